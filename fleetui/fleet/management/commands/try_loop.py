@@ -1,0 +1,332 @@
+"""`manage.py try_loop`: plays the whole loop from an empty data folder, through the doors that people use, and measures it.
+
+It starts the server as `make run` does, in a process tree of its own, then acts over HTTP and the browser socket only: a manager
+assigns, a researcher trains, a supervisor watches and resets. Nothing here reads the database or a run directory, so every figure is
+one that a user could have taken. The figures go into one flat JSON object.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+import websockets
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+LAB = "main"
+FRAMES_PER_S_ASKED = 15
+
+
+@dataclass
+class Measured:
+    """What the supervisor's browser socket saw; times in seconds of this machine's one clock."""
+
+    telemetry_ms: list[float] = field(default_factory=list)
+    frame_times: list[float] = field(default_factory=list)
+    resets: int = 0
+    run: dict = field(default_factory=dict)
+    evaluations: list[dict] = field(default_factory=list)
+    checkpoints: dict[str, dict] = field(default_factory=dict)
+
+
+class Command(BaseCommand):
+    help = "Play the whole loop from an empty data folder through HTTP and sockets, and write the figures as JSON."
+
+    def add_arguments(self, parser):
+        parser.add_argument("--minutes", type=float, default=10.0, help="wall-clock budget from the start of the server")
+        parser.add_argument("--stations", type=int, default=16, help="simulated stations (1 to 64)")
+        parser.add_argument("--json", required=True, help="file for the figures")
+        parser.add_argument("--seed", type=int, default=1, help="seed of both runs")
+        parser.add_argument("--keep", action="store_true", help="keep the data folder and say where it is")
+
+    def handle(self, *args, **options):
+        if not 1 <= options["stations"] <= 64:
+            raise CommandError("--stations must be between 1 and 64.")
+        if options["minutes"] < 3:
+            raise CommandError("--minutes must be at least 3: training, practice and the evaluations need that long.")
+        target = Path(options["json"])
+        if not target.resolve().parent.is_dir():
+            raise CommandError(f"The folder of {target} does not exist: make it first.")
+        folder = Path(tempfile.mkdtemp(prefix="fleetui-loop-"))
+        folder.chmod(0o755)  # PostgreSQL may run as another user, who must reach its place below
+        figures = asyncio.run(self.play(folder, options))
+        target.write_text(json.dumps(figures, indent=1) + "\n")
+        self.stdout.write(json.dumps(figures, indent=1))
+        if options["keep"]:
+            self.stdout.write(f"data folder kept: {folder}")
+        else:
+            subprocess.run(["rm", "-rf", str(folder)], check=False)
+
+    def say(self, text):
+        self.stdout.write(f"[{time.time() - self.began:6.1f} s] {text}")
+        self.stdout.flush()
+
+    async def play(self, folder, options):
+        self.began = time.time()
+        deadline = self.began + options["minutes"] * 60
+        server = Server(folder, options["stations"])
+        server.start()
+        try:
+            await server.wait_until_answering()
+            logins = server.logins()
+            async with Person(server.url, logins["manager"]) as manager, Person(server.url, logins["researcher"]) as researcher, \
+                    Person(server.url, logins["supervisor"]) as supervisor:
+                page = await manager.http.get(f"/labs/{LAB}/")
+                page.raise_for_status()
+                first_page_s = time.time() - self.began
+                self.say(f"first page after {first_page_s:.1f} s")
+                return await self.through_the_loop(server, manager, researcher, supervisor, deadline, first_page_s, options)
+        finally:
+            server.stop()
+
+    async def through_the_loop(self, server, manager, researcher, supervisor, deadline, first_page_s, options):
+        dataset = await self.first_dataset(researcher, deadline)
+        self.say(f"{dataset['episodes']} demonstrations are there")
+        sft = await researcher.post("runs", {"kind": "sft", "name": "first training", "dataset": dataset["id"],
+                                             "recipe": {"seed": options["seed"]}})
+        sft = await self.finished_run(researcher, sft["id"], deadline)
+        level = await self.evaluations(researcher, sft["id"])
+        self.say(f"SFT done: {level[-1]['successes']}/{level[-1]['n']}")
+
+        stations = [row["slug"] for row in await manager.get("stations")]
+        families = dataset["families"]
+        tasks = [row for row in await manager.get("tasks") if row["family"] in families]
+        for slug in stations:
+            await supervisor.post(f"stations/{slug}/command", {"name": "speed", "args": {"value": 0}})
+        assignment = await manager.post("assignments", {"task": tasks[0]["slug"], "stations": stations})
+        improve = await researcher.post("runs", {"kind": "improve", "name": "first practice", "parent": sft["id"],
+                                                 "assignment": assignment["id"], "recipe": {"seed": options["seed"]}})
+        practice_began = time.time()
+        seen = Measured()
+        watching = asyncio.create_task(self.watch(supervisor, seen, improve["id"], stations))
+        run = {}
+        try:
+            while time.time() < deadline - 20:
+                if watching.done():
+                    watching.result()
+                    raise CommandError("The browser socket closed before the run had ended.")
+                run = await researcher.get(f"runs/{improve['id']}")
+                if run["state"] in ("completed", "failed", "canceled"):
+                    break
+                await asyncio.sleep(1)
+            else:
+                self.say("out of time: cancelling the run")
+                await researcher.post(f"runs/{improve['id']}/cancel", {})
+                run = await self.finished_run(researcher, improve["id"], deadline, accept=("canceled", "completed"))
+        finally:
+            watching.cancel()
+        if run["state"] == "failed":
+            raise CommandError(f"The self-improvement run failed: {run['error']}")
+        practice_s = time.time() - practice_began
+        curve = await self.evaluations(researcher, improve["id"])
+        run = await researcher.get(f"runs/{improve['id']}")
+        start, final = curve[0], next((row for row in curve if row["version"] == run["kept_version"]), curve[-1])
+        staleness = sorted(row["staleness_s"] for row in run["checkpoints"] if row.get("staleness_s") is not None)
+        if not staleness or not seen.telemetry_ms:
+            raise CommandError("No policy reached the stations, or no telemetry reached the browser: there is nothing to measure.")
+        episodes = run["practice_episodes"]
+        self.say(f"practice done: {final['successes']}/{final['n']} after {episodes} practice episodes")
+        server.stop()
+        frames = seen.frame_times
+        return {
+            "first_page_s": round(first_page_s, 2),
+            "sft_success": start["successes"] / start["n"], "sft_low": start["low"], "sft_high": start["high"],
+            "final_success": final["successes"] / final["n"], "final_low": final["low"], "final_high": final["high"],
+            "demonstrations": dataset["episodes"],
+            "practice_episodes": episodes,
+            "episodes_per_s": round(episodes / practice_s, 2),
+            "staleness_p50_s": round(percentile(staleness, 50), 3), "staleness_p95_s": round(percentile(staleness, 95), 3),
+            "telemetry_p50_ms": round(percentile(seen.telemetry_ms, 50), 1),
+            "telemetry_p95_ms": round(percentile(seen.telemetry_ms, 95), 1),
+            "frames_per_s": round((len(frames) - 1) / (frames[-1] - frames[0]), 2) if len(frames) > 1 else 0.0,
+            "resets": seen.resets,
+            "processes_left": server.processes_left(),
+            "policies_published": len(staleness), "evaluations": len(curve), "stations": len(stations),
+            "total_s": round(time.time() - self.began, 1),
+        }
+
+    async def first_dataset(self, researcher, deadline):
+        while time.time() < deadline:
+            rows = await researcher.get("datasets")
+            if rows and rows[0]["state"] == "ready":
+                return rows[0]
+            if rows and rows[0]["state"] == "failed":
+                raise CommandError("Making the first demonstrations failed.")
+            await asyncio.sleep(0.5)
+        raise CommandError("The first demonstrations were not ready in time.")
+
+    async def finished_run(self, person, run_id, deadline, accept=("completed",)):
+        said = 0.0
+        while time.time() < deadline:
+            run = await person.get(f"runs/{run_id}")
+            if run["state"] in accept:
+                return run
+            if run["state"] in ("failed", "canceled"):
+                raise CommandError(f"Run {run_id} ended as {run['state']}: {run['error']}")
+            if time.time() - said > 15:
+                said = time.time()
+                self.say(f"run {run_id}: {run['state']} {run['phase']} {round(100 * run['progress'])} %")
+            await asyncio.sleep(0.5)
+        raise CommandError(f"Run {run_id} had not ended when the time was up (--minutes).")
+
+    async def evaluations(self, person, run_id):
+        rows = await person.get(f"runs/{run_id}/metrics?after=0&kind=evaluation")
+        if not rows:
+            raise CommandError(f"Run {run_id} recorded no evaluation.")
+        return [row["data"] for row in rows]
+
+    async def watch(self, supervisor, seen, run_id, stations):
+        """The supervisor's browser: the wall, one camera, and a reset wherever a station asks for a person."""
+        async with supervisor.live_socket() as live:
+            await live.send(json.dumps({"subscribe": "wall", "lab": LAB}))
+            await live.send(json.dumps({"subscribe": "frames", "lab": LAB, "station": stations[0], "fps": FRAMES_PER_S_ASKED,
+                                        "size": "large"}))
+            asked = {}
+            async for message in live:
+                now = time.time()
+                if isinstance(message, bytes):
+                    length = struct.unpack_from(">H", message)[0]
+                    if message[2:2 + length].decode() == stations[0]:
+                        seen.frame_times.append(now)
+                    continue
+                message = json.loads(message)
+                if "error" in message:
+                    raise CommandError(f"The server refused a message: {message['error']}")
+                for card in cards_of(message):
+                    if message["type"] == "delta" and card.get("sent_at"):
+                        seen.telemetry_ms.append((now - card["sent_at"]) * 1000)
+                    if card.get("state") == "needs_person" and now - asked.get(card["slug"], 0) > 3:
+                        asked[card["slug"]] = now
+                        seen.resets += 1
+                        await live.send(json.dumps({"command": {
+                            "id": f"reset-{card['slug']}-{seen.resets}", "lab": LAB, "station": card["slug"], "name": "reset",
+                            "args": {}, "ttl_ms": 5000}}))
+
+
+def cards_of(message):
+    if message.get("type") == "snapshot":
+        return message["data"].get("stations", [])
+    if message.get("type") == "delta":
+        data = message["data"]
+        return data["cards"] if "cards" in data else [data["card"]] if "card" in data else []
+    return []
+
+
+def percentile(values, percent):
+    """The smallest value with at least `percent` of all values at or below it (nearest rank)."""
+    if len(values) == 1:
+        return values[0]
+    return statistics.quantiles(sorted(values), n=100, method="inclusive")[percent - 1]
+
+
+class Server:
+    """`manage.py start` on a folder and port of its own, and the processes that come of it."""
+
+    def __init__(self, folder, stations):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.folder, self.stations = folder, stations
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {**os.environ, "FLEETUI_DATA": str(folder), "PORT": str(self.port)}
+        self.process = None
+
+    def start(self):
+        self.log = open(self.folder / "try_loop.log", "wb")
+        self.process = subprocess.Popen(
+            [sys.executable, str(settings.BASE_DIR / "manage.py"), "start", "--stations", str(self.stations)],
+            env=self.environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
+        )
+
+    async def wait_until_answering(self, seconds=120):
+        async with httpx.AsyncClient(base_url=self.url) as http:
+            for _ in range(seconds * 5):
+                if self.process.poll() is not None:
+                    raise CommandError(f"The server ended at once:\n{(self.folder / 'try_loop.log').read_text()[-2000:]}")
+                try:
+                    if (await http.get("/login", timeout=5)).status_code == 200 and self.logins():
+                        return
+                except (httpx.TransportError, OSError, ValueError):
+                    pass
+                await asyncio.sleep(0.2)
+        raise CommandError(f"The server did not answer within {seconds} s.")
+
+    def logins(self):
+        """Role to {username, password}, as `manage.py logins` shows them."""
+        shown = subprocess.run([sys.executable, str(settings.BASE_DIR / "manage.py"), "logins", "--json"], env=self.environment,
+                               capture_output=True, text=True)
+        if shown.returncode:
+            raise ValueError(shown.stderr)
+        return {row["role"]: row for row in json.loads(shown.stdout)}
+
+    def stop(self):
+        """Ctrl-C, once; the second call finds it gone."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.log.close()
+
+    def processes_left(self):
+        """Processes of this server that outlived it: known by the data folder in their environment or command line."""
+        left = 0
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and (process.environ().get("FLEETUI_DATA") == str(self.folder)
+                                                   or str(self.folder) in " ".join(process.cmdline())):
+                    left += 1
+            except psutil.Error:
+                continue
+        return left
+
+
+class Person:
+    """One signed-in user: the HTTP API and the browser socket, with the cookies of a real session."""
+
+    def __init__(self, url, login):
+        self.url, self.login = url, login
+        self.http = httpx.AsyncClient(base_url=url, headers={"Origin": url}, timeout=30, follow_redirects=True)
+
+    async def __aenter__(self):
+        await self.http.get("/login")
+        answer = await self.http.post("/login", data={
+            "username": self.login["username"], "password": self.login["password"],
+            "csrfmiddlewaretoken": self.http.cookies["csrftoken"]})
+        answer.raise_for_status()
+        if "sessionid" not in self.http.cookies:
+            raise CommandError(f"{self.login['username']} could not log in.")
+        return self
+
+    async def __aexit__(self, *error):
+        await self.http.aclose()
+
+    async def get(self, path):
+        return self.checked(await self.http.get(f"/api/labs/{LAB}/{path}"))
+
+    async def post(self, path, body):
+        return self.checked(await self.http.post(f"/api/labs/{LAB}/{path}", json=body,
+                                                 headers={"X-CSRFToken": self.http.cookies["csrftoken"]}))
+
+    def checked(self, answer):
+        if answer.status_code >= 400:
+            raise CommandError(f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text[:500]}")
+        return answer.json()
+
+    def live_socket(self):
+        cookies = "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())
+        return websockets.connect(self.url.replace("http", "ws") + "/ws/live", origin=self.url,
+                                  additional_headers={"Cookie": cookies}, max_size=2**22, compression=None)
