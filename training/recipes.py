@@ -1,0 +1,186 @@
+"""Recipes: the frozen settings of a run, checked before anything starts.
+
+A launch form, a script or a test makes one; it lies in the run directory as recipe.json, and sft.py or self_improvement.py
+reads nothing else. This module knows no torch, so that the web process may import it.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class RecipeError(ValueError):
+    """A recipe that can't be run: `problems` maps each bad field to a sentence that says what to write instead."""
+
+    def __init__(self, problems: dict[str, str]):
+        self.problems = problems
+        super().__init__(" ".join(problems.values()))
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a launch form shows and checks for one setting."""
+
+    name: str
+    label: str
+    help: str
+    type: type
+    default: Any
+    minimum: float | None
+    maximum: float | None
+
+
+def setting(default, label, help, minimum=None, maximum=None):
+    return dataclasses.field(
+        default=default, metadata={"label": label, "help": help, "minimum": minimum, "maximum": maximum}
+    )
+
+
+def fields_of(recipe: type) -> dict[str, Field]:
+    return {
+        field.name: Field(
+            field.name,
+            field.metadata["label"],
+            field.metadata["help"],
+            type(field.default),
+            field.default,
+            field.metadata["minimum"],
+            field.metadata["maximum"],
+        )
+        for field in dataclasses.fields(recipe)
+    }
+
+
+class Recipe:
+    KIND: ClassVar[str]
+    FIELDS: ClassVar[dict[str, Field]]
+
+    def __post_init__(self):
+        problems = {}
+        for field in self.FIELDS.values():
+            value, problem = _checked(field, getattr(self, field.name))
+            if problem:
+                problems[field.name] = problem
+            else:
+                object.__setattr__(self, field.name, value)
+        if problems:
+            raise RecipeError(problems)
+
+    @classmethod
+    def from_json(cls, data: dict):
+        """Settings that are missing take their defaults; unknown ones are refused, since they are most likely misspelt."""
+        if not isinstance(data, dict):
+            raise RecipeError({"recipe": "A recipe is an object of settings, for example {\"seed\": 1}."})
+        settings = {name: value for name, value in data.items() if name != "kind"}
+        if data.get("kind", cls.KIND) != cls.KIND:
+            raise RecipeError({"kind": f"kind is {data['kind']!r}; this recipe needs kind {cls.KIND!r}."})
+        unknown = {
+            name: f"{name} is no setting of a {cls.KIND} recipe; remove it." for name in settings if name not in cls.FIELDS
+        }
+        try:
+            recipe = cls(**{name: value for name, value in settings.items() if name in cls.FIELDS})
+        except RecipeError as error:
+            raise RecipeError(unknown | error.problems) from None
+        if unknown:
+            raise RecipeError(unknown)
+        return recipe
+
+    def to_json(self) -> dict:
+        return {"kind": self.KIND} | dataclasses.asdict(self)
+
+
+def _checked(field: Field, value) -> tuple[Any, str]:
+    """The value in its field's type, or the sentence that says why not. Forms send text, JSON sends numbers."""
+    if field.type is str:
+        return (value, "") if isinstance(value, str) else (None, f"{field.name} must be text.")
+    kind = "a whole number" if field.type is int else "a number"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None, f"{field.name} must be {kind}, not {value!r}."
+    whole = math.isfinite(number) and number == int(number)
+    if isinstance(value, bool) or not math.isfinite(number) or (field.type is int and not whole):
+        return None, f"{field.name} must be {kind}, not {value!r}."
+    if field.minimum is not None and number < field.minimum:
+        return None, f"{field.name} is {value}; it must be at least {field.minimum}."
+    if field.maximum is not None and number > field.maximum:
+        return None, f"{field.name} is {value}; it must be at most {field.maximum}."
+    return field.type(number), ""
+
+
+@dataclass(frozen=True)
+class SFTRecipe(Recipe):
+    """Stage 1: demonstrations -> a policy and a reward model."""
+
+    seed: int = setting(0, "Seed", "The same seed on the same data gives the same weights.", 0, 2**31 - 1)
+    steps: int = setting(3000, "Updates", "Optimiser steps on actions and steps-to-go.", 1, 10_000_000)
+    batch: int = setting(256, "Batch", "Steps in a batch; half train the actions, half the steps-to-go.", 2, 65_536)
+    learning_rate: float = setting(1e-3, "Learning rate", "Of AdamW, annealed to zero.", 1e-6, 1.0)
+    weight_decay: float = setting(1e-2, "Weight decay", "Of AdamW.", 0.0, 1.0)
+    grounding_steps: int = setting(
+        300, "Grounding updates", "Updates that first tie words to objects; too many generalise worse.", 0, 100_000
+    )
+    hidden: int = setting(256, "Hidden units", "Width of the trunk.", 8, 8192)
+    layers: int = setting(2, "Layers", "Depth of the trunk.", 1, 32)
+    action_bins: int = setting(7, "Action bins", "Tokens a dimension of the action; 5 to 7 work best.", 2, 256)
+    bins: int = setting(50, "Steps-to-go bins", "Bins of the steps-to-go distribution.", 2, 1000)
+    bin_width: float = setting(2.0, "Bin width", "Steps in a bin; later goals fall into the last bin.", 0.1, 1000.0)
+    validation_fraction: float = setting(
+        0.1, "Validation share", "Share of the episodes held out to choose checkpoints and the threshold.", 0.01, 0.5
+    )
+    validate_every: int = setting(250, "Validate every", "Updates between two validations.", 1, 1_000_000)
+    threshold_quantile: float = setting(
+        0.5, "Threshold quantile", "s is this quantile of d on the last frames of held-out demonstrations.", 0.0, 1.0
+    )
+    consecutive: int = setting(2, "Detector frames", "Frames in a row with d <= s that count as success.", 1, 100)
+    evaluation_episodes: int = setting(200, "Evaluation episodes", "Simulated attempts at the end; 0 = none.", 0, 100_000)
+    evaluation_seed: int = setting(1_000_000, "Evaluation seed", "Start states of the evaluation.", 0, 2**31 - 1)
+    threads: int = setting(1, "Threads", "CPU threads of torch; more is often slower on a busy machine.", 1, 256)
+
+    KIND: ClassVar[str] = "sft"
+    FIELDS: ClassVar[dict[str, Field]]
+
+
+@dataclass(frozen=True)
+class ImproveRecipe(Recipe):
+    """Stage 2: practice episodes, labelled by the frozen reward model -> a better policy."""
+
+    seed: int = setting(0, "Seed", "Order of the steps in the updates.", 0, 2**31 - 1)
+    max_episodes: int = setting(1000, "Practice episodes", "The run ends after this many.", 1, 10_000_000)
+    max_rounds: int = setting(1000, "Rounds", "The run ends after this many policy versions.", 1, 1_000_000)
+    updates_per_round: int = setting(16, "N", "A round waits for N x B practice steps.", 1, 10_000)
+    batch: int = setting(64, "B", "Steps in one update.", 1, 65_536)
+    epochs: int = setting(4, "Epochs", "How often a round's steps are used; the paper's 1 is slower.", 1, 100)
+    learning_rate: float = setting(3e-4, "Learning rate", "Of AdamW.", 1e-7, 1.0)
+    weight_decay: float = setting(0.0, "Weight decay", "Of AdamW.", 0.0, 1.0)
+    gamma: float = setting(0.9, "Discount", "0 to 0.9 work; 1.0 collapses.", 0.0, 1.0)
+    scale: float = setting(
+        1.0, "Loss scale c", "Factor of the loss, after returns are divided by their running deviation.", 1e-4, 100.0
+    )
+    evaluate_every: int = setting(4, "Evaluate every", "Rounds between two evaluations.", 1, 100_000)
+    evaluation_episodes: int = setting(200, "Evaluation episodes", "Simulated attempts; 0 = no success curve.", 0, 100_000)
+    evaluation_seed: int = setting(1_000_000, "Evaluation seed", "Start states of the evaluation.", 0, 2**31 - 1)
+    tasks: str = setting("", "Evaluated tasks", "Task families, with commas; empty = those of the demonstrations.")
+    threads: int = setting(1, "Threads", "CPU threads of torch; more is often slower on a busy machine.", 1, 256)
+
+    KIND: ClassVar[str] = "improve"
+    FIELDS: ClassVar[dict[str, Field]]
+
+    @property
+    def steps_per_round(self) -> int:
+        """N x B: how many practice steps of one policy version make a round."""
+        return self.updates_per_round * self.batch
+
+
+RECIPES: dict[str, type[Recipe]] = {recipe.KIND: recipe for recipe in (SFTRecipe, ImproveRecipe)}
+for _recipe in RECIPES.values():
+    _recipe.FIELDS = fields_of(_recipe)
+
+
+def recipe_from_json(data: dict) -> Recipe:
+    """The recipe of recipe.json, by its kind."""
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if kind not in RECIPES:
+        raise RecipeError({"kind": f"kind is {kind!r}; write one of {', '.join(map(repr, RECIPES))}."})
+    return RECIPES[kind].from_json(data)

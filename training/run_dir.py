@@ -1,0 +1,187 @@
+"""The run directory: the seam between a training process and whoever started it.
+
+    RUN/recipe.json                what to do
+    RUN/data/*.safetensors         demonstrations (sft)
+    RUN/start/*.safetensors        the SFT run's policy and reward model (improve)
+    RUN/metrics.jsonl              what happens, one JSON object a line, flushed at once
+    RUN/checkpoints/*.safetensors  weights
+    RUN/episodes/*.safetensors     practice episodes handed in (improve), read once each, in name order
+    RUN/rounds/VERSION.closed      no more episodes of this policy version will come (improve)
+    RUN/state.*                    what a restart needs to go on
+    RUN/pause                      while this file exists the process waits
+
+A job hands in and reads out, training does the rest; neither needs the other's memory. No torch here: the web process
+imports this module.
+"""
+
+import hashlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from training.recipes import Recipe, RecipeError, recipe_from_json
+
+
+class RunError(Exception):
+    """A run that can't start or go on; the text says what is wrong and what to do."""
+
+
+def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a success rate, 95 % by default: sensible for few episodes and for rates near 0 and 1."""
+    if n == 0:
+        return 0.0, 1.0
+    rate = successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A reader sees the old file or the new one, never half of it, not even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class RunDir:
+    """One run's folder: names, the metrics log, pause and cancellation."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.data = self.path / "data"
+        self.start = self.path / "start"
+        self.checkpoints = self.path / "checkpoints"
+        self.episodes = self.path / "episodes"
+        self.rounds = self.path / "rounds"
+        self.metrics = self.path / "metrics.jsonl"
+        self.cancelled = False
+        self._metrics_file = None
+
+    @classmethod
+    def create(cls, path: Path | str, recipe: Recipe) -> "RunDir":
+        run = cls(path)
+        for folder in (run.data, run.start, run.checkpoints, run.episodes, run.rounds):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.path / "recipe.json", json.dumps(recipe.to_json(), indent=1).encode())
+        return run
+
+    def recipe(self, kind: str) -> Recipe:
+        try:
+            data = json.loads((self.path / "recipe.json").read_text())
+        except FileNotFoundError:
+            raise RunError(f"{self.path} has no recipe.json; write the run's recipe there first.") from None
+        except json.JSONDecodeError as error:
+            raise RunError(f"{self.path}/recipe.json is not JSON ({error}); write it again.") from None
+        try:
+            recipe = recipe_from_json(data)
+        except RecipeError as error:
+            raise RunError(f"{self.path}/recipe.json can't be run: {error}") from None
+        if recipe.KIND != kind:
+            raise RunError(f"{self.path}/recipe.json is a recipe of kind {recipe.KIND!r}; start it with that command.")
+        return recipe
+
+    # What happens
+
+    def log(self, kind: str, **values) -> None:
+        """Append one line to metrics.jsonl. A NaN would be no JSON, so it becomes null."""
+        if self._metrics_file is None:
+            self._end_a_torn_line()
+            self._metrics_file = open(self.metrics, "a", encoding="utf-8")
+        values = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+        }
+        self._metrics_file.write(json.dumps({"t": round(time.time(), 3), "kind": kind} | values) + "\n")
+        self._metrics_file.flush()
+
+    def note(self, text: str, level: str = "info") -> None:
+        self.log("note", level=level, text=text)
+
+    def _end_a_torn_line(self) -> None:
+        """A process that was killed while writing left half a line; the next one must not be glued to it."""
+        if self.metrics.exists() and self.metrics.stat().st_size:
+            with open(self.metrics, "rb+") as file:
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+
+    def read_metrics(self, offset: int = 0) -> tuple[list[dict], int]:
+        """The whole lines after a byte offset, and the offset to ask with next time. A torn line is left out."""
+        if not self.metrics.exists():
+            return [], offset
+        with open(self.metrics, "rb") as file:
+            file.seek(offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = []
+        for line in whole.splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return lines, offset + len(whole)
+
+    # Pause, cancel
+
+    def listen_for_cancel(self) -> None:
+        """From now on SIGTERM and SIGINT only set a flag, so that the update under way is finished and kept."""
+
+        def cancel(number, frame):
+            self.cancelled = True
+
+        signal.signal(signal.SIGTERM, cancel)
+        signal.signal(signal.SIGINT, cancel)
+
+    @property
+    def paused(self) -> bool:
+        return (self.path / "pause").exists()
+
+    def wait_while_paused(self, poll_s: float = 0.2) -> None:
+        while self.paused and not self.cancelled:
+            time.sleep(poll_s)
+
+    # Rounds of practice
+
+    def closed(self, version: int) -> bool:
+        return (self.rounds / f"{version}.closed").exists()
+
+    def close_round(self, version: int) -> None:
+        self.rounds.mkdir(exist_ok=True)
+        (self.rounds / f"{version}.closed").touch()
+
+    def episode_files(self, seen: set[str]) -> Iterator[Path]:
+        """Handed-in files that are not in `seen`, in name order; names that begin with a dot are still being written."""
+        for path in sorted(self.episodes.glob("*.safetensors")):
+            if path.name not in seen and not path.name.startswith("."):
+                yield path
+
+
+class Countdown:
+    """Progress lines at a steady pace: done, total and the seconds left at the speed seen so far."""
+
+    def __init__(self, run: RunDir, phase: str, total: int, done: int = 0, every_s: float = 1.0):
+        self.run, self.phase, self.total, self.every_s = run, phase, total, every_s
+        self.first, self.started, self.written = done, time.monotonic(), 0.0
+
+    def tell(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self.written < self.every_s and done < self.total:
+            return
+        self.written = now
+        gained = done - self.first
+        eta = (now - self.started) / gained * (self.total - done) if gained > 0 else None
+        self.run.log(
+            "progress", done=done, total=self.total, phase=self.phase, eta_s=None if eta is None else round(max(0.0, eta), 1)
+        )
