@@ -1,0 +1,270 @@
+"""The one trajectory format: what demonstrators write, stations upload, datasets and replays read.
+
+A file of episodes is one safetensors file: the arrays of all its episodes concatenated, with offsets, and the remaining fields as
+a JSON list in the metadata. Reading validates everything, since files come over the network: a bad one is refused with the
+episode's id and the field.
+"""
+import json
+import math
+import os
+import struct
+import tempfile
+import uuid as uuids
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from robots.embodiments import EMBODIMENTS
+
+ACTORS = ("policy", "human", "script")  # the index is the value in Episode.actors
+# true_success ends only scripted demonstrations: practice and evaluation end by the detector, never by the simulator.
+ENDINGS = ("detected_success", "true_success", "time_limit", "operator", "override", "stop", "needs_reset", "fault")
+PURPOSES = ("demonstration", "practice", "evaluation", "correction")
+FORMAT = "fleetui-episodes-1"
+
+
+class EpisodeError(ValueError):
+    """An episode or a file of episodes that cannot be used; the message names the episode and the field."""
+
+
+@dataclass
+class Episode:
+    uuid: str
+    embodiment: str
+    task: str  # the task family's name
+    instruction: str
+    observations: np.ndarray  # float32 [T+1, D]
+    actions: np.ndarray  # float32 [T, A], in the units of the embodiment's action space
+    actors: np.ndarray  # uint8 [T], indices into ACTORS
+    steps_to_go: np.ndarray  # float32 [T+1], d(o, g) as the station computed it; NaN where no reward model ran
+    ending: str
+    detected_success: bool
+    true_success: bool | None  # from the simulator or a human; never read by training
+    purpose: str
+    policy: str = ""
+    reward_model: str = ""
+    threshold: float | None = None
+    seed: int | None = None
+    started_at: float = 0.0
+    control_hz: float = 5.0
+    interventions: int = 0
+    frames: list[bytes] | None = None  # JPEGs [T+1] where a station recorded them
+
+    @property
+    def steps(self) -> int:
+        return len(self.actions)
+
+    def validate(self) -> None:
+        """Raise EpisodeError at the first field that is wrong."""
+
+        def refuse(name: str, sentence: str):
+            raise EpisodeError(f"Episode {self.uuid}, field {name}: {sentence}")
+
+        try:
+            uuids.UUID(self.uuid)
+        except (ValueError, AttributeError, TypeError):
+            refuse("uuid", "must be a UUID.")
+        for name in ("embodiment", "task", "instruction"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                refuse(name, "is empty; it must be text.")
+        for name, known in (("ending", ENDINGS), ("purpose", PURPOSES)):
+            if getattr(self, name) not in known:
+                refuse(name, f"{getattr(self, name)!r} is unknown; known are {', '.join(known)}.")
+        if not isinstance(self.detected_success, bool):
+            refuse("detected_success", "must be true or false.")
+        if not (self.true_success is None or isinstance(self.true_success, bool)):
+            refuse("true_success", "must be true, false or null.")
+        for name in ("policy", "reward_model"):
+            if not isinstance(getattr(self, name), str):
+                refuse(name, "must be text (a checkpoint's id, or empty).")
+        for name, optional in (("threshold", True), ("started_at", False), ("control_hz", False)):
+            value = getattr(self, name)
+            if not (optional and value is None) and not (_is_number(value) and math.isfinite(value)):
+                refuse(name, "must be a finite number.")
+        if self.control_hz <= 0:
+            refuse("control_hz", "must be above 0.")
+        if self.seed is not None and not _is_integer(self.seed):
+            refuse("seed", "must be a whole number or null.")
+        if not _is_integer(self.interventions) or self.interventions < 0:
+            refuse("interventions", "must be a whole number, 0 or more.")
+        self._validate_arrays(refuse)
+        if self.ending == "true_success" and self.purpose != "demonstration":
+            refuse("ending", "true_success may end demonstrations only, never practice or evaluation.")
+        if self.purpose == "demonstration" and (self.actors == ACTORS.index("policy")).any():
+            refuse("actors", "a demonstration is acted wholly by a human or a script, but some steps are a policy's.")
+
+    def _validate_arrays(self, refuse) -> None:
+        for name, dimensions, kind in (("observations", 2, np.float32), ("actions", 2, np.float32),
+                                       ("actors", 1, np.uint8), ("steps_to_go", 1, np.float32)):
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.ndim != dimensions or array.dtype != kind:
+                refuse(name, f"must be an array of {dimensions} dimension(s) of {np.dtype(kind).name}.")
+        steps = len(self.actions)
+        if steps == 0:
+            refuse("actions", "the episode has no step.")
+        for name, wanted in (("observations", steps + 1), ("actors", steps), ("steps_to_go", steps + 1)):
+            if len(getattr(self, name)) != wanted:
+                refuse(name, f"has {len(getattr(self, name))} rows, but {steps} actions need {wanted}.")
+        body = EMBODIMENTS.get(self.embodiment)
+        if body is not None:
+            for name, size in (("observations", body.observation_size), ("actions", body.action_size)):
+                if getattr(self, name).shape[1] != size:
+                    refuse(name, f"each has {getattr(self, name).shape[1]} numbers, but {self.embodiment} has {size}.")
+        for name in ("observations", "actions"):
+            bad = ~np.isfinite(getattr(self, name)).all(axis=1)
+            if bad.any():
+                refuse(name, f"NaN or infinity at step {int(bad.argmax())}.")
+        if np.isinf(self.steps_to_go).any():
+            refuse("steps_to_go", "is infinite somewhere; write NaN where no reward model ran.")
+        if (self.actors >= len(ACTORS)).any():
+            refuse("actors", f"must be below {len(ACTORS)} ({', '.join(ACTORS)}).")
+        if self.frames is not None:
+            if len(self.frames) != steps + 1:
+                refuse("frames", f"there are {len(self.frames)}, but {steps} actions need {steps + 1}.")
+            if not all(frame.startswith(b"\xff\xd8") for frame in self.frames):
+                refuse("frames", "each must be a JPEG.")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_integer(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_ARRAYS = {"observations": 1, "actions": 0, "actors": 0, "steps_to_go": 1}  # rows an episode has beyond its T steps
+_FIELDS = ("uuid", "embodiment", "task", "instruction", "ending", "detected_success", "true_success", "purpose", "policy",
+           "reward_model", "threshold", "seed", "started_at", "control_hz", "interventions")
+
+
+def episodes_to_bytes(episodes: Sequence[Episode]) -> bytes:
+    if not episodes:
+        raise EpisodeError("A file of episodes needs at least one episode.")
+    for episode in episodes:
+        episode.validate()
+        if episode.embodiment != episodes[0].embodiment:
+            raise EpisodeError(f"Episode {episode.uuid}, field embodiment: one file holds one embodiment, and this file holds "
+                               f"{episodes[0].embodiment}; write {episode.embodiment} to another file.")
+    arrays = {name: np.ascontiguousarray(np.concatenate([getattr(episode, name) for episode in episodes]))
+              for name in _ARRAYS}
+    arrays["offsets"] = np.cumsum([0] + [episode.steps for episode in episodes]).astype(np.int64)
+    if any(episode.frames for episode in episodes):
+        frames = [frame for episode in episodes for frame in episode.frames or [b""] * (episode.steps + 1)]
+        arrays["frame_sizes"] = np.array([len(frame) for frame in frames], dtype=np.int64)
+        arrays["frames"] = np.frombuffer(b"".join(frames), dtype=np.uint8)
+    fields = [{name: getattr(episode, name) for name in _FIELDS} for episode in episodes]
+    return save(arrays, metadata={"format": FORMAT, "episodes": json.dumps(fields, allow_nan=False)})
+
+
+def write_episodes(path: str | Path, episodes: Sequence[Episode]) -> None:
+    """Write all or nothing: a reader never sees half a file, even after a crash."""
+    path = Path(path)
+    data = episodes_to_bytes(episodes)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_episodes(source: str | Path | bytes) -> list[Episode]:
+    data = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else Path(source).read_bytes()
+    fields, header, start = _read_header(data)
+    _refuse_truncated(data, fields, header, start)
+    try:
+        arrays = load(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise EpisodeError(f"The file is not a file of episodes: {error}.") from None
+    steps = _steps_of_each(arrays, fields)
+    taken = {name: 0 for name in _ARRAYS}
+    sizes = arrays.get("frame_sizes")
+    frame_ends = None if sizes is None else np.concatenate([[0], np.cumsum(sizes)])
+    episodes = []
+    for entry, count in zip(fields, steps):
+        parts = {}
+        for name, extra in _ARRAYS.items():
+            parts[name] = arrays[name][taken[name]:taken[name] + count + extra].copy()
+            taken[name] += count + extra
+        frames = None
+        if frame_ends is not None:
+            ends = frame_ends[taken["observations"] - count - 1:taken["observations"] + 1]
+            if ends[-1] > ends[0]:
+                frames = [arrays["frames"][a:b].tobytes() for a, b in zip(ends[:-1], ends[1:])]
+        episode = Episode(**entry, **parts, frames=frames)
+        episode.validate()
+        episodes.append(episode)
+    return episodes
+
+
+def _read_header(data: bytes) -> tuple[list[dict], dict, int]:
+    """(fields of each episode, tensor descriptions, where the tensors' bytes begin)"""
+    try:
+        (size,) = struct.unpack_from("<Q", data)
+        if 8 + size > len(data):
+            raise EpisodeError("The file is truncated within its header; send it again.")
+        header = json.loads(data[8:8 + size])
+        metadata = header.pop("__metadata__", {})
+        if metadata.get("format") != FORMAT:
+            raise EpisodeError(f"The file is not a file of episodes (its format is not {FORMAT}).")
+        fields = json.loads(metadata["episodes"])
+    except EpisodeError:
+        raise
+    except (struct.error, ValueError, KeyError, AttributeError, RecursionError):
+        raise EpisodeError("The file is not a file of episodes, or its header is broken; send it again.") from None
+    if not isinstance(fields, list) or not fields or not all(isinstance(entry, dict) for entry in fields):
+        raise EpisodeError("The file lists no episodes.")
+    for entry in fields:
+        for name in _FIELDS:
+            if name not in entry:
+                raise EpisodeError(f"Episode {entry.get('uuid', '(without an id)')}, field {name}: is missing.")
+        for name in set(entry) - set(_FIELDS):
+            raise EpisodeError(f"Episode {entry['uuid']}, field {name}: is unknown.")
+    return fields, header, 8 + size
+
+
+def _refuse_truncated(data: bytes, fields: list[dict], header: dict, start: int) -> None:
+    """safetensors would only say that the length is wrong; a person wants to know what was lost."""
+    try:
+        cut = [name for name, tensor in header.items() if start + tensor["data_offsets"][1] > len(data)]
+    except (KeyError, TypeError, IndexError):
+        raise EpisodeError("The file's header is broken; send it again.") from None
+    if cut:
+        ids = ", ".join(str(entry["uuid"]) for entry in fields[:3]) + (", ..." if len(fields) > 3 else "")
+        raise EpisodeError(f"The file is truncated: of episode {ids} the field {', '.join(sorted(cut))} is cut off. "
+                           "Send the whole file again.")
+
+
+def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndarray:
+    first = fields[0]["uuid"]
+    for name in ("offsets", *_ARRAYS):
+        if name not in arrays:
+            raise EpisodeError(f"Episode {first}, field {name}: is missing in the file.")
+    offsets = arrays["offsets"]
+    if offsets.ndim != 1 or offsets.dtype != np.int64 or len(offsets) != len(fields) + 1 or offsets[0] != 0 \
+            or (np.diff(offsets) < 0).any():
+        raise EpisodeError(f"Episode {first}, field offsets: must rise from 0, one for each of {len(fields)} episodes.")
+    for name, extra in _ARRAYS.items():
+        wanted = int(offsets[-1]) + extra * len(fields)
+        if arrays[name].ndim == 0 or len(arrays[name]) != wanted:
+            raise EpisodeError(f"Episode {first} and those after it, field {name}: the file holds shape "
+                               f"{arrays[name].shape}, but {int(offsets[-1])} steps need {wanted} rows.")
+    if ("frames" in arrays) != ("frame_sizes" in arrays):
+        raise EpisodeError(f"Episode {first}, field frames: frames and frame_sizes belong together.")
+    if "frame_sizes" in arrays:
+        sizes = arrays["frame_sizes"]
+        if sizes.ndim != 1 or sizes.dtype != np.int64 or len(sizes) != len(arrays["observations"]) or (sizes < 0).any() \
+                or arrays["frames"].dtype != np.uint8 or sizes.sum() != arrays["frames"].size:
+            raise EpisodeError(f"Episode {first}, field frames: the sizes do not match the bytes.")
+    return np.diff(offsets)

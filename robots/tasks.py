@@ -1,0 +1,226 @@
+"""What stations practise: families of instructions, their many wordings, and when an instruction is truly fulfilled.
+
+A TaskFamily draws an Instruction for what lies on the table; its words become the network's goal. Its `target` is read by the
+simulator's true success and by the scripted demonstrator only, never by a network. No mujoco in here, so that the web server
+and the trainer can list tasks.
+"""
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Formatter
+
+import numpy as np
+
+from robots.embodiments import BLOCKS, THIRD_PARTY_WORLDS, get_embodiment
+
+TOUCHING = 0.05  # metres between two block centres: blocks are 0.04 wide, so they touch or almost do
+PLACE_RADIUS = 0.05  # metres between a block's centre and a place's centre
+# A new instruction must ask for at least this much more way than success tolerates, or an idle policy would "succeed".
+MARGIN = 0.03
+
+PLACES = {
+    "left": (-0.2, 0.0),
+    "top left": (-0.2, 0.11),
+    "top center": (0.0, 0.11),
+    "top right": (0.2, 0.11),
+    "right": (0.2, 0.0),
+    "bottom right": (0.2, -0.11),
+    "bottom": (0.0, -0.11),
+    "bottom left": (-0.2, -0.11),
+    "center": (0.0, 0.0),
+}
+
+
+class InstructionError(ValueError):
+    """An instruction that no wording of the family yields, or a table on which none can be asked."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    text: str
+    family: str
+    target: dict = field(hash=False)
+
+
+def block_positions(observation: np.ndarray, embodiment: str = "language_table") -> dict[str, tuple[float, float]]:
+    """Centres of the blocks that are on the table, read from an observation."""
+    body = get_embodiment(embodiment)
+    positions = {}
+    for kind in body.objects:
+        x, y, _, _, on_table = observation[body.object_slice(kind.name)]
+        if on_table > 0.5:
+            positions[kind.name] = (float(x), float(y))
+    return positions
+
+
+def distance_left(target: Mapping, positions: Mapping[str, tuple[float, float]]) -> float:
+    """Metres by which the target is still missed; 0 or less: fulfilled. Infinite if a block it needs is off the table."""
+    if target["block"] not in positions:
+        return math.inf
+    if "to_block" in target:
+        if target["to_block"] not in positions:
+            return math.inf
+        return math.dist(positions[target["block"]], positions[target["to_block"]]) - TOUCHING
+    return math.dist(positions[target["block"]], PLACES[target["place"]]) - PLACE_RADIUS
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """Wordings = verbs x templates. Held-out verbs and templates are kept from training to test unseen words."""
+
+    verbs: tuple[str, ...]
+    templates: tuple[str, ...]
+    held_out_verbs: tuple[str, ...] = ()
+    held_out_templates: tuple[str, ...] = ()
+
+    def draw(self, rng: np.random.Generator, held_out: bool, **slots: str) -> str:
+        if not held_out:
+            verbs, templates = self.verbs, self.templates
+        elif self.held_out_verbs and rng.random() < 0.5:
+            verbs, templates = self.held_out_verbs, self.templates
+        else:
+            verbs, templates = self.verbs, self.held_out_templates
+        template = templates[rng.integers(len(templates))]
+        return template.format(verb=verbs[rng.integers(len(verbs))], **slots)
+
+    def match(self, text: str, slots: Mapping[str, Sequence[str]]) -> dict[str, str] | None:
+        groups = {"verb": self.verbs + self.held_out_verbs, **slots}
+        for template in self.templates + self.held_out_templates:
+            pattern = "".join(
+                re.escape(literal) + (f"(?P<{slot}>{'|'.join(map(re.escape, groups[slot]))})" if slot else "")
+                for literal, slot, _, _ in Formatter().parse(template))
+            if found := re.fullmatch(pattern, text):
+                return {slot: found[slot] for slot in slots}
+        return None
+
+
+_VERBS = ("push", "slide", "move", "nudge", "shove", "drag", "bring", "guide", "take", "put")
+_HELD_OUT_VERBS = ("steer", "shift", "carry")
+
+_BLOCK_TO_BLOCK = Grammar(
+    verbs=_VERBS,
+    templates=(
+        "{verb} the {block} to the {to_block}",
+        "{verb} the {block} towards the {to_block}",
+        "{verb} the {block} next to the {to_block}",
+        "{verb} the {block} up to the {to_block}",
+        "{verb} the {block} close to the {to_block}",
+        "{verb} the {block} against the {to_block}",
+        "{verb} the {block} over to the {to_block}",
+        "{verb} the {block} until it touches the {to_block}",
+        "please {verb} the {block} to the {to_block}",
+        "{verb} {block} to {to_block}",
+    ),
+    held_out_verbs=_HELD_OUT_VERBS,
+    held_out_templates=(
+        "could you {verb} the {block} beside the {to_block}",
+        "{verb} the {block} so that it meets the {to_block}",
+        "the {block} should go to the {to_block}, {verb} it there",
+    ),
+)
+
+_BLOCK_TO_PLACE = Grammar(
+    verbs=_VERBS,
+    templates=(
+        "{verb} the {block} to the {place} of the table",
+        "{verb} the {block} towards the {place} of the table",
+        "{verb} the {block} over to the {place} of the table",
+        "{verb} the {block} into the {place} of the table",
+        "{verb} the {block} to the {place} of the board",
+        "please {verb} the {block} to the {place} of the table",
+        "{verb} the {block} to the {place}",
+        "{verb} {block} to {place}",
+    ),
+    held_out_verbs=_HELD_OUT_VERBS,
+    held_out_templates=(
+        "could you {verb} the {block} to the {place} part of the table",
+        "the {block} belongs in the {place}, {verb} it there",
+        "{verb} the {block} so that it lies in the {place} of the table",
+    ),
+)
+
+
+def _clean(text: str) -> str:
+    return " ".join(text.lower().split()).rstrip(".! ")
+
+
+@dataclass(frozen=True)
+class TaskFamily:
+    name: str
+    title: str
+    embodiment: str
+    world: str
+    time_limit_steps: int
+    description: str
+
+    def sample(self, rng: np.random.Generator, blocks_on_table: Sequence[str], held_out: bool = False,
+               observation: np.ndarray | None = None) -> Instruction:
+        """An instruction about what is on the table. With the observation, one that is clearly not fulfilled yet."""
+        targets = self._targets(tuple(blocks_on_table))
+        if not targets:
+            raise InstructionError(f"No instruction of {self.title} can be asked with {len(blocks_on_table)} blocks on the "
+                                   "table; reset the station.")
+        if observation is not None and get_embodiment(self.embodiment).objects:
+            positions = block_positions(observation, self.embodiment)
+            # A cluttered table may leave nothing clearly open: then what is farthest from fulfilled is asked.
+            left = [distance_left(target, positions) for target in targets]
+            wanted = min(MARGIN, max(left))
+            targets = [target for target, missing in zip(targets, left) if missing >= wanted]
+        target = targets[rng.integers(len(targets))]
+        return Instruction(self._grammar.draw(rng, held_out, **target), self.name, target)
+
+    def parse(self, text: str) -> Instruction:
+        """The instruction that a person typed or an episode recorded."""
+        cleaned = _clean(text)
+        slots = self._grammar.match(cleaned, self._slots)
+        if slots is None or slots.get("block", "") == slots.get("to_block"):
+            raise InstructionError(f"{text!r} is no instruction of {self.title}; write for example {self._example!r}.")
+        return Instruction(cleaned, self.name, slots)
+
+    @property
+    def _example(self) -> str:
+        return self.sample(np.random.default_rng(0), [kind.name for kind in BLOCKS]).text
+
+    @property
+    def _grammar(self) -> Grammar:
+        return _GRAMMARS[self.name]
+
+    @property
+    def _slots(self) -> dict[str, tuple[str, ...]]:
+        blocks = tuple(kind.name for kind in BLOCKS)
+        return {"block2block": {"block": blocks, "to_block": blocks},
+                "block_to_place": {"block": blocks, "place": tuple(PLACES)}}.get(self.name, {})
+
+    def _targets(self, blocks: tuple[str, ...]) -> list[dict]:
+        if self.name == "block2block":
+            return [{"block": a, "to_block": b} for a in blocks for b in blocks if a != b]
+        if self.name == "block_to_place":
+            return [{"block": a, "place": place} for a in blocks for place in PLACES]
+        return [{}]  # a third-party world has one thing to do, in several wordings
+
+
+TASKS: dict[str, TaskFamily] = {
+    family.name: family
+    for family in (
+        TaskFamily("block2block", "Block2Block", "language_table", "language_table", 100,
+                   "Push one block until it touches another, as the words say."),
+        TaskFamily("block_to_place", "Block to place", "language_table", "language_table", 100,
+                   "Push a block to one of nine places of the table, as the words say."),
+    )
+}
+_GRAMMARS: dict[str, Grammar] = {"block2block": _BLOCK_TO_BLOCK, "block_to_place": _BLOCK_TO_PLACE}
+
+for _world in THIRD_PARTY_WORLDS.values():
+    TASKS[_world.name] = TaskFamily(_world.name, _world.title, _world.name, _world.name, _world.time_limit_steps,
+                                    _world.description.strip())
+    _GRAMMARS[_world.name] = Grammar(
+        verbs=("",), templates=tuple(map(_clean, _world.wordings)),
+        held_out_templates=tuple(map(_clean, _world.held_out_wordings or _world.wordings)))
+
+
+def get_task(name: str) -> TaskFamily:
+    try:
+        return TASKS[name]
+    except KeyError:
+        raise ValueError(f"There is no task {name!r}; known are {', '.join(sorted(TASKS))}.") from None
