@@ -1,0 +1,148 @@
+"""Who may do what: the only door to objects. Pages, API and sockets fetch through here and never by Model.objects.
+
+Another lab's object is not found, whoever asks; a missing role is denied with a sentence that names the role. The refusals
+below are the one hierarchy of errors that a user can cause: pages show the sentence, the API answers with `status`.
+"""
+
+from django.apps import apps
+from django.core.exceptions import PermissionDenied
+from django.http import Http404
+
+EVERYONE = {"viewer", "supervisor", "researcher", "manager"}
+ALLOWED: dict[str, set[str]] = {
+    "see": EVERYONE,
+    "command": {"supervisor", "manager"},  # act on stations
+    "generate_dataset": {"researcher", "manager"},
+    "upload_dataset": {"researcher", "manager"},
+    "launch_run": {"researcher", "manager"},
+    "control_run": {"researcher", "manager"},  # cancel, pause, resume
+    "create_task": {"manager"},
+    "assign": {"manager"},
+    "create_station": {"manager"},
+}
+SAID = {
+    "command": "act on stations",
+    "generate_dataset": "generate datasets",
+    "upload_dataset": "upload datasets",
+    "launch_run": "launch runs",
+    "control_run": "cancel, pause or resume runs",
+    "create_task": "make tasks",
+    "assign": "assign tasks to stations",
+    "create_station": "make stations",
+}
+
+
+class Refused(Exception):
+    """Something a user asked for can't be done; the text says what is wrong and what to do."""
+
+    status = 400
+
+
+class NotFound(Refused, Http404):
+    """The object does not exist, or belongs to a lab that the user is no member of."""
+
+    status = 404
+
+
+class Denied(Refused, PermissionDenied):
+    """The user's role in this lab does not allow this."""
+
+    status = 403
+
+
+class Conflict(Refused):
+    """The object is not in a state that allows this."""
+
+    status = 409
+
+
+class Invalid(Refused):
+    """A value can't be accepted; `problems` maps fields to sentences where there are fields."""
+
+    status = 422
+
+    def __init__(self, sentence: str, problems: dict[str, str] | None = None):
+        super().__init__(sentence)
+        self.problems = problems or {}
+
+
+def may(role: str, action: str) -> bool:
+    return role in ALLOWED[action]
+
+
+def get_role(user, lab) -> str:
+    membership = apps.get_model("fleet", "Membership").objects.filter(user_id=user.pk, lab=lab).first()
+    return membership.role if membership else ""
+
+
+def get_labs(user):
+    """The labs that the user is a member of, by name."""
+    return apps.get_model("fleet", "Lab").objects.filter(memberships__user_id=user.pk).order_by("name")
+
+
+def get_lab(user, slug: str, action: str = "see"):
+    """The lab, if the user is a member whose role allows the action. Carries the role as `lab.role`, for templates."""
+    membership = (
+        apps.get_model("fleet", "Membership").objects.filter(user_id=user.pk, lab__slug=slug).select_related("lab").first()
+    )
+    if membership is None:
+        raise NotFound(f"There is no lab {slug!r} that you are a member of.")
+    if not may(membership.role, action):
+        allowed = " or ".join(sorted(ALLOWED[action]))
+        raise Denied(f"Your role in {membership.lab.name} is {membership.role}; to {SAID[action]} takes a {allowed}.")
+    membership.lab.role = membership.role
+    return membership.lab
+
+
+def get_station(user, lab_slug: str, station_slug: str, action: str = "see"):
+    lab = get_lab(user, lab_slug, action)
+    return _one(lab, "fleet", "Station", f"station {station_slug!r}", slug=station_slug)
+
+
+def get_task(user, lab_slug: str, task_slug: str, action: str = "see"):
+    lab = get_lab(user, lab_slug, action)
+    return _one(lab, "fleet", "Task", f"task {task_slug!r}", slug=task_slug)
+
+
+def get_assignment(user, lab_slug: str, assignment_id: int, action: str = "see"):
+    lab = get_lab(user, lab_slug, action)
+    return _one(lab, "fleet", "Assignment", f"assignment {assignment_id}", pk=assignment_id)
+
+
+def get_episode(user, lab_slug: str, episode_uuid, action: str = "see"):
+    lab = get_lab(user, lab_slug, action)
+    return _one(lab, "fleet", "Episode", f"episode {episode_uuid}", uuid=episode_uuid)
+
+
+def get_dataset(user, lab_slug: str, dataset_id: int, action: str = "see"):
+    lab = get_lab(user, lab_slug, action)
+    return _one(lab, "learning", "Dataset", f"dataset {dataset_id}", pk=dataset_id)
+
+
+def get_run(user, lab_slug: str, run_id: int, action: str = "see"):
+    lab = get_lab(user, lab_slug, action)
+    return _one(lab, "learning", "Run", f"run {run_id}", pk=run_id)
+
+
+def get_station_by_token(token: str):
+    """The station whose secret this is, or None. Only the hash is stored, and the comparison is an index look-up of it."""
+    station = apps.get_model("fleet", "Station")
+    return station.objects.select_related("lab").filter(token_hash=station.hash_token(token)).first() if token else None
+
+
+def get_checkpoint_for_station(station, checkpoint_uuid):
+    """A checkpoint of a run of the station's own lab."""
+    checkpoint = (
+        apps.get_model("learning", "Checkpoint").objects.filter(uuid=checkpoint_uuid, run__lab_id=station.lab_id).first()
+    )
+    if checkpoint is None:
+        raise NotFound(f"There is no checkpoint {checkpoint_uuid} in this station's lab.")
+    return checkpoint
+
+
+def _one(lab, app, model, said, **key):
+    found = apps.get_model(app, model).objects.filter(lab=lab, **key).first()
+    if found is None:
+        raise NotFound(f"{lab.name} has no {said}.")
+    found.lab = lab  # the caller wants its slug, and its role, without another query
+    return found

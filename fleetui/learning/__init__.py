@@ -1,0 +1,1 @@
+"""Learning: datasets, runs, checkpoints and metrics; jobs.py supervises the training processes."""

@@ -1,0 +1,184 @@
+"""What learning is: datasets of demonstrations, runs of a recipe, the checkpoints and metrics that runs leave behind.
+
+The Run row is the truth about a run: which attempt supervises it, when that one was last alive, and which policy version the
+stations practise with. Rows change only in actions.py.
+"""
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.utils import timezone
+
+from training.recipes import Recipe, recipe_from_json
+
+
+def choices(values):
+    return [(value, value) for value in values]
+
+
+class Dataset(models.Model):
+    """Demonstrations admitted for training, in one file."""
+
+    STATES = ("generating", "ready", "failed")
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="datasets")
+    name = models.CharField(max_length=80)
+    families = models.JSONField(default=list)  # names of task families
+    path = models.CharField(max_length=200, blank=True)  # relative to the data folder
+    episodes = models.PositiveIntegerField(default=0)  # while generating: how many are wanted
+    steps = models.PositiveIntegerField(default=0)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
+    created_at = models.DateTimeField(default=timezone.now)
+    state = models.CharField(max_length=12, choices=choices(STATES), default="generating")
+    progress = models.FloatField(default=0.0)
+    heartbeat_at = models.DateTimeField(null=True)
+    error = models.TextField(blank=True)
+    seed = models.BigIntegerField(default=0)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["lab", "name"], name="dataset_name_unique_in_lab"),
+            models.CheckConstraint(condition=Q(state__in=STATES), name="dataset_state_known"),
+        ]
+
+    def __str__(self):
+        return self.name
+
+    @property
+    def file(self):
+        return settings.DATA / self.path
+
+
+class Run(models.Model):
+    """One execution of a recipe: `sft` on a dataset, or `improve` on stations from a parent SFT run."""
+
+    KINDS = ("sft", "improve")
+    STATES = (
+        "queued", "starting", "running", "pausing", "paused", "canceling", "canceled", "failed", "completed",
+    )
+    LIVE = ("queued", "starting", "running", "pausing", "paused", "canceling")
+    SUPERVISED = ("starting", "running", "pausing", "paused", "canceling")  # a job holds it
+    TRANSITIONS = {
+        "queued": ("starting", "canceled", "failed"),
+        "starting": ("running", "canceling", "completed", "failed", "queued"),
+        "running": ("pausing", "canceling", "completed", "failed", "queued"),
+        "pausing": ("paused", "running", "canceling", "completed", "failed", "queued"),
+        "paused": ("running", "canceling", "completed", "failed", "queued"),
+        "canceling": ("canceled", "failed"),
+        "canceled": (),
+        "failed": (),
+        "completed": (),
+    }
+    MAX_ATTEMPTS = 3
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="runs")
+    name = models.CharField(max_length=80)
+    kind = models.CharField(max_length=8, choices=choices(KINDS))
+    state = models.CharField(max_length=12, choices=choices(STATES), default="queued")
+    recipe = models.JSONField()
+    dataset = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="runs")
+    parent = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="children")
+    attempt = models.PositiveIntegerField(default=0)
+    heartbeat_at = models.DateTimeField(null=True)
+    pause_wanted = models.BooleanField(default=False)  # survives a restart of the job
+    progress = models.FloatField(default=0.0)
+    phase = models.CharField(max_length=60, blank=True)
+    eta_s = models.FloatField(null=True)
+    error = models.TextField(blank=True)
+    # The round under way of an improve run: which version is practised, how many steps it has and needs, whether stations hold.
+    open_version = models.PositiveIntegerField(null=True)
+    round_steps = models.PositiveIntegerField(default=0)
+    round_target = models.PositiveIntegerField(default=0)
+    holding = models.BooleanField(default=False)
+    practice_episodes = models.PositiveIntegerField(default=0)
+    kept_version = models.PositiveIntegerField(null=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
+    created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(state__in=STATES), name="run_state_known"),
+            models.CheckConstraint(
+                condition=Q(kind="sft", dataset__isnull=False) | Q(kind="improve", parent__isnull=False),
+                name="run_has_its_source",
+            ),
+        ]
+
+    def __str__(self):
+        return self.name
+
+    @property
+    def topic(self):
+        return f"run:{self.lab.slug}/{self.pk}"
+
+    @property
+    def dir(self):
+        return settings.DATA / "runs" / str(self.pk)
+
+    @property
+    def is_live(self):
+        return self.state in self.LIVE
+
+    def load_recipe(self) -> Recipe:
+        return recipe_from_json(self.recipe)
+
+    def practises(self):
+        """Whether its stations shall run episodes now."""
+        return self.kind == "improve" and self.state == "running" and not self.pause_wanted
+
+
+class Checkpoint(models.Model):
+    """Immutable weights on disk. The id is the learner's, so an episode's `policy` names the row that acted."""
+
+    ROLES = ("policy", "reward_model")
+
+    uuid = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="checkpoints")
+    role = models.CharField(max_length=12, choices=choices(ROLES))
+    version = models.PositiveIntegerField()
+    path = models.CharField(max_length=200)  # relative to the data folder
+    sha256 = models.CharField(max_length=64)
+    threshold = models.FloatField(null=True)
+    consecutive = models.PositiveIntegerField(null=True)
+    published_at = models.DateTimeField(null=True)
+    loaded_everywhere_at = models.DateTimeField(null=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["created_at", "version"]
+        constraints = [models.CheckConstraint(condition=Q(role__in=ROLES), name="checkpoint_role_known")]
+
+    def __str__(self):
+        return f"{self.role.replace('_', ' ')} v{self.version}"
+
+    @property
+    def file(self):
+        return settings.DATA / self.path
+
+    @property
+    def staleness_s(self):
+        """From publication until every connected station of the run had loaded it."""
+        if self.published_at is None or self.loaded_everywhere_at is None:
+            return None
+        return (self.loaded_everywhere_at - self.published_at).total_seconds()
+
+
+class Metric(models.Model):
+    """One line of a run's metrics.jsonl; `seq` is its line number, so reading the file again stores nothing twice."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="metrics")
+    seq = models.PositiveIntegerField()
+    kind = models.CharField(max_length=20)
+    data = models.JSONField()
+    at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["run", "seq"]
+        constraints = [models.UniqueConstraint(fields=["run", "seq"], name="metric_seq_unique_in_run")]
+        indexes = [models.Index(fields=["run", "kind", "seq"])]
