@@ -1,0 +1,169 @@
+"""Checkpoints: immutable weights on disk, and what acts and judges with them.
+
+One safetensors file each; its metadata says everything needed to use it: the body, the words, the network's sizes, where it
+came from. A Policy acts on a station; a RewardModel, frozen, tells how far the goal is and when it is reached.
+"""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from robots.embodiments import Embodiment
+from training import steps_to_go
+from training.networks import Network, Vocabulary
+from training.run_dir import write_atomically
+
+FORMAT = "fleetui-checkpoint-1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be used, or an observation that doesn't fit it."""
+
+
+@dataclass
+class Description:
+    """What a checkpoint file says about itself."""
+
+    role: str  # policy | reward_model
+    version: int
+    embodiment: dict
+    vocabulary: list[str]
+    tasks: list[str]  # the families in the demonstrations
+    sizes: dict  # of the network: hidden, layers, action_bins, bins
+    bin_width: float
+    threshold: float  # s
+    consecutive: int  # frames in a row with d <= s
+    recipe: dict
+    parent: str = ""  # the checkpoint it was trained from
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    kind: str = FORMAT
+
+    def new_network(self) -> Network:
+        return Network(Embodiment.from_json(self.embodiment), Vocabulary(self.vocabulary), **self.sizes)
+
+
+def save_checkpoint(path: Path, network: Network, description: Description) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(path, save(tensors, metadata={"description": json.dumps(asdict(description))}))
+
+
+def load_checkpoint(path: Path | str) -> tuple[Network, Description]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            description = Description(**json.loads(file.metadata()["description"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no checkpoint {path}; was it removed, or did the run that makes it fail?") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is no checkpoint of this system, or it is truncated ({error}); fetch it again.") from None
+    if description.kind != FORMAT:
+        raise CheckpointError(f"{path} has the format {description.kind!r}; this software reads {FORMAT!r}.")
+    network = description.new_network()
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}'s weights don't fit its own description: {error}") from None
+    network.eval().requires_grad_(False)
+    return network, description
+
+
+class Loaded:
+    """A frozen checkpoint with the goal of every instruction it has met: words are encoded once."""
+
+    role: str
+
+    def __init__(self, network: Network, description: Description):
+        if description.role != self.role:
+            raise CheckpointError(f"Checkpoint {description.id} is a {description.role}; a {self.role} is needed here.")
+        self.network, self.description = network, description
+        self.embodiment = Embodiment.from_json(description.embodiment)
+        self.vocabulary = Vocabulary(description.vocabulary)
+        self._goals: dict[str, Tensor] = {}
+
+    @classmethod
+    def load(cls, path: Path | str):
+        return cls(*load_checkpoint(path))
+
+    @property
+    def id(self) -> str:
+        return self.description.id
+
+    @property
+    def version(self) -> int:
+        return self.description.version
+
+    @torch.inference_mode()
+    def goals(self, instructions: Sequence[str]) -> Tensor:
+        """[n] instructions -> [n, goal size]"""
+        new = sorted({text for text in instructions if text not in self._goals})
+        if new:
+            if len(self._goals) > 100_000:  # years of typed-in sentences must not fill the memory
+                self._goals.clear()
+                new = sorted(set(instructions))
+            self._goals.update(zip(new, self.network.words(self.vocabulary.encode(new)), strict=True))
+        return torch.stack([self._goals[text] for text in instructions])
+
+    def _observations(self, observations: np.ndarray) -> Tensor:
+        wanted = self.embodiment.observation_size
+        if observations.ndim != 2 or observations.shape[1] != wanted:
+            raise CheckpointError(
+                f"Observations of shape {observations.shape} don't fit checkpoint {self.id}: {self.embodiment.name} has "
+                f"{wanted} numbers; give the station a checkpoint of its own embodiment."
+            )
+        return torch.as_tensor(np.ascontiguousarray(observations, np.float32))
+
+
+class Policy(Loaded):
+    """p(a | o, g), ready to act. Sampled actions beat greedy ones after stage 1, and practice needs them anyway."""
+
+    role = "policy"
+
+    @torch.inference_mode()
+    def act(
+        self,
+        observations: np.ndarray,
+        instructions: Sequence[str],
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+    ) -> np.ndarray:
+        """[n, D] -> [n, A] in the units of the body's action space"""
+        hidden = self.network.hidden(self._observations(observations), self.goals(instructions))
+        head = self.network.action_head
+        return head.actions(head.draw(hidden, generator, greedy)).numpy()
+
+
+class RewardModel(Loaded):
+    """d(o, g) and the success detector. Frozen for a whole run, or the reward would drift with the policy."""
+
+    role = "reward_model"
+
+    @torch.inference_mode()
+    def steps_to_go(self, observations: np.ndarray, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """[n, D] -> d [n], distribution [n, bins]"""
+        logits = self.network.steps_to_go_logits(self._observations(observations), self.goals(instructions))
+        distribution = steps_to_go.distribution(logits)
+        return steps_to_go.expected_steps(distribution, self.bin_width).numpy(), distribution.numpy()
+
+    def detects(self, d: np.ndarray) -> bool:
+        """Whether an episode with these d so far has reached its goal."""
+        return steps_to_go.detected(d, self.threshold, self.consecutive)
+
+    @property
+    def threshold(self) -> float:
+        return self.description.threshold
+
+    @property
+    def consecutive(self) -> int:
+        return self.description.consecutive
+
+    @property
+    def bin_width(self) -> float:
+        return self.description.bin_width

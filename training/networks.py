@@ -1,0 +1,263 @@
+"""The networks: words to a goal, goal and observation to action tokens and to steps-to-go.
+
+    instruction --Grounding or TextCode--> goal --+
+                                                  +--> features -> trunk -> action head      p(a | o, g)
+    observation ----------------------------------+                      -> steps-to-go head p(t' - t | o, g)
+
+On a table of objects the words must find the objects, and imitation alone never teaches them to: the signal of a single
+step is too weak. So Grounding is trained first and alone, with labels read off the demonstrations in hindsight (which block moved
+most, and near what it came to rest), then frozen. A body without objects gets a plain code of the sentence instead.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robots.embodiments import Embodiment
+
+PADDING, UNKNOWN = 0, 1
+# Metres by which the moved block may rest from what it was pushed to: about two touching blocks, or a place's radius.
+REST_DISTANCE = 0.04
+
+
+class Vocabulary:
+    """The words of the demonstrations and of the objects' names. A word that isn't in it is read as "unknown"."""
+
+    def __init__(self, words: Iterable[str]):
+        self.words = sorted(set(words))
+        self._index = {word: index + 2 for index, word in enumerate(self.words)}
+
+    @staticmethod
+    def split(text: str) -> list[str]:
+        return re.findall(r"[a-z0-9]+", text.lower())
+
+    @classmethod
+    def of(cls, texts: Iterable[str], embodiment: Embodiment) -> "Vocabulary":
+        names = [word for kind in embodiment.objects for word in (kind.colour, kind.shape)]
+        return cls([word for text in [*texts, *names] for word in cls.split(text)])
+
+    def __len__(self) -> int:
+        return len(self.words) + 2
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """[n] sentences -> [n, length] word numbers, padded at the end."""
+        rows = [[self._index.get(word, UNKNOWN) for word in self.split(text)] or [UNKNOWN] for text in texts]
+        length = max(map(len, rows))
+        return torch.tensor([row + [PADDING] * (length - len(row)) for row in rows])
+
+
+class Sentence(nn.Module):
+    """Word numbers -> an embedding of each word alone and one of each word in its context."""
+
+    def __init__(self, words: int, width: int):
+        super().__init__()
+        self.embedding = nn.Embedding(words, width, padding_idx=PADDING)
+        self.gru = nn.GRU(width, width, batch_first=True, bidirectional=True)
+
+    def forward(self, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[n, length] -> [n, length, width], [n, length, 2 width], mask [n, length]"""
+        mask = words != PADDING
+        alone = self.embedding(words)
+        packed = nn.utils.rnn.pack_padded_sequence(alone, mask.sum(1), batch_first=True, enforce_sorted=False)
+        context, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True)
+        return alone, context, mask
+
+
+class Grounding(nn.Module):
+    """Words -> which object is meant to move (source), and to which object or place (target).
+
+    Two attention heads over the words, placed by context, gather the embeddings of the words that name the source and the
+    target. An object's key is made of the embeddings of its colour word and its shape word, the very ones that the sentence is read
+    with, so that an object which was never named as a target in training is found all the same.
+
+    goal [n, 2 K + 3] = source weights [K], target weights [K], place weight [1], place x and y in metres [2]
+    """
+
+    def __init__(self, vocabulary: Vocabulary, embodiment: Embodiment, width: int = 32):
+        super().__init__()
+        self.sentence = Sentence(len(vocabulary), width)
+        self.attention = nn.Linear(2 * width, 2)
+        self.query = nn.Linear(width, width, bias=False)
+        self.place = nn.Sequential(nn.Linear(3 * width, 64), nn.GELU(), nn.Linear(64, 3))
+        names = vocabulary.encode([f"{kind.colour} {kind.shape}" for kind in embodiment.objects])
+        self.register_buffer("names", names, persistent=False)  # [K, 2]
+        self.size = 2 * len(embodiment.objects) + 3
+
+    def forward(self, words: Tensor) -> Tensor:
+        alone, context, mask = self.sentence(words)
+        attention = self.attention(context).masked_fill(~mask[..., None], -torch.inf).softmax(1)  # [n, length, 2]
+        gathered = attention.transpose(1, 2) @ alone  # [n, 2, width]
+        keys = self.sentence.embedding(self.names).mean(1)  # [K, width]
+        logits = self.query(gathered) @ keys.T  # [n, 2, K]
+        # Where a place is named lies in the order of the words ("top left"), so it is read from the context.
+        about_target = torch.cat([attention[..., 1:].transpose(1, 2) @ context, gathered[:, 1:]], -1)[:, 0]
+        place = self.place(about_target)  # [n, 3] logit, x, y
+        target = torch.cat([logits[:, 1], place[:, :1]], 1)
+        return torch.cat([logits[:, 0].softmax(1), target.softmax(1), place[:, 1:]], 1)
+
+    @staticmethod
+    def loss(goal: Tensor, moved: Tensor, resting: Tensor, others: Tensor, present: Tensor) -> Tensor:
+        """How badly the goal explains what happened in each episode.
+
+        moved [n] the object that moved most, resting [n, 2] where it ended, others [n, K, 2] where each object ended,
+        present [n, K] whether it is still there. The end is explained by a mixture of normal distributions, one about every
+        other object and one about the place that the words name: nobody says which family an instruction belongs to.
+        """
+        count = others.shape[1]
+        source, target, place = goal[:, :count], goal[:, count : 2 * count + 1], goal[:, 2 * count + 1 :]
+        centres = torch.cat([others, place[:, None]], 1)  # [n, K + 1, 2]
+        squares = ((centres - resting[:, None]) ** 2).sum(-1) / (2 * REST_DISTANCE**2)
+        possible = torch.cat([present & ~F.one_hot(moved, count).bool(), torch.ones_like(present[:, :1])], 1)
+        log_target = (target + 1e-6).log() - squares
+        end = -log_target.masked_fill(~possible, -torch.inf).logsumexp(1)
+        # Linear far away, so that an episode which went wrong pulls no harder than one that went right.
+        return F.nll_loss((source + 1e-6).log(), moved) + end.clamp(max=30).mean()
+
+
+class TextCode(nn.Module):
+    """Words -> a code of the sentence, for bodies whose observation lists no objects. goal [n, size]"""
+
+    def __init__(self, vocabulary: Vocabulary, size: int = 16):
+        super().__init__()
+        self.sentence = Sentence(len(vocabulary), size)
+        self.project = nn.Linear(2 * size, size)
+        self.size = size
+
+    def forward(self, words: Tensor) -> Tensor:
+        _, context, mask = self.sentence(words)
+        return self.project((context * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+
+
+def polar(vector: Tensor) -> Tensor:
+    """A vector in metres as coordinates, distance, direction and nearness. [n, 2] -> [n, 7]"""
+    distance = vector.norm(dim=-1, keepdim=True)
+    nearness = [(-distance / reach).exp() for reach in (0.03, 0.1)]
+    return torch.cat([vector * 10, distance * 10, vector / (distance + 1e-3), *nearness], -1)
+
+
+def turn(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine and sine of the angle from one vector to another. [n, 2], [n, 2] -> [n, 2]"""
+    lengths = a.norm(dim=-1) * b.norm(dim=-1) + 1e-6
+    return torch.stack([(a * b).sum(-1), a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]], -1) / lengths[:, None]
+
+
+class TableFeatures(nn.Module):
+    """What the softly selected source and target look like from the end effector, in distances and bearings."""
+
+    def __init__(self, embodiment: Embodiment):
+        super().__init__()
+        self.count, self.body = len(embodiment.objects), len(embodiment.body)
+        self.size = 4 * 2 + 3 * 7 + 3 * 2 + 5
+
+    def forward(self, observations: Tensor, goal: Tensor) -> Tensor:
+        ee, previous = observations[:, :2], observations[:, 2:4]
+        objects = observations[:, self.body :].unflatten(1, (self.count, -1))  # [n, K, (x, y, cos, sin, on_table)]
+        source_weights, target_weights = goal[:, : self.count], goal[:, self.count : 2 * self.count]
+        place_weight, place = goal[:, 2 * self.count, None], goal[:, 2 * self.count + 1 :]
+        source = (source_weights[:, None] @ objects)[:, 0]  # [n, 5]
+        target_object = (target_weights[:, None] @ objects)[:, 0]
+        start, end = source[:, :2], target_object[:, :2] + place_weight * place
+        reach, way, velocity = start - ee, end - start, ee - previous
+        return torch.cat(
+            [
+                *(5 * ee, 5 * start, 5 * end, 30 * velocity),
+                *(polar(reach), polar(way), polar(end - ee)),
+                # Whether the end effector stands behind the block, as seen from where the block shall go.
+                *(turn(reach, way), turn(velocity, reach), turn(velocity, way)),
+                *(source[:, 2:], target_object[:, 4:], place_weight),
+            ],
+            1,
+        )
+
+
+class FlatFeatures(nn.Module):
+    """The whole observation, scaled as in the demonstrations, beside the code of the sentence."""
+
+    def __init__(self, embodiment: Embodiment, goal_size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(embodiment.observation_size))
+        self.register_buffer("deviation", torch.ones(embodiment.observation_size))
+        self.size = embodiment.observation_size + goal_size
+
+    def scale_as(self, observations: Tensor) -> None:
+        self.mean.copy_(observations.mean(0))
+        self.deviation.copy_(observations.std(0).clamp(min=1e-4))
+
+    def forward(self, observations: Tensor, goal: Tensor) -> Tensor:
+        return torch.cat([((observations - self.mean) / self.deviation).clamp(-10, 10), goal], 1)
+
+
+class ActionHead(nn.Module):
+    """Action tokens, each dimension's drawn after those before it. A token is one of `bins` values over +- the limit."""
+
+    def __init__(self, width: int, limits: Sequence[float], bins: int):
+        super().__init__()
+        self.bins = bins
+        self.heads = nn.ModuleList(nn.Linear(width + i * bins, bins) for i in range(len(limits)))
+        self.register_buffer("limits", torch.tensor(limits, dtype=torch.float32), persistent=False)  # [A]
+
+    def tokens(self, actions: Tensor) -> Tensor:
+        """The nearest token of each number. [n, A] metres -> [n, A]"""
+        share = (actions / self.limits).clamp(-1, 1)
+        return ((share + 1) / 2 * (self.bins - 1)).round().long()
+
+    def actions(self, tokens: Tensor) -> Tensor:
+        return (tokens.float() / (self.bins - 1) * 2 - 1) * self.limits
+
+    def log_probability(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """log p(a | o, g). [n, width], [n, A] -> [n]"""
+        total = 0
+        for i, head in enumerate(self.heads):
+            total = total - F.cross_entropy(head(hidden), tokens[:, i], reduction="none")
+            hidden = torch.cat([hidden, F.one_hot(tokens[:, i], self.bins).float()], 1)
+        return total
+
+    def draw(self, hidden: Tensor, generator: torch.Generator | None, greedy: bool) -> Tensor:
+        """[n, width] -> tokens [n, A]"""
+        tokens = []
+        for head in self.heads:
+            logits = head(hidden)
+            if greedy:
+                token = logits.argmax(1)
+            else:
+                token = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+            tokens.append(token)
+            hidden = torch.cat([hidden, F.one_hot(token, self.bins).float()], 1)
+        return torch.stack(tokens, 1)
+
+
+class Network(nn.Module):
+    """One network with both heads. Stage 2 trains a copy's trunk and action head; the words' part is fixed after stage 1."""
+
+    def __init__(
+        self, embodiment: Embodiment, vocabulary: Vocabulary, hidden: int, layers: int, action_bins: int, bins: int
+    ):
+        super().__init__()
+        if embodiment.objects:
+            self.words = Grounding(vocabulary, embodiment)
+            self.features = TableFeatures(embodiment)
+        else:
+            self.words = TextCode(vocabulary)
+            self.features = FlatFeatures(embodiment, self.words.size)
+        widths = [self.features.size, *[hidden] * layers]
+        self.trunk = nn.Sequential(
+            *(
+                nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU())
+                for a, b in zip(widths, widths[1:], strict=False)
+            )
+        )
+        self.action_head = ActionHead(hidden, embodiment.action_limit, action_bins)
+        self.steps_to_go_head = nn.Linear(hidden, bins)
+
+    def hidden(self, observations: Tensor, goal: Tensor) -> Tensor:
+        """[n, D], [n, goal size] -> [n, hidden]"""
+        return self.trunk(self.features(observations, goal))
+
+    def action_log_probability(self, observations: Tensor, goal: Tensor, tokens: Tensor) -> Tensor:
+        return self.action_head.log_probability(self.hidden(observations, goal), tokens)
+
+    def steps_to_go_logits(self, observations: Tensor, goal: Tensor) -> Tensor:
+        return self.steps_to_go_head(self.hidden(observations, goal))

@@ -1,0 +1,102 @@
+"""Every equation of the method (arXiv 2509.15155), and nothing else.
+
+    d(o, g) = E[steps-to-go | o, g]                     what the reward model says of an observation
+    r_t     = d(o_t, g) - d(o_{t+1}, g)                 progress made by the action a_t
+    R_t     = sum_{i >= t} gamma^(i-t) r_i              cut off where the policy's part of the episode ends
+    loss    = -c R_t log p(a_t | o_t, g)                REINFORCE; V = -d is the baseline, built into r already
+    success : d(o, g) <= s, k frames in a row           the detector, which ends an episode
+
+Stage 1 (sft.py) uses the bins, stage 2 (self_improvement.py) the rest, a station the detector.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def bin_of_steps(steps: Tensor, bins: int, width: float) -> Tensor:
+    """The bin of a number of steps; what is further away than the last bin falls into it."""
+    return (steps / width).floor().long().clamp(0, bins - 1)
+
+
+def bin_values(bins: int, width: float) -> Tensor:
+    """The number of steps that each bin stands for: the mean of the whole numbers in it. [bins]"""
+    return torch.arange(bins, dtype=torch.float32) * width + (width - 1) / 2
+
+
+def distribution(logits: Tensor) -> Tensor:
+    """p(steps-to-go | o, g). [..., bins]"""
+    return logits.softmax(-1)
+
+
+def expected_steps(distribution: Tensor, width: float) -> Tensor:
+    """d(o, g). [..., bins] -> [...]"""
+    return distribution @ bin_values(distribution.shape[-1], width).to(distribution)
+
+
+def rewards(d: np.ndarray) -> np.ndarray:
+    """r_t of T actions from d at their T+1 observations."""
+    return d[:-1] - d[1:]
+
+
+def returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
+    """R_t. The sum is cut off at the last reward: a time limit is no terminal state, and nothing is bootstrapped there."""
+    total, result = 0.0, np.zeros(len(rewards), np.float64)
+    for t in reversed(range(len(rewards))):
+        total = float(rewards[t]) + gamma * total
+        result[t] = total
+    return result
+
+
+def policy_steps(actors: np.ndarray, policy: int = 0) -> int:
+    """How many steps the policy may learn from: those before anybody else acted. An override cuts the episode there."""
+    others = np.flatnonzero(np.asarray(actors) != policy)
+    return int(others[0]) if len(others) else len(actors)
+
+
+@dataclass
+class RunningDeviation:
+    """The standard deviation of all returns so far, so that the loss keeps its size whatever the scale of d in a task.
+
+    The mean is NOT subtracted from a return: the baseline is in the reward already, and a return below the average of a
+    good policy is still progress.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0  # sum of squared distances from the mean
+
+    def add(self, values: np.ndarray) -> None:
+        """Chan's update of count, mean and squares with a batch."""
+        if not len(values):
+            return
+        values = np.asarray(values, np.float64)
+        count = self.count + len(values)
+        delta = values.mean() - self.mean
+        self.squares += float(((values - values.mean()) ** 2).sum() + delta**2 * self.count * len(values) / count)
+        self.mean += float(delta) * len(values) / count
+        self.count = count
+
+    def divide(self, values: np.ndarray) -> np.ndarray:
+        deviation = (self.squares / self.count) ** 0.5 if self.count else 0.0
+        return values / deviation if deviation > 1e-6 else values
+
+
+def reinforce_loss(log_probability: Tensor, returns: Tensor, scale: float) -> Tensor:
+    """-c R_t log p(a_t | o_t, g), averaged over the batch. [batch] -> []"""
+    return -(scale * returns * log_probability).mean()
+
+
+def calibrate_threshold(d_at_the_goal: np.ndarray, quantile: float) -> float:
+    """s, from d on the last frames of demonstrations that the reward model wasn't trained on.
+
+    A fixed s suits one sharpness of d only. The median asks practice to be as near the goal as a demonstration's end is.
+    """
+    return float(np.quantile(np.asarray(d_at_the_goal, np.float64), quantile))
+
+
+def detected(d: np.ndarray, threshold: float, consecutive: int) -> bool:
+    """Whether the last `consecutive` observations of an episode were all at the goal, as far as d can tell."""
+    return len(d) >= consecutive and bool((np.asarray(d[-consecutive:]) <= threshold).all())
