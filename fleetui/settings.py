@@ -1,0 +1,208 @@
+"""All settings of the dashboard, read from the environment: typed, and failing loudly with a sentence.
+
+    PORT           the port of the web server                               8000
+    FLEETUI_DATA   the folder in which everything is kept                   .fleetui
+    FLEETUI_HOST   names under which browsers reach the fleet, by commas    this machine only
+    DATABASE_URL   postgresql://user:password@host:5432/name                the embedded PostgreSQL
+    REDIS_URL      redis://host:6379/0 or unix:///path/to/socket            the embedded Valkey
+    DEBUG          1 shows errors in the browser                            0
+    FLEETUI_HTTPS  1 marks cookies secure, behind a proxy that speaks https  0
+
+The embedded servers' socket paths follow from FLEETUI_DATA alone, so any manage.py command finds a running fleet.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+from fleetui import embedded
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+
+def read_flag(name, default=False):
+    text = os.environ.get(name, "").strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off"):
+        return False
+    if text == "":
+        return default
+    raise ImproperlyConfigured(f"{name}={text!r} is neither 1 nor 0: set it to one of the two, or unset it.")
+
+
+def read_port():
+    text = os.environ.get("PORT") or "8000"
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise ImproperlyConfigured(f"PORT={text!r} is not a port: set it to a number from 1 to 65535.")
+    return int(text)
+
+
+def read_database():
+    url = os.environ.get("DATABASE_URL", "")
+    if not url:
+        return embedded.database_settings(DATA)
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgresql", "postgres") or len(parts.path) < 2:
+        # The URL itself stays out of the message: it may hold a password.
+        raise ImproperlyConfigured("DATABASE_URL must look like postgresql://user:password@host:5432/name.")
+    options = dict(parse_qsl(parts.query))
+    return {
+        "NAME": unquote(parts.path[1:]),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        # A socket folder is written either percent-encoded in the host's place or as ?host=/folder.
+        "HOST": options.pop("host", "") or unquote(parts.hostname or ""),
+        "PORT": str(parts.port or ""),
+        "OPTIONS": options,
+    }
+
+
+def read_redis():
+    """Returns (address for Channels, address for Celery)."""
+    url = os.environ.get("REDIS_URL", "")
+    if not url:
+        socket = embedded.valkey_socket(DATA)
+        return f"unix://{socket}", f"redis+socket://{socket}?virtual_host=1"
+    parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss") and parts.hostname:
+        return url, url
+    if parts.scheme == "unix" and parts.path:
+        database = dict(parse_qsl(parts.query)).get("db", "0")
+        return url, f"redis+socket://{parts.path}?virtual_host={database}"
+    raise ImproperlyConfigured("REDIS_URL must look like redis://host:6379/0, rediss://host:6379/0 or unix:///path.")
+
+
+def read_secret_key():
+    """Made once and kept in the data folder, so that log-ins outlive a restart."""
+    path = DATA / "secret_key"
+    try:
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(50))
+    except FileExistsError:
+        pass
+    key = path.read_text().strip()
+    if len(key) < 50:
+        raise ImproperlyConfigured(f"{path} is damaged: delete it (everyone has to log in again) and start anew.")
+    return key
+
+
+DATA = Path(os.environ.get("FLEETUI_DATA") or BASE_DIR / ".fleetui").expanduser().resolve()
+DATA.mkdir(parents=True, exist_ok=True, mode=0o711)
+PORT = read_port()
+DEBUG = read_flag("DEBUG")
+SECRET_KEY = read_secret_key()
+
+HOST_NAMES = [name.strip() for name in os.environ.get("FLEETUI_HOST", "").split(",") if name.strip()]
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *HOST_NAMES]
+# Only asking for other names opens the server to other machines.
+BIND_ADDRESS = "0.0.0.0" if HOST_NAMES else "127.0.0.1"
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "channels",
+    "ninja",
+    "fleetui.fleet",
+    "fleetui.learning",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "fleetui.urls"
+ASGI_APPLICATION = "fleetui.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": 0, **read_database()}}
+DATABASES["default"]["OPTIONS"] = {
+    **DATABASES["default"].get("OPTIONS", {}),
+    "pool": {"min_size": 1, "max_size": 20, "timeout": 10},
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CHANNELS_ADDRESS, CELERY_BROKER_URL = read_redis()
+# Two fleets may share one external Redis: each prefixes its keys by its data folder.
+KEY_PREFIX = f"fleetui-{embedded.data_key(DATA)}"
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {
+            # redis-py's default of 5 s would end every consumer that hears nothing for that long.
+            "hosts": [{"address": CHANNELS_ADDRESS, "socket_timeout": None}],
+            "prefix": KEY_PREFIX,
+        },
+    },
+}
+
+# A run may take days: a job that Redis hands out a second time must not happen before that.
+LONGEST_RUN_S = 14 * 24 * 3600
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": LONGEST_RUN_S, "global_keyprefix": f"{KEY_PREFIX}:"}
+CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {"visibility_timeout": LONGEST_RUN_S}
+CELERY_VISIBILITY_TIMEOUT = LONGEST_RUN_S
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = False
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_TIMEZONE = "UTC"
+
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [folder for folder in [BASE_DIR / "fleetui" / "static"] if folder.is_dir()]
+# Files are served from where they lie: there is no collecting step to forget.
+WHITENOISE_USE_FINDERS = True
+
+LOGIN_URL = "/login"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/login"
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+CSRF_COOKIE_SAMESITE = "Lax"
+# Behind a proxy that speaks https cookies may be marked secure; plain http on localhost would lose them.
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = read_flag("FLEETUI_HTTPS")
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SESSION_COOKIE_SECURE else None
+CSRF_TRUSTED_ORIGINS = [f"https://{name}" for name in HOST_NAMES] if SESSION_COOKIE_SECURE else []
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "SAMEORIGIN"  # the charts stand in a frame of our own page
+DATA_UPLOAD_MAX_MEMORY_SIZE = 65 * 2**20  # a station uploads at most 64 MiB of episodes at once
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+}
