@@ -256,7 +256,9 @@ class Postgres:
         if place is None:
             # Its own id, not only the path's: a data folder that was deleted must not find its old database.
             place = SHARED_PLACE / f"{data_key(self.data)}-{secrets.token_hex(4)}" / "postgresql"
-            place.parent.mkdir(parents=True, mode=0o711)
+            place.parent.mkdir(parents=True)
+            place.parent.chmod(0o755)
+            SHARED_PLACE.chmod(0o755)
             self._give(place.parent)
             (self.data / "postgresql.json").write_text(json.dumps({"folder": str(place)}))
         log.info("PostgreSQL runs as the user %s, who can't reach %s: its files are in %s", user, self.data, place)
@@ -268,7 +270,8 @@ class Postgres:
         copy = SHARED_PLACE / f"pginstall18-{version}"
         if not copy.exists():
             log.info("Copying PostgreSQL's binaries to %s, where the user %s can read them", copy, self.user.pw_name)
-            SHARED_PLACE.mkdir(parents=True, exist_ok=True, mode=0o755)
+            SHARED_PLACE.mkdir(parents=True, exist_ok=True)
+            SHARED_PLACE.chmod(0o755)
             unfinished = copy.with_name(f"{copy.name}.{os.getpid()}")
             shutil.copytree(self.binaries.parent, unfinished, symlinks=True, ignore=shutil.ignore_patterns("include"))
             for path in [unfinished, *unfinished.rglob("*")]:
@@ -396,7 +399,8 @@ class Valkey:
             with self._client() as client:
                 pid = client.info("server")["process_id"]
                 client.shutdown(nosave=True)
-            wait_gone([pid], 10)
+            if wait_gone([pid], 10):
+                raise EmbeddedError(f"A Valkey left behind (process {pid}) does not stop: end it, then start again.")
         path.unlink(missing_ok=True)
 
 
@@ -409,10 +413,20 @@ def serves(pid, program, folder):
     return bool(command) and Path(command[0]).name == program and str(folder) in command
 
 
+def is_running(pid):
+    """A process that has ended but that nobody waited for (its parent died, process 1 doesn't reap) isn't running."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def wait_gone(pids, seconds):
+    """Waits until none of them runs; returns those that still do."""
     deadline = time.monotonic() + seconds
-    while any(psutil.pid_exists(pid) for pid in pids) and time.monotonic() < deadline:
+    while (left := [pid for pid in pids if is_running(pid)]) and time.monotonic() < deadline:
         time.sleep(0.02)
+    return left
 
 
 def stop_process(process, signal_number, seconds=20):

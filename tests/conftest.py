@@ -4,9 +4,18 @@ Nothing is started before a test asks for it, so tests of robots/ and training/ 
 """
 
 import atexit
+import contextlib
+import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import urllib.parse
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -54,3 +63,122 @@ def servers():
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(servers):
     """pytest-django asks for this before it makes the test database: the moment at which servers have to run."""
+
+
+@dataclass
+class RunningFleet:
+    """A fleet started by the product's own command, in a data folder and (on an external server) a database of its own."""
+
+    url: str
+    data: Path
+    process: subprocess.Popen
+    output: Path
+    environment: dict
+
+    @property
+    def logins(self):
+        """Role to {role, username, password}."""
+        return {row["role"]: row for row in json.loads((self.data / "logins.json").read_text())}
+
+    def wait_until_answering(self, seconds=90):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"manage.py start ended:\n{self.output.read_text()}"
+            if "Ctrl-C stops everything" in self.output.read_text():
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"No fleet after {seconds} s:\n{self.output.read_text()}")
+
+    def stop(self, signal_number=signal.SIGINT):
+        """Returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal_number)
+        return self.process.wait(60)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start_fleet(data, stations, **environment):
+    """A fleet on `data`, which may hold an earlier one's files. The caller stops it."""
+    port = free_port()
+    environment = {**os.environ, "FLEETUI_DATA": str(data), "PORT": str(port), **environment}
+    output = Path(data) / "start.txt"
+    with open(output, "wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "manage.py"), "start", "--stations", str(stations)],
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+    return RunningFleet(f"http://127.0.0.1:{port}", Path(data), process, output, environment)
+
+
+@contextlib.contextmanager
+def own_place():
+    """A data folder that PostgreSQL's user can reach, and an empty database of its own where the server is external."""
+    data = Path(tempfile.mkdtemp(prefix="fleetui-fleet-")).resolve()
+    data.chmod(0o711)
+    environment = {}
+    try:
+        if url := os.environ.get("DATABASE_URL"):
+            import psycopg
+
+            parts = urllib.parse.urlsplit(url)
+            name = f"{parts.path[1:]}_{data.name.replace('-', '_').lower()}"
+            environment["DATABASE_URL"] = urllib.parse.urlunsplit(parts._replace(path=f"/{name}"))
+            with psycopg.connect(url, autocommit=True) as server:
+                server.execute(f'CREATE DATABASE "{name}"')
+        yield data, environment
+    finally:
+        if environment:
+            with psycopg.connect(url, autocommit=True) as server:
+                server.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        shutil.rmtree(data, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def running_fleet():
+    """Web server, worker and station host as `make run` starts them; tests see it through HTTP, sockets and a browser."""
+    with own_place() as (data, environment):
+        fleet = start_fleet(data, 2, **environment)
+        try:
+            fleet.wait_until_answering()
+            yield fleet
+        finally:
+            status = fleet.stop()
+        assert status == 0, f"The fleet did not end cleanly:\n{fleet.output.read_text()}"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, a real one; without it a test fails, for a skipped browser test shows nothing.
+
+    Of module scope, because playwright's event loop must be gone before other tests use the database.
+    """
+    from playwright.sync_api import sync_playwright
+
+    from tests.chromium import MISSING, find_chromium
+
+    path = find_chromium()
+    if path is None:
+        pytest.fail(MISSING)
+    options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    options += ["--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=options)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def screenshots():
+    """The folder, ignored by git, in which browser tests leave what they saw."""
+    folder = ROOT / "tests" / "screenshots"
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -1,0 +1,21 @@
+"""`manage.py logins`: the log-ins that the first start made, shown again."""
+
+import json
+
+from django.core.management.base import BaseCommand, CommandError
+
+from fleetui.fleet import first_start
+
+
+class Command(BaseCommand):
+    help = "Shows the log-ins that the first start made."
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("--json", action="store_true", help="as JSON: [{role, username, password}, ...]")
+
+    def handle(self, **options):
+        try:
+            self.stdout.write(json.dumps(first_start.read_logins()) if options["json"] else first_start.logins_text())
+        except first_start.FirstStartError as error:
+            raise CommandError(str(error)) from None

@@ -1,0 +1,22 @@
+"""The rooms stay apart: the rules of who may import whom, and what the web process must never load."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_import_rules_hold():
+    """The contracts are in pyproject.toml."""
+    script = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "contracts: 5 kept" in done.stdout.lower(), done.stdout
+
+
+def test_web_process_loads_neither_torch_nor_mujoco():
+    script = "import sys, fleetui.asgi; print([name for name in ('torch', 'mujoco') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
