@@ -167,3 +167,35 @@ class RewardModel(Loaded):
     @property
     def bin_width(self) -> float:
         return self.description.bin_width
+
+
+def save_state(path: Path, progress: dict, optimiser: torch.optim.Optimizer, generator: torch.Generator, **networks) -> None:
+    """All that a restart needs, in one file, so that a crash leaves the old state or the new one."""
+    tensors = {"generator": generator.get_state()}
+    for name, network in networks.items():
+        tensors |= {f"{name}.{key}": tensor.detach().contiguous() for key, tensor in network.state_dict().items()}
+    for index, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
+    # Cloned, since safetensors refuses tensors that share memory.
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    write_atomically(path, save(tensors, metadata={"progress": json.dumps(progress)}))
+
+
+def load_state(path: Path, optimiser: torch.optim.Optimizer, generator: torch.Generator, **networks) -> dict | None:
+    """Put everything back as it was; returns the progress, or None where nothing was saved yet."""
+    if not path.exists():
+        return None
+    with safe_open(path, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    generator.set_state(tensors.pop("generator"))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name in [name for name in tensors if name.startswith("optimiser.")]:
+        _, index, key = name.split(".")
+        moments.setdefault(int(index), {})[key] = tensors.pop(name)
+    state = optimiser.state_dict()
+    optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+    for name, network in networks.items():
+        prefix = f"{name}."
+        network.load_state_dict({key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)})
+    return progress

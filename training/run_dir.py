@@ -133,6 +133,11 @@ class RunDir:
                 continue
         return lines, offset + len(whole)
 
+    def summary(self) -> dict:
+        """What a finished run said at its end; empty while it isn't finished."""
+        done = [line for line in self.read_metrics()[0] if line["kind"] == "done"]
+        return {name: value for name, value in done[-1].items() if name not in ("t", "kind")} if done else {}
+
     # Pause, cancel
 
     def listen_for_cancel(self) -> None:

@@ -1,0 +1,82 @@
+"""Golden values of every equation of the method, worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from training import steps_to_go
+
+
+def test_two_steps_share_a_bin_and_far_goals_fall_into_the_last():
+    steps = torch.tensor([0, 1, 2, 3, 99, 100, 250])
+    assert steps_to_go.bin_of_steps(steps, bins=50, width=2).tolist() == [0, 0, 1, 1, 49, 49, 49]
+
+
+def test_a_bin_stands_for_the_mean_of_its_whole_numbers():
+    assert steps_to_go.bin_values(3, 2).tolist() == [0.5, 2.5, 4.5]
+    assert steps_to_go.bin_values(3, 1).tolist() == [0, 1, 2]
+
+
+def test_d_is_the_mean_of_the_distribution():
+    # .5 * .5 + .25 * 2.5 + .25 * 4.5 = .25 + .625 + 1.125
+    p = steps_to_go.distribution(torch.tensor([[0.5, 0.25, 0.25]]).log())
+    assert steps_to_go.expected_steps(p, 2).tolist() == pytest.approx([2.0])
+
+
+def test_reward_is_the_progress_in_d():
+    assert steps_to_go.rewards(np.array([10.0, 8, 9, 4])).tolist() == [2, -1, 5]
+
+
+def test_return_is_cut_off_at_the_last_reward():
+    # R_2 = 5; R_1 = -1 + .9 * 5 = 3.5; R_0 = 2 + .9 * 3.5 = 5.15
+    assert steps_to_go.returns(np.array([2.0, -1, 5]), 0.9).tolist() == pytest.approx([5.15, 3.5, 5])
+
+
+def test_the_baseline_is_built_into_the_return():
+    # With V = -d: (1 - .9) (V_1 + .9 V_2) + .81 V_3 - V_0 = -.8 - .81 - 3.24 + 10 = 5.15
+    d = np.array([10.0, 8, 9, 4])
+    assert steps_to_go.returns(steps_to_go.rewards(d), 0.9)[0] == pytest.approx(5.15)
+    # Undiscounted, only the ends of the episode count: 10 - 4.
+    assert steps_to_go.returns(steps_to_go.rewards(d), 1.0)[0] == pytest.approx(6)
+
+
+def test_a_person_cuts_the_episode_for_good():
+    assert steps_to_go.policy_steps(np.array([0, 0, 0], np.uint8)) == 3
+    assert steps_to_go.policy_steps(np.array([0, 0, 1, 1, 0], np.uint8)) == 2
+    assert steps_to_go.policy_steps(np.array([1, 0], np.uint8)) == 0
+
+
+def test_running_deviation_does_not_depend_on_how_the_returns_came():
+    # 1, 3, 5: mean 3, squared distances 4 + 0 + 4, variance 8 / 3
+    deviation = steps_to_go.RunningDeviation()
+    deviation.add(np.array([1.0, 3]))
+    deviation.add(np.array([5.0]))
+    assert (deviation.count, deviation.mean, deviation.squares) == (3, pytest.approx(3), pytest.approx(8))
+    # The mean stays in: a return of 2 is positive, though below the average of 3.
+    assert deviation.divide(np.array([2.0]))[0] == pytest.approx(2 / math.sqrt(8 / 3))
+
+
+def test_returns_that_never_vary_are_left_alone():
+    deviation = steps_to_go.RunningDeviation()
+    assert deviation.divide(np.array([2.0])).tolist() == [2]
+    deviation.add(np.zeros(4))
+    assert deviation.divide(np.array([0.0])).tolist() == [0]
+
+
+def test_reinforce_loss():
+    # -(.05 * 2 * -1) = .1 and -(.05 * -1 * -4) = -.2, mean -.05
+    loss = steps_to_go.reinforce_loss(torch.tensor([-1.0, -4]), torch.tensor([2.0, -1]), 0.05)
+    assert float(loss) == pytest.approx(-0.05)
+
+
+def test_threshold_is_a_quantile_of_d_at_the_goal():
+    assert steps_to_go.calibrate_threshold(np.array([1.0, 2, 3, 10]), 0.5) == 2.5
+    assert steps_to_go.calibrate_threshold(np.array([1.0, 2, 3, 10]), 0.0) == 1
+
+
+def test_the_detector_wants_frames_in_a_row():
+    assert not steps_to_go.detected(np.array([1.0]), threshold=2, consecutive=2)
+    assert not steps_to_go.detected(np.array([1.0, 9, 1]), threshold=2, consecutive=2)
+    assert steps_to_go.detected(np.array([9.0, 2, 1]), threshold=2, consecutive=2)

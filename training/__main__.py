@@ -1,0 +1,90 @@
+"""python -m training sft RUN_DIR | improve RUN_DIR | evaluate --checkpoint FILE | practise --server URL --tokens FILE
+
+A job of the server or a person starts these; the run directory or the arguments say everything else.
+"""
+
+import argparse
+import json
+import sys
+import traceback
+
+from robots.tasks import TASKS
+from training.run_dir import RunDir, RunError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m training", description="Train, practise and evaluate policies.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (("sft", "demonstrations -> policy and reward model"), ("improve", "practice -> a better policy")):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("run_dir")
+    command = commands.add_parser("evaluate", help="a policy's true success in simulation")
+    command.add_argument("--checkpoint", required=True)
+    command.add_argument("--episodes", type=int, default=200)
+    command.add_argument("--seed", type=int, default=1_000_000)
+    command.add_argument("--task", default="", help=f"families with commas, of {', '.join(TASKS)}; default: the policy's own")
+    command.add_argument("--greedy", action="store_true", help="the likeliest action instead of a sampled one")
+    command.add_argument("--held-out", action="store_true", help="wordings that no demonstration uses")
+    commands.add_parser("practise", help="a station host", add_help=False)
+    arguments, rest = parser.parse_known_args()
+    if arguments.command == "practise":
+        from training import practice
+
+        return practice.main(rest) or 0
+    if rest:
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    if arguments.command == "evaluate":
+        return evaluate(arguments)
+    return train(arguments)
+
+
+def train(arguments) -> int:
+    """The run's own metrics say how it went; the exit status says it to whoever waits for the process."""
+    from training.checkpoints import CheckpointError
+    from training.datasets import DatasetError
+    from training.self_improvement import improve
+    from training.sft import sft
+
+    run = RunDir(arguments.run_dir)
+    run.listen_for_cancel()
+    try:
+        summary = {"sft": sft, "improve": improve}[arguments.command](run)
+    except (RunError, DatasetError, CheckpointError) as error:
+        if run.path.is_dir():
+            run.log("failed", reason=str(error))
+        print(error, file=sys.stderr)
+        return 2
+    except Exception as error:
+        traceback.print_exc()
+        run.log("failed", reason=f"{type(error).__name__}: {error}; the log has the whole story.")
+        return 1
+    if summary:
+        print(json.dumps(summary))
+    return 0
+
+
+def evaluate(arguments) -> int:
+    import torch
+
+    from training.checkpoints import CheckpointError, Policy
+    from training.evaluation import evaluate
+
+    torch.set_num_threads(1)
+    try:
+        policy = Policy.load(arguments.checkpoint)
+    except CheckpointError as error:
+        print(error, file=sys.stderr)
+        return 2
+    tasks = [name.strip() for name in arguments.task.split(",") if name.strip()] or policy.description.tasks
+    if unknown := [name for name in tasks if name not in TASKS]:
+        print(f"There is no task {unknown[0]!r}; known are {', '.join(TASKS)}.", file=sys.stderr)
+        return 2
+    result = evaluate(
+        policy, tasks, arguments.episodes, arguments.seed, greedy=arguments.greedy, held_out=arguments.held_out
+    )
+    print(json.dumps(result.to_json()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Demonstrations -> the tensors of stage 1: (observation, action, goal, steps-to-go), and labels in hindsight for grounding.
+
+Everything that a person hands in passes through read_demonstrations, so that a bad dataset is refused here, with the episode's
+id and the field, and not somewhere in the middle of a training run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robots.embodiments import Embodiment, get_embodiment
+from robots.episodes import ACTORS, Episode, EpisodeError, read_episodes
+
+# How a demonstration ends that reached its goal. After any other ending nobody knows how far the goal still was.
+REACHED = ("true_success", "detected_success", "operator")
+
+
+class DatasetError(ValueError):
+    """A dataset that can't be trained on; the text names the episode and the field."""
+
+
+@dataclass
+class Demonstrations:
+    """Episodes laid end to end, one row a frame (an episode of T actions has T + 1 frames)."""
+
+    embodiment: Embodiment
+    tasks: list[str]
+    instructions: list[str]  # [I] distinct sentences
+    observations: Tensor  # [F, D]
+    actions: Tensor  # [F, A], zero at each last frame
+    imitable: Tensor  # [F] bool: a human or a script acted here, so the action is worth copying
+    steps_to_go: Tensor  # [F]
+    instruction: Tensor  # [F] index into instructions
+    first: Tensor  # [E] first frame of each episode
+    last: Tensor  # [E] last frame of each episode
+
+    @property
+    def episodes(self) -> int:
+        return len(self.first)
+
+    def frames_of(self, episodes: Tensor) -> Tensor:
+        """Indices of all frames of some episodes."""
+        return torch.cat([torch.arange(self.first[e], self.last[e] + 1) for e in episodes.tolist()])
+
+
+@dataclass
+class Hindsight:
+    """What each demonstration did, read off its first and last observation. No simulator, and no words."""
+
+    moved: Tensor  # [E] the object that moved most
+    resting: Tensor  # [E, 2] where it ended
+    others: Tensor  # [E, K, 2] where every object ended
+    present: Tensor  # [E, K] bool: still on the table
+
+
+def read_demonstrations(paths: Sequence[Path]) -> Demonstrations:
+    if not paths:
+        raise DatasetError("There are no demonstrations; put at least one file of episodes into the run's data folder.")
+    episodes = []
+    for path in sorted(paths):
+        try:
+            episodes += read_episodes(path)
+        except EpisodeError as error:
+            raise DatasetError(f"{path.name}: {error}") from error
+    return demonstrations_of(episodes)
+
+
+def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
+    for episode in episodes:
+        try:
+            episode.validate()
+        except EpisodeError as error:
+            raise DatasetError(str(error)) from error
+        if episode.embodiment != episodes[0].embodiment:
+            raise DatasetError(
+                f"Episode {episode.uuid}, field embodiment: it is of {episode.embodiment}, the dataset began with "
+                f"{episodes[0].embodiment}; train one embodiment a run."
+            )
+        if episode.purpose not in ("demonstration", "correction"):
+            raise DatasetError(
+                f"Episode {episode.uuid}, field purpose: {episode.purpose} episodes are not demonstrations; leave them out."
+            )
+    reached = [episode for episode in episodes if episode.ending in REACHED]
+    if len(reached) < 2:
+        raise DatasetError(
+            f"Of {len(episodes)} demonstrations {len(reached)} reached their goal; at least 2 are needed, one to learn from "
+            "and one to check with."
+        )
+    instructions = sorted({episode.instruction for episode in reached})
+    index = {text: i for i, text in enumerate(instructions)}
+    lengths = torch.tensor([episode.steps + 1 for episode in reached])
+    last = lengths.cumsum(0) - 1
+    first = last - lengths + 1
+
+    def laid_end_to_end(rows) -> Tensor:
+        return torch.from_numpy(np.concatenate(list(rows)))
+
+    by_hand = [episode.actors != ACTORS.index("policy") for episode in reached]
+    return Demonstrations(
+        embodiment=get_embodiment(reached[0].embodiment),
+        tasks=sorted({episode.task for episode in reached}),
+        instructions=instructions,
+        observations=laid_end_to_end(episode.observations for episode in reached),
+        actions=laid_end_to_end(np.pad(episode.actions, ((0, 1), (0, 0))) for episode in reached),
+        imitable=laid_end_to_end(np.pad(acted, (0, 1)) for acted in by_hand),
+        steps_to_go=laid_end_to_end(np.arange(e.steps, -1, -1, dtype=np.float32) for e in reached),
+        instruction=torch.tensor([index[episode.instruction] for episode in reached]).repeat_interleave(lengths),
+        first=first,
+        last=last,
+    )
+
+
+def split(demonstrations: Demonstrations, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Episodes to learn from and episodes to check with. Whole episodes, since frames of one are near copies."""
+    order = torch.randperm(demonstrations.episodes, generator=generator)
+    held_out = min(max(1, round(fraction * len(order))), len(order) - 1)
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def look_back(demonstrations: Demonstrations) -> Hindsight:
+    body = demonstrations.embodiment
+    names = body.object_features
+
+    def objects(frames: Tensor) -> tuple[Tensor, Tensor]:
+        features = demonstrations.observations[frames, len(body.body) :].unflatten(1, (len(body.objects), len(names)))
+        position = features[..., [names.index("x"), names.index("y")]]
+        there = features[..., names.index("on_table")] > 0.5 if "on_table" in names else torch.ones_like(position[..., 0]) > 0
+        return position, there
+
+    before, there_before = objects(demonstrations.first)
+    after, there_after = objects(demonstrations.last)
+    way = (after - before).norm(dim=-1).masked_fill(~(there_before & there_after), -1.0)
+    moved = way.argmax(1)
+    return Hindsight(moved, after[torch.arange(len(moved)), moved], after, there_after)

@@ -1,0 +1,264 @@
+"""Stage 2, self-improvement: practice episodes, labelled by the frozen reward model -> a better policy, round after round.
+
+    publish version v
+    wait        until the stations have handed in a round of episodes, all acted by version v
+    label       d at each observation, rewards, returns R_t
+    update      -c R_t log p(a_t | o_t, g) over the round's steps
+    save        version v + 1, with all that a restart needs
+    evaluate    every few rounds, on fixed seeds, apart from practice
+    again
+
+Strictly on-policy: episodes of an older version are dropped and counted. A person's steps never enter the gradient, and true
+success is never read here. Read from top to bottom; a restart in the same directory goes on after the last update.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from robots.episodes import Episode, EpisodeError, read_episodes
+from training import steps_to_go
+from training.checkpoints import Description, Policy, RewardModel, load_checkpoint, load_state, save_checkpoint, save_state
+from training.evaluation import evaluate
+from training.recipes import ImproveRecipe
+from training.run_dir import Countdown, RunDir, RunError, sha256_of
+
+# Checkpoints that were never evaluated stay this many versions: long enough for the slowest station to fetch its policy.
+NEWEST_KEPT = 5
+
+Practise = Callable[[RunDir, Policy, RewardModel, int], None]
+
+
+@dataclass
+class Round:
+    """The practice steps of one policy version, ready for the gradient."""
+
+    observations: np.ndarray  # [S, D]
+    actions: np.ndarray  # [S, A]
+    instructions: list[str]  # [S]
+    returns: np.ndarray  # [S]
+
+
+def improve(run: RunDir, practise: Practise | None = None) -> dict:
+    """Runs until the budget is spent or it is cancelled; returns the summary (empty if cancelled).
+
+    Stations hand episodes in from outside. Where there are none, `practise(run, policy, reward_model, steps)` is called
+    for each version instead and has to write at least that many steps into run.episodes and close the round.
+    """
+    recipe: ImproveRecipe = run.recipe("improve")
+    if finished := run.summary():
+        return finished
+    started = time.monotonic()
+    torch.set_num_threads(recipe.threads)
+    generator = torch.Generator().manual_seed(recipe.seed)
+
+    # --- where practice starts from, or where it stopped
+    reward_model = RewardModel.load(run.start / "reward_model.safetensors")
+    network, origin = load_checkpoint(run.start / "policy.safetensors")
+    if origin.embodiment != reward_model.description.embodiment:
+        raise RunError("The policy and the reward model are of different embodiments; start from one SFT run's two checkpoints.")
+    tasks = [name.strip() for name in recipe.tasks.split(",") if name.strip()] or origin.tasks
+    # The words' part stays as stage 1 left it: practice tells how to push, not what a sentence means.
+    trained = [*network.trunk.parameters(), *network.action_head.parameters()]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    state = run.path / "state.safetensors"
+    progress = load_state(state, optimiser, generator, network=network)
+    if progress is None:
+        first = next_description(origin, version=0, recipe=recipe)
+        progress = {
+            "version": 0,
+            "consumed": [],  # names of the files read
+            "episodes": 0,
+            "stale": 0,
+            "deviation": [0, 0.0, 0.0],
+        }
+        save_checkpoint(policy_path(run, 0), network, first)
+        save_state(state, progress, optimiser, generator, network=network)
+    else:
+        run.note(f"Going on with version {progress['version']}, after {progress['episodes']} practice episodes.")
+    deviation = steps_to_go.RunningDeviation(*progress["deviation"])
+    already = run.read_metrics()[0]  # a restart must not say twice what it has said
+    published = {line["id"] for line in already if line["kind"] == "checkpoint"}
+    evaluations = {line["version"]: line for line in already if line["kind"] == "evaluation"}
+    countdown = Countdown(run, "practice", recipe.max_episodes, progress["episodes"])
+
+    while True:
+        # --- publish
+        version = progress["version"]
+        policy = Policy.load(policy_path(run, version))
+        if policy.id not in published:
+            run.log(
+                "checkpoint",
+                id=policy.id,
+                role="policy",
+                version=version,
+                path=str(policy_path(run, version).relative_to(run.path)),
+                sha256=sha256_of(policy_path(run, version)),
+                publish=True,
+            )
+
+        # --- evaluate, while the stations load the new version
+        finished = progress["episodes"] >= recipe.max_episodes or version >= recipe.max_rounds
+        due = finished or version % recipe.evaluate_every == 0
+        if recipe.evaluation_episodes and due and version not in evaluations:
+            result = evaluate(policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed)
+            evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
+            run.log("evaluation", version=version, sampled=True, **evaluations[version])
+            # More practice past the peak lowers success, so the best one so far is marked for whoever wants to go back.
+            best = max(evaluations, key=lambda v: (evaluations[v]["successes"], v))
+            if best == version:
+                run.log("kept", version=version, id=policy.id, success=result.rate)
+        forget_old_checkpoints(run, version, evaluations)
+        if finished:
+            break
+
+        # --- practise, and label what comes in
+        if practise is not None:
+            practise(run, policy, reward_model, recipe.steps_per_round)
+        episodes, consumed, stale = gather(run, policy, progress["consumed"])
+        if run.cancelled:
+            run.note("cancelled", level="warning")
+            return {}
+        steps = label(episodes, reward_model, recipe.gamma)
+        losses = []
+        if len(steps.returns):
+            # --- update: -c R_t log p(a_t | o_t, g), each step once an epoch, in random order
+            deviation.add(steps.returns)
+            observations = torch.from_numpy(steps.observations)
+            tokens = network.action_head.tokens(torch.from_numpy(steps.actions))
+            goals = policy.goals(steps.instructions).clone()
+            returns = torch.from_numpy(deviation.divide(steps.returns)).float()
+            for _ in range(recipe.epochs):
+                for rows in torch.randperm(len(returns), generator=generator).split(recipe.batch):
+                    log_probability = network.action_log_probability(observations[rows], goals[rows], tokens[rows])
+                    loss = steps_to_go.reinforce_loss(log_probability, returns[rows], recipe.scale)
+                    optimiser.zero_grad()
+                    loss.backward()
+                    nn.utils.clip_grad_norm_(trained, 1.0)
+                    optimiser.step()
+                    losses.append(float(loss.detach()))
+        else:
+            run.note(f"The round of version {version} held no step to learn from.", level="warning")
+
+        # --- save version + 1: first its file, then the state that names it, so that a crash repeats this update exactly
+        successor = next_description(origin, version + 1, recipe, parent=policy.id)
+        save_checkpoint(policy_path(run, version + 1), network, successor)
+        progress = {
+            "version": version + 1,
+            "consumed": [*progress["consumed"], *consumed],
+            "episodes": progress["episodes"] + len(episodes) + stale,
+            "stale": progress["stale"] + stale,
+            "deviation": [deviation.count, deviation.mean, deviation.squares],
+        }
+        save_state(state, progress, optimiser, generator, network=network)
+        run.log(
+            "update",
+            version=version + 1,
+            episodes=progress["episodes"],
+            steps=len(steps.returns),
+            mean_return=float(steps.returns.mean()) if len(steps.returns) else None,
+            detected_rate=sum(episode.detected_success for episode in episodes) / max(1, len(episodes)),
+            loss=float(np.mean(losses)) if losses else None,
+            stale=stale,
+        )
+        countdown.tell(progress["episodes"])
+
+    summary = {
+        "version": progress["version"],
+        "practice_episodes": progress["episodes"],
+        "stale": progress["stale"],
+        "wall_s": round(time.monotonic() - started, 1),
+    }
+    if evaluations:
+        best = max(evaluations, key=lambda v: (evaluations[v]["successes"], v))
+        final = evaluations[progress["version"]]
+        summary |= {
+            "sft_success": evaluations[0]["successes"] / evaluations[0]["n"],
+            "success": final["successes"] / final["n"],
+            "kept_version": best,
+            "kept_success": evaluations[best]["successes"] / evaluations[best]["n"],
+        }
+    run.log("done", **summary)
+    return summary
+
+
+def gather(run: RunDir, policy: Policy, consumed: list[str], poll_s: float = 0.1) -> tuple[list[Episode], list[str], int]:
+    """Wait until the round is closed; its episodes in the order of their files, the files, and how many were stale."""
+    files: dict[str, list[Episode]] = {}
+    while True:
+        run.wait_while_paused()
+        closed = run.closed(policy.version)  # asked before looking, so that no file slips in between
+        for path in run.episode_files({*consumed, *files}):
+            try:
+                files[path.name] = read_episodes(path)
+            except EpisodeError as error:
+                files[path.name] = []
+                run.note(f"{path.name} is left out: {error}", level="warning")
+            if any(episode.embodiment != policy.embodiment.name for episode in files[path.name]):
+                files[path.name] = []
+                run.note(f"{path.name} is left out: its embodiment is not {policy.embodiment.name}.", level="warning")
+        if closed or run.cancelled:
+            break
+        time.sleep(poll_s)
+    practised = [episode for name in sorted(files) for episode in files[name] if episode.purpose == "practice"]
+    current = [episode for episode in practised if episode.policy == policy.id]
+    return current, sorted(files), len(practised) - len(current)
+
+
+def label(episodes: list[Episode], reward_model: RewardModel, gamma: float) -> Round:
+    """Rewards and returns of the steps before anybody but the policy acted, with d from the frozen reward model."""
+    parts = []
+    for episode in episodes:
+        steps = steps_to_go.policy_steps(episode.actors)
+        if steps:
+            d, _ = reward_model.steps_to_go(episode.observations[: steps + 1], [episode.instruction] * (steps + 1))
+            parts.append(
+                Round(
+                    episode.observations[:steps],
+                    episode.actions[:steps],
+                    [episode.instruction] * steps,
+                    steps_to_go.returns(steps_to_go.rewards(d), gamma),
+                )
+            )
+    if not parts:
+        return Round(np.zeros((0, 0)), np.zeros((0, 0)), [], np.zeros(0))
+    return Round(
+        np.concatenate([part.observations for part in parts]),
+        np.concatenate([part.actions for part in parts]),
+        [text for part in parts for text in part.instructions],
+        np.concatenate([part.returns for part in parts]),
+    )
+
+
+def next_description(origin: Description, version: int, recipe: ImproveRecipe, parent: str = "") -> Description:
+    """A new version, under a new id, otherwise as the SFT policy it descends from."""
+    return Description(
+        role="policy",
+        version=version,
+        embodiment=origin.embodiment,
+        vocabulary=origin.vocabulary,
+        tasks=origin.tasks,
+        sizes=origin.sizes,
+        bin_width=origin.bin_width,
+        threshold=origin.threshold,
+        consecutive=origin.consecutive,
+        recipe=recipe.to_json(),
+        parent=parent or origin.id,
+    )
+
+
+def policy_path(run: RunDir, version: int):
+    return run.checkpoints / f"policy-{version:06d}.safetensors"
+
+
+def forget_old_checkpoints(run: RunDir, version: int, evaluations: dict) -> None:
+    """Evaluated versions stay for good, the others until a few newer ones are out: thousands of rounds must fit a disk."""
+    old = version - NEWEST_KEPT
+    if old > 0 and old not in evaluations:
+        policy_path(run, old).unlink(missing_ok=True)

@@ -1,0 +1,247 @@
+"""Stage 1, supervised fine-tuning: demonstrations -> a policy and a reward model.
+
+    read the demonstrations, hold some episodes out
+    grounding   tie the words to the objects, alone, with labels in hindsight; then frozen
+    training    each batch half behavioural cloning, half steps-to-go, on one network
+    keep        the policy, the reward model and its threshold s
+    evaluate    the policy's true success: the level that practice starts from
+
+Read from top to bottom. A restart in the same directory goes on at the last validation.
+"""
+
+import copy
+import math
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training import steps_to_go
+from training.checkpoints import Description, Loaded, Policy, RewardModel, load_state, save_checkpoint, save_state
+from training.datasets import Demonstrations, look_back, read_demonstrations, split
+from training.evaluation import evaluate
+from training.networks import UNKNOWN, Grounding, Network, Vocabulary
+from training.recipes import SFTRecipe
+from training.run_dir import Countdown, RunDir, sha256_of
+
+# A word is hidden from the grounding this often, so that an unknown verb later does not upset it.
+WORD_DROPOUT = 0.1
+
+
+def sft(run: RunDir) -> dict:
+    """Runs until done or cancelled; returns the summary (empty if cancelled)."""
+    recipe: SFTRecipe = run.recipe("sft")
+    if finished := run.summary():
+        return finished
+    started = time.monotonic()
+    torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)  # initial weights
+    generator = torch.Generator().manual_seed(recipe.seed)  # everything drawn later
+
+    # --- the data
+    demonstrations = read_demonstrations(sorted(run.data.glob("*.safetensors")))
+    training, validation = split(demonstrations, recipe.validation_fraction, generator)
+    run.note(
+        f"{demonstrations.episodes} demonstrations that reached their goal, {len(demonstrations.instructions)} sentences; "
+        f"{len(validation)} episodes held out."
+    )
+    vocabulary = Vocabulary.of(demonstrations.instructions, demonstrations.embodiment)
+    words = vocabulary.encode(demonstrations.instructions)  # [I, length]
+    sizes = {
+        "hidden": recipe.hidden,
+        "layers": recipe.layers,
+        "action_bins": recipe.action_bins,
+        "bins": recipe.bins,
+    }
+    network = Network(demonstrations.embodiment, vocabulary, **sizes)
+    grounded = bool(demonstrations.embodiment.objects)
+    if not grounded:
+        network.features.scale_as(demonstrations.observations)
+    kept_policy = copy.deepcopy(network)  # at its best validation loss so far
+    trained = [
+        parameter for name, parameter in network.named_parameters() if not (grounded and name.startswith("words."))
+    ]
+    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    state = run.path / "state.safetensors"
+    progress = load_state(state, optimiser, generator, network=network, kept_policy=kept_policy)
+    if progress is None:
+        # --- grounding
+        if grounded:
+            if not ground(run, recipe, network, demonstrations, training, validation, words, generator):
+                return {}
+        progress = {"step": 0, "best_bc": math.inf, "best_step": 0}
+    else:
+        run.note(f"Going on at update {progress['step']}.")
+    for parameter in network.words.parameters():
+        parameter.requires_grad_(not grounded)
+    with torch.no_grad():
+        goals = network.words(words)  # [I, goal size]; fixed from here on if grounded
+
+    # --- training: -log p(a_t | o_t, g) on one half of a batch, -log p(t' - t | o_t, g) on the other
+    tokens = network.action_head.tokens(demonstrations.actions)  # [F, A]
+    bins = steps_to_go.bin_of_steps(demonstrations.steps_to_go, recipe.bins, recipe.bin_width)  # [F]
+
+    def goal_of(frames: Tensor) -> Tensor:
+        rows = demonstrations.instruction[frames]
+        return goals[rows] if grounded else network.words(words[rows])
+
+    def cloning_loss(frames: Tensor) -> Tensor:
+        return -network.action_log_probability(demonstrations.observations[frames], goal_of(frames), tokens[frames]).mean()
+
+    def steps_to_go_loss(frames: Tensor) -> Tensor:
+        logits = network.steps_to_go_logits(demonstrations.observations[frames], goal_of(frames))
+        return F.cross_entropy(logits, bins[frames])
+
+    frames, checked = demonstrations.frames_of(training), demonstrations.frames_of(validation)
+    imitable, checked_imitable = frames[demonstrations.imitable[frames]], checked[demonstrations.imitable[checked]]
+    half = recipe.batch // 2
+    countdown = Countdown(run, "training", recipe.steps, progress["step"])
+    for step in range(progress["step"] + 1, recipe.steps + 1):
+        run.wait_while_paused()
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * warm_up_and_anneal(step, recipe.steps)
+        bc = cloning_loss(draw(imitable, half, generator))
+        stg = steps_to_go_loss(draw(frames, recipe.batch - half, generator))
+        optimiser.zero_grad()
+        (bc + stg).backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        countdown.tell(step)
+        due = step % recipe.validate_every == 0 or step == recipe.steps
+        if due:
+            with torch.no_grad():
+                validation_bc, validation_stg = float(cloning_loss(checked_imitable)), float(steps_to_go_loss(checked))
+            run.log(
+                "loss",
+                step=step,
+                bc=float(bc),
+                steps_to_go=float(stg),
+                validation_bc=validation_bc,
+                validation_steps_to_go=validation_stg,
+            )
+            if validation_bc < progress["best_bc"]:
+                progress |= {"best_bc": validation_bc, "best_step": step}
+                kept_policy.load_state_dict(network.state_dict())
+        if due or run.cancelled:
+            progress["step"] = step
+            save_state(state, progress, optimiser, generator, network=network, kept_policy=kept_policy)
+        if run.cancelled:
+            run.note("cancelled", level="warning")
+            return {}
+
+    # --- keep: the policy at its best validation loss; the reward model as it is now. Early on the reward model's loss is no
+    # worse, but its d is blurred at the goal, where reward and detector need it sharp: the last, fully annealed one won.
+    shared = {
+        "version": 0,
+        "embodiment": demonstrations.embodiment.to_json(),
+        "vocabulary": vocabulary.words,
+        "tasks": demonstrations.tasks,
+        "sizes": sizes,
+        "bin_width": recipe.bin_width,
+        "consecutive": recipe.consecutive,
+        "recipe": recipe.to_json(),
+    }
+    network.eval().requires_grad_(False)
+    kept_policy.eval().requires_grad_(False)
+    reward_model = RewardModel(network, Description(role="reward_model", threshold=math.inf, **shared))
+    d_at_the_goal = d_of(reward_model, demonstrations, demonstrations.last[validation])
+    threshold = steps_to_go.calibrate_threshold(d_at_the_goal, recipe.threshold_quantile)
+    reward_model.description.threshold = threshold
+    policy = Policy(kept_policy, Description(role="policy", threshold=threshold, **shared))
+    keep(run, reward_model)
+    keep(run, policy)
+
+    # --- evaluate
+    summary = {
+        "demonstrations": demonstrations.episodes,
+        "threshold": threshold,
+        "best_step": progress["best_step"],
+        "policy": policy.id,
+        "reward_model": reward_model.id,
+    }
+    if recipe.evaluation_episodes:
+        countdown = Countdown(run, "evaluation", recipe.evaluation_episodes)
+        result = evaluate(
+            policy, demonstrations.tasks, recipe.evaluation_episodes, recipe.evaluation_seed, on_progress=countdown.tell
+        )
+        run.log("evaluation", version=0, practice_episodes=0, sampled=True, **result.to_json())
+        summary["success"] = result.rate
+    summary["wall_s"] = round(time.monotonic() - started, 1)
+    run.log("done", **summary)
+    return summary
+
+
+def ground(
+    run: RunDir,
+    recipe: SFTRecipe,
+    network: Network,
+    demonstrations: Demonstrations,
+    training: Tensor,
+    validation: Tensor,
+    words: Tensor,
+    generator: torch.Generator,
+) -> bool:
+    """Train the words' part alone on which object moved and where it came to rest. False: cancelled."""
+    seen = look_back(demonstrations)
+    sentence = demonstrations.instruction[demonstrations.first]  # [E]
+
+    def loss(episodes: Tensor, hide: float) -> Tensor:
+        text = words[sentence[episodes]]
+        hidden = (torch.rand(text.shape, generator=generator) < hide) & (text > UNKNOWN)
+        goal = network.words(text.masked_fill(hidden, UNKNOWN))
+        return Grounding.loss(
+            goal, seen.moved[episodes], seen.resting[episodes], seen.others[episodes], seen.present[episodes]
+        )
+
+    optimiser = torch.optim.AdamW(network.words.parameters(), lr=1e-2, weight_decay=1e-2)
+    countdown = Countdown(run, "grounding", recipe.grounding_steps)
+    for step in range(1, recipe.grounding_steps + 1):
+        run.wait_while_paused()
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-2 * warm_up_and_anneal(step, recipe.grounding_steps)
+        value = loss(draw(training, 128, generator), WORD_DROPOUT)
+        optimiser.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(network.words.parameters(), 1.0)
+        optimiser.step()
+        countdown.tell(step)
+        if step % 50 == 0 or step == recipe.grounding_steps:
+            with torch.no_grad():
+                run.log("loss", step=step, grounding=float(value), validation_grounding=float(loss(validation, 0.0)))
+        if run.cancelled:
+            run.note("cancelled", level="warning")
+            return False
+    return True
+
+
+def draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return rows[torch.randint(len(rows), (count,), generator=generator)]
+
+
+def warm_up_and_anneal(step: int, steps: int) -> float:
+    """Factor of the learning rate: up within the first 5 %, then along a cosine to zero."""
+    warm = max(1, steps // 20)
+    return step / warm if step <= warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def d_of(reward_model: RewardModel, demonstrations: Demonstrations, frames: Tensor):
+    texts = [demonstrations.instructions[i] for i in demonstrations.instruction[frames].tolist()]
+    return reward_model.steps_to_go(demonstrations.observations[frames].numpy(), texts)[0]
+
+
+def keep(run: RunDir, loaded: Loaded) -> None:
+    description = loaded.description
+    path = run.checkpoints / f"{description.role}.safetensors"
+    save_checkpoint(path, loaded.network, description)
+    run.log(
+        "checkpoint",
+        id=description.id,
+        role=description.role,
+        version=0,
+        path=str(path.relative_to(run.path)),
+        sha256=sha256_of(path),
+        threshold=description.threshold,
+        consecutive=description.consecutive,
+        publish=False,
+    )
