@@ -1,0 +1,67 @@
+"""The worlds that stations live in, one file a world. A world resets, steps, renders, and alone knows true success.
+
+Importing this package loads no simulator; make_world does.
+"""
+from typing import Protocol
+
+import numpy as np
+
+from robots.embodiments import EMBODIMENTS, LANGUAGE_TABLE, Embodiment
+from robots.tasks import Instruction
+
+
+class World(Protocol):
+    embodiment: Embodiment
+    renderer: str  # "egl" | "osmesa" | "cgl" (macOS) | "drawn": a drawn top view, for want of an OpenGL library
+
+    def reset(self, rng: np.random.Generator) -> np.ndarray:
+        """Scatter everything; returns the observation, float32 [D]."""
+
+    def step(self, action: np.ndarray) -> np.ndarray:
+        """One control step with the action clipped to its limit; returns the observation."""
+
+    def observation(self) -> np.ndarray: ...
+
+    def set_observation(self, observation: np.ndarray) -> None:
+        """Put the world in a recorded state, for replay and tests."""
+
+    def true_success(self, instruction: Instruction) -> bool: ...
+
+    def needs_reset(self) -> str:
+        """Empty, or why a person must reset the station, in words."""
+
+    def objects_in_play(self) -> tuple[str, ...]: ...
+
+    def render(self, width: int, height: int) -> np.ndarray:
+        """uint8 [H, W, 3]"""
+
+    def close(self) -> None: ...
+
+
+class WorldError(ValueError):
+    """A world cannot be made, or was given an action or a state that it cannot take."""
+
+
+def checked(name: str, value: np.ndarray, size: int) -> np.ndarray:
+    """An action or observation from outside as float64 [size], or a sentence about what is wrong with it."""
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise WorldError(f"The {name} must be {size} numbers.") from None
+    if array.shape != (size,):
+        raise WorldError(f"The {name} must be {size} numbers, but its shape is {array.shape}.")
+    if not np.isfinite(array).all():
+        raise WorldError(f"The {name} holds NaN or infinity.")
+    return array
+
+
+def make_world(name: str, seed: int) -> World:
+    """The world of that name, already reset from the seed."""
+    if name == LANGUAGE_TABLE.name:
+        from robots.worlds.language_table import LanguageTable
+        return LanguageTable(seed)
+    if name in EMBODIMENTS:
+        from robots.worlds.gymnasium_world import GymnasiumWorld
+        return GymnasiumWorld(name, seed)
+    raise WorldError(f"There is no world {name!r}; known are {', '.join(sorted(EMBODIMENTS))}. "
+                     "Third-party worlds are described in the file that FLEETUI_WORLDS names.")

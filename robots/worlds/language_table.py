@@ -1,0 +1,304 @@
+"""LanguageTable: eight blocks on a rimless table, pushed by a cylinder that moves by 2-D deltas at 5 Hz.
+
+Here practice happens. Blocks move on the table's plane only (two slides and a hinge each) and friction with the table is viscous: a
+pushed block moves, a released one stops. That is what quasi-static pushing looks like, and it needs no contact with the table,
+so one control step takes some 50 microseconds. Velocities are zeroed at each control step (they have died down to a few percent by
+then), therefore an observation is the whole state, and a step is a pure function of it and the action.
+
+A block whose centre passes the edge has fallen: it is parked far away, touches nothing, and stays so until a reset.
+"""
+import math
+from functools import cache
+
+import mujoco
+import mujoco.rollout
+import numpy as np
+
+from robots.embodiments import BLOCKS, LANGUAGE_TABLE, TABLE_SIZE
+from robots.tasks import Instruction, block_positions, distance_left
+from robots.worlds import WorldError, checked
+from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
+
+PHYSICS_STEPS = 10  # of 20 ms: one control step of 200 ms
+HALF_TABLE = np.array(TABLE_SIZE) / 2
+REACH = HALF_TABLE + 0.03  # the end effector may pass the edge a little, to get behind a block there
+BLOCK_HEIGHT = 0.03
+END_EFFECTOR_RADIUS = 0.012
+END_EFFECTOR_HEIGHT = 0.1
+COLOURS = {"red": (0.84, 0.19, 0.19), "blue": (0.16, 0.38, 0.83), "green": (0.16, 0.62, 0.32), "yellow": (0.95, 0.78, 0.15)}
+TABLE_COLOUR = (0.86, 0.85, 0.82)
+END_EFFECTOR_COLOUR = (0.18, 0.19, 0.21)
+
+
+def _ring(count: int, radius: float, start: float = math.pi / 2) -> np.ndarray:
+    angles = start + np.arange(count) * 2 * math.pi / count
+    return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1)
+
+
+def _star() -> list[np.ndarray]:
+    """Five kites from the centre to a tip each: the convex parts of a five-pointed star."""
+    tips, notches = _ring(5, 0.025), _ring(5, 0.0115, math.pi / 2 + math.pi / 5)
+    return [np.array([(0, 0), notches[k - 1], tips[k], notches[k]]) for k in range(5)]
+
+
+def _moon() -> list[np.ndarray]:
+    """A crescent as a chain of convex quadrilaterals, thin at its horns, around its own centre of mass."""
+    angles = np.linspace(-2.0, 2.0, 6)
+    outer = 0.024 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    inner = outer * (1 - (0.08 + 0.52 * np.cos(angles / 2.0 * math.pi / 2)))[:, None]
+    parts = [np.array([inner[k], outer[k], outer[k + 1], inner[k + 1]]) for k in range(5)]
+    weights = np.array([_area(part) for part in parts])
+    middle = sum(weight * part.mean(axis=0) for weight, part in zip(weights, parts)) / weights.sum()
+    return [part - middle for part in parts]
+
+
+def _area(polygon: np.ndarray) -> float:
+    x, y = polygon.T
+    return abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+# The shapes seen from above, each as convex polygons in metres around the block's centre.
+SHAPES = {"cube": [_ring(4, 0.0255, math.pi / 4)], "pentagon": [_ring(5, 0.0225)], "star": _star(), "moon": _moon()}
+
+
+def mjcf() -> str:
+    def rgba(colour):
+        return " ".join(f"{c}" for c in (*colour, 1))
+
+    meshes, bodies = [], []
+    for shape, parts in SHAPES.items():
+        if shape != "cube":
+            for i, part in enumerate(parts):
+                vertices = " ".join(f"{x:.6f} {y:.6f} {z}" for z in (-BLOCK_HEIGHT / 2, BLOCK_HEIGHT / 2) for x, y in part)
+                meshes.append(f'<mesh name="{shape}{i}" vertex="{vertices}"/>')
+    for kind in BLOCKS:
+        if kind.shape == "cube":
+            side = 0.0255 / math.sqrt(2)
+            geoms = f'<geom class="block" type="box" size="{side} {side} {BLOCK_HEIGHT / 2}" rgba="{rgba(COLOURS[kind.colour])}"/>'
+        else:
+            geoms = "".join(f'<geom class="block" type="mesh" mesh="{kind.shape}{i}" rgba="{rgba(COLOURS[kind.colour])}"/>'
+                            for i in range(len(SHAPES[kind.shape])))
+        # Damping / mass gives 20 ms to stop; its ratio for turning and sliding is that of a disc's friction patch.
+        bodies.append(f"""
+      <body name="{kind.name}" pos="0 0 {BLOCK_HEIGHT / 2}">
+        <inertial pos="0 0 0" mass="0.04" diaginertia="1e-5 1e-5 1e-5"/>
+        <joint type="slide" axis="1 0 0" damping="2"/>
+        <joint type="slide" axis="0 1 0" damping="2"/>
+        <joint type="hinge" axis="0 0 1" damping="4e-4"/>
+        {geoms}
+      </body>""")
+    return f"""
+    <mujoco model="language_table">
+      <option timestep="0.02" iterations="10" ls_iterations="10"><flag gravity="disable"/></option>
+      <visual>
+        <headlight ambient="0.45 0.45 0.45" diffuse="0.35 0.35 0.35" specular="0 0 0"/>
+        <quality offsamples="2"/>
+        <global fovy="45"/>
+      </visual>
+      <default>
+        <geom condim="3" friction="0.4"/>
+        <default class="block"><geom mass="0.01"/></default>
+        <default class="scenery"><geom contype="0" conaffinity="0"/></default>
+      </default>
+      <asset>{"".join(meshes)}</asset>
+      <worldbody>
+        <light pos="-0.2 -0.4 1.2" dir="0.2 0.4 -1.2" diffuse="0.45 0.45 0.45" specular="0.1 0.1 0.1" castshadow="false"/>
+        <camera name="front" pos="0 -0.50 0.50" xyaxes="1 0 0 0 0.72 0.69" fovy="45"/>
+        <geom class="scenery" name="floor" type="plane" pos="0 0 -0.4" size="9 9 1" rgba="0.18 0.2 0.22 1"/>
+        <geom class="scenery" name="table" type="box" pos="0 0 -0.01" size="{HALF_TABLE[0]} {HALF_TABLE[1]} 0.01"
+              rgba="{rgba(TABLE_COLOUR)}"/>
+        <body name="end effector" pos="0 0 {END_EFFECTOR_HEIGHT / 2 + 0.002}">
+          <joint name="ee_x" type="slide" axis="1 0 0"/>
+          <joint name="ee_y" type="slide" axis="0 1 0"/>
+          <geom type="cylinder" size="{END_EFFECTOR_RADIUS} {END_EFFECTOR_HEIGHT / 2}" mass="0.5"
+                rgba="{rgba(END_EFFECTOR_COLOUR)}"/>
+        </body>
+        {"".join(bodies)}
+      </worldbody>
+      <actuator>
+        <position joint="ee_x" kp="300" kv="24"/>
+        <position joint="ee_y" kp="300" kv="24"/>
+      </actuator>
+    </mujoco>"""
+
+
+@cache
+def language_table_model() -> mujoco.MjModel:
+    """One compiled model for all tables of the process; nothing changes it."""
+    return mujoco.MjModel.from_xml_string(mjcf())
+
+
+_BODY = len(LANGUAGE_TABLE.body)
+_PARKED = np.array([(0.3 * i, -5.0, 0.0) for i in range(len(BLOCKS))])  # apart from each other and behind the camera
+
+
+def _observations(positions: np.ndarray, previous: np.ndarray, on_table: np.ndarray) -> np.ndarray:
+    """positions [n, 26], previous end effector [n, 2], on_table [n, 8] -> float32 [n, D]; a fallen block is all zeros."""
+    n = len(positions)
+    result = np.zeros((n, LANGUAGE_TABLE.observation_size), np.float32)
+    result[:, 0:2] = positions[:, :2]
+    result[:, 2:4] = previous
+    poses = positions[:, 2:].reshape(n, -1, 3)
+    features = result[:, _BODY:].reshape(n, -1, 5)  # a view
+    features[:, :, 0:2] = poses[:, :, :2]
+    features[:, :, 2] = np.cos(poses[:, :, 2])
+    features[:, :, 3] = np.sin(poses[:, :, 2])
+    features[:, :, 4] = 1
+    features *= on_table[:, :, None]
+    return result
+
+
+def _park_fallen(positions: np.ndarray, on_table: np.ndarray) -> None:
+    poses = positions[:, 2:].reshape(len(positions), -1, 3)  # a view
+    on_table &= (np.abs(poses[:, :, :2]) <= HALF_TABLE).all(axis=2)
+    poses[...] = np.where(on_table[:, :, None], poses, _PARKED)
+
+
+class LanguageTable:
+    """One table; its arrays may be rows of a BatchWorld's."""
+
+    embodiment = LANGUAGE_TABLE
+
+    def __init__(self, seed: int, _rows: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None):
+        self.model = language_table_model()
+        self._data = mujoco.MjData(self.model)
+        # [1, 26] end effector's and blocks' joint positions; [1, 2] end effector one step earlier; [1, 8] not fallen
+        self._positions, self._previous, self._on_table = _rows or (
+            np.zeros((1, self.model.nq)), np.zeros((1, 2)), np.ones((1, len(BLOCKS)), bool))
+        self.reset(np.random.default_rng(seed))
+
+    @property
+    def renderer(self) -> str:
+        return renderer_name()
+
+    def reset(self, rng: np.random.Generator) -> np.ndarray:
+        """Scatter blocks and end effector so that nothing touches."""
+        inner = HALF_TABLE - 0.04
+        while True:
+            points = rng.uniform(-inner, inner, (1, 2))  # the end effector
+            for _ in range(200):
+                point = rng.uniform(-inner, inner)
+                if ((points - point) ** 2).sum(axis=1).min() > 0.065 ** 2:
+                    points = np.vstack([points, point])
+                if len(points) == 1 + len(BLOCKS):
+                    break
+            else:
+                continue
+            break
+        self._positions[0, :2] = self._previous[0] = points[0]
+        poses = self._positions[0, 2:].reshape(-1, 3)
+        poses[:, :2] = points[1:]
+        poses[:, 2] = rng.uniform(-math.pi, math.pi, len(BLOCKS))
+        self._on_table[:] = True
+        return self.observation()
+
+    def step(self, action: np.ndarray) -> np.ndarray:
+        limit = LANGUAGE_TABLE.action_limit[0]
+        action = np.clip(checked("action", action, 2), -limit, limit)
+        data, positions = self._data, self._positions[0]
+        self._previous[0] = positions[:2]
+        data.qpos[:] = positions
+        data.qvel[:] = 0
+        data.qacc_warmstart[:] = 0
+        data.ctrl[:] = np.clip(positions[:2] + action, -REACH, REACH)
+        mujoco.mj_step(self.model, data, PHYSICS_STEPS)
+        positions[:] = data.qpos
+        _park_fallen(self._positions, self._on_table)
+        return self.observation()
+
+    def observation(self) -> np.ndarray:
+        return _observations(self._positions, self._previous, self._on_table)[0]
+
+    def set_observation(self, observation: np.ndarray) -> None:
+        observation = checked("observation", observation, LANGUAGE_TABLE.observation_size)
+        self._positions[0, :2], self._previous[0] = observation[:2], observation[2:4]
+        features = observation[_BODY:].reshape(-1, 5)
+        poses = self._positions[0, 2:].reshape(-1, 3)
+        poses[:, :2] = features[:, :2]
+        poses[:, 2] = np.arctan2(features[:, 3], features[:, 2])
+        self._on_table[0] = features[:, 4] > 0.5
+        _park_fallen(self._positions, self._on_table)
+
+    def true_success(self, instruction: Instruction) -> bool:
+        return distance_left(instruction.target, block_positions(self.observation())) <= 0
+
+    def needs_reset(self) -> str:
+        fallen = [f"the {kind.name}" for kind, here in zip(BLOCKS, self._on_table[0]) if not here]
+        if not fallen:
+            return ""
+        if len(fallen) == 1:
+            return f"{fallen[0]} is off the table"
+        return f"{', '.join(fallen[:-1])} and {fallen[-1]} are off the table"
+
+    def objects_in_play(self) -> tuple[str, ...]:
+        return tuple(kind.name for kind, here in zip(BLOCKS, self._on_table[0]) if here)
+
+    def render(self, width: int, height: int) -> np.ndarray:
+        if self.renderer == "drawn":
+            return self._drawn(width, height)
+        self._data.qpos[:] = self._positions[0]
+        mujoco.mj_kinematics(self.model, self._data)
+        mujoco.mj_camlight(self.model, self._data)
+        return render(self.model, self._data, "front", width, height)
+
+    def _drawn(self, width: int, height: int) -> np.ndarray:
+        def rgb(colour):
+            return tuple(round(255 * c) for c in colour)
+
+        polygons = [((HALF_TABLE * [(-1, -1), (1, -1), (1, 1), (-1, 1)]), rgb(TABLE_COLOUR))]
+        for kind, (x, y, angle), here in zip(BLOCKS, self._positions[0, 2:].reshape(-1, 3), self._on_table[0]):
+            turn = np.array([(math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))])
+            if here:
+                polygons += [(part @ turn + (x, y), rgb(COLOURS[kind.colour])) for part in SHAPES[kind.shape]]
+        polygons.append((circle(*self._positions[0, :2], END_EFFECTOR_RADIUS), rgb(END_EFFECTOR_COLOUR)))
+        return draw_top_view(polygons, (*(-REACH - 0.01), *(REACH + 0.01)), width, height)
+
+    def close(self) -> None:
+        """Nothing to free: the model and its scene are shared by all tables."""
+
+
+class BatchWorld:
+    """n tables stepped together by mujoco.rollout, on `threads` cores; the same physics as n LanguageTables, to the bit."""
+
+    embodiment = LANGUAGE_TABLE
+
+    def __init__(self, n: int, seed: int, threads: int = 1):
+        self.n = n
+        self.model = language_table_model()
+        self._positions = np.zeros((n, self.model.nq))
+        self._previous = np.zeros((n, 2))
+        self._on_table = np.ones((n, len(BLOCKS)), bool)
+        self._state = np.zeros((n, mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)))
+        if self._state.shape[1] != 1 + self.model.nq + self.model.nv:
+            raise WorldError("This MuJoCo keeps its full physics state in another layout than time, positions, velocities.")
+        self._rollout = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
+        self._datas = [mujoco.MjData(self.model) for _ in range(threads)]
+        seeds = np.random.SeedSequence(seed).generate_state(n)
+        self._worlds = [
+            LanguageTable(int(seeds[i]), (self._positions[i:i + 1], self._previous[i:i + 1], self._on_table[i:i + 1]))
+            for i in range(n)]
+
+    def world(self, i: int) -> LanguageTable:
+        """Table i as a world of its own; stepping or resetting it moves table i only."""
+        return self._worlds[i]
+
+    def reset(self, i: int, rng: np.random.Generator) -> np.ndarray:
+        return self._worlds[i].reset(rng)
+
+    def observations(self) -> np.ndarray:
+        return _observations(self._positions, self._previous, self._on_table)
+
+    def step(self, actions: np.ndarray) -> np.ndarray:
+        """actions [n, 2] -> observations float32 [n, D]"""
+        limit = LANGUAGE_TABLE.action_limit[0]
+        actions = np.clip(checked("batch of actions", np.ravel(actions), 2 * self.n).reshape(self.n, 2), -limit, limit)
+        self._previous[:] = self._positions[:, :2]
+        self._state[:, 1:1 + self.model.nq] = self._positions
+        controls = np.clip(self._positions[:, :2] + actions, -REACH, REACH)[:, None]  # [n, 1, 2]
+        states, _ = self._rollout.rollout(self.model, self._datas, self._state, controls, nstep=PHYSICS_STEPS)
+        self._positions[:] = states[:, -1, 1:1 + self.model.nq]
+        _park_fallen(self._positions, self._on_table)
+        return self.observations()
+
+    def close(self) -> None:
+        self._rollout.close()
