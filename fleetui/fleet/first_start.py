@@ -13,12 +13,13 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from fleetui.fleet.models import Lab, Membership, Station, Task
-from fleetui.learning import actions as learning
-from fleetui.learning.models import Dataset
+from fleetui.fleet.actions import add_member, create_lab, create_station, create_task
+from fleetui.fleet.models import Lab, Station
+from fleetui.learning.actions import generate_dataset
 from robots.embodiments import get_embodiment
-from robots.tasks import get_task
 
+LAB = "main"
+WORLD = "language_table"
 ROLES = ("manager", "supervisor", "researcher")
 TITLES = {"manager": "lab manager", "supervisor": "supervisor", "researcher": "researcher"}
 FAMILIES = ("block2block", "block_to_place")
@@ -34,29 +35,22 @@ class FirstStartError(Exception):
 
 def prepare(stations: int | None) -> Path:
     """Returns the file of the stations' tokens, for their host."""
-    settings.DATA.mkdir(parents=True, exist_ok=True)
     with transaction.atomic():
-        lab, _ = Lab.objects.get_or_create(slug="main", defaults={"name": "Main lab"})
+        lab = Lab.objects.filter(slug=LAB).first() or create_lab(slug=LAB, name="Main lab")
         prepare_logins(lab)
-        for name in FAMILIES:
-            family = get_task(name)
-            defaults = {
-                "name": family.title,
-                "family": name,
-                "time_limit_steps": family.time_limit_steps,
-                "description": family.description,
-            }
-            Task.objects.get_or_create(lab=lab, slug=name.replace("_", "-"), defaults=defaults)
+        for family in FAMILIES:
+            if not lab.tasks.filter(family=family).exists():
+                create_task(lab=lab, family=family)
         tokens = prepare_stations(lab, stations)
-    if not Dataset.objects.filter(lab=lab).exists():
-        learning.generate_dataset(
-            lab=lab,
-            user=User.objects.get(username="researcher"),
-            name="first demonstrations",
-            families=list(DEMONSTRATED),
-            episodes=DEMONSTRATIONS,
-            seed=1,
-        )
+        if not lab.datasets.exists():
+            generate_dataset(
+                lab=lab,
+                user=User.objects.get(username="researcher"),
+                name="First demonstrations",
+                families=list(DEMONSTRATED),
+                episodes=DEMONSTRATIONS,
+                seed=1,
+            )
     return tokens
 
 
@@ -70,37 +64,31 @@ def prepare_logins(lab):
             user.set_password(password)
             user.save()
             known[role] = {"role": role, "username": role, "password": password}
-        Membership.objects.get_or_create(user=user, lab=lab, defaults={"role": role})
+        if not user.memberships.filter(lab=lab).exists():
+            add_member(lab=lab, user=user, role=role)
     write_private(path, [known[role] for role in ROLES])
 
 
 def prepare_stations(lab, wanted):
     """At least as many simulated stations as wanted; none is ever taken away, its episodes being here."""
     path = settings.DATA / "stations.json"
-    known = {row["station"]: row for row in read_private(path, [])}
-    rows = {station.slug: station for station in Station.objects.filter(lab=lab, simulated=True)}
-    for number in range(1, max(len(rows), wanted or (0 if rows else STATIONS)) + 1):
-        slug = f"station-{number}"
-        if slug in rows and slug in known and rows[slug].token_hash == Station.hash_token(known[slug]["token"]):
-            continue
-        token = secrets.token_urlsafe(32)
-        known[slug] = {"station": slug, "token": token, "world": "language_table", "seed": number}
-        Station.objects.update_or_create(
-            lab=lab,
-            slug=slug,
-            defaults={"token_hash": Station.hash_token(token), "token_prefix": token[:8]},
-            create_defaults={
-                "token_hash": Station.hash_token(token),
-                "token_prefix": token[:8],
-                "name": f"Station {number}",
-                "number": number,
-                "embodiment": get_embodiment("language_table").to_json(),
-                "simulated": True,
-                "world": "language_table",
-                "seed": number,
-            },
-        )
-    write_private(path, list(known.values()))
+    tokens = {row["station"]: row["token"] for row in read_private(path, [])}
+    there = list(lab.stations.filter(simulated=True, world=WORLD))
+    for station in there:
+        # The file was lost, or the database is another one's: the station gets a new token, the old one is void.
+        if Station.hash_token(tokens.get(station.slug, "")) != station.token_hash:
+            token = tokens[station.slug] = secrets.token_urlsafe(32)
+            Station.objects.filter(pk=station.pk).update(token_hash=Station.hash_token(token), token_prefix=token[:6])
+    taken = {station.number for station in lab.stations.all()}
+    while len(there) < (wanted or (0 if there else STATIONS)):
+        number = max(taken, default=0) + 1
+        taken.add(number)
+        body = get_embodiment(WORLD)
+        station, token = create_station(lab=lab, name=f"Station {number}", world=WORLD, seed=number, embodiment=body)
+        tokens[station.slug] = token
+        there.append(station)
+    rows = [{"station": row.slug, "token": tokens[row.slug], "world": row.world, "seed": row.seed} for row in there]
+    write_private(path, rows)
     return path
 
 

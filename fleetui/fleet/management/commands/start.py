@@ -1,7 +1,7 @@
 """`manage.py start`, which `make run` calls: every process of a fleet on one machine, as children of this one.
 
-PostgreSQL and Valkey first (unless the environment names others), then the tables and what a first start makes, then the
-web server, the worker that supervises runs, and the host of the simulated stations. A child that crashes is started
+PostgreSQL and Valkey first (unless the environment names others), then the tables and what a first start makes, then
+the web server, the worker that supervises runs, and the host of the simulated stations. A child that crashes is started
 again. Ctrl-C or SIGTERM ends every process, down to the trainings that the worker started; should this process be
 killed instead, the kernel ends the children (Linux) and the next start ends what is left.
 """
@@ -25,7 +25,7 @@ from django.db import connection
 from fleetui import embedded
 from fleetui.fleet import first_start
 
-# Every process of a fleet inherits this variable, and by it alone a descendant is recognised, whoever its parent is now.
+# Every process of a fleet inherits this variable: by it a descendant is known, whoever its parent is by now.
 TAG = "FLEETUI_FLEET"
 GRACE_S = 10
 LARGEST_LOG = 10 * 2**20
@@ -211,14 +211,15 @@ class Command(BaseCommand):
         embedded.wait_until(answers, web.process, 90, "The web server", web.log_path)
 
     def welcome(self):
-        self.say(f"\nThe fleet runs at http://localhost:{settings.PORT}/ (after {time.monotonic() - self.began:.1f} s)\n")
+        took = time.monotonic() - self.began
+        self.say(f"\nThe fleet runs at http://localhost:{settings.PORT}/ (started in {took:.1f} s)\n")
         self.say(first_start.logins_text())
         self.say(f"\nLogs are in {settings.DATA / 'logs'}. Ctrl-C stops everything.")
 
     def keep_servers_running(self):
         for server in self.servers:
             if server.process.poll() is not None:
-                self.say(f"{server.name} ended (code {server.process.returncode}); starting it again. See {server.log_path}")
+                self.say(f"{server.name} ended ({server.process.returncode}); starting it again. See {server.log_path}")
                 server.start()
 
     # The end

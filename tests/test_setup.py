@@ -1,0 +1,326 @@
+"""The set-up as a newcomer meets it: settings that fail loudly, embedded servers, one start that ends what it began."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from fleetui import embedded
+from fleetui import settings as settings_file
+from fleetui.fleet import first_start
+from tests.conftest import ROOT, own_place, start_fleet
+
+
+def fleet_processes(fleet):
+    """All processes that know this data folder, the servers included; zombies have ended."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            if str(fleet.data) in " ".join(command) or process.environ().get("FLEETUI_DATA") == str(fleet.data):
+                found[process.pid] = " ".join(command)
+        except (psutil.Error, OSError):
+            continue
+    valkey = str(embedded.valkey_socket(fleet.data))
+    found |= {p.pid: "valkey" for p in psutil.process_iter(["cmdline"]) if valkey in " ".join(p.info["cmdline"] or [])}
+    return found
+
+
+# Settings
+
+
+@pytest.mark.parametrize("port", ["http", "0", "65536", "80.5"])
+def test_a_wrong_port_is_refused_with_a_sentence(monkeypatch, port):
+    monkeypatch.setenv("PORT", port)
+    with pytest.raises(ImproperlyConfigured, match="is not a port: set it to a number from 1 to 65535"):
+        settings_file.read_port()
+
+
+def test_flags_are_one_or_zero(monkeypatch):
+    monkeypatch.setenv("DEBUG", "maybe")
+    with pytest.raises(ImproperlyConfigured, match="neither 1 nor 0"):
+        settings_file.read_flag("DEBUG")
+    monkeypatch.setenv("DEBUG", "1")
+    assert settings_file.read_flag("DEBUG") is True
+    monkeypatch.delenv("DEBUG")
+    assert settings_file.read_flag("DEBUG") is False
+
+
+def test_database_url(monkeypatch):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://ann:p%40ss@db.example:5433/fleet?sslmode=require")
+    assert settings_file.read_database() == {
+        "NAME": "fleet",
+        "USER": "ann",
+        "PASSWORD": "p@ss",
+        "HOST": "db.example",
+        "PORT": "5433",
+        "OPTIONS": {"sslmode": "require"},
+    }
+    monkeypatch.setenv("DATABASE_URL", "postgresql://ann:p@/fleet?host=/run/postgresql")
+    assert settings_file.read_database()["HOST"] == "/run/postgresql"
+
+
+@pytest.mark.parametrize("url", ["mysql://a:secret@h/x", "postgresql://ann:secret@host", "secret"])
+def test_a_wrong_database_url_is_refused_without_showing_the_password(monkeypatch, url):
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(ImproperlyConfigured, match="DATABASE_URL must look like") as refusal:
+        settings_file.read_database()
+    assert "secret" not in str(refusal.value)
+
+
+def test_redis_url_for_channels_and_for_celery(monkeypatch):
+    monkeypatch.setenv("REDIS_URL", "unix:///run/redis.sock?db=3")
+    assert settings_file.read_redis() == ("unix:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3")
+    monkeypatch.setenv("REDIS_URL", "redis://cache:6379/2")
+    assert settings_file.read_redis() == ("redis://cache:6379/2", "redis://cache:6379/2")
+    monkeypatch.setenv("REDIS_URL", "cache:6379")
+    with pytest.raises(ImproperlyConfigured, match="REDIS_URL must look like"):
+        settings_file.read_redis()
+
+
+def test_live_messages_and_jobs_outlast_silence(settings):
+    """redis-py's own time-out would end idle consumers, a short visibility time-out would start long runs twice."""
+    from channels.layers import get_channel_layer
+
+    hosts = get_channel_layer()._kwargs["hosts"]
+    assert [host["socket_timeout"] for host in hosts] == [None]
+    assert settings.CELERY_BROKER_TRANSPORT_OPTIONS["visibility_timeout"] > 7 * 24 * 3600
+    assert settings.CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS["visibility_timeout"] > 7 * 24 * 3600
+
+
+# The embedded servers
+
+
+def test_sockets_fit_and_belong_to_one_data_folder(tmp_path):
+    deep = tmp_path / ("a" * 60) / ("b" * 60)
+    assert len(str(embedded.socket_folder(deep) / "pg" / ".s.PGSQL.5432")) < 104
+    assert embedded.socket_folder(deep) != embedded.socket_folder(tmp_path)
+
+
+def test_a_socket_folder_of_someone_else_is_not_trusted(tmp_path):
+    folder = embedded.socket_folder(tmp_path)
+    folder.symlink_to(tmp_path)
+    try:
+        with pytest.raises(embedded.EmbeddedError, match="belongs to someone else"):
+            embedded.make_socket_folder(tmp_path)
+    finally:
+        folder.unlink()
+
+
+def test_a_data_folder_is_served_once(tmp_path):
+    first, second = embedded.DataLock(tmp_path), embedded.DataLock(tmp_path)
+    first.take("process 12, http://localhost:8000/")
+    with pytest.raises(embedded.AlreadyRunning, match="already running .process 12, http://localhost:8000/."):
+        second.take("process 13")
+    first.release()
+    second.take("process 13")
+    second.release()
+
+
+SERVE = """
+import sys, time
+from pathlib import Path
+from fleetui import embedded
+servers = [embedded.Postgres(Path(sys.argv[1])), embedded.Valkey(Path(sys.argv[1]))]
+for server in servers:
+    server.start()
+print(*(server.process.pid for server in servers), flush=True)
+time.sleep(100)
+"""
+
+
+def serve(data):
+    command = [sys.executable, "-c", SERVE, str(data)]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    return parent, [int(pid) for pid in parent.stdout.readline().split()]
+
+
+def test_servers_end_with_a_killed_parent_and_keep_their_data():
+    import psycopg
+    import redis
+
+    with own_place() as (data, _):
+        parent, pids = serve(data)
+        place = embedded.database_settings(data)
+        address = {"host": place["HOST"], "port": place["PORT"], "user": place["USER"], "dbname": place["NAME"]}
+        with psycopg.connect(**address) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
+            locale = connection.execute("SELECT datlocale FROM pg_database WHERE datname = 'fleetui'").fetchone()
+            assert locale == ("C.UTF-8",)
+        with redis.Redis(unix_socket_path=str(embedded.valkey_socket(data))) as client:
+            client.set("kept", "7")
+        assert stat.S_IMODE(embedded.valkey_socket(data).stat().st_mode) == 0o700
+        assert stat.S_IMODE(Path(place["HOST"]).stat().st_mode) == 0o700
+        time.sleep(1.1)  # the append-only file is written through once a second
+        parent.kill()
+        parent.wait()
+        if sys.platform == "linux":
+            assert embedded.wait_gone(pids, 10) == []
+        parent, second = serve(data)
+        try:
+            assert len(second) == 2 and set(second).isdisjoint(pids)
+            with psycopg.connect(**address) as connection:
+                assert connection.execute("SELECT number FROM kept").fetchone() == (7,)
+            with redis.Redis(unix_socket_path=str(embedded.valkey_socket(data))) as client:
+                assert client.get("kept") == b"7"
+        finally:
+            parent.kill()
+            parent.wait()
+            embedded.wait_gone(second, 10)
+        embedded.Postgres(data).erase()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the leftover is made by Linux' setsid --fork")
+def test_a_server_left_behind_is_stopped_and_a_stale_pid_is_not_believed():
+    with own_place() as (data, _):
+        parent, pids = serve(data)
+        # A server that outlived its parent: the same command again, as a child of nobody.
+        process = psutil.Process(pids[0])
+        command, user = process.cmdline(), process.uids().real
+        group = process.gids().real
+        parent.kill()
+        parent.wait()
+        embedded.wait_gone(pids, 10)
+        who = {"user": user, "group": group, "extra_groups": []} if os.getuid() == 0 else {}
+        left = subprocess.Popen(command, cwd=command[2], stderr=subprocess.DEVNULL, start_new_session=True, **who)
+        pid_file = Path(command[2]) / "postmaster.pid"
+        deadline = time.monotonic() + 10
+        while not pid_file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        server = embedded.Postgres(data)
+        server.start()
+        assert left.wait(5) is not None
+        server.stop()
+
+        pid_file.write_text(f"{os.getpid()}\n{command[2]}\n1\n5432\n\n\n")  # a pid that is another program's by now
+        server.start()
+        server.stop()
+        server.erase()
+
+
+# First start
+
+
+def test_first_start_makes_everything_once(db, settings, tmp_path):
+    from django.contrib.auth import authenticate
+
+    from fleetui.fleet.models import Lab, Station
+
+    settings.DATA = tmp_path
+    tokens = first_start.prepare(None)
+    logins = (tmp_path / "logins.json").read_text()
+    rows = json.loads(tokens.read_text())
+    lab = Lab.objects.get()
+    assert (lab.slug, lab.stations.count(), lab.datasets.count()) == ("main", 4, 1)
+    assert set(lab.tasks.values_list("family", flat=True)) == {"block2block", "block_to_place"}
+    for name in ("logins.json", "stations.json"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+    for row in json.loads(logins):
+        user = authenticate(username=row["username"], password=row["password"])
+        assert user.memberships.get().role == row["role"]
+        assert row["password"] not in user.password
+    assert [row["station"] for row in rows] == ["station-1", "station-2", "station-3", "station-4"]
+    assert Station.objects.get(token_hash=Station.hash_token(rows[2]["token"])).slug == "station-3"
+
+    first_start.prepare(None)
+    assert (tmp_path / "logins.json").read_text() == logins
+    assert json.loads(tokens.read_text()) == rows
+    assert (Lab.objects.count(), lab.stations.count(), lab.tasks.count(), lab.datasets.count()) == (1, 4, 2, 1)
+
+    first_start.prepare(6)
+    assert json.loads(tokens.read_text())[:4] == rows and lab.stations.count() == 6
+
+    tokens.unlink()
+    first_start.prepare(2)  # never fewer; tokens that were lost are void
+    again = json.loads(tokens.read_text())
+    assert lab.stations.count() == 6 and again[0]["token"] != rows[0]["token"]
+    assert not Station.objects.filter(token_hash=Station.hash_token(rows[0]["token"])).exists()
+    assert Station.objects.filter(token_hash=Station.hash_token(again[5]["token"])).exists()
+
+
+def test_log_ins_of_a_fleet_that_never_started(settings, tmp_path):
+    settings.DATA = tmp_path
+    with pytest.raises(first_start.FirstStartError, match="start the fleet once"):
+        first_start.read_logins()
+    (tmp_path / "logins.json").write_text("[{")
+    with pytest.raises(first_start.FirstStartError, match="is damaged"):
+        first_start.read_logins()
+
+
+# One whole fleet, from its first start to its last
+
+
+def manage(fleet, *arguments):
+    command = [sys.executable, str(ROOT / "manage.py"), *arguments]
+    return subprocess.run(command, env=fleet.environment, cwd="/", capture_output=True, text=True, timeout=60)
+
+
+def test_a_fleet_from_first_start_to_last():
+    with own_place() as (data, environment):
+        fleet = start_fleet(data, 1, **environment)
+        try:
+            fleet.wait_until_answering()
+            logins = fleet.logins
+            for row in logins.values():
+                assert row["password"] in fleet.output.read_text()
+
+            # Other commands find the running fleet by its data folder alone.
+            shown = manage(fleet, "logins", "--json")
+            assert {row["role"]: row for row in json.loads(shown.stdout)} == logins, shown.stderr
+            assert "No migrations to apply" in manage(fleet, "migrate").stdout
+
+            # A second start is told so, and the first one goes on.
+            second = manage(fleet, "start")
+            assert second.returncode == 1
+            assert "already running" in second.stderr and fleet.url.replace("127.0.0.1", "localhost") in second.stderr
+            assert fleet.process.poll() is None
+
+            # A child that crashes is started again.
+            children = {p.pid: " ".join(p.cmdline()) for p in psutil.Process(fleet.process.pid).children()}
+            worker = next(pid for pid, command in children.items() if "celery" in command)
+            os.kill(worker, signal.SIGKILL)
+            deadline = time.monotonic() + 15
+            while time.monotonic() < deadline:
+                now = [p for p in psutil.Process(fleet.process.pid).children() if p.status() != psutil.STATUS_ZOMBIE]
+                if any(p.pid != worker and "celery" in " ".join(p.cmdline()) for p in now):
+                    break
+                time.sleep(0.1)
+            else:
+                pytest.fail("The killed worker was not started again.")
+            assert "worker ended (code -9); again in 1 s" in fleet.output.read_text()
+
+            assert fleet.stop(signal.SIGINT) == 0, fleet.output.read_text()
+            assert "Stopped: no process is left." in fleet.output.read_text()
+            assert fleet_processes(fleet) == {}
+
+            # The same data, quickly; then this start is killed, and the next one clears up behind it.
+            began = time.monotonic()
+            fleet = start_fleet(data, 1, **environment)
+            fleet.wait_until_answering(30)
+            assert time.monotonic() - began < 10
+            assert fleet.logins == logins
+            os.kill(fleet.process.pid, signal.SIGKILL)
+            fleet.process.wait()
+            fleet = start_fleet(data, 1, **environment)
+            fleet.wait_until_answering(30)
+            assert fleet.stop(signal.SIGTERM) == 0, fleet.output.read_text()
+            assert fleet_processes(fleet) == {}
+        finally:
+            fleet.stop()
+
+
+def test_a_taken_port_is_said(running_fleet):
+    with own_place() as (data, environment):
+        port = running_fleet.url.rpartition(":")[2]
+        fleet = start_fleet(data, 1, **environment, PORT=port)
+        assert fleet.process.wait(30) == 1
+        assert f"Port {port} can't be used" in fleet.output.read_text()
