@@ -1,4 +1,5 @@
 """python -m training sft RUN_DIR | improve RUN_DIR | evaluate --checkpoint FILE | practise --server URL --tokens FILE
+                     | rehearse --dir DIR --demonstrations FILE
 
 A job of the server or a person starts these; the run directory or the arguments say everything else.
 """
@@ -25,6 +26,12 @@ def main() -> int:
     command.add_argument("--task", default="", help=f"families with commas, of {', '.join(TASKS)}; default: the policy's own")
     command.add_argument("--greedy", action="store_true", help="the likeliest action instead of a sampled one")
     command.add_argument("--held-out", action="store_true", help="wordings that no demonstration uses")
+    command = commands.add_parser("rehearse", help="SFT and practice in one process, without a server")
+    command.add_argument("--dir", required=True)
+    command.add_argument("--demonstrations", required=True, nargs="+")
+    command.add_argument("--sft", default="{}", help="settings of the SFT recipe, as JSON")
+    command.add_argument("--improve", default="{}", help="settings of the improve recipe, as JSON")
+    command.add_argument("--stations", type=int, default=16)
     commands.add_parser("practise", help="a station host", add_help=False)
     arguments, rest = parser.parse_known_args()
     if arguments.command == "practise":
@@ -33,6 +40,10 @@ def main() -> int:
         return practice.main(rest) or 0
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
+    if arguments.command == "rehearse":
+        from training import rehearsal
+
+        return rehearsal.main(arguments)
     if arguments.command == "evaluate":
         return evaluate(arguments)
     return train(arguments)

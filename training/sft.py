@@ -115,8 +115,8 @@ def sft(run: RunDir) -> dict:
             run.log(
                 "loss",
                 step=step,
-                bc=float(bc),
-                steps_to_go=float(stg),
+                bc=float(bc.detach()),
+                steps_to_go=float(stg.detach()),
                 validation_bc=validation_bc,
                 validation_steps_to_go=validation_stg,
             )
@@ -208,7 +208,7 @@ def ground(
         countdown.tell(step)
         if step % 50 == 0 or step == recipe.grounding_steps:
             with torch.no_grad():
-                run.log("loss", step=step, grounding=float(value), validation_grounding=float(loss(validation, 0.0)))
+                run.log("loss", step=step, grounding=float(value.detach()), validation_grounding=float(loss(validation, 0.0)))
         if run.cancelled:
             run.note("cancelled", level="warning")
             return False

@@ -1,0 +1,111 @@
+"""True success of a policy on fixed seeds in simulation, apart from practice: what the success curve shows.
+
+Episodes made here are never learned from. Each starts from a freshly scattered world and succeeds if the simulator finds the
+instruction fulfilled at any step within the task's time limit; the detector plays no part.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from robots.tasks import get_task
+from robots.worlds import make_world
+from training.checkpoints import Policy
+from training.run_dir import wilson
+
+
+@dataclass
+class Evaluation:
+    successes: int
+    n: int
+    low: float  # Wilson 95 %
+    high: float
+    mean_steps: float  # to success or to the time limit
+
+    @property
+    def rate(self) -> float:
+        return self.successes / self.n
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+class Worlds:
+    """n worlds of one kind, stepped together where the world knows how to."""
+
+    def __init__(self, name: str, n: int):
+        self.batch = None
+        if name == "language_table":
+            from robots.worlds.language_table import BatchWorld
+
+            self.batch = BatchWorld(n, 0)
+            self.each = [self.batch.world(i) for i in range(n)]
+        else:
+            self.each = [make_world(name, i) for i in range(n)]
+
+    def step(self, actions: np.ndarray, active: np.ndarray) -> np.ndarray:
+        """[n, A] -> [n, D]; what isn't active may stand still."""
+        if self.batch is not None:
+            return self.batch.step(actions)
+        return np.stack(
+            [world.step(a) if on else world.observation() for world, a, on in zip(self.each, actions, active, strict=True)]
+        )
+
+    def close(self) -> None:
+        for each in [self.batch] if self.batch is not None else self.each:
+            each.close()
+
+
+def evaluate(
+    policy: Policy,
+    task_names: Sequence[str],
+    episodes: int,
+    seed: int,
+    greedy: bool = False,
+    held_out: bool = False,
+    batch: int = 200,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """Episode i has the same start, instruction and family whatever the policy and however many episodes follow it."""
+    tasks = [get_task(name) for name in task_names]
+    if wrong := [task.name for task in tasks if task.embodiment != policy.embodiment.name]:
+        raise ValueError(f"Task {wrong[0]} is not for {policy.embodiment.name}; evaluate the policy on a task of its own body.")
+    successes, steps = [], []
+    for first in range(0, episodes, batch):
+        succeeded, taken = _attempt(policy, tasks, range(first, min(first + batch, episodes)), seed, greedy, held_out)
+        successes += succeeded.tolist()
+        steps += taken.tolist()
+        on_progress(len(successes))
+    low, high = wilson(sum(successes), len(successes))
+    return Evaluation(sum(successes), len(successes), low, high, float(np.mean(steps)))
+
+
+def _attempt(policy, tasks, numbers: range, seed: int, greedy: bool, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+    n = len(numbers)
+    generator = torch.Generator().manual_seed(seed + numbers.start)
+    families = [tasks[i % len(tasks)] for i in numbers]
+    if len({task.world for task in families}) > 1:
+        raise ValueError("One evaluation has one world; evaluate tasks of different worlds one by one.")
+    worlds = Worlds(families[0].world, n)
+    observations, instructions = [], []
+    for i, world, task in zip(numbers, worlds.each, families, strict=True):
+        rng = np.random.default_rng([seed, i])
+        observations.append(world.reset(rng))
+        instructions.append(
+            task.sample(rng, world.objects_in_play(), held_out=held_out, observation=observations[-1])
+        )
+    observations = np.stack(observations)
+    texts = [instruction.text for instruction in instructions]
+    limits = np.array([task.time_limit_steps for task in families])
+    succeeded, steps = np.zeros(n, bool), np.zeros(n, int)
+    while (active := ~succeeded & (steps < limits)).any():
+        actions = np.zeros((n, policy.embodiment.action_size), np.float32)
+        actions[active] = policy.act(observations[active], [texts[i] for i in np.flatnonzero(active)], generator, greedy)
+        observations = worlds.step(actions, active)
+        steps += active
+        for i in np.flatnonzero(active):
+            succeeded[i] = worlds.each[i].true_success(instructions[i])
+    worlds.close()
+    return succeeded, steps

@@ -1,0 +1,374 @@
+"""The station host: many stations in one process, one batched network call for all of them.
+
+Stands in the middle of the loop: the server publishes a policy, the stations here practise with it and hand finished episodes back.
+Stations are simulated here, but the host knows them only as Station and Link, as a real robot's program would. The control loop has
+the main thread, because MuJoCo's OpenGL contexts belong to one thread; the links' asyncio loop and the JPEG encoder have their own.
+
+    python -m training practise --server http://127.0.0.1:8000 --tokens tokens.json
+"""
+import argparse
+import io
+import json
+import logging
+import os
+import signal
+import stat
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from robots.link import CheckpointCache, Link, LinkError, LinkThread, check_token
+from robots.station import LoadedPolicy, Station
+from robots.tasks import TASKS
+from robots.worlds import make_world
+from training.checkpoints import CheckpointError, Policy, RewardModel
+
+log = logging.getLogger(__name__)
+
+SOFTWARE = "station host 1"
+LONGEST_NAP_S = 0.02
+RENDER_SHARE = 1 / 3  # cameras may take no more of the control thread's time than this
+JPEG_QUALITY = 80
+LARGEST_FRAME = (1280, 960)
+TOKENS_LOOKED_AT_EVERY_S = 1.0
+
+
+class HostError(Exception):
+    """The host cannot start; the text says what to mend."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One station of the tokens file."""
+
+    station: str
+    token: str = field(repr=False)
+    world: str = "language_table"
+    seed: int = 0
+
+
+def read_tokens(path: Path) -> list[Entry]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HostError(f"There is no tokens file {path}; a lab manager makes the stations and their tokens.") from None
+    except (OSError, ValueError) as error:
+        raise HostError(f"The tokens file {path} cannot be read: {error}") from None
+    if not isinstance(rows, list):
+        raise HostError(f"The tokens file {path} must hold a list of stations.")
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        log.warning("Others on this machine can read the tokens in %s; run: chmod 600 %s", path, path)
+    entries = []
+    for number, row in enumerate(rows, 1):
+        try:
+            entry = Entry(str(row["station"]), str(row.get("token") or ""), str(row.get("world", "language_table")),
+                          int(row.get("seed", number)))
+            check_token(entry.token, entry.station)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise HostError(f"Entry {number} of {path} must be an object with station, token, world and seed.") from None
+        except LinkError as error:
+            raise HostError(str(error)) from None
+        entries.append(entry)
+    names = [entry.station for entry in entries]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise HostError(f"The tokens file {path} names {', '.join(twice)} twice; each station may run once only.")
+    return entries
+
+
+# One tick of many stations
+
+
+def step_together(stations: Iterable[Station], generator: torch.Generator | None = None) -> int:
+    """Observe and act once with every station that is due: one network call for each distinct checkpoint. Returns how many acted."""
+    due = [(station, *seen) for station in stations if (seen := station.observe()) is not None]
+    actions: list = [None] * len(due)
+    judged: list = [(float("nan"), None)] * len(due)
+    for policy, rows in _sharing(due, lambda loaded: loaded.policy):
+        observations, instructions = _batch(due, rows)
+        for row, action in zip(rows, policy.act(observations, instructions, generator), strict=True):
+            actions[row] = action
+    for reward_model, rows in _sharing(due, lambda loaded: loaded.reward_model):
+        d, distribution = reward_model.steps_to_go(*_batch(due, rows))
+        for row, *judgement in zip(rows, d, distribution, strict=True):
+            judged[row] = judgement
+    for (station, *_), action, judgement in zip(due, actions, judged, strict=True):
+        station.act(action, *judgement)
+    return len(due)
+
+
+def _sharing(due: list, part: Callable) -> list[tuple[object, list[int]]]:
+    """The rows of `due` that share one loaded checkpoint; a station that a person drives may have none."""
+    groups: dict[int, tuple[object, list[int]]] = {}
+    for row, (station, *_) in enumerate(due):
+        if station.loaded is not None:
+            shared = part(station.loaded)
+            groups.setdefault(id(shared), (shared, []))[1].append(row)
+    return list(groups.values())
+
+
+def _batch(due: list, rows: list[int]) -> tuple[np.ndarray, list[str]]:
+    return np.stack([due[row][1] for row in rows]), [due[row][2] for row in rows]  # [n, D], n instructions
+
+
+# Cameras
+
+
+class Encoder:
+    """Makes JPEGs of rendered images in a thread of its own; of each station only the newest image waits."""
+
+    def __init__(self):
+        self._waiting: dict["Member", tuple[np.ndarray, tuple[int, int, float]]] = {}
+        self._condition = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="jpeg", daemon=True)
+        self._thread.start()
+
+    def put(self, member: "Member", image: np.ndarray, stamp: tuple[int, int, float]) -> None:
+        with self._condition:
+            self._waiting[member] = image, stamp
+            self._condition.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._waiting or self._closing)
+                if self._closing:
+                    return
+                member = next(iter(self._waiting))
+                image, stamp = self._waiting.pop(member)
+            jpeg = io.BytesIO()
+            Image.fromarray(image).save(jpeg, "JPEG", quality=JPEG_QUALITY)
+            member.jpeg = jpeg.getvalue()
+            member.link.show_frame(*stamp, member.jpeg)
+
+    def close(self) -> None:
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+        self._thread.join(2)
+
+
+# The host
+
+
+@dataclass(eq=False)
+class Member:
+    """A station of this host, its link and who watches it."""
+
+    entry: Entry
+    station: Station
+    link: Link
+    fps: float = 0.0
+    size: tuple[int, int] = (320, 240)
+    frame_due: float = 0.0
+    rendered: tuple | None = None  # scene and size of the newest JPEG
+    jpeg: bytes | None = None
+
+    def watch(self, message: dict) -> None:
+        try:
+            fps, width, height = (float(message[key]) for key in ("fps", "width", "height"))
+        except (KeyError, TypeError, ValueError):
+            log.warning("%s: a watch message needs fps, width and height; it is ignored", self.entry.station)
+            return
+        self.fps = min(30.0, max(0.0, fps))
+        self.size = tuple(int(min(most, max(16, asked))) for asked, most in zip((width, height), LARGEST_FRAME))
+
+
+class StationHost:
+    def __init__(self, server: str, tokens: Path, folder: Path, *, make_world: Callable = make_world, seed: int = 0):
+        self.server, self.tokens, self.folder = server, Path(tokens), Path(folder)
+        self.make_world = make_world
+        self.cache = CheckpointCache(self.folder / "checkpoints")
+        self.generator = torch.Generator().manual_seed(seed)
+        self.members: dict[str, Member] = {}
+        self.stopping = threading.Event()
+        self.steps = 0
+        self._arrived = threading.Event()
+        self._loaded: weakref.WeakValueDictionary[tuple, object] = weakref.WeakValueDictionary()
+        self._tokens_seen: tuple | None = None
+        self._tokens_due = 0.0
+        self._render_credit, self._credited_at = 0.0, time.monotonic()
+        self.links = LinkThread()
+        self.encoder = Encoder()
+
+    def run(self) -> None:
+        """Until stop() is called. Then what is under way is spooled, and sent if the server answers quickly."""
+        try:
+            self._follow_tokens_file(first=True)
+            while not self.stopping.is_set():
+                if not self.tick():
+                    self._nap()
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self._arrived.set()
+
+    def close(self) -> None:
+        for member in self.members.values():
+            member.station.close()
+        self.encoder.close()
+        self.links.close()
+
+    def tick(self) -> int:
+        """Take messages, step what is due, show what is watched. Returns how many stations acted."""
+        self._arrived.clear()
+        now = time.monotonic()
+        if now >= self._tokens_due:
+            self._tokens_due = now + TOKENS_LOOKED_AT_EVERY_S
+            self._follow_tokens_file()
+        for member in self.members.values():
+            member.station.server_gone(member.link.gone_for())
+            for message, received_at in member.link.received():
+                self._receive(member, message, received_at)
+        acted = step_together([member.station for member in self.members.values()], self.generator)
+        self.steps += acted
+        self._show_frames()
+        if acted:
+            time.sleep(0)  # at full speed too the links' thread gets its turn
+        return acted
+
+    def _nap(self) -> None:
+        now = time.monotonic()
+        due = [member.station.step_due for member in self.members.values() if member.station.control.moved_by]
+        due += [member.frame_due for member in self.members.values() if member.fps]
+        self._arrived.wait(min(LONGEST_NAP_S, max(0.001, min(due, default=now + LONGEST_NAP_S) - now)))
+
+    def _receive(self, member: Member, message: dict, received_at: float) -> None:
+        kind = message.get("type")
+        if kind == "policy":
+            self._load(member, message)
+        elif kind == "policy_failed":
+            member.station.policy_failed(message["reason"])
+        elif kind == "watch":
+            member.watch(message)
+        else:
+            member.station.receive(message, received_at)
+
+    # Checkpoints
+
+    def _load(self, member: Member, message: dict) -> None:
+        try:
+            policy = self._checkpoint(Policy, message["path"])
+            reward_model = self._checkpoint(RewardModel, message["reward_model_path"])
+            body = member.station.embodiment
+            for checkpoint in (policy, reward_model):
+                if checkpoint.embodiment.observation_size != body.observation_size or checkpoint.embodiment.name != body.name:
+                    raise CheckpointError(f"The {checkpoint.role} is for {checkpoint.embodiment.name}, and this station is {body.name}.")
+            loaded = LoadedPolicy(
+                message["checkpoint"], int(message["version"]), policy, message["reward_model"], reward_model,
+                threshold=float(message["threshold"]), consecutive=int(message["consecutive"]), bin_width=reward_model.bin_width)
+        except CheckpointError as error:
+            member.station.policy_failed(f"the policy cannot be loaded: {error}")
+        except (KeyError, TypeError, ValueError) as error:
+            member.station.policy_failed(f"the server's policy message is wrong ({type(error).__name__}: {error})")
+        else:
+            member.station.offer_policy(loaded)
+
+    def _checkpoint(self, kind: type, path: str):
+        """Shared by all stations that use it, and gone from memory when the last one has taken another."""
+        key = kind, path
+        checkpoint = self._loaded.get(key)
+        if checkpoint is None:
+            checkpoint = self._loaded[key] = kind.load(path)
+        return checkpoint
+
+    # Stations come and go with the tokens file
+
+    def _follow_tokens_file(self, first: bool = False) -> None:
+        try:
+            info = self.tokens.stat()
+            seen = info.st_mtime_ns, info.st_ino, info.st_size
+            if seen == self._tokens_seen:
+                return
+            self._tokens_seen = seen
+            entries = {entry.station: entry for entry in read_tokens(self.tokens)}
+        except (OSError, HostError) as error:
+            if first:
+                raise error if isinstance(error, HostError) else HostError(f"{self.tokens}: {error.strerror}") from None
+            log.error("The tokens file is left as it was: %s", error)
+            return
+        for name, member in list(self.members.items()):
+            if entries.get(name) != member.entry:
+                self._remove(name)
+        for name, entry in entries.items():
+            if name not in self.members and not self.stopping.is_set():
+                try:
+                    self._add(entry)
+                except (ValueError, LinkError) as error:  # an unknown world, a bad address
+                    if first:
+                        raise HostError(f"The station {name} cannot start: {error}") from None
+                    log.error("The station %s cannot start: %s", name, error)
+
+    def _add(self, entry: Entry) -> None:
+        world = self.make_world(entry.world, entry.seed)
+        hello = {"embodiment": world.embodiment.to_json(), "software": SOFTWARE, "renderer": world.renderer,
+                 "tasks": [task.name for task in TASKS.values() if task.embodiment == world.embodiment.name]}
+        link = Link(self.server, entry.token, hello, self.folder / entry.station, cache=self.cache, name=entry.station,
+                    arrived=self._arrived.set)
+        station = Station(world, seed=entry.seed, emit=link.send, show=link.show, store=link.store)
+        self.members[entry.station] = Member(entry, station, link)
+        self.links.add(link)
+
+    def _remove(self, name: str) -> None:
+        member = self.members.pop(name)
+        member.station.close()
+        self.links.remove(member.link)
+
+    # Frames
+
+    def _show_frames(self) -> None:
+        """The frames that are due, the longest waiting first, as far as the cameras' share of time goes."""
+        now = time.monotonic()
+        self._render_credit = min(0.1, self._render_credit + RENDER_SHARE * (now - self._credited_at))
+        self._credited_at = now
+        due = sorted((member for member in self.members.values() if member.fps and member.frame_due <= now and member.link.connected),
+                     key=lambda member: member.frame_due)
+        for member in due:
+            if self._render_credit <= 0:
+                return
+            began = time.monotonic()
+            self._show_frame(member)
+            self._render_credit -= time.monotonic() - began
+            member.frame_due = max(member.frame_due + 1 / member.fps, began)
+
+    def _show_frame(self, member: Member) -> None:
+        station = member.station
+        stamp = station.recording.steps if station.recording else 0, station.episode_number, time.time()
+        picture = station.scene, member.size
+        if member.rendered == picture and station.world.renderer != "camera":
+            if member.jpeg is not None:
+                member.link.show_frame(*stamp, member.jpeg)  # nothing has moved since
+            return
+        member.rendered, member.jpeg = picture, None
+        self.encoder.put(member, station.world.render(*member.size), stamp)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training practise", description="Run stations that practise for a server.")
+    parser.add_argument("--server", required=True, help="address of the server, such as http://127.0.0.1:8000")
+    parser.add_argument("--tokens", required=True, type=Path, help='JSON file [{"station", "token", "world", "seed"}], mode 600')
+    parser.add_argument("--folder", type=Path, help="where unsent episodes and checkpoints lie (default: stations/ beside the tokens)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the networks' arithmetic")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line an upload would be thousands
+    torch.set_num_threads(options.threads)
+    os.nice(max(0, 10 - os.nice(0)))  # the web comes first on a shared machine
+    try:
+        host = StationHost(options.server, options.tokens, options.folder or options.tokens.resolve().parent / "stations")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: host.stop())
+        host.run()
+    except (HostError, LinkError) as error:
+        log.error("%s", error)
+        return 2
+    return 0

@@ -1,0 +1,120 @@
+"""The whole loop in one process: the same station loop, episode format and learner as a fleet, without a server.
+
+For tests, for choosing a recipe, and for a researcher without a fleet:
+
+    python -m training rehearse --dir DIR --demonstrations FILE [--sft JSON] [--improve JSON] [--stations 16]
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from robots.episodes import Episode, write_episodes
+from robots.station import LoadedPolicy, Station
+from robots.tasks import get_task
+from robots.worlds import make_world
+from training.checkpoints import Policy, RewardModel
+from training.recipes import ImproveRecipe, SFTRecipe
+from training.run_dir import RunDir
+from training.self_improvement import improve
+from training.sft import sft
+
+
+class LocalStations:
+    """Stations that practise when the learner calls them and hand their episodes in through the run directory."""
+
+    def __init__(self, task_names: list[str], stations: int, seed: int):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.episodes: list[Episode] = []
+        self.stations = []
+        for i in range(stations):
+            task = get_task(task_names[i % len(task_names)])
+            station = Station(make_world(task.world, seed * 1000 + i), seed=seed * 1000 + i, store=self.episodes.append)
+            station.receive({"type": "welcome", "settings": {"self_reset_after_s": 0, "speed": 0}})
+            station.receive(
+                {
+                    "type": "assignment",
+                    "assignment": 1,
+                    "run": 1,
+                    "task": {"name": task.name, "time_limit_steps": task.time_limit_steps},
+                    "purpose": "practice",
+                }
+            )
+            self.stations.append(station)
+
+    def __call__(self, run: RunDir, policy: Policy, reward_model: RewardModel, steps: int) -> None:
+        """One round: at least `steps` steps of this version, every episode finished."""
+        loaded = LoadedPolicy(
+            checkpoint=policy.id,
+            version=policy.version,
+            policy=policy,
+            reward_model_checkpoint=reward_model.id,
+            reward_model=reward_model,
+            threshold=reward_model.threshold,
+            consecutive=reward_model.consecutive,
+            bin_width=reward_model.bin_width,
+        )
+        self.episodes.clear()
+        for station in self.stations:
+            station.offer_policy(loaded)
+        held = False
+        while not run.cancelled:
+            acting = [(station, due) for station in self.stations if (due := station.observe()) is not None]
+            if acting:
+                observations = np.stack([observation for _, (observation, _) in acting])
+                texts = [text for _, (_, text) in acting]
+                actions = policy.act(observations, texts, self.generator)
+                d, distribution = reward_model.steps_to_go(observations, texts)
+                for i, (station, _) in enumerate(acting):
+                    station.act(actions[i], float(d[i]), distribution[i])
+            elif held and all(station.recording is None for station in self.stations):
+                break
+            if not held and sum(episode.steps for episode in self.episodes) >= steps:
+                held = True
+                for station in self.stations:
+                    station.receive({"type": "hold", "version": policy.version})
+        if self.episodes:
+            write_episodes(run.episodes / f"{policy.version:06d}.safetensors", self.episodes)
+        run.close_round(policy.version)
+
+    def close(self) -> None:
+        for station in self.stations:
+            station.close()
+
+
+def rehearse(
+    folder: Path, demonstrations: list[Path], sft_recipe: SFTRecipe, improve_recipe: ImproveRecipe, stations: int = 16
+) -> dict:
+    """SFT, then practice, in two run directories under `folder`; the figures of both."""
+    first = RunDir.create(folder / "sft", sft_recipe)
+    for path in demonstrations:
+        link = first.data / path.name
+        if not link.exists():
+            link.symlink_to(path.resolve())
+    before = sft(first)
+    second = RunDir.create(folder / "improve", improve_recipe)
+    for role in ("policy", "reward_model"):
+        link = second.start / f"{role}.safetensors"
+        if not link.exists():
+            link.symlink_to((first.checkpoints / link.name).resolve())
+    tasks = [name.strip() for name in improve_recipe.tasks.split(",") if name.strip()]
+    local = LocalStations(tasks or Policy.load(second.start / "policy.safetensors").description.tasks, stations, improve_recipe.seed)
+    try:
+        after = improve(second, local)
+    finally:
+        local.close()
+    return {"sft": before, "improve": after}
+
+
+def main(arguments) -> int:
+    result = rehearse(
+        Path(arguments.dir),
+        [Path(path) for path in arguments.demonstrations],
+        SFTRecipe.from_json(json.loads(arguments.sft)),
+        ImproveRecipe.from_json(json.loads(arguments.improve)),
+        arguments.stations,
+    )
+    print(json.dumps(result, indent=1))
+    return 0
