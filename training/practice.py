@@ -6,6 +6,7 @@ the main thread, because MuJoCo's OpenGL contexts belong to one thread; the link
 
     python -m training practise --server http://127.0.0.1:8000 --tokens tokens.json
 """
+
 import argparse
 import io
 import json
@@ -68,11 +69,17 @@ def read_tokens(path: Path) -> list[Entry]:
     entries = []
     for number, row in enumerate(rows, 1):
         try:
-            entry = Entry(str(row["station"]), str(row.get("token") or ""), str(row.get("world", "language_table")),
-                          int(row.get("seed", number)))
+            entry = Entry(
+                str(row["station"]),
+                str(row.get("token") or ""),
+                str(row.get("world", "language_table")),
+                int(row.get("seed", number)),
+            )
             check_token(entry.token, entry.station)
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise HostError(f"Entry {number} of {path} must be an object with station, token, world and seed.") from None
+            raise HostError(
+                f"Entry {number} of {path} must be an object with station, token, world and seed."
+            ) from None
         except LinkError as error:
             raise HostError(str(error)) from None
         entries.append(entry)
@@ -124,7 +131,7 @@ class Encoder:
     """Makes JPEGs of rendered images in a thread of its own; of each station only the newest image waits."""
 
     def __init__(self):
-        self._waiting: dict["Member", tuple[np.ndarray, tuple[int, int, float]]] = {}
+        self._waiting: dict[Member, tuple[np.ndarray, tuple[int, int, float]]] = {}
         self._condition = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="jpeg", daemon=True)
@@ -261,11 +268,23 @@ class StationHost:
             reward_model = self._checkpoint(RewardModel, message["reward_model_path"])
             body = member.station.embodiment
             for checkpoint in (policy, reward_model):
-                if checkpoint.embodiment.observation_size != body.observation_size or checkpoint.embodiment.name != body.name:
-                    raise CheckpointError(f"The {checkpoint.role} is for {checkpoint.embodiment.name}, and this station is {body.name}.")
+                if (
+                    checkpoint.embodiment.observation_size != body.observation_size
+                    or checkpoint.embodiment.name != body.name
+                ):
+                    raise CheckpointError(
+                        f"The {checkpoint.role} is for {checkpoint.embodiment.name}, and this station is {body.name}."
+                    )
             loaded = LoadedPolicy(
-                message["checkpoint"], int(message["version"]), policy, message["reward_model"], reward_model,
-                threshold=float(message["threshold"]), consecutive=int(message["consecutive"]), bin_width=reward_model.bin_width)
+                message["checkpoint"],
+                int(message["version"]),
+                policy,
+                message["reward_model"],
+                reward_model,
+                threshold=float(message["threshold"]),
+                consecutive=int(message["consecutive"]),
+                bin_width=reward_model.bin_width,
+            )
         except CheckpointError as error:
             member.station.policy_failed(f"the policy cannot be loaded: {error}")
         except (KeyError, TypeError, ValueError) as error:
@@ -310,10 +329,21 @@ class StationHost:
 
     def _add(self, entry: Entry) -> None:
         world = self.make_world(entry.world, entry.seed)
-        hello = {"embodiment": world.embodiment.to_json(), "software": SOFTWARE, "renderer": world.renderer,
-                 "tasks": [task.name for task in TASKS.values() if task.embodiment == world.embodiment.name]}
-        link = Link(self.server, entry.token, hello, self.folder / entry.station, cache=self.cache, name=entry.station,
-                    arrived=self._arrived.set)
+        hello = {
+            "embodiment": world.embodiment.to_json(),
+            "software": SOFTWARE,
+            "renderer": world.renderer,
+            "tasks": [task.name for task in TASKS.values() if task.embodiment == world.embodiment.name],
+        }
+        link = Link(
+            self.server,
+            entry.token,
+            hello,
+            self.folder / entry.station,
+            cache=self.cache,
+            name=entry.station,
+            arrived=self._arrived.set,
+        )
         station = Station(world, seed=entry.seed, emit=link.send, show=link.show, store=link.store)
         self.members[entry.station] = Member(entry, station, link)
         self.links.add(link)
@@ -330,8 +360,14 @@ class StationHost:
         now = time.monotonic()
         self._render_credit = min(0.1, self._render_credit + RENDER_SHARE * (now - self._credited_at))
         self._credited_at = now
-        due = sorted((member for member in self.members.values() if member.fps and member.frame_due <= now and member.link.connected),
-                     key=lambda member: member.frame_due)
+        due = sorted(
+            (
+                member
+                for member in self.members.values()
+                if member.fps and member.frame_due <= now and member.link.connected
+            ),
+            key=lambda member: member.frame_due,
+        )
         for member in due:
             if self._render_credit <= 0:
                 return
@@ -353,10 +389,16 @@ class StationHost:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training practise", description="Run stations that practise for a server.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training practise", description="Run stations that practise for a server."
+    )
     parser.add_argument("--server", required=True, help="address of the server, such as http://127.0.0.1:8000")
-    parser.add_argument("--tokens", required=True, type=Path, help='JSON file [{"station", "token", "world", "seed"}], mode 600')
-    parser.add_argument("--folder", type=Path, help="where unsent episodes and checkpoints lie (default: stations/ beside the tokens)")
+    parser.add_argument(
+        "--tokens", required=True, type=Path, help='JSON file [{"station", "token", "world", "seed"}], mode 600'
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where unsent episodes and checkpoints lie (default: stations/ beside the tokens)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of the networks' arithmetic")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -364,7 +406,9 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     os.nice(max(0, 10 - os.nice(0)))  # the web comes first on a shared machine
     try:
-        host = StationHost(options.server, options.tokens, options.folder or options.tokens.resolve().parent / "stations")
+        host = StationHost(
+            options.server, options.tokens, options.folder or options.tokens.resolve().parent / "stations"
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: host.stop())
         host.run()

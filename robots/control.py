@@ -1,0 +1,154 @@
+"""Who may move the body, and when: a station's states, its transition table, the dead-man and the record of commands.
+
+Stands between the server's commands and the loop in station.py. Nothing here moves anything; it answers questions. Times are
+monotonic seconds, so that a changed wall clock can neither revive an old command nor hold a drive longer.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+
+STATES = ("offline", "idle", "practising", "evaluating", "overridden", "needs_person", "paused", "stopped", "waiting")
+
+# Who moves the body in a state; in every other state nobody does and the body holds still.
+MOVED_BY = {"practising": "policy", "evaluating": "policy", "overridden": "human"}
+
+_UNLATCHED = frozenset(STATES) - {"stopped"}
+TRANSITIONS: dict[str, frozenset[str]] = {state: frozenset(STATES) - {state} for state in STATES}
+# A cleared stop must not set the body moving by itself: it leads to paused, and a second act (resume) goes on.
+TRANSITIONS["stopped"] = frozenset({"paused", "offline"})
+
+# Where each act is allowed, and the sentence that a person gets elsewhere. `stop` is allowed everywhere.
+ACTS: dict[str, tuple[frozenset[str], str]] = {
+    "stop": (frozenset(STATES), ""),
+    "speed": (frozenset(STATES), ""),
+    "settings": (frozenset(STATES), ""),
+    "pause": (_UNLATCHED - {"paused"}, "it is {state} already"),
+    "resume": (frozenset({"paused"}), "it is not paused"),
+    "clear_stop": (frozenset({"stopped"}), "it is not stopped"),
+    "reset": (frozenset(STATES) - {"overridden"}, "a person is driving; hand back first"),
+    "end_episode": (frozenset({"practising", "evaluating"}), "no episode is under way"),
+    "override": (
+        _UNLATCHED - {"overridden"},
+        "it is {state}; a stop must be cleared and an override handed back first",
+    ),
+    "drive": (frozenset({"overridden"}), "nobody has taken control; override first"),
+    "hand_back": (frozenset({"overridden"}), "nobody has taken control"),
+}
+
+DRIVE_HELD_S = 0.3  # a drive command moves the body no longer than this
+DEAD_MAN_S = 0.5  # without a drive command for this long the person has let go
+COMMANDS_REMEMBERED = 1000
+
+
+class CommandRefused(Exception):
+    """A command that is not executed; the text says why, in words for the person who gave it."""
+
+
+class TransitionError(AssertionError):
+    """The station's loop asked for a change of state that the table forbids: a mistake in the loop, not of a person."""
+
+
+class Control:
+    """State, reason and latches of one station. The loop asks it before anything moves."""
+
+    def __init__(self):
+        self.state = "idle"
+        self.reason = ""
+        self.paused = False
+        self.stop_latched = False
+
+    @property
+    def moved_by(self) -> str | None:
+        return MOVED_BY.get(self.state)
+
+    def become(self, state: str, reason: str = "") -> bool:
+        """Change the state or its reason; False when nothing changed."""
+        if (state, reason) == (self.state, self.reason):
+            return False
+        if state != self.state and state not in TRANSITIONS[self.state]:
+            raise TransitionError(f"A station cannot go from {self.state} to {state}.")
+        self.state, self.reason = state, reason
+        return True
+
+    def check(self, act: str) -> None:
+        """Raise CommandRefused where the act is unknown or not allowed in the present state."""
+        if act not in ACTS:
+            raise CommandRefused(f"There is no command {act!r}; known are {', '.join(ACTS)}.")
+        allowed, sentence = ACTS[act]
+        if self.state not in allowed:
+            raise CommandRefused(f"The station refused {act}: {sentence.format(state=self.state)}.")
+
+
+class CommandLog:
+    """Command ids are executed at most once: a repeated id gets the first answer again, without the act."""
+
+    def __init__(self):
+        self._answers: OrderedDict[str, dict] = OrderedDict()
+
+    def answered(self, command_id: str) -> dict | None:
+        return self._answers.get(command_id)
+
+    def answer(self, command_id: str, error: str = "") -> dict:
+        message = {"type": "command_done", "id": command_id, "ok": not error, "error": error}
+        self._answers[command_id] = message
+        if len(self._answers) > COMMANDS_REMEMBERED:
+            self._answers.popitem(last=False)
+        return message
+
+
+def refuse_expired(command: Mapping, age_s: float) -> None:
+    """A late command is dangerous (a drive) or surprising (an override): refused. Only a stop is never too late."""
+    ttl_ms = command.get("ttl_ms")
+    if command.get("name") == "stop" or ttl_ms is None:
+        return
+    if not isinstance(ttl_ms, (int, float)) or isinstance(ttl_ms, bool) or not ttl_ms >= 0:
+        raise CommandRefused(f"ttl_ms must be a number of milliseconds, not {ttl_ms!r}.")
+    if age_s * 1000 > ttl_ms:
+        raise CommandRefused(
+            f"The command came {age_s * 1000:.0f} ms old and was good for {ttl_ms:.0f} ms; give it again."
+        )
+
+
+class DeadMan:
+    """The hand on the stick: how a person's newest drive command moves the body, and when it counts as let go."""
+
+    def __init__(self):
+        self.release()
+
+    def drive(self, args: Mapping, now: float) -> None:
+        direction = []
+        for axis in ("dx", "dy"):
+            value = args.get(axis, 0.0)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+                raise CommandRefused(f"drive needs a number from -1 to 1 for {axis}, not {value!r}.")
+            direction.append(min(1.0, max(-1.0, float(value))))
+        if any(direction):
+            self._direction, self._since, self._used, self._let_go = tuple(direction), now, False, False
+        elif self._used:
+            self.release()
+        else:
+            self._let_go = True  # a tap shorter than a control period still moves the body once
+
+    def direction(self, now: float) -> tuple[float, float] | None:
+        """Where the person pushes now, each axis from -1 to 1; None: hold still."""
+        if self._since is None or now - self._since > DRIVE_HELD_S:
+            return None
+        return self._direction
+
+    def used(self) -> None:
+        self._used = True
+        if self._let_go:
+            self.release()
+
+    def lapsed(self, now: float) -> bool:
+        """True once when the drive commands ended without a release: a lost link, a closed lid, a hand fallen off."""
+        if self._since is None or now - self._since <= DEAD_MAN_S:
+            return False
+        self.release()
+        return True
+
+    def release(self) -> None:
+        self._direction: tuple[float, float] = (0.0, 0.0)
+        self._since: float | None = None  # None: nobody pushes
+        self._used, self._let_go = True, False

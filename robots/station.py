@@ -1,0 +1,588 @@
+"""The loop of one station: instruction -> steps -> ending -> episode -> the next instruction, from what is on the table.
+
+A state machine stepped by a host, which brings the policy: many stations then share one batched network call.
+
+    station.receive(message)                     assignment, hold, command, settings, as they come from the server
+    if (due := station.observe()) is not None:   (observation, instruction); None: nothing to do now
+        station.act(action, d, distribution)     the policy's action and the reward model's d for exactly that observation
+
+Practice is reset-free. An episode ends by the success detector, the time limit, the operator, an override, a stop or a world that
+needs a reset, never by the simulator's true success, which is only written down. The ending is decided on an observation that the
+reward model has judged and before the next instruction is drawn, so nothing of the next episode enters the last.
+"""
+
+import logging
+import math
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robots.control import CommandLog, CommandRefused, Control, DeadMan, refuse_expired
+from robots.episodes import ACTORS, Episode
+from robots.tasks import TASKS, TaskFamily, get_task
+
+log = logging.getLogger(__name__)
+
+SPEEDS = (1, 4, 0)  # times real time; 0: as fast as the host can
+SILENCE_S = 2.5  # a server gone for longer: hold still
+TELEMETRY_EVERY_S = 0.1
+HEARTBEAT_S = 1.0  # telemetry of a station where nothing happens
+STOP_CLEARED = "the stop was cleared; resume to go on"
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """What a host gives a station to act with: the objects, and the ids that every episode carries."""
+
+    checkpoint: str
+    version: int
+    policy: Any  # .act(observations, instructions, ...) is the host's business
+    reward_model_checkpoint: str
+    reward_model: Any
+    threshold: float
+    consecutive: int
+    bin_width: float
+
+
+@dataclass
+class Settings:
+    self_reset_after_s: float | None = None  # None: only a person resets
+    shuffle_every_s: float = 300.0  # of practising time
+    speed: int = 1
+
+    def update(self, values: dict) -> None:
+        """Raise CommandRefused and change nothing where a value is wrong."""
+        for name in ("self_reset_after_s", "shuffle_every_s"):
+            value = values.get(name)
+            if value is None and (name not in values or name == "self_reset_after_s"):
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+                raise CommandRefused(f"{name} must be a number of seconds, 0 or more, not {value!r}.")
+        if "speed" in values and (isinstance(values["speed"], bool) or values["speed"] not in SPEEDS):
+            raise CommandRefused(f"speed must be 1 (real time), 4 or 0 (as fast as it can), not {values['speed']!r}.")
+        for name in ("self_reset_after_s", "shuffle_every_s", "speed"):
+            if name in values:
+                setattr(self, name, values[name])
+
+
+class Recording:
+    """The episode under way."""
+
+    def __init__(
+        self,
+        task: TaskFamily,
+        instruction,
+        limit: int,
+        purpose: str,
+        actor: str,
+        observation: np.ndarray,
+        loaded: LoadedPolicy | None,
+    ):
+        self.uuid = str(uuid.uuid4())
+        self.task, self.instruction, self.limit = task, instruction, limit
+        self.purpose, self.actor, self.loaded = purpose, actor, loaded
+        self.observations = [observation]
+        self.actions: list[np.ndarray] = []
+        self.d: list[float] = []  # one shorter than observations until the newest one is judged
+        self.below = 0  # frames in a row with d <= s
+        self.started_at = time.time()
+
+    @property
+    def steps(self) -> int:
+        return len(self.actions)
+
+    def judge(self, d: float) -> None:
+        if len(self.d) < len(self.observations):
+            self.d.append(d)
+            self.below = self.below + 1 if self.loaded and d <= self.loaded.threshold else 0
+
+    @property
+    def detected(self) -> bool:
+        # The goal that a table fulfils before any step is not the policy's success.
+        return self.loaded is not None and self.steps > 0 and self.below >= max(1, self.loaded.consecutive)
+
+    def finish(self, ending: str, *, embodiment, true_success: bool | None, seed: int, interventions: int) -> Episode:
+        d = self.d + [math.nan] * (len(self.observations) - len(self.d))
+        loaded = self.loaded
+        return Episode(
+            uuid=self.uuid,
+            embodiment=embodiment.name,
+            task=self.task.name,
+            instruction=self.instruction.text,
+            observations=np.stack(self.observations).astype(np.float32),
+            actions=np.stack(self.actions).astype(np.float32),
+            actors=np.full(self.steps, ACTORS.index(self.actor), np.uint8),
+            steps_to_go=np.asarray(d, np.float32),
+            ending=ending,
+            detected_success=ending == "detected_success",
+            true_success=true_success,
+            purpose=self.purpose,
+            policy=loaded.checkpoint if loaded else "",
+            reward_model=loaded.reward_model_checkpoint if loaded else "",
+            threshold=loaded.threshold if loaded else None,
+            seed=seed,
+            started_at=self.started_at,
+            control_hz=embodiment.control_hz,
+            interventions=interventions,
+        )
+
+
+def _ignore(_) -> None:
+    pass
+
+
+class Station:
+    """`emit` takes messages that must arrive, `show` telemetry of which only the newest counts, `store` finished episodes."""
+
+    def __init__(
+        self,
+        world,
+        *,
+        seed: int = 0,
+        emit: Callable[[dict], None] = _ignore,
+        show: Callable[[dict], None] = _ignore,
+        store: Callable[[Episode], None] = _ignore,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.world, self.embodiment, self.seed = world, world.embodiment, seed
+        self.emit, self.show, self.store, self.clock = emit, show, store, clock
+        self.rng = np.random.default_rng(seed)
+        self.control, self.commands, self.dead_man = Control(), CommandLog(), DeadMan()
+        self.settings = Settings()
+        self.period = 1.0 / self.embodiment.control_hz
+        self.assignment: dict | None = None
+        self.task: TaskFamily | None = None
+        self.loaded: LoadedPolicy | None = None
+        self.next_policy: LoadedPolicy | None = None
+        self.hold_version: int | None = None  # wait for a policy newer than this one
+        self.waiting_reason = ""  # why there is no policy, where more is known than that
+        self.need = ""  # why a person must come; "" when nobody must
+        self.need_since = 0.0
+        self.practised_s = 0.0  # robot time since the table was last shuffled
+        self.recording: Recording | None = None
+        self.instruction = None
+        self.d = math.nan
+        self.distribution: np.ndarray | None = None
+        self.episode_number = 0
+        self.steps_taken = 0
+        self.scene = 0  # counts changes of what a camera sees
+        self.step_due = 0.0
+        self._shown_at = -math.inf
+        self._server_gone = False
+        self.observation = np.asarray(world.reset(self.rng), np.float32)
+
+    # What the server says
+
+    def receive(self, message: dict, received_at: float | None = None) -> None:
+        """One message of the link protocol (docs/architecture.md). A policy comes as offer_policy, once its host has loaded it."""
+        kind = message.get("type")
+        if kind == "command":
+            self._command(message, self.clock() if received_at is None else received_at)
+        elif kind == "welcome":
+            self._welcome(message.get("settings") or {})
+        elif kind == "assignment":
+            self._assign(message)
+        elif kind == "hold":
+            self._hold(message)
+        self._rest()
+
+    def _welcome(self, settings: dict) -> None:
+        try:
+            self.settings.update(settings)
+        except CommandRefused as error:
+            log.warning("The server's settings were refused: %s", error)
+        # A station that was started anew must not forget what a person ordered; one that kept running never unlatches here.
+        self.control.paused = self.control.paused or bool(settings.get("paused"))
+        if settings.get("stop_latched") and not self.control.stop_latched:
+            self._stop()
+        if self.loaded:
+            self.emit({"type": "policy_loaded", "checkpoint": self.loaded.checkpoint})
+        self.emit(self.telemetry())
+
+    def _assign(self, message: dict) -> None:
+        task = message.get("task") or {}
+        self.assignment, self.task = (message if message.get("assignment") is not None and task else None), None
+        if self.assignment is None:
+            return
+        try:
+            self.task = get_task(task.get("name", ""))
+        except ValueError as error:
+            self.waiting_reason = str(error)
+        else:
+            self.waiting_reason = ""
+            if self.task.embodiment != self.embodiment.name:
+                self.waiting_reason = (
+                    f"the task {self.task.name} is for {self.task.embodiment}, and this station is "
+                    f"{self.embodiment.name}: assign another task"
+                )
+                self.task = None
+
+    def _hold(self, message: dict) -> None:
+        """`version` comes from the server's hold, `policies` from the answer to an upload of episodes of these policies."""
+        if "policies" in message:
+            # An answer that speaks of an older policy's episodes must not stop the station that has the next one already.
+            newest = self.next_policy or self.loaded
+            if newest is None or newest.checkpoint not in message["policies"]:
+                return
+            version = newest.version
+        else:
+            version = message.get("version")
+        if isinstance(version, int):
+            self.hold_version = max(version, self.hold_version if self.hold_version is not None else version)
+
+    def offer_policy(self, loaded: LoadedPolicy) -> None:
+        """Taken at the next episode boundary; at once where no episode is under way."""
+        if self.loaded is not None and loaded.checkpoint == self.loaded.checkpoint:
+            self.next_policy = None  # sent again, after a reconnection: a hold on it stays
+            self.emit({"type": "policy_loaded", "checkpoint": loaded.checkpoint})
+            return
+        self.next_policy, self.waiting_reason = loaded, ""
+        if self.hold_version is not None and (self.loaded is None or loaded.version <= self.loaded.version):
+            self.hold_version = None  # another run's policies begin: the old hold spoke of other versions
+        self._rest()
+
+    def policy_failed(self, reason: str) -> None:
+        self.waiting_reason = reason
+        self._rest()
+
+    def server_gone(self, gone_for_s: float) -> None:
+        """The host says how long the server has been silent. The body holds still; an episode under way goes on afterwards."""
+        if gone_for_s <= SILENCE_S:
+            if self._server_gone:
+                self._server_gone = False
+                if self.recording is not None:
+                    self._become("evaluating" if self.recording.purpose == "evaluation" else "practising", "")
+                self._rest()
+        elif not self._server_gone:
+            self._server_gone = True
+            self._end_override("fault")
+            self._become("offline", "no word from the server; the station holds still")
+
+    # Commands of a person
+
+    def _command(self, message: dict, received_at: float) -> None:
+        command_id = str(message.get("id"))
+        answer = self.commands.answered(command_id)
+        if answer is None:
+            try:
+                refuse_expired(message, max(self.clock() - received_at, message.get("age_s", 0.0)))
+                self._execute(message.get("name"), message.get("args") or {})
+                answer = self.commands.answer(command_id)
+            except CommandRefused as error:
+                answer = self.commands.answer(command_id, str(error))
+        self.emit(answer)
+
+    def _execute(self, name: str, args: dict) -> None:
+        self.control.check(name)
+        match name:
+            case "stop":
+                self._stop()
+            case "clear_stop":
+                self.control.stop_latched = False
+                self.control.paused = True
+                self._become("paused", STOP_CLEARED)
+            case "pause":
+                self._end_override("operator")
+                self._cut("operator")
+                self.control.paused = True
+            case "resume":
+                self.control.paused = False
+            case "reset":
+                self._cut("operator")
+                self._reset()
+            case "end_episode":
+                self._cut("operator")
+            case "speed":
+                self.settings.update({"speed": args.get("value")})
+                self.step_due = 0.0
+            case "settings":
+                self.settings.update(args)
+            case "override":
+                self._override()
+            case "drive":
+                self.dead_man.drive(args, self.clock())
+            case "hand_back":
+                self._end_override("operator")
+
+    def _stop(self) -> None:
+        self._end_override("stop")
+        self._cut("stop")
+        self.control.stop_latched = True
+        self._become("stopped", "stopped by a person")
+
+    def _override(self) -> None:
+        """The autonomous attempt ends here and keeps the policy's steps; the person's go into an episode of their own."""
+        attempt = self.recording
+        self._cut("override")
+        if attempt is not None:
+            self._record(attempt.task, attempt.instruction, attempt.limit, "correction", "human")
+        else:
+            # Nothing was being tried: the person is given words to drive by, or the steps would have no goal to learn from.
+            task = self.task or next((task for task in TASKS.values() if task.embodiment == self.embodiment.name), None)
+            if task is None:
+                raise CommandRefused(
+                    f"No task is known for {self.embodiment.name}, so there is nothing to show by driving."
+                )
+            self._record(task, self._sample(task), task.time_limit_steps, "correction", "human")
+        self.dead_man.release()
+        self._become("overridden", "")
+
+    def _end_override(self, ending: str) -> None:
+        if self.control.state == "overridden":
+            self.dead_man.release()
+            self._cut(ending)
+
+    # Episodes
+
+    def _sample(self, task: TaskFamily):
+        try:
+            return task.sample(self.rng, self.world.objects_in_play(), observation=self.observation)
+        except ValueError as error:
+            raise CommandRefused(str(error)) from None
+
+    def _record(self, task, instruction, limit, purpose, actor) -> None:
+        self.instruction = instruction
+        self.d, self.distribution = math.nan, None
+        self.episode_number += 1
+        self.recording = Recording(task, instruction, limit, purpose, actor, self.observation, self.loaded)
+
+    def _cut(self, ending: str) -> None:
+        """End the episode under way, if any, here and now. An episode without a step is nobody's attempt and is dropped."""
+        recording, self.recording = self.recording, None
+        self.instruction = None
+        if recording is None or not recording.steps:
+            return
+        by_person = ending in ("operator", "override", "stop") and recording.actor == "policy"
+        episode = recording.finish(
+            ending,
+            embodiment=self.embodiment,
+            seed=self.seed,
+            interventions=int(by_person),
+            true_success=bool(self.world.true_success(recording.instruction)),  # reported only
+        )
+        self.store(episode)
+        self._check_table()
+
+    def _check_table(self) -> None:
+        """The two duties of a person in reset-free practice: put back what fell, and mix what was not mixed for long."""
+        if self.need:
+            return
+        if reason := self.world.needs_reset():
+            self._ask(reason)
+        elif self.practised_s >= self.settings.shuffle_every_s:
+            self._ask(f"not shuffled for {_minutes(self.settings.shuffle_every_s)} of practice")
+
+    def _ask(self, reason: str) -> None:
+        self.need, self.need_since = reason, self.clock()
+
+    def _reset(self) -> None:
+        self.observation = np.asarray(self.world.reset(self.rng), np.float32)
+        self.scene += 1
+        self.practised_s = 0.0
+        self.need = ""
+        self._check_table()
+
+    # The state that circumstances ask for, wherever no person drives and no episode is under way
+
+    def _rest(self) -> None:
+        if self._server_gone or self.recording is not None:
+            return
+        self._take_next_policy()
+        if self.control.stop_latched:
+            self._become("stopped", self.control.reason or "stopped by a person")
+        elif self.control.paused:
+            kept = self.control.reason if self.control.state == "paused" else ""
+            self._become("paused", kept or "paused by a person")
+        elif self.assignment is None:
+            self._become("idle", "")
+        elif self.task is None:
+            self._become("idle", self.waiting_reason)
+        elif self.need:
+            self._become("needs_person", self.need)
+        elif self.loaded is None:
+            self._become("waiting", self.waiting_reason or "no policy has come yet")
+        elif self.hold_version is not None and self.loaded.version <= self.hold_version:
+            self._become("waiting", f"holding for a policy newer than version {self.hold_version}")
+        else:
+            evaluating = self.assignment.get("purpose") == "evaluation"
+            self._become("evaluating" if evaluating else "practising", "")
+
+    def _take_next_policy(self) -> None:
+        if self.next_policy is not None:
+            self.loaded, self.next_policy = self.next_policy, None
+            self.emit({"type": "policy_loaded", "checkpoint": self.loaded.checkpoint})
+
+    def _become(self, state: str, reason: str) -> None:
+        if self.control.become(state, reason):
+            self.emit(self.telemetry())
+            self._shown_at = self.clock()
+
+    # The loop
+
+    def observe(self) -> tuple[np.ndarray, str] | None:
+        """What the networks shall see now, or None: not due yet, or nobody moves the body."""
+        now = self.clock()
+        self._watch_the_clock(now)
+        if self.control.moved_by is None or now < self.step_due:
+            return None
+        if self.control.moved_by == "human":
+            return (self.observation, self.instruction.text) if self.dead_man.direction(now) is not None else None
+        if self.recording is None and not self._begin():
+            return None
+        return self.observation, self.instruction.text
+
+    def _watch_the_clock(self, now: float) -> None:
+        if self.dead_man.lapsed(now):
+            self.emit(
+                {"type": "drive_ended", "reason": "no drive command came for half a second; the station holds still"}
+            )
+        waited = now - self.need_since
+        after = self.settings.self_reset_after_s
+        if self.control.state == "needs_person" and after is not None and waited >= after:
+            self.emit({"type": "touch", "kind": "self_reset", "reason": self.need, "seconds": round(waited, 3)})
+            self._reset()
+            self._rest()
+        if now - self._shown_at >= HEARTBEAT_S:
+            self._show(now)
+
+    def _begin(self) -> bool:
+        """The next instruction, from what is on the table."""
+        try:
+            self._check_table()
+            if not self.need:
+                instruction = self._sample(self.task)
+        except CommandRefused as error:
+            self._ask(str(error))
+        if self.need:
+            self._rest()
+            return False
+        limit = int(self.assignment["task"].get("time_limit_steps") or self.task.time_limit_steps)
+        purpose = "evaluation" if self.control.state == "evaluating" else "practice"
+        self._record(self.task, instruction, limit, purpose, "policy")
+        return True
+
+    def act(self, action: np.ndarray | None, d: float, distribution: np.ndarray | None) -> None:
+        """The policy's action for what observe() returned, and the reward model's judgement of it (NaN, None: there is none)."""
+        now, recording = self.clock(), self.recording
+        self.d, self.distribution = float(d), distribution
+        recording.judge(self.d)
+        if now - self._shown_at >= TELEMETRY_EVERY_S:
+            self._show(now)
+        if recording.actor == "human":
+            direction = self.dead_man.direction(now)
+            if direction is not None:
+                self._step(recording, self._human_action(direction), now)
+                self.dead_man.used()
+        elif ending := self._ending(recording):
+            self._cut(ending)
+            self._rest()
+        elif action is None or not np.isfinite(action).all():
+            self._fault("the policy gave no usable action")
+        else:
+            self._step(recording, np.asarray(action, np.float32), now)
+            self.practised_s += self.period
+
+    def _ending(self, recording: Recording) -> str:
+        if self.world.needs_reset():
+            return "needs_reset"  # first: the detector is not to be believed about tables that no demonstration shows
+        if recording.detected:
+            return "detected_success"
+        return "time_limit" if recording.steps >= recording.limit else ""
+
+    def _human_action(self, direction: tuple[float, float]) -> np.ndarray:
+        action = np.zeros(self.embodiment.action_size, np.float32)
+        moved = min(2, len(action))
+        action[:moved] = np.multiply(direction[:moved], self.embodiment.action_limit[:moved])
+        return action
+
+    def _step(self, recording: Recording, action: np.ndarray, now: float) -> None:
+        limit = np.asarray(self.embodiment.action_limit, np.float32)
+        action = np.clip(action, -limit, limit)
+        try:
+            observation = np.asarray(self.world.step(action), np.float32)
+            if not np.isfinite(observation).all():
+                raise ValueError("the world's observation is not a number")
+        except Exception as error:  # any driver may fail in any way, and the other stations of the host must go on
+            log.exception("A step failed")
+            self._fault(f"a step failed: {error}")
+            return
+        self.observation = observation
+        recording.observations.append(observation)
+        recording.actions.append(action)
+        self.steps_taken += 1
+        self.scene += 1
+        # Real time counts from when the step was due, so that a late tick does not slow the rate down, but never catches up.
+        speed = 1 if recording.actor == "human" else self.settings.speed
+        period = self.period / speed if speed else 0.0
+        self.step_due = max(self.step_due + period, now + period / 2) if self.step_due > now - period else now + period
+
+    def _fault(self, reason: str) -> None:
+        log.warning("Fault: %s", reason)
+        self.dead_man.release()
+        self._cut("fault")
+        if self.control.state == "overridden":
+            self._become("paused", reason)
+            self.control.paused = True
+        else:
+            self._ask(reason)
+            self._rest()
+
+    def close(self) -> None:
+        """The host ends: what is under way is kept, as a stop would keep it."""
+        self._cut("stop")
+        self.world.close()
+
+    # What the server sees
+
+    def _show(self, now: float) -> None:
+        self._shown_at = now
+        self.show(self.telemetry())
+
+    def telemetry(self) -> dict:
+        recording, loaded = self.recording, self.loaded
+        d_start = recording.d[0] if recording and recording.d else math.nan
+        d = self.d if recording else math.nan
+        distribution = self.distribution if recording and loaded else None
+        return {
+            "type": "telemetry",
+            "state": self.control.state,
+            "reason": self.control.reason,
+            "instruction": self.instruction.text if self.instruction else "",
+            "step": recording.steps if recording else 0,
+            "limit": recording.limit if recording else 0,
+            "d": _rounded(d),
+            "d_start": _rounded(d_start),
+            "progress": _rounded(min(1.0, max(0.0, 1 - d / d_start)) if d_start > 0 else math.nan),
+            "p_success": _rounded(_chance_of_success(distribution, loaded)) if distribution is not None else None,
+            "distribution": [round(float(p), 4) for p in distribution] if distribution is not None else [],
+            "bin_width": loaded.bin_width if loaded else None,
+            "threshold": loaded.threshold if loaded else None,
+            "policy": loaded.checkpoint if loaded else "",
+            "version": loaded.version if loaded else None,
+            "episode": self.episode_number,
+            "uuid": recording.uuid if recording else "",
+            "speed": self.settings.speed,
+            "human": self.control.moved_by == "human",
+            "sent_at": time.time(),
+        }
+
+
+def _chance_of_success(distribution: np.ndarray, loaded: LoadedPolicy) -> float:
+    """The mass that the reward model puts on "at most s steps away": how sure the detector is that this is the goal."""
+    bins = int(loaded.threshold // loaded.bin_width) + 1
+    return float(np.sum(distribution[:bins]))
+
+
+def _rounded(value: float) -> float | None:
+    return round(float(value), 4) if math.isfinite(value) else None  # NaN is not JSON
+
+
+def _minutes(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} minute{'s' if round(minutes) != 1 else ''}"

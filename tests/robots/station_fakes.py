@@ -1,0 +1,115 @@
+"""A world without physics and a clock that a test turns by hand, for tests of stations and hosts."""
+
+import numpy as np
+
+from robots.embodiments import LANGUAGE_TABLE
+from robots.station import LoadedPolicy
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+    def pass_(self, seconds):
+        self.now += seconds
+
+
+class FakeWorld:
+    """The end effector moves by the action; the blocks lie in two rows. Each reset shifts everything, so observations tell scenes apart."""
+
+    embodiment = LANGUAGE_TABLE
+    renderer = "drawn"
+
+    def __init__(self, seed=0):
+        self.resets = 0
+        self.off_table = ""
+        self.success = False
+        self.closed = False
+        self.broken = False
+        self._place()
+
+    def _place(self):
+        self.state = np.zeros(self.embodiment.observation_size, np.float32)
+        for index, block in enumerate(self.embodiment.objects):
+            self.state[self.embodiment.object_slice(block.name)] = [
+                -0.24 + 0.15 * (index % 4),
+                -0.1 + 0.2 * (index // 4),
+                1,
+                0,
+                1,
+            ]
+
+    def reset(self, rng):
+        self.resets += 1
+        self.off_table = ""
+        self._place()
+        self.state[0] = 0.001 * self.resets
+        return self.observation()
+
+    def step(self, action):
+        if self.broken:
+            raise RuntimeError("the motor is hot")
+        self.state[2:4] = self.state[:2]
+        self.state[:2] += action
+        return self.observation()
+
+    def observation(self):
+        return self.state.copy()
+
+    def true_success(self, instruction):
+        return self.success
+
+    def needs_reset(self):
+        return self.off_table
+
+    def objects_in_play(self):
+        return tuple(block.name for block in self.embodiment.objects)
+
+    def render(self, width, height):
+        image = np.zeros((height, width, 3), np.uint8)
+        image[:, : int((self.state[0] % 1) * width)] = 255
+        return image
+
+    def close(self):
+        self.closed = True
+
+
+class FakePolicy:
+    """Always the same action."""
+
+    def __init__(self, action=(0.01, 0.0)):
+        self.action, self.calls = np.asarray(action, np.float32), []
+
+    def act(self, observations, instructions, generator=None, greedy=False):
+        self.calls.append(len(observations))
+        return np.tile(self.action, (len(observations), 1))
+
+
+class FakeRewardModel:
+    """d falls by one for each centimetre to the right: d = distance - 100 x."""
+
+    def __init__(self, distance=10.0, bins=50):
+        self.distance, self.bins, self.calls = distance, bins, []
+
+    def steps_to_go(self, observations, instructions):
+        self.calls.append(len(observations))
+        d = np.maximum(0.0, self.distance - 100 * observations[:, 0])
+        distribution = np.zeros((len(d), self.bins), np.float32)
+        distribution[np.arange(len(d)), np.minimum(self.bins - 1, (d // 2).astype(int))] = 1
+        return d, distribution
+
+
+def loaded_policy(version=1, *, checkpoint=None, threshold=1.5, consecutive=1, policy=None, reward_model=None):
+    return LoadedPolicy(
+        checkpoint or f"policy-{version}",
+        version,
+        policy or FakePolicy(),
+        "reward-model-1",
+        reward_model or FakeRewardModel(),
+        threshold,
+        consecutive,
+        2.0,
+    )

@@ -1,0 +1,534 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from robots.episodes import ACTORS, episodes_to_bytes
+from robots.station import Station
+from tests.robots.station_fakes import Clock, FakeRewardModel, FakeWorld, loaded_policy
+
+ASSIGNMENT = {
+    "type": "assignment",
+    "assignment": 1,
+    "run": 1,
+    "task": {"name": "block2block", "time_limit_steps": 20},
+    "purpose": "practice",
+}
+_ids = itertools.count()
+
+
+class Bench:
+    """One station, a hand-turned clock, and everything that the station said."""
+
+    def __init__(self, **settings):
+        self.clock, self.world = Clock(), FakeWorld()
+        self.sent, self.shown, self.episodes = [], [], []
+        self.station = Station(
+            self.world,
+            seed=3,
+            emit=self.sent.append,
+            show=self.shown.append,
+            store=self.episodes.append,
+            clock=self.clock,
+        )
+        self.station.receive({"type": "welcome", "settings": settings})
+
+    def practise(self, loaded=None, **task):
+        self.station.receive({**ASSIGNMENT, "task": {**ASSIGNMENT["task"], **task}})
+        self.station.offer_policy(loaded or loaded_policy())
+        return self
+
+    def command(self, name, ttl_ms=1000, id=None, **args):
+        self.station.receive(
+            {"type": "command", "id": id or f"c{next(_ids)}", "name": name, "args": args, "ttl_ms": ttl_ms}
+        )
+        return self.sent_of("command_done")[-1]
+
+    def sent_of(self, kind):
+        return [message for message in self.sent if message["type"] == kind]
+
+    def tick(self, seconds=0.2):
+        """What a host does, once; True when the station acted."""
+        self.clock.pass_(seconds)
+        seen = self.station.observe()
+        if seen is None:
+            return False
+        loaded = self.station.loaded
+        if loaded is None:
+            self.station.act(None, np.nan, None)
+        else:
+            d, distribution = loaded.reward_model.steps_to_go(seen[0][None], [seen[1]])
+            self.station.act(loaded.policy.act(seen[0][None], [seen[1]])[0], d[0], distribution[0])
+        return True
+
+    def until_episodes(self, count, ticks=500):
+        for _ in range(ticks):
+            if len(self.episodes) >= count:
+                return self.episodes
+            self.tick()
+        raise AssertionError(f"{len(self.episodes)} episodes after {ticks} ticks, state {self.state}")
+
+    @property
+    def state(self):
+        return self.station.control.state
+
+
+def test_without_an_assignment_the_world_stands_still():
+    bench = Bench()
+    before = bench.world.observation()
+    bench.station.offer_policy(loaded_policy())
+    assert not any(bench.tick() for _ in range(10))
+    assert bench.state == "idle" and (bench.world.observation() == before).all()
+
+
+def test_the_detector_ends_an_episode_that_is_recorded_in_full():
+    bench = Bench().practise()
+    (episode,) = bench.until_episodes(1)
+    # d = 10 - 100 x, one centimetre a step from x = 0.001: at or below 1.5 after 9 steps
+    assert episode.ending == "detected_success" and episode.detected_success and episode.steps == 9
+    assert episode.steps_to_go[-1] <= 1.5 < episode.steps_to_go[-2]
+    assert np.isfinite(episode.steps_to_go).all() and len(episode.steps_to_go) == 10
+    assert (episode.actors == ACTORS.index("policy")).all() and episode.purpose == "practice"
+    assert (episode.policy, episode.reward_model, episode.threshold) == ("policy-1", "reward-model-1", 1.5)
+    assert episode.true_success is False, "the detector's word and the truth are two things"
+    episodes_to_bytes([episode])  # valid
+
+
+def test_the_detector_wants_its_frames_in_a_row():
+    bench = Bench().practise(loaded_policy(consecutive=3))
+    (episode,) = bench.until_episodes(1)
+    assert episode.steps == 11
+
+
+def test_a_goal_fulfilled_before_the_first_step_is_nobodys_success():
+    bench = Bench().practise(loaded_policy(reward_model=FakeRewardModel(distance=0)))
+    (episode,) = bench.until_episodes(1)
+    assert episode.steps == 1
+
+
+def test_a_time_limit_is_not_a_success():
+    bench = Bench().practise(time_limit_steps=5)
+    (episode,) = bench.until_episodes(1)
+    assert episode.ending == "time_limit" and episode.steps == 5 and not episode.detected_success
+    assert np.isfinite(episode.steps_to_go).all()
+
+
+def test_true_success_is_written_down_and_ends_nothing():
+    bench = Bench().practise(time_limit_steps=5)
+    bench.world.success = True
+    (episode,) = bench.until_episodes(1)
+    assert episode.true_success is True and episode.ending == "time_limit" and not episode.detected_success
+
+
+def test_practice_is_reset_free_and_no_observation_of_the_next_episode_is_in_the_last():
+    bench = Bench().practise(loaded_policy(reward_model=FakeRewardModel(distance=50)), time_limit_steps=5)
+    first, second = bench.until_episodes(2)
+    assert bench.world.resets == 1, "only the very first one"
+    assert (first.observations[-1] == second.observations[0]).all(), "the next starts from what is on the table"
+    assert first.observations[-1][0] == pytest.approx(first.observations[0][0] + 5 * 0.01)
+    assert len(first.observations) == 6
+
+
+def test_a_reset_between_episodes_is_seen_by_the_next_one_only():
+    bench = Bench(self_reset_after_s=1).practise(time_limit_steps=5)
+    for _ in range(3):
+        bench.tick()
+    bench.world.off_table = "the blue cube is off the table"
+    first, second = bench.until_episodes(2)
+    assert first.ending == "needs_reset"
+    assert first.observations[:, 0].max() > 0.02 and first.observations[-1][0] != pytest.approx(0.002)
+    assert second.observations[0][0] == pytest.approx(0.002), "the reset scene (the second reset)"
+
+
+def test_steps_keep_real_time_and_four_times_it_and_no_time_at_all():
+    for speed, expected in ((1, 10), (4, 40)):
+        bench = Bench(speed=speed).practise(
+            loaded_policy(reward_model=FakeRewardModel(distance=1e9)), time_limit_steps=10**6
+        )
+        for _ in range(400):
+            bench.tick(0.005)
+        assert bench.station.steps_taken == pytest.approx(expected, abs=2)
+    bench = Bench(speed=0).practise(loaded_policy(reward_model=FakeRewardModel(distance=1e9)), time_limit_steps=10**6)
+    assert all(bench.tick(0) for _ in range(50))
+    assert bench.station.steps_taken == 50
+    assert bench.command("speed", value=1)["ok"] and bench.station.settings.speed == 1
+    refused = bench.command("speed", value=3)
+    assert not refused["ok"] and "1 (real time), 4 or 0" in refused["error"]
+
+
+def test_telemetry_says_how_the_episode_goes_at_most_ten_times_a_second():
+    bench = Bench(speed=0).practise(loaded_policy(reward_model=FakeRewardModel(distance=40)), time_limit_steps=10**6)
+    for _ in range(35):
+        bench.tick(0.01)
+    assert len(bench.shown) <= 4
+    newest = bench.shown[-1]
+    assert newest["state"] == "practising" and newest["d"] < newest["d_start"] and 0 < newest["progress"] < 1
+    assert newest["p_success"] == 0.0 and len(newest["distribution"]) == 50 and newest["version"] == 1
+    assert newest["uuid"] == bench.station.recording.uuid
+
+
+def test_an_idle_station_gives_a_sign_of_life():
+    bench = Bench()
+    for _ in range(30):
+        bench.tick(0.1)
+    assert 2 <= len(bench.shown) <= 4 and bench.shown[-1]["state"] == "idle"
+
+
+# Policies and rounds
+
+
+def test_a_policy_is_loaded_at_the_episode_boundary_only():
+    bench = Bench().practise(loaded_policy(1))
+    bench.tick(), bench.tick()
+    bench.station.offer_policy(loaded_policy(2))
+    assert [message["checkpoint"] for message in bench.sent_of("policy_loaded")] == ["policy-1"]
+    bench.tick()
+    bench.until_episodes(1)
+    assert bench.episodes[0].policy == "policy-1"
+    assert [message["checkpoint"] for message in bench.sent_of("policy_loaded")] == ["policy-1", "policy-2"]
+    bench.world.reset(None)
+    assert bench.until_episodes(2)[1].policy == "policy-2"
+
+
+def test_a_hold_lets_the_episode_end_then_waits_for_a_newer_policy():
+    bench = Bench().practise(loaded_policy(4))
+    bench.tick(), bench.tick()
+    bench.station.receive({"type": "hold", "version": 4})
+    assert bench.state == "practising", "the episode under way goes on"
+    bench.until_episodes(1)
+    assert bench.state == "waiting" and not any(bench.tick() for _ in range(20))
+    bench.station.offer_policy(loaded_policy(4))
+    assert bench.state == "waiting", "the same policy, sent again after a reconnection, lifts no hold"
+    bench.station.offer_policy(loaded_policy(5))
+    assert bench.state == "practising" and bench.tick()
+
+
+def test_the_answer_to_an_old_upload_does_not_hold_a_station_that_has_the_next_policy():
+    bench = Bench().practise(loaded_policy(5))
+    bench.station.receive({"type": "hold", "policies": ["policy-4"]})
+    bench.tick()
+    assert bench.state == "practising"
+    bench.station.receive({"type": "hold", "policies": ["policy-5"]})
+    bench.until_episodes(1)
+    assert bench.state == "waiting"
+
+
+def test_a_new_run_counts_its_versions_anew():
+    bench = Bench().practise(loaded_policy(9))
+    bench.station.receive({"type": "hold", "version": 9})
+    bench.station.offer_policy(loaded_policy(0, checkpoint="of-another-run"))
+    assert bench.state == "practising"
+
+
+def test_without_a_policy_the_station_waits_and_says_why():
+    bench = Bench()
+    bench.station.receive(ASSIGNMENT)
+    assert bench.state == "waiting" and "no policy" in bench.station.control.reason
+    bench.station.policy_failed("the policy cannot be loaded: it is for another body")
+    assert "another body" in bench.station.control.reason
+
+
+def test_an_assignment_that_ends_lets_the_episode_end():
+    bench = Bench().practise()
+    bench.tick()
+    bench.station.receive({"type": "assignment", "assignment": None, "run": None, "task": None})
+    bench.tick()
+    assert bench.state == "practising"
+    bench.until_episodes(1)
+    assert bench.state == "idle"
+
+
+@pytest.mark.parametrize("name", ["juggle", ""])
+def test_an_unknown_task_is_said_and_not_tried(name):
+    bench = Bench()
+    bench.station.receive({**ASSIGNMENT, "task": {"name": name}})
+    assert bench.state == "idle" and "known are" in bench.station.control.reason
+
+
+# A person is needed
+
+
+def test_a_fallen_block_ends_the_episode_and_asks_for_a_person_until_the_reset():
+    bench = Bench().practise()
+    bench.tick(), bench.tick()
+    bench.world.off_table = "the blue cube is off the table"
+    (episode,) = bench.until_episodes(1)
+    assert episode.ending == "needs_reset" and not episode.detected_success
+    assert (bench.state, bench.station.control.reason) == ("needs_person", "the blue cube is off the table")
+    assert not any(bench.tick() for _ in range(100))
+    assert bench.command("reset")["ok"]
+    assert bench.state == "practising" and bench.world.resets == 2 and not bench.sent_of("touch")
+
+
+def test_a_table_not_shuffled_for_long_asks_at_the_end_of_an_episode():
+    bench = Bench(shuffle_every_s=2.0).practise(
+        loaded_policy(reward_model=FakeRewardModel(distance=1e9)), time_limit_steps=7
+    )
+    bench.until_episodes(2)  # 14 steps of 0.2 s
+    assert bench.state == "needs_person" and bench.station.control.reason == "not shuffled for 2 s of practice"
+    bench.command("reset")
+    bench.until_episodes(3)
+    assert bench.state == "practising", "the count begins anew"
+
+
+def test_a_station_left_alone_resets_itself_after_its_delay_and_says_so():
+    bench = Bench(self_reset_after_s=30).practise()
+    bench.tick()
+    bench.world.off_table = "the red moon is off the table"
+    bench.until_episodes(1)
+    for _ in range(140):
+        bench.tick()
+    assert bench.state == "needs_person" and not bench.sent_of("touch")
+    for _ in range(15):
+        bench.tick()
+    (touch,) = bench.sent_of("touch")
+    assert (
+        touch["kind"] == "self_reset" and touch["reason"] == "the red moon is off the table" and touch["seconds"] >= 30
+    )
+    assert bench.state == "practising"
+
+
+def test_the_wait_for_a_policy_does_not_hide_that_a_person_is_needed():
+    bench = Bench().practise(loaded_policy(1))
+    bench.tick(), bench.tick()
+    bench.station.receive({"type": "hold", "version": 1})
+    bench.world.off_table = "the red moon is off the table"
+    bench.until_episodes(1)
+    assert bench.state == "needs_person"
+
+
+# Commands
+
+
+def test_a_command_id_is_executed_once_and_answered_each_time():
+    bench = Bench().practise()
+    bench.command("reset", id="same")
+    answer = bench.command("reset", id="same")
+    assert answer["ok"] and len(bench.sent_of("command_done")) == 2
+    assert bench.world.resets == 2, "one at the start, one by the command"
+
+
+def test_an_expired_command_is_refused_and_an_expired_stop_is_not():
+    bench = Bench().practise()
+    command = {"type": "command", "id": "late", "name": "pause", "args": {}, "ttl_ms": 300}
+    bench.station.receive(command, received_at=bench.clock.now - 0.4)
+    assert not bench.sent[-1]["ok"] and "400 ms old" in bench.sent[-1]["error"] and bench.state == "practising"
+    bench.station.receive({**command, "id": "late on the way", "age_s": 0.5})
+    assert not bench.sent[-1]["ok"] and bench.state == "practising"
+    bench.station.receive({**command, "id": "stop", "name": "stop", "age_s": 60})
+    assert bench.state == "stopped"
+
+
+def test_a_stop_is_latched_until_it_is_cleared_and_then_waits_for_resume():
+    bench = Bench().practise()
+    bench.tick(), bench.tick()
+    assert bench.command("stop")["ok"]
+    assert bench.state == "stopped" and bench.episodes[0].ending == "stop" and bench.episodes[0].interventions == 1
+    for name in ("resume", "override", "pause", "hand_back"):
+        assert not bench.command(name)["ok"]
+    bench.station.receive(ASSIGNMENT)
+    bench.station.offer_policy(loaded_policy(2))
+    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False}})
+    bench.command("reset")
+    assert bench.state == "stopped" and not any(bench.tick() for _ in range(10))
+    assert bench.command("clear_stop")["ok"]
+    assert bench.state == "paused" and "resume" in bench.station.control.reason and not bench.tick()
+    assert bench.command("resume")["ok"]
+    assert bench.state == "practising" and bench.tick()
+
+
+def test_a_host_that_starts_anew_is_reminded_of_a_stop_and_a_pause():
+    assert Bench(stop_latched=True).practise().state == "stopped"
+    assert Bench(paused=True).practise().state == "paused"
+
+
+def test_pause_ends_the_episode_and_resume_draws_a_new_instruction():
+    bench = Bench().practise()
+    bench.tick(), bench.tick()
+    bench.command("pause")
+    assert bench.state == "paused" and bench.episodes[0].ending == "operator" and bench.episodes[0].steps == 2
+    assert not any(bench.tick() for _ in range(10))
+    bench.command("resume")
+    assert bench.tick() and bench.station.recording.steps == 1
+
+
+def test_the_operator_can_end_an_episode():
+    bench = Bench().practise()
+    bench.tick()
+    bench.command("end_episode")
+    (episode,) = bench.episodes
+    assert episode.ending == "operator" and episode.steps == 1 and not episode.detected_success
+    assert bench.state == "practising"
+
+
+def test_wrong_settings_are_refused_and_change_nothing():
+    bench = Bench(self_reset_after_s=30)
+    answer = bench.command("settings", speed=4, shuffle_every_s="often")
+    assert not answer["ok"] and "shuffle_every_s" in answer["error"] and bench.station.settings.speed == 1
+    assert (
+        bench.command("settings", self_reset_after_s=None)["ok"] and bench.station.settings.self_reset_after_s is None
+    )
+
+
+# Override
+
+
+def test_an_override_keeps_the_policys_steps_and_records_the_persons_apart():
+    bench = Bench().practise()
+    for _ in range(3):
+        bench.tick()
+    words = bench.station.instruction.text
+    assert bench.command("override")["ok"] and bench.state == "overridden"
+    (cut,) = bench.episodes
+    assert cut.ending == "override" and cut.steps == 3 and not cut.detected_success and cut.interventions == 1
+    assert (cut.actors == ACTORS.index("policy")).all() and cut.purpose == "practice"
+    for _ in range(4):
+        bench.command("drive", dx=-1, dy=0.5)
+        assert bench.tick()
+    assert bench.shown[-1]["human"] and bench.shown[-1]["instruction"] == words
+    assert bench.command("hand_back")["ok"] and bench.state == "practising"
+    correction = bench.episodes[1]
+    assert correction.purpose == "correction" and correction.steps == 4 and correction.instruction == words
+    assert (correction.actors == ACTORS.index("human")).all() and not correction.detected_success
+    np.testing.assert_allclose(correction.actions, np.tile([-0.03, 0.015], (4, 1)), rtol=1e-6)
+    assert (correction.observations[0] == cut.observations[-1]).all()
+    assert correction.actions.sum() != 0 and np.isfinite(correction.steps_to_go[:-1]).all(), (
+        "the strip goes on while a person drives"
+    )
+    episodes_to_bytes(bench.episodes)
+
+
+def test_no_policy_step_is_in_a_correction_and_no_human_step_elsewhere():
+    bench = Bench().practise()
+    for _ in range(3):
+        for _ in range(2):
+            bench.tick()
+        bench.command("override")
+        bench.command("drive", dx=-1)
+        bench.tick()
+        bench.command("hand_back")
+    bench.until_episodes(8)
+    for episode in bench.episodes:
+        expected = "human" if episode.purpose == "correction" else "policy"
+        assert (episode.actors == ACTORS.index(expected)).all()
+
+
+def test_the_body_holds_still_when_the_drive_commands_end():
+    bench = Bench().practise()
+    bench.tick()
+    bench.command("override")
+    bench.command("drive", dx=1)
+    assert bench.tick(0.2)
+    there = bench.world.observation()
+    assert not bench.tick(0.2), "held for 300 ms only"
+    bench.tick(0.05)
+    assert not bench.sent_of("drive_ended")
+    bench.tick(0.1)
+    assert len(bench.sent_of("drive_ended")) == 1
+    for _ in range(20):
+        bench.tick(0.1)
+    assert (bench.world.observation() == there).all() and bench.state == "overridden"
+    assert len(bench.sent_of("drive_ended")) == 1
+    bench.command("drive", dx=1)
+    assert bench.tick()
+
+
+def test_a_person_drives_at_the_control_rate_even_at_full_speed():
+    bench = Bench(speed=0).practise()
+    bench.tick()
+    bench.command("override")
+    before = bench.station.steps_taken
+    for _ in range(100):
+        bench.command("drive", dx=0.1)
+        bench.tick(0.01)
+    assert bench.station.steps_taken - before == pytest.approx(5, abs=1)
+
+
+def test_an_override_works_from_idle_and_without_a_policy():
+    bench = Bench()
+    assert bench.command("override")["ok"] and bench.station.instruction.text
+    bench.command("drive", dy=1)
+    assert bench.tick()
+    bench.command("hand_back")
+    (correction,) = bench.episodes
+    assert correction.purpose == "correction" and correction.policy == "" and np.isnan(correction.steps_to_go).all()
+    assert bench.state == "idle"
+    episodes_to_bytes([correction])
+
+
+def test_an_override_without_a_step_leaves_no_episode():
+    bench = Bench()
+    bench.command("override")
+    bench.tick()
+    bench.command("hand_back")
+    assert not bench.episodes
+
+
+def test_a_stop_ends_an_override_and_keeps_what_was_driven():
+    bench = Bench()
+    bench.command("override")
+    bench.command("drive", dy=1)
+    bench.tick()
+    bench.command("stop")
+    assert bench.state == "stopped" and bench.episodes[0].ending == "stop" and bench.episodes[0].purpose == "correction"
+    assert not bench.command("drive", dy=1)["ok"] and not bench.tick()
+
+
+# Trouble
+
+
+def test_a_server_gone_for_long_holds_the_body_still_and_the_episode_goes_on_afterwards():
+    bench = Bench().practise()
+    bench.tick(), bench.tick()
+    bench.station.server_gone(2.4)
+    assert bench.tick()
+    bench.station.server_gone(2.6)
+    assert bench.state == "offline" and not any(bench.tick() for _ in range(20))
+    bench.station.server_gone(0.1)
+    (episode,) = bench.until_episodes(1)
+    assert bench.state == "practising" and episode.ending == "detected_success" and episode.steps == 9
+
+
+def test_a_server_gone_ends_an_override():
+    bench = Bench()
+    bench.command("override")
+    bench.command("drive", dx=1)
+    bench.tick()
+    bench.station.server_gone(3)
+    assert bench.episodes[0].purpose == "correction" and not bench.tick()
+    bench.station.server_gone(0)
+    assert bench.state == "idle"
+
+
+def test_a_stop_outlives_the_servers_absence():
+    bench = Bench().practise()
+    bench.command("stop")
+    bench.station.server_gone(3)
+    bench.station.server_gone(0)
+    assert bench.state == "stopped"
+
+
+def test_a_fault_of_the_body_ends_the_episode_and_asks_for_a_person():
+    bench = Bench().practise()
+    bench.tick(), bench.tick()
+    bench.world.broken = True
+    bench.tick()
+    assert bench.episodes[0].ending == "fault" and bench.state == "needs_person"
+    assert "the motor is hot" in bench.station.control.reason
+
+
+def test_a_policy_that_gives_no_number_moves_nothing():
+    bench = Bench().practise()
+    bench.tick()
+    before = bench.world.observation()
+    bench.clock.pass_(0.2)
+    bench.station.observe()
+    bench.station.act(np.array([np.nan, 0.0], np.float32), 5.0, None)
+    assert (bench.world.observation() == before).all() and bench.state == "needs_person"
+
+
+def test_a_host_that_ends_keeps_what_is_under_way():
+    bench = Bench().practise()
+    bench.tick()
+    bench.station.close()
+    assert bench.episodes[0].steps == 1 and bench.world.closed
