@@ -24,7 +24,7 @@ class CardChanged:
 
 @dataclass(frozen=True)
 class RunChanged:
-    """Fields of a run's head: state, progress, phase, eta_s, error, checkpoints ..."""
+    """Fields of a run's head: state, progress, phase, eta_s, error, practice_episodes ..."""
 
     run: dict
 
@@ -36,7 +36,14 @@ class MetricsAdded:
     metrics: list[dict]
 
 
-Payload = CardChanged | RunChanged | MetricsAdded
+@dataclass(frozen=True)
+class CheckpointsChanged:
+    """Checkpoint rows of a run that are new or were published or loaded; a page merges them by id."""
+
+    checkpoints: list[dict]
+
+
+Payload = CardChanged | RunChanged | MetricsAdded | CheckpointsChanged
 
 
 def group_of(topic: str) -> str:

@@ -17,6 +17,7 @@ STATION_STATES = (
     "offline", "idle", "practising", "evaluating", "overridden", "needs_person", "paused", "stopped", "waiting",
 )
 IN_EPISODE = ("practising", "evaluating")  # the states in which an episode of the loaded policy may still be under way
+ASSIGNMENT_STATES = ("queued", "underway", "completed", "canceled")
 INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset")
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 # What a person has to look at first; 0 = nothing to do. The wall sorts by it.
@@ -79,7 +80,7 @@ class Station(models.Model):
     speed = models.PositiveSmallIntegerField(default=1)  # 1 = real time, 4, 0 = as fast as it can
     self_reset_after_s = models.FloatField(null=True)
     shuffle_every_s = models.FloatField(default=300.0)
-    spooled = models.PositiveIntegerField(default=0)  # episodes on the station's disk that are not here yet
+    last_episode = models.UUIDField(null=True)  # the newest episode it told of; a round waits until that one is stored
     software = models.CharField(max_length=80, blank=True)
     renderer = models.CharField(max_length=20, blank=True)
     loaded_checkpoint = models.ForeignKey(
@@ -119,9 +120,9 @@ class Station(models.Model):
             "speed": self.speed,
         }
 
-    def may_be_in_episode(self):
-        """Whether episodes of the policy that it holds may still arrive from it."""
-        return self.connected and (self.state in IN_EPISODE or self.spooled > 0)
+    def live_assignment(self):
+        place = self.places.filter(live=True).select_related("assignment__task", "assignment__run").first()
+        return place.assignment if place else None
 
     @staticmethod
     def hash_token(token: str) -> str:
@@ -147,9 +148,9 @@ class Task(models.Model):
 
 
 class Assignment(models.Model):
-    """A task given to stations. They practise once a run stands behind it (`run`), until either ends."""
+    """A task given to stations. Queued until a run stands behind it, then underway: the stations practise for that run."""
 
-    STATES = ("queued", "underway", "completed", "canceled")
+    STATES = ASSIGNMENT_STATES
     LIVE = ("queued", "underway")
     TRANSITIONS = {"queued": ("underway", "canceled"), "underway": ("completed", "canceled")}
 
@@ -157,14 +158,14 @@ class Assignment(models.Model):
     task = models.ForeignKey(Task, on_delete=models.PROTECT, related_name="assignments")
     stations = models.ManyToManyField(Station, through="AssignedStation", related_name="assignments")
     run = models.ForeignKey("learning.Run", null=True, on_delete=models.SET_NULL, related_name="assignments")
-    state = models.CharField(max_length=12, choices=choices(STATES), default="underway")
+    state = models.CharField(max_length=12, choices=choices(STATES), default="queued")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
     created_at = models.DateTimeField(default=timezone.now)
     ended_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["-id"]
-        constraints = [models.CheckConstraint(condition=Q(state__in=STATES), name="assignment_state_known")]
+        constraints = [models.CheckConstraint(condition=Q(state__in=ASSIGNMENT_STATES), name="assignment_state_known")]
 
     def __str__(self):
         return f"assignment {self.pk}"

@@ -13,6 +13,11 @@ from django.utils import timezone
 
 from training.recipes import Recipe, recipe_from_json
 
+DATASET_STATES = ("generating", "ready", "failed")
+RUN_KINDS = ("sft", "improve")
+RUN_STATES = ("queued", "starting", "running", "pausing", "paused", "canceling", "canceled", "failed", "completed")
+CHECKPOINT_ROLES = ("policy", "reward_model")
+
 
 def choices(values):
     return [(value, value) for value in values]
@@ -20,8 +25,6 @@ def choices(values):
 
 class Dataset(models.Model):
     """Demonstrations admitted for training, in one file."""
-
-    STATES = ("generating", "ready", "failed")
 
     lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="datasets")
     name = models.CharField(max_length=80)
@@ -31,7 +34,7 @@ class Dataset(models.Model):
     steps = models.PositiveIntegerField(default=0)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
     created_at = models.DateTimeField(default=timezone.now)
-    state = models.CharField(max_length=12, choices=choices(STATES), default="generating")
+    state = models.CharField(max_length=12, choices=choices(DATASET_STATES), default="generating")
     progress = models.FloatField(default=0.0)
     heartbeat_at = models.DateTimeField(null=True)
     error = models.TextField(blank=True)
@@ -41,7 +44,7 @@ class Dataset(models.Model):
         ordering = ["-id"]
         constraints = [
             models.UniqueConstraint(fields=["lab", "name"], name="dataset_name_unique_in_lab"),
-            models.CheckConstraint(condition=Q(state__in=STATES), name="dataset_state_known"),
+            models.CheckConstraint(condition=Q(state__in=DATASET_STATES), name="dataset_state_known"),
         ]
 
     def __str__(self):
@@ -55,10 +58,6 @@ class Dataset(models.Model):
 class Run(models.Model):
     """One execution of a recipe: `sft` on a dataset, or `improve` on stations from a parent SFT run."""
 
-    KINDS = ("sft", "improve")
-    STATES = (
-        "queued", "starting", "running", "pausing", "paused", "canceling", "canceled", "failed", "completed",
-    )
     LIVE = ("queued", "starting", "running", "pausing", "paused", "canceling")
     SUPERVISED = ("starting", "running", "pausing", "paused", "canceling")  # a job holds it
     TRANSITIONS = {
@@ -76,8 +75,8 @@ class Run(models.Model):
 
     lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="runs")
     name = models.CharField(max_length=80)
-    kind = models.CharField(max_length=8, choices=choices(KINDS))
-    state = models.CharField(max_length=12, choices=choices(STATES), default="queued")
+    kind = models.CharField(max_length=8, choices=choices(RUN_KINDS))
+    state = models.CharField(max_length=12, choices=choices(RUN_STATES), default="queued")
     recipe = models.JSONField()
     dataset = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="runs")
     parent = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="children")
@@ -103,7 +102,7 @@ class Run(models.Model):
     class Meta:
         ordering = ["-id"]
         constraints = [
-            models.CheckConstraint(condition=Q(state__in=STATES), name="run_state_known"),
+            models.CheckConstraint(condition=Q(state__in=RUN_STATES), name="run_state_known"),
             models.CheckConstraint(
                 condition=Q(kind="sft", dataset__isnull=False) | Q(kind="improve", parent__isnull=False),
                 name="run_has_its_source",
@@ -130,17 +129,38 @@ class Run(models.Model):
 
     def practises(self):
         """Whether its stations shall run episodes now."""
-        return self.kind == "improve" and self.state == "running" and not self.pause_wanted
+        return self.kind == "improve" and self.state in ("starting", "running") and not self.pause_wanted
+
+    def published_policy(self) -> "Checkpoint | None":
+        """The policy that its stations shall act with."""
+        return self.checkpoints.filter(role="policy", published_at__isnull=False).order_by("-version").first()
+
+    def newest_checkpoint(self, role: str) -> "Checkpoint | None":
+        return self.checkpoints.filter(role=role).order_by("-version", "-created_at").first()
+
+    def policy_message(self, policy: "Checkpoint") -> dict:
+        """What a station is told to load: the policy, and the parent's frozen reward model that judges it."""
+        judge = self.parent.newest_checkpoint("reward_model")
+        return {
+            "type": "policy",
+            "checkpoint": str(policy.uuid),
+            "version": policy.version,
+            "url": policy.url,
+            "sha256": policy.sha256,
+            "reward_model": str(judge.uuid),
+            "reward_model_url": judge.url,
+            "reward_model_sha256": judge.sha256,
+            "threshold": judge.threshold,
+            "consecutive": judge.consecutive or 1,
+        }
 
 
 class Checkpoint(models.Model):
     """Immutable weights on disk. The id is the learner's, so an episode's `policy` names the row that acted."""
 
-    ROLES = ("policy", "reward_model")
-
     uuid = models.UUIDField(primary_key=True, default=uuid.uuid4)
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="checkpoints")
-    role = models.CharField(max_length=12, choices=choices(ROLES))
+    role = models.CharField(max_length=12, choices=choices(CHECKPOINT_ROLES))
     version = models.PositiveIntegerField()
     path = models.CharField(max_length=200)  # relative to the data folder
     sha256 = models.CharField(max_length=64)
@@ -152,7 +172,7 @@ class Checkpoint(models.Model):
 
     class Meta:
         ordering = ["created_at", "version"]
-        constraints = [models.CheckConstraint(condition=Q(role__in=ROLES), name="checkpoint_role_known")]
+        constraints = [models.CheckConstraint(condition=Q(role__in=CHECKPOINT_ROLES), name="checkpoint_role_known")]
 
     def __str__(self):
         return f"{self.role.replace('_', ' ')} v{self.version}"
@@ -160,6 +180,24 @@ class Checkpoint(models.Model):
     @property
     def file(self):
         return settings.DATA / self.path
+
+    @property
+    def url(self):
+        """Where a station fetches it."""
+        return f"/api/station/checkpoints/{self.uuid}"
+
+    def row(self) -> dict:
+        """What the API and the run's page show of it."""
+        return {
+            "id": str(self.uuid),
+            "role": self.role,
+            "version": self.version,
+            "threshold": self.threshold,
+            "created_at": self.created_at.isoformat(),
+            "published_at": self.published_at.isoformat() if self.published_at else None,
+            "loaded_everywhere_at": self.loaded_everywhere_at.isoformat() if self.loaded_everywhere_at else None,
+            "staleness_s": self.staleness_s,
+        }
 
     @property
     def staleness_s(self):

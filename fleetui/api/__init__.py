@@ -1,0 +1,1 @@
+"""HTTP for stations and for scripts, with an OpenAPI schema at /api/openapi.json."""

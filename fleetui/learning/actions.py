@@ -1,0 +1,450 @@
+"""Everything that changes learning: the only place that writes its rows, enqueues its jobs and emits its live messages.
+
+People launch, pause and cancel here; the job that supervises a run (jobs.py) reports here. The Run row decides who supervises:
+claiming is one conditional UPDATE, and whatever a job reports carries its attempt, so a job that lost the run changes nothing.
+"""
+
+import logging
+import os
+import shutil
+import time
+import uuid as uuids
+from datetime import datetime, timedelta
+from datetime import timezone as timezones
+from pathlib import Path
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from fleetui.access import Conflict, Invalid, Refused
+from fleetui.celery import app as celery_app
+from fleetui.fleet import actions as fleet_actions
+from fleetui.fleet.models import Assignment, Episode, Lab, Station, Task
+from fleetui.learning import selectors
+from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
+from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
+from robots.episodes import EpisodeError, read_episodes, write_episodes
+from robots.tasks import TASKS
+from training.recipes import RecipeError, recipe_from_json
+from training.run_dir import sha256_of
+
+audit = logging.getLogger("fleetui.audit")
+
+STALE_AFTER = timedelta(seconds=10)  # a job heartbeats each second
+RENDER_STALE_S = 120
+MAX_DEMONSTRATIONS = 100_000
+
+
+def enqueue_on_commit(job: str, identifier) -> None:
+    """A Celery message carries only an id; if it is lost, the worker's watch finds the row still waiting."""
+    transaction.on_commit(lambda: celery_app.send_task(job, args=[identifier]), robust=True)
+
+
+# Datasets
+
+
+def _new_dataset(lab: Lab, name: str, **fields) -> Dataset:
+    name = name.strip()
+    if not name or len(name) > 80:
+        raise Invalid("A dataset needs a name of at most 80 characters.", {"name": "1 to 80 characters."})
+    try:
+        with transaction.atomic():
+            return Dataset.objects.create(lab=lab, name=name, **fields)
+    except IntegrityError:
+        raise Conflict(f"{lab.name} already has a dataset named {name!r}; choose another name.") from None
+
+
+@transaction.atomic
+def generate_dataset(*, lab: Lab, user, name: str, families: list[str], episodes: int, seed: int = 0) -> Dataset:
+    """Let the scripted demonstrator make a dataset, in a job."""
+    problems = {}
+    unknown = [family for family in families if family not in TASKS]
+    if unknown or not families:
+        problems["families"] = f"Choose task families among {', '.join(TASKS)}."
+    elif len({TASKS[family].embodiment for family in families}) > 1:
+        problems["families"] = "All families of a dataset must be of one body."
+    if not 1 <= episodes <= MAX_DEMONSTRATIONS:
+        problems["episodes"] = f"The number of episodes must be 1 to {MAX_DEMONSTRATIONS}, not {episodes}."
+    if not 0 <= seed < 2**31:
+        problems["seed"] = "The seed must be 0 to 2147483647."
+    if problems:
+        raise Invalid(" ".join(problems.values()), problems)
+    dataset = _new_dataset(lab, name, families=list(families), episodes=episodes, created_by=user, seed=seed)
+    Dataset.objects.filter(pk=dataset.pk).update(path=f"datasets/{dataset.pk}.safetensors")
+    dataset.refresh_from_db()
+    enqueue_on_commit("learning.generate_dataset", dataset.pk)
+    return dataset
+
+
+def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
+    """Admit demonstrations made elsewhere: one file of episodes, at most 64 MiB, of one body and acted by people or scripts."""
+    if len(body) > fleet_actions.UPLOAD_LIMIT:
+        refused = Refused(f"The file has {len(body)} bytes, more than 64 MiB; split it into several datasets.")
+        refused.status = 413
+        raise refused
+    try:
+        episodes = read_episodes(body)
+    except EpisodeError as error:
+        if str(error).startswith("Episode "):
+            raise Invalid(str(error)) from None
+        raise Refused(str(error)) from None
+    for episode in episodes:
+        if episode.purpose not in ("demonstration", "correction"):
+            raise Invalid(f"Episode {episode.uuid} is {episode.purpose}; a dataset takes demonstrations and corrections only.")
+    with transaction.atomic():
+        dataset = _new_dataset(
+            lab, name, families=sorted({episode.task for episode in episodes}), created_by=user,
+            episodes=len(episodes), steps=sum(episode.steps for episode in episodes), state="ready", progress=1.0,
+        )
+        dataset.path = f"datasets/{dataset.pk}.safetensors"
+        Dataset.objects.filter(pk=dataset.pk).update(path=dataset.path)
+        dataset.file.parent.mkdir(parents=True, exist_ok=True)
+        write_episodes(dataset.file, episodes)
+    return dataset
+
+
+def claim_dataset(*, dataset_id: int) -> Dataset | None:
+    """The one job that may make this dataset now; a second delivery of the message gets None."""
+    now = timezone.now()
+    free = Q(heartbeat_at=None) | Q(heartbeat_at__lt=now - STALE_AFTER)
+    if not Dataset.objects.filter(free, pk=dataset_id, state="generating").update(heartbeat_at=now):
+        return None
+    return Dataset.objects.select_related("lab").get(pk=dataset_id)
+
+
+def advance_dataset(*, dataset: Dataset, progress: float) -> None:
+    Dataset.objects.filter(pk=dataset.pk, state="generating").update(progress=progress, heartbeat_at=timezone.now())
+
+
+def release_dataset(*, dataset: Dataset) -> None:
+    """The worker stops; the next one makes the dataset from the start."""
+    Dataset.objects.filter(pk=dataset.pk, state="generating").update(heartbeat_at=None)
+
+
+def finish_dataset(*, dataset: Dataset, episodes: int, steps: int) -> None:
+    Dataset.objects.filter(pk=dataset.pk, state="generating").update(
+        state="ready", progress=1.0, episodes=episodes, steps=steps
+    )
+
+
+def fail_dataset(*, dataset: Dataset, error: str) -> None:
+    Dataset.objects.filter(pk=dataset.pk, state="generating").update(state="failed", error=error)
+
+
+# Runs: what people do
+
+
+@transaction.atomic
+def launch_run(
+    *,
+    lab: Lab,
+    user,
+    kind: str,
+    recipe: dict,
+    name: str = "",
+    dataset: Dataset | None = None,
+    parent: Run | None = None,
+    assignment: Assignment | None = None,
+    task: Task | None = None,
+    stations: list[Station] | tuple = (),
+) -> Run:
+    """Check everything, write the run and enqueue its job.
+
+    An improve run practises on an assignment that waits for a run, or on the task and stations given, which get one.
+    """
+    try:
+        checked = recipe_from_json(recipe | {"kind": kind})
+    except RecipeError as error:
+        raise Invalid(str(error), error.problems) from None
+    problems = _launch_problems(lab, kind, dataset, parent, assignment, task, stations)
+    if problems:
+        raise Invalid(" ".join(problems.values()), problems)
+    number = Run.objects.filter(lab=lab).count() + 1
+    run = Run.objects.create(
+        lab=lab, name=name.strip()[:80] or f"{kind} {number}", kind=kind, recipe=checked.to_json(), dataset=dataset,
+        parent=parent, created_by=user, round_target=checked.steps_per_round if kind == "improve" else 0,
+    )
+    if kind == "improve":
+        assignment = assignment or _waiting_assignment(task, stations)
+        if assignment is not None:
+            fleet_actions.start_assignment(assignment=assignment, run=run)
+        else:
+            fleet_actions.assign_task(lab=lab, task=task, stations=list(stations), user=user, run=run)
+    audit.info("%s launches %s", user, run.topic)
+    enqueue_on_commit("learning.run", run.pk)
+    return run
+
+
+def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> dict[str, str]:
+    problems = {}
+    if kind == "sft":
+        if dataset is None or dataset.lab_id != lab.pk:
+            problems["dataset"] = "Choose the dataset to train on."
+        elif dataset.state != "ready":
+            problems["dataset"] = f"The dataset {dataset} is {dataset.state}; wait until it is ready or choose another one."
+        return problems
+    if parent is None or parent.lab_id != lab.pk:
+        problems["parent"] = "Choose the SFT run whose policy and reward model to start from."
+    elif parent.kind != "sft" or parent.state != "completed":
+        problems["parent"] = f"{parent} is no completed SFT run; choose one."
+    elif parent.newest_checkpoint("policy") is None or parent.newest_checkpoint("reward_model") is None:
+        problems["parent"] = f"{parent} left no policy or no reward model; choose another SFT run."
+    if assignment is not None:
+        if assignment.lab_id != lab.pk or assignment.state != "queued":
+            problems["assignment"] = "This assignment has a run already or has ended; choose one that waits for a run."
+        return problems
+    if task is None:
+        problems["task"] = "Choose the task to practise."
+    if not stations:
+        problems["stations"] = "Choose at least one station to practise on."
+    return problems
+
+
+def _waiting_assignment(task: Task, stations) -> Assignment | None:
+    """The manager's assignment of this task to exactly these stations, if it waits for a run."""
+    wanted = {station.pk for station in stations}
+    for assignment in Assignment.objects.filter(task=task, state="queued", run=None):
+        if set(assignment.places.filter(live=True).values_list("station_id", flat=True)) == wanted:
+            return assignment
+    return None
+
+
+def cancel_run(*, run: Run, user) -> None:
+    """A run that no job holds ends at once; else its job ends the training process, which keeps its newest checkpoint."""
+    audit.info("%s cancels %s", user, run.topic)
+    if finish_run(run=run, state="canceled", sources=("queued",)):
+        return
+    if not move_run(run=run, to="canceling"):
+        run.refresh_from_db()
+        raise Conflict(f"{run} is {run.state}; there is nothing to cancel.")
+    fleet_actions.order_stations_of_run(run=run)
+
+
+@transaction.atomic
+def pause_run(*, run: Run, user) -> None:
+    audit.info("%s pauses %s", user, run.topic)
+    if not move_run(run=run, to="pausing", pause_wanted=True):
+        run.refresh_from_db()
+        raise Conflict(f"{run} is {run.state}; only a running run can be paused.")
+    fleet_actions.order_stations_of_run(run=run)
+
+
+@transaction.atomic
+def resume_run(*, run: Run, user) -> None:
+    audit.info("%s resumes %s", user, run.topic)
+    if not move_run(run=run, to="running", sources=("pausing", "paused"), pause_wanted=False):
+        run.refresh_from_db()
+        raise Conflict(f"{run} is {run.state}; only a paused run can be resumed.")
+    fleet_actions.order_stations_of_run(run=run)
+
+
+# Runs: what their job does
+
+
+def move_run(*, run: Run, to: str, sources: tuple[str, ...] | None = None, attempt: int | None = None, **fields) -> bool:
+    """One conditional UPDATE by the transition table; False if the run was not in a state (or attempt) that allows it."""
+    allowed = [state for state, targets in Run.TRANSITIONS.items() if to in targets]
+    rows = Run.objects.filter(pk=run.pk, state__in=[state for state in allowed if sources is None or state in sources])
+    if attempt is not None:
+        rows = rows.filter(attempt=attempt)
+    if not rows.update(state=to, **fields):
+        return False
+    _emit_head(run)
+    return True
+
+
+def _emit_head(run: Run) -> None:
+    run.refresh_from_db()
+    send_on_commit(run.topic, RunChanged(selectors.run_head(run)))
+
+
+def claim_run(*, run_id: int) -> Run | None:
+    """The one job that may supervise the run now; a second delivery of the message gets None."""
+    run = Run.objects.select_related("lab", "dataset", "parent").filter(pk=run_id).first()
+    now = timezone.now()
+    claimed = run is not None and move_run(
+        run=run, to="starting", sources=("queued",), attempt=run.attempt,
+    )
+    if not claimed:
+        return None
+    Run.objects.filter(pk=run.pk).update(
+        attempt=F("attempt") + 1, heartbeat_at=now, started_at=Coalesce("started_at", now), error=""
+    )
+    run.refresh_from_db()
+    fleet_actions.order_stations_of_run(run=run)
+    return run
+
+
+def beat_run(*, run: Run) -> bool:
+    """Say that the job lives. False if the run is no longer this attempt's: the job must let go of it."""
+    return bool(
+        Run.objects.filter(pk=run.pk, attempt=run.attempt, state__in=Run.SUPERVISED).update(heartbeat_at=timezone.now())
+    )
+
+
+@transaction.atomic
+def finish_run(
+    *, run: Run, state: str, error: str = "", sources: tuple[str, ...] | None = None, attempt: int | None = None
+) -> bool:
+    """The run has ended: its stations become free and idle."""
+    fields = {"error": error, "ended_at": timezone.now(), "eta_s": None, "heartbeat_at": None, "holding": False}
+    if state == "completed":
+        fields["progress"] = 1.0
+    if not move_run(run=run, to=state, sources=sources, attempt=attempt, **fields):
+        return False
+    for assignment in run.assignments.filter(state__in=Assignment.LIVE):
+        fleet_actions.end_assignment(assignment=assignment, state="completed" if state == "completed" else "canceled")
+    return True
+
+
+def release_run(*, run: Run) -> None:
+    """The worker stops in good order: the next one goes on in the same directory, and no attempt is used up."""
+    if run.state == "canceling" and finish_run(run=run, state="canceled", attempt=run.attempt):
+        return
+    move_run(run=run, to="queued", attempt=run.attempt, heartbeat_at=None)
+    Run.objects.filter(pk=run.pk, state="queued", attempt=run.attempt).update(attempt=F("attempt") - 1)
+
+
+def requeue_stale_jobs(*, at_start: bool = False) -> None:
+    """Find what a crash or a lost message left behind, and enqueue it again; a run is tried 3 times at most."""
+    late = timezone.now() - STALE_AFTER
+    for run in Run.objects.select_related("lab").filter(state__in=Run.SUPERVISED, heartbeat_at__lt=late):
+        if run.state == "canceling":
+            finish_run(run=run, state="canceled", attempt=run.attempt)
+        elif run.attempt >= Run.MAX_ATTEMPTS:
+            finish_run(
+                run=run, state="failed", attempt=run.attempt,
+                error=f"Its job stopped {run.attempt} times without ending; look at the log, then launch it anew.",
+            )
+        elif move_run(run=run, to="queued", attempt=run.attempt, heartbeat_at=None):
+            enqueue_on_commit("learning.run", run.pk)
+    waiting = Dataset.objects.filter(state="generating", heartbeat_at__lt=late)
+    if at_start:  # messages may have died with the broker; claiming makes a doubled one harmless
+        waiting = Dataset.objects.filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=late), state="generating")
+        for run_id in Run.objects.filter(state="queued").values_list("pk", flat=True):
+            enqueue_on_commit("learning.run", run_id)
+    for dataset_id in waiting.values_list("pk", flat=True):
+        enqueue_on_commit("learning.generate_dataset", dataset_id)
+
+
+@transaction.atomic
+def record_metrics(*, run: Run, lines: list[tuple[int, dict]]) -> None:
+    """Lines of metrics.jsonl by their number: kept, shown live, and read for what they say about the run itself."""
+    rows = [
+        Metric(
+            run=run, seq=seq, kind=str(line.get("kind", ""))[:20], at=_moment(line.get("t")),
+            data={name: value for name, value in line.items() if name not in ("t", "kind")},
+        )
+        for seq, line in lines
+    ]
+    Metric.objects.bulk_create(rows, ignore_conflicts=True, batch_size=1000)
+    changed = {}
+    for row in rows:
+        if row.kind == "progress":
+            total = row.data.get("total") or 0
+            changed |= {
+                "progress": min(1.0, (row.data.get("done") or 0) / total) if total else 0.0,
+                "phase": str(row.data.get("phase") or "")[:60],
+                "eta_s": row.data.get("eta_s"),
+            }
+        elif row.kind == "kept":
+            changed["kept_version"] = row.data.get("version")
+    if changed:
+        Run.objects.filter(pk=run.pk).update(**changed)
+        send_on_commit(run.topic, RunChanged(changed))
+    shown = [selectors.metric_row(row) for row in rows if row.kind != "progress"]
+    for start in range(0, len(shown), 500):
+        send_on_commit(run.topic, MetricsAdded(shown[start:start + 500]))
+
+
+def _moment(seconds) -> datetime:
+    return datetime.fromtimestamp(seconds, timezones.utc) if isinstance(seconds, (int, float)) else timezone.now()
+
+
+def show_log(*, run: Run, lines: list[str]) -> None:
+    send_on_commit(run.topic, RunChanged({"log": lines}))
+
+
+def register_checkpoint(*, run: Run, line: dict) -> Checkpoint | None:
+    """Keep the weights that a `checkpoint` line names. None if the file is not (or no longer) what the line says.
+
+    The learner may write a newer file to the same path; a hard link keeps this one for as long as its row lives.
+    """
+    source = run.dir / str(line["path"])
+    kept = f"checkpoints/{uuids.UUID(line['id'])}.safetensors"
+    target = settings.DATA / kept
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        temporary = target.with_suffix(f".{run.pk}.tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            _link_or_copy(source, temporary)
+        except FileNotFoundError:
+            return None
+        if sha256_of(temporary) != line["sha256"]:
+            temporary.unlink()
+            return None
+        temporary.replace(target)
+    checkpoint, fresh = Checkpoint.objects.get_or_create(
+        uuid=line["id"],
+        defaults={
+            "run": run, "role": line["role"], "version": line["version"], "path": kept, "sha256": line["sha256"],
+            "threshold": line.get("threshold"), "consecutive": line.get("consecutive"),
+        },
+    )
+    if fresh:
+        send_on_commit(run.topic, CheckpointsChanged([checkpoint.row()]))
+    return checkpoint
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        shutil.copyfile(source, target)
+
+
+@transaction.atomic
+def publish_checkpoint(*, run: Run, checkpoint: Checkpoint) -> bool:
+    """A new round begins: all stations of the run shall load this policy, and its episodes are counted from zero."""
+    now = timezone.now()
+    if not Checkpoint.objects.filter(pk=checkpoint.pk, published_at=None).update(published_at=now):
+        return False
+    checkpoint.published_at = now
+    Run.objects.filter(pk=run.pk).update(open_version=checkpoint.version, round_steps=0, holding=False)
+    _emit_head(run)
+    send_on_commit(run.topic, CheckpointsChanged([checkpoint.row()]))
+    fleet_actions.tell_stations_of_run(run=run, message=run.policy_message(checkpoint))
+    return True
+
+
+# Replay
+
+
+def render_episode(*, episode: Episode) -> str:
+    """Have the episode's frames made, once: "" while that goes on, or the sentence that says why it can't be."""
+    part = episode.frames_dir.with_suffix(".part")
+    failed = episode.frames_dir.with_suffix(".failed")
+    if failed.exists() and time.time() - failed.stat().st_mtime < RENDER_STALE_S:
+        return failed.read_text()
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        part.mkdir()
+    except FileExistsError:
+        if time.time() - part.stat().st_mtime < RENDER_STALE_S:
+            return ""
+        os.utime(part)  # the job died: ask again
+    failed.unlink(missing_ok=True)
+    enqueue_on_commit("learning.render_episode", str(episode.pk))
+    return ""
+
+
+def reason_from_log(*, run: Run, code: int) -> str:
+    """Why the training process ended, in its own last words."""
+    tail = [line for line in selectors.log_tail(run, 12) if line.strip()]
+    return f"The training process ended with code {code}. Its last words:\n" + "\n".join(tail or ["(none)"])

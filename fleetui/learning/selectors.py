@@ -1,0 +1,174 @@
+"""Reading many rows of learning: runs with their checkpoints, metrics for curves, what a run's page starts from."""
+
+from collections import deque
+
+from django.db.models import Prefetch
+
+from fleetui.fleet.models import IN_EPISODE, Episode, Lab, Station
+from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
+
+SNAPSHOT_METRICS = 4000
+
+
+def list_datasets(lab: Lab):
+    return lab.datasets.select_related("created_by").order_by("-id")
+
+
+def dataset_row(dataset: Dataset) -> dict:
+    return {
+        "id": dataset.pk,
+        "name": dataset.name,
+        "families": dataset.families,
+        "episodes": dataset.episodes,
+        "steps": dataset.steps,
+        "state": dataset.state,
+        "progress": dataset.progress,
+        "error": dataset.error,
+        "seed": dataset.seed,
+        "created_at": dataset.created_at.isoformat(),
+    }
+
+
+def list_runs(lab: Lab, kind: str = ""):
+    rows = lab.runs.select_related("dataset", "parent", "created_by").order_by("-id")
+    return rows.filter(kind=kind) if kind else rows
+
+
+def list_run_rows(lab: Lab, kind: str = "") -> list[dict]:
+    checkpoints = Prefetch("checkpoints", queryset=Checkpoint.objects.order_by("version", "created_at"))
+    runs = list_runs(lab, kind).prefetch_related(checkpoints, "assignments__task", "assignments__stations")
+    return [run_row(run) for run in runs]
+
+
+def list_parents(lab: Lab):
+    """SFT runs that left a policy and a reward model: what an improve run can start from."""
+    runs = lab.runs.filter(kind="sft", state="completed", checkpoints__role="policy").distinct().order_by("-id")
+    return runs.filter(pk__in=Checkpoint.objects.filter(role="reward_model").values("run"))
+
+
+def run_row(run: Run) -> dict:
+    """A run as the API answers it."""
+    return run_head(run) | {
+        "recipe": run.recipe,
+        "checkpoints": [checkpoint.row() for checkpoint in run.checkpoints.all()],
+        "stations": sorted({station.slug for row in run.assignments.all() for station in row.stations.all()}),
+        "task": next((row.task.slug for row in run.assignments.all()), None),
+    }
+
+
+def run_head(run: Run) -> dict:
+    """The part of a run that changes as it goes."""
+    return {
+        "id": run.pk,
+        "name": run.name,
+        "kind": run.kind,
+        "state": run.state,
+        "phase": run.phase,
+        "progress": run.progress,
+        "eta_s": run.eta_s,
+        "error": run.error,
+        "attempt": run.attempt,
+        "dataset": run.dataset_id,
+        "parent": run.parent_id,
+        "practice_episodes": run.practice_episodes,
+        "kept_version": run.kept_version,
+        "open_version": run.open_version,
+        "round_steps": run.round_steps,
+        "round_target": run.round_target,
+        "holding": run.holding,
+        "created_at": run.created_at.isoformat(),
+        "started_at": run.started_at.isoformat() if run.started_at else None,
+        "ended_at": run.ended_at.isoformat() if run.ended_at else None,
+    }
+
+
+def metric_row(metric: Metric) -> dict:
+    return {"seq": metric.seq, "kind": metric.kind, "data": metric.data, "at": metric.at.isoformat()}
+
+
+def list_metrics(run: Run, *, after: int = 0, kind: str = "", limit: int = 5000) -> list[dict]:
+    """In the order they were written, after a sequence number."""
+    rows = run.metrics.filter(seq__gt=after)
+    if kind:
+        rows = rows.filter(kind=kind)
+    return [metric_row(row) for row in rows.order_by("seq")[:limit]]
+
+
+def run_snapshot(run: Run) -> dict:
+    """What the live page of a run starts from; deltas of the topic `run:LAB/ID` keep it true."""
+    run = Run.objects.select_related("lab").get(pk=run.pk)
+    newest = run.metrics.exclude(kind="progress").order_by("-seq")[:SNAPSHOT_METRICS]
+    return {
+        "run": run_head(run) | {"log": log_tail(run)},
+        "metrics": [metric_row(row) for row in reversed(newest)],
+        "checkpoints": [checkpoint.row() for checkpoint in run.checkpoints.order_by("version", "created_at")],
+        "stations": run_stations(run),
+    }
+
+
+def run_stations(run: Run) -> list[dict]:
+    """The stations that its assignment holds, or held when it ended."""
+    rows = Station.objects.filter(places__assignment__run=run).select_related("loaded_checkpoint").distinct()
+    return [
+        {
+            "slug": row.slug, "name": row.name, "number": row.number, "state": row.state, "reason": row.reason,
+            "connected": row.connected, "version": row.loaded_checkpoint.version if row.loaded_checkpoint else None,
+            "episodes": row.episodes_count,
+        }
+        for row in rows.order_by("number")
+    ]
+
+
+def log_tail(run: Run, lines: int = 40) -> list[str]:
+    """The last lines of the training process' output."""
+    try:
+        with open(run.dir / "log.txt", "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - 16_384))
+            return [line.decode(errors="replace").rstrip() for line in deque(file, maxlen=lines)]
+    except FileNotFoundError:
+        return []
+
+
+def success_curve(run: Run) -> dict:
+    """True success on fixed seeds against practice episodes, and the SFT level it started from.
+
+    {"run", "name", "points": [{version, practice_episodes, successes, n, low, high}], "sft": {...} | None, "kept_version"}
+    """
+    points = [row.data for row in run.metrics.filter(kind="evaluation").order_by("seq")]
+    source = run.parent if run.parent_id else run
+    level = source.metrics.filter(kind="evaluation").order_by("-seq").first()
+    return {
+        "run": run.pk,
+        "name": run.name,
+        "points": points,
+        "sft": level.data if level else None,
+        "kept_version": run.kept_version,
+    }
+
+
+# For the run's job
+
+
+def episodes_to_hand_in(run: Run) -> list[Episode]:
+    """Practice episodes of the open version that the learner hasn't got, in the order they came."""
+    rows = run.episodes.filter(handed_in_at=None, purpose="practice", version=run.open_version)
+    return list(rows.order_by("stored_at")[:500])
+
+
+def unsettled_stations(run: Run) -> tuple[int, int]:
+    """(stations that may be in an episode, stations whose last episode isn't stored yet), of the run's connected ones."""
+    stations = Station.objects.filter(places__live=True, places__assignment__run=run, connected=True)
+    rows = list(stations.values_list("state", "last_episode"))
+    told = {last for state, last in rows if state not in IN_EPISODE and last}
+    stored = set(Episode.objects.filter(pk__in=told).values_list("pk", flat=True))
+    return sum(state in IN_EPISODE for state, _ in rows), len(told - stored)
+
+
+def stations_behind(run: Run) -> list[Station]:
+    """Connected stations of the run that haven't loaded its published policy."""
+    policy = run.published_policy()
+    if policy is None:
+        return []
+    stations = Station.objects.filter(places__live=True, places__assignment__run=run, connected=True)
+    return list(stations.exclude(loaded_checkpoint=policy).select_related("lab"))

@@ -1,0 +1,1 @@
+"""The live sockets: /ws/station for the bodies, /ws/live for the people who watch and help."""
