@@ -212,6 +212,8 @@ def _read_header(data: bytes) -> tuple[list[dict], dict, int]:
     """(fields of each episode, tensor descriptions, where the tensors' bytes begin)"""
     try:
         (size,) = struct.unpack_from("<Q", data)
+        if size > 100_000_000:  # what safetensors allows; this is text or a picture
+            raise ValueError
         if 8 + size > len(data):
             raise EpisodeError("The file is truncated within its header; send it again.")
         header = json.loads(data[8:8 + size])

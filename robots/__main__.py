@@ -1,0 +1,107 @@
+"""python -m robots demonstrate | render: the commands by which the server makes demonstrations and pictures.
+
+A job of the server starts them as child processes, since the server itself never loads a simulator. With --progress each line on
+stdout is JSON: {"done": 12, "total": 400}. What a user can put right is said in one sentence on stderr, with exit code 2.
+"""
+import argparse
+import json
+import os
+import sys
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from robots.episodes import EpisodeError, read_episodes, write_episodes
+from robots.worlds import make_world
+
+
+class _Progress:
+    """At most ten lines a second, and always the last one."""
+
+    def __init__(self):
+        self.written_at = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - self.written_at > 0.1:
+            print(json.dumps({"done": done, "total": total}), flush=True)
+            self.written_at = now
+
+
+def demonstrate(arguments: argparse.Namespace) -> None:
+    from robots.demonstrators import collect_demonstrations
+
+    if not arguments.out.parent.is_dir():
+        raise ValueError(f"The folder {arguments.out.parent} does not exist; make it first.")
+    progress = _Progress() if arguments.progress else None
+    write_episodes(arguments.out, collect_demonstrations(arguments.task, arguments.episodes, arguments.seed, progress))
+
+
+def render(arguments: argparse.Namespace) -> None:
+    episodes = read_episodes(arguments.episode)
+    wanted = [episode for episode in episodes if arguments.uuid in (None, episode.uuid)]
+    if not wanted:
+        raise EpisodeError(f"There is no episode {arguments.uuid} in {arguments.episode}.")
+    episode = wanted[0]
+    if not (16 <= arguments.width <= 1920 and 16 <= arguments.height <= 1080):
+        raise ValueError("Pictures can be 16x16 to 1920x1080 pixels.")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    progress = _Progress() if arguments.progress else None
+    world = None if episode.frames else make_world(episode.embodiment, seed=0)
+    for step, observation in enumerate(episode.observations):
+        if world is None:
+            jpeg = episode.frames[step]
+        else:
+            world.set_observation(observation)
+            jpeg = to_jpeg(world.render(arguments.width, arguments.height))
+        # A reader who finds the name must find the whole picture.
+        temporary = arguments.out / f".{step:05d}.{os.getpid()}.tmp"
+        temporary.write_bytes(jpeg)
+        temporary.replace(arguments.out / f"{step:05d}.jpg")
+        if progress is not None:
+            progress(step + 1, episode.steps + 1)
+    if world is not None:
+        world.close()
+
+
+def to_jpeg(picture: np.ndarray) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m robots", description="Make demonstrations; render episodes.")
+    commands = parser.add_subparsers(required=True)
+
+    command = commands.add_parser("demonstrate", help="write demonstrations by the scripted demonstrator")
+    command.add_argument("--task", required=True, type=lambda text: text.split(","), help="families, separated by commas")
+    command.add_argument("--episodes", required=True, type=int)
+    command.add_argument("--seed", required=True, type=int)
+    command.add_argument("--out", required=True, type=Path, help="a .safetensors file of episodes")
+    command.add_argument("--progress", action="store_true")
+    command.set_defaults(run=demonstrate)
+
+    command = commands.add_parser("render", help="write a picture for every observation of an episode")
+    command.add_argument("--episode", required=True, type=Path, help="a file of episodes")
+    command.add_argument("--uuid", help="which episode of the file; the first unless told")
+    command.add_argument("--out", required=True, type=Path, help="a folder for 00000.jpg, 00001.jpg, ...")
+    command.add_argument("--width", type=int, default=320)
+    command.add_argument("--height", type=int, default=240)
+    command.add_argument("--progress", action="store_true")
+    command.set_defaults(run=render)
+
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError) as error:  # every error class of this package is a ValueError with a sentence
+        print(f"{error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
