@@ -80,7 +80,9 @@ def prepare_stations(lab, wanted):
             token = tokens[station.slug] = secrets.token_urlsafe(32)
             Station.objects.filter(pk=station.pk).update(token_hash=Station.hash_token(token), token_prefix=token[:6])
     taken = {station.number for station in lab.stations.all()}
-    while len(there) < (wanted or (0 if there else STATIONS)):
+    if wanted is None:
+        wanted = STATIONS if not there else len(there)
+    while len(there) < wanted:
         number = max(taken, default=0) + 1
         taken.add(number)
         body = get_embodiment(WORLD)

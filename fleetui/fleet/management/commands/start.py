@@ -8,6 +8,7 @@ killed instead, the kernel ends the children (Linux) and the next start ends wha
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -258,6 +259,8 @@ class Command(BaseCommand):
         end_processes(self.tagged(), GRACE_S / 2)
         for server in reversed(self.servers):
             server.stop()
+        if self.servers:
+            shutil.rmtree(embedded.socket_folder(settings.DATA), ignore_errors=True)
         if running:
             self.say(f" {time.monotonic() - began:.1f} s")
         own = [server.process.pid for server in self.servers if server.process]
