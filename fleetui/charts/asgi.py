@@ -1,0 +1,65 @@
+"""The door to the Dash app, which knows nothing of log-ins: the Django session opens it, as everywhere on the site.
+
+Dash's callbacks are POSTs that Django's CSRF check never sees, so a POST must come from a page of this very site.
+"""
+
+from http import HTTPStatus
+from urllib.parse import quote
+
+from a2wsgi import WSGIMiddleware
+from django.conf import settings
+from django.contrib.auth import get_user
+from django.contrib.sessions.backends.db import SessionStore
+from django.core.exceptions import DisallowedHost
+from django.core.handlers.wsgi import WSGIRequest
+from django.db import close_old_connections
+
+from fleetui.charts.dash_app import PREFIX, app
+
+CALLBACK = f"{PREFIX}_dash-"
+THREADS = 4
+
+
+def guarded(environ, start_response):
+    """WSGI, in a thread of its own pool: so the session's look-up may use the database."""
+    try:
+        request = WSGIRequest(environ)
+        request.session = SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+        user = get_user(request)
+        if not user.is_authenticated:
+            if request.path.startswith(CALLBACK):
+                return refuse(start_response, 401, "You are logged out; log in again, then reload this page.")
+            target = f"{settings.LOGIN_URL}?next={quote(request.get_full_path())}"
+            return refuse(start_response, 302, "Log in first.", ("Location", target))
+        if request.method not in ("GET", "HEAD") and not is_same_origin(request):
+            return refuse(start_response, 403, "This request does not come from a page of this site.")
+        environ["fleetui.user"] = user
+        return app.server(environ, start_response)
+    except DisallowedHost:
+        return refuse(start_response, 400, "This server does not answer under that name; set FLEETUI_HOST to allow it.")
+    finally:
+        close_old_connections()
+
+
+def is_same_origin(request) -> bool:
+    """Browsers send Origin with each POST; one without it is no browser's and has no business here."""
+    origin = request.META.get("HTTP_ORIGIN", "")
+    return origin == f"{request.scheme}://{request.get_host()}" or origin in settings.CSRF_TRUSTED_ORIGINS
+
+
+def refuse(start_response, status: int, sentence: str, *headers):
+    body = sentence.encode()
+    start_response(f"{status} {HTTPStatus(status).phrase}", [
+        ("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"), *headers,
+    ])
+    return [body]
+
+
+@app.server.after_request
+def shield(response):
+    response.headers["X-Frame-Options"] = "SAMEORIGIN"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+dash_asgi = WSGIMiddleware(guarded, workers=THREADS)

@@ -1,0 +1,86 @@
+"""The Charts page's Dash app: runs of one lab side by side. It stands in a frame of the site's own page.
+
+The lab comes from the frame's address and is checked in every callback, since each is a request of its own.
+"""
+
+import flask
+from dash import Dash, Input, Output, State, dcc, html
+from dash.exceptions import PreventUpdate
+from django.http import QueryDict
+
+from fleetui import access
+from fleetui.charts import figures
+from fleetui.fleet import selectors as fleet
+from fleetui.learning import selectors as learning
+
+PREFIX = "/charts/app/"
+CHOSEN_AT_FIRST = 4
+REFRESH_MS = 20_000
+GRAPH = {"displayModeBar": False, "responsive": True}
+
+app = Dash(
+    __name__, requests_pathname_prefix=PREFIX, routes_pathname_prefix=PREFIX, serve_locally=True, title="Charts",
+    update_title=None, external_stylesheets=["/static/fleetui.css"], assets_folder="assets",
+)
+app.layout = html.Div(
+    className="stack",
+    children=[
+        dcc.Location(id="url", refresh=False),
+        dcc.Store(id="theme", data="light"),
+        dcc.Interval(id="tick", interval=REFRESH_MS),
+        html.Div(className="field", children=[
+            html.Label("Runs", htmlFor="runs"),
+            dcc.Dropdown(id="runs", multi=True, options=[], placeholder="Choose runs to compare"),
+        ]),
+        *(
+            html.Section(className="panel", children=[
+                html.Div(className="panel-head", children=[html.H2(title), html.Span(note, className="muted")]),
+                dcc.Graph(id=name, config=GRAPH),
+            ])
+            for name, title, note in (
+                ("success", "Success curves", "true success of evaluation episodes, Wilson 95 % band, SFT level dashed"),
+                ("touches", "Interventions per robot-hour", "the last 24 hours, by station; a station's own resets count too"),
+                ("lengths", "Episode lengths", "practice episodes of the chosen runs: median, and the middle half as a band"),
+            )
+        ),
+    ],
+)
+# The page's theme is the site's; assets/theme.js keeps it current when the person changes it in the page around.
+app.clientside_callback("function(_) { return window.chartsTheme(); }", Output("theme", "data"), Input("url", "href"))
+
+
+def lab_of(search: str):
+    """The lab that the frame asks for, if the logged-in user is a member of it."""
+    query = QueryDict((search or "").lstrip("?"))
+    try:
+        return access.get_lab(flask.request.environ["fleetui.user"], query.get("lab", "")), query
+    except access.Refused as refused:
+        flask.abort(refused.status, str(refused))
+
+
+@app.callback(Output("runs", "options"), Output("runs", "value"), Input("url", "search"), State("runs", "value"))
+def offer_runs(search, chosen):
+    lab, query = lab_of(search)
+    runs = list(lab.runs.filter(kind="improve").order_by("-id"))
+    wanted = {int(each) for each in query.get("runs", "").split(",") if each.isdecimal()}
+    at_first = [run.pk for run in runs if run.pk in wanted] or [run.pk for run in runs[:CHOSEN_AT_FIRST]]
+    return [{"label": f"{run.name} ({run.state})", "value": run.pk} for run in runs], chosen or at_first
+
+
+@app.callback(
+    Output("success", "figure"), Output("touches", "figure"), Output("lengths", "figure"),
+    Input("runs", "value"), Input("theme", "data"), Input("tick", "n_intervals"), State("url", "search"),
+)
+def draw(chosen, theme, _, search):
+    lab, _ = lab_of(search)
+    if theme not in figures.GROUNDS or not all(isinstance(each, int) for each in chosen or []):
+        raise PreventUpdate
+    runs = list(lab.runs.filter(pk__in=chosen or []).order_by("id"))
+    lengths = {run.pk: [] for run in runs}
+    for row in fleet.episode_lengths(lab, list(lengths)) if runs else []:
+        lengths[row["run"]].append(row)
+    return (
+        figures.success_curves([learning.success_curve(run) for run in runs], theme),
+        figures.interventions(fleet.interventions_per_robot_hour(lab), theme),
+        figures.episode_lengths([{"name": run.name, "episodes": lengths[run.pk]} for run in runs], theme),
+    )

@@ -1,0 +1,61 @@
+"""How pages say numbers, times and states: one wording everywhere, matching static/js/format.js."""
+
+from django import template
+from django.utils import timezone
+from django.utils.html import format_html
+
+register = template.Library()
+STATE_WORDS = {"needs_person": "Needs a person", "waiting": "Waiting for a policy"}
+
+
+@register.filter
+def words(value) -> str:
+    """A state or an ending as words."""
+    return STATE_WORDS.get(value) or str(value or "none").replace("_", " ").capitalize()
+
+
+@register.filter
+def kind_words(kind) -> str:
+    return {"sft": "fine-tuning", "improve": "self-improvement"}.get(kind, kind)
+
+
+@register.filter
+def percent(value) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+@register.filter
+def seconds(value) -> str:
+    if value is None:
+        return "–"
+    if value < 90:
+        return f"{value:.0f} s"
+    if value < 5400:
+        return f"{value / 60:.0f} min"
+    return f"{value / 3600:.1f} h" if value < 129600 else f"{value / 86400:.0f} d"
+
+
+@register.filter
+def ago(moment):
+    """Relative, with the absolute time on hover; the page's script keeps it current."""
+    if moment is None:
+        return "never"
+    passed = (timezone.now() - moment).total_seconds()
+    return format_html(
+        '<time datetime="{}" title="{} UTC">{}</time>',
+        moment.isoformat(), moment.strftime("%Y-%m-%d %H:%M:%S"), "now" if passed < 5 else f"{seconds(passed)} ago",
+    )
+
+
+@register.filter
+def success(evaluation) -> str:
+    """An evaluation metric: the rate, its n and its Wilson 95 % band."""
+    if not evaluation or not evaluation.get("n"):
+        return "not evaluated"
+    rate = evaluation["successes"] / evaluation["n"]
+    return f"{percent(rate)} of {evaluation['n']} (95 %: {percent(evaluation['low'])} to {percent(evaluation['high'])})"
+
+
+@register.filter
+def unlocalize_number(value) -> str:
+    return f"{float(value or 0):.4f}"

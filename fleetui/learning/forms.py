@@ -1,0 +1,151 @@
+"""Forms of learning's pages. The launch form is made from the recipe's own fields, so a new setting needs no form code."""
+
+from django import forms
+
+from fleetui.fleet.models import AssignedStation, Assignment
+from fleetui.learning import selectors
+from robots.tasks import TASKS
+from training.recipes import RECIPES, RecipeError
+
+# What most launches change; the others stand under "further settings".
+MAIN = {
+    "sft": ("steps", "batch", "learning_rate", "evaluation_episodes", "seed"),
+    "improve": ("max_episodes", "updates_per_round", "batch", "evaluate_every", "evaluation_episodes", "seed"),
+}
+FAMILIES = [(each.name, each.title) for each in TASKS.values()]
+
+
+class LaunchForm(forms.Form):
+    """Where a run starts from, and its recipe; the recipe itself checks its fields and words their errors."""
+
+    KIND: str
+    name = forms.CharField(label="Name", required=False, max_length=80, help_text="Empty: the kind and a number.")
+
+    def __init__(self, *args, lab, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.lab = lab
+        self.recipe_class = RECIPES[self.KIND]
+        self.source_names = list(self.fields)
+        for field in self.recipe_class.FIELDS.values():
+            numeric = field.type is not str
+            self.fields[field.name] = forms.CharField(
+                label=field.label, help_text=f"{field.help} {explain_range(field)}".strip(), required=False,
+                initial=spell(field.default),
+                widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"} if numeric else {}),
+            )
+
+    def clean(self):
+        given = {name: self.cleaned_data.get(name, "") for name in self.recipe_class.FIELDS}
+        # An empty field asks for the default; text fields may be empty.
+        given = {name: value for name, value in given.items() if value != "" or self.recipe_class.FIELDS[name].type is str}
+        try:
+            self.recipe = self.recipe_class.from_json(given).to_json()
+        except RecipeError as error:
+            for name, problem in error.problems.items():
+                self.add_error(name if name in self.fields else None, problem)
+        return self.cleaned_data
+
+    def sources(self) -> dict:
+        """The keywords of launch_run besides the recipe."""
+        return {name: self.cleaned_data[name] for name in self.source_names}
+
+    @property
+    def source_fields(self):
+        return [self[name] for name in self.source_names]
+
+    @property
+    def main_fields(self):
+        return [self[name] for name in MAIN[self.KIND]]
+
+    @property
+    def further_fields(self):
+        return [self[name] for name in self.recipe_class.FIELDS if name not in MAIN[self.KIND]]
+
+    @property
+    def further_bad(self):
+        return any(field.errors for field in self.further_fields)
+
+    @property
+    def problem_count(self):
+        return sum(len(problems) for problems in self.errors.values())
+
+
+class SFTForm(LaunchForm):
+    KIND = "sft"
+    dataset = forms.ModelChoiceField(
+        label="Dataset", queryset=None, empty_label=None, error_messages={"required": "Choose the dataset to train on."}
+    )
+
+    def __init__(self, *args, lab, **kwargs):
+        super().__init__(*args, lab=lab, **kwargs)
+        self.fields["dataset"].queryset = lab.datasets.filter(state="ready").order_by("-id")
+        self.fields["dataset"].label_from_instance = lambda row: f"{row.name} ({row.episodes} demonstrations)"
+
+    @property
+    def missing(self):
+        if not self.fields["dataset"].queryset.exists():
+            return "No dataset is ready yet: make one on the Datasets page, or wait until it is generated."
+        return ""
+
+
+class ImproveForm(LaunchForm):
+    KIND = "improve"
+    parent = forms.ModelChoiceField(
+        label="Start from", queryset=None, empty_label=None, help_text="The run whose policy improves; its reward model judges.",
+        error_messages={"required": "Choose the run whose policy and reward model to start from."},
+    )
+    task = forms.ModelChoiceField(
+        label="Task", queryset=None, empty_label=None, error_messages={"required": "Choose the task to practise."}
+    )
+    stations = forms.ModelMultipleChoiceField(
+        label="Stations", queryset=None, widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
+        help_text="Those on which no other run practises.",
+        error_messages={"required": "Choose at least one station to practise on."},
+    )
+
+    def __init__(self, *args, lab, **kwargs):
+        super().__init__(*args, lab=lab, **kwargs)
+        busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
+        self.fields["parent"].queryset = selectors.list_parents(lab)
+        self.fields["task"].queryset = lab.tasks.order_by("name")
+        free = self.fields["stations"].queryset = lab.stations.exclude(pk__in=busy.values("station")).order_by("number")
+        # What a manager assigned already is what one most likely wants to practise.
+        waiting = Assignment.objects.filter(lab=lab, state="queued", run=None).order_by("-id").first()
+        self.fields["task"].initial = waiting.task_id if waiting else None
+        self.fields["stations"].initial = free.filter(places__live=True, places__assignment=waiting) if waiting else free
+
+    @property
+    def missing(self):
+        if not self.fields["parent"].queryset.exists():
+            return "No run has left a policy and a reward model yet: train from demonstrations first."
+        if not self.fields["stations"].queryset.exists():
+            return "Every station is held by another run: wait for it, or cancel it."
+        return ""
+
+
+LAUNCH_FORMS = {form.KIND: form for form in (SFTForm, ImproveForm)}
+
+
+class GenerateForm(forms.Form):
+    name = forms.CharField(label="Name", max_length=80)
+    families = forms.MultipleChoiceField(
+        label="Tasks", choices=FAMILIES, widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
+        initial=[FAMILIES[0][0]], error_messages={"required": "Choose at least one task."},
+    )
+    episodes = forms.IntegerField(label="Demonstrations", initial=800, min_value=1, help_text="About 50 or more a second.")
+    seed = forms.IntegerField(label="Seed", initial=1, min_value=0, max_value=2**31 - 1)
+
+
+class UploadForm(forms.Form):
+    name = forms.CharField(label="Name", max_length=80)
+    file = forms.FileField(label="File", help_text="One .safetensors file of demonstrations or corrections, at most 64 MiB.")
+
+
+def spell(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def explain_range(field) -> str:
+    if field.type is str or field.minimum is None:
+        return ""
+    return f"{spell(field.minimum)} to {spell(field.maximum)}; usually {spell(field.default)}."

@@ -1,0 +1,119 @@
+"""The pages of learning: runs, the launch form, a run as it goes, datasets. Curves grow over the live socket."""
+
+from pathlib import Path
+
+import plotly
+from django.contrib import messages
+from django.db.models import OuterRef, Subquery
+from django.http import FileResponse, Http404
+from django.shortcuts import redirect
+from django.views.decorators.cache import cache_control
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from fleetui import access
+from fleetui.fleet.views import add_refusal, page, render_page
+from fleetui.learning import actions, selectors
+from fleetui.learning.forms import LAUNCH_FORMS, GenerateForm, UploadForm
+from fleetui.learning.models import Metric
+from training.recipes import RECIPES
+
+PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+CONTROLS = {
+    "cancel": (actions.cancel_run, "is being canceled; it keeps its checkpoints."),
+    "pause": (actions.pause_run, "pauses at the end of the update under way."),
+    "resume": (actions.resume_run, "goes on."),
+}
+
+
+@page
+@require_GET
+def runs(request, lab_slug):
+    lab = access.get_lab(request.user, lab_slug)
+    newest = Metric.objects.filter(run=OuterRef("pk"), kind="evaluation").order_by("-seq").values("data")[:1]
+    return render_page(
+        request, "learning/runs.html", lab, "runs", runs=selectors.list_runs(lab).annotate(evaluation=Subquery(newest))
+    )
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def new_run(request, lab_slug):
+    lab = access.get_lab(request.user, lab_slug, "launch_run")
+    kind = request.GET.get("kind", "sft")
+    if kind not in LAUNCH_FORMS:
+        raise Http404(f"There is no kind of run {kind!r}; known are {', '.join(LAUNCH_FORMS)}.")
+    chosen = {name: value for name, value in request.GET.items() if name in ("dataset", "parent") and value.isdecimal()}
+    form = LAUNCH_FORMS[kind](request.POST or None, lab=lab, initial=chosen)
+    if request.method == "POST" and form.is_valid():
+        try:
+            run = actions.launch_run(lab=lab, user=request.user, kind=kind, recipe=form.recipe, **form.sources())
+        except access.Refused as refused:
+            add_refusal(form, refused)
+        else:
+            messages.success(request, f"{run} is launched; it starts as soon as a worker is free.")
+            return redirect("run", lab_slug, run.pk)
+    return render_page(request, "learning/new_run.html", lab, "runs", 422 if form.errors else 200, form=form, kind=kind)
+
+
+@page
+@require_GET
+def run(request, lab_slug, run_id):
+    found = access.get_run(request.user, lab_slug, run_id)
+    labels = RECIPES[found.kind].FIELDS
+    recipe = [(labels[name].label if name in labels else name, value) for name, value in found.recipe.items() if name != "kind"]
+    return render_page(
+        request, "learning/run.html", found.lab, "runs", run=found, recipe=recipe, stations=selectors.run_stations(found),
+        log="\n".join(selectors.log_tail(found)),
+    )
+
+
+@page
+@require_POST
+def control_run(request, lab_slug, run_id, act):
+    found = access.get_run(request.user, lab_slug, run_id, "control_run")
+    do, said = CONTROLS[act]
+    try:
+        do(run=found, user=request.user)
+        messages.success(request, f"{found} {said}")
+    except access.Conflict as refused:
+        messages.error(request, str(refused))
+    return redirect("run", lab_slug, run_id)
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def datasets(request, lab_slug):
+    lab = access.get_lab(request.user, lab_slug)
+    act = request.POST.get("act", "")
+    generate = GenerateForm(request.POST if act == "generate" else None)
+    upload = UploadForm(*(request.POST, request.FILES) if act == "upload" else ())
+    if request.method == "POST":
+        form = {"generate": generate, "upload": upload}.get(act)
+        if form is None:
+            raise Http404("This page has no such form.")
+        access.get_lab(request.user, lab_slug, f"{act}_dataset")
+        if form.is_valid():
+            try:
+                messages.success(request, add_dataset(request, lab, act, form.cleaned_data))
+                return redirect("datasets", lab_slug)
+            except access.Refused as refused:
+                add_refusal(form, refused)
+    return render_page(
+        request, "learning/datasets.html", lab, "datasets", 422 if generate.errors or upload.errors else 200,
+        datasets=selectors.list_datasets(lab), generate_form=generate, upload_form=upload,
+    )
+
+
+def add_dataset(request, lab, act, given) -> str:
+    if act == "generate":
+        made = actions.generate_dataset(lab=lab, user=request.user, **given)
+        return f"{made} is being generated; it can be trained on when it is ready."
+    made = actions.upload_dataset(lab=lab, user=request.user, name=given["name"], body=given["file"].read())
+    return f"{made}: {made.episodes} episodes were admitted."
+
+
+@require_GET
+@cache_control(max_age=86_400, public=True)
+def plotly_js(request):
+    """plotly.js as the installed plotly package carries it: no CDN, and one version for pages and for Dash."""
+    return FileResponse(open(PLOTLY_JS, "rb"), content_type="text/javascript")

@@ -1,0 +1,129 @@
+// On every page: theme, jump palette (Ctrl+K), the page's keys (?), toasts, one confirmation for destructive acts, times.
+
+import { live } from "./live.js";
+import { refreshTimes } from "./format.js";
+
+export const page = document.body.dataset;
+export const lab = page.lab || null;
+
+export function toast(text, kind = "plain") {
+  const box = document.querySelector("#toasts");
+  const element = document.createElement("div");
+  element.className = `toast ${kind}`;
+  element.setAttribute("role", kind === "error" ? "alert" : "status");
+  const words = document.createElement("span");
+  words.textContent = text;
+  const close = document.createElement("button");
+  close.type = "button";
+  close.textContent = "×";
+  close.setAttribute("aria-label", "Close this message");
+  close.addEventListener("click", () => element.remove());
+  element.append(words, close);
+  box.append(element);
+  while (box.children.length > 4) box.firstElementChild.remove();
+  setTimeout(() => element.remove(), kind === "error" ? 12000 : 4500);
+}
+
+export function confirmAct(question, verb) {
+  const dialog = document.querySelector("#confirm");
+  dialog.querySelector("p").textContent = question;
+  dialog.querySelector("[value=yes]").textContent = verb;
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+}
+
+export async function commandStation(station, name, args = {}) {
+  const done = await live.command(lab, station, name, args);
+  if (!done.ok) toast(`${station}: ${done.error || `${name} was refused`}`, "error");
+  return done.ok;
+}
+
+export const typing = (event) => event.target.matches("input, textarea, select, [contenteditable]") || document.querySelector("dialog[open]");
+
+document.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!form.dataset.confirm || form.dataset.confirmed) return;
+  event.preventDefault();
+  if (await confirmAct(form.dataset.confirm, form.dataset.verb || "Yes")) { form.dataset.confirmed = "1"; form.requestSubmit(event.submitter); }
+});
+
+// ---- theme: the system's, until the person chooses
+document.querySelector("#theme")?.addEventListener("click", () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  try { localStorage.setItem("theme", root.dataset.theme); } catch { /* not kept then */ }
+  document.dispatchEvent(new Event("themechange"));
+});
+
+// ---- keys
+const keysDialog = document.querySelector("#keys");
+document.querySelector("#show-keys")?.addEventListener("click", () => keysDialog.showModal());
+
+// ---- jump palette
+const palette = document.querySelector("#palette");
+const input = palette?.querySelector("input");
+const list = palette?.querySelector("ul");
+let results = [], chosen = 0, asked = 0;
+
+function drawResults(query) {
+  list.replaceChildren(...results.map((result, index) => {
+    const item = document.createElement("li");
+    item.setAttribute("role", "option");
+    item.setAttribute("aria-selected", String(index === chosen));
+    const title = document.createElement("span");
+    title.textContent = result.title;
+    const kind = document.createElement("span");
+    kind.className = "muted";
+    kind.textContent = result.kind;
+    item.append(title, kind);
+    item.addEventListener("click", () => { location.href = result.url; });
+    return item;
+  }));
+  palette.querySelector(".none").hidden = results.length > 0 || !query;
+  list.children[chosen]?.scrollIntoView({ block: "nearest" });
+}
+
+async function search() {
+  const mine = ++asked, query = input.value.trim();
+  try {
+    const answer = await fetch(`/labs/${lab}/jump?q=${encodeURIComponent(query)}`);
+    if (!answer.ok || mine !== asked) return;
+    results = (await answer.json()).results;
+  } catch { return; }                                       // the connection banner says why
+  chosen = 0;
+  drawResults(query);
+}
+
+function openPalette() {
+  if (!palette || palette.open) return;
+  palette.showModal();
+  input.value = "";
+  search();
+}
+
+input?.addEventListener("input", search);
+palette?.addEventListener("keydown", (event) => {
+  if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+    event.preventDefault();
+    chosen = Math.max(0, Math.min(results.length - 1, chosen + (event.key === "ArrowDown" ? 1 : -1)));
+    drawResults(input.value);
+  } else if (event.key === "Enter" && results[chosen]) {
+    event.preventDefault();
+    location.href = results[chosen].url;
+  }
+});
+document.querySelector("#jump")?.addEventListener("click", openPalette);
+for (const dialog of document.querySelectorAll("dialog")) {
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+}
+
+document.addEventListener("keydown", (event) => {
+  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") { event.preventDefault(); openPalette(); return; }
+  if (event.key === "?" && !typing(event)) { event.preventDefault(); keysDialog?.showModal(); }
+});
+
+live.addEventListener("refused", (event) => toast(event.detail.error, "error"));
+refreshTimes();
+setInterval(refreshTimes, 10000);

@@ -1,0 +1,58 @@
+// Words, shapes and numbers, said the same way on every page.
+
+export const STATES = {
+  offline: "Offline", idle: "Idle", practising: "Practising", evaluating: "Evaluating", overridden: "Overridden",
+  needs_person: "Needs a person", paused: "Paused", stopped: "Stopped", waiting: "Waiting for a policy",
+};
+
+export function setState(element, state, word = STATES[state] ?? state) {
+  element.dataset.state = state;
+  element.querySelector("use")?.setAttribute("href", `#s-${state}`);
+  const text = element.querySelector("span");
+  if (text && text.textContent !== word) text.textContent = word;
+}
+
+export function setText(element, text) { if (element && element.textContent !== text) element.textContent = text; }
+
+export const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+export const percent = (value, digits = 0) => isNumber(value) ? `${(100 * value).toFixed(digits)} %` : "–";
+export const number = (value, digits = 0) => isNumber(value) ? value.toFixed(digits) : "–";
+export const speedWord = (speed) => speed === 0 ? "max" : `${speed ?? 1}×`;
+export const count = (value) => isNumber(value) ? value.toLocaleString("en").replaceAll(",", "\u202f") : "–";
+
+export function duration(seconds) {
+  if (!isNumber(seconds)) return "–";
+  if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 129600) return `${(seconds / 3600).toFixed(1)} h`;
+  return `${Math.round(seconds / 86400)} d`;
+}
+
+export function ago(date) {
+  const seconds = (Date.now() - date.getTime()) / 1000;
+  return seconds < 5 ? "now" : `${duration(seconds)} ago`;
+}
+
+// <time datetime="..."> is relative, with the absolute time on hover.
+export function refreshTimes(root = document) {
+  for (const element of root.querySelectorAll("time[datetime]")) {
+    const date = new Date(element.dateTime);
+    if (Number.isNaN(date.getTime())) continue;
+    setText(element, ago(date));
+    element.title = date.toLocaleString();
+  }
+}
+
+// A custom property's colour, resolved by the browser for use in a canvas or a plot.
+const probe = document.createElement("span");
+probe.hidden = true;
+export function colour(name) {
+  if (!probe.isConnected) document.body.append(probe);
+  probe.style.color = `var(--${name})`;
+  return getComputedStyle(probe).color;
+}
+
+export function withAlpha(rgb, alpha) {
+  const parts = rgb.match(/[\d.]+/g);
+  return `rgb(${parts[0]} ${parts[1]} ${parts[2]} / ${alpha})`;
+}

@@ -1,0 +1,163 @@
+// The page's one socket to the server: topics (snapshot, then deltas with a sequence number), camera frames (binary, latest
+// only) and commands to stations. It reconnects by itself; while it is down, <body data-offline> marks everything as stale.
+
+const COMMAND_TIMEOUT_MS = 8000;
+
+class Live extends EventTarget {
+  constructor() {
+    super();
+    this.topics = new Map();     // topic -> {message, apply, seq}
+    this.feeds = new Map();      // station slug -> {lab, size, fps, draw}
+    this.commands = new Map();   // id -> {resolve, timer}
+    this.nextCommand = 1;
+    this.delay = 400;
+    this.socket = null;
+  }
+
+  connect() {
+    if (this.socket) return;
+    const scheme = location.protocol === "https:" ? "wss" : "ws";
+    const socket = this.socket = new WebSocket(`${scheme}://${location.host}/ws/live`);
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => {
+      this.delay = 400;
+      this.setOnline(true);
+      for (const topic of this.topics.values()) { topic.seq = null; this.send(topic.message); }
+      for (const [station, feed] of this.feeds) this.sendFeed(station, feed);
+    };
+    socket.onmessage = (event) => {
+      if (typeof event.data === "string") this.receive(JSON.parse(event.data)); else this.receiveFrame(event.data);
+    };
+    socket.onclose = () => {
+      this.socket = null;
+      this.setOnline(false);
+      setTimeout(() => this.connect(), this.delay * (0.75 + Math.random() / 2));
+      this.delay = Math.min(this.delay * 1.8, 8000);
+    };
+  }
+
+  setOnline(online) {
+    if (online) delete document.body.dataset.offline; else document.body.dataset.offline = "";
+    document.querySelector("#connection")?.toggleAttribute("hidden", online);
+    this.dispatchEvent(new CustomEvent("online", { detail: online }));
+  }
+
+  get online() { return this.socket?.readyState === WebSocket.OPEN; }
+
+  send(message) { if (this.online) this.socket.send(JSON.stringify(message)); }
+
+  // topic: as the server names it, e.g. "wall:LAB"; message: {subscribe, lab, ...}; apply(type, data) gets snapshots and deltas.
+  subscribe(topic, message, apply) {
+    this.topics.set(topic, { message, apply, seq: null });
+    this.send(message);
+    this.connect();
+  }
+
+  watchFrames(lab, station, size, fps, draw) {
+    const feed = { lab, size, fps, draw };
+    this.feeds.set(station, feed);
+    this.sendFeed(station, feed);
+    this.connect();
+  }
+
+  sendFeed(station, feed) { this.send({ subscribe: "frames", lab: feed.lab, station, fps: feed.fps, size: feed.size }); }
+
+  dropFrames(station) {
+    const feed = this.feeds.get(station);
+    if (!feed) return;
+    this.feeds.delete(station);
+    this.send({ unsubscribe: "frames", lab: feed.lab, station });
+  }
+
+  // Resolves to {ok, error}. A command is never queued while the socket is down: acting late is worse than not acting.
+  command(lab, station, name, args = {}, ttl_ms = 3000) {
+    if (!this.online) return Promise.resolve({ ok: false, error: "Connection lost: the command was not sent. It reconnects by itself; try again." });
+    const id = `${Date.now().toString(36)}-${this.nextCommand++}`;
+    this.send({ command: { id, lab, station, name, args, ttl_ms } });
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => this.finish(id, { ok: false, error: `${station} did not answer within ${COMMAND_TIMEOUT_MS / 1000} s. Is its process running?` }), COMMAND_TIMEOUT_MS);
+      this.commands.set(id, { resolve, timer });
+    });
+  }
+
+  // Driving is a stream: it is sent and forgotten, the station's dead-man covers a lost one.
+  drive(lab, station, dx, dy) {
+    this.send({ command: { id: `drive-${this.nextCommand++}`, lab, station, name: "drive", args: { dx, dy }, ttl_ms: 400 } });
+  }
+
+  finish(id, result) {
+    const waiting = this.commands.get(id);
+    if (!waiting) return;
+    clearTimeout(waiting.timer);
+    this.commands.delete(id);
+    waiting.resolve(result);
+  }
+
+  receive(message) {
+    if (message.command_done) return this.finish(message.command_done.id, message.command_done);
+    if (message.error) return this.dispatchEvent(new CustomEvent("refused", { detail: message }));
+    const topic = this.topics.get(message.topic);
+    if (!topic) return;
+    if (message.type === "delta") {
+      if (topic.seq === null) return;                       // deltas before the snapshot are inside it
+      if (message.seq <= topic.seq) return;
+      if (message.seq !== topic.seq + 1) {                  // a gap: ask for the whole again
+        topic.seq = null;
+        return this.send(topic.message);
+      }
+    }
+    topic.seq = message.seq;
+    topic.apply(message.type, message.data);
+  }
+
+  // uint16 length of the slug, slug, uint32 step, uint32 episode, float64 unix time, JPEG (all big endian)
+  receiveFrame(buffer) {
+    const view = new DataView(buffer);
+    const length = view.getUint16(0);
+    const station = new TextDecoder().decode(new Uint8Array(buffer, 2, length));
+    const at = 2 + length;
+    const header = { step: view.getUint32(at), episode: view.getUint32(at + 4), time: view.getFloat64(at + 8) };
+    this.feeds.get(station)?.draw(new Blob([new Uint8Array(buffer, at + 16)], { type: "image/jpeg" }), header);
+  }
+}
+
+export const live = new Live();
+
+// A feed pulls frames only while its element is on screen and its tab is shown.
+const feedOf = new WeakMap();
+const shown = new Set();
+const observer = new IntersectionObserver((entries) => {
+  for (const entry of entries) {
+    const feed = feedOf.get(entry.target);
+    if (entry.isIntersecting) { shown.add(feed); if (!document.hidden) feed.start(); } else { shown.delete(feed); feed.stop(); }
+  }
+}, { rootMargin: "60px" });
+document.addEventListener("visibilitychange", () => {
+  for (const feed of shown) if (document.hidden) feed.stop(); else feed.start();
+});
+
+export function showFrames(element, lab, station, { size = "small", fps = 5, onFrame = null } = {}) {
+  const canvas = element.querySelector("canvas");
+  const context = canvas.getContext("2d");
+  let busy = false, running = false;
+  async function draw(blob, header) {
+    if (busy) return;                                       // decoding one already: this one is dropped, the next is newer
+    busy = true;
+    try {
+      const bitmap = await createImageBitmap(blob);
+      if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) { canvas.width = bitmap.width; canvas.height = bitmap.height; }
+      context.drawImage(bitmap, 0, 0);
+      bitmap.close();
+      element.classList.add("has-frame");
+      element.dataset.frames = Number(element.dataset.frames || 0) + 1;
+      onFrame?.(header);
+    } catch { /* a torn picture: the next one replaces it */ } finally { busy = false; }
+  }
+  const feed = {
+    start() { if (!running) { running = true; live.watchFrames(lab, station, size, fps, draw); } },
+    stop() { if (running) { running = false; live.dropFrames(station); } },
+  };
+  feedOf.set(element, feed);
+  observer.observe(element);
+  return () => { observer.unobserve(element); shown.delete(feed); feed.stop(); };
+}

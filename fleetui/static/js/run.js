@@ -1,0 +1,167 @@
+// A run as it goes: losses, rounds and the success curve grow by the socket; and so does the log's tail.
+
+import { live } from "./live.js";
+import { lab, page } from "./app.js";
+import { colour, duration, isNumber, percent, refreshTimes, setState, setText, withAlpha, STATES } from "./format.js";
+
+const Plotly = window.Plotly;
+const runId = Number(page.run), kind = page.kind;
+const LIVE = ["queued", "starting", "running", "pausing", "paused", "canceling"];
+const $ = (selector) => document.querySelector(selector);
+const field = (name) => $(`[data-f="${name}"]`);
+let run = {}, metrics = [], checkpoints = [];
+let pending = false;
+
+const of = (name) => metrics.filter((metric) => metric.kind === name).map((metric) => metric.data);
+
+function layout(x, y, extra = {}) {
+  const ink = colour("ink-2"), line = colour("line");
+  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickfont: { size: 11 }, title: { font: { size: 12 }, standoff: 8 }, automargin: true };
+  const { xaxis, yaxis, ...rest } = extra;
+  return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: getComputedStyle(document.body).fontFamily, color: ink, size: 12 },
+    margin: { l: 48, r: 12, t: 8, b: 40 }, hovermode: "closest", showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 } },
+    hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line-strong"), font: { color: colour("ink") } },
+    xaxis: { ...axis, ...xaxis, title: { ...axis.title, text: x } }, yaxis: { ...axis, ...yaxis, title: { ...axis.title, text: y } }, ...rest };
+}
+const config = { displayModeBar: false, responsive: true };
+
+// The first evaluation of an improve run is the SFT policy's own, on the same seeds: that is the level to beat.
+function drawSuccess() {
+  const points = of("evaluation").map((e) => ({ ...e, rate: e.n ? e.successes / e.n : null })).filter((e) => e.rate !== null);
+  if (!points.length) return;
+  const ink = colour("ink");
+  if (kind === "sft") {
+    const last = points.at(-1);
+    $("#result-panel").hidden = false;
+    setText(field("result"), `${percent(last.rate)} true success`);
+    setText(field("result-note"), `${last.successes} of ${last.n} evaluation episodes, 95 % band ${percent(last.low)} to ${percent(last.high)}`);
+    return;
+  }
+  const xs = points.map((e) => e.practice_episodes ?? 0), first = points[0], last = points.at(-1);
+  const best = points.find((e) => e.version === run.kept_version) ?? points.reduce((a, b) => (b.rate > a.rate ? b : a));
+  const span = [0, Math.max(1, ...xs)];
+  const traces = [
+    { x: [...xs, ...xs.slice().reverse()], y: [...points.map((e) => e.high), ...points.map((e) => e.low).reverse()], fill: "toself", fillcolor: withAlpha(ink, .13),
+      line: { width: 0 }, mode: "lines", hoverinfo: "skip", name: "95 % band (Wilson)" },
+    { x: span, y: [first.rate, first.rate], mode: "lines", line: { dash: "dash", color: colour("ink-3"), width: 1.5 }, name: `SFT level ${percent(first.rate)}`, hoverinfo: "skip" },
+    { x: xs, y: points.map((e) => e.rate), mode: "lines+markers", line: { color: ink, width: 2 }, marker: { size: 6, color: ink }, name: "true success",
+      customdata: points.map((e) => [e.successes, e.n, e.version, percent(e.low), percent(e.high)]),
+      hovertemplate: "%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>band %{customdata[3]} to %{customdata[4]}<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" },
+    { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } }, name: `best kept v${best.version}`, hoverinfo: "skip" },
+  ];
+  Plotly.react($("#success"), traces, layout("practice episodes", "true success", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { rangemode: "tozero" } }), config);
+  $("#success").dataset.points = points.length;
+  setText(field("success-note"), `now ${percent(last.rate)} (${last.successes} of ${last.n}) after ${last.practice_episodes} practice episodes`);
+}
+
+function drawLosses() {
+  const ink = colour("ink"), soft = colour("ink-3");
+  if (kind === "improve") {
+    const rounds = of("update");
+    if (!rounds.length) { setText(field("loss-note"), "the first round is being collected"); return; }
+    setText(field("loss-note"), "what the learner sees in each round; not true success");
+    Plotly.react($("#losses"), [
+      { x: rounds.map((r) => r.version), y: rounds.map((r) => r.detected_rate), mode: "lines+markers", marker: { size: 5, symbol: "square" }, line: { color: ink, width: 1.8 }, name: "detected success", hovertemplate: "v%{x}: %{y:.1%}<extra></extra>" },
+      { x: rounds.map((r) => r.version), y: rounds.map((r) => r.mean_return), yaxis: "y2", mode: "lines", line: { color: soft, width: 1.8, dash: "dot" }, name: "mean return", hovertemplate: "v%{x}: %{y:.2f}<extra></extra>" },
+    ], layout("policy version", "detected", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, yaxis2: { overlaying: "y", side: "right", showgrid: false, tickfont: { size: 11 }, title: { text: "return", font: { size: 12 } }, automargin: true }, margin: { l: 48, r: 48, t: 8, b: 40 } }), config);
+    $("#losses").dataset.points = rounds.length;
+    return;
+  }
+  const rows = of("loss");
+  if (!rows.length) { setText(field("loss-note"), "appear with the first updates"); return; }
+  const names = { bc: ["actions", ink, "solid", 1.5], validation_bc: ["actions, validation", ink, "dash", 2], steps_to_go: ["steps-to-go", soft, "solid", 1.5],
+    validation_steps_to_go: ["steps-to-go, validation", soft, "dash", 2], grounding: ["grounding", soft, "dot", 1.5] };
+  const traces = Object.entries(names).map(([key, [name, color, dash, width]]) => {
+    const having = rows.filter((row) => isNumber(row[key]));
+    return { x: having.map((row) => row.step), y: having.map((row) => row[key]), mode: key.startsWith("validation") ? "lines+markers" : "lines", marker: { size: 5 }, line: { color, dash, width }, name,
+      hovertemplate: `${name} %{y:.3f}<br>update %{x}<extra></extra>` };
+  }).filter((trace) => trace.x.length);
+  Plotly.react($("#losses"), traces, layout("update", "loss (nats)", { yaxis: { rangemode: "tozero" } }), config);
+  $("#losses").dataset.points = rows.length;
+  const newest = rows.at(-1);
+  setText(field("loss-note"), `update ${newest.step}`);
+}
+
+function drawCheckpoints() {
+  if (!checkpoints.length) return;
+  const newest = checkpoints.slice().sort((a, b) => b.version - a.version || (a.role < b.role ? -1 : 1)).slice(0, 12);
+  $("#checkpoints").replaceChildren(...newest.map((checkpoint) => {
+    const row = document.createElement("tr");
+    const cells = [checkpoint.role.replace("_", " "), `v${checkpoint.version}${checkpoint.version === run.kept_version && checkpoint.role === "policy" ? " ★ kept" : ""}`, null,
+      isNumber(checkpoint.staleness_s) ? `${checkpoint.staleness_s.toFixed(1)} s` : "–"];
+    cells.forEach((text, index) => {
+      const cell = row.insertCell();
+      if (index === 1 || index === 3) cell.className = "number";
+      if (index === 2 && checkpoint.published_at) {
+        const time = document.createElement("time");
+        time.dateTime = checkpoint.published_at;
+        cell.append(time);
+      } else cell.textContent = text ?? "not published";
+    });
+    return row;
+  }));
+  refreshTimes($("#checkpoints"));
+}
+
+function drawStations(stations) {
+  const list = $("#stations");
+  if (!list || !stations?.length) return;
+  list.replaceChildren(...stations.map((station) => {
+    const row = document.createElement("li");
+    row.className = "between";
+    const link = document.createElement("a");
+    link.href = `/labs/${lab}/stations/${station.slug}`;
+    link.textContent = station.name ?? station.slug;
+    const state = $("[data-f=state]").cloneNode(true);
+    state.removeAttribute("data-f");
+    state.classList.remove("tag");
+    setState(state, station.connected === false ? "offline" : station.state);
+    row.append(link, state);
+    return row;
+  }));
+}
+
+function drawHead() {
+  const word = { ...STATES, queued: "Queued", starting: "Starting", running: "Running", pausing: "Pausing", canceling: "Canceling", canceled: "Canceled", failed: "Failed", completed: "Completed" }[run.state];
+  setState(field("state"), run.state, word);
+  for (const element of document.querySelectorAll("[data-when]")) element.hidden = !element.dataset.when.split(" ").includes(run.state);
+  const error = $("#error");
+  error.hidden = !run.error;
+  setText(error, run.error ?? "");
+  const ended = !LIVE.includes(run.state);
+  $("#progress-panel").hidden = ended && run.state !== "failed";
+  $("#progress").value = run.progress ?? 0;
+  setText(field("phase"), run.phase || { queued: "Waiting for its turn", starting: "Starting", paused: "Paused" }[run.state] || word);
+  setText(field("eta"), isNumber(run.eta_s) && !ended ? `${percent(run.progress)}, about ${duration(run.eta_s)} left` : percent(run.progress));
+  setText(field("round"), run.round_target ? `Round of v${run.open_version ?? 0}: ${run.round_steps} of ${run.round_target} practice steps${run.holding ? ", stations hold for the next policy" : ""}. ${run.practice_episodes ?? 0} practice episodes so far.` : "");
+}
+
+function drawLog() {
+  const log = $("#log");
+  if (!run.log) return;
+  const atEnd = log.scrollTop + log.clientHeight > log.scrollHeight - 30;
+  setText(log, run.log.join("\n") || "Nothing written yet.");
+  if (atEnd) log.scrollTop = log.scrollHeight;
+}
+
+function draw() {
+  if (pending) return;
+  pending = true;
+  requestAnimationFrame(() => { pending = false; drawHead(); drawSuccess(); drawLosses(); drawCheckpoints(); drawLog(); });
+}
+
+live.subscribe(`run:${lab}/${runId}`, { subscribe: "run", lab, run: runId }, (type, data) => {
+  if (type === "snapshot") { run = data.run; metrics = data.metrics; checkpoints = data.checkpoints ?? []; drawStations(data.stations); }
+  else {
+    if (data.run) { run = { ...run, ...data.run }; if (data.run.checkpoints) checkpoints = data.run.checkpoints; if (data.run.stations) drawStations(data.run.stations); }
+    if (data.checkpoints) checkpoints = data.checkpoints;
+    if (data.metrics) {
+      const known = metrics.at(-1)?.seq ?? -1;
+      metrics.push(...data.metrics.filter((metric) => metric.seq > known));
+    }
+  }
+  draw();
+});
+
+document.addEventListener("themechange", draw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

@@ -1,0 +1,136 @@
+// The wall: a card a station, those that need a person first. Cards are drawn by the server; this file keeps them current.
+
+import { live, showFrames } from "./live.js";
+import { Strip } from "./strip.js";
+import { commandStation, lab } from "./app.js";
+import { ago, count, isNumber, number, percent, setState, setText, speedWord, STATES } from "./format.js";
+
+const work = document.querySelector("#at-work");
+const attention = document.querySelector("#attention");
+const template = document.querySelector("#card-template");
+const cards = new Map();       // slug -> {element, data, strip}
+const STALE_AFTER_S = 10;
+
+function adopt(element) {
+  const slug = element.dataset.station;
+  const card = { element, data: {}, strip: new Strip(element.querySelector(".strip")) };
+  cards.set(slug, card);
+  showFrames(element.querySelector(".feed"), lab, slug, { size: "small", fps: 5 });
+  return card;
+}
+
+function make(slug) {
+  const element = template.content.firstElementChild.cloneNode(true);
+  element.dataset.station = slug;
+  for (const link of element.querySelectorAll("a")) link.href = `/labs/${lab}/stations/${slug}`;
+  work.append(element);
+  return adopt(element);
+}
+
+// What to do and which button does it, by state.
+function advice(data) {
+  if (data.state === "stopped" || data.stop_latched) return ["Check that the workspace is clear, then press Clear stop.", "clear_stop", "Clear stop"];
+  if (data.state === "needs_person") return ["Put every block back on the table and shuffle them, then press Reset done.", "reset", "Reset done"];
+  if (data.state === "overridden") return ["Open the station to drive it, or hand it back to the policy.", "hand_back", "Hand back"];
+  return ["Open the station to see what it needs.", null, null];
+}
+
+function render(card) {
+  const { element, data } = card;
+  const field = (name) => element.querySelector(`[data-f="${name}"]`);
+  const state = data.connected === false ? "offline" : data.state;
+  element.dataset.state = state;
+  setState(element.querySelector(".state"), state);
+  setText(field("name"), data.name ?? element.dataset.station);
+  setText(field("instruction"), data.instruction || (state === "idle" ? "No task: assign one to start practice" : "–"));
+  field("instruction").title = data.instruction ?? "";
+  const progress = Math.max(0, Math.min(1, data.progress ?? 0));
+  field("progress").style.width = `${100 * progress}%`;
+  setText(field("progress-text"), isNumber(data.progress) ? percent(progress) : "–");
+  setText(field("p"), isNumber(data.p_success) ? `P ${data.p_success.toFixed(2)}` : "P –");
+  setText(field("step"), isNumber(data.step) && data.limit ? `step ${data.step}/${data.limit}` : "");
+  setText(field("version"), isNumber(data.version) ? `policy v${data.version}` : "no policy");
+  setText(field("episodes"), `${count(data.episodes ?? 0)} ep.`);
+  setText(field("speed"), speedWord(data.speed));
+  setText(field("reason"), data.reason || STATES[state] || "");
+  const [words, act, label] = advice(data);
+  setText(field("advice"), words);
+  const button = field("act");
+  if (button) { button.hidden = !act; button.dataset.command = act ?? ""; setText(button, label ?? ""); }
+  setText(element.querySelector(".feed .note"), state === "offline" ? "offline" : "waiting for a picture");
+  refreshStale(card);
+}
+
+function refreshStale(card) {
+  const { element, data } = card;
+  const seen = data.last_seen ? new Date(isNumber(data.last_seen) ? data.last_seen * 1000 : data.last_seen) : null;
+  const quiet = seen && (Date.now() - seen) / 1000 > STALE_AFTER_S;
+  const stale = Boolean("offline" in document.body.dataset || data.connected === false || quiet);
+  element.classList.toggle("stale", stale);
+  setText(element.querySelector(".stale-mark"), stale && seen ? `seen ${ago(seen)}` : "");
+}
+
+// A card moves only when its need for a person changes, never for a mere number.
+function place() {
+  const wanting = [], working = [];
+  for (const card of cards.values()) (card.data.attention ? wanting : working).push(card);
+  wanting.sort((a, b) => (b.data.severity ?? 0) - (a.data.severity ?? 0) || (a.data.number ?? 0) - (b.data.number ?? 0));
+  working.sort((a, b) => (a.data.number ?? 0) - (b.data.number ?? 0));
+  arrange(attention.querySelector(".cards"), wanting);
+  arrange(work, working);
+  attention.hidden = wanting.length === 0;
+  setText(document.querySelector("#attention-count"), String(wanting.length));
+  document.title = (wanting.length ? `(${wanting.length}) ` : "") + document.body.dataset.title;
+  document.querySelector("#no-stations")?.toggleAttribute("hidden", cards.size > 0);
+}
+
+function arrange(parent, wanted) {
+  wanted.forEach((card, index) => { if (parent.children[index] !== card.element) parent.insertBefore(card.element, parent.children[index] ?? null); });
+}
+
+function tally() {
+  const counts = {};
+  for (const { data } of cards.values()) { const state = data.connected === false ? "offline" : data.state; counts[state] = (counts[state] ?? 0) + 1; }
+  for (const element of document.querySelectorAll("#tally [data-state]")) {
+    const n = counts[element.dataset.state] ?? 0;
+    element.hidden = n === 0;
+    setText(element.querySelector("span"), `${n} ${STATES[element.dataset.state].toLowerCase()}`);
+  }
+}
+
+function change(slug, changed) {
+  const card = cards.get(slug) ?? make(slug);
+  const before = card.data;
+  card.data = { ...before, ...changed };
+  if ("uuid" in changed && before.uuid && changed.uuid !== before.uuid) card.strip.clear();
+  if ("step" in changed || "d" in changed) card.strip.add(card.data);
+  render(card);
+  return before.attention !== card.data.attention || before.severity !== card.data.severity;
+}
+
+live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
+  if (type === "snapshot") {
+    const present = new Set(data.stations.map((station) => station.slug));
+    for (const [slug, card] of cards) if (!present.has(slug)) { card.element.remove(); cards.delete(slug); }
+    for (const station of data.stations) change(station.slug, station);
+    place();
+  } else if (data.card && change(data.card.slug, data.card)) place();
+  tally();
+});
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-command]");
+  if (!button) return;
+  button.disabled = true;
+  await commandStation(button.closest("[data-station]").dataset.station, button.dataset.command);
+  button.disabled = false;
+});
+
+for (const element of document.querySelectorAll("article.card")) adopt(element);
+live.addEventListener("online", () => cards.forEach(refreshStale));
+setInterval(() => cards.forEach(refreshStale), 3000);
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "n" || event.ctrlKey || event.metaKey || event.target.matches("input, textarea, select")) return;
+  attention.querySelector("button[data-command]:not([hidden])")?.focus();
+});
