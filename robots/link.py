@@ -556,6 +556,8 @@ class LinkThread:
         self._end([link], timeout)
 
     def close(self, timeout: float = 2.0) -> None:
+        if self._loop.is_closed():
+            return
         self._end(list(self._running), timeout)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout)

@@ -1,0 +1,337 @@
+import json
+import time
+import uuid
+
+import httpx
+import numpy as np
+import pytest
+
+from robots import link as link_module
+from robots.embodiments import LANGUAGE_TABLE
+from robots.episodes import Episode
+from robots.link import (
+    FRAME_HEADER,
+    CheckpointCache,
+    Link,
+    LinkError,
+    LinkThread,
+    MissingToken,
+    NotAdmitted,
+    Refused,
+    Spool,
+    Unreachable,
+    upload,
+)
+from tests.robots.fake_server import FakeServer, until
+
+
+@pytest.fixture
+def server():
+    server = FakeServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def connect(tmp_path):
+    """Make links that end with the test."""
+    thread = LinkThread()
+
+    def connect(server, token="good-token", folder=tmp_path, **options):
+        link = Link(server.url, token, {"embodiment": LANGUAGE_TABLE.to_json()}, folder, name="arm", **options)
+        thread.add(link)
+        link.thread = thread
+        return link
+
+    yield connect
+    thread.close()
+
+
+def an_episode(steps=3, instruction="push the blue cube to the green star", purpose="practice"):
+    return Episode(
+        uuid=str(uuid.uuid4()), embodiment="language_table", task="block2block", instruction=instruction,
+        observations=np.zeros((steps + 1, LANGUAGE_TABLE.observation_size), np.float32),
+        actions=np.zeros((steps, 2), np.float32), actors=np.zeros(steps, np.uint8),
+        steps_to_go=np.full(steps + 1, np.nan, np.float32), ending="time_limit", detected_success=False, true_success=None,
+        purpose=purpose, policy="policy-1",
+    )  # fmt: skip
+
+
+def received(link, kind, seconds=8.0):
+    got = []
+
+    def look():
+        got.extend(message for message, _ in link.received())
+        return [message for message in got if message["type"] == kind]
+
+    return until(look, seconds)
+
+
+def test_a_link_says_hello_and_carries_messages_both_ways(server, connect):
+    link = connect(server)
+    received(link, "welcome")
+    assert server.of("hello")[0]["embodiment"]["name"] == "language_table"
+    link.send({"type": "policy_loaded", "checkpoint": "p"})
+    until(lambda: server.of("policy_loaded"))
+    until(lambda: server.sockets)
+    server.command("pause")
+    assert received(link, "command")[0]["name"] == "pause"
+    assert link.gone_for() < 2
+
+
+def test_a_broken_connection_is_made_again_and_nothing_that_must_arrive_is_lost(server, connect):
+    link = connect(server)
+    until(lambda: server.sockets)
+    server.stop()
+    until(lambda: not link.connected)
+    for number in range(20):
+        link.send({"type": "command_done", "id": str(number), "ok": True, "error": ""})
+        link.send({"type": "telemetry", "state": "offline", "number": number})
+    server.start()
+    until(lambda: server.connections == 2)
+    until(lambda: len(server.of("command_done")) == 20)
+    assert [message["id"] for message in server.of("command_done")] == [str(number) for number in range(20)]
+    until(lambda: server.of("telemetry"))
+    assert [message["number"] for message in server.of("telemetry")] == [19], "of the states passed meanwhile only the last"
+
+
+def test_silence_is_noticed_though_the_connection_stands(server, connect, monkeypatch):
+    monkeypatch.setattr(link_module, "PING_EVERY_S", 0.05)
+    link = connect(server)
+    until(lambda: server.sockets)
+    time.sleep(0.4)
+    assert link.gone_for() < 0.3, "answered pings count as life"
+    server.stop()
+    time.sleep(0.5)
+    assert link.gone_for() > 0.4
+
+
+def test_telemetry_and_frames_are_latest_only_and_messages_are_all_there(server, connect):
+    link = connect(server)
+    until(lambda: link.connected)
+    image = bytes(200_000)
+    for number in range(300):
+        link.show({"type": "telemetry", "number": number})
+        link.show_frame(number, 1, 2.5, image)
+        if number % 100 == 0:
+            link.send({"type": "touch", "number": number})
+    until(lambda: server.of("telemetry") and server.of("telemetry")[-1]["number"] == 299)
+    until(lambda: server.frames and FRAME_HEADER.unpack_from(server.frames[-1][1])[0] == 299)
+    assert len(server.frames) < 150 and len(server.of("telemetry")) < 300
+    assert [message["number"] for message in server.of("touch")] == [0, 100, 200]
+    assert FRAME_HEADER.unpack_from(server.frames[-1][1]) == (299, 1, 2.5)
+    assert len(server.frames[-1][1]) == 16 + 200_000
+
+
+def test_frames_wait_for_nobody_while_there_is_no_connection(server, connect):
+    server.stop()
+    link = connect(server)
+    link.show_frame(1, 1, 1.0, b"old")
+    assert link._frame is None
+
+
+def test_a_command_that_waited_on_the_way_has_its_age(server, connect):
+    link = connect(server)
+    received(link, "welcome")
+    until(lambda: server.sockets)
+    server.send({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 500, "sent_at": time.time() - 3})
+    assert received(link, "command")[0]["age_s"] == pytest.approx(3, abs=0.5)
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("token", ["", "  ", None])
+def test_a_missing_token_is_said_at_once(tmp_path, token):
+    with pytest.raises(MissingToken, match="The station arm has no token. A lab manager"):
+        Link("http://127.0.0.1:1", token, {}, tmp_path, name="arm")
+
+
+def test_a_wrong_address_is_said_at_once(tmp_path):
+    with pytest.raises(LinkError, match="must begin with http"):
+        Link("localhost:8000", "t", {}, tmp_path)
+
+
+def test_a_wrong_token_is_said_once_and_never_logged(server, connect, caplog):
+    link = connect(server, token="a-wrong-secret")
+    until(lambda: "does not admit this station" in caplog.text or "does not know this station's token" in caplog.text)
+    time.sleep(0.8)
+    assert caplog.text.count("token") == 1
+    assert "a-wrong-secret" not in caplog.text and "a-wrong-secret" not in repr(link)
+    assert not link.connected
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "sentence"),
+    [
+        (401, NotAdmitted, "does not know this station's token"),
+        (403, NotAdmitted, "may not do this .*: of another lab"),
+        (400, Refused, "cut short on the way .*: of another lab"),
+        (422, Refused, "found it wrong .*: of another lab"),
+        (413, Refused, "HTTP 413.*: of another lab"),
+        (503, Unreachable, "could not answer .*503"),
+    ],
+)
+async def test_each_refusal_of_an_upload_is_a_sentence(server, status, error, sentence):
+    server.answers = [(status, "of another lab")]
+    async with httpx.AsyncClient(headers={"Authorization": "Bearer good-token"}) as http:
+        with pytest.raises(error, match=sentence):
+            await upload(http, server.url, [an_episode()])
+
+
+# Episodes
+
+
+def test_episodes_go_to_disk_then_to_the_server_and_leave_the_disk(server, connect, tmp_path):
+    link = connect(server)
+    episodes = [an_episode() for _ in range(5)]
+    for episode in episodes:
+        link.store(episode)
+    until(lambda: len(server.episodes) == 5)
+    until(lambda: not list((tmp_path / "spool").glob("*.safetensors")))
+
+
+def test_the_spool_survives_a_killed_process(server, connect, tmp_path):
+    server.stop()
+    before = Link(server.url, "good-token", {}, tmp_path)  # never ran: as if killed before it could send
+    episode = an_episode()
+    before.store(episode)
+    server.start()
+    connect(server)
+    until(lambda: episode.uuid in server.episodes)
+
+
+def test_an_upload_that_fails_is_tried_again_and_loses_nothing(server, connect, tmp_path):
+    server.answers = [(503, "busy"), (500, "broken"), (401, "not yet")]
+    link = connect(server)
+    episode = an_episode()
+    link.store(episode)
+    until(lambda: server.uploads[episode.uuid] == 1)
+
+
+def test_one_wrong_episode_neither_blocks_the_others_nor_is_lost(server, connect, tmp_path):
+    server.stop()
+    link = connect(server)
+    good, bad, good_too = an_episode(), an_episode(instruction="wrong shape"), an_episode()
+    for episode in (good, bad, good_too):
+        link.store(episode)
+    server.start()
+    until(lambda: {good.uuid, good_too.uuid} <= set(server.episodes))
+    refused = until(lambda: list((tmp_path / "spool" / "refused").glob("*.txt")))
+    assert bad.uuid in refused[0].name and "wrong shape" in refused[0].read_text()
+    assert refused[0].with_suffix("").exists()
+    until(lambda: len(link.spool) == 0)
+
+
+def test_a_file_cut_short_on_disk_is_set_aside_with_the_reason(server, connect, tmp_path):
+    spool = Spool(tmp_path / "spool")
+    spool.add(an_episode())
+    (path,) = (tmp_path / "spool").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-20])
+    link = connect(server)
+    whole = an_episode()
+    link.store(whole)
+    until(lambda: whole.uuid in server.episodes)
+    assert len(list((tmp_path / "spool" / "refused").glob("*.txt"))) == 1
+
+
+def test_a_full_spool_gives_up_practice_and_keeps_corrections(tmp_path, monkeypatch):
+    monkeypatch.setattr(link_module, "SPOOLED_EPISODES", 3)
+    spool = Spool(tmp_path)
+    correction = an_episode(purpose="correction")
+    for episode in (correction, *(an_episode() for _ in range(5))):
+        spool.add(episode)
+    assert len(spool) == 3 == len(list(tmp_path.glob("*.safetensors")))
+    assert correction.uuid in {episode.uuid for episode in spool.read(spool.next())}
+
+
+def test_the_answer_hold_names_the_policies_that_it_speaks_of(server, connect):
+    server.hold = True
+    link = connect(server)
+    link.store(an_episode())
+    assert received(link, "hold")[0]["policies"] == ["policy-1"]
+
+
+def test_closing_sends_what_is_left(server, connect):
+    link = connect(server)
+    until(lambda: link.connected)
+    episode = an_episode()
+    link.store(episode)
+    link.send({"type": "touch"})
+    link.thread.close()
+    assert episode.uuid in server.episodes and server.of("touch")
+
+
+def test_closing_without_a_server_is_quick_and_keeps_the_spool(server, connect, tmp_path):
+    server.stop()
+    link = connect(server)
+    link.store(an_episode())
+    began = time.monotonic()
+    link.thread.close(timeout=1)
+    assert time.monotonic() - began < 3
+    assert len(list((tmp_path / "spool").glob("*.safetensors"))) == 1
+
+
+# Checkpoints
+
+
+def policy_message(server, version=1, content=b"policy", **changes):
+    url, sha256 = server.add_file(f"policy-{version}", content)
+    judge_url, judge_sha256 = server.add_file("judge", b"judge")
+    return {"type": "policy", "checkpoint": f"policy-{version}", "version": version, "url": url, "sha256": sha256,
+            "reward_model": "judge", "reward_model_url": judge_url, "reward_model_sha256": judge_sha256, "threshold": 1.5,
+            "consecutive": 2} | changes  # fmt: skip
+
+
+def test_a_policy_comes_with_both_files_on_disk_each_downloaded_once(server, connect, tmp_path):
+    cache = CheckpointCache(tmp_path / "cache")
+    links = [connect(server, folder=tmp_path / str(number), cache=cache) for number in range(2)]
+    until(lambda: len(server.sockets) == 2)
+    for version in (1, 2):
+        server.send(policy_message(server, version, content=b"policy %d" % version))
+        for link in links:
+            (message,) = received(link, "policy")
+            with open(message["path"], "rb") as file:
+                assert file.read() == b"policy %d" % version
+            assert json.dumps(message)
+    assert server.downloads == {"judge": 1, "policy-1": 1, "policy-2": 1}
+
+
+def test_a_checkpoint_cut_short_is_not_used_and_fetched_again(server, connect):
+    link = connect(server)
+    until(lambda: server.sockets)
+    message = policy_message(server, content=b"the whole file")
+    server.files["policy-1"] = b"the who"
+    server.send(message)
+    until(lambda: server.downloads["policy-1"] >= 2)
+    assert not [m for m, _ in link.received() if m["type"] == "policy"]
+    server.files["policy-1"] = b"the whole file"
+    received(link, "policy")
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(server, connect, tmp_path):
+    message = policy_message(server)
+    cache = CheckpointCache(tmp_path / "cache")
+    (tmp_path / "cache" / f"{message['sha256']}.safetensors").write_bytes(b"polic")
+    link = connect(server, cache=cache)
+    until(lambda: server.sockets)
+    server.send(message)
+    with open(received(link, "policy")[0]["path"], "rb") as file:
+        assert file.read() == b"policy"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"url": "http://elsewhere.example/policy"}, "named a checkpoint elsewhere"),
+        ({"sha256": "../../etc/passwd"}, "no sha256 sum"),
+        ({"url": "/api/station/checkpoints/none"}, "There is no such checkpoint"),
+    ],
+)
+def test_a_policy_that_cannot_be_had_is_said(server, connect, changes, sentence):
+    link = connect(server)
+    until(lambda: server.sockets)
+    server.send(policy_message(server) | changes)
+    assert sentence in received(link, "policy_failed")[0]["reason"]
+
+
