@@ -123,6 +123,7 @@ class WorldDescription:
     success_info: str
     success_at_least: float | None
     success_at_most: float | None
+    reset_every_steps: int  # 0: never; for environments that set a new goal only when they are reset
     wordings: tuple[str, ...]
     held_out_wordings: tuple[str, ...] = field(default=())
 
@@ -154,7 +155,7 @@ def read_worlds_file(path: str | Path) -> tuple[WorldDescription, ...]:
 
 
 _WORLD_KEYS = {"name", "env_id", "title", "description", "options", "observations", "actions", "action_limit", "control_hz",
-               "time_limit_steps", "success", "wordings", "held_out_wordings"}
+               "time_limit_steps", "success", "reset_every_steps", "wordings", "held_out_wordings"}
 
 
 def _world_description(entry: dict, path) -> WorldDescription:
@@ -193,7 +194,8 @@ def _world_description(entry: dict, path) -> WorldDescription:
         refuse(f"action_limit must be one number above 0, or {len(action_names)} of them.")
     success = get("success", dict)
     bounds = {key: success.get(key) for key in ("at_least", "at_most")}
-    if not isinstance(success.get("info"), str) or all(bound is None for bound in bounds.values()):
+    given = [bound for bound in bounds.values() if bound is not None]
+    if not isinstance(success.get("info"), str) or not given or not all(type(bound) in (int, float) for bound in given):
         refuse('success needs an info key and at_least or at_most, as in {info = "reward_dist", at_least = -0.05}.')
     wordings = tuple(get("wordings", list))
     held_out = tuple(get("held_out_wordings", list, []))
@@ -201,14 +203,15 @@ def _world_description(entry: dict, path) -> WorldDescription:
                                for text in wordings + held_out):
         refuse("wordings must be a list of one or more instructions in words, without braces.")
     control_hz, time_limit = float(get("control_hz", (int, float))), get("time_limit_steps", int)
-    if control_hz <= 0 or time_limit <= 0:
-        refuse("control_hz and time_limit_steps must be above 0.")
+    reset_every = get("reset_every_steps", int, 0)
+    if control_hz <= 0 or time_limit <= 0 or reset_every < 0:
+        refuse("control_hz and time_limit_steps must be above 0, reset_every_steps 0 or more.")
     return WorldDescription(
         name=name, env_id=get("env_id", str), title=get("title", str, name), description=get("description", str, " "),
         options=get("options", dict, {}), observation_names=names("observations", "observation"),
         action_names=action_names, action_limit=tuple(float(x) for x in limits), control_hz=control_hz,
         time_limit_steps=time_limit, success_info=success["info"], success_at_least=bounds["at_least"],
-        success_at_most=bounds["at_most"], wordings=wordings, held_out_wordings=held_out,
+        success_at_most=bounds["at_most"], reset_every_steps=reset_every, wordings=wordings, held_out_wordings=held_out,
     )
 
 

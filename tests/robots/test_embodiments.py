@@ -1,6 +1,13 @@
 import pytest
 
-from robots.embodiments import (EMBODIMENTS, LANGUAGE_TABLE, Embodiment, WorldsFileError, get_embodiment, read_worlds_file)
+from robots.embodiments import (
+    EMBODIMENTS,
+    LANGUAGE_TABLE,
+    Embodiment,
+    WorldsFileError,
+    get_embodiment,
+    read_worlds_file,
+)
 
 
 def test_language_table_has_the_sizes_that_networks_are_built_from():

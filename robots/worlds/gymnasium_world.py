@@ -1,0 +1,163 @@
+"""The two bridges to Gymnasium: a third-party MuJoCo environment as a station's world, and LanguageTable as an environment.
+
+The first needs a few lines of TOML in the file that FLEETUI_WORLDS names (docs/worlds.md); the second is registered by importing
+this module: gymnasium.make("robots.worlds.gymnasium_world:FleetUI/LanguageTable-v0").
+"""
+import string
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from robots.embodiments import BLOCKS, LANGUAGE_TABLE, THIRD_PARTY_WORLDS, WorldDescription
+from robots.tasks import Instruction, block_positions, distance_left, get_task
+from robots.worlds import WorldError, checked
+from robots.worlds.language_table import LanguageTable
+from robots.worlds.rendering import circle, draw_top_view, forget, render, renderer_name
+
+
+class GymnasiumWorld:
+    """A Gymnasium MuJoCo environment, run at the control rate that its description states."""
+
+    def __init__(self, name: str, seed: int, description: WorldDescription | None = None):
+        self.description = description or THIRD_PARTY_WORLDS[name]
+        self.embodiment = self.description.embodiment
+        try:
+            # No time limit of Gymnasium's own: a station's episodes end by its rules.
+            self._env = gymnasium.make(self.description.env_id, max_episode_steps=10**9, disable_env_checker=True,
+                                       **self.description.options)
+        except (gymnasium.error.Error, ImportError, TypeError) as error:
+            raise self._error(f"Gymnasium cannot make {self.description.env_id} ({error}).") from error
+        self._repeat = self._check_sizes()
+        self._camera = mujoco.MjvCamera()
+        mujoco.mjv_defaultFreeCamera(self._env.unwrapped.model, self._camera)
+        self.reset(np.random.default_rng(seed))
+        *_, info = self._env.step(np.zeros(self.embodiment.action_size, np.float32))
+        if self.description.success_info not in info:
+            raise self._error(f"success names the info key {self.description.success_info!r}, but a step's info holds "
+                              f"{', '.join(sorted(info)) or 'nothing'}.")
+        self.reset(np.random.default_rng(seed))
+
+    def _error(self, sentence: str) -> WorldError:
+        return WorldError(f"World {self.description.name!r}: {sentence}")
+
+    def _check_sizes(self) -> int:
+        """How many steps of the environment are one control step."""
+        observations, actions = self._env.observation_space, self._env.action_space
+        if not isinstance(getattr(self._env.unwrapped, "model", None), mujoco.MjModel) or not hasattr(self._env.unwrapped, "dt"):
+            raise self._error(f"{self.description.env_id} is not one of Gymnasium's MuJoCo environments.")
+        if not isinstance(actions, gymnasium.spaces.Box) or actions.shape != (self.embodiment.action_size,):
+            raise self._error(f"actions says {self.embodiment.action_size}, but the environment's are {actions}.")
+        size = gymnasium.spaces.flatdim(observations)
+        if size != self.embodiment.observation_size:
+            raise self._error(f"observations says {self.embodiment.observation_size} numbers, but the environment gives {size}.")
+        rate = 1 / self._env.unwrapped.dt
+        repeat = max(1, round(rate / self.description.control_hz))
+        if abs(rate / repeat - self.description.control_hz) > 0.01 * self.description.control_hz:
+            raise self._error(f"control_hz is {self.description.control_hz:g}, but the environment runs at {rate:g} Hz; "
+                              f"choose {rate:g} divided by a whole number, such as {rate / repeat:g}.")
+        return repeat
+
+    @property
+    def renderer(self) -> str:
+        return renderer_name()
+
+    def reset(self, rng: np.random.Generator) -> np.ndarray:
+        observation, self._info = self._env.reset(seed=int(rng.integers(2**31)))
+        self._terminated, self._steps = False, 0
+        return self._take(observation)
+
+    def step(self, action: np.ndarray) -> np.ndarray:
+        limit = np.array(self.embodiment.action_limit)
+        action = np.clip(checked("action", action, len(limit)), -limit, limit).astype(self._env.action_space.dtype)
+        for _ in range(self._repeat):
+            observation, _, terminated, _, self._info = self._env.step(action)
+            self._terminated |= bool(terminated)
+        self._steps += 1
+        return self._take(observation)
+
+    def _take(self, observation) -> np.ndarray:
+        flat = gymnasium.spaces.flatten(self._env.observation_space, observation)
+        self._observation = np.asarray(flat, np.float32)
+        return self.observation()
+
+    def observation(self) -> np.ndarray:
+        return self._observation.copy()
+
+    def set_observation(self, observation: np.ndarray) -> None:
+        raise self._error("its state cannot be set from an observation, so episodes are replayed from recorded frames only.")
+
+    def true_success(self, instruction: Instruction) -> bool:
+        value = self._info.get(self.description.success_info)
+        if value is None:  # right after a reset
+            return False
+        low, high = self.description.success_at_least, self.description.success_at_most
+        return bool((low is None or value >= low) and (high is None or value <= high))
+
+    def needs_reset(self) -> str:
+        if self._terminated:
+            return "the environment has ended"
+        if self.description.reset_every_steps and self._steps >= self.description.reset_every_steps:
+            return f"a fresh start is due after {self.description.reset_every_steps} steps"
+        return ""
+
+    def objects_in_play(self) -> tuple[str, ...]:
+        return ()
+
+    def render(self, width: int, height: int) -> np.ndarray:
+        model, data = self._env.unwrapped.model, self._env.unwrapped.data
+        if self.renderer != "drawn":
+            return render(model, data, self._camera, width, height)
+        # Discs around the moving parts: not pretty, but one sees what moves.
+        places = [(geom, *data.geom_xpos[geom][:2]) for geom in range(model.ngeom) if model.geom_bodyid[geom] > 0]
+        discs = [(circle(x, y, min(model.geom_rbound[geom], 0.05 * model.stat.extent)),
+                  tuple(int(255 * c) for c in model.geom_rgba[geom][:3])) for geom, x, y in places]
+        (x, y), reach = model.stat.center[:2], 0.6 * model.stat.extent
+        return draw_top_view(discs, (x - reach, y - reach, x + reach, y + reach), width, height)
+
+    def close(self) -> None:
+        forget(self._env.unwrapped.model)
+        self._env.close()
+
+
+class LanguageTableEnv(gymnasium.Env):
+    """LanguageTable for any reinforcement learner: reward 1 when the instruction is truly fulfilled, which ends the episode."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": int(LANGUAGE_TABLE.control_hz)}
+
+    def __init__(self, task: str = "block2block", render_mode: str | None = None):
+        self.family = get_task(task)
+        self.render_mode = render_mode
+        limit = np.array(LANGUAGE_TABLE.action_limit, np.float32)
+        self.action_space = gymnasium.spaces.Box(-limit, limit, dtype=np.float32)
+        self.observation_space = gymnasium.spaces.Dict({
+            "state": gymnasium.spaces.Box(-1, 1, (LANGUAGE_TABLE.observation_size,), np.float32),
+            "instruction": gymnasium.spaces.Text(200, min_length=1, charset=string.ascii_lowercase + " ,"),
+        })
+        self._world = LanguageTable(0)
+        self._instruction: Instruction | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        super().reset(seed=seed)
+        state = self._world.reset(self.np_random)
+        self._instruction = self.family.sample(self.np_random, [kind.name for kind in BLOCKS], observation=state)
+        return self._seen(state), {}
+
+    def step(self, action: np.ndarray):
+        state = self._world.step(action)
+        missing = distance_left(self._instruction.target, block_positions(state))
+        success = missing <= 0
+        fallen = bool(np.isinf(missing))  # a block that the instruction names is off the table
+        return self._seen(state), float(success), success or fallen, False, {"success": success}
+
+    def _seen(self, state: np.ndarray) -> dict:
+        return {"state": state, "instruction": self._instruction.text}
+
+    def render(self) -> np.ndarray | None:
+        if self.render_mode == "rgb_array":
+            camera = LANGUAGE_TABLE.cameras[0]
+            return self._world.render(camera.width, camera.height)
+        return None
+
+
+gymnasium.register("FleetUI/LanguageTable-v0", entry_point=LanguageTableEnv, max_episode_steps=100)

@@ -1,0 +1,149 @@
+import dataclasses
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import robots.worlds
+from robots.demonstrators import collect_demonstrations
+from robots.embodiments import read_worlds_file
+from robots.tasks import Instruction
+from robots.worlds import WorldError
+from robots.worlds.gymnasium_world import GymnasiumWorld, LanguageTableEnv
+
+EXAMPLE = Path(robots.worlds.__file__).parent / "reacher.toml"
+REACH = Instruction("reach the target", "reacher", {})
+
+
+@pytest.fixture(scope="module")
+def description():
+    return read_worlds_file(EXAMPLE)[0]
+
+
+@pytest.mark.parametrize("task", ["block2block", "block_to_place"])
+def test_language_table_passes_gymnasiums_checker(task):
+    env = gymnasium.make("FleetUI/LanguageTable-v0", task=task, render_mode="rgb_array")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped, skip_render_check=False)
+    env.close()
+
+
+def test_language_table_env_rewards_true_success_only():
+    episode = collect_demonstrations(("block_to_place",), 1, seed=2)[0]
+    env = LanguageTableEnv(task="block_to_place")
+    env.reset(seed=0)
+    env._instruction = env.family.parse(episode.instruction)
+    env._world.set_observation(episode.observations[0])
+    rewards, terminated = [], False
+    for action in episode.actions:
+        seen, reward, terminated, truncated, info = env.step(action)
+        rewards.append(reward)
+        if terminated:
+            break
+    assert terminated and info["success"] and rewards[-1] == 1 and not any(rewards[:-1])
+    assert seen["instruction"] == episode.instruction
+
+
+def test_language_table_env_is_cut_at_100_steps():
+    env = gymnasium.make("robots.worlds.gymnasium_world:FleetUI/LanguageTable-v0")
+    env.reset(seed=0)
+    for step in range(100):
+        *_, terminated, truncated, _ = env.step(np.zeros(2, np.float32))
+        assert not terminated and truncated == (step == 99)
+
+
+def test_example_world_steps_renders_and_asks_for_resets(description):
+    world, rng = GymnasiumWorld("reacher", 0, description), np.random.default_rng(0)
+    for _ in range(3):
+        assert world.reset(rng).shape == (10,)
+        assert not world.true_success(REACH) and world.needs_reset() == ""
+        for _ in range(description.reset_every_steps):
+            assert world.needs_reset() == ""
+            observation = world.step(rng.uniform(-3, 3, 2))
+            assert observation.dtype == np.float32 and np.isfinite(observation).all()
+            # Reacher's info tells what its observation shows: the way from finger to target
+            assert world.true_success(REACH) == (np.linalg.norm(observation[-2:]) <= 0.05)
+        assert "fresh start" in world.needs_reset()
+    picture = world.render(160, 120)
+    assert picture.shape == (120, 160, 3) and picture.std() > 5
+    world.close()
+
+
+def test_example_world_succeeds_when_the_target_is_reached(description):
+    """Moving the arm by hand until its finger is on the target."""
+    world = GymnasiumWorld("reacher", 3, description)
+    env = world._env.unwrapped
+    best = None
+    for a in np.linspace(-3, 3, 60):
+        for b in np.linspace(-2.8, 2.8, 60):
+            env.set_state(np.array([a, b, *env.data.qpos[2:]]), np.zeros(4))
+            distance = np.linalg.norm(env.data.body("fingertip").xpos - env.data.body("target").xpos)
+            best = min(best or (distance, a, b), (distance, a, b))
+    env.set_state(np.array([best[1], best[2], *env.data.qpos[2:]]), np.zeros(4))
+    world.step(np.zeros(2))
+    assert world.true_success(REACH)
+    world.close()
+
+
+def test_same_seed_same_world(description):
+    a, b, c = (GymnasiumWorld("reacher", seed, description) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a.step(np.ones(2)), b.step(np.ones(2)))
+    assert (a.observation() != c.observation()).any()
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"observation_names": ("a", "b")}, "observations says 2 numbers, but the environment gives 10"),
+    ({"action_names": ("a",), "action_limit": (1.0,)}, "actions says 1"),
+    ({"control_hz": 30.0}, "runs at 50 Hz; choose"),
+    ({"success_info": "victory"}, "a step's info holds reward_ctrl, reward_dist"),
+    ({"env_id": "Nothing-v0"}, "cannot make Nothing-v0"),
+    ({"env_id": "CartPole-v1"}, "not one of Gymnasium's MuJoCo environments"),
+    ({"options": {"no_such_option": 1}}, "cannot make Reacher-v5"),
+])
+def test_a_description_that_contradicts_the_environment_is_refused(description, change, words):
+    with pytest.raises(WorldError, match=words):
+        GymnasiumWorld("reacher", 0, dataclasses.replace(description, **change))
+
+
+def test_its_state_cannot_be_set(description):
+    with pytest.raises(WorldError, match="recorded frames"):
+        GymnasiumWorld("reacher", 0, description).set_observation(np.zeros(10))
+
+
+def run_with_example(code: str, path: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                          env=os.environ | {"FLEETUI_WORLDS": str(path), "PYTHONPATH": os.pathsep.join(sys.path)})
+
+
+def test_registries_hold_the_world_without_loading_it():
+    run = run_with_example("""
+import sys, numpy as np
+from robots.embodiments import EMBODIMENTS
+from robots.tasks import TASKS
+assert not {"mujoco", "gymnasium"} & set(sys.modules)
+task = TASKS["reacher"]
+print(EMBODIMENTS["reacher"].observation_size, task.time_limit_steps, task.parse("Touch  the ball.").text)
+print(sorted({task.sample(np.random.default_rng(i), (), held_out=True).text for i in range(9)}))
+from robots.worlds import make_world
+print(make_world("reacher", 0).step(np.zeros(2)).shape)
+from robots.demonstrators import collect_demonstrations
+try: collect_demonstrations(["reacher"], 1, 0)
+except ValueError as error: print(error)
+""", EXAMPLE)
+    assert run.returncode == 0, run.stderr
+    lines = run.stdout.splitlines()
+    assert lines[:3] == ["10 50 touch the ball", "['point at the target']", "(10,)"]
+    assert lines[3].startswith("There is no scripted demonstrator for reacher")
+
+
+def test_a_drawn_view_stands_in_for_the_camera(description, monkeypatch):
+    monkeypatch.setattr("robots.worlds.gymnasium_world.renderer_name", lambda: "drawn")
+    picture = GymnasiumWorld("reacher", 0, description).render(160, 120)
+    assert picture.shape == (120, 160, 3) and picture.std() > 5
