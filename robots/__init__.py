@@ -1,1 +1,1 @@
-"""Bodies, worlds, episodes and stations: everything that runs beside a robot. Knows numpy and MuJoCo, no torch, no Django."""
+"""Bodies, worlds, episodes and stations: all that runs beside a robot. Knows numpy and MuJoCo, no torch, no Django."""

@@ -1,8 +1,10 @@
 """python -m robots demonstrate | render: the commands by which the server makes demonstrations and pictures.
 
-A job of the server starts them as child processes, since the server itself never loads a simulator. With --progress each line on
-stdout is JSON: {"done": 12, "total": 400}. What a user can put right is said in one sentence on stderr, with exit code 2.
+A job of the server starts them as child processes, since the server itself never loads a simulator. With --progress
+each line on stdout is JSON: {"done": 12, "total": 400}. What a user can put right is said in one sentence on stderr,
+with exit code 2.
 """
+
 import argparse
 import json
 import os
@@ -78,7 +80,9 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
 
     command = commands.add_parser("demonstrate", help="write demonstrations by the scripted demonstrator")
-    command.add_argument("--task", required=True, type=lambda text: text.split(","), help="families, separated by commas")
+    command.add_argument(
+        "--task", required=True, type=lambda text: text.split(","), help="families, separated by commas"
+    )
     command.add_argument("--episodes", required=True, type=int)
     command.add_argument("--seed", required=True, type=int)
     command.add_argument("--out", required=True, type=Path, help="a .safetensors file of episodes")

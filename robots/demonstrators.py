@@ -1,9 +1,11 @@
 """Scripted experts with human failings: where the first data of the loop comes from.
 
-The pusher walks around its block, gets behind it and pushes it to the goal. Like a person it does so by its own habits, drawn anew
-for each episode: speed, an eye that is a little off, a hand that wavers, pauses, wrong turns, moments of looking elsewhere. It always
-corrects itself, so it nearly always succeeds, but slowly: cloning its actions copies the detours, and practice can do better.
+The pusher walks around its block, gets behind it and pushes it to the goal. Like a person it does so by its own habits,
+drawn anew for each episode: speed, an eye that is a little off, a hand that wavers, pauses, wrong turns, moments of
+looking elsewhere. It always corrects itself, so it nearly always succeeds, but slowly: cloning its actions copies the
+detours, and practice can do better.
 """
+
 import math
 import uuid
 from collections.abc import Callable, Sequence
@@ -75,7 +77,7 @@ class Pusher:
         habits, chances = self.habits, self.chances[self.step]
         noise = self.noise[self.step]
         self.step += 1
-        self.waver = tuple(0.8 * old + 0.6 * habits.tremble * new for old, new in zip(self.waver, noise))
+        self.waver = tuple(0.8 * old + 0.6 * habits.tremble * new for old, new in zip(self.waver, noise, strict=True))
         if self.pausing:
             self.pausing -= 1
             return self.waver[0] * 0.3, self.waver[1] * 0.3
@@ -109,13 +111,17 @@ class Pusher:
             side = -off_line * radius * 0.9
             speed = min(habits.pushing_speed, math.dist(goal, block))
             heading = behind + math.pi
-            return (speed * math.cos(heading) - side * math.sin(behind),
-                    speed * math.sin(heading) + side * math.cos(behind))
+            return (
+                speed * math.cos(heading) - side * math.sin(behind),
+                speed * math.sin(heading) + side * math.cos(behind),
+            )
         ahead = (block[0] + habits.standoff * math.cos(behind), block[1] + habits.standoff * math.sin(behind))
-        return self._walk(end_effector, tuple(min(max(v, -r), r) for v, r in zip(ahead, _REACH)), positions)
+        return self._walk(
+            end_effector, tuple(min(max(v, -r), r) for v, r in zip(ahead, _REACH, strict=True)), positions
+        )
 
     def _bypass(self, block, goal, positions) -> float:
-        """Radians by which to push past the first block that lies between, lest it shoves the goal's block off the table."""
+        """Radians by which to push past the first block that lies between, lest it shoves the goal off the table."""
         distance = math.dist(block, goal)
         if distance < 1e-6:
             return 0.0
@@ -145,8 +151,13 @@ class Pusher:
             gap = math.hypot(block_x - x, block_y - y)
             if gap < look + clearance:
                 # A block it stands beside already, or that it must get close to, may be passed as near as that.
-                near.append((block_x - x, block_y - y,
-                             min(clearance, gap - 0.001, 0.9 * math.hypot(block_x - ahead[0], block_y - ahead[1])) ** 2))
+                near.append(
+                    (
+                        block_x - x,
+                        block_y - y,
+                        min(clearance, gap - 0.001, 0.9 * math.hypot(block_x - ahead[0], block_y - ahead[1])) ** 2,
+                    )
+                )
         for turn in _TURNS:
             heading = straight + self.side * turn
             along_x, along_y = math.cos(heading), math.sin(heading)
@@ -167,15 +178,19 @@ class Pusher:
 
 
 _REACH = tuple(REACH.tolist())
-# Headings to try, in radians from the straight way: the side it has chosen comes first, far turns to the other side last.
-_TURNS = tuple(math.radians(turn) for turn in (0, 20, 40, -20, 60, -40, 80, 100, -60, 120, -80, 140, -100, 160, -120, 180))
+# Headings to try, in radians from the straight way: the chosen side first, far turns to the other side last.
+_TURNS = tuple(
+    math.radians(turn) for turn in (0, 20, 40, -20, 60, -40, 80, 100, -60, 120, -80, 140, -100, 160, -120, 180)
+)
 
 
 def _wrapped(angle: float) -> float:
     return (angle + math.pi) % (2 * math.pi) - math.pi
 
 
-def demonstrate(world: LanguageTable, instruction: Instruction, rng: np.random.Generator, seed: int | None = None) -> Episode:
+def demonstrate(
+    world: LanguageTable, instruction: Instruction, rng: np.random.Generator, seed: int | None = None
+) -> Episode:
     """One attempt from where the world stands; it may fail, then the episode ends by time_limit or needs_reset."""
     pusher = Pusher(instruction, Habits.draw(rng), rng)
     limit = LANGUAGE_TABLE.action_limit[0]
@@ -197,16 +212,26 @@ def demonstrate(world: LanguageTable, instruction: Instruction, rng: np.random.G
     success = ending != "needs_reset" and world.true_success(instruction)
     count = len(actions)
     return Episode(
-        uuid=str(uuid.UUID(bytes=rng.bytes(16), version=4)), embodiment=LANGUAGE_TABLE.name, task=instruction.family,
-        instruction=instruction.text, observations=np.array(observations, np.float32),
-        actions=np.array(actions, np.float32), actors=np.full(count, ACTORS.index("script"), np.uint8),
-        steps_to_go=np.full(count + 1, np.nan, np.float32), ending="true_success" if success else ending,
-        detected_success=False, true_success=success, purpose="demonstration", seed=seed,
-        control_hz=LANGUAGE_TABLE.control_hz)
+        uuid=str(uuid.UUID(bytes=rng.bytes(16), version=4)),
+        embodiment=LANGUAGE_TABLE.name,
+        task=instruction.family,
+        instruction=instruction.text,
+        observations=np.array(observations, np.float32),
+        actions=np.array(actions, np.float32),
+        actors=np.full(count, ACTORS.index("script"), np.uint8),
+        steps_to_go=np.full(count + 1, np.nan, np.float32),
+        ending="true_success" if success else ending,
+        detected_success=False,
+        true_success=success,
+        purpose="demonstration",
+        seed=seed,
+        control_hz=LANGUAGE_TABLE.control_hz,
+    )
 
 
-def collect_demonstrations(task_names: Sequence[str], episodes: int, seed: int,
-                           progress: Callable[[int, int], None] | None = None) -> list[Episode]:
+def collect_demonstrations(
+    task_names: Sequence[str], episodes: int, seed: int, progress: Callable[[int, int], None] | None = None
+) -> list[Episode]:
     """So many successful demonstrations, the families taking turns; a failed attempt is thrown away, as a person would.
 
     The same arguments give the same episodes.
@@ -216,8 +241,10 @@ def collect_demonstrations(task_names: Sequence[str], episodes: int, seed: int,
         raise DemonstrationError("Name at least one task to demonstrate.")
     for family in families:
         if get_embodiment(family.embodiment) is not LANGUAGE_TABLE:
-            raise DemonstrationError(f"There is no scripted demonstrator for {family.name}; record a person's demonstrations "
-                                     "by overriding a station, or upload a dataset.")
+            raise DemonstrationError(
+                f"There is no scripted demonstrator for {family.name}; record a person's demonstrations "
+                "by overriding a station, or upload a dataset."
+            )
     if episodes < 1:
         raise DemonstrationError(f"{episodes} demonstrations were asked for; ask for 1 or more.")
     rng = np.random.default_rng(seed)

@@ -1,9 +1,11 @@
 """What a body is: the numbers it senses, the actions it takes, its cameras and its control rate.
 
 First room of the loop: episodes, networks and pages all read the shapes from here. A robot can be described while it is
-disconnected, and on a machine without MuJoCo, so this module imports neither. Third-party Gymnasium worlds are described in
-a TOML file named by the environment variable FLEETUI_WORLDS (docs/worlds.md); their bodies appear in the same registry.
+disconnected, and on a machine without MuJoCo, so this module imports neither. Third-party Gymnasium worlds are
+described in a TOML file named by the environment variable FLEETUI_WORLDS (docs/worlds.md); their bodies appear in the
+same registry.
 """
+
 import os
 import re
 import tomllib
@@ -73,11 +75,15 @@ class Embodiment:
                 cameras=tuple(Camera(**camera) for camera in data["cameras"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"This is no description of a body: {type(error).__name__} at {error}. "
-                             "Send what Embodiment.to_json() gives.") from None
+            raise ValueError(
+                f"This is no description of a body: {type(error).__name__} at {error}. "
+                "Send what Embodiment.to_json() gives."
+            ) from None
         if len(embodiment.action_names) != len(embodiment.action_limit):
-            raise ValueError(f"The body {embodiment.name} names {len(embodiment.action_names)} actions but states "
-                             f"{len(embodiment.action_limit)} limits; give one limit for each action.")
+            raise ValueError(
+                f"The body {embodiment.name} names {len(embodiment.action_names)} actions but states "
+                f"{len(embodiment.action_limit)} limits; give one limit for each action."
+            )
         return embodiment
 
 
@@ -130,8 +136,14 @@ class WorldDescription:
     @property
     def embodiment(self) -> Embodiment:
         return Embodiment(
-            name=self.name, control_hz=self.control_hz, body=self.observation_names, objects=(), object_features=(),
-            action_names=self.action_names, action_limit=self.action_limit, cameras=(Camera("front", 320, 240),),
+            name=self.name,
+            control_hz=self.control_hz,
+            body=self.observation_names,
+            objects=(),
+            object_features=(),
+            action_names=self.action_names,
+            action_limit=self.action_limit,
+            cameras=(Camera("front", 320, 240),),
         )
 
 
@@ -139,8 +151,10 @@ def read_worlds_file(path: str | Path) -> tuple[WorldDescription, ...]:
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise WorldsFileError(f"FLEETUI_WORLDS names {path}, which cannot be read ({error.strerror}). "
-                              "Correct the path or unset the variable.") from None
+        raise WorldsFileError(
+            f"FLEETUI_WORLDS names {path}, which cannot be read ({error.strerror}). "
+            "Correct the path or unset the variable."
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise WorldsFileError(f"{path} is not valid TOML: {error}.") from None
     entries = data.get("world")
@@ -154,8 +168,22 @@ def read_worlds_file(path: str | Path) -> tuple[WorldDescription, ...]:
     return worlds
 
 
-_WORLD_KEYS = {"name", "env_id", "title", "description", "options", "observations", "actions", "action_limit", "control_hz",
-               "time_limit_steps", "success", "reset_every_steps", "wordings", "held_out_wordings"}
+_WORLD_KEYS = {
+    "name",
+    "env_id",
+    "title",
+    "description",
+    "options",
+    "observations",
+    "actions",
+    "action_limit",
+    "control_hz",
+    "time_limit_steps",
+    "success",
+    "reset_every_steps",
+    "wordings",
+    "held_out_wordings",
+}
 
 
 def _world_description(entry: dict, path) -> WorldDescription:
@@ -199,19 +227,31 @@ def _world_description(entry: dict, path) -> WorldDescription:
         refuse('success needs an info key and at_least or at_most, as in {info = "reward_dist", at_least = -0.05}.')
     wordings = tuple(get("wordings", list))
     held_out = tuple(get("held_out_wordings", list, []))
-    if not wordings or not all(isinstance(text, str) and text.strip() and not set("{}") & set(text)
-                               for text in wordings + held_out):
+    if not wordings or not all(
+        isinstance(text, str) and text.strip() and not set("{}") & set(text) for text in wordings + held_out
+    ):
         refuse("wordings must be a list of one or more instructions in words, without braces.")
     control_hz, time_limit = float(get("control_hz", (int, float))), get("time_limit_steps", int)
     reset_every = get("reset_every_steps", int, 0)
     if control_hz <= 0 or time_limit <= 0 or reset_every < 0:
         refuse("control_hz and time_limit_steps must be above 0, reset_every_steps 0 or more.")
     return WorldDescription(
-        name=name, env_id=get("env_id", str), title=get("title", str, name), description=get("description", str, " "),
-        options=get("options", dict, {}), observation_names=names("observations", "observation"),
-        action_names=action_names, action_limit=tuple(float(x) for x in limits), control_hz=control_hz,
-        time_limit_steps=time_limit, success_info=success["info"], success_at_least=bounds["at_least"],
-        success_at_most=bounds["at_most"], reset_every_steps=reset_every, wordings=wordings, held_out_wordings=held_out,
+        name=name,
+        env_id=get("env_id", str),
+        title=get("title", str, name),
+        description=get("description", str, " "),
+        options=get("options", dict, {}),
+        observation_names=names("observations", "observation"),
+        action_names=action_names,
+        action_limit=tuple(float(x) for x in limits),
+        control_hz=control_hz,
+        time_limit_steps=time_limit,
+        success_info=success["info"],
+        success_at_least=bounds["at_least"],
+        success_at_most=bounds["at_most"],
+        reset_every_steps=reset_every,
+        wordings=wordings,
+        held_out_wordings=held_out,
     )
 
 

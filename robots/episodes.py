@@ -1,9 +1,10 @@
 """The one trajectory format: what demonstrators write, stations upload, datasets and replays read.
 
-A file of episodes is one safetensors file: the arrays of all its episodes concatenated, with offsets, and the remaining fields as
-a JSON list in the metadata. Reading validates everything, since files come over the network: a bad one is refused with the
-episode's id and the field.
+A file of episodes is one safetensors file: the arrays of all its episodes concatenated, with offsets, and the remaining
+fields as a JSON list in the metadata. Reading validates everything, since files come over the network: a bad one is
+refused with the episode's id and the field.
 """
+
 import json
 import math
 import os
@@ -99,8 +100,12 @@ class Episode:
             refuse("actors", "a demonstration is acted wholly by a human or a script, but some steps are a policy's.")
 
     def _validate_arrays(self, refuse) -> None:
-        for name, dimensions, kind in (("observations", 2, np.float32), ("actions", 2, np.float32),
-                                       ("actors", 1, np.uint8), ("steps_to_go", 1, np.float32)):
+        for name, dimensions, kind in (
+            ("observations", 2, np.float32),
+            ("actions", 2, np.float32),
+            ("actors", 1, np.uint8),
+            ("steps_to_go", 1, np.float32),
+        ):
             array = getattr(self, name)
             if not isinstance(array, np.ndarray) or array.ndim != dimensions or array.dtype != kind:
                 refuse(name, f"must be an array of {dimensions} dimension(s) of {np.dtype(kind).name}.")
@@ -139,8 +144,23 @@ def _is_integer(value) -> bool:
 
 
 _ARRAYS = {"observations": 1, "actions": 0, "actors": 0, "steps_to_go": 1}  # rows an episode has beyond its T steps
-_FIELDS = ("uuid", "embodiment", "task", "instruction", "ending", "detected_success", "true_success", "purpose", "policy",
-           "reward_model", "threshold", "seed", "started_at", "control_hz", "interventions")
+_FIELDS = (
+    "uuid",
+    "embodiment",
+    "task",
+    "instruction",
+    "ending",
+    "detected_success",
+    "true_success",
+    "purpose",
+    "policy",
+    "reward_model",
+    "threshold",
+    "seed",
+    "started_at",
+    "control_hz",
+    "interventions",
+)
 
 
 def episodes_to_bytes(episodes: Sequence[Episode]) -> bytes:
@@ -149,10 +169,13 @@ def episodes_to_bytes(episodes: Sequence[Episode]) -> bytes:
     for episode in episodes:
         episode.validate()
         if episode.embodiment != episodes[0].embodiment:
-            raise EpisodeError(f"Episode {episode.uuid}, field embodiment: one file holds one embodiment, and this file holds "
-                               f"{episodes[0].embodiment}; write {episode.embodiment} to another file.")
-    arrays = {name: np.ascontiguousarray(np.concatenate([getattr(episode, name) for episode in episodes]))
-              for name in _ARRAYS}
+            raise EpisodeError(
+                f"Episode {episode.uuid}, field embodiment: one file holds one embodiment, and this file holds "
+                f"{episodes[0].embodiment}; write {episode.embodiment} to another file."
+            )
+    arrays = {
+        name: np.ascontiguousarray(np.concatenate([getattr(episode, name) for episode in episodes])) for name in _ARRAYS
+    }
     arrays["offsets"] = np.cumsum([0] + [episode.steps for episode in episodes]).astype(np.int64)
     if any(episode.frames for episode in episodes):
         frames = [frame for episode in episodes for frame in episode.frames or [b""] * (episode.steps + 1)]
@@ -192,16 +215,16 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
     sizes = arrays.get("frame_sizes")
     frame_ends = None if sizes is None else np.concatenate([[0], np.cumsum(sizes)])
     episodes = []
-    for entry, count in zip(fields, steps):
+    for entry, count in zip(fields, steps, strict=True):
         parts = {}
         for name, extra in _ARRAYS.items():
-            parts[name] = arrays[name][taken[name]:taken[name] + count + extra].copy()
+            parts[name] = arrays[name][taken[name] : taken[name] + count + extra].copy()
             taken[name] += count + extra
         frames = None
         if frame_ends is not None:
-            ends = frame_ends[taken["observations"] - count - 1:taken["observations"] + 1]
+            ends = frame_ends[taken["observations"] - count - 1 : taken["observations"] + 1]
             if ends[-1] > ends[0]:
-                frames = [arrays["frames"][a:b].tobytes() for a, b in zip(ends[:-1], ends[1:])]
+                frames = [arrays["frames"][a:b].tobytes() for a, b in zip(ends[:-1], ends[1:], strict=True)]
         episode = Episode(**entry, **parts, frames=frames)
         episode.validate()
         episodes.append(episode)
@@ -216,7 +239,7 @@ def _read_header(data: bytes) -> tuple[list[dict], dict, int]:
             raise ValueError
         if 8 + size > len(data):
             raise EpisodeError("The file is truncated within its header; send it again.")
-        header = json.loads(data[8:8 + size])
+        header = json.loads(data[8 : 8 + size])
         metadata = header.pop("__metadata__", {})
         if metadata.get("format") != FORMAT:
             raise EpisodeError(f"The file is not a file of episodes (its format is not {FORMAT}).")
@@ -244,8 +267,10 @@ def _refuse_truncated(data: bytes, fields: list[dict], header: dict, start: int)
         raise EpisodeError("The file's header is broken; send it again.") from None
     if cut:
         ids = ", ".join(str(entry["uuid"]) for entry in fields[:3]) + (", ..." if len(fields) > 3 else "")
-        raise EpisodeError(f"The file is truncated: of episode {ids} the field {', '.join(sorted(cut))} is cut off. "
-                           "Send the whole file again.")
+        raise EpisodeError(
+            f"The file is truncated: of episode {ids} the field {', '.join(sorted(cut))} is cut off. "
+            "Send the whole file again."
+        )
 
 
 def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndarray:
@@ -254,19 +279,32 @@ def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndar
         if name not in arrays:
             raise EpisodeError(f"Episode {first}, field {name}: is missing in the file.")
     offsets = arrays["offsets"]
-    if offsets.ndim != 1 or offsets.dtype != np.int64 or len(offsets) != len(fields) + 1 or offsets[0] != 0 \
-            or (np.diff(offsets) < 0).any():
+    if (
+        offsets.ndim != 1
+        or offsets.dtype != np.int64
+        or len(offsets) != len(fields) + 1
+        or offsets[0] != 0
+        or (np.diff(offsets) < 0).any()
+    ):
         raise EpisodeError(f"Episode {first}, field offsets: must rise from 0, one for each of {len(fields)} episodes.")
     for name, extra in _ARRAYS.items():
         wanted = int(offsets[-1]) + extra * len(fields)
         if arrays[name].ndim == 0 or len(arrays[name]) != wanted:
-            raise EpisodeError(f"Episode {first} and those after it, field {name}: the file holds shape "
-                               f"{arrays[name].shape}, but {int(offsets[-1])} steps need {wanted} rows.")
+            raise EpisodeError(
+                f"Episode {first} and those after it, field {name}: the file holds shape "
+                f"{arrays[name].shape}, but {int(offsets[-1])} steps need {wanted} rows."
+            )
     if ("frames" in arrays) != ("frame_sizes" in arrays):
         raise EpisodeError(f"Episode {first}, field frames: frames and frame_sizes belong together.")
     if "frame_sizes" in arrays:
         sizes = arrays["frame_sizes"]
-        if sizes.ndim != 1 or sizes.dtype != np.int64 or len(sizes) != len(arrays["observations"]) or (sizes < 0).any() \
-                or arrays["frames"].dtype != np.uint8 or sizes.sum() != arrays["frames"].size:
+        if (
+            sizes.ndim != 1
+            or sizes.dtype != np.int64
+            or len(sizes) != len(arrays["observations"])
+            or (sizes < 0).any()
+            or arrays["frames"].dtype != np.uint8
+            or sizes.sum() != arrays["frames"].size
+        ):
             raise EpisodeError(f"Episode {first}, field frames: the sizes do not match the bytes.")
     return np.diff(offsets)

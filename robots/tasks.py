@@ -1,9 +1,10 @@
 """What stations practise: families of instructions, their many wordings, and when an instruction is truly fulfilled.
 
-A TaskFamily draws an Instruction for what lies on the table; its words become the network's goal. Its `target` is read by the
-simulator's true success and by the scripted demonstrator only, never by a network. No mujoco in here, so that the web server
-and the trainer can list tasks.
+A TaskFamily draws an Instruction for what lies on the table; its words become the network's goal. Its `target` is read
+by the simulator's true success and by the scripted demonstrator only, never by a network. No mujoco in here, so that
+the web server and the trainer can list tasks.
 """
+
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def block_positions(observation: np.ndarray, embodiment: str = "language_table")
 
 
 def distance_left(target: Mapping, positions: Mapping[str, tuple[float, float]]) -> float:
-    """Metres by which the target is still missed; 0 or less: fulfilled. Infinite if a block it needs is off the table."""
+    """Metres by which the target is still missed; 0 or less: fulfilled. Infinite if a block is off the table."""
     if target["block"] not in positions:
         return math.inf
     if "to_block" in target:
@@ -89,7 +90,8 @@ class Grammar:
         for template in self.templates + self.held_out_templates:
             pattern = "".join(
                 re.escape(literal) + (f"(?P<{slot}>{'|'.join(map(re.escape, groups[slot]))})" if slot else "")
-                for literal, slot, _, _ in Formatter().parse(template))
+                for literal, slot, _, _ in Formatter().parse(template)
+            )
             if found := re.fullmatch(pattern, text):
                 return {slot: found[slot] for slot in slots}
         return None
@@ -154,19 +156,26 @@ class TaskFamily:
     time_limit_steps: int
     description: str
 
-    def sample(self, rng: np.random.Generator, blocks_on_table: Sequence[str], held_out: bool = False,
-               observation: np.ndarray | None = None) -> Instruction:
+    def sample(
+        self,
+        rng: np.random.Generator,
+        blocks_on_table: Sequence[str],
+        held_out: bool = False,
+        observation: np.ndarray | None = None,
+    ) -> Instruction:
         """An instruction about what is on the table. With the observation, one that is clearly not fulfilled yet."""
         targets = self._targets(tuple(blocks_on_table))
         if not targets:
-            raise InstructionError(f"No instruction of {self.title} can be asked with {len(blocks_on_table)} blocks on the "
-                                   "table; reset the station.")
+            raise InstructionError(
+                f"No instruction of {self.title} can be asked with {len(blocks_on_table)} blocks on the "
+                "table; reset the station."
+            )
         if observation is not None and get_embodiment(self.embodiment).objects:
             positions = block_positions(observation, self.embodiment)
             # A cluttered table may leave nothing clearly open: then what is farthest from fulfilled is asked.
             left = [distance_left(target, positions) for target in targets]
             wanted = min(MARGIN, max(left))
-            targets = [target for target, missing in zip(targets, left) if missing >= wanted]
+            targets = [target for target, missing in zip(targets, left, strict=True) if missing >= wanted]
         target = targets[rng.integers(len(targets))]
         return Instruction(self._grammar.draw(rng, held_out, **target), self.name, target)
 
@@ -189,8 +198,10 @@ class TaskFamily:
     @property
     def _slots(self) -> dict[str, tuple[str, ...]]:
         blocks = tuple(kind.name for kind in BLOCKS)
-        return {"block2block": {"block": blocks, "to_block": blocks},
-                "block_to_place": {"block": blocks, "place": tuple(PLACES)}}.get(self.name, {})
+        return {
+            "block2block": {"block": blocks, "to_block": blocks},
+            "block_to_place": {"block": blocks, "place": tuple(PLACES)},
+        }.get(self.name, {})
 
     def _targets(self, blocks: tuple[str, ...]) -> list[dict]:
         if self.name == "block2block":
@@ -203,20 +214,35 @@ class TaskFamily:
 TASKS: dict[str, TaskFamily] = {
     family.name: family
     for family in (
-        TaskFamily("block2block", "Block2Block", "language_table", "language_table", 100,
-                   "Push one block until it touches another, as the words say."),
-        TaskFamily("block_to_place", "Block to place", "language_table", "language_table", 100,
-                   "Push a block to one of nine places of the table, as the words say."),
+        TaskFamily(
+            "block2block",
+            "Block2Block",
+            "language_table",
+            "language_table",
+            100,
+            "Push one block until it touches another, as the words say.",
+        ),
+        TaskFamily(
+            "block_to_place",
+            "Block to place",
+            "language_table",
+            "language_table",
+            100,
+            "Push a block to one of nine places of the table, as the words say.",
+        ),
     )
 }
 _GRAMMARS: dict[str, Grammar] = {"block2block": _BLOCK_TO_BLOCK, "block_to_place": _BLOCK_TO_PLACE}
 
 for _world in THIRD_PARTY_WORLDS.values():
-    TASKS[_world.name] = TaskFamily(_world.name, _world.title, _world.name, _world.name, _world.time_limit_steps,
-                                    _world.description.strip())
+    TASKS[_world.name] = TaskFamily(
+        _world.name, _world.title, _world.name, _world.name, _world.time_limit_steps, _world.description.strip()
+    )
     _GRAMMARS[_world.name] = Grammar(
-        verbs=("",), templates=tuple(map(_clean, _world.wordings)),
-        held_out_templates=tuple(map(_clean, _world.held_out_wordings or _world.wordings)))
+        verbs=("",),
+        templates=tuple(map(_clean, _world.wordings)),
+        held_out_templates=tuple(map(_clean, _world.held_out_wordings or _world.wordings)),
+    )
 
 
 def get_task(name: str) -> TaskFamily:

@@ -2,6 +2,7 @@
 
 Importing this package loads no simulator; make_world does.
 """
+
 from typing import Protocol
 
 import numpy as np
@@ -59,9 +60,13 @@ def make_world(name: str, seed: int) -> World:
     """The world of that name, already reset from the seed."""
     if name == LANGUAGE_TABLE.name:
         from robots.worlds.language_table import LanguageTable
+
         return LanguageTable(seed)
     if name in EMBODIMENTS:
         from robots.worlds.gymnasium_world import GymnasiumWorld
+
         return GymnasiumWorld(name, seed)
-    raise WorldError(f"There is no world {name!r}; known are {', '.join(sorted(EMBODIMENTS))}. "
-                     "Third-party worlds are described in the file that FLEETUI_WORLDS names.")
+    raise WorldError(
+        f"There is no world {name!r}; known are {', '.join(sorted(EMBODIMENTS))}. "
+        "Third-party worlds are described in the file that FLEETUI_WORLDS names."
+    )

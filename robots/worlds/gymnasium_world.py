@@ -1,8 +1,10 @@
-"""The two bridges to Gymnasium: a third-party MuJoCo environment as a station's world, and LanguageTable as an environment.
+"""The two bridges to Gymnasium: a third-party MuJoCo environment as a station's world, and LanguageTable as an
+environment.
 
-The first needs a few lines of TOML in the file that FLEETUI_WORLDS names (docs/worlds.md); the second is registered by importing
-this module: gymnasium.make("robots.worlds.gymnasium_world:FleetUI/LanguageTable-v0").
+The first needs a few lines of TOML in the file that FLEETUI_WORLDS names (docs/worlds.md); the second is registered by
+importing this module: gymnasium.make("robots.worlds.gymnasium_world:FleetUI/LanguageTable-v0").
 """
+
 import string
 
 import gymnasium
@@ -24,8 +26,9 @@ class GymnasiumWorld:
         self.embodiment = self.description.embodiment
         try:
             # No time limit of Gymnasium's own: a station's episodes end by its rules.
-            self._env = gymnasium.make(self.description.env_id, max_episode_steps=10**9, disable_env_checker=True,
-                                       **self.description.options)
+            self._env = gymnasium.make(
+                self.description.env_id, max_episode_steps=10**9, disable_env_checker=True, **self.description.options
+            )
         except (gymnasium.error.Error, ImportError, TypeError) as error:
             raise self._error(f"Gymnasium cannot make {self.description.env_id} ({error}).") from error
         self._repeat = self._check_sizes()
@@ -34,8 +37,10 @@ class GymnasiumWorld:
         self.reset(np.random.default_rng(seed))
         *_, info = self._env.step(np.zeros(self.embodiment.action_size, np.float32))
         if self.description.success_info not in info:
-            raise self._error(f"success names the info key {self.description.success_info!r}, but a step's info holds "
-                              f"{', '.join(sorted(info)) or 'nothing'}.")
+            raise self._error(
+                f"success names the info key {self.description.success_info!r}, but a step's info holds "
+                f"{', '.join(sorted(info)) or 'nothing'}."
+            )
         self.reset(np.random.default_rng(seed))
 
     def _error(self, sentence: str) -> WorldError:
@@ -44,18 +49,24 @@ class GymnasiumWorld:
     def _check_sizes(self) -> int:
         """How many steps of the environment are one control step."""
         observations, actions = self._env.observation_space, self._env.action_space
-        if not isinstance(getattr(self._env.unwrapped, "model", None), mujoco.MjModel) or not hasattr(self._env.unwrapped, "dt"):
+        if not isinstance(getattr(self._env.unwrapped, "model", None), mujoco.MjModel) or not hasattr(
+            self._env.unwrapped, "dt"
+        ):
             raise self._error(f"{self.description.env_id} is not one of Gymnasium's MuJoCo environments.")
         if not isinstance(actions, gymnasium.spaces.Box) or actions.shape != (self.embodiment.action_size,):
             raise self._error(f"actions says {self.embodiment.action_size}, but the environment's are {actions}.")
         size = gymnasium.spaces.flatdim(observations)
         if size != self.embodiment.observation_size:
-            raise self._error(f"observations says {self.embodiment.observation_size} numbers, but the environment gives {size}.")
+            raise self._error(
+                f"observations says {self.embodiment.observation_size} numbers, but the environment gives {size}."
+            )
         rate = 1 / self._env.unwrapped.dt
         repeat = max(1, round(rate / self.description.control_hz))
         if abs(rate / repeat - self.description.control_hz) > 0.01 * self.description.control_hz:
-            raise self._error(f"control_hz is {self.description.control_hz:g}, but the environment runs at {rate:g} Hz; "
-                              f"choose {rate:g} divided by a whole number, such as {rate / repeat:g}.")
+            raise self._error(
+                f"control_hz is {self.description.control_hz:g}, but the environment runs at {rate:g} Hz; "
+                f"choose {rate:g} divided by a whole number, such as {rate / repeat:g}."
+            )
         return repeat
 
     @property
@@ -85,7 +96,9 @@ class GymnasiumWorld:
         return self._observation.copy()
 
     def set_observation(self, observation: np.ndarray) -> None:
-        raise self._error("its state cannot be set from an observation, so episodes are replayed from recorded frames only.")
+        raise self._error(
+            "its state cannot be set from an observation, so episodes are replayed from recorded frames only."
+        )
 
     def true_success(self, instruction: Instruction) -> bool:
         value = self._info.get(self.description.success_info)
@@ -110,8 +123,13 @@ class GymnasiumWorld:
             return render(model, data, self._camera, width, height)
         # Discs around the moving parts: not pretty, but one sees what moves.
         places = [(geom, *data.geom_xpos[geom][:2]) for geom in range(model.ngeom) if model.geom_bodyid[geom] > 0]
-        discs = [(circle(x, y, min(model.geom_rbound[geom], 0.05 * model.stat.extent)),
-                  tuple(int(255 * c) for c in model.geom_rgba[geom][:3])) for geom, x, y in places]
+        discs = [
+            (
+                circle(x, y, min(model.geom_rbound[geom], 0.05 * model.stat.extent)),
+                tuple(int(255 * c) for c in model.geom_rgba[geom][:3]),
+            )
+            for geom, x, y in places
+        ]
         (x, y), reach = model.stat.center[:2], 0.6 * model.stat.extent
         return draw_top_view(discs, (x - reach, y - reach, x + reach, y + reach), width, height)
 
@@ -121,7 +139,7 @@ class GymnasiumWorld:
 
 
 class LanguageTableEnv(gymnasium.Env):
-    """LanguageTable for any reinforcement learner: reward 1 when the instruction is truly fulfilled, which ends the episode."""
+    """LanguageTable for any reinforcement learner: reward 1 and the end when the instruction is fulfilled."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": int(LANGUAGE_TABLE.control_hz)}
 
@@ -130,10 +148,12 @@ class LanguageTableEnv(gymnasium.Env):
         self.render_mode = render_mode
         limit = np.array(LANGUAGE_TABLE.action_limit, np.float32)
         self.action_space = gymnasium.spaces.Box(-limit, limit, dtype=np.float32)
-        self.observation_space = gymnasium.spaces.Dict({
-            "state": gymnasium.spaces.Box(-1, 1, (LANGUAGE_TABLE.observation_size,), np.float32),
-            "instruction": gymnasium.spaces.Text(200, min_length=1, charset=string.ascii_lowercase + " ,"),
-        })
+        self.observation_space = gymnasium.spaces.Dict(
+            {
+                "state": gymnasium.spaces.Box(-1, 1, (LANGUAGE_TABLE.observation_size,), np.float32),
+                "instruction": gymnasium.spaces.Text(200, min_length=1, charset=string.ascii_lowercase + " ,"),
+            }
+        )
         self._world = LanguageTable(0)
         self._instruction: Instruction | None = None
 

@@ -1,12 +1,14 @@
 """LanguageTable: eight blocks on a rimless table, pushed by a cylinder that moves by 2-D deltas at 5 Hz.
 
-Here practice happens. Blocks move on the table's plane only (two slides and a hinge each) and friction with the table is viscous: a
-pushed block moves, a released one stops. That is what quasi-static pushing looks like, and it needs no contact with the table,
-so one control step takes some 50 microseconds. Velocities are zeroed at each control step (they have died down to a few percent by
-then), therefore an observation is the whole state, and a step is a pure function of it and the action.
+Here practice happens. Blocks move on the table's plane only (two slides and a hinge each) and friction with the table
+is viscous: a pushed block moves, a released one stops. That is what quasi-static pushing looks like, and it needs no
+contact with the table, so one control step takes some 50 microseconds. Velocities are zeroed at each control step (they
+have died down to a few percent by then), therefore an observation is the whole state, and a step is a pure function of
+it and the action.
 
 A block whose centre passes the edge has fallen: it is parked far away, touches nothing, and stays so until a reset.
 """
+
 import math
 from functools import cache
 
@@ -25,7 +27,12 @@ REACH = HALF_TABLE + 0.05  # the end effector may pass the edge a little, to get
 BLOCK_HEIGHT = 0.03
 END_EFFECTOR_RADIUS = 0.012
 END_EFFECTOR_HEIGHT = 0.1
-COLOURS = {"red": (0.84, 0.19, 0.19), "blue": (0.16, 0.38, 0.83), "green": (0.16, 0.62, 0.32), "yellow": (0.95, 0.78, 0.15)}
+COLOURS = {
+    "red": (0.84, 0.19, 0.19),
+    "blue": (0.16, 0.38, 0.83),
+    "green": (0.16, 0.62, 0.32),
+    "yellow": (0.95, 0.78, 0.15),
+}
 TABLE_COLOUR = (0.86, 0.85, 0.82)
 END_EFFECTOR_COLOUR = (0.18, 0.19, 0.21)
 
@@ -48,7 +55,7 @@ def _moon() -> list[np.ndarray]:
     inner = outer * (1 - (0.08 + 0.52 * np.cos(angles / 2.0 * math.pi / 2)))[:, None]
     parts = [np.array([inner[k], outer[k], outer[k + 1], inner[k + 1]]) for k in range(5)]
     weights = np.array([_area(part) for part in parts])
-    middle = sum(weight * part.mean(axis=0) for weight, part in zip(weights, parts)) / weights.sum()
+    middle = sum(weight * part.mean(axis=0) for weight, part in zip(weights, parts, strict=True)) / weights.sum()
     return [part - middle for part in parts]
 
 
@@ -69,15 +76,20 @@ def mjcf() -> str:
     for shape, parts in SHAPES.items():
         if shape != "cube":
             for i, part in enumerate(parts):
-                vertices = " ".join(f"{x:.6f} {y:.6f} {z}" for z in (-BLOCK_HEIGHT / 2, BLOCK_HEIGHT / 2) for x, y in part)
+                vertices = " ".join(
+                    f"{x:.6f} {y:.6f} {z}" for z in (-BLOCK_HEIGHT / 2, BLOCK_HEIGHT / 2) for x, y in part
+                )
                 meshes.append(f'<mesh name="{shape}{i}" vertex="{vertices}"/>')
     for kind in BLOCKS:
         if kind.shape == "cube":
             side = 0.0255 / math.sqrt(2)
-            geoms = f'<geom class="block" type="box" size="{side} {side} {BLOCK_HEIGHT / 2}" rgba="{rgba(COLOURS[kind.colour])}"/>'
+            size = f"{side} {side} {BLOCK_HEIGHT / 2}"
+            geoms = f'<geom class="block" type="box" size="{size}" rgba="{rgba(COLOURS[kind.colour])}"/>'
         else:
-            geoms = "".join(f'<geom class="block" type="mesh" mesh="{kind.shape}{i}" rgba="{rgba(COLOURS[kind.colour])}"/>'
-                            for i in range(len(SHAPES[kind.shape])))
+            geoms = "".join(
+                f'<geom class="block" type="mesh" mesh="{kind.shape}{i}" rgba="{rgba(COLOURS[kind.colour])}"/>'
+                for i in range(len(SHAPES[kind.shape]))
+            )
         # Damping / mass gives 20 ms to stop; its ratio for turning and sliding is that of a disc's friction patch.
         bodies.append(f"""
       <body name="{kind.name}" pos="0 0 {BLOCK_HEIGHT / 2}">
@@ -102,7 +114,8 @@ def mjcf() -> str:
       </default>
       <asset>{"".join(meshes)}</asset>
       <worldbody>
-        <light pos="-0.2 -0.4 1.2" dir="0.2 0.4 -1.2" diffuse="0.45 0.45 0.45" specular="0.1 0.1 0.1" castshadow="false"/>
+        <light pos="-0.2 -0.4 1.2" dir="0.2 0.4 -1.2" diffuse="0.45 0.45 0.45" specular="0.1 0.1 0.1"
+               castshadow="false"/>
         <camera name="front" pos="0 -0.50 0.50" xyaxes="1 0 0 0 0.72 0.69" fovy="45"/>
         <geom class="scenery" name="floor" type="plane" pos="0 0 -0.4" size="9 9 1" rgba="0.18 0.2 0.22 1"/>
         <geom class="scenery" name="table" type="box" pos="0 0 -0.01" size="{HALF_TABLE[0]} {HALF_TABLE[1]} 0.01"
@@ -133,7 +146,7 @@ _PARKED = np.array([(0.3 * i, -5.0, 0.0) for i in range(len(BLOCKS))])  # apart 
 
 
 def _observations(positions: np.ndarray, previous: np.ndarray, on_table: np.ndarray) -> np.ndarray:
-    """positions [n, 26], previous end effector [n, 2], on_table [n, 8] -> float32 [n, D]; a fallen block is all zeros."""
+    """positions [n, 26], previous end effector [n, 2], on_table [n, 8] -> float32 [n, D]; a fallen block is zeros."""
     n = len(positions)
     result = np.zeros((n, LANGUAGE_TABLE.observation_size), np.float32)
     result[:, 0:2] = positions[:, :2]
@@ -164,7 +177,10 @@ class LanguageTable:
         self._data = mujoco.MjData(self.model)
         # [1, 26] end effector's and blocks' joint positions; [1, 2] end effector one step earlier; [1, 8] not fallen
         self._positions, self._previous, self._on_table = _rows or (
-            np.zeros((1, self.model.nq)), np.zeros((1, 2)), np.ones((1, len(BLOCKS)), bool))
+            np.zeros((1, self.model.nq)),
+            np.zeros((1, 2)),
+            np.ones((1, len(BLOCKS)), bool),
+        )
         self.reset(np.random.default_rng(seed))
 
     @property
@@ -178,7 +194,7 @@ class LanguageTable:
             points = rng.uniform(-inner, inner, (1, 2))  # the end effector
             for _ in range(200):
                 point = rng.uniform(-inner, inner)
-                if ((points - point) ** 2).sum(axis=1).min() > 0.065 ** 2:
+                if ((points - point) ** 2).sum(axis=1).min() > 0.065**2:
                     points = np.vstack([points, point])
                 if len(points) == 1 + len(BLOCKS):
                     break
@@ -220,16 +236,19 @@ class LanguageTable:
         _park_fallen(self._positions, self._on_table)
 
     def layout(self) -> tuple[tuple[float, float], dict[str, tuple[float, float]]]:
-        """The end effector's place and the centres of the blocks on the table, as plain numbers for the demonstrator."""
+        """The end effector's place and the blocks' on the table, as plain numbers for the demonstrator."""
         x, y, *poses = self._positions[0].tolist()
-        return (x, y), {kind.name: (poses[3 * i], poses[3 * i + 1])
-                        for i, (kind, here) in enumerate(zip(BLOCKS, self._on_table[0].tolist())) if here}
+        return (x, y), {
+            kind.name: (poses[3 * i], poses[3 * i + 1])
+            for i, (kind, here) in enumerate(zip(BLOCKS, self._on_table[0].tolist(), strict=True))
+            if here
+        }
 
     def true_success(self, instruction: Instruction) -> bool:
         return distance_left(instruction.target, self.layout()[1]) <= 0
 
     def needs_reset(self) -> str:
-        fallen = [f"the {kind.name}" for kind, here in zip(BLOCKS, self._on_table[0]) if not here]
+        fallen = [f"the {kind.name}" for kind, here in zip(BLOCKS, self._on_table[0], strict=True) if not here]
         if not fallen:
             return ""
         if len(fallen) == 1:
@@ -237,7 +256,7 @@ class LanguageTable:
         return f"{', '.join(fallen[:-1])} and {fallen[-1]} are off the table"
 
     def objects_in_play(self) -> tuple[str, ...]:
-        return tuple(kind.name for kind, here in zip(BLOCKS, self._on_table[0]) if here)
+        return tuple(kind.name for kind, here in zip(BLOCKS, self._on_table[0], strict=True) if here)
 
     def render(self, width: int, height: int) -> np.ndarray:
         if self.renderer == "drawn":
@@ -252,7 +271,9 @@ class LanguageTable:
             return tuple(round(255 * c) for c in colour)
 
         polygons = [((HALF_TABLE * [(-1, -1), (1, -1), (1, 1), (-1, 1)]), rgb(TABLE_COLOUR))]
-        for kind, (x, y, angle), here in zip(BLOCKS, self._positions[0, 2:].reshape(-1, 3), self._on_table[0]):
+        for kind, (x, y, angle), here in zip(
+            BLOCKS, self._positions[0, 2:].reshape(-1, 3), self._on_table[0], strict=True
+        ):
             turn = np.array([(math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))])
             if here:
                 polygons += [(part @ turn + (x, y), rgb(COLOURS[kind.colour])) for part in SHAPES[kind.shape]]
@@ -264,7 +285,7 @@ class LanguageTable:
 
 
 class BatchWorld:
-    """n tables stepped together by mujoco.rollout, on `threads` cores; the same physics as n LanguageTables, to the bit."""
+    """n tables stepped together by mujoco.rollout, on `threads` cores; to the bit as n LanguageTables."""
 
     embodiment = LANGUAGE_TABLE
 
@@ -276,13 +297,18 @@ class BatchWorld:
         self._on_table = np.ones((n, len(BLOCKS)), bool)
         self._state = np.zeros((n, mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)))
         if self._state.shape[1] != 1 + self.model.nq + self.model.nv:
-            raise WorldError("This MuJoCo keeps its full physics state in another layout than time, positions, velocities.")
+            raise WorldError(
+                "This MuJoCo keeps its full physics state in another layout than time, positions, velocities."
+            )
         self._rollout = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
         self._datas = [mujoco.MjData(self.model) for _ in range(threads)]
         seeds = np.random.SeedSequence(seed).generate_state(n)
         self._worlds = [
-            LanguageTable(int(seeds[i]), (self._positions[i:i + 1], self._previous[i:i + 1], self._on_table[i:i + 1]))
-            for i in range(n)]
+            LanguageTable(
+                int(seeds[i]), (self._positions[i : i + 1], self._previous[i : i + 1], self._on_table[i : i + 1])
+            )
+            for i in range(n)
+        ]
 
     def world(self, i: int) -> LanguageTable:
         """Table i as a world of its own; stepping or resetting it moves table i only."""
@@ -299,10 +325,10 @@ class BatchWorld:
         limit = LANGUAGE_TABLE.action_limit[0]
         actions = np.clip(checked("batch of actions", np.ravel(actions), 2 * self.n).reshape(self.n, 2), -limit, limit)
         self._previous[:] = self._positions[:, :2]
-        self._state[:, 1:1 + self.model.nq] = self._positions
+        self._state[:, 1 : 1 + self.model.nq] = self._positions
         controls = np.clip(self._positions[:, :2] + actions, -REACH, REACH)[:, None]  # [n, 1, 2]
         states, _ = self._rollout.rollout(self.model, self._datas, self._state, controls, nstep=PHYSICS_STEPS)
-        self._positions[:] = states[:, -1, 1:1 + self.model.nq]
+        self._positions[:] = states[:, -1, 1 : 1 + self.model.nq]
         _park_fallen(self._positions, self._on_table)
         return self.observations()
 

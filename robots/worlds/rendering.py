@@ -1,8 +1,10 @@
 """Camera pictures of MuJoCo worlds without a screen: EGL, then OSMesa (CGL on macOS), then a drawn top view.
 
-All worlds of a thread share one OpenGL context, and all worlds of one model share one scene, so that sixteen stations cost hardly
-more memory than one. Shadows and reflections are off: they cost a software renderer ten times the frame rate.
+All worlds of a thread share one OpenGL context, and all worlds of one model share one scene, so that sixteen stations
+cost hardly more memory than one. Shadows and reflections are off: they cost a software renderer ten times the frame
+rate.
 """
+
 import atexit
 import os
 import subprocess
@@ -22,8 +24,8 @@ PACKAGES = "libegl1 libgl1-mesa-dri"  # what brings camera pictures to a Debian 
 def renderer_name() -> str:
     """The best way to render here. FLEETUI_RENDERER forces one.
 
-    Each way is tried in a child process: a missing or broken OpenGL library can kill the process that loads it, and PyOpenGL
-    can be bound to one library only, once a process.
+    Each way is tried in a child process: a missing or broken OpenGL library can kill the process that loads it, and
+    PyOpenGL can be bound to one library only, once a process.
     """
     ways = ("cgl",) if sys.platform == "darwin" else ("egl", "osmesa")
     forced = os.environ.get("FLEETUI_RENDERER")
@@ -34,8 +36,13 @@ def renderer_name() -> str:
     for way in ways:
         environment = {key: value for key, value in os.environ.items() if key not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
         try:
-            trial = subprocess.run([sys.executable, "-m", __name__, way], cwd=Path(__file__).parents[2], env=environment,
-                                   capture_output=True, timeout=60)
+            trial = subprocess.run(
+                [sys.executable, "-m", __name__, way],
+                cwd=Path(__file__).parents[2],
+                env=environment,
+                capture_output=True,
+                timeout=60,
+            )
         except (OSError, subprocess.TimeoutExpired):
             continue
         if trial.returncode == 0:
@@ -46,7 +53,9 @@ def renderer_name() -> str:
 _of_thread = threading.local()
 
 
-def render(model: mujoco.MjModel, data: mujoco.MjData, camera: str | mujoco.MjvCamera, width: int, height: int) -> np.ndarray:
+def render(
+    model: mujoco.MjModel, data: mujoco.MjData, camera: str | mujoco.MjvCamera, width: int, height: int
+) -> np.ndarray:
     """A picture, uint8 [H, W, 3], by OpenGL; call it only where renderer_name() is not "drawn"."""
     return _scene_of(model, renderer_name()).render(data, camera, width, height)
 
@@ -108,7 +117,9 @@ class _Scene:
             self.named_camera.fixedcamid = self.model.camera(camera).id
             camera = self.named_camera
         if width > self.context.offWidth or height > self.context.offHeight:
-            mujoco.mjr_resizeOffscreen(max(width, self.context.offWidth), max(height, self.context.offHeight), self.context)
+            mujoco.mjr_resizeOffscreen(
+                max(width, self.context.offWidth), max(height, self.context.offHeight), self.context
+            )
         mujoco.mjv_updateScene(self.model, data, self.option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene)
         rectangle = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(rectangle, self.scene, self.context)
@@ -118,7 +129,7 @@ class _Scene:
 
 
 def draw_top_view(polygons, bounds: tuple[float, float, float, float], width: int, height: int) -> np.ndarray:
-    """Draw (points [K, 2] in metres, RGB colour) from above, the first at the bottom. bounds = x0, y0, x1, y1 that must fit."""
+    """Draw (points [K, 2] in metres, RGB colour) from above, the first lowest. bounds = x0, y0, x1, y1 that must fit."""
     x0, y0, x1, y1 = bounds
     scale = min(width / (x1 - x0), height / (y1 - y0))
     picture = Image.new("RGB", (width, height), (46, 50, 56))

@@ -58,7 +58,7 @@ def test_replaying_the_actions_gives_the_recorded_observations():
 def test_same_seed_same_demonstrations():
     first, again = (collect_demonstrations(FAMILIES, 6, seed=7) for _ in range(2))
     other = collect_demonstrations(FAMILIES, 6, seed=8)
-    for a, b, c in zip(first, again, other):
+    for a, b, c in zip(first, again, other, strict=True):
         assert (a.uuid, a.instruction) == (b.uuid, b.instruction)
         np.testing.assert_array_equal(a.observations, b.observations)
         np.testing.assert_array_equal(a.actions, b.actions)
@@ -82,26 +82,63 @@ def test_wrong_requests_are_refused_in_words():
 
 def test_command_line_demonstrates_and_renders(tmp_path, capsys):
     out = tmp_path / "d.safetensors"
-    assert main(["demonstrate", "--task", "block2block,block_to_place", "--episodes", "4", "--seed", "3", "--out", str(out),
-                 "--progress"]) == 0
+    assert (
+        main(
+            [
+                "demonstrate",
+                "--task",
+                "block2block,block_to_place",
+                "--episodes",
+                "4",
+                "--seed",
+                "3",
+                "--out",
+                str(out),
+                "--progress",
+            ]
+        )
+        == 0
+    )
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[-1] == {"done": 4, "total": 4}
     episodes = read_episodes(out)
     assert [episode.task for episode in episodes] == ["block2block", "block_to_place"] * 2
-    assert main(["render", "--episode", str(out), "--uuid", episodes[1].uuid, "--out", str(tmp_path / "frames"),
-                 "--width", "160", "--height", "120"]) == 0
+    assert (
+        main(
+            [
+                "render",
+                "--episode",
+                str(out),
+                "--uuid",
+                episodes[1].uuid,
+                "--out",
+                str(tmp_path / "frames"),
+                "--width",
+                "160",
+                "--height",
+                "120",
+            ]
+        )
+        == 0
+    )
     frames = sorted(path.name for path in (tmp_path / "frames").iterdir())
     assert frames == [f"{i:05d}.jpg" for i in range(episodes[1].steps + 1)]
     first, last = (np.array(Image.open(tmp_path / "frames" / name)).astype(int) for name in (frames[0], frames[-1]))
     assert first.shape == (120, 160, 3) and first.std() > 20 and np.abs(first - last).max() > 50
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["demonstrate", "--task", "juggle", "--episodes", "1", "--seed", "0", "--out", "x.safetensors"], "juggle"),
-    (["demonstrate", "--task", "block2block", "--episodes", "1", "--seed", "0", "--out", "no/where/x"], "does not exist"),
-    (["render", "--episode", "broken.safetensors", "--out", "frames"], "not a file of episodes"),
-    (["render", "--episode", "nothing.safetensors", "--out", "frames"], "nothing.safetensors"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["demonstrate", "--task", "juggle", "--episodes", "1", "--seed", "0", "--out", "x.safetensors"], "juggle"),
+        (
+            ["demonstrate", "--task", "block2block", "--episodes", "1", "--seed", "0", "--out", "no/where/x"],
+            "does not exist",
+        ),
+        (["render", "--episode", "broken.safetensors", "--out", "frames"], "not a file of episodes"),
+        (["render", "--episode", "nothing.safetensors", "--out", "frames"], "nothing.safetensors"),
+    ],
+)
 def test_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.safetensors").write_bytes(b"no episodes at all")
@@ -111,8 +148,24 @@ def test_command_line_says_what_is_wrong(tmp_path, monkeypatch, capsys, argument
 
 
 def test_module_can_be_started(tmp_path):
-    run = subprocess.run([sys.executable, "-m", "robots", "demonstrate", "--task", "block2block", "--episodes", "1", "--seed", "1",
-                          "--out", str(tmp_path / "d.safetensors")], capture_output=True, text=True,
-                         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "robots",
+            "demonstrate",
+            "--task",
+            "block2block",
+            "--episodes",
+            "1",
+            "--seed",
+            "1",
+            "--out",
+            str(tmp_path / "d.safetensors"),
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert run.returncode == 0 and run.stdout == run.stderr == ""
     assert len(read_episodes(tmp_path / "d.safetensors")) == 1

@@ -59,20 +59,23 @@ def test_worlds_file_describes_a_body(tmp_path):
     assert world.embodiment.objects == ()
 
 
-@pytest.mark.parametrize(("old", "new", "words"), [
-    ('name = "cart"', 'name = "language_table"', "taken twice"),
-    ('name = "cart"', 'name = "My Cart"', "lower-case"),
-    ("observations = 4", "", "observations is missing"),
-    ("observations = 4", "observations = 0", "count above 0"),
-    ("action_limit = 3.0", "action_limit = [1.0, 2.0]", "action_limit must be"),
-    ("action_limit = 3.0", "action_limit = -1", "action_limit must be"),
-    ("control_hz = 25", "control_hz = 0", "above 0"),
-    ("at_least = 1", "above = 1", "at_least or at_most"),
-    ('["keep the pole up"]', "[]", "wordings"),
-    ("control_hz = 25", "control_hz = 25\nfps = 3", "fps is not a setting"),
-    ("[[world]]", "[[world", "not valid TOML"),
-    ("[[world]]", "[other]", "describes no world"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('name = "cart"', 'name = "language_table"', "taken twice"),
+        ('name = "cart"', 'name = "My Cart"', "lower-case"),
+        ("observations = 4", "", "observations is missing"),
+        ("observations = 4", "observations = 0", "count above 0"),
+        ("action_limit = 3.0", "action_limit = [1.0, 2.0]", "action_limit must be"),
+        ("action_limit = 3.0", "action_limit = -1", "action_limit must be"),
+        ("control_hz = 25", "control_hz = 0", "above 0"),
+        ("at_least = 1", "above = 1", "at_least or at_most"),
+        ('["keep the pole up"]', "[]", "wordings"),
+        ("control_hz = 25", "control_hz = 25\nfps = 3", "fps is not a setting"),
+        ("[[world]]", "[[world", "not valid TOML"),
+        ("[[world]]", "[other]", "describes no world"),
+    ],
+)
 def test_wrong_worlds_file_is_refused_in_words(tmp_path, old, new, words):
     path = tmp_path / "worlds.toml"
     path.write_text(WORLD.replace(old, new))

@@ -98,15 +98,18 @@ def test_same_seed_same_world(description):
     assert (a.observation() != c.observation()).any()
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"observation_names": ("a", "b")}, "observations says 2 numbers, but the environment gives 10"),
-    ({"action_names": ("a",), "action_limit": (1.0,)}, "actions says 1"),
-    ({"control_hz": 30.0}, "runs at 50 Hz; choose"),
-    ({"success_info": "victory"}, "a step's info holds reward_ctrl, reward_dist"),
-    ({"env_id": "Nothing-v0"}, "cannot make Nothing-v0"),
-    ({"env_id": "CartPole-v1"}, "not one of Gymnasium's MuJoCo environments"),
-    ({"options": {"no_such_option": 1}}, "cannot make Reacher-v5"),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"observation_names": ("a", "b")}, "observations says 2 numbers, but the environment gives 10"),
+        ({"action_names": ("a",), "action_limit": (1.0,)}, "actions says 1"),
+        ({"control_hz": 30.0}, "runs at 50 Hz; choose"),
+        ({"success_info": "victory"}, "a step's info holds reward_ctrl, reward_dist"),
+        ({"env_id": "Nothing-v0"}, "cannot make Nothing-v0"),
+        ({"env_id": "CartPole-v1"}, "not one of Gymnasium's MuJoCo environments"),
+        ({"options": {"no_such_option": 1}}, "cannot make Reacher-v5"),
+    ],
+)
 def test_a_description_that_contradicts_the_environment_is_refused(description, change, words):
     with pytest.raises(WorldError, match=words):
         GymnasiumWorld("reacher", 0, dataclasses.replace(description, **change))
@@ -118,12 +121,18 @@ def test_its_state_cannot_be_set(description):
 
 
 def run_with_example(code: str, path: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                          env=os.environ | {"FLEETUI_WORLDS": str(path), "PYTHONPATH": os.pathsep.join(sys.path)})
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"FLEETUI_WORLDS": str(path), "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 def test_registries_hold_the_world_without_loading_it():
-    run = run_with_example("""
+    run = run_with_example(
+        """
 import sys, numpy as np
 from robots.embodiments import EMBODIMENTS
 from robots.tasks import TASKS
@@ -136,7 +145,9 @@ print(make_world("reacher", 0).step(np.zeros(2)).shape)
 from robots.demonstrators import collect_demonstrations
 try: collect_demonstrations(["reacher"], 1, 0)
 except ValueError as error: print(error)
-""", EXAMPLE)
+""",
+        EXAMPLE,
+    )
     assert run.returncode == 0, run.stderr
     lines = run.stdout.splitlines()
     assert lines[:3] == ["10 50 touch the ball", "['point at the target']", "(10,)"]

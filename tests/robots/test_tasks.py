@@ -51,7 +51,9 @@ def test_parse_forgives_case_spaces_and_full_stop():
     assert instruction.target == {"block": "yellow star", "place": "top left"}
 
 
-@pytest.mark.parametrize("text", ["", "push the blue cube to the blue cube", "push the blue banana to the red moon", "hello"])
+@pytest.mark.parametrize(
+    "text", ["", "push the blue cube to the blue cube", "push the blue banana to the red moon", "hello"]
+)
 def test_parse_refuses_with_an_example(text):
     with pytest.raises(InstructionError, match="write for example"):
         get_task("block2block").parse(text)

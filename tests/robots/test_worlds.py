@@ -88,8 +88,10 @@ def test_an_off_centre_push_turns_a_block():
 
 
 def test_a_fallen_block_stays_fallen_until_a_reset():
-    world = alone({kind.name: (-0.2 + 0.05 * i, 0.1) for i, kind in enumerate(BLOCKS)}
-                  | {"blue cube": (0.27, 0.0)}, end_effector=(0.22, 0.0))
+    world = alone(
+        {kind.name: (-0.2 + 0.05 * i, 0.1) for i, kind in enumerate(BLOCKS)} | {"blue cube": (0.27, 0.0)},
+        end_effector=(0.22, 0.0),
+    )
     assert world.needs_reset() == ""
     for _ in range(4):
         observation = world.step(np.array([0.03, 0.0]))
@@ -122,18 +124,32 @@ def test_a_recorded_observation_brings_its_state_back():
     np.testing.assert_allclose(other.step(action), world.step(action), atol=1e-4)
 
 
-@pytest.mark.parametrize(("text", "positions", "expected"), [
-    ("push the red moon to the blue cube", {"red moon": (0, 0), "blue cube": (0.045, 0)}, True),
-    ("push the red moon to the blue cube", {"red moon": (0, 0), "blue cube": (0.06, 0)}, False),
-    ("push the red moon to the blue cube", {"red moon": (0, 0)}, False),
-])
+@pytest.mark.parametrize(
+    ("text", "positions", "expected"),
+    [
+        ("push the red moon to the blue cube", {"red moon": (0, 0), "blue cube": (0.045, 0)}, True),
+        ("push the red moon to the blue cube", {"red moon": (0, 0), "blue cube": (0.06, 0)}, False),
+        ("push the red moon to the blue cube", {"red moon": (0, 0)}, False),
+    ],
+)
 def test_true_success_of_block2block(text, positions, expected):
     assert alone(positions, (-0.2, -0.1)).true_success(get_task("block2block").parse(text)) is expected
 
 
-@pytest.mark.parametrize(("place", "where"), [
-    ("left", (-1, 0)), ("top left", (-1, 1)), ("top center", (0, 1)), ("top right", (1, 1)), ("right", (1, 0)),
-    ("bottom right", (1, -1)), ("bottom", (0, -1)), ("bottom left", (-1, -1)), ("center", (0, 0))])
+@pytest.mark.parametrize(
+    ("place", "where"),
+    [
+        ("left", (-1, 0)),
+        ("top left", (-1, 1)),
+        ("top center", (0, 1)),
+        ("top right", (1, 1)),
+        ("right", (1, 0)),
+        ("bottom right", (1, -1)),
+        ("bottom", (0, -1)),
+        ("bottom left", (-1, -1)),
+        ("center", (0, 0)),
+    ],
+)
 def test_true_success_of_each_place_holds_there_only(place, where):
     world = alone({"red moon": (0.21 * where[0], 0.12 * where[1])}, (0.1, 0.05))
     task = get_task("block_to_place")
@@ -149,8 +165,9 @@ def test_same_seed_same_world():
     assert (LanguageTable(10).observation() != LanguageTable(9).observation()).any()
 
 
-@pytest.mark.parametrize(("action", "words"), [
-    (np.zeros(3), r"shape is \(3,\)"), (np.array([np.nan, 0]), "NaN"), ("left", "2 numbers")])
+@pytest.mark.parametrize(
+    ("action", "words"), [(np.zeros(3), r"shape is \(3,\)"), (np.array([np.nan, 0]), "NaN"), ("left", "2 numbers")]
+)
 def test_a_wrong_action_is_refused_and_nothing_moves(action, words):
     world = LanguageTable(0)
     before = world.observation()
@@ -209,9 +226,16 @@ def test_front_camera_shows_the_whole_table():
 
 
 def render_in_child(code: str, **environment) -> str:
-    script = "from robots.worlds import make_world; w = make_world('language_table', 0); p = w.render(320, 240)\n" + code
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100,
-                         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment)
+    script = (
+        "from robots.worlds import make_world; w = make_world('language_table', 0); p = w.render(320, 240)\n" + code
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+    )
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     return run.stdout.strip()
