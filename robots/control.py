@@ -1,7 +1,7 @@
 """Who may move the body, and when: a station's states, its transition table, the dead-man and the record of commands.
 
-Stands between the server's commands and the loop in station.py. Nothing here moves anything; it answers questions. Times are
-monotonic seconds, so that a changed wall clock can neither revive an old command nor hold a drive longer.
+Stands between the server's commands and the loop in station.py. Nothing here moves anything; it answers questions.
+Times are monotonic seconds, so that a changed wall clock can neither revive an old command nor hold a drive longer.
 """
 
 import math

@@ -1,9 +1,10 @@
 """The link of a station to the server: one WebSocket for what is live, HTTP for episodes and checkpoints.
 
-A station never waits for the network. It leaves messages here and takes messages from here; an asyncio loop in a thread of its own
-does the rest, for any number of links. What must arrive (state changes, policy_loaded, command_done, touch) is queued; telemetry and
-camera frames are not: only the newest of each waits to be sent. Finished episodes lie in a folder on disk first, so neither a lost
-network nor a killed process loses one, and sending one twice is harmless, as the server knows its uuid.
+A station never waits for the network. It leaves messages here and takes messages from here; an asyncio loop in a
+thread of its own does the rest, for any number of links. What must arrive (state changes, policy_loaded, command_done,
+touch) is queued; of telemetry and camera frames only the newest waits to be sent. Finished episodes lie in a folder on
+disk first, so neither a lost network nor a killed process loses one; sending one twice is harmless, as the server knows
+its uuid.
 
     link = Link("https://fleet.example", token, hello={...}, folder=Path("spool/arm-1"))
     links = LinkThread(); links.add(link)
@@ -117,7 +118,8 @@ class Spool:
         return len(self._names)
 
     def add(self, episode: Episode) -> None:
-        # Written and renamed without waiting for the disk: the control loop stands still meanwhile, and only a power cut
+        # Written and renamed without waiting for the disk: the control loop stands still meanwhile, and only a power
+        # cut
         # could lose the file, which a short practice episode is not worth.
         name = f"{time.time_ns():020d}-{episode.purpose}-{episode.uuid}.safetensors"
         path = self.folder / name
@@ -223,7 +225,9 @@ class CheckpointCache:
 
 
 class Link:
-    """One station's link. `send`, `show`, `show_frame`, `store`, `received` and `gone_for` may be called from any thread."""
+    """One station's link. `send`, `show`, `show_frame`, `store`, `received` and `gone_for` may be called from any
+    thread.
+    """
 
     def __init__(
         self,
@@ -287,7 +291,9 @@ class Link:
         self._wake("_to_upload")
 
     def received(self) -> list[tuple[dict, float]]:
-        """Messages with the clock's time of their arrival, in order. A policy comes with `path` and `reward_model_path`."""
+        """Messages with the clock's time of their arrival, in order. A policy comes with `path` and
+        `reward_model_path`.
+        """
         messages = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -474,7 +480,7 @@ class Link:
         address = urljoin(self.server + "/", url)
         if urlsplit(address)[:2] != urlsplit(self.server)[:2]:
             raise Refused(
-                f"The server named a checkpoint elsewhere ({urlsplit(address).netloc}); the token goes to {self.server} only."
+                f"The server named a checkpoint elsewhere ({urlsplit(address).netloc}); the token stays here."
             )
         return address
 

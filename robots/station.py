@@ -1,14 +1,15 @@
-"""The loop of one station: instruction -> steps -> ending -> episode -> the next instruction, from what is on the table.
+"""The loop of one station: instruction -> steps -> ending -> episode -> the next, from what is on the table.
 
 A state machine stepped by a host, which brings the policy: many stations then share one batched network call.
 
     station.receive(message)                     assignment, hold, command, settings, as they come from the server
     if (due := station.observe()) is not None:   (observation, instruction); None: nothing to do now
-        station.act(action, d, distribution)     the policy's action and the reward model's d for exactly that observation
+        station.act(action, d, distribution)     the policy's action and the reward model's d for that observation
 
-Practice is reset-free. An episode ends by the success detector, the time limit, the operator, an override, a stop or a world that
-needs a reset, never by the simulator's true success, which is only written down. The ending is decided on an observation that the
-reward model has judged and before the next instruction is drawn, so nothing of the next episode enters the last.
+Practice is reset-free. An episode ends by the success detector, the time limit, the operator, an override, a stop or a
+world that needs a reset, never by the simulator's true success, which is only written down. The ending is decided on an
+observation that the reward model has judged and before the next instruction is drawn, so nothing of the next episode
+enters the last.
 """
 
 import logging
@@ -136,7 +137,9 @@ def _ignore(_) -> None:
 
 
 class Station:
-    """`emit` takes messages that must arrive, `show` telemetry of which only the newest counts, `store` finished episodes."""
+    """`emit` takes messages that must arrive, `show` telemetry of which only the newest counts, `store` finished
+    episodes.
+    """
 
     def __init__(
         self,
@@ -178,7 +181,9 @@ class Station:
     # What the server says
 
     def receive(self, message: dict, received_at: float | None = None) -> None:
-        """One message of the link protocol (docs/architecture.md). A policy comes as offer_policy, once its host has loaded it."""
+        """One message of the link protocol (docs/architecture.md). A policy comes as offer_policy, once its host has
+        loaded it.
+        """
         kind = message.get("type")
         if kind == "command":
             self._command(message, self.clock() if received_at is None else received_at)
@@ -195,7 +200,8 @@ class Station:
             self.settings.update(settings)
         except CommandRefused as error:
             log.warning("The server's settings were refused: %s", error)
-        # A station that was started anew must not forget what a person ordered; one that kept running never unlatches here.
+        # A station that was started anew must not forget what a person ordered; one that kept running never
+        # unlatches here.
         self.control.paused = self.control.paused or bool(settings.get("paused"))
         if settings.get("stop_latched") and not self.control.stop_latched:
             self._stop()
@@ -222,9 +228,12 @@ class Station:
                 self.task = None
 
     def _hold(self, message: dict) -> None:
-        """`version` comes from the server's hold, `policies` from the answer to an upload of episodes of these policies."""
+        """`version` comes from the server's hold, `policies` from the answer to an upload of episodes of these
+        policies.
+        """
         if "policies" in message:
-            # An answer that speaks of an older policy's episodes must not stop the station that has the next one already.
+            # An answer that speaks of an older policy's episodes must not stop the station that has the next one
+            # already.
             newest = self.next_policy or self.loaded
             if newest is None or newest.checkpoint not in message["policies"]:
                 return
@@ -250,7 +259,9 @@ class Station:
         self._rest()
 
     def server_gone(self, gone_for_s: float) -> None:
-        """The host says how long the server has been silent. The body holds still; an episode under way goes on afterwards."""
+        """The host says how long the server has been silent. The body holds still; an episode under way goes on
+        afterwards.
+        """
         if gone_for_s <= SILENCE_S:
             if self._server_gone:
                 self._server_gone = False
@@ -321,7 +332,8 @@ class Station:
         if attempt is not None:
             self._record(attempt.task, attempt.instruction, attempt.limit, "correction", "human")
         else:
-            # Nothing was being tried: the person is given words to drive by, or the steps would have no goal to learn from.
+            # Nothing was being tried: the person is given words to drive by, or the steps would have no goal to
+            # learn from.
             task = self.task or next((task for task in TASKS.values() if task.embodiment == self.embodiment.name), None)
             if task is None:
                 raise CommandRefused(
@@ -351,7 +363,9 @@ class Station:
         self.recording = Recording(task, instruction, limit, purpose, actor, self.observation, self.loaded)
 
     def _cut(self, ending: str) -> None:
-        """End the episode under way, if any, here and now. An episode without a step is nobody's attempt and is dropped."""
+        """End the episode under way, if any, here and now. An episode without a step is nobody's attempt and is
+        dropped.
+        """
         recording, self.recording = self.recording, None
         self.instruction = None
         if recording is None or not recording.steps:
@@ -466,7 +480,9 @@ class Station:
         return True
 
     def act(self, action: np.ndarray | None, d: float, distribution: np.ndarray | None) -> None:
-        """The policy's action for what observe() returned, and the reward model's judgement of it (NaN, None: there is none)."""
+        """The policy's action for what observe() returned, and the reward model's judgement of it (NaN, None: there is
+        none).
+        """
         now, recording = self.clock(), self.recording
         self.d, self.distribution = float(d), distribution
         recording.judge(self.d)
@@ -515,7 +531,8 @@ class Station:
         recording.actions.append(action)
         self.steps_taken += 1
         self.scene += 1
-        # Real time counts from when the step was due, so that a late tick does not slow the rate down, but never catches up.
+        # Real time counts from when the step was due, so that a late tick does not slow the rate down, but never
+        # catches up.
         speed = 1 if recording.actor == "human" else self.settings.speed
         period = self.period / speed if speed else 0.0
         self.step_due = max(self.step_due + period, now + period / 2) if self.step_due > now - period else now + period

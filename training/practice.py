@@ -1,8 +1,9 @@
 """The station host: many stations in one process, one batched network call for all of them.
 
-Stands in the middle of the loop: the server publishes a policy, the stations here practise with it and hand finished episodes back.
-Stations are simulated here, but the host knows them only as Station and Link, as a real robot's program would. The control loop has
-the main thread, because MuJoCo's OpenGL contexts belong to one thread; the links' asyncio loop and the JPEG encoder have their own.
+Stands in the middle of the loop: the server publishes a policy, the stations here practise with it and hand finished
+episodes back. Stations are simulated here, but the host knows them only as Station and Link, as a real robot's program
+would. The control loop has the main thread, because MuJoCo's OpenGL contexts belong to one thread; the links' asyncio
+loop and the JPEG encoder have their own.
 
     python -m training practise --server http://127.0.0.1:8000 --tokens tokens.json
 """
@@ -93,7 +94,9 @@ def read_tokens(path: Path) -> list[Entry]:
 
 
 def step_together(stations: Iterable[Station], generator: torch.Generator | None = None) -> int:
-    """Observe and act once with every station that is due: one network call for each distinct checkpoint. Returns how many acted."""
+    """Observe and act once with every station that is due: one network call for each distinct checkpoint. Returns how
+    many acted.
+    """
     due = [(station, *seen) for station in stations if (seen := station.observe()) is not None]
     actions: list = [None] * len(due)
     judged: list = [(float("nan"), None)] * len(due)
@@ -185,7 +188,9 @@ class Member:
             log.warning("%s: a watch message needs fps, width and height; it is ignored", self.entry.station)
             return
         self.fps = min(30.0, max(0.0, fps))
-        self.size = tuple(int(min(most, max(16, asked))) for asked, most in zip((width, height), LARGEST_FRAME))
+        self.size = tuple(
+            int(min(most, max(16, asked))) for asked, most in zip((width, height), LARGEST_FRAME, strict=True)
+        )
 
 
 class StationHost:

@@ -1,4 +1,6 @@
-"""A small server that speaks the station's side of docs/architecture.md, over real sockets, and can be told to misbehave."""
+"""A small server that speaks the station's side of docs/architecture.md, over real sockets, and can be told to
+misbehave.
+"""
 
 import asyncio
 import contextlib
@@ -34,7 +36,13 @@ class FakeServer:
 
     def start(self):
         config = uvicorn.Config(
-            self._app, host="127.0.0.1", port=self.port, log_level="error", lifespan="off", interface="asgi3", ws="websockets-sansio",
+            self._app,
+            host="127.0.0.1",
+            port=self.port,
+            log_level="error",
+            lifespan="off",
+            interface="asgi3",
+            ws="websockets-sansio",
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
@@ -93,8 +101,13 @@ class FakeServer:
                 message = json.loads(event["text"])
                 self.messages.append(message)
                 if message["type"] == "hello":
-                    welcome = {"type": "welcome", "station": number, "name": "fake", "server_time": time.time(),
-                               "settings": self.settings}
+                    welcome = {
+                        "type": "welcome",
+                        "station": number,
+                        "name": "fake",
+                        "server_time": time.time(),
+                        "settings": self.settings,
+                    }
                     for answer in (welcome, *self.on_welcome):
                         await send({"type": "websocket.send", "text": json.dumps(answer)})
                     self.sockets[number] = send
@@ -109,8 +122,13 @@ class FakeServer:
             more = event.get("more_body", False)
         status, answer = self._answer(scope["path"], body, admitted)
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        await send({"type": "http.response.start", "status": status,
-                    "headers": [(b"content-length", str(len(content)).encode())]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(b"content-length", str(len(content)).encode())],
+            }
+        )
         await send({"type": "http.response.body", "body": content})
 
     def _answer(self, path, body, admitted):

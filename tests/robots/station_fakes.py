@@ -18,7 +18,9 @@ class Clock:
 
 
 class FakeWorld:
-    """The end effector moves by the action; the blocks lie in two rows. Each reset shifts everything, so observations tell scenes apart."""
+    """The end effector moves by the action; the blocks lie in two rows. Each reset shifts everything, so observations
+    tell scenes apart.
+    """
 
     embodiment = LANGUAGE_TABLE
     renderer = "drawn"

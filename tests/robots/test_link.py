@@ -49,12 +49,20 @@ def connect(tmp_path):
 
 def an_episode(steps=3, instruction="push the blue cube to the green star", purpose="practice"):
     return Episode(
-        uuid=str(uuid.uuid4()), embodiment="language_table", task="block2block", instruction=instruction,
+        uuid=str(uuid.uuid4()),
+        embodiment="language_table",
+        task="block2block",
+        instruction=instruction,
         observations=np.zeros((steps + 1, LANGUAGE_TABLE.observation_size), np.float32),
-        actions=np.zeros((steps, 2), np.float32), actors=np.zeros(steps, np.uint8),
-        steps_to_go=np.full(steps + 1, np.nan, np.float32), ending="time_limit", detected_success=False, true_success=None,
-        purpose=purpose, policy="policy-1",
-    )  # fmt: skip
+        actions=np.zeros((steps, 2), np.float32),
+        actors=np.zeros(steps, np.uint8),
+        steps_to_go=np.full(steps + 1, np.nan, np.float32),
+        ending="time_limit",
+        detected_success=False,
+        true_success=None,
+        purpose=purpose,
+        policy="policy-1",
+    )
 
 
 def received(link, kind, seconds=8.0):
@@ -92,7 +100,9 @@ def test_a_broken_connection_is_made_again_and_nothing_that_must_arrive_is_lost(
     until(lambda: len(server.of("command_done")) == 20)
     assert [message["id"] for message in server.of("command_done")] == [str(number) for number in range(20)]
     until(lambda: server.of("telemetry"))
-    assert [message["number"] for message in server.of("telemetry")] == [19], "of the states passed meanwhile only the last"
+    assert [message["number"] for message in server.of("telemetry")] == [19], (
+        "of the states passed meanwhile only the last"
+    )
 
 
 def test_silence_is_noticed_though_the_connection_stands(server, connect, monkeypatch):
@@ -134,7 +144,9 @@ def test_a_command_that_waited_on_the_way_has_its_age(server, connect):
     link = connect(server)
     received(link, "welcome")
     until(lambda: server.sockets)
-    server.send({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 500, "sent_at": time.time() - 3})
+    server.send(
+        {"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 500, "sent_at": time.time() - 3}
+    )
     assert received(link, "command")[0]["age_s"] == pytest.approx(3, abs=0.5)
 
 
@@ -278,9 +290,18 @@ def test_closing_without_a_server_is_quick_and_keeps_the_spool(server, connect, 
 def policy_message(server, version=1, content=b"policy", **changes):
     url, sha256 = server.add_file(f"policy-{version}", content)
     judge_url, judge_sha256 = server.add_file("judge", b"judge")
-    return {"type": "policy", "checkpoint": f"policy-{version}", "version": version, "url": url, "sha256": sha256,
-            "reward_model": "judge", "reward_model_url": judge_url, "reward_model_sha256": judge_sha256, "threshold": 1.5,
-            "consecutive": 2} | changes  # fmt: skip
+    return {
+        "type": "policy",
+        "checkpoint": f"policy-{version}",
+        "version": version,
+        "url": url,
+        "sha256": sha256,
+        "reward_model": "judge",
+        "reward_model_url": judge_url,
+        "reward_model_sha256": judge_sha256,
+        "threshold": 1.5,
+        "consecutive": 2,
+    } | changes
 
 
 def test_a_policy_comes_with_both_files_on_disk_each_downloaded_once(server, connect, tmp_path):
@@ -333,5 +354,3 @@ def test_a_policy_that_cannot_be_had_is_said(server, connect, changes, sentence)
     until(lambda: server.sockets)
     server.send(policy_message(server) | changes)
     assert sentence in received(link, "policy_failed")[0]["reason"]
-
-

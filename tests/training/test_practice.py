@@ -1,0 +1,361 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from robots.embodiments import LANGUAGE_TABLE
+from robots.episodes import ACTORS, read_episodes
+from robots.link import FRAME_HEADER
+from robots.station import Station
+from robots.tasks import get_task
+from tests.robots.fake_server import FakeServer, until
+from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy
+from training.checkpoints import Description, save_checkpoint
+from training.networks import Network, Vocabulary
+from training.practice import HostError, StationHost, read_tokens, step_together
+
+ASSIGNMENT = {
+    "type": "assignment",
+    "assignment": 1,
+    "run": 1,
+    "task": {"name": "block2block", "time_limit_steps": 6},
+    "purpose": "practice",
+}
+SIZES = {"hidden": 16, "layers": 1, "action_bins": 11, "bins": 50}
+
+
+def checkpoint_bytes(folder, role, version=1, embodiment=LANGUAGE_TABLE):
+    rng = np.random.default_rng(0)
+    words = {word for _ in range(50) for word in get_task("block2block").sample(rng, _blocks()).text.split()}
+    description = Description(
+        role=role,
+        version=version,
+        embodiment=embodiment.to_json(),
+        vocabulary=sorted(words),
+        tasks=["block2block"],
+        sizes=SIZES,
+        bin_width=2.0,
+        threshold=0.0,
+        consecutive=1,
+        recipe={},
+    )
+    network = Network(embodiment, Vocabulary(description.vocabulary), **SIZES)
+    path = folder / f"{role}-{version}.safetensors"
+    save_checkpoint(path, network, description)
+    return path.read_bytes()
+
+
+def _blocks():
+    return [kind.name for kind in LANGUAGE_TABLE.objects]
+
+
+def policy_message(server, folder, version=1, threshold=0.0, **changes):
+    url, sha256 = server.add_file(f"policy-{version}", checkpoint_bytes(folder, "policy", version))
+    judge_url, judge_sha256 = server.add_file("judge", _judge(folder))
+    return {
+        "type": "policy",
+        "checkpoint": f"policy-{version}",
+        "version": version,
+        "url": url,
+        "sha256": sha256,
+        "reward_model": "judge",
+        "reward_model_url": judge_url,
+        "reward_model_sha256": judge_sha256,
+        "threshold": threshold,
+        "consecutive": 1,
+    } | changes
+
+
+def _judge(folder):
+    path = folder / "reward_model-1.safetensors"
+    return path.read_bytes() if path.exists() else checkpoint_bytes(folder, "reward_model")
+
+
+@pytest.fixture
+def server():
+    server = FakeServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    return write_tokens(tmp_path / "tokens.json", 3)
+
+
+def write_tokens(path, count):
+    rows = [
+        {"station": f"table-{n}", "token": f"good-token/{n}", "world": "language_table", "seed": n}
+        for n in range(count)
+    ]
+    path.write_text(json.dumps(rows))
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def host(server, tokens, tmp_path):
+    host = StationHost(server.url, tokens, tmp_path / "stations", make_world=lambda name, seed: FakeWorld(seed))
+    thread = threading.Thread(target=host.run)
+    thread.start()
+    yield host
+    host.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+# The batched step
+
+
+def acting_station(loaded, seed=0):
+    station = Station(FakeWorld(), seed=seed)
+    station.receive({"type": "command", "id": "fast", "name": "speed", "args": {"value": 0}, "ttl_ms": 9})
+    station.receive(ASSIGNMENT)
+    if loaded is not None:
+        station.offer_policy(loaded)
+    return station
+
+
+def test_one_network_call_for_each_distinct_checkpoint():
+    old, new, judge = FakePolicy(), FakePolicy((0.0, 0.01)), FakeRewardModel(distance=90)
+    stations = [acting_station(loaded_policy(1, policy=old, reward_model=judge)) for _ in range(3)]
+    stations += [acting_station(loaded_policy(2, policy=new, reward_model=judge)) for _ in range(2)]
+    assert step_together(stations) == 5
+    assert old.calls == [3] and new.calls == [2] and judge.calls == [5]
+    assert [station.world.state[1] > 0 for station in stations] == [False] * 3 + [True] * 2, (
+        "each has its own policy's action"
+    )
+
+
+def test_a_station_without_a_policy_takes_no_part():
+    waiting, acting = acting_station(None), acting_station(loaded_policy(1))
+    assert step_together([waiting, acting]) == 1
+    assert waiting.steps_taken == 0
+
+
+def test_a_person_drives_a_station_among_others():
+    driven, other = acting_station(None), acting_station(loaded_policy(1))
+    driven.receive({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 900})
+    driven.receive({"type": "command", "id": "b", "name": "drive", "args": {"dx": -1}, "ttl_ms": 900})
+    assert step_together([driven, other]) == 2
+    assert driven.recording.actions[0][0] == pytest.approx(-0.03) and other.recording.actions[0][0] == pytest.approx(
+        0.01
+    )
+
+
+# The host
+
+
+def test_stations_practise_and_their_episodes_arrive(server, host, tmp_path):
+    until(lambda: len(server.sockets) == 3)
+    hello = server.of("hello")[0]
+    assert hello["tasks"] == ["block2block", "block_to_place"] and hello["renderer"] == "drawn"
+    server.send(ASSIGNMENT)
+    server.send(policy_message(server, tmp_path))
+    until(lambda: len(server.episodes) > 20)
+    assert len(server.of("policy_loaded")) == 3 and server.downloads == {"policy-1": 1, "judge": 1}
+    for episode in server.episodes.values():
+        assert (episode.policy, episode.reward_model, episode.threshold) == ("policy-1", "judge", 0.0)
+        assert episode.ending == "time_limit" and episode.steps == 6
+        assert np.isfinite(episode.steps_to_go).all() and (episode.actors == ACTORS.index("policy")).all()
+    assert max(server.uploads.values()) == 1
+    states = {message["state"] for message in server.of("telemetry")}
+    assert {"idle", "waiting", "practising"} <= states
+
+
+def test_a_round_ends_by_hold_and_the_next_policy_goes_on(server, host, tmp_path):
+    until(lambda: len(server.sockets) == 3)
+    server.send(ASSIGNMENT)
+    server.send(policy_message(server, tmp_path))
+    until(lambda: len(server.episodes) > 5)
+    server.hold = True  # answered to uploads: each station stops after its next episode
+    until(lambda: all(member.station.control.state == "waiting" for member in host.members.values()))
+    steps = host.steps
+    time.sleep(0.2)
+    assert host.steps == steps
+    server.hold = False
+    server.send(policy_message(server, tmp_path, 2))
+    until(lambda: any(episode.policy == "policy-2" for episode in server.episodes.values()))
+    assert len(server.of("policy_loaded")) == 6
+
+
+def test_a_policy_for_another_body_is_refused_in_words(server, host, tmp_path):
+    until(lambda: len(server.sockets) == 3)
+    message = policy_message(server, tmp_path)
+    (tmp_path / "other").mkdir()
+    content = checkpoint_bytes(tmp_path / "other", "policy", embodiment=replace(LANGUAGE_TABLE, name="other_table"))
+    message["url"], message["sha256"] = server.add_file("other", content)
+    server.send(ASSIGNMENT)
+    server.send(message)
+    until(lambda: any("is for other_table" in telemetry["reason"] for telemetry in server.of("telemetry")))
+    assert not server.of("policy_loaded")
+
+
+def test_a_file_that_is_no_checkpoint_is_refused_in_words(server, host, tmp_path):
+    until(lambda: len(server.sockets) == 3)
+    message = policy_message(server, tmp_path)
+    message["url"], message["sha256"] = server.add_file("broken", b"no checkpoint")
+    server.send(ASSIGNMENT)
+    server.send(message)
+    until(lambda: any("cannot be loaded" in telemetry["reason"] for telemetry in server.of("telemetry")))
+
+
+def test_commands_are_done_once_and_answered_through_the_link(server, host):
+    until(lambda: len(server.sockets) == 3)
+    for _ in range(2):
+        server.command("reset", id="the-same")
+    until(lambda: len(server.of("command_done")) == 6)
+    assert all(message["ok"] for message in server.of("command_done"))
+    assert all(member.station.world.resets == 2 for member in host.members.values()), "at the start, and once more"
+
+
+def test_an_override_from_afar_becomes_a_correction(server, host):
+    until(lambda: len(server.sockets) == 3)
+    server.command("override", id="o")
+    for number in range(8):
+        server.command("drive", id=f"d{number}", dx=0.5, dy=-0.5)
+        time.sleep(0.1)
+    server.command("hand_back", id="h")
+    until(lambda: len(server.episodes) == 3)
+    for episode in server.episodes.values():
+        assert episode.purpose == "correction" and (episode.actors == ACTORS.index("human")).all()
+        assert 3 <= episode.steps <= 6, "the control rate, 5 Hz, for 0.8 s"
+        np.testing.assert_allclose(episode.actions, np.tile([0.015, -0.015], (episode.steps, 1)), rtol=1e-5)
+
+
+def test_after_a_reconnection_practice_goes_on(server, host, tmp_path):
+    until(lambda: len(server.sockets) == 3)
+    server.on_welcome = [ASSIGNMENT, policy_message(server, tmp_path)]
+    server.drop()
+    until(lambda: server.connections == 6)
+    until(lambda: len(server.episodes) > 5)
+    server.drop()
+    until(lambda: server.connections == 9)
+    before = len(server.episodes)
+    until(lambda: len(server.episodes) > before + 5)
+    assert max(server.uploads.values()) == 1
+
+
+def test_only_watched_stations_send_frames_of_the_size_asked(server, host, tmp_path):
+    until(lambda: len(server.sockets) == 3)
+    time.sleep(0.2)
+    assert not server.frames
+    server.send({"type": "watch", "fps": 20, "width": 160, "height": 120})
+    until(lambda: len(server.frames) > 12)
+    server.send({"type": "watch", "fps": 0, "width": 160, "height": 120})
+    step, episode, captured = FRAME_HEADER.unpack_from(server.frames[-1][1])
+    assert (step, episode) == (0, 0) and abs(captured - time.time()) < 5
+    assert Image.open(io.BytesIO(server.frames[-1][1][FRAME_HEADER.size :])).size == (160, 120)
+    time.sleep(0.2)
+    count = len(server.frames)
+    time.sleep(0.3)
+    assert len(server.frames) == count
+
+
+def test_cameras_leave_practice_its_time(server, host, tmp_path):
+    """A camera that takes 50 ms a frame (software OpenGL) may not eat the control loop."""
+    rendered = []
+
+    def render(width, height):
+        rendered.append(time.sleep(0.05))
+        return np.zeros((height, width, 3), np.uint8)
+
+    until(lambda: len(server.sockets) == 3)
+    for member in host.members.values():
+        member.station.world.render = render
+    server.send({"type": "command", "id": "s", "name": "settings", "args": {"shuffle_every_s": 1e6}, "ttl_ms": 2000})
+    server.send(ASSIGNMENT)
+    server.send(policy_message(server, tmp_path))
+    until(lambda: host.steps > 10)
+    server.send({"type": "watch", "fps": 30, "width": 32, "height": 24})
+    until(lambda: rendered)
+    steps, frames, began = host.steps, len(rendered), time.monotonic()
+    time.sleep(1.5)
+    share = 0.05 * (len(rendered) - frames) / (time.monotonic() - began)
+    assert 0.1 < share < 0.5
+    assert host.steps - steps > 100, "and practice went on meanwhile"
+
+
+def test_a_station_added_to_the_tokens_file_joins_and_a_removed_one_leaves(server, host, tokens):
+    until(lambda: len(server.sockets) == 3)
+    write_tokens(tokens, 4)
+    until(lambda: len(server.sockets) == 4)
+    tokens.write_text("{broken")
+    time.sleep(1.2)
+    assert len(host.members) == 4, "a file that cannot be read changes nothing"
+    write_tokens(tokens, 2)
+    until(lambda: len(server.sockets) == 2 and len(host.members) == 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "cannot be read"),
+        ("{}", "must hold a list"),
+        ('[{"token": "t"}]', "Entry 1 of .* must be an object"),
+        ('[{"station": "a", "token": ""}]', "The station a has no token"),
+        ('[{"station": "a"}]', "The station a has no token"),
+        ('[{"station": "a", "token": "t"}, {"station": "a", "token": "u"}]', "names a twice"),
+    ],
+)
+def test_a_wrong_tokens_file_is_said(tmp_path, content, sentence):
+    path = tmp_path / "tokens.json"
+    path.write_text(content)
+    with pytest.raises(HostError, match=sentence):
+        read_tokens(path)
+
+
+def test_a_missing_tokens_file_is_said(tmp_path):
+    with pytest.raises(HostError, match="There is no tokens file"):
+        read_tokens(tmp_path / "none.json")
+
+
+def test_sigterm_ends_the_host_cleanly_with_episodes_on_disk(server, tmp_path):
+    """The real command with the real world; the server takes no upload, so what was practised must lie in the spool."""
+    tokens = write_tokens(tmp_path / "tokens.json", 2)
+    server.answers = [(503, "busy")] * 10_000
+    server.settings["speed"] = 1
+    server.on_welcome = [
+        ASSIGNMENT | {"task": {"name": "block2block", "time_limit_steps": 1000}},
+        policy_message(server, tmp_path),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", "practise", "--server", server.url, "--tokens", str(tokens)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        until(lambda: sum(m["step"] >= 2 for m in server.of("telemetry")) >= 4, seconds=30)
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=10)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "Traceback" not in log
+    assert "good-token" not in log
+    spooled = list((tmp_path / "stations").glob("*/spool/*.safetensors"))
+    assert len(spooled) == 2
+    for path in spooled:
+        (episode,) = read_episodes(path)
+        assert episode.ending == "stop" and episode.steps >= 2 and not episode.detected_success
+
+
+def test_a_missing_token_ends_the_command_with_a_sentence(tmp_path):
+    path = tmp_path / "tokens.json"
+    path.write_text('[{"station": "arm", "token": ""}]')
+    done = subprocess.run(
+        [sys.executable, "-m", "training", "practise", "--server", "http://127.0.0.1:1", "--tokens", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 2 and "The station arm has no token" in done.stderr and "Traceback" not in done.stderr
