@@ -51,6 +51,11 @@ def group_of(topic: str) -> str:
     return "live." + topic.replace(":", ".").replace("/", ".")
 
 
+def number_key(topic: str) -> str:
+    """Where Valkey counts the topic's events."""
+    return f"{settings.KEY_PREFIX}:live:{topic}"
+
+
 def send_on_commit(topic: str, payload: Payload) -> None:
     """Tell everyone who watches the topic, once this transaction is there to be read."""
     transaction.on_commit(lambda: _run(_publish(topic, asdict(payload))), robust=True)
@@ -62,7 +67,7 @@ def tell_station_on_commit(group: str, *messages: dict) -> None:
 
 
 async def _publish(topic, data):
-    number = await _counter().incr(f"{settings.KEY_PREFIX}:live:{topic}")
+    number = await _counter().incr(number_key(topic))
     await get_channel_layer().group_send(
         group_of(topic), {"type": "live.event", "topic": topic, "number": number, "data": data}
     )

@@ -8,6 +8,7 @@ sentence.
 import logging
 import math
 import secrets
+import time
 import uuid as uuids
 from datetime import datetime, timedelta
 from datetime import timezone as timezones
@@ -47,6 +48,7 @@ audit = logging.getLogger("fleetui.audit")
 UPLOAD_LIMIT = 64 * 2**20
 EPISODES_A_FILE = 64
 OPERATOR_LEASE = timedelta(seconds=30)  # renewed by driving; afterwards another operator may take over
+SILENT_AFTER = timedelta(seconds=20)
 COMMANDS = (
     "pause", "resume", "stop", "clear_stop", "reset", "end_episode", "speed", "override", "drive", "hand_back", "settings",
 )
@@ -292,9 +294,8 @@ def command_station(
             station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
             _record_command(station, user, name, args)
             audit.info("%s: %s %s %s", user, station.topic, name, args)
-        tell_station_on_commit(
-            station.command_group, {"type": "command", "id": command_id, "name": name, "args": args, "ttl_ms": ttl_ms}
-        )
+        message = {"type": "command", "id": command_id, "name": name, "args": args, "ttl_ms": ttl_ms, "sent_at": time.time()}
+        tell_station_on_commit(station.command_group, message)
     return {"id": command_id}
 
 
@@ -345,7 +346,7 @@ def _record_command(station: Station, user, name: str, args: dict) -> None:
         changed = {"stop_latched": True}
         _touch(station, user, "stop", ended_at=now)
     elif name == "clear_stop" and station.stop_latched:
-        changed = {"stop_latched": False}
+        changed = {"stop_latched": False, "paused": True}  # it moves again only after a resume
         _touch(station, user, "clear_stop", ended_at=now)
     elif name == "speed":
         changed = {"speed": args["value"]}
@@ -481,9 +482,11 @@ def disconnect_station(*, station: Station, reason: str = "") -> None:
         record_loaded_everywhere(run=assignment.run)
 
 
-def disconnect_all_stations() -> None:
-    """At the start of the web process: whoever was connected to the one before is not connected to this one."""
-    Station.objects.filter(connected=True).update(connected=False, state="offline", state_since=timezone.now())
+def disconnect_silent_stations() -> None:
+    """A web process that was killed could not say who left with it. Whoever is there is seen every few seconds."""
+    late = timezone.now() - SILENT_AFTER
+    for station in Station.objects.select_related("lab").filter(connected=True, last_seen__lt=late):
+        disconnect_station(station=station, reason="not heard of for a while")
 
 
 def record_telemetry(*, station: Station, state: str, reason: str = "", episode: str = "") -> None:

@@ -15,7 +15,7 @@ from robots.episodes import EpisodeError, read_episodes
 # What only telemetry knows; a card from the database carries these empty.
 NOT_LIVE = {
     "instruction": "", "step": None, "limit": None, "d": None, "d_start": None, "progress": None, "p_success": None,
-    "distribution": None, "bin_width": None, "threshold": None, "human": False, "sent_at": None,
+    "distribution": None, "bin_width": None, "threshold": None, "human": False, "sent_at": None, "uuid": "",
 }
 
 

@@ -1,0 +1,326 @@
+"""The HTTP API: for people's scripts with their session and CSRF token, and for stations with their token.
+
+Everything here only reads requests, calls the actions and selectors that the pages call, and answers; every error is
+{"detail": "a sentence"} with a 4xx status. The OpenAPI schema is at /api/openapi.json, its page at /api/docs.
+"""
+
+from uuid import UUID
+
+from django.core.exceptions import RequestDataTooBig
+from django.http import FileResponse, HttpRequest, JsonResponse
+from ninja import NinjaAPI, Router, Schema
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.security import HttpBearer, django_auth
+from pydantic import Field
+
+from fleetui import access
+from fleetui.access import Invalid, NotFound
+from fleetui.fleet import actions as fleet_actions
+from fleetui.fleet import selectors as fleet
+from fleetui.learning import actions as learning_actions
+from fleetui.learning import selectors as learning
+from fleetui.live import telemetry
+
+api = NinjaAPI(
+    title="Robot fleet",
+    version="1",
+    description="Watch, command and teach a fleet of robots. People use their session and the CSRF token; stations a token each.",
+    docs_url="/docs",
+    openapi_url="/openapi.json",
+)
+
+
+# Errors: one shape
+
+
+@api.exception_handler(access.Refused)
+def answer_refused(request, error):
+    body = {"detail": str(error)}
+    if getattr(error, "problems", None):
+        body["problems"] = error.problems
+    return JsonResponse(body, status=error.status)
+
+
+@api.exception_handler(AuthenticationError)
+def answer_unauthenticated(request, error):
+    if request.path.startswith("/api/station/"):
+        sentence = "Missing or unknown token: send the station's token as Authorization: Bearer TOKEN; a manager can make a new one."
+    else:
+        sentence = "Log in first: this needs the session of a signed-in user."
+    return JsonResponse({"detail": sentence}, status=401)
+
+
+@api.exception_handler(ValidationError)
+def answer_invalid(request, error):
+    """pydantic's findings as sentences; a body that is no JSON at all is among them."""
+    problems = {".".join(str(part) for part in row["loc"][1:]) or "body": row["msg"] for row in error.errors}
+    detail = " ".join(f"{name}: {said}." for name, said in problems.items())
+    return JsonResponse({"detail": detail, "problems": problems}, status=422)
+
+
+@api.exception_handler(RequestDataTooBig)
+def answer_too_big(request, error):
+    return JsonResponse({"detail": "The upload is larger than 64 MiB; send less at once."}, status=413)
+
+
+@api.exception_handler(HttpError)
+def answer_http_error(request, error):
+    return JsonResponse({"detail": str(error)}, status=error.status_code)
+
+
+# What people ask for, a lab at a time
+
+labs = Router(auth=django_auth, tags=["lab"])
+
+
+class CommandBody(Schema):
+    name: str
+    args: dict = Field(default_factory=dict)
+    ttl_ms: int = 5000
+
+
+class TaskBody(Schema):
+    family: str
+    name: str = ""
+    time_limit_steps: int | None = None
+    description: str = ""
+
+
+class AssignmentBody(Schema):
+    task: str
+    stations: list[str]
+
+
+class DatasetBody(Schema):
+    name: str
+    families: list[str]
+    episodes: int
+    seed: int = 0
+
+
+class RunBody(Schema):
+    kind: str
+    name: str = ""
+    recipe: dict = Field(default_factory=dict)
+    dataset: int | None = None
+    parent: int | None = None
+    assignment: int | None = None
+    task: str | None = None
+    stations: list[str] = Field(default_factory=list)
+
+
+@labs.get("/stations", response=list[dict])
+def list_stations(request: HttpRequest, lab: str):
+    """The wall's cards, by number, with the newest telemetry."""
+    found = access.get_lab(request.user, lab)
+    ids = dict(found.stations.values_list("slug", "pk"))
+    cards = [telemetry.lay_over(ids[card["slug"]], card) for card in fleet.wall_cards(found)]
+    return sorted(cards, key=lambda card: card["number"])
+
+
+@labs.get("/stations/{slug}", response=dict)
+def show_station(request: HttpRequest, lab: str, slug: str):
+    station = access.get_station(request.user, lab, slug)
+    card = telemetry.lay_over(station.pk, fleet.station_card(station))
+    return card | {"embodiment": station.embodiment, "recent": fleet.recent_episodes(station)}
+
+
+@labs.post("/stations/{slug}/command", response=dict)
+def command_station(request: HttpRequest, lab: str, slug: str, body: CommandBody):
+    """pause, resume, stop, clear_stop, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back, settings."""
+    return fleet_actions.command_station(
+        user=request.user, lab_slug=lab, station_slug=slug, name=body.name, args=body.args, ttl_ms=body.ttl_ms
+    )
+
+
+@labs.get("/tasks", response=list[dict])
+def list_tasks(request: HttpRequest, lab: str):
+    return [task_row(task) for task in fleet.list_tasks(access.get_lab(request.user, lab))]
+
+
+def task_row(task):
+    return {
+        "slug": task.slug, "name": task.name, "family": task.family, "time_limit_steps": task.time_limit_steps,
+        "description": task.description,
+    }
+
+
+@labs.post("/tasks", response=dict)
+def create_task(request: HttpRequest, lab: str, body: TaskBody):
+    found = access.get_lab(request.user, lab, "create_task")
+    return task_row(fleet_actions.create_task(lab=found, **body.dict()))
+
+
+@labs.get("/assignments", response=list[dict])
+def list_assignments(request: HttpRequest, lab: str):
+    return [fleet.assignment_row(row) for row in fleet.list_assignments(access.get_lab(request.user, lab))[:200]]
+
+
+@labs.post("/assignments", response=dict)
+def assign_task(request: HttpRequest, lab: str, body: AssignmentBody):
+    found = access.get_lab(request.user, lab, "assign")
+    assignment = fleet_actions.assign_task(
+        lab=found,
+        task=access.get_task(request.user, lab, body.task),
+        stations=[access.get_station(request.user, lab, slug) for slug in dict.fromkeys(body.stations)],
+        user=request.user,
+    )
+    return fleet.assignment_row(assignment)
+
+
+@labs.delete("/assignments/{number}", response=dict)
+def cancel_assignment(request: HttpRequest, lab: str, number: int):
+    assignment = access.get_assignment(request.user, lab, number, "assign")
+    fleet_actions.cancel_assignment(assignment=assignment, user=request.user)
+    assignment.refresh_from_db()
+    return fleet.assignment_row(assignment)
+
+
+@labs.get("/datasets", response=list[dict])
+def list_datasets(request: HttpRequest, lab: str):
+    return [learning.dataset_row(row) for row in learning.list_datasets(access.get_lab(request.user, lab))]
+
+
+@labs.post("/datasets", response=dict)
+def generate_dataset(request: HttpRequest, lab: str, body: DatasetBody):
+    found = access.get_lab(request.user, lab, "generate_dataset")
+    return learning.dataset_row(learning_actions.generate_dataset(lab=found, user=request.user, **body.dict()))
+
+
+@labs.post("/datasets/upload", response=dict)
+def upload_dataset(request: HttpRequest, lab: str, name: str):
+    """The body is one file of episodes (robots/episodes.py), at most 64 MiB."""
+    found = access.get_lab(request.user, lab, "upload_dataset")
+    return learning.dataset_row(
+        learning_actions.upload_dataset(lab=found, user=request.user, name=name, body=request.body)
+    )
+
+
+@labs.get("/runs", response=list[dict])
+def list_runs(request: HttpRequest, lab: str, kind: str = ""):
+    return learning.list_run_rows(access.get_lab(request.user, lab), kind)
+
+
+@labs.post("/runs", response=dict)
+def launch_run(request: HttpRequest, lab: str, body: RunBody):
+    """An improve run takes an assignment that waits for a run, or a task and stations."""
+    user = request.user
+    found = access.get_lab(user, lab, "launch_run")
+    run = learning_actions.launch_run(
+        lab=found,
+        user=user,
+        kind=body.kind,
+        name=body.name,
+        recipe=body.recipe,
+        dataset=None if body.dataset is None else access.get_dataset(user, lab, body.dataset),
+        parent=None if body.parent is None else access.get_run(user, lab, body.parent),
+        assignment=None if body.assignment is None else access.get_assignment(user, lab, body.assignment),
+        task=None if body.task is None else access.get_task(user, lab, body.task),
+        stations=[access.get_station(user, lab, slug) for slug in dict.fromkeys(body.stations)],
+    )
+    return learning.run_row(run)
+
+
+@labs.get("/runs/{number}", response=dict)
+def show_run(request: HttpRequest, lab: str, number: int):
+    return learning.run_row(access.get_run(request.user, lab, number))
+
+
+@labs.get("/runs/{number}/metrics", response=list[dict])
+def list_metrics(request: HttpRequest, lab: str, number: int, after: int = 0, kind: str = ""):
+    return learning.list_metrics(access.get_run(request.user, lab, number), after=after, kind=kind)
+
+
+@labs.post("/runs/{number}/{wish}", response=dict)
+def control_run(request: HttpRequest, lab: str, number: int, wish: str):
+    """wish: cancel, pause or resume."""
+    act = {
+        "cancel": learning_actions.cancel_run, "pause": learning_actions.pause_run, "resume": learning_actions.resume_run,
+    }.get(wish)
+    if act is None:
+        raise NotFound(f"A run can't {wish}; it can cancel, pause or resume.")
+    run = access.get_run(request.user, lab, number, "control_run")
+    act(run=run, user=request.user)
+    return learning.run_row(access.get_run(request.user, lab, number))
+
+
+@labs.get("/episodes", response=list[dict])
+def list_episodes(
+    request: HttpRequest,
+    lab: str,
+    station: str = "",
+    task: str = "",
+    run: int | None = None,
+    purpose: str = "",
+    ending: str = "",
+    detected: bool | None = None,
+    true: bool | None = None,
+    human: bool | None = None,
+    query: str = "",
+    offset: int = 0,
+    limit: int = 50,
+):
+    """Newest first; at most 500 at once."""
+    if offset < 0 or not 1 <= limit <= 500:
+        raise Invalid("offset must be 0 or more, limit 1 to 500.")
+    rows = fleet.list_episodes(
+        access.get_lab(request.user, lab), station=station, task=task, run=run, purpose=purpose, ending=ending,
+        detected=detected, true=true, human=human, query=query,
+    )
+    return [fleet.episode_row(row) for row in rows[offset:offset + limit]]
+
+
+@labs.get("/episodes/{uuid}", response=dict)
+def show_episode(request: HttpRequest, lab: str, uuid: UUID):
+    return fleet.episode_row(access.get_episode(request.user, lab, uuid))
+
+
+@labs.get("/episodes/{uuid}/steps", response=dict)
+def show_steps(request: HttpRequest, lab: str, uuid: UUID):
+    """d at each observation, reward r_t = d_t - d_(t+1), actions, who acted, and the observations for a drawn top view."""
+    return fleet.episode_steps(access.get_episode(request.user, lab, uuid))
+
+
+@labs.get("/episodes/{uuid}/frames/{step}.jpg")
+def show_frame(request: HttpRequest, lab: str, uuid: UUID, step: int):
+    """The camera's view at an observation. The first ask has the whole episode rendered: 202 until that is done."""
+    episode = access.get_episode(request.user, lab, uuid)
+    if not 0 <= step <= episode.steps:
+        raise NotFound(f"{episode} has frames 0 to {episode.steps}.")
+    if not episode.frames_dir.is_dir():
+        problem = learning_actions.render_episode(episode=episode)
+        if problem:
+            raise access.Conflict(problem)
+        return JsonResponse({"state": "rendering"}, status=202)
+    response = FileResponse(open(episode.frames_dir / f"{step:05d}.jpg", "rb"), content_type="image/jpeg")
+    response["Cache-Control"] = "private, max-age=86400, immutable"
+    return response
+
+
+# What stations send and fetch
+
+
+class StationToken(HttpBearer):
+    def authenticate(self, request, token):
+        return access.get_station_by_token(token)
+
+
+stations = Router(auth=StationToken(), tags=["station"])
+
+
+@stations.post("/episodes", response=dict)
+def store_episodes(request: HttpRequest):
+    """The body is one file of 1 to 64 episodes, at most 64 MiB. Sending it again stores nothing twice."""
+    return fleet_actions.store_episodes(station=request.auth, body=request.body)
+
+
+@stations.get("/checkpoints/{uuid}")
+def fetch_checkpoint(request: HttpRequest, uuid: UUID):
+    checkpoint = access.get_checkpoint_for_station(request.auth, uuid)
+    if not checkpoint.file.is_file():
+        raise NotFound(f"The weights of {checkpoint} are missing; restore {checkpoint.path} in the data folder.")
+    return FileResponse(open(checkpoint.file, "rb"), content_type="application/octet-stream")
+
+
+api.add_router("/labs/{lab}", labs)
+api.add_router("/station", stations)

@@ -1,0 +1,153 @@
+"""/ws/station: a body's end of the link (robots/link.py) in the web process.
+
+Telemetry goes straight to the browsers that watch, frames replace each other in frames.py, and what must be kept goes through
+the actions. What the server has to say arrives through the station's group, from whichever process said it.
+"""
+
+import asyncio
+import json
+import logging
+import time
+
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+
+from fleetui import access
+from fleetui.fleet import actions
+from fleetui.live import frames, telemetry
+
+log = logging.getLogger(__name__)
+
+HELLO_WITHIN_S = 10
+WRITE_EVERY_S = 5.0  # last_seen of a station whose state doesn't change
+LARGEST_TEXT = 256 * 1024
+BAD_MESSAGE, NO_TOKEN, REPLACED = 4400, 4401, 4409
+
+
+def in_thread(function):
+    """Database work of a socket, in a thread of the pool; one shared thread would make stations wait for each other."""
+    return database_sync_to_async(function, thread_sensitive=False)
+
+
+def refuse_constant(text):
+    raise ValueError(f"{text} is no number in JSON")
+
+
+class StationConsumer(AsyncWebsocketConsumer):
+    present: dict[int, "StationConsumer"] = {}  # who speaks for a station in this process
+
+    async def connect(self):
+        self.station, self.welcomed, self.written_at = None, False, 0.0
+        self.station = await in_thread(access.get_station_by_token)(bearer_token(self.scope))
+        await self.accept()
+        if self.station is None:
+            await self.close(NO_TOKEN, "Missing or unknown token; a lab manager can make a new one.")
+            return
+        self.topics = (self.station.lab.wall_topic, self.station.topic)
+        self.hello_late = asyncio.get_running_loop().call_later(
+            HELLO_WITHIN_S, lambda: asyncio.ensure_future(self.close(BAD_MESSAGE, "No hello came within 10 s."))
+        )
+
+    async def disconnect(self, code):
+        if self.station is None:
+            return
+        self.hello_late.cancel()
+        await self.channel_layer.group_discard(self.station.command_group, self.channel_name)
+        if self.present.get(self.station.pk) is self:
+            del self.present[self.station.pk]
+            frames.remove_camera(self.station.pk)
+            telemetry.forget(self.station.pk)
+            await in_thread(actions.disconnect_station)(station=self.station, reason="the connection was lost")
+
+    async def receive(self, text_data=None, bytes_data=None):
+        if self.station is None:
+            return
+        if bytes_data is not None:
+            self.take_frame(bytes_data)
+            return
+        try:
+            if len(text_data) > LARGEST_TEXT:
+                raise ValueError("the message is longer than 256 KiB")
+            message = json.loads(text_data, parse_constant=refuse_constant)
+            kind = message.get("type")
+            if not self.welcomed and kind != "hello":
+                raise ValueError("the first message must be hello")
+            handler = self.HANDLERS.get(kind)
+            if handler is not None:  # a newer station may say more than this server knows
+                await handler(self, message)
+        except (ValueError, AttributeError, access.Refused) as error:
+            log.warning("%s sent a bad message: %s", self.station, error)
+            await self.close(BAD_MESSAGE, str(error)[:120])
+
+    async def take_hello(self, message):
+        self.hello_late.cancel()
+        await self.channel_layer.group_add(self.station.command_group, self.channel_name)
+        told = await in_thread(actions.connect_station)(
+            station=self.station,
+            embodiment=message.get("embodiment"),
+            software=str(message.get("software") or ""),
+            renderer=str(message.get("renderer") or ""),
+        )
+        before = self.present.get(self.station.pk)
+        self.present[self.station.pk] = self
+        if before is not None and before is not self:
+            await before.close(REPLACED, "The station connected anew.")
+        telemetry.forget(self.station.pk)
+        self.welcomed = True
+        for order in told:
+            await self.say(order)
+        frames.add_camera(self.station.pk, lambda watch: asyncio.ensure_future(self.say(watch)))
+
+    async def take_telemetry(self, message):
+        changed = telemetry.show(self.station.pk, self.topics, self.station.slug, message, self.station.stop_latched)
+        now = time.monotonic()
+        if changed or now - self.written_at > WRITE_EVERY_S:
+            self.written_at = now
+            episode = telemetry.newest[self.station.pk].uuid
+            await in_thread(actions.record_telemetry)(
+                station=self.station, state=message["state"], reason=str(message.get("reason") or ""), episode=episode
+            )
+
+    def take_frame(self, frame):
+        jpeg = frame[frames.HEADER_BYTES:frames.HEADER_BYTES + 2]
+        if self.welcomed and len(frame) <= frames.LARGEST_FRAME and jpeg == b"\xff\xd8":
+            frames.put_frame(self.station.pk, frame)
+
+    async def take_policy_loaded(self, message):
+        await in_thread(actions.record_policy_loaded)(station=self.station, checkpoint_uuid=str(message.get("checkpoint")))
+
+    async def take_command_done(self, message):
+        telemetry.answer_command(self.station.pk, message)
+
+    async def take_touch(self, message):
+        await in_thread(actions.record_touch)(
+            station=self.station, kind=message.get("kind"), reason=str(message.get("reason") or ""),
+            seconds=message.get("seconds") or 0.0,
+        )
+
+    HANDLERS = {
+        "hello": take_hello,
+        "telemetry": take_telemetry,
+        "policy_loaded": take_policy_loaded,
+        "command_done": take_command_done,
+        "touch": take_touch,
+    }
+
+    # From the channel layer
+
+    async def tell_station(self, event):
+        message = event["message"]
+        if message["type"] == "command" and message["name"] in ("stop", "clear_stop"):
+            self.station.stop_latched = message["name"] == "stop"
+        await self.say(message)
+
+    async def say(self, message):
+        await self.send(json.dumps(message))
+
+
+def bearer_token(scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else ""
+    return ""

@@ -1,0 +1,126 @@
+"""What stations say several times a second: kept in this web process only, merged into cards, handed to whoever watches.
+
+PostgreSQL holds what lasts (states, counts); this holds the newest telemetry of each connected station. A card that a browser
+sees is the row's card with this laid over it.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fleetui.fleet.models import STATION_STATES, severity
+
+BINS_LIMIT = 1000
+TRACE_LIMIT = 5000
+
+
+class BadTelemetry(ValueError):
+    """The message is not what the link protocol says; the text names the field."""
+
+
+class Viewer(Protocol):
+    def notice(self, topic: str, slug: str, card: dict, urgent: bool) -> None: ...
+
+
+@dataclass
+class Newest:
+    """A connected station's newest telemetry as card fields, and d over the steps of its episode."""
+
+    card: dict = field(default_factory=dict)
+    uuid: str = ""
+    trace: list[float | None] = field(default_factory=list)
+
+
+newest: dict[int, Newest] = {}
+_viewers: dict[str, set[Viewer]] = {}
+_waiting: dict[tuple[int, str], Callable[[dict], None]] = {}
+
+
+def read_card(message: dict) -> dict:
+    """The card fields of a telemetry message, checked: a station must not be able to break the pages of those who watch it."""
+    state = message.get("state")
+    if state not in STATION_STATES:
+        raise BadTelemetry(f"state is {state!r}; known are {', '.join(STATION_STATES)}.")
+    card = {"state": state, "human": bool(message.get("human"))}
+    for name in ("reason", "instruction", "uuid"):
+        card[name] = str(message.get(name) or "")[:300]
+    for name in ("step", "limit", "d", "d_start", "progress", "p_success", "bin_width", "threshold", "version", "speed", "sent_at"):
+        value = message.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+            raise BadTelemetry(f"{name} must be a finite number or null, not {value!r}.")
+        if value is not None or name not in ("version", "speed"):  # those the row knows too
+            card[name] = value
+    bins = message.get("distribution")
+    if bins is not None:
+        if not isinstance(bins, list) or len(bins) > BINS_LIMIT or not all(
+            isinstance(mass, (int, float)) and math.isfinite(mass) for mass in bins
+        ):
+            raise BadTelemetry(f"distribution must be at most {BINS_LIMIT} finite numbers, or null.")
+        bins = [round(mass, 4) for mass in bins]
+    card["distribution"] = bins
+    return card
+
+
+def show(station: int, topics: tuple[str, ...], slug: str, message: dict, stop_latched: bool) -> bool:
+    """Keep it and tell the viewers of the topics. True if state or reason changed: then it is worth a row."""
+    card = read_card(message)
+    urgent = severity(card["state"], stop_latched)
+    card |= {"severity": urgent, "attention": urgent > 0}
+    now = newest.setdefault(station, Newest())
+    changed = any(card[name] != now.card.get(name) for name in ("state", "reason"))
+    now.card = card
+    _extend_trace(now, card)
+    for topic in topics:
+        for viewer in _viewers.get(topic, ()):
+            viewer.notice(topic, slug, card, changed)
+    return changed
+
+
+def _extend_trace(now: Newest, card: dict) -> None:
+    """trace[step] = d; None where telemetry, sent at most 10 times a second, skipped a step."""
+    if card["uuid"] and card["uuid"] != now.uuid:  # between two episodes the last one stays to be looked at
+        now.uuid, now.trace = card["uuid"], []
+    step = card["step"]
+    if step is not None and 0 <= step < TRACE_LIMIT and card["uuid"]:
+        step = int(step)
+        now.trace.extend([None] * (step + 1 - len(now.trace)))
+        now.trace[step] = card["d"]
+
+
+def lay_over(station: int, card: dict) -> dict:
+    """The fields of `card` that telemetry knows better, taken from there."""
+    live = newest.get(station)
+    return card if live is None else card | {name: value for name, value in live.card.items() if name in card}
+
+
+def forget(station: int) -> None:
+    newest.pop(station, None)
+
+
+def add_viewer(topic: str, viewer: Viewer) -> None:
+    _viewers.setdefault(topic, set()).add(viewer)
+
+
+def remove_viewer(topic: str, viewer: Viewer) -> None:
+    viewers = _viewers.get(topic, set())
+    viewers.discard(viewer)
+    if not viewers:
+        _viewers.pop(topic, None)
+
+
+# Answers to commands
+
+
+def await_answer(station: int, command_id: str, answer: Callable[[dict], None]) -> None:
+    _waiting[station, command_id] = answer
+
+
+def stop_waiting(station: int, command_id: str) -> Callable[[dict], None] | None:
+    return _waiting.pop((station, command_id), None)
+
+
+def answer_command(station: int, message: dict) -> None:
+    answer = stop_waiting(station, str(message.get("id")))
+    if answer is not None:
+        answer({"ok": bool(message.get("ok")), "error": str(message.get("error") or "")[:300]})

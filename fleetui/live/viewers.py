@@ -1,0 +1,358 @@
+"""/ws/live: a browser's socket. It subscribes to the wall, a station, a run or frames, and sends commands to stations.
+
+Each subscription is authorised, then gets a snapshot, then deltas, counted by `seq`. Two streams become deltas: events of the
+actions, numbered by Valkey so that a lost one is seen and mended by a new snapshot, and telemetry of this process, of which only
+the newest counts. Frames are latest-only too: a slow viewer gets fewer, never older ones.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import redis.asyncio
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+
+from fleetui import access, messages
+from fleetui.fleet import actions
+from fleetui.fleet import selectors as fleet
+from fleetui.learning import selectors as learning
+from fleetui.live import frames, telemetry
+from fleetui.live.stations import in_thread, refuse_constant
+
+log = logging.getLogger(__name__)
+
+LARGEST_TEXT = 64 * 1024
+SUBSCRIPTIONS_LIMIT = 200
+# A card on the wall moves at most 5 times a second; the page of one station shows every message.
+EVERY_S = {"wall": 0.19, "station": 0.08}
+FORBIDDEN = 4403
+
+
+class BadRequest(ValueError):
+    """The message makes no sense; the text says why."""
+
+
+@dataclass
+class Subscription:
+    """One topic of one viewer: what it was sent last, so that a delta holds changes only."""
+
+    kind: str
+    lab: str
+    key: str  # station slug or run id
+    topic: str
+    seq: int = 0
+    number: int = 0  # of the newest event, as Valkey counts them
+    metric: int = 0  # newest metric sent
+    live: bool = False  # the snapshot is out
+    stations: dict[str, int] = field(default_factory=dict)  # slug -> id
+    sent: dict[str, dict] = field(default_factory=dict)  # slug -> card fields as the viewer has them
+    sent_at: dict[str, float] = field(default_factory=dict)
+
+
+class LiveConsumer(AsyncWebsocketConsumer):
+    async def connect(self):
+        self.user = self.scope["user"]
+        self.subscriptions: dict[str, Subscription] = {}
+        self.watches: dict[tuple[str, str], frames.Watch] = {}
+        self.pending: dict[tuple[str, str], tuple[dict, bool]] = {}
+        self.tasks: list[asyncio.Task] = []
+        self.numbers = None
+        if not self.user.is_authenticated or not is_same_origin(self.scope):
+            await self.close(FORBIDDEN)
+            return
+        await self.accept()
+        self.numbers = redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=5)
+        self.telemetry_there, self.frames_there = asyncio.Event(), asyncio.Event()
+        self.tasks = [asyncio.create_task(self.send_telemetry()), asyncio.create_task(self.send_frames())]
+
+    async def disconnect(self, code):
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for watch in self.watches.values():
+            frames.remove_watch(watch)
+        for topic in list(self.subscriptions):
+            await self.drop(topic)
+        if self.numbers is not None:
+            await self.numbers.aclose()
+
+    async def receive(self, text_data=None, bytes_data=None):
+        message = None
+        try:
+            if text_data is None or len(text_data) > LARGEST_TEXT:
+                raise BadRequest("Send JSON text of at most 64 KiB.")
+            message = json.loads(text_data, parse_constant=refuse_constant)
+            if not isinstance(message, dict):
+                raise BadRequest("Send a JSON object.")
+            if "subscribe" in message:
+                await self.subscribe(message)
+            elif "unsubscribe" in message:
+                await self.unsubscribe(message)
+            elif "command" in message:
+                await self.command(message["command"])
+            else:
+                raise BadRequest("Send subscribe, unsubscribe or command.")
+        except (access.Refused, BadRequest) as error:
+            await self.say({"error": str(error), "for": message})
+        except ValueError:
+            await self.say({"error": "This is not JSON.", "for": None})
+
+    # Subscriptions
+
+    async def subscribe(self, message):
+        kind = message["subscribe"]
+        if kind == "frames":
+            await self.watch_frames(message)
+            return
+        wanted = await in_thread(self.authorise)(kind, message)
+        if len(self.subscriptions) >= SUBSCRIPTIONS_LIMIT:
+            raise BadRequest("That are too many subscriptions for one socket; unsubscribe some.")
+        if wanted.topic in self.subscriptions:
+            await self.drop(wanted.topic)
+        self.subscriptions[wanted.topic] = wanted
+        # Joined before the snapshot is read, so that nothing falls between the two.
+        await self.channel_layer.group_add(messages.group_of(wanted.topic), self.channel_name)
+        telemetry.add_viewer(wanted.topic, self)
+        await self.send_snapshot(wanted)
+
+    def authorise(self, kind, message) -> Subscription:
+        lab, user = text_of(message, "lab"), self.user
+        if kind == "wall":
+            return Subscription(kind, lab, "", access.get_lab(user, lab).wall_topic)
+        if kind == "station":
+            slug = text_of(message, "station")
+            return Subscription(kind, lab, slug, access.get_station(user, lab, slug).topic)
+        if kind == "run":
+            number = message.get("run")
+            if isinstance(number, str) and number.isdecimal():
+                number = int(number)
+            if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < 2**62:
+                raise BadRequest("run must be the run's number.")
+            return Subscription(kind, lab, str(number), access.get_run(user, lab, number).topic)
+        raise BadRequest(f"There is nothing called {kind!r} to subscribe to; try wall, station, run or frames.")
+
+    async def unsubscribe(self, message):
+        if message["unsubscribe"] == "frames":
+            watch = self.watches.pop((text_of(message, "lab"), text_of(message, "station")), None)
+            if watch:
+                frames.remove_watch(watch)
+            return
+        lab = text_of(message, "lab")
+        key = {"wall": "", "station": str(message.get("station")), "run": str(message.get("run"))}.get(message["unsubscribe"])
+        for subscription in list(self.subscriptions.values()):
+            if (subscription.kind, subscription.lab, subscription.key) == (message["unsubscribe"], lab, key):
+                await self.drop(subscription.topic)
+
+    async def drop(self, topic):
+        telemetry.remove_viewer(topic, self)
+        del self.subscriptions[topic]
+        self.pending = {key: value for key, value in self.pending.items() if key[0] != topic}
+        await self.channel_layer.group_discard(messages.group_of(topic), self.channel_name)
+
+    async def send_snapshot(self, subscription):
+        subscription.live = False
+        # Whatever was numbered up to here was committed before, so the snapshot holds it.
+        subscription.number = int(await self.numbers.get(messages.number_key(subscription.topic)) or 0)
+        data = await in_thread(self.read_snapshot)(subscription)
+        await self.send_topic(subscription, "snapshot", data)
+        subscription.live = True
+
+    def read_snapshot(self, subscription) -> dict:
+        """Reads the database in a thread, and authorises anew: a role may have been taken away meanwhile."""
+        user, lab_slug = self.user, subscription.lab
+        if subscription.kind == "run":
+            data = learning.run_snapshot(access.get_run(user, lab_slug, int(subscription.key)))
+            subscription.metric = data["metrics"][-1]["seq"] if data["metrics"] else 0
+            return data
+        if subscription.kind == "station":
+            station = access.get_station(user, lab_slug, subscription.key)
+            card = telemetry.lay_over(station.pk, fleet.station_card(station))
+            subscription.stations, subscription.sent = {station.slug: station.pk}, {station.slug: dict(card)}
+            live = telemetry.newest.get(station.pk)
+            return card | {"trace": list(live.trace) if live else [], "recent": fleet.recent_episodes(station)}
+        lab = access.get_lab(user, lab_slug)
+        subscription.stations = dict(lab.stations.values_list("slug", "pk"))
+        cards = [telemetry.lay_over(subscription.stations[card["slug"]], card) for card in fleet.wall_cards(lab)]
+        cards.sort(key=lambda card: (-card["severity"], card["number"]))
+        subscription.sent = {card["slug"]: dict(card) for card in cards}
+        return {"stations": cards, "counts": fleet.count_states(cards)}
+
+    async def send_topic(self, subscription, kind, data):
+        subscription.seq += 1
+        await self.say({"topic": subscription.topic, "seq": subscription.seq, "type": kind, "data": data})
+
+    # Events of the actions, through the channel layer
+
+    async def live_event(self, event):
+        subscription = self.subscriptions.get(event["topic"])
+        if subscription is None or event["number"] <= subscription.number:
+            return
+        if event["number"] > subscription.number + 1:  # the layer dropped something
+            await self.send_snapshot(subscription)
+            return
+        subscription.number = event["number"]
+        data = event["data"]
+        if "card" in data:
+            await self.send_card(subscription, data["card"])
+            return
+        if "metrics" in data:
+            fresh = [row for row in data["metrics"] if row["seq"] > subscription.metric]
+            if not fresh:
+                return
+            subscription.metric = fresh[-1]["seq"]
+            data = {"metrics": fresh}
+        await self.send_topic(subscription, "delta", data)
+
+    async def send_card(self, subscription, card):
+        """A station's row changed; where its telemetry knows better, that stands."""
+        slug = card["slug"]
+        if slug not in subscription.stations:  # a new station: the viewer has no card to change yet
+            await self.send_snapshot(subscription)
+            return
+        if card.get("connected") is False:  # nothing of an episode is true any more
+            card = fleet.NOT_LIVE | card
+        await self.send_changes(subscription, telemetry.lay_over(subscription.stations[slug], card))
+
+    async def send_changes(self, subscription, card):
+        slug = card["slug"]
+        known = subscription.sent.setdefault(slug, {})
+        changed = {name: value for name, value in card.items() if name not in known or known[name] != value}
+        if changed:
+            known.update(changed)
+            await self.send_topic(subscription, "delta", {"card": {"slug": slug} | changed})
+
+    # Telemetry of this process
+
+    def notice(self, topic, slug, card, urgent):
+        _, was_urgent = self.pending.get((topic, slug), (None, False))
+        self.pending[topic, slug] = (card, urgent or was_urgent)
+        self.telemetry_there.set()
+
+    async def send_telemetry(self):
+        """The newest card of each station, at the pace of its topic; a change of state doesn't wait."""
+        while True:
+            await self.telemetry_there.wait()
+            self.telemetry_there.clear()
+            now, left = time.monotonic(), False
+            for (topic, slug), (card, urgent) in list(self.pending.items()):
+                subscription = self.subscriptions.get(topic)
+                if subscription is None:
+                    self.pending.pop((topic, slug), None)
+                elif not subscription.live or (
+                    not urgent and now - subscription.sent_at.get(slug, 0.0) < EVERY_S[subscription.kind]
+                ):
+                    left = True
+                elif slug in subscription.stations:
+                    self.pending.pop((topic, slug), None)
+                    subscription.sent_at[slug] = now
+                    await self.send_changes(subscription, {"slug": slug} | card)
+                else:  # a new station, whose card the wall doesn't have yet; its event brings a snapshot
+                    self.pending.pop((topic, slug), None)
+            if left:
+                await asyncio.sleep(0.02)
+                self.telemetry_there.set()
+
+    # Frames
+
+    async def watch_frames(self, message):
+        lab, slug = text_of(message, "lab"), text_of(message, "station")
+        fps, size = message.get("fps", 5), message.get("size", "small")
+        if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= frames.FPS_LIMIT:
+            raise BadRequest(f"fps must be a number above 0, at most {frames.FPS_LIMIT}.")
+        if size not in frames.SIZES:
+            raise BadRequest(f"size must be one of {', '.join(frames.SIZES)}.")
+        station = await in_thread(access.get_station)(self.user, lab, slug)
+        if len(self.watches) >= SUBSCRIPTIONS_LIMIT:
+            raise BadRequest("That are too many cameras for one socket; unsubscribe some.")
+        before = self.watches.pop((lab, slug), None)
+        watch = self.watches[lab, slug] = frames.Watch(station.pk, slug, fps, size, self.frames_there.set)
+        frames.add_watch(watch)
+        if before is not None:
+            frames.remove_watch(before)
+        self.frames_there.set()
+
+    async def send_frames(self):
+        loop = asyncio.get_running_loop()
+        while True:
+            await self.frames_there.wait()
+            self.frames_there.clear()
+            soonest = None
+            for watch in list(self.watches.values()):
+                frame = frames.newest.get(watch.station)
+                if frame is None or frame is watch.sent:
+                    continue
+                now = loop.time()
+                if now < watch.next_at:
+                    soonest = min(watch.next_at, soonest or watch.next_at)
+                    continue
+                # The next one is due a period after this one was, so that a late frame doesn't lower the rate.
+                watch.next_at = max(watch.next_at, now - 0.5 / watch.fps) + 1 / watch.fps
+                watch.sent = frame
+                slug = watch.slug.encode()
+                await self.send(bytes_data=len(slug).to_bytes(2, "big") + slug + frame)
+            if soonest is not None:
+                loop.call_at(soonest, self.frames_there.set)
+
+    # Commands
+
+    async def command(self, command):
+        if not isinstance(command, dict):
+            raise BadRequest("command must be an object: {id, lab, station, name, args, ttl_ms}.")
+        command_id, name, ttl_ms = str(command.get("id") or uuid4())[:80], command.get("name"), command.get("ttl_ms", 5000)
+        station = None
+        try:
+            station = await in_thread(access.get_station)(self.user, text_of(command, "lab"), text_of(command, "station"))
+            if name != "drive":
+                telemetry.await_answer(station.pk, command_id, lambda answer: self.answer_soon(command_id, answer))
+            await in_thread(actions.command_station)(
+                user=self.user, lab_slug=command["lab"], station_slug=command["station"], name=name,
+                args=command.get("args"), ttl_ms=ttl_ms, command_id=command_id,
+            )
+        except (access.Refused, BadRequest) as error:
+            if station is not None:
+                telemetry.stop_waiting(station.pk, command_id)
+            await self.answer(command_id, {"ok": False, "error": str(error)})
+            return
+        if name != "drive":
+            asyncio.get_running_loop().call_later(ttl_ms / 1000 + 1, self.give_up, station, command_id, name)
+
+    def give_up(self, station, command_id, name):
+        """A group may drop a message, and a station may hang: the person must hear of it."""
+        answer = telemetry.stop_waiting(station.pk, command_id)
+        if answer is None:
+            return
+        if not station.connected:  # it is kept in the station's row and told on its return
+            answer({"ok": True, "error": ""})
+        else:
+            answer({"ok": False, "error": f"{station} did not answer to {name.replace('_', ' ')}; look at it, then try again."})
+
+    def answer_soon(self, command_id, answer):
+        asyncio.ensure_future(self.answer(command_id, answer))
+
+    async def answer(self, command_id, answer):
+        await self.say({"command_done": {"id": command_id} | answer})
+
+    async def say(self, message):
+        with contextlib.suppress(RuntimeError):  # the browser has gone meanwhile
+            await self.send(json.dumps(message))
+
+
+def text_of(message: dict, name: str) -> str:
+    value = message.get(name)
+    if not isinstance(value, str) or not value:
+        raise BadRequest(f"{name} is missing.")
+    return value
+
+
+def is_same_origin(scope) -> bool:
+    """Only our own pages may open the socket: a browser would send the session's cookie from any site."""
+    headers = dict(scope["headers"])
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    host = headers.get(b"host", b"").decode("latin-1")
+    return bool(origin) and (urlsplit(origin).netloc == host or origin in settings.CSRF_TRUSTED_ORIGINS)
