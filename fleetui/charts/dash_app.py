@@ -20,7 +20,7 @@ GRAPH = {"displayModeBar": False, "responsive": True}
 
 app = Dash(
     __name__, requests_pathname_prefix=PREFIX, routes_pathname_prefix=PREFIX, serve_locally=True, title="Charts",
-    update_title=None, external_stylesheets=["/static/fleetui.css"], assets_folder="assets",
+    update_title=None, use_async=False, external_stylesheets=["/static/fleetui.css"], assets_folder="assets",
 )
 app.layout = html.Div(
     className="stack",

@@ -18,11 +18,12 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from fleetui import access
 from fleetui.fleet import actions, selectors
 from fleetui.fleet.forms import AssignForm, EpisodeFilterForm, StationForm, StationSettingsForm, TaskForm
-from fleetui.fleet.models import STATION_STATES
 from fleetui.fleet.templatetags.fleet_words import words
 from fleetui.learning.models import Run
 
 EPISODES_A_PAGE = 50
+# What needs a person is said first.
+TALLY = ("needs_person", "stopped", "overridden", "practising", "evaluating", "waiting", "paused", "idle", "offline")
 SPEEDS = [(1, "1×"), (4, "4×"), (0, "max")]
 
 
@@ -70,7 +71,7 @@ def wall(request, lab_slug):
         card["word"] = words(card["state"])
     return render_page(
         request, "fleet/wall.html", lab, "wall", cards=cards, blank={"word": words("offline")},
-        states=[(state, words(state)) for state in STATION_STATES],
+        states=[(state, words(state)) for state in TALLY],
         drawn=any(card["renderer"] == "drawn" for card in cards), first_steps=first_steps(lab),
     )
 

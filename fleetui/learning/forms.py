@@ -148,4 +148,9 @@ def spell(value) -> str:
 def explain_range(field) -> str:
     if field.type is str or field.minimum is None:
         return ""
-    return f"{spell(field.minimum)} to {spell(field.maximum)}; usually {spell(field.default)}."
+    return f"{grouped(field.minimum)} to {grouped(field.maximum)}; usually {grouped(field.default)}."
+
+
+def grouped(value) -> str:
+    """For reading only: thousands apart by a narrow space."""
+    return f"{int(value):,}".replace(",", "\u202f") if value == int(value) else spell(value)

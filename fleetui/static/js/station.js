@@ -4,7 +4,7 @@
 import { live, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
 import { commandStation, lab, page, toast, typing } from "./app.js";
-import { ago, count, isNumber, number, percent, refreshTimes, setState, setText, speedWord, STATES } from "./format.js";
+import { ago, count, isNumber, number, percent, refreshTimes, setState, setText, STATES } from "./format.js";
 
 const slug = page.station;
 const mayAct = page.mayAct === "1";
@@ -31,8 +31,7 @@ function render() {
   setText(field("episodes"), count(data.episodes));
   setText(field("threshold"), isNumber(data.threshold) ? `done at d ≤ ${number(data.threshold, 1)}` : "");
   setText(field("task"), data.task?.name ?? data.task ?? "none");
-  const seen = data.last_seen ? new Date(isNumber(data.last_seen) ? data.last_seen * 1000 : data.last_seen) : null;
-  setText(field("seen"), seen ? ago(seen) : "never");
+  setText(field("seen"), data.connected ? "connected" : data.last_seen ? `last seen ${ago(new Date(data.last_seen))}` : "never seen yet");
 
   const needs = $("#needs");
   const advice = { needs_person: "Put every block back on the table and shuffle them, then press Reset done.",
@@ -56,6 +55,9 @@ function render() {
     can("end_episode", reachable && ["practising", "evaluating", "overridden"].includes(state));
     $("#clear-stop").hidden = !(state === "stopped" || data.stop_latched);
     $("#stop").hidden = state === "stopped" || Boolean(data.stop_latched);
+    // One primary act at a time: the one that this state asks for.
+    $('[data-command="reset"]').classList.toggle("primary", state === "needs_person");
+    $('[data-command="hand_back"]').classList.toggle("primary", overridden);
     const pause = $("#pause");
     pause.dataset.command = state === "paused" ? "resume" : "pause";
     setText(pause.querySelector("span"), state === "paused" ? "Resume" : "Pause");
@@ -82,6 +84,11 @@ function addRecent(recent) {
   $("#no-recent").hidden = recent.length > 0;
 }
 
+async function readRecent() {
+  const answer = await fetch(`/api/labs/${lab}/episodes?station=${slug}&limit=8`).catch(() => null);
+  if (answer?.ok) { const body = await answer.json(); addRecent(body.episodes ?? body); }
+}
+
 live.subscribe(`station:${lab}/${slug}`, { subscribe: "station", lab, station: slug }, (type, change) => {
   const before = data;
   const changed = change.card ?? change;
@@ -93,7 +100,7 @@ live.subscribe(`station:${lab}/${slug}`, { subscribe: "station", lab, station: s
   if (type === "delta" && "uuid" in changed && before.uuid && changed.uuid !== before.uuid) strip.clear();
   if ("step" in changed || "d" in changed) strip.add(data);
   if (change.recent) addRecent(change.recent);
-  if (changed.drive_ended && typeof changed.drive_ended === "string") toast(changed.drive_ended);
+  if (type === "delta" && data.episodes !== before.episodes) readRecent();
   render();
 });
 live.addEventListener("online", render);

@@ -68,10 +68,10 @@ export class Strip {
   }
 
   geometry() {
-    const margin = this.large ? { left: 34, right: 62, top: 8, bottom: 20 } : { left: 0, right: 26, top: 1, bottom: 4 };
+    const margin = this.large ? { left: 34, right: this.newest ? 62 : 44, top: 8, bottom: 20 } : { left: 0, right: 26, top: 1, bottom: 4 };
     const width = this.canvas.clientWidth, height = this.canvas.clientHeight;
     const seen = this.d.reduce((most, value) => isNumber(value) && value > most ? value : most, 0);
-    const top = this.newest ? Math.max(this.newest.length * this.binWidth, 1) : Math.max(10, 10 * Math.ceil(seen * 1.1 / 10));
+    const top = this.newest ? Math.max(this.newest.length * this.binWidth, 1) : Math.max(20, 20 * Math.ceil(seen * 1.05 / 20));
     return {
       ...margin, width, height, top_value: top,
       x: (step) => margin.left + (width - margin.left - margin.right) * step / Math.max(1, this.limit),
@@ -169,8 +169,8 @@ export class Strip {
     c.textBaseline = "top"; c.textAlign = "center";
     const every = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500].find((each) => this.limit / each <= 10) ?? 1000;
     for (let step = 0; step <= this.limit; step += every) c.fillText(String(step), g.x(step), g.height - g.bottom + 8);
-    c.textAlign = "left";
-    c.fillText("steps", right + 8, g.height - g.bottom + 8);
+    c.textAlign = "right";
+    c.fillText("steps", g.width - 2, g.height - g.bottom + 8);
   }
 }
 

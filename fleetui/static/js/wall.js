@@ -3,17 +3,18 @@
 import { live, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
 import { commandStation, lab } from "./app.js";
-import { ago, count, isNumber, number, percent, setState, setText, speedWord, STATES } from "./format.js";
+import { ago, count, isNumber, percent, setState, setText, speedWord, STATES } from "./format.js";
 
 const work = document.querySelector("#at-work");
 const attention = document.querySelector("#attention");
 const template = document.querySelector("#card-template");
 const cards = new Map();       // slug -> {element, data, strip}
-const STALE_AFTER_S = 10;
+const STALE_AFTER_MS = 10000;
+const MOVING = ["practising", "evaluating", "overridden"];   // only in these does a station speak all the time
 
 function adopt(element) {
   const slug = element.dataset.station;
-  const card = { element, data: {}, strip: new Strip(element.querySelector(".strip")) };
+  const card = { element, data: {}, heard: Date.now(), strip: new Strip(element.querySelector(".strip")) };
   cards.set(slug, card);
   showFrames(element.querySelector(".feed"), lab, slug, { size: "small", fps: 5 });
   return card;
@@ -63,11 +64,11 @@ function render(card) {
 
 function refreshStale(card) {
   const { element, data } = card;
-  const seen = data.last_seen ? new Date(isNumber(data.last_seen) ? data.last_seen * 1000 : data.last_seen) : null;
-  const quiet = seen && (Date.now() - seen) / 1000 > STALE_AFTER_S;
-  const stale = Boolean("offline" in document.body.dataset || data.connected === false || quiet);
+  const away = data.connected === false;
+  const stale = away || "offline" in document.body.dataset || (MOVING.includes(data.state) && Date.now() - card.heard > STALE_AFTER_MS);
+  const seen = away ? data.last_seen && new Date(data.last_seen) : new Date(card.heard);
   element.classList.toggle("stale", stale);
-  setText(element.querySelector(".stale-mark"), stale && seen ? `seen ${ago(seen)}` : "");
+  setText(element.querySelector(".stale-mark"), stale ? (seen ? `seen ${ago(seen)}` : "never seen") : "");
 }
 
 // A card moves only when its need for a person changes, never for a mere number.
@@ -81,6 +82,7 @@ function place() {
   attention.hidden = wanting.length === 0;
   setText(document.querySelector("#attention-count"), String(wanting.length));
   document.title = (wanting.length ? `(${wanting.length}) ` : "") + document.body.dataset.title;
+  document.querySelector("#work-title").hidden = working.length === 0;
   document.querySelector("#no-stations")?.toggleAttribute("hidden", cards.size > 0);
 }
 
@@ -102,6 +104,7 @@ function change(slug, changed) {
   const card = cards.get(slug) ?? make(slug);
   const before = card.data;
   card.data = { ...before, ...changed };
+  card.heard = Date.now();
   if ("uuid" in changed && before.uuid && changed.uuid !== before.uuid) card.strip.clear();
   if ("step" in changed || "d" in changed) card.strip.add(card.data);
   render(card);
