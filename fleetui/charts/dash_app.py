@@ -35,7 +35,7 @@ app.layout = html.Div(
         *(
             html.Section(className="panel", children=[
                 html.Div(className="panel-head", children=[html.H2(title), html.Span(note, className="muted")]),
-                dcc.Graph(id=name, config=GRAPH),
+                dcc.Graph(id=name, config=GRAPH, style={"height": "340px"}),
             ])
             for name, title, note in (
                 ("success", "Success curves", "true success of evaluation episodes, Wilson 95 % band, SFT level dashed"),

@@ -108,7 +108,7 @@ def _figure(theme: str, x: str, y: str) -> go.Figure:
     ground = GROUNDS[theme]
     axis = {"gridcolor": ground["line"], "zerolinecolor": ground["line"], "linecolor": ground["line"], "automargin": True}
     return go.Figure(layout={
-        "template": None, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "height": 360,
+        "template": None, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', sans-serif", "size": 12,
                  "color": ground["soft"]},
         "margin": {"l": 56, "r": 16, "t": 12, "b": 44}, "hovermode": "closest", "showlegend": True,

@@ -63,7 +63,7 @@ function drawLosses() {
     Plotly.react($("#losses"), [
       { x: rounds.map((r) => r.version), y: rounds.map((r) => r.detected_rate), mode: "lines+markers", marker: { size: 5, symbol: "square" }, line: { color: ink, width: 1.8 }, name: "detected success", hovertemplate: "v%{x}: %{y:.1%}<extra></extra>" },
       { x: rounds.map((r) => r.version), y: rounds.map((r) => r.mean_return), yaxis: "y2", mode: "lines", line: { color: soft, width: 1.8, dash: "dot" }, name: "mean return", hovertemplate: "v%{x}: %{y:.2f}<extra></extra>" },
-    ], layout("policy version", "detected", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, yaxis2: { overlaying: "y", side: "right", showgrid: false, tickfont: { size: 11 }, title: { text: "return", font: { size: 12 } }, automargin: true }, margin: { l: 48, r: 48, t: 8, b: 40 } }), config);
+    ], layout("policy version", "detected", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, yaxis2: { overlaying: "y", side: "right", tickmode: "auto", nticks: 5, showgrid: false, tickfont: { size: 11 }, title: { text: "return", font: { size: 12 } }, automargin: true }, margin: { l: 48, r: 48, t: 8, b: 40 } }), config);
     $("#losses").dataset.points = rounds.length;
     return;
   }

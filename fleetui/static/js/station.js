@@ -86,7 +86,7 @@ function addRecent(recent) {
 
 async function readRecent() {
   const answer = await fetch(`/api/labs/${lab}/episodes?station=${slug}&limit=8`).catch(() => null);
-  if (answer?.ok) { const body = await answer.json(); addRecent(body.episodes ?? body); }
+  if (answer?.ok) { addRecent(await answer.json()); }
 }
 
 live.subscribe(`station:${lab}/${slug}`, { subscribe: "station", lab, station: slug }, (type, change) => {
