@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.core.exceptions import RequestDataTooBig
 from django.http import FileResponse, HttpRequest, JsonResponse
-from ninja import NinjaAPI, Router, Schema
+from ninja import NinjaAPI, Path, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer, django_auth
 from pydantic import Field
@@ -110,7 +110,7 @@ class RunBody(Schema):
 
 
 @labs.get("/stations", response=list[dict])
-def list_stations(request: HttpRequest, lab: str):
+def list_stations(request: HttpRequest, lab: Path[str]):
     """The wall's cards, by number, with the newest telemetry."""
     found = access.get_lab(request.user, lab)
     ids = dict(found.stations.values_list("slug", "pk"))
@@ -119,14 +119,14 @@ def list_stations(request: HttpRequest, lab: str):
 
 
 @labs.get("/stations/{slug}", response=dict)
-def show_station(request: HttpRequest, lab: str, slug: str):
+def show_station(request: HttpRequest, lab: Path[str], slug: str):
     station = access.get_station(request.user, lab, slug)
     card = telemetry.lay_over(station.pk, fleet.station_card(station))
     return card | {"embodiment": station.embodiment, "recent": fleet.recent_episodes(station)}
 
 
 @labs.post("/stations/{slug}/command", response=dict)
-def command_station(request: HttpRequest, lab: str, slug: str, body: CommandBody):
+def command_station(request: HttpRequest, lab: Path[str], slug: str, body: CommandBody):
     """pause, resume, stop, clear_stop, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back, settings."""
     return fleet_actions.command_station(
         user=request.user, lab_slug=lab, station_slug=slug, name=body.name, args=body.args, ttl_ms=body.ttl_ms
@@ -134,7 +134,7 @@ def command_station(request: HttpRequest, lab: str, slug: str, body: CommandBody
 
 
 @labs.get("/tasks", response=list[dict])
-def list_tasks(request: HttpRequest, lab: str):
+def list_tasks(request: HttpRequest, lab: Path[str]):
     return [task_row(task) for task in fleet.list_tasks(access.get_lab(request.user, lab))]
 
 
@@ -146,18 +146,18 @@ def task_row(task):
 
 
 @labs.post("/tasks", response=dict)
-def create_task(request: HttpRequest, lab: str, body: TaskBody):
+def create_task(request: HttpRequest, lab: Path[str], body: TaskBody):
     found = access.get_lab(request.user, lab, "create_task")
     return task_row(fleet_actions.create_task(lab=found, **body.dict()))
 
 
 @labs.get("/assignments", response=list[dict])
-def list_assignments(request: HttpRequest, lab: str):
+def list_assignments(request: HttpRequest, lab: Path[str]):
     return [fleet.assignment_row(row) for row in fleet.list_assignments(access.get_lab(request.user, lab))[:200]]
 
 
 @labs.post("/assignments", response=dict)
-def assign_task(request: HttpRequest, lab: str, body: AssignmentBody):
+def assign_task(request: HttpRequest, lab: Path[str], body: AssignmentBody):
     found = access.get_lab(request.user, lab, "assign")
     assignment = fleet_actions.assign_task(
         lab=found,
@@ -169,7 +169,7 @@ def assign_task(request: HttpRequest, lab: str, body: AssignmentBody):
 
 
 @labs.delete("/assignments/{number}", response=dict)
-def cancel_assignment(request: HttpRequest, lab: str, number: int):
+def cancel_assignment(request: HttpRequest, lab: Path[str], number: int):
     assignment = access.get_assignment(request.user, lab, number, "assign")
     fleet_actions.cancel_assignment(assignment=assignment, user=request.user)
     assignment.refresh_from_db()
@@ -177,18 +177,18 @@ def cancel_assignment(request: HttpRequest, lab: str, number: int):
 
 
 @labs.get("/datasets", response=list[dict])
-def list_datasets(request: HttpRequest, lab: str):
+def list_datasets(request: HttpRequest, lab: Path[str]):
     return [learning.dataset_row(row) for row in learning.list_datasets(access.get_lab(request.user, lab))]
 
 
 @labs.post("/datasets", response=dict)
-def generate_dataset(request: HttpRequest, lab: str, body: DatasetBody):
+def generate_dataset(request: HttpRequest, lab: Path[str], body: DatasetBody):
     found = access.get_lab(request.user, lab, "generate_dataset")
     return learning.dataset_row(learning_actions.generate_dataset(lab=found, user=request.user, **body.dict()))
 
 
 @labs.post("/datasets/upload", response=dict)
-def upload_dataset(request: HttpRequest, lab: str, name: str):
+def upload_dataset(request: HttpRequest, lab: Path[str], name: str):
     """The body is one file of episodes (robots/episodes.py), at most 64 MiB."""
     found = access.get_lab(request.user, lab, "upload_dataset")
     return learning.dataset_row(
@@ -197,12 +197,12 @@ def upload_dataset(request: HttpRequest, lab: str, name: str):
 
 
 @labs.get("/runs", response=list[dict])
-def list_runs(request: HttpRequest, lab: str, kind: str = ""):
+def list_runs(request: HttpRequest, lab: Path[str], kind: str = ""):
     return learning.list_run_rows(access.get_lab(request.user, lab), kind)
 
 
 @labs.post("/runs", response=dict)
-def launch_run(request: HttpRequest, lab: str, body: RunBody):
+def launch_run(request: HttpRequest, lab: Path[str], body: RunBody):
     """An improve run takes an assignment that waits for a run, or a task and stations."""
     user = request.user
     found = access.get_lab(user, lab, "launch_run")
@@ -222,17 +222,17 @@ def launch_run(request: HttpRequest, lab: str, body: RunBody):
 
 
 @labs.get("/runs/{number}", response=dict)
-def show_run(request: HttpRequest, lab: str, number: int):
+def show_run(request: HttpRequest, lab: Path[str], number: int):
     return learning.run_row(access.get_run(request.user, lab, number))
 
 
 @labs.get("/runs/{number}/metrics", response=list[dict])
-def list_metrics(request: HttpRequest, lab: str, number: int, after: int = 0, kind: str = ""):
+def list_metrics(request: HttpRequest, lab: Path[str], number: int, after: int = 0, kind: str = ""):
     return learning.list_metrics(access.get_run(request.user, lab, number), after=after, kind=kind)
 
 
 @labs.post("/runs/{number}/{wish}", response=dict)
-def control_run(request: HttpRequest, lab: str, number: int, wish: str):
+def control_run(request: HttpRequest, lab: Path[str], number: int, wish: str):
     """wish: cancel, pause or resume."""
     act = {
         "cancel": learning_actions.cancel_run, "pause": learning_actions.pause_run, "resume": learning_actions.resume_run,
@@ -247,7 +247,7 @@ def control_run(request: HttpRequest, lab: str, number: int, wish: str):
 @labs.get("/episodes", response=list[dict])
 def list_episodes(
     request: HttpRequest,
-    lab: str,
+    lab: Path[str],
     station: str = "",
     task: str = "",
     run: int | None = None,
@@ -271,18 +271,18 @@ def list_episodes(
 
 
 @labs.get("/episodes/{uuid}", response=dict)
-def show_episode(request: HttpRequest, lab: str, uuid: UUID):
+def show_episode(request: HttpRequest, lab: Path[str], uuid: UUID):
     return fleet.episode_row(access.get_episode(request.user, lab, uuid))
 
 
 @labs.get("/episodes/{uuid}/steps", response=dict)
-def show_steps(request: HttpRequest, lab: str, uuid: UUID):
+def show_steps(request: HttpRequest, lab: Path[str], uuid: UUID):
     """d at each observation, reward r_t = d_t - d_(t+1), actions, who acted, and the observations for a drawn top view."""
     return fleet.episode_steps(access.get_episode(request.user, lab, uuid))
 
 
 @labs.get("/episodes/{uuid}/frames/{step}.jpg")
-def show_frame(request: HttpRequest, lab: str, uuid: UUID, step: int):
+def show_frame(request: HttpRequest, lab: Path[str], uuid: UUID, step: int):
     """The camera's view at an observation. The first ask has the whole episode rendered: 202 until that is done."""
     episode = access.get_episode(request.user, lab, uuid)
     if not 0 <= step <= episode.steps:
