@@ -7,7 +7,7 @@ Everything here only reads requests, calls the actions and selectors that the pa
 from uuid import UUID
 
 from django.core.exceptions import RequestDataTooBig
-from django.http import FileResponse, HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI, Path, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer, django_auth
@@ -292,7 +292,7 @@ def show_frame(request: HttpRequest, lab: Path[str], uuid: UUID, step: int):
         if problem:
             raise access.Conflict(problem)
         return JsonResponse({"state": "rendering"}, status=202)
-    response = FileResponse(open(episode.frames_dir / f"{step:05d}.jpg", "rb"), content_type="image/jpeg")
+    response = HttpResponse((episode.frames_dir / f"{step:05d}.jpg").read_bytes(), content_type="image/jpeg")
     response["Cache-Control"] = "private, max-age=86400, immutable"
     return response
 
@@ -319,7 +319,7 @@ def fetch_checkpoint(request: HttpRequest, uuid: UUID):
     checkpoint = access.get_checkpoint_for_station(request.auth, uuid)
     if not checkpoint.file.is_file():
         raise NotFound(f"The weights of {checkpoint} are missing; restore {checkpoint.path} in the data folder.")
-    return FileResponse(open(checkpoint.file, "rb"), content_type="application/octet-stream")
+    return HttpResponse(checkpoint.file.read_bytes(), content_type="application/octet-stream")
 
 
 api.add_router("/labs/{lab}", labs)

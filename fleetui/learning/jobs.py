@@ -314,7 +314,7 @@ class Supervision:
                 # A symlink appears whole, and the file it names was complete before its row was.
                 target.symlink_to(episode.file)
         if episodes:
-            actions.hand_in_episodes(episodes=episodes)
+            fleet_actions.hand_in_episodes(episodes=episodes)
 
     def close_round(self, now: float) -> None:
         """Once the stations hold: wait for the episodes under way and their uploads, then tell the learner that this was all."""
