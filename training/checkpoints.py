@@ -148,8 +148,8 @@ class RewardModel(Loaded):
     @torch.inference_mode()
     def steps_to_go(self, observations: np.ndarray, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """[n, D] -> d [n], distribution [n, bins]"""
-        logits = self.network.steps_to_go_logits(self._observations(observations), self.goals(instructions))
-        distribution = steps_to_go.distribution(logits)
+        hidden = self.network.hidden(self._observations(observations), self.goals(instructions))
+        distribution = steps_to_go.distribution(self.network.steps_to_go_head(hidden))
         return steps_to_go.expected_steps(distribution, self.bin_width).numpy(), distribution.numpy()
 
     def detects(self, d: np.ndarray) -> bool:

@@ -65,16 +65,21 @@ def evaluate(
     seed: int,
     greedy: bool = False,
     held_out: bool = False,
+    limit_steps: int = 0,
     batch: int = 200,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Episode i has the same start, instruction and family whatever the policy and however many episodes follow it."""
+    """`limit_steps` 0: each task's own time limit.
+
+    Episode i has the same start, instruction and family whatever the policy and however many episodes follow it."""
     tasks = [get_task(name) for name in task_names]
     if wrong := [task.name for task in tasks if task.embodiment != policy.embodiment.name]:
         raise ValueError(f"Task {wrong[0]} is not for {policy.embodiment.name}; evaluate the policy on a task of its own body.")
+    limits = np.array([limit_steps or tasks[i % len(tasks)].time_limit_steps for i in range(episodes)])
     successes, steps = [], []
     for first in range(0, episodes, batch):
-        succeeded, taken = _attempt(policy, tasks, range(first, min(first + batch, episodes)), seed, greedy, held_out)
+        numbers = range(first, min(first + batch, episodes))
+        succeeded, taken = _attempt(policy, tasks, numbers, limits[numbers.start : numbers.stop], seed, greedy, held_out)
         successes += succeeded.tolist()
         steps += taken.tolist()
         on_progress(len(successes))
@@ -82,7 +87,7 @@ def evaluate(
     return Evaluation(sum(successes), len(successes), low, high, float(np.mean(steps)))
 
 
-def _attempt(policy, tasks, numbers: range, seed: int, greedy: bool, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+def _attempt(policy, tasks, numbers: range, limits, seed: int, greedy: bool, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
     n = len(numbers)
     generator = torch.Generator().manual_seed(seed + numbers.start)
     families = [tasks[i % len(tasks)] for i in numbers]
@@ -98,7 +103,6 @@ def _attempt(policy, tasks, numbers: range, seed: int, greedy: bool, held_out: b
         )
     observations = np.stack(observations)
     texts = [instruction.text for instruction in instructions]
-    limits = np.array([task.time_limit_steps for task in families])
     succeeded, steps = np.zeros(n, bool), np.zeros(n, int)
     while (active := ~succeeded & (steps < limits)).any():
         actions = np.zeros((n, policy.embodiment.action_size), np.float32)

@@ -62,7 +62,9 @@ class Sentence(nn.Module):
         mask = words != PADDING
         alone = self.embedding(words)
         packed = nn.utils.rnn.pack_padded_sequence(alone, mask.sum(1), batch_first=True, enforce_sorted=False)
-        context, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True)
+        context, _ = nn.utils.rnn.pad_packed_sequence(
+            self.gru(packed)[0], batch_first=True, total_length=words.shape[1]
+        )
         return alone, context, mask
 
 
@@ -145,32 +147,47 @@ def turn(a: Tensor, b: Tensor) -> Tensor:
 
 
 class TableFeatures(nn.Module):
-    """What the softly selected source and target look like from the end effector, in distances and bearings."""
+    """The softly selected source and target in distances and bearings, as the end effector sees them.
+
+    Only what lies between the three: no absolute position, and no velocity. A network that saw the hand's velocity read a
+    demonstrator's habits off it, so that d fell for being fast instead of for being near; practice made the most of that.
+    """
 
     def __init__(self, embodiment: Embodiment):
         super().__init__()
         self.count, self.body = len(embodiment.objects), len(embodiment.body)
-        self.size = 4 * 2 + 3 * 7 + 3 * 2 + 5
+        self.size = 3 * 7 + 2 + 3
 
-    def forward(self, observations: Tensor, goal: Tensor) -> Tensor:
-        ee, previous = observations[:, :2], observations[:, 2:4]
+    def forward(self, observations: Tensor, goal: Tensor, frame: Tensor | None) -> Tensor:
+        """`frame` [n, 2, 2], if given, turns or mirrors what is seen."""
+        ee = observations[:, :2]
         objects = observations[:, self.body :].unflatten(1, (self.count, -1))  # [n, K, (x, y, cos, sin, on_table)]
         source_weights, target_weights = goal[:, : self.count], goal[:, self.count : 2 * self.count]
         place_weight, place = goal[:, 2 * self.count, None], goal[:, 2 * self.count + 1 :]
         source = (source_weights[:, None] @ objects)[:, 0]  # [n, 5]
         target_object = (target_weights[:, None] @ objects)[:, 0]
         start, end = source[:, :2], target_object[:, :2] + place_weight * place
-        reach, way, velocity = start - ee, end - start, ee - previous
+        vectors = torch.stack([start - ee, end - start, end - ee], 1)  # [n, 3, 2]
+        if frame is not None:
+            vectors = vectors @ frame.transpose(1, 2)
+        reach, way, whole = vectors.unbind(1)
         return torch.cat(
             [
-                *(5 * ee, 5 * start, 5 * end, 30 * velocity),
-                *(polar(reach), polar(way), polar(end - ee)),
+                *(polar(reach), polar(way), polar(whole)),
                 # Whether the end effector stands behind the block, as seen from where the block shall go.
-                *(turn(reach, way), turn(velocity, reach), turn(velocity, way)),
-                *(source[:, 2:], target_object[:, 4:], place_weight),
+                turn(reach, way),
+                *(source[:, 4:], target_object[:, 4:], place_weight),
             ],
             1,
         )
+
+
+def random_frames(n: int, generator: torch.Generator) -> Tensor:
+    """Rotations by any angle, every other one mirrored. [n, 2, 2]"""
+    angle = 2 * torch.pi * torch.rand(n, generator=generator)
+    mirror = torch.randint(2, (n,), generator=generator) * 2.0 - 1
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.stack([cos, -sin * mirror], 1), torch.stack([sin, cos * mirror], 1)], 1)
 
 
 class FlatFeatures(nn.Module):
@@ -186,7 +203,7 @@ class FlatFeatures(nn.Module):
         self.mean.copy_(observations.mean(0))
         self.deviation.copy_(observations.std(0).clamp(min=1e-4))
 
-    def forward(self, observations: Tensor, goal: Tensor) -> Tensor:
+    def forward(self, observations: Tensor, goal: Tensor, frame: None) -> Tensor:
         return torch.cat([((observations - self.mean) / self.deviation).clamp(-10, 10), goal], 1)
 
 
@@ -252,12 +269,6 @@ class Network(nn.Module):
         self.action_head = ActionHead(hidden, embodiment.action_limit, action_bins)
         self.steps_to_go_head = nn.Linear(hidden, bins)
 
-    def hidden(self, observations: Tensor, goal: Tensor) -> Tensor:
+    def hidden(self, observations: Tensor, goal: Tensor, frame: Tensor | None = None) -> Tensor:
         """[n, D], [n, goal size] -> [n, hidden]"""
-        return self.trunk(self.features(observations, goal))
-
-    def action_log_probability(self, observations: Tensor, goal: Tensor, tokens: Tensor) -> Tensor:
-        return self.action_head.log_probability(self.hidden(observations, goal), tokens)
-
-    def steps_to_go_logits(self, observations: Tensor, goal: Tensor) -> Tensor:
-        return self.steps_to_go_head(self.hidden(observations, goal))
+        return self.trunk(self.features(observations, goal, frame))

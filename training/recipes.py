@@ -136,6 +136,9 @@ class SFTRecipe(Recipe):
     consecutive: int = setting(2, "Detector frames", "Frames in a row with d <= s that count as success.", 1, 100)
     evaluation_episodes: int = setting(200, "Evaluation episodes", "Simulated attempts at the end; 0 = none.", 0, 100_000)
     evaluation_seed: int = setting(1_000_000, "Evaluation seed", "Start states of the evaluation.", 0, 2**31 - 1)
+    evaluation_steps: int = setting(
+        0, "Evaluation limit", "Steps within which an evaluation must succeed; 0 = the task's time limit.", 0, 100_000
+    )
     threads: int = setting(1, "Threads", "CPU threads of torch; more is often slower on a busy machine.", 1, 256)
 
     KIND: ClassVar[str] = "sft"
@@ -161,6 +164,9 @@ class ImproveRecipe(Recipe):
     evaluate_every: int = setting(4, "Evaluate every", "Rounds between two evaluations.", 1, 100_000)
     evaluation_episodes: int = setting(200, "Evaluation episodes", "Simulated attempts; 0 = no success curve.", 0, 100_000)
     evaluation_seed: int = setting(1_000_000, "Evaluation seed", "Start states of the evaluation.", 0, 2**31 - 1)
+    evaluation_steps: int = setting(
+        0, "Evaluation limit", "Steps within which an evaluation must succeed; 0 = the task's time limit.", 0, 100_000
+    )
     tasks: str = setting("", "Evaluated tasks", "Task families, with commas; empty = those of the demonstrations.")
     threads: int = setting(1, "Threads", "CPU threads of torch; more is often slower on a busy machine.", 1, 256)
 

@@ -107,7 +107,9 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
         finished = progress["episodes"] >= recipe.max_episodes or version >= recipe.max_rounds
         due = finished or version % recipe.evaluate_every == 0
         if recipe.evaluation_episodes and due and version not in evaluations:
-            result = evaluate(policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed)
+            result = evaluate(
+                policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, limit_steps=recipe.evaluation_steps
+            )
             evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
             run.log("evaluation", version=version, sampled=True, **evaluations[version])
             # More practice past the peak lowers success, so the best one so far is marked for whoever wants to go back.
@@ -136,7 +138,8 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
             returns = torch.from_numpy(deviation.divide(steps.returns)).float()
             for _ in range(recipe.epochs):
                 for rows in torch.randperm(len(returns), generator=generator).split(recipe.batch):
-                    log_probability = network.action_log_probability(observations[rows], goals[rows], tokens[rows])
+                    hidden = network.hidden(observations[rows], goals[rows])
+                    log_probability = network.action_head.log_probability(hidden, tokens[rows])
                     loss = steps_to_go.reinforce_loss(log_probability, returns[rows], recipe.scale)
                     optimiser.zero_grad()
                     loss.backward()

@@ -21,7 +21,7 @@ from training import steps_to_go
 from training.checkpoints import Description, Loaded, Policy, RewardModel, load_state, save_checkpoint, save_state
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
 from training.evaluation import evaluate
-from training.networks import UNKNOWN, Grounding, Network, Vocabulary
+from training.networks import UNKNOWN, Grounding, Network, Vocabulary, random_frames
 from training.recipes import SFTRecipe
 from training.run_dir import Countdown, RunDir, sha256_of
 
@@ -79,19 +79,25 @@ def sft(run: RunDir) -> dict:
         goals = network.words(words)  # [I, goal size]; fixed from here on if grounded
 
     # --- training: -log p(a_t | o_t, g) on one half of a batch, -log p(t' - t | o_t, g) on the other
-    tokens = network.action_head.tokens(demonstrations.actions)  # [F, A]
     bins = steps_to_go.bin_of_steps(demonstrations.steps_to_go, recipe.bins, recipe.bin_width)  # [F]
 
-    def goal_of(frames: Tensor) -> Tensor:
+    def hidden_and_frame(frames: Tensor, turned: bool) -> tuple[Tensor, Tensor | None]:
         rows = demonstrations.instruction[frames]
-        return goals[rows] if grounded else network.words(words[rows])
+        goal = goals[rows] if grounded else network.words(words[rows])
+        # A table looks alike from every side, so that one demonstration stands for all its turned and mirrored copies.
+        frame = random_frames(len(frames), generator) if grounded and turned else None
+        return network.hidden(demonstrations.observations[frames], goal, frame), frame
 
-    def cloning_loss(frames: Tensor) -> Tensor:
-        return -network.action_log_probability(demonstrations.observations[frames], goal_of(frames), tokens[frames]).mean()
+    def cloning_loss(frames: Tensor, turned: bool = False) -> Tensor:
+        hidden, frame = hidden_and_frame(frames, turned)
+        actions = demonstrations.actions[frames]
+        if frame is not None:
+            actions = (frame @ actions[..., None])[..., 0]
+        return -network.action_head.log_probability(hidden, network.action_head.tokens(actions)).mean()
 
-    def steps_to_go_loss(frames: Tensor) -> Tensor:
-        logits = network.steps_to_go_logits(demonstrations.observations[frames], goal_of(frames))
-        return F.cross_entropy(logits, bins[frames])
+    def steps_to_go_loss(frames: Tensor, turned: bool = False) -> Tensor:
+        hidden, _ = hidden_and_frame(frames, turned)
+        return F.cross_entropy(network.steps_to_go_head(hidden), bins[frames])
 
     frames, checked = demonstrations.frames_of(training), demonstrations.frames_of(validation)
     imitable, checked_imitable = frames[demonstrations.imitable[frames]], checked[demonstrations.imitable[checked]]
@@ -101,8 +107,8 @@ def sft(run: RunDir) -> dict:
         run.wait_while_paused()
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * warm_up_and_anneal(step, recipe.steps)
-        bc = cloning_loss(draw(imitable, half, generator))
-        stg = steps_to_go_loss(draw(frames, recipe.batch - half, generator))
+        bc = cloning_loss(draw(imitable, half, generator), turned=True)
+        stg = steps_to_go_loss(draw(frames, recipe.batch - half, generator), turned=True)
         optimiser.zero_grad()
         (bc + stg).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -163,7 +169,12 @@ def sft(run: RunDir) -> dict:
     if recipe.evaluation_episodes:
         countdown = Countdown(run, "evaluation", recipe.evaluation_episodes)
         result = evaluate(
-            policy, demonstrations.tasks, recipe.evaluation_episodes, recipe.evaluation_seed, on_progress=countdown.tell
+            policy,
+            demonstrations.tasks,
+            recipe.evaluation_episodes,
+            recipe.evaluation_seed,
+            limit_steps=recipe.evaluation_steps,
+            on_progress=countdown.tell,
         )
         run.log("evaluation", version=0, practice_episodes=0, sampled=True, **result.to_json())
         summary["success"] = result.rate

@@ -19,6 +19,7 @@ from robots.station import Station
 from robots.tasks import get_task
 from tests.robots.fake_server import FakeServer, until
 from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy
+from training import practice
 from training.checkpoints import Description, save_checkpoint
 from training.networks import Network, Vocabulary
 from training.practice import HostError, StationHost, read_tokens, step_together
@@ -103,7 +104,8 @@ def write_tokens(path, count):
 
 
 @pytest.fixture
-def host(server, tokens, tmp_path):
+def host(server, tokens, tmp_path, monkeypatch):
+    monkeypatch.setattr(practice, "TOKENS_LOOKED_AT_EVERY_S", 0.1)
     host = StationHost(server.url, tokens, tmp_path / "stations", make_world=lambda name, seed: FakeWorld(seed))
     thread = threading.Thread(target=host.run)
     thread.start()
@@ -290,7 +292,7 @@ def test_a_station_added_to_the_tokens_file_joins_and_a_removed_one_leaves(serve
     write_tokens(tokens, 4)
     until(lambda: len(server.sockets) == 4)
     tokens.write_text("{broken")
-    time.sleep(1.2)
+    time.sleep(0.3)
     assert len(host.members) == 4, "a file that cannot be read changes nothing"
     write_tokens(tokens, 2)
     until(lambda: len(server.sockets) == 2 and len(host.members) == 2)
@@ -323,7 +325,7 @@ def test_sigterm_ends_the_host_cleanly_with_episodes_on_disk(server, tmp_path):
     """The real command with the real world; the server takes no upload, so what was practised must lie in the spool."""
     tokens = write_tokens(tmp_path / "tokens.json", 2)
     server.answers = [(503, "busy")] * 10_000
-    server.settings["speed"] = 1
+    server.settings["speed"] = 4
     server.on_welcome = [
         ASSIGNMENT | {"task": {"name": "block2block", "time_limit_steps": 1000}},
         policy_message(server, tmp_path),
