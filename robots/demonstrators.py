@@ -43,14 +43,14 @@ class Habits:
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Habits":
         return cls(
-            speed=rng.uniform(0.014, 0.027),
-            pushing_speed=rng.uniform(0.010, 0.020),
+            speed=rng.uniform(0.012, 0.024),
+            pushing_speed=rng.uniform(0.009, 0.017),
             standoff=rng.uniform(0.040, 0.055),
             clearance=rng.uniform(0.050, 0.065),
-            aim_error=rng.normal(0, 0.15),
-            tremble=rng.uniform(0.002, 0.006),
+            aim_error=rng.normal(0, 0.22),
+            tremble=rng.uniform(0.003, 0.008),
             pause_chance=rng.uniform(0.0, 0.03),
-            lapse_chance=rng.uniform(0.0, 0.04),
+            lapse_chance=rng.uniform(0.0, 0.05),
         )
 
 

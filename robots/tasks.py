@@ -20,6 +20,9 @@ PLACE_RADIUS = 0.05  # metres between a block's centre and a place's centre
 # A new instruction must ask for at least this much more way than success tolerates, or an idle policy would "succeed".
 MARGIN = 0.03
 
+# 12 s. The demonstrators' slow ways just about fit: a clone of them often runs out of time, and practice has room.
+TIME_LIMIT_STEPS = 60
+
 PLACES = {
     "left": (-0.2, 0.0),
     "top left": (-0.2, 0.11),
@@ -219,7 +222,7 @@ TASKS: dict[str, TaskFamily] = {
             "Block2Block",
             "language_table",
             "language_table",
-            100,
+            TIME_LIMIT_STEPS,
             "Push one block until it touches another, as the words say.",
         ),
         TaskFamily(
@@ -227,7 +230,7 @@ TASKS: dict[str, TaskFamily] = {
             "Block to place",
             "language_table",
             "language_table",
-            100,
+            TIME_LIMIT_STEPS,
             "Push a block to one of nine places of the table, as the words say.",
         ),
     )

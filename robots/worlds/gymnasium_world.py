@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 
 from robots.embodiments import BLOCKS, LANGUAGE_TABLE, THIRD_PARTY_WORLDS, WorldDescription
-from robots.tasks import Instruction, block_positions, distance_left, get_task
+from robots.tasks import TIME_LIMIT_STEPS, Instruction, block_positions, distance_left, get_task
 from robots.worlds import WorldError, checked
 from robots.worlds.language_table import LanguageTable
 from robots.worlds.rendering import circle, draw_top_view, forget, render, renderer_name
@@ -180,4 +180,4 @@ class LanguageTableEnv(gymnasium.Env):
         return None
 
 
-gymnasium.register("FleetUI/LanguageTable-v0", entry_point=LanguageTableEnv, max_episode_steps=100)
+gymnasium.register("FleetUI/LanguageTable-v0", entry_point=LanguageTableEnv, max_episode_steps=TIME_LIMIT_STEPS)

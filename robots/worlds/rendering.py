@@ -129,7 +129,7 @@ class _Scene:
 
 
 def draw_top_view(polygons, bounds: tuple[float, float, float, float], width: int, height: int) -> np.ndarray:
-    """Draw (points [K, 2] in metres, RGB colour) from above, the first lowest. bounds = x0, y0, x1, y1 that must fit."""
+    """Draws (points [K, 2] in metres, colour) from above, the first lowest. bounds = x0, y0, x1, y1 that must fit."""
     x0, y0, x1, y1 = bounds
     scale = min(width / (x1 - x0), height / (y1 - y0))
     picture = Image.new("RGB", (width, height), (46, 50, 56))

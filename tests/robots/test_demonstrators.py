@@ -27,7 +27,7 @@ def test_the_demonstrator_succeeds_above_90_percent_though_not_by_the_shortest_w
     succeeded = [episode for episode in attempts if episode.true_success]
     assert len(succeeded) / len(attempts) > 0.9
     steps = np.array([episode.steps for episode in succeeded])
-    assert np.mean(steps < 100) > 0.9  # the horizon of steps-to-go
+    assert np.mean(steps < 100) > 0.8  # the horizon of steps-to-go
     assert 30 < np.median(steps) < 70
 
 
