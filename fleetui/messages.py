@@ -8,6 +8,7 @@ each, `station.ID`; what they are told is repeated until they answer, because a 
 import asyncio
 import threading
 from dataclasses import asdict, dataclass
+from functools import cache
 
 import redis.asyncio
 from channels.layers import get_channel_layer
@@ -67,10 +68,11 @@ def tell_station_on_commit(group: str, *messages: dict) -> None:
 
 
 async def _publish(topic, data):
-    number = await _counter().incr(number_key(topic))
-    await get_channel_layer().group_send(
-        group_of(topic), {"type": "live.event", "topic": topic, "number": number, "data": data}
-    )
+    async with _in_order():  # a number sent after the next one would look like a gap
+        number = await _connection().incr(number_key(topic))
+        await get_channel_layer().group_send(
+            group_of(topic), {"type": "live.event", "topic": topic, "number": number, "data": data}
+        )
 
 
 async def _tell(group, messages):
@@ -82,14 +84,16 @@ async def _tell(group, messages):
 # One loop in a thread of its own keeps the connection, and keeps the messages of this process in order.
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
-_client = None
 
 
-def _counter():
-    global _client
-    if _client is None:
-        _client = redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=5)
-    return _client
+@cache
+def _connection():
+    return redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=5)
+
+
+@cache
+def _in_order():
+    return asyncio.Lock()
 
 
 def _run(coroutine):
