@@ -30,12 +30,12 @@ function render() {
   setText(field("version"), isNumber(data.version) ? `v${data.version}` : "–");
   setText(field("episodes"), count(data.episodes));
   setText(field("threshold"), isNumber(data.threshold) ? `done at d ≤ ${number(data.threshold, 1)}` : "");
-  setText(field("task"), data.task?.name ?? data.task ?? "none");
+  setText(field("task"), data.task || "none");
   setText(field("seen"), data.connected ? "connected" : data.last_seen ? `last seen ${ago(new Date(data.last_seen))}` : "never seen yet");
 
   const needs = $("#needs");
   const advice = { needs_person: "Put every block back on the table and shuffle them, then press Reset done.",
-    stopped: "Check that the workspace is clear, then press Clear stop.",
+    stopped: "Check that the workspace is clear, then press Clear stop. It stays paused until you press Resume.",
     offline: "Its process is not connected. A simulated station comes back with the station host; a real one with its own command." }[state];
   needs.hidden = !advice;
   needs.dataset.state = state;
@@ -49,10 +49,10 @@ function render() {
   if (mayAct) {
     const can = (name, yes) => { const button = $(`[data-command="${name}"]`); if (button) button.disabled = !yes; };
     const reachable = state !== "offline" && "offline" in document.body.dataset === false;
-    can("reset", reachable && state !== "stopped");
+    can("reset", reachable && state !== "stopped" && !overridden);
     can("override", reachable && !overridden && state !== "stopped");
     can("hand_back", reachable && overridden);
-    can("end_episode", reachable && ["practising", "evaluating", "overridden"].includes(state));
+    can("end_episode", reachable && ["practising", "evaluating"].includes(state));
     $("#clear-stop").hidden = !(state === "stopped" || data.stop_latched);
     $("#stop").hidden = state === "stopped" || Boolean(data.stop_latched);
     // One primary act at a time: the one that this state asks for.
@@ -62,6 +62,7 @@ function render() {
     pause.dataset.command = state === "paused" ? "resume" : "pause";
     setText(pause.querySelector("span"), state === "paused" ? "Resume" : "Pause");
     pause.disabled = !reachable || state === "stopped";
+    pause.classList.toggle("primary", state === "paused");
     for (const button of document.querySelectorAll("[data-speed]")) button.setAttribute("aria-pressed", String(Number(button.dataset.speed) === data.speed));
   }
 }
@@ -86,7 +87,7 @@ function addRecent(recent) {
 
 async function readRecent() {
   const answer = await fetch(`/api/labs/${lab}/episodes?station=${slug}&limit=8`).catch(() => null);
-  if (answer?.ok) { addRecent(await answer.json()); }
+  if (answer?.ok) addRecent(await answer.json());
 }
 
 live.subscribe(`station:${lab}/${slug}`, { subscribe: "station", lab, station: slug }, (type, change) => {
@@ -112,7 +113,7 @@ document.addEventListener("click", async (event) => {
   if (!button) return;
   const name = button.dataset.command;
   if (name === "speed") { if (await commandStation(slug, "speed", { value: Number(button.dataset.speed) })) { data.speed = Number(button.dataset.speed); render(); } return; }
-  if (await commandStation(slug, name) && name === "reset") toast(`${data.name}: reset noted, practice goes on.`);
+  if (await commandStation(slug, name) && name === "reset") toast(`${data.name}: the reset is noted.`);
 });
 
 // ---- driving

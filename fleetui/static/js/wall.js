@@ -30,7 +30,7 @@ function make(slug) {
 
 // What to do and which button does it, by state.
 function advice(data) {
-  if (data.state === "stopped" || data.stop_latched) return ["Check that the workspace is clear, then press Clear stop.", "clear_stop", "Clear stop"];
+  if (data.state === "stopped" || data.stop_latched) return ["Check that the workspace is clear, then press Clear stop. It stays paused until it is resumed.", "clear_stop", "Clear stop"];
   if (data.state === "needs_person") return ["Put every block back on the table and shuffle them, then press Reset done.", "reset", "Reset done"];
   if (data.state === "overridden") return ["Open the station to drive it, or hand it back to the policy.", "hand_back", "Hand back"];
   return ["Open the station to see what it needs.", null, null];
@@ -43,7 +43,7 @@ function render(card) {
   element.dataset.state = state;
   setState(element.querySelector(".state"), state);
   setText(field("name"), data.name ?? element.dataset.station);
-  setText(field("instruction"), data.instruction || (state === "idle" ? "No task: assign one to start practice" : "–"));
+  setText(field("instruction"), data.instruction || (state === "idle" ? "No task yet" : "–"));
   field("instruction").title = data.instruction ?? "";
   const progress = Math.max(0, Math.min(1, data.progress ?? 0));
   field("progress").style.width = `${100 * progress}%`;

@@ -1,0 +1,270 @@
+"""The whole loop as people see it, in a real browser against a fleet that the product's own command started.
+
+The tests stand in the order of the story (a dataset is there, a policy is trained, stations practise, an episode is replayed),
+since each needs what those before it made. Every test leaves a picture in tests/screenshots/.
+"""
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+LAB = "/labs/main"
+WAIT_MS = 20_000
+
+
+@pytest.fixture(scope="module")
+def story():
+    """What one test leaves for the next: addresses of pages."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def pages(running_fleet, browser):
+    """A logged-in page a role, each in a context of its own; a script error on any of them fails the test that asks."""
+    opened = {}
+
+    def page_of(role):
+        if role not in opened:
+            page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=running_fleet.url).new_page()
+            page.set_default_timeout(WAIT_MS)
+            page.script_errors = []
+            page.on("pageerror", lambda error: page.script_errors.append(str(error)))
+            log_in(page, running_fleet.logins[role])
+            opened[role] = page
+        return opened[role]
+
+    yield page_of
+    for page in opened.values():
+        assert page.script_errors == []
+        page.context.close()
+
+
+def log_in(page, login):
+    page.goto("/login")
+    page.get_by_label("User name").fill(login["username"])
+    page.get_by_label("Password").fill(login["password"])
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"**{LAB}/")
+
+
+def pixels(page):
+    """A fingerprint of what the feed shows; JPEGs of a still scene are the same bytes, so a change is a change of the picture."""
+    return page.evaluate("() => document.querySelector('#feed canvas').toDataURL()")
+
+
+def frames(page, selector="#feed"):
+    return int(page.get_attribute(selector, "data-frames") or 0)
+
+
+def wait_until(check, seconds, said):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if check():
+            return
+        time.sleep(0.2)
+    raise AssertionError(said() if callable(said) else said)
+
+
+def fill_recipe(page, **values):
+    page.locator("details.panel > summary").click()
+    for name, value in values.items():
+        page.locator(f"#id_{name}").fill(str(value))
+
+
+def test_log_in_shows_the_wall_and_the_first_steps(running_fleet, browser, screenshots):
+    context = browser.new_context(base_url=running_fleet.url, viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.goto(f"{LAB}/")
+    assert "/login" in page.url
+    page.get_by_label("User name").fill("supervisor")
+    page.get_by_label("Password").fill("wrong")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("alert")).to_contain_text("correct username and password")
+    log_in(page, running_fleet.logins["supervisor"])
+    expect(page).to_have_title(re.compile("Wall"))
+    expect(page.locator("ol.steps li")).to_have_count(3)
+    expect(page.locator("article.card")).to_have_count(2)
+    expect(page.locator("article.card .feed.has-frame")).to_have_count(2, timeout=WAIT_MS)
+    page.screenshot(path=screenshots / "wall_at_first.png")
+    context.close()
+
+
+def test_another_lab_is_not_found(pages, screenshots):
+    page = pages("researcher")
+    assert page.goto("/labs/other/").status == 404
+    expect(page.locator("main")).to_contain_text("no lab 'other'")
+    page.screenshot(path=screenshots / "not_found.png")
+
+
+def test_reset_changes_the_picture(pages, screenshots):
+    page = pages("supervisor")
+    page.goto(f"{LAB}/stations/station-1")
+    expect(page.locator("#feed")).to_have_class(re.compile("has-frame"))
+    before = pixels(page)
+    page.get_by_role("button", name="Reset done").click()
+    expect(page.locator("#toasts")).to_contain_text("the reset is noted")
+    wait_until(lambda: pixels(page) != before, 15, "The table was scattered, but the picture is still the old one.")
+    page.screenshot(path=screenshots / "station_reset.png")
+
+
+def test_override_drives_the_arm_with_keys_and_mouse(pages, screenshots):
+    page = pages("supervisor")
+    page.goto(f"{LAB}/stations/station-1")
+    page.get_by_role("button", name="Override").click()
+    expect(page.locator("body")).to_have_attribute("data-station-state", "overridden")
+    still = pixels(page)
+    page.keyboard.down("ArrowRight")
+    wait_until(lambda: pixels(page) != still, 10, "The arm did not move under the arrow key.")
+    page.keyboard.up("ArrowRight")
+    time.sleep(1.2)  # it comes to rest: the dead-man holds it
+    still = pixels(page)
+    box = page.locator("#feed").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 - 90, box["y"] + box["height"] / 2 + 60, steps=4)
+    wait_until(lambda: pixels(page) != still, 10, "The arm did not move under the mouse.")
+    page.screenshot(path=screenshots / "station_override.png")
+    page.mouse.up()
+    page.get_by_role("button", name="Hand back").click()
+    expect(page.locator("body")).not_to_have_attribute("data-station-state", "overridden")
+
+
+def test_stop_is_at_once_and_a_viewer_of_the_wall_sees_it_first(pages, screenshots):
+    wall, station = pages("manager"), pages("supervisor")
+    wall.goto(f"{LAB}/")
+    station.goto(f"{LAB}/stations/station-2")
+    station.get_by_role("button", name="software stop").click()
+    card = wall.locator("#attention article.card[data-station=station-2]")
+    expect(card).to_contain_text("Stopped")
+    expect(card.get_by_role("button", name="Clear stop")).to_be_visible()
+    wall.screenshot(path=screenshots / "wall_attention.png")
+    wall.set_viewport_size({"width": 390, "height": 844})
+    assert wall.evaluate("document.documentElement.scrollWidth") <= 390
+    wall.screenshot(path=screenshots / "wall_attention_390.png")
+    wall.set_viewport_size({"width": 1440, "height": 900})
+    card.get_by_role("button", name="Clear stop").click()
+    expect(station.locator("body")).to_have_attribute("data-station-state", "paused")
+    station.get_by_role("button", name="Resume").click()
+    expect(station.locator("body")).to_have_attribute("data-station-state", "idle")
+
+
+def test_a_bad_recipe_says_what_to_write_instead(pages, screenshots):
+    page = pages("researcher")
+    page.goto(f"{LAB}/runs/new?kind=sft")
+    page.locator("#id_steps").fill("many")
+    page.locator("#id_batch").fill("1")
+    page.get_by_role("button", name="Launch").click()
+    expect(page.locator(".field.bad")).to_have_count(2)
+    expect(page.locator(".field.bad").first).to_contain_text("must be a whole number, not 'many'")
+    expect(page.locator("#id_steps")).to_have_value("many")
+    page.screenshot(path=screenshots / "launch_refused.png")
+
+
+def test_launch_sft_and_see_the_losses_grow(pages, story, screenshots):
+    page = pages("researcher")
+    page.goto(f"{LAB}/datasets/")
+    expect(page.locator("tbody")).to_contain_text("Ready", timeout=60_000)  # generated since the fleet's first start
+    page.goto(f"{LAB}/runs/new?kind=sft")
+    fill_recipe(page, name="first policy", steps=300, batch=128, validate_every=50, grounding_steps=60, hidden=64, evaluation_episodes=20)
+    page.get_by_role("button", name="Launch").click()
+    page.wait_for_url(re.compile(r"/runs/\d+$"))
+    story["sft"] = page.url
+    points = lambda: int(page.get_attribute("#losses", "data-points") or 0)  # noqa: E731
+    state = page.locator("h1 + [data-f=state]")
+    wait_until(lambda: points() > 0, 60, lambda: f"No loss appeared; the run says: {page.inner_text('main')}")
+    first = points()
+    wait_until(lambda: points() > first, 60, "The curve of losses did not grow.")
+    expect(state).to_contain_text("Completed", timeout=60_000)
+    expect(page.locator("#result-panel")).to_contain_text("of 20 evaluation episodes")
+    page.screenshot(path=screenshots / "run_sft.png", full_page=True)
+
+
+def test_launch_improve_and_see_the_success_curve_grow(pages, story, screenshots):
+    page, supervisor = pages("researcher"), pages("supervisor")
+    page.goto(f"{LAB}/runs/new?kind=improve")
+    fill_recipe(
+        page, name="first practice", max_episodes=60, updates_per_round=2, batch=32, epochs=1, evaluate_every=1, evaluation_episodes=20
+    )
+    page.get_by_role("button", name="Launch").click()
+    page.wait_for_url(re.compile(r"/runs/\d+$"))
+    story["improve"] = page.url
+    for station in ("station-1", "station-2"):
+        supervisor.goto(f"{LAB}/stations/{station}")
+        supervisor.get_by_role("button", name="max", exact=True).click()
+        expect(supervisor.get_by_role("button", name="max", exact=True)).to_have_attribute("aria-pressed", "true")
+    points = lambda: int(page.get_attribute("#success", "data-points") or 0)  # noqa: E731
+    wait_until(lambda: points() > 0, 60, lambda: f"No evaluation appeared; the run says: {page.inner_text('main')}")
+    first = points()
+    wait_until(lambda: points() > first, 90, lambda: f"The success curve did not grow; the run says: {page.inner_text('main')}")
+    page.screenshot(path=screenshots / "run_improve.png", full_page=True)
+
+
+def test_the_wall_shows_practice_moving(pages, screenshots):
+    page = pages("supervisor")
+    page.goto(f"{LAB}/")
+    feed = "article.card[data-station=station-1] .feed"
+    wait_until(lambda: frames(page, feed) > 0, 15, "No frame reached the wall.")
+    shot = lambda: page.evaluate("selector => document.querySelector(selector).toDataURL()", f"{feed} canvas")  # noqa: E731
+    before, seen = shot(), frames(page, feed)
+    wait_until(lambda: frames(page, feed) > seen + 3, 15, "Frames ceased.")
+    wait_until(lambda: shot() != before, 30, "Frames came, but the picture never changed.")
+    page.screenshot(path=screenshots / "wall_practice.png")
+
+
+def test_replay_an_episode(pages, screenshots):
+    page = pages("researcher")
+    page.goto(f"{LAB}/episodes/?purpose=practice")
+    page.locator("tbody a").first.wait_for(timeout=60_000)
+    page.screenshot(path=screenshots / "episodes.png")
+    page.locator("tbody a").first.click()
+    expect(page.locator("#feed")).to_have_attribute("data-step", "0", timeout=60_000)  # the pictures are rendered by a job
+    first = pixels(page)
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#where")).to_contain_text("step 1 of")
+    expect(page).to_have_url(re.compile(r"\?step=1$"))
+    page.keyboard.press("End")
+    last = page.get_attribute("body", "data-steps")
+    expect(page.locator("#feed")).to_have_attribute("data-step", last)
+    assert pixels(page) != first
+    page.keyboard.press("Home")
+    page.keyboard.press(" ")
+    expect(page.locator("#play")).to_have_attribute("aria-label", "Pause")
+    wait_until(lambda: int(page.input_value("#scrub")) >= min(3, int(last)), 10, "The replay does not play.")
+    page.keyboard.press(" ")
+    expect(page.locator("[data-f=actor]")).to_have_text("policy")
+    page.goto(f"{page.url.partition('?')[0]}?step=2")
+    expect(page.locator("#where")).to_contain_text("step 2 of")
+    page.screenshot(path=screenshots / "replay.png")
+
+
+def test_charts_are_drawn_inside_the_session(pages, story, browser, running_fleet, screenshots):
+    page = pages("researcher")
+    page.goto(f"{LAB}/charts/")
+    frame = page.frame_locator("iframe")
+    expect(frame.locator("#success .scatterlayer .trace").first).to_be_attached(timeout=30_000)
+    page.screenshot(path=screenshots / "charts.png")
+    stranger = browser.new_context(base_url=running_fleet.url)
+    assert stranger.request.post("/charts/app/_dash-update-component", data={}).status == 401
+    assert "/login" in stranger.request.get("/charts/app/?lab=main").url
+    stranger.close()
+
+
+def test_jump_palette_keys_and_theme(pages, screenshots):
+    page = pages("manager")
+    page.goto(f"{LAB}/")
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.locator("#theme").click()
+    theme = page.get_attribute("html", "data-theme")
+    page.reload()
+    assert page.get_attribute("html", "data-theme") == theme == "dark"
+    page.screenshot(path=screenshots / "wall_dark.png")
+    page.keyboard.press("Control+k")
+    page.locator("#palette input").fill("station 2")
+    expect(page.locator("#palette li").first).to_contain_text("Station 2")
+    page.screenshot(path=screenshots / "jump.png")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/stations/station-2")
