@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 FRAME_HEADER = struct.Struct(">IId")  # step, episode number, unix time of capture; a JPEG follows
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 5.0
+WELCOME_WITHIN_S = 10.0
 PING_EVERY_S, PING_LOST_S = 0.8, 10.0
 EPISODES_A_REQUEST = 64
 BYTES_A_REQUEST = 16 * 2**20
@@ -350,7 +351,6 @@ class Link:
         address = self.server.replace("http", "ws", 1) + "/ws/station"
         delay = FIRST_DELAY_S
         while not self._closing:
-            welcomed = False
             try:
                 async with connect(
                     address,
@@ -363,14 +363,11 @@ class Link:
                     proxy=None,
                 ) as socket:
                     await socket.send(json.dumps(self._hello))
-                    async for text in socket:
-                        self._heard = self.clock()
-                        if self._take(text) == "welcome":
-                            welcomed, delay, self._said = True, FIRST_DELAY_S, ""
-                            break
-                    if welcomed:
-                        self.connected = True
-                        await self._converse(socket)
+                    async with asyncio.timeout(WELCOME_WITHIN_S):
+                        while self._take(await socket.recv()) != "welcome":
+                            pass
+                    delay, self._said = FIRST_DELAY_S, ""
+                    await self._converse(socket)
             except InvalidStatus as error:
                 self._say(_rejection(error.response.status_code))
             except ConnectionClosed as error:
@@ -397,7 +394,6 @@ class Link:
 
     async def _read(self, socket: ClientConnection) -> None:
         async for text in socket:
-            self._heard = self.clock()
             self._take(text)
 
     async def _write(self, socket: ClientConnection) -> None:
@@ -427,14 +423,18 @@ class Link:
 
     def _take(self, text: str | bytes) -> str:
         """Hand a message to the station; its kind."""
+        self._heard = self.clock()
         try:
             message = json.loads(text)
             kind = message["type"]
         except (ValueError, KeyError, TypeError):
             log.warning("%s: the server sent something that is no message; it is ignored", self.name)
             return ""
-        if kind == "welcome" and isinstance(message.get("server_time"), (int, float)):
-            self._server_ahead_s = message["server_time"] - time.time()
+        if kind == "welcome":
+            # Before the station hears of it, and answers with telemetry; what it said to nobody is no news any more.
+            self.connected, self._telemetry = True, None
+            if isinstance(message.get("server_time"), (int, float)):
+                self._server_ahead_s = message["server_time"] - time.time()
         if kind == "command" and isinstance(message.get("sent_at"), (int, float)):
             # A command that waited somewhere on the way is as old as it is, whenever it arrived.
             message["age_s"] = max(0.0, time.time() + self._server_ahead_s - message["sent_at"])

@@ -159,6 +159,7 @@ class Station:
         self.period = 1.0 / self.embodiment.control_hz
         self.assignment: dict | None = None
         self.task: TaskFamily | None = None
+        self.run = None  # whose policies these are
         self.loaded: LoadedPolicy | None = None
         self.next_policy: LoadedPolicy | None = None
         self.hold_version: int | None = None  # wait for a policy newer than this one
@@ -174,6 +175,7 @@ class Station:
         self.steps_taken = 0
         self.scene = 0  # counts changes of what a camera sees
         self.step_due = 0.0
+        self._policy_outdated = False  # to be dropped at the episode boundary
         self._shown_at = -math.inf
         self._server_gone = False
         self.observation = np.asarray(world.reset(self.rng), np.float32)
@@ -200,11 +202,13 @@ class Station:
             self.settings.update(settings)
         except CommandRefused as error:
             log.warning("The server's settings were refused: %s", error)
-        # A station that was started anew must not forget what a person ordered; one that kept running never
-        # unlatches here.
-        self.control.paused = self.control.paused or bool(settings.get("paused"))
-        if settings.get("stop_latched") and not self.control.stop_latched:
+        # What people ordered while the link was down, or before this host was started.
+        if settings.get("stop_latched") is True and not self.control.stop_latched:
             self._stop()
+        elif settings.get("stop_latched") is False and self.control.stop_latched:
+            self._clear_stop()
+        if isinstance(settings.get("paused"), bool):
+            self._pause(settings["paused"])
         if self.loaded:
             self.emit({"type": "policy_loaded", "checkpoint": self.loaded.checkpoint})
         self.emit(self.telemetry())
@@ -214,6 +218,9 @@ class Station:
         self.assignment, self.task = (message if message.get("assignment") is not None and task else None), None
         if self.assignment is None:
             return
+        if self.run != message.get("run"):
+            # Another run: its versions begin anew, and it must get no episode that the last run's policy acted.
+            self.run, self.next_policy, self.hold_version, self._policy_outdated = message.get("run"), None, None, True
         try:
             self.task = get_task(task.get("name", ""))
         except ValueError as error:
@@ -245,13 +252,11 @@ class Station:
 
     def offer_policy(self, loaded: LoadedPolicy) -> None:
         """Taken at the next episode boundary; at once where no episode is under way."""
-        if self.loaded is not None and loaded.checkpoint == self.loaded.checkpoint:
+        if self.loaded is not None and loaded.checkpoint == self.loaded.checkpoint and not self._policy_outdated:
             self.next_policy = None  # sent again, after a reconnection: a hold on it stays
             self.emit({"type": "policy_loaded", "checkpoint": loaded.checkpoint})
             return
         self.next_policy, self.waiting_reason = loaded, ""
-        if self.hold_version is not None and (self.loaded is None or loaded.version <= self.loaded.version):
-            self.hold_version = None  # another run's policies begin: the old hold spoke of other versions
         self._rest()
 
     def policy_failed(self, reason: str) -> None:
@@ -293,15 +298,11 @@ class Station:
             case "stop":
                 self._stop()
             case "clear_stop":
-                self.control.stop_latched = False
-                self.control.paused = True
-                self._become("paused", STOP_CLEARED)
+                self._clear_stop()
             case "pause":
-                self._end_override("operator")
-                self._cut("operator")
-                self.control.paused = True
+                self._pause(True)
             case "resume":
-                self.control.paused = False
+                self._pause(False)
             case "reset":
                 self._cut("operator")
                 self._reset()
@@ -325,8 +326,19 @@ class Station:
         self.control.stop_latched = True
         self._become("stopped", "stopped by a person")
 
+    def _clear_stop(self) -> None:
+        self.control.stop_latched = False
+        self.control.paused = True
+        self._become("paused", STOP_CLEARED)
+
+    def _pause(self, paused: bool) -> None:
+        if paused and not self.control.paused:
+            self._end_override("operator")
+            self._cut("operator")
+        self.control.paused = paused
+
     def _override(self) -> None:
-        """The autonomous attempt ends here and keeps the policy's steps; the person's go into an episode of their own."""
+        """The attempt ends here and keeps the policy's steps; the person's go into an episode of their own."""
         attempt = self.recording
         self._cut("override")
         if attempt is not None:
@@ -382,7 +394,7 @@ class Station:
         self._check_table()
 
     def _check_table(self) -> None:
-        """The two duties of a person in reset-free practice: put back what fell, and mix what was not mixed for long."""
+        """A person's two duties in reset-free practice: put back what fell, and mix what was not mixed for long."""
         if self.need:
             return
         if reason := self.world.needs_reset():
@@ -426,6 +438,8 @@ class Station:
             self._become("evaluating" if evaluating else "practising", "")
 
     def _take_next_policy(self) -> None:
+        if self._policy_outdated:
+            self.loaded, self._policy_outdated = None, False
         if self.next_policy is not None:
             self.loaded, self.next_policy = self.next_policy, None
             self.emit({"type": "policy_loaded", "checkpoint": self.loaded.checkpoint})
@@ -541,12 +555,8 @@ class Station:
         log.warning("Fault: %s", reason)
         self.dead_man.release()
         self._cut("fault")
-        if self.control.state == "overridden":
-            self._become("paused", reason)
-            self.control.paused = True
-        else:
-            self._ask(reason)
-            self._rest()
+        self._ask(reason)
+        self._rest()
 
     def close(self) -> None:
         """The host ends: what is under way is kept, as a stop would keep it."""
@@ -569,7 +579,7 @@ class Station:
             "state": self.control.state,
             "reason": self.control.reason,
             "instruction": self.instruction.text if self.instruction else "",
-            "step": recording.steps if recording else 0,
+            "step": max(0, len(recording.d) - 1) if recording else 0,  # the one that d speaks of
             "limit": recording.limit if recording else 0,
             "d": _rounded(d),
             "d_start": _rounded(d_start),

@@ -99,10 +99,10 @@ def test_a_broken_connection_is_made_again_and_nothing_that_must_arrive_is_lost(
     until(lambda: server.connections == 2)
     until(lambda: len(server.of("command_done")) == 20)
     assert [message["id"] for message in server.of("command_done")] == [str(number) for number in range(20)]
+    until(lambda: link.connected)
+    link.send({"type": "telemetry", "state": "idle", "number": 20})
     until(lambda: server.of("telemetry"))
-    assert [message["number"] for message in server.of("telemetry")] == [19], (
-        "of the states passed meanwhile only the last"
-    )
+    assert [message["number"] for message in server.of("telemetry")] == [20], "states of the past are no news"
 
 
 def test_silence_is_noticed_though_the_connection_stands(server, connect, monkeypatch):

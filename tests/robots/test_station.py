@@ -216,7 +216,30 @@ def test_the_answer_to_an_old_upload_does_not_hold_a_station_that_has_the_next_p
 def test_a_new_run_counts_its_versions_anew():
     bench = Bench().practise(loaded_policy(9))
     bench.station.receive({"type": "hold", "version": 9})
+    bench.station.offer_policy(loaded_policy(10))
+    bench.station.receive({"type": "hold", "version": 10})
+    bench.station.receive({**ASSIGNMENT, "assignment": 2, "run": 2})
+    assert bench.state == "waiting", "the last run's policy acts no episode of the next"
     bench.station.offer_policy(loaded_policy(0, checkpoint="of-another-run"))
+    assert bench.state == "practising"
+
+
+def test_another_run_lets_the_episode_under_way_end_with_its_policy():
+    bench = Bench().practise(loaded_policy(9))
+    bench.tick()
+    bench.station.receive({**ASSIGNMENT, "assignment": 2, "run": 2})
+    bench.until_episodes(1)
+    assert bench.episodes[0].policy == "policy-9" and bench.episodes[0].steps == 9 and bench.state == "waiting"
+
+
+def test_a_hold_that_overtakes_its_policy_holds_it_all_the_same():
+    """The policy comes late, since its file is fetched first."""
+    bench = Bench()
+    bench.station.receive(ASSIGNMENT)
+    bench.station.receive({"type": "hold", "version": 3})
+    bench.station.offer_policy(loaded_policy(3))
+    assert bench.state == "waiting"
+    bench.station.offer_policy(loaded_policy(4))
     assert bench.state == "practising"
 
 
@@ -328,7 +351,7 @@ def test_a_stop_is_latched_until_it_is_cleared_and_then_waits_for_resume():
         assert not bench.command(name)["ok"]
     bench.station.receive(ASSIGNMENT)
     bench.station.offer_policy(loaded_policy(2))
-    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False}})
+    bench.station.receive({"type": "welcome", "settings": {"speed": 0}})
     bench.command("reset")
     assert bench.state == "stopped" and not any(bench.tick() for _ in range(10))
     assert bench.command("clear_stop")["ok"]
@@ -340,6 +363,18 @@ def test_a_stop_is_latched_until_it_is_cleared_and_then_waits_for_resume():
 def test_a_host_that_starts_anew_is_reminded_of_a_stop_and_a_pause():
     assert Bench(stop_latched=True).practise().state == "stopped"
     assert Bench(paused=True).practise().state == "paused"
+
+
+def test_what_people_ordered_while_the_link_was_down_is_done_at_the_welcome():
+    bench = Bench().practise()
+    bench.command("stop")
+    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "paused": True}})
+    assert bench.state == "paused"
+    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "paused": False}})
+    assert bench.state == "practising"
+    bench.tick()
+    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "paused": True}})
+    assert bench.state == "paused" and bench.episodes[-1].ending == "operator"
 
 
 def test_pause_ends_the_episode_and_resume_draws_a_new_instruction():
