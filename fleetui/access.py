@@ -1,7 +1,8 @@
 """Who may do what: the only door to objects. Pages, API and sockets fetch through here and never by Model.objects.
 
-Another lab's object is not found, whoever asks; a missing role is denied with a sentence that names the role. The refusals
-below are the one hierarchy of errors that a user can cause: pages show the sentence, the API answers with `status`.
+Another lab's object is not found, whoever asks; a missing role is denied with a sentence that names the role. The
+refusals below are the one hierarchy of errors that a user can cause: pages show the sentence, the API answers with
+`status`.
 """
 
 from django.apps import apps
@@ -83,7 +84,10 @@ def get_labs(user):
 def get_lab(user, slug: str, action: str = "see"):
     """The lab, if the user is a member whose role allows the action. Carries the role as `lab.role`, for templates."""
     membership = (
-        apps.get_model("fleet", "Membership").objects.filter(user_id=user.pk, lab__slug=slug).select_related("lab").first()
+        apps.get_model("fleet", "Membership")
+        .objects.filter(user_id=user.pk, lab__slug=slug)
+        .select_related("lab")
+        .first()
     )
     if membership is None:
         raise NotFound(f"There is no lab {slug!r} that you are a member of.")
@@ -125,7 +129,9 @@ def get_run(user, lab_slug: str, run_id: int, action: str = "see"):
 
 
 def get_station_by_token(token: str):
-    """The station whose secret this is, or None. Only the hash is stored, and the comparison is an index look-up of it."""
+    """The station whose secret this is, or None. Only the hash is stored, and the comparison is an index look-up of
+    it.
+    """
     station = apps.get_model("fleet", "Station")
     return station.objects.select_related("lab").filter(token_hash=station.hash_token(token)).first() if token else None
 
@@ -133,7 +139,9 @@ def get_station_by_token(token: str):
 def get_checkpoint_for_station(station, checkpoint_uuid):
     """A checkpoint of a run of the station's own lab."""
     checkpoint = (
-        apps.get_model("learning", "Checkpoint").objects.filter(uuid=checkpoint_uuid, run__lab_id=station.lab_id).first()
+        apps.get_model("learning", "Checkpoint")
+        .objects.filter(uuid=checkpoint_uuid, run__lab_id=station.lab_id)
+        .first()
     )
     if checkpoint is None:
         raise NotFound(f"There is no checkpoint {checkpoint_uuid} in this station's lab.")

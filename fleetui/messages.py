@@ -1,8 +1,9 @@
-"""The live messages: what pages hear when something was written, and what stations are told. Sent on commit, never before.
+"""The live messages: what pages hear when something was written, and what stations are told. Sent on commit, never
+before.
 
-A topic is what a browser subscribes to: `wall:LAB`, `station:LAB/SLUG`, `run:LAB/ID`. Each event of a topic carries a number
-that Valkey counts, so that a consumer which missed one sees the gap and starts anew from a snapshot. Stations have a group
-each, `station.ID`; what they are told is repeated until they answer, because a channel layer may drop.
+A topic is what a browser subscribes to: `wall:LAB`, `station:LAB/SLUG`, `run:LAB/ID`. Each event of a topic carries a
+number that Valkey counts, so that a consumer which missed one sees the gap and starts anew from a snapshot. Stations
+have a group each, `station.ID`; what they are told is repeated until they answer, because a channel layer may drop.
 """
 
 import asyncio
@@ -80,7 +81,8 @@ async def _tell(group, messages):
         await get_channel_layer().group_send(group, {"type": "tell.station", "message": message})
 
 
-# Sending from sync code would open a connection to Valkey for each message (async_to_sync makes an event loop each time).
+# Sending from sync code would open a connection to Valkey for each message (async_to_sync makes an event loop each
+# time).
 # One loop in a thread of its own keeps the connection, and keeps the messages of this process in order.
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None

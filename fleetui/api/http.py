@@ -24,7 +24,7 @@ from fleetui.live import telemetry
 api = NinjaAPI(
     title="Robot fleet",
     version="1",
-    description="Watch, command and teach a fleet of robots. People use their session and the CSRF token; stations a token each.",
+    description="Watch, command and teach a fleet of robots. People use their session and CSRF token; stations a token each.",
     docs_url="/docs",
     openapi_url="/openapi.json",
 )
@@ -44,7 +44,9 @@ def answer_refused(request, error):
 @api.exception_handler(AuthenticationError)
 def answer_unauthenticated(request, error):
     if request.path.startswith("/api/station/"):
-        sentence = "Missing or unknown token: send the station's token as Authorization: Bearer TOKEN; a manager can make a new one."
+        sentence = (
+            "Missing or unknown token: send the station's token as Authorization: Bearer TOKEN; a manager can make a new one."
+        )
     else:
         sentence = "Log in first: this needs the session of a signed-in user."
     return JsonResponse({"detail": sentence}, status=401)
@@ -127,7 +129,9 @@ def show_station(request: HttpRequest, lab: Path[str], slug: str):
 
 @labs.post("/stations/{slug}/command", response=dict)
 def command_station(request: HttpRequest, lab: Path[str], slug: str, body: CommandBody):
-    """pause, resume, stop, clear_stop, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back, settings."""
+    """pause, resume, stop, clear_stop, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back,
+    settings.
+    """
     return fleet_actions.command_station(
         user=request.user, lab_slug=lab, station_slug=slug, name=body.name, args=body.args, ttl_ms=body.ttl_ms
     )
@@ -140,7 +144,10 @@ def list_tasks(request: HttpRequest, lab: Path[str]):
 
 def task_row(task):
     return {
-        "slug": task.slug, "name": task.name, "family": task.family, "time_limit_steps": task.time_limit_steps,
+        "slug": task.slug,
+        "name": task.name,
+        "family": task.family,
+        "time_limit_steps": task.time_limit_steps,
         "description": task.description,
     }
 
@@ -235,7 +242,9 @@ def list_metrics(request: HttpRequest, lab: Path[str], number: int, after: int =
 def control_run(request: HttpRequest, lab: Path[str], number: int, wish: str):
     """wish: cancel, pause or resume."""
     act = {
-        "cancel": learning_actions.cancel_run, "pause": learning_actions.pause_run, "resume": learning_actions.resume_run,
+        "cancel": learning_actions.cancel_run,
+        "pause": learning_actions.pause_run,
+        "resume": learning_actions.resume_run,
     }.get(wish)
     if act is None:
         raise NotFound(f"A run can't {wish}; it can cancel, pause or resume.")
@@ -264,10 +273,18 @@ def list_episodes(
     if offset < 0 or not 1 <= limit <= 500:
         raise Invalid("offset must be 0 or more, limit 1 to 500.")
     rows = fleet.list_episodes(
-        access.get_lab(request.user, lab), station=station, task=task, run=run, purpose=purpose, ending=ending,
-        detected=detected, true=true, human=human, query=query,
+        access.get_lab(request.user, lab),
+        station=station,
+        task=task,
+        run=run,
+        purpose=purpose,
+        ending=ending,
+        detected=detected,
+        true=true,
+        human=human,
+        query=query,
     )
-    return [fleet.episode_row(row) for row in rows[offset:offset + limit]]
+    return [fleet.episode_row(row) for row in rows[offset : offset + limit]]
 
 
 @labs.get("/episodes/{uuid}", response=dict)
@@ -277,7 +294,9 @@ def show_episode(request: HttpRequest, lab: Path[str], uuid: UUID):
 
 @labs.get("/episodes/{uuid}/steps", response=dict)
 def show_steps(request: HttpRequest, lab: Path[str], uuid: UUID):
-    """d at each observation, reward r_t = d_t - d_(t+1), actions, who acted, and the observations for a drawn top view."""
+    """d at each observation, reward r_t = d_t - d_(t+1), actions, who acted, and the observations for a drawn top
+    view.
+    """
     return fleet.episode_steps(access.get_episode(request.user, lab, uuid))
 
 

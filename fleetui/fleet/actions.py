@@ -1,8 +1,8 @@
 """Everything that changes the fleet: the only place that writes its rows and emits its live messages.
 
-Here a person's command becomes a message to a station, a station's report becomes a row, and an upload becomes episodes on disk
-that a run's job hands to its learner. Every function is keyword-only and named verb_noun; what users may cause is Refused with a
-sentence.
+Here a person's command becomes a message to a station, a station's report becomes a row, and an upload becomes episodes
+on disk that a run's job hands to its learner. Every function is keyword-only and named verb_noun; what users may cause
+is Refused with a sentence.
 """
 
 import logging
@@ -10,8 +10,7 @@ import math
 import secrets
 import time
 import uuid as uuids
-from datetime import datetime, timedelta
-from datetime import timezone as timezones
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from django.apps import apps
@@ -50,7 +49,17 @@ EPISODES_A_FILE = 64
 OPERATOR_LEASE = timedelta(seconds=30)  # renewed by driving; afterwards another operator may take over
 SILENT_AFTER = timedelta(seconds=20)
 COMMANDS = (
-    "pause", "resume", "stop", "clear_stop", "reset", "end_episode", "speed", "override", "drive", "hand_back", "settings",
+    "pause",
+    "resume",
+    "stop",
+    "clear_stop",
+    "reset",
+    "end_episode",
+    "speed",
+    "override",
+    "drive",
+    "hand_back",
+    "settings",
 )
 # An offline station is told these on its return: they are kept in its row. Anything else needs it here.
 KEPT_FOR_LATER = ("pause", "resume", "stop", "clear_stop", "speed", "settings")
@@ -113,17 +122,25 @@ def create_task(
     *, lab: Lab, family: str, name: str = "", slug: str = "", time_limit_steps: int | None = None, description: str = ""
 ) -> Task:
     if family not in task_families.TASKS:
-        raise Invalid(f"{family!r} is no task family; known are {', '.join(task_families.TASKS)}.", {"family": "Unknown."})
+        raise Invalid(
+            f"{family!r} is no task family; known are {', '.join(task_families.TASKS)}.", {"family": "Unknown."}
+        )
     known = task_families.get_task(family)
     name = name.strip() or known.title
     slug = slug or slugify(name)[:60] or slugify(family)
     limit = known.time_limit_steps if time_limit_steps is None else time_limit_steps
     if not 1 <= limit <= 10_000:
-        raise Invalid(f"A time limit of {limit} steps makes no sense; give 1 to 10000.", {"time_limit_steps": "1 to 10000."})
+        raise Invalid(
+            f"A time limit of {limit} steps makes no sense; give 1 to 10000.", {"time_limit_steps": "1 to 10000."}
+        )
     try:
         with transaction.atomic():
             return Task.objects.create(
-                lab=lab, slug=slug, name=name, family=family, time_limit_steps=limit,
+                lab=lab,
+                slug=slug,
+                name=name,
+                family=family,
+                time_limit_steps=limit,
                 description=description or known.description,
             )
     except IntegrityError:
@@ -153,9 +170,16 @@ def assign_task(*, lab: Lab, task: Task, stations: list[Station], user, run=None
             )
     except IntegrityError:
         taken = AssignedStation.objects.filter(live=True, station__in=stations).exclude(assignment=assignment)
-        said = ", ".join(f"{place.station} ({place.assignment.task})" for place in taken.select_related(
-            "station", "assignment__task")) or "a station"
-        raise Conflict(f"Already assigned: {said}. End that assignment or run first, or leave these stations out.") from None
+        said = (
+            ", ".join(
+                f"{place.station} ({place.assignment.task})"
+                for place in taken.select_related("station", "assignment__task")
+            )
+            or "a station"
+        )
+        raise Conflict(
+            f"Already assigned: {said}. End that assignment or run first, or leave these stations out."
+        ) from None
     _after_assignment_change(assignment)
     return assignment
 
@@ -279,7 +303,9 @@ def command_station(
     ttl_ms: int = 5000,
     command_id: str = "",
 ) -> dict:
-    """The one way from a person to a station, for pages, API and sockets: role, lease, record, message. Returns {"id"}."""
+    """The one way from a person to a station, for pages, API and sockets: role, lease, record, message. Returns
+    {"id"}.
+    """
     station = access.get_station(user, lab_slug, station_slug, "command")
     args = _checked_args(name, args or {})
     if not station.connected and name not in KEPT_FOR_LATER:
@@ -294,7 +320,14 @@ def command_station(
             station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
             _record_command(station, user, name, args)
             audit.info("%s: %s %s %s", user, station.topic, name, args)
-        message = {"type": "command", "id": command_id, "name": name, "args": args, "ttl_ms": ttl_ms, "sent_at": time.time()}
+        message = {
+            "type": "command",
+            "id": command_id,
+            "name": name,
+            "args": args,
+            "ttl_ms": ttl_ms,
+            "sent_at": time.time(),
+        }
         tell_station_on_commit(station.command_group, message)
     return {"id": command_id}
 
@@ -305,7 +338,9 @@ def _checked_args(name: str, args: dict) -> dict:
     if not isinstance(args, dict):
         raise Invalid("args must be an object.")
     known = {
-        "speed": {"value"}, "drive": {"dx", "dy"}, "settings": {"self_reset_after_s", "shuffle_every_s"},
+        "speed": {"value"},
+        "drive": {"dx", "dy"},
+        "settings": {"self_reset_after_s", "shuffle_every_s"},
         "reset": {"reason"},
     }
     extra = set(args) - known.get(name, set())
@@ -318,7 +353,9 @@ def _checked_args(name: str, args: dict) -> dict:
     if name == "settings":
         after, every = args.get("self_reset_after_s"), args.get("shuffle_every_s", 300.0)
         if after is not None and not (_is_number(after) and 0 <= after <= 3600):
-            raise Invalid("self_reset_after_s is the seconds until the station resets itself, 0 to 3600, or null for never.")
+            raise Invalid(
+                "self_reset_after_s is the seconds until the station resets itself, 0 to 3600, or null for never."
+            )
         if not (_is_number(every) and 1 <= every <= 86_400):
             raise Invalid("shuffle_every_s must be 1 to 86400 seconds.")
     return args
@@ -455,17 +492,25 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
     # It hasn't told its state yet; that it is here is all that is known.
     Station.objects.filter(pk=station.pk, state="offline").update(state="idle", reason="", state_since=timezone.now())
     Station.objects.filter(pk=station.pk).update(
-        connected=True, last_seen=timezone.now(), embodiment=body.to_json(), software=software[:80], renderer=renderer[:20]
+        connected=True,
+        last_seen=timezone.now(),
+        embodiment=body.to_json(),
+        software=software[:80],
+        renderer=renderer[:20],
     )
     station.refresh_from_db()
     _show_card(station)
     welcome = {
-        "type": "welcome", "station": station.slug, "name": station.name,
-        "server_time": timezone.now().timestamp(), "settings": station.settings_json(),
+        "type": "welcome",
+        "station": station.slug,
+        "name": station.name,
+        "server_time": timezone.now().timestamp(),
+        "settings": station.settings_json(),
     }
     latches = [
         {"type": "command", "id": f"kept-{name}", "name": name, "args": {}, "ttl_ms": 60_000}
-        for name, kept in (("stop", station.stop_latched), ("pause", station.paused)) if kept
+        for name, kept in (("stop", station.stop_latched), ("pause", station.paused))
+        if kept
     ]
     return [welcome, *latches, *list_orders(station=station)]
 
@@ -479,7 +524,7 @@ def disconnect_station(*, station: Station, reason: str = "") -> None:
     _show_card(station)
     assignment = station.live_assignment()
     if assignment and assignment.run:  # it may have been the last one that a publication waited for
-        record_loaded_everywhere(run=assignment.run)
+        transaction.on_commit(lambda: record_loaded_everywhere(run=assignment.run), robust=True)
 
 
 def disconnect_silent_stations() -> None:
@@ -504,15 +549,20 @@ def record_telemetry(*, station: Station, state: str, reason: str = "", episode:
 
 @transaction.atomic
 def record_policy_loaded(*, station: Station, checkpoint_uuid: str) -> None:
-    """A station acts with this checkpoint from now on; when it is the last one, the publication has reached everyone."""
+    """A station acts with this checkpoint from now on; when it is the last one, the publication has reached
+    everyone.
+    """
     checkpoint = access.get_checkpoint_for_station(station, _uuid_or_none(checkpoint_uuid))
     Station.objects.filter(pk=station.pk).update(loaded_checkpoint=checkpoint)
     _emit_card(station, {"version": checkpoint.version})
-    record_loaded_everywhere(run=checkpoint.run)
+    # After the commit: of two stations that load at the same time, the later one must see the other.
+    transaction.on_commit(lambda: record_loaded_everywhere(run=checkpoint.run), robust=True)
 
 
 def record_loaded_everywhere(*, run) -> bool:
-    """Note the time at which every connected station of the run had loaded its newest policy; only the first time counts."""
+    """Note the time at which every connected station of the run had loaded its newest policy; only the first time
+    counts.
+    """
     policy = run.published_policy()
     if policy is None or policy.loaded_everywhere_at is not None:
         return False
@@ -553,11 +603,15 @@ def store_episodes(*, station: Station, body: bytes) -> dict:
     with transaction.atomic():
         # The row's lock makes two deliveries of one upload wait for each other.
         Station.objects.select_for_update().get(pk=station.pk)
-        known = {str(uuid) for uuid in Episode.objects.filter(
-            uuid__in=[episode.uuid for episode in recorded]).values_list("uuid", flat=True)}
+        known = {
+            str(uuid)
+            for uuid in Episode.objects.filter(uuid__in=[episode.uuid for episode in recorded]).values_list(
+                "uuid", flat=True
+            )
+        }
         fresh = [episode for episode in recorded if str(uuids.UUID(episode.uuid)) not in known]
         rows = _episode_rows(station, fresh, folder)
-        for episode, row in zip(fresh, rows):
+        for episode, row in zip(fresh, rows, strict=True):
             write_episodes(row.file, [episode])
         Episode.objects.bulk_create(rows)
         if rows:
@@ -585,7 +639,9 @@ def _checked_upload(station: Station, body: bytes):
     embodiment = selectors.station_embodiment(station)
     for episode in recorded:
         if episode.embodiment != embodiment.name:
-            raise Invalid(f"Episode {episode.uuid} was made by the body {episode.embodiment}; {station} is {embodiment.name}.")
+            raise Invalid(
+                f"Episode {episode.uuid} was made by the body {episode.embodiment}; {station} is {embodiment.name}."
+            )
         got, wanted = episode.observations.shape, (episode.steps + 1, embodiment.observation_size)
         if got != wanted:
             raise Invalid(f"Episode {episode.uuid} has observations of shape {got}; {station} makes shape {wanted}.")
@@ -610,39 +666,41 @@ def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
         judged = episode.steps_to_go[np.isfinite(episode.steps_to_go)]
         d_start, d_end = (float(judged[0]), float(judged[-1])) if len(judged) else (None, None)
         task = assignment.task if assignment and assignment.task.family == episode.task else None
-        rows.append(Episode(
-            uuid=uuids.UUID(episode.uuid),
-            lab=station.lab,
-            station=station,
-            task=task or selectors.task_of_family(station.lab, episode.task),
-            # The policy says which run it was made for, so that a late upload finds the right one.
-            run_id=policy.run_id if policy else None,
-            instruction=episode.instruction[:300],
-            purpose=episode.purpose,
-            ending=episode.ending,
-            detected_success=episode.detected_success,
-            true_success=episode.true_success,
-            steps=episode.steps,
-            human_steps=int((episode.actors == ACTORS.index("human")).sum()),
-            interventions=episode.interventions,
-            started_at=_time_of(episode.started_at),
-            policy=policy,
-            reward_model=judge,
-            threshold=episode.threshold,
-            version=policy.version if policy else None,
-            path=str((folder / f"{uuids.UUID(episode.uuid)}.safetensors").relative_to(settings.DATA)),
-            d_start=d_start,
-            d_end=d_end,
-            return_sum=d_start - d_end if d_start is not None else None,
-            duration_s=episode.steps / episode.control_hz,
-        ))
+        rows.append(
+            Episode(
+                uuid=uuids.UUID(episode.uuid),
+                lab=station.lab,
+                station=station,
+                task=task or selectors.task_of_family(station.lab, episode.task),
+                # The policy says which run it was made for, so that a late upload finds the right one.
+                run_id=policy.run_id if policy else None,
+                instruction=episode.instruction[:300],
+                purpose=episode.purpose,
+                ending=episode.ending,
+                detected_success=episode.detected_success,
+                true_success=episode.true_success,
+                steps=episode.steps,
+                human_steps=int((episode.actors == ACTORS.index("human")).sum()),
+                interventions=episode.interventions,
+                started_at=_time_of(episode.started_at),
+                policy=policy,
+                reward_model=judge,
+                threshold=episode.threshold,
+                version=policy.version if policy else None,
+                path=str((folder / f"{uuids.UUID(episode.uuid)}.safetensors").relative_to(settings.DATA)),
+                d_start=d_start,
+                d_end=d_end,
+                return_sum=d_start - d_end if d_start is not None else None,
+                duration_s=episode.steps / episode.control_hz,
+            )
+        )
     return rows
 
 
 def _time_of(seconds: float) -> datetime:
     """A station's clock may be absurd; its episodes are still worth keeping."""
     try:
-        return datetime.fromtimestamp(seconds, timezones.utc)
+        return datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, OSError, ValueError):
         return timezone.now()
 
@@ -651,7 +709,9 @@ def _tie_touches(station: Station, rows: list[Episode]) -> None:
     for row in rows:
         if row.interventions:
             Intervention.objects.filter(
-                station=station, episode=None, started_at__gte=row.started_at,
+                station=station,
+                episode=None,
+                started_at__gte=row.started_at,
                 started_at__lte=row.stored_at,
             ).update(episode=row)
 
@@ -672,9 +732,16 @@ def _count_practice(station: Station, rows: list[Episode]) -> bool:
         run = Run.objects.select_related("lab").get(pk=run_id)
         if filled:
             tell_stations_of_run(run=run, message={"type": "hold", "version": run.open_version})
-        send_on_commit(run.topic, RunChanged({
-            "practice_episodes": run.practice_episodes, "round_steps": run.round_steps, "holding": run.holding,
-        }))
+        send_on_commit(
+            run.topic,
+            RunChanged(
+                {
+                    "practice_episodes": run.practice_episodes,
+                    "round_steps": run.round_steps,
+                    "holding": run.holding,
+                }
+            ),
+        )
     if assignment is None or assignment.run_id is None:
         return False
     return Run.objects.filter(pk=assignment.run_id, holding=True).exists()

@@ -1,7 +1,8 @@
-"""What the fleet is: labs own stations and tasks, assignments give tasks to stations, stations send episodes, people touch them.
+"""What the fleet is: labs own stations and tasks, assignments give tasks to stations, stations send episodes, people
+touch them.
 
-Rows change only in actions.py. What must always hold is a constraint of the database: one live lease a station, one live
-assignment a station, one row an episode.
+Rows change only in actions.py. What must always hold is a constraint of the database: one live lease a station, one
+live assignment a station, one row an episode.
 """
 
 import hashlib
@@ -14,7 +15,15 @@ from django.utils import timezone
 
 ROLES = ("viewer", "supervisor", "researcher", "manager")
 STATION_STATES = (
-    "offline", "idle", "practising", "evaluating", "overridden", "needs_person", "paused", "stopped", "waiting",
+    "offline",
+    "idle",
+    "practising",
+    "evaluating",
+    "overridden",
+    "needs_person",
+    "paused",
+    "stopped",
+    "waiting",
 )
 IN_EPISODE = ("practising", "evaluating")  # the states in which an episode of the loaded policy may still be under way
 ASSIGNMENT_STATES = ("queued", "underway", "completed", "canceled")
@@ -58,7 +67,9 @@ class Membership(models.Model):
 
 
 class Station(models.Model):
-    """One body and its workspace. `state` is what the station last reported; the settings are what it is told on arrival."""
+    """One body and its workspace. `state` is what the station last reported; the settings are what it is told on
+    arrival.
+    """
 
     lab = models.ForeignKey(Lab, on_delete=models.CASCADE, related_name="stations")
     slug = models.SlugField(max_length=40)
@@ -148,7 +159,9 @@ class Task(models.Model):
 
 
 class Assignment(models.Model):
-    """A task given to stations. Queued until a run stands behind it, then underway: the stations practise for that run."""
+    """A task given to stations. Queued until a run stands behind it, then underway: the stations practise for that
+    run.
+    """
 
     STATES = ASSIGNMENT_STATES
     LIVE = ("queued", "underway")
@@ -210,7 +223,9 @@ class Lease(models.Model):
 
 
 class Episode(models.Model):
-    """One attempt at one instruction: the summary of a file in the data folder. Detected and true success stay two fields."""
+    """One attempt at one instruction: the summary of a file in the data folder. Detected and true success stay two
+    fields.
+    """
 
     uuid = models.UUIDField(primary_key=True, default=uuid.uuid4)
     lab = models.ForeignKey(Lab, on_delete=models.CASCADE, related_name="episodes")

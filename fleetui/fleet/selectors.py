@@ -1,4 +1,6 @@
-"""Reading many rows of the fleet: the wall's cards, lists with filters, what an episode's file says. Nothing here writes."""
+"""Reading many rows of the fleet: the wall's cards, lists with filters, what an episode's file says. Nothing here
+writes.
+"""
 
 from collections import Counter
 from datetime import timedelta
@@ -14,8 +16,19 @@ from robots.episodes import EpisodeError, read_episodes
 
 # What only telemetry knows; a card from the database carries these empty.
 NOT_LIVE = {
-    "instruction": "", "step": None, "limit": None, "d": None, "d_start": None, "progress": None, "p_success": None,
-    "distribution": None, "bin_width": None, "threshold": None, "human": False, "sent_at": None, "uuid": "",
+    "instruction": "",
+    "step": None,
+    "limit": None,
+    "d": None,
+    "d_start": None,
+    "progress": None,
+    "p_success": None,
+    "distribution": None,
+    "bin_width": None,
+    "threshold": None,
+    "human": False,
+    "sent_at": None,
+    "uuid": "",
 }
 
 
@@ -112,10 +125,16 @@ def list_episodes(
     human: bool | None = None,
     query: str = "",
 ):
-    """Newest first; each filter that is given must hold. `station` and `task` are slugs, `query` words of the instruction."""
+    """Newest first; each filter that is given must hold. `station` and `task` are slugs, `query` words of the
+    instruction.
+    """
     rows = lab.episodes.select_related("station", "task", "run").order_by("-stored_at")
     exact = {
-        "station__slug": station, "task__slug": task, "purpose": purpose, "ending": ending, "instruction__icontains": query,
+        "station__slug": station,
+        "task__slug": task,
+        "purpose": purpose,
+        "ending": ending,
+        "instruction__icontains": query,
     }
     rows = rows.filter(**{name: value for name, value in exact.items() if value})
     if run is not None:
@@ -157,11 +176,15 @@ def episode_row(episode: Episode) -> dict:
 
 
 def episode_steps(episode: Episode) -> dict:
-    """What the replay draws: d(o,g) at each observation, the reward r_t = d_t - d_{t+1}, actions, who acted, observations."""
+    """What the replay draws: d(o,g) at each observation, the reward r_t = d_t - d_{t+1}, actions, who acted,
+    observations.
+    """
     try:
         (recorded,) = read_episodes(episode.file)
     except (OSError, EpisodeError) as error:
-        raise Refused(f"The file of {episode} can't be read ({error}); restore {episode.path} in the data folder.") from None
+        raise Refused(
+            f"The file of {episode} can't be read ({error}); restore {episode.path} in the data folder."
+        ) from None
     d = recorded.steps_to_go.astype(float)
     return {
         "uuid": str(episode.uuid),
@@ -238,13 +261,15 @@ def interventions_per_robot_hour(lab: Lab, hours: int = 24, run_ids: list[int] |
     for station in lab.stations.order_by("number"):
         robot_hours = (ran.get(station.pk) or 0.0) / 3600
         touched = kinds.get(station.pk, Counter())
-        rows.append({
-            "station": station.slug,
-            "name": station.name,
-            "robot_hours": robot_hours,
-            "touches": dict(touched),
-            "per_hour": sum(touched.values()) / robot_hours if robot_hours > 1 / 60 else None,
-        })
+        rows.append(
+            {
+                "station": station.slug,
+                "name": station.name,
+                "robot_hours": robot_hours,
+                "touches": dict(touched),
+                "per_hour": sum(touched.values()) / robot_hours if robot_hours > 1 / 60 else None,
+            }
+        )
     return rows
 
 

@@ -1,7 +1,8 @@
 """Everything that changes learning: the only place that writes its rows, enqueues its jobs and emits its live messages.
 
-People launch, pause and cancel here; the job that supervises a run (jobs.py) reports here. The Run row decides who supervises:
-claiming is one conditional UPDATE, and whatever a job reports carries its attempt, so a job that lost the run changes nothing.
+People launch, pause and cancel here; the job that supervises a run (jobs.py) reports here. The Run row decides who
+supervises: claiming is one conditional UPDATE, and whatever a job reports carries its attempt, so a job that lost the
+run changes nothing.
 """
 
 import logging
@@ -9,8 +10,7 @@ import os
 import shutil
 import time
 import uuid as uuids
-from datetime import datetime, timedelta
-from datetime import timezone as timezones
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from django.conf import settings
@@ -80,7 +80,9 @@ def generate_dataset(*, lab: Lab, user, name: str, families: list[str], episodes
 
 
 def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
-    """Admit demonstrations made elsewhere: one file of episodes, at most 64 MiB, of one body and acted by people or scripts."""
+    """Admit demonstrations made elsewhere: one file of episodes, at most 64 MiB, of one body and acted by people or
+    scripts.
+    """
     if len(body) > fleet_actions.UPLOAD_LIMIT:
         refused = Refused(f"The file has {len(body)} bytes, more than 64 MiB; split it into several datasets.")
         refused.status = 413
@@ -93,11 +95,19 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
         raise Refused(str(error)) from None
     for episode in episodes:
         if episode.purpose not in ("demonstration", "correction"):
-            raise Invalid(f"Episode {episode.uuid} is {episode.purpose}; a dataset takes demonstrations and corrections only.")
+            raise Invalid(
+                f"Episode {episode.uuid} is {episode.purpose}; a dataset takes demonstrations and corrections only."
+            )
     with transaction.atomic():
         dataset = _new_dataset(
-            lab, name, families=sorted({episode.task for episode in episodes}), created_by=user,
-            episodes=len(episodes), steps=sum(episode.steps for episode in episodes), state="ready", progress=1.0,
+            lab,
+            name,
+            families=sorted({episode.task for episode in episodes}),
+            created_by=user,
+            episodes=len(episodes),
+            steps=sum(episode.steps for episode in episodes),
+            state="ready",
+            progress=1.0,
         )
         dataset.path = f"datasets/{dataset.pk}.safetensors"
         Dataset.objects.filter(pk=dataset.pk).update(path=dataset.path)
@@ -164,8 +174,14 @@ def launch_run(
         raise Invalid(" ".join(problems.values()), problems)
     number = Run.objects.filter(lab=lab).count() + 1
     run = Run.objects.create(
-        lab=lab, name=name.strip()[:80] or f"{kind} {number}", kind=kind, recipe=checked.to_json(), dataset=dataset,
-        parent=parent, created_by=user, round_target=checked.steps_per_round if kind == "improve" else 0,
+        lab=lab,
+        name=name.strip()[:80] or f"{kind} {number}",
+        kind=kind,
+        recipe=checked.to_json(),
+        dataset=dataset,
+        parent=parent,
+        created_by=user,
+        round_target=checked.steps_per_round if kind == "improve" else 0,
     )
     if kind == "improve":
         assignment = assignment or _waiting_assignment(task, stations)
@@ -184,7 +200,9 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
         if dataset is None or dataset.lab_id != lab.pk:
             problems["dataset"] = "Choose the dataset to train on."
         elif dataset.state != "ready":
-            problems["dataset"] = f"The dataset {dataset} is {dataset.state}; wait until it is ready or choose another one."
+            problems["dataset"] = (
+                f"The dataset {dataset} is {dataset.state}; wait until it is ready or choose another one."
+            )
         return problems
     if parent is None or parent.lab_id != lab.pk:
         problems["parent"] = "Choose the SFT run whose policy and reward model to start from."
@@ -213,7 +231,9 @@ def _waiting_assignment(task: Task, stations) -> Assignment | None:
 
 
 def cancel_run(*, run: Run, user) -> None:
-    """A run that no job holds ends at once; else its job ends the training process, which keeps its newest checkpoint."""
+    """A run that no job holds ends at once; else its job ends the training process, which keeps its newest
+    checkpoint.
+    """
     audit.info("%s cancels %s", user, run.topic)
     if finish_run(run=run, state="canceled", sources=("queued",)):
         return
@@ -244,8 +264,12 @@ def resume_run(*, run: Run, user) -> None:
 # Runs: what their job does
 
 
-def move_run(*, run: Run, to: str, sources: tuple[str, ...] | None = None, attempt: int | None = None, **fields) -> bool:
-    """One conditional UPDATE by the transition table; False if the run was not in a state (or attempt) that allows it."""
+def move_run(
+    *, run: Run, to: str, sources: tuple[str, ...] | None = None, attempt: int | None = None, **fields
+) -> bool:
+    """One conditional UPDATE by the transition table; False if the run was not in a state (or attempt) that allows
+    it.
+    """
     allowed = [state for state, targets in Run.TRANSITIONS.items() if to in targets]
     rows = Run.objects.filter(pk=run.pk, state__in=[state for state in allowed if sources is None or state in sources])
     if attempt is not None:
@@ -266,7 +290,10 @@ def claim_run(*, run_id: int) -> Run | None:
     run = Run.objects.select_related("lab", "dataset", "parent").filter(pk=run_id).first()
     now = timezone.now()
     claimed = run is not None and move_run(
-        run=run, to="starting", sources=("queued",), attempt=run.attempt,
+        run=run,
+        to="starting",
+        sources=("queued",),
+        attempt=run.attempt,
     )
     if not claimed:
         return None
@@ -316,7 +343,9 @@ def requeue_stale_jobs(*, at_start: bool = False) -> None:
             finish_run(run=run, state="canceled", attempt=run.attempt)
         elif run.attempt >= Run.MAX_ATTEMPTS:
             finish_run(
-                run=run, state="failed", attempt=run.attempt,
+                run=run,
+                state="failed",
+                attempt=run.attempt,
                 error=f"Its job stopped {run.attempt} times without ending; look at the log, then launch it anew.",
             )
         elif move_run(run=run, to="queued", attempt=run.attempt, heartbeat_at=None):
@@ -335,7 +364,10 @@ def record_metrics(*, run: Run, lines: list[tuple[int, dict]]) -> None:
     """Lines of metrics.jsonl by their number: kept, shown live, and read for what they say about the run itself."""
     rows = [
         Metric(
-            run=run, seq=seq, kind=str(line.get("kind", ""))[:20], at=_moment(line.get("t")),
+            run=run,
+            seq=seq,
+            kind=str(line.get("kind", ""))[:20],
+            at=_moment(line.get("t")),
             data={name: value for name, value in line.items() if name not in ("t", "kind")},
         )
         for seq, line in lines
@@ -357,11 +389,11 @@ def record_metrics(*, run: Run, lines: list[tuple[int, dict]]) -> None:
         send_on_commit(run.topic, RunChanged(changed))
     shown = [selectors.metric_row(row) for row in rows if row.kind != "progress"]
     for start in range(0, len(shown), 500):
-        send_on_commit(run.topic, MetricsAdded(shown[start:start + 500]))
+        send_on_commit(run.topic, MetricsAdded(shown[start : start + 500]))
 
 
 def _moment(seconds) -> datetime:
-    return datetime.fromtimestamp(seconds, timezones.utc) if isinstance(seconds, (int, float)) else timezone.now()
+    return datetime.fromtimestamp(seconds, UTC) if isinstance(seconds, (int, float)) else timezone.now()
 
 
 def show_log(*, run: Run, lines: list[str]) -> None:
@@ -391,8 +423,13 @@ def register_checkpoint(*, run: Run, line: dict) -> Checkpoint | None:
     checkpoint, fresh = Checkpoint.objects.get_or_create(
         uuid=line["id"],
         defaults={
-            "run": run, "role": line["role"], "version": line["version"], "path": kept, "sha256": line["sha256"],
-            "threshold": line.get("threshold"), "consecutive": line.get("consecutive"),
+            "run": run,
+            "role": line["role"],
+            "version": line["version"],
+            "path": kept,
+            "sha256": line["sha256"],
+            "threshold": line.get("threshold"),
+            "consecutive": line.get("consecutive"),
         },
     )
     if fresh:

@@ -1,8 +1,9 @@
-"""The Celery jobs: each supervises a child process and reports through the actions. None of them trains in its own process.
+"""The Celery jobs: each supervises a child process and reports through the actions. None of them trains in its own
+process.
 
-A run's job prepares the run directory, starts `python -m training`, reads metrics.jsonl, hands practice episodes in, publishes
-checkpoints and closes rounds. The run directory is all that the two share, so either may be killed at any time: the run is
-claimed again and the training process goes on where its directory says.
+A run's job prepares the run directory, starts `python -m training`, reads metrics.jsonl, hands practice episodes in,
+publishes checkpoints and closes rounds. The run directory is all that the two share, so either may be killed at any
+time: the run is claimed again and the training process goes on where its directory says.
 """
 
 import ctypes
@@ -59,8 +60,14 @@ def start_child(command: list[str], output, **options) -> subprocess.Popen:
     """A process group of its own, so that ending it ends whatever it started."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        command, cwd=settings.BASE_DIR, env=environment, stdin=subprocess.DEVNULL, stderr=output,
-        start_new_session=True, preexec_fn=_begin_child, **options,
+        command,
+        cwd=settings.BASE_DIR,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=output,
+        start_new_session=True,
+        preexec_fn=_begin_child,
+        **options,
     )
 
 
@@ -112,7 +119,9 @@ def run_job(run_id: int) -> None:
 
 
 class Supervision:
-    """One attempt at a run: what the job knows between two ticks. The database and the directory know everything else."""
+    """One attempt at a run: what the job knows between two ticks. The database and the directory know everything
+    else.
+    """
 
     def __init__(self, run: Run):
         self.run = run
@@ -168,7 +177,9 @@ class Supervision:
             wanted = {f"{run.dataset_id}.safetensors": run.dataset.file}
             folder = self.dir.data
         else:
-            wanted = {f"{role}.safetensors": run.parent.newest_checkpoint(role).file for role in ("policy", "reward_model")}
+            wanted = {
+                f"{role}.safetensors": run.parent.newest_checkpoint(role).file for role in ("policy", "reward_model")
+            }
             folder = self.dir.start
         for path in folder.iterdir():  # nothing but what this run is made of
             if path.name not in wanted:
@@ -256,7 +267,9 @@ class Supervision:
     # What the learner says
 
     def read_metrics(self) -> None:
-        """New whole lines of metrics.jsonl, numbered from the file's start; those an earlier attempt recorded are skipped."""
+        """New whole lines of metrics.jsonl, numbered from the file's start; those an earlier attempt recorded are
+        skipped.
+        """
         try:
             with open(self.dir.metrics, "rb") as file:
                 file.seek(self.offset)
@@ -317,7 +330,9 @@ class Supervision:
             fleet_actions.hand_in_episodes(episodes=episodes)
 
     def close_round(self, now: float) -> None:
-        """Once the stations hold: wait for the episodes under way and their uploads, then tell the learner that this was all."""
+        """Once the stations hold: wait for the episodes under way and their uploads, then tell the learner that this
+        was all.
+        """
         version = self.run.open_version
         if not self.run.holding or version is None or self.dir.closed(version):
             return
@@ -368,8 +383,19 @@ class Supervision:
 
 def demonstrate_command(dataset: Dataset) -> list[str]:
     return [
-        sys.executable, "-m", "robots", "demonstrate", "--task", ",".join(dataset.families),
-        "--episodes", str(dataset.episodes), "--seed", str(dataset.seed), "--out", str(dataset.file), "--progress",
+        sys.executable,
+        "-m",
+        "robots",
+        "demonstrate",
+        "--task",
+        ",".join(dataset.families),
+        "--episodes",
+        str(dataset.episodes),
+        "--seed",
+        str(dataset.seed),
+        "--out",
+        str(dataset.file),
+        "--progress",
     ]
 
 

@@ -1,7 +1,7 @@
 """What learning is: datasets of demonstrations, runs of a recipe, the checkpoints and metrics that runs leave behind.
 
-The Run row is the truth about a run: which attempt supervises it, when that one was last alive, and which policy version the
-stations practise with. Rows change only in actions.py.
+The Run row is the truth about a run: which attempt supervises it, when that one was last alive, and which policy
+version the stations practise with. Rows change only in actions.py.
 """
 
 import uuid
@@ -87,7 +87,8 @@ class Run(models.Model):
     phase = models.CharField(max_length=60, blank=True)
     eta_s = models.FloatField(null=True)
     error = models.TextField(blank=True)
-    # The round under way of an improve run: which version is practised, how many steps it has and needs, whether stations hold.
+    # The round under way of an improve run: which version is practised, how many steps it has and needs, whether
+    # stations hold.
     open_version = models.PositiveIntegerField(null=True)
     round_steps = models.PositiveIntegerField(default=0)
     round_target = models.PositiveIntegerField(default=0)

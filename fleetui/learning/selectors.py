@@ -111,8 +111,13 @@ def run_stations(run: Run) -> list[dict]:
     rows = Station.objects.filter(places__assignment__run=run).select_related("loaded_checkpoint").distinct()
     return [
         {
-            "slug": row.slug, "name": row.name, "number": row.number, "state": row.state, "reason": row.reason,
-            "connected": row.connected, "version": row.loaded_checkpoint.version if row.loaded_checkpoint else None,
+            "slug": row.slug,
+            "name": row.name,
+            "number": row.number,
+            "state": row.state,
+            "reason": row.reason,
+            "connected": row.connected,
+            "version": row.loaded_checkpoint.version if row.loaded_checkpoint else None,
             "episodes": row.episodes_count,
         }
         for row in rows.order_by("number")
@@ -133,7 +138,8 @@ def log_tail(run: Run, lines: int = 40) -> list[str]:
 def success_curve(run: Run) -> dict:
     """True success on fixed seeds against practice episodes, and the SFT level it started from.
 
-    {"run", "name", "points": [{version, practice_episodes, successes, n, low, high}], "sft": {...} | None, "kept_version"}
+    {"run", "name", "points": [{version, practice_episodes, successes, n, low, high}], "sft": {...} | None,
+    "kept_version"}
     """
     points = [row.data for row in run.metrics.filter(kind="evaluation").order_by("seq")]
     source = run.parent if run.parent_id else run
@@ -157,7 +163,9 @@ def episodes_to_hand_in(run: Run) -> list[Episode]:
 
 
 def unsettled_stations(run: Run) -> tuple[int, int]:
-    """(stations that may be in an episode, stations whose last episode isn't stored yet), of the run's connected ones."""
+    """(stations that may be in an episode, stations whose last episode isn't stored yet), of the run's connected
+    ones.
+    """
     stations = Station.objects.filter(places__live=True, places__assignment__run=run, connected=True)
     rows = list(stations.values_list("state", "last_episode"))
     told = {last for state, last in rows if state not in IN_EPISODE and last}

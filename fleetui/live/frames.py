@@ -1,7 +1,8 @@
-"""The newest camera frame of each station, in this (only) web process. Frames are never queued and never pass through Valkey.
+"""The newest camera frame of each station, in this (only) web process. Frames are never queued and never pass through
+Valkey.
 
-A viewer wants a station's frames at some rate and size; the station is asked for the highest that any viewer wants, and for
-none while nobody watches.
+A viewer wants a station's frames at some rate and size; the station is asked for the highest that any viewer wants, and
+for none while nobody watches.
 """
 
 from collections.abc import Callable

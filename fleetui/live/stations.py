@@ -1,7 +1,7 @@
 """/ws/station: a body's end of the link (robots/link.py) in the web process.
 
-Telemetry goes straight to the browsers that watch, frames replace each other in frames.py, and what must be kept goes through
-the actions. What the server has to say arrives through the station's group, from whichever process said it.
+Telemetry goes straight to the browsers that watch, frames replace each other in frames.py, and what must be kept goes
+through the actions. What the server has to say arrives through the station's group, from whichever process said it.
 """
 
 import asyncio
@@ -109,19 +109,23 @@ class StationConsumer(AsyncWebsocketConsumer):
             )
 
     def take_frame(self, frame):
-        jpeg = frame[frames.HEADER_BYTES:frames.HEADER_BYTES + 2]
+        jpeg = frame[frames.HEADER_BYTES : frames.HEADER_BYTES + 2]
         if self.welcomed and len(frame) <= frames.LARGEST_FRAME and jpeg == b"\xff\xd8":
             frames.put_frame(self.station.pk, frame)
 
     async def take_policy_loaded(self, message):
-        await in_thread(actions.record_policy_loaded)(station=self.station, checkpoint_uuid=str(message.get("checkpoint")))
+        await in_thread(actions.record_policy_loaded)(
+            station=self.station, checkpoint_uuid=str(message.get("checkpoint"))
+        )
 
     async def take_command_done(self, message):
         telemetry.answer_command(self.station.pk, message)
 
     async def take_touch(self, message):
         await in_thread(actions.record_touch)(
-            station=self.station, kind=message.get("kind"), reason=str(message.get("reason") or ""),
+            station=self.station,
+            kind=message.get("kind"),
+            reason=str(message.get("reason") or ""),
             seconds=message.get("seconds") or 0.0,
         )
 

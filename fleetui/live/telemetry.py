@@ -1,7 +1,8 @@
-"""What stations say several times a second: kept in this web process only, merged into cards, handed to whoever watches.
+"""What stations say several times a second: kept in this web process only, merged into cards, handed to whoever
+watches.
 
-PostgreSQL holds what lasts (states, counts); this holds the newest telemetry of each connected station. A card that a browser
-sees is the row's card with this laid over it.
+PostgreSQL holds what lasts (states, counts); this holds the newest telemetry of each connected station. A card that a
+browser sees is the row's card with this laid over it.
 """
 
 import math
@@ -38,23 +39,41 @@ _waiting: dict[tuple[int, str], Callable[[dict], None]] = {}
 
 
 def read_card(message: dict) -> dict:
-    """The card fields of a telemetry message, checked: a station must not be able to break the pages of those who watch it."""
+    """The card fields of a telemetry message, checked: a station must not be able to break the pages of those who
+    watch it.
+    """
     state = message.get("state")
     if state not in STATION_STATES:
         raise BadTelemetry(f"state is {state!r}; known are {', '.join(STATION_STATES)}.")
     card = {"state": state, "human": bool(message.get("human"))}
     for name in ("reason", "instruction", "uuid"):
         card[name] = str(message.get(name) or "")[:300]
-    for name in ("step", "limit", "d", "d_start", "progress", "p_success", "bin_width", "threshold", "version", "speed", "sent_at"):
+    for name in (
+        "step",
+        "limit",
+        "d",
+        "d_start",
+        "progress",
+        "p_success",
+        "bin_width",
+        "threshold",
+        "version",
+        "speed",
+        "sent_at",
+    ):
         value = message.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
+        ):
             raise BadTelemetry(f"{name} must be a finite number or null, not {value!r}.")
         if value is not None or name not in ("version", "speed"):  # those the row knows too
             card[name] = value
     bins = message.get("distribution")
     if bins is not None:
-        if not isinstance(bins, list) or len(bins) > BINS_LIMIT or not all(
-            isinstance(mass, (int, float)) and math.isfinite(mass) for mass in bins
+        if (
+            not isinstance(bins, list)
+            or len(bins) > BINS_LIMIT
+            or not all(isinstance(mass, (int, float)) and math.isfinite(mass) for mass in bins)
         ):
             raise BadTelemetry(f"distribution must be at most {BINS_LIMIT} finite numbers, or null.")
         bins = [round(mass, 4) for mass in bins]

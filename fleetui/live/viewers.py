@@ -1,8 +1,8 @@
 """/ws/live: a browser's socket. It subscribes to the wall, a station, a run or frames, and sends commands to stations.
 
-Each subscription is authorised, then gets a snapshot, then deltas, counted by `seq`. Two streams become deltas: events of the
-actions, numbered by Valkey so that a lost one is seen and mended by a new snapshot, and telemetry of this process, of which only
-the newest counts. Frames are latest-only too: a slow viewer gets fewer, never older ones.
+Each subscription is authorised, then gets a snapshot, then deltas, counted by `seq`. Two streams become deltas: events
+of the actions, numbered by Valkey so that a lost one is seen and mended by a new snapshot, and telemetry of this
+process, of which only the newest counts. Frames are latest-only too: a slow viewer gets fewer, never older ones.
 """
 
 import asyncio
@@ -144,7 +144,9 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 frames.remove_watch(watch)
             return
         lab = text_of(message, "lab")
-        key = {"wall": "", "station": str(message.get("station")), "run": str(message.get("run"))}.get(message["unsubscribe"])
+        key = {"wall": "", "station": str(message.get("station")), "run": str(message.get("run"))}.get(
+            message["unsubscribe"]
+        )
         for subscription in list(self.subscriptions.values()):
             if (subscription.kind, subscription.lab, subscription.key) == (message["unsubscribe"], lab, key):
                 await self.drop(subscription.topic)
@@ -304,15 +306,26 @@ class LiveConsumer(AsyncWebsocketConsumer):
     async def command(self, command):
         if not isinstance(command, dict):
             raise BadRequest("command must be an object: {id, lab, station, name, args, ttl_ms}.")
-        command_id, name, ttl_ms = str(command.get("id") or uuid4())[:80], command.get("name"), command.get("ttl_ms", 5000)
+        command_id, name, ttl_ms = (
+            str(command.get("id") or uuid4())[:80],
+            command.get("name"),
+            command.get("ttl_ms", 5000),
+        )
         station = None
         try:
-            station = await in_thread(access.get_station)(self.user, text_of(command, "lab"), text_of(command, "station"))
+            station = await in_thread(access.get_station)(
+                self.user, text_of(command, "lab"), text_of(command, "station")
+            )
             if name != "drive":
                 telemetry.await_answer(station.pk, command_id, lambda answer: self.answer_soon(command_id, answer))
             await in_thread(actions.command_station)(
-                user=self.user, lab_slug=command["lab"], station_slug=command["station"], name=name,
-                args=command.get("args"), ttl_ms=ttl_ms, command_id=command_id,
+                user=self.user,
+                lab_slug=command["lab"],
+                station_slug=command["station"],
+                name=name,
+                args=command.get("args"),
+                ttl_ms=ttl_ms,
+                command_id=command_id,
             )
         except (access.Refused, BadRequest) as error:
             if station is not None:
@@ -330,7 +343,12 @@ class LiveConsumer(AsyncWebsocketConsumer):
         if not station.connected:  # it is kept in the station's row and told on its return
             answer({"ok": True, "error": ""})
         else:
-            answer({"ok": False, "error": f"{station} did not answer to {name.replace('_', ' ')}; look at it, then try again."})
+            answer(
+                {
+                    "ok": False,
+                    "error": f"{station} did not answer to {name.replace('_', ' ')}; look at it, then try again.",
+                }
+            )
 
     def answer_soon(self, command_id, answer):
         asyncio.ensure_future(self.answer(command_id, answer))
