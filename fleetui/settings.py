@@ -13,6 +13,7 @@ The embedded servers' socket paths follow from FLEETUI_DATA alone, so any manage
 
 import os
 import secrets
+import warnings
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -184,6 +185,8 @@ STATIC_URL = "/static/"
 STATICFILES_DIRS = [folder for folder in [BASE_DIR / "fleetui" / "static"] if folder.is_dir()]
 # Files are served from where they lie: there is no collecting step to forget.
 WHITENOISE_USE_FINDERS = True
+# They are small, so that Django reads them whole before it sends them is no news for the log.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 
 LOGIN_URL = "/login"
 LOGIN_REDIRECT_URL = "/"
