@@ -581,4 +581,4 @@ class LinkThread:
                 future.cancel()
             except Exception:  # a link that broke must not keep the others from ending
                 log.exception("%r broke", link)
-        time.sleep(0.05)  # cancelled links close their sockets
+        time.sleep(0.02)  # cancelled links close their sockets

@@ -20,15 +20,22 @@ class FakeServer:
 
     def __init__(self, token="good-token"):
         self.token, self.port = token, 0
+        self.sockets = {}
+        self.running = False
+        self.forget()
+        self.start()
+
+    def forget(self):
+        """Begin anew for another test: what was sent and how to behave; runs again if it was stopped."""
         self.messages, self.frames, self.episodes, self.uploads, self.downloads = [], [], {}, Counter(), Counter()
         self.files: dict[str, bytes] = {}
         self.hold = False
         self.answers = []  # (status, sentence) given to the next uploads instead of reading them
         self.settings = {"self_reset_after_s": None, "shuffle_every_s": 300, "speed": 0}
         self.on_welcome = []  # messages that every new connection gets at once
-        self.sockets = {}
         self.connections = 0
-        self.start()
+        if self.port and not self.running:
+            self.start()
 
     @property
     def url(self):
@@ -51,10 +58,12 @@ class FakeServer:
         self._thread.start()
         until(lambda: self._server.started)
         self.port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.running = True
 
     def stop(self):
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(5)
+        self.running = False
 
     def send(self, message, station=None):
         """To every connected station."""

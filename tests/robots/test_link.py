@@ -25,11 +25,18 @@ from robots.link import (
 from tests.robots.fake_server import FakeServer, until
 
 
-@pytest.fixture
-def server():
+@pytest.fixture(scope="module")
+def one_server():
     server = FakeServer()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def server(one_server):
+    one_server.forget()
+    yield one_server
+    until(lambda: not one_server.sockets)
 
 
 @pytest.fixture

@@ -81,11 +81,18 @@ def _judge(folder):
     return path.read_bytes() if path.exists() else checkpoint_bytes(folder, "reward_model")
 
 
-@pytest.fixture
-def server():
+@pytest.fixture(scope="module")
+def one_server():
     server = FakeServer()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def server(one_server):
+    one_server.forget()
+    yield one_server
+    until(lambda: not one_server.sockets)
 
 
 @pytest.fixture
