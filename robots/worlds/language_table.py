@@ -116,7 +116,7 @@ def mjcf() -> str:
       <worldbody>
         <light pos="-0.2 -0.4 1.2" dir="0.2 0.4 -1.2" diffuse="0.45 0.45 0.45" specular="0.1 0.1 0.1"
                castshadow="false"/>
-        <camera name="front" pos="0 -0.50 0.50" xyaxes="1 0 0 0 0.72 0.69" fovy="45"/>
+        <camera name="front" pos="0 -0.38 0.58" xyaxes="1 0 0 0 0.83 0.558" fovy="45"/>
         <geom class="scenery" name="floor" type="plane" pos="0 0 -0.4" size="9 9 1" rgba="0.18 0.2 0.22 1"/>
         <geom class="scenery" name="table" type="box" pos="0 0 -0.01" size="{HALF_TABLE[0]} {HALF_TABLE[1]} 0.01"
               rgba="{rgba(TABLE_COLOUR)}"/>
