@@ -167,14 +167,18 @@ class TaskFamily:
         observation: np.ndarray | None = None,
     ) -> Instruction:
         """An instruction about what is on the table. With the observation, one that is clearly not fulfilled yet."""
-        targets = self._targets(tuple(blocks_on_table))
-        if not targets:
-            raise InstructionError(
-                f"No instruction of {self.title} can be asked with {len(blocks_on_table)} blocks on the "
-                "table; reset the station."
-            )
+        blocks = tuple(blocks_on_table)
+        positions = None
         if observation is not None and get_embodiment(self.embodiment).objects:
             positions = block_positions(observation, self.embodiment)
+            blocks = tuple(name for name in blocks if name in positions)
+        targets = self._targets(blocks)
+        if not targets:
+            raise InstructionError(
+                f"No instruction of {self.title} can be asked with {len(blocks)} blocks on the "
+                "table; reset the station."
+            )
+        if positions is not None:
             # A cluttered table may leave nothing clearly open: then what is farthest from fulfilled is asked.
             left = [distance_left(target, positions) for target in targets]
             wanted = min(MARGIN, max(left))

@@ -81,6 +81,14 @@ def test_fulfilled_instructions_are_not_drawn():
             assert distance_left(instruction.target, positions) >= MARGIN
 
 
+def test_blocks_that_the_observation_shows_fallen_are_not_asked_for():
+    positions = {"red moon": (0.0, 0.0), "blue cube": (0.2, 0.0)}
+    task, rng = get_task("block2block"), np.random.default_rng(4)
+    for _ in range(100):
+        target = task.sample(rng, NAMES, observation=observation_with(positions)).target
+        assert set(target.values()) == set(positions)
+
+
 def test_block_off_the_table_is_infinitely_far():
     observation = observation_with({"red moon": (0.0, 0.0)})
     assert block_positions(observation) == {"red moon": (0.0, 0.0)}
