@@ -152,6 +152,8 @@ def test_stop_is_at_once_and_a_viewer_of_the_wall_sees_it_first(pages, screensho
 
 def test_a_bad_recipe_says_what_to_write_instead(pages, screenshots):
     page = pages("researcher")
+    page.goto(f"{LAB}/datasets/")
+    expect(page.locator("tbody")).to_contain_text("Ready", timeout=60_000)  # generated since the fleet's first start
     page.goto(f"{LAB}/runs/new?kind=sft")
     page.locator("#id_steps").fill("many")
     page.locator("#id_batch").fill("1")
@@ -164,8 +166,6 @@ def test_a_bad_recipe_says_what_to_write_instead(pages, screenshots):
 
 def test_launch_sft_and_see_the_losses_grow(pages, story, screenshots):
     page = pages("researcher")
-    page.goto(f"{LAB}/datasets/")
-    expect(page.locator("tbody")).to_contain_text("Ready", timeout=60_000)  # generated since the fleet's first start
     page.goto(f"{LAB}/runs/new?kind=sft")
     fill_recipe(page, name="first policy", steps=300, batch=128, validate_every=50, grounding_steps=60, hidden=64, evaluation_episodes=20)
     page.get_by_role("button", name="Launch").click()
@@ -185,13 +185,16 @@ def test_launch_improve_and_see_the_success_curve_grow(pages, story, screenshots
     page, supervisor = pages("researcher"), pages("supervisor")
     page.goto(f"{LAB}/runs/new?kind=improve")
     fill_recipe(
-        page, name="first practice", max_episodes=60, updates_per_round=2, batch=32, epochs=1, evaluate_every=1, evaluation_episodes=20
+        page, name="first practice", max_episodes=600, updates_per_round=2, batch=32, epochs=1, evaluate_every=1, evaluation_episodes=20
     )
     page.get_by_role("button", name="Launch").click()
     page.wait_for_url(re.compile(r"/runs/\d+$"))
     story["improve"] = page.url
     for station in ("station-1", "station-2"):
         supervisor.goto(f"{LAB}/stations/{station}")
+        supervisor.get_by_label("Reset itself after").fill("0.5")
+        supervisor.get_by_role("button", name="Save settings").click()
+        expect(supervisor.locator("#toasts")).to_contain_text("settings saved")
         supervisor.get_by_role("button", name="max", exact=True).click()
         expect(supervisor.get_by_role("button", name="max", exact=True)).to_have_attribute("aria-pressed", "true")
     points = lambda: int(page.get_attribute("#success", "data-points") or 0)  # noqa: E731
@@ -232,10 +235,10 @@ def test_replay_an_episode(pages, screenshots):
     page.keyboard.press(" ")
     expect(page.locator("#play")).to_have_attribute("aria-label", "Pause")
     wait_until(lambda: int(page.input_value("#scrub")) >= min(3, int(last)), 10, "The replay does not play.")
-    page.keyboard.press(" ")
+    page.keyboard.press("Home")
     expect(page.locator("[data-f=actor]")).to_have_text("policy")
-    page.goto(f"{page.url.partition('?')[0]}?step=2")
-    expect(page.locator("#where")).to_contain_text("step 2 of")
+    page.goto(f"{page.url.partition('?')[0]}?step={last}")
+    expect(page.locator("#where")).to_have_text(f"step {last} of {last}")
     page.screenshot(path=screenshots / "replay.png")
 
 
@@ -249,6 +252,20 @@ def test_charts_are_drawn_inside_the_session(pages, story, browser, running_flee
     assert stranger.request.post("/charts/app/_dash-update-component", data={}).status == 401
     assert "/login" in stranger.request.get("/charts/app/?lab=main").url
     stranger.close()
+
+
+def test_cancel_asks_once_with_the_name(pages, story, screenshots):
+    page = pages("researcher")
+    page.goto(story["improve"])
+    state = page.locator("h1 + [data-f=state]")
+    page.get_by_role("button", name="Cancel run").click()
+    expect(page.locator("#confirm")).to_contain_text("Cancel first practice?")
+    page.get_by_role("button", name="Keep it").click()
+    expect(state).to_contain_text("Running")
+    page.get_by_role("button", name="Cancel run").click()
+    page.screenshot(path=screenshots / "confirm.png")
+    page.get_by_role("button", name="Cancel first practice").click()
+    expect(state).to_contain_text("Canceled", timeout=30_000)
 
 
 def test_jump_palette_keys_and_theme(pages, screenshots):

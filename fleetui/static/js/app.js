@@ -124,6 +124,8 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "?" && !typing(event)) { event.preventDefault(); keysDialog?.showModal(); }
 });
 
+// What the last form did is said and goes away by itself; a page without JavaScript keeps it on top.
+for (const message of document.querySelectorAll(".messages li:not(.error)")) { toast(message.textContent); message.remove(); }
 live.addEventListener("refused", (event) => toast(event.detail.error, "error"));
 refreshTimes();
 setInterval(refreshTimes, 10000);

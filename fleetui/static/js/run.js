@@ -9,7 +9,7 @@ const runId = Number(page.run), kind = page.kind;
 const LIVE = ["queued", "starting", "running", "pausing", "paused", "canceling"];
 const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
-let run = {}, metrics = [], checkpoints = [];
+let run = {}, metrics = [], checkpoints = [], stations = [];
 let pending = false;
 
 const of = (name) => metrics.filter((metric) => metric.kind === name).map((metric) => metric.data);
@@ -76,7 +76,7 @@ function drawLosses() {
     return { x: having.map((row) => row.step), y: having.map((row) => row[key]), mode: key.startsWith("validation") ? "lines+markers" : "lines", marker: { size: 5 }, line: { color, dash, width }, name,
       hovertemplate: `${name} %{y:.3f}<br>update %{x}<extra></extra>` };
   }).filter((trace) => trace.x.length);
-  Plotly.react($("#losses"), traces, layout("update", "loss (nats)", { yaxis: { rangemode: "tozero" } }), config);
+  Plotly.react($("#losses"), traces, layout("update", "loss (nats)", { yaxis: { rangemode: "tozero" }, xaxis: { rangemode: "tozero" } }), config);
   $("#losses").dataset.points = rows.length;
   const newest = rows.at(-1);
   setText(field("loss-note"), `update ${newest.step}`);
@@ -103,9 +103,9 @@ function drawCheckpoints() {
   refreshTimes($("#checkpoints"));
 }
 
-function drawStations(stations) {
+function drawStations() {
   const list = $("#stations");
-  if (!list || !stations?.length) return;
+  if (!list || !stations.length) return;
   list.replaceChildren(...stations.map((station) => {
     const row = document.createElement("li");
     row.className = "between";
@@ -138,9 +138,9 @@ function drawHead() {
 
 function drawLog() {
   const log = $("#log");
-  if (!run.log) return;
+  const notes = of("note").map((note) => note.text);
   const atEnd = log.scrollTop + log.clientHeight > log.scrollHeight - 30;
-  setText(log, run.log.join("\n") || "Nothing written yet.");
+  setText(log, [...notes, ...(run.log ?? [])].join("\n") || "Nothing written yet.");
   if (atEnd) log.scrollTop = log.scrollHeight;
 }
 
@@ -151,10 +151,10 @@ function draw() {
 }
 
 live.subscribe(`run:${lab}/${runId}`, { subscribe: "run", lab, run: runId }, (type, data) => {
-  if (type === "snapshot") { run = data.run; metrics = data.metrics; checkpoints = data.checkpoints ?? []; drawStations(data.stations); }
+  if (type === "snapshot") { run = data.run; metrics = data.metrics; checkpoints = data.checkpoints; stations = data.stations; drawStations(); }
   else {
-    if (data.run) { run = { ...run, ...data.run }; if (data.run.checkpoints) checkpoints = data.run.checkpoints; if (data.run.stations) drawStations(data.run.stations); }
-    if (data.checkpoints) checkpoints = data.checkpoints;
+    if (data.run) run = { ...run, ...data.run };
+    for (const changed of data.checkpoints ?? []) checkpoints = [...checkpoints.filter((each) => each.id !== changed.id), changed];
     if (data.metrics) {
       const known = metrics.at(-1)?.seq ?? -1;
       metrics.push(...data.metrics.filter((metric) => metric.seq > known));
@@ -163,5 +163,14 @@ live.subscribe(`run:${lab}/${runId}`, { subscribe: "run", lab, run: runId }, (ty
   draw();
 });
 
+// Its stations' states come from the wall; all else that the wall says is not of this page.
+if (kind === "improve") live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
+  let moved = false;
+  for (const card of data.stations ?? [data.card]) {
+    const station = stations.find((each) => each.slug === card?.slug);
+    for (const name of ["state", "connected"]) if (station && name in card && station[name] !== card[name]) { station[name] = card[name]; moved = true; }
+  }
+  if (moved) drawStations();
+});
 document.addEventListener("themechange", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
