@@ -187,7 +187,7 @@ class Command(BaseCommand):
         # One viewer of many cameras must not cost the time of compressing JPEGs that don't get smaller.
         web += ["--port", settings.PORT, "--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "3"]
         web += ["--log-level", "warning", "--no-access-log"]
-        worker = [*python, "celery", "-A", "fleetui.celery:app", "worker", "--pool", "threads", "--concurrency", "8"]
+        worker = [*python, "celery", "-A", "fleetui.celery:app", "worker", "--pool", "threads", "--concurrency", "16"]
         worker += ["--loglevel", "info", "--without-gossip", "--without-mingle"]
         # The host comes from the same machine, whatever names browsers use.
         host = [*python, "training", "practise", "--server", f"http://127.0.0.1:{settings.PORT}", "--tokens", tokens]
