@@ -29,7 +29,7 @@ ACTS: dict[str, tuple[frozenset[str], str]] = {
     "reset": (frozenset(STATES) - {"overridden"}, "a person is driving; hand back first"),
     "end_episode": (frozenset({"practising", "evaluating"}), "no episode is under way"),
     "override": (
-        _UNLATCHED - {"overridden"},
+        _UNLATCHED - {"overridden", "offline"},
         "it is {state}; a stop must be cleared and an override handed back first",
     ),
     "drive": (frozenset({"overridden"}), "nobody has taken control; override first"),

@@ -288,7 +288,11 @@ class Link:
             self._wake("_to_send")
 
     def store(self, episode: Episode) -> None:
-        self.spool.add(episode)
+        try:
+            self.spool.add(episode)
+        except (EpisodeError, OSError) as error:  # a full disk, a world that breaks the format: the loop must go on
+            log.error("%s: an episode could not be kept: %s", self.name or "station", error)
+            return
         self._wake("_to_upload")
 
     def received(self) -> list[tuple[dict, float]]:

@@ -270,7 +270,7 @@ class Station:
         if gone_for_s <= SILENCE_S:
             if self._server_gone:
                 self._server_gone = False
-                if self.recording is not None:
+                if self.control.state == "offline" and self.recording is not None:
                     self._become("evaluating" if self.recording.purpose == "evaluation" else "practising", "")
                 self._rest()
         elif not self._server_gone:
@@ -462,6 +462,13 @@ class Station:
         if self.recording is None and not self._begin():
             return None
         return self.observation, self.instruction.text
+
+    def next_step_at(self) -> float:
+        """When observe() will next have something to do, as far as known; a message may change that."""
+        if self.control.moved_by == "policy":
+            return self.step_due
+        pushed = self.control.moved_by == "human" and self.dead_man.direction(self.clock()) is not None
+        return self.step_due if pushed else math.inf
 
     def _watch_the_clock(self, now: float) -> None:
         if self.dead_man.lapsed(now):

@@ -250,8 +250,8 @@ class StationHost:
 
     def _nap(self) -> None:
         now = time.monotonic()
-        due = [member.station.step_due for member in self.members.values() if member.station.control.moved_by]
-        due += [member.frame_due for member in self.members.values() if member.fps]
+        due = [member.station.next_step_at() for member in self.members.values()]
+        due += [member.frame_due for member in self.members.values() if member.fps and member.link.connected]
         self._arrived.wait(min(LONGEST_NAP_S, max(0.001, min(due, default=now + LONGEST_NAP_S) - now)))
 
     def _receive(self, member: Member, message: dict, received_at: float) -> None:
@@ -263,6 +263,8 @@ class StationHost:
         elif kind == "watch":
             member.watch(message)
         else:
+            if kind == "welcome":
+                member.fps = 0.0  # the server says anew who watches
             member.station.receive(message, received_at)
 
     # Checkpoints

@@ -264,6 +264,15 @@ def test_a_full_spool_gives_up_practice_and_keeps_corrections(tmp_path, monkeypa
     assert correction.uuid in {episode.uuid for episode in spool.read(spool.next())}
 
 
+def test_an_episode_that_breaks_the_format_is_said_and_stops_nothing(server, connect, caplog):
+    link = connect(server)
+    bad, good = an_episode(instruction=""), an_episode()
+    link.store(bad)
+    link.store(good)
+    until(lambda: good.uuid in server.episodes)
+    assert bad.uuid in caplog.text and "instruction" in caplog.text
+
+
 def test_the_answer_hold_names_the_policies_that_it_speaks_of(server, connect):
     server.hold = True
     link = connect(server)

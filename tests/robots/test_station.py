@@ -535,6 +535,25 @@ def test_a_server_gone_ends_an_override():
     assert bench.state == "idle"
 
 
+def test_no_override_begins_while_the_server_is_silent():
+    bench = Bench().practise()
+    bench.tick()
+    bench.station.server_gone(3)
+    assert not bench.command("override")["ok"]
+    bench.station.server_gone(0)
+    bench.until_episodes(1)
+    assert (bench.episodes[0].actors == ACTORS.index("policy")).all()
+
+
+def test_an_undriven_override_gives_the_host_nothing_to_wait_for():
+    bench = Bench().practise()
+    assert bench.station.next_step_at() <= bench.clock()
+    bench.command("override")
+    assert bench.station.next_step_at() == np.inf
+    bench.command("drive", dx=1)
+    assert bench.station.next_step_at() <= bench.clock()
+
+
 def test_a_stop_outlives_the_servers_absence():
     bench = Bench().practise()
     bench.command("stop")
