@@ -24,6 +24,7 @@ def main() -> int:
     command.add_argument("--episodes", type=int, default=200)
     command.add_argument("--seed", type=int, default=1_000_000)
     command.add_argument("--task", default="", help=f"families with commas, of {', '.join(TASKS)}; default: the policy's own")
+    command.add_argument("--limit", type=float, default=1.0, help="share of the task's time limit; default 1")
     command.add_argument("--greedy", action="store_true", help="the likeliest action instead of a sampled one")
     command.add_argument("--held-out", action="store_true", help="wordings that no demonstration uses")
     command = commands.add_parser("rehearse", help="SFT and practice in one process, without a server")
@@ -91,7 +92,13 @@ def evaluate(arguments) -> int:
         print(f"There is no task {unknown[0]!r}; known are {', '.join(TASKS)}.", file=sys.stderr)
         return 2
     result = evaluate(
-        policy, tasks, arguments.episodes, arguments.seed, greedy=arguments.greedy, held_out=arguments.held_out
+        policy,
+        tasks,
+        arguments.episodes,
+        arguments.seed,
+        greedy=arguments.greedy,
+        held_out=arguments.held_out,
+        limit_share=arguments.limit,
     )
     print(json.dumps(result.to_json()))
     return 0

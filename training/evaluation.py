@@ -65,17 +65,18 @@ def evaluate(
     seed: int,
     greedy: bool = False,
     held_out: bool = False,
-    limit_steps: int = 0,
+    limit_share: float = 1.0,
     batch: int = 200,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """`limit_steps` 0: each task's own time limit.
+    """Success within `limit_share` of each task's time limit counts.
 
     Episode i has the same start, instruction and family whatever the policy and however many episodes follow it."""
     tasks = [get_task(name) for name in task_names]
     if wrong := [task.name for task in tasks if task.embodiment != policy.embodiment.name]:
         raise ValueError(f"Task {wrong[0]} is not for {policy.embodiment.name}; evaluate the policy on a task of its own body.")
-    limits = np.array([limit_steps or tasks[i % len(tasks)].time_limit_steps for i in range(episodes)])
+    allowed = [max(1, round(limit_share * task.time_limit_steps)) for task in tasks]
+    limits = np.array([allowed[i % len(tasks)] for i in range(episodes)])
     successes, steps = [], []
     for first in range(0, episodes, batch):
         numbers = range(first, min(first + batch, episodes))

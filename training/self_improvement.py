@@ -108,7 +108,7 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
         due = finished or version % recipe.evaluate_every == 0
         if recipe.evaluation_episodes and due and version not in evaluations:
             result = evaluate(
-                policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, limit_steps=recipe.evaluation_steps
+                policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, limit_share=recipe.evaluation_limit
             )
             evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
             run.log("evaluation", version=version, sampled=True, **evaluations[version])

@@ -152,7 +152,7 @@ def sft(run: RunDir) -> dict:
     kept_policy.eval().requires_grad_(False)
     reward_model = RewardModel(network, Description(role="reward_model", threshold=math.inf, **shared))
     d_at_the_goal = d_of(reward_model, demonstrations, demonstrations.last[validation])
-    threshold = steps_to_go.calibrate_threshold(d_at_the_goal, recipe.threshold_quantile)
+    threshold = steps_to_go.calibrate_threshold(d_at_the_goal, recipe.threshold_quantile, recipe.threshold_margin)
     reward_model.description.threshold = threshold
     policy = Policy(kept_policy, Description(role="policy", threshold=threshold, **shared))
     keep(run, reward_model)
@@ -173,7 +173,7 @@ def sft(run: RunDir) -> dict:
             demonstrations.tasks,
             recipe.evaluation_episodes,
             recipe.evaluation_seed,
-            limit_steps=recipe.evaluation_steps,
+            limit_share=recipe.evaluation_limit,
             on_progress=countdown.tell,
         )
         run.log("evaluation", version=0, practice_episodes=0, sampled=True, **result.to_json())

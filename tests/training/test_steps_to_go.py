@@ -71,9 +71,9 @@ def test_reinforce_loss():
     assert float(loss) == pytest.approx(-0.05)
 
 
-def test_threshold_is_a_quantile_of_d_at_the_goal():
-    assert steps_to_go.calibrate_threshold(np.array([1.0, 2, 3, 10]), 0.5) == 2.5
-    assert steps_to_go.calibrate_threshold(np.array([1.0, 2, 3, 10]), 0.0) == 1
+def test_threshold_is_a_quantile_of_d_at_the_end_and_a_margin():
+    assert steps_to_go.calibrate_threshold(np.array([1.0, 2, 3, 10]), 0.5, 2) == 4.5
+    assert steps_to_go.calibrate_threshold(np.array([1.0, 2, 3, 10]), 0.0, 0) == 1
 
 
 def test_the_detector_wants_frames_in_a_row():
