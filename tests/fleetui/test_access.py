@@ -1,0 +1,100 @@
+"""Who may do what: each role at each door, and another lab, which does not exist for anybody outside it."""
+
+import json
+
+import pytest
+from django.test import Client
+
+from fleetui import access
+from fleetui.fleet.models import Intervention
+from tests.fleetui.lab import ROLES
+
+BODIES = {
+    "command": ("stations/arm-1/command", {"name": "pause"}),
+    "create_task": ("tasks", {"family": "block_to_place"}),
+    "assign": ("assignments", {"task": "block2block", "stations": ["arm-1"]}),
+    "generate_dataset": ("datasets", {"name": "d", "families": ["block2block"], "episodes": 5}),
+    "launch_run": ("runs", {"kind": "sft", "dataset": None, "recipe": {}}),
+}
+MAY = {
+    "command": {"supervisor", "manager"},
+    "create_task": {"manager"},
+    "assign": {"manager"},
+    "generate_dataset": {"researcher", "manager"},
+    "launch_run": {"researcher", "manager"},
+}
+
+
+@pytest.mark.parametrize("action", BODIES)
+def test_each_role_at_each_door(lab, dataset, action):
+    path, body = BODIES[action]
+    if action == "launch_run":
+        body = body | {"dataset": dataset.pk}
+    for role in ROLES:
+        answer = lab.call(role, "post", path, body)
+        if role not in MAY[action]:
+            assert answer.status_code == 403, role
+            assert role in answer.json()["detail"] and "takes a" in answer.json()["detail"]
+    allowed = sorted(MAY[action])[0]
+    answer = lab.call(allowed, "post", path, body)
+    assert answer.status_code in (200, 409), answer.content  # 409: an earlier role of the loop did it already
+
+
+def test_a_denied_command_leaves_no_trace(lab):
+    lab.call("viewer", "post", "stations/arm-1/command", {"name": "stop"})
+    lab.stations[0].refresh_from_db()
+    assert not lab.stations[0].stop_latched and not Intervention.objects.exists()
+
+
+PATHS = ["stations", "stations/arm-1", "tasks", "assignments", "datasets", "runs", "episodes"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_member_sees_and_nobody_else(lab, other_lab, path):
+    for role in ROLES:
+        assert lab.call(role, "get", path).status_code == 200, role
+    stranger = other_lab.as_("manager").get(f"/api/labs/{lab.slug}/{path}")
+    nowhere = other_lab.as_("manager").get(f"/api/labs/nowhere/{path}")
+    assert stranger.status_code == nowhere.status_code == 404
+    # The answer must not tell whether the lab exists.
+    assert stranger.json()["detail"].replace("east", "?") == nowhere.json()["detail"].replace("nowhere", "?")
+
+
+def test_objects_of_another_lab_are_not_found_under_ones_own(lab, other_lab, sft_run, dataset):
+    for path in (f"runs/{sft_run.pk}", f"runs/{sft_run.pk}/metrics"):
+        assert other_lab.call("manager", "get", path).status_code == 404
+    body = {"kind": "sft", "dataset": dataset.pk, "recipe": {}}
+    assert other_lab.call("manager", "post", "runs", body).status_code == 404
+    assert other_lab.call("manager", "post", f"runs/{sft_run.pk}/cancel").status_code == 404
+
+
+def test_a_station_fetches_checkpoints_of_its_own_lab_only(lab, other_lab, sft_run):
+    policy = sft_run.newest_checkpoint("policy")
+    url = f"/api/station/checkpoints/{policy.uuid}"
+
+    def fetch(token):
+        return Client().get(url, headers={"Authorization": f"Bearer {token}"})
+
+    answer = fetch(lab.tokens["arm-1"])
+    assert answer.status_code == 200 and answer.content == policy.file.read_bytes()
+    assert fetch(other_lab.tokens["arm-1"]).status_code == 404
+    assert fetch("wrong").status_code == 401
+
+
+def test_without_a_session_or_its_token_nothing_is_answered(lab):
+    assert Client().get("/api/labs/east/stations").status_code == 401
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(lab.users["manager"])
+    answer = strict.post(
+        "/api/labs/east/stations/arm-1/command", json.dumps({"name": "pause"}), content_type="application/json"
+    )
+    assert answer.status_code == 403
+    lab.stations[0].refresh_from_db()
+    assert not lab.stations[0].paused
+
+
+def test_the_token_is_kept_as_a_hash(lab):
+    station, token = lab.stations[0], lab.tokens["arm-1"]
+    assert token not in json.dumps({name: str(value) for name, value in vars(station).items()})
+    assert access.get_station_by_token(token) == station
+    assert access.get_station_by_token("") is None

@@ -1,0 +1,230 @@
+"""The HTTP API: bad input gets a 4xx and a sentence, and nothing that was there is lost."""
+
+import json
+import struct
+import uuid
+
+import numpy as np
+import pytest
+from django.test import Client
+
+from fleetui.fleet import actions
+from fleetui.fleet.models import Assignment, AssignedStation, Episode
+from fleetui.learning.models import Dataset, Run
+from tests.fleetui.lab import as_upload, make_episode
+
+
+def refused(answer, status):
+    assert answer.status_code == status, answer.content
+    detail = answer.json()["detail"]
+    assert isinstance(detail, str) and len(detail) > 10
+    return detail
+
+
+def test_the_schema_names_every_path(lab):
+    paths = lab.as_("viewer").get("/api/openapi.json").json()["paths"]
+    for path in ("/stations/{slug}/command", "/runs/{number}/metrics", "/episodes/{uuid}/steps"):
+        assert f"/api/labs/{{lab}}{path}" in paths
+    assert "/api/station/episodes" in paths
+
+
+# Uploads of stations
+
+
+def test_a_missing_or_unknown_token_is_refused_with_a_sentence(lab):
+    for token in ("", "no-such-token"):
+        assert "token" in refused(lab.upload(as_upload(make_episode()), token=token), 401)
+    assert not Episode.objects.exists()
+
+
+def test_a_wrong_observation_shape_names_both_shapes(lab):
+    detail = refused(lab.upload(as_upload_unchecked(observation_size=7)), 422)
+    assert "7" in detail and "44" in detail
+    assert not Episode.objects.exists()
+
+
+def as_upload_unchecked(**fields):
+    """A file that our own writer would refuse to write."""
+    known = as_upload(make_episode(steps=3, embodiment="unknown_body", **fields))
+    assert b"unknown_body" in known
+    # The name of the body is changed in the header, whose length is kept right.
+    (size,) = struct.unpack_from("<Q", known)
+    header = known[8 : 8 + size].replace(b"unknown_body", b"language_table")
+    return struct.pack("<Q", len(header)) + header + known[8 + size :]
+
+
+def test_one_bad_episode_refuses_the_upload_and_keeps_what_was_there(lab):
+    kept = make_episode()
+    assert lab.upload(as_upload(kept)).json() == {"stored": 1, "hold": False}
+    fresh = make_episode()
+    body = bytearray(as_upload(fresh, make_episode()))
+    body[-40:-36] = np.float32(np.nan).tobytes()  # within one of the arrays
+    answer = lab.upload(bytes(body[:-1]))
+    assert answer.status_code == 400
+    assert set(Episode.objects.values_list("uuid", flat=True)) == {uuid.UUID(kept.uuid)}
+
+
+def test_a_truncated_upload_is_refused_and_can_be_sent_again(lab):
+    episode = make_episode()
+    body = as_upload(episode)
+    for cut in (0, 5, 200, len(body) - 1):
+        refused(lab.upload(body[:cut]), 400)
+    assert not Episode.objects.exists()
+    assert lab.upload(body).json()["stored"] == 1
+
+
+def test_too_many_episodes_or_bytes_at_once(lab, monkeypatch):
+    assert "64" in refused(lab.upload(as_upload(*[make_episode(steps=1) for _ in range(65)])), 422)
+    monkeypatch.setattr(actions, "UPLOAD_LIMIT", 1000)
+    assert "64 MiB" in refused(lab.upload(as_upload(make_episode())), 413)
+
+
+def test_another_body_is_refused(lab):
+    detail = refused(lab.upload(as_upload(make_episode(embodiment="something_else"))), 422)
+    assert "something_else" in detail and "language_table" in detail
+
+
+# Runs
+
+
+def test_an_invalid_recipe_lists_each_field(lab, dataset):
+    body = {"kind": "sft", "dataset": dataset.pk, "recipe": {"steps": -3, "batch": "many", "oops": 1}}
+    answer = lab.call("researcher", "post", "runs", body)
+    detail = refused(answer, 422)
+    assert set(answer.json()["problems"]) == {"steps", "batch", "oops"}
+    assert all(name in detail for name in ("steps", "batch", "oops"))
+    assert not Run.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "sft", "recipe": {}},
+        {"kind": "improve", "recipe": {}},
+        {"kind": "neither", "recipe": {}},
+        {"kind": "sft", "recipe": []},
+        {},
+    ],
+)
+def test_a_run_without_its_source_is_refused(lab, body):
+    refused(lab.call("researcher", "post", "runs", body), 422)
+    assert not Run.objects.exists()
+
+
+def test_broken_json_and_wrong_types_are_no_server_errors(lab):
+    client = lab.as_("manager")
+    for body in (b"{", b"[]", b'{"name": 5, "args": []}', b"\xff\xfe"):
+        answer = client.post("/api/labs/east/stations/arm-1/command", body, content_type="application/json")
+        assert 400 <= answer.status_code < 500, body
+        assert isinstance(answer.json()["detail"], str)
+
+
+def test_launching_sft_answers_with_the_run(lab, dataset):
+    row = lab.call("researcher", "post", "runs", {"kind": "sft", "dataset": dataset.pk, "recipe": {"seed": 4}}).json()
+    assert row["state"] == "queued" and row["recipe"]["seed"] == 4 and row["checkpoints"] == []
+    assert lab.call("viewer", "get", f"runs/{row['id']}").json() == row
+
+
+def test_an_improve_run_takes_the_waiting_assignment(lab, sft_run):
+    assignment = lab.call("manager", "post", "assignments", {"task": "block2block", "stations": ["arm-1", "arm-2"]})
+    assert assignment.json()["state"] == "queued"
+    body = {"kind": "improve", "parent": sft_run.pk, "recipe": {}}
+    row = lab.call("researcher", "post", "runs", body | {"assignment": assignment.json()["id"]}).json()
+    assert row["stations"] == ["arm-1", "arm-2"] and row["task"] == "block2block"
+    assert Assignment.objects.get().state == "underway"
+    again = lab.call("researcher", "post", "runs", body | {"task": "block2block", "stations": ["arm-1"]})
+    assert "Arm 1" in refused(again, 409)
+    assert Run.objects.filter(kind="improve").count() == 1
+
+
+def test_an_improve_run_makes_an_assignment_of_free_and_waiting_stations(lab, sft_run):
+    lab.call("manager", "post", "assignments", {"task": "block2block", "stations": ["arm-1", "arm-2"]})
+    body = {"kind": "improve", "parent": sft_run.pk, "recipe": {}, "task": "block2block", "stations": ["arm-1"]}
+    assert lab.call("researcher", "post", "runs", body).status_code == 200
+    live = AssignedStation.objects.filter(live=True)
+    assert {(place.station.slug, place.assignment.state) for place in live} == {
+        ("arm-1", "underway"),
+        ("arm-2", "queued"),
+    }
+
+
+def test_an_assignment_with_a_live_run_can_not_be_cancelled_alone(lab, improve_run):
+    assignment = Assignment.objects.get()
+    answer = lab.call("manager", "delete", f"assignments/{assignment.pk}")
+    assert "run" in refused(answer, 409)
+    lab.call("researcher", "post", f"runs/{improve_run.pk}/cancel")
+    improve_run.refresh_from_db()
+    assert improve_run.state == "canceling"  # its job ends it
+
+
+def test_pausing_what_does_not_run(lab, sft_run):
+    for wish in ("pause", "resume", "cancel"):
+        assert "completed" in refused(lab.call("researcher", "post", f"runs/{sft_run.pk}/{wish}"), 409)
+    refused(lab.call("researcher", "post", f"runs/{sft_run.pk}/explode"), 404)
+
+
+# Datasets
+
+
+def test_uploading_demonstrations(lab):
+    demo = make_episode(purpose="demonstration", actors=np.full(10, 1, np.uint8), steps=10)
+    client = lab.as_("researcher")
+
+    def upload(name, body):
+        return client.post(
+            f"/api/labs/east/datasets/upload?name={name}", body, content_type="application/octet-stream"
+        )
+
+    row = upload("mine", as_upload(demo)).json()
+    assert (row["state"], row["episodes"], row["steps"]) == ("ready", 1, 10)
+    assert Dataset.objects.get().file.is_file()
+    assert "mine" in refused(upload("mine", as_upload(demo)), 409)
+    assert "practice" in refused(upload("practice", as_upload(make_episode())), 422)
+    refused(upload("cut", as_upload(demo)[:-3]), 400)
+    assert Dataset.objects.count() == 1
+
+
+def test_generating_checks_its_fields(lab):
+    body = {"name": "d", "families": ["no_family"], "episodes": 0, "seed": -1}
+    answer = lab.call("researcher", "post", "datasets", body)
+    refused(answer, 422)
+    assert set(answer.json()["problems"]) == {"families", "episodes", "seed"}
+
+
+# Episodes
+
+
+def test_steps_of_an_episode(lab):
+    episode = make_episode(steps=4)
+    lab.upload(as_upload(episode))
+    shown = lab.call("viewer", "get", f"episodes/{episode.uuid}/steps").json()
+    assert shown["d"] == [20, 19, 18, 17, 16] and shown["reward"] == [1, 1, 1, 1]
+    assert len(shown["actions"]) == 4 and shown["actors"] == [0, 0, 0, 0]
+    assert np.allclose(shown["observations"], episode.observations, atol=1e-4)
+
+
+def test_filters_of_the_list(lab):
+    lab.upload(as_upload(make_episode(ending="detected_success", detected_success=True), make_episode()))
+    assert len(lab.call("viewer", "get", "episodes").json()) == 2
+    assert len(lab.call("viewer", "get", "episodes?detected=true&station=arm-1").json()) == 1
+    assert lab.call("viewer", "get", "episodes?station=arm-2").json() == []
+    refused(lab.call("viewer", "get", "episodes?limit=100000"), 422)
+
+
+def test_a_frame_is_rendered_at_the_first_ask(lab):
+    episode = make_episode(steps=3)
+    lab.upload(as_upload(episode))
+    for _ in range(2):  # the second ask must not enqueue again
+        answer = lab.call("viewer", "get", f"episodes/{episode.uuid}/frames/1.jpg")
+        assert answer.status_code == 202 and answer.json() == {"state": "rendering"}
+    refused(lab.call("viewer", "get", f"episodes/{episode.uuid}/frames/4.jpg"), 404)
+    row = Episode.objects.get()
+    row.frames_dir.mkdir()
+    (row.frames_dir / "00001.jpg").write_bytes(b"\xff\xd8 picture")
+    answer = lab.call("viewer", "get", f"episodes/{episode.uuid}/frames/1.jpg")
+    assert answer.content == b"\xff\xd8 picture" and answer["Content-Type"] == "image/jpeg"
+
+
+def test_a_bare_client_gets_sentences_too(lab):
+    answer = Client().post("/api/labs/east/runs", json.dumps({}), content_type="application/json")
+    assert "Log in" in refused(answer, 401)
