@@ -21,7 +21,7 @@ THREADS = 4
 
 
 def guarded(environ, start_response):
-    """WSGI, in a thread of its own pool: so the session's look-up may use the database."""
+    """The Dash app as WSGI, for those who are logged in."""
     try:
         request = WSGIRequest(environ)
         request.session = SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
@@ -37,8 +37,6 @@ def guarded(environ, start_response):
         return app.server(environ, start_response)
     except DisallowedHost:
         return refuse(start_response, 400, "This server does not answer under that name; set FLEETUI_HOST to allow it.")
-    finally:
-        close_old_connections()
 
 
 def is_same_origin(request) -> bool:
@@ -62,4 +60,12 @@ def shield(response):
     return response
 
 
-dash_asgi = WSGIMiddleware(guarded, workers=THREADS)
+def serve(environ, start_response):
+    """Runs in a thread of a2wsgi's pool, so the database may be used; its connection goes back when the answer is made."""
+    try:
+        return guarded(environ, start_response)
+    finally:
+        close_old_connections()
+
+
+dash_asgi = WSGIMiddleware(serve, workers=THREADS)
