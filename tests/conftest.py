@@ -121,6 +121,8 @@ def start_fleet(data, stations, **environment):
 @contextlib.contextmanager
 def own_place():
     """A data folder that PostgreSQL's user can reach, and an empty database of its own where the server is external."""
+    from fleetui import embedded
+
     data = Path(tempfile.mkdtemp(prefix="fleetui-fleet-")).resolve()
     data.chmod(0o711)
     environment = {}
@@ -138,6 +140,7 @@ def own_place():
         if environment:
             with psycopg.connect(url, autocommit=True) as server:
                 server.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        shutil.rmtree(embedded.socket_folder(data), ignore_errors=True)
         shutil.rmtree(data, ignore_errors=True)
 
 
