@@ -1,0 +1,176 @@
+"""Uploads into rows and rounds: once each, summed up rightly, and the upload that fills a round holds the stations."""
+
+import numpy as np
+import pytest
+from django.db import IntegrityError, transaction
+
+from fleetui.fleet import actions
+from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lease
+from fleetui.learning import actions as learning_actions
+from robots.episodes import read_episodes
+from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
+
+
+def test_an_episode_is_stored_once_however_often_it_is_sent(lab):
+    first, second = make_episode(), make_episode()
+    assert actions.store_episodes(station=lab.stations[0], body=as_upload(first))["stored"] == 1
+    assert actions.store_episodes(station=lab.stations[0], body=as_upload(first, second))["stored"] == 1
+    assert actions.store_episodes(station=lab.stations[0], body=as_upload(first, second))["stored"] == 0
+    lab.stations[0].refresh_from_db()
+    assert Episode.objects.count() == lab.stations[0].episodes_count == 2
+
+
+def test_the_summary_and_the_file(lab, sft_run):
+    policy, judge = sft_run.newest_checkpoint("policy"), sft_run.newest_checkpoint("reward_model")
+    actors = np.array([0] * 6 + [1] * 4, np.uint8)
+    d = np.arange(20, 9, -1).astype(np.float32)
+    d[-2:] = np.nan  # nothing judged the human's last steps
+    episode = make_episode(
+        actors=actors, steps_to_go=d, policy=str(policy.uuid), reward_model=str(judge.uuid), threshold=2.5,
+        detected_success=True, true_success=False, control_hz=5.0,
+    )
+    actions.store_episodes(station=lab.stations[0], body=as_upload(episode))
+    row = Episode.objects.get()
+    assert (row.steps, row.human_steps, row.d_start, row.d_end, row.return_sum) == (10, 4, 20.0, 12.0, 8.0)
+    assert (row.duration_s, row.version, row.policy, row.reward_model) == (2.0, 0, policy, judge)
+    assert (row.detected_success, row.true_success) == (True, False)
+    (kept,) = read_episodes(row.file)
+    assert np.array_equal(kept.observations, episode.observations)
+
+
+def test_the_upload_that_fills_the_round_holds_the_stations(lab, improve_run):
+    policy = add_checkpoint(improve_run, "policy", 0)
+    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+    lab.connect()
+
+    def upload(steps, **fields):
+        episode = make_episode(steps=steps, policy=str(policy.uuid), **fields)
+        return actions.store_episodes(station=lab.stations[0], body=as_upload(episode))["hold"]
+
+    assert upload(20) is False
+    assert upload(30, purpose="evaluation") is False  # never learned from, so it does not count
+    assert upload(12, actors=np.array([0] * 6 + [1] * 6, np.uint8)) is False  # 6 of them a human's
+    improve_run.refresh_from_db()
+    assert (improve_run.round_steps, improve_run.practice_episodes) == (26, 2)
+    assert upload(6) is True
+    improve_run.refresh_from_db()
+    assert improve_run.holding and improve_run.round_steps == 32
+    orders = actions.list_orders(station=lab.stations[1])
+    assert [order["type"] for order in orders] == ["assignment", "policy", "hold"] and orders[2]["version"] == 0
+    # The next version begins a round of its own.
+    newer = add_checkpoint(improve_run, "policy", 1)
+    learning_actions.publish_checkpoint(run=improve_run, checkpoint=newer)
+    assert upload(40) is False  # of the older policy: kept, but not counted
+    improve_run.refresh_from_db()
+    assert (improve_run.open_version, improve_run.round_steps, improve_run.holding) == (1, 0, False)
+
+
+def test_what_a_station_is_told(lab, improve_run, sft_run):
+    policy = add_checkpoint(improve_run, "policy", 0)
+    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+    assignment, told = actions.list_orders(station=lab.stations[0])
+    assert assignment["task"] == {"name": "block2block", "time_limit_steps": lab.task.time_limit_steps}
+    judge = sft_run.newest_checkpoint("reward_model")
+    assert (told["checkpoint"], told["sha256"]) == (str(policy.uuid), policy.sha256)
+    assert (told["reward_model"], told["threshold"], told["consecutive"]) == (str(judge.uuid), 2.5, 2)
+    learning_actions.pause_run(run=improve_run, user=lab.users["researcher"])
+    assert [order["assignment"] for order in actions.list_orders(station=lab.stations[0])] == [None]
+
+
+def test_a_publication_has_arrived_once_every_connected_station_has_loaded_it(lab, improve_run):
+    policy = add_checkpoint(improve_run, "policy", 0)
+    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+    lab.connect()
+    actions.record_policy_loaded(station=lab.stations[0], checkpoint_uuid=str(policy.uuid))
+    policy.refresh_from_db()
+    assert policy.loaded_everywhere_at is None
+    actions.record_policy_loaded(station=lab.stations[1], checkpoint_uuid=str(policy.uuid))
+    policy.refresh_from_db()
+    assert policy.staleness_s > 0
+    first = policy.loaded_everywhere_at
+    actions.record_policy_loaded(station=lab.stations[1], checkpoint_uuid=str(policy.uuid))
+    policy.refresh_from_db()
+    assert policy.loaded_everywhere_at == first
+
+
+# Touches and leases
+
+
+def command(lab, role, name, **args):
+    return actions.command_station(
+        user=lab.users[role], lab_slug="east", station_slug="arm-1", name=name, args=args
+    )
+
+
+def test_an_override_is_one_touch_from_taking_to_handing_back(lab, improve_run):
+    lab.connect()
+    with pytest.raises(actions.Conflict, match="take control"):
+        command(lab, "supervisor", "drive", dx=0.5, dy=0)
+    command(lab, "supervisor", "override")
+    command(lab, "supervisor", "override")
+    command(lab, "supervisor", "drive", dx=0.5, dy=-1)
+    with pytest.raises(actions.Conflict, match="east-supervisor is in control"):
+        command(lab, "manager", "speed", value=4)
+    with pytest.raises(actions.Conflict, match="east-supervisor is in control"):
+        command(lab, "manager", "override")
+    command(lab, "manager", "stop")  # anybody may stop
+    command(lab, "supervisor", "hand_back")
+    touch = Intervention.objects.get(kind="override")
+    assert touch.ended_at is not None and touch.seconds > 0 and touch.run == improve_run
+    live = Lease.objects.get(station=lab.stations[0], released_at=None)
+    assert live.run == improve_run and live.epoch == 3  # run, operator, run again
+
+
+def test_a_reset_counts_from_when_the_station_asked(lab):
+    lab.connect()
+    actions.record_telemetry(station=lab.stations[0], state="needs_person", reason="the blue cube is off the table")
+    command(lab, "supervisor", "reset")
+    touch = Intervention.objects.get()
+    assert (touch.kind, touch.reason) == ("reset", "the blue cube is off the table")
+    assert touch.user == lab.users["supervisor"] and touch.seconds > 0
+
+
+def test_an_offline_station_keeps_its_latches_for_its_return(lab):
+    with pytest.raises(actions.Conflict, match="offline"):
+        command(lab, "supervisor", "reset")
+    command(lab, "supervisor", "stop")
+    command(lab, "supervisor", "speed", value=0)
+    station = lab.stations[0]
+    station.refresh_from_db()
+    told = actions.connect_station(station=station, embodiment=station.embodiment)
+    assert told[0]["settings"]["speed"] == 0
+    assert told[0]["type"] == "welcome" and (told[1]["type"], told[1]["name"]) == ("command", "stop")
+
+
+@pytest.mark.parametrize(
+    "name, args",
+    [
+        ("fly", {}),
+        ("speed", {"value": 3}),
+        ("speed", {"value": True}),
+        ("drive", {"dx": 2, "dy": 0}),
+        ("drive", {"dx": float("nan"), "dy": 0}),
+        ("settings", {"self_reset_after_s": -1}),
+        ("settings", {"colour": "red"}),
+        ("pause", {"because": 1}),
+    ],
+)
+def test_bad_commands_are_refused_with_a_sentence(lab, name, args):
+    lab.connect()
+    with pytest.raises(actions.Invalid) as refusal:
+        command(lab, "supervisor", name, **args)
+    assert len(str(refusal.value)) > 10 and not Intervention.objects.exists()
+
+
+# What the database itself holds
+
+
+def test_a_station_has_one_live_assignment_and_one_live_lease(lab, improve_run):
+    lease = Lease.objects.get(station=lab.stations[0])
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Lease.objects.create(station=lab.stations[0], user=lab.users["manager"], epoch=lease.epoch + 1)
+    with pytest.raises(actions.Conflict, match="Already assigned: Arm 1"):
+        actions.assign_task(
+            lab=lab.row, task=lab.task, stations=[lab.stations[0]], user=lab.users["manager"]
+        )
+    assert AssignedStation.objects.filter(live=True).count() == 2

@@ -1,0 +1,330 @@
+"""The sockets: who may open and subscribe, snapshots that deltas keep true, commands with their answers, frames."""
+
+import asyncio
+import json
+import struct
+import time
+
+import pytest
+from asgiref.sync import sync_to_async
+from asgiref.testing import ApplicationCommunicator
+from channels.auth import AuthMiddlewareStack
+from channels.routing import URLRouter
+
+from fleetui import messages
+from fleetui.fleet import actions
+from fleetui.learning import actions as learning_actions
+from fleetui.live.routing import websocket_urlpatterns
+from robots.embodiments import LANGUAGE_TABLE
+from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
+
+ORIGIN = (b"origin", b"http://testserver")
+
+
+class Socket(ApplicationCommunicator):
+    """The other end of a socket, without a server between."""
+
+    def __init__(self, path, headers):
+        application = AuthMiddlewareStack(URLRouter(websocket_urlpatterns))
+        headers = [(b"host", b"testserver"), *headers]
+        scope = {"type": "websocket", "path": path, "query_string": b"", "headers": headers, "subprotocols": []}
+        super().__init__(application, scope)
+
+    async def connect(self):
+        """Whether the server accepted."""
+        await self.send_input({"type": "websocket.connect"})
+        return (await self.receive_output(timeout=5))["type"] == "websocket.accept"
+
+    async def disconnect(self):
+        await self.send_input({"type": "websocket.disconnect", "code": 1000})
+        await self.wait(timeout=5)
+
+    async def send_to(self, text_data=None, bytes_data=None):
+        await self.send_input({"type": "websocket.receive", "text": text_data, "bytes": bytes_data})
+
+    async def receive_from(self, timeout):
+        output = await self.receive_output(timeout=timeout)
+        assert output["type"] == "websocket.send", output
+        return output.get("bytes") or output["text"]
+
+    async def say(self, **message):
+        await self.send_to(text_data=json.dumps(message))
+
+    async def hear(self, wanted=lambda message: True, seconds=5.0):
+        """The next message that is wanted; those before it are dropped."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left = deadline - time.monotonic()
+            assert left > 0, "nothing such was heard"
+            message = await self.receive_from(timeout=left)
+            message = message if isinstance(message, bytes) else json.loads(message)
+            if wanted(message):
+                return message
+
+
+def cookie_of(lab, role):
+    return (b"cookie", f"sessionid={lab.as_(role).cookies['sessionid'].value}".encode())
+
+
+async def browser(lab, role="viewer"):
+    socket = Socket("/ws/live", [ORIGIN, await sync_to_async(cookie_of)(lab, role)])
+    assert await socket.connect()
+    return socket
+
+
+async def arm(lab, slug="arm-1", hello=True):
+    socket = Socket("/ws/station", [(b"authorization", f"Bearer {lab.tokens[slug]}".encode())])
+    assert await socket.connect()
+    if hello:
+        await socket.say(type="hello", embodiment=LANGUAGE_TABLE.to_json(), software="test", renderer="drawn", tasks=[])
+        assert (await socket.hear())["type"] == "welcome"
+    return socket
+
+
+def telemetry(state="practising", **fields):
+    return {
+        "type": "telemetry", "state": state, "reason": "", "instruction": "push the blue cube", "step": 3, "limit": 100,
+        "d": 12.5, "d_start": 20.0, "progress": 0.375, "p_success": 0.1, "distribution": [0.5, 0.5], "bin_width": 2.0,
+        "threshold": 2.5, "policy": "", "version": 0, "episode": 1, "uuid": "6633f886-af00-4bb6-b57e-d30a53233993",
+        "speed": 1, "human": False, "sent_at": time.time(),
+    } | fields
+
+
+def merge(data, delta):
+    """What a page does with a delta of the wall or of a run."""
+    if "card" in delta:
+        card = next(card for card in data["stations"] if card["slug"] == delta["card"]["slug"])
+        card.update(delta["card"])
+    if "run" in delta:
+        data["run"].update(delta["run"])
+    data.get("metrics", []).extend(delta.get("metrics", []))
+    for row in delta.get("checkpoints", []):
+        data["checkpoints"] = [kept for kept in data["checkpoints"] if kept["id"] != row["id"]] + [row]
+
+
+async def listen(socket, data, seq, seconds=0.6):
+    """Merge all deltas that come until it is quiet; their numbers must have no gap."""
+    while not await socket.receive_nothing(timeout=seconds):
+        message = await socket.hear()
+        seq += 1
+        assert (message["type"], message["seq"]) == ("delta", seq)
+        merge(data, message["data"])
+    return seq
+
+
+# Doors
+
+
+@pytest.mark.parametrize("origin", [(b"origin", b"http://evil.example"), (b"x-nothing", b"")])
+async def test_a_page_of_another_site_can_not_open_the_socket(lab, origin):
+    socket = Socket("/ws/live", [origin, await sync_to_async(cookie_of)(lab, "manager")])
+    assert not await socket.connect()
+
+
+async def test_without_a_session_the_socket_is_refused(lab):
+    assert not await Socket("/ws/live", [ORIGIN]).connect()
+
+
+async def test_another_labs_topics_are_not_found(lab, other_lab, improve_run):
+    socket = await browser(other_lab, "manager")
+    for wanted in (
+        {"subscribe": "wall"},
+        {"subscribe": "station", "station": "arm-1"},
+        {"subscribe": "run", "run": improve_run.pk},
+        {"subscribe": "frames", "station": "arm-1"},
+    ):
+        await socket.say(**wanted, lab="east")
+        assert "no lab 'east'" in (await socket.hear())["error"]
+    await socket.disconnect()
+
+
+async def test_nonsense_is_answered_with_a_sentence(lab):
+    socket = await browser(lab)
+    for text in ("{", "[]", "{}", '{"subscribe": "moon", "lab": "east"}', '{"subscribe": "run", "lab": "east", "run": "x"}'):
+        await socket.send_to(text_data=text)
+        assert len((await socket.hear())["error"]) > 10
+    await socket.say(subscribe="wall", lab="east")
+    assert (await socket.hear())["type"] == "snapshot"
+    await socket.disconnect()
+
+
+@pytest.mark.parametrize("token", [b"Bearer nonsense", b""])
+async def test_an_unknown_token_is_turned_away(lab, token):
+    socket = Socket("/ws/station", [(b"authorization", token)])
+    await socket.connect()
+    closed = await socket.receive_output(timeout=2)
+    assert (closed["type"], closed["code"]) == ("websocket.close", 4401)
+
+
+# A snapshot and its deltas are a fresh snapshot
+
+
+async def test_the_wall_stays_true(lab):
+    socket = await browser(lab)
+    await socket.say(subscribe="wall", lab="east")
+    snapshot = await socket.hear()
+    data, seq = snapshot["data"], snapshot["seq"]
+    station = await arm(lab)
+    await station.say(**telemetry("idle", uuid=""))
+    await station.say(**telemetry())
+    seq = await listen(socket, data, seq)
+    assert data["stations"][0]["d"] == 12.5
+    await sync_to_async(actions.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
+    await sync_to_async(actions.command_station)(
+        user=lab.users["supervisor"], lab_slug="east", station_slug="arm-1", name="stop"
+    )
+    await station.say(**telemetry("needs_person", reason="the blue cube is off the table"))
+    seq = await listen(socket, data, seq)
+    await same_as_fresh(lab, data)
+    await station.disconnect()
+    await listen(socket, data, seq)
+    assert data["stations"][0]["state"] == "offline"
+    await same_as_fresh(lab, data)
+    await socket.disconnect()
+
+
+async def same_as_fresh(lab, data):
+    fresh_socket = await browser(lab)
+    await fresh_socket.say(subscribe="wall", lab="east")
+    fresh = (await fresh_socket.hear())["data"]
+    await fresh_socket.disconnect()
+    by_slug = {card["slug"]: card for card in fresh["stations"]}
+    for card in data["stations"]:
+        known = by_slug[card["slug"]]
+        differing = {name for name in known if known[name] != card.get(name)}
+        assert differing <= {"last_seen", "state_since"}, {name: (card.get(name), known[name]) for name in differing}
+
+
+async def test_a_runs_page_stays_true(lab, improve_run):
+    socket = await browser(lab)
+    await socket.say(subscribe="run", lab="east", run=improve_run.pk)
+    snapshot = await socket.hear()
+    data, seq = snapshot["data"], snapshot["seq"]
+
+    def happen():
+        learning_actions.record_metrics(
+            run=improve_run,
+            lines=[(1, {"kind": "progress", "done": 1, "total": 4, "phase": "practice", "t": 1.0}), (2, {"kind": "loss", "step": 1})],
+        )
+        policy = add_checkpoint(improve_run, "policy", 0)
+        learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+        learning_actions.record_metrics(run=improve_run, lines=[(3, {"kind": "kept", "version": 0})])
+        episode = make_episode(policy=str(policy.uuid))
+        actions.store_episodes(station=lab.stations[0], body=as_upload(episode))
+        learning_actions.pause_run(run=improve_run, user=lab.users["manager"])
+
+    await sync_to_async(happen)()
+    await listen(socket, data, seq)
+    assert data["run"]["progress"] == 0.25 and data["run"]["state"] == "pausing"
+    await socket.say(subscribe="run", lab="east", run=improve_run.pk)
+    fresh = (await socket.hear())["data"]
+    for part in ("run", "metrics", "checkpoints"):
+        assert data[part] == fresh[part], part
+    await socket.disconnect()
+
+
+async def test_after_a_lost_event_there_is_a_new_snapshot(lab, settings):
+    import redis
+
+    socket = await browser(lab)
+    await socket.say(subscribe="wall", lab="east")
+    await socket.hear()
+    redis.Redis.from_url(settings.CHANNELS_ADDRESS).incr(messages.number_key("wall:east"))  # one that nobody got
+    await sync_to_async(actions.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
+    again = await socket.hear()
+    assert (again["type"], again["seq"]) == ("snapshot", 2)
+    assert again["data"]["stations"][0]["episodes"] == 1
+    await socket.disconnect()
+
+
+# Telemetry, commands, frames
+
+
+async def test_telemetry_is_not_written_for_each_message(lab):
+    from fleetui.live import telemetry as live
+
+    station = await arm(lab)
+    await station.say(**telemetry())
+    await asyncio.sleep(0.2)
+    last_seen = await sync_to_async(lambda: lab.row.stations.get(slug="arm-1").last_seen)()
+    for step in range(4, 30):
+        await station.say(**telemetry(step=step, d=20.0 - step / 2))
+    await asyncio.sleep(0.3)
+    assert live.newest[lab.stations[0].pk].trace[29] == 5.5  # all were seen
+    row = await sync_to_async(lambda: lab.row.stations.get(slug="arm-1"))()
+    assert row.last_seen == last_seen and row.state == "practising"
+    await station.disconnect()
+
+
+async def test_bad_telemetry_closes_the_link_and_harms_nobody(lab):
+    socket = await browser(lab)
+    await socket.say(subscribe="wall", lab="east")
+    await socket.hear()
+    for message in (telemetry("flying"), telemetry(d="high"), telemetry(distribution=[None])):
+        station = await arm(lab)
+        await station.say(**message)
+        while (output := await station.receive_output(timeout=2))["type"] != "websocket.close":
+            pass
+        assert output["code"] == 4400
+    await socket.say(subscribe="wall", lab="east")
+    assert (await socket.hear(lambda message: message["type"] == "snapshot"))["data"]["stations"][0]["d"] is None
+    await socket.disconnect()
+
+
+async def test_a_command_reaches_the_station_and_its_answer_the_browser(lab):
+    station, socket = await arm(lab), await browser(lab, "supervisor")
+    wish = {"id": "c1", "lab": "east", "station": "arm-1", "name": "reset", "args": {}, "ttl_ms": 2000}
+    await socket.say(command=wish)
+    told = await station.hear(lambda message: message["type"] == "command")
+    assert (told["id"], told["name"], told["ttl_ms"]) == ("c1", "reset", 2000)
+    await station.say(type="command_done", id="c1", ok=True, error="")
+    assert (await socket.hear())["command_done"] == {"id": "c1", "ok": True, "error": ""}
+    await socket.say(command=wish | {"id": "c2", "ttl_ms": 50})  # this one is never answered
+    assert "did not answer" in (await socket.hear())["command_done"]["error"]
+    await station.disconnect()
+    await socket.disconnect()
+
+
+async def test_a_viewer_can_not_command_over_the_socket(lab):
+    station, socket = await arm(lab), await browser(lab, "viewer")
+    await socket.say(command={"id": "c", "lab": "east", "station": "arm-1", "name": "reset"})
+    done = (await socket.hear())["command_done"]
+    assert not done["ok"] and "viewer" in done["error"]
+    assert await station.receive_nothing(timeout=0.3) or "command" not in (await station.hear())["type"]
+    await station.disconnect()
+    await socket.disconnect()
+
+
+async def test_frames_are_asked_for_while_somebody_watches_and_the_newest_wins(lab):
+    station, socket = await arm(lab), await browser(lab)
+    assert (await station.hear(lambda message: message["type"] == "watch"))["fps"] == 0
+    await socket.say(subscribe="frames", lab="east", station="arm-1", fps=5, size="large")
+    asked = await station.hear(lambda message: message["type"] == "watch")
+    assert (asked["fps"], asked["width"], asked["height"]) == (5, 320, 240)
+
+    def frame(step):
+        return struct.pack(">IId", step, 1, time.time()) + b"\xff\xd8 picture"
+
+    for step in range(20):
+        await station.send_to(bytes_data=frame(step))
+    got = [await socket.hear(), await socket.hear()]
+    assert all(message[:7] == b"\x00\x05arm-1" for message in got)
+    steps = [struct.unpack_from(">I", message, 7)[0] for message in got]
+    assert steps[0] < steps[1] == 19  # what lay between was dropped, not queued
+    assert await socket.receive_nothing(timeout=0.3)
+    await socket.say(unsubscribe="frames", lab="east", station="arm-1")
+    assert (await station.hear(lambda message: message["type"] == "watch"))["fps"] == 0
+    await station.disconnect()
+    await socket.disconnect()
+
+
+async def test_a_second_link_of_a_station_replaces_the_first(lab):
+    first = await arm(lab)
+    second = await arm(lab)
+    while (output := await first.receive_output(timeout=2))["type"] != "websocket.close":
+        pass
+    assert output["code"] == 4409
+    await first.disconnect()
+    row = await sync_to_async(lambda: lab.row.stations.get(slug="arm-1"))()
+    assert row.connected
+    await second.disconnect()
