@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import signal
 import stat
 import subprocess
@@ -205,6 +206,19 @@ def test_a_server_left_behind_is_stopped_and_a_stale_pid_is_not_believed():
         server.start()
         server.stop()
         server.erase()
+
+
+def test_copied_binaries_find_their_libraries(tmp_path, monkeypatch):
+    """What root does where the wheel lies in a folder that PostgreSQL's user can't read."""
+    monkeypatch.setattr(embedded, "SHARED_PLACE", tmp_path / "shared")
+    server = embedded.Postgres(tmp_path)
+    server.user = pwd.getpwuid(os.getuid())
+    copied = server._copied_binaries()
+    assert tmp_path in copied.parents
+    for name in ("postgres", "initdb", "psql", "pg_ctl"):
+        done = subprocess.run([copied / name, "--version"], capture_output=True, text=True)
+        assert "18." in done.stdout, done.stderr
+    assert server._copied_binaries() == copied
 
 
 # First start
