@@ -171,9 +171,7 @@ def test_uploading_demonstrations(lab):
     client = lab.as_("researcher")
 
     def upload(name, body):
-        return client.post(
-            f"/api/labs/east/datasets/upload?name={name}", body, content_type="application/octet-stream"
-        )
+        return client.post(f"/api/labs/east/datasets/upload?name={name}", body, content_type="application/octet-stream")
 
     row = upload("mine", as_upload(demo)).json()
     assert (row["state"], row["episodes"], row["steps"]) == ("ready", 1, 10)

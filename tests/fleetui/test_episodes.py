@@ -26,8 +26,14 @@ def test_the_summary_and_the_file(lab, sft_run):
     d = np.arange(20, 9, -1).astype(np.float32)
     d[-2:] = np.nan  # nothing judged the human's last steps
     episode = make_episode(
-        actors=actors, steps_to_go=d, policy=str(policy.uuid), reward_model=str(judge.uuid), threshold=2.5,
-        detected_success=True, true_success=False, control_hz=5.0,
+        actors=actors,
+        steps_to_go=d,
+        policy=str(policy.uuid),
+        reward_model=str(judge.uuid),
+        threshold=2.5,
+        detected_success=True,
+        true_success=False,
+        control_hz=5.0,
     )
     actions.store_episodes(station=lab.stations[0], body=as_upload(episode))
     row = Episode.objects.get()
@@ -97,9 +103,7 @@ def test_a_publication_has_arrived_once_every_connected_station_has_loaded_it(la
 
 
 def command(lab, role, name, **args):
-    return actions.command_station(
-        user=lab.users[role], lab_slug="east", station_slug="arm-1", name=name, args=args
-    )
+    return actions.command_station(user=lab.users[role], lab_slug="east", station_slug="arm-1", name=name, args=args)
 
 
 def test_an_override_is_one_touch_from_taking_to_handing_back(lab, improve_run):
@@ -170,7 +174,5 @@ def test_a_station_has_one_live_assignment_and_one_live_lease(lab, improve_run):
     with pytest.raises(IntegrityError), transaction.atomic():
         Lease.objects.create(station=lab.stations[0], user=lab.users["manager"], epoch=lease.epoch + 1)
     with pytest.raises(actions.Conflict, match="Already assigned: Arm 1"):
-        actions.assign_task(
-            lab=lab.row, task=lab.task, stations=[lab.stations[0]], user=lab.users["manager"]
-        )
+        actions.assign_task(lab=lab.row, task=lab.task, stations=[lab.stations[0]], user=lab.users["manager"])
     assert AssignedStation.objects.filter(live=True).count() == 2

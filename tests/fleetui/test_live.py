@@ -83,10 +83,26 @@ async def arm(lab, slug="arm-1", hello=True):
 
 def telemetry(state="practising", **fields):
     return {
-        "type": "telemetry", "state": state, "reason": "", "instruction": "push the blue cube", "step": 3, "limit": 100,
-        "d": 12.5, "d_start": 20.0, "progress": 0.375, "p_success": 0.1, "distribution": [0.5, 0.5], "bin_width": 2.0,
-        "threshold": 2.5, "policy": "", "version": 0, "episode": 1, "uuid": "6633f886-af00-4bb6-b57e-d30a53233993",
-        "speed": 1, "human": False, "sent_at": time.time(),
+        "type": "telemetry",
+        "state": state,
+        "reason": "",
+        "instruction": "push the blue cube",
+        "step": 3,
+        "limit": 100,
+        "d": 12.5,
+        "d_start": 20.0,
+        "progress": 0.375,
+        "p_success": 0.1,
+        "distribution": [0.5, 0.5],
+        "bin_width": 2.0,
+        "threshold": 2.5,
+        "policy": "",
+        "version": 0,
+        "episode": 1,
+        "uuid": "6633f886-af00-4bb6-b57e-d30a53233993",
+        "speed": 1,
+        "human": False,
+        "sent_at": time.time(),
     } | fields
 
 
@@ -140,7 +156,13 @@ async def test_another_labs_topics_are_not_found(lab, other_lab, improve_run):
 
 async def test_nonsense_is_answered_with_a_sentence(lab):
     socket = await browser(lab)
-    for text in ("{", "[]", "{}", '{"subscribe": "moon", "lab": "east"}', '{"subscribe": "run", "lab": "east", "run": "x"}'):
+    for text in (
+        "{",
+        "[]",
+        "{}",
+        '{"subscribe": "moon", "lab": "east"}',
+        '{"subscribe": "run", "lab": "east", "run": "x"}',
+    ):
         await socket.send_to(text_data=text)
         assert len((await socket.hear())["error"]) > 10
     await socket.say(subscribe="wall", lab="east")
@@ -204,7 +226,10 @@ async def test_a_runs_page_stays_true(lab, improve_run):
     def happen():
         learning_actions.record_metrics(
             run=improve_run,
-            lines=[(1, {"kind": "progress", "done": 1, "total": 4, "phase": "practice", "t": 1.0}), (2, {"kind": "loss", "step": 1})],
+            lines=[
+                (1, {"kind": "progress", "done": 1, "total": 4, "phase": "practice", "t": 1.0}),
+                (2, {"kind": "loss", "step": 1}),
+            ],
         )
         policy = add_checkpoint(improve_run, "policy", 0)
         learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
