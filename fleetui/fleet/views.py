@@ -80,9 +80,9 @@ def first_steps(lab) -> list[dict]:
     """Train, practise, supervise: what a new lab does first. Gone once its first self-improvement run practises."""
     trained = lab.runs.filter(kind="sft", state="completed").order_by("-id").first()
     training = lab.runs.filter(kind="sft", state__in=Run.LIVE).order_by("-id").first()
-    practising = lab.runs.filter(kind="improve").exclude(state__in=("canceled", "failed")).order_by("-id").first()
-    if practising and practising.practice_episodes:
+    if lab.runs.filter(kind="improve", practice_episodes__gt=0).exists():
         return []
+    practising = lab.runs.filter(kind="improve").exclude(state__in=("canceled", "failed")).order_by("-id").first()
     dataset = lab.datasets.order_by("id").first()
     new_run = reverse("new_run", args=[lab.slug])
     if trained:

@@ -111,7 +111,10 @@ class ImproveForm(LaunchForm):
         free = self.fields["stations"].queryset = lab.stations.exclude(pk__in=busy.values("station")).order_by("number")
         # What a manager assigned already is what one most likely wants to practise.
         waiting = Assignment.objects.filter(lab=lab, state="queued", run=None).order_by("-id").first()
-        self.fields["task"].initial = waiting.task_id if waiting else None
+        # Else what the newest policy was shown: practice of a task that it never saw begins at nothing.
+        parent = self.fields["parent"].queryset.first()
+        shown = lab.tasks.filter(family__in=parent.dataset.families).first() if parent and parent.dataset else None
+        self.fields["task"].initial = waiting.task_id if waiting else shown and shown.pk
         self.fields["stations"].initial = free.filter(places__live=True, places__assignment=waiting) if waiting else free
 
     @property

@@ -239,6 +239,7 @@ def test_replay_an_episode(pages, screenshots):
     expect(page.locator("[data-f=actor]")).to_have_text("policy")
     page.goto(f"{page.url.partition('?')[0]}?step={last}")
     expect(page.locator("#where")).to_have_text(f"step {last} of {last}")
+    expect(page.locator("[data-f=d]")).not_to_have_text("–")
     page.screenshot(path=screenshots / "replay.png")
 
 

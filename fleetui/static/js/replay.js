@@ -10,6 +10,7 @@ const base = `/api/labs/${lab}/episodes/${page.episode}`;
 const feed = $("#feed"), canvas = feed.querySelector("canvas"), scrub = $("#scrub"), play = $("#play");
 const strip = new Strip($("#strip"), { large: true });
 const last = Number(page.steps);
+strip.limit = last;
 const AHEAD = 12;
 const pictures = new Map();     // step -> promise of a bitmap
 let steps = null, step = 0, rate = 1, timer = null, wanted = 0;

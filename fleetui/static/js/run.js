@@ -47,7 +47,7 @@ function drawSuccess() {
     { x: xs, y: points.map((e) => e.rate), mode: "lines+markers", line: { color: ink, width: 2 }, marker: { size: 6, color: ink }, name: "true success",
       customdata: points.map((e) => [e.successes, e.n, e.version, percent(e.low), percent(e.high)]),
       hovertemplate: "%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>band %{customdata[3]} to %{customdata[4]}<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" },
-    { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } }, name: `best kept v${best.version}`, hoverinfo: "skip" },
+    { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", cliponaxis: false, marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } }, name: `best kept v${best.version}`, hoverinfo: "skip" },
   ];
   Plotly.react($("#success"), traces, layout("practice episodes", "true success", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { rangemode: "tozero" } }), config);
   $("#success").dataset.points = points.length;

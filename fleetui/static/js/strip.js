@@ -107,14 +107,19 @@ export class Strip {
     c.fillRect(g.left, g.top, right - g.left, g.height - g.top - g.bottom);
     if (this.large) this.paintAxes(c, g, soft, line, right);
 
+    // A fast station tells of some steps only: each column reaches back to the one before it.
     const wide = Math.max(1, g.x(1) - g.x(0)) + 0.5;
+    let reached = null;
     this.mass.forEach((bins, step) => {
+      const from = reached === null ? step : Math.max(reached + 1, step - 15);
+      reached = step;
       const peak = Math.max(...bins);
       bins.forEach((p, bin) => {
         if (p < 0.01) return;
         c.fillStyle = withAlpha(ink, Math.min(0.55, 0.08 + 0.5 * p / Math.max(peak, 0.12)));
         const y = g.y((bin + 1) * this.binWidth);
-        c.fillRect(Math.min(g.x(step), right - wide), y, wide, g.y(bin * this.binWidth) - y + 0.5);
+        const x = Math.min(g.x(from), right - wide);
+        c.fillRect(x, y, Math.min(g.x(step + 1), right) - x + 0.5, g.y(bin * this.binWidth) - y + 0.5);
       });
     });
 
