@@ -1,8 +1,8 @@
-"""`manage.py try_loop`: plays the whole loop from an empty data folder, through the doors that people use, and measures it.
+"""`manage.py try_loop`: the whole loop from an empty data folder, played through people's doors and measured.
 
-It starts the server as `make run` does, in a process tree of its own, then acts over HTTP and the browser socket only: a manager
-assigns, a researcher trains, a supervisor watches and resets. Nothing here reads the database or a run directory, so every figure is
-one that a user could have taken. The figures go into one flat JSON object.
+It starts the server as `make run` does, in a process tree of its own, then acts over HTTP and the browser socket only: a
+manager assigns, a researcher trains, a supervisor watches and resets. Nothing here reads the database or a run directory,
+so every figure is one that a user could have taken. The figures go into one flat JSON object.
 """
 
 import asyncio
@@ -44,7 +44,9 @@ class Command(BaseCommand):
     help = "Play the whole loop from an empty data folder through HTTP and sockets, and write the figures as JSON."
 
     def add_arguments(self, parser):
-        parser.add_argument("--minutes", type=float, default=10.0, help="wall-clock budget from the start of the server")
+        parser.add_argument(
+            "--minutes", type=float, default=10.0, help="wall-clock budget from the start of the server"
+        )
         parser.add_argument("--stations", type=int, default=16, help="simulated stations (1 to 64)")
         parser.add_argument("--json", required=True, help="file for the figures")
         parser.add_argument("--seed", type=int, default=1, help="seed of both runs")
@@ -81,21 +83,28 @@ class Command(BaseCommand):
         try:
             await server.wait_until_answering()
             logins = server.logins()
-            async with Person(server.url, logins["manager"]) as manager, Person(server.url, logins["researcher"]) as researcher, \
-                    Person(server.url, logins["supervisor"]) as supervisor:
+            async with (
+                Person(server.url, logins["manager"]) as manager,
+                Person(server.url, logins["researcher"]) as researcher,
+                Person(server.url, logins["supervisor"]) as supervisor,
+            ):
                 page = await manager.http.get(f"/labs/{LAB}/")
                 page.raise_for_status()
                 first_page_s = time.time() - self.began
                 self.say(f"first page after {first_page_s:.1f} s")
-                return await self.through_the_loop(server, manager, researcher, supervisor, deadline, first_page_s, options)
+                return await self.through_the_loop(
+                    server, manager, researcher, supervisor, deadline, first_page_s, options
+                )
         finally:
             server.stop()
 
     async def through_the_loop(self, server, manager, researcher, supervisor, deadline, first_page_s, options):
         dataset = await self.first_dataset(researcher, deadline)
         self.say(f"{dataset['episodes']} demonstrations are there")
-        sft = await researcher.post("runs", {"kind": "sft", "name": "first training", "dataset": dataset["id"],
-                                             "recipe": {"seed": options["seed"]}})
+        sft = await researcher.post(
+            "runs",
+            {"kind": "sft", "name": "first training", "dataset": dataset["id"], "recipe": {"seed": options["seed"]}},
+        )
         sft = await self.finished_run(researcher, sft["id"], deadline)
         level = await self.evaluations(researcher, sft["id"])
         self.say(f"SFT done: {level[-1]['successes']}/{level[-1]['n']}")
@@ -106,8 +115,16 @@ class Command(BaseCommand):
         for slug in stations:
             await supervisor.post(f"stations/{slug}/command", {"name": "speed", "args": {"value": 0}})
         assignment = await manager.post("assignments", {"task": tasks[0]["slug"], "stations": stations})
-        improve = await researcher.post("runs", {"kind": "improve", "name": "first practice", "parent": sft["id"],
-                                                 "assignment": assignment["id"], "recipe": {"seed": options["seed"]}})
+        improve = await researcher.post(
+            "runs",
+            {
+                "kind": "improve",
+                "name": "first practice",
+                "parent": sft["id"],
+                "assignment": assignment["id"],
+                "recipe": {"seed": options["seed"]},
+            },
+        )
         practice_began = time.time()
         seen = Measured()
         watching = asyncio.create_task(self.watch(supervisor, seen, improve["id"], stations))
@@ -135,25 +152,34 @@ class Command(BaseCommand):
         start, final = curve[0], next((row for row in curve if row["version"] == run["kept_version"]), curve[-1])
         staleness = sorted(row["staleness_s"] for row in run["checkpoints"] if row.get("staleness_s") is not None)
         if not staleness or not seen.telemetry_ms:
-            raise CommandError("No policy reached the stations, or no telemetry reached the browser: there is nothing to measure.")
+            raise CommandError(
+                "No policy reached the stations, or no telemetry reached the browser: there is nothing to measure."
+            )
         episodes = run["practice_episodes"]
         self.say(f"practice done: {final['successes']}/{final['n']} after {episodes} practice episodes")
         server.stop()
         frames = seen.frame_times
         return {
             "first_page_s": round(first_page_s, 2),
-            "sft_success": start["successes"] / start["n"], "sft_low": start["low"], "sft_high": start["high"],
-            "final_success": final["successes"] / final["n"], "final_low": final["low"], "final_high": final["high"],
+            "sft_success": start["successes"] / start["n"],
+            "sft_low": start["low"],
+            "sft_high": start["high"],
+            "final_success": final["successes"] / final["n"],
+            "final_low": final["low"],
+            "final_high": final["high"],
             "demonstrations": dataset["episodes"],
             "practice_episodes": episodes,
             "episodes_per_s": round(episodes / practice_s, 2),
-            "staleness_p50_s": round(percentile(staleness, 50), 3), "staleness_p95_s": round(percentile(staleness, 95), 3),
+            "staleness_p50_s": round(percentile(staleness, 50), 3),
+            "staleness_p95_s": round(percentile(staleness, 95), 3),
             "telemetry_p50_ms": round(percentile(seen.telemetry_ms, 50), 1),
             "telemetry_p95_ms": round(percentile(seen.telemetry_ms, 95), 1),
             "frames_per_s": round((len(frames) - 1) / (frames[-1] - frames[0]), 2) if len(frames) > 1 else 0.0,
             "resets": seen.resets,
             "processes_left": server.processes_left(),
-            "policies_published": len(staleness), "evaluations": len(curve), "stations": len(stations),
+            "policies_published": len(staleness),
+            "evaluations": len(curve),
+            "stations": len(stations),
             "total_s": round(time.time() - self.began, 1),
         }
 
@@ -191,8 +217,17 @@ class Command(BaseCommand):
         """The supervisor's browser: the wall, one camera, and a reset wherever a station asks for a person."""
         async with supervisor.live_socket() as live:
             await live.send(json.dumps({"subscribe": "wall", "lab": LAB}))
-            await live.send(json.dumps({"subscribe": "frames", "lab": LAB, "station": stations[0], "fps": FRAMES_PER_S_ASKED,
-                                        "size": "large"}))
+            await live.send(
+                json.dumps(
+                    {
+                        "subscribe": "frames",
+                        "lab": LAB,
+                        "station": stations[0],
+                        "fps": FRAMES_PER_S_ASKED,
+                        "size": "large",
+                    }
+                )
+            )
             states = {}
             helping = asyncio.create_task(self.help_stations(live, seen, states))
             try:
@@ -200,7 +235,7 @@ class Command(BaseCommand):
                     now = time.time()
                     if isinstance(message, bytes):
                         length = struct.unpack_from(">H", message)[0]
-                        if message[2:2 + length].decode() == stations[0]:
+                        if message[2 : 2 + length].decode() == stations[0]:
                             seen.frame_times.append(now)
                         continue
                     message = json.loads(message)
@@ -224,8 +259,20 @@ class Command(BaseCommand):
                 elif time.time() - asked.get(slug, 0) > 5:
                     seen.resets += slug not in asked
                     asked[slug] = time.time()
-                    await live.send(json.dumps({"command": {
-                        "id": uuid.uuid4().hex, "lab": LAB, "station": slug, "name": "reset", "args": {}, "ttl_ms": 5000}}))
+                    await live.send(
+                        json.dumps(
+                            {
+                                "command": {
+                                    "id": uuid.uuid4().hex,
+                                    "lab": LAB,
+                                    "station": slug,
+                                    "name": "reset",
+                                    "args": {},
+                                    "ttl_ms": 5000,
+                                }
+                            }
+                        )
+                    )
             await asyncio.sleep(0.5)
 
 
@@ -261,14 +308,19 @@ class Server:
         self.log = open(self.folder / "try_loop.log", "wb")
         self.process = subprocess.Popen(
             [sys.executable, str(settings.BASE_DIR / "manage.py"), "start", "--stations", str(self.stations)],
-            env=self.environment, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True,
+            env=self.environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
 
     async def wait_until_answering(self, seconds=120):
         async with httpx.AsyncClient(base_url=self.url) as http:
             for _ in range(seconds * 5):
                 if self.process.poll() is not None:
-                    raise CommandError(f"The server ended at once:\n{(self.folder / 'try_loop.log').read_text()[-2000:]}")
+                    raise CommandError(
+                        f"The server ended at once:\n{(self.folder / 'try_loop.log').read_text()[-2000:]}"
+                    )
                 try:
                     if (await http.get("/login", timeout=5)).status_code == 200 and self.logins():
                         return
@@ -279,8 +331,12 @@ class Server:
 
     def logins(self):
         """Role to {username, password}, as `manage.py logins` shows them."""
-        shown = subprocess.run([sys.executable, str(settings.BASE_DIR / "manage.py"), "logins", "--json"], env=self.environment,
-                               capture_output=True, text=True)
+        shown = subprocess.run(
+            [sys.executable, str(settings.BASE_DIR / "manage.py"), "logins", "--json"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
         if shown.returncode:
             raise ValueError(shown.stderr)
         return {row["role"]: row for row in json.loads(shown.stdout)}
@@ -300,8 +356,10 @@ class Server:
         left = 0
         for process in psutil.process_iter():
             try:
-                if process.pid != os.getpid() and (process.environ().get("FLEETUI_DATA") == str(self.folder)
-                                                   or str(self.folder) in " ".join(process.cmdline())):
+                if process.pid != os.getpid() and (
+                    process.environ().get("FLEETUI_DATA") == str(self.folder)
+                    or str(self.folder) in " ".join(process.cmdline())
+                ):
                     left += 1
             except psutil.Error:
                 continue
@@ -317,9 +375,14 @@ class Person:
 
     async def __aenter__(self):
         await self.http.get("/login")
-        answer = await self.http.post("/login", data={
-            "username": self.login["username"], "password": self.login["password"],
-            "csrfmiddlewaretoken": self.http.cookies["csrftoken"]})
+        answer = await self.http.post(
+            "/login",
+            data={
+                "username": self.login["username"],
+                "password": self.login["password"],
+                "csrfmiddlewaretoken": self.http.cookies["csrftoken"],
+            },
+        )
         answer.raise_for_status()
         if "sessionid" not in self.http.cookies:
             raise CommandError(f"{self.login['username']} could not log in.")
@@ -332,15 +395,25 @@ class Person:
         return self.checked(await self.http.get(f"/api/labs/{LAB}/{path}"))
 
     async def post(self, path, body):
-        return self.checked(await self.http.post(f"/api/labs/{LAB}/{path}", json=body,
-                                                 headers={"X-CSRFToken": self.http.cookies["csrftoken"]}))
+        return self.checked(
+            await self.http.post(
+                f"/api/labs/{LAB}/{path}", json=body, headers={"X-CSRFToken": self.http.cookies["csrftoken"]}
+            )
+        )
 
     def checked(self, answer):
         if answer.status_code >= 400:
-            raise CommandError(f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text[:500]}")
+            raise CommandError(
+                f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text[:500]}"
+            )
         return answer.json()
 
     def live_socket(self):
         cookies = "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())
-        return websockets.connect(self.url.replace("http", "ws") + "/ws/live", origin=self.url,
-                                  additional_headers={"Cookie": cookies}, max_size=2**22, compression=None)
+        return websockets.connect(
+            self.url.replace("http", "ws") + "/ws/live",
+            origin=self.url,
+            additional_headers={"Cookie": cookies},
+            max_size=2**22,
+            compression=None,
+        )
