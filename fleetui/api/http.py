@@ -24,7 +24,7 @@ from fleetui.live import telemetry
 api = NinjaAPI(
     title="Robot fleet",
     version="1",
-    description="Watch, command and teach a fleet of robots. People use their session and CSRF token; stations a token each.",
+    description="Watch, command and teach a fleet of robots. People use session and CSRF token; stations a token each.",
     docs_url="/docs",
     openapi_url="/openapi.json",
 )
@@ -45,7 +45,7 @@ def answer_refused(request, error):
 def answer_unauthenticated(request, error):
     if request.path.startswith("/api/station/"):
         sentence = (
-            "Missing or unknown token: send the station's token as Authorization: Bearer TOKEN; a manager can make a new one."
+            "Missing or unknown token: send the station's token as Authorization: Bearer TOKEN; a manager can make one."
         )
     else:
         sentence = "Log in first: this needs the session of a signed-in user."

@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 
 from fleetui.fleet import actions
-from fleetui.fleet.models import Assignment, AssignedStation, Episode
+from fleetui.fleet.models import AssignedStation, Assignment, Episode
 from fleetui.learning.models import Dataset, Run
 from tests.fleetui.lab import as_upload, make_episode
 

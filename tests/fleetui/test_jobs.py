@@ -1,4 +1,4 @@
-"""The jobs, around a small child that writes what a training process writes: claimed once, followed, paused, cancelled."""
+"""The jobs, around a small child that writes what training writes: claimed once, followed, paused, cancelled."""
 
 import os
 import signal
@@ -94,7 +94,7 @@ def test_a_run_is_followed_to_its_end(queued, child, dataset):
     child(
         """
 assert json.loads((run / "recipe.json").read_text())["seed"] == 1
-assert [path.name for path in (run / "data").iterdir()] == ["%s.safetensors"], list((run / "data").iterdir())
+assert [path.name for path in (run / "data").iterdir()] == ["DATASET.safetensors"], list((run / "data").iterdir())
 with open(run / "metrics.jsonl", "a") as file:  # a line written in two halves, with a flush between
     file.write('{"t": 1.0, "kind": "lo'); file.flush(); time.sleep(0.5); file.write('ss", "step": 1, "bc": 0.5}\\n')
 save("policy", 0); save("reward_model", 0, threshold=2.5, consecutive=2)
@@ -102,8 +102,7 @@ log("progress", done=3, total=4, phase="training", eta_s=1.5)
 log("evaluation", version=0, practice_episodes=0, successes=5, n=10, low=0.2, high=0.8)
 print("hello from the child", flush=True)
 log("done")
-"""
-        % dataset.pk
+""".replace("DATASET", str(dataset.pk))
     )
     Job(queued).end()
     queued.refresh_from_db()
@@ -168,7 +167,8 @@ def test_cancel_insists_and_takes_the_childs_children_along(queued, child, monke
     child("""
 import subprocess
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-other = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"])
+deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
+other = subprocess.Popen([sys.executable, "-c", deaf])
 time.sleep(0.3)
 log("note", text=str(other.pid))
 time.sleep(60)
