@@ -16,15 +16,19 @@ from training.run_dir import RunDir, RunError
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train, practise and evaluate policies.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, what in (("sft", "demonstrations -> policy and reward model"), ("improve", "practice -> a better policy")):
+    for name, what in (
+        ("sft", "demonstrations -> policy and reward model"),
+        ("improve", "practice -> a better policy"),
+    ):
         command = commands.add_parser(name, help=what)
         command.add_argument("run_dir")
     command = commands.add_parser("evaluate", help="a policy's true success in simulation")
     command.add_argument("--checkpoint", required=True)
     command.add_argument("--episodes", type=int, default=200)
     command.add_argument("--seed", type=int, default=1_000_000)
-    command.add_argument("--task", default="", help=f"families with commas, of {', '.join(TASKS)}; default: the policy's own")
-    command.add_argument("--limit", type=float, default=1.0, help="share of the task's time limit; default 1")
+    command.add_argument(
+        "--task", default="", help=f"families with commas, of {', '.join(TASKS)}; default: the policy's own"
+    )
     command.add_argument("--greedy", action="store_true", help="the likeliest action instead of a sampled one")
     command.add_argument("--held-out", action="store_true", help="wordings that no demonstration uses")
     command = commands.add_parser("rehearse", help="SFT and practice in one process, without a server")
@@ -92,13 +96,7 @@ def evaluate(arguments) -> int:
         print(f"There is no task {unknown[0]!r}; known are {', '.join(TASKS)}.", file=sys.stderr)
         return 2
     result = evaluate(
-        policy,
-        tasks,
-        arguments.episodes,
-        arguments.seed,
-        greedy=arguments.greedy,
-        held_out=arguments.held_out,
-        limit_share=arguments.limit,
+        policy, tasks, arguments.episodes, arguments.seed, greedy=arguments.greedy, held_out=arguments.held_out
     )
     print(json.dumps(result.to_json()))
     return 0

@@ -1,7 +1,7 @@
 """Checkpoints: immutable weights on disk, and what acts and judges with them.
 
-One safetensors file each; its metadata says everything needed to use it: the body, the words, the network's sizes, where it
-came from. A Policy acts on a station; a RewardModel, frozen, tells how far the goal is and when it is reached.
+One safetensors file each; its metadata says everything needed to use it: the body, the words, the network's sizes,
+where it came from. A Policy acts on a station; a RewardModel, frozen, tells how far the goal is and when it is reached.
 """
 
 import json
@@ -61,9 +61,13 @@ def load_checkpoint(path: Path | str) -> tuple[Network, Description]:
             description = Description(**json.loads(file.metadata()["description"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
-        raise CheckpointError(f"There is no checkpoint {path}; was it removed, or did the run that makes it fail?") from None
+        raise CheckpointError(
+            f"There is no checkpoint {path}; was it removed, or did the run that makes it fail?"
+        ) from None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of this system, or it is truncated ({error}); fetch it again.") from None
+        raise CheckpointError(
+            f"{path} is no checkpoint of this system, or it is truncated ({error}); fetch it again."
+        ) from None
     if description.kind != FORMAT:
         raise CheckpointError(f"{path} has the format {description.kind!r}; this software reads {FORMAT!r}.")
     network = description.new_network()
@@ -115,8 +119,8 @@ class Loaded:
         wanted = self.embodiment.observation_size
         if observations.ndim != 2 or observations.shape[1] != wanted:
             raise CheckpointError(
-                f"Observations of shape {observations.shape} don't fit checkpoint {self.id}: {self.embodiment.name} has "
-                f"{wanted} numbers; give the station a checkpoint of its own embodiment."
+                f"Observations of shape {observations.shape} don't fit checkpoint {self.id}: {self.embodiment.name} "
+                f"has {wanted} numbers; give the station a checkpoint of its own embodiment."
             )
         return torch.as_tensor(np.ascontiguousarray(observations, np.float32))
 
@@ -169,7 +173,9 @@ class RewardModel(Loaded):
         return self.description.bin_width
 
 
-def save_state(path: Path, progress: dict, optimiser: torch.optim.Optimizer, generator: torch.Generator, **networks) -> None:
+def save_state(
+    path: Path, progress: dict, optimiser: torch.optim.Optimizer, generator: torch.Generator, **networks
+) -> None:
     """All that a restart needs, in one file, so that a crash leaves the old state or the new one."""
     tensors = {"generator": generator.get_state()}
     for name, network in networks.items():

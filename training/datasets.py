@@ -1,7 +1,7 @@
-"""Demonstrations -> the tensors of stage 1: (observation, action, goal, steps-to-go), and labels in hindsight for grounding.
+"""Demonstrations -> the tensors of stage 1: (observation, action, goal, steps-to-go), and labels for grounding.
 
-Everything that a person hands in passes through read_demonstrations, so that a bad dataset is refused here, with the episode's
-id and the field, and not somewhere in the middle of a training run.
+Everything that a person hands in passes through read_demonstrations, so that a bad dataset is refused here, with the
+episode's id and the field, and not somewhere in the middle of a training run.
 """
 
 from collections.abc import Sequence
@@ -82,13 +82,14 @@ def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
             )
         if episode.purpose not in ("demonstration", "correction"):
             raise DatasetError(
-                f"Episode {episode.uuid}, field purpose: {episode.purpose} episodes are not demonstrations; leave them out."
+                f"Episode {episode.uuid}, field purpose: {episode.purpose} episodes are no demonstrations; leave "
+                "them out."
             )
     reached = [episode for episode in episodes if episode.ending in REACHED]
     if len(reached) < 2:
         raise DatasetError(
-            f"Of {len(episodes)} demonstrations {len(reached)} reached their goal; at least 2 are needed, one to learn from "
-            "and one to check with."
+            f"Of {len(episodes)} demonstrations {len(reached)} reached their goal; at least 2 are needed, one to learn "
+            "from and one to check with."
         )
     instructions = sorted({episode.instruction for episode in reached})
     index = {text: i for i, text in enumerate(instructions)}
@@ -128,7 +129,11 @@ def look_back(demonstrations: Demonstrations) -> Hindsight:
     def objects(frames: Tensor) -> tuple[Tensor, Tensor]:
         features = demonstrations.observations[frames, len(body.body) :].unflatten(1, (len(body.objects), len(names)))
         position = features[..., [names.index("x"), names.index("y")]]
-        there = features[..., names.index("on_table")] > 0.5 if "on_table" in names else torch.ones_like(position[..., 0]) > 0
+        there = (
+            features[..., names.index("on_table")] > 0.5
+            if "on_table" in names
+            else torch.ones_like(position[..., 0]) > 0
+        )
         return position, there
 
     before, there_before = objects(demonstrations.first)

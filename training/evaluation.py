@@ -1,7 +1,7 @@
 """True success of a policy on fixed seeds in simulation, apart from practice: what the success curve shows.
 
-Episodes made here are never learned from. Each starts from a freshly scattered world and succeeds if the simulator finds the
-instruction fulfilled at any step within the task's time limit; the detector plays no part.
+Episodes made here are never learned from. Each starts from a freshly scattered world and succeeds if the simulator
+finds the instruction fulfilled at any step within the task's time limit; the detector plays no part.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +50,10 @@ class Worlds:
         if self.batch is not None:
             return self.batch.step(actions)
         return np.stack(
-            [world.step(a) if on else world.observation() for world, a, on in zip(self.each, actions, active, strict=True)]
+            [
+                world.step(a) if on else world.observation()
+                for world, a, on in zip(self.each, actions, active, strict=True)
+            ]
         )
 
     def close(self) -> None:
@@ -65,22 +68,19 @@ def evaluate(
     seed: int,
     greedy: bool = False,
     held_out: bool = False,
-    limit_share: float = 1.0,
     batch: int = 200,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Success within `limit_share` of each task's time limit counts.
-
-    Episode i has the same start, instruction and family whatever the policy and however many episodes follow it."""
+    """Episode i has the same start, instruction and family whatever the policy and however many episodes follow it."""
     tasks = [get_task(name) for name in task_names]
     if wrong := [task.name for task in tasks if task.embodiment != policy.embodiment.name]:
-        raise ValueError(f"Task {wrong[0]} is not for {policy.embodiment.name}; evaluate the policy on a task of its own body.")
-    allowed = [max(1, round(limit_share * task.time_limit_steps)) for task in tasks]
-    limits = np.array([allowed[i % len(tasks)] for i in range(episodes)])
+        raise ValueError(
+            f"Task {wrong[0]} is not for {policy.embodiment.name}; evaluate the policy on a task of its own body."
+        )
     successes, steps = [], []
     for first in range(0, episodes, batch):
         numbers = range(first, min(first + batch, episodes))
-        succeeded, taken = _attempt(policy, tasks, numbers, limits[numbers.start : numbers.stop], seed, greedy, held_out)
+        succeeded, taken = _attempt(policy, tasks, numbers, seed, greedy, held_out)
         successes += succeeded.tolist()
         steps += taken.tolist()
         on_progress(len(successes))
@@ -88,7 +88,7 @@ def evaluate(
     return Evaluation(sum(successes), len(successes), low, high, float(np.mean(steps)))
 
 
-def _attempt(policy, tasks, numbers: range, limits, seed: int, greedy: bool, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+def _attempt(policy, tasks, numbers: range, seed: int, greedy: bool, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
     n = len(numbers)
     generator = torch.Generator().manual_seed(seed + numbers.start)
     families = [tasks[i % len(tasks)] for i in numbers]
@@ -99,15 +99,16 @@ def _attempt(policy, tasks, numbers: range, limits, seed: int, greedy: bool, hel
     for i, world, task in zip(numbers, worlds.each, families, strict=True):
         rng = np.random.default_rng([seed, i])
         observations.append(world.reset(rng))
-        instructions.append(
-            task.sample(rng, world.objects_in_play(), held_out=held_out, observation=observations[-1])
-        )
+        instructions.append(task.sample(rng, world.objects_in_play(), held_out=held_out, observation=observations[-1]))
     observations = np.stack(observations)
     texts = [instruction.text for instruction in instructions]
+    limits = np.array([task.time_limit_steps for task in families])
     succeeded, steps = np.zeros(n, bool), np.zeros(n, int)
     while (active := ~succeeded & (steps < limits)).any():
         actions = np.zeros((n, policy.embodiment.action_size), np.float32)
-        actions[active] = policy.act(observations[active], [texts[i] for i in np.flatnonzero(active)], generator, greedy)
+        actions[active] = policy.act(
+            observations[active], [texts[i] for i in np.flatnonzero(active)], generator, greedy
+        )
         observations = worlds.step(actions, active)
         steps += active
         for i in np.flatnonzero(active):

@@ -5,8 +5,9 @@
     observation ----------------------------------+                      -> steps-to-go head p(t' - t | o, g)
 
 On a table of objects the words must find the objects, and imitation alone never teaches them to: the signal of a single
-step is too weak. So Grounding is trained first and alone, with labels read off the demonstrations in hindsight (which block moved
-most, and near what it came to rest), then frozen. A body without objects gets a plain code of the sentence instead.
+step is too weak. So Grounding is trained first and alone, with labels read off the demonstrations in hindsight (which
+block moved most, and near what it came to rest), then frozen. A body without objects gets a plain code of the sentence
+instead.
 """
 
 import re
@@ -71,9 +72,9 @@ class Sentence(nn.Module):
 class Grounding(nn.Module):
     """Words -> which object is meant to move (source), and to which object or place (target).
 
-    Two attention heads over the words, placed by context, gather the embeddings of the words that name the source and the
-    target. An object's key is made of the embeddings of its colour word and its shape word, the very ones that the sentence is read
-    with, so that an object which was never named as a target in training is found all the same.
+    Two attention heads over the words, placed by context, gather the embeddings of the words that name the source and
+    the target. An object's key is made of the embeddings of its colour word and its shape word, the very ones that the
+    sentence is read with, so that an object which was never named as a target in training is found all the same.
 
     goal [n, 2 K + 3] = source weights [K], target weights [K], place weight [1], place x and y in metres [2]
     """
@@ -105,8 +106,9 @@ class Grounding(nn.Module):
         """How badly the goal explains what happened in each episode.
 
         moved [n] the object that moved most, resting [n, 2] where it ended, others [n, K, 2] where each object ended,
-        present [n, K] whether it is still there. The end is explained by a mixture of normal distributions, one about every
-        other object and one about the place that the words name: nobody says which family an instruction belongs to.
+        present [n, K] whether it is still there. The end is explained by a mixture of normal distributions, one about
+        every other object and one about the place that the words name: nobody says which family an instruction belongs
+        to.
         """
         count = others.shape[1]
         source, target, place = goal[:, :count], goal[:, count : 2 * count + 1], goal[:, 2 * count + 1 :]
@@ -149,8 +151,9 @@ def turn(a: Tensor, b: Tensor) -> Tensor:
 class TableFeatures(nn.Module):
     """The softly selected source and target in distances and bearings, as the end effector sees them.
 
-    Only what lies between the three: no absolute position, and no velocity. A network that saw the hand's velocity read a
-    demonstrator's habits off it, so that d fell for being fast instead of for being near; practice made the most of that.
+    Only what lies between the three: no absolute position, and no velocity. A network that saw the hand's velocity read
+    a demonstrator's habits off it, so that d fell for being fast instead of for being near; practice made the most of
+    that.
     """
 
     def __init__(self, embodiment: Embodiment):
@@ -208,7 +211,7 @@ class FlatFeatures(nn.Module):
 
 
 class ActionHead(nn.Module):
-    """Action tokens, each dimension's drawn after those before it. A token is one of `bins` values over +- the limit."""
+    """Action tokens, each dimension's after those before it. A token is one of `bins` values over +- the limit."""
 
     def __init__(self, width: int, limits: Sequence[float], bins: int):
         super().__init__()
@@ -247,7 +250,7 @@ class ActionHead(nn.Module):
 
 
 class Network(nn.Module):
-    """One network with both heads. Stage 2 trains a copy's trunk and action head; the words' part is fixed after stage 1."""
+    """One network with both heads. Stage 2 trains a copy's trunk and action head; the words' part stays."""
 
     def __init__(
         self, embodiment: Embodiment, vocabulary: Vocabulary, hidden: int, layers: int, action_bins: int, bins: int

@@ -1,7 +1,7 @@
 """Recipes: the frozen settings of a run, checked before anything starts.
 
-A launch form, a script or a test makes one; it lies in the run directory as recipe.json, and sft.py or self_improvement.py
-reads nothing else. This module knows no torch, so that the web process may import it.
+A launch form, a script or a test makes one; it lies in the run directory as recipe.json, and sft.py or
+self_improvement.py reads nothing else. This module knows no torch, so that the web process may import it.
 """
 
 import dataclasses
@@ -69,14 +69,16 @@ class Recipe:
 
     @classmethod
     def from_json(cls, data: dict):
-        """Settings that are missing take their defaults; unknown ones are refused, since they are most likely misspelt."""
+        """Settings that are missing take their defaults; unknown ones are refused: most likely misspelt."""
         if not isinstance(data, dict):
-            raise RecipeError({"recipe": "A recipe is an object of settings, for example {\"seed\": 1}."})
+            raise RecipeError({"recipe": 'A recipe is an object of settings, for example {"seed": 1}.'})
         settings = {name: value for name, value in data.items() if name != "kind"}
         if data.get("kind", cls.KIND) != cls.KIND:
             raise RecipeError({"kind": f"kind is {data['kind']!r}; this recipe needs kind {cls.KIND!r}."})
         unknown = {
-            name: f"{name} is no setting of a {cls.KIND} recipe; remove it." for name in settings if name not in cls.FIELDS
+            name: f"{name} is no setting of a {cls.KIND} recipe; remove it."
+            for name in settings
+            if name not in cls.FIELDS
         }
         try:
             recipe = cls(**{name: value for name, value in settings.items() if name in cls.FIELDS})
@@ -131,19 +133,20 @@ class SFTRecipe(Recipe):
     )
     validate_every: int = setting(250, "Validate every", "Updates between two validations.", 1, 1_000_000)
     threshold_quantile: float = setting(
-        0.5, "Threshold quantile", "s starts from this quantile of d on the last frames of held-out demonstrations.", 0.0, 1.0
+        0.5,
+        "Threshold quantile",
+        "s starts from this quantile of d on the last frames of held-out demonstrations.",
+        0.0,
+        1.0,
     )
     threshold_margin: float = setting(
         2.0, "Threshold margin", "Steps added to s, since a person notices success late.", 0.0, 100.0
     )
     consecutive: int = setting(1, "Detector frames", "Frames in a row with d <= s that count as success.", 1, 100)
-    evaluation_episodes: int = setting(200, "Evaluation episodes", "Simulated attempts at the end; 0 = none.", 0, 100_000)
-    evaluation_seed: int = setting(1_000_000, "Evaluation seed", "Start states of the evaluation.", 0, 2**31 - 1)
-    # Demonstrations wander and so does their clone; given enough time it arrives all the same. Practice teaches to arrive
-    # soon, which a limit near the demonstrations' median length shows and the task's own, generous one hides.
-    evaluation_limit: float = setting(
-        0.45, "Evaluation limit", "Share of the task's time limit within which an evaluation must succeed.", 0.01, 1.0
+    evaluation_episodes: int = setting(
+        200, "Evaluation episodes", "Simulated attempts at the end; 0 = none.", 0, 100_000
     )
+    evaluation_seed: int = setting(1_000_000, "Evaluation seed", "Start states of the evaluation.", 0, 2**31 - 1)
     threads: int = setting(1, "Threads", "CPU threads of torch; more is often slower on a busy machine.", 1, 256)
 
     KIND: ClassVar[str] = "sft"
@@ -165,13 +168,10 @@ class ImproveRecipe(Recipe):
     gamma: float = setting(0.9, "Discount", "0 to 0.9 work; 1.0 collapses.", 0.0, 1.0)
     scale: float = setting(5e-2, "Loss scale c", "Factor of the loss; AdamW makes it matter little.", 1e-6, 100.0)
     evaluate_every: int = setting(4, "Evaluate every", "Rounds between two evaluations.", 1, 100_000)
-    evaluation_episodes: int = setting(200, "Evaluation episodes", "Simulated attempts; 0 = no success curve.", 0, 100_000)
-    evaluation_seed: int = setting(1_000_000, "Evaluation seed", "Start states of the evaluation.", 0, 2**31 - 1)
-    # Demonstrations wander and so does their clone; given enough time it arrives all the same. Practice teaches to arrive
-    # soon, which a limit near the demonstrations' median length shows and the task's own, generous one hides.
-    evaluation_limit: float = setting(
-        0.45, "Evaluation limit", "Share of the task's time limit within which an evaluation must succeed.", 0.01, 1.0
+    evaluation_episodes: int = setting(
+        200, "Evaluation episodes", "Simulated attempts; 0 = no success curve.", 0, 100_000
     )
+    evaluation_seed: int = setting(1_000_000, "Evaluation seed", "Start states of the evaluation.", 0, 2**31 - 1)
     tasks: str = setting("", "Evaluated tasks", "Task families, with commas; empty = those of the demonstrations.")
     threads: int = setting(1, "Threads", "CPU threads of torch; more is often slower on a busy machine.", 1, 256)
 

@@ -100,7 +100,9 @@ def rehearse(
         if not link.exists():
             link.symlink_to((first.checkpoints / link.name).resolve())
     tasks = [name.strip() for name in improve_recipe.tasks.split(",") if name.strip()]
-    local = LocalStations(tasks or Policy.load(second.start / "policy.safetensors").description.tasks, stations, improve_recipe.seed)
+    local = LocalStations(
+        tasks or Policy.load(second.start / "policy.safetensors").description.tasks, stations, improve_recipe.seed
+    )
     try:
         after = improve(second, local)
     finally:

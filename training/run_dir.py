@@ -31,7 +31,7 @@ class RunError(Exception):
 
 
 def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson score interval of a success rate, 95 % by default: sensible for few episodes and for rates near 0 and 1."""
+    """The Wilson interval of a success rate, 95 % by default: sensible for few episodes and near 0 and 1."""
     if n == 0:
         return 0.0, 1.0
     rate = successes / n
@@ -101,7 +101,8 @@ class RunDir:
             self._end_a_torn_line()
             self._metrics_file = open(self.metrics, "a", encoding="utf-8")
         values = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
         }
         self._metrics_file.write(json.dumps({"t": round(time.time(), 3), "kind": kind} | values) + "\n")
         self._metrics_file.flush()
@@ -167,7 +168,7 @@ class RunDir:
         (self.rounds / f"{version}.closed").touch()
 
     def episode_files(self, seen: set[str]) -> Iterator[Path]:
-        """Handed-in files that are not in `seen`, in name order; names that begin with a dot are still being written."""
+        """Handed-in files that are not in `seen`, in name order; a dot in front: still being written."""
         for path in sorted(self.episodes.glob("*.safetensors")):
             if path.name not in seen and not path.name.startswith("."):
                 yield path
@@ -188,5 +189,9 @@ class Countdown:
         gained = done - self.first
         eta = (now - self.started) / gained * (self.total - done) if gained > 0 else None
         self.run.log(
-            "progress", done=done, total=self.total, phase=self.phase, eta_s=None if eta is None else round(max(0.0, eta), 1)
+            "progress",
+            done=done,
+            total=self.total,
+            phase=self.phase,
+            eta_s=None if eta is None else round(max(0.0, eta), 1),
         )

@@ -1,4 +1,4 @@
-"""Stage 2, self-improvement: practice episodes, labelled by the frozen reward model -> a better policy, round after round.
+"""Stage 2, self-improvement: practice episodes, labelled by the frozen reward model -> a better policy, and again.
 
     publish version v
     wait        until the stations have handed in a round of episodes, all acted by version v
@@ -8,8 +8,8 @@
     evaluate    every few rounds, on fixed seeds, apart from practice
     again
 
-Strictly on-policy: episodes of an older version are dropped and counted. A person's steps never enter the gradient, and true
-success is never read here. Read from top to bottom; a restart in the same directory goes on after the last update.
+Strictly on-policy: episodes of an older version are dropped and counted. A person's steps never enter the gradient, and
+true success is never read here. Read from top to bottom; a restart in the same directory goes on after the last update.
 """
 
 import time
@@ -22,12 +22,20 @@ from torch import nn
 
 from robots.episodes import Episode, EpisodeError, read_episodes
 from training import steps_to_go
-from training.checkpoints import Description, Policy, RewardModel, load_checkpoint, load_state, save_checkpoint, save_state
+from training.checkpoints import (
+    Description,
+    Policy,
+    RewardModel,
+    load_checkpoint,
+    load_state,
+    save_checkpoint,
+    save_state,
+)
 from training.evaluation import evaluate
 from training.recipes import ImproveRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
 
-# Checkpoints that were never evaluated stay this many versions: long enough for the slowest station to fetch its policy.
+# Checkpoints that were never evaluated stay this many versions: enough for the slowest station to fetch its own.
 NEWEST_KEPT = 5
 
 Practise = Callable[[RunDir, Policy, RewardModel, int], None]
@@ -60,7 +68,9 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
     reward_model = RewardModel.load(run.start / "reward_model.safetensors")
     network, origin = load_checkpoint(run.start / "policy.safetensors")
     if origin.embodiment != reward_model.description.embodiment:
-        raise RunError("The policy and the reward model are of different embodiments; start from one SFT run's two checkpoints.")
+        raise RunError(
+            "The policy and the reward model are of different embodiments; start from one SFT run's two checkpoints."
+        )
     tasks = [name.strip() for name in recipe.tasks.split(",") if name.strip()] or origin.tasks
     # The words' part stays as stage 1 left it: practice tells how to push, not what a sentence means.
     trained = [*network.trunk.parameters(), *network.action_head.parameters()]
@@ -107,9 +117,7 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
         finished = progress["episodes"] >= recipe.max_episodes or version >= recipe.max_rounds
         due = finished or version % recipe.evaluate_every == 0
         if recipe.evaluation_episodes and due and version not in evaluations:
-            result = evaluate(
-                policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, limit_share=recipe.evaluation_limit
-            )
+            result = evaluate(policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed)
             evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
             run.log("evaluation", version=version, sampled=True, **evaluations[version])
             # More practice past the peak lowers success, so the best one so far is marked for whoever wants to go back.
@@ -149,7 +157,7 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
         else:
             run.note(f"The round of version {version} held no step to learn from.", level="warning")
 
-        # --- save version + 1: first its file, then the state that names it, so that a crash repeats this update exactly
+        # --- save version + 1: first its file, then the state that names it, so that a crash repeats just this update
         successor = next_description(origin, version + 1, recipe, parent=policy.id)
         save_checkpoint(policy_path(run, version + 1), network, successor)
         progress = {
@@ -191,7 +199,9 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
     return summary
 
 
-def gather(run: RunDir, policy: Policy, consumed: list[str], poll_s: float = 0.1) -> tuple[list[Episode], list[str], int]:
+def gather(
+    run: RunDir, policy: Policy, consumed: list[str], poll_s: float = 0.1
+) -> tuple[list[Episode], list[str], int]:
     """Wait until the round is closed; its episodes in the order of their files, the files, and how many were stale."""
     files: dict[str, list[Episode]] = {}
     while True:
@@ -261,7 +271,7 @@ def policy_path(run: RunDir, version: int):
 
 
 def forget_old_checkpoints(run: RunDir, version: int, evaluations: dict) -> None:
-    """Evaluated versions stay for good, the others until a few newer ones are out: thousands of rounds must fit a disk."""
+    """Evaluated versions stay for good, the others until a few newer are out: thousands of rounds must fit a disk."""
     old = version - NEWEST_KEPT
     if old > 0 and old not in evaluations:
         policy_path(run, old).unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def sft(run: RunDir) -> dict:
     demonstrations = read_demonstrations(sorted(run.data.glob("*.safetensors")))
     training, validation = split(demonstrations, recipe.validation_fraction, generator)
     run.note(
-        f"{demonstrations.episodes} demonstrations that reached their goal, {len(demonstrations.instructions)} sentences; "
+        f"{demonstrations.episodes} demonstrations reached their goal, {len(demonstrations.instructions)} sentences; "
         f"{len(validation)} episodes held out."
     )
     vocabulary = Vocabulary.of(demonstrations.instructions, demonstrations.embodiment)
@@ -136,8 +136,9 @@ def sft(run: RunDir) -> dict:
             run.note("cancelled", level="warning")
             return {}
 
-    # --- keep: the policy at its best validation loss; the reward model as it is now. Early on the reward model's loss is no
-    # worse, but its d is blurred at the goal, where reward and detector need it sharp: the last, fully annealed one won.
+    # --- keep: the policy at its best validation loss; the reward model as it is now. Early on the reward model's loss
+    # is no worse, but its d is blurred at the goal, where reward and detector need it sharp: the last, fully annealed
+    # one won.
     shared = {
         "version": 0,
         "embodiment": demonstrations.embodiment.to_json(),
@@ -169,12 +170,7 @@ def sft(run: RunDir) -> dict:
     if recipe.evaluation_episodes:
         countdown = Countdown(run, "evaluation", recipe.evaluation_episodes)
         result = evaluate(
-            policy,
-            demonstrations.tasks,
-            recipe.evaluation_episodes,
-            recipe.evaluation_seed,
-            limit_share=recipe.evaluation_limit,
-            on_progress=countdown.tell,
+            policy, demonstrations.tasks, recipe.evaluation_episodes, recipe.evaluation_seed, on_progress=countdown.tell
         )
         run.log("evaluation", version=0, practice_episodes=0, sampled=True, **result.to_json())
         summary["success"] = result.rate
@@ -219,7 +215,12 @@ def ground(
         countdown.tell(step)
         if step % 50 == 0 or step == recipe.grounding_steps:
             with torch.no_grad():
-                run.log("loss", step=step, grounding=float(value.detach()), validation_grounding=float(loss(validation, 0.0)))
+                run.log(
+                    "loss",
+                    step=step,
+                    grounding=float(value.detach()),
+                    validation_grounding=float(loss(validation, 0.0)),
+                )
         if run.cancelled:
             run.note("cancelled", level="warning")
             return False

@@ -42,7 +42,7 @@ def rewards(d: np.ndarray) -> np.ndarray:
 
 
 def returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
-    """R_t. The sum is cut off at the last reward: a time limit is no terminal state, and nothing is bootstrapped there."""
+    """R_t. The sum is cut off at the last reward: a time limit is not terminal, and nothing is bootstrapped."""
     total, result = 0.0, np.zeros(len(rewards), np.float64)
     for t in reversed(range(len(rewards))):
         total = float(rewards[t]) + gamma * total
@@ -92,9 +92,9 @@ def reinforce_loss(log_probability: Tensor, returns: Tensor, scale: float) -> Te
 def calibrate_threshold(d_at_the_end: np.ndarray, quantile: float, margin: float) -> float:
     """s, from d on the last frames of demonstrations that the reward model wasn't trained on.
 
-    A fixed s suits one sharpness of d only; the median also stands a few sentences that were misunderstood. The margin is for the
-    steps that a demonstrator goes on after success: without it, practice went on beyond the goal, where d is not to be
-    trusted, and success fell from .98 to .65.
+    A fixed s suits one sharpness of d only; the median also stands a few sentences that were misunderstood. The margin
+    is for the steps that a demonstrator goes on after success: without it, practice went on beyond the goal, where d is
+    not to be trusted, and success fell from .98 to .65.
     """
     return float(np.quantile(np.asarray(d_at_the_end, np.float64), quantile)) + margin
 

@@ -1,0 +1,80 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from robots.episodes import write_episodes
+from training.datasets import DatasetError, demonstrations_of, look_back, read_demonstrations, split
+
+
+def test_frames_actions_and_steps_to_go_line_up(demonstrations):
+    data = demonstrations_of(demonstrations)
+    assert data.episodes == 24 and data.tasks == ["block2block", "block_to_place"]
+    second = demonstrations[1]
+    frames = data.frames_of(torch.tensor([1]))
+    np.testing.assert_array_equal(data.observations[frames].numpy(), second.observations)
+    np.testing.assert_array_equal(data.actions[frames[:-1]].numpy(), second.actions)
+    assert data.steps_to_go[frames].tolist() == list(range(second.steps, -1, -1))
+    assert {data.instructions[i] for i in data.instruction[frames].tolist()} == {second.instruction}
+    # There is no action to imitate at a last frame.
+    assert data.imitable[frames].tolist() == [True] * second.steps + [False]
+
+
+def test_a_correction_is_imitated_only_where_the_person_acted(demonstrations):
+    correction = dataclasses.replace(
+        demonstrations[0], purpose="correction", ending="operator", actors=demonstrations[0].actors * 0
+    )
+    correction.actors[-5:] = 1
+    data = demonstrations_of([correction, demonstrations[1]])
+    assert int(data.imitable[data.frames_of(torch.tensor([0]))].sum()) == 5
+
+
+def test_demonstrations_that_did_not_arrive_are_not_learned_from(demonstrations):
+    lost = dataclasses.replace(demonstrations[0], ending="time_limit")
+    assert demonstrations_of([lost, *demonstrations[1:4]]).episodes == 3
+    with pytest.raises(DatasetError, match="Of 1 demonstrations 0 reached"):
+        demonstrations_of([lost])
+
+
+@pytest.mark.parametrize(
+    ("field", "change", "sentence"),
+    [
+        ("observations", lambda e: {"observations": e.observations * np.float32("nan")}, "NaN"),
+        ("actions", lambda e: {"actions": e.actions[:, :1].copy()}, "has 2"),
+        ("observations", lambda e: {"observations": e.observations[:-1]}, "rows"),
+        ("instruction", lambda e: {"instruction": "  "}, "empty"),
+        ("embodiment", lambda e: {"embodiment": "another"}, "one embodiment a run"),
+        ("purpose", lambda e: {"purpose": "practice", "ending": "time_limit"}, "no demonstrations"),
+    ],
+)
+def test_a_bad_episode_is_named_with_its_field(demonstrations, field, change, sentence):
+    good, other = demonstrations[:2]
+    bad = dataclasses.replace(other, **change(other))
+    with pytest.raises(DatasetError) as error:
+        demonstrations_of([good, bad])
+    assert bad.uuid in str(error.value) and f"field {field}" in str(error.value) and sentence in str(error.value)
+
+
+def test_no_files_and_a_truncated_file_are_refused_with_a_sentence(tmp_path, demonstrations):
+    with pytest.raises(DatasetError, match="no demonstrations"):
+        read_demonstrations([])
+    path = tmp_path / "cut.safetensors"
+    write_episodes(path, demonstrations)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DatasetError, match="cut.safetensors.*truncated"):
+        read_demonstrations([path])
+
+
+def test_whole_episodes_are_held_out(demonstrations):
+    data = demonstrations_of(demonstrations)
+    training, validation = split(data, 0.25, torch.Generator().manual_seed(1))
+    assert len(validation) == 6 and sorted([*training.tolist(), *validation.tolist()]) == list(range(24))
+
+
+def test_hindsight_finds_the_block_that_was_pushed_and_where_it_rests(demonstrations):
+    data = demonstrations_of(demonstrations)
+    seen = look_back(data)
+    moved = [data.embodiment.objects[i].name for i in seen.moved.tolist()]
+    assert np.mean([name in episode.instruction for name, episode in zip(moved, demonstrations, strict=True)]) > 0.9
+    np.testing.assert_array_equal(seen.resting[3], seen.others[3, seen.moved[3]])

@@ -1,0 +1,203 @@
+import dataclasses
+import uuid
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from robots.episodes import Episode, read_episodes, write_episodes
+from training import self_improvement
+from training.checkpoints import Policy, RewardModel, load_checkpoint, save_checkpoint
+from training.evaluation import evaluate
+from training.rehearsal import LocalStations
+from training.run_dir import RunError
+from training.self_improvement import gather, improve, label
+
+TASKS = ["block2block", "block_to_place"]
+
+
+def lines(run, kind):
+    return [line for line in run.read_metrics()[0] if line["kind"] == kind]
+
+
+def practised(demonstration, acted_by: Policy, **changes) -> Episode:
+    """A demonstration passed off as practice of a policy."""
+    values = {
+        "uuid": str(uuid.uuid4()),
+        "actors": demonstration.actors * 0,
+        "purpose": "practice",
+        "ending": "time_limit",
+        "policy": acted_by.id,
+        "true_success": False,
+    }
+    return dataclasses.replace(demonstration, **values | changes)
+
+
+def scripted_practice(demonstrations, **changes):
+    """Stands for the stations: every round holds the same four episodes, so that a run has one outcome only."""
+
+    def practise(run, policy, reward_model, steps):
+        episodes = [practised(demonstration, policy, **changes) for demonstration in demonstrations[:4]]
+        write_episodes(run.episodes / f"{policy.version:06d}.safetensors", episodes)
+        run.close_round(policy.version)
+
+    return practise
+
+
+def newest_weights(run):
+    path = sorted(run.checkpoints.glob("policy-*.safetensors"))[-1]
+    return path.name, {name: array.tobytes() for name, array in load_file(path).items()}
+
+
+@pytest.fixture
+def loaded(finished_sft):
+    return (
+        Policy.load(finished_sft.checkpoints / "policy.safetensors"),
+        RewardModel.load(finished_sft.checkpoints / "reward_model.safetensors"),
+    )
+
+
+def test_the_whole_loop_in_one_process(new_improve_run):
+    run = new_improve_run()
+    stations = LocalStations(TASKS, 4, seed=1)
+    summary = improve(run, stations)
+    stations.close()
+    published = lines(run, "checkpoint")
+    assert [line["version"] for line in published] == list(range(summary["version"] + 1))
+    assert all(line["publish"] and line["role"] == "policy" for line in published)
+    assert len({line["id"] for line in published}) == len(published)
+    # The SFT level is the first point of the curve, the last version its last.
+    curve = lines(run, "evaluation")
+    assert (curve[0]["version"], curve[0]["practice_episodes"]) == (0, 0)
+    assert (curve[-1]["version"], curve[-1]["practice_episodes"]) == (summary["version"], summary["practice_episodes"])
+    assert summary["practice_episodes"] >= 12 and summary["stale"] == 0
+    assert lines(run, "kept")[-1]["version"] == summary["kept_version"]
+    assert "true_success" not in run.metrics.read_text()
+    episodes = [episode for path in sorted(run.episodes.glob("*")) for episode in read_episodes(path)]
+    assert {episode.policy for episode in episodes} <= {line["id"] for line in published}
+    assert improve(run) == summary  # what is done is not done again
+
+
+def test_the_words_and_the_reward_model_stay_as_stage_1_left_them(new_improve_run, demonstrations, finished_sft):
+    run = new_improve_run(evaluation_episodes=0)
+    improve(run, scripted_practice(demonstrations))
+    before = load_file(run.start / "policy.safetensors")
+    after = load_file(sorted(run.checkpoints.glob("policy-*"))[-1])
+    changed = {name.split(".")[0] for name in before if (before[name] != after[name]).any()}
+    assert changed == {"trunk", "action_head"}
+
+
+def test_the_same_seed_gives_the_same_bits(new_improve_run, demonstrations):
+    runs = [new_improve_run(name, seed=seed, evaluation_episodes=0) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    for run in runs:
+        improve(run, scripted_practice(demonstrations))
+    assert newest_weights(runs[0]) == newest_weights(runs[1]) != newest_weights(runs[2])
+
+
+@pytest.mark.parametrize("moment", ["before the state is saved", "after the state is saved"])
+def test_a_killed_run_goes_on_and_ends_in_the_same_bits(new_improve_run, demonstrations, monkeypatch, moment):
+    practise = scripted_practice(demonstrations)
+    whole, killed = new_improve_run("whole"), new_improve_run("killed")
+    improve(whole, practise)
+
+    class Killed(Exception):
+        pass
+
+    save = self_improvement.save_state
+
+    def save_until_killed(path, progress, *rest, **networks):
+        if progress["version"] == 2 and moment.startswith("before"):
+            raise Killed
+        save(path, progress, *rest, **networks)
+        if progress["version"] == 2:
+            raise Killed
+
+    monkeypatch.setattr(self_improvement, "save_state", save_until_killed)
+    with pytest.raises(Killed):
+        improve(killed, practise)
+    monkeypatch.undo()
+    improve(killed, practise)
+    assert newest_weights(killed) == newest_weights(whole)
+    # Nothing is said twice and nothing is left out.
+    for kind in ("checkpoint", "evaluation"):
+        assert [line["version"] for line in lines(killed, kind)] == [line["version"] for line in lines(whole, kind)]
+
+
+def test_stale_and_foreign_episodes_are_dropped_and_counted(new_improve_run, loaded, demonstrations):
+    run, (policy, _) = new_improve_run(), loaded
+    write_episodes(
+        run.episodes / "b.safetensors",
+        [practised(demonstrations[0], policy), practised(demonstrations[1], policy, policy="old")],
+    )
+    write_episodes(run.episodes / "a.safetensors", [practised(demonstrations[2], policy)])
+    write_episodes(run.episodes / "c.safetensors", [practised(demonstrations[3], policy, purpose="evaluation")])
+    (run.episodes / "d.safetensors").write_bytes(b"broken")
+    (run.episodes / "e.safetensors").write_bytes((run.episodes / "a.safetensors").read_bytes())
+    run.close_round(0)
+    episodes, files, stale = gather(run, policy, consumed=["e.safetensors"])
+    assert [episode.instruction for episode in episodes] == [demonstrations[i].instruction for i in (2, 0)]
+    assert files == [f"{name}.safetensors" for name in "abcd"] and stale == 1
+    assert "d.safetensors is left out" in lines(run, "note")[-1]["text"]
+
+
+def test_a_persons_steps_never_enter_the_gradient(loaded, demonstrations):
+    policy, reward_model = loaded
+    demonstration = demonstrations[0]
+    alone = label([practised(demonstration, policy)], reward_model, 0.9)
+    actors = demonstration.actors * 0
+    actors[5:8] = 1  # a person takes over, then hands back
+    cut = label([practised(demonstration, policy, actors=actors)], reward_model, 0.9)
+    assert len(alone.returns) == demonstration.steps and len(cut.returns) == 5
+    # Nor does what the person achieved: the return ends where the policy's part ends.
+    d, _ = reward_model.steps_to_go(demonstration.observations[:6], [demonstration.instruction] * 6)
+    assert cut.returns[4] == pytest.approx(d[4] - d[5], abs=1e-5)
+    assert len(label([practised(demonstration, policy, actors=actors * 0 + 1)], reward_model, 0.9).returns) == 0
+
+
+def test_true_success_and_the_stations_own_d_change_nothing(new_improve_run, demonstrations):
+    runs = [new_improve_run(name, evaluation_episodes=0) for name in ("a", "b")]
+    lies = np.full_like(demonstrations[0].steps_to_go, 7)
+    improve(runs[0], scripted_practice(demonstrations[:1] * 4))
+    improve(runs[1], scripted_practice(demonstrations[:1] * 4, true_success=True, steps_to_go=lies))
+    assert newest_weights(runs[0]) == newest_weights(runs[1])
+
+
+def test_old_checkpoints_go_and_evaluated_ones_stay(new_improve_run, demonstrations):
+    run = new_improve_run(max_episodes=4 * 12, evaluate_every=5, evaluation_episodes=2)
+    improve(run, scripted_practice(demonstrations))
+    versions = [int(path.stem.split("-")[1]) for path in sorted(run.checkpoints.glob("policy-*"))]
+    assert versions == [0, 5, 8, 9, 10, 11, 12]
+
+
+def test_a_pause_file_holds_the_run(new_improve_run, loaded, monkeypatch):
+    run, (policy, _) = new_improve_run(), loaded
+    (run.path / "pause").touch()
+    run.close_round(0)
+    waits = []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            (run.path / "pause").unlink()
+
+    monkeypatch.setattr("training.run_dir.time.sleep", sleep)
+    gather(run, policy, consumed=[])
+    assert len(waits) == 3
+
+
+def test_a_policy_and_a_reward_model_of_different_bodies_are_refused(new_improve_run, finished_sft):
+    run = new_improve_run()
+    network, description = load_checkpoint(finished_sft.checkpoints / "policy.safetensors")
+    description.embodiment = description.embodiment | {"name": "another"}
+    (run.start / "policy.safetensors").unlink()
+    save_checkpoint(run.start / "policy.safetensors", network, description)
+    with pytest.raises(RunError, match="different embodiments"):
+        improve(run)
+
+
+def test_evaluation_is_the_same_each_time_and_its_starts_do_not_depend_on_how_many(loaded):
+    policy, _ = loaded
+    first, again = (evaluate(policy, TASKS, 6, seed=9) for _ in range(2))
+    assert first == again and first.n == 6 and first.low <= first.rate <= first.high
+    with pytest.raises(ValueError, match="no task"):
+        evaluate(policy, ["juggle"], 2, seed=1)

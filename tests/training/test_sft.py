@@ -1,0 +1,177 @@
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from robots.embodiments import LANGUAGE_TABLE
+from robots.episodes import write_episodes
+from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
+from training.networks import Grounding, Network, Vocabulary, random_frames
+from training.sft import sft
+
+
+def weights(path):
+    return {name: array.tobytes() for name, array in load_file(path).items()}
+
+
+def both(run):
+    return [weights(run.checkpoints / f"{role}.safetensors") for role in ("policy", "reward_model")]
+
+
+class Killed(Exception):
+    pass
+
+
+def test_sft_leaves_two_checkpoints_losses_and_an_evaluation(new_sft_run):
+    run = new_sft_run()
+    summary = sft(run)
+    lines = run.read_metrics()[0]
+    losses = [line for line in lines if line["kind"] == "loss"]
+    assert [line["step"] for line in losses if "bc" in line] == [10, 20, 30, 40]
+    assert any("grounding" in line for line in losses)
+    checkpoints = {line["role"]: line for line in lines if line["kind"] == "checkpoint"}
+    policy = Policy.load(run.path / checkpoints["policy"]["path"])
+    reward_model = RewardModel.load(run.path / checkpoints["reward_model"]["path"])
+    assert policy.id == checkpoints["policy"]["id"] == summary["policy"]
+    assert reward_model.threshold == checkpoints["reward_model"]["threshold"] == summary["threshold"]
+    (evaluation,) = [line for line in lines if line["kind"] == "evaluation"]
+    assert evaluation["n"] == 6 and evaluation["low"] <= evaluation["successes"] / 6 <= evaluation["high"]
+    assert lines[-1]["kind"] == "done"
+    assert sft(run) == summary  # what is done is not done again
+    assert len(run.read_metrics()[0]) == len(lines)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(new_sft_run):
+    runs = [new_sft_run(name, seed=seed, evaluation_episodes=0) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    for run in runs:
+        sft(run)
+    assert both(runs[0]) == both(runs[1]) != both(runs[2])
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bits(new_sft_run, monkeypatch):
+    whole, killed = new_sft_run("whole", evaluation_episodes=0), new_sft_run("killed", evaluation_episodes=0)
+    sft(whole)
+    log = killed.log
+
+    def log_until_killed(kind, **values):
+        if kind == "loss" and values.get("bc") and values["step"] == 30:
+            raise Killed  # after the weights of update 30, before they are saved
+        log(kind, **values)
+
+    monkeypatch.setattr(killed, "log", log_until_killed)
+    with pytest.raises(Killed):
+        sft(killed)
+    monkeypatch.undo()
+    sft(killed)
+    assert both(killed) == both(whole)
+
+
+def test_sigterm_saves_and_exits_0(new_sft_run):
+    run = new_sft_run(steps=100_000, validate_every=100_000)
+    child = subprocess.Popen([sys.executable, "-m", "training", "sft", str(run.path)])
+    try:
+        deadline = time.monotonic() + 60
+        while not any(line.get("phase") == "training" for line in run.read_metrics()[0]):
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0
+    finally:
+        child.kill()
+    lines = run.read_metrics()[0]
+    assert lines[-1]["kind"] == "note" and lines[-1]["text"] == "cancelled"
+    assert (run.path / "state.safetensors").exists()
+
+
+def test_a_bad_dataset_ends_the_process_with_a_sentence(new_sft_run, demonstrations):
+    run = new_sft_run()
+    (run.data / "demonstrations.safetensors").write_bytes(b"not a dataset")
+    child = subprocess.run(
+        [sys.executable, "-m", "training", "sft", str(run.path)], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 2 and "Traceback" not in child.stderr
+    assert "demonstrations.safetensors" in run.read_metrics()[0][-1]["reason"]
+
+
+def test_policy_and_reward_model_answer_in_the_shapes_of_the_contract(finished_sft, demonstrations):
+    policy = Policy.load(finished_sft.checkpoints / "policy.safetensors")
+    reward_model = RewardModel.load(finished_sft.checkpoints / "reward_model.safetensors")
+    observations = demonstrations[0].observations[:5]
+    texts = [
+        "push the red moon to the blue cube",
+        "a sentence of unknown words",
+        *["slide the green star to the left"] * 3,
+    ]
+    actions = policy.act(observations, texts, torch.Generator().manual_seed(1))
+    again = policy.act(observations, texts, torch.Generator().manual_seed(1))
+    assert actions.shape == (5, 2) and np.abs(actions).max() <= 0.03 + 1e-6
+    np.testing.assert_array_equal(actions, again)
+    d, distribution = reward_model.steps_to_go(observations, texts)
+    assert d.shape == (5,) and distribution.shape == (5, 50)
+    np.testing.assert_allclose(distribution.sum(1), 1, rtol=1e-5)
+    with pytest.raises(CheckpointError, match="44 numbers"):
+        policy.act(observations[:, :10], texts)
+    with pytest.raises(CheckpointError, match="a policy is needed"):
+        Policy.load(finished_sft.checkpoints / "reward_model.safetensors")
+
+
+def test_a_truncated_or_foreign_checkpoint_is_refused_with_a_sentence(finished_sft, tmp_path, demonstrations):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((finished_sft.checkpoints / "policy.safetensors").read_bytes()[:-50])
+    with pytest.raises(CheckpointError, match="truncated"):
+        load_checkpoint(cut)
+    foreign = tmp_path / "foreign.safetensors"
+    write_episodes(foreign, demonstrations[:1])
+    with pytest.raises(CheckpointError, match="no checkpoint of this system"):
+        load_checkpoint(foreign)
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        load_checkpoint(tmp_path / "missing.safetensors")
+
+
+def test_actions_become_the_nearest_token_and_back():
+    network = Network(LANGUAGE_TABLE, Vocabulary([]), hidden=8, layers=1, action_bins=7, bins=10)
+    head = network.action_head
+    actions = torch.tensor([[-0.03, 0.03], [0.004, -0.006], [1.0, -1.0]])
+    assert head.tokens(actions).tolist() == [[0, 6], [3, 2], [6, 0]]
+    torch.testing.assert_close(head.actions(torch.tensor([[0, 3]])), torch.tensor([[-0.03, 0.0]]))
+
+
+def test_a_turned_table_is_seen_the_same_but_for_directions(demonstrations):
+    network = Network(LANGUAGE_TABLE, Vocabulary([]), hidden=8, layers=1, action_bins=7, bins=10)
+    frame = random_frames(4, torch.Generator().manual_seed(2))
+    torch.testing.assert_close(frame @ frame.transpose(1, 2), torch.eye(2).expand(4, 2, 2))
+    observations = torch.from_numpy(demonstrations[0].observations[:4])
+    goal = torch.zeros(4, 19)
+    goal[:, 0] = goal[:, 8 + 3] = 1  # the first block to the fourth
+    plain, turned = network.features(observations, goal, None), network.features(observations, goal, frame)
+    distances = [2, 9, 16]
+    torch.testing.assert_close(plain[:, distances], turned[:, distances])
+    torch.testing.assert_close((frame @ plain[:, :2, None])[..., 0], turned[:, :2])
+
+
+def test_the_grounding_loss_prefers_what_happened():
+    # Block 0 of 3 moved and rests beside block 2.
+    others = torch.tensor([[[0.1, 0.0], [-0.2, 0.1], [0.14, 0.0]]])
+    happened = {"moved": torch.tensor([0]), "resting": others[:, 0], "others": others, "present": torch.ones(1, 3) > 0}
+
+    def loss(source, target, place=(0.0, 0.0)):
+        goal = torch.cat([torch.eye(3)[source], torch.eye(4)[target], torch.tensor(place)])[None]
+        return float(Grounding.loss(goal, **happened))
+
+    assert loss(0, 2) < loss(0, 1) < loss(1, 1)
+    # A block can't explain its own end, or every sentence would mean "push it to where it is"; a place named there can.
+    assert loss(0, 0) > loss(0, 2)
+    assert loss(0, 3, (0.1, 0.0)) < loss(0, 2)
+
+
+def test_padding_does_not_change_a_sentence():
+    vocabulary = Vocabulary("push the red moon to blue cube".split())
+    words = Grounding(vocabulary, LANGUAGE_TABLE)
+    short, long = "push the red moon", "push the red moon to the blue cube now please"
+    with torch.no_grad():
+        torch.testing.assert_close(words(vocabulary.encode([short, long]))[:1], words(vocabulary.encode([short])))
