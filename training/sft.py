@@ -136,9 +136,9 @@ def sft(run: RunDir) -> dict:
             run.note("cancelled", level="warning")
             return {}
 
-    # --- keep: the policy at its best validation loss; the reward model as it is now. Early on the reward model's loss
-    # is no worse, but its d is blurred at the goal, where reward and detector need it sharp: the last, fully annealed
-    # one won.
+    # --- keep: the policy at its best validation loss, the reward model as it is now. With turned copies its validation
+    # loss falls to the last, fully annealed update; and where the data is too little for that, a loss of many vague
+    # frames prefers an early, blurred d, while reward and detector live on a sharp one at the goal.
     shared = {
         "version": 0,
         "embodiment": demonstrations.embodiment.to_json(),

@@ -2,16 +2,19 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
-from robots.embodiments import LANGUAGE_TABLE
-from robots.episodes import write_episodes
+from robots.embodiments import EMBODIMENTS, LANGUAGE_TABLE, Embodiment
+from robots.episodes import Episode, write_episodes
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
 from training.networks import Grounding, Network, Vocabulary, random_frames
+from training.recipes import SFTRecipe
+from training.run_dir import RunDir
 from training.sft import sft
 
 
@@ -175,3 +178,41 @@ def test_padding_does_not_change_a_sentence():
     short, long = "push the red moon", "push the red moon to the blue cube now please"
     with torch.no_grad():
         torch.testing.assert_close(words(vocabulary.encode([short, long]))[:1], words(vocabulary.encode([short])))
+
+
+def test_a_body_without_objects_learns_from_its_flat_observation(tmp_path, monkeypatch):
+    body = Embodiment("slider", 5.0, ("x", "goal"), (), (), ("push",), (1.0,), ())
+    monkeypatch.setitem(EMBODIMENTS, "slider", body)
+    rng = np.random.default_rng(0)
+    episodes = []
+    for i in range(40):
+        x, goal = rng.uniform(-3, 3, 2)
+        # The words say whether to go to the goal or away from it, so that a policy deaf to words can't be right.
+        sign, text = (1, "go to the goal") if i % 2 else (-1, "flee from the goal")
+        observations, actions = [(x, goal)], []
+        for _ in range(5):
+            actions.append([sign * np.sign(goal - observations[-1][0]) * 0.5])
+            observations.append((observations[-1][0] + actions[-1][0], goal))
+        episodes.append(
+            Episode(
+                uuid=str(uuid.UUID(int=i)),
+                embodiment="slider",
+                task="slide",
+                instruction=text,
+                observations=np.array(observations, np.float32),
+                actions=np.array(actions, np.float32),
+                actors=np.full(5, 2, np.uint8),
+                steps_to_go=np.full(6, np.nan, np.float32),
+                ending="true_success",
+                detected_success=False,
+                true_success=True,
+                purpose="demonstration",
+            )
+        )
+    run = RunDir.create(tmp_path / "run", SFTRecipe(steps=300, hidden=32, evaluation_episodes=0, action_bins=5))
+    write_episodes(run.data / "d.safetensors", episodes)
+    sft(run)
+    policy = Policy.load(run.checkpoints / "policy.safetensors")
+    observations = np.array([[-1, 1], [-1, 1]], np.float32)
+    actions = policy.act(observations, ["go to the goal", "flee from the goal"], greedy=True)
+    assert actions.tolist() == [[0.5], [-0.5]]
