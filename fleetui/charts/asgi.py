@@ -47,9 +47,15 @@ def is_same_origin(request) -> bool:
 
 def refuse(start_response, status: int, sentence: str, *headers):
     body = sentence.encode()
-    start_response(f"{status} {HTTPStatus(status).phrase}", [
-        ("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"), *headers,
-    ])
+    start_response(
+        f"{status} {HTTPStatus(status).phrase}",
+        [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            *headers,
+        ],
+    )
     return [body]
 
 
@@ -61,7 +67,7 @@ def shield(response):
 
 
 def serve(environ, start_response):
-    """Runs in a thread of a2wsgi's pool, so the database may be used; its connection goes back when the answer is made."""
+    """Runs in a thread of a2wsgi's pool, so the database may be used; its connection goes back with the answer."""
     try:
         return guarded(environ, start_response)
     finally:

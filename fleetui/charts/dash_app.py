@@ -19,8 +19,15 @@ REFRESH_MS = 20_000
 GRAPH = {"displayModeBar": False, "responsive": True}
 
 app = Dash(
-    __name__, requests_pathname_prefix=PREFIX, routes_pathname_prefix=PREFIX, serve_locally=True, title="Charts",
-    update_title=None, use_async=False, external_stylesheets=["/static/fleetui.css"], assets_folder="assets",
+    __name__,
+    requests_pathname_prefix=PREFIX,
+    routes_pathname_prefix=PREFIX,
+    serve_locally=True,
+    title="Charts",
+    update_title=None,
+    use_async=False,
+    external_stylesheets=["/static/fleetui.css"],
+    assets_folder="assets",
 )
 app.layout = html.Div(
     className="stack",
@@ -28,19 +35,37 @@ app.layout = html.Div(
         dcc.Location(id="url", refresh=False),
         dcc.Store(id="theme", data="light"),
         dcc.Interval(id="tick", interval=REFRESH_MS),
-        html.Div(className="field", children=[
-            html.Label("Runs", htmlFor="runs"),
-            dcc.Dropdown(id="runs", multi=True, options=[], placeholder="Choose runs to compare"),
-        ]),
+        html.Div(
+            className="field",
+            children=[
+                html.Label("Runs", htmlFor="runs"),
+                dcc.Dropdown(id="runs", multi=True, options=[], placeholder="Choose runs to compare"),
+            ],
+        ),
         *(
-            html.Section(className="panel", children=[
-                html.Div(className="panel-head", children=[html.H2(title), html.Span(note, className="muted")]),
-                dcc.Graph(id=name, config=GRAPH, style={"height": "340px"}),
-            ])
+            html.Section(
+                className="panel",
+                children=[
+                    html.Div(className="panel-head", children=[html.H2(title), html.Span(note, className="muted")]),
+                    dcc.Graph(id=name, config=GRAPH, style={"height": "340px"}),
+                ],
+            )
             for name, title, note in (
-                ("success", "Success curves", "true success of evaluation episodes, Wilson 95 % band, SFT level dashed"),
-                ("touches", "Interventions per robot-hour", "the last 24 hours, by station; a station's own resets count too"),
-                ("lengths", "Episode lengths", "practice episodes of the chosen runs: median, and the middle half as a band"),
+                (
+                    "success",
+                    "Success curves",
+                    "true success of evaluation episodes, Wilson 95 % band, SFT level dashed",
+                ),
+                (
+                    "touches",
+                    "Interventions per robot-hour",
+                    "the last 24 hours, by station; a station's own resets count too",
+                ),
+                (
+                    "lengths",
+                    "Episode lengths",
+                    "practice episodes of the chosen runs: median, and the middle half as a band",
+                ),
             )
         ),
     ],
@@ -68,8 +93,13 @@ def offer_runs(search, chosen):
 
 
 @app.callback(
-    Output("success", "figure"), Output("touches", "figure"), Output("lengths", "figure"),
-    Input("runs", "value"), Input("theme", "data"), Input("tick", "n_intervals"), State("url", "search"),
+    Output("success", "figure"),
+    Output("touches", "figure"),
+    Output("lengths", "figure"),
+    Input("runs", "value"),
+    Input("theme", "data"),
+    Input("tick", "n_intervals"),
+    State("url", "search"),
 )
 def draw(chosen, theme, _, search):
     lab, _ = lab_of(search)

@@ -1,14 +1,14 @@
 """Rows -> plotly Figures, pure: no database, no request. The Dash app asks selectors for rows and hands them in here.
 
-Success is always the true success of evaluation episodes with its Wilson band; detected success never becomes a curve here.
+Success is always the true success of evaluation episodes with its Wilson band; detected success is no curve here.
 """
 
 from statistics import quantiles
 
 import plotly.graph_objects as go
 
-# Colour means state elsewhere; side by side, runs need telling apart, so each has a colour, a dash and a marker. The colours
-# are Okabe and Ito's, which colour-blind people can tell apart, in a darker and a lighter set for the two grounds.
+# Colour means state elsewhere. Side by side, runs need telling apart: each has a colour, a dash and a marker. The
+# colours are Okabe and Ito's, which colour-blind people can tell apart, darker and lighter for the two grounds.
 COLOURS = {
     "light": ("#0072b2", "#c14a00", "#007a5a", "#9a3f78", "#6b5b00", "#15191d"),
     "dark": ("#56b4e9", "#ffa64d", "#2fd3a5", "#e596c4", "#f0e442", "#e9edf0"),
@@ -24,7 +24,7 @@ PATTERNS = ("", "/", "x", "-", ".", "|", "+")
 
 
 def success_curves(runs: list[dict], theme: str = "light") -> go.Figure:
-    """runs: [{"name", "points": [{version, practice_episodes, successes, n, low, high}]}], each drawn with its band and,
+    """runs: [{"name", "points": [{version, practice_episodes, successes, n, low, high}]}], each with its band and,
     dashed in its colour, the SFT level: the first evaluation, of the same seeds before any practice."""
     figure = _figure(theme, "practice episodes", "true success")
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
@@ -35,27 +35,46 @@ def success_curves(runs: list[dict], theme: str = "light") -> go.Figure:
         xs = [point["practice_episodes"] for point in points]
         band = [point["high"] for point in points] + [point["low"] for point in reversed(points)]
         figure.add_scatter(
-            x=xs + xs[::-1], y=band, fill="toself", fillcolor=_translucent(colour, 0.13), line={"width": 0}, mode="lines",
-            hoverinfo="skip", showlegend=False, legendgroup=run["name"],
+            x=xs + xs[::-1],
+            y=band,
+            fill="toself",
+            fillcolor=_translucent(colour, 0.13),
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=run["name"],
         )
         level = points[0]["successes"] / points[0]["n"]
         figure.add_scatter(
-            x=[xs[0], max(xs[-1], 1)], y=[level, level], mode="lines", line={"color": colour, "dash": "dash", "width": 1},
-            hoverinfo="skip", showlegend=False, legendgroup=run["name"],
+            x=[xs[0], max(xs[-1], 1)],
+            y=[level, level],
+            mode="lines",
+            line={"color": colour, "dash": "dash", "width": 1},
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=run["name"],
         )
         figure.add_scatter(
-            x=xs, y=[point["successes"] / point["n"] for point in points], mode="lines+markers", name=run["name"],
-            legendgroup=run["name"], line={"color": colour, "width": 2, "dash": DASHES[index % 6]},
+            x=xs,
+            y=[point["successes"] / point["n"] for point in points],
+            mode="lines+markers",
+            name=run["name"],
+            legendgroup=run["name"],
+            line={"color": colour, "width": 2, "dash": DASHES[index % 6]},
             marker={"size": 7, "symbol": MARKERS[index % 6]},
-            customdata=[[point["successes"], point["n"], point["version"], point["low"], point["high"]] for point in points],
-            hovertemplate="%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>95 %: %{customdata[3]:.0%} to %{customdata[4]:.0%}"
+            customdata=[
+                [point["successes"], point["n"], point["version"], point["low"], point["high"]] for point in points
+            ],
+            hovertemplate="%{y:.1%} (%{customdata[0]} of %{customdata[1]})"
+            "<br>95 %: %{customdata[3]:.0%} to %{customdata[4]:.0%}"
             "<br>%{x} practice episodes, policy v%{customdata[2]}",
         )
     return figure if drawn else _say(figure, "No evaluation yet: curves begin with a run's first evaluation.")
 
 
 def interventions(rows: list[dict], theme: str = "light") -> go.Figure:
-    """rows: [{"name", "robot_hours", "touches": {kind: n}, "per_hour"}], a bar a station; too short a time gives no rate."""
+    """rows: [{"name", "robot_hours", "touches": {kind: n}, "per_hour"}]: a bar a station; below a minute, none."""
     figure = _figure(theme, "", "interventions per robot-hour")
     having = [row for row in rows if row["per_hour"] is not None]
     shades = [GROUNDS[theme]["soft"], GROUNDS[theme]["line"], GROUNDS[theme]["ink"]]
@@ -64,15 +83,23 @@ def interventions(rows: list[dict], theme: str = "light") -> go.Figure:
             figure.add_bar(
                 x=[row["name"] for row in having],
                 y=[row["touches"].get(kind, 0) / row["robot_hours"] for row in having],
-                name=kind.replace("_", " "), customdata=[[row["touches"].get(kind, 0), row["robot_hours"]] for row in having],
+                name=kind.replace("_", " "),
+                customdata=[[row["touches"].get(kind, 0), row["robot_hours"]] for row in having],
                 hovertemplate="%{y:.1f} per robot-hour<br>%{customdata[0]} in %{customdata[1]:.1f} h",
-                marker={"color": shades[index % 3], "line": {"color": GROUNDS[theme]["ink"], "width": 1},
-                        "pattern": {"shape": PATTERNS[index], "solidity": 0.25}},
+                marker={
+                    "color": shades[index % 3],
+                    "line": {"color": GROUNDS[theme]["ink"], "width": 1},
+                    "pattern": {"shape": PATTERNS[index], "solidity": 0.25},
+                },
             )
     figure.update_layout(barmode="stack", bargap=0.35)
     if not having:
         return _say(figure, "No station has run episodes for a minute yet.")
-    return figure if figure.data else _say(figure, f"No intervention in {sum(row['robot_hours'] for row in having):.1f} robot-hours.")
+    return (
+        figure
+        if figure.data
+        else _say(figure, f"No intervention in {sum(row['robot_hours'] for row in having):.1f} robot-hours.")
+    )
 
 
 def episode_lengths(runs: list[dict], theme: str = "light") -> go.Figure:
@@ -87,13 +114,24 @@ def episode_lengths(runs: list[dict], theme: str = "light") -> go.Figure:
         xs = sorted(versions)
         spread = [_quartiles(versions[version]) for version in xs]
         figure.add_scatter(
-            x=xs + xs[::-1], y=[high for _, _, high in spread] + [low for low, _, _ in reversed(spread)], fill="toself",
-            fillcolor=_translucent(colour, 0.13), line={"width": 0}, mode="lines", hoverinfo="skip", showlegend=False,
+            x=xs + xs[::-1],
+            y=[high for _, _, high in spread] + [low for low, _, _ in reversed(spread)],
+            fill="toself",
+            fillcolor=_translucent(colour, 0.13),
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
             legendgroup=run["name"],
         )
         figure.add_scatter(
-            x=xs, y=[middle for _, middle, _ in spread], mode="lines+markers", name=run["name"], legendgroup=run["name"],
-            line={"color": colour, "width": 2, "dash": DASHES[index % 6]}, marker={"size": 6, "symbol": MARKERS[index % 6]},
+            x=xs,
+            y=[middle for _, middle, _ in spread],
+            mode="lines+markers",
+            name=run["name"],
+            legendgroup=run["name"],
+            line={"color": colour, "width": 2, "dash": DASHES[index % 6]},
+            marker={"size": 6, "symbol": MARKERS[index % 6]},
             customdata=[[len(versions[version])] for version in xs],
             hovertemplate="median %{y:.0f} steps<br>%{customdata[0]} episodes of v%{x}",
         )
@@ -106,22 +144,39 @@ def _quartiles(values: list[int]) -> tuple[float, float, float]:
 
 def _figure(theme: str, x: str, y: str) -> go.Figure:
     ground = GROUNDS[theme]
-    axis = {"gridcolor": ground["line"], "zerolinecolor": ground["line"], "linecolor": ground["line"], "automargin": True}
-    return go.Figure(layout={
-        "template": None, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', sans-serif", "size": 12,
-                 "color": ground["soft"]},
-        "margin": {"l": 56, "r": 16, "t": 12, "b": 44}, "hovermode": "closest", "showlegend": True,
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "hoverlabel": {"bgcolor": ground["surface"], "font": {"color": ground["ink"]}},
-        "xaxis": {**axis, "title": {"text": x}}, "yaxis": {**axis, "title": {"text": y}},
-    })
+    axis = {
+        "gridcolor": ground["line"],
+        "zerolinecolor": ground["line"],
+        "linecolor": ground["line"],
+        "automargin": True,
+    }
+    return go.Figure(
+        layout={
+            "template": None,
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {
+                "family": "system-ui, -apple-system, 'Segoe UI', 'Noto Sans', 'DejaVu Sans', sans-serif",
+                "size": 12,
+                "color": ground["soft"],
+            },
+            "margin": {"l": 56, "r": 16, "t": 12, "b": 44},
+            "hovermode": "closest",
+            "showlegend": True,
+            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+            "hoverlabel": {"bgcolor": ground["surface"], "font": {"color": ground["ink"]}},
+            "xaxis": {**axis, "title": {"text": x}},
+            "yaxis": {**axis, "title": {"text": y}},
+        }
+    )
 
 
 def _say(figure: go.Figure, sentence: str) -> go.Figure:
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    return figure.add_annotation(text=sentence, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font={"size": 14})
+    return figure.add_annotation(
+        text=sentence, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font={"size": 14}
+    )
 
 
 def _translucent(colour: str, alpha: float) -> str:

@@ -16,7 +16,9 @@ class EpisodeFilterForm(forms.Form):
     task = forms.ChoiceField(label="Task", required=False)
     station = forms.ChoiceField(label="Station", required=False)
     run = forms.ChoiceField(label="Run", required=False)
-    detected = forms.ChoiceField(label="Detected", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")])
+    detected = forms.ChoiceField(
+        label="Detected", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")]
+    )
     true = forms.ChoiceField(label="True", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")])
     ending = forms.ChoiceField(
         label="Ended by", required=False, choices=[ANY, *((each, each.replace("_", " ")) for each in ENDINGS)]
@@ -30,7 +32,7 @@ class EpisodeFilterForm(forms.Form):
         self.fields["run"].choices = [ANY, *((str(pk), name) for pk, name in lab.runs.values_list("pk", "name"))]
 
     def filters(self) -> dict:
-        """What selectors.list_episodes takes; a value that no choice offers filters nothing and is named on the page."""
+        """What selectors.list_episodes takes; a value that no choice offers filters nothing, and the page says so."""
         given = {name: value for name, value in self.cleaned_data.items() if value}
         for name in ("detected", "true", "human"):
             if name in given:
@@ -41,10 +43,16 @@ class EpisodeFilterForm(forms.Form):
 
 
 class TaskForm(forms.Form):
-    family = forms.ChoiceField(label="Family of instructions", choices=lambda: [(each.name, each.title) for each in TASKS.values()])
+    family = forms.ChoiceField(
+        label="Family of instructions", choices=lambda: [(each.name, each.title) for each in TASKS.values()]
+    )
     name = forms.CharField(label="Name", required=False, max_length=80, help_text="Empty: the family's own.")
     time_limit_steps = forms.IntegerField(
-        label="Time limit", required=False, min_value=1, max_value=10_000, help_text="Steps of an episode. Empty: the family's own."
+        label="Time limit",
+        required=False,
+        min_value=1,
+        max_value=10_000,
+        help_text="Steps of an episode. Empty: the family's own.",
     )
     description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))
 
@@ -52,7 +60,9 @@ class TaskForm(forms.Form):
 class AssignForm(forms.Form):
     task = forms.ModelChoiceField(label="Task", queryset=None, empty_label=None)
     stations = forms.ModelMultipleChoiceField(
-        label="Stations", queryset=None, widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
+        label="Stations",
+        queryset=None,
+        widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
         help_text="Those that no other assignment holds.",
         error_messages={"required": "Choose at least one station."},
     )
@@ -67,8 +77,11 @@ class StationSettingsForm(forms.Form):
     """What a supervisor may set on a station while it works."""
 
     self_reset_after_s = forms.FloatField(
-        label="Reset itself after", required=False, min_value=0, max_value=86_400,
-        help_text="Seconds that a simulated station waits for a person first. Empty: it waits for ever. Counts as a touch.",
+        label="Reset itself after",
+        required=False,
+        min_value=0,
+        max_value=86_400,
+        help_text="Seconds that a simulated station waits for a person. Empty: for ever. Counts as a touch.",
     )
     shuffle_every_s = forms.FloatField(
         label="Ask for a shuffle every", min_value=1, max_value=86_400, help_text="Seconds of practice without a reset."
@@ -83,9 +96,16 @@ class StationSettingsForm(forms.Form):
 class StationForm(forms.Form):
     name = forms.CharField(label="Name", max_length=80)
     simulated = forms.BooleanField(
-        label="Simulated", required=False, initial=True, help_text="Leave empty for a real body; it says what it is when it connects."
+        label="Simulated",
+        required=False,
+        initial=True,
+        help_text="Leave empty for a real body; it says what it is when it connects.",
     )
     world = forms.ChoiceField(
-        label="World", required=False, choices=lambda: [(name, name) for name in dict.fromkeys(each.world for each in TASKS.values())]
+        label="World",
+        required=False,
+        choices=lambda: [(name, name) for name in dict.fromkeys(each.world for each in TASKS.values())],
     )
-    seed = forms.IntegerField(label="Seed", initial=1, min_value=0, max_value=2**31 - 1, help_text="Start states of a simulated world.")
+    seed = forms.IntegerField(
+        label="Seed", initial=1, min_value=0, max_value=2**31 - 1, help_text="Start states of a simulated world."
+    )

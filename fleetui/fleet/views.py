@@ -1,5 +1,7 @@
-"""The fleet's pages: the wall, a station, episodes and their replay, tasks. The first paint comes from the database; what
-moves comes over the live socket. Objects are fetched through access.py alone, rows are changed by actions.py alone.
+"""The fleet's pages: the wall, a station, episodes and their replay, tasks.
+
+The first paint comes from the database; what moves comes over the live socket. Objects are fetched
+through access.py alone, rows are changed by actions.py alone.
 """
 
 import json
@@ -70,9 +72,15 @@ def wall(request, lab_slug):
     for card in cards:
         card["word"] = words(card["state"])
     return render_page(
-        request, "fleet/wall.html", lab, "wall", cards=cards, blank={"word": words("offline")},
+        request,
+        "fleet/wall.html",
+        lab,
+        "wall",
+        cards=cards,
+        blank={"word": words("offline")},
         states=[(state, words(state)) for state in TALLY],
-        drawn=any(card["renderer"] == "drawn" for card in cards), first_steps=first_steps(lab),
+        drawn=any(card["renderer"] == "drawn" for card in cards),
+        first_steps=first_steps(lab),
     )
 
 
@@ -86,29 +94,51 @@ def first_steps(lab) -> list[dict]:
     dataset = lab.datasets.order_by("id").first()
     new_run = reverse("new_run", args=[lab.slug])
     if trained:
-        train = {"text": f"{trained} made a policy and a reward model.", "label": "See the run", "url": run_url(trained)}
+        train = {
+            "text": f"{trained} made a policy and a reward model.",
+            "label": "See the run",
+            "url": run_url(trained),
+        }
     elif training:
-        train = {"text": f"{training} is under way, {training.progress:.0%} done.", "label": "Watch it", "url": run_url(training)}
+        train = {
+            "text": f"{training} is under way, {training.progress:.0%} done.",
+            "label": "Watch it",
+            "url": run_url(training),
+        }
     elif dataset is None:
-        train = {"text": "A policy begins with demonstrations.", "label": "Make a dataset", "url": reverse("datasets", args=[lab.slug])}
+        train = {
+            "text": "A policy begins with demonstrations.",
+            "label": "Make a dataset",
+            "url": reverse("datasets", args=[lab.slug]),
+        }
     elif dataset.state == "generating":
         train = {
             "text": f"“{dataset}” is being made, {dataset.progress:.0%} done; then a policy can learn from it.",
-            "label": "See the dataset", "url": reverse("datasets", args=[lab.slug]),
+            "label": "See the dataset",
+            "url": reverse("datasets", args=[lab.slug]),
         }
     else:
         train = {
-            "text": f"“{dataset}” holds {dataset.episodes} demonstrations: teach a policy and a reward model from them.",
-            "label": "Train", "url": f"{new_run}?kind=sft&dataset={dataset.pk}",
+            "text": f"“{dataset}” holds {dataset.episodes} demonstrations to teach a policy and a reward model from.",
+            "label": "Train",
+            "url": f"{new_run}?kind=sft&dataset={dataset.pk}",
         }
     practise = {
         "text": "Stations try the task by themselves; the reward model judges, the policy gets better.",
-        "label": "Practise", "url": f"{new_run}?kind=improve" + (f"&parent={trained.pk}" if trained else ""),
+        "label": "Practise",
+        "url": f"{new_run}?kind=improve" + (f"&parent={trained.pk}" if trained else ""),
     }
     if practising:
-        practise |= {"text": f"{practising} is {practising.state}; its stations start when it publishes.", "label": "Watch it",
-                     "url": run_url(practising)}
-    supervise = {"text": "Watch this wall. A station that needs you comes first and says what to press.", "label": "Supervise", "url": "#at-work"}
+        practise |= {
+            "text": f"{practising} is {practising.state}; its stations start when it publishes.",
+            "label": "Watch it",
+            "url": run_url(practising),
+        }
+    supervise = {
+        "text": "Watch this wall. A station that needs you comes first and says what to press.",
+        "label": "Supervise",
+        "url": "#at-work",
+    }
     return [
         {"title": "Train", "done": trained is not None, "next": trained is None, **train},
         {"title": "Practise", "done": practising is not None, "next": trained is not None, **practise},
@@ -134,8 +164,16 @@ def settings_form(station, data=None):
 
 def render_station(request, station, form, status=200):
     return render_page(
-        request, "fleet/station.html", station.lab, "wall", status, station=station, card=selectors.station_card(station),
-        state_word=words(station.state), speeds=SPEEDS, settings_form=form,
+        request,
+        "fleet/station.html",
+        station.lab,
+        "wall",
+        status,
+        station=station,
+        card=selectors.station_card(station),
+        state_word=words(station.state),
+        speeds=SPEEDS,
+        settings_form=form,
     )
 
 
@@ -167,7 +205,10 @@ def new_station(request, lab_slug):
         given = form.cleaned_data
         try:
             made, token = actions.create_station(
-                lab=lab, name=given["name"], simulated=given["simulated"], seed=given["seed"],
+                lab=lab,
+                name=given["name"],
+                simulated=given["simulated"],
+                seed=given["seed"],
                 world=given["world"] if given["simulated"] else "",
             )
         except access.Refused as refused:
@@ -177,7 +218,13 @@ def new_station(request, lab_slug):
             server = request.build_absolute_uri("/").rstrip("/")
             command = f".venv/bin/python -m training practise --server {server} --tokens tokens.json"
             return render_page(
-                request, "fleet/new_station.html", lab, "wall", station=made, token=token, tokens_json=json.dumps([row]),
+                request,
+                "fleet/new_station.html",
+                lab,
+                "wall",
+                station=made,
+                token=token,
+                tokens_json=json.dumps([row]),
                 command=command,
             )
     return render_page(request, "fleet/new_station.html", lab, "wall", 422 if form.errors else 200, form=form)
@@ -193,7 +240,12 @@ def episodes(request, lab_slug):
     query = request.GET.copy()
     query.pop("page", None)
     return render_page(
-        request, "fleet/episodes.html", lab, "episodes", page_obj=found, filter_form=form,
+        request,
+        "fleet/episodes.html",
+        lab,
+        "episodes",
+        page_obj=found,
+        filter_form=form,
         query=query.urlencode() + "&" if query else "",
     )
 
@@ -224,8 +276,15 @@ def tasks(request, lab_slug):
         each.is_live = each.state in each.LIVE
     bad = task_form.errors or assign_form.errors
     return render_page(
-        request, "fleet/tasks.html", lab, "tasks", 422 if bad else 200, assignments=assignments,
-        tasks=selectors.list_tasks(lab), task_form=task_form, assign_form=assign_form,
+        request,
+        "fleet/tasks.html",
+        lab,
+        "tasks",
+        422 if bad else 200,
+        assignments=assignments,
+        tasks=selectors.list_tasks(lab),
+        task_form=task_form,
+        assign_form=assign_form,
     )
 
 

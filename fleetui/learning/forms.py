@@ -1,4 +1,4 @@
-"""Forms of learning's pages. The launch form is made from the recipe's own fields, so a new setting needs no form code."""
+"""Forms of learning's pages. The launch form is made from the recipe's own fields: a new setting needs no code."""
 
 from django import forms
 
@@ -29,7 +29,9 @@ class LaunchForm(forms.Form):
         for field in self.recipe_class.FIELDS.values():
             numeric = field.type is not str
             self.fields[field.name] = forms.CharField(
-                label=field.label, help_text=f"{field.help} {explain_range(field)}".strip(), required=False,
+                label=field.label,
+                help_text=f"{field.help} {explain_range(field)}".strip(),
+                required=False,
                 initial=spell(field.default),
                 widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"} if numeric else {}),
             )
@@ -37,7 +39,9 @@ class LaunchForm(forms.Form):
     def clean(self):
         given = {name: self.cleaned_data.get(name, "") for name in self.recipe_class.FIELDS}
         # An empty field asks for the default; text fields may be empty.
-        given = {name: value for name, value in given.items() if value != "" or self.recipe_class.FIELDS[name].type is str}
+        given = {
+            name: value for name, value in given.items() if value != "" or self.recipe_class.FIELDS[name].type is str
+        }
         try:
             self.recipe = self.recipe_class.from_json(given).to_json()
         except RecipeError as error:
@@ -91,14 +95,19 @@ class SFTForm(LaunchForm):
 class ImproveForm(LaunchForm):
     KIND = "improve"
     parent = forms.ModelChoiceField(
-        label="Start from", queryset=None, empty_label=None, help_text="The run whose policy improves; its reward model judges.",
+        label="Start from",
+        queryset=None,
+        empty_label=None,
+        help_text="The run whose policy improves; its reward model judges.",
         error_messages={"required": "Choose the run whose policy and reward model to start from."},
     )
     task = forms.ModelChoiceField(
         label="Task", queryset=None, empty_label=None, error_messages={"required": "Choose the task to practise."}
     )
     stations = forms.ModelMultipleChoiceField(
-        label="Stations", queryset=None, widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
+        label="Stations",
+        queryset=None,
+        widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
         help_text="Those on which no other run practises.",
         error_messages={"required": "Choose at least one station to practise on."},
     )
@@ -115,7 +124,9 @@ class ImproveForm(LaunchForm):
         parent = self.fields["parent"].queryset.first()
         shown = lab.tasks.filter(family__in=parent.dataset.families).first() if parent and parent.dataset else None
         self.fields["task"].initial = waiting.task_id if waiting else shown and shown.pk
-        self.fields["stations"].initial = free.filter(places__live=True, places__assignment=waiting) if waiting else free
+        self.fields["stations"].initial = (
+            free.filter(places__live=True, places__assignment=waiting) if waiting else free
+        )
 
     @property
     def missing(self):
@@ -132,16 +143,23 @@ LAUNCH_FORMS = {form.KIND: form for form in (SFTForm, ImproveForm)}
 class GenerateForm(forms.Form):
     name = forms.CharField(label="Name", max_length=80)
     families = forms.MultipleChoiceField(
-        label="Tasks", choices=FAMILIES, widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
-        initial=[FAMILIES[0][0]], error_messages={"required": "Choose at least one task."},
+        label="Tasks",
+        choices=FAMILIES,
+        widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
+        initial=[FAMILIES[0][0]],
+        error_messages={"required": "Choose at least one task."},
     )
-    episodes = forms.IntegerField(label="Demonstrations", initial=800, min_value=1, help_text="About 50 or more a second.")
+    episodes = forms.IntegerField(
+        label="Demonstrations", initial=800, min_value=1, help_text="About 50 or more a second."
+    )
     seed = forms.IntegerField(label="Seed", initial=1, min_value=0, max_value=2**31 - 1)
 
 
 class UploadForm(forms.Form):
     name = forms.CharField(label="Name", max_length=80)
-    file = forms.FileField(label="File", help_text="One .safetensors file of demonstrations or corrections, at most 64 MiB.")
+    file = forms.FileField(
+        label="File", help_text="One .safetensors file of demonstrations or corrections, at most 64 MiB."
+    )
 
 
 def spell(value) -> str:

@@ -60,9 +60,19 @@ def new_run(request, lab_slug):
 def run(request, lab_slug, run_id):
     found = access.get_run(request.user, lab_slug, run_id)
     labels = RECIPES[found.kind].FIELDS
-    recipe = [(labels[name].label if name in labels else name, value) for name, value in found.recipe.items() if name != "kind"]
+    recipe = [
+        (labels[name].label if name in labels else name, value)
+        for name, value in found.recipe.items()
+        if name != "kind"
+    ]
     return render_page(
-        request, "learning/run.html", found.lab, "runs", run=found, recipe=recipe, stations=selectors.run_stations(found),
+        request,
+        "learning/run.html",
+        found.lab,
+        "runs",
+        run=found,
+        recipe=recipe,
+        stations=selectors.run_stations(found),
         log="\n".join(selectors.log_tail(found)),
     )
 
@@ -99,8 +109,14 @@ def datasets(request, lab_slug):
             except access.Refused as refused:
                 add_refusal(form, refused)
     return render_page(
-        request, "learning/datasets.html", lab, "datasets", 422 if generate.errors or upload.errors else 200,
-        datasets=selectors.list_datasets(lab), generate_form=generate, upload_form=upload,
+        request,
+        "learning/datasets.html",
+        lab,
+        "datasets",
+        422 if generate.errors or upload.errors else 200,
+        datasets=selectors.list_datasets(lab),
+        generate_form=generate,
+        upload_form=upload,
     )
 
 

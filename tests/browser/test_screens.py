@@ -1,7 +1,7 @@
 """The whole loop as people see it, in a real browser against a fleet that the product's own command started.
 
-The tests stand in the order of the story (a dataset is there, a policy is trained, stations practise, an episode is replayed),
-since each needs what those before it made. Every test leaves a picture in tests/screenshots/.
+The tests stand in the order of the story (a dataset is there, a policy is trained, stations practise, an episode is
+replayed), since each needs what those before it made. Every test leaves a picture in tests/screenshots/.
 """
 
 import re
@@ -50,7 +50,7 @@ def log_in(page, login):
 
 
 def pixels(page):
-    """A fingerprint of what the feed shows; JPEGs of a still scene are the same bytes, so a change is a change of the picture."""
+    """A fingerprint of what the feed shows; a still scene gives the same bytes, so a change is one of the picture."""
     return page.evaluate("() => document.querySelector('#feed canvas').toDataURL()")
 
 
@@ -167,7 +167,16 @@ def test_a_bad_recipe_says_what_to_write_instead(pages, screenshots):
 def test_launch_sft_and_see_the_losses_grow(pages, story, screenshots):
     page = pages("researcher")
     page.goto(f"{LAB}/runs/new?kind=sft")
-    fill_recipe(page, name="first policy", steps=300, batch=128, validate_every=50, grounding_steps=60, hidden=64, evaluation_episodes=20)
+    fill_recipe(
+        page,
+        name="first policy",
+        steps=300,
+        batch=128,
+        validate_every=50,
+        grounding_steps=60,
+        hidden=64,
+        evaluation_episodes=20,
+    )
     page.get_by_role("button", name="Launch").click()
     page.wait_for_url(re.compile(r"/runs/\d+$"))
     story["sft"] = page.url
@@ -185,7 +194,14 @@ def test_launch_improve_and_see_the_success_curve_grow(pages, story, screenshots
     page, supervisor = pages("researcher"), pages("supervisor")
     page.goto(f"{LAB}/runs/new?kind=improve")
     fill_recipe(
-        page, name="first practice", max_episodes=600, updates_per_round=2, batch=32, epochs=1, evaluate_every=1, evaluation_episodes=20
+        page,
+        name="first practice",
+        max_episodes=600,
+        updates_per_round=2,
+        batch=32,
+        epochs=1,
+        evaluate_every=1,
+        evaluation_episodes=20,
     )
     page.get_by_role("button", name="Launch").click()
     page.wait_for_url(re.compile(r"/runs/\d+$"))
@@ -200,7 +216,9 @@ def test_launch_improve_and_see_the_success_curve_grow(pages, story, screenshots
     points = lambda: int(page.get_attribute("#success", "data-points") or 0)  # noqa: E731
     wait_until(lambda: points() > 0, 60, lambda: f"No evaluation appeared; the run says: {page.inner_text('main')}")
     first = points()
-    wait_until(lambda: points() > first, 90, lambda: f"The success curve did not grow; the run says: {page.inner_text('main')}")
+    wait_until(
+        lambda: points() > first, 90, lambda: f"The success curve did not grow; the run says: {page.inner_text('main')}"
+    )
     page.screenshot(path=screenshots / "run_improve.png", full_page=True)
 
 
@@ -222,7 +240,9 @@ def test_replay_an_episode(pages, screenshots):
     page.locator("tbody a").first.wait_for(timeout=60_000)
     page.screenshot(path=screenshots / "episodes.png")
     page.locator("tbody a").first.click()
-    expect(page.locator("#feed")).to_have_attribute("data-step", "0", timeout=60_000)  # the pictures are rendered by a job
+    expect(page.locator("#feed")).to_have_attribute(
+        "data-step", "0", timeout=60_000
+    )  # the pictures are rendered by a job
     first = pixels(page)
     page.keyboard.press("ArrowRight")
     expect(page.locator("#where")).to_contain_text("step 1 of")

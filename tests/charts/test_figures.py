@@ -7,7 +7,12 @@ from fleetui.charts import figures
 
 def point(version, practice_episodes, successes, n=200, low=0.3, high=0.6):
     return {
-        "version": version, "practice_episodes": practice_episodes, "successes": successes, "n": n, "low": low, "high": high,
+        "version": version,
+        "practice_episodes": practice_episodes,
+        "successes": successes,
+        "n": n,
+        "low": low,
+        "high": high,
     }
 
 
@@ -38,7 +43,10 @@ def test_runs_side_by_side_differ_in_colour_dash_and_marker():
     [
         (figures.success_curves([{"name": "a", "points": []}]), "No evaluation yet"),
         (figures.interventions([{"name": "s", "robot_hours": 0.0, "touches": {}, "per_hour": None}]), "for a minute"),
-        (figures.interventions([{"name": "s", "robot_hours": 2.0, "touches": {}, "per_hour": 0.0}]), "No intervention in 2.0"),
+        (
+            figures.interventions([{"name": "s", "robot_hours": 2.0, "touches": {}, "per_hour": 0.0}]),
+            "No intervention in 2.0",
+        ),
         (figures.episode_lengths([{"name": "a", "episodes": []}]), "No practice episodes"),
     ],
 )
@@ -53,7 +61,8 @@ def test_interventions_are_a_rate_and_stations_without_time_are_left_out():
     ]
     figure = figures.interventions(rows)
     assert {trace.name: (list(trace.x), list(trace.y)) for trace in figure.data} == {
-        "reset": (["one"], [2.0]), "override": (["one"], [0.5]),
+        "reset": (["one"], [2.0]),
+        "override": (["one"], [0.5]),
     }
 
 

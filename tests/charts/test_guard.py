@@ -1,4 +1,4 @@
-"""Nobody reaches the Dash app but through the Django session, from this site's own pages, and for a lab of one's own."""
+"""Nobody reaches the Dash app but by the Django session, from this site's own pages, and for a lab of one's own."""
 
 import io
 import json
@@ -26,9 +26,18 @@ def ask(path, user=None, query="", method="GET", body=None, origin=None):
     """One WSGI request; returns (status, headers, body)."""
     data = json.dumps(body).encode() if body is not None else b""
     environ = {
-        "REQUEST_METHOD": method, "PATH_INFO": path, "QUERY_STRING": query, "SERVER_NAME": "localhost", "SERVER_PORT": "8000",
-        "HTTP_HOST": HOST, "wsgi.input": io.BytesIO(data), "wsgi.url_scheme": "http", "CONTENT_LENGTH": str(len(data)),
-        "CONTENT_TYPE": "application/json", "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.errors": io.StringIO(),
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path,
+        "QUERY_STRING": query,
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "8000",
+        "HTTP_HOST": HOST,
+        "wsgi.input": io.BytesIO(data),
+        "wsgi.url_scheme": "http",
+        "CONTENT_LENGTH": str(len(data)),
+        "CONTENT_TYPE": "application/json",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.errors": io.StringIO(),
     }
     if origin:
         environ["HTTP_ORIGIN"] = origin

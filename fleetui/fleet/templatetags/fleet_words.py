@@ -43,7 +43,9 @@ def ago(moment):
     passed = (timezone.now() - moment).total_seconds()
     return format_html(
         '<time datetime="{}" title="{} UTC">{}</time>',
-        moment.isoformat(), moment.strftime("%Y-%m-%d %H:%M:%S"), "now" if passed < 5 else f"{seconds(passed)} ago",
+        moment.isoformat(),
+        moment.strftime("%Y-%m-%d %H:%M:%S"),
+        "now" if passed < 5 else f"{seconds(passed)} ago",
     )
 
 
