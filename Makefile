@@ -1,9 +1,9 @@
 # Two commands: `make run` starts a fleet, `make test` runs every test. Both make .venv first, once; the stamp files in it
-# make a second call quick, and a changed pyproject.toml or constraints.txt installs again.
+# make a second call quick, and a changed pyproject.toml or .ci/constraints.txt installs again.
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --disable-pip-version-check --constraint constraints.txt
+PIP := $(PY) -m pip install --disable-pip-version-check --constraint .ci/constraints.txt
 
 .PHONY: run test chromium
 
@@ -23,7 +23,7 @@ $(VENV)/.venv-made:
 	echo "Python 3.11 or newer is needed and was not found: install it, or name it as in: make run PYTHON=/path/to/python3" >&2; \
 	exit 1
 
-$(VENV)/.installed: $(VENV)/.venv-made pyproject.toml constraints.txt
+$(VENV)/.installed: $(VENV)/.venv-made pyproject.toml .ci/constraints.txt
 	@echo "Installing what the fleet needs (once; some minutes, torch is large) ..."
 	@$(PIP) --editable .
 	@touch $@

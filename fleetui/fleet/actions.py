@@ -479,7 +479,7 @@ def _end_touches(station: Station, kind: str) -> None:
 
 @transaction.atomic
 def connect_station(*, station: Station, embodiment: dict, software: str = "", renderer: str = "") -> list[dict]:
-    """A station said hello. Returns what it is told: welcome, latches, then its orders."""
+    """A station said hello. Returns what it is told: welcome, then its orders."""
     try:
         body = Embodiment.from_json(embodiment)
     except ValueError as error:
@@ -505,14 +505,10 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         "station": station.slug,
         "name": station.name,
         "server_time": timezone.now().timestamp(),
-        "settings": station.settings_json(),
+        # What was ordered while it was away holds too: the latch and the pause come as states, not as commands.
+        "settings": {**station.settings_json(), "paused": station.paused, "stop_latched": station.stop_latched},
     }
-    latches = [
-        {"type": "command", "id": f"kept-{name}", "name": name, "args": {}, "ttl_ms": 60_000}
-        for name, kept in (("stop", station.stop_latched), ("pause", station.paused))
-        if kept
-    ]
-    return [welcome, *latches, *list_orders(station=station)]
+    return [welcome, *list_orders(station=station)]
 
 
 @transaction.atomic

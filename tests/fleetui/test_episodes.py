@@ -143,7 +143,7 @@ def test_an_offline_station_keeps_its_latches_for_its_return(lab):
     station.refresh_from_db()
     told = actions.connect_station(station=station, embodiment=station.embodiment)
     assert told[0]["settings"]["speed"] == 0
-    assert told[0]["type"] == "welcome" and (told[1]["type"], told[1]["name"]) == ("command", "stop")
+    assert told[0]["type"] == "welcome" and told[0]["settings"]["stop_latched"] is True
 
 
 @pytest.mark.parametrize(
