@@ -163,7 +163,7 @@ class ImproveRecipe(Recipe):
     updates_per_round: int = setting(16, "N", "A round waits for N x B practice steps.", 1, 10_000)
     batch: int = setting(64, "B", "Steps in one update.", 1, 65_536)
     epochs: int = setting(4, "Epochs", "How often a round's steps are used; the paper's 1 is slower.", 1, 100)
-    # 3e-4 learned no faster and fell back by .1 to .3 of success between evaluations on two of five seeds; 1e-3 collapsed.
+    # 3e-4 learned no faster and on two of five seeds fell back by .1 to .3 between evaluations; 1e-3 collapsed.
     learning_rate: float = setting(2e-4, "Learning rate", "Of AdamW.", 1e-7, 1.0)
     weight_decay: float = setting(0.0, "Weight decay", "Of AdamW.", 0.0, 1.0)
     gamma: float = setting(0.9, "Discount", "0 to 0.9 work; 1.0 collapses.", 0.0, 1.0)
