@@ -35,6 +35,9 @@ from training.evaluation import evaluate
 from training.recipes import ImproveRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
 
+# The curve's best point is best partly by luck on the curve's own seeds, so the last word is spoken on others.
+FRESH_SEEDS = 1_000_003
+
 # Checkpoints that were never evaluated stay this many versions: enough for the slowest station to fetch its own.
 NEWEST_KEPT = 5
 
@@ -121,8 +124,7 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
             evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
             run.log("evaluation", version=version, sampled=True, **evaluations[version])
             # More practice past the peak lowers success, so the best one so far is marked for whoever wants to go back.
-            best = max(evaluations, key=lambda v: (evaluations[v]["successes"], v))
-            if best == version:
+            if best_version(evaluations) == version:
                 run.log("kept", version=version, id=policy.id, success=result.rate)
         forget_old_checkpoints(run, version, evaluations)
         if finished:
@@ -187,14 +189,18 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
         "wall_s": round(time.monotonic() - started, 1),
     }
     if evaluations:
-        best = max(evaluations, key=lambda v: (evaluations[v]["successes"], v))
+        best = best_version(evaluations)
         final = evaluations[progress["version"]]
-        summary |= {
-            "sft_success": evaluations[0]["successes"] / evaluations[0]["n"],
-            "success": final["successes"] / final["n"],
-            "kept_version": best,
-            "kept_success": evaluations[best]["successes"] / evaluations[best]["n"],
-        }
+        summary |= {"success": final["successes"] / final["n"], "kept_version": best}
+        for name, version in (("start", 0), ("kept", best)):
+            policy = Policy.load(policy_path(run, version))
+            result = evaluate(policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed + FRESH_SEEDS)
+            summary |= {
+                f"{name}_success": result.rate,
+                f"{name}_n": result.n,
+                f"{name}_low": result.low,
+                f"{name}_high": result.high,
+            }
     run.log("done", **summary)
     return summary
 
@@ -264,6 +270,11 @@ def next_description(origin: Description, version: int, recipe: ImproveRecipe, p
         recipe=recipe.to_json(),
         parent=parent or origin.id,
     )
+
+
+def best_version(evaluations: dict[int, dict]) -> int:
+    """The version with the best evaluation, the later one of equals."""
+    return max(evaluations, key=lambda version: (evaluations[version]["successes"], version))
 
 
 def policy_path(run: RunDir, version: int):

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from robots.episodes import Episode, read_episodes, write_episodes
 from training import self_improvement
 from training.checkpoints import Policy, RewardModel, load_checkpoint, save_checkpoint
-from training.evaluation import evaluate
+from training.evaluation import Evaluation, evaluate
 from training.rehearsal import LocalStations
 from training.run_dir import RunError
 from training.self_improvement import gather, improve, label
@@ -76,6 +76,24 @@ def test_the_whole_loop_in_one_process(new_improve_run):
     episodes = [episode for path in sorted(run.episodes.glob("*")) for episode in read_episodes(path)]
     assert {episode.policy for episode in episodes} <= {line["id"] for line in published}
     assert improve(run) == summary  # what is done is not done again
+
+
+def test_the_last_word_on_the_kept_version_is_spoken_on_fresh_seeds(new_improve_run, demonstrations, monkeypatch):
+    """Version 4 looks best on the curve by luck; on other seeds it isn't, and that is what the summary says."""
+    asked = []
+
+    def fake(policy, tasks, episodes, seed):
+        asked.append((policy.version, seed))
+        fresh = seed != 1_000_000
+        return Evaluation({0: 1, 4: 2 if fresh else 4}.get(policy.version, 0), episodes, 0.1, 0.9, 10.0)
+
+    monkeypatch.setattr(self_improvement, "evaluate", fake)
+    summary = improve(new_improve_run(max_episodes=24), scripted_practice(demonstrations))
+    assert [version for version, seed in asked if seed == 1_000_000] == [0, 2, 4, 6]
+    assert [version for version, seed in asked if seed != 1_000_000] == [0, 4]
+    assert summary["kept_version"] == 4
+    assert (summary["start_success"], summary["kept_success"]) == (1 / 4, 2 / 4)
+    assert (summary["kept_n"], summary["kept_low"], summary["kept_high"]) == (4, 0.1, 0.9)
 
 
 def test_the_words_and_the_reward_model_stay_as_stage_1_left_them(new_improve_run, demonstrations, finished_sft):
