@@ -1,5 +1,5 @@
 """python -m training sft RUN_DIR | improve RUN_DIR | evaluate --checkpoint FILE | practise --server URL --tokens FILE
-                     | rehearse --dir DIR --demonstrations FILE
+                     | rehearse --dir DIR --demonstrations FILE | benchmark NAME --seeds K --json FILE
 
 A job of the server or a person starts these; the run directory or the arguments say everything else.
 """
@@ -10,6 +10,8 @@ import sys
 import traceback
 
 from robots.tasks import TASKS
+from training import benchmarks
+from training.benchmarks import REGISTRY
 from training.run_dir import RunDir, RunError
 
 
@@ -37,6 +39,11 @@ def main() -> int:
     command.add_argument("--sft", default="{}", help="settings of the SFT recipe, as JSON")
     command.add_argument("--improve", default="{}", help="settings of the improve recipe, as JSON")
     command.add_argument("--stations", type=int, default=16)
+    command = commands.add_parser("benchmark", help="reproduce a table of figures")
+    command.add_argument("name", choices=REGISTRY, metavar=f"NAME, one of {', '.join(REGISTRY)}")
+    command.add_argument("--seeds", type=int, default=5)
+    command.add_argument("--first-seed", type=int, default=0)
+    command.add_argument("--json", default="", help="where the rows and the summary are written, after each seed")
     commands.add_parser("practise", help="a station host", add_help=False)
     arguments, rest = parser.parse_known_args()
     if arguments.command == "practise":
@@ -49,6 +56,8 @@ def main() -> int:
         from training import rehearsal
 
         return rehearsal.main(arguments)
+    if arguments.command == "benchmark":
+        return benchmarks.main(arguments)
     if arguments.command == "evaluate":
         return evaluate(arguments)
     return train(arguments)

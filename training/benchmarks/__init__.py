@@ -1,0 +1,170 @@
+"""The benchmarks: every figure that is quoted anywhere comes from one of these commands.
+
+    python -m training benchmark NAME --seeds K [--first-seed S] --json FILE
+
+One module a benchmark, with `run(seed, report) -> rows` and `summarise(rows) -> dict`:
+
+    run         everything of one seed; a row is {"setting": ..., figures}, and the frame adds "seed"
+    report      report(fraction, what): how far this seed is, 0 to 1, and what it is doing
+    summarise   the figures that others read, from the rows of all seeds
+
+Hyper-parameters are chosen on seeds from 100 on; the reported ones are 0 to 4.
+"""
+
+import importlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from training.run_dir import write_atomically
+
+Row = dict[str, object]
+Report = Callable[[float, str], None]
+
+REGISTRY = {
+    "throughput": "training.benchmarks.throughput",
+}
+
+# Two-sided 95 % quantile of Student's t by degrees of freedom, from 1 on; beyond the list the normal one will do.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+NORMAL = 1.96
+
+
+def mean_and_interval(values) -> dict[str, float | int]:
+    """The mean over seeds and its 95 % interval; with one seed nobody knows, and low and high are None."""
+    values = np.asarray(values, np.float64)
+    n, mean = len(values), float(values.mean())
+    if n < 2:
+        return {"mean": mean, "low": None, "high": None, "n": n}
+    quantile = STUDENT[n - 2] if n - 2 < len(STUDENT) else NORMAL
+    half = quantile * float(values.std(ddof=1)) / math.sqrt(n)
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
+def mean_of(rows: list[Row], setting: str, figure: str) -> float | None:
+    """Of one setting's figure over the seeds; None where no row has it."""
+    values = [row[figure] for row in rows if row["setting"] == setting and row.get(figure) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def by_setting(rows: list[Row]) -> dict[str, dict[str, dict]]:
+    """setting -> figure -> mean and interval, for every figure that is a number in some row."""
+    result: dict[str, dict[str, dict]] = {}
+    for setting in dict.fromkeys(row["setting"] for row in rows):
+        mine = [row for row in rows if row["setting"] == setting]
+        figures = dict.fromkeys(name for row in mine for name in row if name not in ("setting", "seed"))
+        values = {name: [row[name] for row in mine if isinstance(row.get(name), (int, float))] for name in figures}
+        result[setting] = {name: mean_and_interval(numbers) for name, numbers in values.items() if numbers}
+    return result
+
+
+def table(settings: dict[str, dict[str, dict]]) -> str:
+    """Settings downwards, figures across, each as mean and half width of the interval."""
+    figures = list(dict.fromkeys(name for values in settings.values() for name in values))
+
+    def cell(value: dict | None) -> str:
+        if value is None:
+            return ""
+        mean = value["mean"]
+        digits = 0 if abs(mean) >= 1000 else 1 if abs(mean) >= 20 else 3
+        if value["low"] is None:
+            return f"{mean:.{digits}f}"
+        return f"{mean:.{digits}f} ± {value['high'] - mean:.{digits}f}"
+
+    lines = [["setting", *figures]]
+    lines += [[setting, *(cell(values.get(name)) for name in figures)] for setting, values in settings.items()]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def commit() -> str:
+    """The commit that ran, with a + behind it if the code differed from it; empty outside a checkout."""
+    root = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "robots", "training")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except OSError:
+        return ""
+
+
+def machine() -> dict:
+    cpu = platform.processor()
+    try:
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].split(":", 1)[1].strip() if names else cpu
+    except OSError:
+        pass
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "mujoco", "numpy")},
+    }
+
+
+class Progress:
+    """One line on a terminal, now and then a line in a log: what, how far, and how long still."""
+
+    def __init__(self, name: str, seeds: int, stream=None):
+        self.name, self.seeds = name, seeds
+        self.stream = stream or sys.stderr
+        self.started, self.written, self.seeds_done = time.monotonic(), -math.inf, 0
+        self.every_s = 0.5 if self.stream.isatty() else 10.0
+
+    def __call__(self, fraction: float, what: str) -> None:
+        now = time.monotonic()
+        if now - self.written < self.every_s:
+            return
+        self.written = now
+        done = (self.seeds_done + min(1.0, max(0.0, fraction))) / self.seeds
+        eta = f"{(now - self.started) * (1 - done) / done:.0f} s left" if done > 0 else "time left unknown"
+        text = f"{self.name}: {done:4.0%}, {eta}, seed {self.seeds_done + 1} of {self.seeds}: {what}"
+        self.stream.write(f"\r\033[K{text}" if self.stream.isatty() else f"{text}\n")
+        self.stream.flush()
+
+    def clear(self) -> None:
+        if self.stream.isatty():
+            self.stream.write("\r\033[K")
+
+
+def run_benchmark(name: str, seeds: int, first_seed: int, progress: Progress, save: Callable[[dict], None]) -> dict:
+    """All seeds; what is known so far is saved after each, since hours of work should survive the last one's crash."""
+    module = importlib.import_module(REGISTRY[name])
+    facts = {"name": name, "commit": commit(), "machine": machine()}
+    rows: list[Row] = []
+    for seed in range(first_seed, first_seed + seeds):
+        rows += [{"setting": row["setting"], "seed": seed} | row for row in module.run(seed, progress)]
+        progress.seeds_done += 1
+        result = facts | {"rows": rows, "summary": module.summarise(rows) | {"settings": by_setting(rows)}}
+        save(result)
+    return result
+
+
+def main(arguments) -> int:
+    def save(result: dict) -> None:
+        if arguments.json:
+            write_atomically(Path(arguments.json), json.dumps(result, indent=1).encode())
+
+    progress = Progress(arguments.name, arguments.seeds)
+    result = run_benchmark(arguments.name, arguments.seeds, arguments.first_seed, progress, save)
+    progress.clear()
+    print(table(result["summary"]["settings"]))
+    for key, value in result["summary"].items():
+        if key != "settings":
+            print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
+    return 0

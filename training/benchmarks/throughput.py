@@ -1,0 +1,170 @@
+"""throughput: what the worlds and the practice loop leave of MuJoCo's own speed.
+
+    env       one table: physics, observation and record, against bare mj_step of the same model on the same actions
+    batched   many tables stepped together, against bare mujoco.rollout
+    camera    pictures of a table, against a bare mujoco.Renderer with the same settings
+    practice  the whole station loop, with policy, reward model and detector (no bare counterpart: steps/s only)
+
+Each pair takes turns in one process, so that a busy machine slows both alike; the figure is the median of the turns.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+import mujoco
+import mujoco.rollout
+import numpy as np
+import torch
+
+from robots.embodiments import LANGUAGE_TABLE
+from robots.station import Recording
+from robots.tasks import get_task
+from robots.worlds.language_table import PHYSICS_STEPS, REACH, BatchWorld, LanguageTable
+from robots.worlds.rendering import renderer_name
+from training.benchmarks import Report, Row, mean_of
+
+TURNS = 7
+STEPS = 4000
+TABLES = 400
+FRAMES = 100
+
+
+def run(seed: int, report: Report) -> list[Row]:
+    torch.set_num_threads(1)
+    rows = []
+    for number, part in enumerate((env, batched, camera)):
+        report(number / 3, part.__name__)
+        rows += part(seed)
+    return rows
+
+
+def summarise(rows: list[Row]) -> dict:
+    return {
+        "env_to_raw": mean_of(rows, "env", "share"),
+        "batched_to_rollout": mean_of(rows, "batched", "share"),
+        "camera_to_renderer": mean_of(rows, "camera", "share"),
+    }
+
+
+def take_turns(setting: str, ours: Callable[[], int], bare: Callable[[], int]) -> Row:
+    """Both return how many things they did. One turn of each is for warming up."""
+    started = time.monotonic()
+    speeds = []
+    for turn in range(TURNS + 1):
+        pair = []
+        for work in (ours, bare) if turn % 2 else (bare, ours):
+            begun = time.perf_counter()
+            count = work()
+            pair.append(count / (time.perf_counter() - begun))
+        speeds.append(pair if turn % 2 else pair[::-1])
+    mine, theirs = np.array(speeds[1:]).T
+    return {
+        "setting": setting,
+        "per_s": float(np.median(mine)),
+        "bare_per_s": float(np.median(theirs)),
+        "share": float(np.median(mine / theirs)),
+        "wall_s": time.monotonic() - started,
+    }
+
+
+def wandering(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Deltas of a hand that changes its direction now and then, so that it meets blocks. float32 [count, 2]"""
+    angle = np.cumsum(rng.normal(0, 0.4, count))
+    return (0.02 * np.stack([np.cos(angle), np.sin(angle)], 1)).astype(np.float32)
+
+
+def env(seed: int) -> list[Row]:
+    rng = np.random.default_rng(seed)
+    world = LanguageTable(seed)
+    start = world.reset(rng)
+    actions = wandering(rng, STEPS)
+    task = get_task("block2block")
+    instruction = task.sample(rng, world.objects_in_play(), observation=start)
+
+    def ours() -> int:
+        for first in range(0, STEPS, task.time_limit_steps):
+            world.set_observation(start)
+            recording = Recording(task, instruction, task.time_limit_steps, "practice", "policy", start, None)
+            for action in actions[first : first + task.time_limit_steps]:
+                recording.observations.append(world.step(action))
+                recording.actions.append(action)
+            recording.finish("time_limit", embodiment=LANGUAGE_TABLE, true_success=None, seed=seed, interventions=0)
+        return STEPS
+
+    data = mujoco.MjData(world.model)
+    world.set_observation(start)
+    qpos = world._positions[0].copy()
+
+    def bare() -> int:
+        for first in range(0, STEPS, task.time_limit_steps):
+            mujoco.mj_resetData(world.model, data)
+            data.qpos[:] = qpos
+            targets = np.clip(start[:2] + actions[first : first + task.time_limit_steps].cumsum(0), -REACH, REACH)
+            for target in targets:
+                data.ctrl[:] = target
+                mujoco.mj_step(world.model, data, PHYSICS_STEPS)
+        return STEPS
+
+    return [take_turns("env", ours, bare)]
+
+
+def batched(seed: int) -> list[Row]:
+    rng = np.random.default_rng(seed)
+    world = BatchWorld(TABLES, seed)
+    actions = np.stack([wandering(rng, 20) for _ in range(TABLES)], 1)  # [20, n, 2]
+    positions = world._positions.copy()
+
+    def ours() -> int:
+        world._positions[:], world._on_table[:] = positions, True
+        for action in actions:
+            world.step(action)
+        return len(actions) * TABLES
+
+    rollout, data = mujoco.rollout.Rollout(nthread=0), mujoco.MjData(world.model)
+    state = np.zeros((TABLES, 1 + world.model.nq + world.model.nv))
+
+    def bare() -> int:
+        state[:, 1 : 1 + world.model.nq] = positions
+        state[:, 1 + world.model.nq :] = 0
+        for action in actions:
+            controls = np.clip(state[:, 1:3] + action, -REACH, REACH)[:, None]
+            states, _ = rollout.rollout(world.model, [data], state, controls, nstep=PHYSICS_STEPS)
+            state[:] = states[:, -1]
+        return len(actions) * TABLES
+
+    row = take_turns("batched", ours, bare)
+    rollout.close()
+    world.close()
+    return [row]
+
+
+def camera(seed: int) -> list[Row]:
+    """No row where the machine has no OpenGL: a drawn top view is no camera."""
+    if renderer_name() == "drawn":
+        return []
+    # A bare Renderer takes its OpenGL library from here.
+    os.environ["MUJOCO_GL"] = renderer_name()
+    view = LANGUAGE_TABLE.cameras[0]
+    world = LanguageTable(seed)
+    data = mujoco.MjData(world.model)
+    data.qpos[:] = world._positions[0]
+    mujoco.mj_forward(world.model, data)
+    renderer = mujoco.Renderer(world.model, view.height, view.width)
+    for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_HAZE):
+        renderer.scene.flags[flag] = 0
+
+    def ours() -> int:
+        for _ in range(FRAMES):
+            world.render(view.width, view.height)
+        return FRAMES
+
+    def bare() -> int:
+        for _ in range(FRAMES):
+            renderer.update_scene(data, view.name)
+            renderer.render()
+        return FRAMES
+
+    row = take_turns("camera", ours, bare)
+    renderer.close()
+    return [row]
