@@ -1,8 +1,8 @@
 """`manage.py try_loop`: the whole loop from an empty data folder, played through people's doors and measured.
 
-It starts the server as `make run` does, in a process tree of its own, then acts over HTTP and the browser socket only: a
-manager assigns, a researcher trains, a supervisor watches and resets. Nothing here reads the database or a run directory,
-so every figure is one that a user could have taken. The figures go into one flat JSON object.
+It starts the server as `make run` does, in a process tree of its own, then acts over HTTP and the browser socket only:
+a manager assigns, a researcher trains, a supervisor watches and resets. Nothing here reads the database or a run
+directory, so every figure is one that a user could have taken. The figures go into one flat JSON object.
 """
 
 import asyncio
@@ -106,7 +106,7 @@ class Command(BaseCommand):
             {"kind": "sft", "name": "first training", "dataset": dataset["id"], "recipe": {"seed": options["seed"]}},
         )
         sft = await self.finished_run(researcher, sft["id"], deadline)
-        level = await self.evaluations(researcher, sft["id"])
+        level = await self.metrics(researcher, sft["id"], "evaluation")
         self.say(f"SFT done: {level[-1]['successes']}/{level[-1]['n']}")
 
         stations = [row["slug"] for row in await manager.get("stations")]
@@ -147,26 +147,21 @@ class Command(BaseCommand):
         if run["state"] == "failed":
             raise CommandError(f"The self-improvement run failed: {run['error']}")
         practice_s = time.time() - practice_began
-        curve = await self.evaluations(researcher, improve["id"])
+        curve = await self.metrics(researcher, improve["id"], "evaluation")
+        success = success_of(curve, await self.metrics(researcher, improve["id"], "done"))
         run = await researcher.get(f"runs/{improve['id']}")
-        start, final = curve[0], next((row for row in curve if row["version"] == run["kept_version"]), curve[-1])
         staleness = sorted(row["staleness_s"] for row in run["checkpoints"] if row.get("staleness_s") is not None)
         if not staleness or not seen.telemetry_ms:
             raise CommandError(
                 "No policy reached the stations, or no telemetry reached the browser: there is nothing to measure."
             )
         episodes = run["practice_episodes"]
-        self.say(f"practice done: {final['successes']}/{final['n']} after {episodes} practice episodes")
+        self.say(f"practice done: success {success['final_success']:.3f} after {episodes} practice episodes")
         server.stop()
         frames = seen.frame_times
         return {
             "first_page_s": round(first_page_s, 2),
-            "sft_success": start["successes"] / start["n"],
-            "sft_low": start["low"],
-            "sft_high": start["high"],
-            "final_success": final["successes"] / final["n"],
-            "final_low": final["low"],
-            "final_high": final["high"],
+            **success,
             "demonstrations": dataset["episodes"],
             "practice_episodes": episodes,
             "episodes_per_s": round(episodes / practice_s, 2),
@@ -207,11 +202,8 @@ class Command(BaseCommand):
             await asyncio.sleep(0.5)
         raise CommandError(f"Run {run_id} had not ended when the time was up (--minutes).")
 
-    async def evaluations(self, person, run_id):
-        rows = await person.get(f"runs/{run_id}/metrics?after=0&kind=evaluation")
-        if not rows:
-            raise CommandError(f"Run {run_id} recorded no evaluation.")
-        return [row["data"] for row in rows]
+    async def metrics(self, person, run_id, kind):
+        return [row["data"] for row in await person.get(f"runs/{run_id}/metrics?after=0&kind={kind}")]
 
     async def watch(self, supervisor, seen, run_id, stations):
         """The supervisor's browser: the wall, one camera, and a reset wherever a station asks for a person."""
@@ -274,6 +266,25 @@ class Command(BaseCommand):
                         )
                     )
             await asyncio.sleep(0.5)
+
+
+def success_of(curve, done):
+    """True success before and after practice. A finished run judged both on fresh seeds, which did not choose the kept
+    version; of a cancelled run there are only the first and the newest point of the curve.
+    """
+    if done:
+        before, after = (
+            {key: done[0][f"{name}_{key}"] for key in ("success", "low", "high")} for name in ("start", "kept")
+        )
+    elif curve:
+        before, after = ({**row, "success": row["successes"] / row["n"]} for row in (curve[0], curve[-1]))
+    else:
+        raise CommandError("The self-improvement run recorded no evaluation.")
+    return {
+        f"{name}_{key}": row[key]
+        for name, row in (("sft", before), ("final", after))
+        for key in ("success", "low", "high")
+    }
 
 
 def cards_of(message):
