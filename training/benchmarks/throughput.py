@@ -3,12 +3,10 @@
     env       one table: physics, observation and record, against bare mj_step of the same model on the same actions
     batched   many tables stepped together, against bare mujoco.rollout
     camera    pictures of a table, against a bare mujoco.Renderer with the same settings
-    practice  the whole station loop, with policy, reward model and detector (no bare counterpart: steps/s only)
 
 Each pair takes turns in one process, so that a busy machine slows both alike; the figure is the median of the turns.
 """
 
-import os
 import time
 from collections.abc import Callable
 
@@ -16,6 +14,7 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 import torch
+from mujoco.rendering.classic import gl_context
 
 from robots.embodiments import LANGUAGE_TABLE
 from robots.station import Recording
@@ -25,9 +24,11 @@ from robots.worlds.rendering import renderer_name
 from training.benchmarks import Report, Row, mean_of
 
 TURNS = 7
-STEPS = 4000
-TABLES = 400
-FRAMES = 100
+SLICES = 10
+STEPS = 300  # in a slice
+TABLES = 200
+TICKS = 5
+FRAMES = 5
 
 
 def run(seed: int, report: Report) -> list[Row]:
@@ -48,16 +49,19 @@ def summarise(rows: list[Row]) -> dict:
 
 
 def take_turns(setting: str, ours: Callable[[], int], bare: Callable[[], int]) -> Row:
-    """Both return how many things they did. One turn of each is for warming up."""
+    """Both return how many things they did. A turn is many short slices of each, one after the other; the first turn is
+    for warming up.
+    """
     started = time.monotonic()
     speeds = []
-    for turn in range(TURNS + 1):
-        pair = []
-        for work in (ours, bare) if turn % 2 else (bare, ours):
-            begun = time.perf_counter()
-            count = work()
-            pair.append(count / (time.perf_counter() - begun))
-        speeds.append(pair if turn % 2 else pair[::-1])
+    for _ in range(TURNS + 1):
+        counts, seconds = [0, 0], [0.0, 0.0]
+        for number in range(SLICES):
+            for which in (0, 1) if number % 2 else (1, 0):
+                begun = time.perf_counter()
+                counts[which] += (ours, bare)[which]()
+                seconds[which] += time.perf_counter() - begun
+        speeds.append((counts[0] / seconds[0], counts[1] / seconds[1]))
     mine, theirs = np.array(speeds[1:]).T
     return {
         "setting": setting,
@@ -112,14 +116,14 @@ def env(seed: int) -> list[Row]:
 def batched(seed: int) -> list[Row]:
     rng = np.random.default_rng(seed)
     world = BatchWorld(TABLES, seed)
-    actions = np.stack([wandering(rng, 20) for _ in range(TABLES)], 1)  # [20, n, 2]
+    actions = np.stack([wandering(rng, TICKS) for _ in range(TABLES)], 1)  # [TICKS, n, 2]
     positions = world._positions.copy()
 
     def ours() -> int:
         world._positions[:], world._on_table[:] = positions, True
         for action in actions:
             world.step(action)
-        return len(actions) * TABLES
+        return TICKS * TABLES
 
     rollout, data = mujoco.rollout.Rollout(nthread=0), mujoco.MjData(world.model)
     state = np.zeros((TABLES, 1 + world.model.nq + world.model.nv))
@@ -131,7 +135,7 @@ def batched(seed: int) -> list[Row]:
             controls = np.clip(state[:, 1:3] + action, -REACH, REACH)[:, None]
             states, _ = rollout.rollout(world.model, [data], state, controls, nstep=PHYSICS_STEPS)
             state[:] = states[:, -1]
-        return len(actions) * TABLES
+        return TICKS * TABLES
 
     row = take_turns("batched", ours, bare)
     rollout.close()
@@ -143,10 +147,11 @@ def camera(seed: int) -> list[Row]:
     """No row where the machine has no OpenGL: a drawn top view is no camera."""
     if renderer_name() == "drawn":
         return []
-    # A bare Renderer takes its OpenGL library from here.
-    os.environ["MUJOCO_GL"] = renderer_name()
     view = LANGUAGE_TABLE.cameras[0]
     world = LanguageTable(seed)
+    picture = world.render(view.width, view.height)
+    # Without one of its own, a Renderer draws in the OpenGL context that is current: the world's.
+    gl_context.GLContext = None
     data = mujoco.MjData(world.model)
     data.qpos[:] = world._positions[0]
     mujoco.mj_forward(world.model, data)
@@ -165,6 +170,11 @@ def camera(seed: int) -> list[Row]:
             renderer.render()
         return FRAMES
 
+    renderer.update_scene(data, view.name)
+    if not np.array_equal(renderer.render()[::-1], picture):  # without a context of its own it doesn't turn rows
+        raise RuntimeError(
+            "The bare Renderer shows another picture than the world's camera; their speeds can't be compared."
+        )
     row = take_turns("camera", ours, bare)
     renderer.close()
     return [row]
