@@ -3,10 +3,12 @@
 Frames are kept in this process' memory (live/frames.py), which is why there is exactly one of it.
 """
 
+import json
 import os
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetui.settings")
@@ -17,12 +19,49 @@ from fleetui.charts.asgi import dash_asgi  # noqa: E402
 from fleetui.live.routing import websocket_urlpatterns  # noqa: E402
 
 CHARTS = "/charts/app/"
+LARGEST_BODY = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 
 
 async def pages(scope, receive, send):
     """Dash sees the full path (it was told its prefix) and guards itself by the Django session."""
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        await refuse(send, 400, "The address holds a NUL character, which nothing here has in its name.")
+        return
     app = dash_asgi if scope["path"].startswith(CHARTS) else django_app
-    await app(scope, receive, send)
+    await refuse_large_bodies(app, scope, receive, send)
+
+
+async def refuse_large_bodies(app, scope, receive, send):
+    """Django spools a whole body to disk before it asks who sends it; so what is too large is refused here, at its
+    announcement, or where none was made, as soon as more has come.
+    """
+    said = dict(scope["headers"]).get(b"content-length", b"0")
+    too_large, answered, got = not said.isdigit() or int(said) > LARGEST_BODY, False, 0
+
+    async def receive_some():
+        nonlocal got, too_large
+        message = await receive()
+        got += len(message.get("body", b""))
+        if got > LARGEST_BODY:
+            too_large = True
+            return {"type": "http.disconnect"}
+        return message
+
+    async def send_on(message):
+        nonlocal answered
+        answered = True
+        await send(message)
+
+    if not too_large:
+        await app(scope, receive_some, send_on)
+    if too_large and not answered:
+        await refuse(send, 413, "The upload is larger than 64 MiB; send less at once.")
+
+
+async def refuse(send, status, sentence):
+    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": sentence}).encode()})
 
 
 application = ProtocolTypeRouter({"http": pages, "websocket": AuthMiddlewareStack(URLRouter(websocket_urlpatterns))})

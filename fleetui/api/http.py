@@ -7,6 +7,7 @@ Everything here only reads requests, calls the actions and selectors that the pa
 from uuid import UUID
 
 from django.core.exceptions import RequestDataTooBig
+from django.db import DataError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI, Path, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
@@ -58,6 +59,13 @@ def answer_invalid(request, error):
     problems = {".".join(str(part) for part in row["loc"][1:]) or "body": row["msg"] for row in error.errors}
     detail = " ".join(f"{name}: {said}." for name, said in problems.items())
     return JsonResponse({"detail": detail, "problems": problems}, status=422)
+
+
+@api.exception_handler(DataError)
+def answer_unstorable(request, error):
+    """What no rule of ours names, but no column holds."""
+    said = str(error).strip().splitlines()[0]
+    return JsonResponse({"detail": f"A value is too long, too large or no text at all ({said})."}, status=422)
 
 
 @api.exception_handler(RequestDataTooBig)
