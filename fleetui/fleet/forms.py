@@ -70,6 +70,9 @@ class AssignForm(forms.Form):
     def __init__(self, *args, lab, **kwargs):
         super().__init__(*args, **kwargs)
         self.fields["task"].queryset = selectors.list_tasks(lab)
+        # What the newest demonstrations show is what a policy will know.
+        shown = lab.datasets.filter(state="ready").order_by("-id").first()
+        self.fields["task"].initial = shown and lab.tasks.filter(family__in=shown.families).first()
         self.fields["stations"].queryset = selectors.free_stations(lab)
 
 

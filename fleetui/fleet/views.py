@@ -85,7 +85,10 @@ def wall(request, lab_slug):
 
 
 def first_steps(lab) -> list[dict]:
-    """Train, practise, supervise: what a new lab does first. Gone once its first self-improvement run practises."""
+    """Train, practise, supervise: what a new lab does first. Gone once its first self-improvement run practises.
+
+    A step with `launches` leads to the launch form, which not every role may open.
+    """
     trained = lab.runs.filter(kind="sft", state="completed").order_by("-id").first()
     training = lab.runs.filter(kind="sft", state__in=Run.LIVE).order_by("-id").first()
     if lab.runs.filter(kind="improve", practice_episodes__gt=0).exists():
@@ -121,11 +124,13 @@ def first_steps(lab) -> list[dict]:
         train = {
             "text": f"“{dataset}” holds {dataset.episodes} demonstrations to teach a policy and a reward model from.",
             "label": "Train",
+            "launches": True,
             "url": f"{new_run}?kind=sft&dataset={dataset.pk}",
         }
     practise = {
         "text": "Stations try the task by themselves; the reward model judges, the policy gets better.",
         "label": "Practise",
+        "launches": practising is None,
         "url": f"{new_run}?kind=improve" + (f"&parent={trained.pk}" if trained else ""),
     }
     if practising:
@@ -158,7 +163,8 @@ def station(request, lab_slug, station_slug):
 
 
 def settings_form(station, data=None):
-    values = {"self_reset_after_s": station.self_reset_after_s, "shuffle_every_s": station.shuffle_every_s}
+    values = {name: getattr(station, name) for name in ("self_reset_after_s", "shuffle_every_s")}
+    values = {name: int(value) if value and value == int(value) else value for name, value in values.items()}
     return StationSettingsForm(data, initial=values, station=station)
 
 

@@ -5,7 +5,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 register = template.Library()
-STATE_WORDS = {"needs_person": "Needs a person", "waiting": "Waiting for a policy"}
+STATE_WORDS = {"needs_person": "Needs a person"}
 
 
 @register.filter

@@ -2,7 +2,7 @@
 
 export const STATES = {
   offline: "Offline", idle: "Idle", practising: "Practising", evaluating: "Evaluating", overridden: "Overridden",
-  needs_person: "Needs a person", paused: "Paused", stopped: "Stopped", waiting: "Waiting for a policy",
+  needs_person: "Needs a person", paused: "Paused", stopped: "Stopped", waiting: "Waiting",
 };
 
 export function setState(element, state, word = STATES[state] ?? state) {

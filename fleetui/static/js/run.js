@@ -2,11 +2,12 @@
 
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
-import { colour, duration, isNumber, percent, refreshTimes, setState, setText, withAlpha, STATES } from "./format.js";
+import { colour, duration, isNumber, number, percent, refreshTimes, setState, setText, withAlpha, STATES } from "./format.js";
 
 const Plotly = window.Plotly;
 const runId = Number(page.run), kind = page.kind;
 const LIVE = ["queued", "starting", "running", "pausing", "paused", "canceling"];
+const WANTING = ["needs_person", "stopped", "paused", "overridden"];   // nothing is practised there until a person acts
 const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
 let run = {}, metrics = [], checkpoints = [], stations = [];
@@ -39,7 +40,7 @@ function drawSuccess() {
   }
   const xs = points.map((e) => e.practice_episodes ?? 0), first = points[0], last = points.at(-1);
   const best = points.find((e) => e.version === run.kept_version) ?? points.reduce((a, b) => (b.rate > a.rate ? b : a));
-  const span = [0, Math.max(1, ...xs)];
+  const most = Math.max(20, ...xs), span = [0, most];
   const traces = [
     { x: [...xs, ...xs.slice().reverse()], y: [...points.map((e) => e.high), ...points.map((e) => e.low).reverse()], fill: "toself", fillcolor: withAlpha(ink, .13),
       line: { width: 0 }, mode: "lines", hoverinfo: "skip", name: "95 % band (Wilson)" },
@@ -49,9 +50,25 @@ function drawSuccess() {
       hovertemplate: "%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>band %{customdata[3]} to %{customdata[4]}<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" },
     { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", cliponaxis: false, marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } }, name: `best kept v${best.version}`, hoverinfo: "skip" },
   ];
-  Plotly.react($("#success"), traces, layout("practice episodes", "true success", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { rangemode: "tozero" } }), config);
+  Plotly.react($("#success"), traces, layout("practice episodes", "true success", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { range: [-0.02 * most, 1.03 * most] } }), config);
   $("#success").dataset.points = points.length;
+  showKept(first, best);
   setText(field("success-note"), `now ${percent(last.rate)} (${last.successes} of ${last.n}) after ${last.practice_episodes} practice episodes`);
+}
+
+// The best of many evaluations on the same seeds flatters; a run that ended measures its kept policy once more on fresh ones.
+function showKept(first, best) {
+  const done = of("done").at(-1);
+  if (!done) return;
+  const fresh = isNumber(done.kept_success);
+  $("#result-panel").hidden = false;
+  setText(field("result"), `Kept policy v${best.version}: ${percent(fresh ? done.kept_success : best.rate)} true success`);
+  const band = (e) => `95 % band ${percent(e.low)} to ${percent(e.high)}`;
+  const measured = fresh
+    ? `Measured on ${done.kept_n} evaluation episodes with fresh seeds, ${band({ low: done.kept_low, high: done.kept_high })}.`
+    : `${best.successes} of ${best.n}, ${band(best)}, on the seeds by which it was chosen.`;
+  const before = fresh && isNumber(done.start_success) ? [done.start_success, done.start_n] : [first.rate, first.n];
+  setText(field("result-note"), `${measured} Before practice: ${percent(before[0])} of ${before[1]}.`);
 }
 
 function drawLosses() {
@@ -63,7 +80,7 @@ function drawLosses() {
     Plotly.react($("#losses"), [
       { x: rounds.map((r) => r.version), y: rounds.map((r) => r.detected_rate), mode: "lines+markers", marker: { size: 5, symbol: "square" }, line: { color: ink, width: 1.8 }, name: "detected success", hovertemplate: "v%{x}: %{y:.1%}<extra></extra>" },
       { x: rounds.map((r) => r.version), y: rounds.map((r) => r.mean_return), yaxis: "y2", mode: "lines", line: { color: soft, width: 1.8, dash: "dot" }, name: "mean return", hovertemplate: "v%{x}: %{y:.2f}<extra></extra>" },
-    ], layout("policy version", "detected", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, yaxis2: { overlaying: "y", side: "right", tickmode: "auto", nticks: 5, showgrid: false, tickfont: { size: 11 }, title: { text: "return", font: { size: 12 } }, automargin: true }, margin: { l: 48, r: 48, t: 8, b: 40 } }), config);
+    ], layout("policy version", "detected", { xaxis: { tick0: 0, dtick: Math.max(1, Math.ceil(rounds.length / 10)) }, yaxis: { range: [0, 1.02], tickformat: ".0%" }, yaxis2: { overlaying: "y", side: "right", tickmode: "auto", nticks: 5, showgrid: false, tickfont: { size: 11 }, title: { text: "return", font: { size: 12 } }, automargin: true }, margin: { l: 48, r: 48, t: 8, b: 40 } }), config);
     $("#losses").dataset.points = rounds.length;
     return;
   }
@@ -87,12 +104,15 @@ function drawCheckpoints() {
   const newest = checkpoints.slice().sort((a, b) => b.version - a.version || (a.role < b.role ? -1 : 1)).slice(0, 12);
   $("#checkpoints").replaceChildren(...newest.map((checkpoint) => {
     const row = document.createElement("tr");
-    const cells = [checkpoint.role.replace("_", " "), `v${checkpoint.version}${checkpoint.version === run.kept_version && checkpoint.role === "policy" ? " ★ kept" : ""}`, null,
+    // Stations load policies of an improve run only; of an SFT run's two the threshold is what one wants to know.
+    const cells = kind === "sft" ? [checkpoint.role.replace("_", " "), "v0", isNumber(checkpoint.threshold) ? `done at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"] :
+      [checkpoint.role.replace("_", " "), `v${checkpoint.version}${checkpoint.version === run.kept_version && checkpoint.role === "policy" ? " ★ kept" : ""}`, null,
       isNumber(checkpoint.staleness_s) ? `${checkpoint.staleness_s.toFixed(1)} s` : "–"];
     cells.forEach((text, index) => {
       const cell = row.insertCell();
       if (index === 1 || index === 3) cell.className = "number";
-      if (index === 2 && checkpoint.published_at) {
+      else cell.className = "nowrap";
+      if (kind === "improve" && index === 2 && checkpoint.published_at) {
         const time = document.createElement("time");
         time.dateTime = checkpoint.published_at;
         cell.append(time);
@@ -129,16 +149,40 @@ function drawHead() {
   error.hidden = !run.error;
   setText(error, run.error ?? "");
   const ended = !LIVE.includes(run.state);
+  drawWaiting(ended);
   $("#progress-panel").hidden = ended && run.state !== "failed";
   $("#progress").value = run.progress ?? 0;
-  setText(field("phase"), run.phase || { queued: "Waiting for its turn", starting: "Starting", paused: "Paused" }[run.state] || word);
+  const phase = { grounding: "Grounding: learning to name what an episode did" }[run.phase] ?? run.phase;
+  setText(field("phase"), phase || { queued: "Waiting for its turn", starting: "Starting", paused: "Paused" }[run.state] || word);
   setText(field("eta"), isNumber(run.eta_s) && !ended ? `${percent(run.progress)}, about ${duration(run.eta_s)} left` : percent(run.progress));
   setText(field("round"), run.round_target ? `Round of v${run.open_version ?? 0}: ${run.round_steps} of ${run.round_target} practice steps${run.holding ? ", stations hold for the next policy" : ""}. ${run.practice_episodes ?? 0} practice episodes so far.` : "");
 }
 
+// A round closes when its stations have filled it: where people keep them waiting, the run waits too, and says so.
+function drawWaiting(ended) {
+  const there = stations.filter((station) => station.connected !== false);
+  const wanting = there.filter((station) => WANTING.includes(station.state));
+  const waits = !ended && run.state === "running" && (wanting.length > 0 || (kind === "improve" && stations.length > 0 && there.length === 0));
+  $("#waiting").hidden = !waits;
+  if (!waits) return;
+  const of_all = `${wanting.length} of ${stations.length} station${stations.length === 1 ? "" : "s"}`;
+  const words = there.length === 0 ? "none of its stations is connected." : wanting.every((each) => each.state === "needs_person")
+    ? `${of_all} need${wanting.length === 1 ? "s" : ""} a person.` : `${of_all} ${wanting.length === 1 ? "is" : "are"} stopped, paused or in need of a person.`;
+  setText(field("waiting"), `${wanting.length === there.length ? "Waiting" : "Slower than it could be"}: ${words}`);
+}
+
+const LOGGED = {
+  note: (data) => data.text,
+  update: (data) => `v${data.version} learned, after ${data.episodes} episodes in all; in its round of ${data.steps} steps ${percent(data.detected_rate)} detected, mean return ${number(data.mean_return, 2)}`,
+  evaluation: (data) => `v${data.version ?? 0} evaluated: ${data.successes} of ${data.n} succeeded`,
+  kept: (data) => `v${data.version} is kept as the best so far`,
+  failed: (data) => `failed: ${data.reason}`,
+};
+
 function drawLog() {
   const log = $("#log");
-  const notes = of("note").map((note) => note.text);
+  const told = metrics.filter((metric) => metric.kind in LOGGED).slice(-200);
+  const notes = told.map((metric) => `${new Date(metric.at).toLocaleTimeString("en-GB")}  ${LOGGED[metric.kind](metric.data)}`);
   const atEnd = log.scrollTop + log.clientHeight > log.scrollHeight - 30;
   setText(log, [...notes, ...(run.log ?? [])].join("\n") || "Nothing written yet.");
   if (atEnd) log.scrollTop = log.scrollHeight;
@@ -170,7 +214,7 @@ if (kind === "improve") live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }
     const station = stations.find((each) => each.slug === card?.slug);
     for (const name of ["state", "connected"]) if (station && name in card && station[name] !== card[name]) { station[name] = card[name]; moved = true; }
   }
-  if (moved) drawStations();
+  if (moved) { drawStations(); draw(); }
 });
 document.addEventListener("themechange", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

@@ -44,7 +44,7 @@ function render() {
 
   const overridden = state === "overridden";
   feed.classList.toggle("drivable", overridden && mayAct);
-  setText(field("drive-hint"), overridden ? "Hold an arrow key or W A S D, or press and drag on the picture. Let go: it holds still." : "");
+  setText(field("drive-hint"), overridden ? data.reason || "Hold an arrow key or W A S D, or press and drag on the picture. Let go: it holds still." : "");
   if (!overridden) release();
   if (mayAct) {
     const can = (name, yes) => { const button = $(`[data-command="${name}"]`); if (button) button.disabled = !yes; };
@@ -60,6 +60,7 @@ function render() {
     $('[data-command="hand_back"]').classList.toggle("primary", overridden);
     const pause = $("#pause");
     pause.dataset.command = state === "paused" ? "resume" : "pause";
+    pause.querySelector("use").setAttribute("href", state === "paused" ? "#i-play" : "#i-pause");
     setText(pause.querySelector("span"), state === "paused" ? "Resume" : "Pause");
     pause.disabled = !reachable || state === "stopped";
     pause.classList.toggle("primary", state === "paused");

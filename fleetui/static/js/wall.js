@@ -10,6 +10,7 @@ const attention = document.querySelector("#attention");
 const template = document.querySelector("#card-template");
 const cards = new Map();       // slug -> {element, data, strip}
 const STALE_AFTER_MS = 10000;
+const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waits for the next policy", paused: "Nothing moves until it is resumed" };
 const MOVING = ["practising", "evaluating", "overridden"];   // only in these does a station speak all the time
 
 function adopt(element) {
@@ -30,9 +31,11 @@ function make(slug) {
 
 // What to do and which button does it, by state.
 function advice(data) {
+  if (document.body.dataset.mayAct !== "1") return ["A supervisor or a manager acts on it.", null, null];
   if (data.state === "stopped" || data.stop_latched) return ["Check that the workspace is clear, then press Clear stop. It stays paused until it is resumed.", "clear_stop", "Clear stop"];
   if (data.state === "needs_person") return ["Put every block back on the table and shuffle them, then press Reset done.", "reset", "Reset done"];
   if (data.state === "overridden") return ["Open the station to drive it, or hand it back to the policy.", "hand_back", "Hand back"];
+  if (data.state === "paused") return ["", "resume", "Resume"];
   return ["Open the station to see what it needs.", null, null];
 }
 
@@ -43,7 +46,7 @@ function render(card) {
   element.dataset.state = state;
   setState(element.querySelector(".state"), state);
   setText(field("name"), data.name ?? element.dataset.station);
-  setText(field("instruction"), data.instruction || (state === "idle" ? "No task yet" : "–"));
+  setText(field("instruction"), data.instruction || NO_INSTRUCTION[state] || "–");
   field("instruction").title = data.instruction ?? "";
   const progress = Math.max(0, Math.min(1, data.progress ?? 0));
   field("progress").style.width = `${100 * progress}%`;
@@ -96,7 +99,7 @@ function tally() {
   for (const element of document.querySelectorAll("#tally [data-state]")) {
     const n = counts[element.dataset.state] ?? 0;
     element.hidden = n === 0;
-    setText(element.querySelector("span"), `${n} ${STATES[element.dataset.state].toLowerCase()}`);
+    setText(element.querySelector("span"), `${n} ${element.dataset.state === "needs_person" && n > 1 ? "need a person" : STATES[element.dataset.state].toLowerCase()}`);
   }
 }
 
