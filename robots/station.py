@@ -32,6 +32,7 @@ SPEEDS = (1, 4, 0)  # times real time; 0: as fast as the host can
 SILENCE_S = 2.5  # a server gone for longer: hold still
 TELEMETRY_EVERY_S = 0.1
 HEARTBEAT_S = 1.0  # telemetry of a station where nothing happens
+LET_GO = "no drive command came for half a second; it holds still"
 STOP_CLEARED = "the stop was cleared; resume to go on"
 
 
@@ -202,6 +203,7 @@ class Station:
             self.settings.update(settings)
         except CommandRefused as error:
             log.warning("The server's settings were refused: %s", error)
+        self._end_override("fault")  # with the link the server took the operator's lease away
         # What people ordered while the link was down, or before this host was started.
         if settings.get("stop_latched") is True and not self.control.stop_latched:
             self._stop()
@@ -317,6 +319,7 @@ class Station:
                 self._override()
             case "drive":
                 self.dead_man.drive(args, self.clock())
+                self._become("overridden", "")
             case "hand_back":
                 self._end_override("operator")
 
@@ -332,9 +335,10 @@ class Station:
         self._become("paused", STOP_CLEARED)
 
     def _pause(self, paused: bool) -> None:
-        if paused and not self.control.paused:
+        if paused:
             self._end_override("operator")
-            self._cut("operator")
+            if not self.control.paused:
+                self._cut("operator")
         self.control.paused = paused
 
     def _override(self) -> None:
@@ -472,9 +476,7 @@ class Station:
 
     def _watch_the_clock(self, now: float) -> None:
         if self.dead_man.lapsed(now):
-            self.emit(
-                {"type": "drive_ended", "reason": "no drive command came for half a second; the station holds still"}
-            )
+            self._become("overridden", LET_GO)
         waited = now - self.need_since
         after = self.settings.self_reset_after_s
         if self.control.state == "needs_person" and after is not None and waited >= after:
@@ -580,7 +582,7 @@ class Station:
         recording, loaded = self.recording, self.loaded
         d_start = recording.d[0] if recording and recording.d else math.nan
         d = self.d if recording else math.nan
-        distribution = self.distribution if recording and loaded else None
+        distribution = self.distribution if recording and loaded and math.isfinite(d) else None  # NaN is not JSON
         return {
             "type": "telemetry",
             "state": self.control.state,

@@ -118,6 +118,14 @@ def create_station(
     return station, token
 
 
+def renew_token(*, station: Station) -> str:
+    """A new token, shown this once; the old one is void from now on."""
+    token = secrets.token_urlsafe(32)
+    Station.objects.filter(pk=station.pk).update(token_hash=Station.hash_token(token), token_prefix=token[:6])
+    audit.info("%s has a new token", station.topic)
+    return token
+
+
 def create_task(
     *, lab: Lab, family: str, name: str = "", slug: str = "", time_limit_steps: int | None = None, description: str = ""
 ) -> Task:
@@ -396,7 +404,7 @@ def _record_command(station: Station, user, name: str, args: dict) -> None:
         _touch(station, user, "terminate", ended_at=now)
     elif name == "override":
         _take_control(station, user)
-    elif name == "hand_back":
+    if name in ("hand_back", "stop", "pause"):  # each of them ends an override at the station
         _hand_back(station)
     if changed:
         Station.objects.filter(pk=station.pk).update(**changed)
@@ -426,7 +434,9 @@ def _take_control(station: Station, user) -> None:
 
 
 def _hand_back(station: Station) -> None:
-    station.leases.filter(released_at=None, user__isnull=False).update(released_at=timezone.now())
+    """An operator's lease and override end, if there are any; the run gets the station back."""
+    if not station.leases.filter(released_at=None, user__isnull=False).update(released_at=timezone.now()):
+        return
     _end_touches(station, "override")
     assignment = station.live_assignment()
     if assignment and assignment.run and not station.leases.filter(released_at=None).exists():
@@ -499,6 +509,7 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         renderer=renderer[:20],
     )
     station.refresh_from_db()
+    _hand_back(station)  # a web process that was killed could not do it
     _show_card(station)
     welcome = {
         "type": "welcome",
@@ -517,6 +528,7 @@ def disconnect_station(*, station: Station, reason: str = "") -> None:
         connected=False, state="offline", reason=reason[:300], state_since=timezone.now(), last_seen=timezone.now()
     )
     station.refresh_from_db()
+    _hand_back(station)  # a lost link ends an override
     _show_card(station)
     assignment = station.live_assignment()
     if assignment and assignment.run:  # it may have been the last one that a publication waited for
@@ -539,8 +551,12 @@ def record_telemetry(*, station: Station, state: str, reason: str = "", episode:
     if episode:
         fields["last_episode"] = episode
     rows = Station.objects.filter(pk=station.pk, connected=True)
-    if not rows.exclude(state=state).update(state=state, state_since=now, **fields):
-        rows.update(**fields)
+    if rows.exclude(state=state).update(state=state, state_since=now, **fields) or rows.update(**fields):
+        return
+    # It was only thought to be gone (this machine slept, the database was slow): it speaks, so it is here.
+    Station.objects.filter(pk=station.pk).update(connected=True, state=state, state_since=now, **fields)
+    station.refresh_from_db()
+    _show_card(station)
 
 
 @transaction.atomic

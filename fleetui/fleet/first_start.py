@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from fleetui.fleet.actions import add_member, create_lab, create_station, create_task
+from fleetui.fleet.actions import add_member, create_lab, create_station, create_task, renew_token
 from fleetui.fleet.models import Lab, Station
 from fleetui.learning.actions import generate_dataset
 from robots.embodiments import get_embodiment
@@ -77,8 +77,7 @@ def prepare_stations(lab, wanted):
     for station in there:
         # The file was lost, or the database is another one's: the station gets a new token, the old one is void.
         if Station.hash_token(tokens.get(station.slug, "")) != station.token_hash:
-            token = tokens[station.slug] = secrets.token_urlsafe(32)
-            Station.objects.filter(pk=station.pk).update(token_hash=Station.hash_token(token), token_prefix=token[:6])
+            tokens[station.slug] = renew_token(station=station)
     taken = {station.number for station in lab.stations.all()}
     if wanted is None:
         wanted = STATIONS if not there else len(there)

@@ -8,9 +8,11 @@ import asyncio
 import json
 import logging
 import time
+from weakref import WeakValueDictionary
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.core.exceptions import ValidationError
 
 from fleetui import access
 from fleetui.fleet import actions
@@ -35,6 +37,8 @@ def refuse_constant(text):
 
 class StationConsumer(AsyncWebsocketConsumer):
     present: dict[int, "StationConsumer"] = {}  # who speaks for a station in this process
+    # A station that returns at once must not be overtaken by the news that it had left: one after the other.
+    turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def connect(self):
         self.station, self.welcomed, self.written_at = None, False, 0.0
@@ -44,6 +48,7 @@ class StationConsumer(AsyncWebsocketConsumer):
             await self.close(NO_TOKEN, "Missing or unknown token; a lab manager can make a new one.")
             return
         self.topics = (self.station.lab.wall_topic, self.station.topic)
+        self.turn = self.turns.setdefault(self.station.pk, asyncio.Lock())
         self.hello_late = asyncio.get_running_loop().call_later(
             HELLO_WITHIN_S, lambda: asyncio.ensure_future(self.close(BAD_MESSAGE, "No hello came within 10 s."))
         )
@@ -53,11 +58,12 @@ class StationConsumer(AsyncWebsocketConsumer):
             return
         self.hello_late.cancel()
         await self.channel_layer.group_discard(self.station.command_group, self.channel_name)
-        if self.present.get(self.station.pk) is self:
-            del self.present[self.station.pk]
-            frames.remove_camera(self.station.pk)
-            telemetry.forget(self.station.pk)
-            await in_thread(actions.disconnect_station)(station=self.station, reason="the connection was lost")
+        async with self.turn:
+            if self.present.get(self.station.pk) is self:
+                del self.present[self.station.pk]
+                frames.remove_camera(self.station.pk)
+                telemetry.forget(self.station.pk)
+                await in_thread(actions.disconnect_station)(station=self.station, reason="the connection was lost")
 
     async def receive(self, text_data=None, bytes_data=None):
         if self.station is None:
@@ -75,21 +81,22 @@ class StationConsumer(AsyncWebsocketConsumer):
             handler = self.HANDLERS.get(kind)
             if handler is not None:  # a newer station may say more than this server knows
                 await handler(self, message)
-        except (ValueError, AttributeError, access.Refused) as error:
+        except (ValueError, AttributeError, ValidationError, access.Refused) as error:
             log.warning("%s sent a bad message: %s", self.station, error)
             await self.close(BAD_MESSAGE, str(error)[:120])
 
     async def take_hello(self, message):
         self.hello_late.cancel()
         await self.channel_layer.group_add(self.station.command_group, self.channel_name)
-        told = await in_thread(actions.connect_station)(
-            station=self.station,
-            embodiment=message.get("embodiment"),
-            software=str(message.get("software") or ""),
-            renderer=str(message.get("renderer") or ""),
-        )
-        before = self.present.get(self.station.pk)
-        self.present[self.station.pk] = self
+        async with self.turn:
+            told = await in_thread(actions.connect_station)(
+                station=self.station,
+                embodiment=message.get("embodiment"),
+                software=str(message.get("software") or ""),
+                renderer=str(message.get("renderer") or ""),
+            )
+            before = self.present.get(self.station.pk)
+            self.present[self.station.pk] = self
         if before is not None and before is not self:
             await before.close(REPLACED, "The station connected anew.")
         telemetry.forget(self.station.pk)

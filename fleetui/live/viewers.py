@@ -17,6 +17,10 @@ from uuid import uuid4
 import redis.asyncio
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
+from django.contrib.auth import get_user
+from django.contrib.sessions.backends.db import SessionStore
+from django.db import DatabaseError, DataError
+from django.http import HttpRequest
 
 from fleetui import access, messages
 from fleetui.fleet import actions
@@ -32,6 +36,7 @@ SUBSCRIPTIONS_LIMIT = 200
 # A card on the wall moves at most 5 times a second; the page of one station shows every message.
 EVERY_S = {"wall": 0.19, "station": 0.08}
 FORBIDDEN = 4403
+RECHECK_S = 5.0  # so long may a socket outlive its log-in or its user's membership
 
 
 class BadRequest(ValueError):
@@ -69,7 +74,9 @@ class LiveConsumer(AsyncWebsocketConsumer):
         await self.accept()
         self.numbers = redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=5)
         self.telemetry_there, self.frames_there = asyncio.Event(), asyncio.Event()
-        self.tasks = [asyncio.create_task(self.send_telemetry()), asyncio.create_task(self.send_frames())]
+        self.tasks = [
+            asyncio.create_task(part()) for part in (self.send_telemetry, self.send_frames, self.close_when_unwelcome)
+        ]
 
     async def disconnect(self, code):
         for task in self.tasks:
@@ -100,8 +107,24 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 raise BadRequest("Send subscribe, unsubscribe or command.")
         except (access.Refused, BadRequest) as error:
             await self.say({"error": str(error), "for": message})
+        except DataError:
+            await self.say({"error": "A value is too long, too large or no text at all.", "for": message})
         except ValueError:
             await self.say({"error": "This is not JSON.", "for": None})
+
+    async def close_when_unwelcome(self):
+        """The socket was opened by a session, and must not outlive it; nor show a lab to who has left it."""
+        while True:
+            await asyncio.sleep(RECHECK_S)
+            with contextlib.suppress(DatabaseError):  # asked again soon
+                if not await in_thread(self.is_welcome)():
+                    await self.close(FORBIDDEN)
+
+    def is_welcome(self) -> bool:
+        request = HttpRequest()
+        request.session = SessionStore(self.scope["session"].session_key)
+        labs = {each.lab for each in self.subscriptions.values()} | {lab for lab, _ in self.watches}
+        return get_user(request).is_authenticated and labs <= {lab.slug for lab in access.get_labs(self.user)}
 
     # Subscriptions
 
@@ -144,11 +167,10 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 frames.remove_watch(watch)
             return
         lab = text_of(message, "lab")
-        key = {"wall": "", "station": str(message.get("station")), "run": str(message.get("run"))}.get(
-            message["unsubscribe"]
-        )
+        kind = text_of(message, "unsubscribe")
+        key = {"wall": "", "station": str(message.get("station")), "run": str(message.get("run"))}.get(kind)
         for subscription in list(self.subscriptions.values()):
-            if (subscription.kind, subscription.lab, subscription.key) == (message["unsubscribe"], lab, key):
+            if (subscription.kind, subscription.lab, subscription.key) == (kind, lab, key):
                 await self.drop(subscription.topic)
 
     async def drop(self, topic):

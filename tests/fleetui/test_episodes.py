@@ -125,6 +125,29 @@ def test_an_override_is_one_touch_from_taking_to_handing_back(lab, improve_run):
     assert live.run == improve_run and live.epoch == 3  # run, operator, run again
 
 
+@pytest.mark.parametrize("end", ["stop", "pause", "lost link", "new link"])
+def test_an_override_that_nobody_hands_back_ends_on_both_sides(lab, improve_run, end):
+    lab.connect()
+    command(lab, "supervisor", "override")
+    if end == "lost link":
+        actions.disconnect_station(station=lab.stations[0])
+    elif end == "new link":
+        lab.connect(lab.stations[0])
+    else:
+        command(lab, "manager", end)
+    touch = Intervention.objects.get(kind="override")
+    assert touch.ended_at is not None and touch.seconds > 0
+    assert Lease.objects.get(station=lab.stations[0], released_at=None).run == improve_run
+
+
+def test_a_station_that_was_only_thought_to_be_gone_is_here_again(lab):
+    lab.connect()
+    actions.disconnect_station(station=lab.stations[0], reason="not heard of for a while")
+    actions.record_telemetry(station=lab.stations[0], state="practising")
+    lab.stations[0].refresh_from_db()
+    assert lab.stations[0].connected and lab.stations[0].state == "practising"
+
+
 def test_a_reset_counts_from_when_the_station_asked(lab):
     lab.connect()
     actions.record_telemetry(station=lab.stations[0], state="needs_person", reason="the blue cube is off the table")

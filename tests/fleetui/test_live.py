@@ -14,6 +14,7 @@ from channels.routing import URLRouter
 from fleetui import messages
 from fleetui.fleet import actions
 from fleetui.learning import actions as learning_actions
+from fleetui.live import viewers
 from fleetui.live.routing import websocket_urlpatterns
 from robots.embodiments import LANGUAGE_TABLE
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
@@ -353,3 +354,44 @@ async def test_a_second_link_of_a_station_replaces_the_first(lab):
     row = await sync_to_async(lambda: lab.row.stations.get(slug="arm-1"))()
     assert row.connected
     await second.disconnect()
+
+
+async def test_a_station_that_returns_at_once_is_not_overtaken_by_its_leaving(lab, monkeypatch):
+    leave = actions.disconnect_station
+
+    def leave_slowly(**fields):
+        time.sleep(0.5)
+        leave(**fields)
+
+    monkeypatch.setattr(actions, "disconnect_station", leave_slowly)
+    first = await arm(lab)
+    leaving = asyncio.create_task(first.disconnect())
+    await asyncio.sleep(0.1)
+    second = await arm(lab)
+    await leaving
+    row = await sync_to_async(lambda: lab.row.stations.get(slug="arm-1"))()
+    assert row.connected and row.state == "idle"
+    await second.disconnect()
+
+
+async def test_a_socket_closes_when_its_user_logs_out_or_leaves_the_lab(lab, monkeypatch):
+    monkeypatch.setattr(viewers, "RECHECK_S", 0.1)
+    gone, removed = await browser(lab, "viewer"), await browser(lab, "supervisor")
+    for socket in (gone, removed):
+        await socket.say(subscribe="wall", lab="east")
+        await socket.hear(lambda message: message.get("type") == "snapshot")
+    await asyncio.sleep(0.3)
+    assert await gone.receive_nothing(timeout=0.1), "nothing happens to who is still welcome"
+    await sync_to_async(lab.as_("viewer").logout)()
+    await sync_to_async(lab.row.memberships.filter(user=lab.users["supervisor"]).delete)()
+    for socket in (gone, removed):
+        output = await socket.receive_output(timeout=2)
+        assert (output["type"], output["code"]) == ("websocket.close", viewers.FORBIDDEN)
+        await socket.disconnect()
+
+
+async def test_a_strange_unsubscribe_gets_a_sentence(lab):
+    socket = await browser(lab)
+    await socket.say(unsubscribe={}, lab="east")
+    assert "unsubscribe" in (await socket.hear())["error"]
+    await socket.disconnect()

@@ -1,4 +1,6 @@
 import itertools
+import json
+import math
 
 import numpy as np
 import pytest
@@ -457,15 +459,34 @@ def test_the_body_holds_still_when_the_drive_commands_end():
     there = bench.world.observation()
     assert not bench.tick(0.2), "held for 300 ms only"
     bench.tick(0.05)
-    assert not bench.sent_of("drive_ended")
+    assert bench.station.control.reason == ""
     bench.tick(0.1)
-    assert len(bench.sent_of("drive_ended")) == 1
+    assert "holds still" in bench.station.telemetry()["reason"]
     for _ in range(20):
         bench.tick(0.1)
     assert (bench.world.observation() == there).all() and bench.state == "overridden"
-    assert len(bench.sent_of("drive_ended")) == 1
     bench.command("drive", dx=1)
+    assert bench.station.telemetry()["reason"] == ""
     assert bench.tick()
+
+
+def test_an_override_ends_with_the_link_and_with_a_pause():
+    bench = Bench().practise()
+    bench.tick()
+    bench.command("override")
+    bench.station.receive({"type": "welcome", "settings": {"paused": True}})
+    assert bench.state == "paused"
+    bench.command("override")
+    assert bench.state == "overridden"
+    bench.command("pause")  # it was paused before it was taken over
+    assert bench.state == "paused"
+
+
+def test_telemetry_of_a_reward_model_that_broke_is_still_json():
+    bench = Bench().practise()
+    bench.station.observe()
+    bench.station.act(np.zeros(2), math.nan, np.full(50, math.nan))
+    json.dumps(bench.station.telemetry(), allow_nan=False)
 
 
 def test_a_person_drives_at_the_control_rate_even_at_full_speed():
