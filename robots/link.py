@@ -120,8 +120,7 @@ class Spool:
 
     def add(self, episode: Episode) -> None:
         # Written and renamed without waiting for the disk: the control loop stands still meanwhile, and only a power
-        # cut
-        # could lose the file, which a short practice episode is not worth.
+        # cut could lose the file, which a short practice episode is not worth.
         name = f"{time.time_ns():020d}-{episode.purpose}-{episode.uuid}.safetensors"
         path = self.folder / name
         temporary = path.with_suffix(".tmp")
@@ -260,7 +259,7 @@ class Link:
         self._telemetry: dict | None = None
         self._frame: bytes | None = None
         self._wanted_policy: dict | None = None
-        self._closing = False
+        self.closing = False
         self._said = ""
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -311,7 +310,7 @@ class Link:
 
     def close(self) -> None:
         """Ask the link to end: what is queued or spooled is sent if that goes quickly, else it stays on disk."""
-        self._closing = True
+        self.closing = True
         for event in ("_to_send", "_to_upload", "_to_fetch"):
             self._wake(event)
 
@@ -347,14 +346,14 @@ class Link:
     async def _pause(self, delay: float) -> float:
         """Wait about this long, spread so that a fleet does not return all at once; the next delay."""
         until = self.clock() + delay * random.uniform(0.5, 1.0)
-        while not self._closing and (left := until - self.clock()) > 0:
+        while not self.closing and (left := until - self.clock()) > 0:
             await asyncio.sleep(min(left, 0.1))
         return min(2 * delay, LONGEST_DELAY_S)
 
     async def _keep_talking(self) -> None:
         address = self.server.replace("http", "ws", 1) + "/ws/station"
         delay = FIRST_DELAY_S
-        while not self._closing:
+        while not self.closing:
             try:
                 async with connect(
                     address,
@@ -413,7 +412,7 @@ class Link:
                 await socket.send(frame)
             if self._outbox or self._telemetry or self._frame:
                 continue
-            if self._closing:
+            if self.closing:
                 return
             self._to_send.clear()
             await self._to_send.wait()
@@ -455,7 +454,7 @@ class Link:
 
     async def _keep_fetching(self, http: httpx.AsyncClient) -> None:
         delay = FIRST_DELAY_S
-        while not self._closing:
+        while not self.closing:
             wanted = self._wanted_policy
             if wanted is None:
                 self._to_fetch.clear()
@@ -466,8 +465,8 @@ class Link:
                 judge = await self.cache.fetch(
                     http, self._address(wanted["reward_model_url"]), wanted["reward_model_sha256"]
                 )
-            except Unreachable as error:
-                self._say(str(error) + " Trying again.")
+            except (Unreachable, OSError) as error:  # OSError: this machine's disk
+                self._say(f"{error} Trying again.")
                 delay = await self._pause(delay)
                 continue
             except (LinkError, KeyError) as error:
@@ -493,7 +492,7 @@ class Link:
         while True:
             names = self.spool.next()
             if not names:
-                if self._closing:
+                if self.closing:
                     return
                 self._to_upload.clear()
                 if not self.spool.next():
@@ -503,7 +502,7 @@ class Link:
                 await self._upload(http, names)
             except (Unreachable, NotAdmitted) as error:
                 self._say(f"{error} {len(self.spool)} episodes wait on disk.")
-                if self._closing:
+                if self.closing:
                     return
                 delay = await self._pause(delay)
             else:
@@ -523,13 +522,13 @@ class Link:
                     await self._upload(http, [name])
             return
         self.spool.remove(names)
-        if answer.get("hold"):
+        if answer["hold"]:
             policies = {episode.policy for episode in episodes}
             self._deliver({"type": "hold", "policies": sorted(policies)})
 
 
 async def upload(http: httpx.AsyncClient, server: str, episodes: list[Episode]) -> dict:
-    """Send finished episodes; the server's answer {"stored": n, "hold": bool}."""
+    """Send finished episodes; {"hold": bool}: whether the station shall wait for a newer policy."""
     try:
         answer = await http.post(
             f"{server}/api/station/episodes",
@@ -539,7 +538,10 @@ async def upload(http: httpx.AsyncClient, server: str, episodes: list[Episode]) 
     except httpx.HTTPError as error:
         raise Unreachable(f"The upload of episodes broke off ({error or type(error).__name__}).") from None
     _check(answer, "upload of episodes")
-    return answer.json()
+    try:
+        return {"hold": bool(answer.json()["hold"])}
+    except (ValueError, KeyError, TypeError):
+        raise Unreachable("Something else than the fleet's server answered the upload of episodes.") from None
 
 
 def _rejection(code: int, reason: str = "") -> str:
@@ -560,7 +562,16 @@ class LinkThread:
         self._running: dict[Link, object] = {}
 
     def add(self, link: Link) -> None:
-        self._running[link] = asyncio.run_coroutine_threadsafe(link.run(), self._loop)
+        self._running[link] = asyncio.run_coroutine_threadsafe(self._keep_running(link), self._loop)
+
+    async def _keep_running(self, link: Link) -> None:
+        """A mistake in one message must not leave a robot without its server for good."""
+        while not link.closing:
+            try:
+                await link.run()
+            except Exception:
+                log.exception("%r broke; it begins anew", link)
+                await asyncio.sleep(LONGEST_DELAY_S)
 
     def remove(self, link: Link, timeout: float = 2.0) -> None:
         self._end([link], timeout)
@@ -583,6 +594,4 @@ class LinkThread:
                 future.result(max(0.0, deadline - time.monotonic()))
             except TimeoutError:
                 future.cancel()
-            except Exception:  # a link that broke must not keep the others from ending
-                log.exception("%r broke", link)
         time.sleep(0.02)  # cancelled links close their sockets

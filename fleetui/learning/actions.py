@@ -285,6 +285,7 @@ def _emit_head(run: Run) -> None:
     send_on_commit(run.topic, RunChanged(selectors.run_head(run)))
 
 
+@transaction.atomic
 def claim_run(*, run_id: int) -> Run | None:
     """The one job that may supervise the run now; a second delivery of the message gets None."""
     run = Run.objects.select_related("lab", "dataset", "parent").filter(pk=run_id).first()
@@ -327,6 +328,7 @@ def finish_run(
     return True
 
 
+@transaction.atomic
 def release_run(*, run: Run) -> None:
     """The worker stops in good order: the next one goes on in the same directory, and no attempt is used up."""
     if run.state == "canceling" and finish_run(run=run, state="canceled", attempt=run.attempt):
@@ -335,23 +337,34 @@ def release_run(*, run: Run) -> None:
     Run.objects.filter(pk=run.pk, state="queued", attempt=run.attempt).update(attempt=F("attempt") - 1)
 
 
-def requeue_stale_jobs(*, at_start: bool = False) -> None:
-    """Find what a crash or a lost message left behind, and enqueue it again; a run is tried 3 times at most."""
+@transaction.atomic
+def retry_run(*, run: Run) -> bool:
+    """Let another attempt go on in the same directory; False where there were too many, or it isn't ours any more."""
+    if run.attempt >= Run.MAX_ATTEMPTS or not move_run(run=run, to="queued", attempt=run.attempt, heartbeat_at=None):
+        return False
+    enqueue_on_commit("learning.run", run.pk)
+    return True
+
+
+def requeue_stale_jobs(*, all_waiting: bool = False) -> None:
+    """Find what a crash left behind, and enqueue it again; a run is tried 3 times at most.
+
+    `all_waiting`: also what merely waits, as its message may have died with the broker. Claiming makes a doubled one
+    harmless.
+    """
     late = timezone.now() - STALE_AFTER
     for run in Run.objects.select_related("lab").filter(state__in=Run.SUPERVISED, heartbeat_at__lt=late):
         if run.state == "canceling":
             finish_run(run=run, state="canceled", attempt=run.attempt)
-        elif run.attempt >= Run.MAX_ATTEMPTS:
+        elif not retry_run(run=run):
             finish_run(
                 run=run,
                 state="failed",
                 attempt=run.attempt,
                 error=f"Its job stopped {run.attempt} times without ending; look at the log, then launch it anew.",
             )
-        elif move_run(run=run, to="queued", attempt=run.attempt, heartbeat_at=None):
-            enqueue_on_commit("learning.run", run.pk)
     waiting = Dataset.objects.filter(state="generating", heartbeat_at__lt=late)
-    if at_start:  # messages may have died with the broker; claiming makes a doubled one harmless
+    if all_waiting:
         waiting = Dataset.objects.filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=late), state="generating")
         for run_id in Run.objects.filter(state="queued").values_list("pk", flat=True):
             enqueue_on_commit("learning.run", run_id)

@@ -6,9 +6,9 @@ publishes checkpoints and closes rounds. The run directory is all that the two s
 time: the run is claimed again and the training process goes on where its directory says.
 """
 
-import ctypes
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -21,8 +21,9 @@ import psutil
 from celery import shared_task
 from celery.signals import worker_ready, worker_shutting_down
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections
 
+from fleetui.embedded import end_with_parent
 from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet.models import Episode
 from fleetui.learning import actions, selectors
@@ -38,6 +39,7 @@ BEAT_S = 1.0
 LOG_EVERY_S = 2.0
 REPEAT_S = 3.0  # a channel layer may drop: what stations must know is said again
 WATCH_S = 5.0  # between two looks for runs that were left behind
+WATCH_ALL_S = 60.0  # between two looks for those whose message was lost
 TERMINATE_S = 30.0  # a cancelled learner finishes its update first
 SHUTDOWN_S = 5.0
 LATE_UPLOAD_S = 3.0  # a station has ended its episode, whose upload is on its way
@@ -45,19 +47,15 @@ STATION_STUCK_S = 60.0  # a station that doesn't end its episode doesn't stop th
 
 stopping = threading.Event()  # the worker is going down
 
-_libc = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-
-
-def _begin_child():
-    """In the child: be nicer than the web, and on Linux end when the worker dies, however it dies."""
-    os.nice(10)
-    if sys.platform == "linux":
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
 
 def start_child(command: list[str], output, **options) -> subprocess.Popen:
-    """A process group of its own, so that ending it ends whatever it started."""
+    """A process group of its own, so that ending it ends whatever it started. On Linux it ends with the worker, too."""
+    end_with_worker = end_with_parent(signal.SIGTERM)
+
+    def prepare():
+        end_with_worker()
+        os.nice(10)  # the web comes first
+
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         command,
@@ -66,7 +64,7 @@ def start_child(command: list[str], output, **options) -> subprocess.Popen:
         stdin=subprocess.DEVNULL,
         stderr=output,
         start_new_session=True,
-        preexec_fn=_begin_child,
+        preexec_fn=prepare,
         **options,
     )
 
@@ -107,6 +105,9 @@ def run_job(run_id: int) -> None:
     supervision = Supervision(run)
     try:
         supervision.carry_out()
+    except (OperationalError, InterfaceError):
+        # The database went away, not the run: without a heartbeat the watch finds it, and it goes on where it was.
+        log.exception("run %s", run_id)
     except (RunError, OSError) as error:
         log.exception("run %s", run_id)
         actions.finish_run(run=run, state="failed", error=f"Its directory can't be used: {error}", attempt=run.attempt)
@@ -371,6 +372,8 @@ class Supervision:
                 actions.finish_run(run=run, state="canceled", attempt=run.attempt)
         elif run.state == "canceling":
             actions.finish_run(run=run, state="canceled", attempt=run.attempt)
+        elif code < 0 and actions.retry_run(run=run):
+            log.warning("run %s: its training process was killed by signal %s; it begins again", run.pk, -code)
         elif self.failure:
             actions.finish_run(run=run, state="failed", error=self.failure, attempt=run.attempt)
         else:
@@ -495,13 +498,15 @@ def begin_watch(**_) -> None:
     """Look for what a crash left behind: at once, then every few seconds."""
 
     def watch():
-        at_start = True
+        looked_at_all = -math.inf
         while not stopping.is_set():
             try:
                 close_old_connections()
-                actions.requeue_stale_jobs(at_start=at_start)
+                all_waiting = time.monotonic() - looked_at_all > WATCH_ALL_S
+                actions.requeue_stale_jobs(all_waiting=all_waiting)
+                if all_waiting:
+                    looked_at_all = time.monotonic()
                 fleet_actions.disconnect_silent_stations()
-                at_start = False
             except Exception:
                 log.exception("looking for stale runs")
             stopping.wait(WATCH_S)

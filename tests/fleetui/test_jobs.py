@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from fleetui.fleet import actions as fleet_actions
@@ -254,9 +254,56 @@ def test_a_run_left_behind_is_tried_three_times(queued):
     assert "3 times" in Run.objects.get().error
 
 
+def test_a_training_process_that_is_killed_begins_again(queued, child):
+    child("""
+log("loss", step=1)
+if not (run / "again").exists():
+    (run / "again").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+log("done")
+""")
+    Job(queued).end()
+    queued.refresh_from_db()
+    assert (queued.state, queued.attempt, queued.error) == ("queued", 1, "")
+    Job(queued).end()
+    assert state_of(queued) == "completed"
+
+
+def test_one_that_is_always_killed_fails_in_the_end(queued, child):
+    child("os.kill(os.getpid(), signal.SIGKILL)")
+    for _ in range(3):
+        Job(queued).end()
+    queued.refresh_from_db()
+    assert (queued.state, queued.attempt) == ("failed", 3) and "code -9" in queued.error
+
+
+def test_a_database_that_went_away_does_not_fail_the_run(queued, child, monkeypatch):
+    child("until(lambda: False)")
+
+    def break_off(self):
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(jobs.Supervision, "tick", break_off)
+    job = Job(queued)
+    job.end()
+    assert state_of(queued) == "starting"
+    Run.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=1))
+    actions.requeue_stale_jobs()
+    assert state_of(queued) == "queued"
+
+
+def test_a_run_whose_message_was_lost_is_found(queued, monkeypatch):
+    sent = []
+    monkeypatch.setattr(actions.celery_app, "send_task", lambda job, args: sent.append((job, args)))
+    actions.requeue_stale_jobs()
+    assert not sent
+    actions.requeue_stale_jobs(all_waiting=True)
+    assert sent == [("learning.run", [queued.pk])]
+
+
 def test_a_live_run_is_left_alone(queued):
     actions.claim_run(run_id=queued.pk)
-    actions.requeue_stale_jobs(at_start=True)
+    actions.requeue_stale_jobs(all_waiting=True)
     assert state_of(queued) == "starting"
 
 

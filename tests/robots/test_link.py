@@ -370,3 +370,20 @@ def test_a_policy_that_cannot_be_had_is_said(server, connect, changes, sentence)
     until(lambda: server.sockets)
     server.send(policy_message(server) | changes)
     assert sentence in received(link, "policy_failed")[0]["reason"]
+
+
+def test_a_link_that_broke_begins_anew(server, connect, monkeypatch):
+    monkeypatch.setattr(link_module, "LONGEST_DELAY_S", 0.1)
+    breaks = iter([True])
+    talk = Link._keep_talking
+
+    async def break_once(self):
+        if next(breaks, False):
+            raise RuntimeError("a message that cannot be sent")
+        await talk(self)
+
+    monkeypatch.setattr(Link, "_keep_talking", break_once)
+    link = connect(server)
+    until(lambda: link.connected)
+    link.store(an_episode())
+    until(lambda: server.episodes)
