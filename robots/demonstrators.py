@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robots.embodiments import LANGUAGE_TABLE, get_embodiment
 from robots.episodes import ACTORS, Episode
 from robots.tasks import PLACES, Instruction, distance_left, get_task
+from robots.worlds import World, make_world
 from robots.worlds.language_table import REACH, LanguageTable
+from robots.worlds.point_mass import FARTHEST, GOAL_RADIUS, HALF_PLANE, PointMass, coasting_and_thrust
 
 TIME_LIMIT_STEPS = 160  # a demonstrator may take longer than a station in practice
 STEPS_AFTER_SUCCESS = 2  # a person sees a success a moment late
@@ -191,9 +192,9 @@ def _wrapped(angle: float) -> float:
 def demonstrate(
     world: LanguageTable, instruction: Instruction, rng: np.random.Generator, seed: int | None = None
 ) -> Episode:
-    """One attempt from where the world stands; it may fail, then the episode ends by time_limit or needs_reset."""
+    """One attempt from where the table stands; it may fail, then the episode ends by time_limit or needs_reset."""
     pusher = Pusher(instruction, Habits.draw(rng), rng)
-    limit = LANGUAGE_TABLE.action_limit[0]
+    limit = world.embodiment.action_limit[0]
     observations, actions = [world.observation()], []
     succeeded_at, ending = None, "time_limit"
     for step in range(TIME_LIMIT_STEPS):
@@ -210,10 +211,14 @@ def demonstrate(
         if succeeded_at is not None and step >= succeeded_at + STEPS_AFTER_SUCCESS:
             break
     success = ending != "needs_reset" and world.true_success(instruction)
+    return _episode(world, instruction, observations, actions, success, ending, rng, seed)
+
+
+def _episode(world: World, instruction, observations, actions, success: bool, ending: str, rng, seed) -> Episode:
     count = len(actions)
     return Episode(
         uuid=str(uuid.UUID(bytes=rng.bytes(16), version=4)),
-        embodiment=LANGUAGE_TABLE.name,
+        embodiment=world.embodiment.name,
         task=instruction.family,
         instruction=instruction.text,
         observations=np.array(observations, np.float32),
@@ -225,8 +230,54 @@ def demonstrate(
         true_success=success,
         purpose="demonstration",
         seed=seed,
-        control_hz=LANGUAGE_TABLE.control_hz,
+        control_hz=world.embodiment.control_hz,
     )
+
+
+DETOURS = 5
+PASSED = 0.15  # metres from a waypoint at which the next one is headed for
+STIFFNESS, BRAKE = 4.0, 2.0  # N/m and N s/m of the PD control
+
+
+def demonstrate_detours(
+    world: PointMass, instruction: Instruction, rng: np.random.Generator, seed: int | None = None
+) -> Episode:
+    """PD control through random waypoints to the goal: success is certain, and no clone of it will ever be quick."""
+    waypoints = [*rng.uniform(-FARTHEST * HALF_PLANE, FARTHEST * HALF_PLANE, (DETOURS, 2)), world.goal]
+    observations, actions = [world.observation()], []
+    while waypoints:
+        position, velocity = observations[-1][:2], observations[-1][2:4]
+        action = np.clip(STIFFNESS * (waypoints[0] - position) - BRAKE * velocity, -1, 1).astype(np.float32)
+        actions.append(action)
+        observations.append(world.step(action))
+        if math.dist(observations[-1][:2], waypoints[0]) <= (PASSED if len(waypoints) > 1 else GOAL_RADIUS):
+            waypoints.pop(0)
+    return _episode(world, instruction, observations, actions, True, "true_success", rng, seed)
+
+
+def fastest_force(observation: np.ndarray) -> np.ndarray:
+    """The first force of a quickest way to the goal of a point mass: no controller needs fewer steps.
+
+    Position after T steps is linear in the forces, so what can be reached is a box about where the point would coast
+    to; the first T whose box meets the goal's disc is the least possible, and a constant force leads there.
+    """
+    position, velocity, goal = np.asarray(observation, np.float64).reshape(3, 2)
+    for coasting, thrust in zip(*coasting_and_thrust(), strict=True):
+        middle = position + coasting * velocity
+        nearest = np.clip(goal, middle - thrust, middle + thrust)
+        if math.dist(nearest, goal) <= GOAL_RADIUS:
+            # Into the disc rather than onto its rim, as far as the forces allow.
+            return np.clip((goal - middle) / thrust, -1, 1)
+    raise DemonstrationError("The goal is farther away than the point can come.")
+
+
+# How each world is demonstrated, and after how many episodes it is reset.
+_DEMONSTRATORS = {
+    "language_table": (demonstrate, EPISODES_BETWEEN_RESETS),
+    "worn_table": (demonstrate, EPISODES_BETWEEN_RESETS),
+    "banana_table": (demonstrate, EPISODES_BETWEEN_RESETS),
+    "point_mass": (demonstrate_detours, 1),
+}
 
 
 def collect_demonstrations(
@@ -240,23 +291,28 @@ def collect_demonstrations(
     if not families:
         raise DemonstrationError("Name at least one task to demonstrate.")
     for family in families:
-        if get_embodiment(family.embodiment) is not LANGUAGE_TABLE:
+        if family.world not in _DEMONSTRATORS:
             raise DemonstrationError(
                 f"There is no scripted demonstrator for {family.name}; record a person's demonstrations "
                 "by overriding a station, or upload a dataset."
             )
+        if family.world != families[0].world:
+            raise DemonstrationError(
+                f"{families[0].name} and {family.name} live in different worlds; demonstrate them one by one."
+            )
     if episodes < 1:
         raise DemonstrationError(f"{episodes} demonstrations were asked for; ask for 1 or more.")
     rng = np.random.default_rng(seed)
-    world, collected, since_reset = LanguageTable(seed), [], 0
+    world, collected, since_reset = make_world(families[0].world, seed), [], 0
+    demonstrate_one, between_resets = _DEMONSTRATORS[families[0].world]
     while len(collected) < episodes:
-        if since_reset == EPISODES_BETWEEN_RESETS or world.needs_reset():
+        if since_reset == between_resets or world.needs_reset():
             world.reset(rng)
             since_reset = 0
         since_reset += 1
         family = families[len(collected) % len(families)]
         instruction = family.sample(rng, world.objects_in_play(), observation=world.observation())
-        episode = demonstrate(world, instruction, rng, seed)
+        episode = demonstrate_one(world, instruction, rng, seed)
         if episode.true_success:
             collected.append(episode)
             if progress is not None:

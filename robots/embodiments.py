@@ -9,7 +9,7 @@ same registry.
 import os
 import re
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 
@@ -111,6 +111,24 @@ LANGUAGE_TABLE = Embodiment(
     cameras=(Camera("front", 320, 240),),
 )
 
+# Another laboratory's table: it senses and acts in the same terms, but nothing weighs, slips or looks quite alike.
+WORN_TABLE = replace(LANGUAGE_TABLE, name="worn_table")
+
+BANANA_TABLE = replace(LANGUAGE_TABLE, name="banana_table", objects=(ObjectKind("banana", "yellow", "banana"),))
+
+POINT_MASS = Embodiment(
+    name="point_mass",
+    control_hz=10.0,
+    body=("x", "y", "velocity_x", "velocity_y", "goal_x", "goal_y"),
+    objects=(),
+    object_features=(),
+    action_names=("force_x", "force_y"),
+    action_limit=(1.0, 1.0),
+    cameras=(Camera("front", 320, 240),),
+)
+
+BUILT_IN = {body.name: body for body in (LANGUAGE_TABLE, WORN_TABLE, BANANA_TABLE, POINT_MASS)}
+
 
 @dataclass(frozen=True)
 class WorldDescription:
@@ -161,7 +179,7 @@ def read_worlds_file(path: str | Path) -> tuple[WorldDescription, ...]:
     if not isinstance(entries, list) or not entries:
         raise WorldsFileError(f"{path} describes no world; add a [[world]] table (docs/worlds.md shows one).")
     worlds = tuple(_world_description(entry, path) for entry in entries)
-    names = [LANGUAGE_TABLE.name, *(world.name for world in worlds)]
+    names = [*BUILT_IN, *(world.name for world in worlds)]
     for name in names:
         if names.count(name) > 1:
             raise WorldsFileError(f"{path}: the world name {name!r} is taken twice; names must differ.")
@@ -259,7 +277,7 @@ THIRD_PARTY_WORLDS: dict[str, WorldDescription] = {}
 if os.environ.get("FLEETUI_WORLDS"):
     THIRD_PARTY_WORLDS = {world.name: world for world in read_worlds_file(os.environ["FLEETUI_WORLDS"])}
 
-EMBODIMENTS: dict[str, Embodiment] = {LANGUAGE_TABLE.name: LANGUAGE_TABLE}
+EMBODIMENTS: dict[str, Embodiment] = dict(BUILT_IN)
 EMBODIMENTS.update((world.name, world.embodiment) for world in THIRD_PARTY_WORLDS.values())
 
 

@@ -9,11 +9,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from string import Formatter
 
 import numpy as np
 
-from robots.embodiments import BLOCKS, THIRD_PARTY_WORLDS, get_embodiment
+from robots.embodiments import THIRD_PARTY_WORLDS, get_embodiment
 
 TOUCHING = 0.05  # metres between two block centres: blocks are 0.04 wide, so they touch or almost do
 PLACE_RADIUS = 0.05  # metres between a block's centre and a place's centre
@@ -77,6 +78,12 @@ class Grammar:
     templates: tuple[str, ...]
     held_out_verbs: tuple[str, ...] = ()
     held_out_templates: tuple[str, ...] = ()
+
+    @cached_property
+    def slots(self) -> tuple[str, ...]:
+        """What a template leaves open beside the verb, by name."""
+        named = {slot for _, slot, _, _ in Formatter().parse(self.templates[0])}
+        return tuple(sorted(slot for slot in named if slot not in (None, "verb")))
 
     def draw(self, rng: np.random.Generator, held_out: bool, **slots: str) -> str:
         if not held_out:
@@ -196,26 +203,29 @@ class TaskFamily:
 
     @property
     def _example(self) -> str:
-        return self.sample(np.random.default_rng(0), [kind.name for kind in BLOCKS]).text
+        return self.sample(np.random.default_rng(0), self._objects).text
 
     @property
     def _grammar(self) -> Grammar:
         return _GRAMMARS[self.name]
 
     @property
+    def _objects(self) -> tuple[str, ...]:
+        return tuple(kind.name for kind in get_embodiment(self.embodiment).objects)
+
+    @property
     def _slots(self) -> dict[str, tuple[str, ...]]:
-        blocks = tuple(kind.name for kind in BLOCKS)
-        return {
-            "block2block": {"block": blocks, "to_block": blocks},
-            "block_to_place": {"block": blocks, "place": tuple(PLACES)},
-        }.get(self.name, {})
+        """What the words leave open, and what may be named there."""
+        fillers = {"block": self._objects, "to_block": self._objects, "place": tuple(PLACES)}
+        return {slot: fillers[slot] for slot in self._grammar.slots}
 
     def _targets(self, blocks: tuple[str, ...]) -> list[dict]:
-        if self.name == "block2block":
-            return [{"block": a, "to_block": b} for a in blocks for b in blocks if a != b]
-        if self.name == "block_to_place":
-            return [{"block": a, "place": place} for a in blocks for place in PLACES]
-        return [{}]  # a third-party world has one thing to do, in several wordings
+        match self._grammar.slots:
+            case ("block", "to_block"):
+                return [{"block": a, "to_block": b} for a in blocks for b in blocks if a != b]
+            case ("block", "place"):
+                return [{"block": a, "place": place} for a in blocks for place in PLACES]
+        return [{}]  # a world with one thing to do, in several wordings
 
 
 TASKS: dict[str, TaskFamily] = {
@@ -237,9 +247,44 @@ TASKS: dict[str, TaskFamily] = {
             TIME_LIMIT_STEPS,
             "Push a block to one of nine places of the table, as the words say.",
         ),
+        TaskFamily(
+            "worn_block2block",
+            "Block2Block, worn table",
+            "worn_table",
+            "worn_table",
+            TIME_LIMIT_STEPS,
+            "Block2Block in another laboratory: other masses, friction, arm, delay and camera.",
+        ),
+        TaskFamily(
+            "banana_to_place",
+            "Banana to place",
+            "banana_table",
+            "banana_table",
+            TIME_LIMIT_STEPS,
+            "Push a banana, which spins when it is not pushed at its middle, to one of nine places of the table.",
+        ),
+        TaskFamily(
+            "point_mass",
+            "Point mass",
+            "point_mass",
+            "point_mass",
+            100,
+            "Bring a point on a plane to its goal by forces.",
+        ),
     )
 }
-_GRAMMARS: dict[str, Grammar] = {"block2block": _BLOCK_TO_BLOCK, "block_to_place": _BLOCK_TO_PLACE}
+_GRAMMARS: dict[str, Grammar] = {
+    "block2block": _BLOCK_TO_BLOCK,
+    "block_to_place": _BLOCK_TO_PLACE,
+    "worn_block2block": _BLOCK_TO_BLOCK,
+    "banana_to_place": _BLOCK_TO_PLACE,
+    "point_mass": Grammar(
+        verbs=("go", "move", "fly", "glide"),
+        templates=("{verb} to the goal", "{verb} to the target", "please {verb} to the goal"),
+        held_out_verbs=("travel",),
+        held_out_templates=("the goal is where you should {verb}",),
+    ),
+}
 
 for _world in THIRD_PARTY_WORLDS.values():
     TASKS[_world.name] = TaskFamily(

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from robots.embodiments import EMBODIMENTS, LANGUAGE_TABLE, Embodiment
+from robots.embodiments import EMBODIMENTS, THIRD_PARTY_WORLDS, Embodiment
 from robots.tasks import Instruction
 
 
@@ -58,11 +58,26 @@ def checked(name: str, value: np.ndarray, size: int) -> np.ndarray:
 
 def make_world(name: str, seed: int) -> World:
     """The world of that name, already reset from the seed."""
-    if name == LANGUAGE_TABLE.name:
-        from robots.worlds.language_table import LanguageTable
+    match name:
+        case "language_table":
+            from robots.worlds.language_table import LanguageTable
 
-        return LanguageTable(seed)
-    if name in EMBODIMENTS:
+            return LanguageTable(seed)
+        case "worn_table":
+            from robots.worlds.language_table import LanguageTable
+            from robots.worlds.worn_table import WORN_TABLE_SETUP
+
+            return LanguageTable(seed, WORN_TABLE_SETUP)
+        case "banana_table":
+            from robots.worlds.banana_table import BANANA_TABLE_SETUP
+            from robots.worlds.language_table import LanguageTable
+
+            return LanguageTable(seed, BANANA_TABLE_SETUP)
+        case "point_mass":
+            from robots.worlds.point_mass import PointMass
+
+            return PointMass(seed)
+    if name in THIRD_PARTY_WORLDS:
         from robots.worlds.gymnasium_world import GymnasiumWorld
 
         return GymnasiumWorld(name, seed)

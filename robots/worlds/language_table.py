@@ -4,19 +4,24 @@ Here practice happens. Blocks move on the table's plane only (two slides and a h
 is viscous: a pushed block moves, a released one stops. That is what quasi-static pushing looks like, and it needs no
 contact with the table, so one control step takes some 50 microseconds. Velocities are zeroed at each control step (they
 have died down to a few percent by then), therefore an observation is the whole state, and a step is a pure function of
-it and the action.
+it and the action (a table with a delay also remembers the actions that are still to come).
+
+What lies on a table and how it behaves is a TableSetup, so that other tables (banana_table.py, worn_table.py) are the
+same code with another setup.
 
 A block whose centre passes the edge has fallen: it is parked far away, touches nothing, and stays so until a reset.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import mujoco
 import mujoco.rollout
 import numpy as np
 
-from robots.embodiments import BLOCKS, LANGUAGE_TABLE, TABLE_SIZE
+from robots.embodiments import LANGUAGE_TABLE, TABLE_SIZE, Embodiment
 from robots.tasks import Instruction, distance_left
 from robots.worlds import WorldError, checked
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
@@ -64,23 +69,50 @@ def _area(polygon: np.ndarray) -> float:
     return abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
 
 
-# The shapes seen from above, each as convex polygons in metres around the block's centre.
-SHAPES = {"cube": [_ring(4, 0.0255, math.pi / 4)], "pentagon": [_ring(5, 0.0225)], "star": _star(), "moon": _moon()}
+# The shapes seen from above, each as convex polygons in metres around the block's centre of mass.
+BLOCK_SHAPES = {
+    "cube": [_ring(4, 0.0255, math.pi / 4)],
+    "pentagon": [_ring(5, 0.0225)],
+    "star": _star(),
+    "moon": _moon(),
+}
 
 
-def mjcf() -> str:
+@dataclass(frozen=True, eq=False)
+class TableSetup:
+    """What lies on a table, how it moves, and how arm and camera differ from what they say of themselves."""
+
+    embodiment: Embodiment
+    shapes: Mapping[str, Sequence[np.ndarray]]
+    apart: float = 0.065  # metres between what is scattered
+    mass: float = 0.04  # kg, of each object
+    inertia: float = 1e-5
+    # Damping / mass gives 20 ms to stop; its ratio for turning and sliding is that of a disc's friction patch.
+    damping: float = 2.0
+    turn_damping: float = 4e-4
+    friction: float = 0.4
+    gain: float = 1.0  # the end effector goes so many times as far as it is told,
+    bearing: float = 0.0  # turned by so many radians against where the camera believes it to go,
+    delay: int = 0  # so many control steps late
+    camera_scale: float = 1.0  # what is seen at x lies at x / camera_scale
+
+
+LANGUAGE_TABLE_SETUP = TableSetup(LANGUAGE_TABLE, BLOCK_SHAPES)
+
+
+def mjcf(setup: TableSetup) -> str:
     def rgba(colour):
         return " ".join(f"{c}" for c in (*colour, 1))
 
     meshes, bodies = [], []
-    for shape, parts in SHAPES.items():
+    for shape, parts in setup.shapes.items():
         if shape != "cube":
             for i, part in enumerate(parts):
                 vertices = " ".join(
                     f"{x:.6f} {y:.6f} {z}" for z in (-BLOCK_HEIGHT / 2, BLOCK_HEIGHT / 2) for x, y in part
                 )
                 meshes.append(f'<mesh name="{shape}{i}" vertex="{vertices}"/>')
-    for kind in BLOCKS:
+    for kind in setup.embodiment.objects:
         if kind.shape == "cube":
             side = 0.0255 / math.sqrt(2)
             size = f"{side} {side} {BLOCK_HEIGHT / 2}"
@@ -88,19 +120,18 @@ def mjcf() -> str:
         else:
             geoms = "".join(
                 f'<geom class="block" type="mesh" mesh="{kind.shape}{i}" rgba="{rgba(COLOURS[kind.colour])}"/>'
-                for i in range(len(SHAPES[kind.shape]))
+                for i in range(len(setup.shapes[kind.shape]))
             )
-        # Damping / mass gives 20 ms to stop; its ratio for turning and sliding is that of a disc's friction patch.
         bodies.append(f"""
       <body name="{kind.name}" pos="0 0 {BLOCK_HEIGHT / 2}">
-        <inertial pos="0 0 0" mass="0.04" diaginertia="1e-5 1e-5 1e-5"/>
-        <joint type="slide" axis="1 0 0" damping="2"/>
-        <joint type="slide" axis="0 1 0" damping="2"/>
-        <joint type="hinge" axis="0 0 1" damping="4e-4"/>
+        <inertial pos="0 0 0" mass="{setup.mass}" diaginertia="{f"{setup.inertia} " * 3}"/>
+        <joint type="slide" axis="1 0 0" damping="{setup.damping}"/>
+        <joint type="slide" axis="0 1 0" damping="{setup.damping}"/>
+        <joint type="hinge" axis="0 0 1" damping="{setup.turn_damping}"/>
         {geoms}
       </body>""")
     return f"""
-    <mujoco model="language_table">
+    <mujoco model="{setup.embodiment.name}">
       <option timestep="0.02" iterations="10" ls_iterations="10"><flag gravity="disable"/></option>
       <visual>
         <headlight ambient="0.45 0.45 0.45" diffuse="0.35 0.35 0.35" specular="0 0 0"/>
@@ -108,7 +139,7 @@ def mjcf() -> str:
         <global fovy="45"/>
       </visual>
       <default>
-        <geom condim="3" friction="0.4"/>
+        <geom condim="3" friction="{setup.friction}"/>
         <default class="block"><geom mass="0.01"/></default>
         <default class="scenery"><geom contype="0" conaffinity="0"/></default>
       </default>
@@ -136,19 +167,18 @@ def mjcf() -> str:
 
 
 @cache
-def language_table_model() -> mujoco.MjModel:
-    """One compiled model for all tables of the process; nothing changes it."""
-    return mujoco.MjModel.from_xml_string(mjcf())
+def table_model(setup: TableSetup) -> mujoco.MjModel:
+    """One compiled model for all tables of one setup in the process; nothing changes it."""
+    return mujoco.MjModel.from_xml_string(mjcf(setup))
 
 
 _BODY = len(LANGUAGE_TABLE.body)
-_PARKED = np.array([(0.3 * i, -5.0, 0.0) for i in range(len(BLOCKS))])  # apart from each other and behind the camera
 
 
-def _observations(positions: np.ndarray, previous: np.ndarray, on_table: np.ndarray) -> np.ndarray:
-    """positions [n, 26], previous end effector [n, 2], on_table [n, 8] -> float32 [n, D]; a fallen block is zeros."""
+def _observations(setup: TableSetup, positions: np.ndarray, previous: np.ndarray, on_table: np.ndarray) -> np.ndarray:
+    """positions [n, 2 + 3 K], previous end effector [n, 2], on_table [n, K] -> float32 [n, D]; fallen: zeros."""
     n = len(positions)
-    result = np.zeros((n, LANGUAGE_TABLE.observation_size), np.float32)
+    result = np.zeros((n, setup.embodiment.observation_size), np.float32)
     result[:, 0:2] = positions[:, :2]
     result[:, 2:4] = previous
     poses = positions[:, 2:].reshape(n, -1, 3)
@@ -158,29 +188,56 @@ def _observations(positions: np.ndarray, previous: np.ndarray, on_table: np.ndar
     features[:, :, 3] = np.sin(poses[:, :, 2])
     features[:, :, 4] = 1
     features *= on_table[:, :, None]
+    if setup.camera_scale != 1:
+        result[:, :_BODY] *= setup.camera_scale
+        features[:, :, :2] *= setup.camera_scale
     return result
+
+
+def _controls(setup: TableSetup, positions: np.ndarray, actions: np.ndarray, pending: np.ndarray) -> np.ndarray:
+    """Where the end effectors are sent [n, 2]; `pending` [n, delay, 2] holds the actions still to come."""
+    limit = setup.embodiment.action_limit[0]
+    actions = np.clip(actions, -limit, limit)
+    if setup.delay:
+        late = pending[:, 0].copy()
+        pending[:, :-1] = pending[:, 1:]
+        pending[:, -1] = actions
+        actions = late
+    if setup.gain != 1 or setup.bearing:
+        cos, sin = setup.gain * math.cos(setup.bearing), setup.gain * math.sin(setup.bearing)
+        actions = actions @ np.array([(cos, sin), (-sin, cos)])
+    return np.clip(positions[:, :2] + actions, -REACH, REACH)
+
+
+@cache
+def _parked(count: int) -> np.ndarray:
+    """Where fallen blocks are: apart from each other and behind the camera."""
+    return np.array([(0.3 * i, -5.0, 0.0) for i in range(count)])
 
 
 def _park_fallen(positions: np.ndarray, on_table: np.ndarray) -> None:
     poses = positions[:, 2:].reshape(len(positions), -1, 3)  # a view
     on_table &= (np.abs(poses[:, :, :2]) <= HALF_TABLE).all(axis=2)
-    poses[...] = np.where(on_table[:, :, None], poses, _PARKED)
+    poses[...] = np.where(on_table[:, :, None], poses, _parked(on_table.shape[1]))
+
+
+def _new_rows(setup: TableSetup, n: int) -> tuple[np.ndarray, ...]:
+    """[n, 2 + 3 K] end effectors' and blocks' joint positions; [n, 2] end effectors one step earlier; [n, K] not
+    fallen; [n, delay, 2] actions still to come."""
+    blocks = len(setup.embodiment.objects)
+    return np.zeros((n, 2 + 3 * blocks)), np.zeros((n, 2)), np.ones((n, blocks), bool), np.zeros((n, setup.delay, 2))
 
 
 class LanguageTable:
     """One table; its arrays may be rows of a BatchWorld's."""
 
-    embodiment = LANGUAGE_TABLE
-
-    def __init__(self, seed: int, _rows: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None):
-        self.model = language_table_model()
+    def __init__(
+        self, seed: int, setup: TableSetup = LANGUAGE_TABLE_SETUP, _rows: tuple[np.ndarray, ...] | None = None
+    ):
+        self.setup, self.embodiment = setup, setup.embodiment
+        self.model = table_model(setup)
         self._data = mujoco.MjData(self.model)
-        # [1, 26] end effector's and blocks' joint positions; [1, 2] end effector one step earlier; [1, 8] not fallen
-        self._positions, self._previous, self._on_table = _rows or (
-            np.zeros((1, self.model.nq)),
-            np.zeros((1, 2)),
-            np.ones((1, len(BLOCKS)), bool),
-        )
+        self._positions, self._previous, self._on_table, self._pending = _rows or _new_rows(setup, 1)
         self.reset(np.random.default_rng(seed))
 
     @property
@@ -189,14 +246,14 @@ class LanguageTable:
 
     def reset(self, rng: np.random.Generator) -> np.ndarray:
         """Scatter blocks and end effector so that nothing touches."""
-        inner = HALF_TABLE - 0.05
+        inner, count = HALF_TABLE - 0.05, len(self.embodiment.objects)
         while True:
             points = rng.uniform(-inner, inner, (1, 2))  # the end effector
             for _ in range(200):
                 point = rng.uniform(-inner, inner)
-                if ((points - point) ** 2).sum(axis=1).min() > 0.065**2:
+                if ((points - point) ** 2).sum(axis=1).min() > self.setup.apart**2:
                     points = np.vstack([points, point])
-                if len(points) == 1 + len(BLOCKS):
+                if len(points) == 1 + count:
                     break
             else:
                 continue
@@ -204,33 +261,35 @@ class LanguageTable:
         self._positions[0, :2] = self._previous[0] = points[0]
         poses = self._positions[0, 2:].reshape(-1, 3)
         poses[:, :2] = points[1:]
-        poses[:, 2] = rng.uniform(-math.pi, math.pi, len(BLOCKS))
+        poses[:, 2] = rng.uniform(-math.pi, math.pi, count)
         self._on_table[:] = True
+        self._pending[:] = 0
         return self.observation()
 
     def step(self, action: np.ndarray) -> np.ndarray:
-        limit = LANGUAGE_TABLE.action_limit[0]
-        action = np.clip(checked("action", action, 2), -limit, limit)
+        controls = _controls(self.setup, self._positions, checked("action", action, 2)[None], self._pending)
         data, positions = self._data, self._positions[0]
         self._previous[0] = positions[:2]
         data.qpos[:] = positions
         data.qvel[:] = 0
         data.qacc_warmstart[:] = 0
-        data.ctrl[:] = np.clip(positions[:2] + action, -REACH, REACH)
+        data.ctrl[:] = controls[0]
         mujoco.mj_step(self.model, data, PHYSICS_STEPS)
         positions[:] = data.qpos
         _park_fallen(self._positions, self._on_table)
         return self.observation()
 
     def observation(self) -> np.ndarray:
-        return _observations(self._positions, self._previous, self._on_table)[0]
+        return _observations(self.setup, self._positions, self._previous, self._on_table)[0]
 
     def set_observation(self, observation: np.ndarray) -> None:
-        observation = checked("observation", observation, LANGUAGE_TABLE.observation_size)
-        self._positions[0, :2], self._previous[0] = observation[:2], observation[2:4]
+        observation = checked("observation", observation, self.embodiment.observation_size)
+        scale = self.setup.camera_scale
+        self._positions[0, :2], self._previous[0] = observation[:2] / scale, observation[2:4] / scale
+        self._pending[:] = 0
         features = observation[_BODY:].reshape(-1, 5)
         poses = self._positions[0, 2:].reshape(-1, 3)
-        poses[:, :2] = features[:, :2]
+        poses[:, :2] = features[:, :2] / scale
         poses[:, 2] = np.arctan2(features[:, 3], features[:, 2])
         self._on_table[0] = features[:, 4] > 0.5
         _park_fallen(self._positions, self._on_table)
@@ -240,7 +299,7 @@ class LanguageTable:
         x, y, *poses = self._positions[0].tolist()
         return (x, y), {
             kind.name: (poses[3 * i], poses[3 * i + 1])
-            for i, (kind, here) in enumerate(zip(BLOCKS, self._on_table[0].tolist(), strict=True))
+            for i, (kind, here) in enumerate(zip(self.embodiment.objects, self._on_table[0].tolist(), strict=True))
             if here
         }
 
@@ -248,7 +307,8 @@ class LanguageTable:
         return distance_left(instruction.target, self.layout()[1]) <= 0
 
     def needs_reset(self) -> str:
-        fallen = [f"the {kind.name}" for kind, here in zip(BLOCKS, self._on_table[0], strict=True) if not here]
+        here = self.objects_in_play()
+        fallen = [f"the {kind.name}" for kind in self.embodiment.objects if kind.name not in here]
         if not fallen:
             return ""
         if len(fallen) == 1:
@@ -256,7 +316,7 @@ class LanguageTable:
         return f"{', '.join(fallen[:-1])} and {fallen[-1]} are off the table"
 
     def objects_in_play(self) -> tuple[str, ...]:
-        return tuple(kind.name for kind, here in zip(BLOCKS, self._on_table[0], strict=True) if here)
+        return tuple(kind.name for kind, here in zip(self.embodiment.objects, self._on_table[0], strict=True) if here)
 
     def render(self, width: int, height: int) -> np.ndarray:
         if self.renderer == "drawn":
@@ -272,11 +332,13 @@ class LanguageTable:
 
         polygons = [((HALF_TABLE * [(-1, -1), (1, -1), (1, 1), (-1, 1)]), rgb(TABLE_COLOUR))]
         for kind, (x, y, angle), here in zip(
-            BLOCKS, self._positions[0, 2:].reshape(-1, 3), self._on_table[0], strict=True
+            self.embodiment.objects, self._positions[0, 2:].reshape(-1, 3), self._on_table[0], strict=True
         ):
             turn = np.array([(math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))])
             if here:
-                polygons += [(part @ turn + (x, y), rgb(COLOURS[kind.colour])) for part in SHAPES[kind.shape]]
+                polygons += [
+                    (part @ turn + (x, y), rgb(COLOURS[kind.colour])) for part in self.setup.shapes[kind.shape]
+                ]
         polygons.append((circle(*self._positions[0, :2], END_EFFECTOR_RADIUS), rgb(END_EFFECTOR_COLOUR)))
         return draw_top_view(polygons, (*(-REACH - 0.01), *(REACH + 0.01)), width, height)
 
@@ -287,14 +349,10 @@ class LanguageTable:
 class BatchWorld:
     """n tables stepped together by mujoco.rollout, on `threads` cores; to the bit as n LanguageTables."""
 
-    embodiment = LANGUAGE_TABLE
-
-    def __init__(self, n: int, seed: int, threads: int = 1):
-        self.n = n
-        self.model = language_table_model()
-        self._positions = np.zeros((n, self.model.nq))
-        self._previous = np.zeros((n, 2))
-        self._on_table = np.ones((n, len(BLOCKS)), bool)
+    def __init__(self, n: int, seed: int, threads: int = 1, setup: TableSetup = LANGUAGE_TABLE_SETUP):
+        self.n, self.setup, self.embodiment = n, setup, setup.embodiment
+        self.model = table_model(setup)
+        rows = self._positions, self._previous, self._on_table, self._pending = _new_rows(setup, n)
         self._state = np.zeros((n, mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)))
         if self._state.shape[1] != 1 + self.model.nq + self.model.nv:
             raise WorldError(
@@ -303,12 +361,7 @@ class BatchWorld:
         self._rollout = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
         self._datas = [mujoco.MjData(self.model) for _ in range(threads)]
         seeds = np.random.SeedSequence(seed).generate_state(n)
-        self._worlds = [
-            LanguageTable(
-                int(seeds[i]), (self._positions[i : i + 1], self._previous[i : i + 1], self._on_table[i : i + 1])
-            )
-            for i in range(n)
-        ]
+        self._worlds = [LanguageTable(int(seeds[i]), setup, tuple(row[i : i + 1] for row in rows)) for i in range(n)]
 
     def world(self, i: int) -> LanguageTable:
         """Table i as a world of its own; stepping or resetting it moves table i only."""
@@ -318,15 +371,14 @@ class BatchWorld:
         return self._worlds[i].reset(rng)
 
     def observations(self) -> np.ndarray:
-        return _observations(self._positions, self._previous, self._on_table)
+        return _observations(self.setup, self._positions, self._previous, self._on_table)
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """actions [n, 2] -> observations float32 [n, D]"""
-        limit = LANGUAGE_TABLE.action_limit[0]
-        actions = np.clip(checked("batch of actions", np.ravel(actions), 2 * self.n).reshape(self.n, 2), -limit, limit)
+        actions = checked("batch of actions", np.ravel(actions), 2 * self.n).reshape(self.n, 2)
         self._previous[:] = self._positions[:, :2]
         self._state[:, 1 : 1 + self.model.nq] = self._positions
-        controls = np.clip(self._positions[:, :2] + actions, -REACH, REACH)[:, None]  # [n, 1, 2]
+        controls = _controls(self.setup, self._positions, actions, self._pending)[:, None]  # [n, 1, 2]
         states, _ = self._rollout.rollout(self.model, self._datas, self._state, controls, nstep=PHYSICS_STEPS)
         self._positions[:] = states[:, -1, 1 : 1 + self.model.nq]
         _park_fallen(self._positions, self._on_table)
