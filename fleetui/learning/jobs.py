@@ -40,7 +40,8 @@ LOG_EVERY_S = 2.0
 REPEAT_S = 3.0  # a channel layer may drop: what stations must know is said again
 WATCH_S = 5.0  # between two looks for runs that were left behind
 WATCH_ALL_S = 60.0  # between two looks for those whose message was lost
-TERMINATE_S = 30.0  # a cancelled learner finishes its update first
+# A cancelled training saves what it has; practice was saved after its last update, so no evaluation is waited for.
+TERMINATE_S = {"sft": 30.0, "improve": 4.0}
 SHUTDOWN_S = 5.0
 LATE_UPLOAD_S = 3.0  # a station has ended its episode, whose upload is on its way
 STATION_STUCK_S = 60.0  # a station that doesn't end its episode doesn't stop the round for ever
@@ -243,7 +244,7 @@ class Supervision:
             if self.terminated_at is None:
                 self.terminated_at = now
                 self.signal_child(signal.SIGTERM)
-            elif now - self.terminated_at > TERMINATE_S:
+            elif now - self.terminated_at > TERMINATE_S[run.kind]:
                 self.signal_child(signal.SIGKILL)
             return
         if run.pause_wanted:

@@ -163,7 +163,7 @@ until(lambda: False)
 
 
 def test_cancel_insists_and_takes_the_childs_children_along(queued, child, monkeypatch):
-    monkeypatch.setattr(jobs, "TERMINATE_S", 0.3)
+    monkeypatch.setitem(jobs.TERMINATE_S, "sft", 0.3)
     child("""
 import subprocess
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
