@@ -97,7 +97,7 @@ class StationSettingsForm(forms.Form):
 
 
 class StationForm(forms.Form):
-    name = forms.CharField(label="Name", max_length=80)
+    name = forms.CharField(label="Name", max_length=80, error_messages={"required": "Give the station a name."})
     simulated = forms.BooleanField(
         label="Simulated",
         required=False,

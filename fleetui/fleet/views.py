@@ -231,6 +231,7 @@ def new_station(request, lab_slug):
                 station=made,
                 token=token,
                 tokens_json=json.dumps([row]),
+                server=server,
                 command=command,
             )
     return render_page(request, "fleet/new_station.html", lab, "wall", 422 if form.errors else 200, form=form)

@@ -12,6 +12,7 @@ MAIN = {
     "sft": ("steps", "batch", "learning_rate", "evaluation_episodes", "seed"),
     "improve": ("max_episodes", "updates_per_round", "batch", "evaluate_every", "evaluation_episodes", "seed"),
 }
+NAME_IT = {"required": "Give the dataset a name."}
 FAMILIES = [(each.name, each.title) for each in TASKS.values()]
 
 
@@ -141,7 +142,7 @@ LAUNCH_FORMS = {form.KIND: form for form in (SFTForm, ImproveForm)}
 
 
 class GenerateForm(forms.Form):
-    name = forms.CharField(label="Name", max_length=80)
+    name = forms.CharField(label="Name", max_length=80, error_messages=NAME_IT)
     families = forms.MultipleChoiceField(
         label="Tasks",
         choices=FAMILIES,
@@ -150,15 +151,21 @@ class GenerateForm(forms.Form):
         error_messages={"required": "Choose at least one task."},
     )
     episodes = forms.IntegerField(
-        label="Demonstrations", initial=800, min_value=1, help_text="About 50 or more a second."
+        label="Demonstrations",
+        initial=800,
+        min_value=1,
+        help_text="About 50 or more a second.",
+        error_messages={"min_value": "Ask for at least one demonstration."},
     )
     seed = forms.IntegerField(label="Seed", initial=1, min_value=0, max_value=2**31 - 1)
 
 
 class UploadForm(forms.Form):
-    name = forms.CharField(label="Name", max_length=80)
+    name = forms.CharField(label="Name", max_length=80, error_messages=NAME_IT)
     file = forms.FileField(
-        label="File", help_text="One .safetensors file of demonstrations or corrections, at most 64 MiB."
+        label="File",
+        help_text="One .safetensors file of demonstrations or corrections, at most 64 MiB.",
+        error_messages={"required": "Choose the file to send."},
     )
 
 

@@ -96,7 +96,8 @@ def datasets(request, lab_slug):
     lab = access.get_lab(request.user, lab_slug)
     act = request.POST.get("act", "")
     generate = GenerateForm(request.POST if act == "generate" else None)
-    upload = UploadForm(*(request.POST, request.FILES) if act == "upload" else ())
+    # Both forms have a name: an id of its own keeps each label with its field.
+    upload = UploadForm(*(request.POST, request.FILES) if act == "upload" else (), auto_id="upload_%s")
     if request.method == "POST":
         form = {"generate": generate, "upload": upload}.get(act)
         if form is None:

@@ -13,6 +13,7 @@ const field = (name) => $(`[data-f="${name}"]`);
 let run = {}, metrics = [], checkpoints = [], stations = [];
 let pending = false;
 
+const ended = () => !LIVE.includes(run.state);
 const of = (name) => metrics.filter((metric) => metric.kind === name).map((metric) => metric.data);
 
 function layout(x, y, extra = {}) {
@@ -29,6 +30,7 @@ const config = { displayModeBar: false, responsive: true };
 // The first evaluation of an improve run is the SFT policy's own, on the same seeds: that is the level to beat.
 function drawSuccess() {
   const points = of("evaluation").map((e) => ({ ...e, rate: e.n ? e.successes / e.n : null })).filter((e) => e.rate !== null);
+  $("#success").hidden = !points.length && ended();
   if (!points.length) return;
   const ink = colour("ink");
   if (kind === "sft") {
@@ -75,7 +77,8 @@ function drawLosses() {
   const ink = colour("ink"), soft = colour("ink-3");
   if (kind === "improve") {
     const rounds = of("update");
-    if (!rounds.length) { setText(field("loss-note"), "the first round is being collected"); return; }
+    $("#losses").hidden = !rounds.length && ended();
+    if (!rounds.length) { setText(field("loss-note"), ended() ? "no round was completed" : "the first round is being collected"); return; }
     setText(field("loss-note"), "what the learner sees in each round; not true success");
     Plotly.react($("#losses"), [
       { x: rounds.map((r) => r.version), y: rounds.map((r) => r.detected_rate), mode: "lines+markers", marker: { size: 5, symbol: "square" }, line: { color: ink, width: 1.8 }, name: "detected success", hovertemplate: "v%{x}: %{y:.1%}<extra></extra>" },
@@ -85,7 +88,8 @@ function drawLosses() {
     return;
   }
   const rows = of("loss");
-  if (!rows.length) { setText(field("loss-note"), "appear with the first updates"); return; }
+  $("#losses").hidden = !rows.length && ended();
+  if (!rows.length) { setText(field("loss-note"), ended() ? "it ended before the first updates" : "appear with the first updates"); return; }
   const names = { bc: ["actions", ink, "solid", 1.5], validation_bc: ["actions, validation", ink, "dash", 2], steps_to_go: ["steps-to-go", soft, "solid", 1.5],
     validation_steps_to_go: ["steps-to-go, validation", soft, "dash", 2], grounding: ["grounding", soft, "dot", 1.5] };
   const traces = Object.entries(names).map(([key, [name, color, dash, width]]) => {
@@ -148,21 +152,20 @@ function drawHead() {
   const error = $("#error");
   error.hidden = !run.error;
   setText(error, run.error ?? "");
-  const ended = !LIVE.includes(run.state);
-  drawWaiting(ended);
-  $("#progress-panel").hidden = ended && run.state !== "failed";
+  drawWaiting();
+  $("#progress-panel").hidden = ended() && run.state !== "failed";
   $("#progress").value = run.progress ?? 0;
   const phase = { grounding: "Grounding: learning to name what an episode did" }[run.phase] ?? run.phase;
   setText(field("phase"), phase || { queued: "Waiting for its turn", starting: "Starting", paused: "Paused" }[run.state] || word);
-  setText(field("eta"), isNumber(run.eta_s) && !ended ? `${percent(run.progress)}, about ${duration(run.eta_s)} left` : percent(run.progress));
+  setText(field("eta"), isNumber(run.eta_s) && run.state === "running" ? `${percent(run.progress)}, about ${duration(run.eta_s)} left` : percent(run.progress));
   setText(field("round"), run.round_target ? `Round of v${run.open_version ?? 0}: ${run.round_steps} of ${run.round_target} practice steps${run.holding ? ", stations hold for the next policy" : ""}. ${run.practice_episodes ?? 0} practice episodes so far.` : "");
 }
 
 // A round closes when its stations have filled it: where people keep them waiting, the run waits too, and says so.
-function drawWaiting(ended) {
+function drawWaiting() {
   const there = stations.filter((station) => station.connected !== false);
   const wanting = there.filter((station) => WANTING.includes(station.state));
-  const waits = !ended && run.state === "running" && (wanting.length > 0 || (kind === "improve" && stations.length > 0 && there.length === 0));
+  const waits = run.state === "running" && (wanting.length > 0 || (kind === "improve" && stations.length > 0 && there.length === 0));
   $("#waiting").hidden = !waits;
   if (!waits) return;
   const of_all = `${wanting.length} of ${stations.length} station${stations.length === 1 ? "" : "s"}`;
@@ -176,7 +179,6 @@ const LOGGED = {
   update: (data) => `v${data.version} learned, after ${data.episodes} episodes in all; in its round of ${data.steps} steps ${percent(data.detected_rate)} detected, mean return ${number(data.mean_return, 2)}`,
   evaluation: (data) => `v${data.version ?? 0} evaluated: ${data.successes} of ${data.n} succeeded`,
   kept: (data) => `v${data.version} is kept as the best so far`,
-  failed: (data) => `failed: ${data.reason}`,
 };
 
 function drawLog() {
