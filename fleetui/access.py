@@ -71,11 +71,6 @@ def may(role: str, action: str) -> bool:
     return role in ALLOWED[action]
 
 
-def get_role(user, lab) -> str:
-    membership = apps.get_model("fleet", "Membership").objects.filter(user_id=user.pk, lab=lab).first()
-    return membership.role if membership else ""
-
-
 def get_labs(user):
     """The labs that the user is a member of, by name."""
     return apps.get_model("fleet", "Lab").objects.filter(memberships__user_id=user.pk).order_by("name")

@@ -101,8 +101,12 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
     actions: list = [None] * len(due)
     judged: list = [(float("nan"), None)] * len(due)
     for policy, rows in _sharing(due, lambda loaded: loaded.policy):
-        observations, instructions = _batch(due, rows)
-        for row, action in zip(rows, policy.act(observations, instructions, generator), strict=True):
+        try:
+            acted = policy.act(*_batch(due, rows), generator)
+        except RuntimeError:  # weights that became NaN: its stations ask for a person, the others go on
+            log.exception("A policy gave no action")
+            continue
+        for row, action in zip(rows, acted, strict=True):
             actions[row] = action
     for reward_model, rows in _sharing(due, lambda loaded: loaded.reward_model):
         d, distribution = reward_model.steps_to_go(*_batch(due, rows))
@@ -379,9 +383,9 @@ class StationHost:
             if self._render_credit <= 0:
                 return
             began = time.monotonic()
+            member.frame_due = max(member.frame_due + 1 / member.fps, began)
             self._show_frame(member)
             self._render_credit -= time.monotonic() - began
-            member.frame_due = max(member.frame_due + 1 / member.fps, began)
 
     def _show_frame(self, member: Member) -> None:
         station = member.station
@@ -392,7 +396,13 @@ class StationHost:
                 member.link.show_frame(*stamp, member.jpeg)  # nothing has moved since
             return
         member.rendered, member.jpeg = picture, None
-        self.encoder.put(member, station.world.render(*member.size), stamp)
+        try:
+            image = station.world.render(*member.size)
+        except Exception:  # any camera may fail in any way, and practice needs none
+            log.exception("%s: its camera failed; no more frames until somebody watches anew", member.entry.station)
+            member.fps = 0.0
+            return
+        self.encoder.put(member, image, stamp)
 
 
 def main(arguments: list[str] | None = None) -> int:

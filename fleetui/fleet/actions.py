@@ -764,12 +764,6 @@ def hand_in_episodes(*, episodes: list[Episode]) -> None:
     Episode.objects.filter(pk__in=[row.pk for row in episodes]).update(handed_in_at=timezone.now())
 
 
-def judge_episode(*, episode: Episode, user, true_success: bool) -> None:
-    """A person says whether the episode reached its goal; training never reads it."""
-    Episode.objects.filter(pk=episode.pk).update(true_success=true_success)
-    audit.info("%s says %s was a success: %s", user, episode, true_success)
-
-
 # Emitting
 
 

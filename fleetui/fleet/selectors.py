@@ -6,7 +6,7 @@ from collections import Counter
 from datetime import timedelta
 
 import numpy as np
-from django.db.models import Avg, Count, Q, Sum
+from django.db.models import Count, Q, Sum
 from django.utils import timezone
 
 from fleetui.access import Invalid, Refused
@@ -271,13 +271,6 @@ def interventions_per_robot_hour(lab: Lab, hours: int = 24, run_ids: list[int] |
             }
         )
     return rows
-
-
-def practice_summary(run) -> dict:
-    """Of a run's practice episodes: how many, the mean length, the share that the detector ended."""
-    rows = Episode.objects.filter(run=run, purpose="practice")
-    found = rows.aggregate(n=Count("uuid"), steps=Avg("steps"), detected=Count("uuid", filter=Q(detected_success=True)))
-    return {"episodes": found["n"], "mean_steps": found["steps"], "detected": found["detected"]}
 
 
 def task_of_family(lab: Lab, family: str) -> Task | None:

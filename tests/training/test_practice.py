@@ -368,3 +368,28 @@ def test_a_missing_token_ends_the_command_with_a_sentence(tmp_path):
         timeout=30,
     )
     assert done.returncode == 2 and "The station arm has no token" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_policy_that_broke_stops_only_its_own_stations():
+    class Broken(FakePolicy):
+        def act(self, *batch):
+            raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+
+    stations = [acting_station(loaded_policy(policy=policy)) for policy in (Broken(), FakePolicy())]
+    step_together(stations)
+    assert [station.control.state for station in stations] == ["needs_person", "practising"]
+    assert stations[1].recording.steps == 1
+
+
+def test_a_camera_that_fails_stops_nothing(server, host, caplog):
+    until(lambda: len(server.sockets) == 3)
+
+    def fail(width, height):
+        raise RuntimeError("the camera is unplugged")
+
+    for member in host.members.values():
+        member.station.world.render = fail
+    server.send({"type": "watch", "fps": 20, "width": 32, "height": 24})
+    until(lambda: "its camera failed" in caplog.text)
+    until(lambda: all(member.fps == 0 for member in host.members.values()))
+    assert all(member.link.connected for member in host.members.values())
