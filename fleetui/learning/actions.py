@@ -98,8 +98,6 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
             raise Invalid(
                 f"Episode {episode.uuid} is {episode.purpose}; a dataset takes demonstrations and corrections only."
             )
-    if len(bodies := sorted({episode.embodiment for episode in episodes})) > 1:
-        raise Invalid(f"The file has episodes of {' and '.join(bodies)}; a dataset is of one body.")
     with transaction.atomic():
         dataset = _new_dataset(
             lab,
