@@ -210,6 +210,8 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
         problems["parent"] = f"{parent} is no completed SFT run; choose one."
     elif parent.newest_checkpoint("policy") is None or parent.newest_checkpoint("reward_model") is None:
         problems["parent"] = f"{parent} left no policy or no reward model; choose another SFT run."
+    else:
+        problems |= _body_problems(parent, assignment.task if assignment else task)
     if assignment is not None:
         if assignment.lab_id != lab.pk or assignment.state != "queued":
             problems["assignment"] = "This assignment has a run already or has ended; choose one that waits for a run."
@@ -219,6 +221,15 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
     if not stations:
         problems["stations"] = "Choose at least one station to practise on."
     return problems
+
+
+def _body_problems(parent: Run, task: Task | None) -> dict[str, str]:
+    """A policy moves only the body it was trained for; stations of another one would wait for it for ever."""
+    trained = {TASKS[family].embodiment for family in parent.dataset.families if family in TASKS}
+    wanted = TASKS[task.family].embodiment if task and task.family in TASKS else None
+    if wanted and trained and wanted not in trained:
+        return {"task": f"{task} is for the body {wanted}, and {parent} was trained for {' and '.join(trained)}."}
+    return {}
 
 
 def _waiting_assignment(task: Task, stations) -> Assignment | None:

@@ -3,6 +3,7 @@
 import json
 import struct
 import uuid
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from django.test import Client
 from fleetui.fleet import actions
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
 from fleetui.learning.models import Dataset, Run
+from robots.tasks import TASKS
 from tests.fleetui.lab import as_upload, make_episode
 
 
@@ -161,6 +163,18 @@ def test_pausing_what_does_not_run(lab, sft_run):
     for wish in ("pause", "resume", "cancel"):
         assert "completed" in refused(lab.call("researcher", "post", f"runs/{sft_run.pk}/{wish}"), 409)
     refused(lab.call("researcher", "post", f"runs/{sft_run.pk}/explode"), 404)
+
+
+def test_a_policy_is_not_sent_to_practise_with_another_body(lab, sft_run):
+    sft_run.dataset.families = ["reach"]
+    sft_run.dataset.save()
+    TASKS["reach"] = replace(TASKS["block2block"], name="reach", embodiment="reacher")
+    try:
+        body = {"kind": "improve", "parent": sft_run.pk, "task": lab.task.slug, "stations": ["arm-1"]}
+        assert "language_table" in refused(lab.call("researcher", "post", "runs", body), 422)
+    finally:
+        del TASKS["reach"]
+    assert Run.objects.count() == 1 and not Assignment.objects.exists()
 
 
 # Datasets
