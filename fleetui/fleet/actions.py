@@ -507,6 +507,7 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         embodiment=body.to_json(),
         software=software[:80],
         renderer=renderer[:20],
+        loaded_checkpoint=None,  # a process that began anew has none; one that has says so when it is welcomed
     )
     station.refresh_from_db()
     _hand_back(station)  # a web process that was killed could not do it

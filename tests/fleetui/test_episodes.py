@@ -7,6 +7,7 @@ from django.db import IntegrityError, transaction
 from fleetui.fleet import actions
 from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lease
 from fleetui.learning import actions as learning_actions
+from fleetui.learning import selectors as learning
 from robots.episodes import read_episodes
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
 
@@ -97,6 +98,17 @@ def test_a_publication_has_arrived_once_every_connected_station_has_loaded_it(la
     actions.record_policy_loaded(station=lab.stations[1], checkpoint_uuid=str(policy.uuid))
     policy.refresh_from_db()
     assert policy.loaded_everywhere_at == first
+
+
+def test_a_station_that_begins_anew_has_not_loaded_what_it_had(lab, improve_run):
+    lab.connect()
+    policy = add_checkpoint(improve_run, "policy")
+    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+    for station in lab.stations:
+        actions.record_policy_loaded(station=station, checkpoint_uuid=str(policy.uuid))
+    assert learning.stations_behind(improve_run) == []
+    lab.connect(lab.stations[0])
+    assert learning.stations_behind(improve_run) == [lab.stations[0]]
 
 
 # Touches and leases
