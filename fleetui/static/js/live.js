@@ -28,7 +28,8 @@ class Live extends EventTarget {
     socket.onmessage = (event) => {
       if (typeof event.data === "string") this.receive(JSON.parse(event.data)); else this.receiveFrame(event.data);
     };
-    socket.onclose = () => {
+    socket.onclose = (event) => {
+      if (event.code === 4403) return location.reload(); // logged out, or no member any more: the page says which
       this.socket = null;
       this.setOnline(false);
       setTimeout(() => this.connect(), this.delay * (0.75 + Math.random() / 2));
