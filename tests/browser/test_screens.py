@@ -146,7 +146,7 @@ def test_stop_is_at_once_and_a_viewer_of_the_wall_sees_it_first(pages, screensho
     wall.set_viewport_size({"width": 1440, "height": 900})
     card.get_by_role("button", name="Clear stop").click()
     expect(station.locator("body")).to_have_attribute("data-station-state", "paused")
-    station.get_by_role("button", name="Resume").click()
+    wall.locator("#at-work article.card[data-station=station-2]").get_by_role("button", name="Resume").click()
     expect(station.locator("body")).to_have_attribute("data-station-state", "idle")
 
 
@@ -273,6 +273,20 @@ def test_charts_are_drawn_inside_the_session(pages, story, browser, running_flee
     assert stranger.request.post("/charts/app/_dash-update-component", data={}).status == 401
     assert "/login" in stranger.request.get("/charts/app/?lab=main").url
     stranger.close()
+
+
+def test_a_run_says_that_people_keep_it_waiting(pages, story, screenshots):
+    page, supervisor = pages("researcher"), pages("supervisor")
+    supervisor.goto(f"{LAB}/stations/station-1")
+    supervisor.get_by_role("button", name="Pause").click()
+    page.goto(story["improve"])
+    expect(page.locator("#waiting")).to_contain_text("of 2 stations")
+    expect(page.locator("#log")).to_contain_text("evaluated:")
+    page.screenshot(path=screenshots / "run_waiting.png")
+    page.get_by_role("link", name="See the wall").click()
+    page.locator("article.card[data-station=station-1]").get_by_role("button", name="Resume").wait_for(state="hidden")
+    supervisor.get_by_role("button", name="Resume").click()
+    expect(supervisor.locator("body")).not_to_have_attribute("data-station-state", "paused")
 
 
 def test_cancel_asks_once_with_the_name(pages, story, screenshots):

@@ -1,5 +1,6 @@
 """Every page for every role: what is shown, what is refused in words, and that a form with an error loses nothing."""
 
+import re
 import uuid
 
 import numpy as np
@@ -66,6 +67,8 @@ def test_the_first_steps_begin_with_what_is_missing(lab):
     assert "Make a dataset" in get(lab, "researcher", "").content.decode()
     dataset = make_dataset(lab)
     assert f"kind=sft&amp;dataset={dataset.pk}" in get(lab, "researcher", "").content.decode()
+    page = get(lab, "supervisor", "").content.decode()
+    assert "runs/new" not in page and "A researcher or manager does this" in page
 
 
 def test_launching_a_run_that_makes_no_sense_keeps_what_was_typed(lab):
@@ -102,6 +105,7 @@ def test_launching_a_run_by_a_plain_form(lab):
 def test_an_improvement_without_a_start_says_what_comes_first(lab):
     page = get(lab, "researcher", "runs/new", kind="improve").content.decode()
     assert "train from demonstrations first" in page
+    assert "Train first" in page and ">Launch<" not in page
 
 
 def test_a_new_station_shows_its_token_once(lab):
@@ -117,6 +121,18 @@ def test_a_new_station_shows_its_token_once(lab):
     assert answer.status_code == 422 and "already has a station" in answer.content.decode()
 
 
+def test_a_real_station_is_told_where_to_connect_not_to_simulate(lab):
+    page = post(lab, "manager", "stations/new", name="Arm 9", seed="1").content.decode()
+    assert "connects to <code>http://testserver</code>" in page and "training practise" not in page
+
+
+def test_labels_name_their_own_field(lab):
+    """Two forms on a page must not share an id: a label would lead to the other form's field."""
+    for path in ("datasets/", "tasks/", "stations/arm-1", "runs/new?kind=improve"):
+        ids = re.findall(r' id="([^"]+)"', lab.as_("manager").get(f"/labs/{lab.slug}/{path}").content.decode())
+        assert len(ids) == len(set(ids)), path
+
+
 def test_tasks_are_made_assigned_and_canceled(lab):
     assert post(lab, "manager", "tasks/", act="task", family="block_to_place", name="Places").status_code == 302
     task = Task.objects.get(name="Places")
@@ -126,6 +142,7 @@ def test_tasks_are_made_assigned_and_canceled(lab):
     assert post(lab, "manager", "tasks/", act="assign", task=task.pk, stations=stations).status_code == 302
     assignment = Assignment.objects.get()
     assert assignment.stations.count() == 2
+    assert "Every station holds an assignment already" in get(lab, "manager", "tasks/").content.decode()
     assert post(lab, "researcher", "tasks/", act="cancel", assignment=assignment.pk).status_code == 403
     assert post(lab, "manager", "tasks/", act="cancel", assignment=assignment.pk).status_code == 302
     assignment.refresh_from_db()

@@ -43,14 +43,21 @@ export function refreshTimes(root = document) {
   }
 }
 
-// A custom property's colour, resolved by the browser for use in a canvas or a plot.
+// A custom property's colour, resolved by the browser for use in a canvas or a plot. Asking makes the browser compute styles,
+// too dear for sixteen strips ten times a second: each colour is asked for once a theme.
 const probe = document.createElement("span");
 probe.hidden = true;
+const colours = new Map();
 export function colour(name) {
   if (!probe.isConnected) document.body.append(probe);
-  probe.style.color = `var(--${name})`;
-  return getComputedStyle(probe).color;
+  if (!colours.has(name)) {
+    probe.style.color = `var(--${name})`;
+    colours.set(name, getComputedStyle(probe).color);
+  }
+  return colours.get(name);
 }
+document.addEventListener("themechange", () => colours.clear());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => colours.clear());
 
 export function withAlpha(rgb, alpha) {
   const parts = rgb.match(/[\d.]+/g);

@@ -8,6 +8,7 @@ const Plotly = window.Plotly;
 const runId = Number(page.run), kind = page.kind;
 const LIVE = ["queued", "starting", "running", "pausing", "paused", "canceling"];
 const WANTING = ["needs_person", "stopped", "paused", "overridden"];   // nothing is practised there until a person acts
+const SETTLED_MS = 3000;   // a station that resets itself is no news
 const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
 let run = {}, metrics = [], checkpoints = [], stations = [];
@@ -164,7 +165,7 @@ function drawHead() {
 // A round closes when its stations have filled it: where people keep them waiting, the run waits too, and says so.
 function drawWaiting() {
   const there = stations.filter((station) => station.connected !== false);
-  const wanting = there.filter((station) => WANTING.includes(station.state));
+  const wanting = there.filter((station) => WANTING.includes(station.state) && Date.now() - (station.since ?? 0) > SETTLED_MS);
   const waits = run.state === "running" && (wanting.length > 0 || (kind === "improve" && stations.length > 0 && there.length === 0));
   $("#waiting").hidden = !waits;
   if (!waits) return;
@@ -214,9 +215,10 @@ if (kind === "improve") live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }
   let moved = false;
   for (const card of data.stations ?? [data.card]) {
     const station = stations.find((each) => each.slug === card?.slug);
-    for (const name of ["state", "connected"]) if (station && name in card && station[name] !== card[name]) { station[name] = card[name]; moved = true; }
+    for (const name of ["state", "connected"]) if (station && name in card && station[name] !== card[name]) { station[name] = card[name]; station.since = Date.now(); moved = true; }
   }
-  if (moved) { drawStations(); draw(); }
+  if (moved) drawStations();
 });
+setInterval(drawWaiting, 1000);
 document.addEventListener("themechange", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

@@ -10,12 +10,13 @@ const attention = document.querySelector("#attention");
 const template = document.querySelector("#card-template");
 const cards = new Map();       // slug -> {element, data, strip}
 const STALE_AFTER_MS = 10000;
+const SETTLED_MS = 1000;
 const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waits for the next policy", paused: "Nothing moves until it is resumed" };
 const MOVING = ["practising", "evaluating", "overridden"];   // only in these does a station speak all the time
 
 function adopt(element) {
   const slug = element.dataset.station;
-  const card = { element, data: {}, heard: Date.now(), strip: new Strip(element.querySelector(".strip")) };
+  const card = { element, data: {}, heard: Date.now(), wantsSince: 0, strip: new Strip(element.querySelector(".strip")) };
   cards.set(slug, card);
   showFrames(element.querySelector(".feed"), lab, slug, { size: "small", fps: 5 });
   return card;
@@ -50,10 +51,10 @@ function render(card) {
   field("instruction").title = data.instruction ?? "";
   const progress = Math.max(0, Math.min(1, data.progress ?? 0));
   field("progress").style.width = `${100 * progress}%`;
-  setText(field("progress-text"), isNumber(data.progress) ? percent(progress) : "–");
-  setText(field("p"), isNumber(data.p_success) ? `P ${data.p_success.toFixed(2)}` : "P –");
+  setText(field("progress-text"), isNumber(data.progress) ? percent(progress) : "");
+  setText(field("p"), isNumber(data.p_success) ? `P ${data.p_success.toFixed(2)}` : "");
   setText(field("step"), isNumber(data.step) && data.limit ? `step ${data.step}/${data.limit}` : "");
-  setText(field("version"), isNumber(data.version) ? `policy v${data.version}` : "no policy");
+  setText(field("version"), isNumber(data.version) ? `v${data.version}` : "no policy");
   setText(field("episodes"), `${count(data.episodes ?? 0)} ep.`);
   setText(field("speed"), speedWord(data.speed));
   setText(field("reason"), data.reason || STATES[state] || "");
@@ -74,10 +75,14 @@ function refreshStale(card) {
   setText(element.querySelector(".stale-mark"), stale ? (seen ? `seen ${ago(seen)}` : "never seen") : "");
 }
 
-// A card moves only when its need for a person changes, never for a mere number.
+// A card moves only when its need for a person changes, never for a mere number; and not for a moment's need either, since a
+// station that resets itself would leap to and fro. A stop is shown at once.
 function place() {
   const wanting = [], working = [];
-  for (const card of cards.values()) (card.data.attention ? wanting : working).push(card);
+  for (const card of cards.values()) {
+    const wants = card.data.attention && (card.data.stop_latched || Date.now() - card.wantsSince >= SETTLED_MS);
+    (wants ? wanting : working).push(card);
+  }
   wanting.sort((a, b) => (b.data.severity ?? 0) - (a.data.severity ?? 0) || (a.data.number ?? 0) - (b.data.number ?? 0));
   working.sort((a, b) => (a.data.number ?? 0) - (b.data.number ?? 0));
   arrange(attention.querySelector(".cards"), wanting);
@@ -108,6 +113,10 @@ function change(slug, changed) {
   const before = card.data;
   card.data = { ...before, ...changed };
   card.heard = Date.now();
+  if (card.data.attention && before.attention === false) {
+    card.wantsSince = Date.now();
+    setTimeout(place, SETTLED_MS + 20);
+  }
   if ("uuid" in changed && before.uuid && changed.uuid !== before.uuid) card.strip.clear();
   if ("step" in changed || "d" in changed) card.strip.add(card.data);
   render(card);
