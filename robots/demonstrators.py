@@ -236,6 +236,7 @@ def _episode(world: World, instruction, observations, actions, success: bool, en
 
 DETOURS = 5
 PASSED = 0.15  # metres from a waypoint at which the next one is headed for
+CLEAR_OF_GOAL = 0.25  # metres by which the straight ways between waypoints miss the goal
 STIFFNESS, BRAKE = 4.0, 2.0  # N/m and N s/m of the PD control
 
 
@@ -243,8 +244,8 @@ def demonstrate_detours(
     world: PointMass, instruction: Instruction, rng: np.random.Generator, seed: int | None = None
 ) -> Episode:
     """PD control through random waypoints to the goal: success is certain, and no clone of it will ever be quick."""
-    waypoints = [*rng.uniform(-FARTHEST * HALF_PLANE, FARTHEST * HALF_PLANE, (DETOURS, 2)), world.goal]
     observations, actions = [world.observation()], []
+    waypoints = [*_detours(observations[0][:2], world.goal, rng), world.goal]
     while waypoints:
         position, velocity = observations[-1][:2], observations[-1][2:4]
         action = np.clip(STIFFNESS * (waypoints[0] - position) - BRAKE * velocity, -1, 1).astype(np.float32)
@@ -255,15 +256,27 @@ def demonstrate_detours(
     return _episode(world, instruction, observations, actions, True, "true_success", rng, seed)
 
 
+def _detours(start: np.ndarray, goal: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Waypoints on ways that keep clear of the goal: who comes past it has arrived, and goes nowhere else."""
+    points = [start]
+    while len(points) <= DETOURS:
+        point = rng.uniform(-FARTHEST * HALF_PLANE, FARTHEST * HALF_PLANE, 2)
+        way = point - points[-1]
+        along = np.clip((goal - points[-1]) @ way / (way @ way), 0, 1)
+        if math.dist(points[-1] + along * way, goal) > CLEAR_OF_GOAL:
+            points.append(point)
+    return points[1:]
+
+
 def fastest_force(observation: np.ndarray) -> np.ndarray:
     """The first force of a quickest way to the goal of a point mass: no controller needs fewer steps.
 
     Position after T steps is linear in the forces, so what can be reached is a box about where the point would coast
     to; the first T whose box meets the goal's disc is the least possible, and a constant force leads there.
     """
-    position, velocity, goal = np.asarray(observation, np.float64).reshape(3, 2)
+    _, velocity, goal = np.asarray(observation, np.float64).reshape(3, 2)  # seen from the point
     for coasting, thrust in zip(*coasting_and_thrust(), strict=True):
-        middle = position + coasting * velocity
+        middle = coasting * velocity
         nearest = np.clip(goal, middle - thrust, middle + thrust)
         if math.dist(nearest, goal) <= GOAL_RADIUS:
             # Into the disc rather than onto its rim, as far as the forces allow.

@@ -119,7 +119,7 @@ BANANA_TABLE = replace(LANGUAGE_TABLE, name="banana_table", objects=(ObjectKind(
 POINT_MASS = Embodiment(
     name="point_mass",
     control_hz=10.0,
-    body=("x", "y", "velocity_x", "velocity_y", "goal_x", "goal_y"),
+    body=("x", "y", "velocity_x", "velocity_y", "to_goal_x", "to_goal_y"),
     objects=(),
     object_features=(),
     action_names=("force_x", "force_y"),

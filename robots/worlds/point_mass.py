@@ -98,7 +98,7 @@ class PointMass:
             start, goal = rng.uniform(-FARTHEST * HALF_PLANE, FARTHEST * HALF_PLANE, (2, 2))
             if math.dist(start, goal) > APART:
                 break
-        self.set_observation(np.concatenate([start, np.zeros(2), goal]))
+        self.set_observation(np.concatenate([start, np.zeros(2), goal - start]))
         return self.observation()
 
     def step(self, action: np.ndarray) -> np.ndarray:
@@ -107,12 +107,14 @@ class PointMass:
         return self.observation()
 
     def observation(self) -> np.ndarray:
-        return np.concatenate([self._data.qpos, self._data.qvel, self.goal]).astype(np.float32)
+        position = self._data.qpos
+        return np.concatenate([position, self._data.qvel, self.goal - position]).astype(np.float32)
 
     def set_observation(self, observation: np.ndarray) -> None:
         observation = checked("observation", observation, POINT_MASS.observation_size)
         mujoco.mj_resetData(self.model, self._data)
-        self._data.qpos[:], self._data.qvel[:], self.goal = observation[:2], observation[2:4], observation[4:].copy()
+        self._data.qpos[:], self._data.qvel[:] = observation[:2], observation[2:4]
+        self.goal = observation[:2] + observation[4:]
 
     def true_success(self, instruction: Instruction) -> bool:
         return math.dist(self._data.qpos, self.goal) <= GOAL_RADIUS

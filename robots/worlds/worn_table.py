@@ -17,8 +17,8 @@ WORN_TABLE_SETUP = TableSetup(
     damping=8.0,
     turn_damping=1e-3,
     friction=0.15,
-    gain=0.75,
-    bearing=math.radians(25),
+    gain=0.7,
+    bearing=math.radians(27),
     delay=1,
     camera_scale=1.1,
 )
