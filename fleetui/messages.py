@@ -82,8 +82,7 @@ async def _tell(group, messages):
 
 
 # Sending from sync code would open a connection to Valkey for each message (async_to_sync makes an event loop each
-# time).
-# One loop in a thread of its own keeps the connection, and keeps the messages of this process in order.
+# time). One loop in a thread of its own keeps the connection, and keeps the messages of this process in order.
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
