@@ -69,9 +69,12 @@ def evaluate(
     greedy: bool = False,
     held_out: bool = False,
     batch: int = 200,
+    time_limit: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
-    """Episode i has the same start, instruction and family whatever the policy and however many episodes follow it."""
+    """Episode i has the same start, instruction and family whatever the policy and however many episodes follow it. A
+    time limit of 0 is the task's own.
+    """
     tasks = [get_task(name) for name in task_names]
     if wrong := [task.name for task in tasks if task.embodiment != policy.embodiment.name]:
         raise ValueError(
@@ -80,7 +83,7 @@ def evaluate(
     successes, steps = [], []
     for first in range(0, episodes, batch):
         numbers = range(first, min(first + batch, episodes))
-        succeeded, taken = _attempt(policy, tasks, numbers, seed, greedy, held_out)
+        succeeded, taken = _attempt(policy, tasks, numbers, seed, greedy, held_out, time_limit)
         successes += succeeded.tolist()
         steps += taken.tolist()
         on_progress(len(successes))
@@ -88,7 +91,9 @@ def evaluate(
     return Evaluation(sum(successes), len(successes), low, high, float(np.mean(steps)))
 
 
-def _attempt(policy, tasks, numbers: range, seed: int, greedy: bool, held_out: bool) -> tuple[np.ndarray, np.ndarray]:
+def _attempt(
+    policy, tasks, numbers: range, seed: int, greedy: bool, held_out: bool, time_limit: int
+) -> tuple[np.ndarray, np.ndarray]:
     n = len(numbers)
     generator = torch.Generator().manual_seed(seed + numbers.start)
     families = [tasks[i % len(tasks)] for i in numbers]
@@ -102,7 +107,7 @@ def _attempt(policy, tasks, numbers: range, seed: int, greedy: bool, held_out: b
         instructions.append(task.sample(rng, world.objects_in_play(), held_out=held_out, observation=observations[-1]))
     observations = np.stack(observations)
     texts = [instruction.text for instruction in instructions]
-    limits = np.array([task.time_limit_steps for task in families])
+    limits = np.array([time_limit or task.time_limit_steps for task in families])
     succeeded, steps = np.zeros(n, bool), np.zeros(n, int)
     while (active := ~succeeded & (steps < limits)).any():
         actions = np.zeros((n, policy.embodiment.action_size), np.float32)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robots.embodiments import Embodiment
+from robots.embodiments import TABLE_SIZE, Embodiment
 
 PADDING, UNKNOWN = 0, 1
 # Metres by which the moved block may rest from what it was pushed to: about two touching blocks, or a place's radius.
@@ -148,10 +148,33 @@ def turn(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([(a * b).sum(-1), a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]], -1) / lengths[:, None]
 
 
-class TableFeatures(nn.Module):
-    """The softly selected source and target in distances and bearings, as the end effector sees them.
+def nearest(points: Tensor, objects: Tensor, counts: Tensor) -> Tensor:
+    """The way to the nearest of some objects, softly. [n, P, 2], [n, K, 2], [n, K] 0 to 1 -> [n, P, 2]"""
+    ways = objects[:, None] - points[:, :, None]  # [n, P, K, 2]
+    # An object that doesn't count is nearest only where none counts.
+    closeness = (-ways.norm(dim=-1) / 0.01 + (counts[:, None] + 1e-30).log()).softmax(-1)
+    return (closeness[:, :, None] @ ways)[:, :, 0]
 
-    Only what lies between the three: no absolute position, and no velocity. A network that saw the hand's velocity read
+
+def to_edges(points: Tensor) -> Tensor:
+    """The ways to the nearer of the left and right, and of the top and bottom edge. [n, 2] -> [n, 2, 2]"""
+    half = points.new_tensor(TABLE_SIZE) / 2
+    return torch.diag_embed(torch.where(points < 0, -half, half) - points)
+
+
+def felt(ways: Tensor) -> Tensor:
+    """Ways by direction, weighted by nearness at two reaches, so that what is far away is not felt. [n, W, 2] ->
+    [n, 4 W]
+    """
+    distance = ways.norm(dim=-1, keepdim=True)
+    return torch.cat([ways / (distance + 1e-3) * (-distance / reach).exp() for reach in (0.02, 0.06)], -1).flatten(1)
+
+
+class TableFeatures(nn.Module):
+    """The softly selected source and target in distances and bearings, as the end effector sees them; and what else is
+    near: other blocks and the table's edges.
+
+    Only what lies between them: no absolute position, and no velocity. A network that saw the hand's velocity read
     a demonstrator's habits off it, so that d fell for being fast instead of for being near; practice made the most of
     that.
     """
@@ -159,7 +182,7 @@ class TableFeatures(nn.Module):
     def __init__(self, embodiment: Embodiment):
         super().__init__()
         self.count, self.body = len(embodiment.objects), len(embodiment.body)
-        self.size = 3 * 7 + 2 + 3
+        self.size = 3 * 7 + 2 + 5 * 4 + 3
 
     def forward(self, observations: Tensor, goal: Tensor, frame: Tensor | None) -> Tensor:
         """`frame` [n, 2, 2], if given, turns or mirrors what is seen."""
@@ -170,24 +193,35 @@ class TableFeatures(nn.Module):
         source = (source_weights[:, None] @ objects)[:, 0]  # [n, 5]
         target_object = (target_weights[:, None] @ objects)[:, 0]
         start, end = source[:, :2], target_object[:, :2] + place_weight * place
-        vectors = torch.stack([start - ee, end - start, end - ee], 1)  # [n, 3, 2]
+        ways = torch.stack([start - ee, end - start, end - ee], 1)  # [n, 3, 2]
+        # In the way may be a block beside the hand, beside the source, or just before the source.
+        ahead = start + 0.05 * ways[:, 1] / (ways[:, 1].norm(dim=-1, keepdim=True) + 1e-3)
+        others = objects[..., 4] * (1 - source_weights - target_weights).clamp(min=0)
+        obstacles = nearest(torch.stack([ee, start, ahead], 1), objects[..., :2], others)
+        ways = torch.cat([ways, obstacles, to_edges(start)], 1)  # [n, 8, 2]
         if frame is not None:
-            vectors = vectors @ frame.transpose(1, 2)
-        reach, way, whole = vectors.unbind(1)
+            ways = ways @ frame.transpose(1, 2)
+        reach, way, whole = ways[:, :3].unbind(1)
         return torch.cat(
             [
                 *(polar(reach), polar(way), polar(whole)),
                 # Whether the end effector stands behind the block, as seen from where the block shall go.
                 turn(reach, way),
+                felt(ways[:, 3:]),
                 *(source[:, 4:], target_object[:, 4:], place_weight),
             ],
             1,
         )
 
 
-def random_frames(n: int, generator: torch.Generator) -> Tensor:
-    """Rotations by any angle, every other one mirrored. [n, 2, 2]"""
-    angle = 2 * torch.pi * torch.rand(n, generator=generator)
+def random_frames(n: int, generator: torch.Generator, quarters: bool = False) -> Tensor:
+    """Rotations by any angle, or by quarter turns, which map action tokens on each other; half of them mirrored.
+    [n, 2, 2]
+    """
+    if quarters:
+        angle = torch.pi / 2 * torch.randint(4, (n,), generator=generator)
+    else:
+        angle = 2 * torch.pi * torch.rand(n, generator=generator)
     mirror = torch.randint(2, (n,), generator=generator) * 2.0 - 1
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([torch.stack([cos, -sin * mirror], 1), torch.stack([sin, cos * mirror], 1)], 1)

@@ -25,7 +25,7 @@ from training.sft import sft
 class LocalStations:
     """Stations that practise when the learner calls them and hand their episodes in through the run directory."""
 
-    def __init__(self, task_names: list[str], stations: int, seed: int):
+    def __init__(self, task_names: list[str], stations: int, seed: int, time_limit: int = 0):
         self.generator = torch.Generator().manual_seed(seed)
         self.episodes: list[Episode] = []
         self.stations = []
@@ -38,7 +38,7 @@ class LocalStations:
                     "type": "assignment",
                     "assignment": 1,
                     "run": 1,
-                    "task": {"name": task.name, "time_limit_steps": task.time_limit_steps},
+                    "task": {"name": task.name, "time_limit_steps": time_limit or task.time_limit_steps},
                     "purpose": "practice",
                 }
             )
@@ -101,7 +101,10 @@ def rehearse(
             link.symlink_to((first.checkpoints / link.name).resolve())
     tasks = [name.strip() for name in improve_recipe.tasks.split(",") if name.strip()]
     local = LocalStations(
-        tasks or Policy.load(second.start / "policy.safetensors").description.tasks, stations, improve_recipe.seed
+        tasks or Policy.load(second.start / "policy.safetensors").description.tasks,
+        stations,
+        improve_recipe.seed,
+        improve_recipe.time_limit,
     )
     try:
         after = improve(second, local)

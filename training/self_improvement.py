@@ -5,7 +5,7 @@
     label       d at each observation, rewards, returns R_t
     update      -c R_t log p(a_t | o_t, g) over the round's steps
     save        version v + 1, with all that a restart needs
-    evaluate    every few rounds, on fixed seeds, apart from practice
+    evaluate    every few rounds, on fixed seeds, apart from practice; stop well past the peak
     again
 
 Strictly on-policy: episodes of an older version are dropped and counted. A person's steps never enter the gradient, and
@@ -32,6 +32,7 @@ from training.checkpoints import (
     save_state,
 )
 from training.evaluation import evaluate
+from training.networks import random_frames
 from training.recipes import ImproveRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
 
@@ -42,6 +43,8 @@ FRESH_SEEDS = 1_000_003
 NEWEST_KEPT = 5
 
 Practise = Callable[[RunDir, Policy, RewardModel, int], None]
+# Rewards of an episode's first steps, or None to leave the episode out.
+RewardsOf = Callable[[Episode, int, RewardModel, Policy], np.ndarray | None]
 
 
 @dataclass
@@ -54,11 +57,12 @@ class Round:
     returns: np.ndarray  # [S]
 
 
-def improve(run: RunDir, practise: Practise | None = None) -> dict:
-    """Runs until the budget is spent or it is cancelled; returns the summary (empty if cancelled).
+def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf | None = None) -> dict:
+    """Runs until the budget is spent, the guard stops it or it is cancelled; returns the summary (empty if cancelled).
 
     Stations hand episodes in from outside. Where there are none, `practise(run, policy, reward_model, steps)` is called
-    for each version instead and has to write at least that many steps into run.episodes and close the round.
+    for each version instead and has to write at least that many steps into run.episodes and close the round. Other
+    rewards than the method's are for comparisons.
     """
     recipe: ImproveRecipe = run.recipe("improve")
     if finished := run.summary():
@@ -79,6 +83,8 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
     trained = [*network.trunk.parameters(), *network.action_head.parameters()]
     for parameter in trained:
         parameter.requires_grad_(True)
+    # As in stage 1, one step on a table stands for its turned and mirrored copies.
+    turning = bool(origin.embodiment["objects"])
     optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     state = run.path / "state.safetensors"
     progress = load_state(state, optimiser, generator, network=network)
@@ -120,7 +126,9 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
         finished = progress["episodes"] >= recipe.max_episodes or version >= recipe.max_rounds
         due = finished or version % recipe.evaluate_every == 0
         if recipe.evaluation_episodes and due and version not in evaluations:
-            result = evaluate(policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed)
+            result = evaluate(
+                policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, time_limit=recipe.time_limit
+            )
             evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
             run.log("evaluation", version=version, sampled=True, **evaluations[version])
             # More practice past the peak lowers success, so the best one so far is marked for whoever wants to go back.
@@ -128,6 +136,12 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
                 run.log("kept", version=version, id=policy.id, success=result.rate)
         forget_old_checkpoints(run, version, evaluations)
         if finished:
+            break
+        if evaluations and past_the_peak(evaluations, recipe.patience):
+            run.note(
+                f"Stopped: success has stayed below its best, version {best_version(evaluations)}, which is kept.",
+                level="warning",
+            )
             break
 
         # --- practise, and label what comes in
@@ -137,19 +151,23 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
         if run.cancelled:
             run.note("cancelled", level="warning")
             return {}
-        steps = label(episodes, reward_model, recipe.gamma)
+        steps = label(episodes, reward_model, policy, recipe.gamma, rewards_of or progress_rewards)
         losses = []
         if len(steps.returns):
             # --- update: -c R_t log p(a_t | o_t, g), each step once an epoch, in random order
             deviation.add(steps.returns)
             observations = torch.from_numpy(steps.observations)
-            tokens = network.action_head.tokens(torch.from_numpy(steps.actions))
+            actions = torch.from_numpy(steps.actions)
             goals = policy.goals(steps.instructions).clone()
             returns = torch.from_numpy(deviation.divide(steps.returns)).float()
             for _ in range(recipe.epochs):
                 for rows in torch.randperm(len(returns), generator=generator).split(recipe.batch):
-                    hidden = network.hidden(observations[rows], goals[rows])
-                    log_probability = network.action_head.log_probability(hidden, tokens[rows])
+                    seen, acted, frame = observations[rows], actions[rows], None
+                    if turning:
+                        frame = random_frames(len(rows), generator, quarters=True)
+                        acted = (frame @ acted[..., None])[..., 0]
+                    hidden = network.hidden(seen, goals[rows], frame)
+                    log_probability = network.action_head.log_probability(hidden, network.action_head.tokens(acted))
                     loss = steps_to_go.reinforce_loss(log_probability, returns[rows], recipe.scale)
                     optimiser.zero_grad()
                     loss.backward()
@@ -190,11 +208,17 @@ def improve(run: RunDir, practise: Practise | None = None) -> dict:
     }
     if evaluations:
         best = best_version(evaluations)
-        final = evaluations[progress["version"]]
+        final = evaluations[max(evaluations)]
         summary |= {"success": final["successes"] / final["n"], "kept_version": best}
         for name, version in (("start", 0), ("kept", best)):
             policy = Policy.load(policy_path(run, version))
-            result = evaluate(policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed + FRESH_SEEDS)
+            result = evaluate(
+                policy,
+                tasks,
+                recipe.evaluation_episodes,
+                recipe.evaluation_seed + FRESH_SEEDS,
+                time_limit=recipe.time_limit,
+            )
             summary |= {
                 f"{name}_success": result.rate,
                 f"{name}_n": result.n,
@@ -230,19 +254,35 @@ def gather(
     return current, sorted(files), len(practised) - len(current)
 
 
-def label(episodes: list[Episode], reward_model: RewardModel, gamma: float) -> Round:
-    """Rewards and returns of the steps before anybody but the policy acted, with d from the frozen reward model."""
+def progress_rewards(episode: Episode, steps: int, reward_model: RewardModel, policy: Policy) -> np.ndarray | None:
+    """r_t of the first `steps` steps: what each of them took off d, by the frozen reward model."""
+    d, _ = reward_model.steps_to_go(episode.observations[: steps + 1], [episode.instruction] * (steps + 1))
+    if episode.ending == "needs_reset" and steps == episode.steps:
+        # A table that has to be put right is as far from the goal as can be; no demonstration shows one, so the reward
+        # model can't know. Without this, practice never learned to keep blocks on the table.
+        d[-1] = steps_to_go.bin_values(reward_model.description.sizes["bins"], reward_model.bin_width)[-1]
+    return steps_to_go.rewards(d)
+
+
+def label(
+    episodes: list[Episode],
+    reward_model: RewardModel,
+    policy: Policy,
+    gamma: float,
+    rewards_of: RewardsOf = progress_rewards,
+) -> Round:
+    """Rewards and returns of the steps before anybody but the policy acted."""
     parts = []
     for episode in episodes:
         steps = steps_to_go.policy_steps(episode.actors)
-        if steps:
-            d, _ = reward_model.steps_to_go(episode.observations[: steps + 1], [episode.instruction] * (steps + 1))
+        rewards = rewards_of(episode, steps, reward_model, policy) if steps else None
+        if rewards is not None:
             parts.append(
                 Round(
                     episode.observations[:steps],
                     episode.actions[:steps],
                     [episode.instruction] * steps,
-                    steps_to_go.returns(steps_to_go.rewards(d), gamma),
+                    steps_to_go.returns(rewards, gamma),
                 )
             )
     if not parts:
@@ -252,6 +292,19 @@ def label(episodes: list[Episode], reward_model: RewardModel, gamma: float) -> R
         np.concatenate([part.actions for part in parts]),
         [text for part in parts for text in part.instructions],
         np.concatenate([part.returns for part in parts]),
+    )
+
+
+def past_the_peak(evaluations: dict[int, dict], patience: int) -> bool:
+    """The guard: whether the last `patience` evaluations all lie below the lower bound of the best one's interval.
+
+    The shaped return goes on rising while true success falls, and so does the detector's rate; only attempts that are
+    judged independently show it. One bad evaluation is luck, several in a row are not.
+    """
+    best = best_version(evaluations)
+    later = [evaluations[version] for version in sorted(evaluations) if version > best]
+    return len(later) >= patience > 0 and all(
+        each["successes"] / each["n"] < evaluations[best]["low"] for each in later[-patience:]
     )
 
 

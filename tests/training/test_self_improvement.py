@@ -10,8 +10,8 @@ from training import self_improvement
 from training.checkpoints import Policy, RewardModel, load_checkpoint, save_checkpoint
 from training.evaluation import Evaluation, evaluate
 from training.rehearsal import LocalStations
-from training.run_dir import RunError
-from training.self_improvement import gather, improve, label
+from training.run_dir import RunError, wilson
+from training.self_improvement import gather, improve, label, past_the_peak, progress_rewards
 
 TASKS = ["block2block", "block_to_place"]
 
@@ -82,7 +82,7 @@ def test_the_last_word_on_the_kept_version_is_spoken_on_fresh_seeds(new_improve_
     """Version 4 looks best on the curve by luck; on other seeds it isn't, and that is what the summary says."""
     asked = []
 
-    def fake(policy, tasks, episodes, seed):
+    def fake(policy, tasks, episodes, seed, time_limit):
         asked.append((policy.version, seed))
         fresh = seed != 1_000_000
         return Evaluation({0: 1, 4: 2 if fresh else 4}.get(policy.version, 0), episodes, 0.1, 0.9, 10.0)
@@ -94,6 +94,49 @@ def test_the_last_word_on_the_kept_version_is_spoken_on_fresh_seeds(new_improve_
     assert summary["kept_version"] == 4
     assert (summary["start_success"], summary["kept_success"]) == (1 / 4, 2 / 4)
     assert (summary["kept_n"], summary["kept_low"], summary["kept_high"]) == (4, 0.1, 0.9)
+
+
+def curve(*successes, n=100):
+    """version -> evaluation"""
+    points = {}
+    for version, count in enumerate(successes):
+        low, high = wilson(count, n)
+        points[version] = {"successes": count, "n": n, "low": low, "high": high}
+    return points
+
+
+def test_the_guard_waits_for_several_evaluations_clearly_below_the_best():
+    assert past_the_peak(curve(40, 90, 70, 60, 50), patience=3)
+    assert not past_the_peak(curve(40, 90, 70, 60), patience=3)
+    assert not past_the_peak(curve(40, 90, 70, 85, 50), patience=3)  # 85 of 100 is within the best one's interval
+    assert not past_the_peak(curve(40, 90, 50, 50, 50, 50), patience=0)
+    assert not past_the_peak(curve(40), patience=1)
+
+
+@pytest.mark.parametrize("patience, last", [(2, 3), (0, 6)])
+def test_a_run_well_past_its_peak_stops_and_keeps_the_peak(
+    new_improve_run, demonstrations, monkeypatch, patience, last
+):
+    def fake(policy, tasks, episodes, seed, time_limit):
+        count = {0: 40, 1: 90}.get(policy.version, 30)
+        return Evaluation(count, 100, *wilson(count, 100), 10.0)
+
+    monkeypatch.setattr(self_improvement, "evaluate", fake)
+    run = new_improve_run(max_episodes=24, evaluate_every=1, patience=patience)
+    summary = improve(run, scripted_practice(demonstrations))
+    assert (summary["version"], summary["kept_version"], summary["success"]) == (last, 1, 0.3)
+    assert bool(patience) == any("Stopped" in line["text"] for line in lines(run, "note"))
+
+
+def test_a_table_that_needs_a_reset_is_far_from_the_goal(loaded, demonstrations):
+    """Whatever the reward model says of it, and only if the policy's own step led there."""
+    policy, reward_model = loaded
+    attempt = practised(demonstrations[0], policy)
+    fallen = practised(demonstrations[0], policy, ending="needs_reset")
+    before, after = (progress_rewards(each, each.steps, reward_model, policy) for each in (attempt, fallen))
+    assert (before[:-1] == after[:-1]).all() and after[-1] < min(-50, before[-1])
+    cut = progress_rewards(fallen, fallen.steps - 1, reward_model, policy)
+    assert (cut == before[:-1]).all()
 
 
 def test_the_words_and_the_reward_model_stay_as_stage_1_left_them(new_improve_run, demonstrations, finished_sft):
@@ -161,15 +204,15 @@ def test_stale_and_foreign_episodes_are_dropped_and_counted(new_improve_run, loa
 def test_a_persons_steps_never_enter_the_gradient(loaded, demonstrations):
     policy, reward_model = loaded
     demonstration = demonstrations[0]
-    alone = label([practised(demonstration, policy)], reward_model, 0.9)
+    alone = label([practised(demonstration, policy)], reward_model, policy, 0.9)
     actors = demonstration.actors * 0
     actors[5:8] = 1  # a person takes over, then hands back
-    cut = label([practised(demonstration, policy, actors=actors)], reward_model, 0.9)
+    cut = label([practised(demonstration, policy, actors=actors)], reward_model, policy, 0.9)
     assert len(alone.returns) == demonstration.steps and len(cut.returns) == 5
     # Nor does what the person achieved: the return ends where the policy's part ends.
     d, _ = reward_model.steps_to_go(demonstration.observations[:6], [demonstration.instruction] * 6)
     assert cut.returns[4] == pytest.approx(d[4] - d[5], abs=1e-5)
-    assert len(label([practised(demonstration, policy, actors=actors * 0 + 1)], reward_model, 0.9).returns) == 0
+    assert len(label([practised(demonstration, policy, actors=actors * 0 + 1)], reward_model, policy, 0.9).returns) == 0
 
 
 def test_true_success_and_the_stations_own_d_change_nothing(new_improve_run, demonstrations):
