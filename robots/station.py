@@ -583,17 +583,21 @@ class Station:
         d_start = recording.d[0] if recording and recording.d else math.nan
         d = self.d if recording else math.nan
         distribution = self.distribution if recording and loaded and math.isfinite(d) else None  # NaN is not JSON
+        step = max(0, len(recording.d) - 1) if recording else 0  # the one that d speaks of
+        p_success = None
+        if distribution is not None:
+            p_success = _rounded(chance_of_success(distribution, recording.limit - step, loaded.bin_width))
         return {
             "type": "telemetry",
             "state": self.control.state,
             "reason": self.control.reason,
             "instruction": self.instruction.text if self.instruction else "",
-            "step": max(0, len(recording.d) - 1) if recording else 0,  # the one that d speaks of
+            "step": step,
             "limit": recording.limit if recording else 0,
             "d": _rounded(d),
             "d_start": _rounded(d_start),
             "progress": _rounded(min(1.0, max(0.0, 1 - d / d_start)) if d_start > 0 else math.nan),
-            "p_success": _rounded(_chance_of_success(distribution, loaded)) if distribution is not None else None,
+            "p_success": p_success,
             "distribution": [round(float(p), 4) for p in distribution] if distribution is not None else [],
             "bin_width": loaded.bin_width if loaded else None,
             "threshold": loaded.threshold if loaded else None,
@@ -607,10 +611,12 @@ class Station:
         }
 
 
-def _chance_of_success(distribution: np.ndarray, loaded: LoadedPolicy) -> float:
-    """The mass that the reward model puts on "at most s steps away": how sure the detector is that this is the goal."""
-    bins = int(loaded.threshold // loaded.bin_width) + 1
-    return float(np.sum(distribution[:bins]))
+def chance_of_success(distribution: np.ndarray, steps_left: int, bin_width: float) -> float:
+    """P(success): the mass on "done within the steps that are left". The last bin holds all that is farther, so it
+    never counts; the first one always does, for it is the goal itself.
+    """
+    within = int((steps_left + 1) // bin_width)
+    return float(np.sum(distribution[: min(max(within, 1), len(distribution) - 1)]))
 
 
 def _rounded(value: float) -> float | None:

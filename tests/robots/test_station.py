@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robots.episodes import ACTORS, episodes_to_bytes
-from robots.station import Station
+from robots.station import Station, chance_of_success
 from tests.robots.station_fakes import Clock, FakeRewardModel, FakeWorld, loaded_policy
 
 ASSIGNMENT = {
@@ -165,7 +165,7 @@ def test_telemetry_says_how_the_episode_goes_at_most_ten_times_a_second():
     assert len(bench.shown) <= 4
     newest = bench.shown[-1]
     assert newest["state"] == "practising" and newest["d"] < newest["d_start"] and 0 < newest["progress"] < 1
-    assert newest["p_success"] == 0.0 and len(newest["distribution"]) == 50 and newest["version"] == 1
+    assert newest["p_success"] == 1.0 and len(newest["distribution"]) == 50 and newest["version"] == 1
     assert newest["uuid"] == bench.station.recording.uuid
 
 
@@ -607,3 +607,9 @@ def test_a_host_that_ends_keeps_what_is_under_way():
     bench.tick()
     bench.station.close()
     assert bench.episodes[0].steps == 1 and bench.world.closed
+
+
+@pytest.mark.parametrize("left, chance", [(0, 0.1), (1, 0.1), (3, 0.3), (4, 0.3), (5, 0.6), (500, 0.6)])
+def test_p_success_is_the_mass_within_the_steps_that_are_left(left, chance):
+    distribution = np.array([0.1, 0.2, 0.3, 0.4])  # two steps a bin; the last one holds all that is farther away
+    assert chance_of_success(distribution, left, 2.0) == pytest.approx(chance)
