@@ -237,7 +237,7 @@ def _episode(world: World, instruction, observations, actions, success: bool, en
 DETOURS = 5
 PASSED = 0.15  # metres from a waypoint at which the next one is headed for
 CLEAR_OF_GOAL = 0.25  # metres by which the straight ways between waypoints miss the goal
-STIFFNESS, BRAKE = 4.0, 2.0  # N/m and N s/m of the PD control
+STIFFNESS, BRAKE = (4.0, 12.0), (0.2, 2.0)  # N/m and N s/m of the PD control, drawn for each episode
 
 
 def demonstrate_detours(
@@ -245,10 +245,11 @@ def demonstrate_detours(
 ) -> Episode:
     """PD control through random waypoints to the goal: success is certain, and no clone of it will ever be quick."""
     observations, actions = [world.observation()], []
+    stiffness, brake = rng.uniform(*STIFFNESS), rng.uniform(*BRAKE)
     waypoints = [*_detours(observations[0][:2], world.goal, rng), world.goal]
     while waypoints:
         position, velocity = observations[-1][:2], observations[-1][2:4]
-        action = np.clip(STIFFNESS * (waypoints[0] - position) - BRAKE * velocity, -1, 1).astype(np.float32)
+        action = np.clip(stiffness * (waypoints[0] - position) - brake * velocity, -1, 1).astype(np.float32)
         actions.append(action)
         observations.append(world.step(action))
         if math.dist(observations[-1][:2], waypoints[0]) <= (PASSED if len(waypoints) > 1 else GOAL_RADIUS):

@@ -31,6 +31,9 @@ Row = dict[str, object]
 Report = Callable[[float, str], None]
 
 REGISTRY = {
+    "point-mass": "training.benchmarks.point_mass",
+    "banana-table": "training.benchmarks.banana_table",
+    "transfer": "training.benchmarks.transfer",
     "throughput": "training.benchmarks.throughput",
 }
 

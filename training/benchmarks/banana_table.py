@@ -1,0 +1,27 @@
+"""banana-table: SFT with blocks, stage 2 with a banana that no demonstration and no instruction ever mentioned.
+
+Where the words point to comes from stage 1 alone; how to push a long, curved thing that spins comes from practice.
+"""
+
+import tempfile
+from pathlib import Path
+
+from training.benchmarks import Report, Row, mean_of
+from training.benchmarks.elsewhere import Plan, carry_out
+
+PLAN = Plan(
+    demonstrated=("block_to_place",),
+    demonstrations=1600,
+    practised="banana_to_place",
+    improve={"max_episodes": 600},
+)
+
+
+def run(seed: int, report: Report) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        row, _ = carry_out(PLAN, Path(folder), seed, report)
+    return [row]
+
+
+def summarise(rows: list[Row]) -> dict:
+    return {name: mean_of(rows, "self-improvement", name) for name in ("sft_success", "final_success")}

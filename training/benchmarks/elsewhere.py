@@ -1,0 +1,92 @@
+"""SFT in one world, practice in another: what banana-table, transfer and point-mass have in common."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from robots.demonstrators import collect_demonstrations
+from robots.embodiments import get_embodiment
+from robots.episodes import write_episodes
+from robots.tasks import TaskFamily, get_task
+from training.benchmarks import Report, Row
+from training.checkpoints import load_checkpoint, save_checkpoint
+from training.recipes import ImproveRecipe, SFTRecipe
+from training.rehearsal import LocalStations
+from training.run_dir import RunDir
+from training.self_improvement import improve
+from training.sft import sft
+
+NEVER = 100_000  # the curve is not wanted: only start and end are evaluated
+
+
+@dataclass(frozen=True)
+class Plan:
+    demonstrated: tuple[str, ...]  # task families
+    demonstrations: int
+    practised: str  # task family, of the same world or of another whose body senses and acts in the same terms
+    stations: int = 16
+    shuffle_every_s: float = 300.0
+    sft: dict = field(default_factory=dict)  # settings of the recipes
+    improve: dict = field(default_factory=dict)
+
+
+class WatchedRun(RunDir):
+    """Passes a run's own progress on to the benchmark's."""
+
+    report: Report = staticmethod(lambda fraction, what: None)
+    part: tuple[float, float] = 0.0, 1.0  # of the benchmark's work
+
+    def log(self, kind: str, **values) -> None:
+        super().log(kind, **values)
+        if kind == "progress" and values["phase"] in ("training", "practice"):
+            start, end = self.part
+            # The last round of practice may bring more episodes than were asked for.
+            self.report(start + (end - start) * min(1.0, values["done"] / values["total"]), values["phase"])
+
+
+def carry_over(before: RunDir, after: RunDir, task: TaskFamily) -> None:
+    """An SFT run's two checkpoints, as the start of practice at `task`.
+
+    No weight knows how many objects there are or what they are called: a network sees the softly chosen source and
+    target only, and the keys by which it chooses are made of the objects' names. So another body's names are all it
+    takes; a name that no demonstration used is read as the unknown word, in the instruction and in the key alike.
+    """
+    body = get_embodiment(task.embodiment).to_json()
+    for role in ("policy", "reward_model"):
+        network, description = load_checkpoint(before.checkpoints / f"{role}.safetensors")
+        description = replace(description, embodiment=body, tasks=[task.name])
+        save_checkpoint(after.start / f"{role}.safetensors", network, description)
+
+
+def carry_out(plan: Plan, folder: Path, seed: int, report: Report) -> tuple[Row, RunDir]:
+    """The row of the setting self-improvement, and the run of stage 2."""
+    first = WatchedRun.create(folder / "sft", SFTRecipe(seed=seed, evaluation_episodes=0, **plan.sft))
+    demonstrations = collect_demonstrations(
+        plan.demonstrated,
+        plan.demonstrations,
+        seed,
+        lambda done, total: report(0.4 * done / total, "demonstrations"),
+    )
+    write_episodes(first.data / "demonstrations.safetensors", demonstrations)
+    first.report, first.part = report, (0.4, 0.6)
+    before = sft(first)
+
+    task = get_task(plan.practised)
+    second = WatchedRun.create(folder / "improve", ImproveRecipe(seed=seed, evaluate_every=NEVER, **plan.improve))
+    second.report, second.part = report, (0.6, 1.0)
+    carry_over(first, second, task)
+    stations = LocalStations([task.name], plan.stations, seed)
+    for station in stations.stations:
+        station.receive({"type": "welcome", "settings": {"shuffle_every_s": plan.shuffle_every_s}})
+    try:
+        after = improve(second, stations)
+    finally:
+        stations.close()
+    row = {
+        "setting": "self-improvement",
+        "demonstrations": plan.demonstrations,
+        "sft_success": after["start_success"],
+        "practice_episodes": after["practice_episodes"],
+        "final_success": after["kept_success"],
+        "wall_s": round(before["wall_s"] + after["wall_s"], 1),
+    }
+    return row, second

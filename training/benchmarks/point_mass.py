@@ -1,0 +1,69 @@
+"""point-mass: demonstrations wander through five waypoints; practice shall go straight, nearly as fast as is possible.
+
+The best possible is known: fastest_force needs the least number of steps of all controllers. Success is easy here, so
+the figures that matter are mean steps to the goal, where an attempt that fails counts with the time limit.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from robots.demonstrators import fastest_force
+from robots.tasks import get_task
+from robots.worlds import make_world
+from training.benchmarks import Report, Row, mean_of
+from training.benchmarks.elsewhere import Plan, carry_out
+from training.checkpoints import Policy
+from training.evaluation import evaluate
+from training.self_improvement import policy_path
+
+TASK = "point_mass"
+EPISODES = 200
+EVALUATION_SEED = 2_000_000
+PLAN = Plan(
+    demonstrated=(TASK,),
+    demonstrations=2400,
+    practised=TASK,
+    shuffle_every_s=0.1,  # a new goal for every episode
+    sft={"threshold_margin": 1.0},  # nobody notices success late here
+    improve={"max_episodes": 1500},
+)
+
+
+def run(seed: int, report: Report) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        row, practice = carry_out(PLAN, Path(folder), seed, report)
+        summary = practice.summary()
+        before, after = (
+            evaluate(Policy.load(policy_path(practice, version)), [TASK], EPISODES, EVALUATION_SEED)
+            for version in (0, summary["kept_version"])
+        )
+    return [
+        row
+        | {
+            "sft_steps": before.mean_steps,
+            "final_steps": after.mean_steps,
+            "optimal_steps": optimal_steps(EPISODES, EVALUATION_SEED),
+        }
+    ]
+
+
+def optimal_steps(episodes: int, seed: int) -> float:
+    """Mean steps of the best controller from the same starts to the same goals as an evaluation's."""
+    world, task = make_world(TASK, seed), get_task(TASK)
+    steps = []
+    for episode in range(episodes):
+        rng = np.random.default_rng([seed, episode])
+        observation = world.reset(rng)
+        instruction = task.sample(rng, ())
+        steps.append(0)
+        while not world.true_success(instruction):
+            observation = world.step(fastest_force(observation))
+            steps[-1] += 1
+    return float(np.mean(steps))
+
+
+def summarise(rows: list[Row]) -> dict:
+    final, optimal = (mean_of(rows, "self-improvement", name) for name in ("final_steps", "optimal_steps"))
+    return {"ratio_to_optimal": final / optimal}
