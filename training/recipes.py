@@ -132,17 +132,19 @@ class SFTRecipe(Recipe):
         0.1, "Validation share", "Share of the episodes held out to choose checkpoints and the threshold.", 0.01, 0.5
     )
     validate_every: int = setting(250, "Validate every", "Updates between two validations.", 1, 1_000_000)
-    threshold_quantile: float = setting(
-        0.5,
-        "Threshold quantile",
-        "s starts from this quantile of d on the last frames of held-out demonstrations.",
-        0.0,
-        1.0,
-    )
     threshold_margin: float = setting(
-        2.0, "Threshold margin", "Steps added to s, since a person notices success late.", 0.0, 100.0
+        2.0,
+        "Threshold margin",
+        "Steps that a demonstrator goes on after success; what is detected earlier than that is premature.",
+        0.0,
+        100.0,
     )
-    consecutive: int = setting(1, "Detector frames", "Frames in a row with d <= s that count as success.", 1, 100)
+    premature_share: float = setting(
+        0.05, "Premature share", "s and k may detect so much of the held-out demonstrations too early.", 0.0, 1.0
+    )
+    consecutive: int = setting(
+        2, "Detector frames", "The most frames in a row with d <= s that may be asked for.", 1, 100
+    )
     evaluation_episodes: int = setting(
         200, "Evaluation episodes", "Simulated attempts at the end; 0 = none.", 0, 100_000
     )

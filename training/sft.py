@@ -3,7 +3,7 @@
     read the demonstrations, hold some episodes out
     grounding   tie the words to the objects, alone, with labels in hindsight; then frozen
     training    each batch half behavioural cloning, half steps-to-go, on one network
-    keep        the policy, the reward model and its threshold s
+    keep        the policy, the reward model and its detector, s and k
     evaluate    the policy's true success: the level that practice starts from
 
 Read from top to bottom. A restart in the same directory goes on at the last validation.
@@ -146,16 +146,17 @@ def sft(run: RunDir) -> dict:
         "tasks": demonstrations.tasks,
         "sizes": sizes,
         "bin_width": recipe.bin_width,
-        "consecutive": recipe.consecutive,
         "recipe": recipe.to_json(),
     }
     network.eval().requires_grad_(False)
     kept_policy.eval().requires_grad_(False)
-    reward_model = RewardModel(network, Description(role="reward_model", threshold=math.inf, **shared))
-    d_at_the_goal = d_of(reward_model, demonstrations, demonstrations.last[validation])
-    threshold = steps_to_go.calibrate_threshold(d_at_the_goal, recipe.threshold_quantile, recipe.threshold_margin)
-    reward_model.description.threshold = threshold
-    policy = Policy(kept_policy, Description(role="policy", threshold=threshold, **shared))
+    reward_model = RewardModel(network, Description(role="reward_model", threshold=math.inf, consecutive=1, **shared))
+    d = [d_of(reward_model, demonstrations, demonstrations.frames_of(episode[None])) for episode in validation]
+    threshold, consecutive = steps_to_go.choose_detector(
+        d, recipe.consecutive, recipe.threshold_margin, recipe.premature_share
+    )
+    reward_model.description.threshold, reward_model.description.consecutive = threshold, consecutive
+    policy = Policy(kept_policy, Description(role="policy", threshold=threshold, consecutive=consecutive, **shared))
     keep(run, reward_model)
     keep(run, policy)
 

@@ -9,11 +9,14 @@
 Stage 1 (sft.py) uses the bins, stage 2 (self_improvement.py) the rest, a station the detector.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+THRESHOLD_STEP = 0.1  # between the values of s that are tried
 
 
 def bin_of_steps(steps: Tensor, bins: int, width: float) -> Tensor:
@@ -89,14 +92,38 @@ def reinforce_loss(log_probability: Tensor, returns: Tensor, scale: float) -> Te
     return -(scale * returns * log_probability).mean()
 
 
-def calibrate_threshold(d_at_the_end: np.ndarray, quantile: float, margin: float) -> float:
-    """s, from d on the last frames of demonstrations that the reward model wasn't trained on.
+def first_detection(d: np.ndarray, threshold: float, consecutive: int) -> int | None:
+    """The frame at which the detector ends an episode with these d. Frame 0 never does: nothing was done yet."""
+    below = np.append(np.asarray(d) <= threshold, False)
+    run = 0
+    for frame, at_the_goal in enumerate(below):
+        run = run + 1 if at_the_goal else 0
+        if run >= consecutive and frame > 0:
+            return frame
+    return None
 
-    A fixed s suits one sharpness of d only; the median also stands a few sentences that were misunderstood. The margin
-    is for the steps that a demonstrator goes on after success: without it, practice went on beyond the goal, where d is
-    not to be trusted, and success fell from .98 to .65.
+
+def choose_detector(
+    d_of_demonstrations: Sequence[np.ndarray], most_consecutive: int, margin: float, premature_share: float
+) -> tuple[float, int]:
+    """s and k, from d over whole demonstrations that the reward model wasn't trained on.
+
+    A demonstrator goes on for about `margin` steps after success, so a detection with more than that still to go is
+    premature. Of all pairs with at most `premature_share` premature detections the one that detects most
+    demonstrations; of equals the fewest frames, then the largest s. A stricter one misses goals, and practice that
+    goes on beyond the goal, where d is not to be trusted, unlearns: success fell from .98 to .65.
     """
-    return float(np.quantile(np.asarray(d_at_the_end, np.float64), quantile)) + margin
+    ends = np.array([d[-1] for d in d_of_demonstrations], np.float64)
+    chosen, most = (float(np.median(ends)), 1), (0,)
+    for consecutive in range(1, most_consecutive + 1):
+        for threshold in np.arange(THRESHOLD_STEP, max(ends.max(), THRESHOLD_STEP) + THRESHOLD_STEP, THRESHOLD_STEP):
+            fired = [first_detection(d, threshold, consecutive) for d in d_of_demonstrations]
+            to_go = [len(d) - 1 - at for d, at in zip(d_of_demonstrations, fired, strict=True) if at is not None]
+            premature = sum(steps > margin for steps in to_go)
+            merit = (len(to_go), -consecutive, threshold)
+            if to_go and premature <= premature_share * len(to_go) and merit > most:
+                chosen, most = (float(threshold), consecutive), merit
+    return chosen
 
 
 def detected(d: np.ndarray, threshold: float, consecutive: int) -> bool:

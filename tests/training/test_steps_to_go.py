@@ -71,9 +71,34 @@ def test_reinforce_loss():
     assert float(loss) == pytest.approx(-0.05)
 
 
-def test_threshold_is_a_quantile_of_d_at_the_end_and_a_margin():
-    assert steps_to_go.calibrate_threshold(np.array([1.0, 2, 3, 10]), 0.5, 2) == 4.5
-    assert steps_to_go.calibrate_threshold(np.array([1.0, 2, 3, 10]), 0.0, 0) == 1
+def test_the_first_detection():
+    assert steps_to_go.first_detection(np.array([9.0, 2, 1]), 2, 1) == 1
+    assert steps_to_go.first_detection(np.array([9.0, 2, 1]), 2, 2) == 2
+    assert steps_to_go.first_detection(np.array([9.0, 2, 9, 1]), 2, 2) is None
+    assert steps_to_go.first_detection(np.array([1.0, 1, 1]), 2, 2) == 1
+    assert steps_to_go.first_detection(np.array([1.0, 9, 9]), 2, 1) is None  # before any step
+
+
+def test_s_is_as_wide_as_premature_detections_allow():
+    # The first three are at the goal two steps before their end; the last one is misunderstood and never near.
+    d = [np.array([9.0, 5, 3, 1.5, 1, 1]), np.array([9.0, 6, 4, 2, 1, 1]), np.array([9.0, 8, 5, 2.5, 2, 1])]
+    d.append(np.array([30.0, 30, 30]))
+    # From 3 on the first would be detected with three steps to go.
+    assert steps_to_go.choose_detector(d, 1, 2, 0.0) == (pytest.approx(2.9), 1)
+    # A third of them may be premature: from 4 on the second would be, too.
+    assert steps_to_go.choose_detector(d, 1, 2, 0.34) == (pytest.approx(3.9), 1)
+
+
+def test_more_frames_are_asked_for_only_where_they_find_more():
+    # The first one's dip, four steps before its end, is less than the second one ever gets to.
+    d = [np.array([9.0, 0.5, 9, 2, 1, 1]), np.array([9.0, 7, 7, 1.8, 1, 1])]
+    assert steps_to_go.choose_detector(d, 1, 2, 0.0) == (1.0, 1)  # no s will do: half of the ends
+    assert steps_to_go.choose_detector(d, 2, 2, 0.0) == (pytest.approx(6.9), 2)
+
+
+def test_where_no_s_will_do_half_of_the_ends_are_detected():
+    d = [np.array([5.0, 1, 1, 1, 4]), np.array([5.0, 1, 1, 1, 6])]
+    assert steps_to_go.choose_detector(d, 2, 0, 0.0) == (5.0, 1)
 
 
 def test_the_detector_wants_frames_in_a_row():

@@ -31,6 +31,9 @@ Row = dict[str, object]
 Report = Callable[[float, str], None]
 
 REGISTRY = {
+    "language-table": "training.benchmarks.language_table",
+    "over-optimisation": "training.benchmarks.over_optimisation",
+    "detector": "training.benchmarks.detector",
     "point-mass": "training.benchmarks.point_mass",
     "banana-table": "training.benchmarks.banana_table",
     "transfer": "training.benchmarks.transfer",

@@ -1,0 +1,111 @@
+import json
+
+import gymnasium.utils.env_checker
+import numpy as np
+import pytest
+
+from robots.tasks import PLACES, InstructionError
+from training import benchmarks, steps_to_go
+from training.benchmarks import by_setting, mean_and_interval, table
+from training.benchmarks.language_table import (
+    filtered_cloning,
+    hand_picked_goals,
+    picked,
+    random_reward_network,
+    sparse_reward,
+    unfrozen_reward_model,
+)
+from training.benchmarks.sparse_table import SparseTable
+from training.checkpoints import Policy, RewardModel
+
+
+def test_the_interval_is_students():
+    """1, 2, 3: mean 2, deviation 1, and the quantile 4.303 for 2 degrees of freedom over the root of 3."""
+    figure = mean_and_interval([1, 2, 3])
+    assert figure == {
+        "mean": 2.0,
+        "low": pytest.approx(2 - 4.303 / 3**0.5),
+        "high": pytest.approx(2 + 4.303 / 3**0.5),
+        "n": 3,
+    }
+    assert mean_and_interval([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
+
+
+def test_a_figure_that_some_rows_lack_is_averaged_over_the_others():
+    rows = [{"setting": "a", "seed": 0, "x": 1.0}, {"setting": "a", "seed": 1, "x": 3.0, "y": 5}, {"setting": "b"}]
+    settings = by_setting(rows)
+    assert settings["a"]["x"]["mean"] == 2 and settings["a"]["y"]["n"] == 1 and settings["b"] == {}
+    assert [line.split()[0] for line in table(settings).splitlines()] == ["setting", "a", "b"]
+
+
+def test_the_file_is_written_after_each_seed_and_holds_what_others_read(tmp_path, monkeypatch):
+    seen = []
+
+    class Example:
+        @staticmethod
+        def run(seed, report):
+            report(0.5, "half")
+            seen.append(json.loads(path.read_text())["rows"] if path.exists() else [])
+            return [{"setting": "only", "final_success": seed / 10}]
+
+        @staticmethod
+        def summarise(rows):
+            return {"key": len(rows)}
+
+    path = tmp_path / "example.json"
+    monkeypatch.setitem(benchmarks.REGISTRY, "example", "example")
+    monkeypatch.setattr(benchmarks.importlib, "import_module", lambda name: Example)
+    progress = benchmarks.Progress("example", 3, stream=open(tmp_path / "log", "w"))
+    result = benchmarks.run_benchmark("example", 3, 5, progress, lambda result: path.write_text(json.dumps(result)))
+    assert json.loads(path.read_text()) == result
+    assert [len(rows) for rows in seen] == [0, 1, 2]
+    assert set(result) == {"name", "commit", "machine", "rows", "summary"}
+    assert result["rows"][0] == {"setting": "only", "seed": 5, "final_success": 0.5}
+    assert result["summary"]["key"] == 3 and result["summary"]["settings"]["only"]["final_success"]["n"] == 3
+
+
+def test_hand_picked_goals_are_those_that_the_words_name():
+    goal = picked("push the blue cube to the green star")
+    assert np.flatnonzero(goal).tolist() == [3, 8 + 4]
+    goal = picked("slide the red moon to the top left of the table")
+    assert np.flatnonzero(goal).tolist() == [0, 16, 17, 18] and tuple(goal[-2:]) == pytest.approx(PLACES["top left"])
+    with pytest.raises(InstructionError, match="juggle"):
+        picked("juggle")
+
+
+def test_hand_picked_goals_last_as_long_as_their_block(finished_sft):
+    policy = Policy.load(finished_sft.checkpoints / "policy.safetensors")
+    text = "push the blue cube to the green star"
+    found = policy.goals([text])
+    with hand_picked_goals():
+        assert policy.goals([text]).tolist() == [picked(text).tolist()]
+    assert policy.goals([text]).equal(found) and not np.allclose(found, picked(text))
+
+
+def test_other_rewards(finished_sft, demonstrations):
+    policy = Policy.load(finished_sft.checkpoints / "policy.safetensors")
+    policy.description.recipe = {"gamma": 0.6}
+    reward_model = RewardModel.load(finished_sft.checkpoints / "reward_model.safetensors")
+    failed = demonstrations[0]
+    assert not failed.detected_success
+    reached = type(failed)(**vars(failed) | {"detected_success": True})
+    steps = failed.steps
+    assert filtered_cloning(failed, steps, reward_model, policy) is None
+    cloned = steps_to_go.returns(filtered_cloning(reached, steps, reward_model, policy), 0.6)
+    assert cloned == pytest.approx(np.ones(steps))
+    assert sparse_reward(failed, steps, reward_model, policy).sum() == 0
+    assert sparse_reward(reached, steps, reward_model, policy).tolist() == [0.0] * (steps - 1) + [1.0]
+    d, _ = reward_model.steps_to_go(failed.observations, [failed.instruction] * (steps + 1))
+    for other in (random_reward_network, unfrozen_reward_model):
+        rewards = other(failed, steps, reward_model, policy)
+        assert rewards.shape == (steps,) and np.isfinite(rewards).all()
+    assert not np.allclose(random_reward_network(failed, steps, reward_model, policy), d[:-1] - d[1:], atol=0.1)
+
+
+def test_the_sparse_table_is_a_gymnasium_environment_that_counts_its_episodes():
+    env = SparseTable(["block2block", "block_to_place"], 5, seed=0)
+    gymnasium.utils.env_checker.check_env(env, skip_render_check=True, skip_close_check=True)
+    env = SparseTable(["block2block"], 5, seed=0)
+    env.reset()
+    ends = [env.step(np.zeros(2))[1:4] for _ in range(5)]
+    assert ends[-1] == (0.0, False, True) and not any(end[2] for end in ends[:-1]) and env.episodes == 1

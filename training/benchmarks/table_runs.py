@@ -1,0 +1,119 @@
+"""What the benchmarks on a table share: demonstrations, stage 1 and stage 2 in a temporary folder, their figures."""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from robots.demonstrators import collect_demonstrations
+from robots.episodes import Episode, read_episodes, write_episodes
+from training.benchmarks import Report
+from training.checkpoints import Policy, RewardModel
+from training.evaluation import Evaluation, evaluate
+from training.recipes import ImproveRecipe, SFTRecipe
+from training.rehearsal import LocalStations
+from training.run_dir import RunDir
+from training.self_improvement import RewardsOf, improve
+from training.sft import sft
+
+TASKS = ("block2block", "block_to_place")
+EVALUATION_EPISODES = 400
+# Small rounds of few stations: more updates for the same practice, which counts where practice is dear.
+STATIONS = 8
+ROUND = {"updates_per_round": 6, "batch": 64}
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="fleetui-benchmark-") as name:
+        yield Path(name)
+
+
+def demonstrations(seed: int, count: int, report: Report, share: float, tasks: Sequence[str] = TASKS) -> list[Episode]:
+    """`share` is what of the seed's whole work this is, for the progress line."""
+    return collect_demonstrations(
+        tasks, count, seed, progress=lambda done, total: report(share * done / total, f"{done} demonstrations")
+    )
+
+
+def success(policy, seed: int, time_limit: int, tasks: Sequence[str] = TASKS, held_out: bool = False) -> Evaluation:
+    """True success on starts of this seed alone, apart from whatever chose the policy."""
+    return evaluate(
+        policy, tasks, EVALUATION_EPISODES, 7_000_000 + 10_000 * seed, held_out=held_out, time_limit=time_limit
+    )
+
+
+@dataclass
+class Stage1:
+    run: RunDir
+    policy: Policy
+    reward_model: RewardModel
+    wall_s: float
+
+
+def stage1(path: Path, episodes: Sequence[Episode], seed: int, **settings) -> Stage1:
+    started = time.monotonic()
+    run = RunDir.create(path, SFTRecipe(seed=seed, evaluation_episodes=0, **settings))
+    write_episodes(run.data / "demonstrations.safetensors", episodes)
+    sft(run)
+    return Stage1(
+        run,
+        Policy.load(run.checkpoints / "policy.safetensors"),
+        RewardModel.load(run.checkpoints / "reward_model.safetensors"),
+        time.monotonic() - started,
+    )
+
+
+@dataclass
+class Stage2:
+    run: RunDir
+    versions: list[tuple[int, Policy]]  # practice episodes that made it, the policy
+    wall_s: float
+    env_steps: int
+
+    def within(self, episodes: int) -> tuple[int, Policy]:
+        """The newest version that so many practice episodes could make; nothing is chosen by its success."""
+        return [version for version in self.versions if version[0] <= episodes][-1]
+
+    def practice(self) -> list[Episode]:
+        return [episode for path in sorted(self.run.episodes.glob("*")) for episode in read_episodes(path)]
+
+
+def stage2(
+    path: Path,
+    begin: Stage1,
+    seed: int,
+    max_episodes: int,
+    time_limit: int,
+    tasks: Sequence[str] = TASKS,
+    rewards_of: RewardsOf | None = None,
+    reward_model: Path | None = None,
+    **settings,
+) -> Stage2:
+    """Practice in one process, by the fleet's own stations and learner, without a success curve unless asked for."""
+    started = time.monotonic()
+    recipe = {"evaluation_episodes": 0, "tasks": ",".join(tasks), "time_limit": time_limit} | ROUND | settings
+    run = RunDir.create(path, ImproveRecipe(seed=seed, max_episodes=max_episodes, **recipe))
+    (run.start / "policy.safetensors").symlink_to(begin.run.checkpoints / "policy.safetensors")
+    (run.start / "reward_model.safetensors").symlink_to(
+        reward_model or begin.run.checkpoints / "reward_model.safetensors"
+    )
+    stations = LocalStations(list(tasks), STATIONS, seed, time_limit)
+    versions: list[tuple[int, Policy]] = []
+    practised = {"episodes": 0, "steps": 0}
+
+    def practise(run: RunDir, policy: Policy, reward_model: RewardModel, steps: int) -> None:
+        versions.append((practised["episodes"], policy))
+        stations(run, policy, reward_model, steps)
+        practised["episodes"] += len(stations.episodes)
+        practised["steps"] += sum(episode.steps for episode in stations.episodes)
+
+    try:
+        improve(run, practise, rewards_of)
+    finally:
+        stations.close()
+    newest = max(run.checkpoints.glob("policy-*.safetensors"))
+    versions.append((practised["episodes"], Policy.load(newest)))
+    return Stage2(run, versions, time.monotonic() - started, practised["steps"])
