@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-THRESHOLD_STEP = 0.1  # between the values of s that are tried
+# The values of s that are tried: "a very small number of timesteps".
+THRESHOLDS = np.arange(1, 121) / 10
 
 
 def bin_of_steps(steps: Tensor, bins: int, width: float) -> Tensor:
@@ -94,13 +95,11 @@ def reinforce_loss(log_probability: Tensor, returns: Tensor, scale: float) -> Te
 
 def first_detection(d: np.ndarray, threshold: float, consecutive: int) -> int | None:
     """The frame at which the detector ends an episode with these d. Frame 0 never does: nothing was done yet."""
-    below = np.append(np.asarray(d) <= threshold, False)
-    run = 0
-    for frame, at_the_goal in enumerate(below):
-        run = run + 1 if at_the_goal else 0
-        if run >= consecutive and frame > 0:
-            return frame
-    return None
+    if len(d) < max(2, consecutive):
+        return None
+    worst = np.lib.stride_tricks.sliding_window_view(np.asarray(d), consecutive).max(1)  # of the frames up to each
+    fires = np.flatnonzero(worst <= threshold) + consecutive - 1
+    return int(fires[fires > 0][0]) if (fires > 0).any() else None
 
 
 def choose_detector(
@@ -116,7 +115,7 @@ def choose_detector(
     ends = np.array([d[-1] for d in d_of_demonstrations], np.float64)
     chosen, most = (float(np.median(ends)), 1), (0,)
     for consecutive in range(1, most_consecutive + 1):
-        for threshold in np.arange(THRESHOLD_STEP, max(ends.max(), THRESHOLD_STEP) + THRESHOLD_STEP, THRESHOLD_STEP):
+        for threshold in THRESHOLDS:
             fired = [first_detection(d, threshold, consecutive) for d in d_of_demonstrations]
             to_go = [len(d) - 1 - at for d, at in zip(d_of_demonstrations, fired, strict=True) if at is not None]
             premature = sum(steps > margin for steps in to_go)
