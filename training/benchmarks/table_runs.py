@@ -53,10 +53,13 @@ class Stage1:
     wall_s: float
 
 
-def stage1(path: Path, episodes: Sequence[Episode], seed: int, **settings) -> Stage1:
+def stage1(path: Path, episodes: Sequence[Episode], seed: int, earlier: Stage1 | None = None, **settings) -> Stage1:
+    """From the weights of an earlier one, if given."""
     started = time.monotonic()
     run = RunDir.create(path, SFTRecipe(seed=seed, evaluation_episodes=0, **settings))
     write_episodes(run.data / "demonstrations.safetensors", episodes)
+    if earlier:
+        (run.start / "reward_model.safetensors").symlink_to(earlier.run.checkpoints / "reward_model.safetensors")
     sft(run)
     return Stage1(
         run,
@@ -89,7 +92,7 @@ def stage2(
     time_limit: int,
     tasks: Sequence[str] = TASKS,
     rewards_of: RewardsOf | None = None,
-    reward_model: Path | None = None,
+    judge: Stage1 | None = None,
     **settings,
 ) -> Stage2:
     """Practice in one process, by the fleet's own stations and learner, without a success curve unless asked for."""
@@ -97,9 +100,8 @@ def stage2(
     recipe = {"evaluation_episodes": 0, "tasks": ",".join(tasks), "time_limit": time_limit} | ROUND | settings
     run = RunDir.create(path, ImproveRecipe(seed=seed, max_episodes=max_episodes, **recipe))
     (run.start / "policy.safetensors").symlink_to(begin.run.checkpoints / "policy.safetensors")
-    (run.start / "reward_model.safetensors").symlink_to(
-        reward_model or begin.run.checkpoints / "reward_model.safetensors"
-    )
+    # The reward model may be another run's than the policy.
+    (run.start / "reward_model.safetensors").symlink_to((judge or begin).run.checkpoints / "reward_model.safetensors")
     stations = LocalStations(list(tasks), STATIONS, seed, time_limit)
     versions: list[tuple[int, Policy]] = []
     practised = {"episodes": 0, "steps": 0}
