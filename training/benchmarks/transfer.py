@@ -13,8 +13,8 @@ PLAN = Plan(
     demonstrated=("block2block",),
     demonstrations=3200,
     practised="worn_block2block",
-    stations=8,  # a round ends with an episode of each station, and 96 episodes are few
-    improve={"max_episodes": 82, "updates_per_round": 8},
+    stations=4,  # a round ends with an episode of each station, and 96 episodes are few
+    improve={"max_episodes": 88, "updates_per_round": 8},
 )
 
 
