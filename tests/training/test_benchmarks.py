@@ -1,3 +1,4 @@
+import importlib
 import json
 
 import gymnasium.utils.env_checker
@@ -6,8 +7,9 @@ import pytest
 
 from robots.tasks import PLACES, InstructionError
 from training import benchmarks, steps_to_go
-from training.benchmarks import by_setting, mean_and_interval, table
+from training.benchmarks import by_setting, mean_and_interval, positive_transfer, table, table_runs
 from training.benchmarks.language_table import (
+    Regime,
     filtered_cloning,
     hand_picked_goals,
     picked,
@@ -109,3 +111,36 @@ def test_the_sparse_table_is_a_gymnasium_environment_that_counts_its_episodes():
     env.reset()
     ends = [env.step(np.zeros(2))[1:4] for _ in range(5)]
     assert ends[-1] == (0.0, False, True) and not any(end[2] for end in ends[:-1]) and env.episodes == 1
+
+
+@pytest.mark.parametrize(
+    "name, settings, keys",
+    [
+        ("language-table", ["regime-small", "regime-middle", "regime-large", "sft-8x"], ["final_success_30"]),
+        ("over-optimisation", ["guard", "no-guard"], ["kept_below_peak"]),
+        ("reward-model", [f"{a}-{b}" for a in ("scratch", "pretrained") for b in (10, 20, 80)], []),
+        ("detector", ["validation", "practice"], ["false_positive_rate"]),
+        ("positive-transfer", ["practised", "block-to-place", "held-out-wordings"], []),
+        ("throughput", ["env", "batched", "camera"], ["env_to_raw", "batched_to_rollout", "camera_to_renderer"]),
+    ],
+)
+def test_summaries_hold_the_keys_that_others_read(name, settings, keys):
+    figures = ("final_success", "final_success_30", "held_out_success", "kept_success", "peak_success", "below_peak")
+    figures += ("false_positive_rate", "recall", "precision", "gain", "share")
+    rows = [{"setting": setting, "seed": 0} | dict.fromkeys(figures, 0.5) for setting in settings]
+    summary = importlib.import_module(benchmarks.REGISTRY[name]).summarise(rows)
+    assert all(summary[key] == 0.5 for key in keys)
+    if name == "reward-model":
+        assert summary["pretrained_minus_scratch_at_10"] == 0
+
+
+def test_a_whole_small_benchmark(monkeypatch):
+    """Practice of one family in one process, within its budget; the figures are of no worth."""
+    monkeypatch.setattr(positive_transfer, "SMALL", Regime(30, 12))
+    monkeypatch.setattr(table_runs, "EVALUATION_EPISODES", 4)
+    monkeypatch.setattr(table_runs, "SFT", {"steps": 20, "grounding_steps": 10, "hidden": 16, "validate_every": 10})
+    rows = positive_transfer.run(3, lambda fraction, what: None)
+    assert [row["setting"] for row in rows] == list(positive_transfer.SETTINGS)
+    for row in rows:
+        assert row["practice_episodes"] <= 9 and 0 <= row["final_success"] <= 1
+        assert row["gain"] == row["final_success"] - row["sft_success"]

@@ -22,6 +22,7 @@ TASKS = ("block2block", "block_to_place")
 EVALUATION_EPISODES = 400
 # Small rounds of few stations: more updates for the same practice, which counts where practice is dear.
 STATIONS = 8
+SFT = {}  # settings of stage 1 that differ from the fleet's
 ROUND = {"updates_per_round": 6, "batch": 64}
 
 
@@ -56,7 +57,7 @@ class Stage1:
 def stage1(path: Path, episodes: Sequence[Episode], seed: int, earlier: Stage1 | None = None, **settings) -> Stage1:
     """From the weights of an earlier one, if given."""
     started = time.monotonic()
-    run = RunDir.create(path, SFTRecipe(seed=seed, evaluation_episodes=0, **settings))
+    run = RunDir.create(path, SFTRecipe(seed=seed, evaluation_episodes=0, **SFT | settings))
     write_episodes(run.data / "demonstrations.safetensors", episodes)
     if earlier:
         (run.start / "reward_model.safetensors").symlink_to(earlier.run.checkpoints / "reward_model.safetensors")
