@@ -20,10 +20,11 @@ from training.sft import sft
 
 TASKS = ("block2block", "block_to_place")
 EVALUATION_EPISODES = 400
-# Small rounds of few stations: more updates for the same practice, which counts where practice is dear.
-STATIONS = 8
+# Small rounds of few stations, each used more often than in a fleet: more updates for the same practice, which counts
+# where practice is dear. Seed 105, small regime: .81 after 80 episodes, .76 with the fleet's 4 epochs.
+STATIONS = 4
 SFT = {}  # settings of stage 1 that differ from the fleet's
-ROUND = {"updates_per_round": 6, "batch": 64}
+ROUND = {"updates_per_round": 3, "epochs": 8}
 
 
 @contextmanager
