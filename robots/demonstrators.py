@@ -237,7 +237,7 @@ def _episode(world: World, instruction, observations, actions, success: bool, en
 DETOURS = 5
 PASSED = 0.15  # metres from a waypoint at which the next one is headed for
 CLEAR_OF_GOAL = 0.25  # metres by which the straight ways between waypoints miss the goal
-STIFFNESS, BRAKE = (4.0, 12.0), (0.2, 2.0)  # N/m and N s/m of the PD control, drawn for each episode
+STIFFNESS, BRAKE = (4.0, 12.0), (0.5, 1.5)  # N/m and N s/m of the PD control, drawn for each episode
 
 
 def demonstrate_detours(

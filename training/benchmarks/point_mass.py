@@ -26,8 +26,11 @@ PLAN = Plan(
     demonstrations=2400,
     practised=TASK,
     shuffle_every_s=0.1,  # a new goal for every episode
-    sft={"threshold_margin": 1.0},  # nobody notices success late here
-    improve={"max_episodes": 1500},
+    # An episode that ends some steps early, when the point is as good as there, teaches to arrive at full speed, and
+    # momentum does the rest: 18 steps with s = 9, 22 with s = 4 (seed 101).
+    sft={"threshold_margin": 6.0},
+    # A push changes the velocity now and the place later: progress has to be looked for further ahead than on a table.
+    improve={"max_episodes": 1500, "gamma": 0.9},
 )
 
 
