@@ -134,11 +134,11 @@ def test_a_table_that_needs_a_reset_is_far_from_the_goal(loaded, demonstrations)
     attempt = practised(demonstrations[0], policy)
     fallen = practised(demonstrations[0], policy, ending="needs_reset")
     before, after = (progress_rewards(each, each.steps, reward_model, policy) for each in (attempt, fallen))
-    assert (before[:-1] == after[:-1]).all()
+    assert after[:-1] == pytest.approx(before[:-1])
     d, _ = reward_model.steps_to_go(attempt.observations, [attempt.instruction] * (attempt.steps + 1))
     assert after[-1] == pytest.approx(d[-2] - 98.5, abs=1e-4)  # the last of 50 bins of 2 steps
     cut = progress_rewards(fallen, fallen.steps - 1, reward_model, policy)
-    assert (cut == before[:-1]).all()
+    assert cut == pytest.approx(before[:-1], abs=1e-4)  # of another batch, so not to the bit
 
 
 def test_the_words_and_the_reward_model_stay_as_stage_1_left_them(new_improve_run, demonstrations, finished_sft):
