@@ -168,8 +168,9 @@ class ImproveRecipe(Recipe):
     # 3e-4 learned no faster and on two of five seeds fell back by .1 to .3 between evaluations; 1e-3 collapsed.
     learning_rate: float = setting(2e-4, "Learning rate", "Of AdamW.", 1e-7, 1.0)
     weight_decay: float = setting(0.0, "Weight decay", "Of AdamW.", 0.0, 1.0)
-    # The paper's .9 needs several times the practice. On seed 100, from .29 (1,600 demonstrations, 50 steps), after about
-    # 150 episodes: .59 to .73 at .9, .88 at .7, .91 at .6, .84 at .5, .90 at .3. The more rewards are summed, the noisier.
+    # The paper's .9 needs several times the practice: the more rewards are summed, the noisier. On seed 100, from .29
+    # (1,600 demonstrations, 50 steps), after about 150 episodes: .59 to .73 at .9, .88 at .7, .91 at .6, .84 at .5, .90
+    # at .3.
     gamma: float = setting(0.6, "Discount", "0 to 0.9 work; 1.0 collapses.", 0.0, 1.0)
     scale: float = setting(5e-2, "Loss scale c", "Factor of the loss; AdamW makes it matter little.", 1e-6, 100.0)
     evaluate_every: int = setting(4, "Evaluate every", "Rounds between two evaluations.", 1, 100_000)
