@@ -30,7 +30,8 @@ PLAN = Plan(
     # momentum does the rest: 18 steps with s = 9, 22 with s = 4 (seed 101).
     sft={"threshold_margin": 6.0},
     # A push changes the velocity now and the place later: progress has to be looked for further ahead than on a table.
-    improve={"max_episodes": 1500, "gamma": 0.9},
+    # At 2e-4 now and then an update made it miss, and the policy circled; 1e-4 is steady (seed 101).
+    improve={"max_episodes": 3000, "gamma": 0.9, "learning_rate": 1e-4},
 )
 
 
