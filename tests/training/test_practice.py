@@ -344,9 +344,10 @@ def test_sigterm_ends_the_host_cleanly_with_episodes_on_disk(server, tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
-        until(lambda: sum(m["step"] >= 2 for m in server.of("telemetry")) >= 4, seconds=30)
+        # Both stations must be at work: one alone would leave one episode.
+        until(lambda: len({m["uuid"] for m in server.of("telemetry") if m["step"] >= 2}) == 2, seconds=60)
         process.send_signal(signal.SIGTERM)
-        log = process.communicate(timeout=10)[1]
+        log = process.communicate(timeout=30)[1]
     finally:
         process.kill()
     assert process.returncode == 0 and "Traceback" not in log
