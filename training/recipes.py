@@ -162,8 +162,8 @@ class ImproveRecipe(Recipe):
     seed: int = setting(0, "Seed", "Order of the steps in the updates.", 0, 2**31 - 1)
     max_episodes: int = setting(600, "Practice episodes", "The run ends after this many.", 1, 10_000_000)
     max_rounds: int = setting(1000, "Rounds", "The run ends after this many policy versions.", 1, 1_000_000)
-    updates_per_round: int = setting(16, "N", "A round waits for N x B practice steps.", 1, 10_000)
-    batch: int = setting(64, "B", "Steps in one update.", 1, 65_536)
+    updates_per_round: int = setting(16, "Updates a round", "N: a round waits for N x B practice steps.", 1, 10_000)
+    batch: int = setting(64, "Batch", "B: practice steps in one update.", 1, 65_536)
     epochs: int = setting(4, "Epochs", "How often a round's steps are used; the paper's 1 is slower.", 1, 100)
     # 3e-4 learned no faster and on two of five seeds fell back by .1 to .3 between evaluations; 1e-3 collapsed.
     learning_rate: float = setting(2e-4, "Learning rate", "Of AdamW.", 1e-7, 1.0)

@@ -210,7 +210,9 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         best = best_version(evaluations)
         final = evaluations[max(evaluations)]
         summary |= {"success": final["successes"] / final["n"], "kept_version": best}
-        for name, version in (("start", 0), ("kept", best)):
+        countdown = Countdown(run, "final evaluation", 2)
+        for judged, (name, version) in enumerate((("start", 0), ("kept", best))):
+            countdown.tell(judged)
             policy = Policy.load(policy_path(run, version))
             result = evaluate(
                 policy,
