@@ -14,7 +14,8 @@ PLAN = Plan(
     demonstrations=3200,
     practised="worn_block2block",
     stations=4,  # a round ends with an episode of each station, and 96 episodes are few
-    improve={"max_episodes": 88, "updates_per_round": 8},
+    # So few updates want longer steps: on seeds 101 to 103 4e-4 gave .79, .78, .80, the default 2e-4 .61, .76, .77.
+    improve={"max_episodes": 88, "updates_per_round": 8, "learning_rate": 4e-4},
 )
 
 
