@@ -39,6 +39,7 @@ from fleetui.fleet.models import (
 )
 from fleetui.messages import CardChanged, CheckpointsChanged, RunChanged, send_on_commit, tell_station_on_commit
 from robots import tasks as task_families
+from robots.control import ACTS
 from robots.embodiments import Embodiment
 from robots.episodes import ACTORS, EpisodeError, read_episodes, write_episodes
 
@@ -48,19 +49,6 @@ UPLOAD_LIMIT = 64 * 2**20
 EPISODES_A_FILE = 64
 OPERATOR_LEASE = timedelta(seconds=30)  # renewed by driving; afterwards another operator may take over
 SILENT_AFTER = timedelta(seconds=20)
-COMMANDS = (
-    "pause",
-    "resume",
-    "stop",
-    "clear_stop",
-    "reset",
-    "end_episode",
-    "speed",
-    "override",
-    "drive",
-    "hand_back",
-    "settings",
-)
 # An offline station is told these on its return: they are kept in its row. Anything else needs it here.
 KEPT_FOR_LATER = ("pause", "resume", "stop", "clear_stop", "speed", "settings")
 
@@ -341,8 +329,8 @@ def command_station(
 
 
 def _checked_args(name: str, args: dict) -> dict:
-    if name not in COMMANDS:
-        raise Invalid(f"{name!r} is no command; known are {', '.join(COMMANDS)}.")
+    if name not in ACTS:
+        raise Invalid(f"{name!r} is no command; known are {', '.join(ACTS)}.")
     if not isinstance(args, dict):
         raise Invalid("args must be an object.")
     known = {
