@@ -29,6 +29,7 @@ from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
 PHYSICS_STEPS = 10  # of 20 ms: one control step of 200 ms
 HALF_TABLE = np.array(TABLE_SIZE) / 2
 REACH = HALF_TABLE + 0.05  # the end effector may pass the edge a little, to get behind a block there
+REACH_X, REACH_Y = REACH.tolist()
 BLOCK_HEIGHT = 0.03
 END_EFFECTOR_RADIUS = 0.012
 END_EFFECTOR_HEIGHT = 0.1
@@ -175,38 +176,12 @@ def table_model(setup: TableSetup) -> mujoco.MjModel:
 _BODY = len(LANGUAGE_TABLE.body)
 
 
-def _observations(setup: TableSetup, positions: np.ndarray, previous: np.ndarray, on_table: np.ndarray) -> np.ndarray:
-    """positions [n, 2 + 3 K], previous end effector [n, 2], on_table [n, K] -> float32 [n, D]; fallen: zeros."""
-    n = len(positions)
-    result = np.zeros((n, setup.embodiment.observation_size), np.float32)
-    result[:, 0:2] = positions[:, :2]
-    result[:, 2:4] = previous
-    poses = positions[:, 2:].reshape(n, -1, 3)
-    features = result[:, _BODY:].reshape(n, -1, 5)  # a view
-    features[:, :, 0:2] = poses[:, :, :2]
-    features[:, :, 2] = np.cos(poses[:, :, 2])
-    features[:, :, 3] = np.sin(poses[:, :, 2])
-    features[:, :, 4] = 1
-    features *= on_table[:, :, None]
-    if setup.camera_scale != 1:
-        result[:, :_BODY] *= setup.camera_scale
-        features[:, :, :2] *= setup.camera_scale
-    return result
+def _all(flags: np.ndarray) -> bool:
+    return np.count_nonzero(flags) == flags.size  # of one table's few, flags.all() takes five times as long
 
 
-def _controls(setup: TableSetup, positions: np.ndarray, actions: np.ndarray, pending: np.ndarray) -> np.ndarray:
-    """Where the end effectors are sent [n, 2]; `pending` [n, delay, 2] holds the actions still to come."""
-    limit = setup.embodiment.action_limit[0]
-    actions = np.clip(actions, -limit, limit)
-    if setup.delay:
-        late = pending[:, 0].copy()
-        pending[:, :-1] = pending[:, 1:]
-        pending[:, -1] = actions
-        actions = late
-    if setup.gain != 1 or setup.bearing:
-        cos, sin = setup.gain * math.cos(setup.bearing), setup.gain * math.sin(setup.bearing)
-        actions = actions @ np.array([(cos, sin), (-sin, cos)])
-    return np.clip(positions[:, :2] + actions, -REACH, REACH)
+def _within(value: float, limit: float) -> float:
+    return min(max(value, -limit), limit)  # two plain numbers at a time are quicker than any way to clip arrays
 
 
 @cache
@@ -215,29 +190,78 @@ def _parked(count: int) -> np.ndarray:
     return np.array([(0.3 * i, -5.0, 0.0) for i in range(count)])
 
 
-def _park_fallen(positions: np.ndarray, on_table: np.ndarray) -> None:
-    poses = positions[:, 2:].reshape(len(positions), -1, 3)  # a view
-    on_table &= (np.abs(poses[:, :, :2]) <= HALF_TABLE).all(axis=2)
-    poses[...] = np.where(on_table[:, :, None], poses, _parked(on_table.shape[1]))
+def _new_rows(setup: TableSetup, *n: int) -> tuple[np.ndarray, ...]:
+    """Of one table, or of n: its numbers (what they are says _Tables), [K] not fallen, [delay, 2] actions to come."""
+    count = len(setup.embodiment.objects)
+    return np.ones((*n, 5 + 5 * count)), np.ones((*n, count), bool), np.zeros((*n, setup.delay, 2))
 
 
-def _new_rows(setup: TableSetup, n: int) -> tuple[np.ndarray, ...]:
-    """[n, 2 + 3 K] end effectors' and blocks' joint positions; [n, 2] end effectors one step earlier; [n, K] not
-    fallen; [n, delay, 2] actions still to come."""
-    blocks = len(setup.embodiment.objects)
-    return np.zeros((n, 2 + 3 * blocks)), np.zeros((n, 2)), np.ones((n, blocks), bool), np.zeros((n, setup.delay, 2))
+class _Tables:
+    """What n tables, or one without the leading axis, are between two steps, and what a step does besides MuJoCo.
+
+    For arrays as small as one table's, making a view takes as long as filling it, so all views are made here, once.
+    """
+
+    def __init__(self, setup: TableSetup, rows: tuple[np.ndarray, ...]):
+        self.setup, self.embodiment = setup, setup.embodiment
+        self.model = table_model(setup)
+        self._rows = self._numbers, self._on_table, self._pending = rows
+        count = len(self.embodiment.objects)
+        # Joint positions of end effector and blocks, end effector one step earlier, blocks' cosines and sines, and a 1
+        ends = np.cumsum([2 + 3 * count, 2, count, count])
+        self._positions, self._previous, self._cosines, self._sines, _ = np.split(self._numbers, ends, axis=-1)
+        self._end_effector = self._positions[..., :2]
+        self._poses = self._positions[..., 2:].reshape(*self._on_table.shape, 3)
+        self._angles = self._poses[..., 2]
+        # What no joint position exceeds while nothing falls
+        self._edges = np.array([math.inf, math.inf] + [*HALF_TABLE, math.inf] * count)
+        # Which of the numbers an observation shows; every block's on_table is the 1
+        x, cosine = 2 + 3 * np.arange(count), ends[1] + np.arange(count)
+        features = np.stack([x, x + 1, cosine, cosine + count, np.full(count, ends[3])], axis=1)
+        self._shown = np.array([0, 1, ends[0], ends[0] + 1, *features.flat])
+
+    def _observe(self) -> np.ndarray:
+        """float32 [(n,) D]; what has fallen: zeros"""
+        result = self._numbers.take(self._shown, -1).astype(np.float32)
+        if self.setup.camera_scale != 1 or not _all(self._on_table):
+            features = result[..., _BODY:].reshape(*self._on_table.shape, 5)  # a view
+            features *= self._on_table[..., None]
+            result[..., :_BODY] *= self.setup.camera_scale
+            features[..., :2] *= self.setup.camera_scale
+        return result
+
+    def _moves(self, actions: np.ndarray) -> np.ndarray:
+        """What the arms make of actions [(n,) 2] that are within the limit."""
+        setup, pending = self.setup, self._pending
+        if setup.delay:
+            late = pending[..., 0, :].copy()
+            pending[..., :-1, :] = pending[..., 1:, :]
+            pending[..., -1, :] = actions
+            actions = late
+        if setup.gain != 1 or setup.bearing:
+            cos, sin = setup.gain * math.cos(setup.bearing), setup.gain * math.sin(setup.bearing)
+            actions = actions @ np.array([(cos, sin), (-sin, cos)])
+        return actions
+
+    def _settle(self) -> None:
+        """Whenever blocks have moved: parks those that have fallen, and brings cosines and sines up to date."""
+        if not (_all(np.abs(self._positions) <= self._edges) and _all(self._on_table)):
+            self._on_table &= (np.abs(self._poses[..., :2]) <= HALF_TABLE).all(axis=-1)
+            self._poses[...] = np.where(self._on_table[..., None], self._poses, _parked(self._on_table.shape[-1]))
+        np.cos(self._angles, self._cosines)
+        np.sin(self._angles, self._sines)
 
 
-class LanguageTable:
+class LanguageTable(_Tables):
     """One table; its arrays may be rows of a BatchWorld's."""
 
     def __init__(
         self, seed: int, setup: TableSetup = LANGUAGE_TABLE_SETUP, _rows: tuple[np.ndarray, ...] | None = None
     ):
-        self.setup, self.embodiment = setup, setup.embodiment
-        self.model = table_model(setup)
-        self._data = mujoco.MjData(self.model)
-        self._positions, self._previous, self._on_table, self._pending = _rows or _new_rows(setup, 1)
+        super().__init__(setup, _rows or _new_rows(setup))
+        data = self._data = mujoco.MjData(self.model)
+        self._qpos, self._qvel, self._warmstart, self._ctrl = data.qpos, data.qvel, data.qacc_warmstart, data.ctrl
+        self._exact = not setup.delay and setup.gain == 1 and not setup.bearing  # goes where it is told
         self.reset(np.random.default_rng(seed))
 
     @property
@@ -258,48 +282,51 @@ class LanguageTable:
             else:
                 continue
             break
-        self._positions[0, :2] = self._previous[0] = points[0]
-        poses = self._positions[0, 2:].reshape(-1, 3)
-        poses[:, :2] = points[1:]
-        poses[:, 2] = rng.uniform(-math.pi, math.pi, count)
+        self._end_effector[:] = self._previous[:] = points[0]
+        self._poses[:, :2] = points[1:]
+        self._angles[:] = rng.uniform(-math.pi, math.pi, count)
         self._on_table[:] = True
         self._pending[:] = 0
+        self._settle()
         return self.observation()
 
     def step(self, action: np.ndarray) -> np.ndarray:
-        controls = _controls(self.setup, self._positions, checked("action", action, 2)[None], self._pending)
-        data, positions = self._data, self._positions[0]
-        self._previous[0] = positions[:2]
-        data.qpos[:] = positions
-        data.qvel[:] = 0
-        data.qacc_warmstart[:] = 0
-        data.ctrl[:] = controls[0]
-        mujoco.mj_step(self.model, data, PHYSICS_STEPS)
-        positions[:] = data.qpos
-        _park_fallen(self._positions, self._on_table)
-        return self.observation()
+        dx, dy = map(_within, checked("action", action, 2).tolist(), self.embodiment.action_limit)
+        if not self._exact:
+            dx, dy = self._moves(np.array([dx, dy])).tolist()
+        x, y = self._end_effector.tolist()
+        self._ctrl[0], self._ctrl[1] = _within(x + dx, REACH_X), _within(y + dy, REACH_Y)
+        self._previous[0], self._previous[1] = x, y
+        self._qpos[:] = self._positions
+        self._qvel.fill(0)
+        self._warmstart.fill(0)
+        mujoco.mj_step(self.model, self._data, PHYSICS_STEPS)
+        moved = self._qpos[2:].tobytes() != self._poses.tobytes()  # in a demonstration half of the steps move none
+        self._positions[:] = self._qpos
+        if moved:
+            self._settle()
+        return self._observe()
 
     def observation(self) -> np.ndarray:
-        return _observations(self.setup, self._positions, self._previous, self._on_table)[0]
+        return self._observe()
 
     def set_observation(self, observation: np.ndarray) -> None:
         observation = checked("observation", observation, self.embodiment.observation_size)
         scale = self.setup.camera_scale
-        self._positions[0, :2], self._previous[0] = observation[:2] / scale, observation[2:4] / scale
+        self._end_effector[:], self._previous[:] = observation[:2] / scale, observation[2:4] / scale
         self._pending[:] = 0
         features = observation[_BODY:].reshape(-1, 5)
-        poses = self._positions[0, 2:].reshape(-1, 3)
-        poses[:, :2] = features[:, :2] / scale
-        poses[:, 2] = np.arctan2(features[:, 3], features[:, 2])
-        self._on_table[0] = features[:, 4] > 0.5
-        _park_fallen(self._positions, self._on_table)
+        self._poses[:, :2] = features[:, :2] / scale
+        self._angles[:] = np.arctan2(features[:, 3], features[:, 2])
+        self._on_table[:] = features[:, 4] > 0.5
+        self._settle()
 
     def layout(self) -> tuple[tuple[float, float], dict[str, tuple[float, float]]]:
         """The end effector's place and the blocks' on the table, as plain numbers for the demonstrator."""
-        x, y, *poses = self._positions[0].tolist()
+        x, y, *poses = self._positions.tolist()
         return (x, y), {
             kind.name: (poses[3 * i], poses[3 * i + 1])
-            for i, (kind, here) in enumerate(zip(self.embodiment.objects, self._on_table[0].tolist(), strict=True))
+            for i, (kind, here) in enumerate(zip(self.embodiment.objects, self._on_table.tolist(), strict=True))
             if here
         }
 
@@ -316,12 +343,12 @@ class LanguageTable:
         return f"{', '.join(fallen[:-1])} and {fallen[-1]} are off the table"
 
     def objects_in_play(self) -> tuple[str, ...]:
-        return tuple(kind.name for kind, here in zip(self.embodiment.objects, self._on_table[0], strict=True) if here)
+        return tuple(kind.name for kind, here in zip(self.embodiment.objects, self._on_table, strict=True) if here)
 
     def render(self, width: int, height: int) -> np.ndarray:
         if self.renderer == "drawn":
             return self._drawn(width, height)
-        self._data.qpos[:] = self._positions[0]
+        self._data.qpos[:] = self._positions
         mujoco.mj_kinematics(self.model, self._data)
         mujoco.mj_camlight(self.model, self._data)
         return render(self.model, self._data, "front", width, height)
@@ -331,28 +358,25 @@ class LanguageTable:
             return tuple(round(255 * c) for c in colour)
 
         polygons = [((HALF_TABLE * [(-1, -1), (1, -1), (1, 1), (-1, 1)]), rgb(TABLE_COLOUR))]
-        for kind, (x, y, angle), here in zip(
-            self.embodiment.objects, self._positions[0, 2:].reshape(-1, 3), self._on_table[0], strict=True
-        ):
+        for kind, (x, y, angle), here in zip(self.embodiment.objects, self._poses, self._on_table, strict=True):
             turn = np.array([(math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))])
             if here:
                 polygons += [
                     (part @ turn + (x, y), rgb(COLOURS[kind.colour])) for part in self.setup.shapes[kind.shape]
                 ]
-        polygons.append((circle(*self._positions[0, :2], END_EFFECTOR_RADIUS), rgb(END_EFFECTOR_COLOUR)))
+        polygons.append((circle(*self._end_effector, END_EFFECTOR_RADIUS), rgb(END_EFFECTOR_COLOUR)))
         return draw_top_view(polygons, (*(-REACH - 0.01), *(REACH + 0.01)), width, height)
 
     def close(self) -> None:
         """Nothing to free: the model and its scene are shared by all tables."""
 
 
-class BatchWorld:
+class BatchWorld(_Tables):
     """n tables stepped together by mujoco.rollout, on `threads` cores; to the bit as n LanguageTables."""
 
     def __init__(self, n: int, seed: int, threads: int = 1, setup: TableSetup = LANGUAGE_TABLE_SETUP):
-        self.n, self.setup, self.embodiment = n, setup, setup.embodiment
-        self.model = table_model(setup)
-        rows = self._positions, self._previous, self._on_table, self._pending = _new_rows(setup, n)
+        super().__init__(setup, _new_rows(setup, n))
+        self.n = n
         self._state = np.zeros((n, mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)))
         if self._state.shape[1] != 1 + self.model.nq + self.model.nv:
             raise WorldError(
@@ -361,7 +385,7 @@ class BatchWorld:
         self._rollout = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
         self._datas = [mujoco.MjData(self.model) for _ in range(threads)]
         seeds = np.random.SeedSequence(seed).generate_state(n)
-        self._worlds = [LanguageTable(int(seeds[i]), setup, tuple(row[i : i + 1] for row in rows)) for i in range(n)]
+        self._worlds = [LanguageTable(int(seeds[i]), setup, tuple(row[i] for row in self._rows)) for i in range(n)]
 
     def world(self, i: int) -> LanguageTable:
         """Table i as a world of its own; stepping or resetting it moves table i only."""
@@ -371,18 +395,20 @@ class BatchWorld:
         return self._worlds[i].reset(rng)
 
     def observations(self) -> np.ndarray:
-        return _observations(self.setup, self._positions, self._previous, self._on_table)
+        return self._observe()
 
     def step(self, actions: np.ndarray) -> np.ndarray:
         """actions [n, 2] -> observations float32 [n, D]"""
         actions = checked("batch of actions", np.ravel(actions), 2 * self.n).reshape(self.n, 2)
-        self._previous[:] = self._positions[:, :2]
+        self._previous[:] = self._end_effector
         self._state[:, 1 : 1 + self.model.nq] = self._positions
-        controls = _controls(self.setup, self._positions, actions, self._pending)[:, None]  # [n, 1, 2]
+        limit = np.array(self.embodiment.action_limit)
+        moves = self._moves(np.clip(actions, -limit, limit))
+        controls = np.clip(self._end_effector + moves, -REACH, REACH)[:, None]  # [n, 1, 2]
         states, _ = self._rollout.rollout(self.model, self._datas, self._state, controls, nstep=PHYSICS_STEPS)
         self._positions[:] = states[:, -1, 1 : 1 + self.model.nq]
-        _park_fallen(self._positions, self._on_table)
-        return self.observations()
+        self._settle()
+        return self._observe()
 
     def close(self) -> None:
         self._rollout.close()

@@ -98,7 +98,7 @@ def env(seed: int) -> list[Row]:
 
     data = mujoco.MjData(world.model)
     world.set_observation(start)
-    qpos = world._positions[0].copy()
+    qpos = world._positions.copy()
 
     def bare() -> int:
         for first in range(0, STEPS, task.time_limit_steps):
@@ -153,7 +153,7 @@ def camera(seed: int) -> list[Row]:
     # Without one of its own, a Renderer draws in the OpenGL context that is current: the world's.
     gl_context.GLContext = None
     data = mujoco.MjData(world.model)
-    data.qpos[:] = world._positions[0]
+    data.qpos[:] = world._positions
     mujoco.mj_forward(world.model, data)
     renderer = mujoco.Renderer(world.model, view.height, view.width)
     for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_HAZE):
