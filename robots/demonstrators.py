@@ -221,7 +221,7 @@ def _episode(world: World, instruction, observations, actions, success: bool, en
         embodiment=world.embodiment.name,
         task=instruction.family,
         instruction=instruction.text,
-        observations=np.array(observations, np.float32),
+        observations=np.array(observations, world.embodiment.observation_type),
         actions=np.array(actions, np.float32),
         actors=np.full(count, ACTORS.index("script"), np.uint8),
         steps_to_go=np.full(count + 1, np.nan, np.float32),
@@ -289,6 +289,7 @@ def fastest_force(observation: np.ndarray) -> np.ndarray:
 _DEMONSTRATORS = {
     "language_table": (demonstrate, EPISODES_BETWEEN_RESETS),
     "worn_table": (demonstrate, EPISODES_BETWEEN_RESETS),
+    "camera_table": (demonstrate, EPISODES_BETWEEN_RESETS),
     "banana_table": (demonstrate, EPISODES_BETWEEN_RESETS),
     "point_mass": (demonstrate_detours, 1),
 }
@@ -325,7 +326,7 @@ def collect_demonstrations(
             since_reset = 0
         since_reset += 1
         family = families[len(collected) % len(families)]
-        instruction = family.sample(rng, world.objects_in_play(), observation=world.observation())
+        instruction = family.sample(rng, world.objects_in_play())
         episode = demonstrate_one(world, instruction, rng, seed)
         if episode.true_success:
             collected.append(episode)

@@ -32,8 +32,20 @@ class Camera:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An observation that is what one camera sees from straight above, its middle above the origin."""
+
+    camera: str  # its name in the world's model
+    width: int
+    height: int
+    metres_per_pixel: float
+
+
+@dataclass(frozen=True)
 class Embodiment:
-    """An observation is the body's features, then for each object its features, all in one float32 vector."""
+    """An observation is the body's features, then for each object its features, all in one float32 vector; or, where
+    `picture` is given, the pixels of a picture in which these features have to be found: uint8, H x W x 3 in a row.
+    """
 
     name: str
     control_hz: float
@@ -43,17 +55,26 @@ class Embodiment:
     action_names: tuple[str, ...]
     action_limit: tuple[float, ...]
     cameras: tuple[Camera, ...]
+    picture: Picture | None = None
+
+    @property
+    def features_size(self) -> int:
+        return len(self.body) + len(self.objects) * len(self.object_features)
 
     @property
     def observation_size(self) -> int:
-        return len(self.body) + len(self.objects) * len(self.object_features)
+        return self.picture.height * self.picture.width * 3 if self.picture else self.features_size
+
+    @property
+    def observation_type(self) -> str:
+        return "uint8" if self.picture else "float32"
 
     @property
     def action_size(self) -> int:
         return len(self.action_names)
 
     def object_slice(self, name: str) -> slice:
-        """Where one object's features stand in an observation."""
+        """Where one object's features stand among all."""
         index = [kind.name for kind in self.objects].index(name)
         start = len(self.body) + index * len(self.object_features)
         return slice(start, start + len(self.object_features))
@@ -73,6 +94,7 @@ class Embodiment:
                 action_names=tuple(data["action_names"]),
                 action_limit=tuple(float(limit) for limit in data["action_limit"]),
                 cameras=tuple(Camera(**camera) for camera in data["cameras"]),
+                picture=Picture(**data["picture"]) if data.get("picture") else None,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -114,6 +136,9 @@ LANGUAGE_TABLE = Embodiment(
 # Another laboratory's table: it senses and acts in the same terms, but nothing weighs, slips or looks quite alike.
 WORN_TABLE = replace(LANGUAGE_TABLE, name="worn_table")
 
+# LanguageTable for a policy that sees the table itself, instead of being told where everything lies.
+CAMERA_TABLE = replace(LANGUAGE_TABLE, name="camera_table", picture=Picture("top", 120, 80, 0.006))
+
 BANANA_TABLE = replace(LANGUAGE_TABLE, name="banana_table", objects=(ObjectKind("banana", "yellow", "banana"),))
 
 POINT_MASS = Embodiment(
@@ -127,7 +152,7 @@ POINT_MASS = Embodiment(
     cameras=(Camera("front", 320, 240),),
 )
 
-BUILT_IN = {body.name: body for body in (LANGUAGE_TABLE, WORN_TABLE, BANANA_TABLE, POINT_MASS)}
+BUILT_IN = {body.name: body for body in (LANGUAGE_TABLE, WORN_TABLE, CAMERA_TABLE, BANANA_TABLE, POINT_MASS)}
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Episode:
     embodiment: str
     task: str  # the task family's name
     instruction: str
-    observations: np.ndarray  # float32 [T+1, D]
+    observations: np.ndarray  # float32 [T+1, D], or uint8 where the body's observation is a picture
     actions: np.ndarray  # float32 [T, A], in the units of the embodiment's action space
     actors: np.ndarray  # uint8 [T], indices into ACTORS
     steps_to_go: np.ndarray  # float32 [T+1], d(o, g) as the station computed it; NaN where no reward model ran
@@ -100,8 +100,10 @@ class Episode:
             refuse("actors", "a demonstration is acted wholly by a human or a script, but some steps are a policy's.")
 
     def _validate_arrays(self, refuse) -> None:
+        body = EMBODIMENTS.get(self.embodiment)
+        pictures = body.observation_type == "uint8" if body else getattr(self.observations, "dtype", None) == np.uint8
         for name, dimensions, kind in (
-            ("observations", 2, np.float32),
+            ("observations", 2, np.uint8 if pictures else np.float32),
             ("actions", 2, np.float32),
             ("actors", 1, np.uint8),
             ("steps_to_go", 1, np.float32),
@@ -115,7 +117,6 @@ class Episode:
         for name, wanted in (("observations", steps + 1), ("actors", steps), ("steps_to_go", steps + 1)):
             if len(getattr(self, name)) != wanted:
                 refuse(name, f"has {len(getattr(self, name))} rows, but {steps} actions need {wanted}.")
-        body = EMBODIMENTS.get(self.embodiment)
         if body is not None:
             for name, size in (("observations", body.observation_size), ("actions", body.action_size)):
                 if getattr(self, name).shape[1] != size:

@@ -115,7 +115,7 @@ class Recording:
             embodiment=embodiment.name,
             task=self.task.name,
             instruction=self.instruction.text,
-            observations=np.array(self.observations, np.float32),
+            observations=np.array(self.observations, embodiment.observation_type),
             actions=np.array(self.actions, np.float32),
             actors=np.full(self.steps, ACTORS.index(self.actor), np.uint8),
             steps_to_go=np.asarray(d, np.float32),
@@ -179,7 +179,7 @@ class Station:
         self._policy_outdated = False  # to be dropped at the episode boundary
         self._shown_at = -math.inf
         self._server_gone = False
-        self.observation = np.asarray(world.reset(self.rng), np.float32)
+        self.observation = np.asarray(world.reset(self.rng), self.embodiment.observation_type)
 
     # What the server says
 
@@ -368,7 +368,7 @@ class Station:
 
     def _sample(self, task: TaskFamily):
         try:
-            return task.sample(self.rng, self.world.objects_in_play(), observation=self.observation)
+            return task.sample(self.rng, self.world.objects_in_play())
         except ValueError as error:
             raise CommandRefused(str(error)) from None
 
@@ -410,7 +410,7 @@ class Station:
         self.need, self.need_since = reason, self.clock()
 
     def _reset(self) -> None:
-        self.observation = np.asarray(self.world.reset(self.rng), np.float32)
+        self.observation = np.asarray(self.world.reset(self.rng), self.embodiment.observation_type)
         self.scene += 1
         self.practised_s = 0.0
         self.need = ""
@@ -542,7 +542,7 @@ class Station:
         limit = np.asarray(self.embodiment.action_limit, np.float32)
         action = np.clip(action, -limit, limit)
         try:
-            observation = np.asarray(self.world.step(action), np.float32)
+            observation = np.asarray(self.world.step(action), self.embodiment.observation_type)
             if not np.isfinite(observation).all():
                 raise ValueError("the world's observation is not a number")
         except Exception as error:  # any driver may fail in any way, and the other stations of the host must go on

@@ -170,25 +170,22 @@ class TaskFamily:
     def sample(
         self,
         rng: np.random.Generator,
-        blocks_on_table: Sequence[str],
+        objects: Mapping[str, tuple[float, float]] | Sequence[str],
         held_out: bool = False,
-        observation: np.ndarray | None = None,
     ) -> Instruction:
-        """An instruction about what is on the table. With the observation, one that is clearly not fulfilled yet."""
-        blocks = tuple(blocks_on_table)
-        positions = None
-        if observation is not None and get_embodiment(self.embodiment).objects:
-            positions = block_positions(observation, self.embodiment)
-            blocks = tuple(name for name in blocks if name in positions)
+        """An instruction about what is on the table; where it is known where that lies, one that is clearly not
+        fulfilled yet.
+        """
+        blocks = tuple(objects)
         targets = self._targets(blocks)
         if not targets:
             raise InstructionError(
                 f"No instruction of {self.title} can be asked with {len(blocks)} blocks on the "
                 "table; reset the station."
             )
-        if positions is not None:
+        if isinstance(objects, Mapping) and objects:
             # A cluttered table may leave nothing clearly open: then what is farthest from fulfilled is asked.
-            left = [distance_left(target, positions) for target in targets]
+            left = [distance_left(target, objects) for target in targets]
             wanted = min(MARGIN, max(left))
             targets = [target for target, missing in zip(targets, left, strict=True) if missing >= wanted]
         target = targets[rng.integers(len(targets))]
@@ -257,6 +254,22 @@ TASKS: dict[str, TaskFamily] = {
             "Block2Block in another laboratory: other masses, friction, arm, delay and camera.",
         ),
         TaskFamily(
+            "camera_block2block",
+            "Block2Block, by camera",
+            "camera_table",
+            "camera_table",
+            TIME_LIMIT_STEPS,
+            "Block2Block for a policy that is given the camera's picture instead of where the blocks lie.",
+        ),
+        TaskFamily(
+            "camera_block_to_place",
+            "Block to place, by camera",
+            "camera_table",
+            "camera_table",
+            TIME_LIMIT_STEPS,
+            "Block to place for a policy that is given the camera's picture instead of where the blocks lie.",
+        ),
+        TaskFamily(
             "banana_to_place",
             "Banana to place",
             "banana_table",
@@ -278,6 +291,8 @@ _GRAMMARS: dict[str, Grammar] = {
     "block2block": _BLOCK_TO_BLOCK,
     "block_to_place": _BLOCK_TO_PLACE,
     "worn_block2block": _BLOCK_TO_BLOCK,
+    "camera_block2block": _BLOCK_TO_BLOCK,
+    "camera_block_to_place": _BLOCK_TO_PLACE,
     "banana_to_place": _BLOCK_TO_PLACE,
     "point_mass": Grammar(
         verbs=("go", "move", "fly", "glide"),

@@ -79,7 +79,10 @@ def test_a_wrong_database_url_is_refused_without_showing_the_password(monkeypatc
 
 def test_redis_url_for_channels_and_for_celery(monkeypatch):
     monkeypatch.setenv("REDIS_URL", "unix:///run/redis.sock?db=3")
-    assert settings_file.read_redis() == ("unix:///run/redis.sock?db=3", "redis+socket:///run/redis.sock?virtual_host=3")
+    assert settings_file.read_redis() == (
+        "unix:///run/redis.sock?db=3",
+        "redis+socket:///run/redis.sock?virtual_host=3",
+    )
     monkeypatch.setenv("REDIS_URL", "redis://cache:6379/2")
     assert settings_file.read_redis() == ("redis://cache:6379/2", "redis://cache:6379/2")
     monkeypatch.setenv("REDIS_URL", "cache:6379")

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from robots.embodiments import Embodiment
 from training import steps_to_go
-from training.networks import Network, Vocabulary
+from training.networks import Network
 from training.run_dir import write_atomically
+from training.vocabulary import Vocabulary
 
 FORMAT = "fleetui-checkpoint-1"
 
@@ -115,14 +116,17 @@ class Loaded:
             self._goals.update(zip(new, self.network.words(self.vocabulary.encode(new)), strict=True))
         return torch.stack([self._goals[text] for text in instructions])
 
-    def _observations(self, observations: np.ndarray) -> Tensor:
+    @torch.inference_mode()
+    def perceive(self, observations: np.ndarray) -> Tensor:
+        """Observations as a station makes them [n, D] -> what the network reads [n, features_size]"""
         wanted = self.embodiment.observation_size
         if observations.ndim != 2 or observations.shape[1] != wanted:
             raise CheckpointError(
                 f"Observations of shape {observations.shape} don't fit checkpoint {self.id}: {self.embodiment.name} "
                 f"has {wanted} numbers; give the station a checkpoint of its own embodiment."
             )
-        return torch.as_tensor(np.ascontiguousarray(observations, np.float32))
+        kind = self.embodiment.observation_type
+        return self.network.perceive(torch.as_tensor(np.ascontiguousarray(observations, kind)))
 
 
 class Policy(Loaded):
@@ -139,7 +143,7 @@ class Policy(Loaded):
         greedy: bool = False,
     ) -> np.ndarray:
         """[n, D] -> [n, A] in the units of the body's action space"""
-        hidden = self.network.hidden(self._observations(observations), self.goals(instructions))
+        hidden = self.network.hidden(self.perceive(observations), self.goals(instructions))
         head = self.network.action_head
         return head.actions(head.draw(hidden, generator, greedy)).numpy()
 
@@ -152,7 +156,12 @@ class RewardModel(Loaded):
     @torch.inference_mode()
     def steps_to_go(self, observations: np.ndarray, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """[n, D] -> d [n], distribution [n, bins]"""
-        hidden = self.network.hidden(self._observations(observations), self.goals(instructions))
+        return self.judge(self.perceive(observations), instructions)
+
+    @torch.inference_mode()
+    def judge(self, perceived: Tensor, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The same for what perceive() made of observations."""
+        hidden = self.network.hidden(perceived, self.goals(instructions))
         distribution = steps_to_go.distribution(self.network.steps_to_go_head(hidden))
         return steps_to_go.expected_steps(distribution, self.bin_width).numpy(), distribution.numpy()
 

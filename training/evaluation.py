@@ -104,7 +104,7 @@ def _attempt(
     for i, world, task in zip(numbers, worlds.each, families, strict=True):
         rng = np.random.default_rng([seed, i])
         observations.append(world.reset(rng))
-        instructions.append(task.sample(rng, world.objects_in_play(), held_out=held_out, observation=observations[-1]))
+        instructions.append(task.sample(rng, world.objects_in_play(), held_out=held_out))
     observations = np.stack(observations)
     texts = [instruction.text for instruction in instructions]
     limits = np.array([time_limit or task.time_limit_steps for task in families])

@@ -2,7 +2,7 @@
 
     instruction --Grounding or TextCode--> goal --+
                                                   +--> features -> trunk -> action head      p(a | o, g)
-    observation ----------------------------------+                      -> steps-to-go head p(t' - t | o, g)
+    observation (a picture: sight.py first) ------+                      -> steps-to-go head p(t' - t | o, g)
 
 On a table of objects the words must find the objects, and imitation alone never teaches them to: the signal of a single
 step is too weak. So Grounding is trained first and alone, with labels read off the demonstrations in hindsight (which
@@ -10,44 +10,18 @@ block moved most, and near what it came to rest), then frozen. A body without ob
 instead.
 """
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robots.embodiments import TABLE_SIZE, Embodiment
+from training.sight import Sight
+from training.vocabulary import PADDING, Vocabulary
 
-PADDING, UNKNOWN = 0, 1
 # Metres by which the moved block may rest from what it was pushed to: about two touching blocks, or a place's radius.
 REST_DISTANCE = 0.04
-
-
-class Vocabulary:
-    """The words of the demonstrations and of the objects' names. A word that isn't in it is read as "unknown"."""
-
-    def __init__(self, words: Iterable[str]):
-        self.words = sorted(set(words))
-        self._index = {word: index + 2 for index, word in enumerate(self.words)}
-
-    @staticmethod
-    def split(text: str) -> list[str]:
-        return re.findall(r"[a-z0-9]+", text.lower())
-
-    @classmethod
-    def of(cls, texts: Iterable[str], embodiment: Embodiment) -> "Vocabulary":
-        names = [word for kind in embodiment.objects for word in (kind.colour, kind.shape)]
-        return cls([word for text in [*texts, *names] for word in cls.split(text)])
-
-    def __len__(self) -> int:
-        return len(self.words) + 2
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """[n] sentences -> [n, length] word numbers, padded at the end."""
-        rows = [[self._index.get(word, UNKNOWN) for word in self.split(text)] or [UNKNOWN] for text in texts]
-        length = max(map(len, rows))
-        return torch.tensor([row + [PADDING] * (length - len(row)) for row in rows])
 
 
 class Sentence(nn.Module):
@@ -231,9 +205,9 @@ class FlatFeatures(nn.Module):
 
     def __init__(self, embodiment: Embodiment, goal_size: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(embodiment.observation_size))
-        self.register_buffer("deviation", torch.ones(embodiment.observation_size))
-        self.size = embodiment.observation_size + goal_size
+        self.register_buffer("mean", torch.zeros(embodiment.features_size))
+        self.register_buffer("deviation", torch.ones(embodiment.features_size))
+        self.size = embodiment.features_size + goal_size
 
     def scale_as(self, observations: Tensor) -> None:
         self.mean.copy_(observations.mean(0))
@@ -283,12 +257,14 @@ class ActionHead(nn.Module):
 
 
 class Network(nn.Module):
-    """One network with both heads. Stage 2 trains a copy's trunk and action head; the words' part stays."""
+    """One network with both heads. Stage 2 trains a copy's trunk and action head; sight and the words' part stay."""
 
     def __init__(
         self, embodiment: Embodiment, vocabulary: Vocabulary, hidden: int, layers: int, action_bins: int, bins: int
     ):
         super().__init__()
+        if embodiment.picture:
+            self.sight = Sight(embodiment)
         if embodiment.objects:
             self.words = Grounding(vocabulary, embodiment)
             self.features = TableFeatures(embodiment)
@@ -305,6 +281,12 @@ class Network(nn.Module):
         self.action_head = ActionHead(hidden, embodiment.action_limit, action_bins)
         self.steps_to_go_head = nn.Linear(hidden, bins)
 
-    def hidden(self, observations: Tensor, goal: Tensor, frame: Tensor | None = None) -> Tensor:
-        """[n, D], [n, goal size] -> [n, hidden]"""
-        return self.trunk(self.features(observations, goal, frame))
+    def perceive(self, observations: Tensor) -> Tensor:
+        """Observations as recorded [n, D] -> the features that the embodiment names [n, features_size]: the same,
+        but where observations are pictures.
+        """
+        return self.sight(observations) if hasattr(self, "sight") else observations
+
+    def hidden(self, perceived: Tensor, goal: Tensor, frame: Tensor | None = None) -> Tensor:
+        """[n, features_size], [n, goal size] -> [n, hidden]"""
+        return self.trunk(self.features(perceived, goal, frame))

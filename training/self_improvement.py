@@ -156,13 +156,16 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         if len(steps.returns):
             # --- update: -c R_t log p(a_t | o_t, g), each step once an epoch, in random order
             deviation.add(steps.returns)
-            observations = torch.from_numpy(steps.observations)
+            perceived = policy.perceive(steps.observations).clone()
             actions = torch.from_numpy(steps.actions)
             goals = policy.goals(steps.instructions).clone()
             returns = torch.from_numpy(deviation.divide(steps.returns)).float()
+            spent = min(1.0, progress["episodes"] / recipe.max_episodes)
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * (1 - recipe.anneal * spent)
             for _ in range(recipe.epochs):
                 for rows in torch.randperm(len(returns), generator=generator).split(recipe.batch):
-                    seen, acted, frame = observations[rows], actions[rows], None
+                    seen, acted, frame = perceived[rows], actions[rows], None
                     if turning:
                         frame = random_frames(len(rows), generator, quarters=True)
                         acted = (frame @ acted[..., None])[..., 0]

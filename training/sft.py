@@ -1,6 +1,7 @@
 """Stage 1, supervised fine-tuning: demonstrations -> a policy and a reward model.
 
     read the demonstrations, hold some episodes out; begin with an earlier run's weights if they lie in start/
+    sight       where observations are pictures: find in them what the body's features name; then frozen
     grounding   tie the words to the objects, alone, with labels in hindsight; then frozen
     training    each batch half behavioural cloning, half steps-to-go, on one network
     keep        the policy, the reward model and its detector, s and k
@@ -10,6 +11,7 @@ Read from top to bottom. A restart in the same directory goes on at the last val
 """
 
 import copy
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training import steps_to_go
+from training import sight, steps_to_go
 from training.checkpoints import (
     Description,
     Loaded,
@@ -31,9 +33,10 @@ from training.checkpoints import (
 )
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
 from training.evaluation import evaluate
-from training.networks import PADDING, UNKNOWN, Grounding, Network, Vocabulary, random_frames
-from training.recipes import SFTRecipe
+from training.networks import Grounding, Network, random_frames
+from training.recipes import SFTRecipe, warm_up_and_anneal
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
+from training.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 # A word is hidden from the grounding this often, and up to so many unknown ones stand before and behind a sentence, so
 # that a verb or a wording that was never seen upsets it less. Without strangers 9 % of the held-out wordings were
@@ -69,18 +72,25 @@ def sft(run: RunDir) -> dict:
     }
     network = Network(demonstrations.embodiment, vocabulary, **sizes)
     grounded = bool(demonstrations.embodiment.objects)
+    sees = demonstrations.embodiment.picture is not None
     earlier = run.start / "reward_model.safetensors"
     if earlier.exists():
         begin_from(earlier, network, vocabulary)
     elif not grounded:
         network.features.scale_as(demonstrations.observations)
     kept_policy = copy.deepcopy(network)  # at its best validation loss so far
-    trained = [
-        parameter for name, parameter in network.named_parameters() if not (grounded and name.startswith("words."))
-    ]
-    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    frozen = ("sight.", "words.") if grounded else ("sight.",)
+    trained = [parameter for name, parameter in network.named_parameters() if not name.startswith(frozen)]
+    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     state = run.path / "state.safetensors"
     progress = load_state(state, optimiser, generator, network=network, kept_policy=kept_policy)
+    if progress is None and sees:
+        # --- sight
+        if not see(run, recipe, network, demonstrations, training, generator):
+            return {}
+        kept_policy.load_state_dict(network.state_dict())
+    if sees:
+        demonstrations = dataclasses.replace(demonstrations, observations=seen_by(network, demonstrations))
     if progress is None:
         # --- grounding
         if grounded:
@@ -89,8 +99,8 @@ def sft(run: RunDir) -> dict:
         progress = {"step": 0, "best_bc": math.inf, "best_step": 0}
     else:
         run.note(f"Going on at update {progress['step']}.")
-    for parameter in network.words.parameters():
-        parameter.requires_grad_(not grounded)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
     with torch.no_grad():
         goals = network.words(words)  # [I, goal size]; fixed from here on if grounded
 
@@ -261,6 +271,37 @@ def ground(
     return True
 
 
+def see(
+    run: RunDir,
+    recipe: SFTRecipe,
+    network: Network,
+    demonstrations: Demonstrations,
+    training: Tensor,
+    generator: torch.Generator,
+) -> bool:
+    """Train the network's sight alone. False: cancelled."""
+    countdown = Countdown(run, "sight", sight.ROUNDS * recipe.sight_steps)
+    learnt_from = dataclasses.replace(
+        demonstrations, first=demonstrations.first[training], last=demonstrations.last[training]
+    )
+
+    def step_done(step: int, losses: dict) -> bool:
+        run.wait_while_paused()
+        countdown.tell(step)
+        if step % 50 == 0:
+            run.log("loss", step=step, **losses)
+        if run.cancelled:
+            run.note("cancelled", level="warning")
+        return not run.cancelled
+
+    return sight.learn_to_see(network.sight, learnt_from, recipe.sight_steps, generator, step_done)
+
+
+@torch.no_grad()
+def seen_by(network: Network, demonstrations: Demonstrations) -> Tensor:
+    return torch.cat([network.perceive(part) for part in demonstrations.observations.split(1024)])
+
+
 def among_strangers(words: Tensor, generator: torch.Generator) -> Tensor:
     """Sentences with words hidden, and unknown words before and behind. [n, length] -> [n, length + 2 STRANGERS]"""
     n, length = words.shape
@@ -277,15 +318,9 @@ def draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return rows[torch.randint(len(rows), (count,), generator=generator)]
 
 
-def warm_up_and_anneal(step: int, steps: int) -> float:
-    """Factor of the learning rate: up within the first 5 %, then along a cosine to zero."""
-    warm = max(1, steps // 20)
-    return step / warm if step <= warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
 def d_of(reward_model: RewardModel, demonstrations: Demonstrations, frames: Tensor):
     texts = [demonstrations.instructions[i] for i in demonstrations.instruction[frames].tolist()]
-    return reward_model.steps_to_go(demonstrations.observations[frames].numpy(), texts)[0]
+    return reward_model.judge(demonstrations.observations[frames], texts)[0]
 
 
 def keep(run: RunDir, loaded: Loaded) -> None:

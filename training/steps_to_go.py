@@ -19,6 +19,11 @@ from torch import Tensor
 # The values of s that are tried: "a very small number of timesteps".
 THRESHOLDS = np.arange(1, 121) / 10
 
+# The paper chooses c so that c R_t lies about in [-1, 1]. A block that falls costs as much as a hundred steps, and the
+# few steps before a fall must not drown all others: on seeds 100 and 102, smallest regime of language-table, 240
+# episodes led to .94 and .93 in 27 steps with the bound, to .89 and .94 in 30 steps without.
+LARGEST_RETURN = 3.0
+
 
 def bin_of_steps(steps: Tensor, bins: int, width: float) -> Tensor:
     """The bin of a number of steps; what is further away than the last bin falls into it."""
@@ -84,8 +89,9 @@ class RunningDeviation:
         self.count = count
 
     def divide(self, values: np.ndarray) -> np.ndarray:
+        """In standard deviations, within +- LARGEST_RETURN of them."""
         deviation = (self.squares / self.count) ** 0.5 if self.count else 0.0
-        return values / deviation if deviation > 1e-6 else values
+        return np.clip(values / deviation if deviation > 1e-6 else values, -LARGEST_RETURN, LARGEST_RETURN)
 
 
 def reinforce_loss(log_probability: Tensor, returns: Tensor, scale: float) -> Tensor:
@@ -93,13 +99,24 @@ def reinforce_loss(log_probability: Tensor, returns: Tensor, scale: float) -> Te
     return -(scale * returns * log_probability).mean()
 
 
-def first_detection(d: np.ndarray, threshold: float, consecutive: int) -> int | None:
-    """The frame at which the detector ends an episode with these d. Frame 0 never does: nothing was done yet."""
+def first_detections(d: np.ndarray, thresholds: np.ndarray, consecutive: int) -> np.ndarray:
+    """For each s the frame at which the detector ends an episode with these d, or -1. Frame 0 never does: nothing was
+    done yet. [T + 1], [S] -> [S]
+    """
     if len(d) < max(2, consecutive):
-        return None
+        return np.full(len(thresholds), -1)
     worst = np.lib.stride_tricks.sliding_window_view(np.asarray(d), consecutive).max(1)  # of the frames up to each
-    fires = np.flatnonzero(worst <= threshold) + consecutive - 1
-    return int(fires[fires > 0][0]) if (fires > 0).any() else None
+    if consecutive == 1:
+        worst = worst[1:]
+    lowest = np.minimum.accumulate(worst)
+    at = np.searchsorted(-lowest, -np.asarray(thresholds, lowest.dtype))  # the first that is no more than s
+    return np.where(at < len(lowest), at + max(1, consecutive - 1), -1)
+
+
+def first_detection(d: np.ndarray, threshold: float, consecutive: int) -> int | None:
+    """The frame at which the detector ends an episode with these d."""
+    frame = int(first_detections(d, np.array([threshold]), consecutive)[0])
+    return frame if frame >= 0 else None
 
 
 def choose_detector(
@@ -113,14 +130,15 @@ def choose_detector(
     goes on beyond the goal, where d is not to be trusted, unlearns: success fell from .98 to .65.
     """
     ends = np.array([d[-1] for d in d_of_demonstrations], np.float64)
+    last = np.array([len(d) - 1 for d in d_of_demonstrations])[:, None]
     chosen, most = (float(np.median(ends)), 1), (0,)
     for consecutive in range(1, most_consecutive + 1):
-        for threshold in THRESHOLDS:
-            fired = [first_detection(d, threshold, consecutive) for d in d_of_demonstrations]
-            to_go = [len(d) - 1 - at for d, at in zip(d_of_demonstrations, fired, strict=True) if at is not None]
-            premature = sum(steps > margin for steps in to_go)
-            merit = (len(to_go), -consecutive, threshold)
-            if to_go and premature <= premature_share * len(to_go) and merit > most:
+        fired = np.stack([first_detections(d, THRESHOLDS, consecutive) for d in d_of_demonstrations])  # [E, S]
+        detected = (fired >= 0).sum(0)
+        premature = ((fired >= 0) & (last - fired > margin)).sum(0)
+        for number, threshold in enumerate(THRESHOLDS):
+            merit = (detected[number], -consecutive, threshold)
+            if detected[number] and premature[number] <= premature_share * detected[number] and merit > most:
                 chosen, most = (float(threshold), consecutive), merit
     return chosen
 

@@ -646,6 +646,11 @@ def _checked_upload(station: Station, body: bytes):
         got, wanted = episode.observations.shape, (episode.steps + 1, embodiment.observation_size)
         if got != wanted:
             raise Invalid(f"Episode {episode.uuid} has observations of shape {got}; {station} makes shape {wanted}.")
+        if episode.observations.dtype != embodiment.observation_type:
+            raise Invalid(
+                f"Episode {episode.uuid} has observations of {episode.observations.dtype}; {station} makes "
+                f"{embodiment.observation_type}."
+            )
         got, wanted = episode.actions.shape, (episode.steps, embodiment.action_size)
         if got != wanted:
             raise Invalid(f"Episode {episode.uuid} has actions of shape {got}; {station} makes shape {wanted}.")

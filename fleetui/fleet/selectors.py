@@ -194,7 +194,10 @@ def episode_steps(episode: Episode) -> dict:
         "reward": _numbers(d[:-1] - d[1:]),
         "actions": recorded.actions.round(5).tolist(),
         "actors": recorded.actors.tolist(),
-        "observations": recorded.observations.astype(float).round(4).tolist(),
+        # A picture is no list of numbers: it comes as the episode's frames.
+        "observations": []
+        if recorded.observations.dtype == np.uint8
+        else recorded.observations.astype(float).round(4).tolist(),
         "embodiment": episode.station.embodiment,
         "frames": recorded.steps + 1,
     }

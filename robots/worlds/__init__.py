@@ -4,6 +4,7 @@ Importing this package loads no simulator; make_world does.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ class World(Protocol):
     renderer: str  # "egl" | "osmesa" | "cgl" (macOS) | "drawn": a drawn top view, for want of an OpenGL library
 
     def reset(self, rng: np.random.Generator) -> np.ndarray:
-        """Scatter everything; returns the observation, float32 [D]."""
+        """Scatter everything; returns the observation, float32 [D] or a picture's uint8 [D]."""
 
     def step(self, action: np.ndarray) -> np.ndarray:
         """One control step with the action clipped to its limit; returns the observation."""
@@ -32,7 +33,10 @@ class World(Protocol):
     def needs_reset(self) -> str:
         """Empty, or why a person must reset the station, in words."""
 
-    def objects_in_play(self) -> tuple[str, ...]: ...
+    def objects_in_play(self) -> Mapping[str, tuple[float, float]]:
+        """The objects that an instruction may name, each with where it lies, in metres; empty where there are none.
+        By it instructions are drawn, never learned."""
+        ...
 
     def render(self, width: int, height: int) -> np.ndarray:
         """uint8 [H, W, 3]"""
@@ -69,6 +73,10 @@ def make_world(name: str, seed: int) -> World:
             from robots.worlds.worn_table import WORN_TABLE_SETUP
 
             return LanguageTable(seed, WORN_TABLE_SETUP)
+        case "camera_table":
+            from robots.worlds.camera_table import CameraTable
+
+            return CameraTable(seed)
         case "banana_table":
             from robots.worlds.banana_table import BANANA_TABLE_SETUP
             from robots.worlds.language_table import LanguageTable

@@ -11,7 +11,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from robots.embodiments import BLOCKS, LANGUAGE_TABLE, THIRD_PARTY_WORLDS, WorldDescription
+from robots.embodiments import LANGUAGE_TABLE, THIRD_PARTY_WORLDS, WorldDescription
 from robots.tasks import TIME_LIMIT_STEPS, Instruction, block_positions, distance_left, get_task
 from robots.worlds import WorldError, checked
 from robots.worlds.language_table import LanguageTable
@@ -114,8 +114,8 @@ class GymnasiumWorld:
             return f"a fresh start is due after {self.description.reset_every_steps} steps"
         return ""
 
-    def objects_in_play(self) -> tuple[str, ...]:
-        return ()
+    def objects_in_play(self) -> dict[str, tuple[float, float]]:
+        return {}
 
     def render(self, width: int, height: int) -> np.ndarray:
         model, data = self._env.unwrapped.model, self._env.unwrapped.data
@@ -160,7 +160,7 @@ class LanguageTableEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
         state = self._world.reset(self.np_random)
-        self._instruction = self.family.sample(self.np_random, [kind.name for kind in BLOCKS], observation=state)
+        self._instruction = self.family.sample(self.np_random, self._world.objects_in_play())
         return self._seen(state), {}
 
     def step(self, action: np.ndarray):

@@ -21,7 +21,7 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 
-from robots.embodiments import LANGUAGE_TABLE, TABLE_SIZE, Embodiment
+from robots.embodiments import CAMERA_TABLE, LANGUAGE_TABLE, TABLE_SIZE, Embodiment
 from robots.tasks import Instruction, distance_left
 from robots.worlds import WorldError, checked
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
@@ -33,6 +33,11 @@ REACH_X, REACH_Y = REACH.tolist()
 BLOCK_HEIGHT = 0.03
 END_EFFECTOR_RADIUS = 0.012
 END_EFFECTOR_HEIGHT = 0.1
+# The camera straight above shows what its picture says, and is so high up that things hardly lean outwards in it.
+TOP_HEIGHT = 3.0
+TOP_ANGLE = math.degrees(
+    2 * math.atan(CAMERA_TABLE.picture.height * CAMERA_TABLE.picture.metres_per_pixel / 2 / TOP_HEIGHT)
+)
 COLOURS = {
     "red": (0.84, 0.19, 0.19),
     "blue": (0.16, 0.38, 0.83),
@@ -40,6 +45,7 @@ COLOURS = {
     "yellow": (0.95, 0.78, 0.15),
 }
 TABLE_COLOUR = (0.86, 0.85, 0.82)
+FLOOR_COLOUR = (0.34, 0.37, 0.4)  # the end effector has to be seen before it, too
 END_EFFECTOR_COLOUR = (0.18, 0.19, 0.21)
 
 
@@ -148,8 +154,9 @@ def mjcf(setup: TableSetup) -> str:
       <worldbody>
         <light pos="-0.2 -0.4 1.2" dir="0.2 0.4 -1.2" diffuse="0.45 0.45 0.45" specular="0.1 0.1 0.1"
                castshadow="false"/>
+        <camera name="top" pos="0 0 {TOP_HEIGHT}" xyaxes="1 0 0 0 1 0" fovy="{TOP_ANGLE}"/>
         <camera name="front" pos="0 -0.38 0.58" xyaxes="1 0 0 0 0.83 0.558" fovy="45"/>
-        <geom class="scenery" name="floor" type="plane" pos="0 0 -0.4" size="9 9 1" rgba="0.18 0.2 0.22 1"/>
+        <geom class="scenery" name="floor" type="plane" pos="0 0 -0.4" size="9 9 1" rgba="{rgba(FLOOR_COLOUR)}"/>
         <geom class="scenery" name="table" type="box" pos="0 0 -0.01" size="{HALF_TABLE[0]} {HALF_TABLE[1]} 0.01"
               rgba="{rgba(TABLE_COLOUR)}"/>
         <body name="end effector" pos="0 0 {END_EFFECTOR_HEIGHT / 2 + 0.002}">
@@ -305,7 +312,7 @@ class LanguageTable(_Tables):
         self._positions[:] = self._qpos
         if moved:
             self._settle()
-        return self._observe()
+        return self.observation()
 
     def observation(self) -> np.ndarray:
         return self._observe()
@@ -334,26 +341,31 @@ class LanguageTable(_Tables):
         return distance_left(instruction.target, self.layout()[1]) <= 0
 
     def needs_reset(self) -> str:
+        if _all(self._on_table):
+            return ""
         here = self.objects_in_play()
         fallen = [f"the {kind.name}" for kind in self.embodiment.objects if kind.name not in here]
-        if not fallen:
-            return ""
         if len(fallen) == 1:
             return f"{fallen[0]} is off the table"
         return f"{', '.join(fallen[:-1])} and {fallen[-1]} are off the table"
 
-    def objects_in_play(self) -> tuple[str, ...]:
-        return tuple(kind.name for kind, here in zip(self.embodiment.objects, self._on_table, strict=True) if here)
+    def objects_in_play(self) -> dict[str, tuple[float, float]]:
+        return self.layout()[1]
 
     def render(self, width: int, height: int) -> np.ndarray:
         if self.renderer == "drawn":
-            return self._drawn(width, height)
+            return self._drawn(REACH + 0.01, width, height)
+        return self._seen_by("front", width, height)
+
+    def _seen_by(self, camera: str, width: int, height: int) -> np.ndarray:
         self._data.qpos[:] = self._positions
         mujoco.mj_kinematics(self.model, self._data)
         mujoco.mj_camlight(self.model, self._data)
-        return render(self.model, self._data, "front", width, height)
+        return render(self.model, self._data, camera, width, height)
 
-    def _drawn(self, width: int, height: int) -> np.ndarray:
+    def _drawn(self, half: np.ndarray, width: int, height: int) -> np.ndarray:
+        """From straight above, `half` metres to each side of the middle."""
+
         def rgb(colour):
             return tuple(round(255 * c) for c in colour)
 
@@ -365,7 +377,7 @@ class LanguageTable(_Tables):
                     (part @ turn + (x, y), rgb(COLOURS[kind.colour])) for part in self.setup.shapes[kind.shape]
                 ]
         polygons.append((circle(*self._end_effector, END_EFFECTOR_RADIUS), rgb(END_EFFECTOR_COLOUR)))
-        return draw_top_view(polygons, (*(-REACH - 0.01), *(REACH + 0.01)), width, height)
+        return draw_top_view(polygons, (*-half, *half), width, height)
 
     def close(self) -> None:
         """Nothing to free: the model and its scene are shared by all tables."""

@@ -122,8 +122,8 @@ class PointMass:
     def needs_reset(self) -> str:
         return ""
 
-    def objects_in_play(self) -> tuple[str, ...]:
-        return ()
+    def objects_in_play(self) -> dict[str, tuple[float, float]]:
+        return {}
 
     def render(self, width: int, height: int) -> np.ndarray:
         if self.renderer != "drawn":

@@ -132,7 +132,7 @@ def draw_top_view(polygons, bounds: tuple[float, float, float, float], width: in
     """Draws (points [K, 2] in metres, colour) from above, the first lowest. bounds = x0, y0, x1, y1 that must fit."""
     x0, y0, x1, y1 = bounds
     scale = min(width / (x1 - x0), height / (y1 - y0))
-    picture = Image.new("RGB", (width, height), (46, 50, 56))
+    picture = Image.new("RGB", (width, height), (86, 94, 102))
     draw = ImageDraw.Draw(picture)
     for points, colour in polygons:
         pixels = (np.asarray(points) - ((x0 + x1) / 2, (y0 + y1) / 2)) * (scale, -scale) + (width / 2, height / 2)

@@ -4,6 +4,7 @@ import numpy as np
 
 from robots.embodiments import LANGUAGE_TABLE
 from robots.station import LoadedPolicy
+from robots.tasks import block_positions
 
 
 class Clock:
@@ -68,7 +69,7 @@ class FakeWorld:
         return self.off_table
 
     def objects_in_play(self):
-        return tuple(block.name for block in self.embodiment.objects)
+        return block_positions(self.state)
 
     def render(self, width, height):
         image = np.zeros((height, width, 3), np.uint8)

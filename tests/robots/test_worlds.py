@@ -10,7 +10,7 @@ import pytest
 from robots.embodiments import BLOCKS, EMBODIMENTS, LANGUAGE_TABLE
 from robots.tasks import TASKS, block_positions, get_task
 from robots.worlds import WorldError, make_world
-from robots.worlds.language_table import HALF_TABLE, BatchWorld, LanguageTable
+from robots.worlds.language_table import HALF_TABLE, REACH, BatchWorld, LanguageTable
 
 
 @pytest.mark.parametrize("name", EMBODIMENTS)
@@ -23,7 +23,8 @@ def test_every_world_steps_with_random_actions_without_nan(name):
         observation = world.reset(rng)
         for step in range(60):
             observation = world.step(rng.uniform(-2 * limit, 2 * limit))
-            assert observation.shape == (world.embodiment.observation_size,) and observation.dtype == np.float32
+            assert observation.shape == (world.embodiment.observation_size,)
+            assert observation.dtype == world.embodiment.observation_type
             assert np.isfinite(observation).all(), (episode, step)
         for family in families:
             instruction = family.sample(rng, [kind.name for kind in world.embodiment.objects])
@@ -260,7 +261,7 @@ print(np.array_equal(p, q[0]))"""
 
 def test_drawn_view_shows_the_same_blocks():
     world = alone({"red moon": (0.2, 0.1)}, (-0.2, -0.1))
-    picture = world._drawn(320, 240).astype(int)
+    picture = world._drawn(REACH, 320, 240).astype(int)
     red = (picture[..., 0] > 150) & (picture[..., 1] < 100)
     rows, columns = np.nonzero(red)
     assert columns.min() > 160 and rows.max() < 120  # right and top

@@ -21,8 +21,9 @@ from tests.robots.fake_server import FakeServer, until
 from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy
 from training import practice
 from training.checkpoints import Description, save_checkpoint
-from training.networks import Network, Vocabulary
+from training.networks import Network
 from training.practice import HostError, StationHost, read_tokens, step_together
+from training.vocabulary import Vocabulary
 
 ASSIGNMENT = {
     "type": "assignment",

@@ -12,10 +12,11 @@ from safetensors.numpy import load_file
 from robots.embodiments import EMBODIMENTS, LANGUAGE_TABLE, Embodiment
 from robots.episodes import Episode, write_episodes
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
-from training.networks import Grounding, Network, Vocabulary, random_frames
+from training.networks import Grounding, Network, random_frames
 from training.recipes import SFTRecipe
 from training.run_dir import RunDir, RunError
 from training.sft import among_strangers, begin_from, sft
+from training.vocabulary import Vocabulary
 
 
 def weights(path):

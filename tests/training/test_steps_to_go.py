@@ -56,6 +56,8 @@ def test_running_deviation_does_not_depend_on_how_the_returns_came():
     assert (deviation.count, deviation.mean, deviation.squares) == (3, pytest.approx(3), pytest.approx(8))
     # The mean stays in: a return of 2 is positive, though below the average of 3.
     assert deviation.divide(np.array([2.0]))[0] == pytest.approx(2 / math.sqrt(8 / 3))
+    # A block that fell, some hundred steps from the goal at once, counts as three deviations and no more.
+    assert deviation.divide(np.array([-98.0, 98.0])).tolist() == [-3, 3]
 
 
 def test_returns_that_never_vary_are_left_alone():

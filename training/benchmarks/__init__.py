@@ -39,6 +39,7 @@ REGISTRY = {
     "point-mass": "training.benchmarks.point_mass",
     "banana-table": "training.benchmarks.banana_table",
     "transfer": "training.benchmarks.transfer",
+    "camera": "training.benchmarks.camera",
     "throughput": "training.benchmarks.throughput",
 }
 

@@ -11,7 +11,7 @@ from training.benchmarks.elsewhere import Plan, carry_out
 
 PLAN = Plan(
     demonstrated=("block_to_place",),
-    demonstrations=1600,
+    demonstrations=800,
     practised="banana_to_place",
     improve={"max_episodes": 600},
 )

@@ -31,7 +31,7 @@ def run(seed: int, report: Report) -> list[Row]:
         rows = []
         for setting, (tasks, held_out) in SETTINGS.items():
             before, final = (
-                success(each, seed, SMALL.time_limit, tasks, held_out).rate for each in (begin.policy, policy)
+                success(each, seed, SMALL.time_limit, tasks, held_out=held_out).rate for each in (begin.policy, policy)
             )
             rows.append(
                 {

@@ -32,7 +32,7 @@ class SparseTable(gymnasium.Env):
         super().reset(seed=seed)
         observation = self.world.reset(self.np_random)
         task = self.tasks[self.np_random.integers(len(self.tasks))]
-        self.instruction = task.sample(self.np_random, self.world.objects_in_play(), observation=observation)
+        self.instruction = task.sample(self.np_random, self.world.objects_in_play())
         self.steps = 0
         return seen(observation, self.instruction.text), {}
 

@@ -40,11 +40,9 @@ def demonstrations(seed: int, count: int, report: Report, share: float, tasks: S
     )
 
 
-def success(policy, seed: int, time_limit: int, tasks: Sequence[str] = TASKS, held_out: bool = False) -> Evaluation:
-    """True success on starts of this seed alone, apart from whatever chose the policy."""
-    return evaluate(
-        policy, tasks, EVALUATION_EPISODES, 7_000_000 + 10_000 * seed, held_out=held_out, time_limit=time_limit
-    )
+def success(policy, seed: int, time_limit: int, tasks: Sequence[str] = TASKS, **settings) -> Evaluation:
+    """True success on starts of this seed alone, apart from whatever chose the policy. Settings: evaluate's."""
+    return evaluate(policy, tasks, EVALUATION_EPISODES, 7_000_000 + 10_000 * seed, time_limit=time_limit, **settings)
 
 
 @dataclass

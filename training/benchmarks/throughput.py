@@ -84,7 +84,7 @@ def env(seed: int) -> list[Row]:
     start = world.reset(rng)
     actions = wandering(rng, STEPS)
     task = get_task("block2block")
-    instruction = task.sample(rng, world.objects_in_play(), observation=start)
+    instruction = task.sample(rng, world.objects_in_play())
 
     def ours() -> int:
         for first in range(0, STEPS, task.time_limit_steps):

@@ -1,0 +1,268 @@
+"""Sight: a camera's picture -> the features that a network reads, for bodies whose observation is a picture.
+
+    empty scene   what stays the same in most pictures; it is taken away from each
+    things        cells of like colour that lie together, found by mean shift; a thing lies where their middle is
+    words         a small network looks at each thing and tells the words that are said of it, or that it is the hand
+    features      the hand's place, and of every object that the body knows by name the place of the thing that the name
+                  fits best
+
+Comes before grounding in stage 1 and stays frozen after it: reward model and policies see alike. Nobody labels a
+picture, and the simulator tells nothing. What has left its place a second later, time and again, is the hand. What has
+left its place between the first and the last picture of a demonstration is what was spoken of, more often than not, so
+a thing is shown the words of those sentences. Then everything may have one name only, and every name one thing, and the
+network learns from its own clearest cases.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robots.embodiments import Embodiment
+from training.datasets import Demonstrations
+from training.recipes import warm_up_and_anneal
+from training.vocabulary import Vocabulary
+
+CELL = 2  # pixels
+COVERED = 0.15  # difference from the empty scene, summed over red, green and blue, from which on a cell shows something
+DARKEST = 0.6  # more difference than that gives a cell no more weight
+NEIGHBOURHOOD = 0.014  # metres, of the mean shift; things are some 0.04 wide
+LIKENESS = 0.2  # between the directions in which two colours differ from the scene's: an edge's is a paler one
+LEAST_WEIGHT = 0.8  # of a thing, in cells: less is noise
+LOOK = 4  # pixels to each side of a thing's middle that the network sees
+AT_ONCE = 32  # pictures: their distances between all cells still fit a processor's cache
+SECONDS_APART = 1.2  # two pictures in which the hand has moved by more than its own size
+BATCH = 256
+LEARNING_RATE = 3e-3
+ROUNDS = 3  # of learning: one by what has left its place, the others from its own clearest cases
+
+
+class Things:
+    """What lies in n pictures, one row a thing."""
+
+    def __init__(self, picture: Tensor, place: Tensor, look: Tensor):
+        self.picture = picture  # [M] number of the picture
+        self.place = place  # [M, 2] metres
+        self.look = look  # [M, 3 (2 LOOK + 1)^2] its pixels, about its middle
+
+    def __getitem__(self, rows: Tensor) -> "Things":
+        return Things(self.picture[rows], self.place[rows], self.look[rows])
+
+    @staticmethod
+    def all_of(parts: list["Things"]) -> "Things":
+        return Things(*(torch.cat([getattr(part, name) for part in parts]) for name in ("picture", "place", "look")))
+
+
+class Sight(nn.Module):
+    """Pictures, uint8 [n, H * W * 3] -> features, float32 [n, the embodiment's features_size]"""
+
+    def __init__(self, embodiment: Embodiment):
+        super().__init__()
+        self.embodiment, self.picture = embodiment, embodiment.picture
+        height, width = self.picture.height, self.picture.width
+        self.register_buffer("scene", torch.zeros(height, width, 3))
+        names = [Vocabulary.split(f"{kind.colour} {kind.shape}") for kind in embodiment.objects]
+        self.words = sorted({word for name in names for word in name})
+        self.name_words = torch.tensor([[self.words.index(word) for word in name] for name in names])  # [K, 2]
+        self.tell = nn.Sequential(
+            nn.Linear(3 * (2 * LOOK + 1) ** 2, 128),
+            nn.LayerNorm(128),
+            nn.GELU(),
+            nn.Linear(128, 64),
+            nn.LayerNorm(64),
+            nn.GELU(),
+            nn.Linear(64, 1 + len(self.words)),  # logits: the hand, each word
+        )
+        y, x = torch.meshgrid(torch.arange(height // CELL), torch.arange(width // CELL), indexing="ij")
+        middles = torch.stack([(x + 0.5) * CELL - width / 2, height / 2 - (y + 0.5) * CELL], -1)
+        self.cell_places = middles * self.picture.metres_per_pixel  # [h, w, 2]
+        offset = torch.arange(2 * LOOK + 1)
+        self.look_offsets = (offset[:, None] * (width + 2 * LOOK) + offset).flatten()  # in a padded picture
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return torch.cat([self._features(part) for part in pictures.split(AT_ONCE)])
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        things = self.things(pictures)
+        scores = padded(self.scores(things.look), things.picture, len(pictures), -torch.inf)  # [n, L, K + 1]
+        places = padded(things.place, things.picture, len(pictures), 0.0)  # [n, L, 2]
+        best = scores.max(1)
+        place = places.gather(1, best.indices[..., None].expand(-1, -1, 2))  # [n, K + 1, 2]
+        body, names = self.embodiment.body, self.embodiment.object_features
+        result = torch.zeros(len(pictures), self.embodiment.features_size)
+        objects = result[:, len(body) :].unflatten(1, (-1, len(names)))  # a view
+        for axis, name in enumerate(("x", "y")):
+            # One picture tells of no movement: the hand was where it is.
+            result[:, body.index(f"ee_{name}")] = result[:, body.index(f"previous_ee_{name}")] = place[:, -1, axis]
+            objects[..., names.index(name)] = place[:, :-1, axis]
+        objects[..., names.index("on_table")] = best.values[:, :-1].exp()  # how sure it is that there is such a thing
+        return result
+
+    def scores(self, look: Tensor) -> Tensor:
+        """log p(all its words, not the hand) of each name, and log p(the hand). [M, ..] -> [M, K + 1]"""
+        told = self.tell(look)
+        hand, words = told[:, :1], told[:, 1:]
+        named = F.logsigmoid(words)[:, self.name_words].sum(-1) + F.logsigmoid(-hand)
+        return torch.cat([named, F.logsigmoid(hand)], 1)
+
+    def without_scene(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, D] -> what differs from the empty scene [n, H, W, 3], and each cell's mean of it [n, h, w, 3]"""
+        difference = (pictures.unflatten(1, self.scene.shape).float() - self.scene) / 255
+        return difference, F.avg_pool2d(difference.permute(0, 3, 1, 2), CELL).permute(0, 2, 3, 1)
+
+    def things(self, pictures: Tensor) -> Things:
+        difference, cells = self.without_scene(pictures)
+        n = len(pictures)
+        covered = cells.abs().sum(-1)
+        number, row, column = (covered > COVERED).nonzero(as_tuple=True)
+        weight = padded(covered[number, row, column].clamp(max=DARKEST), number, n, 0.0)  # [n, L]
+        places = padded(self.cell_places[row, column], number, n, 9.0)  # [n, L, 2]; what pads lies far away
+        colours = padded(F.normalize(cells[number, row, column], dim=-1), number, n, 0.0)
+
+        # Every cell's place is shifted to the mean of its neighbours of like colour, again and again.
+        alike = (-(torch.cdist(colours, colours) ** 2) / (2 * LIKENESS**2)).exp() * weight[:, None]
+        shifted = places
+        for _ in range(4):
+            near = (-(torch.cdist(shifted, places) ** 2) / (2 * NEIGHBOURHOOD**2)).exp() * alike
+            mass = near.sum(-1)
+            shifted = near @ places / mass.clamp(min=1e-6)[..., None]
+        mass = mass.masked_fill(weight == 0, 0.0)
+
+        # Cells that went to the same place are a thing, and the heaviest of them stands for it.
+        same = torch.cdist(shifted, shifted) < NEIGHBOURHOOD
+        first = (same * mass[:, None]).argmax(-1)
+        stands = (first == torch.arange(first.shape[1])) & (mass > LEAST_WEIGHT)
+        number, slot = stands.nonzero(as_tuple=True)
+        place = shifted[number, slot]
+        padding = F.pad(difference, (0, 0, LOOK, LOOK, LOOK, LOOK))
+        row, column = self.pixels(place)
+        corner = (number * padding.shape[1] + row) * padding.shape[2] + column
+        look = padding.reshape(-1, 3)[corner[:, None] + self.look_offsets]  # [M, (2 LOOK + 1)^2, 3]
+        # Only what is of its own colour: what a thing is doesn't depend on who stands beside it.
+        colour = F.normalize((near @ colours)[number, slot], dim=-1)
+        own = (-((F.normalize(look, dim=-1) - colour[:, None]) ** 2).sum(-1) / (2 * LIKENESS**2)).exp()
+        return Things(number, place, (look * own[..., None]).flatten(1))
+
+    def pixels(self, place: Tensor) -> tuple[Tensor, Tensor]:
+        """[M, 2] metres -> row and column [M] each"""
+        height, width = self.scene.shape[:2]
+        at = place / self.picture.metres_per_pixel
+        return (height / 2 - at[:, 1]).long().clamp(0, height - 1), (at[:, 0] + width / 2).long().clamp(0, width - 1)
+
+    def left_behind(self, things: Things, others: Tensor) -> Tensor:
+        """Which things are no longer where they were in other pictures, one for each. [M] bool"""
+        _, cells = self.without_scene(others)
+        row, column = self.pixels(things.place)
+        return cells.abs().sum(-1)[things.picture, row // CELL, column // CELL] < COVERED
+
+
+def padded(rows: Tensor, number: Tensor, n: int, filling: float) -> Tensor:
+    """Rows of n pictures, in their order -> [n, most rows of one, ...]"""
+    counts = torch.bincount(number, minlength=n)
+    slot = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[number]
+    result = torch.full((n, max(1, int(counts.max())), *rows.shape[1:]), filling)
+    result[number, slot] = rows
+    return result
+
+
+def learn_to_see(
+    sight: Sight,
+    demonstrations: Demonstrations,
+    steps: int,
+    generator: torch.Generator,
+    step_done: Callable[[int, dict], bool],
+) -> bool:
+    """Train in place on demonstrations whose observations are pictures. `step_done(step, losses)` says whether to go
+    on; False: it did not.
+    """
+    pictures, first, last = demonstrations.observations, demonstrations.first, demonstrations.last
+    apart = max(1, round(SECONDS_APART * demonstrations.embodiment.control_hz))
+    with torch.no_grad():
+        some = pictures[torch.randint(len(pictures), (500,), generator=generator)]
+        sight.scene.copy_(some.float().median(0).values.reshape(sight.scene.shape))
+        early = first + (torch.rand(len(first), generator=generator) * (last - first + 1 - apart).clamp(min=1)).long()
+        late = torch.minimum(early + apart, last)
+        moving, gone = _pairs(sight, pictures, early, late)
+        told, left = _pairs(sight, pictures, first, last)
+    texts = [set(Vocabulary.split(text)) for text in demonstrations.instructions]
+    said = torch.tensor([[float(word in text) for word in sight.words] for text in texts])  # [I, words]
+    said = said[demonstrations.instruction[first]]  # [E, words]
+    spoken_of = left.nonzero()[:, 0]
+
+    def by_what_left() -> dict[str, Tensor]:
+        some = torch.randint(len(moving.look), (BATCH,), generator=generator)
+        hand = sight.tell(_turned(moving.look[some], generator))[:, 0]
+        rows = spoken_of[torch.randint(len(spoken_of), (BATCH,), generator=generator)]
+        told_of = sight.tell(_turned(told.look[rows], generator))
+        words = F.binary_cross_entropy_with_logits(
+            told_of[:, 1:], said[told.picture[rows] % len(first)], reduction="none"
+        )
+        return {
+            "hand": F.binary_cross_entropy_with_logits(hand, gone[some].float()),
+            # The hand leaves its place in every demonstration, and no sentence speaks of it.
+            "words": (words * torch.sigmoid(-told_of[:, :1].detach())).mean(),
+        }
+
+    if not _fit(sight, steps, by_what_left, step_done):
+        return False
+    every = Things.all_of([moving, Things(told.picture + 2 * len(first), told.place, told.look)])
+    ideal = torch.zeros(len(sight.name_words) + 1, 1 + len(sight.words))  # what is told of each name, and of the hand
+    ideal[-1, 0] = 1
+    ideal[:-1].scatter_(1, sight.name_words + 1, 1.0)
+    for number in range(1, ROUNDS):
+        with torch.no_grad():
+            scores = sight.scores(every.look)
+        best = torch.full((int(every.picture.max()) + 1, scores.shape[1]), -torch.inf)
+        best = best.scatter_reduce(0, every.picture[:, None].expand(-1, scores.shape[1]), scores, "amax")
+        # Clear is a case where no other name fits the thing better, and no other thing in the picture the name.
+        clear = (scores == best[every.picture]) & (scores == scores.amax(1, keepdim=True))
+        cases, names = clear.nonzero(as_tuple=True)
+
+        def by_own_cases(cases=cases, names=names) -> dict[str, Tensor]:
+            some = torch.randint(len(cases), (BATCH,), generator=generator)
+            told = sight.tell(_turned(every.look[cases[some]], generator))
+            return {"own_cases": F.binary_cross_entropy_with_logits(told, ideal[names[some]])}
+
+        def go_on(step: int, losses: dict, before=number * steps) -> bool:
+            return step_done(before + step, losses)
+
+        if not _fit(sight, steps, by_own_cases, go_on):
+            return False
+    return True
+
+
+def _pairs(sight: Sight, pictures: Tensor, ones: Tensor, others: Tensor) -> tuple[Things, Tensor]:
+    """The things of both pictures of each pair, and which of them are no longer there in the other one. Pair p's
+    pictures are the numbers p and p + number of pairs.
+    """
+    parts, left = [], []
+    for begin, (a, b) in ((0, (ones, others)), (len(ones), (others, ones))):
+        for at in range(0, len(a), AT_ONCE):
+            rows = slice(at, at + AT_ONCE)
+            things = sight.things(pictures[a[rows]])
+            left.append(sight.left_behind(things, pictures[b[rows]]))
+            parts.append(Things(things.picture + begin + at, things.place, things.look))
+    return Things.all_of(parts), torch.cat(left)
+
+
+def _fit(sight: Sight, steps: int, loss: Callable[[], dict], go_on: Callable[[int, dict], bool]) -> bool:
+    optimiser = torch.optim.AdamW(sight.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
+    for step in range(1, steps + 1):
+        for group in optimiser.param_groups:
+            group["lr"] = LEARNING_RATE * warm_up_and_anneal(step, steps)
+        losses = loss()
+        optimiser.zero_grad()
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(sight.parameters(), 1.0)
+        optimiser.step()
+        if not go_on(step, {name: float(value.detach()) for name, value in losses.items()}):
+            return False
+    return True
+
+
+def _turned(look: Tensor, generator: torch.Generator) -> Tensor:
+    """All of a batch by the same quarter turns, half the time mirrored: a thing is the same from every side."""
+    turns, mirrored = torch.randint(4, (2,), generator=generator).tolist()
+    square = look.unflatten(1, (2 * LOOK + 1, 2 * LOOK + 1, 3)).rot90(turns, (1, 2))
+    return (square.flip(2) if mirrored % 2 else square).flatten(1)
