@@ -137,7 +137,7 @@ LANGUAGE_TABLE = Embodiment(
 WORN_TABLE = replace(LANGUAGE_TABLE, name="worn_table")
 
 # LanguageTable for a policy that sees the table itself, instead of being told where everything lies.
-CAMERA_TABLE = replace(LANGUAGE_TABLE, name="camera_table", picture=Picture("top", 120, 80, 0.006))
+CAMERA_TABLE = replace(LANGUAGE_TABLE, name="camera_table", picture=Picture("top", 124, 88, 0.006))
 
 BANANA_TABLE = replace(LANGUAGE_TABLE, name="banana_table", objects=(ObjectKind("banana", "yellow", "banana"),))
 

@@ -55,6 +55,7 @@ class Hindsight:
     resting: Tensor  # [E, 2] where it ended
     others: Tensor  # [E, K, 2] where every object ended
     present: Tensor  # [E, K] bool: still on the table
+    clear: Tensor  # [E] bool: nothing was lost from sight, so that what moved is known
 
 
 def read_demonstrations(paths: Sequence[Path]) -> Demonstrations:
@@ -140,4 +141,6 @@ def look_back(demonstrations: Demonstrations) -> Hindsight:
     after, there_after = objects(demonstrations.last)
     way = (after - before).norm(dim=-1).masked_fill(~(there_before & there_after), -1.0)
     moved = way.argmax(1)
-    return Hindsight(moved, after[torch.arange(len(moved)), moved], after, there_after)
+    # In a picture a block may be hidden by another of its colour. Which has fallen off a table, its state tells.
+    clear = (there_before & there_after).all(1) if body.picture else torch.ones_like(moved, dtype=torch.bool)
+    return Hindsight(moved, after[torch.arange(len(moved)), moved], after, there_after, clear)

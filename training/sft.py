@@ -236,6 +236,9 @@ def ground(
 ) -> bool:
     """Train the words' part alone on which object moved and where it came to rest. False: cancelled."""
     seen = look_back(demonstrations)
+    training, validation = training[seen.clear[training]], validation[seen.clear[validation]]
+    if not len(training):
+        raise RunError("In no demonstration all objects can be made out; give more demonstrations, or better pictures.")
     sentence = demonstrations.instruction[demonstrations.first]  # [E]
 
     def loss(episodes: Tensor, noisy: bool) -> Tensor:
@@ -259,12 +262,10 @@ def ground(
         countdown.tell(step)
         if step % 50 == 0 or step == recipe.grounding_steps:
             with torch.no_grad():
-                run.log(
-                    "loss",
-                    step=step,
-                    grounding=float(value.detach()),
-                    validation_grounding=float(loss(validation, noisy=False)),
-                )
+                losses = {"grounding": float(value.detach())}
+                if len(validation):
+                    losses["validation_grounding"] = float(loss(validation, noisy=False))
+                run.log("loss", step=step, **losses)
         if run.cancelled:
             run.note("cancelled", level="warning")
             return False

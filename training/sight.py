@@ -30,7 +30,7 @@ DARKEST = 0.6  # more difference than that gives a cell no more weight
 NEIGHBOURHOOD = 0.014  # metres, of the mean shift; things are some 0.04 wide
 LIKENESS = 0.2  # between the directions in which two colours differ from the scene's: an edge's is a paler one
 LEAST_WEIGHT = 0.8  # of a thing, in cells: less is noise
-LOOK = 4  # pixels to each side of a thing's middle that the network sees
+LOOK = 5  # pixels to each side of a thing's middle that the network sees
 AT_ONCE = 32  # pictures: their distances between all cells still fit a processor's cache
 SECONDS_APART = 1.2  # two pictures in which the hand has moved by more than its own size
 BATCH = 256
@@ -131,18 +131,22 @@ class Sight(nn.Module):
 
         # Cells that went to the same place are a thing, and the heaviest of them stands for it.
         same = torch.cdist(shifted, shifted) < NEIGHBOURHOOD
-        first = (same * mass[:, None]).argmax(-1)
+        first = (same * mass[:, None]).argmax(-1)  # [n, L]
+        thing_of_cell = torch.full((n, *self.cell_places.shape[:2]), -1)
+        thing_of_cell[number, row, column] = first[number, slot_of(number, n)]
         stands = (first == torch.arange(first.shape[1])) & (mass > LEAST_WEIGHT)
-        number, slot = stands.nonzero(as_tuple=True)
-        place = shifted[number, slot]
-        padding = F.pad(difference, (0, 0, LOOK, LOOK, LOOK, LOOK))
+        number, thing = stands.nonzero(as_tuple=True)
+        place = shifted[number, thing]
+
+        # A thing's look is its own pixels alone: what it is doesn't depend on who stands beside it.
+        edges = (LOOK, LOOK, LOOK, LOOK)
+        padding = F.pad(difference, (0, 0, *edges))
+        thing_of_pixel = thing_of_cell.repeat_interleave(CELL, 1).repeat_interleave(CELL, 2)
         row, column = self.pixels(place)
         corner = (number * padding.shape[1] + row) * padding.shape[2] + column
-        look = padding.reshape(-1, 3)[corner[:, None] + self.look_offsets]  # [M, (2 LOOK + 1)^2, 3]
-        # Only what is of its own colour: what a thing is doesn't depend on who stands beside it.
-        colour = F.normalize((near @ colours)[number, slot], dim=-1)
-        own = (-((F.normalize(look, dim=-1) - colour[:, None]) ** 2).sum(-1) / (2 * LIKENESS**2)).exp()
-        return Things(number, place, (look * own[..., None]).flatten(1))
+        around = corner[:, None] + self.look_offsets  # [M, (2 LOOK + 1)^2]
+        own = F.pad(thing_of_pixel, edges, value=-1).flatten()[around] == thing[:, None]
+        return Things(number, place, (padding.reshape(-1, 3)[around] * own[..., None]).flatten(1))
 
     def pixels(self, place: Tensor) -> tuple[Tensor, Tensor]:
         """[M, 2] metres -> row and column [M] each"""
@@ -157,11 +161,16 @@ class Sight(nn.Module):
         return cells.abs().sum(-1)[things.picture, row // CELL, column // CELL] < COVERED
 
 
-def padded(rows: Tensor, number: Tensor, n: int, filling: float) -> Tensor:
-    """Rows of n pictures, in their order -> [n, most rows of one, ...]"""
+def slot_of(number: Tensor, n: int) -> Tensor:
+    """How manieth of its picture's rows each row is, rows being in the order of n pictures. [M] -> [M]"""
     counts = torch.bincount(number, minlength=n)
-    slot = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[number]
-    result = torch.full((n, max(1, int(counts.max())), *rows.shape[1:]), filling)
+    return torch.arange(len(number)) - (counts.cumsum(0) - counts)[number]
+
+
+def padded(rows: Tensor, number: Tensor, n: int, filling: float) -> Tensor:
+    """[M, ...] -> [n, most rows of one picture, ...]"""
+    slot = slot_of(number, n)
+    result = torch.full((n, int(slot.max()) + 1 if len(slot) else 1, *rows.shape[1:]), filling)
     result[number, slot] = rows
     return result
 

@@ -21,7 +21,7 @@ def table(request, monkeypatch):
 
 def test_the_body_survives_json_with_its_picture():
     assert Embodiment.from_json(CAMERA_TABLE.to_json()) == CAMERA_TABLE
-    assert CAMERA_TABLE.observation_size == 80 * 120 * 3 and CAMERA_TABLE.features_size == 4 + 8 * 5
+    assert CAMERA_TABLE.observation_size == 88 * 124 * 3 and CAMERA_TABLE.features_size == 4 + 8 * 5
 
 
 def test_a_thing_is_seen_where_it_lies(table):

@@ -40,9 +40,12 @@ def demonstrations(seed: int, count: int, report: Report, share: float, tasks: S
     )
 
 
-def success(policy, seed: int, time_limit: int, tasks: Sequence[str] = TASKS, **settings) -> Evaluation:
+def success(
+    policy, seed: int, time_limit: int, tasks: Sequence[str] = TASKS, episodes: int = 0, **settings
+) -> Evaluation:
     """True success on starts of this seed alone, apart from whatever chose the policy. Settings: evaluate's."""
-    return evaluate(policy, tasks, EVALUATION_EPISODES, 7_000_000 + 10_000 * seed, time_limit=time_limit, **settings)
+    episodes = episodes or EVALUATION_EPISODES
+    return evaluate(policy, tasks, episodes, 7_000_000 + 10_000 * seed, time_limit=time_limit, **settings)
 
 
 @dataclass
