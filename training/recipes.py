@@ -179,6 +179,10 @@ class ImproveRecipe(Recipe):
     # (1,600 demonstrations, 50 steps), after about 150 episodes: .59 to .73 at .9, .88 at .7, .91 at .6, .84 at .5, .90
     # at .3.
     gamma: float = setting(0.6, "Discount", "0 to 0.9 work; 1.0 collapses.", 0.0, 1.0)
+    # From .74 (3,200 demonstrations), after 320 episodes: .98 and .97 on seeds 100 and 102, without it .95 on 100.
+    clip: float = setting(
+        0.3, "Clip", "How far a round may move the policy from the one that acted, as a share.", 0.01, 100.0
+    )
     scale: float = setting(5e-2, "Loss scale c", "Factor of the loss; AdamW makes it matter little.", 1e-6, 100.0)
     evaluate_every: int = setting(4, "Evaluate every", "Rounds between two evaluations.", 1, 100_000)
     evaluation_episodes: int = setting(

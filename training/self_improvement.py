@@ -170,8 +170,14 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
                         frame = random_frames(len(rows), generator, quarters=True)
                         acted = (frame @ acted[..., None])[..., 0]
                     hidden = network.hidden(seen, goals[rows], frame)
-                    log_probability = network.action_head.log_probability(hidden, network.action_head.tokens(acted))
-                    loss = steps_to_go.reinforce_loss(log_probability, returns[rows], recipe.scale)
+                    tokens = network.action_head.tokens(acted)
+                    log_probability = network.action_head.log_probability(hidden, tokens)
+                    with torch.no_grad():
+                        before = policy.network.hidden(seen, goals[rows], frame)
+                        when_acted = policy.network.action_head.log_probability(before, tokens)
+                    loss = steps_to_go.reinforce_loss(
+                        log_probability, when_acted, returns[rows], recipe.scale, recipe.clip
+                    )
                     optimiser.zero_grad()
                     loss.backward()
                     nn.utils.clip_grad_norm_(trained, 1.0)

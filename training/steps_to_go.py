@@ -3,7 +3,8 @@
     d(o, g) = E[steps-to-go | o, g]                     what the reward model says of an observation
     r_t     = d(o_t, g) - d(o_{t+1}, g)                 progress made by the action a_t
     R_t     = sum_{i >= t} gamma^(i-t) r_i              cut off where the policy's part of the episode ends
-    loss    = -c R_t log p(a_t | o_t, g)                REINFORCE; V = -d is the baseline, built into r already
+    loss    = -c R_t log p(a_t | o_t, g)                REINFORCE; V = -d is the baseline, built into r already;
+                                                        clipped where steps are used more than once
     success : d(o, g) <= s, k frames in a row           the detector, which ends an episode
 
 Stage 1 (sft.py) uses the bins, stage 2 (self_improvement.py) the rest, a station the detector.
@@ -94,9 +95,15 @@ class RunningDeviation:
         return np.clip(values / deviation if deviation > 1e-6 else values, -LARGEST_RETURN, LARGEST_RETURN)
 
 
-def reinforce_loss(log_probability: Tensor, returns: Tensor, scale: float) -> Tensor:
-    """-c R_t log p(a_t | o_t, g), averaged over the batch. [batch] -> []"""
-    return -(scale * returns * log_probability).mean()
+def reinforce_loss(log_probability: Tensor, when_acted: Tensor, returns: Tensor, scale: float, clip: float) -> Tensor:
+    """-c min(q R_t, clip(q, 1 - e, 1 + e) R_t), averaged over the batch; q = p(a_t | o_t, g) over what it was when the
+    station acted. [batch], [batch] log probabilities, [batch] -> []
+
+    While q is 1, in the first update of a round, its gradient is that of -c R_t log p. When the same steps are used
+    again, nothing is gained by going farther from the policy that acted (Schulman et al., arXiv 1707.06347, equation 7).
+    """
+    ratio = (log_probability - when_acted).exp()
+    return -(scale * torch.minimum(ratio * returns, ratio.clamp(1 - clip, 1 + clip) * returns)).mean()
 
 
 def first_detections(d: np.ndarray, thresholds: np.ndarray, consecutive: int) -> np.ndarray:

@@ -68,9 +68,21 @@ def test_returns_that_never_vary_are_left_alone():
 
 
 def test_reinforce_loss():
-    # -(.05 * 2 * -1) = .1 and -(.05 * -1 * -4) = -.2, mean -.05
-    loss = steps_to_go.reinforce_loss(torch.tensor([-1.0, -4]), torch.tensor([2.0, -1]), 0.05)
-    assert float(loss) == pytest.approx(-0.05)
+    # Ratios 2 and 1/2. Clipped at .3: min(2 * 2, 1.3 * 2) = 2.6 and min(.5 * -1, .7 * -1) = -.7; -.05 (2.6 - .7) / 2
+    log_probability, when_acted = torch.tensor([2.0, 0.5]).log(), torch.zeros(2)
+    loss = steps_to_go.reinforce_loss(log_probability, when_acted, torch.tensor([2.0, -1]), 0.05, 0.3)
+    assert float(loss) == pytest.approx(-0.0475)
+    # Nothing clips what went too far to the wrong side: min(2 * -1, 1.3 * -1) = -2
+    loss = steps_to_go.reinforce_loss(log_probability[:1], when_acted[:1], torch.tensor([-1.0]), 0.05, 0.3)
+    assert float(loss) == pytest.approx(0.1)
+
+
+def test_the_first_update_of_a_round_is_plain_reinforce():
+    """Its gradient is that of -c R_t log p: -(.05 * 2) / 2 and -(.05 * -1) / 2."""
+    log_probability = torch.tensor([-1.0, -4], requires_grad=True)
+    acted = log_probability.detach().clone()
+    steps_to_go.reinforce_loss(log_probability, acted, torch.tensor([2.0, -1]), 0.05, 0.3).backward()
+    assert log_probability.grad.tolist() == pytest.approx([-0.05, 0.025])
 
 
 def test_the_first_detection():
