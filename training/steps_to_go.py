@@ -100,7 +100,8 @@ def reinforce_loss(log_probability: Tensor, when_acted: Tensor, returns: Tensor,
     station acted. [batch], [batch] log probabilities, [batch] -> []
 
     While q is 1, in the first update of a round, its gradient is that of -c R_t log p. When the same steps are used
-    again, nothing is gained by going farther from the policy that acted (Schulman et al., arXiv 1707.06347, equation 7).
+    again, nothing is gained by going farther from the policy that acted (Schulman et al., arXiv 1707.06347, equation
+    7).
     """
     ratio = (log_probability - when_acted).exp()
     return -(scale * torch.minimum(ratio * returns, ratio.clamp(1 - clip, 1 + clip) * returns)).mean()
