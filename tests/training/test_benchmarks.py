@@ -12,12 +12,12 @@ from training.benchmarks.language_table import (
     Regime,
     filtered_cloning,
     hand_picked_goals,
-    picked,
     random_reward_network,
     sparse_reward,
     unfrozen_reward_model,
 )
 from training.benchmarks.sparse_table import SparseTable
+from training.benchmarks.table_runs import picked
 from training.checkpoints import Policy, RewardModel
 
 

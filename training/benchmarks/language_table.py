@@ -25,9 +25,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from robots.embodiments import BLOCKS
 from robots.episodes import Episode
-from robots.tasks import PLACES, InstructionError, get_task
 from training import steps_to_go
 from training.benchmarks import Report, Row, mean_of
 from training.benchmarks.table_runs import (
@@ -35,6 +33,7 @@ from training.benchmarks.table_runs import (
     Stage1,
     demonstrations,
     folder,
+    picked,
     stage1,
     stage2,
     success,
@@ -195,24 +194,6 @@ OTHER_REWARDS = {
 
 
 # The upper bound: no language
-
-
-def picked(text: str) -> np.ndarray:
-    """The goal that a perfect reader would give: source weights, target weights, place weight, place. [2 K + 3]"""
-    for name in TASKS:
-        try:
-            target = get_task(name).parse(text).target
-        except InstructionError:
-            continue
-        names = [kind.name for kind in BLOCKS]
-        goal = np.zeros(2 * len(names) + 3, np.float32)
-        goal[names.index(target["block"])] = 1
-        if "to_block" in target:
-            goal[len(names) + names.index(target["to_block"])] = 1
-        else:
-            goal[-3:] = 1, *PLACES[target["place"]]
-        return goal
-    raise InstructionError(f"{text!r} is no instruction of {' or '.join(TASKS)}.")
 
 
 @contextmanager

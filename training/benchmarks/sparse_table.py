@@ -11,7 +11,7 @@ import numpy as np
 from robots.embodiments import LANGUAGE_TABLE
 from robots.tasks import get_task
 from robots.worlds.language_table import LanguageTable
-from training.benchmarks.language_table import picked
+from training.benchmarks.table_runs import picked
 
 
 def seen(observation: np.ndarray, text: str) -> np.ndarray:

@@ -7,8 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from robots.demonstrators import collect_demonstrations
+from robots.embodiments import BLOCKS
 from robots.episodes import Episode, read_episodes, write_episodes
+from robots.tasks import PLACES, InstructionError, get_task
 from training.benchmarks import Report
 from training.checkpoints import Policy, RewardModel
 from training.evaluation import Evaluation, evaluate
@@ -46,6 +50,24 @@ def success(
     """True success on starts of this seed alone, apart from whatever chose the policy. Settings: evaluate's."""
     episodes = episodes or EVALUATION_EPISODES
     return evaluate(policy, tasks, episodes, 7_000_000 + 10_000 * seed, time_limit=time_limit, **settings)
+
+
+def picked(text: str) -> np.ndarray:
+    """The goal that a perfect reader would give: source weights, target weights, place weight, place. [2 K + 3]"""
+    for name in TASKS:
+        try:
+            target = get_task(name).parse(text).target
+        except InstructionError:
+            continue
+        names = [kind.name for kind in BLOCKS]
+        goal = np.zeros(2 * len(names) + 3, np.float32)
+        goal[names.index(target["block"])] = 1
+        if "to_block" in target:
+            goal[len(names) + names.index(target["to_block"])] = 1
+        else:
+            goal[-3:] = 1, *PLACES[target["place"]]
+        return goal
+    raise InstructionError(f"{text!r} is no instruction of {' or '.join(TASKS)}.")
 
 
 @dataclass
