@@ -26,6 +26,7 @@ from fleetui.fleet.models import Assignment, Episode, Lab, Station, Task
 from fleetui.learning import selectors
 from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
+from robots.embodiments import get_embodiment
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
 from training.recipes import RecipeError, recipe_from_json
@@ -36,6 +37,8 @@ audit = logging.getLogger("fleetui.audit")
 STALE_AFTER = timedelta(seconds=10)  # a job heartbeats each second
 RENDER_STALE_S = 120
 MAX_DEMONSTRATIONS = 100_000
+LARGEST_DATASET = 2 * 2**30  # bytes of observations: while they are made and read they lie in memory
+STEPS_A_DEMONSTRATION = 60  # about
 
 
 def enqueue_on_commit(job: str, identifier) -> None:
@@ -57,6 +60,13 @@ def _new_dataset(lab: Lab, name: str, **fields) -> Dataset:
         raise Conflict(f"{lab.name} already has a dataset named {name!r}; choose another name.") from None
 
 
+def most_demonstrations(embodiment: str) -> int:
+    """How many demonstrations of a body one dataset may hold: pictures take ten thousand times the room of numbers."""
+    body = get_embodiment(embodiment)
+    size = body.observation_size * (1 if body.picture else 4)  # bytes
+    return min(MAX_DEMONSTRATIONS, LARGEST_DATASET // (STEPS_A_DEMONSTRATION * size))
+
+
 @transaction.atomic
 def generate_dataset(*, lab: Lab, user, name: str, families: list[str], episodes: int, seed: int = 0) -> Dataset:
     """Let the scripted demonstrator make a dataset, in a job."""
@@ -66,8 +76,9 @@ def generate_dataset(*, lab: Lab, user, name: str, families: list[str], episodes
         problems["families"] = f"Choose task families among {', '.join(TASKS)}."
     elif len({TASKS[family].embodiment for family in families}) > 1:
         problems["families"] = "All families of a dataset must be of one body."
-    if not 1 <= episodes <= MAX_DEMONSTRATIONS:
-        problems["episodes"] = f"The number of episodes must be 1 to {MAX_DEMONSTRATIONS}, not {episodes}."
+    most = MAX_DEMONSTRATIONS if problems else most_demonstrations(TASKS[families[0]].embodiment)
+    if not 1 <= episodes <= most:
+        problems["episodes"] = f"The number of episodes must be 1 to {most}, not {episodes}."
     if not 0 <= seed < 2**31:
         problems["seed"] = "The seed must be 0 to 2147483647."
     if problems:

@@ -203,6 +203,12 @@ def test_generating_checks_its_fields(lab):
     assert set(answer.json()["problems"]) == {"families", "episodes", "seed"}
 
 
+def test_a_dataset_of_pictures_is_bounded_by_its_size(lab):
+    """31 KB a picture, some 60 of them an episode: a thousand episodes fill two gigabytes."""
+    body = {"name": "d", "families": ["camera_block2block"], "episodes": 1200, "seed": 1}
+    assert "must be 1 to 1093, not 1200" in refused(lab.call("researcher", "post", "datasets", body), 422)
+
+
 # Episodes
 
 
