@@ -48,7 +48,7 @@ class Worlds:
     def step(self, actions: np.ndarray, active: np.ndarray) -> np.ndarray:
         """[n, A] -> [n, D]; what isn't active may stand still."""
         if self.batch is not None:
-            return self.batch.step(actions)
+            return self.batch.step(actions, active)
         return np.stack(
             [
                 world.step(a) if on else world.observation()

@@ -409,16 +409,20 @@ class BatchWorld(_Tables):
     def observations(self) -> np.ndarray:
         return self._observe()
 
-    def step(self, actions: np.ndarray) -> np.ndarray:
-        """actions [n, 2] -> observations float32 [n, D]"""
+    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
+        """actions [n, 2] -> observations float32 [n, D]. With `active` [n] bool the other tables stand still,
+        until they are reset.
+        """
         actions = checked("batch of actions", np.ravel(actions), 2 * self.n).reshape(self.n, 2)
-        self._previous[:] = self._end_effector
+        rows = slice(None) if active is None else np.flatnonzero(active)
+        self._previous[rows] = self._end_effector[rows]
         self._state[:, 1 : 1 + self.model.nq] = self._positions
         limit = np.array(self.embodiment.action_limit)
         moves = self._moves(np.clip(actions, -limit, limit))
         controls = np.clip(self._end_effector + moves, -REACH, REACH)[:, None]  # [n, 1, 2]
-        states, _ = self._rollout.rollout(self.model, self._datas, self._state, controls, nstep=PHYSICS_STEPS)
-        self._positions[:] = states[:, -1, 1 : 1 + self.model.nq]
+        start, controls = self._state[rows], controls[rows]
+        states, _ = self._rollout.rollout(self.model, self._datas, start, controls, nstep=PHYSICS_STEPS)
+        self._positions[rows] = states[:, -1, 1 : 1 + self.model.nq]
         self._settle()
         return self._observe()
 

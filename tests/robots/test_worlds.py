@@ -202,6 +202,17 @@ def test_a_batch_steps_each_table_as_if_it_were_alone(threads):
     batch.close()
 
 
+def test_in_a_batch_what_is_not_active_stands_still():
+    batch, whole = BatchWorld(4, 3), BatchWorld(4, 3)
+    active, rng = np.array([True, False, True, False]), np.random.default_rng(4)
+    before = batch.observations()
+    for actions in rng.uniform(-0.03, 0.03, (40, 4, 2)):
+        some, all_of_them = batch.step(actions, active), whole.step(actions)
+        np.testing.assert_array_equal(some[active], all_of_them[active])
+        np.testing.assert_array_equal(some[~active], before[~active])
+    batch.close(), whole.close()
+
+
 def test_camera_sees_blocks_and_the_end_effector_move():
     world = LanguageTable(0)
     before = world.render(320, 240)

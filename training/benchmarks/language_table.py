@@ -111,7 +111,7 @@ def practised(
         "wall_s": round(begin.wall_s + after.wall_s, 1),
         "env_steps_per_s": round(after.env_steps / after.wall_s),
     }
-    if name in REGIMES:
+    if name in REGIMES and budget == BUDGET:
         figures["final_success_greedy"] = success(policy, seed, regime.time_limit, greedy=True).rate
         figures["held_out_success"] = success(policy, seed, regime.time_limit, held_out=True).rate
     return figures
