@@ -7,7 +7,7 @@ import pytest
 
 from robots.embodiments import BANANA_TABLE
 from robots.tasks import get_task
-from training.benchmarks import REGISTRY, banana_table, elsewhere, point_mass, transfer
+from training.benchmarks import REGISTRY, banana_table, elsewhere, point_mass, table_runs, transfer
 from training.checkpoints import Policy, RewardModel, load_checkpoint
 from training.recipes import ImproveRecipe
 from training.run_dir import RunDir
@@ -15,19 +15,19 @@ from training.run_dir import RunDir
 KEYS = {"setting", "demonstrations", "sft_success", "practice_episodes", "final_success", "wall_s"}
 SMALL = {
     "sft": {"steps": 20, "validate_every": 10, "grounding_steps": 10, "batch": 32, "hidden": 32},
-    "improve": {"max_episodes": 2, "updates_per_round": 1, "batch": 8, "evaluation_episodes": 4},
+    "improve": {"updates_per_round": 1, "batch": 8},
 }
 
 
 @pytest.mark.parametrize("benchmark", [banana_table, transfer, point_mass], ids=lambda module: module.__name__)
 def test_a_small_plan_gives_a_row_and_a_summary(benchmark, monkeypatch):
-    plan = dataclasses.replace(benchmark.PLAN, demonstrations=8, stations=2, **SMALL)
+    plan = dataclasses.replace(benchmark.PLAN, demonstrations=8, practice=6, stations=2, **SMALL)
     monkeypatch.setattr(benchmark, "PLAN", plan)
-    monkeypatch.setattr(point_mass, "EPISODES", 4)
+    monkeypatch.setattr(table_runs, "EVALUATION_EPISODES", 4)
     said = []
     (row,) = benchmark.run(7, lambda fraction, what: said.append(fraction))
     assert row["setting"] == "self-improvement" and KEYS <= set(row)
-    assert row["demonstrations"] == 8 and row["practice_episodes"] >= 2
+    assert row["demonstrations"] == 8 and row["practice_episodes"] <= 6
     assert 0 <= row["sft_success"] <= 1 and row["final_success"] >= 0
     assert said[-1] == 1.0 and said == sorted(said)
     assert all(np.isfinite(value) for value in benchmark.summarise([row | {"seed": 7}]).values())
@@ -36,7 +36,7 @@ def test_a_small_plan_gives_a_row_and_a_summary(benchmark, monkeypatch):
 def test_they_are_registered_and_practise_within_their_budgets():
     for name in ("point-mass", "banana-table", "transfer"):
         assert REGISTRY[name].endswith(name.replace("-", "_"))
-    assert transfer.PLAN.improve["max_episodes"] <= 0.03 * transfer.PLAN.demonstrations
+    assert transfer.PLAN.practice <= 0.03 * transfer.PLAN.demonstrations
     assert len(point_mass.PLAN.demonstrated) == 1 and point_mass.PLAN.practised == point_mass.TASK
 
 

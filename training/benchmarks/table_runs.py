@@ -1,4 +1,4 @@
-"""What the benchmarks on a table share: demonstrations, stage 1 and stage 2 in a temporary folder, their figures."""
+"""What most benchmarks share: demonstrations, stage 1 and stage 2 in a temporary folder, their figures."""
 
 import tempfile
 import time
@@ -49,7 +49,12 @@ def success(
 ) -> Evaluation:
     """True success on starts of this seed alone, apart from whatever chose the policy. Settings: evaluate's."""
     episodes = episodes or EVALUATION_EPISODES
-    return evaluate(policy, tasks, episodes, 7_000_000 + 10_000 * seed, time_limit=time_limit, **settings)
+    return evaluate(policy, tasks, episodes, evaluation_seed(seed), time_limit=time_limit, **settings)
+
+
+def evaluation_seed(seed: int) -> int:
+    """Of a benchmark's seed: starts that nothing else has seen."""
+    return 7_000_000 + 10_000 * seed
 
 
 def picked(text: str) -> np.ndarray:
@@ -121,13 +126,17 @@ def stage2(
     **settings,
 ) -> Stage2:
     """Practice in one process, by the fleet's own stations and learner, without a success curve unless asked for."""
-    started = time.monotonic()
     recipe = {"evaluation_episodes": 0, "tasks": ",".join(tasks), "time_limit": time_limit} | ROUND | settings
     run = RunDir.create(path, ImproveRecipe(seed=seed, max_episodes=max_episodes, **recipe))
     (run.start / "policy.safetensors").symlink_to(begin.run.checkpoints / "policy.safetensors")
     # The reward model may be another run's than the policy.
     (run.start / "reward_model.safetensors").symlink_to((judge or begin).run.checkpoints / "reward_model.safetensors")
-    stations = LocalStations(list(tasks), STATIONS, seed, time_limit)
+    return keep_versions(run, LocalStations(list(tasks), STATIONS, seed, time_limit), rewards_of)
+
+
+def keep_versions(run: RunDir, stations: LocalStations, rewards_of: RewardsOf | None = None) -> Stage2:
+    """The run of stage 2 that lies ready in `run`, and every policy that it made."""
+    started = time.monotonic()
     versions: list[tuple[int, Policy]] = []
     practised = {"episodes": 0, "steps": 0}
 
