@@ -165,10 +165,6 @@ class RewardModel(Loaded):
         distribution = steps_to_go.distribution(self.network.steps_to_go_head(hidden))
         return steps_to_go.expected_steps(distribution, self.bin_width).numpy(), distribution.numpy()
 
-    def detects(self, d: np.ndarray) -> bool:
-        """Whether an episode with these d so far has reached its goal."""
-        return steps_to_go.detected(d, self.threshold, self.consecutive)
-
     @property
     def threshold(self) -> float:
         return self.description.threshold

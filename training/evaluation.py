@@ -45,16 +45,14 @@ class Worlds:
         else:
             self.each = [make_world(name, i) for i in range(n)]
 
-    def step(self, actions: np.ndarray, active: np.ndarray) -> np.ndarray:
-        """[n, A] -> [n, D]; what isn't active may stand still."""
+    def step(self, actions: np.ndarray, active: np.ndarray, observations: np.ndarray) -> np.ndarray:
+        """[n, A], [n], [n, D] what was seen last -> [n, D]; what isn't active stands still."""
         if self.batch is not None:
             return self.batch.step(actions, active)
-        return np.stack(
-            [
-                world.step(a) if on else world.observation()
-                for world, a, on in zip(self.each, actions, active, strict=True)
-            ]
-        )
+        observations = observations.copy()
+        for i in np.flatnonzero(active):
+            observations[i] = self.each[i].step(actions[i])
+        return observations
 
     def close(self) -> None:
         for each in [self.batch] if self.batch is not None else self.each:
@@ -114,7 +112,7 @@ def _attempt(
         actions[active] = policy.act(
             observations[active], [texts[i] for i in np.flatnonzero(active)], generator, greedy
         )
-        observations = worlds.step(actions, active)
+        observations = worlds.step(actions, active, observations)
         steps += active
         for i in np.flatnonzero(active):
             succeeded[i] = worlds.each[i].true_success(instructions[i])

@@ -121,7 +121,7 @@ class SFTRecipe(Recipe):
     learning_rate: float = setting(1e-3, "Learning rate", "Of AdamW, annealed to zero.", 1e-6, 1.0)
     weight_decay: float = setting(1e-2, "Weight decay", "Of AdamW.", 0.0, 1.0)
     sight_steps: int = setting(
-        300, "Sight updates", "Where a policy sees pictures: updates that tie words to what is seen.", 1, 100_000
+        300, "Sight updates", "For pictures: updates that tie words to things, in each of three rounds.", 1, 100_000
     )
     grounding_steps: int = setting(
         300, "Grounding updates", "Updates that first tie words to objects; too many generalise worse.", 0, 100_000

@@ -1,4 +1,5 @@
-"""The whole loop in one process: the same station loop, episode format and learner as a fleet, without a server.
+"""The whole loop in one process: the same station loop, episode format and learner as a fleet, without a server. (Its
+stations do not survive the process: a rehearsal that is started again goes on with the learner's state and new tables.)
 
 For tests, for choosing a recipe, and for a researcher without a fleet:
 

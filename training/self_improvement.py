@@ -3,7 +3,7 @@
     publish version v
     wait        until the stations have handed in a round of episodes, all acted by version v
     label       d at each observation, rewards, returns R_t
-    update      -c R_t log p(a_t | o_t, g) over the round's steps
+    update      -c R_t log p(a_t | o_t, g), clipped, over the round's steps
     save        version v + 1, with all that a restart needs
     evaluate    every few rounds, on fixed seeds, apart from practice; stop well past the peak
     again
@@ -154,7 +154,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         steps = label(episodes, reward_model, policy, recipe.gamma, rewards_of or progress_rewards)
         losses = []
         if len(steps.returns):
-            # --- update: -c R_t log p(a_t | o_t, g), each step once an epoch, in random order
+            # --- update: steps_to_go.reinforce_loss, each step once an epoch, in random order
             deviation.add(steps.returns)
             perceived = policy.perceive(steps.observations).clone()
             actions = torch.from_numpy(steps.actions)

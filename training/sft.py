@@ -236,9 +236,10 @@ def ground(
 ) -> bool:
     """Train the words' part alone on which object moved and where it came to rest. False: cancelled."""
     seen = look_back(demonstrations)
-    training, validation = training[seen.clear[training]], validation[seen.clear[validation]]
-    if not len(training):
-        raise RunError("In no demonstration all objects can be made out; give more demonstrations, or better pictures.")
+    if seen.clear[training].any():
+        training, validation = training[seen.clear[training]], validation[seen.clear[validation]]
+    else:
+        run.note("In no demonstration all objects can be made out; more of them would help.", level="warning")
     sentence = demonstrations.instruction[demonstrations.first]  # [E]
 
     def loss(episodes: Tensor, noisy: bool) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robots.embodiments import Embodiment
-from training.datasets import Demonstrations
+from training.datasets import DatasetError, Demonstrations
 from training.recipes import warm_up_and_anneal
 from training.vocabulary import Vocabulary
 
@@ -41,17 +41,14 @@ ROUNDS = 3  # of learning: one by what has left its place, the others from its o
 class Things:
     """What lies in n pictures, one row a thing."""
 
-    def __init__(self, picture: Tensor, place: Tensor, look: Tensor):
-        self.picture = picture  # [M] number of the picture
+    def __init__(self, number: Tensor, place: Tensor, look: Tensor):
+        self.number = number  # [M] of the picture
         self.place = place  # [M, 2] metres
         self.look = look  # [M, 3 (2 LOOK + 1)^2] its pixels, about its middle
 
-    def __getitem__(self, rows: Tensor) -> "Things":
-        return Things(self.picture[rows], self.place[rows], self.look[rows])
-
     @staticmethod
     def all_of(parts: list["Things"]) -> "Things":
-        return Things(*(torch.cat([getattr(part, name) for part in parts]) for name in ("picture", "place", "look")))
+        return Things(*(torch.cat([getattr(part, name) for part in parts]) for name in ("number", "place", "look")))
 
 
 class Sight(nn.Module):
@@ -85,8 +82,8 @@ class Sight(nn.Module):
 
     def _features(self, pictures: Tensor) -> Tensor:
         things = self.things(pictures)
-        scores = padded(self.scores(things.look), things.picture, len(pictures), -torch.inf)  # [n, L, K + 1]
-        places = padded(things.place, things.picture, len(pictures), 0.0)  # [n, L, 2]
+        scores = padded(self.scores(things.look), things.number, len(pictures), -torch.inf)  # [n, L, K + 1]
+        places = padded(things.place, things.number, len(pictures), 0.0)  # [n, L, 2]
         best = scores.max(1)
         place = places.gather(1, best.indices[..., None].expand(-1, -1, 2))  # [n, K + 1, 2]
         body, names = self.embodiment.body, self.embodiment.object_features
@@ -158,7 +155,7 @@ class Sight(nn.Module):
         """Which things are no longer where they were in other pictures, one for each. [M] bool"""
         _, cells = self.without_scene(others)
         row, column = self.pixels(things.place)
-        return cells.abs().sum(-1)[things.picture, row // CELL, column // CELL] < COVERED
+        return cells.abs().sum(-1)[things.number, row // CELL, column // CELL] < COVERED
 
 
 def slot_of(number: Tensor, n: int) -> Tensor:
@@ -198,6 +195,11 @@ def learn_to_see(
     said = torch.tensor([[float(word in text) for word in sight.words] for text in texts])  # [I, words]
     said = said[demonstrations.instruction[first]]  # [E, words]
     spoken_of = left.nonzero()[:, 0]
+    if not gone.any() or not len(spoken_of):
+        raise DatasetError(
+            "In the pictures nothing is seen to leave its place; does the camera stand still, and do demonstrations "
+            "move anything?"
+        )
 
     def by_what_left() -> dict[str, Tensor]:
         some = torch.randint(len(moving.look), (BATCH,), generator=generator)
@@ -205,7 +207,7 @@ def learn_to_see(
         rows = spoken_of[torch.randint(len(spoken_of), (BATCH,), generator=generator)]
         told_of = sight.tell(_turned(told.look[rows], generator))
         words = F.binary_cross_entropy_with_logits(
-            told_of[:, 1:], said[told.picture[rows] % len(first)], reduction="none"
+            told_of[:, 1:], said[told.number[rows] % len(first)], reduction="none"
         )
         return {
             "hand": F.binary_cross_entropy_with_logits(hand, gone[some].float()),
@@ -215,17 +217,17 @@ def learn_to_see(
 
     if not _fit(sight, steps, by_what_left, step_done):
         return False
-    every = Things.all_of([moving, Things(told.picture + 2 * len(first), told.place, told.look)])
+    every = Things.all_of([moving, Things(told.number + 2 * len(first), told.place, told.look)])
     ideal = torch.zeros(len(sight.name_words) + 1, 1 + len(sight.words))  # what is told of each name, and of the hand
     ideal[-1, 0] = 1
     ideal[:-1].scatter_(1, sight.name_words + 1, 1.0)
     for number in range(1, ROUNDS):
         with torch.no_grad():
             scores = sight.scores(every.look)
-        best = torch.full((int(every.picture.max()) + 1, scores.shape[1]), -torch.inf)
-        best = best.scatter_reduce(0, every.picture[:, None].expand(-1, scores.shape[1]), scores, "amax")
+        best = torch.full((int(every.number.max()) + 1, scores.shape[1]), -torch.inf)
+        best = best.scatter_reduce(0, every.number[:, None].expand(-1, scores.shape[1]), scores, "amax")
         # Clear is a case where no other name fits the thing better, and no other thing in the picture the name.
-        clear = (scores == best[every.picture]) & (scores == scores.amax(1, keepdim=True))
+        clear = (scores == best[every.number]) & (scores == scores.amax(1, keepdim=True))
         cases, names = clear.nonzero(as_tuple=True)
 
         def by_own_cases(cases=cases, names=names) -> dict[str, Tensor]:
@@ -251,7 +253,7 @@ def _pairs(sight: Sight, pictures: Tensor, ones: Tensor, others: Tensor) -> tupl
             rows = slice(at, at + AT_ONCE)
             things = sight.things(pictures[a[rows]])
             left.append(sight.left_behind(things, pictures[b[rows]]))
-            parts.append(Things(things.picture + begin + at, things.place, things.look))
+            parts.append(Things(things.number + begin + at, things.place, things.look))
     return Things.all_of(parts), torch.cat(left)
 
 

@@ -7,7 +7,8 @@
                                                         clipped where steps are used more than once
     success : d(o, g) <= s, k frames in a row           the detector, which ends an episode
 
-Stage 1 (sft.py) uses the bins, stage 2 (self_improvement.py) the rest, a station the detector.
+Stage 1 (sft.py) uses the bins, stage 2 (self_improvement.py) the rest. A station's detector is in robots/station.py,
+which knows no torch.
 """
 
 from collections.abc import Sequence
@@ -149,8 +150,3 @@ def choose_detector(
             if detected[number] and premature[number] <= premature_share * detected[number] and merit > most:
                 chosen, most = (float(threshold), consecutive), merit
     return chosen
-
-
-def detected(d: np.ndarray, threshold: float, consecutive: int) -> bool:
-    """Whether the last `consecutive` observations of an episode were all at the goal, as far as d can tell."""
-    return len(d) >= consecutive and bool((np.asarray(d[-consecutive:]) <= threshold).all())

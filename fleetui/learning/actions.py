@@ -37,7 +37,7 @@ audit = logging.getLogger("fleetui.audit")
 STALE_AFTER = timedelta(seconds=10)  # a job heartbeats each second
 RENDER_STALE_S = 120
 MAX_DEMONSTRATIONS = 100_000
-LARGEST_DATASET = 2 * 2**30  # bytes of observations: while they are made and read they lie in memory
+LARGEST_DATASET = 2 * 2**30  # bytes of observations: while they are written and read, memory holds them three times
 STEPS_A_DEMONSTRATION = 60  # about
 
 
@@ -61,7 +61,7 @@ def _new_dataset(lab: Lab, name: str, **fields) -> Dataset:
 
 
 def most_demonstrations(embodiment: str) -> int:
-    """How many demonstrations of a body one dataset may hold: pictures take ten thousand times the room of numbers."""
+    """How many demonstrations of a body one dataset may hold: a picture takes two hundred times the room of numbers."""
     body = get_embodiment(embodiment)
     size = body.observation_size * (1 if body.picture else 4)  # bytes
     return min(MAX_DEMONSTRATIONS, LARGEST_DATASET // (STEPS_A_DEMONSTRATION * size))

@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 
 from robots.tasks import PLACES, InstructionError
+from robots.worlds.language_table import LanguageTable
 from training import benchmarks, steps_to_go
-from training.benchmarks import by_setting, mean_and_interval, positive_transfer, table, table_runs
+from training.benchmarks import (
+    by_setting,
+    camera,
+    detector,
+    language_table,
+    mean_and_interval,
+    over_optimisation,
+    positive_transfer,
+    reward_model,
+    table,
+    table_runs,
+)
 from training.benchmarks.language_table import (
     Regime,
     filtered_cloning,
@@ -120,13 +132,14 @@ def test_the_sparse_table_is_a_gymnasium_environment_that_counts_its_episodes():
         ("over-optimisation", ["guard", "no-guard"], ["kept_below_peak"]),
         ("reward-model", [f"{a}-{b}" for a in ("scratch", "pretrained") for b in (10, 20, 80)], []),
         ("detector", ["validation", "practice"], ["false_positive_rate"]),
+        ("camera", ["self-improvement"], ["final_success"]),
         ("positive-transfer", ["practised", "block-to-place", "held-out-wordings"], []),
         ("throughput", ["env", "batched", "camera"], ["env_to_raw", "batched_to_rollout", "camera_to_renderer"]),
     ],
 )
 def test_summaries_hold_the_keys_that_others_read(name, settings, keys):
     figures = ("final_success", "final_success_30", "held_out_success", "kept_success", "peak_success", "below_peak")
-    figures += ("false_positive_rate", "recall", "precision", "gain", "share")
+    figures += ("false_positive_rate", "recall", "precision", "gain", "share", "sft_success", "rise")
     rows = [{"setting": setting, "seed": 0} | dict.fromkeys(figures, 0.5) for setting in settings]
     summary = importlib.import_module(benchmarks.REGISTRY[name]).summarise(rows)
     assert all(summary[key] == 0.5 for key in keys)
@@ -134,13 +147,43 @@ def test_summaries_hold_the_keys_that_others_read(name, settings, keys):
         assert summary["pretrained_minus_scratch_at_10"] == 0
 
 
-def test_a_whole_small_benchmark(monkeypatch):
-    """Practice of one family in one process, within its budget; the figures are of no worth."""
-    monkeypatch.setattr(positive_transfer, "SMALL", Regime(30, 12))
+@pytest.fixture
+def small(monkeypatch):
+    """Figures of no worth, within seconds."""
+    for module in (positive_transfer, over_optimisation, reward_model, language_table):
+        monkeypatch.setattr(module, "SMALL", Regime(30, 12))
     monkeypatch.setattr(table_runs, "EVALUATION_EPISODES", 4)
-    monkeypatch.setattr(table_runs, "SFT", {"steps": 20, "grounding_steps": 10, "hidden": 16, "validate_every": 10})
-    rows = positive_transfer.run(3, lambda fraction, what: None)
-    assert [row["setting"] for row in rows] == list(positive_transfer.SETTINGS)
+    few = {"steps": 20, "grounding_steps": 10, "sight_steps": 20, "hidden": 16, "validate_every": 10}
+    monkeypatch.setattr(table_runs, "SFT", few)
+    monkeypatch.setattr(reward_model, "UPDATES", {})
+    monkeypatch.setattr(reward_model, "BROAD_DEMONSTRATIONS", 20)
+    monkeypatch.setattr(camera, "DEMONSTRATIONS", 12)
+    monkeypatch.setattr(camera, "PRACTICE", 6)
+    monkeypatch.setattr(camera, "TIME_LIMIT", 8)
+    monkeypatch.setattr(camera, "ATTEMPTS", 2)
+    monkeypatch.setattr(detector, "REGIME", Regime(40, 12))
+    monkeypatch.setattr(over_optimisation, "CURVE", over_optimisation.CURVE | {"evaluation_episodes": 4})
+    monkeypatch.setattr(language_table, "EIGHTFOLD_UPDATES", 20)
+    monkeypatch.setattr(language_table, "SCRATCH_EPISODES", 0)
+    monkeypatch.setattr(language_table, "REGIMES", {"small": language_table.SMALL, "large": Regime(40, 12)})
+
+
+@pytest.mark.parametrize(
+    "module", [positive_transfer, over_optimisation, reward_model, camera, detector, language_table]
+)
+def test_a_whole_small_benchmark(module, small, monkeypatch):
+    """Every row has its figures, and practice stays within its budget."""
+    monkeypatch.setattr(LanguageTable, "renderer", "drawn")
+    rows = module.run(3, lambda fraction, what: None)
+    assert len({row["setting"] for row in rows}) == len(rows) > 1
     for row in rows:
-        assert row["practice_episodes"] <= 9 and 0 <= row["final_success"] <= 1
-        assert row["gain"] == row["final_success"] - row["sft_success"]
+        if module is not detector:
+            budget = 27 if module is over_optimisation else 9
+            assert row["setting"] in ("no-guard", "guard") or row["practice_episodes"] <= budget
+            assert 0 <= row["final_success"] <= 1 and row["wall_s"] > 0
+    json.dumps(by_setting(rows), allow_nan=False)
+
+
+def test_practice_counts_up_to_the_budget_and_not_beyond():
+    after = table_runs.Stage2(None, [(0, "first"), (7, "second"), (9, "third")], 1.0, 0)
+    assert [after.within(n) for n in (6, 7, 8, 9)] == [(0, "first"), (7, "second"), (7, "second"), (9, "third")]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from robots.worlds import make_world
 from robots.worlds.language_table import LanguageTable
 from training import sight
 from training.checkpoints import Policy, RewardModel
-from training.datasets import demonstrations_of
+from training.datasets import DatasetError, demonstrations_of
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.rehearsal import LocalStations
 from training.run_dir import RunDir
@@ -56,7 +58,7 @@ def test_things_are_found_where_they_lie(eye):
     places = [(-0.12, 0.06), (0.12, 0.06), (0.06, -0.12)]
     colours = [(220, 30, 30), (30, 60, 220), (20, 20, 20)]
     things = eye.things(picture_of(*((*place, colour) for place, colour in zip(places, colours, strict=True))))
-    assert things.picture.tolist() == [0, 0, 0]
+    assert things.number.tolist() == [0, 0, 0]
     found = things.place[things.place[:, 0].argsort()]
     np.testing.assert_allclose(found, sorted(places), atol=0.002)
 
@@ -98,6 +100,15 @@ def test_it_learns_from_words_and_movement_alone_which_thing_bears_which_name(ep
         for name, place in places.items():
             hits.append(np.hypot(*(features[LANGUAGE_TABLE.object_slice(name)][:2] - np.array(place))) < 0.01)
     assert np.mean(hands) > 0.9 and np.mean(hits) > 0.8  # chance: 1 of 8
+
+
+def test_pictures_in_which_nothing_moves_are_refused_with_a_sentence(episodes):
+    still = dataclasses.replace(episodes[0], observations=np.repeat(episodes[0].observations[:1], 31, 0))
+    still = dataclasses.replace(still, actions=np.zeros((30, 2), np.float32), actors=np.full(30, 2, np.uint8))
+    still = dataclasses.replace(still, steps_to_go=np.full(31, np.nan, np.float32))
+    eye, generator = sight.Sight(CAMERA_TABLE), torch.Generator().manual_seed(1)
+    with pytest.raises(DatasetError, match="nothing is seen to leave its place"):
+        sight.learn_to_see(eye, demonstrations_of([still] * 12), 5, generator, lambda step, losses: True)
 
 
 def new_run(path, episodes, **settings) -> RunDir:

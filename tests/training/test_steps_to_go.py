@@ -115,7 +115,12 @@ def test_where_no_s_will_do_half_of_the_ends_are_detected():
     assert steps_to_go.choose_detector(d, 2, 0, 0.0) == (5.0, 1)
 
 
-def test_the_detector_wants_frames_in_a_row():
-    assert not steps_to_go.detected(np.array([1.0]), threshold=2, consecutive=2)
-    assert not steps_to_go.detected(np.array([1.0, 9, 1]), threshold=2, consecutive=2)
-    assert steps_to_go.detected(np.array([9.0, 2, 1]), threshold=2, consecutive=2)
+def test_all_thresholds_at_once_are_each_by_itself():
+    rng, thresholds = np.random.default_rng(0), np.array([0.5, 1.0, 2.0, 2.5, 9.0])
+    for frames in (1, 2, 3):
+        for length in (1, 2, 3, 12):
+            d = rng.integers(0, 5, length).astype(np.float32)  # with ties
+            together = steps_to_go.first_detections(d, thresholds, frames)
+            for threshold, found in zip(thresholds, together, strict=True):
+                below = [t >= frames - 1 and (d[t - frames + 1 : t + 1] <= threshold).all() for t in range(length)]
+                assert found == next((t for t in range(1, length) if below[t]), -1), (d, threshold, frames)

@@ -77,7 +77,7 @@ def figures(setting: str, episodes: list[Episode], reward_model: RewardModel, s:
         if fired is not None:
             fires += 1
             right += success[fired]
-            found += success.any()
+            found += success[fired]
     return {
         "setting": setting,
         "s": s,
