@@ -173,6 +173,16 @@ def test_the_grounding_loss_prefers_what_happened():
     assert loss(0, 3, (0.1, 0.0)) < loss(0, 2)
 
 
+def test_a_place_that_nothing_speaks_for_yet_is_still_pulled_to_where_blocks_came_to_rest():
+    """The target is wholly another block, and the place lies metres away: without a pull it would never be found."""
+    others = torch.tensor([[[0.1, 0.0], [-0.2, 0.1], [0.14, 0.0]]])
+    happened = {"moved": torch.tensor([0]), "resting": others[:, 0], "others": others, "present": torch.ones(1, 3) > 0}
+    place = torch.tensor([2.0, -1.0], requires_grad=True)
+    goal = torch.cat([torch.eye(3)[0], torch.tensor([0.0, 0, 1, 0]), place])[None]
+    Grounding.loss(goal, **happened).backward()
+    assert place.grad[0] > 0.1 and place.grad[1] < -0.1
+
+
 def test_padding_does_not_change_a_sentence():
     vocabulary = Vocabulary("push the red moon to blue cube".split())
     words = Grounding(vocabulary, LANGUAGE_TABLE)
