@@ -196,7 +196,8 @@ def test_launch_improve_and_see_the_success_curve_grow(pages, story, screenshots
     fill_recipe(
         page,
         name="first practice",
-        max_episodes=600,
+        max_episodes=1_000_000,  # nothing ends it before it is cancelled: no budget and no guard
+        patience=0,
         updates_per_round=2,
         batch=32,
         epochs=1,
