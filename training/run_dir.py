@@ -72,7 +72,12 @@ class RunDir:
 
     @classmethod
     def create(cls, path: Path | str, recipe: Recipe) -> "RunDir":
+        """The folder with its recipe. What lies there already stays, to be gone on with; RunError where it belongs to
+        another recipe.
+        """
         run = cls(path)
+        if (run.path / "recipe.json").exists() and run.recipe(recipe.KIND) != recipe:
+            raise RunError(f"{run.path} holds a run of another recipe; choose an empty folder, or that recipe again.")
         for folder in (run.data, run.start, run.checkpoints, run.episodes, run.rounds):
             folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run.path / "recipe.json", json.dumps(recipe.to_json(), indent=1).encode())

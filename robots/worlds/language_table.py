@@ -237,13 +237,13 @@ class _Tables:
             features[..., :2] *= self.setup.camera_scale
         return result
 
-    def _moves(self, actions: np.ndarray) -> np.ndarray:
-        """What the arms make of actions [(n,) 2] that are within the limit."""
-        setup, pending = self.setup, self._pending
+    def _moves(self, actions: np.ndarray, rows=...) -> np.ndarray:
+        """What the arms of these rows make of actions [(n,) 2] that are within the limit."""
+        setup = self.setup
         if setup.delay:
+            pending = self._pending[rows]
             late = pending[..., 0, :].copy()
-            pending[..., :-1, :] = pending[..., 1:, :]
-            pending[..., -1, :] = actions
+            self._pending[rows] = np.concatenate([pending[..., 1:, :], actions[..., None, :]], axis=-2)
             actions = late
         if setup.gain != 1 or setup.bearing:
             cos, sin = setup.gain * math.cos(setup.bearing), setup.gain * math.sin(setup.bearing)
@@ -410,18 +410,17 @@ class BatchWorld(_Tables):
         return self._observe()
 
     def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
-        """actions [n, 2] -> observations float32 [n, D]. With `active` [n] bool the other tables stand still,
-        until they are reset.
-        """
+        """actions [n, 2] -> observations float32 [n, D]. With `active` [n] bool the other tables stand still."""
         actions = checked("batch of actions", np.ravel(actions), 2 * self.n).reshape(self.n, 2)
+        if active is not None and not np.any(active):
+            return self._observe()  # mujoco.rollout crashes on nothing
         rows = slice(None) if active is None else np.flatnonzero(active)
         self._previous[rows] = self._end_effector[rows]
         self._state[:, 1 : 1 + self.model.nq] = self._positions
         limit = np.array(self.embodiment.action_limit)
-        moves = self._moves(np.clip(actions, -limit, limit))
-        controls = np.clip(self._end_effector + moves, -REACH, REACH)[:, None]  # [n, 1, 2]
-        start, controls = self._state[rows], controls[rows]
-        states, _ = self._rollout.rollout(self.model, self._datas, start, controls, nstep=PHYSICS_STEPS)
+        moves = self._moves(np.clip(actions, -limit, limit)[rows], rows)
+        controls = np.clip(self._end_effector[rows] + moves, -REACH, REACH)[:, None]  # [active, 1, 2]
+        states, _ = self._rollout.rollout(self.model, self._datas, self._state[rows], controls, nstep=PHYSICS_STEPS)
         self._positions[rows] = states[:, -1, 1 : 1 + self.model.nq]
         self._settle()
         return self._observe()

@@ -118,6 +118,17 @@ def test_a_batch_of_other_tables_steps_each_as_if_it_were_alone(setup):
     batch.close(), alone.close()
 
 
+def test_a_worn_table_that_is_not_active_keeps_its_late_actions():
+    batch, alone = (BatchWorld(2, 1, setup=WORN_TABLE_SETUP) for _ in range(2))
+    moves = np.random.default_rng(2).uniform(-0.03, 0.03, (6, 2))
+    for i, move in enumerate(moves):
+        batch.step(np.stack([move, move]))
+        batch.step(np.full((2, 2), 0.03), active=np.array([i % 2 == 0, False]))  # the second one waits
+        expected = alone.world(1).step(move)
+    np.testing.assert_array_equal(batch.observations()[1], expected)
+    batch.close(), alone.close()
+
+
 def test_the_worn_body_differs_from_language_tables_in_name_only():
     assert WORN_TABLE.to_json() | {"name": LANGUAGE_TABLE.name} == LANGUAGE_TABLE.to_json()
 

@@ -1,9 +1,13 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
+from robots.embodiments import CAMERA_TABLE
 from robots.episodes import write_episodes
 from training.datasets import DatasetError, demonstrations_of, look_back, read_demonstrations, split
 
@@ -54,6 +58,23 @@ def test_a_bad_episode_is_named_with_its_field(demonstrations, field, change, se
     with pytest.raises(DatasetError) as error:
         demonstrations_of([good, bad])
     assert bad.uuid in str(error.value) and f"field {field}" in str(error.value) and sentence in str(error.value)
+
+
+def test_pictures_of_another_size_and_words_left_out_of_a_file_are_refused(demonstrations, tmp_path):
+    picture = CAMERA_TABLE.picture
+    seen = np.zeros((demonstrations[0].steps + 1, picture.height * picture.width * 3), np.uint8)
+    made = dataclasses.replace(demonstrations[0], embodiment=CAMERA_TABLE.name, observations=seen)
+    demonstrations_of([made, dataclasses.replace(made, uuid=demonstrations[1].uuid)])
+    with pytest.raises(DatasetError, match=f"{made.uuid}, field observations"):
+        demonstrations_of([dataclasses.replace(made, observations=seen[:, 3:].copy()), made])
+    path = tmp_path / "wordless.safetensors"
+    write_episodes(path, demonstrations[:2])
+    tensors, metadata = load_file(path), safe_open(path, "numpy").metadata()
+    key, fields = next((key, json.loads(text)) for key, text in metadata.items() if "instruction" in text)
+    del fields[1]["instruction"]
+    save_file(tensors, path, metadata | {key: json.dumps(fields)})
+    with pytest.raises(DatasetError, match="wordless.safetensors.*instruction"):
+        read_demonstrations([path])
 
 
 def test_no_files_and_a_truncated_file_are_refused_with_a_sentence(tmp_path, demonstrations):

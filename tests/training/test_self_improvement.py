@@ -9,8 +9,9 @@ from robots.episodes import Episode, read_episodes, write_episodes
 from training import self_improvement
 from training.checkpoints import Policy, RewardModel, load_checkpoint, save_checkpoint
 from training.evaluation import Evaluation, evaluate
+from training.recipes import SFTRecipe
 from training.rehearsal import LocalStations
-from training.run_dir import RunError, wilson
+from training.run_dir import RunDir, RunError, wilson
 from training.self_improvement import gather, improve, label, past_the_peak, progress_rewards
 
 TASKS = ["block2block", "block_to_place"]
@@ -157,6 +158,19 @@ def test_the_same_seed_gives_the_same_bits(new_improve_run, demonstrations):
     assert newest_weights(runs[0]) == newest_weights(runs[1]) != newest_weights(runs[2])
 
 
+def test_a_seed_decides_practice_on_local_stations_to_the_bit(new_improve_run):
+    ends = []
+    for name in ("a", "b"):
+        run, stations = new_improve_run(name, evaluation_episodes=0), LocalStations(TASKS, 3, seed=5, time_limit=12)
+        improve(run, stations)
+        stations.close()
+        acted = [
+            episode.actions.tobytes() for path in sorted(run.episodes.glob("*")) for episode in read_episodes(path)
+        ]
+        ends.append((newest_weights(run), acted))
+    assert ends[0] == ends[1] and len(ends[0][1]) > 3
+
+
 @pytest.mark.parametrize("moment", ["before the state is saved", "after the state is saved"])
 def test_a_killed_run_goes_on_and_ends_in_the_same_bits(new_improve_run, demonstrations, monkeypatch, moment):
     practise = scripted_practice(demonstrations)
@@ -193,7 +207,13 @@ def test_stale_and_foreign_episodes_are_dropped_and_counted(new_improve_run, loa
         [practised(demonstrations[0], policy), practised(demonstrations[1], policy, policy="old")],
     )
     write_episodes(run.episodes / "a.safetensors", [practised(demonstrations[2], policy)])
-    write_episodes(run.episodes / "c.safetensors", [practised(demonstrations[3], policy, purpose="evaluation")])
+    write_episodes(
+        run.episodes / "c.safetensors",
+        [
+            practised(demonstrations[i], policy, purpose=purpose)
+            for i, purpose in ((3, "evaluation"), (4, "correction"))
+        ],
+    )
     (run.episodes / "d.safetensors").write_bytes(b"broken")
     (run.episodes / "e.safetensors").write_bytes((run.episodes / "a.safetensors").read_bytes())
     run.close_round(0)
@@ -230,6 +250,16 @@ def test_old_checkpoints_go_and_evaluated_ones_stay(new_improve_run, demonstrati
     improve(run, scripted_practice(demonstrations))
     versions = [int(path.stem.split("-")[1]) for path in sorted(run.checkpoints.glob("policy-*"))]
     assert versions == [0, 5, 8, 9, 10, 11, 12]
+
+
+def test_a_folder_that_holds_another_recipe_is_refused_and_kept(new_improve_run):
+    run = new_improve_run(seed=1)
+    recipe = run.recipe("improve")
+    with pytest.raises(RunError, match="another recipe"):
+        RunDir.create(run.path, dataclasses.replace(recipe, seed=2))
+    with pytest.raises(RunError, match="kind"):
+        RunDir.create(run.path, SFTRecipe())
+    assert RunDir.create(run.path, recipe).recipe("improve") == recipe
 
 
 def test_a_pause_file_holds_the_run(new_improve_run, loaded, monkeypatch):
