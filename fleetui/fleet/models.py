@@ -1,7 +1,7 @@
 """What the fleet is: labs own stations and tasks, assignments give tasks to stations, stations send episodes, people
 touch them.
 
-Rows change only in actions.py. What must always hold is a constraint of the database: one live lease a station, one
+Rows change only in actions/. What must always hold is a constraint of the database: one live lease a station, one
 live assignment a station, one row an episode.
 """
 

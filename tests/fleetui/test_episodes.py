@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from django.db import IntegrityError, transaction
 
+from fleetui import access
 from fleetui.fleet import actions
 from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lease
 from fleetui.learning import actions as learning_actions
@@ -120,14 +121,14 @@ def command(lab, role, name, **args):
 
 def test_an_override_is_one_touch_from_taking_to_handing_back(lab, improve_run):
     lab.connect()
-    with pytest.raises(actions.Conflict, match="take control"):
+    with pytest.raises(access.Conflict, match="take control"):
         command(lab, "supervisor", "drive", dx=0.5, dy=0)
     command(lab, "supervisor", "override")
     command(lab, "supervisor", "override")
     command(lab, "supervisor", "drive", dx=0.5, dy=-1)
-    with pytest.raises(actions.Conflict, match="east-supervisor is in control"):
+    with pytest.raises(access.Conflict, match="east-supervisor is in control"):
         command(lab, "manager", "speed", value=4)
-    with pytest.raises(actions.Conflict, match="east-supervisor is in control"):
+    with pytest.raises(access.Conflict, match="east-supervisor is in control"):
         command(lab, "manager", "override")
     command(lab, "manager", "stop")  # anybody may stop
     command(lab, "supervisor", "hand_back")
@@ -170,7 +171,7 @@ def test_a_reset_counts_from_when_the_station_asked(lab):
 
 
 def test_an_offline_station_keeps_its_latches_for_its_return(lab):
-    with pytest.raises(actions.Conflict, match="offline"):
+    with pytest.raises(access.Conflict, match="offline"):
         command(lab, "supervisor", "reset")
     command(lab, "supervisor", "stop")
     command(lab, "supervisor", "speed", value=0)
@@ -196,7 +197,7 @@ def test_an_offline_station_keeps_its_latches_for_its_return(lab):
 )
 def test_bad_commands_are_refused_with_a_sentence(lab, name, args):
     lab.connect()
-    with pytest.raises(actions.Invalid) as refusal:
+    with pytest.raises(access.Invalid) as refusal:
         command(lab, "supervisor", name, **args)
     assert len(str(refusal.value)) > 10 and not Intervention.objects.exists()
 
@@ -208,6 +209,6 @@ def test_a_station_has_one_live_assignment_and_one_live_lease(lab, improve_run):
     lease = Lease.objects.get(station=lab.stations[0])
     with pytest.raises(IntegrityError), transaction.atomic():
         Lease.objects.create(station=lab.stations[0], user=lab.users["manager"], epoch=lease.epoch + 1)
-    with pytest.raises(actions.Conflict, match="Already assigned: Arm 1"):
+    with pytest.raises(access.Conflict, match="Already assigned: Arm 1"):
         actions.assign_task(lab=lab.row, task=lab.task, stations=[lab.stations[0]], user=lab.users["manager"])
     assert AssignedStation.objects.filter(live=True).count() == 2

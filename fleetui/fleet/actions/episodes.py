@@ -1,0 +1,194 @@
+"""An upload becomes episodes: files on disk, a row each, a round that fills, and work for a run's job to hand in."""
+
+import uuid as uuids
+from datetime import UTC, datetime
+
+import numpy as np
+from django.apps import apps
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from fleetui.access import Invalid, Refused
+from fleetui.fleet import selectors
+from fleetui.fleet.actions.assignments import tell_stations_of_run
+from fleetui.fleet.actions.cards import emit_card
+from fleetui.fleet.models import Episode, Intervention, Station
+from fleetui.messages import RunChanged, send_on_commit
+from robots.episodes import ACTORS, EpisodeError, read_episodes, write_episodes
+
+UPLOAD_LIMIT = 64 * 2**20
+EPISODES_A_FILE = 64
+
+
+def store_episodes(*, station: Station, body: bytes) -> dict:
+    """An upload becomes files and rows, once an episode however often it is sent. Returns {"stored": n, "hold": bool}.
+
+    Nothing is stored unless everything in the upload is sound, so a refused upload can be mended and sent again.
+    """
+    recorded = _checked_upload(station, body)
+    folder = settings.DATA / "episodes" / str(station.lab_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with transaction.atomic():
+        # The row's lock makes two deliveries of one upload wait for each other.
+        Station.objects.select_for_update().get(pk=station.pk)
+        known = {
+            str(uuid)
+            for uuid in Episode.objects.filter(uuid__in=[episode.uuid for episode in recorded]).values_list(
+                "uuid", flat=True
+            )
+        }
+        fresh = [episode for episode in recorded if str(uuids.UUID(episode.uuid)) not in known]
+        rows = _episode_rows(station, fresh, folder)
+        for episode, row in zip(fresh, rows, strict=True):
+            write_episodes(row.file, [episode])
+        Episode.objects.bulk_create(rows)
+        if rows:
+            Station.objects.filter(pk=station.pk).update(episodes_count=F("episodes_count") + len(rows))
+            station.refresh_from_db(fields=["episodes_count"])
+            emit_card(station, {"episodes": station.episodes_count})
+            _tie_touches(station, rows)
+        hold = _count_practice(station, rows)
+    return {"stored": len(rows), "hold": hold}
+
+
+def _checked_upload(station: Station, body: bytes):
+    if len(body) > UPLOAD_LIMIT:
+        refused = Refused(f"The upload has {len(body)} bytes, more than 64 MiB; send fewer episodes at once.")
+        refused.status = 413
+        raise refused
+    try:
+        recorded = read_episodes(body)
+    except EpisodeError as error:
+        if str(error).startswith("Episode "):  # the file is whole, an episode in it is wrong
+            raise Invalid(str(error)) from None
+        raise Refused(str(error)) from None
+    if len(recorded) > EPISODES_A_FILE:
+        raise Invalid(f"The upload has {len(recorded)} episodes; send at most {EPISODES_A_FILE} at once.")
+    embodiment = selectors.station_embodiment(station)
+    for episode in recorded:
+        if episode.embodiment != embodiment.name:
+            raise Invalid(
+                f"Episode {episode.uuid} was made by the body {episode.embodiment}; {station} is {embodiment.name}."
+            )
+        got, wanted = episode.observations.shape, (episode.steps + 1, embodiment.observation_size)
+        if got != wanted:
+            raise Invalid(f"Episode {episode.uuid} has observations of shape {got}; {station} makes shape {wanted}.")
+        if episode.observations.dtype != embodiment.observation_type:
+            raise Invalid(
+                f"Episode {episode.uuid} has observations of {episode.observations.dtype}; {station} makes "
+                f"{embodiment.observation_type}."
+            )
+        got, wanted = episode.actions.shape, (episode.steps, embodiment.action_size)
+        if got != wanted:
+            raise Invalid(f"Episode {episode.uuid} has actions of shape {got}; {station} makes shape {wanted}.")
+    if len({episode.uuid for episode in recorded}) < len(recorded):
+        raise Invalid("Two episodes of the upload have the same uuid; each needs its own.")
+    return recorded
+
+
+def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
+    """The summary of each episode: what lists, filters and charts read without opening its file."""
+    Checkpoint = apps.get_model("learning", "Checkpoint")
+    named = {uuid_or_none(name) for episode in recorded for name in (episode.policy, episode.reward_model)} - {None}
+    checkpoints = {str(row.uuid): row for row in Checkpoint.objects.filter(uuid__in=named, run__lab_id=station.lab_id)}
+    assignment = station.live_assignment()
+    rows = []
+    for episode in recorded:
+        policy = checkpoints.get(str(uuid_or_none(episode.policy)))
+        judge = checkpoints.get(str(uuid_or_none(episode.reward_model)))
+        judged = episode.steps_to_go[np.isfinite(episode.steps_to_go)]
+        d_start, d_end = (float(judged[0]), float(judged[-1])) if len(judged) else (None, None)
+        task = assignment.task if assignment and assignment.task.family == episode.task else None
+        rows.append(
+            Episode(
+                uuid=uuids.UUID(episode.uuid),
+                lab=station.lab,
+                station=station,
+                task=task or selectors.task_of_family(station.lab, episode.task),
+                # The policy says which run it was made for, so that a late upload finds the right one.
+                run_id=policy.run_id if policy else None,
+                instruction=episode.instruction[:300],
+                purpose=episode.purpose,
+                ending=episode.ending,
+                detected_success=episode.detected_success,
+                true_success=episode.true_success,
+                steps=episode.steps,
+                human_steps=int((episode.actors == ACTORS.index("human")).sum()),
+                interventions=episode.interventions,
+                started_at=_time_of(episode.started_at),
+                policy=policy,
+                reward_model=judge,
+                threshold=episode.threshold,
+                version=policy.version if policy else None,
+                path=str((folder / f"{uuids.UUID(episode.uuid)}.safetensors").relative_to(settings.DATA)),
+                d_start=d_start,
+                d_end=d_end,
+                return_sum=d_start - d_end if d_start is not None else None,
+                duration_s=episode.steps / episode.control_hz,
+            )
+        )
+    return rows
+
+
+def _time_of(seconds: float) -> datetime:
+    """A station's clock may be absurd; its episodes are still worth keeping."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError):
+        return timezone.now()
+
+
+def _tie_touches(station: Station, rows: list[Episode]) -> None:
+    for row in rows:
+        if row.interventions:
+            Intervention.objects.filter(
+                station=station,
+                episode=None,
+                started_at__gte=row.started_at,
+                started_at__lte=row.stored_at,
+            ).update(episode=row)
+
+
+def _count_practice(station: Station, rows: list[Episode]) -> bool:
+    """Count the steps into their run's round. The upload that fills the round sends hold to all stations of the run."""
+    Run = apps.get_model("learning", "Run")
+    assignment = station.live_assignment()
+    run_ids = {row.run_id for row in rows if row.purpose == "practice" and row.run_id}
+    for run_id in run_ids:
+        practice = [row for row in rows if row.run_id == run_id and row.purpose == "practice"]
+        Run.objects.filter(pk=run_id).update(practice_episodes=F("practice_episodes") + len(practice))
+        for version in {row.version for row in practice}:
+            steps = sum(row.steps - row.human_steps for row in practice if row.version == version)
+            Run.objects.filter(pk=run_id, open_version=version).update(round_steps=F("round_steps") + steps)
+        full = Run.objects.filter(pk=run_id, holding=False, round_target__gt=0, round_steps__gte=F("round_target"))
+        filled = full.update(holding=True)
+        run = Run.objects.select_related("lab").get(pk=run_id)
+        if filled:
+            tell_stations_of_run(run=run, message={"type": "hold", "version": run.open_version})
+        send_on_commit(
+            run.topic,
+            RunChanged(
+                {
+                    "practice_episodes": run.practice_episodes,
+                    "round_steps": run.round_steps,
+                    "holding": run.holding,
+                }
+            ),
+        )
+    if assignment is None or assignment.run_id is None:
+        return False
+    return Run.objects.filter(pk=assignment.run_id, holding=True).exists()
+
+
+def hand_in_episodes(*, episodes: list[Episode]) -> None:
+    """Note that the run's job gave these to the learner."""
+    Episode.objects.filter(pk__in=[row.pk for row in episodes]).update(handed_in_at=timezone.now())
+
+
+def uuid_or_none(text) -> uuids.UUID | None:
+    try:
+        return uuids.UUID(str(text))
+    except ValueError:
+        return None

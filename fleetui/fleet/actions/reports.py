@@ -1,0 +1,134 @@
+"""What stations say of themselves, written down: that they came or went, their state, the policy they loaded."""
+
+from datetime import timedelta
+
+from django.apps import apps
+from django.db import transaction
+from django.utils import timezone
+
+from fleetui import access
+from fleetui.access import Invalid
+from fleetui.fleet.actions.assignments import list_orders
+from fleetui.fleet.actions.cards import emit_card, show_card
+from fleetui.fleet.actions.control import add_touch, end_override, is_number
+from fleetui.fleet.actions.episodes import uuid_or_none
+from fleetui.fleet.models import STATION_STATES, Station
+from fleetui.messages import CheckpointsChanged, send_on_commit
+from robots.embodiments import Embodiment
+
+SILENT_AFTER = timedelta(seconds=20)
+
+
+@transaction.atomic
+def connect_station(*, station: Station, embodiment: dict, software: str = "", renderer: str = "") -> list[dict]:
+    """A station said hello. Returns what it is told: welcome, then its orders."""
+    try:
+        body = Embodiment.from_json(embodiment)
+    except ValueError as error:
+        raise Invalid(str(error)) from None
+    if station.embodiment and station.embodiment.get("name") != body.name:
+        raise Invalid(
+            f"{station} is registered with the body {station.embodiment.get('name')}, but hello says {body.name}; "
+            "use the token of the right station."
+        )
+    # It hasn't told its state yet; that it is here is all that is known.
+    Station.objects.filter(pk=station.pk, state="offline").update(state="idle", reason="", state_since=timezone.now())
+    Station.objects.filter(pk=station.pk).update(
+        connected=True,
+        last_seen=timezone.now(),
+        embodiment=body.to_json(),
+        software=software[:80],
+        renderer=renderer[:20],
+        loaded_checkpoint=None,  # a process that began anew has none; one that has says so when it is welcomed
+    )
+    station.refresh_from_db()
+    end_override(station)  # a web process that was killed could not do it
+    show_card(station)
+    welcome = {
+        "type": "welcome",
+        "station": station.slug,
+        "name": station.name,
+        "server_time": timezone.now().timestamp(),
+        # What was ordered while it was away holds too: the latch and the pause come as states, not as commands.
+        "settings": {**station.settings_json(), "paused": station.paused, "stop_latched": station.stop_latched},
+    }
+    return [welcome, *list_orders(station=station)]
+
+
+@transaction.atomic
+def disconnect_station(*, station: Station, reason: str = "") -> None:
+    Station.objects.filter(pk=station.pk).update(
+        connected=False, state="offline", reason=reason[:300], state_since=timezone.now(), last_seen=timezone.now()
+    )
+    station.refresh_from_db()
+    end_override(station)  # a lost link ends an override
+    show_card(station)
+    assignment = station.live_assignment()
+    if assignment and assignment.run:  # it may have been the last one that a publication waited for
+        transaction.on_commit(lambda: record_loaded_everywhere(run=assignment.run), robust=True)
+
+
+def disconnect_silent_stations() -> None:
+    """A web process that was killed could not say who left with it. Whoever is there is seen every few seconds."""
+    late = timezone.now() - SILENT_AFTER
+    for station in Station.objects.select_related("lab").filter(connected=True, last_seen__lt=late):
+        disconnect_station(station=station, reason="not heard of for a while")
+
+
+def record_telemetry(*, station: Station, state: str, reason: str = "", episode: str = "") -> None:
+    """What is kept of telemetry: the consumer calls this on a change and every few seconds, not for each message."""
+    if state not in STATION_STATES:
+        raise Invalid(f"{state!r} is no state of a station; known are {', '.join(STATION_STATES)}.")
+    now = timezone.now()
+    fields = {"reason": str(reason)[:300], "last_seen": now}
+    if episode:
+        fields["last_episode"] = episode
+    rows = Station.objects.filter(pk=station.pk, connected=True)
+    if rows.exclude(state=state).update(state=state, state_since=now, **fields) or rows.update(**fields):
+        return
+    # It was only thought to be gone (this machine slept, the database was slow): it speaks, so it is here.
+    Station.objects.filter(pk=station.pk).update(connected=True, state=state, state_since=now, **fields)
+    station.refresh_from_db()
+    show_card(station)
+
+
+@transaction.atomic
+def record_policy_loaded(*, station: Station, checkpoint_uuid: str) -> None:
+    """A station acts with this checkpoint from now on; when it is the last one, the publication has reached
+    everyone.
+    """
+    checkpoint = access.get_checkpoint_for_station(station, uuid_or_none(checkpoint_uuid))
+    Station.objects.filter(pk=station.pk).update(loaded_checkpoint=checkpoint)
+    emit_card(station, {"version": checkpoint.version})
+    # After the commit: of two stations that load at the same time, the later one must see the other.
+    transaction.on_commit(lambda: record_loaded_everywhere(run=checkpoint.run), robust=True)
+
+
+def record_loaded_everywhere(*, run) -> bool:
+    """Note the time at which every connected station of the run had loaded its newest policy; only the first time
+    counts.
+    """
+    policy = run.published_policy()
+    if policy is None or policy.loaded_everywhere_at is not None:
+        return False
+    stations = Station.objects.filter(places__live=True, places__assignment__run=run, connected=True)
+    loaded = set(stations.values_list("loaded_checkpoint_id", flat=True))
+    if loaded != {policy.pk}:
+        return False
+    Checkpoint = apps.get_model("learning", "Checkpoint")
+    now = timezone.now()
+    if not Checkpoint.objects.filter(pk=policy.pk, loaded_everywhere_at=None).update(loaded_everywhere_at=now):
+        return False
+    policy.loaded_everywhere_at = now
+    send_on_commit(run.topic, CheckpointsChanged([policy.row()]))
+    return True
+
+
+def record_touch(*, station: Station, kind: str, reason: str = "", seconds: float = 0.0) -> None:
+    """A simulated station reset itself: that counts as a touch too."""
+    if kind != "self_reset":
+        raise Invalid(f"A station reports the touch self_reset only, not {kind!r}.")
+    if not is_number(seconds) or not 0 <= seconds <= 86_400:
+        raise Invalid("seconds must be a number from 0 to 86400.")
+    now = timezone.now()
+    add_touch(station, None, kind, started_at=now - timedelta(seconds=seconds), ended_at=now, reason=str(reason))
