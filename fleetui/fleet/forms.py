@@ -1,4 +1,4 @@
-"""Forms of the fleet's pages. They check what a form can check by itself; rules about rows live in actions.py."""
+"""Forms of the fleet's pages. They check what a form can check by itself; rules about rows live in actions/."""
 
 from django import forms
 

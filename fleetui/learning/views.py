@@ -11,7 +11,7 @@ from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
-from fleetui.fleet.views import add_refusal, page, render_page
+from fleetui.fleet.views.pages import add_refusal, page, render_page
 from fleetui.learning import actions, selectors
 from fleetui.learning.forms import LAUNCH_FORMS, GenerateForm, UploadForm
 from fleetui.learning.models import Metric

@@ -1,0 +1,129 @@
+"""The first pages: log in, the way to the lab, the wall, and Ctrl+K."""
+
+from django.contrib.auth.views import LoginView
+from django.core.exceptions import PermissionDenied
+from django.http import JsonResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.views.decorators.http import require_GET
+
+from fleetui import access
+from fleetui.fleet import selectors
+from fleetui.fleet.templatetags.fleet_words import words
+from fleetui.fleet.views.pages import page, render_page
+from fleetui.learning.models import Run
+
+# What needs a person is said first.
+TALLY = ("needs_person", "stopped", "overridden", "practising", "evaluating", "waiting", "paused", "idle", "offline")
+
+
+class LogIn(LoginView):
+    template_name = "login.html"
+    redirect_authenticated_user = True
+
+
+@page
+@require_GET
+def home(request):
+    lab = access.get_labs(request.user).first()
+    if lab is None:
+        raise PermissionDenied("You are no member of a lab yet; ask a manager of yours to add you.")
+    return redirect("wall", lab.slug)
+
+
+@page
+@require_GET
+def wall(request, lab_slug):
+    lab = access.get_lab(request.user, lab_slug)
+    cards = selectors.wall_cards(lab)
+    for card in cards:
+        card["word"] = words(card["state"])
+    return render_page(
+        request,
+        "fleet/wall.html",
+        lab,
+        "wall",
+        cards=cards,
+        blank={"word": words("offline")},
+        states=[(state, words(state)) for state in TALLY],
+        drawn=any(card["renderer"] == "drawn" for card in cards),
+        first_steps=first_steps(lab),
+    )
+
+
+def first_steps(lab) -> list[dict]:
+    """Train, practise, supervise: what a new lab does first. Gone once its first self-improvement run practises.
+
+    A step with `launches` leads to the launch form, which not every role may open.
+    """
+    trained = lab.runs.filter(kind="sft", state="completed").order_by("-id").first()
+    training = lab.runs.filter(kind="sft", state__in=Run.LIVE).order_by("-id").first()
+    if lab.runs.filter(kind="improve", practice_episodes__gt=0).exists():
+        return []
+    practising = lab.runs.filter(kind="improve").exclude(state__in=("canceled", "failed")).order_by("-id").first()
+    dataset = lab.datasets.order_by("id").first()
+    new_run = reverse("new_run", args=[lab.slug])
+    if trained:
+        train = {
+            "text": f"{trained} made a policy and a reward model.",
+            "label": "See the run",
+            "url": run_url(trained),
+        }
+    elif training:
+        train = {
+            "text": f"{training} is under way, {training.progress:.0%} done.",
+            "label": "Watch it",
+            "url": run_url(training),
+        }
+    elif dataset is None:
+        train = {
+            "text": "A policy begins with demonstrations.",
+            "label": "Make a dataset",
+            "url": reverse("datasets", args=[lab.slug]),
+        }
+    elif dataset.state == "generating":
+        train = {
+            "text": f"“{dataset}” is being made, {dataset.progress:.0%} done; then a policy can learn from it.",
+            "label": "See the dataset",
+            "url": reverse("datasets", args=[lab.slug]),
+        }
+    else:
+        train = {
+            "text": f"“{dataset}” holds {dataset.episodes} demonstrations to teach a policy and a reward model from.",
+            "label": "Train",
+            "launches": True,
+            "url": f"{new_run}?kind=sft&dataset={dataset.pk}",
+        }
+    practise = {
+        "text": "Stations try the task by themselves; the reward model judges, the policy gets better.",
+        "label": "Practise",
+        "launches": practising is None,
+        "url": f"{new_run}?kind=improve" + (f"&parent={trained.pk}" if trained else ""),
+    }
+    if practising:
+        practise |= {
+            "text": f"{practising} is {practising.state}; its stations start when it publishes.",
+            "label": "Watch it",
+            "url": run_url(practising),
+        }
+    supervise = {
+        "text": "Watch this wall. A station that needs you comes first and says what to press.",
+        "label": "Supervise",
+        "url": "#at-work",
+    }
+    return [
+        {"title": "Train", "done": trained is not None, "next": trained is None, **train},
+        {"title": "Practise", "done": practising is not None, "next": trained is not None, **practise},
+        {"title": "Supervise", "done": False, "next": practising is not None, **supervise},
+    ]
+
+
+def run_url(run) -> str:
+    return reverse("run", args=[run.lab.slug, run.pk])
+
+
+@page
+@require_GET
+def jump(request, lab_slug):
+    lab = access.get_lab(request.user, lab_slug)
+    return JsonResponse({"results": selectors.jump_targets(lab, request.GET.get("q", "").strip()[:100])})
