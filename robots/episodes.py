@@ -23,7 +23,18 @@ from robots.embodiments import EMBODIMENTS
 
 ACTORS = ("policy", "human", "script")  # the index is the value in Episode.actors
 # true_success ends only scripted demonstrations: practice and evaluation end by the detector, never by the simulator.
-ENDINGS = ("detected_success", "true_success", "time_limit", "operator", "override", "stop", "needs_reset", "fault")
+ENDINGS = (
+    "detected_success",
+    "true_success",
+    "time_limit",
+    "stall",  # d made no new low for as long as the task allows
+    "regression",  # d rose farther above its lowest than the task allows
+    "operator",
+    "override",
+    "stop",
+    "needs_reset",
+    "fault",
+)
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 FORMAT = "fleetui-episodes-1"
 

@@ -32,6 +32,9 @@ SPEEDS = (1, 4, 0)  # times real time; 0: as fast as the host can
 SILENCE_S = 2.5  # a server gone for longer: hold still
 TELEMETRY_EVERY_S = 0.1
 HEARTBEAT_S = 1.0  # telemetry of a station where nothing happens
+# d is a noisy estimate: less than this below the lowest so far is no progress, and one high frame is no regression.
+NEW_LOW = 1.0
+CONFIRMED_FRAMES = 3
 LET_GO = "no drive command came for half a second; it holds still"
 STOP_CLEARED = "the stop was cleared; resume to go on"
 
@@ -71,6 +74,26 @@ class Settings:
                 setattr(self, name, values[name])
 
 
+@dataclass(frozen=True)
+class Rules:
+    """What a task allows an attempt and its table; None: no such rule."""
+
+    stall_steps: int | None = None  # steps without a new low of d
+    regression: float | None = None  # steps by which d may rise above its lowest
+    fewest_objects: int | None = None  # practice goes on while so many are left
+
+    @classmethod
+    def from_json(cls, task: dict) -> "Rules":
+        """CommandRefused where a value is wrong."""
+        for name in ("stall_steps", "regression", "fewest_objects"):
+            value = task.get(name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf
+            ):
+                raise CommandRefused(f"{name} must be a number above 0 or null, not {value!r}.")
+        return cls(task.get("stall_steps"), task.get("regression"), task.get("fewest_objects"))
+
+
 class Recording:
     """The episode under way."""
 
@@ -91,6 +114,9 @@ class Recording:
         self.actions: list[np.ndarray] = []
         self.d: list[float] = []  # one shorter than observations until the newest one is judged
         self.below = 0  # frames in a row with d <= s
+        self.lowest, self.lowest_at = math.inf, 0  # of d, and its step
+        self.above = 0  # frames in a row in which d has risen too far
+        self.need = ""  # what was out of play at the start, and tolerated
         self.started_at = time.time()
 
     @property
@@ -101,6 +127,18 @@ class Recording:
         if len(self.d) < len(self.observations):
             self.d.append(d)
             self.below = self.below + 1 if self.loaded and d <= self.loaded.threshold else 0
+            if d <= self.lowest - NEW_LOW or self.lowest == math.inf:
+                self.lowest, self.lowest_at = d, self.steps
+
+    def given_up(self, rules: Rules) -> str:
+        """The ending, if d says that this attempt leads nowhere by the task's rules."""
+        risen = rules.regression is not None and self.d[-1] - self.lowest >= rules.regression
+        self.above = self.above + 1 if risen else 0
+        if self.above >= CONFIRMED_FRAMES:
+            return "regression"
+        if rules.stall_steps is not None and self.steps - self.lowest_at >= rules.stall_steps:
+            return "stall"
+        return ""
 
     @property
     def detected(self) -> bool:
@@ -160,6 +198,7 @@ class Station:
         self.period = 1.0 / self.embodiment.control_hz
         self.assignment: dict | None = None
         self.task: TaskFamily | None = None
+        self.rules = Rules()
         self.run = None  # whose policies these are
         self.loaded: LoadedPolicy | None = None
         self.next_policy: LoadedPolicy | None = None
@@ -224,8 +263,9 @@ class Station:
             # Another run: its versions begin anew, and it must get no episode that the last run's policy acted.
             self.run, self.next_policy, self.hold_version, self._policy_outdated = message.get("run"), None, None, True
         try:
+            self.rules = Rules.from_json(task)
             self.task = get_task(task.get("name", ""))
-        except ValueError as error:
+        except (ValueError, CommandRefused) as error:
             self.waiting_reason = str(error)
         else:
             self.waiting_reason = ""
@@ -258,7 +298,9 @@ class Station:
             self.next_policy = None  # sent again, after a reconnection: a hold on it stays
             self.emit({"type": "policy_loaded", "checkpoint": loaded.checkpoint})
             return
-        self.next_policy, self.waiting_reason = loaded, ""
+        self.next_policy = loaded
+        if self.task is not None:  # otherwise a policy is not what it waits for
+            self.waiting_reason = ""
         self._rest()
 
     def policy_failed(self, reason: str) -> None:
@@ -401,7 +443,7 @@ class Station:
         """A person's two duties in reset-free practice: put back what fell, and mix what was not mixed for long."""
         if self.need:
             return
-        if reason := self.world.needs_reset():
+        if reason := self.world.needs_reset(self.rules.fewest_objects):
             self._ask(reason)
         elif self.practised_s >= self.settings.shuffle_every_s:
             self._ask(f"not shuffled for {_minutes(self.settings.shuffle_every_s)} of practice")
@@ -500,6 +542,7 @@ class Station:
         limit = int(self.assignment["task"].get("time_limit_steps") or self.task.time_limit_steps)
         purpose = "evaluation" if self.control.state == "evaluating" else "practice"
         self._record(self.task, instruction, limit, purpose, "policy")
+        self.recording.need = self.world.needs_reset()
         return True
 
     def act(self, action: np.ndarray | None, d: float, distribution: np.ndarray | None) -> None:
@@ -526,11 +569,14 @@ class Station:
             self.practised_s += self.period
 
     def _ending(self, recording: Recording) -> str:
-        if self.world.needs_reset():
+        need = self.world.needs_reset()
+        if need and need != recording.need:
             return "needs_reset"  # first: the detector is not to be believed about tables that no demonstration shows
         if recording.detected:
             return "detected_success"
-        return "time_limit" if recording.steps >= recording.limit else ""
+        if recording.steps >= recording.limit:
+            return "time_limit"
+        return recording.given_up(self.rules)
 
     def _human_action(self, direction: tuple[float, float]) -> np.ndarray:
         action = np.zeros(self.embodiment.action_size, np.float32)

@@ -30,8 +30,11 @@ class World(Protocol):
 
     def true_success(self, instruction: Instruction) -> bool: ...
 
-    def needs_reset(self) -> str:
-        """Empty, or why a person must reset the station, in words."""
+    def needs_reset(self, fewest_objects: int | None = None) -> str:
+        """Empty, or why a person must reset the station, in words. Objects that are out of play are no reason while at
+        least `fewest_objects` are left.
+        """
+        ...
 
     def objects_in_play(self) -> Mapping[str, tuple[float, float]]:
         """The objects that an instruction may name, each with where it lies, in metres; empty where there are none.

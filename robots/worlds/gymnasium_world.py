@@ -107,7 +107,7 @@ class GymnasiumWorld:
         low, high = self.description.success_at_least, self.description.success_at_most
         return bool((low is None or value >= low) and (high is None or value <= high))
 
-    def needs_reset(self) -> str:
+    def needs_reset(self, fewest_objects: int | None = None) -> str:
         if self._terminated:
             return "the environment has ended"
         if self.description.reset_every_steps and self._steps >= self.description.reset_every_steps:

@@ -340,10 +340,12 @@ class LanguageTable(_Tables):
     def true_success(self, instruction: Instruction) -> bool:
         return distance_left(instruction.target, self.layout()[1]) <= 0
 
-    def needs_reset(self) -> str:
+    def needs_reset(self, fewest_objects: int | None = None) -> str:
         if _all(self._on_table):
             return ""
         here = self.objects_in_play()
+        if fewest_objects is not None and len(here) >= fewest_objects:
+            return ""
         fallen = [f"the {kind.name}" for kind in self.embodiment.objects if kind.name not in here]
         if len(fallen) == 1:
             return f"{fallen[0]} is off the table"

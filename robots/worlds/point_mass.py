@@ -119,7 +119,7 @@ class PointMass:
     def true_success(self, instruction: Instruction) -> bool:
         return math.dist(self._data.qpos, self.goal) <= GOAL_RADIUS
 
-    def needs_reset(self) -> str:
+    def needs_reset(self, fewest_objects: int | None = None) -> str:
         return ""
 
     def objects_in_play(self) -> dict[str, tuple[float, float]]:

@@ -29,6 +29,7 @@ class FakeWorld:
     def __init__(self, seed=0):
         self.resets = 0
         self.off_table = ""
+        self.in_play = 8
         self.success = False
         self.closed = False
         self.broken = False
@@ -65,8 +66,8 @@ class FakeWorld:
     def true_success(self, instruction):
         return self.success
 
-    def needs_reset(self):
-        return self.off_table
+    def needs_reset(self, fewest_objects=None):
+        return "" if fewest_objects is not None and self.in_play >= fewest_objects else self.off_table
 
     def objects_in_play(self):
         return block_positions(self.state)

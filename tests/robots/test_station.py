@@ -285,6 +285,58 @@ def test_a_fallen_block_ends_the_episode_and_asks_for_a_person_until_the_reset()
     assert bench.state == "practising" and bench.world.resets == 2 and not bench.sent_of("touch")
 
 
+def test_practice_goes_on_with_what_is_left_where_the_task_says_so():
+    bench = Bench().practise(fewest_objects=7)
+    bench.tick(), bench.tick()
+    bench.world.off_table, bench.world.in_play = "the blue cube is off the table", 7
+    (first,) = bench.until_episodes(1)
+    assert first.ending == "needs_reset", "the attempt in which it fell ends, and learns that"
+    bench.tick()
+    assert bench.state == "practising"
+    first, second = bench.until_episodes(2)
+    assert second.ending != "needs_reset", "what lay off the table before is not held against it"
+    bench.tick()
+    bench.world.off_table, bench.world.in_play = "the blue cube and the red moon are off the table", 6
+    bench.until_episodes(3)
+    assert (bench.state, bench.station.control.reason) == ("needs_person", bench.world.off_table)
+
+
+class ScriptedRewardModel:
+    """d is what the list says for each step, whatever is seen."""
+
+    def __init__(self, *d):
+        self.d, self.step = [float(each) for each in d], 0
+
+    def steps_to_go(self, observations, instructions):
+        d = self.d[min(self.step, len(self.d) - 1)]
+        self.step += 1
+        return np.array([d], np.float32), np.full((1, 20), 0.05, np.float32)
+
+
+def test_an_attempt_without_progress_ends_by_itself_and_says_so():
+    d = [30, 28, 26, 25.5, 25.4, 25.3, 25.2, 27, 26, 26]
+    bench = Bench().practise(loaded_policy(reward_model=ScriptedRewardModel(*d)), stall_steps=5)
+    (episode,) = bench.until_episodes(1)
+    # 26 at step 2 is the last new low: what follows is less than a step below it.
+    assert (episode.ending, episode.steps) == ("stall", 7) and not episode.detected_success
+    patient = Bench().practise(loaded_policy(reward_model=ScriptedRewardModel(*d)))
+    assert patient.until_episodes(1)[0].ending == "time_limit", "never, where the task has no such rule"
+
+
+def test_an_attempt_that_fell_back_ends_by_itself_but_not_for_one_high_frame():
+    d = [30, 20, 10, 28, 10, 28, 28, 28, 28]
+    bench = Bench().practise(loaded_policy(reward_model=ScriptedRewardModel(*d)), regression=15)
+    (episode,) = bench.until_episodes(1)
+    assert (episode.ending, episode.steps) == ("regression", 7)
+
+
+@pytest.mark.parametrize("rule", [{"stall_steps": 0}, {"regression": "far"}, {"fewest_objects": float("nan")}])
+def test_a_rule_that_makes_no_sense_is_said_and_not_tried(rule):
+    bench = Bench().practise(**rule)
+    assert not any(bench.tick() for _ in range(3))
+    assert f"{next(iter(rule))} must be a number above 0" in bench.station.control.reason
+
+
 def test_a_table_not_shuffled_for_long_asks_at_the_end_of_an_episode():
     bench = Bench(shuffle_every_s=2.0).practise(
         loaded_policy(reward_model=FakeRewardModel(distance=1e9)), time_limit_steps=7
