@@ -11,7 +11,7 @@ from training.benchmarks.elsewhere import Plan, carry_out
 
 PLAN = Plan(
     demonstrated=("block_to_place",),
-    demonstrations=800,
+    demonstrations=600,
     practised="banana_to_place",
     practice=600,
 )
