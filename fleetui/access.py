@@ -13,6 +13,8 @@ EVERYONE = {"viewer", "supervisor", "researcher", "manager"}
 ALLOWED: dict[str, set[str]] = {
     "see": EVERYONE,
     "command": {"supervisor", "manager"},  # act on stations
+    "help": {"supervisor", "manager"},  # acknowledge, take and close help requests
+    "add_contact": {"manager"},
     "generate_dataset": {"researcher", "manager"},
     "upload_dataset": {"researcher", "manager"},
     "launch_run": {"researcher", "manager"},
@@ -22,6 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "create_station": {"manager"},
 }
 SAID = {
+    "help": "look after help requests",
+    "add_contact": "say who is told of help requests",
     "command": "act on stations",
     "generate_dataset": "generate datasets",
     "upload_dataset": "upload datasets",
@@ -106,6 +110,16 @@ def get_task(user, lab_slug: str, task_slug: str, action: str = "see"):
 def get_assignment(user, lab_slug: str, assignment_id: int, action: str = "see"):
     lab = get_lab(user, lab_slug, action)
     return _one(lab, "fleet", "Assignment", f"assignment {assignment_id}", pk=assignment_id)
+
+
+def get_help_request(user, lab_slug: str, request_id: int, action: str = "see"):
+    lab = get_lab(user, lab_slug, action)
+    return _one(lab, "fleet", "HelpRequest", f"help request {request_id}", pk=request_id)
+
+
+def get_contact(user, lab_slug: str, contact_id: int, action: str = "see"):
+    lab = get_lab(user, lab_slug, action)
+    return _one(lab, "fleet", "Contact", f"contact {contact_id}", pk=contact_id)
 
 
 def get_episode(user, lab_slug: str, episode_uuid, action: str = "see"):

@@ -11,4 +11,4 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetui.settings")
 
 app = Celery("fleetui")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["fleetui.learning"], related_name="jobs")
+app.autodiscover_tasks(["fleetui.learning", "fleetui.fleet"], related_name="jobs")

@@ -145,6 +145,40 @@ def command_station(request: HttpRequest, lab: Path[str], slug: str, body: Comma
     )
 
 
+class OutcomeBody(Schema):
+    outcome: str
+
+
+@labs.get("/help", response=list[dict])
+def list_help(request: HttpRequest, lab: Path[str]):
+    """Open help requests, those first where a person's time saves most."""
+    return [fleet.help_row(row) for row in fleet.list_help(access.get_lab(request.user, lab), open_only=True)]
+
+
+@labs.post("/help/{number}/acknowledge", response=dict)
+def acknowledge_help(request: HttpRequest, lab: Path[str], number: int):
+    found = access.get_help_request(request.user, lab, number, "help")
+    return fleet.help_row(fleet_actions.acknowledge_help(request=found, user=request.user))
+
+
+@labs.post("/help/{number}/take", response=dict)
+def take_help(request: HttpRequest, lab: Path[str], number: int):
+    found = access.get_help_request(request.user, lab, number, "help")
+    return fleet.help_row(fleet_actions.take_help(request=found, user=request.user))
+
+
+@labs.post("/help/{number}/release", response=dict)
+def release_help(request: HttpRequest, lab: Path[str], number: int):
+    found = access.get_help_request(request.user, lab, number, "help")
+    return fleet.help_row(fleet_actions.release_help(request=found, user=request.user))
+
+
+@labs.post("/help/{number}/close", response=dict)
+def close_help(request: HttpRequest, lab: Path[str], number: int, body: OutcomeBody):
+    found = access.get_help_request(request.user, lab, number, "help")
+    return fleet.help_row(fleet_actions.close_help(request=found, user=request.user, outcome=body.outcome))
+
+
 @labs.get("/tasks", response=list[dict])
 def list_tasks(request: HttpRequest, lab: Path[str]):
     return [task_row(task) for task in fleet.list_tasks(access.get_lab(request.user, lab))]

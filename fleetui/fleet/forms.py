@@ -4,6 +4,7 @@ from django import forms
 
 from fleetui.fleet import selectors
 from fleetui.fleet.models import PURPOSES
+from robots.attention import SEVERITIES
 from robots.episodes import ENDINGS
 from robots.tasks import TASKS
 
@@ -94,6 +95,26 @@ class StationSettingsForm(forms.Form):
         super().__init__(*args, **kwargs)
         if not station.simulated:
             del self.fields["self_reset_after_s"]
+
+
+class ContactForm(forms.Form):
+    name = forms.CharField(label="Name", max_length=80, help_text="As the lab calls it: “night shift on Slack”.")
+    address = forms.CharField(
+        label="Address",
+        max_length=500,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        help_text="As apprise reads it: mailto://user:password@example.com, slack://TokenA/TokenB/TokenC, "
+        "ntfys://ntfy.sh/topic …",
+    )
+    severity = forms.ChoiceField(
+        label="From",
+        choices=[(each, each) for each in SEVERITIES],
+        initial="error",
+        help_text="This and anything worse.",
+    )
+    after_s = forms.IntegerField(
+        label="After", initial=60, min_value=0, max_value=3600, help_text="Seconds without anyone taking it up."
+    )
 
 
 class StationForm(forms.Form):

@@ -13,6 +13,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from robots.attention import SEVERITIES
+
 ROLES = ("viewer", "supervisor", "researcher", "manager")
 STATION_STATES = (
     "offline",
@@ -29,6 +31,18 @@ IN_EPISODE = ("practising", "evaluating")  # the states in which an episode of t
 ASSIGNMENT_STATES = ("queued", "underway", "completed", "canceled")
 INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset")
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
+NEEDS = (
+    "stopped",
+    "offline",
+    "shuffle",
+    "fault",
+    "table",
+    "undriven",
+    "held_up",
+    "slipped",
+    "no_progress",
+    "unlikely",
+)
 # What a person has to look at first; 0 = nothing to do. The wall sorts by it.
 SEVERITY = {"needs_person": 3, "stopped": 2, "overridden": 1}
 
@@ -292,3 +306,64 @@ class Intervention(models.Model):
         ordering = ["-started_at"]
         indexes = [models.Index(fields=["lab", "-started_at"])]
         constraints = [models.CheckConstraint(condition=Q(kind__in=INTERVENTIONS), name="intervention_kind_known")]
+
+
+class HelpRequest(models.Model):
+    """A station wants a person (robots/attention.py says when and why). At most one is open a station; it outlives the
+    page, the browser and this process, and closes when the need has gone or a person closes it.
+    """
+
+    lab = models.ForeignKey(Lab, on_delete=models.CASCADE, related_name="help_requests")
+    station = models.ForeignKey(Station, on_delete=models.CASCADE, related_name="help_requests")
+    kind = models.CharField(max_length=12, choices=choices(NEEDS))
+    reason = models.CharField(max_length=300)
+    severity = models.CharField(max_length=8, choices=choices(SEVERITIES))
+    act = models.CharField(max_length=12)  # the command that helps; "look": none does by itself
+    episode = models.UUIDField(null=True)  # the attempt it is about, where it is about one
+    p_failure = models.FloatField()
+    robot_s = models.FloatField()
+    human_s = models.FloatField()
+    rank = models.FloatField()
+    help_by = models.DateTimeField(null=True)  # afterwards the attempt is over
+    opened_at = models.DateTimeField(default=timezone.now)
+    acknowledged_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    acknowledged_at = models.DateTimeField(null=True)
+    taken_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    taken_at = models.DateTimeField(null=True)
+    closed_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    closed_at = models.DateTimeField(null=True)
+    outcome = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["-opened_at"]
+        indexes = [models.Index(fields=["lab", "-opened_at"])]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["station"], condition=Q(closed_at=None), name="one_open_help_request_a_station"
+            ),
+            models.CheckConstraint(condition=Q(severity__in=SEVERITIES), name="help_request_severity_known"),
+        ]
+
+    def __str__(self):
+        return f"{self.station}: {self.reason}"
+
+
+class Contact(models.Model):
+    """Where a lab's people are told of a help request that nobody has taken up: an address as apprise reads it."""
+
+    lab = models.ForeignKey(Lab, on_delete=models.CASCADE, related_name="contacts")
+    name = models.CharField(max_length=80)
+    address = models.CharField(max_length=500)  # holds secrets (a token, a password): shown without them
+    severity = models.CharField(max_length=8, choices=choices(SEVERITIES), default="error")  # and anything worse
+    after_s = models.PositiveIntegerField(default=60)  # without anyone taking it up
+    told_at = models.DateTimeField(null=True)
+    error = models.CharField(max_length=300, blank=True)  # of the last attempt
+
+    class Meta:
+        ordering = ["lab", "name"]
+        constraints = [models.UniqueConstraint(fields=["lab", "name"], name="contact_name_unique_in_lab")]
+
+    def __str__(self):
+        return self.name

@@ -10,7 +10,17 @@ from django.db.models import Count, Q, Sum
 from django.utils import timezone
 
 from fleetui.access import Invalid, Refused
-from fleetui.fleet.models import AssignedStation, Assignment, Episode, Intervention, Lab, Station, Task, severity
+from fleetui.fleet.models import (
+    AssignedStation,
+    Assignment,
+    Episode,
+    HelpRequest,
+    Intervention,
+    Lab,
+    Station,
+    Task,
+    severity,
+)
 from robots.embodiments import Embodiment
 from robots.episodes import EpisodeError, read_episodes
 
@@ -39,15 +49,16 @@ def wall_cards(lab: Lab) -> list[dict]:
         place.station_id: place.assignment
         for place in AssignedStation.objects.filter(live=True, station__lab=lab).select_related("assignment__task")
     }
-    cards = [_card(station, places.get(station.pk)) for station in stations]
+    wanted = {request.station_id: help_row(request) for request in list_help(lab, open_only=True)}
+    cards = [_card(station, places.get(station.pk), wanted.get(station.pk)) for station in stations]
     return sorted(cards, key=lambda card: (-card["severity"], card["number"]))
 
 
 def station_card(station: Station) -> dict:
-    return _card(station, station.live_assignment())
+    return _card(station, station.live_assignment(), open_help(station))
 
 
-def _card(station: Station, assignment: Assignment | None) -> dict:
+def _card(station: Station, assignment: Assignment | None, wanted: dict | None) -> dict:
     return NOT_LIVE | {
         "slug": station.slug,
         "name": station.name,
@@ -67,8 +78,43 @@ def _card(station: Station, assignment: Assignment | None) -> dict:
         "renderer": station.renderer,
         "self_reset_after_s": station.self_reset_after_s,
         "shuffle_every_s": station.shuffle_every_s,
+        "help": wanted,
         "severity": severity(station.state, station.stop_latched),
         "attention": severity(station.state, station.stop_latched) > 0,
+    }
+
+
+def list_help(lab: Lab, open_only: bool = False):
+    """Help requests: the open ones by rank, or all of them, newest first."""
+    rows = lab.help_requests.select_related("station", "acknowledged_by", "taken_by", "closed_by")
+    return rows.filter(closed_at=None).order_by("-rank", "opened_at") if open_only else rows.order_by("-opened_at")
+
+
+def open_help(station: Station) -> dict | None:
+    found = list_help(station.lab, open_only=True).filter(station=station).first()
+    return help_row(found) if found else None
+
+
+def help_row(request: HelpRequest) -> dict:
+    return {
+        "id": request.pk,
+        "station": request.station.slug,
+        "kind": request.kind,
+        "reason": request.reason,
+        "severity": request.severity,
+        "act": request.act,
+        "episode": str(request.episode) if request.episode else None,
+        "p_failure": request.p_failure,
+        "robot_s": request.robot_s,
+        "human_s": request.human_s,
+        "rank": request.rank,
+        "help_by": request.help_by.isoformat() if request.help_by else None,
+        "opened_at": request.opened_at.isoformat(),
+        "acknowledged_by": request.acknowledged_by.username if request.acknowledged_by else None,
+        "taken_by": request.taken_by.username if request.taken_by else None,
+        "closed_by": request.closed_by.username if request.closed_by else None,
+        "closed_at": request.closed_at.isoformat() if request.closed_at else None,
+        "outcome": request.outcome,
     }
 
 

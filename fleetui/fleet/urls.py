@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from fleetui.fleet.views import episodes, stations, tasks, wall
+from fleetui.fleet.views import attention, episodes, stations, tasks, wall
 
 urlpatterns = [
     path("", wall.home, name="home"),
@@ -16,6 +16,7 @@ urlpatterns = [
     path(
         "labs/<slug:lab_slug>/stations/<slug:station_slug>/settings", stations.station_settings, name="station_settings"
     ),
+    path("labs/<slug:lab_slug>/attention/", attention.attention, name="attention"),
     path("labs/<slug:lab_slug>/episodes/", episodes.episodes, name="episodes"),
     path("labs/<slug:lab_slug>/episodes/<uuid:episode_uuid>", episodes.episode, name="episode"),
     path("labs/<slug:lab_slug>/tasks/", tasks.tasks, name="tasks"),

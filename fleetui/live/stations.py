@@ -20,6 +20,12 @@ from fleetui.live import frames, telemetry
 
 log = logging.getLogger(__name__)
 
+# A person is called once a station has been gone for this long: most come back at once.
+ABSENT_AFTER_S = 5.0
+# A doubtful attempt stays one until success is this likely, so that its request doesn't open and close all the time.
+HOPEFUL = 0.4
+NOTHING_NOTED = object()
+
 HELLO_WITHIN_S = 10
 WRITE_EVERY_S = 5.0  # last_seen of a station whose state doesn't change
 LARGEST_TEXT = 256 * 1024
@@ -42,6 +48,7 @@ class StationConsumer(AsyncWebsocketConsumer):
 
     async def connect(self):
         self.station, self.welcomed, self.written_at = None, False, 0.0
+        self.noted, self.state_since = NOTHING_NOTED, time.monotonic()
         self.station = await in_thread(access.get_station_by_token)(bearer_token(self.scope))
         await self.accept()
         if self.station is None:
@@ -64,6 +71,7 @@ class StationConsumer(AsyncWebsocketConsumer):
                 frames.remove_camera(self.station.pk)
                 telemetry.forget(self.station.pk)
                 await in_thread(actions.disconnect_station)(station=self.station, reason="the connection was lost")
+                asyncio.get_running_loop().call_later(ABSENT_AFTER_S, call_for, self.station)
 
     async def receive(self, text_data=None, bytes_data=None):
         if self.station is None:
@@ -114,6 +122,23 @@ class StationConsumer(AsyncWebsocketConsumer):
             await in_thread(actions.record_telemetry)(
                 station=self.station, state=message["state"], reason=str(message.get("reason") or ""), episode=episode
             )
+        if changed:
+            self.state_since = now
+        await self.note_need(now - self.state_since)
+
+    async def note_need(self, state_for_s):
+        """A station that wants a person gets a row, once for each need; one that doesn't any more loses it."""
+        need, attempt = telemetry.need_of_station(
+            self.station.pk, self.station.embodiment, state_for_s, self.station.stop_latched
+        )
+        key = need and (need.kind, attempt)
+        if key == self.noted:
+            return
+        same_attempt = isinstance(self.noted, tuple) and attempt and self.noted[1] == attempt
+        if need is None and same_attempt and (telemetry.newest[self.station.pk].card["p_success"] or 0) < HOPEFUL:
+            return
+        self.noted = key
+        await in_thread(actions.note_need)(station=self.station, need=need, episode=attempt if need else "")
 
     def take_frame(self, frame):
         jpeg = frame[frames.HEADER_BYTES : frames.HEADER_BYTES + 2]
@@ -154,6 +179,12 @@ class StationConsumer(AsyncWebsocketConsumer):
 
     async def say(self, message):
         await self.send(json.dumps(message))
+
+
+def call_for(station):
+    """Nobody may be there to see that a station has not come back."""
+    if station.pk not in StationConsumer.present:
+        asyncio.ensure_future(in_thread(actions.note_absence)(station=station))
 
 
 def bearer_token(scope) -> str:

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fleetui.fleet.models import STATION_STATES, severity
+from fleetui.fleet.models import IN_EPISODE, STATION_STATES, severity
+from robots.attention import Need, need_of
 
 BINS_LIMIT = 1000
+SETTLED_S = 0.9  # a station that resets itself at once calls nobody
+AS_FAST_AS_IT_CAN = 20.0  # times real time, about, where a station's speed is 0
 TRACE_LIMIT = 5000
 
 
@@ -111,6 +114,31 @@ def lay_over(station: int, card: dict) -> dict:
     """The fields of `card` that telemetry knows better, taken from there."""
     live = newest.get(station)
     return card if live is None else card | {name: value for name, value in live.card.items() if name in card}
+
+
+def need_of_station(station: int, body: dict, state_for_s: float, stop_latched: bool) -> tuple[Need | None, str]:
+    """(what it needs by its newest telemetry, if that is worth a person's way; the attempt that it is about, or "")"""
+    live = newest.get(station)
+    if live is None:
+        return None, ""
+    card = live.card
+    if card["state"] == "needs_person" and state_for_s < SETTLED_S:
+        return None, ""
+    speed = card.get("speed", 1) or AS_FAST_AS_IT_CAN
+    under_way = card["state"] in IN_EPISODE
+    need = need_of(
+        state=card["state"],
+        reason=card["reason"],
+        state_for_s=state_for_s,
+        stop_latched=stop_latched,
+        p_success=card["p_success"] if under_way else None,
+        trace=live.trace,
+        step=int(card["step"] or 0),
+        limit=int(card["limit"] or 0),
+        step_s=1 / (float(body.get("control_hz") or 5.0) * speed),
+    )
+    attempt = card["uuid"] if under_way else ""
+    return (need if need is not None and need.worth_it else None), attempt
 
 
 def forget(station: int) -> None:

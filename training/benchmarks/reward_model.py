@@ -12,8 +12,8 @@ from training.benchmarks.language_table import SMALL
 from training.benchmarks.table_runs import demonstrations, folder, stage1, stage2, success
 
 TASK = ("block2block",)
-# So few that a tenth of them teaches a reward model little. Seed 100 at 10 %, from scratch and pretrained: of 400 .52, .82;
-# of 250 .61, .56, neither any good; of 800 (seed 0) .82, .81, both good.
+# So few that a tenth of them teaches a reward model little. Seed 100 at 10 %, from scratch and pretrained: .52, .82 of
+# 400; .61, .56 of 250, neither any good; .82, .81 of 800 (seed 0), both good.
 DEMONSTRATIONS = 400
 PRACTICE = 240
 BROAD = ("banana_to_place", "block_to_place")

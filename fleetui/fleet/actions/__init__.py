@@ -16,6 +16,17 @@ from fleetui.fleet.actions.assignments import (
     start_assignment,
     tell_stations_of_run,
 )
+from fleetui.fleet.actions.attention import (
+    acknowledge_help,
+    add_contact,
+    close_help,
+    note_absence,
+    note_need,
+    record_told,
+    release_help,
+    remove_contact,
+    take_help,
+)
 from fleetui.fleet.actions.control import command_station
 from fleetui.fleet.actions.episodes import UPLOAD_LIMIT, hand_in_episodes, store_episodes
 from fleetui.fleet.actions.labs import add_member, create_lab, create_station, create_task, renew_token
@@ -30,6 +41,15 @@ from fleetui.fleet.actions.reports import (
 )
 
 __all__ = [
+    "acknowledge_help",
+    "add_contact",
+    "close_help",
+    "note_absence",
+    "note_need",
+    "record_told",
+    "release_help",
+    "remove_contact",
+    "take_help",
     "UPLOAD_LIMIT",
     "add_member",
     "assign_task",

@@ -9,6 +9,7 @@ from django.utils import timezone
 from fleetui import access
 from fleetui.access import Invalid
 from fleetui.fleet.actions.assignments import list_orders
+from fleetui.fleet.actions.attention import note_absence
 from fleetui.fleet.actions.cards import emit_card, show_card
 from fleetui.fleet.actions.control import add_touch, end_override, is_number
 from fleetui.fleet.actions.episodes import uuid_or_none
@@ -73,6 +74,7 @@ def disconnect_silent_stations() -> None:
     late = timezone.now() - SILENT_AFTER
     for station in Station.objects.select_related("lab").filter(connected=True, last_seen__lt=late):
         disconnect_station(station=station, reason="not heard of for a while")
+        note_absence(station=station)
 
 
 def record_telemetry(*, station: Station, state: str, reason: str = "", episode: str = "") -> None:

@@ -6,12 +6,31 @@ from django.utils.html import format_html
 
 register = template.Library()
 STATE_WORDS = {"needs_person": "Needs a person"}
+# What a help request asks a person to do.
+HELP_WORDS = {
+    "reset": "Put the table right, then press Reset done",
+    "clear_stop": "See that the workspace is clear, then clear the stop",
+    "hand_back": "Drive it or hand it back",
+    "end_episode": "End the attempt, or take over",
+    "look": "Go and look",
+}
 
 
 @register.filter
 def words(value) -> str:
     """A state or an ending as words."""
     return STATE_WORDS.get(value) or str(value or "none").replace("_", " ").capitalize()
+
+
+@register.filter
+def help_words(act) -> str:
+    return HELP_WORDS.get(act, "Go and look")
+
+
+@register.filter
+def hidden_address(address) -> str:
+    """Enough to know a contact by, without the secrets in it."""
+    return f"{address.partition(':')[0]}://…{address[-4:]}"
 
 
 @register.filter

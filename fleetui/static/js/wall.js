@@ -3,6 +3,7 @@
 import { live, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
 import { commandStation, lab } from "./app.js";
+import { hearCalls, timeLeft } from "./attention.js";
 import { ago, count, isNumber, percent, setState, setText, speedWord, STATES } from "./format.js";
 
 const work = document.querySelector("#at-work");
@@ -57,13 +58,27 @@ function render(card) {
   setText(field("version"), isNumber(data.version) ? `v${data.version}` : "no policy");
   setText(field("episodes"), `${count(data.episodes ?? 0)} ep.`);
   setText(field("speed"), speedWord(data.speed));
-  setText(field("reason"), data.reason || STATES[state] || "");
+  setText(field("reason"), data.help?.reason || data.reason || STATES[state] || "");
+  renderCall(card);
   const [words, act, label] = advice(data);
   setText(field("advice"), words);
   const button = field("act");
   if (button) { button.hidden = !act; button.dataset.command = act ?? ""; setText(button, label ?? ""); }
   setText(element.querySelector(".feed .note"), state === "offline" ? "offline" : "waiting for a picture");
   refreshStale(card);
+}
+
+// Who is on the way to it, and until when help is of use.
+function renderCall({ element, data }) {
+  const field = (name) => element.querySelector(`[data-f="${name}"]`), help = data.help;
+  field("call").hidden = !help;
+  if (!help) return;
+  field("severity").dataset.severity = help.severity;
+  setText(field("severity"), help.severity);
+  setText(field("call-who"), help.taken_by ? `taken by ${help.taken_by}` : help.acknowledged_by ? `seen by ${help.acknowledged_by}` : "");
+  setText(field("call-by"), help.help_by ? `over ${timeLeft(help.help_by)}` : "");
+  const take = field("call-take");
+  if (take) take.hidden = Boolean(help.taken_by);
 }
 
 function refreshStale(card) {
@@ -80,10 +95,12 @@ function refreshStale(card) {
 function place() {
   const wanting = [], working = [];
   for (const card of cards.values()) {
-    const wants = card.data.attention && (card.data.stop_latched || Date.now() - card.wantsSince >= SETTLED_MS);
+    const wants = card.data.help || card.data.attention && (card.data.stop_latched || Date.now() - card.wantsSince >= SETTLED_MS);
     (wants ? wanting : working).push(card);
   }
-  wanting.sort((a, b) => (b.data.severity ?? 0) - (a.data.severity ?? 0) || (a.data.number ?? 0) - (b.data.number ?? 0));
+  // As on the attention page: where a visit saves most, whoever has waited longest among equals.
+  const since = ({ help }) => help ? new Date(help.opened_at).getTime() : Infinity;
+  wanting.sort(({ data: a }, { data: b }) => (b.help?.rank ?? 0) - (a.help?.rank ?? 0) || since(a) - since(b) || (a.number ?? 0) - (b.number ?? 0));
   working.sort((a, b) => (a.data.number ?? 0) - (b.data.number ?? 0));
   arrange(attention.querySelector(".cards"), wanting);
   arrange(work, working);
@@ -120,7 +137,7 @@ function change(slug, changed) {
   if ("uuid" in changed && before.uuid && changed.uuid !== before.uuid) card.strip.clear();
   if ("step" in changed || "d" in changed) card.strip.add(card.data);
   render(card);
-  return before.attention !== card.data.attention || before.severity !== card.data.severity;
+  return before.attention !== card.data.attention || before.severity !== card.data.severity || before.help?.id !== card.data.help?.id;
 }
 
 live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
@@ -131,6 +148,7 @@ live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
     place();
   } else if (data.card && change(data.card.slug, data.card)) place();
   tally();
+  hearCalls([...cards.values()].map((card) => card.data));
 });
 
 document.addEventListener("click", async (event) => {
@@ -141,9 +159,20 @@ document.addEventListener("click", async (event) => {
   button.disabled = false;
 });
 
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-help]");
+  if (!button) return;
+  const { slug, help } = cards.get(button.closest("[data-station]").dataset.station).data;
+  button.disabled = true;
+  const answer = await postApi(`labs/${lab}/help/${help.id}/${button.dataset.help}`);
+  if (!answer.ok) toast(`${slug}: ${answer.error}`, "error");
+  button.disabled = false;
+});
+
 for (const element of document.querySelectorAll("article.card")) adopt(element);
 live.addEventListener("online", () => cards.forEach(refreshStale));
 setInterval(() => cards.forEach(refreshStale), 3000);
+setInterval(() => cards.forEach((card) => { if (card.data.help?.help_by) renderCall(card); }), 1000);
 
 document.addEventListener("keydown", (event) => {
   if (event.key !== "n" || event.ctrlKey || event.metaKey || event.target.matches("input, textarea, select")) return;

@@ -1,0 +1,187 @@
+"""Help requests: a station's need becomes a row that people acknowledge, take and close, and that tells them of itself.
+
+What the need is says robots/attention.py; when it has gone, the row closes by itself and keeps who helped.
+"""
+
+import logging
+from datetime import timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from fleetui.access import Conflict, Invalid
+from fleetui.celery import app as celery_app
+from fleetui.fleet import selectors
+from fleetui.fleet.actions.cards import emit_card
+from fleetui.fleet.models import Contact, HelpRequest, Intervention, Lab, Station
+from robots.attention import SEVERITIES, Need, need_of
+
+audit = logging.getLogger("fleetui.audit")
+
+# A need that goes within so long of somebody's act on the station went because of it.
+HELPED_WITHIN = timedelta(seconds=15)
+# Schemes of apprise that speak to this machine instead of to a person elsewhere.
+LOCAL_SCHEMES = ("dbus", "kde", "qt", "glib", "gnome", "macosx", "syslog", "windows", "file")
+
+
+@transaction.atomic
+def note_need(*, station: Station, need: Need | None, episode: str = "") -> HelpRequest | None:
+    """What the station needs now, None for nothing: opens, changes or closes its request. It may be said twice."""
+    Station.objects.select_for_update().get(pk=station.pk)
+    found = station.help_requests.filter(closed_at=None).first()
+    if need is None:
+        if found is not None:
+            _close_as_helped(found)
+        return None
+    now = timezone.now()
+    fields = {
+        "kind": need.kind,
+        "reason": need.reason[:300],
+        "severity": need.severity,
+        "act": need.act,
+        "episode": episode or None,
+        "p_failure": need.p_failure,
+        "robot_s": need.robot_s,
+        "human_s": need.human_s,
+        "rank": need.rank,
+        "help_by": now + timedelta(seconds=need.help_by_s) if need.help_by_s is not None else None,
+    }
+    if found is not None and (found.kind, str(found.episode or "")) == (need.kind, episode):
+        if found.reason != fields["reason"]:
+            HelpRequest.objects.filter(pk=found.pk).update(reason=fields["reason"])
+            _tell(station)
+        return found
+    if found is not None:
+        # Another need has taken its place. Whoever is on the way stays on the way; a worse one has to be seen anew.
+        worse = SEVERITIES.index(need.severity) > SEVERITIES.index(found.severity)
+        fields |= {"taken_by": found.taken_by, "taken_at": found.taken_at}
+        if not worse:
+            fields |= {"acknowledged_by": found.acknowledged_by, "acknowledged_at": found.acknowledged_at}
+        HelpRequest.objects.filter(pk=found.pk).update(closed_at=now, outcome=f"became: {need.reason}"[:300])
+    made = HelpRequest.objects.create(lab=station.lab, station=station, opened_at=now, **fields)
+    _tell(station)
+    for contact in station.lab.contacts.all():
+        if SEVERITIES.index(need.severity) >= SEVERITIES.index(contact.severity):
+            _tell_later(contact, made)
+    return made
+
+
+def note_absence(*, station: Station) -> None:
+    """It has been gone for a while: a person is called if it should be working."""
+    station = Station.objects.select_related("lab").get(pk=station.pk)
+    need = need_of(
+        state="offline", reason=station.reason, state_for_s=0.0, assigned=station.live_assignment() is not None
+    )
+    if not station.connected and need is not None:
+        note_need(station=station, need=need)
+
+
+def acknowledge_help(*, request: HelpRequest, user) -> HelpRequest:
+    """Somebody has seen it: it makes no more noise, and nobody is written to."""
+    return _change(request, acknowledged_by=user, acknowledged_at=timezone.now())
+
+
+@transaction.atomic
+def take_help(*, request: HelpRequest, user) -> HelpRequest:
+    """One person goes there; the others see who."""
+    now = timezone.now()
+    free = HelpRequest.objects.filter(pk=request.pk, closed_at=None, taken_by=None)
+    if not free.update(taken_by=user, taken_at=now):
+        request.refresh_from_db()
+        if request.taken_by_id != user.pk or request.closed_at is not None:
+            raise Conflict(_why_not(request))
+    if request.acknowledged_at is None:
+        HelpRequest.objects.filter(pk=request.pk).update(acknowledged_by=user, acknowledged_at=now)
+    audit.info("%s takes %s", user, request)
+    return _told(request)
+
+
+def release_help(*, request: HelpRequest, user) -> HelpRequest:
+    """Whoever took it gives it back; so may anyone, since people forget and go home."""
+    return _change(request, taken_by=None, taken_at=None)
+
+
+def close_help(*, request: HelpRequest, user, outcome: str) -> HelpRequest:
+    """A person says that nothing more is to be done. A need that is still there comes back as a new request."""
+    if not outcome.strip():
+        raise Invalid("Say in a few words what came of it.", {"outcome": "Say what came of it."})
+    return _change(request, closed_by=user, closed_at=timezone.now(), outcome=outcome.strip()[:300])
+
+
+def _change(request: HelpRequest, **fields) -> HelpRequest:
+    with transaction.atomic():
+        if not HelpRequest.objects.filter(pk=request.pk, closed_at=None).update(**fields):
+            request.refresh_from_db()
+            raise Conflict(_why_not(request))
+        return _told(request)
+
+
+def _told(request: HelpRequest) -> HelpRequest:
+    request.refresh_from_db()
+    _tell(request.station)
+    return request
+
+
+def _why_not(request: HelpRequest) -> str:
+    if request.closed_at is not None:
+        return f"This request is closed already: {request.outcome or 'the need has gone'}."
+    return f"{request.taken_by} has taken it already."
+
+
+def _close_as_helped(request: HelpRequest) -> None:
+    now = timezone.now()
+    touch = (
+        Intervention.objects.filter(station=request.station, user__isnull=False, started_at__gte=request.opened_at)
+        .filter(started_at__gte=now - HELPED_WITHIN)
+        .exclude(kind="label")
+        .order_by("-started_at")
+        .first()
+    ) or (
+        # A reset counts from when the station asked, so it began with the request.
+        Intervention.objects.filter(station=request.station, user__isnull=False, ended_at__gte=now - HELPED_WITHIN)
+        .order_by("-ended_at")
+        .first()
+    )
+    outcome = touch.get_kind_display() if touch else "went by itself"
+    HelpRequest.objects.filter(pk=request.pk, closed_at=None).update(
+        closed_at=now, closed_by=touch.user if touch else None, outcome=outcome
+    )
+    _tell(request.station)
+
+
+def _tell(station: Station) -> None:
+    emit_card(station, {"help": selectors.open_help(station)})
+
+
+# People elsewhere
+
+
+def add_contact(*, lab: Lab, name: str, address: str, severity: str, after_s: int) -> Contact:
+    import apprise  # slow to import, and only managers come here
+
+    scheme = address.partition(":")[0].lower()
+    if scheme in LOCAL_SCHEMES or apprise.Apprise.instantiate(address, suppress_exceptions=True) is None:
+        raise Invalid(
+            "This is no address that can be written to. Examples: mailto://user:password@example.com, "
+            "slack://TokenA/TokenB/TokenC, ntfys://ntfy.sh/my-topic.",
+            {"address": "No address that can be written to."},
+        )
+    if lab.contacts.filter(name=name).exists():
+        raise Conflict(f"{lab} already has a contact {name!r}; choose another name.")
+    return Contact.objects.create(lab=lab, name=name, address=address, severity=severity, after_s=after_s)
+
+
+def remove_contact(*, contact: Contact) -> None:
+    contact.delete()
+
+
+def record_told(*, contact: Contact, error: str = "") -> None:
+    now = {} if error else {"told_at": timezone.now()}
+    Contact.objects.filter(pk=contact.pk).update(error=error[:300], **now)
+
+
+def _tell_later(contact: Contact, request: HelpRequest) -> None:
+    transaction.on_commit(
+        lambda: celery_app.send_task("tell_contact", args=[contact.pk, request.pk], countdown=contact.after_s),
+        robust=True,
+    )

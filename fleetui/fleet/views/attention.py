@@ -1,0 +1,86 @@
+"""The attention page: what is open and who is on it, what was, and who elsewhere is told."""
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import Http404
+from django.shortcuts import redirect
+from django.views.decorators.http import require_http_methods
+
+from fleetui import access
+from fleetui.fleet import actions, jobs, selectors
+from fleetui.fleet.forms import ContactForm
+from fleetui.fleet.views.pages import add_refusal, page, render_page
+
+CLOSED_A_PAGE = 30
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def attention(request, lab_slug):
+    lab = access.get_lab(request.user, lab_slug)
+    act = request.POST.get("act", "")
+    form = ContactForm(request.POST if act == "add" else None)
+    if request.method == "POST":
+        said = change_attention(request, lab, act, form)
+        if said:
+            messages.success(request, said)
+        if said or not form.errors:
+            return redirect("attention", lab_slug)
+    closed = selectors.list_help(lab).exclude(closed_at=None)
+    return render_page(
+        request,
+        "fleet/attention.html",
+        lab,
+        "attention",
+        422 if form.errors else 200,
+        open_requests=selectors.list_help(lab, open_only=True),
+        page_obj=Paginator(closed, CLOSED_A_PAGE).get_page(request.GET.get("page")),
+        contacts=lab.contacts.all(),
+        form=form,
+    )
+
+
+def change_attention(request, lab, act, form) -> str:
+    """Do what one of the page's forms asks; returns what was done, or "" where something was refused."""
+    user, slug = request.user, lab.slug
+    try:
+        if act == "add":
+            access.get_lab(user, slug, "add_contact")
+            if not form.is_valid():
+                return ""
+            return f"{actions.add_contact(lab=lab, **form.cleaned_data)} will be told."
+        number = request.POST.get("number", "")
+        if not number.isdecimal():
+            raise Http404("This page has no such form.")
+        if act in ("remove", "try"):
+            contact = access.get_contact(user, slug, int(number), "add_contact")
+            if act == "remove":
+                actions.remove_contact(contact=contact)
+                return f"{contact} will be told nothing more."
+            if jobs.write_to(contact, f"{lab}: a trial", "This is how a help request would reach you."):
+                return f"{contact} was written to; see whether it arrived."
+            contact.refresh_from_db()
+            messages.error(request, f"{contact}: {contact.error}")
+            return ""
+        found = access.get_help_request(user, slug, int(number), "help")
+        if act == "acknowledge":
+            actions.acknowledge_help(request=found, user=user)
+            return f"{found.station}: seen."
+        if act == "take":
+            actions.take_help(request=found, user=user)
+            return f"{found.station} is yours."
+        if act == "release":
+            actions.release_help(request=found, user=user)
+            return f"{found.station} is free to be taken."
+        if act == "close":
+            actions.close_help(request=found, user=user, outcome=request.POST.get("outcome", ""))
+            return f"{found.station}: closed."
+    except (access.Denied, access.NotFound):
+        raise
+    except access.Refused as refused:
+        if act == "add":
+            add_refusal(form, refused)
+        else:
+            messages.error(request, str(refused))
+        return ""
+    raise Http404("This page has no such form.")
