@@ -117,6 +117,12 @@ class ContactForm(forms.Form):
     )
 
 
+class PlanForm(forms.Form):
+    touches = forms.FloatField(label="Touches a robot-hour", min_value=0, max_value=3600)
+    seconds = forms.FloatField(label="Seconds a touch", min_value=0.1, max_value=3600)
+    busy = forms.FloatField(label="Of their time, %", min_value=1, max_value=100)
+
+
 class StationForm(forms.Form):
     name = forms.CharField(label="Name", max_length=80, error_messages={"required": "Give the station a name."})
     simulated = forms.BooleanField(

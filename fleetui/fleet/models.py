@@ -301,6 +301,7 @@ class Intervention(models.Model):
     started_at = models.DateTimeField(default=timezone.now)
     ended_at = models.DateTimeField(null=True)
     seconds = models.FloatField(default=0.0)
+    human_s = models.FloatField(null=True)  # of the person's time, where they had said that they were going there
 
     class Meta:
         ordering = ["-started_at"]

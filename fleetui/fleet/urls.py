@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from fleetui.fleet.views import attention, episodes, stations, tasks, wall
+from fleetui.fleet.views import attention, effort, episodes, stations, tasks, wall
 
 urlpatterns = [
     path("", wall.home, name="home"),
@@ -17,6 +17,7 @@ urlpatterns = [
         "labs/<slug:lab_slug>/stations/<slug:station_slug>/settings", stations.station_settings, name="station_settings"
     ),
     path("labs/<slug:lab_slug>/attention/", attention.attention, name="attention"),
+    path("labs/<slug:lab_slug>/effort/", effort.effort, name="effort"),
     path("labs/<slug:lab_slug>/episodes/", episodes.episodes, name="episodes"),
     path("labs/<slug:lab_slug>/episodes/<uuid:episode_uuid>", episodes.episode, name="episode"),
     path("labs/<slug:lab_slug>/tasks/", tasks.tasks, name="tasks"),

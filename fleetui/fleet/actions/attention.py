@@ -142,6 +142,9 @@ def _close_as_helped(request: HelpRequest) -> None:
         .order_by("-ended_at")
         .first()
     )
+    if touch and request.taken_by_id == touch.user_id and touch.human_s is None:
+        spent = ((touch.ended_at or now) - request.taken_at).total_seconds()
+        Intervention.objects.filter(pk=touch.pk).update(human_s=max(0.0, spent))
     outcome = touch.get_kind_display() if touch else "went by itself"
     HelpRequest.objects.filter(pk=request.pk, closed_at=None).update(
         closed_at=now, closed_by=touch.user if touch else None, outcome=outcome
