@@ -1,5 +1,6 @@
 """python -m training sft RUN_DIR | improve RUN_DIR | evaluate --checkpoint FILE | practise --server URL --tokens FILE
-                     | rehearse --dir DIR --demonstrations FILE | benchmark NAME --seeds K --json FILE
+                     | rehearse --dir DIR --demonstrations FILE | shift --json FILE
+                     | benchmark NAME --seeds K --json FILE
 
 A job of the server or a person starts these; the run directory or the arguments say everything else.
 """
@@ -44,6 +45,15 @@ def main() -> int:
     command.add_argument("--seeds", type=int, default=5)
     command.add_argument("--first-seed", type=int, default=0)
     command.add_argument("--json", default="", help="where the rows and the summary are written, after each seed")
+    command = commands.add_parser("shift", help="a simulated shift under several ways to supervise")
+    command.add_argument("--stations", type=int, default=16)
+    command.add_argument("--hours", type=float, default=1.0)
+    command.add_argument("--speed", choices=("1", "4", "max"), default="max")
+    command.add_argument("--seed", type=int, default=1)
+    command.add_argument("--task", default="", help="families with commas; default: what the policy was trained on")
+    command.add_argument("--policy", default="", help="a checkpoint; without it one is trained first")
+    command.add_argument("--reward-model", default="")
+    command.add_argument("--json", required=True)
     commands.add_parser("practise", help="a station host", add_help=False)
     arguments, rest = parser.parse_known_args()
     if arguments.command == "practise":
@@ -56,6 +66,10 @@ def main() -> int:
         from training import rehearsal
 
         return rehearsal.main(arguments)
+    if arguments.command == "shift":
+        from training import shift
+
+        return shift.main(arguments)
     if arguments.command == "benchmark":
         return benchmarks.main(arguments)
     if arguments.command == "evaluate":

@@ -1,0 +1,91 @@
+"""How well does P(no success before the time limit) tell which attempts will fail, and how early?
+
+Reads stored practice episodes after the fact; the live queue (robots/attention.py) reads the same number off the same
+reward model while they happen. True success is the judge here, and nothing is learned from it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from robots.attention import DOUBTFUL
+from robots.episodes import Episode
+from robots.station import chance_of_success
+from training.checkpoints import RewardModel
+
+JUDGED = ("detected_success", "time_limit", "stall", "regression", "needs_reset")  # a person's act decides nothing here
+
+
+def foresee(episodes: Sequence[Episode], reward_model: RewardModel, limit: int) -> dict:
+    """Figures at half of the time limit (in steps): of the attempts still under way then, and of all.
+
+    auroc_under_way    ranking of those that have not ended by then
+    auroc_all          with those that have: detected success counts as P = 0, anything else as P = 1
+    lead_time_s        median time from the first frame of lasting doubt to the end, of those that failed
+    calibration_error  mean distance of P(failure) from the rate of failures, over tenths of P, weighted by episodes
+    """
+    judged = [episode for episode in episodes if episode.purpose == "practice" and episode.ending in JUDGED]
+    half = limit // 2
+    doubts = [doubt(episode, reward_model, limit) for episode in judged]
+    failed = np.array([not episode.true_success for episode in judged])
+    under_way = np.array([episode.steps > half for episode in judged], bool)
+    known = np.array(
+        [
+            series[half] if episode.steps > half else float(not episode.detected_success)
+            for episode, series in zip(judged, doubts, strict=True)
+        ]
+    )
+    lead = [
+        (episode.steps - since) / episode.control_hz
+        for episode, series, lost in zip(judged, doubts, failed, strict=True)
+        if lost and (since := doubtful_since(series)) is not None
+    ]
+    return {
+        "episodes": len(judged),
+        "under_way_at_half": int(under_way.sum()),
+        "failed": float(failed.mean()) if len(judged) else None,
+        "auroc_under_way": auroc(known[under_way], failed[under_way]),
+        "auroc_all": auroc(known, failed),
+        "lead_time_s": float(np.median(lead)) if lead else None,
+        "foreseen": len(lead) / int(failed.sum()) if failed.any() else None,
+        "calibration_error": calibration_error(known[under_way], failed[under_way]),
+        "brier": float(np.mean((known[under_way] - failed[under_way]) ** 2)) if under_way.any() else None,
+    }
+
+
+def doubt(episode: Episode, reward_model: RewardModel, limit: int) -> np.ndarray:
+    """P(no success before the time limit) at each observation. [T + 1]"""
+    _, distribution = reward_model.steps_to_go(episode.observations, [episode.instruction] * (episode.steps + 1))
+    left = limit - np.arange(episode.steps + 1)
+    return np.array(
+        [1 - chance_of_success(p, k, reward_model.bin_width) for p, k in zip(distribution, left, strict=True)]
+    )
+
+
+def doubtful_since(series: np.ndarray) -> int | None:
+    """The step from which doubt stayed to the end; None where there was none at the end."""
+    hopeful = np.flatnonzero(series < DOUBTFUL)
+    since = int(hopeful[-1]) + 1 if len(hopeful) else 0
+    return since if since < len(series) else None
+
+
+def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
+    """P(a positive one scores higher than a negative one), ties counting half (Mann-Whitney); None without both."""
+    above, below = score[positive], score[~positive]
+    if not len(above) or not len(below):
+        return None
+    ordered = np.sort(below)
+    wins = np.searchsorted(ordered, above, "left") + np.searchsorted(ordered, above, "right")
+    return float(wins.sum() / (2 * len(above) * len(below)))
+
+
+def calibration_error(probability: np.ndarray, happened: np.ndarray, bins: int = 10) -> float | None:
+    if not len(probability):
+        return None
+    tenth = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = [
+        (tenth == b).sum() * abs(probability[tenth == b].mean() - happened[tenth == b].mean())
+        for b in range(bins)
+        if (tenth == b).any()
+    ]
+    return float(sum(gaps) / len(probability))

@@ -1,0 +1,289 @@
+"""A simulated shift: many stations practise, one person of limited attention looks after them, under several rules for
+where to go next. Nothing is learned meanwhile: what differs between the rows is the supervision alone.
+
+    python -m training shift --stations 16 --hours 1 --json FILE [--policy F --reward-model F]
+
+    ranked   the live queue's rule (robots/attention.py): the need with the most robot time saved for a second of the
+             person's; stations go on with the blocks that are left, and nobody is called for what is not worth the walk
+    fifo     the same stations and needs, every one of them, in the order in which they came up
+    paper    a reset at every fall and each 5 minutes, in turns, whoever is next
+
+Time is the shift's own: a control step is a period of the body, an act of the person takes its seconds, and both count.
+"""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from robots.attention import Need, need_of
+from robots.demonstrators import collect_demonstrations
+from robots.episodes import Episode, write_episodes
+from robots.station import LoadedPolicy, Station
+from robots.tasks import get_task
+from robots.worlds import make_world
+from training.checkpoints import Policy, RewardModel
+from training.foresight import foresee
+from training.recipes import ImproveRecipe, SFTRecipe
+from training.rehearsal import rehearse
+
+ACT_S = 8.0  # of the person's time, the walk included
+LOOK_EVERY_S = 1.0  # how often stations tell what they need
+TASKS = ("block2block", "block_to_place")
+DEMONSTRATIONS, PRACTICE = 1600, 600  # where no policy is given
+FORESEEN = 3000  # episodes that the figures of foresight are taken from
+SPEEDS = {"1": 1.0, "4": 4.0, "max": math.inf}
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """A rule for where to go next, and what stations are told to bear by themselves."""
+
+    name: str
+    rules: dict  # of the task, as in an assignment
+    shuffle_every_s: float
+    doubtful: bool  # whether attempts that look lost are needs too
+    choose: Callable[[dict[int, tuple[float, Need]], int], int | None]  # (since, need) by station, last one -> station
+
+
+def most_worth(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
+    worth = {station: (need.rank, -since) for station, (since, need) in needs.items() if need.worth_it}
+    return max(worth, key=worth.get) if worth else None
+
+
+def first_come(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
+    return min(needs, key=lambda station: (needs[station][0], station)) if needs else None
+
+
+def next_in_turn(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
+    return min(needs, key=lambda station: ((station - last - 1) % 1000, station)) if needs else None
+
+
+# One block is enough to be pushed to places: a station needs a hand when nothing is left to push.
+ENOUGH = {"fewest_objects": 2}
+SUPERVISIONS = (
+    Supervision("ranked", ENOUGH, 86_400.0, True, most_worth),
+    Supervision("paper", {}, 300.0, False, next_in_turn),
+    Supervision("fifo", ENOUGH, 86_400.0, True, first_come),
+)
+
+
+@dataclass
+class Shift:
+    """What came of it; times in seconds of the shift."""
+
+    stations: int
+    seconds: float = 0.0
+    practised_s: float = 0.0  # summed over the stations
+    touches: dict[str, int] = field(default_factory=dict)  # by act
+    human_s: float = 0.0
+    episodes: int = 0
+    true_successes: int = 0
+    detected_successes: int = 0
+
+    def row(self, policy: str) -> dict:
+        hours = self.seconds / 3600
+        return {
+            "policy": policy,
+            "stations": self.stations,
+            "hours": hours,
+            "successes_per_hour": self.true_successes / hours,
+            "detected_successes_per_hour": self.detected_successes / hours,
+            "episodes": self.episodes,
+            "touches": dict(self.touches),
+            "touches_per_robot_hour": sum(self.touches.values()) / (hours * self.stations),
+            "human_busy": self.human_s / self.seconds,
+            "utilisation": self.practised_s / (self.seconds * self.stations),
+        }
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def work_a_shift(
+    supervision: Supervision,
+    policy: Policy,
+    reward_model: RewardModel,
+    tasks: Sequence[str],
+    stations: int,
+    hours: float,
+    seed: int,
+    speed: float = math.inf,
+    progress: Progress = lambda share, what: None,
+    also_keep: Callable[[Episode], None] = lambda episode: None,
+) -> Shift:
+    """One person, so many stations, so many hours of the shift's own time."""
+    clock, done = Clock(), Shift(stations)
+
+    def keep(episode: Episode) -> None:
+        done.episodes += 1
+        done.true_successes += bool(episode.true_success)
+        done.detected_successes += episode.detected_success
+        also_keep(episode)
+
+    fleet = [hire(supervision, tasks[i % len(tasks)], clock, seed * 1000 + i, keep) for i in range(stations)]
+    loaded = LoadedPolicy(
+        checkpoint=policy.id,
+        version=policy.version,
+        policy=policy,
+        reward_model_checkpoint=reward_model.id,
+        reward_model=reward_model,
+        threshold=reward_model.threshold,
+        consecutive=reward_model.consecutive,
+        bin_width=reward_model.bin_width,
+    )
+    for station in fleet:
+        station.offer_policy(loaded)
+    generator = torch.Generator().manual_seed(seed)
+    period = fleet[0].period
+    needs: dict[int, tuple[float, Need]] = {}  # since when, what
+    errand: tuple[int, Need, str, float] | None = None  # station, need, its attempt, done at
+    last, looked_at, commands, started = -1, -math.inf, 0, time.monotonic()
+    for tick in range(round(hours * 3600 / period)):
+        clock.now = tick * period
+        acting = [(station, due) for station in fleet if (due := station.observe()) is not None]
+        if acting:
+            observations = np.stack([observation for _, (observation, _) in acting])
+            texts = [text for _, (_, text) in acting]
+            actions = policy.act(observations, texts, generator)
+            d, distribution = reward_model.steps_to_go(observations, texts)
+            for i, (station, _) in enumerate(acting):
+                station.act(actions[i], float(d[i]), distribution[i])
+        done.practised_s += period * sum(station.control.state == "practising" for station in fleet)
+        if errand and clock.now >= errand[3]:
+            number, need, attempt, _ = errand
+            station, errand, last = fleet[number], None, number
+            # Whoever comes to an attempt that has ended meanwhile has walked in vain; the walk counts all the same.
+            if need.act != "end_episode" or (station.recording is not None and station.recording.uuid == attempt):
+                commands += 1
+                station.receive({"type": "command", "id": str(commands), "name": need.act})
+            done.touches[need.act] = done.touches.get(need.act, 0) + 1
+            needs.pop(number, None)
+        if clock.now - looked_at >= LOOK_EVERY_S:
+            looked_at = clock.now
+            for number, station in enumerate(fleet):
+                need = what_it_needs(station, supervision)
+                if need is None:
+                    needs.pop(number, None)
+                else:
+                    needs[number] = (needs[number][0] if number in needs else clock.now, need)
+            progress(clock.now / (hours * 3600), supervision.name)
+        if errand is None and (number := supervision.choose(needs, last)) is not None:
+            recording = fleet[number].recording
+            errand = (number, needs[number][1], recording.uuid if recording else "", clock.now + ACT_S)
+        done.human_s += period * (errand is not None)
+        if speed < math.inf:
+            time.sleep(max(0.0, started + (clock.now + period) / speed - time.monotonic()))
+    done.seconds = hours * 3600
+    for station in fleet:
+        station.close()
+    return done
+
+
+def hire(supervision: Supervision, task_name: str, clock: Clock, seed: int, keep: Callable[[Episode], None]) -> Station:
+    task = get_task(task_name)
+    station = Station(make_world(task.world, seed), seed=seed, store=keep, clock=clock)
+    # Each begins somewhere within its five minutes, as stations do that were not all shuffled at one time.
+    settings = {"self_reset_after_s": None, "speed": 1, "shuffle_every_s": supervision.shuffle_every_s}
+    station.receive({"type": "welcome", "settings": settings})
+    station.practised_s = float(station.rng.uniform(0, min(supervision.shuffle_every_s, 300.0)))
+    assigned = {"name": task.name, "time_limit_steps": task.time_limit_steps} | supervision.rules
+    station.receive({"type": "assignment", "assignment": 1, "run": 1, "task": assigned, "purpose": "practice"})
+    return station
+
+
+def what_it_needs(station: Station, supervision: Supervision) -> Need | None:
+    told = station.telemetry()
+    doubtful = supervision.doubtful and station.recording is not None
+    return need_of(
+        state=told["state"],
+        reason=told["reason"],
+        state_for_s=0.0,
+        p_success=told["p_success"] if doubtful else None,
+        trace=station.recording.d if doubtful else (),
+        step=told["step"],
+        limit=told["limit"],
+        step_s=station.period,
+    )
+
+
+def trained(folder: Path, tasks: Sequence[str], seed: int, say: Progress) -> tuple[Policy, RewardModel]:
+    """A policy as a lab has it after some practice, and its reward model, in a minute or two."""
+    say(0.0, "demonstrations")
+    demonstrations = folder / "demonstrations.safetensors"
+    write_episodes(demonstrations, collect_demonstrations(tasks, DEMONSTRATIONS, seed))
+    say(0.3, "training and practice")
+    improved = ImproveRecipe(seed=seed, max_episodes=PRACTICE, evaluation_episodes=0, tasks=",".join(tasks))
+    rehearse(folder, [demonstrations], SFTRecipe(seed=seed, evaluation_episodes=0), improved)
+    newest = max((folder / "improve" / "checkpoints").glob("policy-*.safetensors"))
+    return Policy.load(newest), RewardModel.load(folder / "sft" / "checkpoints" / "reward_model.safetensors")
+
+
+def main(arguments) -> int:
+    torch.set_num_threads(1)
+    started, told = time.monotonic(), 0.0
+
+    def say(share: float, what: str) -> None:
+        """A line of JSON on stdout, at most one each two seconds."""
+        nonlocal told
+        now = time.monotonic()
+        if now - told > 2:
+            told = now
+            left = (now - started) * (1 - share) / share if share > 0.01 else None
+            print(json.dumps({"done": round(share, 4), "what": what, "eta_s": left and round(left)}), flush=True)
+
+    tasks = [name.strip() for name in arguments.task.split(",") if name.strip()]
+    with tempfile.TemporaryDirectory(prefix="fleetui-shift-") as folder:
+        if arguments.policy and arguments.reward_model:
+            policy, reward_model = Policy.load(arguments.policy), RewardModel.load(arguments.reward_model)
+            tasks = tasks or policy.description.tasks
+        else:
+            tasks = tasks or list(TASKS)
+            policy, reward_model = trained(
+                Path(folder), tasks, arguments.seed, lambda share, what: say(0.2 * share, what)
+            )
+    rows, kept = [], []
+    for number, supervision in enumerate(SUPERVISIONS):
+        began = time.monotonic()
+
+        def tell(share: float, what: str, number=number) -> None:
+            say(0.2 + 0.8 * (number + share) / len(SUPERVISIONS), what)
+
+        done = work_a_shift(
+            supervision,
+            policy,
+            reward_model,
+            tasks,
+            arguments.stations,
+            arguments.hours,
+            arguments.seed,
+            speed=SPEEDS[arguments.speed],
+            progress=tell,
+            also_keep=kept.append if number == 0 else lambda episode: None,
+        )
+        rows.append(done.row(supervision.name) | {"wall_s": round(time.monotonic() - began, 1)})
+    by_limit: dict[int, list[Episode]] = {}
+    for episode in kept[:FORESEEN]:
+        by_limit.setdefault(get_task(episode.task).time_limit_steps, []).append(episode)
+    limit, episodes = max(by_limit.items(), key=lambda item: len(item[1]))
+    result = {
+        "stations": arguments.stations,
+        "hours": arguments.hours,
+        "seed": arguments.seed,
+        "rows": rows,
+        "foresight": {"time_limit_steps": limit} | foresee(episodes, reward_model, limit),
+    }
+    Path(arguments.json).write_text(json.dumps(result, indent=1))
+    return 0
