@@ -4,6 +4,7 @@ from django import forms
 
 from fleetui.fleet import selectors
 from fleetui.fleet.models import PRIORITIES, PURPOSES, Task
+from fleetui.fleet.templatetags.fleet_words import kind_words
 from fleetui.learning import selectors as learning
 from robots.episodes import ENDINGS
 from robots.tasks import TASKS
@@ -162,6 +163,7 @@ class AssignForm(forms.Form):
         self.fields["task"].initial = shown and selectors.list_tasks(lab).filter(family__in=shown.families).first()
         self.fields["parent"].queryset = sources = learning.list_sources(lab)
         self.fields["parent"].initial = sources.first()
+        self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
         if not sources.exists():
             self.fields["parent"].help_text = "No run has left a policy yet; a person launches one later."
         self.fields["stations"].queryset = selectors.list_stations(lab)
