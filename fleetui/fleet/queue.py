@@ -56,7 +56,7 @@ def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
     """
     now = now or timezone.now()
     rows = lab.assignments.filter(state__in=Assignment.LIVE).select_related("task", "run__parent", "parent")
-    rows = list(rows.prefetch_related("places__station").order_by("position", "pk"))
+    rows = list(rows.prefetch_related("places__station", "stations").order_by("position", "pk"))
     working = sorted((row for row in rows if row.run_id), key=lambda row: row.pk)
     newest = newest_evaluations([row.run_id for row in working])
     verdicts = [_at_work(row, newest.get(row.run_id), now) for row in working]
@@ -83,11 +83,11 @@ def _at_work(row: Assignment, evaluation: dict | None, now: datetime) -> Verdict
     run = row.run
     progress = progress_of(row, evaluation, now)
     if run.state in ("queued", "starting"):
-        if row.started_at is None:
-            return Verdict(
-                row, "standby", f"its stations are reserved and its run {run} is starting", progress=progress
-            )
-        return Verdict(row, "delayed", f"its run {run} was interrupted and begins again", progress=progress)
+        if row.started_at is not None:
+            return Verdict(row, "delayed", f"its run {run} was interrupted and begins again", progress=progress)
+        waits = run.state == "queued" and now - run.created_at > LATE
+        said = "waits for a free worker" if waits else "is starting"
+        return Verdict(row, "standby", f"its stations are reserved and its run {run} {said}", progress=progress)
     if run.state in ("pausing", "paused"):
         return Verdict(row, "delayed", f"its run {run} is paused: resume it there", progress=progress)
     stations = [place.station for place in row.places.all() if place.live]

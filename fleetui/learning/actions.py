@@ -182,6 +182,7 @@ def launch_run(
         checked = recipe_from_json(recipe | {"kind": kind})
     except RecipeError as error:
         raise Invalid(str(error), error.problems) from None
+    stations = list(with_stations or stations)
     problems = _launch_problems(lab, kind, dataset, parent, assignment, task, stations)
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
@@ -201,9 +202,10 @@ def launch_run(
     if kind == "improve":
         assignment = assignment or _waiting_assignment(task, stations)
         if assignment is not None:
-            fleet_actions.start_assignment(assignment=assignment, run=run, stations=with_stations)
+            chosen = stations if assignment.any_count else None
+            fleet_actions.start_assignment(assignment=assignment, run=run, stations=chosen)
         else:
-            fleet_actions.assign_task(lab=lab, task=task, stations=list(stations), user=user, run=run)
+            fleet_actions.assign_task(lab=lab, task=task, stations=stations, user=user, run=run)
     audit.info("%s launches %s", user, run.topic)
     enqueue_on_commit("learning.run", run.pk)
     return run
@@ -232,6 +234,10 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
     if assignment is not None:
         if assignment.lab_id != lab.pk or not assignment.waits:
             problems["assignment"] = "This assignment has a run already or has ended; choose one that waits for a run."
+        elif assignment.task.archived_at:
+            problems["assignment"] = f"{assignment.task} is archived; restore the task first."
+        elif assignment.any_count and assignment.any_count != len(stations):
+            problems["stations"] = f"This assignment takes any {assignment.any_count} stations; choose so many."
         return problems
     if task is None:
         problems["task"] = "Choose the task to practise."
@@ -250,12 +256,12 @@ def _body_problems(parent: Run, task: Task | None) -> dict[str, str]:
 
 
 def _waiting_assignment(task: Task, stations) -> Assignment | None:
-    """The manager's assignment of this task to exactly these stations, if it waits for a run."""
+    """The manager's assignment of this task to exactly these stations, or to any so many, if it waits for a run."""
     wanted = {station.pk for station in stations}
-    for assignment in Assignment.objects.filter(task=task, state__in=Assignment.WAITING, run=None, parent=None):
-        if set(assignment.places.values_list("station_id", flat=True)) == wanted:
-            return assignment
-    return None
+    waiting = Assignment.objects.filter(task=task, state__in=Assignment.WAITING, run=None, parent=None)
+    named = {row: set(row.places.values_list("station_id", flat=True)) for row in waiting.order_by("position")}
+    exact = [row for row, stations in named.items() if not row.any_count and stations == wanted]
+    return next(iter(exact + [row for row in named if row.any_count == len(wanted)]), None)
 
 
 def cancel_run(*, run: Run, user) -> None:

@@ -121,12 +121,16 @@ class ImproveForm(LaunchForm):
         free = self.fields["stations"].queryset = lab.stations.exclude(pk__in=busy.values("station")).order_by("number")
         # What a manager assigned already is what one most likely wants to practise.
         waiting = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)
-        waiting = waiting.filter(any_count=None, task__archived_at=None).order_by("position").first()
+        waiting = waiting.filter(task__archived_at=None).order_by("position")
+        chosen = str(self.initial.get("assignment", ""))[:18]
+        waiting = waiting.filter(pk=chosen).first() if chosen else waiting.first()
         # Else what the newest policy was shown: practice of a task that it never saw begins at nothing.
         parent = self.fields["parent"].queryset.first()
         shown = lab.tasks.filter(family__in=parent.dataset.families).first() if parent and parent.dataset else None
         self.fields["task"].initial = waiting.task_id if waiting else shown and shown.pk
-        self.fields["stations"].initial = free.filter(places__assignment=waiting) if waiting else free
+        self.fields["stations"].initial = (
+            free.filter(places__assignment=waiting) if waiting and not waiting.any_count else free
+        )
 
     @property
     def missing(self):

@@ -132,6 +132,24 @@ def test_a_person_puts_a_run_behind_one_that_waits_for_it(online, sft_run):
     assert (again(row).state, again(row).run) == ("standby", run)
 
 
+def test_a_person_may_choose_the_stations_of_one_that_takes_any(online, sft_run):
+    row = assign(online, any_count=1)
+    body = {"kind": "improve", "recipe": {}, "parent": sft_run.pk}
+    answer = online.call("researcher", "post", "runs", body | {"assignment": row.pk})
+    assert answer.status_code == 422 and "takes any 1 stations" in answer.json()["problems"]["stations"]
+    answer = online.call("researcher", "post", "runs", body | {"task": online.task.slug, "stations": ["arm-2"]})
+    assert answer.status_code == 200 and Assignment.objects.count() == 1
+    assert [station.slug for station in again(row).stations.all()] == ["arm-2"] and again(row).state == "standby"
+
+
+def test_the_launch_form_begins_with_the_assignment_that_led_to_it(online, sft_run):
+    assign(online, online.stations[0])
+    row = assign(online, online.stations[1])
+    page = online.as_("researcher").get(f"/labs/east/runs/new?kind=improve&assignment={row.pk}").content.decode()
+    checked = [line for line in page.splitlines() if "checkbox" in line and "checked" in line]
+    assert len(checked) == 1 and f'value="{online.stations[1].pk}"' in checked[0]
+
+
 # Waiting: each because of what
 
 

@@ -114,13 +114,8 @@ def _assignment_problems(
         problems["task"] = "The task, the run and the stations must all belong to this lab."
     elif task.archived_at:
         problems["task"] = f"{task} is archived; restore it first or choose another task."
-    else:
-        for station in stations:
-            body = station.embodiment.get("name", task.embodiment)
-            if body != task.embodiment:
-                problems["stations"] = (
-                    f"{station} has the body {body}, but {task.name} needs {task.embodiment}; leave this station out."
-                )
+    elif unable := _unable(task, stations):
+        problems["stations"] = unable
     if parent is not None and (parent.is_live or parent.state == "failed"):
         problems["parent"] = f"{parent} is {parent.state}; choose a run that ended well and left a policy."
     if sum(each is not None for each in (episodes, hours, target_success)) > 1:
@@ -142,6 +137,14 @@ def _assignment_problems(
     if not_before is not None and not_before > timezone.now() + timedelta(days=366):
         problems["not_before"] = "The earliest start must lie within a year."
     return problems
+
+
+def _unable(task: Task, stations: list[Station]) -> str:
+    for station in stations:
+        body = station.embodiment.get("name", task.embodiment)
+        if body != task.embodiment:
+            return f"{station} has the body {body}, but {task} needs {task.embodiment}; leave this station out."
+    return ""
 
 
 def enter_queue(assignment: Assignment) -> None:
@@ -284,6 +287,8 @@ def start_assignment(*, assignment: Assignment, run, stations: list[Station] | N
         raise Conflict("This assignment already has a run or has ended; choose another one.")
     assignment.refresh_from_db()
     if stations is not None:
+        if unable := _unable(assignment.task, stations):
+            raise Invalid(unable, {"stations": unable})
         wanted = set(assignment.places.values_list("station_id", flat=True))
         AssignedStation.objects.bulk_create(
             AssignedStation(assignment=assignment, station=station) for station in stations if station.pk not in wanted
