@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "launch_run": {"researcher", "manager"},
     "control_run": {"researcher", "manager"},  # cancel, pause, resume
     "create_task": {"manager"},
+    "edit_task": {"manager"},  # and archive or restore it
     "assign": {"manager"},
     "create_station": {"manager"},
 }
@@ -32,6 +33,7 @@ SAID = {
     "launch_run": "launch runs",
     "control_run": "cancel, pause or resume runs",
     "create_task": "make tasks",
+    "edit_task": "edit, archive or restore tasks",
     "assign": "assign tasks to stations",
     "create_station": "make stations",
 }

@@ -12,11 +12,12 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI, Path, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer, django_auth
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from fleetui import access
 from fleetui.access import Invalid, NotFound
 from fleetui.fleet import actions as fleet_actions
+from fleetui.fleet import queue
 from fleetui.fleet import selectors as fleet
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
@@ -89,16 +90,40 @@ class CommandBody(Schema):
     ttl_ms: int = 5000
 
 
-class TaskBody(Schema):
-    family: str
+class TaskLimits(Schema):
     name: str = ""
     time_limit_steps: int | None = None
     description: str = ""
+    resets: str = ""
+    self_reset_after_s: float | None = None
+    shuffle_every_s: float | None = None
+    stall_steps: int | None = None
+    regression: float | None = None
+
+
+class TaskBody(TaskLimits):
+    family: str
+
+
+class TaskChanges(TaskLimits):
+    archived: bool | None = None
 
 
 class AssignmentBody(Schema):
     task: str
-    stations: list[str]
+    stations: list[str] = Field(default_factory=list)
+    any: int | None = None
+    parent: int | None = None
+    episodes: int | None = None
+    hours: float | None = None
+    target_success: float | None = None
+    priority: str = "normal"
+    not_before: AwareDatetime | None = None
+    repeats: str = ""
+
+
+class PlaceBody(Schema):
+    before: int | None
 
 
 class DatasetBody(Schema):
@@ -180,8 +205,8 @@ def close_help(request: HttpRequest, lab: Path[str], number: int, body: OutcomeB
 
 
 @labs.get("/tasks", response=list[dict])
-def list_tasks(request: HttpRequest, lab: Path[str]):
-    return [task_row(task) for task in fleet.list_tasks(access.get_lab(request.user, lab))]
+def list_tasks(request: HttpRequest, lab: Path[str], archived: bool = False):
+    return [task_row(task) for task in fleet.list_tasks(access.get_lab(request.user, lab), archived)]
 
 
 def task_row(task):
@@ -191,6 +216,12 @@ def task_row(task):
         "family": task.family,
         "time_limit_steps": task.time_limit_steps,
         "description": task.description,
+        "resets": task.resets,
+        "self_reset_after_s": task.self_reset_after_s,
+        "shuffle_every_s": task.shuffle_every_s,
+        "stall_steps": task.stall_steps,
+        "regression": task.regression,
+        "archived_at": task.archived_at.isoformat() if task.archived_at else None,
     }
 
 
@@ -200,29 +231,83 @@ def create_task(request: HttpRequest, lab: Path[str], body: TaskBody):
     return task_row(fleet_actions.create_task(lab=found, **body.dict()))
 
 
+@labs.patch("/tasks/{slug}", response=dict)
+def edit_task(request: HttpRequest, lab: Path[str], slug: str, body: TaskChanges):
+    """What the body leaves out stays as it is. archived: true takes it out of use, false brings it back."""
+    task = access.get_task(request.user, lab, slug, "edit_task")
+    given = body.dict(exclude_unset=True)
+    archived = given.pop("archived", None)
+    if given:
+        old = {name: getattr(task, name) for name in TaskLimits.model_fields}
+        if "resets" in given and given["resets"] != "self":
+            old["self_reset_after_s"] = None
+        fleet_actions.edit_task(task=task, user=request.user, **(old | given))
+    if archived is not None and archived != bool(task.archived_at):
+        change = fleet_actions.archive_task if archived else fleet_actions.restore_task
+        change(task=task, user=request.user)
+    task.refresh_from_db()
+    return task_row(task)
+
+
 @labs.get("/assignments", response=list[dict])
-def list_assignments(request: HttpRequest, lab: Path[str]):
-    return [fleet.assignment_row(row) for row in fleet.list_assignments(access.get_lab(request.user, lab))[:200]]
+def list_assignments(request: HttpRequest, lab: Path[str], state: str = ""):
+    """Those at work and those that wait, in the queue's order, then the newest 200 that have ended; or those of one
+    state.
+    """
+    found = access.get_lab(request.user, lab)
+    live = [queue.assignment_row(verdict.assignment, verdict) for verdict in queue.read_queue(found)]
+    ended = [queue.assignment_row(row) for row in fleet.list_ended_assignments(found, state)[:200]]
+    return [row for row in live if not state or row["state"] == state] + ended
 
 
 @labs.post("/assignments", response=dict)
 def assign_task(request: HttpRequest, lab: Path[str], body: AssignmentBody):
-    found = access.get_lab(request.user, lab, "assign")
+    """To `stations`, or to `any` so many with the task's body. With a `parent`, the trained run to practise with, its
+    run is launched as soon as its stations are free.
+    """
+    user = request.user
+    found = access.get_lab(user, lab, "assign")
     assignment = fleet_actions.assign_task(
         lab=found,
-        task=access.get_task(request.user, lab, body.task),
-        stations=[access.get_station(request.user, lab, slug) for slug in dict.fromkeys(body.stations)],
-        user=request.user,
+        task=access.get_task(user, lab, body.task),
+        stations=[access.get_station(user, lab, slug) for slug in dict.fromkeys(body.stations)],
+        any_count=body.any,
+        parent=None if body.parent is None else access.get_run(user, lab, body.parent),
+        user=user,
+        **body.dict(include={"episodes", "hours", "target_success", "priority", "not_before", "repeats"}),
     )
-    return fleet.assignment_row(assignment)
+    return show_assignment(user, lab, assignment.pk)
+
+
+def show_assignment(user, lab: str, number: int) -> dict:
+    """As it is after the dispatcher has seen it."""
+    row = access.get_assignment(user, lab, number)
+    verdicts = {verdict.assignment.pk: verdict for verdict in queue.read_queue(row.lab)} if row.is_live else {}
+    return queue.assignment_row(row, verdicts.get(row.pk))
 
 
 @labs.delete("/assignments/{number}", response=dict)
-def cancel_assignment(request: HttpRequest, lab: Path[str], number: int):
+def cancel_assignment(request: HttpRequest, lab: Path[str], number: int, force: bool = False):
+    """Its run is cancelled as well. Stations finish their episode; with force they end it where they are."""
     assignment = access.get_assignment(request.user, lab, number, "assign")
-    fleet_actions.cancel_assignment(assignment=assignment, user=request.user)
-    assignment.refresh_from_db()
-    return fleet.assignment_row(assignment)
+    fleet_actions.cancel_assignment(assignment=assignment, user=request.user, force=force)
+    return show_assignment(request.user, lab, number)
+
+
+@labs.post("/assignments/{number}/move", response=dict)
+def move_assignment(request: HttpRequest, lab: Path[str], number: int, body: PlaceBody):
+    """Just before another one that waits, or null for the end of the queue."""
+    assignment = access.get_assignment(request.user, lab, number, "assign")
+    before = None if body.before is None else access.get_assignment(request.user, lab, body.before, "assign")
+    fleet_actions.reorder_assignment(assignment=assignment, before=before, user=request.user)
+    return show_assignment(request.user, lab, number)
+
+
+@labs.post("/assignments/{number}/stop_repeating", response=dict)
+def stop_repeating(request: HttpRequest, lab: Path[str], number: int):
+    assignment = access.get_assignment(request.user, lab, number, "assign")
+    fleet_actions.stop_repeating(assignment=assignment, user=request.user)
+    return show_assignment(request.user, lab, number)
 
 
 @labs.get("/datasets", response=list[dict])

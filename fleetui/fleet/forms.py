@@ -3,7 +3,9 @@
 from django import forms
 
 from fleetui.fleet import selectors
-from fleetui.fleet.models import PURPOSES
+from fleetui.fleet.models import PRIORITIES, PURPOSES, Task
+from fleetui.fleet.templatetags.fleet_words import kind_words
+from fleetui.learning import selectors as learning
 from robots.attention import SEVERITIES
 from robots.episodes import ENDINGS
 from robots.tasks import TASKS
@@ -44,6 +46,8 @@ class EpisodeFilterForm(forms.Form):
 
 
 class TaskForm(forms.Form):
+    """A new task, or what may change about one that is there: all but its family."""
+
     family = forms.ChoiceField(
         label="Family of instructions", choices=lambda: [(each.name, each.title) for each in TASKS.values()]
     )
@@ -55,17 +59,101 @@ class TaskForm(forms.Form):
         max_value=10_000,
         help_text="Steps of an episode. Empty: the family's own.",
     )
+    resets = forms.ChoiceField(
+        label="Who resets", required=False, choices=list(Task.RESETS.items()), help_text="While a station practises it."
+    )
+    self_reset_after_s = forms.FloatField(
+        label="It resets itself after",
+        required=False,
+        min_value=0,
+        max_value=3600,
+        help_text="Seconds that it waits for a person; only if it resets itself.",
+    )
+    shuffle_every_s = forms.FloatField(
+        label="Ask for a shuffle every",
+        required=False,
+        min_value=1,
+        max_value=86_400,
+        help_text="Seconds of practice without a reset. Empty: as each station is set.",
+    )
+    stall_steps = forms.IntegerField(
+        label="Stalled after",
+        required=False,
+        min_value=1,
+        max_value=10_000,
+        help_text="Ends an attempt whose steps-to-go made no new low for so many steps. Empty: never.",
+    )
+    regression = forms.FloatField(
+        label="Gone wrong at",
+        required=False,
+        min_value=0.1,
+        max_value=10_000,
+        help_text="Ends an attempt whose steps-to-go rose by so many steps above its lowest. Empty: never.",
+    )
     description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))
+
+    def __init__(self, *args, task: Task | None = None, **kwargs):
+        if task is not None:
+            kwargs["initial"] = {name: getattr(task, name) for name in self.base_fields}
+        super().__init__(*args, **kwargs)
+        if task is not None:
+            self.fields["family"].disabled = True
+            self.fields["family"].help_text = "What a task is made of can't change: make another task."
+
+    def changes(self) -> dict:
+        return {name: value for name, value in self.cleaned_data.items() if name != "family"}
+
+
+BUDGETS = {"": "Until its run ends", "episodes": "Episodes", "hours": "Hours", "target_success": "True success, %"}
 
 
 class AssignForm(forms.Form):
     task = forms.ModelChoiceField(label="Task", queryset=None, empty_label=None)
+    parent = forms.ModelChoiceField(
+        label="Practise with",
+        queryset=None,
+        required=False,
+        empty_label="what a person launches",
+        help_text="Its run is launched as soon as the stations are free.",
+    )
+    who = forms.ChoiceField(
+        label="On",
+        required=False,
+        initial="chosen",
+        choices=[("chosen", "these stations"), ("any", "any with the task's body")],
+        widget=forms.RadioSelect(attrs={"class": "checks"}),
+    )
     stations = forms.ModelMultipleChoiceField(
         label="Stations",
         queryset=None,
+        required=False,
         widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
-        help_text="Those that no other assignment holds.",
-        error_messages={"required": "Choose at least one station."},
+        help_text="Those in use are waited for.",
+    )
+    any_count = forms.IntegerField(
+        label="How many", required=False, min_value=1, max_value=1000, help_text="They are chosen when it starts."
+    )
+    budget = forms.ChoiceField(label="Budget", required=False, choices=list(BUDGETS.items()))
+    amount = forms.FloatField(label="How much", required=False, min_value=0.01, help_text="Of episodes, hours or %.")
+    priority = forms.ChoiceField(
+        label="Priority",
+        required=False,
+        initial="normal",
+        choices=[(word, word) for _, word in sorted(PRIORITIES.items(), reverse=True)],
+        help_text="Where it enters the queue; you can move it.",
+    )
+    not_before = forms.DateTimeField(
+        label="Earliest start",
+        required=False,
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
+        input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"],
+        help_text="UTC. Empty: as soon as it can.",
+    )
+    repeats = forms.ChoiceField(
+        label="Repeats",
+        required=False,
+        choices=[("", "no"), ("daily", "daily"), ("weekly", "weekly")],
+        help_text="At the earliest start's time; skipped while the last one goes on.",
     )
 
     def __init__(self, *args, lab, **kwargs):
@@ -73,8 +161,57 @@ class AssignForm(forms.Form):
         self.fields["task"].queryset = selectors.list_tasks(lab)
         # What the newest demonstrations show is what a policy will know.
         shown = lab.datasets.filter(state="ready").order_by("-id").first()
-        self.fields["task"].initial = shown and lab.tasks.filter(family__in=shown.families).first()
-        self.fields["stations"].queryset = selectors.free_stations(lab)
+        self.fields["task"].initial = shown and selectors.list_tasks(lab).filter(family__in=shown.families).first()
+        self.fields["parent"].queryset = sources = learning.list_sources(lab)
+        self.fields["parent"].initial = sources.first()
+        self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
+        if not sources.exists():
+            self.fields["parent"].help_text = "No run has left a policy yet; a person launches one later."
+        self.fields["stations"].queryset = selectors.list_stations(lab)
+        self.fields["stations"].initial = selectors.free_stations(lab)
+
+    @property
+    def main_fields(self):
+        return [self[name] for name in ("task", "parent", "who", "stations", "any_count", "budget", "amount")]
+
+    @property
+    def further_fields(self):
+        return [self[name] for name in ("priority", "not_before", "repeats")]
+
+    @property
+    def further_bad(self):
+        return any(field.errors for field in self.further_fields)
+
+    def clean(self):
+        given = self.cleaned_data
+        if given.get("who") == "any":
+            if given.get("any_count") is None and "any_count" not in self.errors:
+                self.add_error("any_count", "Say how many stations it takes.")
+        elif not given.get("stations") and "stations" not in self.errors:
+            self.add_error("stations", "Choose at least one station.")
+        amount, budget = given.get("amount"), given.get("budget")
+        if budget and amount is None and "amount" not in self.errors:
+            self.add_error("amount", f"Say how much: {BUDGETS[budget].lower()}.")
+        elif amount is not None and not budget:
+            self.add_error("budget", "Say of what: episodes, hours or true success.")
+        elif budget == "target_success" and amount is not None and not 1 <= amount <= 100:
+            self.add_error("amount", "A target success is 1 to 100 %.")
+        elif budget == "episodes" and amount is not None and amount != int(amount):
+            self.add_error("amount", "A budget of episodes is a whole number.")
+        return given
+
+    def wishes(self) -> dict:
+        """The keywords of assign_task."""
+        given = self.cleaned_data
+        found = {name: given[name] for name in ("task", "parent", "not_before", "repeats")}
+        found["priority"] = given["priority"] or "normal"
+        takes_any = given["who"] == "any"
+        found["stations"] = [] if takes_any else list(given["stations"])
+        found["any_count"] = given["any_count"] if takes_any else None
+        if budget := given["budget"]:
+            amount = given["amount"]
+            found[budget] = {"episodes": int(amount), "hours": amount, "target_success": amount / 100}[budget]
+        return found
 
 
 class StationSettingsForm(forms.Form):

@@ -13,6 +13,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from robots import tasks as task_families
 from robots.attention import SEVERITIES
 
 ROLES = ("viewer", "supervisor", "researcher", "manager")
@@ -28,7 +29,20 @@ STATION_STATES = (
     "waiting",
 )
 IN_EPISODE = ("practising", "evaluating")  # the states in which an episode of the loaded policy may still be under way
-ASSIGNMENT_STATES = ("queued", "underway", "completed", "canceled")
+ASSIGNMENT_STATES = (
+    "queued",
+    "standby",
+    "underway",
+    "delayed",
+    "blocked",
+    "skipped",
+    "canceled",
+    "killed",
+    "failed",
+    "completed",
+)
+PRIORITIES = {0: "low", 1: "normal", 2: "high"}
+REPEATS = ("", "daily", "weekly")
 INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset")
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 NEEDS = (
@@ -139,11 +153,15 @@ class Station(models.Model):
         return f"station.{self.pk}"
 
     def settings_json(self):
-        return {
-            "self_reset_after_s": self.self_reset_after_s,
-            "shuffle_every_s": self.shuffle_every_s,
-            "speed": self.speed,
-        }
+        """Its own settings, under those of the task that it practises now."""
+        assignment = self.live_assignment()
+        task = assignment.task if assignment else None
+        resets, shuffle = self.self_reset_after_s, self.shuffle_every_s
+        if task and task.resets and self.simulated:  # a real body can't reset its workspace itself
+            resets = task.self_reset_after_s
+        if task and task.shuffle_every_s is not None:
+            shuffle = task.shuffle_every_s
+        return {"self_reset_after_s": resets, "shuffle_every_s": shuffle, "speed": self.speed}
 
     def live_assignment(self):
         place = self.places.filter(live=True).select_related("assignment__task", "assignment__run").first()
@@ -155,7 +173,12 @@ class Station(models.Model):
 
 
 class Task(models.Model):
-    """What a station shall practise: a family of instructions, with a time limit."""
+    """What a station shall practise: a family of instructions, when an attempt is over, and who resets after it.
+
+    What it says of resets and shuffles goes before a station's own settings while the station practises it.
+    """
+
+    RESETS = {"": "as each station is set", "person": "a person", "self": "the station itself (simulated ones)"}
 
     lab = models.ForeignKey(Lab, on_delete=models.CASCADE, related_name="tasks")
     slug = models.SlugField(max_length=60)
@@ -163,47 +186,139 @@ class Task(models.Model):
     family = models.CharField(max_length=80)
     time_limit_steps = models.PositiveIntegerField()
     description = models.TextField(blank=True)
+    resets = models.CharField(max_length=8, blank=True, default="", choices=list(RESETS.items()))
+    self_reset_after_s = models.FloatField(null=True)
+    shuffle_every_s = models.FloatField(null=True)  # null = as the station is set
+    stall_steps = models.PositiveIntegerField(null=True)  # an attempt ends when d made no new low for so many steps
+    regression = models.FloatField(null=True)  # ... or when d has risen by so much above its lowest
+    archived_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["lab", "name"]
-        constraints = [models.UniqueConstraint(fields=["lab", "slug"], name="task_slug_unique_in_lab")]
+        constraints = [
+            models.UniqueConstraint(fields=["lab", "slug"], name="task_slug_unique_in_lab"),
+            models.CheckConstraint(
+                condition=Q(resets="self", self_reset_after_s__isnull=False)
+                | (Q(self_reset_after_s=None) & ~Q(resets="self")),
+                name="task_self_reset_has_its_seconds",
+            ),
+        ]
 
     def __str__(self):
         return self.name
 
+    @property
+    def embodiment(self):
+        return task_families.get_task(self.family).embodiment
+
+    @property
+    def sets_stations(self):
+        return bool(self.resets) or self.shuffle_every_s is not None
+
+    def order_json(self):
+        """What a station is told of it."""
+        return {
+            "name": self.family,
+            "time_limit_steps": self.time_limit_steps,
+            "stall_steps": self.stall_steps,
+            "regression": self.regression,
+        }
+
 
 class Assignment(models.Model):
-    """A task given to stations. Queued until a run stands behind it, then underway: the stations practise for that
-    run.
+    """A task given to stations: to chosen ones, or to any `any_count` with its body, chosen when it starts.
+
+    It waits in the lab's queue until its stations are free, and holds them (standby) from the moment that a run stands
+    behind it. With a `parent`, the trained run to practise with, the dispatcher launches that run; without one it waits
+    for a person's. The reason for which it waits is computed (queue.py); `reason` keeps what history needs.
     """
 
     STATES = ASSIGNMENT_STATES
-    LIVE = ("queued", "underway")
-    TRANSITIONS = {"queued": ("underway", "canceled"), "underway": ("completed", "canceled")}
+    WAITING = ("queued", "delayed", "blocked")  # while no run stands behind it
+    HOLDING = ("standby", "underway", "delayed")  # while one does
+    LIVE = ("queued", "standby", "underway", "delayed", "blocked")
+    TRANSITIONS = {
+        "queued": ("standby", "underway", "delayed", "blocked", "skipped", "canceled", "killed"),
+        "standby": ("underway", "delayed", "completed", "failed", "canceled", "killed"),
+        "underway": ("delayed", "completed", "failed", "canceled", "killed"),
+        "delayed": ("queued", "standby", "underway", "blocked", "completed", "failed", "canceled", "killed"),
+        "blocked": ("queued", "standby", "underway", "delayed", "canceled", "killed"),
+        "skipped": (),
+        "canceled": (),
+        "killed": (),
+        "failed": (),
+        "completed": (),
+    }
 
     lab = models.ForeignKey(Lab, on_delete=models.CASCADE, related_name="assignments")
     task = models.ForeignKey(Task, on_delete=models.PROTECT, related_name="assignments")
     stations = models.ManyToManyField(Station, through="AssignedStation", related_name="assignments")
+    any_count = models.PositiveSmallIntegerField(null=True)
+    parent = models.ForeignKey("learning.Run", null=True, on_delete=models.PROTECT, related_name="+")
     run = models.ForeignKey("learning.Run", null=True, on_delete=models.SET_NULL, related_name="assignments")
     state = models.CharField(max_length=12, choices=choices(STATES), default="queued")
+    reason = models.CharField(max_length=300, blank=True)
+    # At most one budget; none: the run's own end is the assignment's.
+    budget_episodes = models.PositiveIntegerField(null=True)
+    budget_hours = models.FloatField(null=True)
+    target_success = models.FloatField(null=True)
+    priority = models.PositiveSmallIntegerField(default=1, choices=list(PRIORITIES.items()))
+    position = models.PositiveIntegerField(default=0)  # in the queue, among those that wait
+    not_before = models.DateTimeField(null=True)
+    # The first of a series repeats: a periodic task of its own makes the others, which point to it.
+    repeats = models.CharField(max_length=8, blank=True, default="", choices=choices(REPEATS))
+    schedule = models.OneToOneField(
+        "django_celery_beat.PeriodicTask", null=True, on_delete=models.SET_NULL, related_name="+"
+    )
+    series = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="occurrences")
+    due_at = models.DateTimeField(null=True)  # which occurrence it is
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
     created_at = models.DateTimeField(default=timezone.now)
+    started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
 
     class Meta:
         ordering = ["-id"]
-        constraints = [models.CheckConstraint(condition=Q(state__in=ASSIGNMENT_STATES), name="assignment_state_known")]
+        indexes = [
+            models.Index(
+                fields=["lab", "position"],
+                condition=Q(state__in=("queued", "standby", "underway", "delayed", "blocked")),
+                name="assignment_queue",
+            )
+        ]
+        constraints = [
+            models.CheckConstraint(condition=Q(state__in=ASSIGNMENT_STATES), name="assignment_state_known"),
+            models.CheckConstraint(condition=Q(priority__in=tuple(PRIORITIES)), name="assignment_priority_known"),
+            models.CheckConstraint(
+                condition=Q(budget_episodes=None, budget_hours=None)
+                | Q(budget_episodes=None, target_success=None)
+                | Q(budget_hours=None, target_success=None),
+                name="assignment_has_one_budget",
+            ),
+            models.CheckConstraint(
+                condition=Q(repeats="") | Q(due_at__isnull=False, series=None), name="assignment_series_has_a_first"
+            ),
+            models.UniqueConstraint(fields=["series", "due_at"], name="assignment_occurs_once"),
+        ]
 
     def __str__(self):
         return f"assignment {self.pk}"
 
+    @property
+    def is_live(self):
+        return self.state in self.LIVE
+
+    @property
+    def waits(self):
+        return self.run_id is None and self.state in self.WAITING
+
 
 class AssignedStation(models.Model):
-    """A station's place in an assignment; `live` until the assignment ends or the station is moved to another one."""
+    """A station's place in an assignment: wanted by one that waits, held (`live`) by one that a run stands behind."""
 
     assignment = models.ForeignKey(Assignment, on_delete=models.CASCADE, related_name="places")
     station = models.ForeignKey(Station, on_delete=models.CASCADE, related_name="places")
-    live = models.BooleanField(default=True)
+    live = models.BooleanField(default=False)
 
     class Meta:
         constraints = [

@@ -137,25 +137,19 @@ def free_stations(lab: Lab):
     return lab.stations.exclude(places__live=True).order_by("number")
 
 
-def list_tasks(lab: Lab):
-    return lab.tasks.order_by("name")
+def list_tasks(lab: Lab, archived: bool = False):
+    """Those that can be assigned, or those that no longer can."""
+    return lab.tasks.filter(archived_at__isnull=not archived).order_by("name")
 
 
-def list_assignments(lab: Lab, live_only: bool = False):
-    rows = lab.assignments.select_related("task", "run", "created_by").prefetch_related("stations")
-    return rows.filter(state__in=Assignment.LIVE) if live_only else rows
+def list_assignments(lab: Lab):
+    return lab.assignments.select_related("task", "run", "created_by").prefetch_related("stations")
 
 
-def assignment_row(assignment: Assignment) -> dict:
-    return {
-        "id": assignment.pk,
-        "task": assignment.task.slug,
-        "state": assignment.state,
-        "run": assignment.run_id,
-        "stations": [station.slug for station in assignment.stations.all()],
-        "created_at": assignment.created_at.isoformat(),
-        "ended_at": assignment.ended_at.isoformat() if assignment.ended_at else None,
-    }
+def list_ended_assignments(lab: Lab, state: str = ""):
+    """The newest first; of one final state, if it is named."""
+    rows = list_assignments(lab).exclude(state__in=Assignment.LIVE).order_by("-ended_at", "-pk")
+    return rows.filter(state=state) if state else rows
 
 
 def list_episodes(

@@ -21,5 +21,6 @@ urlpatterns = [
     path("labs/<slug:lab_slug>/episodes/", episodes.episodes, name="episodes"),
     path("labs/<slug:lab_slug>/episodes/<uuid:episode_uuid>", episodes.episode, name="episode"),
     path("labs/<slug:lab_slug>/tasks/", tasks.tasks, name="tasks"),
+    path("labs/<slug:lab_slug>/tasks/queue", tasks.task_queue, name="task_queue"),
     path("labs/<slug:lab_slug>/charts/", episodes.charts, name="charts"),
 ]

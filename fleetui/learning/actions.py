@@ -171,18 +171,23 @@ def launch_run(
     assignment: Assignment | None = None,
     task: Task | None = None,
     stations: list[Station] | tuple = (),
+    with_stations: list[Station] | None = None,
 ) -> Run:
     """Check everything, write the run and enqueue its job.
 
     An improve run practises on an assignment that waits for a run, or on the task and stations given, which get one.
+    `with_stations` are those that the dispatcher found for an assignment of any stations.
     """
     try:
         checked = recipe_from_json(recipe | {"kind": kind})
     except RecipeError as error:
         raise Invalid(str(error), error.problems) from None
+    stations = list(with_stations or stations)
     problems = _launch_problems(lab, kind, dataset, parent, assignment, task, stations)
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
+    if kind == "improve":
+        fleet_actions.lock_queue(lab)  # the dispatcher must not give the same stations away meanwhile
     number = Run.objects.filter(lab=lab).count() + 1
     run = Run.objects.create(
         lab=lab,
@@ -197,9 +202,10 @@ def launch_run(
     if kind == "improve":
         assignment = assignment or _waiting_assignment(task, stations)
         if assignment is not None:
-            fleet_actions.start_assignment(assignment=assignment, run=run)
+            chosen = stations if assignment.any_count else None
+            fleet_actions.start_assignment(assignment=assignment, run=run, stations=chosen)
         else:
-            fleet_actions.assign_task(lab=lab, task=task, stations=list(stations), user=user, run=run)
+            fleet_actions.assign_task(lab=lab, task=task, stations=stations, user=user, run=run)
     audit.info("%s launches %s", user, run.topic)
     enqueue_on_commit("learning.run", run.pk)
     return run
@@ -217,15 +223,21 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
         return problems
     if parent is None or parent.lab_id != lab.pk:
         problems["parent"] = "Choose the SFT run whose policy and reward model to start from."
-    elif parent.kind != "sft" or parent.state != "completed":
+    elif parent.kind == "sft" and parent.state != "completed":
         problems["parent"] = f"{parent} is no completed SFT run; choose one."
-    elif parent.newest_checkpoint("policy") is None or parent.newest_checkpoint("reward_model") is None:
-        problems["parent"] = f"{parent} left no policy or no reward model; choose another SFT run."
+    elif parent.is_live:
+        problems["parent"] = f"{parent} is still {parent.state}; wait until it has ended or choose another run."
+    elif parent.best_checkpoint("policy") is None or parent.best_checkpoint("reward_model") is None:
+        problems["parent"] = f"{parent} left no policy or no reward model; choose another run."
     else:
         problems |= _body_problems(parent, assignment.task if assignment else task)
     if assignment is not None:
-        if assignment.lab_id != lab.pk or assignment.state != "queued":
+        if assignment.lab_id != lab.pk or not assignment.waits:
             problems["assignment"] = "This assignment has a run already or has ended; choose one that waits for a run."
+        elif assignment.task.archived_at:
+            problems["assignment"] = f"{assignment.task} is archived; restore the task first."
+        elif assignment.any_count and assignment.any_count != len(stations):
+            problems["stations"] = f"This assignment takes any {assignment.any_count} stations; choose so many."
         return problems
     if task is None:
         problems["task"] = "Choose the task to practise."
@@ -236,7 +248,7 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
 
 def _body_problems(parent: Run, task: Task | None) -> dict[str, str]:
     """A policy moves only the body it was trained for; stations of another one would wait for it for ever."""
-    trained = {TASKS[family].embodiment for family in parent.dataset.families if family in TASKS}
+    trained = {TASKS[family].embodiment for family in parent.sft_run.dataset.families if family in TASKS}
     wanted = TASKS[task.family].embodiment if task and task.family in TASKS else None
     if wanted and trained and wanted not in trained:
         return {"task": f"{task} is for the body {wanted}, and {parent} was trained for {' and '.join(trained)}."}
@@ -244,12 +256,12 @@ def _body_problems(parent: Run, task: Task | None) -> dict[str, str]:
 
 
 def _waiting_assignment(task: Task, stations) -> Assignment | None:
-    """The manager's assignment of this task to exactly these stations, if it waits for a run."""
+    """The manager's assignment of this task to exactly these stations, or to any so many, if it waits for a run."""
     wanted = {station.pk for station in stations}
-    for assignment in Assignment.objects.filter(task=task, state="queued", run=None):
-        if set(assignment.places.filter(live=True).values_list("station_id", flat=True)) == wanted:
-            return assignment
-    return None
+    waiting = Assignment.objects.filter(task=task, state__in=Assignment.WAITING, run=None, parent=None)
+    named = {row: set(row.places.values_list("station_id", flat=True)) for row in waiting.order_by("position")}
+    exact = [row for row, stations in named.items() if not row.any_count and stations == wanted]
+    return next(iter(exact + [row for row in named if row.any_count == len(wanted)]), None)
 
 
 def cancel_run(*, run: Run, user) -> None:
@@ -298,6 +310,8 @@ def move_run(
         rows = rows.filter(attempt=attempt)
     if not rows.update(state=to, **fields):
         return False
+    if to == "running":
+        fleet_actions.begin_practice(run=run)
     _emit_head(run)
     return True
 
@@ -339,14 +353,21 @@ def beat_run(*, run: Run) -> bool:
 def finish_run(
     *, run: Run, state: str, error: str = "", sources: tuple[str, ...] | None = None, attempt: int | None = None
 ) -> bool:
-    """The run has ended: its stations become free and idle."""
+    """The run has ended: its stations become free and idle, and its assignment says how it ended.
+
+    A run that was cancelled because its assignment's budget is reached is completed, not canceled.
+    """
+    if state == "canceled" and sources is None and run.assignments.filter(state="completed").exists():
+        state = "completed"
     fields = {"error": error, "ended_at": timezone.now(), "eta_s": None, "heartbeat_at": None, "holding": False}
     if state == "completed":
         fields["progress"] = 1.0
     if not move_run(run=run, to=state, sources=sources, attempt=attempt, **fields):
         return False
     for assignment in run.assignments.filter(state__in=Assignment.LIVE):
-        fleet_actions.end_assignment(assignment=assignment, state="completed" if state == "completed" else "canceled")
+        ending = {"completed": "completed", "failed": "failed"}.get(state, "killed")
+        reason = {"failed": f"{run} failed: {error}", "killed": f"Its run {run} was stopped."}.get(ending, "")
+        fleet_actions.end_assignment(assignment=assignment, state=ending, reason=reason)
     return True
 
 

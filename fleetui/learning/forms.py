@@ -117,16 +117,19 @@ class ImproveForm(LaunchForm):
         super().__init__(*args, lab=lab, **kwargs)
         busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
         self.fields["parent"].queryset = selectors.list_parents(lab)
-        self.fields["task"].queryset = lab.tasks.order_by("name")
+        self.fields["task"].queryset = lab.tasks.filter(archived_at=None).order_by("name")
         free = self.fields["stations"].queryset = lab.stations.exclude(pk__in=busy.values("station")).order_by("number")
         # What a manager assigned already is what one most likely wants to practise.
-        waiting = Assignment.objects.filter(lab=lab, state="queued", run=None).order_by("-id").first()
+        waiting = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)
+        waiting = waiting.filter(task__archived_at=None).order_by("position")
+        chosen = str(self.initial.get("assignment", ""))[:18]
+        waiting = waiting.filter(pk=chosen).first() if chosen else waiting.first()
         # Else what the newest policy was shown: practice of a task that it never saw begins at nothing.
         parent = self.fields["parent"].queryset.first()
         shown = lab.tasks.filter(family__in=parent.dataset.families).first() if parent and parent.dataset else None
         self.fields["task"].initial = waiting.task_id if waiting else shown and shown.pk
         self.fields["stations"].initial = (
-            free.filter(places__live=True, places__assignment=waiting) if waiting else free
+            free.filter(places__assignment=waiting) if waiting and not waiting.any_count else free
         )
 
     @property

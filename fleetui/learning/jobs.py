@@ -19,10 +19,12 @@ import time
 
 import psutil
 from celery import shared_task
+from celery.beat import EmbeddedService
 from celery.signals import worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections
 
+from fleetui.celery import app as celery_app
 from fleetui.embedded import end_with_parent
 from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet.models import Episode
@@ -47,6 +49,7 @@ LATE_UPLOAD_S = 3.0  # a station has ended its episode, whose upload is on its w
 STATION_STUCK_S = 60.0  # a station that doesn't end its episode doesn't stop the round for ever
 
 stopping = threading.Event()  # the worker is going down
+beat = None  # Celery's clock for what repeats, while a worker runs
 
 
 def start_child(command: list[str], output, **options) -> subprocess.Popen:
@@ -180,7 +183,7 @@ class Supervision:
             folder = self.dir.data
         else:
             wanted = {
-                f"{role}.safetensors": run.parent.newest_checkpoint(role).file for role in ("policy", "reward_model")
+                f"{role}.safetensors": run.parent.best_checkpoint(role).file for role in ("policy", "reward_model")
             }
             folder = self.dir.start
         for path in folder.iterdir():  # nothing but what this run is made of
@@ -491,6 +494,15 @@ def render_episode_job(episode_id: str) -> None:
     shutil.rmtree(part, ignore_errors=True)
 
 
+# The queue of assignments
+
+
+@shared_task(name="fleet.repeat_assignment")
+def repeat_assignment_job(assignment_id: int) -> None:
+    """Celery's beat sends this when an occurrence of a repeating assignment is due."""
+    fleet_actions.repeat_assignment(assignment_id=assignment_id)
+
+
 # The worker's own life
 
 
@@ -508,6 +520,8 @@ def begin_watch(**_) -> None:
                 if all_waiting:
                     looked_at_all = time.monotonic()
                 fleet_actions.disconnect_silent_stations()
+                fleet_actions.dispatch_all()
+                keep_clock_running()
             except Exception:
                 log.exception("looking for stale runs")
             stopping.wait(WATCH_S)
@@ -515,6 +529,16 @@ def begin_watch(**_) -> None:
     threading.Thread(target=watch, name="watch", daemon=True).start()
 
 
+def keep_clock_running() -> None:
+    """Celery's beat, in a thread of this worker: what repeats needs no process of its own. A lost database ends it."""
+    global beat
+    if beat is None or not beat.is_alive():
+        beat = EmbeddedService(celery_app, thread=True, scheduler_cls=settings.CELERY_BEAT_SCHEDULER)
+        beat.start()
+
+
 @worker_shutting_down.connect
 def begin_stop(**_) -> None:
     stopping.set()
+    if beat is not None:
+        beat.service.stop()

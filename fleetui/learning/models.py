@@ -66,7 +66,7 @@ class Run(models.Model):
         "running": ("pausing", "canceling", "completed", "failed", "queued"),
         "pausing": ("paused", "running", "canceling", "completed", "failed", "queued"),
         "paused": ("running", "canceling", "completed", "failed", "queued"),
-        "canceling": ("canceled", "failed"),
+        "canceling": ("canceled", "completed", "failed"),  # completed: ended because its budget was reached
         "canceled": (),
         "failed": (),
         "completed": (),
@@ -139,9 +139,24 @@ class Run(models.Model):
     def newest_checkpoint(self, role: str) -> "Checkpoint | None":
         return self.checkpoints.filter(role=role).order_by("-version", "-created_at").first()
 
+    @property
+    def sft_run(self) -> "Run":
+        """The run of demonstrations that it goes back to: its reward model judges all that came of it."""
+        run = self
+        while run.parent is not None:
+            run = run.parent
+        return run
+
+    def best_checkpoint(self, role: str) -> "Checkpoint | None":
+        """What another run starts from: of practice the policy that was kept, and always the SFT run's reward model."""
+        if role == "reward_model":
+            return self.sft_run.newest_checkpoint(role)
+        kept = self.checkpoints.filter(role=role, version=self.kept_version).first()
+        return kept or self.newest_checkpoint(role)
+
     def policy_message(self, policy: "Checkpoint") -> dict:
         """What a station is told to load: the policy, and the parent's frozen reward model that judges it."""
-        judge = self.parent.newest_checkpoint("reward_model")
+        judge = self.parent.best_checkpoint("reward_model")
         return {
             "type": "policy",
             "checkpoint": str(policy.uuid),

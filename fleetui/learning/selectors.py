@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from django.db.models import Prefetch
+from django.db.models import Prefetch, Q
 
 from fleetui.fleet.models import IN_EPISODE, Episode, Lab, Station
 from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
@@ -44,6 +44,12 @@ def list_parents(lab: Lab):
     """SFT runs that left a policy and a reward model: what an improve run can start from."""
     runs = lab.runs.filter(kind="sft", state="completed", checkpoints__role="policy").distinct().order_by("-id")
     return runs.filter(pk__in=Checkpoint.objects.filter(role="reward_model").values("run"))
+
+
+def list_sources(lab: Lab):
+    """What an assignment may practise with: those, and ended practice that left a policy, the newest first."""
+    practised = lab.runs.filter(kind="improve", state__in=("completed", "canceled"), checkpoints__role="policy")
+    return lab.runs.filter(Q(pk__in=list_parents(lab).values("pk")) | Q(pk__in=practised.values("pk"))).order_by("-id")
 
 
 def run_row(run: Run) -> dict:

@@ -17,6 +17,7 @@ from fleetui.learning.forms import LAUNCH_FORMS, GenerateForm, UploadForm
 from fleetui.learning.models import Metric
 from training.recipes import RECIPES
 
+LAUNCH_FROM = ("dataset", "parent", "assignment")  # what a link to the launch form may choose
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 CONTROLS = {
     "cancel": (actions.cancel_run, "is being canceled; it keeps its checkpoints."),
@@ -42,7 +43,7 @@ def new_run(request, lab_slug):
     kind = request.GET.get("kind", "sft")
     if kind not in LAUNCH_FORMS:
         raise Http404(f"There is no kind of run {kind!r}; known are {', '.join(LAUNCH_FORMS)}.")
-    chosen = {name: value for name, value in request.GET.items() if name in ("dataset", "parent") and value.isdecimal()}
+    chosen = {name: value for name, value in request.GET.items() if name in LAUNCH_FROM and value.isdecimal()}
     form = LAUNCH_FORMS[kind](request.POST or None, lab=lab, initial=chosen)
     if request.method == "POST" and form.is_valid():
         try:

@@ -132,7 +132,7 @@ def test_an_improve_run_takes_the_waiting_assignment(lab, sft_run):
     body = {"kind": "improve", "parent": sft_run.pk, "recipe": {}}
     row = lab.call("researcher", "post", "runs", body | {"assignment": assignment.json()["id"]}).json()
     assert row["stations"] == ["arm-1", "arm-2"] and row["task"] == "block2block"
-    assert Assignment.objects.get().state == "underway"
+    assert Assignment.objects.get().state == "standby"
     again = lab.call("researcher", "post", "runs", body | {"task": "block2block", "stations": ["arm-1"]})
     assert "Arm 1" in refused(again, 409)
     assert Run.objects.filter(kind="improve").count() == 1
@@ -142,18 +142,18 @@ def test_an_improve_run_makes_an_assignment_of_free_and_waiting_stations(lab, sf
     lab.call("manager", "post", "assignments", {"task": "block2block", "stations": ["arm-1", "arm-2"]})
     body = {"kind": "improve", "parent": sft_run.pk, "recipe": {}, "task": "block2block", "stations": ["arm-1"]}
     assert lab.call("researcher", "post", "runs", body).status_code == 200
-    live = AssignedStation.objects.filter(live=True)
-    assert {(place.station.slug, place.assignment.state) for place in live} == {
-        ("arm-1", "underway"),
-        ("arm-2", "queued"),
+    places = AssignedStation.objects.all()
+    assert {(place.station.slug, place.live, place.assignment.run is None) for place in places} == {
+        ("arm-1", True, False),
+        ("arm-2", False, True),
     }
 
 
-def test_an_assignment_with_a_live_run_can_not_be_cancelled_alone(lab, improve_run):
+def test_an_assignment_is_cancelled_with_its_run(lab, improve_run):
     assignment = Assignment.objects.get()
     answer = lab.call("manager", "delete", f"assignments/{assignment.pk}")
-    assert "run" in refused(answer, 409)
-    lab.call("researcher", "post", f"runs/{improve_run.pk}/cancel")
+    assert answer.json()["state"] == "canceled" and not AssignedStation.objects.filter(live=True).exists()
+    assert "canceled already" in refused(lab.call("manager", "delete", f"assignments/{assignment.pk}"), 409)
     improve_run.refresh_from_db()
     assert improve_run.state == "canceling"  # its job ends it
 

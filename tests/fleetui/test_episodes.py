@@ -77,7 +77,8 @@ def test_what_a_station_is_told(lab, improve_run, sft_run):
     policy = add_checkpoint(improve_run, "policy", 0)
     learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
     assignment, told = actions.list_orders(station=lab.stations[0])
-    assert assignment["task"] == {"name": "block2block", "time_limit_steps": lab.task.time_limit_steps}
+    limits = {"time_limit_steps": lab.task.time_limit_steps, "stall_steps": None, "regression": None}
+    assert assignment["task"] == {"name": "block2block"} | limits
     judge = sft_run.newest_checkpoint("reward_model")
     assert (told["checkpoint"], told["sha256"]) == (str(policy.uuid), policy.sha256)
     assert (told["reward_model"], told["threshold"], told["consecutive"]) == (str(judge.uuid), 2.5, 2)
@@ -210,5 +211,7 @@ def test_a_station_has_one_live_assignment_and_one_live_lease(lab, improve_run):
     with pytest.raises(IntegrityError), transaction.atomic():
         Lease.objects.create(station=lab.stations[0], user=lab.users["manager"], epoch=lease.epoch + 1)
     with pytest.raises(access.Conflict, match="Already assigned: Arm 1"):
-        actions.assign_task(lab=lab.row, task=lab.task, stations=[lab.stations[0]], user=lab.users["manager"])
+        actions.assign_task(
+            lab=lab.row, task=lab.task, stations=[lab.stations[0]], user=lab.users["manager"], run=improve_run
+        )
     assert AssignedStation.objects.filter(live=True).count() == 2

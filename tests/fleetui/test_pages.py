@@ -142,7 +142,7 @@ def test_tasks_are_made_assigned_and_canceled(lab):
     assert post(lab, "manager", "tasks/", act="assign", task=task.pk, stations=stations).status_code == 302
     assignment = Assignment.objects.get()
     assert assignment.stations.count() == 2
-    assert "Every station holds an assignment already" in get(lab, "manager", "tasks/").content.decode()
+    assert "waits for a run to stand behind it" in get(lab, "manager", "tasks/").content.decode()
     assert post(lab, "researcher", "tasks/", act="cancel", assignment=assignment.pk).status_code == 403
     assert post(lab, "manager", "tasks/", act="cancel", assignment=assignment.pk).status_code == 302
     assignment.refresh_from_db()

@@ -1,40 +1,304 @@
 """Assignments: tasks given to stations, and what a station is told to do about them."""
 
+import json
 import logging
+import time
+import uuid as uuids
+from datetime import UTC, datetime, timedelta
 
+from django.apps import apps
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils import timezone
+from django_celery_beat.models import CrontabSchedule, PeriodicTask
 
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import grant_lease
-from fleetui.fleet.models import AssignedStation, Assignment, Lab, Lease, Station, Task
+from fleetui.fleet.models import PRIORITIES, REPEATS, AssignedStation, Assignment, Lab, Lease, Station, Task
 from fleetui.messages import tell_station_on_commit
-from robots import tasks as task_families
 
 audit = logging.getLogger("fleetui.audit")
 
 
+PATIENCE = timedelta(hours=24)  # one that has waited so long is not overtaken any more, whatever has priority
+# What the occurrences of a series have in common.
+REPEATED = ("lab", "task", "created_by", "any_count", "parent", "budget_episodes", "budget_hours", "target_success")
+REPEATED += ("priority",)
+REPEAT_PERIODS = {"daily": timedelta(days=1), "weekly": timedelta(days=7)}
+
+
+def lock_queue(lab: Lab) -> None:
+    """Whoever changes a lab's queue or gives its stations away does so alone, until the transaction ends.
+
+    The lock lets rows that merely name the lab be written, so no upload waits for it.
+    """
+    Lab.objects.select_for_update(no_key=True).get(pk=lab.pk)
+
+
+def dispatch_on_commit(lab: Lab) -> None:
+    """Something was freed, added or moved: see who may start."""
+    from fleetui.fleet.actions.dispatch import dispatch_assignments  # it starts assignments, so it imports this module
+
+    transaction.on_commit(lambda: dispatch_assignments(lab=lab), robust=True)
+
+
 @transaction.atomic
-def assign_task(*, lab: Lab, task: Task, stations: list[Station], user, run=None) -> Assignment:
-    """Give the task to stations. Without a run they wait for one; with a run they practise as soon as it publishes."""
-    if not stations:
-        raise Invalid("Choose at least one station.", {"stations": "Choose at least one station."})
-    if any(row.lab_id != lab.pk for row in (task, *stations)):
-        raise Invalid("The task and the stations must all belong to this lab.")
-    _refuse_unable(task, stations)
+def assign_task(
+    *,
+    lab: Lab,
+    task: Task,
+    stations: list[Station],
+    user,
+    run=None,
+    any_count: int | None = None,
+    parent=None,
+    episodes: int | None = None,
+    hours: float | None = None,
+    target_success: float | None = None,
+    priority: str = "normal",
+    not_before: datetime | None = None,
+    repeats: str = "",
+) -> Assignment:
+    """Give the task to these stations, or to any so many with its body.
+
+    With a run they practise as soon as it publishes; the stations must be free. Without one the assignment enters the
+    queue: behind those of its priority or a higher one, and behind all that have waited for a day.
+    """
+    problems = _assignment_problems(
+        lab, task, stations, any_count, parent, episodes, hours, target_success, priority, not_before, repeats
+    )
+    if problems:
+        raise Invalid(" ".join(dict.fromkeys(problems.values())), problems)
+    lock_queue(lab)
     if run is not None:
         _take_from_waiting_assignments(task, stations)
+    level = next(level for level, word in PRIORITIES.items() if word == priority)
     assignment = Assignment.objects.create(
-        lab=lab, task=task, run=run, created_by=user, state="underway" if run else "queued"
+        lab=lab,
+        task=task,
+        created_by=user,
+        any_count=any_count,
+        parent=parent,
+        budget_episodes=episodes,
+        budget_hours=hours,
+        target_success=target_success,
+        priority=level,
+        not_before=not_before,
+        repeats=repeats,
+        due_at=not_before if repeats else None,
     )
+    AssignedStation.objects.bulk_create(AssignedStation(assignment=assignment, station=station) for station in stations)
+    if run is not None:
+        start_assignment(assignment=assignment, run=run)
+    else:
+        enter_queue(assignment)
+    if repeats:
+        _schedule(assignment)
+    audit.info("%s assigns %s in %s: assignment %s", user, task, lab.slug, assignment.pk)
+    dispatch_on_commit(lab)
+    return assignment
+
+
+def _assignment_problems(
+    lab, task, stations, any_count, parent, episodes, hours, target_success, priority, not_before, repeats
+) -> dict[str, str]:
+    problems = {}
+    if any_count is None and not stations:
+        problems["stations"] = "Choose at least one station."
+    elif any_count is not None and stations:
+        problems["stations"] = "Either choose stations or say how many of any; not both."
+    elif any_count is not None and not 1 <= any_count <= 1000:
+        problems["any_count"] = "Any number of stations from 1 to 1000."
+    if any(row is not None and row.lab_id != lab.pk for row in (task, parent, *stations)):
+        problems["task"] = "The task, the run and the stations must all belong to this lab."
+    elif task.archived_at:
+        problems["task"] = f"{task} is archived; restore it first or choose another task."
+    elif unable := _unable(task, stations):
+        problems["stations"] = unable
+    if parent is not None and (parent.is_live or parent.state == "failed"):
+        problems["parent"] = f"{parent} is {parent.state}; choose a run that ended well and left a policy."
+    if sum(each is not None for each in (episodes, hours, target_success)) > 1:
+        problems["budget"] = "Give one budget at most: episodes, hours or a target success."
+    elif episodes is not None and not 1 <= episodes <= 10_000_000:
+        problems["budget"] = "A budget of episodes must be 1 to 10000000."
+    elif hours is not None and not 0.01 <= hours <= 10_000:
+        problems["budget"] = "A budget of hours must be 0.01 to 10000."
+    elif target_success is not None and not 0.01 <= target_success <= 1:
+        problems["budget"] = "A target success must be a share from 0.01 to 1."
+    if priority not in PRIORITIES.values():
+        problems["priority"] = f"{priority!r} is no priority; choose {', '.join(PRIORITIES.values())}."
+    if repeats not in REPEATS:
+        problems["repeats"] = f"{repeats!r} is no repetition; choose daily or weekly, or leave it out."
+    elif repeats and not_before is None:
+        problems["not_before"] = "Say when it starts first: it repeats at that time of the day."
+    elif repeats and not_before <= timezone.now():
+        problems["not_before"] = "The first start of what repeats must lie ahead."
+    if not_before is not None and not_before > timezone.now() + timedelta(days=366):
+        problems["not_before"] = "The earliest start must lie within a year."
+    return problems
+
+
+def _unable(task: Task, stations: list[Station]) -> str:
+    for station in stations:
+        body = station.embodiment.get("name", task.embodiment)
+        if body != task.embodiment:
+            return f"{station} has the body {body}, but {task} needs {task.embodiment}; leave this station out."
+    return ""
+
+
+def enter_queue(assignment: Assignment) -> None:
+    """Put a new one in its place; the queue is locked."""
+    since = timezone.now() - PATIENCE
+    line = list_waiting(assignment.lab)
+    line = [row for row in line if row.pk != assignment.pk]
+    before = 0
+    for place, row in enumerate(line, start=1):
+        waits_since = max(row.created_at, row.not_before or row.created_at)
+        if row.priority >= assignment.priority or waits_since < since:
+            before = place
+    line.insert(before, assignment)
+    renumber(line)
+
+
+def list_waiting(lab: Lab) -> list[Assignment]:
+    return list(lab.assignments.filter(state__in=Assignment.WAITING, run=None).order_by("position", "pk"))
+
+
+def renumber(line: list[Assignment]) -> None:
+    for position, row in enumerate(line, start=1):
+        row.position = position
+    Assignment.objects.bulk_update(line, ["position"])
+
+
+@transaction.atomic
+def reorder_assignment(*, assignment: Assignment, before: Assignment | None, user) -> None:
+    """Put a waiting one just before another waiting one, or at the end: a person's order goes before priorities."""
+    lock_queue(assignment.lab)
+    line = list_waiting(assignment.lab)
+    if assignment not in line:
+        raise Conflict("It does not wait any more, so it has no place in the queue; look at the page anew.")
+    if before is not None and before not in line:
+        raise Conflict("The one that it shall stand before does not wait any more; look at the page anew.")
+    if before == assignment:
+        return
+    line.remove(assignment)
+    line.insert(len(line) if before is None else line.index(before), assignment)
+    renumber(line)
+    audit.info("%s moves assignment %s before %s", user, assignment.pk, before.pk if before else "nothing")
+    dispatch_on_commit(assignment.lab)
+
+
+def _schedule(assignment: Assignment) -> None:
+    """Celery's beat makes the later ones: its periodic task carries the id of the first, and nothing else."""
+    at = assignment.due_at.astimezone(UTC)
+    times, _ = CrontabSchedule.objects.get_or_create(
+        minute=str(at.minute),
+        hour=str(at.hour),
+        day_of_week=str(at.isoweekday() % 7) if assignment.repeats == "weekly" else "*",
+        day_of_month="*",
+        month_of_year="*",
+        timezone="UTC",
+    )
+    assignment.schedule = PeriodicTask.objects.create(
+        name=f"assignment {assignment.pk}",
+        task="fleet.repeat_assignment",
+        crontab=times,
+        args=json.dumps([assignment.pk]),
+        start_time=assignment.due_at,
+    )
+    assignment.save(update_fields=["schedule"])
+
+
+@transaction.atomic
+def repeat_assignment(*, assignment_id: int, now: datetime | None = None) -> Assignment | None:
+    """The next of a series: it enters the queue, or is skipped while an earlier one has not ended.
+
+    However often it is called, an occurrence is made once. The first one is the assignment that repeats itself.
+    """
+    now = now or timezone.now()
+    first = Assignment.objects.select_related("lab", "task").filter(pk=assignment_id).exclude(repeats="").first()
+    if first is None:
+        return None
+    lock_queue(first.lab)
+    period = REPEAT_PERIODS[first.repeats]
+    due = first.due_at + (now + timedelta(seconds=30) - first.due_at) // period * period
+    if due <= first.due_at or first.occurrences.filter(due_at=due).exists():
+        return None
+    family = Assignment.objects.filter(Q(pk=first.pk) | Q(series=first))
+    before = family.filter(state__in=Assignment.LIVE).order_by("due_at").first()
+    again = Assignment.objects.create(
+        due_at=due,
+        not_before=due,
+        series=first,
+        **{name: getattr(first, name) for name in REPEATED},
+    )
+    if not first.any_count:
+        stations = first.places.values_list("station_id", flat=True)
+        AssignedStation.objects.bulk_create(AssignedStation(assignment=again, station_id=pk) for pk in stations)
+    if before is not None:
+        reason = f"The one of {before.due_at:%a %H:%M} UTC was still {before.state}."
+        move_assignment(assignment=again, to="skipped", reason=reason)
+    else:
+        enter_queue(again)
+        dispatch_on_commit(first.lab)
+    again.refresh_from_db()
+    return again
+
+
+@transaction.atomic
+def stop_repeating(*, assignment: Assignment, user) -> None:
+    """No more of this series; what is queued or under way of it stays."""
+    first = assignment.series or assignment
+    if not Assignment.objects.filter(pk=first.pk).exclude(repeats="").update(repeats=""):
+        raise Conflict(f"The assignment of {first.task} does not repeat.")
+    PeriodicTask.objects.filter(name=f"assignment {first.pk}").delete()
+    audit.info("%s lets assignment %s repeat no more", user, first.pk)
+
+
+def _take_from_waiting_assignments(task: Task, stations: list[Station]) -> None:
+    """A run takes over stations that a manager assigned to its task and that wait for a run like it."""
+    places = AssignedStation.objects.filter(
+        station__in=stations,
+        assignment__run=None,
+        assignment__parent=None,
+        assignment__task=task,
+        assignment__state__in=Assignment.WAITING,
+    )
+    emptied = set(places.values_list("assignment_id", flat=True))
+    places.delete()
+    for assignment in Assignment.objects.filter(pk__in=emptied).exclude(places__isnull=False):
+        move_assignment(assignment=assignment, to="canceled", reason="A run took all of its stations over.")
+
+
+@transaction.atomic
+def start_assignment(*, assignment: Assignment, run, stations: list[Station] | None = None) -> None:
+    """Put a run behind a waiting assignment: from now on it holds its stations, or those that were found for it."""
+    practises = run.state == "running"
+    moved = move_assignment(
+        assignment=assignment,
+        to="underway" if practises else "standby",
+        sources=Assignment.WAITING,
+        run=run,
+        reason="",
+        started_at=timezone.now() if practises else None,
+    )
+    if not moved:
+        raise Conflict("This assignment already has a run or has ended; choose another one.")
+    assignment.refresh_from_db()
+    if stations is not None:
+        if unable := _unable(assignment.task, stations):
+            raise Invalid(unable, {"stations": unable})
+        wanted = set(assignment.places.values_list("station_id", flat=True))
+        AssignedStation.objects.bulk_create(
+            AssignedStation(assignment=assignment, station=station) for station in stations if station.pk not in wanted
+        )
     try:
         with transaction.atomic():
-            AssignedStation.objects.bulk_create(
-                AssignedStation(assignment=assignment, station=station) for station in stations
-            )
+            assignment.places.update(live=True)
     except IntegrityError:
-        taken = AssignedStation.objects.filter(live=True, station__in=stations).exclude(assignment=assignment)
+        wanted = assignment.places.values_list("station_id", flat=True)
+        taken = AssignedStation.objects.filter(live=True, station__in=wanted).exclude(assignment=assignment)
         said = (
             ", ".join(
                 f"{place.station} ({place.assignment.task})"
@@ -46,66 +310,99 @@ def assign_task(*, lab: Lab, task: Task, stations: list[Station], user, run=None
             f"Already assigned: {said}. End that assignment or run first, or leave these stations out."
         ) from None
     _after_assignment_change(assignment)
-    return assignment
 
 
-def _refuse_unable(task: Task, stations: list[Station]) -> None:
-    wanted = task_families.get_task(task.family).embodiment
-    for station in stations:
-        body = station.embodiment.get("name", wanted)
-        if body != wanted:
-            raise Invalid(f"{station} has the body {body}, but {task.name} needs {wanted}; leave this station out.")
+def begin_practice(*, run) -> None:
+    """Its training process runs: what stood by for it is under way."""
+    now = timezone.now()
+    for assignment in Assignment.objects.filter(run=run, state__in=("standby", "delayed")):
+        started = assignment.started_at or now
+        move_assignment(assignment=assignment, to="underway", sources=("standby", "delayed"), started_at=started)
 
 
-def _take_from_waiting_assignments(task: Task, stations: list[Station]) -> None:
-    """A run takes over stations that a manager assigned to its task and that no run uses yet."""
-    places = AssignedStation.objects.filter(
-        live=True, station__in=stations, assignment__run=None, assignment__task=task, assignment__state="queued"
+def move_assignment(*, assignment: Assignment, to: str, sources: tuple[str, ...] | None = None, **fields) -> bool:
+    """One conditional UPDATE by the transition table; False where its state, whatever it is now, does not allow it."""
+    allowed = [state for state, targets in Assignment.TRANSITIONS.items() if to in targets]
+    rows = Assignment.objects.filter(
+        pk=assignment.pk, state__in=[state for state in allowed if sources is None or state in sources]
     )
-    emptied = set(places.values_list("assignment_id", flat=True))
-    places.update(live=False)
-    for assignment in Assignment.objects.filter(pk__in=emptied).exclude(places__live=True):
-        move_assignment(assignment=assignment, to="canceled")
+    if sources == Assignment.WAITING:
+        rows = rows.filter(run=None)  # a delayed one may be either side of its start
+    if to not in Assignment.LIVE:
+        fields["ended_at"] = timezone.now()
+    if "reason" in fields:
+        fields["reason"] = fields["reason"][:300]
+    return bool(rows.update(state=to, **fields))
 
 
 @transaction.atomic
-def start_assignment(*, assignment: Assignment, run) -> None:
-    """Put a run behind a waiting assignment."""
-    moved = Assignment.objects.filter(pk=assignment.pk, state="queued", run=None).update(run=run, state="underway")
-    if not moved:
-        raise Conflict("This assignment already has a run or has ended; choose another one.")
-    assignment.refresh_from_db()
-    _after_assignment_change(assignment)
-
-
-def move_assignment(*, assignment: Assignment, to: str) -> bool:
-    """Change its state if the transition table allows it from whatever it is now; False where it doesn't."""
-    sources = [state for state, targets in Assignment.TRANSITIONS.items() if to in targets]
-    ended = timezone.now() if to not in Assignment.LIVE else None
-    return bool(Assignment.objects.filter(pk=assignment.pk, state__in=sources).update(state=to, ended_at=ended))
-
-
-@transaction.atomic
-def end_assignment(*, assignment: Assignment, state: str) -> None:
-    """Complete or cancel it: its stations become free, and idle at the end of their episodes."""
-    if not move_assignment(assignment=assignment, to=state):
-        return
+def end_assignment(*, assignment: Assignment, state: str, reason: str = "") -> bool:
+    """It has ended, one way or another: its stations become free, and idle at the end of their episodes."""
+    if not move_assignment(assignment=assignment, to=state, reason=reason):
+        return False
     stations = [place.station for place in assignment.places.filter(live=True).select_related("station__lab")]
     assignment.places.filter(live=True).update(live=False)
     if assignment.run_id:
         Lease.objects.filter(run_id=assignment.run_id, released_at=None).update(released_at=timezone.now())
     for station in stations:
         order_station(station=station)
+        if assignment.task.sets_stations:
+            tell_settings(station)
         show_card(station)
+    dispatch_on_commit(assignment.lab)
+    return True
 
 
-def cancel_assignment(*, assignment: Assignment, user) -> None:
-    if assignment.run is not None and assignment.run.is_live:
-        raise Conflict(f"The run {assignment.run} practises on it; cancel the run, which frees the stations.")
-    if assignment.state not in Assignment.LIVE:
+@transaction.atomic
+def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> None:
+    """Take it out of the queue, or its stations away from it, at once; the run behind it is cancelled as well.
+
+    Stations finish their episode. With force they end it where they are: the assignment was killed, not canceled.
+    """
+    run = _end_alone(assignment)
+    stations = [place.station for place in assignment.places.filter(live=True).select_related("station__lab")]
+    ended = end_assignment(
+        assignment=assignment,
+        state="killed" if force else "canceled",
+        reason=f"{'Killed' if force else 'Canceled'} by {user}.",
+    )
+    if not ended:
+        assignment.refresh_from_db()
         raise Conflict(f"It is {assignment.state} already.")
-    audit.info("%s cancels assignment %s", user, assignment.pk)
-    end_assignment(assignment=assignment, state="canceled")
+    audit.info("%s %s assignment %s", user, "kills" if force else "cancels", assignment.pk)
+    if force:
+        for station in stations:
+            command = {"type": "command", "id": str(uuids.uuid4()), "name": "end_episode", "args": {}, "ttl_ms": 5000}
+            tell_station_on_commit(station.command_group, command | {"sent_at": time.time()})
+    if run is not None:
+        _cancel_run(run, user)
+
+
+@transaction.atomic
+def complete_assignment(*, assignment: Assignment, reason: str) -> None:
+    """Its budget is reached: it ends, and its run with it."""
+    run = _end_alone(assignment)
+    if end_assignment(assignment=assignment, state="completed", reason=reason) and run is not None:
+        _cancel_run(run, "the budget")
+
+
+def _end_alone(assignment: Assignment):
+    """Lock what ends together, in the order in which a run that ends by itself does; returns the run."""
+    lock_queue(assignment.lab)
+    assignment.refresh_from_db()
+    if assignment.run_id is None:
+        return None
+    runs = apps.get_model("learning", "Run").objects.select_related("lab")
+    return runs.select_for_update(of=("self",), no_key=True).get(pk=assignment.run_id)
+
+
+def _cancel_run(run, user) -> None:
+    from fleetui.learning.actions import cancel_run  # learning's actions import these
+
+    try:
+        cancel_run(run=run, user=user)
+    except Conflict:
+        pass  # it has ended, or is being canceled already
 
 
 def _after_assignment_change(assignment: Assignment) -> None:
@@ -115,7 +412,24 @@ def _after_assignment_change(assignment: Assignment) -> None:
             if live is None or live.run_id or live.has_expired():  # an operator who drives keeps it until the hand-back
                 grant_lease(station=place.station, run=assignment.run)
         order_station(station=place.station)
+        if assignment.task.sets_stations:
+            tell_settings(place.station)
         show_card(place.station)
+
+
+def tell_settings(station: Station) -> None:
+    """The settings that hold now: a task that has its own came to the station, or left it."""
+    settings = station.settings_json()
+    del settings["speed"]
+    command = {"type": "command", "id": str(uuids.uuid4()), "name": "settings", "args": settings, "ttl_ms": 60_000}
+    tell_station_on_commit(station.command_group, command | {"sent_at": time.time()})
+
+
+def tell_of_task(*, task: Task) -> None:
+    """The task was edited: the stations that practise it hear of it; an attempt under way keeps its limits."""
+    for place in AssignedStation.objects.filter(live=True, assignment__task=task).select_related("station__lab"):
+        order_station(station=place.station)
+        tell_settings(place.station)
 
 
 # What a station is told
@@ -127,7 +441,7 @@ def list_orders(*, station: Station) -> list[dict]:
     run = assignment.run if assignment else None
     if run is None or not run.practises():
         return [{"type": "assignment", "assignment": None, "run": None, "task": None, "purpose": "practice"}]
-    task = {"name": assignment.task.family, "time_limit_steps": assignment.task.time_limit_steps}
+    task = assignment.task.order_json()
     orders = [{"type": "assignment", "assignment": assignment.pk, "run": run.pk, "task": task, "purpose": "practice"}]
     policy = run.published_policy()
     if policy is not None:

@@ -5,9 +5,11 @@ import secrets
 
 from django.db import IntegrityError, transaction
 from django.db.models import Max
+from django.utils import timezone
 from django.utils.text import slugify
 
 from fleetui.access import Conflict, Invalid
+from fleetui.fleet.actions.assignments import dispatch_on_commit, tell_of_task
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.models import ROLES, Lab, Membership, Station, Task
 from robots import tasks as task_families
@@ -63,6 +65,7 @@ def create_station(
         token_prefix=token[:6],
     )
     show_card(station)
+    dispatch_on_commit(lab)
     return station, token
 
 
@@ -75,7 +78,18 @@ def renew_token(*, station: Station) -> str:
 
 
 def create_task(
-    *, lab: Lab, family: str, name: str = "", slug: str = "", time_limit_steps: int | None = None, description: str = ""
+    *,
+    lab: Lab,
+    family: str,
+    name: str = "",
+    slug: str = "",
+    time_limit_steps: int | None = None,
+    description: str = "",
+    resets: str = "",
+    self_reset_after_s: float | None = None,
+    shuffle_every_s: float | None = None,
+    stall_steps: int | None = None,
+    regression: float | None = None,
 ) -> Task:
     if family not in task_families.TASKS:
         raise Invalid(
@@ -84,20 +98,73 @@ def create_task(
     known = task_families.get_task(family)
     name = name.strip() or known.title
     slug = slug or slugify(name)[:60] or slugify(family)
-    limit = known.time_limit_steps if time_limit_steps is None else time_limit_steps
-    if not 1 <= limit <= 10_000:
-        raise Invalid(
-            f"A time limit of {limit} steps makes no sense; give 1 to 10000.", {"time_limit_steps": "1 to 10000."}
-        )
+    limits = {
+        "time_limit_steps": known.time_limit_steps if time_limit_steps is None else time_limit_steps,
+        "resets": resets,
+        "self_reset_after_s": self_reset_after_s,
+        "shuffle_every_s": shuffle_every_s,
+        "stall_steps": stall_steps,
+        "regression": regression,
+    }
+    _refuse_limits(**limits)
     try:
         with transaction.atomic():
             return Task.objects.create(
-                lab=lab,
-                slug=slug,
-                name=name,
-                family=family,
-                time_limit_steps=limit,
-                description=description or known.description,
+                lab=lab, slug=slug, name=name, family=family, description=description or known.description, **limits
             )
     except IntegrityError:
         raise Conflict(f"{lab.name} already has a task {slug!r}; choose another name.") from None
+
+
+def _refuse_limits(*, time_limit_steps, resets, self_reset_after_s, shuffle_every_s, stall_steps, regression) -> None:
+    problems = {}
+    if not 1 <= time_limit_steps <= 10_000:
+        problems["time_limit_steps"] = f"A time limit of {time_limit_steps} steps makes no sense; give 1 to 10000."
+    if resets not in Task.RESETS:
+        problems["resets"] = f"{resets!r} resets nothing; choose person or self, or leave it as each station is set."
+    elif resets == "self" and (self_reset_after_s is None or not 0 <= self_reset_after_s <= 3600):
+        problems["self_reset_after_s"] = "Say after how many seconds a station resets itself, 0 to 3600."
+    elif resets != "self" and self_reset_after_s is not None:
+        problems["self_reset_after_s"] = "Only a station that resets itself waits so many seconds; leave this empty."
+    if shuffle_every_s is not None and not 1 <= shuffle_every_s <= 86_400:
+        problems["shuffle_every_s"] = "A shuffle is asked for every 1 to 86400 seconds, or as each station is set."
+    if stall_steps is not None and not 1 <= stall_steps <= 10_000:
+        problems["stall_steps"] = "A stall is 1 to 10000 steps without a new low, or empty for never."
+    if regression is not None and not 0.1 <= regression <= 10_000:
+        problems["regression"] = "A regression is 0.1 to 10000 steps-to-go above the lowest, or empty for never."
+    if problems:
+        raise Invalid(" ".join(problems.values()), problems)
+
+
+@transaction.atomic
+def edit_task(*, task: Task, user, name: str = "", description: str = "", **limits) -> Task:
+    """Change all of it but its family. Stations that practise it take the new limits on with their next attempt."""
+    family = task_families.get_task(task.family)
+    if limits.get("time_limit_steps") is None:
+        limits["time_limit_steps"] = family.time_limit_steps
+    _refuse_limits(**limits)
+    name = name.strip() or family.title
+    if len(name) > 80:
+        raise Invalid("A task's name has at most 80 characters.", {"name": "At most 80 characters."})
+    Task.objects.filter(pk=task.pk).update(name=name, description=description or family.description, **limits)
+    task.refresh_from_db()
+    audit.info("%s edits the task %s of %s", user, task.slug, task.lab.slug)
+    tell_of_task(task=task)
+    return task
+
+
+@transaction.atomic
+def archive_task(*, task: Task, user) -> None:
+    """No longer wanted: nobody can assign it, and what waits of it is blocked. What is under way goes on."""
+    if not Task.objects.filter(pk=task.pk, archived_at=None).update(archived_at=timezone.now()):
+        raise Conflict(f"{task} is archived already.")
+    audit.info("%s archives the task %s of %s", user, task.slug, task.lab.slug)
+    dispatch_on_commit(task.lab)
+
+
+@transaction.atomic
+def restore_task(*, task: Task, user) -> None:
+    if not Task.objects.filter(pk=task.pk, archived_at__isnull=False).update(archived_at=None):
+        raise Conflict(f"{task} is not archived.")
+    audit.info("%s restores the task %s of %s", user, task.slug, task.lab.slug)
+    dispatch_on_commit(task.lab)

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.access import Invalid
-from fleetui.fleet.actions.assignments import list_orders
+from fleetui.fleet.actions.assignments import dispatch_on_commit, list_orders
 from fleetui.fleet.actions.attention import note_absence
 from fleetui.fleet.actions.cards import emit_card, show_card
 from fleetui.fleet.actions.control import add_touch, end_override, is_number
@@ -45,6 +45,7 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
     station.refresh_from_db()
     end_override(station)  # a web process that was killed could not do it
     show_card(station)
+    dispatch_on_commit(station.lab)
     welcome = {
         "type": "welcome",
         "station": station.slug,

@@ -1,14 +1,17 @@
-"""Tasks, and assignments of them to stations."""
+"""Tasks, and the queue of assignments of them to stations."""
 
 from django.contrib import messages
 from django.http import Http404
 from django.shortcuts import redirect
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods
 
 from fleetui import access
-from fleetui.fleet import actions, selectors
+from fleetui.fleet import actions, queue, selectors
 from fleetui.fleet.forms import AssignForm, TaskForm
+from fleetui.fleet.models import PRIORITIES, Assignment
 from fleetui.fleet.views.pages import add_refusal, page, render_page
+
+ENDED = tuple(state for state in Assignment.STATES if state not in Assignment.LIVE)
 
 
 @page
@@ -16,18 +19,21 @@ from fleetui.fleet.views.pages import add_refusal, page, render_page
 def tasks(request, lab_slug):
     lab = access.get_lab(request.user, lab_slug)
     act = request.POST.get("act", "")
-    task_form = TaskForm(request.POST if act == "task" else None)
-    assign_form = AssignForm(request.POST if act == "assign" else None, lab=lab)
-    assign_form.fields["stations"].initial = assign_form.fields["stations"].queryset
+    edited = None
+    if slug := request.GET.get("edit") or (request.POST.get("task", "") if act == "edit" else ""):
+        edited = access.get_task(request.user, lab_slug, slug, "edit_task")
+    task_form = TaskForm(request.POST if act in ("task", "edit") else None, task=edited)
+    assign_form = AssignForm(request.POST if act == "assign" else None, lab=lab, auto_id="assign_%s")
     if request.method == "POST":
-        done = change_tasks(request, lab, act, task_form, assign_form)
+        done = change_tasks(request, lab, act, task_form, assign_form, edited)
         if done:
             messages.success(request, done)
             return redirect("tasks", lab_slug)
-    assignments = list(selectors.list_assignments(lab)[:50])
-    for each in assignments:
-        each.station_list = each.stations.all()
-        each.is_live = each.state in each.LIVE
+        if act not in ("task", "edit", "assign"):  # a refusal that no form shows
+            return redirect("tasks", lab_slug)
+    ended = request.GET.get("ended", "")
+    if ended not in ENDED:
+        ended = ""
     bad = task_form.errors or assign_form.errors
     return render_page(
         request,
@@ -35,31 +41,77 @@ def tasks(request, lab_slug):
         lab,
         "tasks",
         422 if bad else 200,
-        assignments=assignments,
+        **queue_rows(lab),
+        series=[(row, queue.say_repeats(row)) for row in queue.list_series(lab)],
+        ended=selectors.list_ended_assignments(lab, ended)[:50],
+        ended_filter=ended,
+        ended_states=ENDED,
         tasks=selectors.list_tasks(lab),
+        archived=selectors.list_tasks(lab, archived=True),
+        edited=edited,
         task_form=task_form,
         assign_form=assign_form,
     )
 
 
-def change_tasks(request, lab, act, task_form, assign_form) -> str:
-    """Do what one of the page's forms asks; returns what was done, or "" where a form now says what is wrong."""
-    form = {"task": task_form, "assign": assign_form}.get(act)
+@page
+@require_GET
+def task_queue(request, lab_slug):
+    """The queue alone, for the page to show it anew every few seconds."""
+    lab = access.get_lab(request.user, lab_slug)
+    return render_page(request, "fleet/_queue.html", lab, "tasks", **queue_rows(lab))
+
+
+def queue_rows(lab) -> dict:
+    """Those at work, then those that wait; one that waits knows whom its two buttons put it before."""
+    working, waiting = [], []
+    for verdict in queue.read_queue(lab):
+        row = verdict.assignment
+        shown = {
+            "row": row,
+            "state": verdict.state,
+            "reason": verdict.reason,
+            "progress": verdict.progress,
+            "budget": queue.say_budget(row),
+            "repeats": queue.say_repeats(row.series or row) if row.due_at else "",
+            "priority": "" if row.priority == 1 else f"{PRIORITIES[row.priority]} priority",
+            "stations": sorted((place.station for place in row.places.all()), key=lambda station: station.number),
+        }
+        (waiting if row.run_id is None else working).append(shown)
+    for place, shown in enumerate(waiting):
+        shown["number"] = place + 1
+        shown["up"] = waiting[place - 1]["row"].pk if place else None
+        shown["is_last"] = place == len(waiting) - 1
+        shown["down"] = waiting[place + 2]["row"].pk if place + 2 < len(waiting) else ""
+    return {"working": working, "waiting": waiting}
+
+
+def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
+    """Do what one of the page's forms asks; returns what was done, or "" where it was refused in words."""
+    form = {"task": task_form, "edit": task_form, "assign": assign_form}.get(act)
     if form is not None and not form.is_valid():
+        access.get_lab(request.user, lab.slug, {"task": "create_task", "edit": "edit_task"}.get(act, "assign"))
         return ""
     try:
         if act == "task":
             access.get_lab(request.user, lab.slug, "create_task")
             return f"{actions.create_task(lab=lab, **form.cleaned_data)} can be assigned now."
+        if act == "edit" and edited is not None:
+            actions.edit_task(task=edited, user=request.user, **form.changes())
+            return f"{edited} is changed; stations that practise it take that on with their next attempt."
+        if act in ("archive", "restore"):
+            task = access.get_task(request.user, lab.slug, request.POST.get("task", ""), "edit_task")
+            if act == "archive":
+                actions.archive_task(task=task, user=request.user)
+                return f"{task} is archived; its history stays."
+            actions.restore_task(task=task, user=request.user)
+            return f"{task} can be assigned again."
         if act == "assign":
             access.get_lab(request.user, lab.slug, "assign")
-            task, stations = form.cleaned_data["task"], list(form.cleaned_data["stations"])
-            actions.assign_task(lab=lab, task=task, stations=stations, user=request.user)
-            return f"{task} is assigned to {len(stations)} stations; they practise once a run stands behind it."
-        if act == "cancel" and request.POST.get("assignment", "").isdecimal():
-            each = access.get_assignment(request.user, lab.slug, int(request.POST["assignment"]), "assign")
-            actions.cancel_assignment(assignment=each, user=request.user)
-            return f"The assignment of {each.task} was canceled."
+            made = actions.assign_task(lab=lab, user=request.user, **form.wishes())
+            return say_assigned(lab, made)
+        if act in ("cancel", "kill", "move", "stop_repeating"):
+            return change_assignment(request, lab, act)
     except (access.Denied, access.NotFound):
         raise
     except access.Refused as refused:
@@ -69,3 +121,28 @@ def change_tasks(request, lab, act, task_form, assign_form) -> str:
             add_refusal(form, refused)
         return ""
     raise Http404("This page has no such form.")
+
+
+def change_assignment(request, lab, act) -> str:
+    def named(field):
+        number = request.POST.get(field, "")
+        if not number.isdecimal() or len(number) > 18:
+            raise Http404("This page has no such form.")
+        return access.get_assignment(request.user, lab.slug, int(number), "assign")
+
+    row = named("assignment")
+    if act == "move":
+        before = named("before") if request.POST.get("before") else None
+        actions.reorder_assignment(assignment=row, before=before, user=request.user)
+        return f"The assignment of {row.task} is moved."
+    if act == "stop_repeating":
+        actions.stop_repeating(assignment=row, user=request.user)
+        return f"The assignment of {row.task} repeats no more."
+    actions.cancel_assignment(assignment=row, user=request.user, force=act == "kill")
+    return f"The assignment of {row.task} was {'killed' if act == 'kill' else 'canceled'}."
+
+
+def say_assigned(lab, made) -> str:
+    verdict = next((each for each in queue.read_queue(lab) if each.assignment.pk == made.pk), None)
+    because = f"{verdict.state}: {verdict.reason}" if verdict else made.state
+    return f"{made.task} is in the queue; {because}."

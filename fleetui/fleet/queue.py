@@ -1,0 +1,288 @@
+"""The lab manager's queue as it is now: which assignments may start, why the others wait, how far those at work are.
+
+Nothing here writes. The dispatcher (actions/dispatch.py) does what these verdicts say, and pages and the API show them,
+so that what is shown is what decides.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+from fleetui.fleet.models import Assignment, Lab, Station
+from fleetui.fleet.templatetags.fleet_words import seconds as say_seconds
+from fleetui.learning.models import Metric
+
+LATE = timedelta(minutes=1)  # so much after its earliest start one that waits is delayed
+KNOWN_RATE = 5  # episodes from which on a rate says something about the time left
+UNABLE = {
+    "offline": "is offline",
+    "stopped": "is stopped",
+    "paused": "is paused",
+    "needs_person": "needs a person",
+    "overridden": "is driven by a person",
+}
+
+
+@dataclass
+class Progress:
+    """How far an assignment is: against its budget, else against its run's own limit of episodes."""
+
+    text: str
+    share: float
+    eta_s: float | None = None
+    reached: str = ""  # the sentence that says so, once it is
+
+    def json(self):
+        return {"text": self.text, "share": self.share, "eta_s": self.eta_s}
+
+
+@dataclass
+class Verdict:
+    """What an assignment's state should be, and because of what."""
+
+    assignment: Assignment
+    state: str
+    reason: str = ""
+    starts_with: list[Station] = field(default_factory=list)  # it may start now, with these
+    progress: Progress | None = None
+
+
+def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
+    """A verdict for each live assignment: those at work by their start, then those that wait in the queue's order.
+
+    An assignment that could start but for its stations claims them: nobody behind it may take a station that it waits
+    for. One that waits for something else (its earliest start, a person's run, a mend) claims nothing and is passed by.
+    """
+    now = now or timezone.now()
+    rows = lab.assignments.filter(state__in=Assignment.LIVE).select_related("task", "run__parent", "parent")
+    rows = list(rows.prefetch_related("places__station", "stations").order_by("position", "pk"))
+    working = sorted((row for row in rows if row.run_id), key=lambda row: row.pk)
+    newest = newest_evaluations([row.run_id for row in working])
+    verdicts = [_at_work(row, newest.get(row.run_id), now) for row in working]
+    if len(rows) == len(working):
+        return verdicts
+    stations = list(lab.stations.order_by("number"))
+    held = {
+        place.station_id: verdict for verdict in verdicts for place in verdict.assignment.places.all() if place.live
+    }
+    claimed: dict[int, Assignment] = {}
+    return verdicts + [_waiting(row, stations, held, claimed, now) for row in rows if not row.run_id]
+
+
+def newest_evaluations(run_ids: list[int]) -> dict[int, dict]:
+    """The newest point of each run's success curve."""
+    rows = Metric.objects.filter(run_id__in=run_ids, kind="evaluation").order_by("run_id", "-seq").distinct("run_id")
+    return dict(rows.values_list("run_id", "data"))
+
+
+# At work
+
+
+def _at_work(row: Assignment, evaluation: dict | None, now: datetime) -> Verdict:
+    run = row.run
+    progress = progress_of(row, evaluation, now)
+    if run.state in ("queued", "starting"):
+        if row.started_at is not None:
+            return Verdict(row, "delayed", f"its run {run} was interrupted and begins again", progress=progress)
+        waits = run.state == "queued" and now - run.created_at > LATE
+        said = "waits for a free worker" if waits else "is starting"
+        return Verdict(row, "standby", f"its stations are reserved and its run {run} {said}", progress=progress)
+    if run.state in ("pausing", "paused"):
+        return Verdict(row, "delayed", f"its run {run} is paused: resume it there", progress=progress)
+    stations = [place.station for place in row.places.all() if place.live]
+    unable = [_inability(station) for station in stations]
+    if stations and all(unable):
+        said = ", ".join(f"{station} {why}" for station, why in zip(stations[:3], unable, strict=False))
+        more = f" and {len(stations) - 3} more" if len(stations) > 3 else ""
+        return Verdict(row, "delayed", f"nobody can practise: {said}{more}", progress=progress)
+    return Verdict(row, "underway", progress=progress)
+
+
+def _inability(station: Station) -> str:
+    """Why it can't practise now, as in "is stopped"; "" where it can."""
+    if not station.connected:
+        return UNABLE["offline"]
+    if station.stop_latched:
+        return UNABLE["stopped"]
+    return UNABLE.get("paused" if station.paused else station.state, "")
+
+
+def progress_of(row: Assignment, evaluation: dict | None, now: datetime) -> Progress:
+    run, began = row.run, row.started_at
+    passed = max(0.0, (now - began).total_seconds()) if began else 0.0
+    episodes = run.practice_episodes
+    if row.budget_hours is not None:
+        total = row.budget_hours * 3600
+        left = max(0.0, total - passed)
+        reached = f"It practised for {row.budget_hours:g} h." if passed >= total else ""
+        text = f"{passed / 3600:.1f} of {row.budget_hours:g} h"
+        return Progress(_with_eta(text, left if began else None), min(1.0, passed / total), left, reached)
+    if row.target_success is not None:
+        if not evaluation or not evaluation.get("n"):
+            return Progress(f"{episodes} episodes, not evaluated yet; {row.target_success:.0%} are wanted", 0.0)
+        rate, n = evaluation["successes"] / evaluation["n"], evaluation["n"]
+        text = f"{rate:.0%} true success (n = {n}) of {row.target_success:.0%}"
+        reached = f"It reached {rate:.0%} true success (n = {n})." if rate >= row.target_success else ""
+        return Progress(text, min(1.0, rate / row.target_success), None, reached)
+    total = row.budget_episodes or int(run.recipe.get("max_episodes") or 0)
+    if not total:
+        return Progress(f"{episodes} episodes", 0.0)
+    left = None
+    if passed and episodes >= KNOWN_RATE:
+        left = max(0, total - episodes) * passed / episodes
+    # A run of its own that has this very limit ends by itself, after its last update and evaluation.
+    ends_itself = int(run.recipe.get("max_episodes") or 0) <= total
+    reached = "" if ends_itself or episodes < total else f"It collected {episodes} episodes."
+    return Progress(_with_eta(f"{episodes} of {total} episodes", left), min(1.0, episodes / total), left, reached)
+
+
+def _with_eta(text: str, left: float | None) -> str:
+    return text if left is None else f"{text}, about {say_seconds(left)} left"
+
+
+# Waiting
+
+
+def _waiting(row, stations, held, claimed, now) -> Verdict:
+    blocked = _blocked(row, stations)
+    if blocked:
+        return Verdict(row, "blocked", blocked)
+    if row.not_before and row.not_before > now:
+        return Verdict(row, "queued", f"earliest start {say_moment(row.not_before, now)}")
+    if row.parent_id is None:
+        return _late(row, "waits for a run to stand behind it", now)
+    wanted = _wanted(row, stations)
+    if row.any_count:
+        wanted = [
+            station for station in wanted if station.connected and not station.stop_latched and not station.paused
+        ]
+    free = [station for station in wanted if station.pk not in held and station.pk not in claimed]
+    needed = row.any_count or len(wanted)
+    rivals = {claimed[station.pk].pk for station in wanted if station.pk in claimed}
+    if len(free) >= needed:
+        chosen = free[:needed]
+        claimed.update({station.pk: row for station in chosen})
+        # What a launch was refused for stays said until one succeeds.
+        return Verdict(row, row.state, row.reason or "starts now", starts_with=chosen)
+    claims = free if row.any_count else [station for station in wanted if station.pk not in claimed]
+    claimed.update({station.pk: row for station in claims})
+    said = []
+    busy = [(station, held[station.pk]) for station in wanted if station.pk in held]
+    if busy:
+        soonest = min(busy, key=lambda pair: _time_left(pair[1]))
+        station, holder = soonest
+        said.append(f"waits for {station}, which practises {holder.assignment.task} until {_until(holder, now)}")
+    if rivals:
+        said.append(f"{len(rivals)} ahead of it")
+    if not said:
+        unable = [s for s in _wanted(row, stations) if s not in wanted]
+        said.append(f"waits for {', '.join(f'{s}, which {_inability(s)}' for s in unable[:2]) or 'stations'}")
+    return _late(row, "; ".join(said), now)
+
+
+def _wanted(row: Assignment, stations: list[Station]) -> list[Station]:
+    if not row.any_count:
+        return [place.station for place in sorted(row.places.all(), key=lambda place: place.station.number)]
+    body = row.task.embodiment
+    return [station for station in stations if station.embodiment.get("name") == body]
+
+
+def _blocked(row: Assignment, stations: list[Station]) -> str:
+    """Why it can't start however long it waits, and what to do about it; "" where waiting helps."""
+    if row.task.archived_at:
+        return f"{row.task} is archived: restore the task, or cancel this"
+    wanted = _wanted(row, stations)
+    # A person who launches a run may well do so before the stations are switched on.
+    here = [station for station in wanted if station.connected or row.parent_id is None]
+    if not row.any_count:
+        if not wanted:
+            return "none of its stations is left: cancel it and assign the task anew"
+        if not here:
+            return f"all of its stations are offline: start {' or '.join(map(str, wanted[:3]))}"
+        return ""
+    body = row.task.embodiment
+    if not wanted:
+        return f"no station has the body {body}: add one on the wall, or cancel this"
+    if len(wanted) < row.any_count:
+        return f"it wants {row.any_count} stations with the body {body}, and the lab has {len(wanted)}: add more"
+    if not here:
+        return f"all stations with the body {body} are offline: start {row.any_count} of them"
+    if len(here) < row.any_count:
+        return f"it wants {row.any_count} stations with the body {body}, and {len(here)} are online: start more"
+    return ""
+
+
+def _late(row: Assignment, reason: str, now: datetime) -> Verdict:
+    late = row.not_before and now - row.not_before
+    if late and late > LATE:
+        return Verdict(row, "delayed", f"{say_seconds(late.total_seconds())} late: {reason}")
+    return Verdict(row, "queued", reason)
+
+
+def _time_left(verdict: Verdict) -> float:
+    left = verdict.progress.eta_s if verdict.progress else None
+    return float("inf") if left is None else left
+
+
+def _until(verdict: Verdict, now: datetime) -> str:
+    left = _time_left(verdict)
+    if left != float("inf"):
+        return f"about {say_moment(now + timedelta(seconds=left), now)}"
+    target = verdict.assignment.target_success
+    return f"it succeeds in {target:.0%}" if target is not None else f"its run {verdict.assignment.run} ends"
+
+
+def say_moment(moment: datetime, now: datetime) -> str:
+    """14:05 UTC today, Thu 08:00 UTC within a week, else the date as well."""
+    away = abs((moment - now).total_seconds())
+    if moment.date() == now.date():
+        return f"{moment:%H:%M} UTC"
+    return f"{moment:%a %H:%M} UTC" if away < 6 * 86_400 else f"{moment.day} {moment:%b %Y %H:%M} UTC"
+
+
+def say_budget(row: Assignment) -> str:
+    if row.budget_episodes:
+        return f"{row.budget_episodes} episodes"
+    if row.budget_hours is not None:
+        return f"{row.budget_hours:g} h"
+    if row.target_success is not None:
+        return f"until {row.target_success:.0%} true success"
+    return "until its run ends"
+
+
+def say_repeats(row: Assignment) -> str:
+    if row.repeats == "daily":
+        return f"daily at {row.due_at:%H:%M} UTC"
+    return f"each {row.due_at:%A} at {row.due_at:%H:%M} UTC" if row.repeats == "weekly" else ""
+
+
+def list_series(lab: Lab):
+    """What repeats: the first assignment of each series that goes on."""
+    return lab.assignments.exclude(repeats="").select_related("task", "schedule").order_by("due_at")
+
+
+def assignment_row(row: Assignment, verdict: Verdict | None = None) -> dict:
+    """An assignment as the API answers it."""
+    moments = {
+        name: value.isoformat() if (value := getattr(row, name)) else None
+        for name in ("not_before", "due_at", "created_at", "started_at", "ended_at")
+    }
+    return moments | {
+        "id": row.pk,
+        "task": row.task.slug,
+        "state": verdict.state if verdict else row.state,
+        "reason": verdict.reason if verdict else row.reason,
+        "run": row.run_id,
+        "parent": row.parent_id,
+        "stations": [station.slug for station in row.stations.all()],
+        "any": row.any_count,
+        "episodes": row.budget_episodes,
+        "hours": row.budget_hours,
+        "target_success": row.target_success,
+        "progress": verdict.progress.json() if verdict and verdict.progress else None,
+        "priority": row.get_priority_display(),
+        "position": row.position,
+        "repeats": row.repeats,
+        "series": row.series_id,
+    }

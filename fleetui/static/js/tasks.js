@@ -1,0 +1,96 @@
+// The queue: shown anew as the fleet goes on, and ordered by drag, by its buttons or by Alt with an arrow key. Without
+// JavaScript its buttons are plain forms, and it is as new as the page.
+
+import { lab, toast } from "./app.js";
+import { refreshTimes } from "./format.js";
+
+const queue = document.querySelector("#queue");
+const REFRESH_MS = 2000;
+let shown = "", dragged = null, asked = 0;
+
+// A form's token differs each time it is drawn; it says nothing about the queue.
+const plain = (html) => html.replaceAll(/csrfmiddlewaretoken" value="[^"]*"/g, "");
+
+async function refresh() {
+  const mine = ++asked;
+  const answer = await fetch(`/labs/${lab}/tasks/queue`).catch(() => null);
+  if (!answer?.ok || answer.redirected || mine !== asked || dragged || document.querySelector("#confirm[open]")) return;
+  const html = await answer.text();
+  if (mine !== asked || dragged || plain(html) === shown) return;
+  shown = plain(html);
+  const focus = document.activeElement?.dataset?.key;
+  queue.innerHTML = html;
+  refreshTimes(queue);
+  if (focus) keepFocus(focus);
+}
+
+function keepFocus(key) {
+  const button = queue.querySelector(`[data-key="${key}"]`);
+  if (button && !button.disabled) return button.focus();
+  button?.closest("tr").querySelector("button:not(:disabled)")?.focus();
+}
+
+async function move(assignment, before) {
+  const token = document.querySelector("[name=csrfmiddlewaretoken]").value;
+  const answer = await fetch(`/api/labs/${lab}/assignments/${assignment}/move`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", "X-CSRFToken": token },
+    body: JSON.stringify({ before }),
+  }).catch(() => null);
+  if (!answer?.ok) toast((await answer?.json().catch(() => null))?.detail || "The connection was lost: nothing was moved. Try again.", "error");
+  await refresh();
+}
+
+queue?.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.matches(".move")) return;
+  event.preventDefault();
+  move(form.elements.assignment.value, form.elements.before.value ? Number(form.elements.before.value) : null);
+});
+
+queue?.addEventListener("keydown", (event) => {
+  if (!event.altKey || !["ArrowUp", "ArrowDown"].includes(event.key)) return;
+  const row = event.target.closest("tr[draggable]");
+  const button = row?.querySelector(`[data-key^="${event.key === "ArrowUp" ? "up" : "down"}-"]`);
+  if (!button) return;
+  event.preventDefault();
+  if (!button.disabled) { button.focus(); button.click(); }
+});
+
+// ---- drag: the line shows where the row would stand
+const clearMarks = () => { for (const row of queue.querySelectorAll(".drop-before, .drop-after")) row.classList.remove("drop-before", "drop-after"); };
+const isUpper = (row, event) => { const box = row.getBoundingClientRect(); return event.clientY < box.top + box.height / 2; };
+const below = (row) => { const next = row.nextElementSibling; return next?.dataset.assignment ? Number(next.dataset.assignment) : null; };
+
+queue?.addEventListener("dragstart", (event) => {
+  const row = event.target.closest?.("tr[draggable]");
+  if (!row || event.target.closest("a, button")) return;
+  dragged = row;
+  event.dataTransfer.effectAllowed = "move";
+  event.dataTransfer.setData("text/plain", row.dataset.assignment);
+  row.classList.add("dragged");
+});
+queue?.addEventListener("dragover", (event) => {
+  const row = event.target.closest("tr[draggable]");
+  if (!dragged || !row) return;
+  event.preventDefault();
+  clearMarks();
+  if (row !== dragged) row.classList.add(isUpper(row, event) ? "drop-before" : "drop-after");
+});
+queue?.addEventListener("drop", (event) => {
+  const row = event.target.closest("tr[draggable]");
+  if (!dragged || !row) return;
+  event.preventDefault();
+  const assignment = Number(dragged.dataset.assignment);
+  const before = isUpper(row, event) ? Number(row.dataset.assignment) : below(row);
+  endDrag();
+  if (before !== assignment) move(assignment, before);
+});
+function endDrag() {
+  clearMarks();
+  dragged?.classList.remove("dragged");
+  dragged = null;
+}
+queue?.addEventListener("dragend", endDrag);
+
+setInterval(() => { if (!document.hidden) refresh(); }, REFRESH_MS);
