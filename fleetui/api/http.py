@@ -11,13 +11,14 @@ from django.db import DataError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI, Path, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
-from ninja.security import HttpBearer, django_auth
+from ninja.security import HttpBearer, SessionAuth
 from pydantic import Field
 
 from fleetui import access
 from fleetui.access import Invalid, NotFound
 from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet import selectors as fleet
+from fleetui.fleet.actions.audit import source
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
 from fleetui.live import telemetry
@@ -80,7 +81,16 @@ def answer_http_error(request, error):
 
 # What people ask for, a lab at a time
 
-labs = Router(auth=django_auth, tags=["lab"])
+
+class Session(SessionAuth):
+    """The session of a signed-in user; the audit log says that the act came through here."""
+
+    def authenticate(self, request, key):
+        source.set("API")
+        return super().authenticate(request, key)
+
+
+labs = Router(auth=Session(csrf=True), tags=["lab"])
 
 
 class CommandBody(Schema):

@@ -1,18 +1,15 @@
 """Assignments: tasks given to stations, and what a station is told to do about them."""
 
-import logging
-
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from fleetui.access import Conflict, Invalid
+from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import grant_lease
 from fleetui.fleet.models import AssignedStation, Assignment, Lab, Lease, Station, Task
 from fleetui.messages import tell_station_on_commit
 from robots import tasks as task_families
-
-audit = logging.getLogger("fleetui.audit")
 
 
 @transaction.atomic
@@ -45,6 +42,9 @@ def assign_task(*, lab: Lab, task: Task, stations: list[Station], user, run=None
         raise Conflict(
             f"Already assigned: {said}. End that assignment or run first, or leave these stations out."
         ) from None
+    details = {"assignment": assignment.pk, "task": task.name, "run": run.pk if run else None}
+    for station in stations:
+        record_act(lab=lab, kind="assigned", user=user, station=station, details=details)
     _after_assignment_change(assignment)
     return assignment
 
@@ -52,6 +52,8 @@ def assign_task(*, lab: Lab, task: Task, stations: list[Station], user, run=None
 def _refuse_unable(task: Task, stations: list[Station]) -> None:
     wanted = task_families.get_task(task.family).embodiment
     for station in stations:
+        if station.maintenance:
+            raise Conflict(f"{station} is in maintenance ({station.maintenance_reason}); leave it out, or end that.")
         body = station.embodiment.get("name", wanted)
         if body != wanted:
             raise Invalid(f"{station} has the body {body}, but {task.name} needs {wanted}; leave this station out.")
@@ -104,8 +106,13 @@ def cancel_assignment(*, assignment: Assignment, user) -> None:
         raise Conflict(f"The run {assignment.run} practises on it; cancel the run, which frees the stations.")
     if assignment.state not in Assignment.LIVE:
         raise Conflict(f"It is {assignment.state} already.")
-    audit.info("%s cancels assignment %s", user, assignment.pk)
-    end_assignment(assignment=assignment, state="canceled")
+    details = {"assignment": assignment.pk, "task": assignment.task.name}
+    with transaction.atomic():
+        for place in assignment.places.filter(live=True).select_related("station__lab"):
+            record_act(
+                lab=assignment.lab, kind="assignment_canceled", user=user, station=place.station, details=details
+            )
+        end_assignment(assignment=assignment, state="canceled")
 
 
 def _after_assignment_change(assignment: Assignment) -> None:
@@ -125,7 +132,7 @@ def list_orders(*, station: Station) -> list[dict]:
     """What the station should be doing now, in messages of the link protocol; saying it twice does no harm."""
     assignment = station.live_assignment()
     run = assignment.run if assignment else None
-    if run is None or not run.practises():
+    if run is None or not run.practises() or station.maintenance:
         return [{"type": "assignment", "assignment": None, "run": None, "task": None, "purpose": "practice"}]
     task = {"name": assignment.task.family, "time_limit_steps": assignment.task.time_limit_steps}
     orders = [{"type": "assignment", "assignment": assignment.pk, "run": run.pk, "task": task, "purpose": "practice"}]

@@ -1,19 +1,23 @@
 """Labs and their people, stations and tasks are made here."""
 
-import logging
 import secrets
+from datetime import timedelta
 
 from django.db import IntegrityError, transaction
 from django.db.models import Max
+from django.utils import timezone
 from django.utils.text import slugify
 
 from fleetui.access import Conflict, Invalid
+from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
+from fleetui.fleet.actions.spans import note_state
 from fleetui.fleet.models import ROLES, Lab, Membership, Station, Task
+from fleetui.messages import tell_station_on_commit
 from robots import tasks as task_families
 from robots.embodiments import Embodiment
 
-audit = logging.getLogger("fleetui.audit")
+OLD_TOKEN_FOR = timedelta(minutes=10)  # time enough to carry the new one to the robot
 
 
 def create_lab(*, slug: str, name: str) -> Lab:
@@ -39,6 +43,7 @@ def create_station(
     simulated: bool = True,
     self_reset_after_s: float | None = None,
     speed: int = 1,
+    user=None,
 ) -> tuple[Station, str]:
     """Returns the station and its token. The token is shown this once: only its hash is kept."""
     slug = slug or slugify(name)[:40]
@@ -62,15 +67,30 @@ def create_station(
         token_hash=Station.hash_token(token),
         token_prefix=token[:6],
     )
+    note_state(station=station, state=station.state)
+    record_act(lab=lab, kind="token_made", user=user, station=station, details={"prefix": station.token_prefix})
     show_card(station)
     return station, token
 
 
-def renew_token(*, station: Station) -> str:
-    """A new token, shown this once; the old one is void from now on."""
+@transaction.atomic
+def renew_token(*, station: Station, user=None, keep_old: bool = False) -> str:
+    """A new token, shown this once. The old one is void at once, and a connection that it opened ends; or, kept, it
+    works until the new one has connected, 10 minutes at most.
+    """
     token = secrets.token_urlsafe(32)
-    Station.objects.filter(pk=station.pk).update(token_hash=Station.hash_token(token), token_prefix=token[:6])
-    audit.info("%s has a new token", station.topic)
+    station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
+    until = timezone.now() + OLD_TOKEN_FOR if keep_old else None
+    details = {"old": station.token_prefix, "new": token[:6], "old_until": until.isoformat() if until else None}
+    Station.objects.filter(pk=station.pk).update(
+        token_hash=Station.hash_token(token),
+        token_prefix=token[:6],
+        old_token_hash=station.token_hash if keep_old else "",
+        old_token_until=until,
+    )
+    record_act(lab=station.lab, kind="token_renewed", user=user, station=station, details=details)
+    seconds = OLD_TOKEN_FOR.total_seconds() if keep_old else 0.0
+    tell_station_on_commit(station.command_group, {"type": "token_renewed", "old_works_s": seconds})
     return token
 
 
