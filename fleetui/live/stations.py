@@ -43,6 +43,7 @@ class StationConsumer(AsyncWebsocketConsumer):
 
     async def connect(self):
         self.station, self.welcomed, self.written_at, self.old_token_ends = None, False, 0.0, None
+        self.said = None  # its newest telemetry
         self.station = await in_thread(access.get_station_by_token)(bearer_token(self.scope))
         await self.accept()
         if self.station is None:
@@ -120,15 +121,13 @@ class StationConsumer(AsyncWebsocketConsumer):
             await self.say(order)
         frames.add_camera(self.station.pk, lambda watch: asyncio.ensure_future(self.say(watch)))
 
+    def show(self, message) -> bool:
+        self.said, station = message, self.station
+        latched, maintenance = station.stop_latched, station.maintenance
+        return telemetry.show(station.pk, self.topics, station.slug, message, latched, maintenance)
+
     async def take_telemetry(self, message):
-        changed = telemetry.show(
-            self.station.pk,
-            self.topics,
-            self.station.slug,
-            message,
-            self.station.stop_latched,
-            self.station.maintenance,
-        )
+        changed = self.show(message)
         now = time.monotonic()
         if changed or now - self.written_at > WRITE_EVERY_S:
             self.written_at = now
@@ -172,6 +171,8 @@ class StationConsumer(AsyncWebsocketConsumer):
         message = event["message"]
         if message["type"] == "maintenance":
             self.station.maintenance_since = timezone.now() if message["on"] else None
+            if self.said is not None:
+                self.show(self.said)  # what it said last is shown by another word from now on
             return
         if message["type"] == "token_renewed":
             self.close_old_token_in(message["old_works_s"])
