@@ -62,11 +62,7 @@ def test_the_old_token_dies_after_ten_minutes_or_at_once_where_that_was_asked(la
     assert access.get_station_by_token(second) is not None
     answer = post(lab, "manager", "arm-1/token", at_once="on")
     assert access.get_station_by_token(second) is None and "is void" in answer.content.decode()
-    assert [row.details["old_until"] is None for row in Act.objects.filter(kind="token_renewed")] == [
-        True,
-        False,
-        False,
-    ]
+    assert [row.details["minutes_the_old_works"] for row in Act.objects.filter(kind="token_renewed")] == [0, 10, 10]
 
 
 def test_only_a_manager_renews_a_token(lab):
@@ -164,7 +160,7 @@ def test_each_change_of_state_is_a_span_and_a_repetition_is_none(lab):
         actions.record_telemetry(station=station, state=state)
     actions.disconnect_station(station=station)
     actions.disconnect_station(station=station)
-    assert spans(station) == ["offline", "idle", "practising", "needs_person", "practising", "offline"]
+    assert spans(station) == ["idle", "practising", "needs_person", "practising", "offline"]
     assert StationSpan.objects.filter(station=station, ended_at=None).count() == 1
     ended = StationSpan.objects.filter(station=station).exclude(ended_at=None)
     begun = StationSpan.objects.filter(station=station).order_by("id")[1:]
@@ -180,6 +176,7 @@ def test_maintenance_is_a_span_of_its_own(lab):
 
 
 def test_the_database_holds_one_open_span_a_station_and_no_backward_one(lab):
+    lab.connect()
     now = timezone.now()
     for fields in ({"started_at": now}, {"started_at": now, "ended_at": now - timedelta(seconds=1)}):
         with pytest.raises(IntegrityError), transaction.atomic():
@@ -188,13 +185,15 @@ def test_the_database_holds_one_open_span_a_station_and_no_backward_one(lab):
 
 def test_a_clock_that_was_set_back_breaks_nothing(lab):
     station = lab.stations[0]
+    lab.connect(station)
     StationSpan.objects.filter(station=station).update(started_at=timezone.now() + timedelta(hours=1))
-    note_state(station=station, state="idle")
-    assert spans(station) == ["offline", "idle"]
+    note_state(station=station, state="practising")
+    assert spans(station) == ["idle", "practising"]
 
 
 def test_old_spans_go_and_open_ones_stay(lab):
     station, now = lab.stations[0], timezone.now()
+    lab.connect(station)
     StationSpan.objects.filter(station=station).update(started_at=now - timedelta(days=200))
     for days in (91, 89):
         ended = now - timedelta(days=days)
@@ -220,7 +219,9 @@ def test_hours_and_shares_are_exact_and_clipped_to_the_window(lab):
     use = selectors.use_of_stations(lab.stations, hours=24)[station.pk]
     hours = {row["state"]: round(row["hours"], 2) for row in use["rows"]}
     assert hours == {"offline": 12.0, "practising": 6.0, "evaluating": 4.0, "needs_person": 2.0}
-    assert sum(row["share"] for row in use["rows"]) == pytest.approx(1) and use["working"] == pytest.approx(10 / 24)
+    assert sum(row["share"] for row in use["rows"]) == pytest.approx(1) and use["working"] == pytest.approx(
+        10 / 24, abs=1e-3
+    )
     assert [bar["state"] for bar in use["bars"]] == ["offline", "practising", "needs_person", "evaluating"]
     assert [bar["width"] for bar in use["bars"]] == pytest.approx([240, 120, 40, 80], abs=1)
     week = selectors.use_of_stations([station], hours=168)[station.pk]
@@ -240,7 +241,6 @@ def test_the_chart_stands_beside_its_table_on_both_pages(lab):
     assert said.count("<rect") >= 2 and "3.00" in said and "75 %" in said and "Practising 3.0 hours" in said
     assert "7 days ago" in page(lab, "viewer", use="7d")
     lab.add_station("Arm 3")
-    StationSpan.objects.filter(station__slug="arm-3").delete()
     assert "Nothing is known of this window yet" in page(lab, "viewer", "arm-3")
     assert "Practising 3.0 hours" in page(lab, "viewer", "")
 
@@ -272,8 +272,8 @@ def test_faults_and_reconnections_of_a_day_count(lab):
         actions.disconnect_station(station=station)
         lab.connect(station)
     health = selectors.station_health(fresh(station))
-    assert (health["word"], health["faults"], health["reconnections"]) == ("look at it", 1, 6)
-    assert health["why"] == "1 episode ended in a fault in 24 h; reconnected 6 times in 24 h"
+    assert (health["word"], health["faults"], health["reconnections"]) == ("look at it", 1, 5)
+    assert health["why"] == "1 episode ended in a fault in 24 h; reconnected 5 times in 24 h"
     said = page(lab, "viewer", "")
     assert "Look at it" in said and "1 episode ended in a fault" in said
     assert selectors.station_health(fresh(lab.stations[1]))["faults"] == 0

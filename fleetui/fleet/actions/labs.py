@@ -11,7 +11,6 @@ from django.utils.text import slugify
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
-from fleetui.fleet.actions.spans import note_state
 from fleetui.fleet.models import ROLES, Lab, Membership, Station, Task
 from fleetui.messages import tell_station_on_commit
 from robots import tasks as task_families
@@ -67,7 +66,6 @@ def create_station(
         token_hash=Station.hash_token(token),
         token_prefix=token[:6],
     )
-    note_state(station=station, state=station.state)
     record_act(lab=lab, kind="token_made", user=user, station=station, details={"prefix": station.token_prefix})
     show_card(station)
     return station, token
@@ -81,7 +79,8 @@ def renew_token(*, station: Station, user=None, keep_old: bool = False) -> str:
     token = secrets.token_urlsafe(32)
     station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
     until = timezone.now() + OLD_TOKEN_FOR if keep_old else None
-    details = {"old": station.token_prefix, "new": token[:6], "old_until": until.isoformat() if until else None}
+    minutes = OLD_TOKEN_FOR.total_seconds() / 60 if keep_old else 0
+    details = {"old": station.token_prefix, "new": token[:6], "minutes_the_old_works": minutes}
     Station.objects.filter(pk=station.pk).update(
         token_hash=Station.hash_token(token),
         token_prefix=token[:6],
