@@ -111,12 +111,12 @@ class StationForm(forms.Form):
         label="Body",
         required=False,
         choices=lambda: [("", "it says so when it connects"), *((name, name) for name in EMBODIMENTS)],
-        help_text="Of a real one. A station that says another when it connects is turned away.",
+        help_text="A station that says another when it connects is turned away.",
     )
     world = forms.ChoiceField(
         label="World",
         required=False,
-        help_text="Of a simulated one; the world decides the body.",
+        help_text="It decides the body too.",
         choices=lambda: [(name, name) for name in dict.fromkeys(each.world for each in TASKS.values())],
     )
     seed = forms.IntegerField(

@@ -79,7 +79,7 @@ def renew_token(*, station: Station, user=None, keep_old: bool = False) -> str:
     token = secrets.token_urlsafe(32)
     station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
     until = timezone.now() + OLD_TOKEN_FOR if keep_old else None
-    minutes = OLD_TOKEN_FOR.total_seconds() / 60 if keep_old else 0
+    minutes = round(OLD_TOKEN_FOR.total_seconds() / 60) if keep_old else 0
     details = {"old": station.token_prefix, "new": token[:6], "minutes_the_old_works": minutes}
     Station.objects.filter(pk=station.pk).update(
         token_hash=Station.hash_token(token),

@@ -49,7 +49,7 @@ def revoke_invitation(*, invitation: Invitation, user) -> None:
 @transaction.atomic
 def accept_invitation(*, invitation: Invitation, user) -> Membership:
     """The link's one use. A member gains nothing by it, and the link stays good for the one it was meant for."""
-    lab = invitation.lab
+    lab = Lab.objects.select_for_update().get(pk=invitation.lab_id)  # two links at once must not make two members
     member = Membership.objects.filter(lab=lab, user=user).first()
     if member is not None:
         raise Conflict(
