@@ -8,6 +8,7 @@ refusals below are the one hierarchy of errors that a user can cause: pages show
 from django.apps import apps
 from django.core.exceptions import PermissionDenied
 from django.http import Http404
+from django.utils import timezone
 
 EVERYONE = {"viewer", "supervisor", "researcher", "manager"}
 ALLOWED: dict[str, set[str]] = {
@@ -23,6 +24,10 @@ ALLOWED: dict[str, set[str]] = {
     "edit_task": {"manager"},  # and archive or restore it
     "assign": {"manager"},
     "create_station": {"manager"},
+    "maintain": {"supervisor", "manager"},  # take a station out of practice and bring it back
+    "renew_token": {"manager"},
+    "manage_people": {"manager"},
+    "see_audit": {"supervisor", "manager"},
 }
 SAID = {
     "help": "look after help requests",
@@ -36,6 +41,10 @@ SAID = {
     "edit_task": "edit, archive or restore tasks",
     "assign": "assign tasks to stations",
     "create_station": "make stations",
+    "maintain": "put stations in maintenance",
+    "renew_token": "renew a station's token",
+    "manage_people": "invite people, change roles or remove members",
+    "see_audit": "read the audit log",
 }
 
 
@@ -99,6 +108,30 @@ def get_lab(user, slug: str, action: str = "see"):
     return membership.lab
 
 
+def get_roles(user) -> dict[str, str]:
+    """The user's role in each lab, by the lab's slug."""
+    return dict(apps.get_model("fleet", "Membership").objects.filter(user_id=user.pk).values_list("lab__slug", "role"))
+
+
+def get_member(user, lab_slug: str, membership_id: int, action: str = "manage_people"):
+    lab = get_lab(user, lab_slug, action)
+    return _one(lab, "fleet", "Membership", f"member {membership_id}", pk=membership_id)
+
+
+def get_invitation(user, lab_slug: str, invitation_id: int, action: str = "manage_people"):
+    lab = get_lab(user, lab_slug, action)
+    return _one(lab, "fleet", "Invitation", f"invitation {invitation_id}", pk=invitation_id)
+
+
+def get_invitation_by_token(token: str):
+    """The invitation behind a link, used up or not; whoever holds the link may look at it, member or not."""
+    station, invitation = apps.get_model("fleet", "Station"), apps.get_model("fleet", "Invitation")
+    found = invitation.objects.select_related("lab", "created_by").filter(token_hash=station.hash_token(token)).first()
+    if found is None:
+        raise NotFound("This invitation does not exist; check that the link is whole, or ask for a new one.")
+    return found
+
+
 def get_station(user, lab_slug: str, station_slug: str, action: str = "see"):
     lab = get_lab(user, lab_slug, action)
     return _one(lab, "fleet", "Station", f"station {station_slug!r}", slug=station_slug)
@@ -143,8 +176,17 @@ def get_station_by_token(token: str):
     """The station whose secret this is, or None. Only the hash is stored, and the comparison is an index look-up of
     it.
     """
-    station = apps.get_model("fleet", "Station")
-    return station.objects.select_related("lab").filter(token_hash=station.hash_token(token)).first() if token else None
+    if not token:
+        return None
+    model = apps.get_model("fleet", "Station")
+    given = model.hash_token(token)
+    rows = model.objects.select_related("lab")
+    station = rows.filter(token_hash=given).first()
+    if station is None:
+        station = rows.filter(old_token_hash=given, old_token_until__gt=timezone.now()).first()
+        if station is not None:
+            station.token_is_old = True
+    return station
 
 
 def get_checkpoint_for_station(station, checkpoint_uuid):

@@ -112,6 +112,7 @@ INSTALLED_APPS = [
     "channels",
     "ninja",
     "django_celery_beat",
+    "pgtrigger",
     "fleetui.fleet",
     "fleetui.learning",
 ]
@@ -190,6 +191,12 @@ WHITENOISE_USE_FINDERS = True
 # They are small, so that Django reads them whole before it sends them is no news for the log.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
 LOGIN_URL = "/login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/login"

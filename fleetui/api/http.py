@@ -11,7 +11,7 @@ from django.db import DataError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI, Path, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
-from ninja.security import HttpBearer, django_auth
+from ninja.security import HttpBearer, SessionAuth
 from pydantic import AwareDatetime, Field
 
 from fleetui import access
@@ -19,6 +19,7 @@ from fleetui.access import Invalid, NotFound
 from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet import queue
 from fleetui.fleet import selectors as fleet
+from fleetui.fleet.actions.audit import source
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
 from fleetui.live import telemetry
@@ -81,7 +82,16 @@ def answer_http_error(request, error):
 
 # What people ask for, a lab at a time
 
-labs = Router(auth=django_auth, tags=["lab"])
+
+class Session(SessionAuth):
+    """The session of a signed-in user; the audit log says that the act came through here."""
+
+    def authenticate(self, request, key):
+        source.set("API")
+        return super().authenticate(request, key)
+
+
+labs = Router(auth=Session(csrf=True), tags=["lab"])
 
 
 class CommandBody(Schema):
@@ -99,6 +109,7 @@ class TaskLimits(Schema):
     shuffle_every_s: float | None = None
     stall_steps: int | None = None
     regression: float | None = None
+    fewest_objects: int | None = None
 
 
 class TaskBody(TaskLimits):
@@ -221,6 +232,7 @@ def task_row(task):
         "shuffle_every_s": task.shuffle_every_s,
         "stall_steps": task.stall_steps,
         "regression": task.regression,
+        "fewest_objects": task.fewest_objects,
         "archived_at": task.archived_at.isoformat() if task.archived_at else None,
     }
 

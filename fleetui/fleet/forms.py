@@ -1,12 +1,14 @@
 """Forms of the fleet's pages. They check what a form can check by itself; rules about rows live in actions/."""
 
 from django import forms
+from django.contrib.auth.forms import UserCreationForm
 
 from fleetui.fleet import selectors
-from fleetui.fleet.models import PRIORITIES, PURPOSES, Task
+from fleetui.fleet.models import ACTS, PRIORITIES, PURPOSES, ROLES, Task
 from fleetui.fleet.templatetags.fleet_words import kind_words
 from fleetui.learning import selectors as learning
 from robots.attention import SEVERITIES
+from robots.embodiments import EMBODIMENTS
 from robots.episodes import ENDINGS
 from robots.tasks import TASKS
 
@@ -89,6 +91,13 @@ class TaskForm(forms.Form):
         min_value=0.1,
         max_value=10_000,
         help_text="Ends an attempt whose steps-to-go rose by so many steps above its lowest. Empty: never.",
+    )
+    fewest_objects = forms.IntegerField(
+        label="Go on with",
+        required=False,
+        min_value=1,
+        max_value=100,
+        help_text="Objects that are left: only when fewer are is a person asked for. Empty: as soon as one is lost.",
     )
     description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))
 
@@ -262,17 +271,72 @@ class PlanForm(forms.Form):
 
 class StationForm(forms.Form):
     name = forms.CharField(label="Name", max_length=80, error_messages={"required": "Give the station a name."})
-    simulated = forms.BooleanField(
-        label="Simulated",
+    simulated = forms.ChoiceField(
+        label="Kind",
         required=False,
-        initial=True,
-        help_text="Leave empty for a real body; it says what it is when it connects.",
+        initial="on",
+        choices=[("on", "simulated"), ("", "a real body")],
+        widget=forms.RadioSelect(attrs={"class": "checks"}),
+    )
+    embodiment = forms.ChoiceField(
+        label="Body",
+        required=False,
+        choices=lambda: [("", "it says so when it connects"), *((name, name) for name in EMBODIMENTS)],
+        help_text="A station that says another when it connects is turned away.",
     )
     world = forms.ChoiceField(
         label="World",
         required=False,
+        help_text="It decides the body too.",
         choices=lambda: [(name, name) for name in dict.fromkeys(each.world for each in TASKS.values())],
     )
     seed = forms.IntegerField(
         label="Seed", initial=1, min_value=0, max_value=2**31 - 1, help_text="Start states of a simulated world."
     )
+
+
+class MaintenanceForm(forms.Form):
+    reason = forms.CharField(
+        label="Why", max_length=300, error_messages={"required": "Say why, for those who find it standing."}
+    )
+
+
+class InviteForm(forms.Form):
+    role = forms.ChoiceField(label="Role", choices=[(role, role) for role in ROLES])
+    note = forms.CharField(
+        label="For", max_length=80, required=False, help_text="Whom the link is for, so that you know it in the list."
+    )
+
+
+class AccountForm(UserCreationForm):
+    """A new person's name and password, checked by the validators of the settings."""
+
+    class Meta(UserCreationForm.Meta):
+        fields = ("username",)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["username"].label = "User name"
+        self.fields["username"].help_text = "Letters, digits and @ . + - _"
+        self.fields["password1"].help_text = "At least 10 characters, not only digits and no common password."
+        self.fields["password2"].label, self.fields["password2"].help_text = "Password again", ""
+
+
+class AuditFilterForm(forms.Form):
+    person = forms.ChoiceField(label="Person", required=False)
+    station = forms.ChoiceField(label="Station", required=False)
+    kind = forms.ChoiceField(
+        label="Act", required=False, choices=[ANY, *((each, each.replace("_", " ")) for each in ACTS)]
+    )
+    since = forms.DateField(label="From", required=False, widget=forms.DateInput(attrs={"type": "date"}))
+    until = forms.DateField(label="Until", required=False, widget=forms.DateInput(attrs={"type": "date"}))
+
+    def __init__(self, *args, lab, **kwargs):
+        super().__init__(*args, **kwargs)
+        people, stations = selectors.names_in_acts(lab)
+        self.fields["person"].choices = [ANY, *((name, name) for name in people)]
+        self.fields["station"].choices = [ANY, *((name, name) for name in stations)]
+
+    def filters(self) -> dict:
+        """What selectors.list_acts takes; a value that no choice offers filters nothing, and the page says so."""
+        return {name: value for name, value in self.cleaned_data.items() if value}

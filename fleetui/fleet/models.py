@@ -7,7 +7,9 @@ live assignment a station, one row an episode.
 
 import hashlib
 import uuid
+from datetime import timedelta
 
+import pgtrigger
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
@@ -65,8 +67,17 @@ def choices(values):
     return [(value, value.replace("_", " ")) for value in values]
 
 
-def severity(state: str, stop_latched: bool = False) -> int:
-    """How urgently a station in this state wants a person."""
+def shown_state(state: str, maintenance: bool) -> str:
+    """The state as people see it: maintenance says why a station does nothing, but never hides that it moves or is
+    stopped.
+    """
+    return "maintenance" if maintenance and state not in ("overridden", "stopped") else state
+
+
+def severity(state: str, stop_latched: bool = False, maintenance: bool = False) -> int:
+    """How urgently a station in this state wants a person; one in maintenance has its person already."""
+    if maintenance:
+        return 0
     return max(SEVERITY.get(state, 0), SEVERITY["stopped"] if stop_latched else 0)
 
 
@@ -86,6 +97,7 @@ class Membership(models.Model):
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="memberships")
     lab = models.ForeignKey(Lab, on_delete=models.CASCADE, related_name="memberships")
     role = models.CharField(max_length=12, choices=choices(ROLES))
+    last_seen = models.DateTimeField(null=True)  # to the minute
 
     class Meta:
         constraints = [
@@ -126,6 +138,14 @@ class Station(models.Model):
         "learning.Checkpoint", null=True, on_delete=models.SET_NULL, related_name="loaded_on"
     )
     episodes_count = models.PositiveIntegerField(default=0)
+    connected_since = models.DateTimeField(null=True)
+    # After a renewal the old token goes on until the new one has connected, or until this time.
+    old_token_hash = models.CharField(max_length=64, blank=True, db_index=True)
+    old_token_until = models.DateTimeField(null=True)
+    maintenance_since = models.DateTimeField(null=True)  # null = not in maintenance
+    maintenance_reason = models.CharField(max_length=300, blank=True)
+
+    token_is_old = False  # set by access.get_station_by_token: it came with the token that is being replaced
 
     class Meta:
         ordering = ["lab", "number"]
@@ -145,7 +165,15 @@ class Station(models.Model):
 
     @property
     def severity(self):
-        return severity(self.state, self.stop_latched)
+        return severity(self.state, self.stop_latched, self.maintenance)
+
+    @property
+    def maintenance(self) -> bool:
+        return self.maintenance_since is not None
+
+    @property
+    def shown_state(self):
+        return shown_state(self.state, self.maintenance)
 
     @property
     def command_group(self):
@@ -191,6 +219,7 @@ class Task(models.Model):
     shuffle_every_s = models.FloatField(null=True)  # null = as the station is set
     stall_steps = models.PositiveIntegerField(null=True)  # an attempt ends when d made no new low for so many steps
     regression = models.FloatField(null=True)  # ... or when d has risen by so much above its lowest
+    fewest_objects = models.PositiveIntegerField(null=True)  # practice goes on while so many are left; null = all
     archived_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -222,6 +251,7 @@ class Task(models.Model):
             "time_limit_steps": self.time_limit_steps,
             "stall_steps": self.stall_steps,
             "regression": self.regression,
+            "fewest_objects": self.fewest_objects,
         }
 
 
@@ -483,3 +513,136 @@ class Contact(models.Model):
 
     def __str__(self):
         return self.name
+
+
+# Upkeep: who did what, who may come in, and what each station's hours were used for
+
+ACTS = (
+    "override",
+    "override_ended",
+    "hand_back",
+    "stop",
+    "stop_all",
+    "clear_stop",
+    "pause",
+    "resume",
+    "reset",
+    "self_reset",
+    "end_episode",
+    "speed",
+    "settings",
+    "relabel",
+    "assigned",
+    "assignment_moved",
+    "assignment_canceled",
+    "repeat_ended",
+    "task_edited",
+    "task_archived",
+    "task_restored",
+    "maintenance_on",
+    "maintenance_off",
+    "token_made",
+    "token_renewed",
+    "member_invited",
+    "invitation_revoked",
+    "member_joined",
+    "role_changed",
+    "member_removed",
+)
+SPAN_STATES = (*STATION_STATES, "maintenance")
+
+
+def kept_reference(model):
+    """A reference that no deletion follows or is held up by: the row that was meant may be gone, the record stays."""
+    return models.ForeignKey(model, null=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
+
+
+class Act(models.Model):
+    """The audit log: one act of a person, or of a station by itself. PostgreSQL refuses to change, delete or empty it.
+
+    Names stand beside the references, so that the log stays readable when a user or a station is gone.
+    """
+
+    at = models.DateTimeField(default=timezone.now)
+    lab = kept_reference(Lab)
+    user = kept_reference(settings.AUTH_USER_MODEL)
+    user_name = models.CharField(max_length=150, blank=True)
+    station = kept_reference(Station)
+    station_name = models.CharField(max_length=80, blank=True)
+    kind = models.CharField(max_length=24)  # one of ACTS
+    lease_epoch = models.PositiveIntegerField(null=True)
+    reason = models.CharField(max_length=300, blank=True)
+    details = models.JSONField(default=dict)
+    source = models.CharField(max_length=10)  # page, API, station or server
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["lab", "-id"])]
+        triggers = [
+            pgtrigger.Protect(name="append_only", operation=pgtrigger.Update | pgtrigger.Delete),
+            # Protect knows no TRUNCATE, which would pass every trigger that looks at rows.
+            pgtrigger.Trigger(
+                name="never_emptied",
+                level=pgtrigger.Statement,
+                when=pgtrigger.Before,
+                operation=pgtrigger.Truncate,
+                func="RAISE EXCEPTION 'Cannot truncate %: the audit log is append-only', TG_TABLE_NAME;",
+            ),
+        ]
+
+    def __str__(self):
+        return f"{self.user_name or self.source}: {self.kind} {self.station_name}".strip()
+
+
+class Invitation(models.Model):
+    """A link that makes its one user a member of the lab; only a hash of the link's secret is kept."""
+
+    VALID_FOR = timedelta(days=7)
+
+    lab = models.ForeignKey(Lab, on_delete=models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=12, choices=choices(ROLES))
+    note = models.CharField(max_length=80, blank=True)  # whom it is for
+    token_hash = models.CharField(max_length=64, unique=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+    accepted_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    accepted_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(role__in=ROLES), name="invitation_role_known"),
+            models.CheckConstraint(
+                condition=Q(accepted_at=None) | Q(revoked_at=None), name="invitation_accepted_or_revoked"
+            ),
+        ]
+
+    def __str__(self):
+        return f"invitation {self.pk}"
+
+    @staticmethod
+    def open_now():
+        """The condition under which a link still works."""
+        return Q(accepted_at=None, revoked_at=None, expires_at__gt=timezone.now())
+
+
+class StationSpan(models.Model):
+    """A stretch of time that a station spent in one state, as people saw it; the open one goes on."""
+
+    station = models.ForeignKey(Station, on_delete=models.CASCADE, related_name="spans")
+    state = models.CharField(max_length=16, choices=choices(SPAN_STATES))
+    started_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["station", "started_at"]
+        indexes = [models.Index(fields=["station", "ended_at"]), models.Index(fields=["ended_at"])]
+        constraints = [
+            models.UniqueConstraint(fields=["station"], condition=Q(ended_at=None), name="one_open_span_a_station"),
+            models.CheckConstraint(condition=Q(state__in=SPAN_STATES), name="span_state_known"),
+            models.CheckConstraint(
+                condition=Q(ended_at=None) | Q(ended_at__gte=models.F("started_at")), name="span_ends_after_its_start"
+            ),
+        ]

@@ -103,6 +103,8 @@ def _inability(station: Station) -> str:
     """Why it can't practise now, as in "is stopped"; "" where it can."""
     if not station.connected:
         return UNABLE["offline"]
+    if station.maintenance:
+        return "is in maintenance"
     if station.stop_latched:
         return UNABLE["stopped"]
     return UNABLE.get("paused" if station.paused else station.state, "")

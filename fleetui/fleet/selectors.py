@@ -3,7 +3,7 @@ writes.
 """
 
 from collections import Counter
-from datetime import timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import numpy as np
 from django.db.models import Count, Q, Sum
@@ -11,15 +11,19 @@ from django.utils import timezone
 
 from fleetui.access import Invalid, Refused
 from fleetui.fleet.models import (
+    IN_EPISODE,
+    ROLES,
+    Act,
     AssignedStation,
     Assignment,
     Episode,
     HelpRequest,
     Intervention,
+    Invitation,
     Lab,
     Station,
+    StationSpan,
     Task,
-    severity,
 )
 from robots.embodiments import Embodiment
 from robots.episodes import EpisodeError, read_episodes
@@ -63,7 +67,7 @@ def _card(station: Station, assignment: Assignment | None, wanted: dict | None) 
         "slug": station.slug,
         "name": station.name,
         "number": station.number,
-        "state": station.state,
+        "state": station.shown_state,
         "state_since": station.state_since.isoformat(),
         "reason": station.reason,
         "version": station.loaded_checkpoint.version if station.loaded_checkpoint else None,
@@ -79,8 +83,10 @@ def _card(station: Station, assignment: Assignment | None, wanted: dict | None) 
         "self_reset_after_s": station.self_reset_after_s,
         "shuffle_every_s": station.shuffle_every_s,
         "help": wanted,
-        "severity": severity(station.state, station.stop_latched),
-        "attention": severity(station.state, station.stop_latched) > 0,
+        "maintenance": station.maintenance_reason,
+        "connected_since": station.connected_since.isoformat() if station.connected_since else None,
+        "severity": station.severity,
+        "attention": station.severity > 0,
     }
 
 
@@ -133,8 +139,8 @@ def list_stations(lab: Lab):
 
 
 def free_stations(lab: Lab):
-    """Stations that no live assignment holds."""
-    return lab.stations.exclude(places__live=True).order_by("number")
+    """Stations that no live assignment holds and nobody repairs."""
+    return lab.stations.filter(maintenance_since=None).exclude(places__live=True).order_by("number")
 
 
 def list_tasks(lab: Lab, archived: bool = False):
@@ -318,3 +324,155 @@ def interventions_per_robot_hour(lab: Lab, hours: int = 24, run_ids: list[int] |
 
 def task_of_family(lab: Lab, family: str) -> Task | None:
     return lab.tasks.filter(family=family).order_by("pk").first()
+
+
+# People and the audit log
+
+ACT_FIELDS = ("id", "at", "person", "station", "kind", "lease_epoch", "reason", "details", "source")
+
+
+def list_members(lab: Lab):
+    """Managers first, then by name."""
+    rows = lab.memberships.select_related("user")
+    return sorted(rows, key=lambda row: (-ROLES.index(row.role), row.user.get_username()))
+
+
+def list_open_invitations(lab: Lab):
+    return lab.invitations.filter(Invitation.open_now()).select_related("created_by")
+
+
+def names_in_acts(lab: Lab) -> tuple[list[str], list[str]]:
+    """Who and what the log names; those that are gone too."""
+    rows = Act.objects.filter(lab=lab).order_by()
+    people = rows.exclude(user_name="").values_list("user_name", flat=True).distinct()
+    stations = rows.exclude(station_name="").values_list("station_name", flat=True).distinct()
+    return sorted(people), sorted(stations)
+
+
+def list_acts(
+    lab: Lab,
+    *,
+    person: str = "",
+    station: str = "",
+    kind: str = "",
+    since: date | None = None,
+    until: date | None = None,
+):
+    """Newest first; each filter that is given must hold. `until` is the last day that counts, in UTC."""
+    exact = {"user_name": person, "station_name": station, "kind": kind}
+    rows = Act.objects.filter(lab=lab, **{name: value for name, value in exact.items() if value}).order_by("-id")
+    if since:
+        rows = rows.filter(at__gte=datetime.combine(since, time.min, UTC))
+    if until:
+        rows = rows.filter(at__lt=datetime.combine(until, time.min, UTC) + timedelta(days=1))
+    return rows
+
+
+def act_row(act: Act) -> dict:
+    return {
+        "id": act.pk,
+        "at": act.at.isoformat(),
+        "person": act.user_name,
+        "station": act.station_name,
+        "kind": act.kind,
+        "lease_epoch": act.lease_epoch,
+        "reason": act.reason,
+        "details": act.details,
+        "source": act.source,
+    }
+
+
+# Upkeep: is a station well, and what were its hours used for
+
+SILENT_S = 15  # telemetry is written down every 5 s
+MANY_RECONNECTIONS = 5
+COLUMNS = 480  # of the drawn strip; a week of short episodes would be more marks than anyone can tell apart
+
+
+def station_health(station: Station) -> dict:
+    return _health_of([station])[station.pk]
+
+
+def list_upkeep(lab: Lab) -> list[dict]:
+    """[{station, health, use}] by number, of the last 24 hours."""
+    stations = list(list_stations(lab))
+    health, use = _health_of(stations), use_of_stations(stations, hours=24)
+    return [{"station": row, "health": health[row.pk], "use": use[row.pk]} for row in stations]
+
+
+def _health_of(stations: list[Station]) -> dict[int, dict]:
+    """By station: a word (healthy, look at it, offline), why, and the day's failures and reconnections."""
+    since = timezone.now() - timedelta(hours=24)
+    ended = Episode.objects.filter(station__in=stations, stored_at__gte=since, ending="fault").order_by()
+    faults = dict(ended.values_list("station").annotate(n=Count("uuid")))
+    back = StationSpan.objects.filter(station__in=stations, state="offline", ended_at__gte=since).order_by()
+    returns = dict(back.values_list("station").annotate(n=Count("id")))
+    return {row.pk: _health(row, faults.get(row.pk, 0), returns.get(row.pk, 0)) for row in stations}
+
+
+def _health(station: Station, faults: int, reconnections: int) -> dict:
+    why = []
+    silent_s = (timezone.now() - station.last_seen).total_seconds() if station.last_seen else None
+    if not station.connected:
+        word = "offline"
+        why.append(f"{station.reason or 'not connected'}" if station.last_seen else "it has never connected")
+    else:
+        if silent_s is not None and silent_s > SILENT_S:
+            why.append(f"connected, but silent for {silent_s:.0f} s")
+        if faults:
+            why.append(f"{faults} episode{'s' if faults > 1 else ''} ended in a fault in 24 h")
+        if reconnections >= MANY_RECONNECTIONS:
+            why.append(f"reconnected {reconnections} times in 24 h")
+        word = "look at it" if why else "healthy"
+    return {
+        "word": word,
+        "state": {"healthy": "ready", "look at it": "needs_person"}.get(word, "offline"),  # whose shape it borrows
+        "why": "; ".join(why) or "connected, heard of, no faults in 24 h",
+        "faults": faults,
+        "reconnections": reconnections,
+    }
+
+
+def use_of_stations(stations: list[Station], *, hours: int) -> dict[int, dict]:
+    """By station: bars to draw over COLUMNS columns, and the exact hours and share of each state in the window."""
+    now = timezone.now()
+    begin = now - timedelta(hours=hours)
+    spans: dict[int, list] = {station.pk: [] for station in stations}
+    rows = StationSpan.objects.filter(Q(ended_at=None) | Q(ended_at__gt=begin), station__in=stations)
+    for pk, state, started, ended in rows.order_by("started_at").values_list(
+        "station", "state", "started_at", "ended_at"
+    ):
+        a, b = ((moment - begin).total_seconds() for moment in (max(started, begin), min(ended or now, now)))
+        if b > a:
+            spans[pk].append((state, a, b))
+    return {pk: _use(found, hours, begin) for pk, found in spans.items()}
+
+
+def _use(spans: list[tuple[str, float, float]], hours: int, begin: datetime) -> dict:
+    total, width = Counter(), hours * 3600 / COLUMNS
+    columns: list[Counter] = [Counter() for _ in range(COLUMNS)]
+    for state, a, b in spans:
+        total[state] += b - a
+        for column in range(int(a / width), min(int(b / width), COLUMNS - 1) + 1):
+            columns[column][state] += min(b, (column + 1) * width) - max(a, column * width)
+    # Each column shows the state that it was in for longest; equal neighbours become one bar.
+    bars: list[dict] = []
+    for x, column in enumerate(columns):
+        state = column.most_common(1)[0][0] if column else None
+        if bars and bars[-1]["state"] == state:
+            bars[-1]["width"] += 1
+        else:
+            bars.append({"state": state, "x": x, "width": 1})
+    for bar in bars:
+        bar["from"] = begin + timedelta(seconds=bar["x"] * width)
+        bar["until"] = begin + timedelta(seconds=(bar["x"] + bar["width"]) * width)
+    known = sum(total.values())
+    return {
+        "hours": hours,
+        "columns": COLUMNS,
+        "begin": begin,
+        "bars": [bar for bar in bars if bar["state"]],
+        "rows": [{"state": state, "hours": s / 3600, "share": s / known} for state, s in total.most_common()],
+        "known_hours": known / 3600,
+        "working": sum(total[state] for state in IN_EPISODE) / known if known else None,
+    }

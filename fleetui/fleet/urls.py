@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from fleetui.fleet.views import attention, effort, episodes, stations, tasks, wall
+from fleetui.fleet.views import attention, audit, effort, episodes, people, stations, tasks, wall
 
 urlpatterns = [
     path("", wall.home, name="home"),
@@ -11,6 +11,7 @@ urlpatterns = [
     path("logout", LogoutView.as_view(), name="logout"),
     path("labs/<slug:lab_slug>/", wall.wall, name="wall"),
     path("labs/<slug:lab_slug>/jump", wall.jump, name="jump"),
+    path("labs/<slug:lab_slug>/stations/", stations.stations, name="stations"),
     path("labs/<slug:lab_slug>/stations/new", stations.new_station, name="new_station"),
     path("labs/<slug:lab_slug>/stations/<slug:station_slug>", stations.station, name="station"),
     path(
@@ -18,6 +19,12 @@ urlpatterns = [
     ),
     path("labs/<slug:lab_slug>/attention/", attention.attention, name="attention"),
     path("labs/<slug:lab_slug>/effort/", effort.effort, name="effort"),
+    path("labs/<slug:lab_slug>/stations/<slug:station_slug>/token", stations.renew_token, name="renew_token"),
+    path("labs/<slug:lab_slug>/stations/<slug:station_slug>/maintenance", stations.maintenance, name="maintenance"),
+    path("labs/<slug:lab_slug>/people", people.people, name="people"),
+    path("labs/<slug:lab_slug>/audit", audit.audit, name="audit"),
+    path("labs/<slug:lab_slug>/audit/export.<slug:kind>", audit.export, name="audit_export"),
+    path("invitations/<str:token>", people.invitation, name="invitation"),
     path("labs/<slug:lab_slug>/episodes/", episodes.episodes, name="episodes"),
     path("labs/<slug:lab_slug>/episodes/<uuid:episode_uuid>", episodes.episode, name="episode"),
     path("labs/<slug:lab_slug>/tasks/", tasks.tasks, name="tasks"),

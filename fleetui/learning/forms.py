@@ -109,7 +109,7 @@ class ImproveForm(LaunchForm):
         label="Stations",
         queryset=None,
         widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
-        help_text="Those on which no other run practises.",
+        help_text="Those on which no other run practises and that are not in maintenance.",
         error_messages={"required": "Choose at least one station to practise on."},
     )
 
@@ -118,7 +118,8 @@ class ImproveForm(LaunchForm):
         busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
         self.fields["parent"].queryset = selectors.list_parents(lab)
         self.fields["task"].queryset = lab.tasks.filter(archived_at=None).order_by("name")
-        free = self.fields["stations"].queryset = lab.stations.exclude(pk__in=busy.values("station")).order_by("number")
+        able = lab.stations.filter(maintenance_since=None)
+        free = self.fields["stations"].queryset = able.exclude(pk__in=busy.values("station")).order_by("number")
         # What a manager assigned already is what one most likely wants to practise.
         waiting = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)
         waiting = waiting.filter(task__archived_at=None).order_by("position")
@@ -137,7 +138,7 @@ class ImproveForm(LaunchForm):
         if not self.fields["parent"].queryset.exists():
             return "No run has left a policy and a reward model yet: train from demonstrations first."
         if not self.fields["stations"].queryset.exists():
-            return "Every station is held by another run: wait for it, or cancel it."
+            return "Every station is held by another run or in maintenance: wait for one, or free one."
         return ""
 
 

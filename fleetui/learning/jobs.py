@@ -519,6 +519,7 @@ def begin_watch(**_) -> None:
                 actions.requeue_stale_jobs(all_waiting=all_waiting)
                 if all_waiting:
                     looked_at_all = time.monotonic()
+                    fleet_actions.drop_old_spans()
                 fleet_actions.disconnect_silent_stations()
                 fleet_actions.dispatch_all()
                 keep_clock_running()

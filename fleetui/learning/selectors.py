@@ -184,5 +184,7 @@ def stations_behind(run: Run) -> list[Station]:
     policy = run.published_policy()
     if policy is None:
         return []
-    stations = Station.objects.filter(places__live=True, places__assignment__run=run, connected=True)
+    stations = Station.objects.filter(
+        places__live=True, places__assignment__run=run, connected=True, maintenance_since=None
+    )
     return list(stations.exclude(loaded_checkpoint=policy).select_related("lab"))

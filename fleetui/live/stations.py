@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.core.exceptions import ValidationError
+from django.utils import timezone
 
 from fleetui import access
 from fleetui.fleet import actions
@@ -47,8 +48,9 @@ class StationConsumer(AsyncWebsocketConsumer):
     turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def connect(self):
-        self.station, self.welcomed, self.written_at = None, False, 0.0
         self.noted, self.state_since = NOTHING_NOTED, time.monotonic()
+        self.station, self.welcomed, self.written_at, self.old_token_ends = None, False, 0.0, None
+        self.said = None  # its newest telemetry
         self.station = await in_thread(access.get_station_by_token)(bearer_token(self.scope))
         await self.accept()
         if self.station is None:
@@ -60,10 +62,24 @@ class StationConsumer(AsyncWebsocketConsumer):
             HELLO_WITHIN_S, lambda: asyncio.ensure_future(self.close(BAD_MESSAGE, "No hello came within 10 s."))
         )
 
+        if self.station.token_is_old:
+            self.close_old_token_in((self.station.old_token_until - timezone.now()).total_seconds())
+
+    def close_old_token_in(self, seconds):
+        """The token that opened this socket is void by then; the new one may have connected and replaced it before."""
+        if self.old_token_ends is not None:
+            self.old_token_ends.cancel()
+        said = "The station's token was renewed; this is the old one."
+        self.old_token_ends = asyncio.get_running_loop().call_later(
+            max(0.0, seconds), lambda: asyncio.ensure_future(self.close(NO_TOKEN, said))
+        )
+
     async def disconnect(self, code):
         if self.station is None:
             return
         self.hello_late.cancel()
+        if self.old_token_ends is not None:
+            self.old_token_ends.cancel()
         await self.channel_layer.group_discard(self.station.command_group, self.channel_name)
         async with self.turn:
             if self.present.get(self.station.pk) is self:
@@ -113,8 +129,13 @@ class StationConsumer(AsyncWebsocketConsumer):
             await self.say(order)
         frames.add_camera(self.station.pk, lambda watch: asyncio.ensure_future(self.say(watch)))
 
+    def show(self, message) -> bool:
+        self.said, station = message, self.station
+        latched, maintenance = station.stop_latched, station.maintenance
+        return telemetry.show(station.pk, self.topics, station.slug, message, latched, maintenance)
+
     async def take_telemetry(self, message):
-        changed = telemetry.show(self.station.pk, self.topics, self.station.slug, message, self.station.stop_latched)
+        changed = self.show(message)
         now = time.monotonic()
         if changed or now - self.written_at > WRITE_EVERY_S:
             self.written_at = now
@@ -173,6 +194,14 @@ class StationConsumer(AsyncWebsocketConsumer):
 
     async def tell_station(self, event):
         message = event["message"]
+        if message["type"] == "maintenance":
+            self.station.maintenance_since = timezone.now() if message["on"] else None
+            if self.said is not None:
+                self.show(self.said)  # what it said last is shown by another word from now on
+            return
+        if message["type"] == "token_renewed":
+            self.close_old_token_in(message["old_works_s"])
+            return
         if message["type"] == "command" and message["name"] in ("stop", "clear_stop"):
             self.station.stop_latched = message["name"] == "stop"
         await self.say(message)

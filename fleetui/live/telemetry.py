@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fleetui.fleet.models import IN_EPISODE, STATION_STATES, severity
+from fleetui.fleet.models import IN_EPISODE, STATION_STATES, severity, shown_state
 from robots.attention import Need, need_of
 
 BINS_LIMIT = 1000
@@ -84,11 +84,14 @@ def read_card(message: dict) -> dict:
     return card
 
 
-def show(station: int, topics: tuple[str, ...], slug: str, message: dict, stop_latched: bool) -> bool:
+def show(
+    station: int, topics: tuple[str, ...], slug: str, message: dict, stop_latched: bool, maintenance: bool = False
+) -> bool:
     """Keep it and tell the viewers of the topics. True if state or reason changed: then it is worth a row."""
     card = read_card(message)
-    urgent = severity(card["state"], stop_latched)
-    card |= {"severity": urgent, "attention": urgent > 0}
+    urgent = severity(card["state"], stop_latched, maintenance)
+    shown = shown_state(card["state"], maintenance)
+    card |= {"state": shown, "severity": urgent, "attention": urgent > 0}
     now = newest.setdefault(station, Newest())
     changed = any(card[name] != now.card.get(name) for name in ("state", "reason"))
     now.card = card

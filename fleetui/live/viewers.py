@@ -25,6 +25,7 @@ from django.http import HttpRequest
 from fleetui import access, messages
 from fleetui.fleet import actions
 from fleetui.fleet import selectors as fleet
+from fleetui.fleet.actions.audit import source
 from fleetui.learning import selectors as learning
 from fleetui.live import frames, telemetry
 from fleetui.live.stations import in_thread, refuse_constant
@@ -36,7 +37,8 @@ SUBSCRIPTIONS_LIMIT = 200
 # A card on the wall moves at most 5 times a second; the page of one station shows every message.
 EVERY_S = {"wall": 0.19, "station": 0.08}
 FORBIDDEN = 4403
-RECHECK_S = 5.0  # so long may a socket outlive its log-in or its user's membership
+NOTE_SEEN_S = 60.0
+RECHECK_S = 1.5  # so long may a socket outlive its log-in, its user's membership or role; 2 s with the asking
 
 
 class BadRequest(ValueError):
@@ -67,10 +69,11 @@ class LiveConsumer(AsyncWebsocketConsumer):
         self.watches: dict[tuple[str, str], frames.Watch] = {}
         self.pending: dict[tuple[str, str], tuple[dict, bool]] = {}
         self.tasks: list[asyncio.Task] = []
-        self.numbers = None
+        self.numbers, self.noted_seen = None, -NOTE_SEEN_S
         if not self.user.is_authenticated or not is_same_origin(self.scope):
             await self.close(FORBIDDEN)
             return
+        self.roles = await in_thread(access.get_roles)(self.user)
         await self.accept()
         self.numbers = redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=5)
         self.telemetry_there, self.frames_there = asyncio.Event(), asyncio.Event()
@@ -123,8 +126,15 @@ class LiveConsumer(AsyncWebsocketConsumer):
     def is_welcome(self) -> bool:
         request = HttpRequest()
         request.session = SessionStore(self.scope["session"].session_key)
+        if not get_user(request).is_authenticated:
+            return False
         labs = {each.lab for each in self.subscriptions.values()} | {lab for lab, _ in self.watches}
-        return get_user(request).is_authenticated and labs <= {lab.slug for lab in access.get_labs(self.user)}
+        now = access.get_roles(self.user)
+        if labs and time.monotonic() - self.noted_seen > NOTE_SEEN_S:
+            self.noted_seen = time.monotonic()
+            actions.note_seen(user=self.user, labs=list(labs))
+        # The page of another role offers other acts: it is drawn anew, as after a log-out.
+        return all(lab in now and now[lab] == self.roles.get(lab) for lab in labs)
 
     # Subscriptions
 
@@ -334,6 +344,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
             command.get("ttl_ms", 5000),
         )
         station = None
+        source.set("page")
         try:
             station = await in_thread(access.get_station)(
                 self.user, text_of(command, "lab"), text_of(command, "station")

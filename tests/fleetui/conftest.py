@@ -5,8 +5,10 @@ import pytest
 
 @pytest.fixture
 def lab(transactional_db, settings, tmp_path):
+    from fleetui.fleet.actions.audit import source
     from tests.fleetui.lab import Lab
 
+    source.set("server")  # the server gives each request a context of its own, the test client does not
     settings.DATA = tmp_path
     return Lab("east")
 

@@ -395,3 +395,104 @@ async def test_a_strange_unsubscribe_gets_a_sentence(lab):
     await socket.say(unsubscribe={}, lab="east")
     assert "unsubscribe" in (await socket.hear())["error"]
     await socket.disconnect()
+
+
+async def test_a_changed_role_closes_the_socket_within_two_seconds(lab):
+    socket, other = await browser(lab, "supervisor"), await browser(lab, "viewer")
+    for each in (socket, other):
+        await each.say(subscribe="wall", lab="east")
+        await each.hear(lambda message: message.get("type") == "snapshot")
+    member = await sync_to_async(lab.row.memberships.select_related("user", "lab").get)(user=lab.users["supervisor"])
+    await sync_to_async(actions.change_role)(member=member, role="viewer", user=lab.users["manager"])
+    output = await socket.receive_output(timeout=2)
+    assert (output["type"], output["code"]) == ("websocket.close", viewers.FORBIDDEN)
+    assert await other.receive_nothing(timeout=0.5)
+    await socket.disconnect()
+    await other.disconnect()
+
+
+async def test_maintenance_is_shown_over_what_the_station_says_and_keeps_the_wall_calm(lab):
+    socket, station = await browser(lab, "viewer"), await arm(lab)
+    await socket.say(subscribe="wall", lab="east")
+    await socket.hear(lambda message: message.get("type") == "snapshot")
+    await sync_to_async(actions.begin_maintenance)(
+        station=lab.stations[0], user=lab.users["supervisor"], reason="new gripper"
+    )
+    assert (await station.hear(lambda message: message["type"] == "command"))["name"] == "pause"
+
+    def of(state):
+        def wanted(message):
+            return message.get("data", {}).get("card", {}).get("state") == state
+
+        return wanted
+
+    card = (await socket.hear(of("maintenance")))["data"]["card"]
+    assert card["maintenance"] == "new gripper"
+    await station.say(**telemetry("needs_person", reason="a block fell"))
+    await station.say(**telemetry("overridden"))  # driven by whoever repairs it: that is never hidden
+    card = (await socket.hear(of("overridden")))["data"]["card"]
+    assert not card.get("attention")
+    await station.say(**telemetry("paused"))
+    await socket.hear(of("maintenance"))
+    row = await sync_to_async(lambda: lab.row.stations.get(slug="arm-1"))()
+    await sync_to_async(actions.end_maintenance)(station=row, user=lab.users["supervisor"])
+    await socket.hear(of("paused"))  # before the station says anything anew
+    await socket.disconnect()
+    await station.disconnect()
+
+
+async def test_a_token_that_dies_at_once_takes_its_socket_with_it(lab):
+    station = await arm(lab)
+    await sync_to_async(actions.renew_token)(station=lab.stations[0], user=lab.users["manager"])
+    while (output := await station.receive_output(timeout=2))["type"] != "websocket.close":
+        pass
+    assert output["code"] == 4401
+    await station.disconnect()
+
+
+async def test_the_socket_of_an_old_token_lives_until_the_new_one_has_connected(lab, monkeypatch):
+    old = await arm(lab)
+    token = await sync_to_async(actions.renew_token)(station=lab.stations[0], user=lab.users["manager"], keep_old=True)
+    again = await arm(lab)  # a network that broke: the old token still opens a socket
+    while (output := await old.receive_output(timeout=2))["type"] != "websocket.close":
+        pass
+    assert output["code"] == 4409
+    lab.tokens["arm-1"], used = token, lab.tokens["arm-1"]
+    new = await arm(lab)
+    while (output := await again.receive_output(timeout=2))["type"] != "websocket.close":
+        pass
+    lab.tokens["arm-1"] = used
+    late = Socket("/ws/station", [(b"authorization", f"Bearer {used}".encode())])
+    assert await late.connect()
+    assert (await late.receive_output(timeout=2))["code"] == 4401
+    for each in (old, again, new, late):
+        await each.disconnect()
+
+
+async def test_the_socket_of_an_old_token_ends_with_its_ten_minutes(lab, monkeypatch):
+    from datetime import timedelta
+
+    from fleetui.fleet.actions import labs
+
+    monkeypatch.setattr(labs, "OLD_TOKEN_FOR", timedelta(seconds=0.5))
+    station = await arm(lab)
+    await sync_to_async(actions.renew_token)(station=lab.stations[0], user=lab.users["manager"], keep_old=True)
+    renewed_at = time.monotonic()
+    while (output := await station.receive_output(timeout=2))["type"] != "websocket.close":
+        pass  # its orders
+    assert output["code"] == 4401 and time.monotonic() - renewed_at > 0.3
+    await station.disconnect()
+
+
+async def test_driving_by_a_socket_is_an_act_from_the_page(lab):
+    socket, station = await browser(lab, "supervisor"), await arm(lab)
+    await socket.say(command={"id": "1", "lab": "east", "station": "arm-1", "name": "override"})
+    await station.hear(lambda message: message["type"] == "command")
+    await station.say(type="command_done", id="1", ok=True, error="")
+    assert (await socket.hear(lambda message: "command_done" in message))["command_done"]["ok"]
+    from fleetui.fleet.models import Act
+
+    act = await sync_to_async(Act.objects.get)(kind="override")
+    assert (act.user_name, act.source, act.lease_epoch) == ("east-supervisor", "page", 1)
+    await station.disconnect()
+    await socket.disconnect()

@@ -27,7 +27,7 @@ def post(lab, role, path, **data):
     return lab.as_(role).post(f"/labs/{lab.slug}/{path}", data)
 
 
-PAGES = ("", "stations/arm-1", "runs/", "episodes/", "datasets/", "tasks/", "charts/")
+PAGES = ("", "stations/", "stations/arm-1", "runs/", "episodes/", "datasets/", "tasks/", "charts/")
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -115,7 +115,7 @@ def test_a_new_station_shows_its_token_once(lab):
     token = page.partition('id="token">')[2].partition("<")[0]
     station = Station.objects.get(slug="arm-9")
     assert station.token_hash == Station.hash_token(token)
-    assert "practise --server http://testserver --tokens tokens.json" in page
+    assert "practise --server http://testserver --tokens arm-9.json" in page
     assert token not in get(lab, "manager", "stations/arm-9").content.decode()
     answer = post(lab, "manager", "stations/new", name="Arm 9", simulated="on", world="language_table", seed="3")
     assert answer.status_code == 422 and "already has a station" in answer.content.decode()
@@ -123,7 +123,10 @@ def test_a_new_station_shows_its_token_once(lab):
 
 def test_a_real_station_is_told_where_to_connect_not_to_simulate(lab):
     page = post(lab, "manager", "stations/new", name="Arm 9", seed="1").content.decode()
-    assert "connects to <code>http://testserver</code>" in page and "training practise" not in page
+    token = page.partition('id="token">')[2].partition("<")[0]
+    assert f"FLEET_SERVER=http://testserver FLEET_TOKEN={token}" in page and "training practise" not in page
+    post(lab, "manager", "stations/new", name="Arm 10", seed="1", embodiment="language_table")
+    assert Station.objects.get(slug="arm-10").embodiment["name"] == "language_table"
 
 
 def test_labels_name_their_own_field(lab):

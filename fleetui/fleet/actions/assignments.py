@@ -1,7 +1,6 @@
 """Assignments: tasks given to stations, and what a station is told to do about them."""
 
 import json
-import logging
 import time
 import uuid as uuids
 from datetime import UTC, datetime, timedelta
@@ -13,13 +12,11 @@ from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule, PeriodicTask
 
 from fleetui.access import Conflict, Invalid
+from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import grant_lease
 from fleetui.fleet.models import PRIORITIES, REPEATS, AssignedStation, Assignment, Lab, Lease, Station, Task
 from fleetui.messages import tell_station_on_commit
-
-audit = logging.getLogger("fleetui.audit")
-
 
 PATIENCE = timedelta(hours=24)  # one that has waited so long is not overtaken any more, whatever has priority
 # What the occurrences of a series have in common.
@@ -95,7 +92,9 @@ def assign_task(
         enter_queue(assignment)
     if repeats:
         _schedule(assignment)
-    audit.info("%s assigns %s in %s: assignment %s", user, task, lab.slug, assignment.pk)
+    details = {"assignment": assignment.pk, "task": task.name, "run": run.pk if run else None, "any": any_count}
+    for station in stations or [None]:
+        record_act(lab=lab, kind="assigned", user=user, station=station, details=details)
     dispatch_on_commit(lab)
     return assignment
 
@@ -141,6 +140,8 @@ def _assignment_problems(
 
 def _unable(task: Task, stations: list[Station]) -> str:
     for station in stations:
+        if station.maintenance:
+            return f"{station} is in maintenance ({station.maintenance_reason}); leave it out, or end that."
         body = station.embodiment.get("name", task.embodiment)
         if body != task.embodiment:
             return f"{station} has the body {body}, but {task} needs {task.embodiment}; leave this station out."
@@ -185,7 +186,8 @@ def reorder_assignment(*, assignment: Assignment, before: Assignment | None, use
     line.remove(assignment)
     line.insert(len(line) if before is None else line.index(before), assignment)
     renumber(line)
-    audit.info("%s moves assignment %s before %s", user, assignment.pk, before.pk if before else "nothing")
+    details = {"assignment": assignment.pk, "before": before.pk if before else None}
+    record_act(lab=assignment.lab, kind="assignment_moved", user=user, details=details)
     dispatch_on_commit(assignment.lab)
 
 
@@ -253,7 +255,7 @@ def stop_repeating(*, assignment: Assignment, user) -> None:
     if not Assignment.objects.filter(pk=first.pk).exclude(repeats="").update(repeats=""):
         raise Conflict(f"The assignment of {first.task} does not repeat.")
     PeriodicTask.objects.filter(name=f"assignment {first.pk}").delete()
-    audit.info("%s lets assignment %s repeat no more", user, first.pk)
+    record_act(lab=first.lab, kind="repeat_ended", user=user, details={"assignment": first.pk, "task": first.task.name})
 
 
 def _take_from_waiting_assignments(task: Task, stations: list[Station]) -> None:
@@ -369,7 +371,9 @@ def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> N
     if not ended:
         assignment.refresh_from_db()
         raise Conflict(f"It is {assignment.state} already.")
-    audit.info("%s %s assignment %s", user, "kills" if force else "cancels", assignment.pk)
+    details = {"assignment": assignment.pk, "task": assignment.task.name, "force": force}
+    for station in stations or [None]:  # one that still waits has no station yet
+        record_act(lab=assignment.lab, kind="assignment_canceled", user=user, station=station, details=details)
     if force:
         for station in stations:
             command = {"type": "command", "id": str(uuids.uuid4()), "name": "end_episode", "args": {}, "ttl_ms": 5000}
@@ -439,7 +443,7 @@ def list_orders(*, station: Station) -> list[dict]:
     """What the station should be doing now, in messages of the link protocol; saying it twice does no harm."""
     assignment = station.live_assignment()
     run = assignment.run if assignment else None
-    if run is None or not run.practises():
+    if run is None or not run.practises() or station.maintenance:
         return [{"type": "assignment", "assignment": None, "run": None, "task": None, "purpose": "practice"}]
     task = assignment.task.order_json()
     orders = [{"type": "assignment", "assignment": assignment.pk, "run": run.pk, "task": task, "purpose": "practice"}]

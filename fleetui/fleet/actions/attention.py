@@ -3,7 +3,6 @@
 What the need is says robots/attention.py; when it has gone, the row closes by itself and keeps who helped.
 """
 
-import logging
 from datetime import timedelta
 
 from django.db import transaction
@@ -15,8 +14,6 @@ from fleetui.fleet import selectors
 from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import Contact, HelpRequest, Intervention, Lab, Station
 from robots.attention import SEVERITIES, Need, need_of
-
-audit = logging.getLogger("fleetui.audit")
 
 # A need that goes within so long of somebody's act on the station went because of it.
 HELPED_WITHIN = timedelta(seconds=15)
@@ -92,7 +89,6 @@ def take_help(*, request: HelpRequest, user) -> HelpRequest:
             raise Conflict(_why_not(request))
     if request.acknowledged_at is None:
         HelpRequest.objects.filter(pk=request.pk).update(acknowledged_by=user, acknowledged_at=now)
-    audit.info("%s takes %s", user, request)
     return _told(request)
 
 

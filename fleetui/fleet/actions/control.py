@@ -2,7 +2,6 @@
 touch that it is.
 """
 
-import logging
 import math
 import time
 import uuid as uuids
@@ -14,12 +13,11 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.access import Conflict, Invalid
+from fleetui.fleet.actions.audit import record_command
 from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import Intervention, Lease, Station, severity
 from fleetui.messages import tell_station_on_commit
 from robots.control import ACTS
-
-audit = logging.getLogger("fleetui.audit")
 
 OPERATOR_LEASE = timedelta(seconds=30)  # renewed by driving; afterwards another operator may take over
 # An offline station is told these on its return: they are kept in its row. Anything else needs it here.
@@ -52,7 +50,7 @@ def command_station(
         else:
             station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
             _record_command(station, user, name, args)
-            audit.info("%s: %s %s %s", user, station.topic, name, args)
+            record_command(station, user, name, args)
         message = {
             "type": "command",
             "id": command_id,

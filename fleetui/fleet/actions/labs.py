@@ -1,7 +1,7 @@
 """Labs and their people, stations and tasks are made here."""
 
-import logging
 import secrets
+from datetime import timedelta
 
 from django.db import IntegrityError, transaction
 from django.db.models import Max
@@ -10,12 +10,14 @@ from django.utils.text import slugify
 
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.assignments import dispatch_on_commit, tell_of_task
+from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.models import ROLES, Lab, Membership, Station, Task
+from fleetui.messages import tell_station_on_commit
 from robots import tasks as task_families
 from robots.embodiments import Embodiment
 
-audit = logging.getLogger("fleetui.audit")
+OLD_TOKEN_FOR = timedelta(minutes=10)  # time enough to carry the new one to the robot
 
 
 def create_lab(*, slug: str, name: str) -> Lab:
@@ -41,6 +43,7 @@ def create_station(
     simulated: bool = True,
     self_reset_after_s: float | None = None,
     speed: int = 1,
+    user=None,
 ) -> tuple[Station, str]:
     """Returns the station and its token. The token is shown this once: only its hash is kept."""
     slug = slug or slugify(name)[:40]
@@ -64,16 +67,31 @@ def create_station(
         token_hash=Station.hash_token(token),
         token_prefix=token[:6],
     )
+    record_act(lab=lab, kind="token_made", user=user, station=station, details={"prefix": station.token_prefix})
     show_card(station)
     dispatch_on_commit(lab)
     return station, token
 
 
-def renew_token(*, station: Station) -> str:
-    """A new token, shown this once; the old one is void from now on."""
+@transaction.atomic
+def renew_token(*, station: Station, user=None, keep_old: bool = False) -> str:
+    """A new token, shown this once. The old one is void at once, and a connection that it opened ends; or, kept, it
+    works until the new one has connected, 10 minutes at most.
+    """
     token = secrets.token_urlsafe(32)
-    Station.objects.filter(pk=station.pk).update(token_hash=Station.hash_token(token), token_prefix=token[:6])
-    audit.info("%s has a new token", station.topic)
+    station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
+    until = timezone.now() + OLD_TOKEN_FOR if keep_old else None
+    minutes = round(OLD_TOKEN_FOR.total_seconds() / 60) if keep_old else 0
+    details = {"old": station.token_prefix, "new": token[:6], "minutes_the_old_works": minutes}
+    Station.objects.filter(pk=station.pk).update(
+        token_hash=Station.hash_token(token),
+        token_prefix=token[:6],
+        old_token_hash=station.token_hash if keep_old else "",
+        old_token_until=until,
+    )
+    record_act(lab=station.lab, kind="token_renewed", user=user, station=station, details=details)
+    seconds = OLD_TOKEN_FOR.total_seconds() if keep_old else 0.0
+    tell_station_on_commit(station.command_group, {"type": "token_renewed", "old_works_s": seconds})
     return token
 
 
@@ -90,6 +108,7 @@ def create_task(
     shuffle_every_s: float | None = None,
     stall_steps: int | None = None,
     regression: float | None = None,
+    fewest_objects: int | None = None,
 ) -> Task:
     if family not in task_families.TASKS:
         raise Invalid(
@@ -105,6 +124,7 @@ def create_task(
         "shuffle_every_s": shuffle_every_s,
         "stall_steps": stall_steps,
         "regression": regression,
+        "fewest_objects": fewest_objects,
     }
     _refuse_limits(**limits)
     try:
@@ -116,7 +136,9 @@ def create_task(
         raise Conflict(f"{lab.name} already has a task {slug!r}; choose another name.") from None
 
 
-def _refuse_limits(*, time_limit_steps, resets, self_reset_after_s, shuffle_every_s, stall_steps, regression) -> None:
+def _refuse_limits(
+    *, time_limit_steps, resets, self_reset_after_s, shuffle_every_s, stall_steps, regression, fewest_objects
+) -> None:
     problems = {}
     if not 1 <= time_limit_steps <= 10_000:
         problems["time_limit_steps"] = f"A time limit of {time_limit_steps} steps makes no sense; give 1 to 10000."
@@ -130,6 +152,8 @@ def _refuse_limits(*, time_limit_steps, resets, self_reset_after_s, shuffle_ever
         problems["shuffle_every_s"] = "A shuffle is asked for every 1 to 86400 seconds, or as each station is set."
     if stall_steps is not None and not 1 <= stall_steps <= 10_000:
         problems["stall_steps"] = "A stall is 1 to 10000 steps without a new low, or empty for never."
+    if fewest_objects is not None and not 1 <= fewest_objects <= 100:
+        problems["fewest_objects"] = "Practice goes on with 1 to 100 objects, or empty for all of them."
     if regression is not None and not 0.1 <= regression <= 10_000:
         problems["regression"] = "A regression is 0.1 to 10000 steps-to-go above the lowest, or empty for never."
     if problems:
@@ -148,7 +172,7 @@ def edit_task(*, task: Task, user, name: str = "", description: str = "", **limi
         raise Invalid("A task's name has at most 80 characters.", {"name": "At most 80 characters."})
     Task.objects.filter(pk=task.pk).update(name=name, description=description or family.description, **limits)
     task.refresh_from_db()
-    audit.info("%s edits the task %s of %s", user, task.slug, task.lab.slug)
+    record_act(lab=task.lab, kind="task_edited", user=user, details={"task": task.slug})
     tell_of_task(task=task)
     return task
 
@@ -158,7 +182,7 @@ def archive_task(*, task: Task, user) -> None:
     """No longer wanted: nobody can assign it, and what waits of it is blocked. What is under way goes on."""
     if not Task.objects.filter(pk=task.pk, archived_at=None).update(archived_at=timezone.now()):
         raise Conflict(f"{task} is archived already.")
-    audit.info("%s archives the task %s of %s", user, task.slug, task.lab.slug)
+    record_act(lab=task.lab, kind="task_archived", user=user, details={"task": task.slug})
     dispatch_on_commit(task.lab)
 
 
@@ -166,5 +190,5 @@ def archive_task(*, task: Task, user) -> None:
 def restore_task(*, task: Task, user) -> None:
     if not Task.objects.filter(pk=task.pk, archived_at__isnull=False).update(archived_at=None):
         raise Conflict(f"{task} is not archived.")
-    audit.info("%s restores the task %s of %s", user, task.slug, task.lab.slug)
+    record_act(lab=task.lab, kind="task_restored", user=user, details={"task": task.slug})
     dispatch_on_commit(task.lab)

@@ -10,9 +10,11 @@ from fleetui import access
 from fleetui.access import Invalid
 from fleetui.fleet.actions.assignments import dispatch_on_commit, list_orders
 from fleetui.fleet.actions.attention import note_absence
+from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import emit_card, show_card
 from fleetui.fleet.actions.control import add_touch, end_override, is_number
 from fleetui.fleet.actions.episodes import uuid_or_none
+from fleetui.fleet.actions.spans import note_state
 from fleetui.fleet.models import STATION_STATES, Station
 from fleetui.messages import CheckpointsChanged, send_on_commit
 from robots.embodiments import Embodiment
@@ -40,10 +42,13 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         embodiment=body.to_json(),
         software=software[:80],
         renderer=renderer[:20],
+        connected_since=timezone.now(),
+        **({} if station.token_is_old else {"old_token_hash": "", "old_token_until": None}),
         loaded_checkpoint=None,  # a process that began anew has none; one that has says so when it is welcomed
     )
     station.refresh_from_db()
-    end_override(station)  # a web process that was killed could not do it
+    _end_override(station)  # a web process that was killed could not do it
+    note_state(station=station, state=station.state)
     show_card(station)
     dispatch_on_commit(station.lab)
     welcome = {
@@ -60,14 +65,29 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
 @transaction.atomic
 def disconnect_station(*, station: Station, reason: str = "") -> None:
     Station.objects.filter(pk=station.pk).update(
-        connected=False, state="offline", reason=reason[:300], state_since=timezone.now(), last_seen=timezone.now()
+        connected=False,
+        connected_since=None,
+        state="offline",
+        reason=reason[:300],
+        state_since=timezone.now(),
+        last_seen=timezone.now(),
     )
     station.refresh_from_db()
-    end_override(station)  # a lost link ends an override
+    _end_override(station)  # a lost link ends an override
+    note_state(station=station, state=station.state)
     show_card(station)
     assignment = station.live_assignment()
     if assignment and assignment.run:  # it may have been the last one that a publication waited for
         transaction.on_commit(lambda: record_loaded_everywhere(run=assignment.run), robust=True)
+
+
+def _end_override(station: Station) -> None:
+    """Not by anyone's act, and so it is written down whose override it was."""
+    held = station.leases.filter(released_at=None, user__isnull=False).select_related("user").first()
+    if held is not None:
+        details = {"whose": held.user.get_username(), "why": "the station's connection was lost"}
+        record_act(lab=station.lab, kind="override_ended", station=station, details=details, by_station=True)
+    end_override(station)
 
 
 def disconnect_silent_stations() -> None:
@@ -87,12 +107,19 @@ def record_telemetry(*, station: Station, state: str, reason: str = "", episode:
     if episode:
         fields["last_episode"] = episode
     rows = Station.objects.filter(pk=station.pk, connected=True)
-    if rows.exclude(state=state).update(state=state, state_since=now, **fields) or rows.update(**fields):
-        return
-    # It was only thought to be gone (this machine slept, the database was slow): it speaks, so it is here.
-    Station.objects.filter(pk=station.pk).update(connected=True, state=state, state_since=now, **fields)
-    station.refresh_from_db()
-    show_card(station)
+    with transaction.atomic():
+        if rows.exclude(state=state).update(state=state, state_since=now, **fields):
+            note_state(station=Station.objects.get(pk=station.pk), state=state)
+            return
+        if rows.update(**fields):
+            return
+        # It was only thought to be gone (this machine slept, the database was slow): it speaks, so it is here.
+        Station.objects.filter(pk=station.pk).update(
+            connected=True, connected_since=now, state=state, state_since=now, **fields
+        )
+        station.refresh_from_db()
+        note_state(station=station, state=state)
+        show_card(station)
 
 
 @transaction.atomic
@@ -114,7 +141,9 @@ def record_loaded_everywhere(*, run) -> bool:
     policy = run.published_policy()
     if policy is None or policy.loaded_everywhere_at is not None:
         return False
-    stations = Station.objects.filter(places__live=True, places__assignment__run=run, connected=True)
+    stations = Station.objects.filter(
+        places__live=True, places__assignment__run=run, connected=True, maintenance_since=None
+    )
     loaded = set(stations.values_list("loaded_checkpoint_id", flat=True))
     if loaded != {policy.pk}:
         return False
@@ -134,4 +163,6 @@ def record_touch(*, station: Station, kind: str, reason: str = "", seconds: floa
     if not is_number(seconds) or not 0 <= seconds <= 86_400:
         raise Invalid("seconds must be a number from 0 to 86400.")
     now = timezone.now()
-    add_touch(station, None, kind, started_at=now - timedelta(seconds=seconds), ended_at=now, reason=str(reason))
+    with transaction.atomic():
+        add_touch(station, None, kind, started_at=now - timedelta(seconds=seconds), ended_at=now, reason=str(reason))
+        record_act(lab=station.lab, kind=kind, station=station, reason=str(reason), by_station=True)

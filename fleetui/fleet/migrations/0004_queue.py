@@ -158,6 +158,11 @@ class Migration(migrations.Migration):
             constraint=models.CheckConstraint(condition=models.Q(models.Q(('resets', 'self'), ('self_reset_after_s__isnull', False)), models.Q(('self_reset_after_s', None), models.Q(('resets', 'self'), _negated=True)), _connector='OR'), name='task_self_reset_has_its_seconds'),
         ),
         # Only those with a run hold their stations from now on; the others wait in the order in which they were made.
+        migrations.AddField(
+            model_name='task',
+            name='fewest_objects',
+            field=models.PositiveIntegerField(null=True),
+        ),
         migrations.RunSQL(
             [
                 "UPDATE fleet_assignedstation AS place SET live = false FROM fleet_assignment AS row"

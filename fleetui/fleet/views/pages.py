@@ -1,19 +1,30 @@
 """What every page of a lab has in common: the log-in, no cache, the head, and where a refusal is said."""
 
+from functools import wraps
+
 from django.contrib.auth.decorators import login_required
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 
 from fleetui import access
+from fleetui.fleet import actions
+from fleetui.fleet.actions.audit import source
 
 
 def page(view):
     """A page of a lab: behind the log-in, and never taken from a cache, since it shows what is now."""
-    return never_cache(login_required(view))
+
+    @wraps(view)
+    def from_a_page(request, *args, **kwargs):
+        source.set("page")
+        return view(request, *args, **kwargs)
+
+    return never_cache(login_required(from_a_page))
 
 
 def render_page(request, template, lab, section, status=200, **context):
     """With what base.html needs: the lab, the part of the site, and what the user's role may do here."""
+    actions.note_seen(user=request.user, labs=[lab.slug])
     may = {action: access.may(lab.role, action) for action in access.ALLOWED}
     return render(request, template, {"lab": lab, "section": section, "may": may, **context}, status=status)
 

@@ -1,16 +1,20 @@
-"""A station: its page, its settings, and a new one."""
+"""Stations: the page of one, its settings, upkeep and token; the list of all; a new one."""
 
 import json
+import shlex
 
 from django.contrib import messages
 from django.shortcuts import redirect
+from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
 from fleetui.fleet import actions, selectors
-from fleetui.fleet.forms import StationForm, StationSettingsForm
+from fleetui.fleet.forms import MaintenanceForm, StationForm, StationSettingsForm
+from fleetui.fleet.models import SPAN_STATES
 from fleetui.fleet.templatetags.fleet_words import words
 from fleetui.fleet.views.pages import add_refusal, page, render_page
+from robots.embodiments import EMBODIMENTS
 
 SPEEDS = [(1, "1×"), (4, "4×"), (0, "max")]
 
@@ -28,18 +32,24 @@ def settings_form(station, data=None):
     return StationSettingsForm(data, initial=values, station=station)
 
 
-def render_station(request, station, form, status=200):
+def render_station(request, station, form, status=200, maintenance_form=None):
+    days = 7 if request.GET.get("use") == "7d" else 1
     return render_page(
         request,
         "fleet/station.html",
         station.lab,
-        "wall",
+        "stations",
         status,
         station=station,
         card=selectors.station_card(station),
-        state_word=words(station.state),
+        state_word=words(station.shown_state),
+        health=selectors.station_health(station),
+        use=selectors.use_of_stations([station], hours=24 * days)[station.pk],
+        use_days=days,
+        maintenance_form=maintenance_form or MaintenanceForm(),
         speeds=SPEEDS,
         settings_form=form,
+        old_token_works=station.old_token_until is not None and station.old_token_until > timezone.now(),
     )
 
 
@@ -62,6 +72,16 @@ def station_settings(request, lab_slug, station_slug):
 
 
 @page
+@require_GET
+def stations(request, lab_slug):
+    """The stations of a lab side by side: are they well, and what were they used for."""
+    lab = access.get_lab(request.user, lab_slug)
+    return render_page(
+        request, "fleet/stations.html", lab, "stations", rows=selectors.list_upkeep(lab), legend=SPAN_STATES
+    )
+
+
+@page
 @require_http_methods(["GET", "POST"])
 def new_station(request, lab_slug):
     """A manager adds a station; its token is shown on the answer to this one POST and never again."""
@@ -69,29 +89,75 @@ def new_station(request, lab_slug):
     form = StationForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         given = form.cleaned_data
+        simulated = given["simulated"] == "on"
+        body = EMBODIMENTS.get(given["embodiment"])
         try:
             made, token = actions.create_station(
                 lab=lab,
                 name=given["name"],
-                simulated=given["simulated"],
+                simulated=simulated,
                 seed=given["seed"],
-                world=given["world"] if given["simulated"] else "",
+                world=given["world"] if simulated else "",
+                embodiment=None if simulated else body,
+                user=request.user,
             )
         except access.Refused as refused:
             add_refusal(form, refused)
         else:
-            row = {"station": made.slug, "token": token, "world": made.world, "seed": made.seed}
-            server = request.build_absolute_uri("/").rstrip("/")
-            command = f".venv/bin/python -m training practise --server {server} --tokens tokens.json"
-            return render_page(
-                request,
-                "fleet/new_station.html",
-                lab,
-                "wall",
-                station=made,
-                token=token,
-                tokens_json=json.dumps([row]),
-                server=server,
-                command=command,
-            )
-    return render_page(request, "fleet/new_station.html", lab, "wall", 422 if form.errors else 200, form=form)
+            return render_token(request, lab, made, token)
+    return render_page(request, "fleet/new_station.html", lab, "stations", 422 if form.errors else 200, form=form)
+
+
+def render_token(request, lab, station, token, **context):
+    """The one page that shows a token, with the one command that uses it; it waits until the station is here."""
+    server = request.build_absolute_uri("/").rstrip("/")
+    file = f"{station.slug}.json"
+    row = {"station": station.slug, "token": token, "world": station.world, "seed": station.seed}
+    command = (
+        f"(umask 077; echo {shlex.quote(json.dumps([row]))} > {file}) && "
+        f".venv/bin/python -m training practise --server {server} --tokens {file}"
+    )
+    if not station.simulated:
+        command = f"FLEET_SERVER={server} FLEET_TOKEN={token} python my_robot.py"
+    return render_page(
+        request,
+        "fleet/new_station.html",
+        lab,
+        "stations",
+        station=station,
+        token=token,
+        server=server,
+        command=command,
+        **context,
+    )
+
+
+@page
+@require_POST
+def renew_token(request, lab_slug, station_slug):
+    found = access.get_station(request.user, lab_slug, station_slug, "renew_token")
+    keep_old = request.POST.get("at_once") != "on"
+    token = actions.renew_token(station=found, user=request.user, keep_old=keep_old)
+    found = access.get_station(request.user, lab_slug, station_slug, "renew_token")
+    return render_token(request, found.lab, found, token, renewed=True, keep_old=keep_old)
+
+
+@page
+@require_POST
+def maintenance(request, lab_slug, station_slug):
+    found = access.get_station(request.user, lab_slug, station_slug, "maintain")
+    form = MaintenanceForm(request.POST)
+    try:
+        if request.POST.get("act") == "end":
+            actions.end_maintenance(station=found, user=request.user)
+            messages.success(request, f"{found} is out of maintenance. It is paused: resume it when it may move.")
+        elif form.is_valid():
+            actions.begin_maintenance(station=found, user=request.user, reason=form.cleaned_data["reason"])
+            messages.success(request, f"{found} is in maintenance: it is paused and gets nothing to do.")
+        else:
+            return render_station(request, found, settings_form(found), 422, maintenance_form=form)
+    except (access.Denied, access.NotFound):
+        raise
+    except access.Refused as refused:
+        messages.error(request, str(refused))
+    return redirect("station", lab_slug, station_slug)

@@ -14,7 +14,18 @@ from fleetui.fleet.views.pages import page, render_page
 from fleetui.learning.models import Run
 
 # What needs a person is said first.
-TALLY = ("needs_person", "stopped", "overridden", "practising", "evaluating", "waiting", "paused", "idle", "offline")
+TALLY = (
+    "needs_person",
+    "stopped",
+    "overridden",
+    "practising",
+    "evaluating",
+    "waiting",
+    "paused",
+    "maintenance",
+    "idle",
+    "offline",
+)
 
 
 class LogIn(LoginView):

@@ -3,6 +3,7 @@
 export const STATES = {
   offline: "Offline", idle: "Idle", practising: "Practising", evaluating: "Evaluating", overridden: "Overridden",
   needs_person: "Needs a person", paused: "Paused", stopped: "Stopped", waiting: "Waiting",
+  maintenance: "Maintenance",
 };
 
 export function setState(element, state, word = STATES[state] ?? state) {

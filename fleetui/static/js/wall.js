@@ -12,7 +12,8 @@ const template = document.querySelector("#card-template");
 const cards = new Map();       // slug -> {element, data, strip}
 const STALE_AFTER_MS = 10000;
 const SETTLED_MS = 1000;
-const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waits for the next policy", paused: "Nothing moves until it is resumed" };
+const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waits for the next policy", paused: "Nothing moves until it is resumed",
+  maintenance: "In maintenance" };
 const MOVING = ["practising", "evaluating", "overridden"];   // only in these does a station speak all the time
 
 function adopt(element) {
@@ -44,11 +45,11 @@ function advice(data) {
 function render(card) {
   const { element, data } = card;
   const field = (name) => element.querySelector(`[data-f="${name}"]`);
-  const state = data.connected === false ? "offline" : data.state;
+  const state = data.maintenance || data.connected !== false ? data.state : "offline";
   element.dataset.state = state;
   setState(element.querySelector(".state"), state);
   setText(field("name"), data.name ?? element.dataset.station);
-  setText(field("instruction"), data.instruction || NO_INSTRUCTION[state] || "–");
+  setText(field("instruction"), (state === "maintenance" && data.maintenance) || data.instruction || NO_INSTRUCTION[state] || "–");
   field("instruction").title = data.instruction ?? "";
   const progress = Math.max(0, Math.min(1, data.progress ?? 0));
   field("progress").style.width = `${100 * progress}%`;
@@ -117,7 +118,7 @@ function arrange(parent, wanted) {
 
 function tally() {
   const counts = {};
-  for (const { data } of cards.values()) { const state = data.connected === false ? "offline" : data.state; counts[state] = (counts[state] ?? 0) + 1; }
+  for (const { data } of cards.values()) { const state = data.maintenance || data.connected !== false ? data.state : "offline"; counts[state] = (counts[state] ?? 0) + 1; }
   for (const element of document.querySelectorAll("#tally [data-state]")) {
     const n = counts[element.dataset.state] ?? 0;
     element.hidden = n === 0;

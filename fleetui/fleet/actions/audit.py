@@ -1,0 +1,55 @@
+"""The audit log: every act that moved, stopped, reset or relabelled, or that changed who may do so.
+
+An act and its record are written in one transaction, so neither is there without the other.
+"""
+
+import logging
+from contextvars import ContextVar
+
+from fleetui.access import Conflict
+from fleetui.fleet.models import ACTS, Act, Lab, Station
+
+log = logging.getLogger("fleetui.audit")
+
+# Through which door the act under way came: the pages, the API and the sockets each say so; a job says nothing.
+source: ContextVar[str] = ContextVar("source", default="server")
+
+
+def record_act(
+    *,
+    lab: Lab,
+    kind: str,
+    user=None,
+    station: Station | None = None,
+    reason: str = "",
+    details: dict | None = None,
+    by_station: bool = False,
+) -> None:
+    """Write the act down. The epoch is that of the station's newest lease, which the act may just have begun."""
+    if kind not in ACTS:
+        raise ValueError(f"{kind!r} is no act that the audit log knows: add it to ACTS")
+    newest = station.leases.order_by("-epoch").first() if station else None
+    Act.objects.create(
+        lab=lab,
+        user=user,
+        user_name=user.get_username() if user else "",
+        station=station,
+        station_name=station.name if station else "",
+        kind=kind,
+        lease_epoch=newest.epoch if newest else None,
+        reason=reason[:300],
+        details=details or {},
+        source="station" if by_station else source.get(),
+    )
+    log.info(
+        "%s: %s %s %s %s", user or source.get(), kind, station.topic if station else lab.slug, reason, details or ""
+    )
+
+
+def record_command(station: Station, user, name: str, args: dict) -> None:
+    """Write a command down, unless maintenance forbids it: then the command is undone with this transaction."""
+    if name == "resume" and station.maintenance:
+        raise Conflict(f"{station} is in maintenance ({station.maintenance_reason}); end that first, then resume it.")
+    details = {key: value for key, value in args.items() if key != "reason"}
+    reason = str(args.get("reason") or (station.reason if name == "reset" else ""))
+    record_act(lab=station.lab, kind=name, user=user, station=station, reason=reason, details=details)

@@ -1,0 +1,61 @@
+"""Maintenance: a station is taken out of practice for a reason that all can read, until a person brings it back."""
+
+from django.db import transaction
+from django.utils import timezone
+
+from fleetui.access import Conflict, Invalid
+from fleetui.fleet.actions.assignments import order_station
+from fleetui.fleet.actions.audit import record_act
+from fleetui.fleet.actions.cards import show_card
+from fleetui.fleet.actions.control import command_station
+from fleetui.fleet.actions.reports import record_loaded_everywhere
+from fleetui.fleet.actions.spans import note_state
+from fleetui.fleet.models import Station
+from fleetui.messages import tell_station_on_commit
+
+
+@transaction.atomic
+def begin_maintenance(*, station: Station, user, reason: str) -> None:
+    """Take it out of practice: it is paused, its run goes on without it, and nobody is asked to look at it."""
+    reason = reason.strip()
+    if not reason:
+        raise Invalid("Say why, for those who find it standing.", {"reason": "Say why, in a few words."})
+    if len(reason) > 300:
+        raise Invalid("The reason is too long.", {"reason": "At most 300 characters."})
+    moved = Station.objects.filter(pk=station.pk, maintenance_since=None).update(
+        maintenance_since=timezone.now(), maintenance_reason=reason
+    )
+    if not moved:
+        raise Conflict(f"{station} is in maintenance already.")
+    station.refresh_from_db()
+    if not station.paused:
+        command_station(user=user, lab_slug=station.lab.slug, station_slug=station.slug, name="pause")
+        station.refresh_from_db()
+    record_act(lab=station.lab, kind="maintenance_on", user=user, station=station, reason=reason)
+    _after_maintenance_change(station)
+    assignment = station.live_assignment()
+    if assignment and assignment.run:  # it may have been the last one that a publication waited for
+        transaction.on_commit(lambda: record_loaded_everywhere(run=assignment.run), robust=True)
+
+
+@transaction.atomic
+def end_maintenance(*, station: Station, user) -> None:
+    """Back among the others. It stays paused: whoever stands beside it resumes it."""
+    since = station.maintenance_since
+    moved = Station.objects.filter(pk=station.pk, maintenance_since__isnull=False).update(
+        maintenance_since=None, maintenance_reason=""
+    )
+    if not moved:
+        raise Conflict(f"{station} is not in maintenance any more.")
+    station.refresh_from_db()
+    details = {"minutes": round((timezone.now() - since).total_seconds() / 60)} if since else {}
+    record_act(lab=station.lab, kind="maintenance_off", user=user, station=station, details=details)
+    _after_maintenance_change(station)
+
+
+def _after_maintenance_change(station: Station) -> None:
+    note_state(station=station, state=station.state)
+    order_station(station=station)
+    # The consumer that speaks for the station shows its telemetry as maintenance; the station itself needs not know.
+    tell_station_on_commit(station.command_group, {"type": "maintenance", "on": station.maintenance})
+    show_card(station)

@@ -1,0 +1,137 @@
+"""Who belongs to a lab: invitations by link, roles, and leaving. Each change is in the audit log."""
+
+import secrets
+from datetime import timedelta
+
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from fleetui.access import Conflict, Invalid, may
+from fleetui.fleet.actions.audit import record_act
+from fleetui.fleet.actions.cards import show_card
+from fleetui.fleet.actions.control import end_override
+from fleetui.fleet.models import ROLES, Invitation, Lab, Lease, Membership, Station
+
+SEEN_EVERY = timedelta(minutes=1)
+
+
+def invite_member(*, lab: Lab, user, role: str, note: str = "") -> tuple[Invitation, str]:
+    """Returns the invitation and the secret of its link, which is shown this once: only its hash is kept."""
+    if role not in ROLES:
+        raise Invalid(f"{role!r} is no role; choose one of {', '.join(ROLES)}.", {"role": "Choose a role."})
+    token = secrets.token_urlsafe(32)
+    with transaction.atomic():
+        made = Invitation.objects.create(
+            lab=lab,
+            role=role,
+            note=note.strip()[:80],
+            token_hash=Station.hash_token(token),
+            created_by=user,
+            expires_at=timezone.now() + Invitation.VALID_FOR,
+        )
+        details = {"invitation": made.pk, "role": role, "for": made.note}
+        record_act(lab=lab, kind="member_invited", user=user, details=details)
+    return made, token
+
+
+@transaction.atomic
+def revoke_invitation(*, invitation: Invitation, user) -> None:
+    moved = Invitation.objects.filter(pk=invitation.pk, accepted_at=None, revoked_at=None).update(
+        revoked_at=timezone.now()
+    )
+    if not moved:
+        raise Conflict("This invitation was accepted or revoked already.")
+    details = {"invitation": invitation.pk, "role": invitation.role, "for": invitation.note}
+    record_act(lab=invitation.lab, kind="invitation_revoked", user=user, details=details)
+
+
+@transaction.atomic
+def accept_invitation(*, invitation: Invitation, user) -> Membership:
+    """The link's one use. A member gains nothing by it, and the link stays good for the one it was meant for."""
+    lab = Lab.objects.select_for_update().get(pk=invitation.lab_id)  # two links at once must not make two members
+    member = Membership.objects.filter(lab=lab, user=user).first()
+    if member is not None:
+        raise Conflict(
+            f"You are a member of {lab.name} already, as {member.role}; a manager there can change your role."
+        )
+    now = timezone.now()
+    if not Invitation.objects.filter(Invitation.open_now(), pk=invitation.pk).update(accepted_at=now, accepted_by=user):
+        invitation.refresh_from_db()
+        raise Conflict(why_closed(invitation))
+    member = Membership.objects.create(lab=lab, user=user, role=invitation.role, last_seen=now)
+    details = {"invitation": invitation.pk, "role": invitation.role}
+    record_act(lab=lab, kind="member_joined", user=user, details=details)
+    return member
+
+
+def why_closed(invitation: Invitation) -> str:
+    """Why the link does not work any more; "" while it does."""
+    if invitation.accepted_at:
+        return "This invitation was used already. If it was not you, tell the manager who sent it; ask for a new one."
+    if invitation.revoked_at:
+        return "This invitation was taken back; ask the manager who sent it for a new one."
+    if invitation.expires_at <= timezone.now():
+        return "This invitation is older than 7 days and has expired; ask the manager who sent it for a new one."
+    return ""
+
+
+@transaction.atomic
+def change_role(*, member: Membership, role: str, user) -> None:
+    """Another role, from the next request on; live sockets of the old one are closed within 2 s."""
+    if role not in ROLES:
+        raise Invalid(f"{role!r} is no role; choose one of {', '.join(ROLES)}.")
+    _lock_managers(member)
+    if member.role == role:
+        return
+    if member.role == "manager":
+        _refuse_last_manager(member, "give someone else that role first, or this one can't be changed")
+    Membership.objects.filter(pk=member.pk).update(role=role)
+    details = {"member": member.user.get_username(), "from": member.role, "to": role}
+    member.role = role
+    record_act(lab=member.lab, kind="role_changed", user=user, details=details)
+    if not may(role, "command"):
+        _take_leases(member)
+
+
+@transaction.atomic
+def remove_member(*, member: Membership, user) -> None:
+    """Out of the lab, with what it let them see and hold; what they did stays in the audit log."""
+    _lock_managers(member)
+    if member.role == "manager":
+        _refuse_last_manager(member, "make someone else a manager before you remove this one")
+    details = {"member": member.user.get_username(), "role": member.role}
+    Membership.objects.filter(pk=member.pk).delete()
+    record_act(lab=member.lab, kind="member_removed", user=user, details=details)
+    _take_leases(member)
+
+
+def _lock_managers(member: Membership) -> None:
+    """Two managers who remove each other at the same time must not both succeed: one after the other."""
+    Lab.objects.select_for_update().get(pk=member.lab_id)
+    role = Membership.objects.filter(pk=member.pk).values_list("role", flat=True).first()
+    if role is None:
+        raise Conflict(f"{member.user} is no member of {member.lab.name} any more.")
+    member.role = role
+
+
+def _refuse_last_manager(member: Membership, mend: str) -> None:
+    if not Membership.objects.filter(lab=member.lab, role="manager").exclude(pk=member.pk).exists():
+        raise Conflict(f"{member.user} is the last manager of {member.lab.name}: {mend}.")
+
+
+def _take_leases(member: Membership) -> None:
+    """Who may not act any more holds no station; it stands still until another person hands it back."""
+    held = Lease.objects.filter(user=member.user, station__lab=member.lab, released_at=None)
+    for lease in held.select_related("station__lab"):
+        end_override(lease.station)
+        details = {"member": member.user.get_username(), "why": "the role was taken away"}
+        record_act(lab=member.lab, kind="override_ended", station=lease.station, details=details)
+        show_card(lease.station)
+
+
+def note_seen(*, user, labs: list[str]) -> None:
+    """The members' page says when someone was last here; to the minute is enough."""
+    now = timezone.now()
+    late = Q(last_seen=None) | Q(last_seen__lt=now - SEEN_EVERY)
+    Membership.objects.filter(late, user_id=user.pk, lab__slug__in=labs).update(last_seen=now)

@@ -1,0 +1,117 @@
+"""The people of a lab: roles, invitations, and the page that an invitation's link opens."""
+
+from django.contrib import messages
+from django.contrib.auth import login
+from django.db import IntegrityError, transaction
+from django.http import Http404
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods
+
+from fleetui import access
+from fleetui.fleet import actions, selectors
+from fleetui.fleet.actions.audit import source
+from fleetui.fleet.actions.people import why_closed
+from fleetui.fleet.forms import AccountForm, InviteForm
+from fleetui.fleet.models import ROLES
+from fleetui.fleet.views.pages import page, render_page
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def people(request, lab_slug):
+    lab = access.get_lab(request.user, lab_slug, "manage_people")
+    act = request.POST.get("act", "")
+    form = InviteForm(request.POST if act == "invite" else None)
+    link, made = "", None
+    if request.method == "POST" and act == "invite":
+        if form.is_valid():
+            made, token = actions.invite_member(lab=lab, user=request.user, **form.cleaned_data)
+            link = request.build_absolute_uri(reverse("invitation", args=[token]))
+            form = InviteForm()
+    elif request.method == "POST":
+        try:
+            messages.success(request, change_people(request, lab, act))
+        except (access.Denied, access.NotFound):
+            raise
+        except access.Refused as refused:
+            messages.error(request, str(refused))
+        return redirect("people", lab_slug)
+    return render_page(
+        request,
+        "fleet/people.html",
+        lab,
+        "people",
+        422 if form.errors else 200,
+        members=selectors.list_members(lab),
+        invitations=selectors.list_open_invitations(lab),
+        roles=ROLES,
+        allowed=roles_table(),
+        form=form,
+        link=link,
+        made=made,
+    )
+
+
+def change_people(request, lab, act) -> str:
+    """Do what one of the page's small forms asks; returns what was done."""
+    key = request.POST.get("member" if act in ("role", "remove") else "invitation", "")
+    number = int(key) if key.isdecimal() and len(key) < 18 else 0
+    if act in ("role", "remove"):
+        member = access.get_member(request.user, lab.slug, number)
+        if act == "remove":
+            actions.remove_member(member=member, user=request.user)
+            return f"{member.user} is no member of {lab.name} any more."
+        role = request.POST.get("role", "")
+        actions.change_role(member=member, role=role, user=request.user)
+        return f"{member.user} is {role} now."
+    if act == "revoke":
+        invitation = access.get_invitation(request.user, lab.slug, number)
+        actions.revoke_invitation(invitation=invitation, user=request.user)
+        return "The invitation was revoked; its link does not work any more."
+    raise Http404("This page has no such form.")
+
+
+def roles_table() -> list[dict]:
+    """What each role may do, from the very table that decides it."""
+    said = {"see": "see everything in the lab"} | access.SAID
+    return [
+        {"words": said[action], "roles": [role in allowed for role in ROLES]}
+        for action, allowed in access.ALLOWED.items()
+    ]
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+def invitation(request, token):
+    """Where an invitation's link leads: sign in or make an account, then join."""
+    found = access.get_invitation_by_token(token)
+    source.set("page")
+    closed, user = why_closed(found), request.user
+    form = AccountForm(request.POST if request.method == "POST" and not user.is_authenticated else None)
+    if request.method == "POST" and not closed:
+        try:
+            with transaction.atomic():
+                if user.is_authenticated:
+                    joined = user
+                elif form.is_valid():
+                    joined = form.save()
+                else:
+                    joined = None
+                if joined is not None:
+                    actions.accept_invitation(invitation=found, user=joined)
+        except access.Refused as refused:
+            closed = str(refused)
+        except IntegrityError:  # someone took the name between the check and the write
+            form.add_error("username", "A user with that name exists already; choose another one.")
+        else:
+            if joined is not None:
+                if not user.is_authenticated:
+                    login(request, joined)
+                messages.success(request, f"Welcome to {found.lab.name}: you are {found.role} here.")
+                return redirect("wall", found.lab.slug)
+    may = [access.SAID[action] for action in access.SAID if access.may(found.role, action)]
+    status = 410 if closed else 422 if form.errors else 200
+    context = {"invitation": found, "closed": closed, "form": form, "may_do": may}
+    return render(request, "fleet/invitation.html", context, status=status)
