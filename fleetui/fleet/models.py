@@ -27,7 +27,7 @@ STATION_STATES = (
 )
 IN_EPISODE = ("practising", "evaluating")  # the states in which an episode of the loaded policy may still be under way
 ASSIGNMENT_STATES = ("queued", "underway", "completed", "canceled")
-INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset")
+INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset", "relabel")
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 # What a person has to look at first; 0 = nothing to do. The wall sorts by it.
 SEVERITY = {"needs_person": 3, "stopped": 2, "overridden": 1}
@@ -88,6 +88,7 @@ class Station(models.Model):
     last_seen = models.DateTimeField(null=True)
     stop_latched = models.BooleanField(default=False)
     paused = models.BooleanField(default=False)
+    taken_over = models.BooleanField(default=False)  # by a person, and nobody has handed it back yet
     speed = models.PositiveSmallIntegerField(default=1)  # 1 = real time, 4, 0 = as fast as it can
     self_reset_after_s = models.FloatField(null=True)
     shuffle_every_s = models.FloatField(default=300.0)

@@ -10,7 +10,7 @@ from django.db.models import Count, Q, Sum
 from django.utils import timezone
 
 from fleetui.access import Invalid, Refused
-from fleetui.fleet.models import AssignedStation, Assignment, Episode, Intervention, Lab, Station, Task, severity
+from fleetui.fleet.models import AssignedStation, Assignment, Episode, Intervention, Lab, Lease, Station, Task, severity
 from robots.embodiments import Embodiment
 from robots.episodes import EpisodeError, read_episodes
 
@@ -39,15 +39,22 @@ def wall_cards(lab: Lab) -> list[dict]:
         place.station_id: place.assignment
         for place in AssignedStation.objects.filter(live=True, station__lab=lab).select_related("assignment__task")
     }
-    cards = [_card(station, places.get(station.pk)) for station in stations]
+    holders = _holders(station__lab=lab)
+    cards = [_card(station, places.get(station.pk), holders.get(station.pk, "")) for station in stations]
     return sorted(cards, key=lambda card: (-card["severity"], card["number"]))
 
 
 def station_card(station: Station) -> dict:
-    return _card(station, station.live_assignment())
+    return _card(station, station.live_assignment(), _holders(station=station).get(station.pk, ""))
 
 
-def _card(station: Station, assignment: Assignment | None) -> dict:
+def _holders(**which) -> dict[int, str]:
+    """Who is in control of which station: its id to the user's name."""
+    live = Lease.objects.filter(released_at=None, user__isnull=False, expires_at__gt=timezone.now(), **which)
+    return dict(live.values_list("station_id", "user__username"))
+
+
+def _card(station: Station, assignment: Assignment | None, holder: str) -> dict:
     return NOT_LIVE | {
         "slug": station.slug,
         "name": station.name,
@@ -62,6 +69,7 @@ def _card(station: Station, assignment: Assignment | None) -> dict:
         "last_seen": station.last_seen.isoformat() if station.last_seen else None,
         "stop_latched": station.stop_latched,
         "paused": station.paused,
+        "holder": holder,
         "task": assignment.task.name if assignment else "",
         "run": assignment.run_id if assignment else None,
         "renderer": station.renderer,
@@ -253,7 +261,7 @@ def interventions_per_robot_hour(lab: Lab, hours: int = 24, run_ids: list[int] |
     """For each station: touches, the hours it ran episodes, and their ratio (None below a minute of episodes)."""
     since = timezone.now() - timedelta(hours=hours)
     episodes = Episode.objects.filter(lab=lab, stored_at__gte=since)
-    touches = Intervention.objects.filter(lab=lab, started_at__gte=since)
+    touches = Intervention.objects.filter(lab=lab, started_at__gte=since).exclude(kind="relabel")  # no robot waits
     if run_ids:
         episodes, touches = episodes.filter(run_id__in=run_ids), touches.filter(run_id__in=run_ids)
     ran = dict(episodes.order_by().values_list("station").annotate(total=Sum("duration_s")))

@@ -508,6 +508,7 @@ def begin_watch(**_) -> None:
                 if all_waiting:
                     looked_at_all = time.monotonic()
                 fleet_actions.disconnect_silent_stations()
+                fleet_actions.lapse_expired_control()
             except Exception:
                 log.exception("looking for stale runs")
             stopping.wait(WATCH_S)

@@ -16,7 +16,15 @@ from fleetui.fleet.actions.assignments import (
     start_assignment,
     tell_stations_of_run,
 )
-from fleetui.fleet.actions.control import command_station
+from fleetui.fleet.actions.control import (
+    checked_args,
+    command_station,
+    lapse_control,
+    lapse_expired_control,
+    renew_control,
+    stop_lab,
+    undo_override,
+)
 from fleetui.fleet.actions.episodes import UPLOAD_LIMIT, hand_in_episodes, store_episodes
 from fleetui.fleet.actions.labs import add_member, create_lab, create_station, create_task, renew_token
 from fleetui.fleet.actions.reports import (
@@ -34,6 +42,7 @@ __all__ = [
     "add_member",
     "assign_task",
     "cancel_assignment",
+    "checked_args",
     "command_station",
     "connect_station",
     "create_lab",
@@ -43,6 +52,8 @@ __all__ = [
     "disconnect_station",
     "end_assignment",
     "hand_in_episodes",
+    "lapse_control",
+    "lapse_expired_control",
     "list_orders",
     "move_assignment",
     "order_station",
@@ -51,8 +62,11 @@ __all__ = [
     "record_policy_loaded",
     "record_telemetry",
     "record_touch",
+    "renew_control",
     "renew_token",
     "start_assignment",
+    "stop_lab",
     "store_episodes",
     "tell_stations_of_run",
+    "undo_override",
 ]

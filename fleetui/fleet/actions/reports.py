@@ -10,7 +10,7 @@ from fleetui import access
 from fleetui.access import Invalid
 from fleetui.fleet.actions.assignments import list_orders
 from fleetui.fleet.actions.cards import emit_card, show_card
-from fleetui.fleet.actions.control import add_touch, end_override, is_number
+from fleetui.fleet.actions.control import add_touch, is_number, lapse_control, newest_epoch
 from fleetui.fleet.actions.episodes import uuid_or_none
 from fleetui.fleet.models import STATION_STATES, Station
 from fleetui.messages import CheckpointsChanged, send_on_commit
@@ -42,7 +42,7 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         loaded_checkpoint=None,  # a process that began anew has none; one that has says so when it is welcomed
     )
     station.refresh_from_db()
-    end_override(station)  # a web process that was killed could not do it
+    lapse_control(station=station)  # a web process that was killed could not do it
     show_card(station)
     welcome = {
         "type": "welcome",
@@ -50,7 +50,13 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         "name": station.name,
         "server_time": timezone.now().timestamp(),
         # What was ordered while it was away holds too: the latch and the pause come as states, not as commands.
-        "settings": {**station.settings_json(), "paused": station.paused, "stop_latched": station.stop_latched},
+        "settings": {
+            **station.settings_json(),
+            "paused": station.paused,
+            "stop_latched": station.stop_latched,
+            "overridden": station.taken_over,
+        },
+        "epoch": newest_epoch(station),
     }
     return [welcome, *list_orders(station=station)]
 
@@ -61,7 +67,7 @@ def disconnect_station(*, station: Station, reason: str = "") -> None:
         connected=False, state="offline", reason=reason[:300], state_since=timezone.now(), last_seen=timezone.now()
     )
     station.refresh_from_db()
-    end_override(station)  # a lost link ends an override
+    lapse_control(station=station)  # a lost link ends the lease; the policy waits for a person all the same
     show_card(station)
     assignment = station.live_assignment()
     if assignment and assignment.run:  # it may have been the last one that a publication waited for
