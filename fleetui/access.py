@@ -13,6 +13,8 @@ EVERYONE = {"viewer", "supervisor", "researcher", "manager"}
 ALLOWED: dict[str, set[str]] = {
     "see": EVERYONE,
     "command": {"supervisor", "manager"},  # act on stations
+    "label_episode": {"supervisor", "manager"},  # say whether it was a true success
+    "add_correction": {"supervisor", "researcher", "manager"},
     "generate_dataset": {"researcher", "manager"},
     "upload_dataset": {"researcher", "manager"},
     "launch_run": {"researcher", "manager"},
@@ -23,6 +25,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 SAID = {
     "command": "act on stations",
+    "label_episode": "mark episodes as true successes or failures",
+    "add_correction": "add corrections to a dataset",
     "generate_dataset": "generate datasets",
     "upload_dataset": "upload datasets",
     "launch_run": "launch runs",

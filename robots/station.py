@@ -411,7 +411,7 @@ class Station:
             self._lapse(f"{self.lease.holder} is gone")
 
     def _lapse(self, said: str) -> None:
-        """Nobody holds the station any more. What was driven is kept, and the body holds still until a person says so."""
+        """Nobody holds it any more. What was driven is kept, and the body holds still until a person says otherwise."""
         self.dead_man.release()
         self.lease.lapse()
         self._await_hand_back(said)

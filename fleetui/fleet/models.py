@@ -243,6 +243,10 @@ class Episode(models.Model):
     interventions = models.PositiveIntegerField(default=0)
     started_at = models.DateTimeField()
     stored_at = models.DateTimeField(default=timezone.now)
+    # The newest dataset of corrections that it joined.
+    dataset = models.ForeignKey(
+        "learning.Dataset", null=True, blank=True, on_delete=models.SET_NULL, related_name="corrections"
+    )
     handed_in_at = models.DateTimeField(null=True)  # when the run's job gave it to the learner
     policy = models.ForeignKey("learning.Checkpoint", null=True, on_delete=models.SET_NULL, related_name="episodes")
     reward_model = models.ForeignKey("learning.Checkpoint", null=True, on_delete=models.SET_NULL, related_name="judged")

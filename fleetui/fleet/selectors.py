@@ -180,6 +180,7 @@ def episode_row(episode: Episode) -> dict:
         "d_end": episode.d_end,
         "return_sum": episode.return_sum,
         "duration_s": episode.duration_s,
+        "dataset": episode.dataset_id,
     }
 
 

@@ -8,11 +8,12 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from fleetui import access
-from fleetui.fleet import actions
+from fleetui.fleet import actions, selectors
 from fleetui.fleet.actions import control
 from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lease, Station
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
+from fleetui.learning.models import Dataset
 from robots.episodes import read_episodes
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
 
@@ -310,6 +311,78 @@ def test_bad_commands_are_refused_with_a_sentence(lab, name, args):
     with pytest.raises(access.Invalid) as refusal:
         command(lab, "supervisor", name, **args)
     assert len(str(refusal.value)) > 10 and not Intervention.objects.exists()
+
+
+# What people say of episodes
+
+
+def upload_correction(lab, station=None, **fields):
+    episode = make_episode(purpose="correction", actors=np.ones(10, np.uint8), **fields)
+    assert lab.upload(as_upload(episode), station).status_code == 200
+    return Episode.objects.get(uuid=episode.uuid)
+
+
+def test_a_label_is_recorded_and_can_be_undone(lab):
+    lab.upload(as_upload(make_episode(true_success=False, detected_success=True, ending="detected_success")))
+    row = Episode.objects.get()
+    path = f"episodes/{row.uuid}/label"
+    answer = lab.call("supervisor", "post", path, {"true_success": True, "reason": "seen by eye"}).json()
+    assert (answer["true_success"], answer["previous"]) == (True, False)
+    row.refresh_from_db()
+    assert row.true_success is True and row.detected_success is True, "what was detected stays what it was"
+    touch = Intervention.objects.get()
+    assert (touch.kind, touch.user, touch.episode) == ("relabel", lab.users["supervisor"], row)
+    assert touch.reason == "true success: no to yes, seen by eye"
+    lab.call("supervisor", "post", path, {"true_success": True})
+    assert Intervention.objects.count() == 1, "said twice is said once"
+    lab.call("supervisor", "post", path, {"true_success": answer["previous"], "reason": "undone"})
+    row.refresh_from_db()
+    assert row.true_success is False and Intervention.objects.count() == 2
+    assert lab.call("supervisor", "post", path, {"true_success": None}).json()["true_success"] is None
+    for wrong in ({}, {"true_success": "maybe"}, {"true_success": True, "reason": "x" * 201}):
+        assert lab.call("supervisor", "post", path, wrong).status_code == 422
+    assert selectors.interventions_per_robot_hour(lab.row)[0]["touches"] == {}, "no robot was touched"
+
+
+def test_a_correction_joins_the_labs_dataset_once(lab, other_lab):
+    first, second = upload_correction(lab), upload_correction(lab)
+    answer = lab.call("supervisor", "post", f"episodes/{first.uuid}/dataset").json()
+    assert (answer["name"], answer["episodes"], answer["state"]) == ("Corrections of Lab east", 1, "ready")
+    again = lab.call("supervisor", "post", f"episodes/{first.uuid}/dataset")
+    assert again.status_code == 409 and "in the dataset Corrections of Lab east already" in again.json()["detail"]
+    assert lab.call("researcher", "post", f"episodes/{second.uuid}/dataset").json()["id"] == answer["id"]
+    dataset = Dataset.objects.get(pk=answer["id"])
+    recorded = read_episodes(dataset.file)
+    assert [each.uuid for each in recorded] == [str(first.uuid), str(second.uuid)]
+    assert (dataset.episodes, dataset.steps, dataset.families) == (2, 20, ["block2block"])
+    lab.upload(as_upload(make_episode()))
+    practice = Episode.objects.get(purpose="practice")
+    refused = lab.call("supervisor", "post", f"episodes/{practice.uuid}/dataset")
+    assert refused.status_code == 422 and "only what a person drove" in refused.json()["detail"]
+
+
+def test_a_dataset_that_a_run_has_used_is_left_as_it_was(lab):
+    first, second, third = (upload_correction(lab) for _ in range(3))
+    add = lambda row: lab.call("supervisor", "post", f"episodes/{row.uuid}/dataset").json()["id"]  # noqa: E731
+    used = Dataset.objects.get(pk=add(first))
+    before = used.file.read_bytes()
+    assert lab.call("researcher", "post", "runs", {"kind": "sft", "dataset": used.pk}).status_code == 200
+    following = Dataset.objects.get(pk=add(second))
+    assert following.name == "Corrections of Lab east 2" and following.episodes == 2
+    assert add(third) == following.pk and used.file.read_bytes() == before
+    following.refresh_from_db()
+    assert following.episodes == 3 and len(read_episodes(following.file)) == 3
+    first.refresh_from_db()
+    assert first.dataset == following
+
+
+def test_a_full_dataset_of_corrections_is_followed_by_another_one(lab, monkeypatch):
+    first, second = upload_correction(lab), upload_correction(lab)
+    add = lambda row: lab.call("supervisor", "post", f"episodes/{row.uuid}/dataset").json()  # noqa: E731
+    one = add(first)
+    monkeypatch.setattr("fleetui.fleet.actions.UPLOAD_LIMIT", 3000)
+    two = add(second)
+    assert one["id"] != two["id"] and one["episodes"] == two["episodes"] == 1
 
 
 # What the database itself holds

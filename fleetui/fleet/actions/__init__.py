@@ -25,7 +25,7 @@ from fleetui.fleet.actions.control import (
     stop_lab,
     undo_override,
 )
-from fleetui.fleet.actions.episodes import UPLOAD_LIMIT, hand_in_episodes, store_episodes
+from fleetui.fleet.actions.episodes import UPLOAD_LIMIT, hand_in_episodes, label_episode, store_episodes
 from fleetui.fleet.actions.labs import add_member, create_lab, create_station, create_task, renew_token
 from fleetui.fleet.actions.reports import (
     connect_station,
@@ -52,6 +52,7 @@ __all__ = [
     "disconnect_station",
     "end_assignment",
     "hand_in_episodes",
+    "label_episode",
     "lapse_control",
     "lapse_expired_control",
     "list_orders",

@@ -1,5 +1,6 @@
 """An upload becomes episodes: files on disk, a row each, a round that fills, and work for a run's job to hand in."""
 
+import logging
 import uuid as uuids
 from datetime import UTC, datetime
 
@@ -20,6 +21,9 @@ from robots.episodes import ACTORS, EpisodeError, read_episodes, write_episodes
 
 UPLOAD_LIMIT = 64 * 2**20
 EPISODES_A_FILE = 64
+LABELS = {True: "yes", False: "no", None: "unknown"}
+
+audit = logging.getLogger("fleetui.audit")
 
 
 def store_episodes(*, station: Station, body: bytes) -> dict:
@@ -185,6 +189,35 @@ def _count_practice(station: Station, rows: list[Episode]) -> bool:
 def hand_in_episodes(*, episodes: list[Episode]) -> None:
     """Note that the run's job gave these to the learner."""
     Episode.objects.filter(pk__in=[row.pk for row in episodes]).update(handed_in_at=timezone.now())
+
+
+def label_episode(*, user, episode: Episode, true_success: bool | None, reason: str = "") -> bool | None:
+    """A person says whether it was a true success; None: nobody knows. Returns what was said before, for an undo.
+
+    Only ever reported: neither training nor an evaluation's curve reads it.
+    """
+    if not isinstance(reason, str) or len(reason) > 200:
+        raise Invalid("A reason for the label has at most 200 characters.", {"reason": "At most 200 characters."})
+    with transaction.atomic():
+        before = Episode.objects.select_for_update().get(pk=episode.pk).true_success
+        if before is not true_success:
+            Episode.objects.filter(pk=episode.pk).update(true_success=true_success)
+            now = timezone.now()
+            said = f"true success: {LABELS[before]} to {LABELS[true_success]}"
+            Intervention.objects.create(
+                lab_id=episode.lab_id,
+                station_id=episode.station_id,
+                run_id=episode.run_id,
+                episode=episode,
+                user=user,
+                kind="relabel",
+                reason=f"{said}, {reason.strip()}" if reason.strip() else said,
+                started_at=now,
+                ended_at=now,
+            )
+            audit.info("%s labels %s, %s", user, episode.uuid, said)
+    episode.true_success = true_success
+    return before
 
 
 def uuid_or_none(text) -> uuids.UUID | None:
