@@ -221,7 +221,7 @@ class Station:
             log.warning("The server's settings were refused: %s", error)
         if self.lease.live:  # with the link the server took the operator's lease away
             self._lapse(f"the link broke while {self.lease.holder} was in control")
-        elif settings.get("overridden") is True and not self.lease.open:
+        elif settings.get("overridden") is True and not self.lease.open and not self.control.stop_latched:
             self._await_hand_back("a person took control before this process began")
         # What people ordered while the link was down, or before this host was started.
         if settings.get("stop_latched") is True and not self.control.stop_latched:
@@ -482,11 +482,11 @@ class Station:
         self._take_next_policy()
         if self.control.stop_latched:
             self._become("stopped", self.control.reason or "stopped by a person")
+        elif self.lease.open:
+            self._become("overridden", self.open_reason)
         elif self.control.paused:
             kept = self.control.reason if self.control.state == "paused" else ""
             self._become("paused", kept or "paused by a person")
-        elif self.lease.open:
-            self._become("overridden", self.open_reason)
         elif self.assignment is None:
             self._become("idle", "")
         elif self.task is None:

@@ -24,6 +24,7 @@ from django.contrib.auth import get_user
 from django.contrib.sessions.backends.db import SessionStore
 from django.db import DatabaseError, DataError
 from django.http import HttpRequest
+from django.utils import timezone
 
 from fleetui import access, messages
 from fleetui.fleet import actions
@@ -426,9 +427,9 @@ class LiveConsumer(AsyncWebsocketConsumer):
         await self.say({"beat": {"station": held.station.slug, "server_time": time.time()}})
         if not held.renewing:
             held.renewing = True
-            asyncio.ensure_future(self.renew(held))
+            asyncio.ensure_future(self.renew(held, timezone.now()))
 
-    async def renew(self, held):
+    async def renew(self, held, heard_at):
         """A beat counts only while its user is logged in and may command; the row decides who is in control."""
         try:
             if not await in_thread(self.is_welcome)():
@@ -436,7 +437,11 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 await self.close(FORBIDDEN)
                 return
             await in_thread(actions.renew_control)(
-                user=self.user, lab_slug=held.station.lab.slug, station_slug=held.station.slug, epoch=held.epoch
+                user=self.user,
+                lab_slug=held.station.lab.slug,
+                station_slug=held.station.slug,
+                epoch=held.epoch,
+                heard_at=heard_at,
             )
         except access.Refused as error:
             await self.let_go(held, str(error))

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 import uuid as uuids
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import Max
@@ -58,6 +58,8 @@ def command_station(
             station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
             _refuse_others(station, user, name)
             epoch = newest_epoch(station)
+            if name == "override" and station.stop_latched:
+                raise Conflict(f"{station} is stopped; clear the stop first, then take control.")
             if name == "override":
                 epoch = _take_control(station, user).epoch
             _record_command(station, user, name, args)
@@ -196,12 +198,14 @@ def _take_control(station: Station, user) -> Lease:
     return lease
 
 
-def renew_control(*, user, lab_slug: str, station_slug: str, epoch: int) -> None:
-    """A sign of life of the browser that holds the station. Refused once the lease has ended or the role is gone."""
+def renew_control(*, user, lab_slug: str, station_slug: str, epoch: int, heard_at: datetime | None = None) -> None:
+    """A sign of life of the browser that holds the station, by when it was heard: a slow database makes no lease
+    longer. Refused once the lease has ended or the role is gone.
+    """
     station = access.get_station(user, lab_slug, station_slug, "command")
     now = timezone.now()
     lease = station.leases.filter(user_id=user.pk, epoch=epoch, released_at=None, expires_at__gt=now)
-    if not lease.update(expires_at=now + OPERATOR_LEASE):
+    if not lease.update(expires_at=(heard_at or now) + OPERATOR_LEASE):
         raise Conflict(f"You are not in control of {station} any more; take control (override) again.")
 
 
