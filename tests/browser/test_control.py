@@ -422,7 +422,7 @@ def test_a_lost_connection_and_an_old_picture_are_unmistakable(people, watched, 
     age = int(re.search(r"(\d+) s old", page.inner_text(".frame-age")).group(1))
     assert 3 <= age <= 9
     page.evaluate("""() => {
-        window.WebSocket = class { constructor() { setTimeout(() => this.onclose?.({ code: 1006 }), 50); } send() {} };
+        window.WebSocket = class { static OPEN = 1; readyState = 3; constructor() { setTimeout(() => this.onclose?.({ code: 1006 }), 50); } send() {} };
         import('/static/js/live.js').then(({ live }) => live.socket.close());
     }""")
     expect(page.locator("#connection")).to_contain_text(re.compile(r"Connection lost for \d+ s"))
@@ -439,6 +439,7 @@ def test_a_lost_connection_and_an_old_picture_are_unmistakable(people, watched, 
     page.get_by_role("button", name="Software stop").click()
     wait_until(lambda: watched.station.control.stop_latched, 5, "a stop goes its own way, without the socket")
     page.goto(PAGE)
+    state_is(page, "stopped")
     page.keyboard.press("c")
     page.get_by_label("Reason").fill("the connection is back")
     page.keyboard.press("Enter")
