@@ -16,6 +16,8 @@ ALLOWED: dict[str, set[str]] = {
     "command": {"supervisor", "manager"},  # act on stations
     "help": {"supervisor", "manager"},  # acknowledge, take and close help requests
     "add_contact": {"manager"},
+    "label_episode": {"supervisor", "manager"},  # say whether it was a true success
+    "add_correction": {"supervisor", "researcher", "manager"},
     "generate_dataset": {"researcher", "manager"},
     "upload_dataset": {"researcher", "manager"},
     "launch_run": {"researcher", "manager"},
@@ -33,6 +35,8 @@ SAID = {
     "help": "look after help requests",
     "add_contact": "say who is told of help requests",
     "command": "act on stations",
+    "label_episode": "mark episodes as true successes or failures",
+    "add_correction": "add corrections to a dataset",
     "generate_dataset": "generate datasets",
     "upload_dataset": "upload datasets",
     "launch_run": "launch runs",

@@ -1,4 +1,5 @@
-"""Who may move the body, and when: a station's states, its transition table, the dead-man and the record of commands.
+"""Who may move the body, and when: a station's states, its transition table, who holds it, the dead-man and the record
+of commands.
 
 Stands between the server's commands and the loop in station.py. Nothing here moves anything; it answers questions.
 Times are monotonic seconds, so that a changed wall clock can neither revive an old command nor hold a drive longer.
@@ -28,16 +29,16 @@ ACTS: dict[str, tuple[frozenset[str], str]] = {
     "clear_stop": (frozenset({"stopped"}), "it is not stopped"),
     "reset": (frozenset(STATES) - {"overridden"}, "a person is driving; hand back first"),
     "end_episode": (frozenset({"practising", "evaluating"}), "no episode is under way"),
-    "override": (
-        _UNLATCHED - {"overridden", "offline"},
-        "it is {state}; a stop must be cleared and an override handed back first",
-    ),
+    "override": (_UNLATCHED - {"offline"}, "it is {state}; a stop must be cleared first"),
     "drive": (frozenset({"overridden"}), "nobody has taken control; override first"),
     "hand_back": (frozenset({"overridden"}), "nobody has taken control"),
 }
 
 DRIVE_HELD_S = 0.3  # a drive command moves the body no longer than this
 DEAD_MAN_S = 0.5  # without a drive command for this long the person has let go
+QUIET_S = 1.0  # without any sign of life from the holder's browser for this long the station says so
+GONE_S = 2.5  # and for this long the holder is gone: another person may take over or hand back
+BY_EPOCH = ("override", "drive", "hand_back")  # these speak for a lease, so they must name it
 COMMANDS_REMEMBERED = 1000
 
 
@@ -78,6 +79,74 @@ class Control:
         allowed, sentence = ACTS[act]
         if self.state not in allowed:
             raise CommandRefused(f"The station refused {act}: {sentence.format(state=self.state)}.")
+
+
+class Lease:
+    """Who holds the station, by the epochs that the server grants: each grant's is higher than all before it.
+
+    What names an older epoch than the newest one seen is refused, however late, doubled or out of order it comes. A
+    lease that nobody keeps alive lapses, but the override stays open: the policy goes on only once a person hands back.
+    """
+
+    def __init__(self):
+        self.newest = 0  # the highest epoch that any message named
+        self.taken = 0  # the one of the newest override that was executed
+        self.by = ""
+        self.open = False  # a person took control and nobody has handed back
+        self.sign_at: float | None = None  # when the holder was last heard; None: nobody holds it now
+
+    @property
+    def live(self) -> bool:
+        return self.sign_at is not None
+
+    @property
+    def holder(self) -> str:
+        return self.by or "the person in control"
+
+    def note(self, epoch) -> None:
+        if isinstance(epoch, int) and not isinstance(epoch, bool):
+            self.newest = max(self.newest, epoch)
+
+    def check(self, name: str, epoch, by: str) -> None:
+        """Raise CommandRefused where the command doesn't come from whoever may give it now. A stop is anyone's."""
+        if name == "stop":
+            return
+        if epoch is None and name in BY_EPOCH:
+            raise CommandRefused(f"The station refused {name}: it names no epoch of a lease.")
+        if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int) or epoch < 1):
+            raise CommandRefused(f"The station refused {name}: an epoch is a whole number from 1, not {epoch!r}.")
+        if epoch is not None and epoch < self.newest:
+            raise CommandRefused(
+                f"The station refused {name}: it comes from epoch {epoch}, and control has passed to epoch "
+                f"{self.newest} since."
+            )
+        if name == "override":
+            if epoch <= self.taken:
+                raise CommandRefused(f"The station refused override: epoch {epoch} has taken control once already.")
+        elif self.live and by != self.by:
+            raise CommandRefused(f"The station refused {name}: {self.holder} is in control; ask for a hand-back first.")
+        elif name == "drive" and (not self.live or epoch != self.taken):
+            raise CommandRefused("The station refused drive: nobody holds it with this epoch; take over first.")
+
+    def take(self, epoch: int, by: str, now: float) -> None:
+        self.taken, self.by, self.open, self.sign_at = epoch, by, True, now
+
+    def sign(self, epoch, now: float) -> bool:
+        """The holder's browser is there; False where the sign is somebody else's, or of a hold that has ended."""
+        if not self.live or epoch != self.taken or epoch < self.newest:
+            return False
+        self.sign_at = now
+        return True
+
+    def quiet_for(self, now: float) -> float:
+        return 0.0 if self.sign_at is None else now - self.sign_at
+
+    def lapse(self) -> None:
+        self.sign_at = None
+
+    def close(self) -> None:
+        """Handed back, stopped or paused: by a person's word."""
+        self.open, self.sign_at, self.by = False, None, ""
 
 
 class CommandLog:

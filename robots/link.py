@@ -253,7 +253,7 @@ class Link:
         self.clock = clock
         self.connected = False
         self._heard = clock()
-        self._server_ahead_s = 0.0  # how far the server's wall clock is ahead of ours
+        self._server_ahead_s = time.time() - clock()  # the server's wall clock against ours, which nobody can set
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._outbox: deque[dict] = deque()
         self._telemetry: dict | None = None
@@ -437,10 +437,10 @@ class Link:
             # Before the station hears of it, and answers with telemetry; what it said to nobody is no news any more.
             self.connected, self._telemetry = True, None
             if isinstance(message.get("server_time"), (int, float)):
-                self._server_ahead_s = message["server_time"] - time.time()
-        if kind == "command" and isinstance(message.get("sent_at"), (int, float)):
+                self._server_ahead_s = message["server_time"] - self.clock()
+        if kind in ("command", "beat") and isinstance(message.get("sent_at"), (int, float)):
             # A command that waited somewhere on the way is as old as it is, whenever it arrived.
-            message["age_s"] = max(0.0, time.time() + self._server_ahead_s - message["sent_at"])
+            message["age_s"] = max(0.0, self.clock() + self._server_ahead_s - message["sent_at"])
         if kind == "policy":
             self._wanted_policy = message
             self._to_fetch.set()

@@ -22,7 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from robots.control import CommandLog, CommandRefused, Control, DeadMan, refuse_expired
+from robots.control import (
+    DEAD_MAN_S,
+    GONE_S,
+    QUIET_S,
+    CommandLog,
+    CommandRefused,
+    Control,
+    DeadMan,
+    Lease,
+    refuse_expired,
+)
 from robots.episodes import ACTORS, Episode
 from robots.tasks import TASKS, TaskFamily, get_task
 
@@ -193,7 +203,7 @@ class Station:
         self.world, self.embodiment, self.seed = world, world.embodiment, seed
         self.emit, self.show, self.store, self.clock = emit, show, store, clock
         self.rng = np.random.default_rng(seed)
-        self.control, self.commands, self.dead_man = Control(), CommandLog(), DeadMan()
+        self.control, self.commands, self.dead_man, self.lease = Control(), CommandLog(), DeadMan(), Lease()
         self.settings = Settings()
         self.period = 1.0 / self.embodiment.control_hz
         self.assignment: dict | None = None
@@ -206,6 +216,7 @@ class Station:
         self.waiting_reason = ""  # why there is no policy, where more is known than that
         self.need = ""  # why a person must come; "" when nobody must
         self.need_since = 0.0
+        self.open_reason = ""  # why an override waits for a person, once its holder is gone
         self.practised_s = 0.0  # robot time since the table was last shuffled
         self.recording: Recording | None = None
         self.instruction = None
@@ -229,7 +240,12 @@ class Station:
         kind = message.get("type")
         if kind == "command":
             self._command(message, self.clock() if received_at is None else received_at)
+        elif kind == "beat":
+            self._beat(message, self.clock() if received_at is None else received_at)
+        elif kind == "lapse":
+            self._hear_of_lapse(message)
         elif kind == "welcome":
+            self.lease.note(message.get("epoch"))
             self._welcome(message.get("settings") or {})
         elif kind == "assignment":
             self._assign(message)
@@ -242,7 +258,10 @@ class Station:
             self.settings.update(settings)
         except CommandRefused as error:
             log.warning("The server's settings were refused: %s", error)
-        self._end_override("fault")  # with the link the server took the operator's lease away
+        if self.lease.live:  # with the link the server took the operator's lease away
+            self._lapse(f"the link broke while {self.lease.holder} was in control")
+        elif settings.get("overridden") is True and not self.lease.open and not self.control.stop_latched:
+            self._await_hand_back("a person took control before this process began")
         # What people ordered while the link was down, or before this host was started.
         if settings.get("stop_latched") is True and not self.control.stop_latched:
             self._stop()
@@ -318,8 +337,9 @@ class Station:
                     self._become("evaluating" if self.recording.purpose == "evaluation" else "practising", "")
                 self._rest()
         elif not self._server_gone:
+            if self.lease.live:
+                self._lapse(f"the server fell silent while {self.lease.holder} was in control")
             self._server_gone = True
-            self._end_override("fault")
             self._become("offline", "no word from the server; the station holds still")
 
     # Commands of a person
@@ -328,15 +348,18 @@ class Station:
         command_id = str(message.get("id"))
         answer = self.commands.answered(command_id)
         if answer is None:
+            name, epoch, by = message.get("name"), message.get("epoch"), str(message.get("by") or "")
+            self.lease.note(epoch)
             try:
                 refuse_expired(message, max(self.clock() - received_at, message.get("age_s", 0.0)))
-                self._execute(message.get("name"), message.get("args") or {})
+                self.lease.check(name, epoch, by)
+                self._execute(name, message.get("args") or {}, epoch, by)
                 answer = self.commands.answer(command_id)
             except CommandRefused as error:
                 answer = self.commands.answer(command_id, str(error))
         self.emit(answer)
 
-    def _execute(self, name: str, args: dict) -> None:
+    def _execute(self, name: str, args: dict, epoch: int | None, by: str) -> None:
         self.control.check(name)
         match name:
             case "stop":
@@ -358,9 +381,10 @@ class Station:
             case "settings":
                 self.settings.update(args)
             case "override":
-                self._override()
+                self._override(epoch, by)
             case "drive":
                 self.dead_man.drive(args, self.clock())
+                self.lease.sign(epoch, self.clock())
                 self._become("overridden", "")
             case "hand_back":
                 self._end_override("operator")
@@ -383,7 +407,7 @@ class Station:
                 self._cut("operator")
         self.control.paused = paused
 
-    def _override(self) -> None:
+    def _override(self, epoch: int, by: str) -> None:
         """The attempt ends here and keeps the policy's steps; the person's go into an episode of their own."""
         attempt = self.recording
         self._cut("override")
@@ -399,12 +423,46 @@ class Station:
                 )
             self._record(task, self._sample(task), task.time_limit_steps, "correction", "human")
         self.dead_man.release()
+        self.lease.take(epoch, by, self.clock())
         self._become("overridden", "")
 
     def _end_override(self, ending: str) -> None:
-        if self.control.state == "overridden":
+        """By a person's word; nothing else lets the policy move the body again."""
+        if self.lease.open:
             self.dead_man.release()
+            self.lease.close()
             self._cut(ending)
+
+    # The person in control must give signs of life: drives, and beats of the browser between them
+
+    def _beat(self, message: dict, received_at: float) -> None:
+        late = max(self.clock() - received_at, message.get("age_s", 0.0)) > DEAD_MAN_S  # of a life long ago
+        if not late and self.lease.sign(message.get("epoch"), self.clock()) and self._said_quiet():
+            self._become("overridden", "")
+
+    def _said_quiet(self) -> bool:
+        return self.control.state == "overridden" and self.control.reason == self._quiet_reason()
+
+    def _quiet_reason(self) -> str:
+        return f"no sign of life from the browser of {self.lease.holder}; it holds still"
+
+    def _hear_of_lapse(self, message: dict) -> None:
+        """The server knows sooner than the clock here: the browser closed, or its user may no longer command."""
+        self.lease.note(message.get("epoch"))
+        if self.lease.live and self.lease.taken == message.get("epoch"):
+            self._lapse(f"{self.lease.holder} is gone")
+
+    def _lapse(self, said: str) -> None:
+        """Nobody holds it any more. What was driven is kept, and the body holds still until a person says otherwise."""
+        self.dead_man.release()
+        self.lease.lapse()
+        self._await_hand_back(said)
+
+    def _await_hand_back(self, said: str) -> None:
+        self.lease.open = True
+        self.open_reason = f"{said}; it holds still: take over or hand back"
+        self._cut("fault")
+        self._rest()
 
     # Episodes
 
@@ -466,6 +524,8 @@ class Station:
         self._take_next_policy()
         if self.control.stop_latched:
             self._become("stopped", self.control.reason or "stopped by a person")
+        elif self.lease.open:
+            self._become("overridden", self.open_reason)
         elif self.control.paused:
             kept = self.control.reason if self.control.state == "paused" else ""
             self._become("paused", kept or "paused by a person")
@@ -519,6 +579,10 @@ class Station:
     def _watch_the_clock(self, now: float) -> None:
         if self.dead_man.lapsed(now):
             self._become("overridden", LET_GO)
+        if (quiet := self.lease.quiet_for(now)) > GONE_S:
+            self._lapse(f"{self.lease.holder} is gone")
+        elif quiet > QUIET_S and self.recording is not None:
+            self._become("overridden", self._quiet_reason())
         waited = now - self.need_since
         after = self.settings.self_reset_after_s
         if self.control.state == "needs_person" and after is not None and waited >= after:
@@ -611,6 +675,8 @@ class Station:
         self.dead_man.release()
         self._cut("fault")
         self._ask(reason)
+        if self.lease.live:
+            self._lapse(reason)
         self._rest()
 
     def close(self) -> None:

@@ -100,6 +100,11 @@ class CommandBody(Schema):
     ttl_ms: int = 5000
 
 
+class LabelBody(Schema):
+    true_success: bool | None
+    reason: str = ""
+
+
 class TaskLimits(Schema):
     name: str = ""
     time_limit_steps: int | None = None
@@ -173,8 +178,8 @@ def show_station(request: HttpRequest, lab: Path[str], slug: str):
 
 @labs.post("/stations/{slug}/command", response=dict)
 def command_station(request: HttpRequest, lab: Path[str], slug: str, body: CommandBody):
-    """pause, resume, stop, clear_stop, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back,
-    settings.
+    """pause, resume, stop, clear_stop {reason}, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back,
+    settings. An override lasts two seconds from the newest drive.
     """
     return fleet_actions.command_station(
         user=request.user, lab_slug=lab, station_slug=slug, name=body.name, args=body.args, ttl_ms=body.ttl_ms
@@ -213,6 +218,12 @@ def release_help(request: HttpRequest, lab: Path[str], number: int):
 def close_help(request: HttpRequest, lab: Path[str], number: int, body: OutcomeBody):
     found = access.get_help_request(request.user, lab, number, "help")
     return fleet.help_row(fleet_actions.close_help(request=found, user=request.user, outcome=body.outcome))
+
+
+@labs.post("/stop", response=dict)
+def stop_lab(request: HttpRequest, lab: Path[str]):
+    """The software stop of every station of the lab, latched at once."""
+    return fleet_actions.stop_lab(user=request.user, lab_slug=lab)
 
 
 @labs.get("/tasks", response=list[dict])
@@ -429,6 +440,23 @@ def list_episodes(
 @labs.get("/episodes/{uuid}", response=dict)
 def show_episode(request: HttpRequest, lab: Path[str], uuid: UUID):
     return fleet.episode_row(access.get_episode(request.user, lab, uuid))
+
+
+@labs.post("/episodes/{uuid}/label", response=dict)
+def label_episode(request: HttpRequest, lab: Path[str], uuid: UUID, body: LabelBody):
+    """Whether it was a true success: true, false, or null for unknown. `previous` undoes it."""
+    episode = access.get_episode(request.user, lab, uuid, "label_episode")
+    before = fleet_actions.label_episode(
+        user=request.user, episode=episode, true_success=body.true_success, reason=body.reason
+    )
+    return fleet.episode_row(episode) | {"previous": before}
+
+
+@labs.post("/episodes/{uuid}/dataset", response=dict)
+def add_correction(request: HttpRequest, lab: Path[str], uuid: UUID):
+    """A correction joins the lab's dataset of corrections, which begins with the first one."""
+    episode = access.get_episode(request.user, lab, uuid, "add_correction")
+    return learning.dataset_row(learning_actions.add_correction(lab=episode.lab, user=request.user, episode=episode))
 
 
 @labs.get("/episodes/{uuid}/steps", response=dict)

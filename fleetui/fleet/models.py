@@ -45,7 +45,7 @@ ASSIGNMENT_STATES = (
 )
 PRIORITIES = {0: "low", 1: "normal", 2: "high"}
 REPEATS = ("", "daily", "weekly")
-INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset")
+INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset", "relabel")
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 NEEDS = (
     "stopped",
@@ -128,6 +128,7 @@ class Station(models.Model):
     last_seen = models.DateTimeField(null=True)
     stop_latched = models.BooleanField(default=False)
     paused = models.BooleanField(default=False)
+    taken_over = models.BooleanField(default=False)  # by a person, and nobody has handed it back yet
     speed = models.PositiveSmallIntegerField(default=1)  # 1 = real time, 4, 0 = as fast as it can
     self_reset_after_s = models.FloatField(null=True)
     shuffle_every_s = models.FloatField(default=300.0)
@@ -401,6 +402,10 @@ class Episode(models.Model):
     interventions = models.PositiveIntegerField(default=0)
     started_at = models.DateTimeField()
     stored_at = models.DateTimeField(default=timezone.now)
+    # The newest dataset of corrections that it joined.
+    dataset = models.ForeignKey(
+        "learning.Dataset", null=True, blank=True, on_delete=models.SET_NULL, related_name="corrections"
+    )
     handed_in_at = models.DateTimeField(null=True)  # when the run's job gave it to the learner
     policy = models.ForeignKey("learning.Checkpoint", null=True, on_delete=models.SET_NULL, related_name="episodes")
     reward_model = models.ForeignKey("learning.Checkpoint", null=True, on_delete=models.SET_NULL, related_name="judged")

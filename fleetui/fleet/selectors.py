@@ -21,6 +21,7 @@ from fleetui.fleet.models import (
     Intervention,
     Invitation,
     Lab,
+    Lease,
     Station,
     StationSpan,
     Task,
@@ -54,15 +55,26 @@ def wall_cards(lab: Lab) -> list[dict]:
         for place in AssignedStation.objects.filter(live=True, station__lab=lab).select_related("assignment__task")
     }
     wanted = {request.station_id: help_row(request) for request in list_help(lab, open_only=True)}
-    cards = [_card(station, places.get(station.pk), wanted.get(station.pk)) for station in stations]
+    holders = _holders(station__lab=lab)
+    cards = [
+        _card(station, places.get(station.pk), wanted.get(station.pk), holders.get(station.pk, ""))
+        for station in stations
+    ]
     return sorted(cards, key=lambda card: (-card["severity"], card["number"]))
 
 
 def station_card(station: Station) -> dict:
-    return _card(station, station.live_assignment(), open_help(station))
+    holder = _holders(station=station).get(station.pk, "")
+    return _card(station, station.live_assignment(), open_help(station), holder)
 
 
-def _card(station: Station, assignment: Assignment | None, wanted: dict | None) -> dict:
+def _holders(**which) -> dict[int, str]:
+    """Who is in control of which station: its id to the user's name."""
+    live = Lease.objects.filter(released_at=None, user__isnull=False, expires_at__gt=timezone.now(), **which)
+    return dict(live.values_list("station_id", "user__username"))
+
+
+def _card(station: Station, assignment: Assignment | None, wanted: dict | None, holder: str) -> dict:
     return NOT_LIVE | {
         "slug": station.slug,
         "name": station.name,
@@ -77,6 +89,7 @@ def _card(station: Station, assignment: Assignment | None, wanted: dict | None) 
         "last_seen": station.last_seen.isoformat() if station.last_seen else None,
         "stop_latched": station.stop_latched,
         "paused": station.paused,
+        "holder": holder,
         "task": assignment.task.name if assignment else "",
         "run": assignment.run_id if assignment else None,
         "renderer": station.renderer,
@@ -218,6 +231,7 @@ def episode_row(episode: Episode) -> dict:
         "d_end": episode.d_end,
         "return_sum": episode.return_sum,
         "duration_s": episode.duration_s,
+        "dataset": episode.dataset_id,
     }
 
 
@@ -299,7 +313,7 @@ def interventions_per_robot_hour(lab: Lab, hours: int = 24, run_ids: list[int] |
     """For each station: touches, the hours it ran episodes, and their ratio (None below a minute of episodes)."""
     since = timezone.now() - timedelta(hours=hours)
     episodes = Episode.objects.filter(lab=lab, stored_at__gte=since)
-    touches = Intervention.objects.filter(lab=lab, started_at__gte=since)
+    touches = Intervention.objects.filter(lab=lab, started_at__gte=since).exclude(kind="relabel")  # no robot waits
     if run_ids:
         episodes, touches = episodes.filter(run_id__in=run_ids), touches.filter(run_id__in=run_ids)
     ran = dict(episodes.order_by().values_list("station").annotate(total=Sum("duration_s")))

@@ -127,6 +127,63 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
     return dataset
 
 
+@transaction.atomic
+def add_correction(*, lab: Lab, user, episode: Episode) -> Dataset:
+    """What a person drove joins the lab's dataset of corrections, which begins with the first one.
+
+    A dataset that a run has used stays as it was: the next correction begins another one, with all that it held.
+    """
+    if episode.purpose != "correction":
+        raise Invalid(f"{episode} is {episode.purpose}; only what a person drove, a correction, can join a dataset.")
+    Lab.objects.select_for_update().get(pk=lab.pk)  # two clicks must not write one file
+    known = Episode.objects.select_related("dataset").get(pk=episode.pk)
+    if known.dataset is not None:
+        raise Conflict(f"{episode} is in the dataset {known.dataset} already.")
+    (fresh,) = _read_recorded(episode.file, str(episode))
+    dataset = (
+        Dataset.objects.select_for_update().filter(lab=lab, state="ready", pk__in=_correction_datasets(lab)).first()
+    )
+    kept = [each for each in _read_recorded(dataset.file, str(dataset)) if each.uuid != fresh.uuid] if dataset else []
+    if kept and (kept[0].embodiment != fresh.embodiment or _size_of([*kept, fresh]) > fleet_actions.UPLOAD_LIMIT):
+        dataset, kept = None, []  # another body, or a file too large to be written anew at each click
+    if dataset is None or dataset.runs.exists():
+        carried = dataset
+        number = Dataset.objects.filter(lab=lab, name__startswith="Corrections of ").count() + 1
+        name = f"Corrections of {lab.name}"[:70] + (f" {number}" if number > 1 else "")
+        dataset = _new_dataset(lab, name, created_by=user, state="ready", progress=1.0)
+        dataset.path = f"datasets/{dataset.pk}.safetensors"
+        if carried is not None:
+            Episode.objects.filter(dataset=carried).update(dataset=dataset)
+    episodes = [*kept, fresh]
+    dataset.file.parent.mkdir(parents=True, exist_ok=True)
+    write_episodes(dataset.file, episodes)
+    Dataset.objects.filter(pk=dataset.pk).update(
+        path=dataset.path,
+        families=sorted({each.task for each in episodes}),
+        episodes=len(episodes),
+        steps=sum(each.steps for each in episodes),
+    )
+    Episode.objects.filter(pk=episode.pk).update(dataset=dataset)
+    audit.info("%s adds %s to the dataset %s", user, episode.uuid, dataset)
+    dataset.refresh_from_db()
+    return dataset
+
+
+def _correction_datasets(lab: Lab):
+    return Episode.objects.filter(lab=lab, dataset__isnull=False).values("dataset")
+
+
+def _read_recorded(path: Path, said: str):
+    try:
+        return read_episodes(path)
+    except (OSError, EpisodeError) as error:
+        raise Refused(f"The file of {said} can't be read ({error}); restore it in the data folder.") from None
+
+
+def _size_of(episodes) -> int:
+    return sum(each.observations.nbytes + each.actions.nbytes for each in episodes)
+
+
 def claim_dataset(*, dataset_id: int) -> Dataset | None:
     """The one job that may make this dataset now; a second delivery of the message gets None."""
     now = timezone.now()

@@ -523,6 +523,7 @@ def begin_watch(**_) -> None:
                 fleet_actions.disconnect_silent_stations()
                 fleet_actions.dispatch_all()
                 keep_clock_running()
+                fleet_actions.lapse_expired_control()
             except Exception:
                 log.exception("looking for stale runs")
             stopping.wait(WATCH_S)

@@ -5,6 +5,7 @@ through the actions. What the server has to say arrives through the station's gr
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -164,7 +165,7 @@ class StationConsumer(AsyncWebsocketConsumer):
     def take_frame(self, frame):
         jpeg = frame[frames.HEADER_BYTES : frames.HEADER_BYTES + 2]
         if self.welcomed and len(frame) <= frames.LARGEST_FRAME and jpeg == b"\xff\xd8":
-            frames.put_frame(self.station.pk, frame)
+            frames.put_frame(self.station.pk, frames.stamp(frame, time.time()))
 
     async def take_policy_loaded(self, message):
         await in_thread(actions.record_policy_loaded)(
@@ -207,7 +208,16 @@ class StationConsumer(AsyncWebsocketConsumer):
         await self.say(message)
 
     async def say(self, message):
-        await self.send(json.dumps(message))
+        with contextlib.suppress(RuntimeError):  # the station has gone meanwhile
+            await self.send(json.dumps(message))
+
+
+async def tell_at_once(station: int, message: dict) -> bool:
+    """Past the channel layer and the database, for what ages within 300 ms; False where the station isn't here."""
+    consumer = StationConsumer.present.get(station)
+    if consumer is not None:
+        await consumer.say(message)
+    return consumer is not None
 
 
 def call_for(station):

@@ -3,6 +3,9 @@
 Each subscription is authorised, then gets a snapshot, then deltas, counted by `seq`. Two streams become deltas: events
 of the actions, numbered by Valkey so that a lost one is seen and mended by a new snapshot, and telemetry of this
 process, of which only the newest counts. Frames are latest-only too: a slow viewer gets fewer, never older ones.
+
+An override belongs to the socket that took it. The browser beats every 400 ms; each beat renews the lease and is passed
+on to the station. When the socket closes or the beats end, the lease ends too, whatever the browser was doing.
 """
 
 import asyncio
@@ -21,14 +24,16 @@ from django.contrib.auth import get_user
 from django.contrib.sessions.backends.db import SessionStore
 from django.db import DatabaseError, DataError
 from django.http import HttpRequest
+from django.utils import timezone
 
 from fleetui import access, messages
 from fleetui.fleet import actions
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions.audit import source
+from fleetui.fleet.models import Station
 from fleetui.learning import selectors as learning
 from fleetui.live import frames, telemetry
-from fleetui.live.stations import in_thread, refuse_constant
+from fleetui.live.stations import in_thread, refuse_constant, tell_at_once
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +44,9 @@ EVERY_S = {"wall": 0.19, "station": 0.08}
 FORBIDDEN = 4403
 NOTE_SEEN_S = 60.0
 RECHECK_S = 1.5  # so long may a socket outlive its log-in, its user's membership or role; 2 s with the asking
+DRIVE_TTL_MS = 300
+BEAT_LOST_S = 2.0  # from the newest beat to the end of the lease; the row in PostgreSQL says the same
+WATCH_BEATS_S = 0.1
 
 
 class BadRequest(ValueError):
@@ -62,11 +70,22 @@ class Subscription:
     sent_at: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
+class Held:
+    """A station that this socket took control of."""
+
+    station: Station
+    epoch: int
+    beat_at: float
+    renewing: bool = False
+
+
 class LiveConsumer(AsyncWebsocketConsumer):
     async def connect(self):
         self.user = self.scope["user"]
         self.subscriptions: dict[str, Subscription] = {}
         self.watches: dict[tuple[str, str], frames.Watch] = {}
+        self.held: dict[tuple[str, str], Held] = {}
         self.pending: dict[tuple[str, str], tuple[dict, bool]] = {}
         self.tasks: list[asyncio.Task] = []
         self.numbers, self.noted_seen = None, -NOTE_SEEN_S
@@ -78,10 +97,13 @@ class LiveConsumer(AsyncWebsocketConsumer):
         self.numbers = redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=5)
         self.telemetry_there, self.frames_there = asyncio.Event(), asyncio.Event()
         self.tasks = [
-            asyncio.create_task(part()) for part in (self.send_telemetry, self.send_frames, self.close_when_unwelcome)
+            asyncio.create_task(part())
+            for part in (self.send_telemetry, self.send_frames, self.close_when_unwelcome, self.watch_beats)
         ]
 
     async def disconnect(self, code):
+        for held in list(self.held.values()):
+            await self.let_go(held)
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -106,8 +128,10 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 await self.unsubscribe(message)
             elif "command" in message:
                 await self.command(message["command"])
+            elif "beat" in message:
+                await self.beat(message["beat"])
             else:
-                raise BadRequest("Send subscribe, unsubscribe or command.")
+                raise BadRequest("Send subscribe, unsubscribe, command or beat.")
         except (access.Refused, BadRequest) as error:
             await self.say({"error": str(error), "for": message})
         except DataError:
@@ -219,7 +243,10 @@ class LiveConsumer(AsyncWebsocketConsumer):
 
     async def send_topic(self, subscription, kind, data):
         subscription.seq += 1
-        await self.say({"topic": subscription.topic, "seq": subscription.seq, "type": kind, "data": data})
+        message = {"topic": subscription.topic, "seq": subscription.seq, "type": kind, "data": data}
+        if kind == "snapshot":
+            message["server_time"] = time.time()  # pages count ages by this clock, not by the browser's
+        await self.say(message)
 
     # Events of the actions, through the channel layer
 
@@ -337,7 +364,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
 
     async def command(self, command):
         if not isinstance(command, dict):
-            raise BadRequest("command must be an object: {id, lab, station, name, args, ttl_ms}.")
+            raise BadRequest("command must be an object: {id, lab, station, name, args, ttl_ms, sent_at}.")
         command_id, name, ttl_ms = (
             str(command.get("id") or uuid4())[:80],
             command.get("name"),
@@ -346,27 +373,115 @@ class LiveConsumer(AsyncWebsocketConsumer):
         station = None
         source.set("page")
         try:
+            refuse_late(command, name, ttl_ms)
+            if name == "drive":
+                await self.drive(command, command_id, ttl_ms)
+                return
             station = await in_thread(access.get_station)(
                 self.user, text_of(command, "lab"), text_of(command, "station")
             )
-            if name != "drive":
-                telemetry.await_answer(station.pk, command_id, lambda answer: self.answer_soon(command_id, answer))
-            await in_thread(actions.command_station)(
-                user=self.user,
-                lab_slug=command["lab"],
-                station_slug=command["station"],
-                name=name,
-                args=command.get("args"),
-                ttl_ms=ttl_ms,
-                command_id=command_id,
+            wish = {"user": self.user, "lab_slug": command["lab"], "station_slug": command["station"], "name": name}
+            granted = {"epoch": 0}
+            telemetry.await_answer(
+                station.pk, command_id, lambda answer: self.answer_soon(station, name, command_id, granted, answer)
             )
+            granted |= await in_thread(actions.command_station)(
+                **wish, args=command.get("args"), ttl_ms=ttl_ms, command_id=command_id
+            )
+            if name == "override":
+                held = Held(station, granted["epoch"], time.monotonic())
+                self.held[command["lab"], command["station"]] = held
+                await self.tell_control(held, True)
+            elif name in ("hand_back", "stop", "pause"):  # each of them ended an override, if there was one
+                await self.forget_control((command["lab"], command["station"]), "")
         except (access.Refused, BadRequest) as error:
             if station is not None:
                 telemetry.stop_waiting(station.pk, command_id)
             await self.answer(command_id, {"ok": False, "error": str(error)})
             return
-        if name != "drive":
-            asyncio.get_running_loop().call_later(ttl_ms / 1000 + 1, self.give_up, station, command_id, name)
+        asyncio.get_running_loop().call_later(ttl_ms / 1000 + 1, self.give_up, station, command_id, name)
+
+    async def drive(self, command, command_id, ttl_ms):
+        """Ten times a second, so without the database: the beats renew and authorise, and the station refuses what
+        comes from an older epoch.
+        """
+        held = self.held.get((command.get("lab"), command.get("station")))
+        if held is None or time.monotonic() - held.beat_at > BEAT_LOST_S:
+            raise access.Conflict("This page is not in control of the station: take control (override) first.")
+        args = command.get("args") or {}
+        message = {
+            "type": "command",
+            "id": command_id,
+            "name": "drive",
+            "args": actions.checked_args("drive", args),
+            "ttl_ms": min(ttl_ms, DRIVE_TTL_MS),
+            "sent_at": time.time() - age_of(command),
+            "epoch": held.epoch,
+            "by": self.user.get_username(),
+        }
+        if not await tell_at_once(held.station.pk, message):
+            raise access.Conflict(f"{held.station} is offline, so it can't be driven.")
+
+    # Control: the beats of this browser
+
+    async def beat(self, beat):
+        if not isinstance(beat, dict):
+            raise BadRequest("beat must be an object: {lab, station, sent_at}.")
+        held = self.held.get((text_of(beat, "lab"), text_of(beat, "station")))
+        if held is None:
+            raise BadRequest("This page is not in control of the station: take control (override) first.")
+        if age_of(beat) > BEAT_LOST_S:
+            return
+        held.beat_at = time.monotonic()
+        sign = {"type": "beat", "epoch": held.epoch, "sent_at": time.time() - age_of(beat)}
+        await tell_at_once(held.station.pk, sign)
+        await self.say({"beat": {"station": held.station.slug, "server_time": time.time()}})
+        if not held.renewing:
+            held.renewing = True
+            asyncio.ensure_future(self.renew(held, timezone.now()))
+
+    async def renew(self, held, heard_at):
+        """A beat counts only while its user is logged in and may command; the row decides who is in control."""
+        try:
+            if not await in_thread(self.is_welcome)():
+                await self.let_go(held)
+                await self.close(FORBIDDEN)
+                return
+            await in_thread(actions.renew_control)(
+                user=self.user,
+                lab_slug=held.station.lab.slug,
+                station_slug=held.station.slug,
+                epoch=held.epoch,
+                heard_at=heard_at,
+            )
+        except access.Refused as error:
+            await self.let_go(held, str(error))
+        except DatabaseError:
+            log.exception("A beat could not be written")  # two seconds of that, and the lease has ended
+        finally:
+            held.renewing = False
+
+    async def watch_beats(self):
+        while True:
+            await asyncio.sleep(WATCH_BEATS_S)
+            for held in list(self.held.values()):
+                if time.monotonic() - held.beat_at > BEAT_LOST_S:
+                    await self.let_go(held, "No sign of life came from this page for two seconds.")
+
+    async def let_go(self, held, why=""):
+        """The lease ends and the station holds still, until a person takes over or hands back."""
+        await self.forget_control((held.station.lab.slug, held.station.slug), why, held)
+        await tell_at_once(held.station.pk, {"type": "lapse", "epoch": held.epoch})
+        with contextlib.suppress(DatabaseError):  # it then expires by itself
+            await in_thread(actions.lapse_control)(station=held.station, epoch=held.epoch)
+
+    async def forget_control(self, key, why, held=None):
+        if key in self.held and held in (None, self.held[key]):
+            await self.tell_control(self.held.pop(key), False, why)
+
+    async def tell_control(self, held, holds, why=""):
+        control = {"lab": held.station.lab.slug, "station": held.station.slug, "held": holds, "epoch": held.epoch}
+        await self.say({"control": control | {"why": why}})
 
     def give_up(self, station, command_id, name):
         """A group may drop a message, and a station may hang: the person must hear of it."""
@@ -383,8 +498,16 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 }
             )
 
-    def answer_soon(self, command_id, answer):
+    def answer_soon(self, station, name, command_id, granted, answer):
         asyncio.ensure_future(self.answer(command_id, answer))
+        if name == "override" and not answer["ok"]:
+            asyncio.ensure_future(self.take_refusal(station, granted))
+
+    async def take_refusal(self, station, granted):
+        """The station did not let itself be taken over: nobody holds it, and the policy goes on."""
+        await self.forget_control((station.lab.slug, station.slug), "")
+        if granted["epoch"]:
+            await in_thread(actions.undo_override)(station=station, epoch=granted["epoch"])
 
     async def answer(self, command_id, answer):
         await self.say({"command_done": {"id": command_id} | answer})
@@ -392,6 +515,23 @@ class LiveConsumer(AsyncWebsocketConsumer):
     async def say(self, message):
         with contextlib.suppress(RuntimeError):  # the browser has gone meanwhile
             await self.send(json.dumps(message))
+
+
+def age_of(message: dict) -> float:
+    """Seconds since the browser sent it, by the server's clock as the browser knows it from the snapshots."""
+    sent_at = message.get("sent_at")
+    if isinstance(sent_at, bool) or not isinstance(sent_at, (int, float)):
+        return 0.0
+    return max(0.0, time.time() - sent_at)
+
+
+def refuse_late(command: dict, name, ttl_ms) -> None:
+    """A click that waited on the way here must not act late either; only a stop is never too late."""
+    if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, (int, float)):
+        raise BadRequest("ttl_ms must be a number of milliseconds.")
+    age_ms = 1000 * age_of(command)
+    if name != "stop" and age_ms > ttl_ms:
+        raise BadRequest(f"The command came {age_ms:.0f} ms old and was good for {ttl_ms:.0f} ms; give it again.")
 
 
 def text_of(message: dict, name: str) -> str:

@@ -2,15 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 from django.test import Client
 
 from fleetui import access
 from fleetui.fleet.models import Intervention
-from tests.fleetui.lab import ROLES
+from tests.fleetui.lab import ROLES, as_upload, make_episode
 
 BODIES = {
     "command": ("stations/arm-1/command", {"name": "pause"}),
+    "stop_lab": ("stop", {}),
+    "label_episode": ("episodes/EPISODE/label", {"true_success": True}),
+    "add_correction": ("episodes/EPISODE/dataset", {}),
     "create_task": ("tasks", {"family": "block_to_place"}),
     "assign": ("assignments", {"task": "block2block", "stations": ["arm-1"]}),
     "generate_dataset": ("datasets", {"name": "d", "families": ["block2block"], "episodes": 5}),
@@ -18,6 +22,9 @@ BODIES = {
 }
 MAY = {
     "command": {"supervisor", "manager"},
+    "stop_lab": {"supervisor", "manager"},
+    "label_episode": {"supervisor", "manager"},
+    "add_correction": {"supervisor", "researcher", "manager"},
     "create_task": {"manager"},
     "assign": {"manager"},
     "generate_dataset": {"researcher", "manager"},
@@ -26,10 +33,15 @@ MAY = {
 
 
 @pytest.mark.parametrize("action", BODIES)
-def test_each_role_at_each_door(lab, dataset, action):
+def test_each_role_at_each_door(lab, other_lab, dataset, action):
     path, body = BODIES[action]
     if action == "launch_run":
         body = body | {"dataset": dataset.pk}
+    if "EPISODE" in path:
+        correction = make_episode(purpose="correction", actors=np.ones(10, np.uint8))
+        assert lab.upload(as_upload(correction)).status_code == 200
+        path = path.replace("EPISODE", correction.uuid)
+        assert other_lab.call("manager", "post", path, body).status_code == 404
     for role in ROLES:
         answer = lab.call(role, "post", path, body)
         if role not in MAY[action]:

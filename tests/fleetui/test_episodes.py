@@ -1,14 +1,19 @@
 """Uploads into rows and rounds: once each, summed up rightly, and the upload that fills a round holds the stations."""
 
+import threading
+
 import numpy as np
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
 
 from fleetui import access
-from fleetui.fleet import actions
-from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lease
+from fleetui.fleet import actions, selectors
+from fleetui.fleet.actions import control
+from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lease, Station
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
+from fleetui.learning.models import Dataset
 from robots.episodes import read_episodes
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
 
@@ -125,13 +130,12 @@ def test_an_override_is_one_touch_from_taking_to_handing_back(lab, improve_run):
     with pytest.raises(access.Conflict, match="take control"):
         command(lab, "supervisor", "drive", dx=0.5, dy=0)
     command(lab, "supervisor", "override")
-    command(lab, "supervisor", "override")
     command(lab, "supervisor", "drive", dx=0.5, dy=-1)
     with pytest.raises(access.Conflict, match="east-supervisor is in control"):
         command(lab, "manager", "speed", value=4)
-    with pytest.raises(access.Conflict, match="east-supervisor is in control"):
-        command(lab, "manager", "override")
-    command(lab, "manager", "stop")  # anybody may stop
+    for name in ("override", "pause", "hand_back"):
+        with pytest.raises(access.Conflict, match="east-supervisor is in control"):
+            command(lab, "manager", name)
     command(lab, "supervisor", "hand_back")
     touch = Intervention.objects.get(kind="override")
     assert touch.ended_at is not None and touch.seconds > 0 and touch.run == improve_run
@@ -139,19 +143,125 @@ def test_an_override_is_one_touch_from_taking_to_handing_back(lab, improve_run):
     assert live.run == improve_run and live.epoch == 3  # run, operator, run again
 
 
-@pytest.mark.parametrize("end", ["stop", "pause", "lost link", "new link"])
-def test_an_override_that_nobody_hands_back_ends_on_both_sides(lab, improve_run, end):
+@pytest.mark.parametrize("end", ["stop", "hand_back", "lost link", "new link", "expiry"])
+def test_an_override_ends_on_both_sides_and_only_a_persons_word_gives_the_station_back(lab, improve_run, end):
     lab.connect()
-    command(lab, "supervisor", "override")
+    epoch = command(lab, "supervisor", "override")["epoch"]
+    station = lab.stations[0]
     if end == "lost link":
-        actions.disconnect_station(station=lab.stations[0])
+        actions.disconnect_station(station=station)
     elif end == "new link":
-        lab.connect(lab.stations[0])
+        lab.connect(station)
+    elif end == "expiry":
+        Lease.objects.filter(epoch=epoch, station=station).update(expires_at=timezone.now())
+        actions.lapse_expired_control()
     else:
-        command(lab, "manager", end)
+        command(lab, "manager" if end == "stop" else "supervisor", end)
     touch = Intervention.objects.get(kind="override")
     assert touch.ended_at is not None and touch.seconds > 0
-    assert Lease.objects.get(station=lab.stations[0], released_at=None).run == improve_run
+    station.refresh_from_db()
+    live = Lease.objects.filter(station=station, released_at=None)
+    if end in ("stop", "hand_back"):
+        assert not station.taken_over and live.get().run == improve_run and live.get().epoch == epoch + 1
+        return
+    assert station.taken_over and not live.exists(), "the policy waits for a person"
+    lab.connect(station)
+    (welcome, *_) = actions.connect_station(station=station, embodiment=station.embodiment)
+    assert welcome["settings"]["overridden"] is True and welcome["epoch"] == epoch
+    with pytest.raises(access.Conflict, match="not in control"):
+        command(lab, "supervisor", "drive", dx=0, dy=0)
+    command(lab, "manager", "hand_back")
+    station.refresh_from_db()
+    assert not station.taken_over and live.get().run == improve_run
+
+
+def test_each_command_names_the_newest_epoch_and_who_gave_it(lab, improve_run, monkeypatch):
+    told = []
+    monkeypatch.setattr(control, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
+    lab.connect()
+    command(lab, "manager", "speed", value=4)
+    first = command(lab, "supervisor", "override")["epoch"]
+    second = command(lab, "supervisor", "override")["epoch"]
+    command(lab, "supervisor", "hand_back")
+    command(lab, "manager", "stop")
+    said = [(message["name"], message["epoch"], message["by"]) for message in told]
+    assert said == [
+        ("speed", first - 1, "east-manager"),
+        ("override", first, "east-supervisor"),
+        ("override", second, "east-supervisor"),
+        ("hand_back", second, "east-supervisor"),
+        ("stop", second + 1, "east-manager"),  # the run's own lease came after the hand-back
+    ]
+    assert second == first + 1
+
+
+def test_two_people_fight_for_one_station_and_exactly_one_gets_it(lab, improve_run):
+    lab.connect()
+    for fight in range(15):
+        start, outcome = threading.Barrier(2), {}
+
+        def take(role, start=start, outcome=outcome):
+            start.wait()
+            try:
+                outcome[role] = command(lab, role, "override")["epoch"]
+            except access.Conflict as refused:
+                outcome[role] = str(refused)
+            finally:
+                connection.close()
+
+        people = [threading.Thread(target=take, args=(role,)) for role in ("supervisor", "manager")]
+        [person.start() for person in people]
+        [person.join(10) for person in people]
+        (winner,) = [role for role, got in outcome.items() if isinstance(got, int)]
+        (loser,) = set(outcome) - {winner}
+        assert f"east-{winner} is in control" in outcome[loser], fight
+        lease = Lease.objects.get(station=lab.stations[0], released_at=None)
+        assert lease.user == lab.users[winner] and lease.epoch == outcome[winner]
+        if fight % 2:
+            command(lab, winner, "hand_back")
+        else:
+            Lease.objects.filter(pk=lease.pk).update(expires_at=timezone.now())
+
+
+def test_a_role_that_was_taken_away_renews_nothing(lab):
+    lab.connect()
+    epoch = command(lab, "supervisor", "override")["epoch"]
+    wish = {"user": lab.users["supervisor"], "lab_slug": "east", "station_slug": "arm-1", "epoch": epoch}
+    actions.renew_control(**wish)
+    with pytest.raises(access.Conflict, match="not in control"):
+        actions.renew_control(**wish | {"epoch": epoch + 1})
+    actions.add_member(lab=lab.row, user=lab.users["supervisor"], role="viewer")
+    with pytest.raises(access.Denied):
+        actions.renew_control(**wish)
+
+
+def test_a_stop_is_cleared_only_with_a_reason_that_is_kept(lab):
+    lab.connect()
+    command(lab, "supervisor", "stop")
+    for reason in ({}, {"reason": "  "}, {"reason": "x" * 301}, {"reason": 7}):
+        with pytest.raises(access.Invalid, match="why the stop may be cleared, in 1 to 300"):
+            command(lab, "supervisor", "clear_stop", **reason)
+    lab.stations[0].refresh_from_db()
+    assert lab.stations[0].stop_latched
+    command(lab, "supervisor", "clear_stop", reason=" the hand is out of the workspace ")
+    assert Intervention.objects.get(kind="clear_stop").reason == "the hand is out of the workspace"
+
+
+def test_stop_all_latches_every_station_of_the_lab_and_no_other(lab, other_lab, monkeypatch):
+    told = []
+    monkeypatch.setattr(control, "tell_station_on_commit", lambda group, *messages: told.append((group, messages[0])))
+    lab.connect(lab.stations[0])
+    command(lab, "supervisor", "override")
+    assert actions.stop_lab(user=lab.users["manager"], lab_slug="east") == {"stopped": 2}
+    for station in Station.objects.all():
+        assert station.stop_latched is (station.lab == lab.row)
+        assert not station.taken_over
+    assert Intervention.objects.filter(kind="stop").count() == 2
+    stops = {group for group, message in told if message.get("name") == "stop"}
+    assert stops == {station.command_group for station in lab.stations}, (
+        "the offline one too, should it be back just now"
+    )
+    assert not Lease.objects.filter(released_at=None, user__isnull=False).exists()
 
 
 def test_a_station_that_was_only_thought_to_be_gone_is_here_again(lab):
@@ -194,6 +304,7 @@ def test_an_offline_station_keeps_its_latches_for_its_return(lab):
         ("settings", {"self_reset_after_s": -1}),
         ("settings", {"colour": "red"}),
         ("pause", {"because": 1}),
+        ("clear_stop", {}),
     ],
 )
 def test_bad_commands_are_refused_with_a_sentence(lab, name, args):
@@ -201,6 +312,78 @@ def test_bad_commands_are_refused_with_a_sentence(lab, name, args):
     with pytest.raises(access.Invalid) as refusal:
         command(lab, "supervisor", name, **args)
     assert len(str(refusal.value)) > 10 and not Intervention.objects.exists()
+
+
+# What people say of episodes
+
+
+def upload_correction(lab, station=None, **fields):
+    episode = make_episode(purpose="correction", actors=np.ones(10, np.uint8), **fields)
+    assert lab.upload(as_upload(episode), station).status_code == 200
+    return Episode.objects.get(uuid=episode.uuid)
+
+
+def test_a_label_is_recorded_and_can_be_undone(lab):
+    lab.upload(as_upload(make_episode(true_success=False, detected_success=True, ending="detected_success")))
+    row = Episode.objects.get()
+    path = f"episodes/{row.uuid}/label"
+    answer = lab.call("supervisor", "post", path, {"true_success": True, "reason": "seen by eye"}).json()
+    assert (answer["true_success"], answer["previous"]) == (True, False)
+    row.refresh_from_db()
+    assert row.true_success is True and row.detected_success is True, "what was detected stays what it was"
+    touch = Intervention.objects.get()
+    assert (touch.kind, touch.user, touch.episode) == ("relabel", lab.users["supervisor"], row)
+    assert touch.reason == "true success: no to yes, seen by eye"
+    lab.call("supervisor", "post", path, {"true_success": True})
+    assert Intervention.objects.count() == 1, "said twice is said once"
+    lab.call("supervisor", "post", path, {"true_success": answer["previous"], "reason": "undone"})
+    row.refresh_from_db()
+    assert row.true_success is False and Intervention.objects.count() == 2
+    assert lab.call("supervisor", "post", path, {"true_success": None}).json()["true_success"] is None
+    for wrong in ({}, {"true_success": "maybe"}, {"true_success": True, "reason": "x" * 201}):
+        assert lab.call("supervisor", "post", path, wrong).status_code == 422
+    assert selectors.interventions_per_robot_hour(lab.row)[0]["touches"] == {}, "no robot was touched"
+
+
+def test_a_correction_joins_the_labs_dataset_once(lab, other_lab):
+    first, second = upload_correction(lab), upload_correction(lab)
+    answer = lab.call("supervisor", "post", f"episodes/{first.uuid}/dataset").json()
+    assert (answer["name"], answer["episodes"], answer["state"]) == ("Corrections of Lab east", 1, "ready")
+    again = lab.call("supervisor", "post", f"episodes/{first.uuid}/dataset")
+    assert again.status_code == 409 and "in the dataset Corrections of Lab east already" in again.json()["detail"]
+    assert lab.call("researcher", "post", f"episodes/{second.uuid}/dataset").json()["id"] == answer["id"]
+    dataset = Dataset.objects.get(pk=answer["id"])
+    recorded = read_episodes(dataset.file)
+    assert [each.uuid for each in recorded] == [str(first.uuid), str(second.uuid)]
+    assert (dataset.episodes, dataset.steps, dataset.families) == (2, 20, ["block2block"])
+    lab.upload(as_upload(make_episode()))
+    practice = Episode.objects.get(purpose="practice")
+    refused = lab.call("supervisor", "post", f"episodes/{practice.uuid}/dataset")
+    assert refused.status_code == 422 and "only what a person drove" in refused.json()["detail"]
+
+
+def test_a_dataset_that_a_run_has_used_is_left_as_it_was(lab):
+    first, second, third = (upload_correction(lab) for _ in range(3))
+    add = lambda row: lab.call("supervisor", "post", f"episodes/{row.uuid}/dataset").json()["id"]  # noqa: E731
+    used = Dataset.objects.get(pk=add(first))
+    before = used.file.read_bytes()
+    assert lab.call("researcher", "post", "runs", {"kind": "sft", "dataset": used.pk}).status_code == 200
+    following = Dataset.objects.get(pk=add(second))
+    assert following.name == "Corrections of Lab east 2" and following.episodes == 2
+    assert add(third) == following.pk and used.file.read_bytes() == before
+    following.refresh_from_db()
+    assert following.episodes == 3 and len(read_episodes(following.file)) == 3
+    first.refresh_from_db()
+    assert first.dataset == following
+
+
+def test_a_full_dataset_of_corrections_is_followed_by_another_one(lab, monkeypatch):
+    first, second = upload_correction(lab), upload_correction(lab)
+    add = lambda row: lab.call("supervisor", "post", f"episodes/{row.uuid}/dataset").json()  # noqa: E731
+    one = add(first)
+    monkeypatch.setattr("fleetui.fleet.actions.UPLOAD_LIMIT", 3000)
+    two = add(second)
+    assert one["id"] != two["id"] and one["episodes"] == two["episodes"] == 1
 
 
 # What the database itself holds

@@ -13,6 +13,7 @@ from channels.routing import URLRouter
 
 from fleetui import messages
 from fleetui.fleet import actions
+from fleetui.fleet.models import Lease
 from fleetui.learning import actions as learning_actions
 from fleetui.live import viewers
 from fleetui.live.routing import websocket_urlpatterns
@@ -317,6 +318,132 @@ async def test_a_viewer_can_not_command_over_the_socket(lab):
     done = (await socket.hear())["command_done"]
     assert not done["ok"] and "viewer" in done["error"]
     assert await station.receive_nothing(timeout=0.3) or "command" not in (await station.hear())["type"]
+    await station.disconnect()
+    await socket.disconnect()
+
+
+async def take_control(lab, station, socket, command_id="o"):
+    await socket.say(command={"id": command_id, "lab": "east", "station": "arm-1", "name": "override", "ttl_ms": 2000})
+    told = await station.hear(lambda message: message["type"] == "command" and message["name"] == "override")
+    control = (await socket.hear(lambda message: "control" in message))["control"]
+    assert control["held"] and control["epoch"] == told["epoch"]
+    await station.say(type="command_done", id=command_id, ok=True, error="")
+    assert (await socket.hear(lambda message: "command_done" in message))["command_done"]["ok"]
+    return told["epoch"]
+
+
+def leases(lab):
+    return list(Lease.objects.filter(station=lab.stations[0], released_at=None, user__isnull=False))
+
+
+def drive(**fields):
+    command = {"id": "d", "lab": "east", "station": "arm-1", "name": "drive", "args": {"dx": 1, "dy": 0}}
+    return {"command": command | {"ttl_ms": 300} | fields}
+
+
+BEAT = {"beat": {"lab": "east", "station": "arm-1"}}
+
+
+async def test_an_override_lives_by_the_beats_of_its_socket(lab):
+    station, socket = await arm(lab), await browser(lab, "supervisor")
+    epoch = await take_control(lab, station, socket)
+    for _ in range(7):
+        await asyncio.sleep(0.4)
+        await socket.say(**BEAT)
+        sign = await station.hear(lambda message: message["type"] == "beat")
+        assert sign["epoch"] == epoch and abs(sign["sent_at"] - time.time()) < 0.5
+    assert await sync_to_async(leases)(lab), "2.8 s later"
+    last = time.monotonic()
+    await socket.say(**drive())
+    told = await station.hear(lambda message: message["type"] == "command")
+    assert (told["name"], told["epoch"], told["ttl_ms"], told["by"]) == ("drive", epoch, 300, "east-supervisor")
+    gone = await station.hear(lambda message: message["type"] == "lapse")
+    assert gone["epoch"] == epoch and 1.5 < time.monotonic() - last < 2.5
+    lost = (await socket.hear(lambda message: "control" in message))["control"]
+    assert not lost["held"] and "sign of life" in lost["why"]
+    await eventually_in_thread(lambda: not leases(lab))
+    await socket.say(**drive())
+    done = (await socket.hear(lambda message: "command_done" in message))["command_done"]
+    assert not done["ok"] and "take control" in done["error"]
+    await station.disconnect()
+    await socket.disconnect()
+
+
+async def eventually_in_thread(condition, seconds=3.0):
+    deadline = time.monotonic() + seconds
+    while not await sync_to_async(condition)():
+        assert time.monotonic() < deadline, "it never came to hold"
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("end", ["the socket closes", "the role is taken away", "the user logs out"])
+async def test_an_override_ends_with_its_socket_its_role_and_its_log_in(lab, end):
+    station, socket = await arm(lab), await browser(lab, "supervisor")
+    other_tab = await browser(lab, "supervisor")
+    await other_tab.say(**drive())
+    assert not (await other_tab.hear(lambda message: "command_done" in message))["command_done"]["ok"]
+    epoch = await take_control(lab, station, socket)
+    await other_tab.say(**drive())
+    refused = (await other_tab.hear(lambda message: "command_done" in message))["command_done"]
+    assert not refused["ok"] and "This page is not in control" in refused["error"], "it is bound to its own socket"
+    began = time.monotonic()
+    if end == "the socket closes":
+        await socket.disconnect()
+    else:
+        change = (
+            (lambda: actions.add_member(lab=lab.row, user=lab.users["supervisor"], role="viewer"))
+            if end == "the role is taken away"
+            else lab.as_("supervisor").logout
+        )
+        await sync_to_async(change)()
+        await socket.say(**BEAT)
+    assert (await station.hear(lambda message: message["type"] == "lapse"))["epoch"] == epoch
+    await eventually_in_thread(lambda: not leases(lab))
+    assert time.monotonic() - began < 1.0
+    await station.disconnect()
+    await other_tab.disconnect()
+
+
+async def test_who_takes_over_in_another_tab_ends_the_first_ones_lease(lab):
+    station, first, second = await arm(lab), await browser(lab, "supervisor"), await browser(lab, "supervisor")
+    old = await take_control(lab, station, first)
+    new = await take_control(lab, station, second, "o2")
+    assert new == old + 1
+    await first.say(**BEAT)
+    lost = (await first.hear(lambda message: "control" in message))["control"]
+    assert not lost["held"] and "not in control" in lost["why"]
+    (lease,) = await sync_to_async(leases)(lab)
+    assert lease.epoch == new, "the lapse of the old lease doesn't end the new one"
+    for socket in (station, first, second):
+        await socket.disconnect()
+
+
+async def test_an_override_that_the_station_refuses_leaves_no_lease(lab):
+    station, socket = await arm(lab), await browser(lab, "supervisor")
+    await socket.say(command={"id": "o", "lab": "east", "station": "arm-1", "name": "override", "ttl_ms": 2000})
+    await station.hear(lambda message: message["type"] == "command")
+    await station.say(type="command_done", id="o", ok=False, error="it is stopped")
+    assert (await socket.hear(lambda message: "command_done" in message))["command_done"]["error"] == "it is stopped"
+
+    def free():
+        lab.stations[0].refresh_from_db()
+        return not leases(lab) and not lab.stations[0].taken_over
+
+    await eventually_in_thread(free)
+    await station.disconnect()
+    await socket.disconnect()
+
+
+async def test_a_command_that_waited_on_its_way_here_is_not_passed_on(lab):
+    station, socket = await arm(lab), await browser(lab, "supervisor")
+    await take_control(lab, station, socket)
+    await socket.say(**drive(sent_at=time.time() - 0.5))
+    done = (await socket.hear(lambda message: "command_done" in message))["command_done"]
+    assert "ms old and was good for 300 ms" in done["error"]
+    late = {"id": "s", "lab": "east", "station": "arm-1", "name": "stop", "sent_at": time.time() - 60}
+    await socket.say(command=late)
+    told = await station.hear(lambda message: message["type"] == "command")
+    assert told["name"] == "stop", "a stop is never too late, and the drive was never passed on"
     await station.disconnect()
     await socket.disconnect()
 

@@ -71,8 +71,8 @@ class FakeServer:
             coroutine = send({"type": "websocket.send", "text": json.dumps(message)})
             asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(2)
 
-    def command(self, name, id="c1", ttl_ms=2000, **args):
-        self.send({"type": "command", "id": id, "name": name, "args": args, "ttl_ms": ttl_ms})
+    def command(self, name, id="c1", ttl_ms=2000, epoch=1, **args):
+        self.send({"type": "command", "id": id, "name": name, "args": args, "ttl_ms": ttl_ms, "epoch": epoch})
 
     def drop(self):
         """Break every connection without a word of farewell to the station's side."""

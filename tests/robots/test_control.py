@@ -42,7 +42,6 @@ def test_a_stop_is_allowed_in_every_state(state):
         ("practising", "hand_back"),
         ("stopped", "override"),
         ("idle", "resume"),
-        ("overridden", "override"),
         ("idle", "end_episode"),
         ("overridden", "reset"),
         ("idle", "clear_stop"),

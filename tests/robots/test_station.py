@@ -23,7 +23,7 @@ class Bench:
     """One station, a hand-turned clock, and everything that the station said."""
 
     def __init__(self, **settings):
-        self.clock, self.world = Clock(), FakeWorld()
+        self.clock, self.world, self.epoch = Clock(), FakeWorld(), 1
         self.sent, self.shown, self.episodes = [], [], []
         self.station = Station(
             self.world,
@@ -40,11 +40,17 @@ class Bench:
         self.station.offer_policy(loaded or loaded_policy())
         return self
 
-    def command(self, name, ttl_ms=1000, id=None, **args):
-        self.station.receive(
-            {"type": "command", "id": id or f"c{next(_ids)}", "name": name, "args": args, "ttl_ms": ttl_ms}
-        )
+    def command(self, name, ttl_ms=1000, id=None, epoch=None, by="ada", **args):
+        """As the server sends it: an override begins the next epoch, everything else names the newest."""
+        if epoch is None:
+            self.epoch += name == "override"
+            epoch = self.epoch
+        message = {"type": "command", "id": id or f"c{next(_ids)}", "name": name, "args": args, "ttl_ms": ttl_ms}
+        self.station.receive({**message, "epoch": epoch, "by": by})
         return self.sent_of("command_done")[-1]
+
+    def beat(self, epoch=None):
+        self.station.receive({"type": "beat", "epoch": self.epoch if epoch is None else epoch})
 
     def sent_of(self, kind):
         return [message for message in self.sent if message["type"] == kind]
@@ -515,6 +521,7 @@ def test_the_body_holds_still_when_the_drive_commands_end():
     bench.tick(0.1)
     assert "holds still" in bench.station.telemetry()["reason"]
     for _ in range(20):
+        bench.beat()
         bench.tick(0.1)
     assert (bench.world.observation() == there).all() and bench.state == "overridden"
     bench.command("drive", dx=1)
@@ -597,15 +604,95 @@ def test_a_server_gone_for_long_holds_the_body_still_and_the_episode_goes_on_aft
     assert bench.state == "practising" and episode.ending == "detected_success" and episode.steps == 9
 
 
-def test_a_server_gone_ends_an_override():
-    bench = Bench()
+@pytest.mark.parametrize("trouble", ["silent server", "new link", "no sign of life", "the server says so", "fault"])
+def test_after_an_override_that_nobody_ended_the_policy_waits_for_a_person(trouble):
+    bench = Bench().practise()
+    bench.tick()
     bench.command("override")
     bench.command("drive", dx=1)
-    bench.tick()
-    bench.station.server_gone(3)
-    assert bench.episodes[0].purpose == "correction" and not bench.tick()
-    bench.station.server_gone(0)
-    assert bench.state == "idle"
+    assert bench.tick()
+    if trouble == "silent server":
+        bench.station.server_gone(3)
+        assert bench.state == "offline" and not bench.tick()
+        bench.station.server_gone(0)
+    elif trouble == "new link":
+        bench.station.receive({"type": "welcome", "settings": {"overridden": True}})
+    elif trouble == "the server says so":
+        bench.station.receive({"type": "lapse", "epoch": bench.epoch - 1})
+        assert bench.station.recording is not None, "the lapse of an older lease is nobody's business"
+        bench.station.receive({"type": "lapse", "epoch": bench.epoch})
+    elif trouble == "fault":
+        bench.world.broken = True
+        bench.command("drive", dx=1)
+        bench.tick()
+        bench.world.broken = False
+    else:
+        assert not any(bench.tick(0.1) for _ in range(26))
+        assert "ada is gone" in bench.station.control.reason
+    correction = bench.episodes[-1]
+    assert correction.purpose == "correction" and correction.steps == 1 and correction.ending == "fault"
+    assert not any(bench.tick() for _ in range(50)) and bench.state == "overridden"
+    assert "holds still: take over or hand back" in bench.station.control.reason
+    assert not bench.command("drive", dx=1)["ok"] and not bench.command("reset")["ok"]
+    assert bench.command("hand_back", by="grace")["ok"]
+    assert bench.state == ("needs_person" if trouble == "fault" else "practising")
+
+
+def test_another_person_may_take_over_once_the_first_is_gone_and_the_first_may_not_drive_any_more():
+    bench = Bench().practise()
+    bench.command("override")
+    first = bench.epoch
+    for name in ("pause", "hand_back", "speed", "reset"):
+        assert "ada is in control" in bench.command(name, by="grace", value=4)["error"]
+    bench.tick(2.6)
+    bench.beat()
+    assert "ada is gone" in bench.station.control.reason, "a lease that has ended isn't revived by a beat"
+    assert bench.command("override", by="grace")["ok"]
+    for name in ("drive", "hand_back", "override", "pause"):
+        assert (
+            f"epoch {first}, and control has passed to epoch {bench.epoch}" in bench.command(name, epoch=first)["error"]
+        )
+    assert bench.command("drive", by="grace", dx=1)["ok"] and bench.tick()
+    assert bench.command("stop", epoch=first, by="somebody else")["ok"] and bench.state == "stopped"
+
+
+def test_an_epoch_counts_even_where_its_own_command_never_came():
+    bench = Bench().practise()
+    bench.command("override")
+    newer = bench.epoch + 1
+    assert not bench.command("drive", epoch=newer, dx=1)["ok"], "that override was lost on the way"
+    assert not bench.command("drive", dx=1)["ok"] and not bench.tick(), "but who held it before has lost it"
+    bench.station.receive({"type": "welcome", "settings": {}, "epoch": 90})
+    assert not bench.command("override")["ok"], "and a host that begins anew is told the newest epoch"
+    for strange in (0, -1, True, "7", 2.5):
+        assert not bench.command("override", epoch=strange)["ok"]
+    message = {"type": "command", "id": "bare", "name": "override", "args": {}}
+    bench.station.receive(message)
+    assert "names no epoch" in bench.sent_of("command_done")[-1]["error"]
+
+
+def test_a_host_that_begins_anew_does_not_practise_where_a_person_had_taken_over():
+    bench = Bench(overridden=True).practise()
+    assert bench.state == "overridden" and not any(bench.tick() for _ in range(10))
+    assert bench.command("override", by="grace")["ok"] and bench.command("hand_back", by="grace")["ok"]
+    assert bench.state == "practising"
+
+
+def test_beats_keep_a_lease_and_their_absence_is_said():
+    bench = Bench().practise()
+    bench.command("override")
+    for _ in range(20):
+        bench.tick(0.4)
+        bench.beat()
+        assert bench.state == "overridden" and bench.station.control.reason == ""
+    bench.tick(1.1)
+    assert "no sign of life from the browser of ada" in bench.station.control.reason
+    bench.station.receive({"type": "beat", "epoch": bench.epoch, "age_s": 0.6})
+    assert "no sign of life" in bench.station.control.reason, "that one tells of a life long ago"
+    bench.beat(bench.epoch - 1)
+    assert "no sign of life" in bench.station.control.reason
+    bench.beat()
+    assert bench.station.control.reason == ""
 
 
 def test_no_override_begins_while_the_server_is_silent():

@@ -154,8 +154,9 @@ def test_a_station_without_a_policy_takes_no_part():
 
 def test_a_person_drives_a_station_among_others():
     driven, other = acting_station(None), acting_station(loaded_policy(1))
-    driven.receive({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 900})
-    driven.receive({"type": "command", "id": "b", "name": "drive", "args": {"dx": -1}, "ttl_ms": 900})
+    driven.receive({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 900, "epoch": 1})
+    drive = {"type": "command", "id": "b", "name": "drive", "args": {"dx": -1}, "ttl_ms": 900, "epoch": 1}
+    driven.receive(drive)
     assert step_together([driven, other]) == 2
     assert driven.recording.actions[0][0] == pytest.approx(-0.03) and other.recording.actions[0][0] == pytest.approx(
         0.01

@@ -34,9 +34,17 @@ from fleetui.fleet.actions.attention import (
     take_help,
 )
 from fleetui.fleet.actions.audit import record_act
-from fleetui.fleet.actions.control import command_station
+from fleetui.fleet.actions.control import (
+    checked_args,
+    command_station,
+    lapse_control,
+    lapse_expired_control,
+    renew_control,
+    stop_lab,
+    undo_override,
+)
 from fleetui.fleet.actions.dispatch import dispatch_all, dispatch_assignments
-from fleetui.fleet.actions.episodes import UPLOAD_LIMIT, hand_in_episodes, store_episodes
+from fleetui.fleet.actions.episodes import UPLOAD_LIMIT, hand_in_episodes, label_episode, store_episodes
 from fleetui.fleet.actions.labs import (
     add_member,
     archive_task,
@@ -79,6 +87,7 @@ __all__ = [
     "begin_practice",
     "cancel_assignment",
     "change_role",
+    "checked_args",
     "close_help",
     "command_station",
     "connect_station",
@@ -96,6 +105,9 @@ __all__ = [
     "end_maintenance",
     "hand_in_episodes",
     "invite_member",
+    "label_episode",
+    "lapse_control",
+    "lapse_expired_control",
     "list_orders",
     "lock_queue",
     "move_assignment",
@@ -113,14 +125,17 @@ __all__ = [
     "release_help",
     "remove_contact",
     "remove_member",
+    "renew_control",
     "renew_token",
     "reorder_assignment",
     "repeat_assignment",
     "restore_task",
     "revoke_invitation",
     "start_assignment",
+    "stop_lab",
     "stop_repeating",
     "store_episodes",
     "take_help",
     "tell_stations_of_run",
+    "undo_override",
 ]

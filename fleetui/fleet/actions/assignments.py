@@ -412,9 +412,9 @@ def _cancel_run(run, user) -> None:
 def _after_assignment_change(assignment: Assignment) -> None:
     for place in assignment.places.filter(live=True).select_related("station__lab"):
         if assignment.run_id:
-            live = place.station.leases.select_for_update().filter(released_at=None).first()
-            if live is None or live.run_id or live.has_expired():  # an operator who drives keeps it until the hand-back
-                grant_lease(station=place.station, run=assignment.run)
+            station = Station.objects.select_for_update().get(pk=place.station_id)
+            if not station.taken_over:  # else the run gets it at the hand-back
+                grant_lease(station=station, run=assignment.run)
         order_station(station=place.station)
         if assignment.task.sets_stations:
             tell_settings(place.station)

@@ -1,11 +1,15 @@
 """Who commands a station: from a person's act to the message that the station gets, with the lease, the record and the
 touch that it is.
+
+An override is a lease of two seconds that its holder's browser renews. A software stop beats an override, an override
+beats practice, and after an override that nobody ended the station waits (`taken_over`) until a person hands back.
+Every command names the newest epoch; the station itself refuses an older one.
 """
 
 import math
 import time
 import uuid as uuids
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.db.models import Max
@@ -13,13 +17,14 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.access import Conflict, Invalid
-from fleetui.fleet.actions.audit import record_command
+from fleetui.fleet.actions.audit import record_act, record_command
 from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import Intervention, Lease, Station, severity
 from fleetui.messages import tell_station_on_commit
 from robots.control import ACTS
 
-OPERATOR_LEASE = timedelta(seconds=30)  # renewed by driving; afterwards another operator may take over
+OPERATOR_LEASE = timedelta(seconds=2)  # from the newest sign of life; afterwards another person may take over
+REASON_LIMIT = 300
 # An offline station is told these on its return: they are kept in its row. Anything else needs it here.
 KEPT_FOR_LATER = ("pause", "resume", "stop", "clear_stop", "speed", "settings")
 
@@ -34,11 +39,11 @@ def command_station(
     ttl_ms: int = 5000,
     command_id: str = "",
 ) -> dict:
-    """The one way from a person to a station, for pages, API and sockets: role, lease, record, message. Returns
-    {"id"}.
+    """The one way from a person to a station, for pages, API and sockets: role, lease, record, message. Returns {"id",
+    "epoch"}: of an override, the epoch of the lease that it got.
     """
     station = access.get_station(user, lab_slug, station_slug, "command")
-    args = _checked_args(name, args or {})
+    args = checked_args(name, args or {})
     if not station.connected and name not in KEPT_FOR_LATER:
         raise Conflict(f"{station} is offline, so it can't {name.replace('_', ' ')}; start it and try again.")
     if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int) or not 1 <= ttl_ms <= 60_000:
@@ -46,24 +51,49 @@ def command_station(
     command_id = str(command_id or uuids.uuid4())[:80]
     with transaction.atomic():
         if name == "drive":
-            _renew_operator_lease(station, user)
+            epoch = _renew_by_driving(station, user)
         else:
             station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
+            _refuse_others(station, user, name)
+            epoch = newest_epoch(station)
+            if name == "override" and station.stop_latched:
+                raise Conflict(f"{station} is stopped; clear the stop first, then take control.")
+            if name == "override":
+                epoch = _take_control(station, user).epoch
             _record_command(station, user, name, args)
             record_command(station, user, name, args)
-        message = {
-            "type": "command",
-            "id": command_id,
-            "name": name,
-            "args": args,
-            "ttl_ms": ttl_ms,
-            "sent_at": time.time(),
-        }
-        tell_station_on_commit(station.command_group, message)
-    return {"id": command_id}
+        _tell_command(station, user, command_id, name, args, ttl_ms, epoch)
+    return {"id": command_id, "epoch": epoch}
 
 
-def _checked_args(name: str, args: dict) -> dict:
+def stop_lab(*, user, lab_slug: str) -> dict:
+    """Latch the software stop of every station of the lab, connected or not, or of none. Returns {"stopped": n}."""
+    lab = access.get_lab(user, lab_slug, "command")
+    with transaction.atomic():
+        stations = Station.objects.select_related("lab").select_for_update(of=("self",)).filter(lab=lab).order_by("pk")
+        for station in stations:
+            epoch = newest_epoch(station)
+            _record_command(station, user, "stop", {})
+            record_act(lab=lab, kind="stop_all", user=user, station=station)
+            _tell_command(station, user, str(uuids.uuid4()), "stop", {}, 5000, epoch)
+    return {"stopped": len(stations)}
+
+
+def _tell_command(station: Station, user, command_id: str, name: str, args: dict, ttl_ms: int, epoch: int) -> None:
+    message = {
+        "type": "command",
+        "id": command_id,
+        "name": name,
+        "args": args,
+        "ttl_ms": ttl_ms,
+        "sent_at": time.time(),
+        "epoch": max(epoch, 1),
+        "by": user.get_username(),
+    }
+    tell_station_on_commit(station.command_group, message)
+
+
+def checked_args(name: str, args: dict) -> dict:
     if name not in ACTS:
         raise Invalid(f"{name!r} is no command; known are {', '.join(ACTS)}.")
     if not isinstance(args, dict):
@@ -73,6 +103,7 @@ def _checked_args(name: str, args: dict) -> dict:
         "drive": {"dx", "dy"},
         "settings": {"self_reset_after_s", "shuffle_every_s"},
         "reset": {"reason"},
+        "clear_stop": {"reason"},
     }
     extra = set(args) - known.get(name, set())
     if extra:
@@ -89,16 +120,28 @@ def _checked_args(name: str, args: dict) -> dict:
             )
         if not (is_number(every) and 1 <= every <= 86_400):
             raise Invalid("shuffle_every_s must be 1 to 86400 seconds.")
+    if name == "clear_stop":
+        args = {"reason": checked_reason(args.get("reason"), "why the stop may be cleared")}
     return args
 
 
+def checked_reason(reason, what: str) -> str:
+    reason = reason.strip() if isinstance(reason, str) else ""
+    if not 1 <= len(reason) <= REASON_LIMIT:
+        raise Invalid(f"Say {what}, in 1 to {REASON_LIMIT} characters.", {"reason": f"1 to {REASON_LIMIT} characters."})
+    return reason
+
+
+def _refuse_others(station: Station, user, name: str) -> None:
+    """While a person holds the station nobody else commands it, but anybody may stop it."""
+    holder = operator_of(station)
+    if name != "stop" and holder is not None and holder != user:
+        raise Conflict(f"{holder} is in control of {station}; ask for a hand-back first.")
+
+
 def _record_command(station: Station, user, name: str, args: dict) -> None:
-    """Write what the command changes on this side: settings and latches, the lease, and the touch it is."""
+    """Write what the command changes on this side: settings and latches, the touch it is, the end of an override."""
     now = timezone.now()
-    if name not in ("stop", "pause", "override"):  # a stop is anyone's; override checks the lease itself
-        holder = _operator(station)
-        if holder is not None and holder != user:
-            raise Conflict(f"{holder} is in control of {station}; ask for a hand-back first.")
     changed = {}
     if name == "pause" and not station.paused:
         changed = {"paused": True}
@@ -111,7 +154,7 @@ def _record_command(station: Station, user, name: str, args: dict) -> None:
         add_touch(station, user, "stop", ended_at=now)
     elif name == "clear_stop" and station.stop_latched:
         changed = {"stop_latched": False, "paused": True}  # it moves again only after a resume
-        add_touch(station, user, "clear_stop", ended_at=now)
+        add_touch(station, user, "clear_stop", ended_at=now, reason=args["reason"])
     elif name == "speed":
         changed = {"speed": args["value"]}
     elif name == "settings":
@@ -123,8 +166,6 @@ def _record_command(station: Station, user, name: str, args: dict) -> None:
         )
     elif name == "end_episode":
         add_touch(station, user, "terminate", ended_at=now)
-    elif name == "override":
-        _take_control(station, user)
     if name in ("hand_back", "stop", "pause"):  # each of them ends an override at the station
         end_override(station)
     if changed:
@@ -135,30 +176,85 @@ def _record_command(station: Station, user, name: str, args: dict) -> None:
         emit_card(station, changed | {"severity": urgent, "attention": urgent > 0})
 
 
-def _operator(station: Station):
+def operator_of(station: Station):
     """The user whose unexpired lease holds the station, if any."""
     lease = station.leases.filter(released_at=None, user__isnull=False).select_related("user").first()
     return None if lease is None or lease.has_expired() else lease.user
 
 
-def _take_control(station: Station, user) -> None:
-    live = station.leases.select_for_update().filter(released_at=None).first()
-    if live is not None and live.user_id is not None:
-        if live.user_id == user.pk:
-            Lease.objects.filter(pk=live.pk).update(expires_at=timezone.now() + OPERATOR_LEASE)
-            return
-        if not live.has_expired():
-            raise Conflict(f"{live.user} is in control of {station}; ask for a hand-back first.")
-        end_touches(station, "override")
-    grant_lease(station=station, user=user)
+def newest_epoch(station: Station) -> int:
+    return station.leases.aggregate(top=Max("epoch"))["top"] or 0
+
+
+def _take_control(station: Station, user) -> Lease:
+    """A new epoch each time, for the same person too: whatever was sent before belongs to an older one."""
+    end_touches(station, "override")
+    lease = grant_lease(station=station, user=user)
+    Station.objects.filter(pk=station.pk).update(taken_over=True)
     add_touch(station, user, "override")
+    emit_card(station, {"holder": user.get_username()})
+    return lease
+
+
+def renew_control(*, user, lab_slug: str, station_slug: str, epoch: int, heard_at: datetime | None = None) -> None:
+    """A sign of life of the browser that holds the station, by when it was heard: a slow database makes no lease
+    longer. Refused once the lease has ended or the role is gone.
+    """
+    station = access.get_station(user, lab_slug, station_slug, "command")
+    now = timezone.now()
+    lease = station.leases.filter(user_id=user.pk, epoch=epoch, released_at=None, expires_at__gt=now)
+    if not lease.update(expires_at=(heard_at or now) + OPERATOR_LEASE):
+        raise Conflict(f"You are not in control of {station} any more; take control (override) again.")
+
+
+def _renew_by_driving(station: Station, user) -> int:
+    lease = station.leases.filter(released_at=None, user_id=user.pk).first()
+    if lease is None:
+        raise Conflict(f"You are not in control of {station}: take control (override) first.")
+    renew_control(user=user, lab_slug=station.lab.slug, station_slug=station.slug, epoch=lease.epoch)
+    return lease.epoch
+
+
+def lapse_control(*, station: Station, epoch: int | None = None, why: str = "its browser was not heard of") -> bool:
+    """The holder is gone: the lease ends and the station holds still until a person takes over or hands back. With an
+    epoch, only if that one is still the live one.
+    """
+    with transaction.atomic():
+        live = station.leases.select_for_update(of=("self",)).filter(released_at=None, user__isnull=False)
+        lease = live.select_related("user").first()
+        if lease is None or epoch not in (None, lease.epoch):
+            return False
+        Lease.objects.filter(pk=lease.pk).update(released_at=timezone.now())
+        end_touches(station, "override")
+        emit_card(station, {"holder": ""})
+        tell_station_on_commit(station.command_group, {"type": "lapse", "epoch": lease.epoch})
+        details = {"whose": lease.user.get_username(), "why": why}
+        record_act(lab=station.lab, kind="override_ended", station=station, details=details)
+    return True
+
+
+def lapse_expired_control() -> None:
+    """Whoever took control without a socket, or through a web process that was killed, is told of by the clock."""
+    for lease in Lease.objects.filter(
+        released_at=None, user__isnull=False, expires_at__lt=timezone.now()
+    ).select_related("station__lab"):
+        lapse_control(station=lease.station, epoch=lease.epoch)
+
+
+def undo_override(*, station: Station, epoch: int) -> None:
+    """The station did not do it, so nobody holds it and the policy was never interrupted."""
+    with transaction.atomic():
+        station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
+        if station.leases.filter(released_at=None, user__isnull=False, epoch=epoch).exists():
+            end_override(station)
 
 
 def end_override(station: Station) -> None:
-    """An operator's lease and override end, if there are any; the run gets the station back."""
-    if not station.leases.filter(released_at=None, user__isnull=False).update(released_at=timezone.now()):
-        return
-    end_touches(station, "override")
+    """By a person's word: the lease ends, if one is left, and the run gets the station back."""
+    if station.leases.filter(released_at=None, user__isnull=False).update(released_at=timezone.now()):
+        end_touches(station, "override")
+    Station.objects.filter(pk=station.pk).update(taken_over=False)
+    emit_card(station, {"holder": ""})
     assignment = station.live_assignment()
     if assignment and assignment.run and not station.leases.filter(released_at=None).exists():
         grant_lease(station=station, run=assignment.run)
@@ -168,18 +264,13 @@ def grant_lease(*, station: Station, user=None, run=None) -> Lease:
     """End the live lease and begin the next epoch; whoever still holds the old epoch has lost the station."""
     now = timezone.now()
     station.leases.filter(released_at=None).update(released_at=now)
-    epoch = (station.leases.aggregate(top=Max("epoch"))["top"] or 0) + 1
     return Lease.objects.create(
-        station=station, user=user, run=run, epoch=epoch, expires_at=now + OPERATOR_LEASE if user else None
+        station=station,
+        user=user,
+        run=run,
+        epoch=newest_epoch(station) + 1,
+        expires_at=now + OPERATOR_LEASE if user else None,
     )
-
-
-def _renew_operator_lease(station: Station, user) -> None:
-    lease = station.leases.filter(released_at=None, user_id=user.pk).first()
-    if lease is None:
-        raise Conflict(f"You are not in control of {station}: take control (override) first.")
-    if lease.expires_at - timezone.now() < OPERATOR_LEASE / 2:  # driving sends many commands a second
-        Lease.objects.filter(pk=lease.pk).update(expires_at=timezone.now() + OPERATOR_LEASE)
 
 
 def add_touch(station: Station, user, kind: str, *, started_at=None, ended_at=None, reason: str = "") -> Intervention:

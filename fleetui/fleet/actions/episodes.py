@@ -13,6 +13,7 @@ from django.utils import timezone
 from fleetui.access import Invalid, Refused
 from fleetui.fleet import selectors
 from fleetui.fleet.actions.assignments import tell_stations_of_run
+from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import Episode, Intervention, Station
 from fleetui.messages import RunChanged, send_on_commit
@@ -20,6 +21,7 @@ from robots.episodes import ACTORS, EpisodeError, read_episodes, write_episodes
 
 UPLOAD_LIMIT = 64 * 2**20
 EPISODES_A_FILE = 64
+LABELS = {True: "yes", False: "no", None: "unknown"}
 
 
 def store_episodes(*, station: Station, body: bytes) -> dict:
@@ -185,6 +187,43 @@ def _count_practice(station: Station, rows: list[Episode]) -> bool:
 def hand_in_episodes(*, episodes: list[Episode]) -> None:
     """Note that the run's job gave these to the learner."""
     Episode.objects.filter(pk__in=[row.pk for row in episodes]).update(handed_in_at=timezone.now())
+
+
+def label_episode(*, user, episode: Episode, true_success: bool | None, reason: str = "") -> bool | None:
+    """A person says whether it was a true success; None: nobody knows. Returns what was said before, for an undo.
+
+    Only ever reported: neither training nor an evaluation's curve reads it.
+    """
+    if not isinstance(reason, str) or len(reason) > 200:
+        raise Invalid("A reason for the label has at most 200 characters.", {"reason": "At most 200 characters."})
+    with transaction.atomic():
+        before = Episode.objects.select_for_update().get(pk=episode.pk).true_success
+        if before is not true_success:
+            Episode.objects.filter(pk=episode.pk).update(true_success=true_success)
+            now = timezone.now()
+            said = f"true success: {LABELS[before]} to {LABELS[true_success]}"
+            Intervention.objects.create(
+                lab_id=episode.lab_id,
+                station_id=episode.station_id,
+                run_id=episode.run_id,
+                episode=episode,
+                user=user,
+                kind="relabel",
+                reason=f"{said}, {reason.strip()}" if reason.strip() else said,
+                started_at=now,
+                ended_at=now,
+            )
+            details = {"episode": str(episode.uuid), "label": said}
+            record_act(
+                lab=episode.lab,
+                kind="relabel",
+                user=user,
+                station=episode.station,
+                reason=reason.strip(),
+                details=details,
+            )
+    episode.true_success = true_success
+    return before
 
 
 def uuid_or_none(text) -> uuids.UUID | None:

@@ -10,7 +10,7 @@ from django.utils import timezone
 from fleetui.access import Conflict, Invalid, may
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
-from fleetui.fleet.actions.control import end_override
+from fleetui.fleet.actions.control import lapse_control
 from fleetui.fleet.models import ROLES, Invitation, Lab, Lease, Membership, Station
 
 SEEN_EVERY = timedelta(minutes=1)
@@ -124,9 +124,7 @@ def _take_leases(member: Membership) -> None:
     """Who may not act any more holds no station; it stands still until another person hands it back."""
     held = Lease.objects.filter(user=member.user, station__lab=member.lab, released_at=None)
     for lease in held.select_related("station__lab"):
-        end_override(lease.station)
-        details = {"member": member.user.get_username(), "why": "the role was taken away"}
-        record_act(lab=member.lab, kind="override_ended", station=lease.station, details=details)
+        lapse_control(station=lease.station, epoch=lease.epoch, why="the role was taken away")
         show_card(lease.station)
 
 

@@ -12,7 +12,7 @@ from fleetui.fleet.actions.assignments import dispatch_on_commit, list_orders
 from fleetui.fleet.actions.attention import note_absence
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import emit_card, show_card
-from fleetui.fleet.actions.control import add_touch, end_override, is_number
+from fleetui.fleet.actions.control import add_touch, is_number, lapse_control, newest_epoch
 from fleetui.fleet.actions.episodes import uuid_or_none
 from fleetui.fleet.actions.spans import note_state
 from fleetui.fleet.models import STATION_STATES, Station
@@ -47,8 +47,8 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         loaded_checkpoint=None,  # a process that began anew has none; one that has says so when it is welcomed
     )
     station.refresh_from_db()
-    _end_override(station)  # a web process that was killed could not do it
     note_state(station=station, state=station.state)
+    lapse_control(station=station)  # a web process that was killed could not do it
     show_card(station)
     dispatch_on_commit(station.lab)
     welcome = {
@@ -57,7 +57,13 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         "name": station.name,
         "server_time": timezone.now().timestamp(),
         # What was ordered while it was away holds too: the latch and the pause come as states, not as commands.
-        "settings": {**station.settings_json(), "paused": station.paused, "stop_latched": station.stop_latched},
+        "settings": {
+            **station.settings_json(),
+            "paused": station.paused,
+            "stop_latched": station.stop_latched,
+            "overridden": station.taken_over,
+        },
+        "epoch": newest_epoch(station),
     }
     return [welcome, *list_orders(station=station)]
 
@@ -73,21 +79,14 @@ def disconnect_station(*, station: Station, reason: str = "") -> None:
         last_seen=timezone.now(),
     )
     station.refresh_from_db()
-    _end_override(station)  # a lost link ends an override
     note_state(station=station, state=station.state)
+    lapse_control(
+        station=station, why="the station's connection was lost"
+    )  # the policy waits for a person all the same
     show_card(station)
     assignment = station.live_assignment()
     if assignment and assignment.run:  # it may have been the last one that a publication waited for
         transaction.on_commit(lambda: record_loaded_everywhere(run=assignment.run), robust=True)
-
-
-def _end_override(station: Station) -> None:
-    """Not by anyone's act, and so it is written down whose override it was."""
-    held = station.leases.filter(released_at=None, user__isnull=False).select_related("user").first()
-    if held is not None:
-        details = {"whose": held.user.get_username(), "why": "the station's connection was lost"}
-        record_act(lab=station.lab, kind="override_ended", station=station, details=details, by_station=True)
-    end_override(station)
 
 
 def disconnect_silent_stations() -> None:

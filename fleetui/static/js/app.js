@@ -6,7 +6,8 @@ import { refreshTimes } from "./format.js";
 export const page = document.body.dataset;
 export const lab = page.lab || null;
 
-export function toast(text, kind = "plain") {
+// undo: {label, act}, a button inside.
+export function toast(text, kind = "plain", undo = null) {
   const box = document.querySelector("#toasts");
   const element = document.createElement("div");
   element.className = `toast ${kind}`;
@@ -18,10 +19,19 @@ export function toast(text, kind = "plain") {
   close.textContent = "×";
   close.setAttribute("aria-label", "Close this message");
   close.addEventListener("click", () => element.remove());
-  element.append(words, close);
+  element.append(words);
+  if (undo) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "undo";
+    button.textContent = undo.label;
+    button.addEventListener("click", () => { element.remove(); undo.act(); });
+    element.append(button);
+  }
+  element.append(close);
   box.append(element);
   while (box.children.length > 4) box.firstElementChild.remove();
-  setTimeout(() => element.remove(), kind === "error" ? 12000 : 4500);
+  setTimeout(() => element.remove(), kind === "error" || undo ? 12000 : 4500);
 }
 
 export function confirmAct(question, verb) {
@@ -31,6 +41,18 @@ export function confirmAct(question, verb) {
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+}
+
+// Resolves to what the person wrote, or null.
+export function askReason(question, verb) {
+  const dialog = document.querySelector("#ask"), input = dialog.querySelector("input");
+  dialog.querySelector("p").textContent = question;
+  dialog.querySelector("[value=yes]").textContent = verb;
+  input.value = "";
+  dialog.returnValue = "";
+  dialog.showModal();
+  input.focus();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes" ? input.value.trim() : null), { once: true }));
 }
 
 export async function commandStation(station, name, args = {}) {

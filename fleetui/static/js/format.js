@@ -29,8 +29,18 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
+// The server's clock, in ms: ages must not depend on how the browser's clock is set. Of all that the server said of its time,
+// the least delayed is the truest; the browser's own steady clock carries it on.
+let ahead = null;
+export function hearServerTime(seconds) {
+  if (isNumber(seconds)) ahead = Math.max(ahead ?? -Infinity, 1000 * seconds - performance.now());
+}
+export function forgetServerTime() { ahead = null; }
+export const serverNow = () => ahead === null ? Date.now() : performance.now() + ahead;
+export const knowsServerTime = () => ahead !== null;
+
 export function ago(date) {
-  const seconds = (Date.now() - date.getTime()) / 1000;
+  const seconds = (serverNow() - date.getTime()) / 1000;
   return seconds < 5 ? "now" : `${duration(seconds)} ago`;
 }
 

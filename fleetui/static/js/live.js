@@ -1,7 +1,13 @@
 // The page's one socket to the server: topics (snapshot, then deltas with a sequence number), camera frames (binary, latest
 // only) and commands to stations. It reconnects by itself; while it is down, <body data-offline> marks everything as stale.
+// A station that this page took control of hears a beat every 400 ms; when the page is gone, the beats are, and it holds still.
+
+import { forgetServerTime, hearServerTime, knowsServerTime, serverNow } from "./format.js";
 
 const COMMAND_TIMEOUT_MS = 8000;
+const BEAT_EVERY_MS = 400;
+const DRIVE_TTL_MS = 300;
+const STALE_FRAME_MS = 3000;
 
 class Live extends EventTarget {
   constructor() {
@@ -9,6 +15,8 @@ class Live extends EventTarget {
     this.topics = new Map();     // topic -> {message, apply, seq}
     this.feeds = new Map();      // station slug -> {lab, size, fps, draw}
     this.commands = new Map();   // id -> {resolve, timer}
+    this.held = new Map();       // station slug that this page controls -> timer of its beats
+    this.lostAt = null;
     this.nextCommand = 1;
     this.delay = 400;
     this.socket = null;
@@ -21,6 +29,7 @@ class Live extends EventTarget {
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
       this.delay = 400;
+      forgetServerTime();
       this.setOnline(true);
       for (const topic of this.topics.values()) { topic.seq = null; this.send(topic.message); }
       for (const [station, feed] of this.feeds) this.sendFeed(station, feed);
@@ -31,6 +40,7 @@ class Live extends EventTarget {
     socket.onclose = (event) => {
       if (event.code === 4403) return location.reload(); // logged out, or no member any more: the page says which
       this.socket = null;
+      for (const station of [...this.held.keys()]) this.control({ station, held: false, why: "The connection broke: nobody drives it now, and it holds still." });
       this.setOnline(false);
       setTimeout(() => this.connect(), this.delay * (0.75 + Math.random() / 2));
       this.delay = Math.min(this.delay * 1.8, 8000);
@@ -40,7 +50,14 @@ class Live extends EventTarget {
   setOnline(online) {
     if (online) delete document.body.dataset.offline; else document.body.dataset.offline = "";
     document.querySelector("#connection")?.toggleAttribute("hidden", online);
+    this.lostAt = online ? null : this.lostAt ?? performance.now();
+    this.sayLost();
     this.dispatchEvent(new CustomEvent("online", { detail: online }));
+  }
+
+  sayLost() {
+    const since = document.querySelector("#connection [data-f=lost]");
+    if (since && this.lostAt !== null) since.textContent = `for ${Math.round((performance.now() - this.lostAt) / 1000)} s`;
   }
 
   get online() { return this.socket?.readyState === WebSocket.OPEN; }
@@ -71,20 +88,35 @@ class Live extends EventTarget {
   }
 
   // Resolves to {ok, error}. A command is never queued while the socket is down: acting late is worse than not acting.
+  // Only a stop goes another way then: it is never too late.
   command(lab, station, name, args = {}, ttl_ms = 3000) {
+    if (!this.online && name === "stop") return postApi(`labs/${lab}/stations/${station}/command`, { name });
     if (!this.online) return Promise.resolve({ ok: false, error: "Connection lost: the command was not sent. It reconnects by itself; try again." });
     const id = `${Date.now().toString(36)}-${this.nextCommand++}`;
-    this.send({ command: { id, lab, station, name, args, ttl_ms } });
+    this.send({ command: { id, lab, station, name, args, ttl_ms, ...this.stamp() } });
     return new Promise((resolve) => {
       const timer = setTimeout(() => this.finish(id, { ok: false, error: `${station} did not answer within ${COMMAND_TIMEOUT_MS / 1000} s. Is its process running?` }), COMMAND_TIMEOUT_MS);
       this.commands.set(id, { resolve, timer });
     });
   }
 
+  // What waits somewhere on its way is known by this as too old.
+  stamp() { return knowsServerTime() ? { sent_at: serverNow() / 1000 } : {}; }
+
   // Driving is a stream: it is sent and forgotten, the station's dead-man covers a lost one.
   drive(lab, station, dx, dy) {
-    this.send({ command: { id: `drive-${this.nextCommand++}`, lab, station, name: "drive", args: { dx, dy }, ttl_ms: 400 } });
+    this.send({ command: { id: `drive-${Date.now().toString(36)}-${this.nextCommand++}`, lab, station, name: "drive", args: { dx, dy }, ttl_ms: DRIVE_TTL_MS, ...this.stamp() } });
   }
+
+  // The server gave this page control of a station, or took it away.
+  control({ lab, station, held, why }) {
+    clearInterval(this.held.get(station));
+    this.held.delete(station);
+    if (held) this.held.set(station, setInterval(() => this.send({ beat: { lab, station, ...this.stamp() } }), BEAT_EVERY_MS));
+    this.dispatchEvent(new CustomEvent("control", { detail: { station, held, why } }));
+  }
+
+  holds(station) { return this.held.has(station); }
 
   finish(id, result) {
     const waiting = this.commands.get(id);
@@ -95,6 +127,9 @@ class Live extends EventTarget {
   }
 
   receive(message) {
+    hearServerTime(message.server_time ?? message.beat?.server_time);
+    if (message.beat) return;
+    if (message.control) return this.control(message.control);
     if (message.command_done) return this.finish(message.command_done.id, message.command_done);
     if (message.error) return this.dispatchEvent(new CustomEvent("refused", { detail: message }));
     const topic = this.topics.get(message.topic);
@@ -123,6 +158,19 @@ class Live extends EventTarget {
 }
 
 export const live = new Live();
+setInterval(() => live.sayLost(), 1000);
+
+// A POST to the HTTP API, for what needs no socket. {ok, error, ...what the server answered}
+export async function postApi(path, body = {}) {
+  const token = document.cookie.split("; ").find((each) => each.startsWith("csrftoken="))?.slice(10) ?? "";
+  try {
+    const answer = await fetch(`/api/${path}`, { method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token }, body: JSON.stringify(body) });
+    const said = await answer.json().catch(() => ({}));
+    return { ...said, ok: answer.ok, error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
+  } catch {
+    return { ok: false, error: "The server cannot be reached. Stop the robot at its own switch." };
+  }
+}
 
 // A feed pulls frames only while its element is on screen and its tab is shown.
 const feedOf = new WeakMap();
@@ -140,7 +188,18 @@ document.addEventListener("visibilitychange", () => {
 export function showFrames(element, lab, station, { size = "small", fps = 5, onFrame = null } = {}) {
   const canvas = element.querySelector("canvas");
   const context = canvas.getContext("2d");
-  let busy = false, running = false;
+  const age = document.createElement("span");
+  age.className = "frame-age";
+  element.append(age);
+  let busy = false, running = false, taken = null, since = 0;
+  // An old picture looks like a still robot: it is greyed and says how old it is.
+  function refreshAge() {
+    const shownFor = performance.now() - since, old = taken === null ? shownFor : serverNow() - taken;
+    const stale = element.classList.contains("has-frame") && running && shownFor > STALE_FRAME_MS && old > STALE_FRAME_MS;
+    element.classList.toggle("stale-frame", stale);
+    age.textContent = stale ? `Not live: this picture is ${Math.round(old / 1000)} s old` : "";
+  }
+  const ageing = setInterval(refreshAge, 500);
   async function draw(blob, header) {
     if (busy) return;                                       // decoding one already: this one is dropped, the next is newer
     busy = true;
@@ -151,14 +210,16 @@ export function showFrames(element, lab, station, { size = "small", fps = 5, onF
       bitmap.close();
       element.classList.add("has-frame");
       element.dataset.frames = Number(element.dataset.frames || 0) + 1;
+      taken = 1000 * header.time;
+      refreshAge();
       onFrame?.(header);
     } catch { /* a torn picture: the next one replaces it */ } finally { busy = false; }
   }
   const feed = {
-    start() { if (!running) { running = true; live.watchFrames(lab, station, size, fps, draw); } },
+    start() { if (!running) { running = true; since = performance.now(); live.watchFrames(lab, station, size, fps, draw); } },
     stop() { if (running) { running = false; live.dropFrames(station); } },
   };
   feedOf.set(element, feed);
   observer.observe(element);
-  return () => { observer.unobserve(element); shown.delete(feed); feed.stop(); };
+  return () => { clearInterval(ageing); age.remove(); observer.unobserve(element); shown.delete(feed); feed.stop(); };
 }

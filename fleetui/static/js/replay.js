@@ -2,6 +2,7 @@
 
 import { Strip } from "./strip.js";
 import { lab, page, toast, typing } from "./app.js";
+import { addToDataset, label } from "./control.js";
 import { isNumber, number, percent, setText } from "./format.js";
 
 const $ = (selector) => document.querySelector(selector);
@@ -121,6 +122,21 @@ document.addEventListener("keydown", (event) => {
     if (moments.length) goTo(moments.find((each) => each > step) ?? moments[0]);
   }
 });
+
+// ---- what a person says of it
+const labels = [...document.querySelectorAll("[data-label]")];
+function mark(value) {
+  label(page.episode, value, "This episode", (now) => {
+    setText(field("true"), now === null ? "unknown" : now ? "yes" : "no");
+    for (const button of labels) button.setAttribute("aria-pressed", String(button.dataset.label === String(now)));
+  });
+}
+for (const button of labels) button.addEventListener("click", () => mark(button.dataset.label === "true"));
+document.addEventListener("keydown", (event) => {
+  if (!labels.length || typing(event) || event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+  if (event.key === "s" || event.key === "f") mark(event.key === "s");
+});
+$("#add-correction")?.addEventListener("click", (event) => addToDataset(page.episode, event.currentTarget));
 
 function listMoments() {
   const moments = strip.moments();

@@ -1,19 +1,19 @@
-// One station: watch it large, and act on it. Driving is "hold and drive": commands flow ten times a second only while a
-// key or the pointer is held, and the station holds still by itself when they cease (its dead-man).
+// One station: watch it large, and act on it. What the acts, keys and driving are is in control.js.
 
 import { live, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
-import { commandStation, lab, page, toast, typing } from "./app.js";
+import { lab, page, toast } from "./app.js";
+import { act, addToDataset, CONNECTION_LOST, Drive, label, listenKeys, mayAct } from "./control.js";
 import { ago, count, isNumber, number, percent, refreshTimes, setState, setText, STATES } from "./format.js";
 
 const slug = page.station;
-const mayAct = page.mayAct === "1";
+const mayAdd = page.mayAdd === "1";
 const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
 const feed = $("#feed");
 const strip = new Strip($("#strip"), { large: true });
-const DRIVE_EVERY_MS = 100;
-let data = {};
+let data = { slug };
+const drive = new Drive(() => slug);
 
 showFrames(feed, lab, slug, { size: "large", fps: 10, onFrame: (header) => setText(field("frame-time"), `frame of step ${header.step}`) });
 
@@ -35,24 +35,38 @@ function render() {
 
   const needs = $("#needs");
   const advice = { needs_person: "Put every block back on the table and shuffle them, then press Reset done.",
-    stopped: "Check that the workspace is clear, then press Clear stop. It stays paused until you press Resume.",
+    stopped: "Check that the workspace is clear, then press Clear stop and say why it is safe. It stays paused until you press Resume.",
+    overridden: live.holds(slug) || data.holder ? "" : "The policy waits for a person: take over to drive it, or hand it back.",
     offline: "Its process is not connected. A simulated station comes back with the station host; a real one with its own command." }[state];
   needs.hidden = !advice;
   needs.dataset.state = state;
   setText(field("need"), data.reason || STATES[state]);
   setText(field("need-advice"), advice ?? "");
 
-  const overridden = state === "overridden";
-  feed.classList.toggle("drivable", overridden && mayAct);
-  setText(field("drive-hint"), overridden ? data.reason || "Hold an arrow key or W A S D, or press and drag on the picture. Let go: it holds still." : "");
-  if (!overridden) release();
+  const overridden = state === "overridden", mine = live.holds(slug);
+  const offline = "offline" in document.body.dataset;
+  feed.classList.toggle("drivable", mine && overridden);
+  setText(field("drive-hint"), !overridden ? "" : data.reason || (mine
+    ? "Hold an arrow key or W A S D, a gamepad's left stick, or press on the picture: it moves away from the middle. Let go: it holds still."
+    : data.holder ? `${data.holder} is in control.` : "Nobody drives it now. Take over or hand back."));
+  setText(field("holder"), overridden ? (mine ? "you are in control" : data.holder ? `${data.holder} is in control` : "nobody is in control") : "");
+  if (!mine) drive.release();
   if (mayAct) {
-    const can = (name, yes) => { const button = $(`[data-command="${name}"]`); if (button) button.disabled = !yes; };
-    const reachable = state !== "offline" && "offline" in document.body.dataset === false;
-    can("reset", reachable && state !== "stopped" && !overridden);
-    can("override", reachable && !overridden && state !== "stopped");
-    can("hand_back", reachable && overridden);
-    can("end_episode", reachable && ["practising", "evaluating"].includes(state));
+    // Why an act can't be done now is said where the pointer rests, and the one reason that concerns all of them in words.
+    const others = data.holder && !mine ? `${data.holder} is in control; ask for a hand-back first` : "";
+    const away = offline ? CONNECTION_LOST : state === "offline" ? "The station is offline" : "";
+    const can = (name, why) => {
+      const button = $(`[data-command="${name}"]`);
+      if (button) { button.disabled = Boolean(why); button.title = why; }
+    };
+    const stopped = state === "stopped" ? "Clear the stop first" : "";
+    can("reset", away || others || stopped || (overridden ? "Hand back first" : ""));
+    can("override", away || others || stopped || (mine && overridden ? "You are in control" : ""));
+    can("hand_back", away || others || (overridden ? "" : "Nobody has taken control"));
+    can("end_episode", away || others || (["practising", "evaluating"].includes(state) ? "" : "No episode is under way"));
+    can("clear_stop", offline ? CONNECTION_LOST : "");
+    setText($('[data-command="override"] span'), overridden && !mine && !data.holder ? "Take over" : "Override");
+    setText(field("acts-why"), away ? `${away}${offline ? ", save the stop" : ""}.` : others ? `${others}. The stop is anybody's.` : "");
     $("#clear-stop").hidden = !(state === "stopped" || data.stop_latched);
     $("#stop").hidden = state === "stopped" || Boolean(data.stop_latched);
     // One primary act at a time: the one that this state asks for.
@@ -62,25 +76,51 @@ function render() {
     pause.dataset.command = state === "paused" ? "resume" : "pause";
     pause.querySelector("use").setAttribute("href", state === "paused" ? "#i-play" : "#i-pause");
     setText(pause.querySelector("span"), state === "paused" ? "Resume" : "Pause");
-    pause.disabled = !reachable || state === "stopped";
+    pause.title = away || others || stopped;
+    pause.disabled = Boolean(pause.title);
     pause.classList.toggle("primary", state === "paused");
-    for (const button of document.querySelectorAll("[data-speed]")) button.setAttribute("aria-pressed", String(Number(button.dataset.speed) === data.speed));
+    for (const button of document.querySelectorAll("[data-speed]")) {
+      button.setAttribute("aria-pressed", String(Number(button.dataset.speed) === data.speed));
+      button.title = offline ? CONNECTION_LOST : others;
+      button.disabled = Boolean(button.title);
+    }
   }
 }
+
+const LABELS = { true: "true success", false: "true failure", null: "unknown" };
 
 function addRecent(recent) {
   const list = $("#recent");
   if (!list || !recent) return;
   list.replaceChildren(...recent.slice(0, 8).map((episode) => {
     const row = document.createElement("li");
-    row.className = "between";
+    row.className = "recent";
     const link = document.createElement("a");
     link.href = `/labs/${lab}/episodes/${episode.uuid}`;
     link.textContent = episode.instruction || "episode";
     const rest = document.createElement("span");
-    rest.className = "muted nowrap small";
-    rest.textContent = `${(episode.ending ?? "").replaceAll("_", " ")} · ${episode.steps ?? "?"} steps`;
-    row.append(link, rest);
+    rest.className = "muted small";
+    rest.textContent = `${(episode.ending ?? "").replaceAll("_", " ")} · ${episode.steps ?? "?"} steps · ${LABELS[episode.true_success] ?? "unknown"}`;
+    const acts = document.createElement("span");
+    acts.className = "row";
+    const add = (text, pressed, does) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "small";
+      button.textContent = text;
+      if (pressed !== null) button.setAttribute("aria-pressed", String(pressed));
+      button.addEventListener("click", () => does(button));
+      acts.append(button);
+      return button;
+    };
+    if (mayAct) for (const [text, value] of [["Success", true], ["Failure", false]]) {
+      add(text, episode.true_success === value, () => label(episode.uuid, value, `“${episode.instruction}”`, readRecent));
+    }
+    if (mayAdd && episode.purpose === "correction") {
+      const button = add(episode.dataset ? "In a dataset" : "Add to a dataset", null, (it) => addToDataset(episode.uuid, it));
+      button.disabled = Boolean(episode.dataset);
+    }
+    row.append(link, rest, acts);
     return row;
   }));
   $("#no-recent").hidden = recent.length > 0;
@@ -106,6 +146,7 @@ live.subscribe(`station:${lab}/${slug}`, { subscribe: "station", lab, station: s
   render();
 });
 live.addEventListener("online", render);
+live.addEventListener("control", render);
 setInterval(render, 5000);
 
 // ---- acts
@@ -113,82 +154,19 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-command]");
   if (!button) return;
   const name = button.dataset.command;
-  if (name === "speed") { if (await commandStation(slug, "speed", { value: Number(button.dataset.speed) })) { data.speed = Number(button.dataset.speed); render(); } return; }
-  if (await commandStation(slug, name) && name === "reset") toast(`${data.name}: the reset is noted.`);
+  if (name === "speed") { if (await act(slug, "speed", { value: Number(button.dataset.speed) })) { data.speed = Number(button.dataset.speed); render(); } return; }
+  if (await act(slug, name) && name === "reset") toast(`${data.name}: the reset is noted.`);
 });
 
-// ---- driving
-const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1], a: [-1, 0], d: [1, 0], w: [0, 1], s: [0, -1] };
-const held = new Set();
-let pointer = null, timer = null;
-
-function direction() {
-  if (pointer) return [pointer.dx, pointer.dy];
-  let dx = 0, dy = 0;
-  for (const key of held) { dx += KEYS[key][0]; dy += KEYS[key][1]; }
-  const length = Math.hypot(dx, dy);
-  return length > 1 ? [dx / length, dy / length] : [dx, dy];
-}
-
-function push() {
-  if (timer) return;
-  const send = () => live.drive(lab, slug, ...direction());
-  send();
-  timer = setInterval(send, DRIVE_EVERY_MS);
-}
-
-function release() {
-  held.clear(); pointer = null;
-  drawStick();
-  if (!timer) return;
-  clearInterval(timer);
-  timer = null;
-  live.drive(lab, slug, 0, 0);
-}
-
-function drawStick() {
-  const line = feed.querySelector(".stick line"), dot = feed.querySelector(".stick circle");
-  feed.querySelector(".stick").toggleAttribute("hidden", !pointer);
+function drawStick(pointer) {
+  const stick = feed.querySelector(".stick"), line = stick.querySelector("line"), dot = stick.querySelector("circle");
+  stick.toggleAttribute("hidden", !pointer);
   if (!pointer) return;
   line.setAttribute("x1", pointer.x); line.setAttribute("y1", pointer.y);
   line.setAttribute("x2", pointer.x + pointer.dx * pointer.reach); line.setAttribute("y2", pointer.y - pointer.dy * pointer.reach);
   dot.setAttribute("cx", pointer.x); dot.setAttribute("cy", pointer.y);
 }
-
-const keyOf = (event) => event.key.length === 1 ? event.key.toLowerCase() : event.key;
-document.addEventListener("keydown", (event) => {
-  if (typing(event) || event.ctrlKey || event.metaKey || event.altKey || !mayAct) return;
-  const key = keyOf(event);
-  if (key in KEYS && data.state === "overridden") { event.preventDefault(); held.add(key); push(); return; }
-  if (event.repeat || event.target.closest("button, a, summary") && key === "Enter") return;
-  const button = { o: '[data-command="override"]', h: '[data-command="hand_back"]', r: '[data-command="reset"]', e: '[data-command="end_episode"]',
-    p: "#pause", ".": "#stop", Escape: "#stop", c: '#clear-stop' }[key];
-  const element = button && $(button);
-  if (element && !element.disabled && !element.hidden) { event.preventDefault(); element.click(); }
-});
-document.addEventListener("keyup", (event) => {
-  if (!held.delete(keyOf(event))) return;
-  if (held.size === 0 && !pointer) release();
-});
-window.addEventListener("blur", release);
-document.addEventListener("visibilitychange", () => { if (document.hidden) release(); });
-
-feed.addEventListener("pointerdown", (event) => {
-  if (!feed.classList.contains("drivable") || event.button !== 0) return;
-  event.preventDefault();
-  feed.setPointerCapture(event.pointerId);
-  const box = feed.getBoundingClientRect();
-  pointer = { x: event.clientX - box.left, y: event.clientY - box.top, dx: 0, dy: 0, reach: Math.min(box.width, box.height) / 4 };
-  drawStick(); push();
-});
-feed.addEventListener("pointermove", (event) => {
-  if (!pointer) return;
-  const box = feed.getBoundingClientRect();
-  const dx = (event.clientX - box.left - pointer.x) / pointer.reach, dy = -(event.clientY - box.top - pointer.y) / pointer.reach;
-  const length = Math.max(1, Math.hypot(dx, dy));
-  pointer.dx = dx / length; pointer.dy = dy / length;
-  drawStick();
-});
-for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) feed.addEventListener(end, () => { if (pointer) release(); });
+drive.hold(feed, drawStick);
+listenKeys(() => ({ ...data, slug }), { drive, labelled: readRecent });
 
 refreshTimes();

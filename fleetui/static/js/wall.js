@@ -1,9 +1,10 @@
 // The wall: a card a station, those that need a person first. Cards are drawn by the server; this file keeps them current.
 
-import { live, showFrames } from "./live.js";
+import { live, postApi, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
-import { commandStation, lab } from "./app.js";
 import { hearCalls, timeLeft } from "./attention.js";
+import { lab, toast, typing } from "./app.js";
+import { act, CONNECTION_LOST, Drive, listenKeys, mayAct } from "./control.js";
 import { ago, count, isNumber, percent, setState, setText, speedWord, STATES } from "./format.js";
 
 const work = document.querySelector("#at-work");
@@ -34,10 +35,12 @@ function make(slug) {
 
 // What to do and which button does it, by state.
 function advice(data) {
-  if (document.body.dataset.mayAct !== "1") return ["A supervisor or a manager acts on it.", null, null];
-  if (data.state === "stopped" || data.stop_latched) return ["Check that the workspace is clear, then press Clear stop. It stays paused until it is resumed.", "clear_stop", "Clear stop"];
+  if (!mayAct) return ["A supervisor or a manager acts on it.", null, null];
+  if (data.state === "stopped" || data.stop_latched) return ["Check that the workspace is clear, then press Clear stop and say why it is safe. It stays paused until it is resumed.", "clear_stop", "Clear stop"];
   if (data.state === "needs_person") return ["Put every block back on the table and shuffle them, then press Reset done.", "reset", "Reset done"];
-  if (data.state === "overridden") return ["Open the station to drive it, or hand it back to the policy.", "hand_back", "Hand back"];
+  if (data.state === "overridden" && live.holds(data.slug)) return ["Drive it with the arrow keys or a gamepad, then hand it back to the policy.", "hand_back", "Hand back"];
+  if (data.state === "overridden" && data.holder) return ["Nobody else can act on it until the hand-back, save stop it.", null, null];
+  if (data.state === "overridden") return ["The policy waits for a person: open the station to take over, or hand it back.", "hand_back", "Hand back"];
   if (data.state === "paused") return ["", "resume", "Resume"];
   return ["Open the station to see what it needs.", null, null];
 }
@@ -59,12 +62,16 @@ function render(card) {
   setText(field("version"), isNumber(data.version) ? `v${data.version}` : "no policy");
   setText(field("episodes"), `${count(data.episodes ?? 0)} ep.`);
   setText(field("speed"), speedWord(data.speed));
+  setText(field("number"), String(data.number ?? ""));
+  const mine = live.holds(data.slug);
+  setText(field("holder"), state !== "overridden" ? "" : mine ? "You are in control" : data.holder ? `${data.holder} is in control` : "");
   setText(field("reason"), data.help?.reason || data.reason || STATES[state] || "");
   renderCall(card);
   const [words, act, label] = advice(data);
   setText(field("advice"), words);
   const button = field("act");
   if (button) { button.hidden = !act; button.dataset.command = act ?? ""; setText(button, label ?? ""); }
+  refuseOffline(button);
   setText(element.querySelector(".feed .note"), state === "offline" ? "offline" : "waiting for a picture");
   refreshStale(card);
 }
@@ -80,6 +87,12 @@ function renderCall({ element, data }) {
   setText(field("call-by"), help.help_by ? `over ${timeLeft(help.help_by)}` : "");
   const take = field("call-take");
   if (take) take.hidden = Boolean(help.taken_by);
+}
+
+function refuseOffline(button) {
+  if (!button) return;
+  button.disabled = "offline" in document.body.dataset;
+  button.title = button.disabled ? CONNECTION_LOST : "";
 }
 
 function refreshStale(card) {
@@ -156,8 +169,33 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-command]");
   if (!button) return;
   button.disabled = true;
-  await commandStation(button.closest("[data-station]").dataset.station, button.dataset.command);
-  button.disabled = false;
+  await act(button.closest("[data-station]").dataset.station, button.dataset.command);
+  refuseOffline(button);
+});
+
+// ---- the selected station: what the keys act on
+let selected = null, digits = "", digitAt = 0;
+
+function select(slug) {
+  selected = slug;
+  for (const [each, card] of cards) card.element.classList.toggle("selected", each === slug);
+  const card = cards.get(slug);
+  setText(document.querySelector("[data-f=selected]"), card ? `${card.data.name} is selected: keys act on it. Press ? for the list.` : "");
+  card?.element.scrollIntoView({ block: "nearest" });
+}
+
+const drive = new Drive(() => selected);
+listenKeys(() => cards.has(selected) ? { ...cards.get(selected).data, slug: selected } : null, { drive });
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || typing(event)) return;
+  if (event.key === "Escape") { drive.release(); select(null); return; }
+  if (!/^[0-9]$/.test(event.key)) return;
+  digits = (event.timeStamp - digitAt < 700 ? digits : "") + event.key;
+  digitAt = event.timeStamp;
+  const find = (number) => [...cards].find(([, card]) => card.data.number === Number(number))?.[0];
+  const slug = find(digits) ?? find(event.key);
+  if (slug) { if (slug !== selected) drive.release(); select(slug); }
 });
 
 document.addEventListener("click", async (event) => {
@@ -171,7 +209,8 @@ document.addEventListener("click", async (event) => {
 });
 
 for (const element of document.querySelectorAll("article.card")) adopt(element);
-live.addEventListener("online", () => cards.forEach(refreshStale));
+live.addEventListener("online", () => cards.forEach(render));
+live.addEventListener("control", () => cards.forEach(render));
 setInterval(() => cards.forEach(refreshStale), 3000);
 setInterval(() => cards.forEach((card) => { if (card.data.help?.help_by) renderCall(card); }), 1000);
 

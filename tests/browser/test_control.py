@@ -1,0 +1,448 @@
+"""Who is in control of a station, in real browsers: two fight for it, the holder's one is killed or frozen, and what
+the station's own clock says then.
+
+The station is a real one as far as the server knows: robots/station.py and link.py in a thread of the test, on a world
+that notes when it was moved. FLEETUI_KILLS sets how many browsers are killed (the README's figure took 100), and
+FLEETUI_FIGURES a file that the figures are written to.
+"""
+
+import io
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from robots.embodiments import LANGUAGE_TABLE
+from robots.link import Link, LinkThread
+from robots.station import Station
+from tests.browser.test_screens import log_in
+from tests.chromium import find_chromium
+from tests.conftest import free_port, own_place, start_fleet
+from tests.robots.station_fakes import FakeWorld
+
+WAIT_MS = 20_000
+KILLS = int(os.environ.get("FLEETUI_KILLS", "4"))
+FIGURES = os.environ.get("FLEETUI_FIGURES")
+PAGE = "/labs/main/stations/watched"
+ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+# When each command left the page, by its id: the wall clock of this machine, which the station's side reads too.
+NOTE_SENDING = """
+window.sentAt = {};
+const send = WebSocket.prototype.send;
+WebSocket.prototype.send = function (text) {
+  if (typeof text === "string" && text.includes('"drive"'))
+    window.sentAt[JSON.parse(text).command.id] = performance.timeOrigin + performance.now();
+  return send.call(this, text);
+};
+"""
+
+
+def make_picture():
+    jpeg = io.BytesIO()
+    Image.new("RGB", (320, 240), (190, 120, 60)).save(jpeg, "JPEG")
+    return jpeg.getvalue()
+
+
+PICTURE = make_picture()
+
+
+class WatchedWorld(FakeWorld):
+    """Notes by the machine's clock when something moved it."""
+
+    def __init__(self):
+        super().__init__()
+        self.moved_at = []
+
+    def step(self, action):
+        if np.any(action):
+            self.moved_at.append(time.time())
+        return super().step(action)
+
+
+class WatchedStation:
+    """A station and its link in a thread of this process."""
+
+    def __init__(self, server, token, folder):
+        self.world = WatchedWorld()
+        hello = {"embodiment": LANGUAGE_TABLE.to_json(), "software": "test", "renderer": "drawn", "tasks": []}
+        self.links = LinkThread()
+        self.arrived = threading.Event()
+        self.link = Link(server, token, hello, folder, name="watched", arrived=self.arrived.set)
+        self.station = Station(self.world, emit=self.link.send, show=self.link.show, store=self.link.store)
+        self.heard = {}  # id of a drive -> when it came
+        self.ending = False
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.links.add(self.link)
+        self.thread.start()
+
+    def run(self):
+        while not self.ending:
+            self.station.server_gone(self.link.gone_for())
+            for message, received_at in self.link.received():
+                if message.get("name") == "drive":
+                    self.heard[message["id"]] = time.time()
+                self.station.receive(message, received_at)
+            if self.station.observe() is not None:
+                self.station.act(None, np.nan, None)
+            self.arrived.wait(0.005)
+            self.arrived.clear()
+
+    def close(self):
+        self.ending = True
+        self.thread.join(5)
+        self.links.close()
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    with own_place() as (data, environment):
+        fleet = start_fleet(data, 1, **environment)
+        try:
+            fleet.wait_until_answering()
+            yield fleet
+        finally:
+            status = fleet.stop()
+        assert status == 0, f"The fleet did not end cleanly:\n{fleet.output.read_text()}"
+
+
+@pytest.fixture(scope="module")
+def people(fleet, browser):
+    """A logged-in page of each role in a context of its own."""
+    opened = {}
+    for role in ("manager", "supervisor"):
+        page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=fleet.url).new_page()
+        page.set_default_timeout(WAIT_MS)
+        page.script_errors = []
+        page.on("pageerror", lambda error, page=page: page.script_errors.append(str(error)))
+        log_in(page, fleet.logins[role])
+        opened[role] = page
+    yield opened
+    for page in opened.values():
+        assert page.script_errors == []
+        page.context.close()
+
+
+@pytest.fixture(scope="module")
+def watched(fleet, people):
+    page = people["manager"]
+    page.goto("/labs/main/stations/new")
+    page.get_by_label("Name").fill("Watched")
+    page.get_by_label("Simulated").uncheck()
+    page.get_by_role("button", name="Add").click()
+    token = page.inner_text("#token")
+    with tempfile.TemporaryDirectory() as folder:
+        station = WatchedStation(fleet.url, token, Path(folder))
+        yield station
+        station.close()
+
+
+def wait_until(check, seconds, said):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := check():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(said() if callable(said) else said)
+
+
+def state_is(page, state):
+    expect(page.locator("body")).to_have_attribute("data-station-state", state, timeout=WAIT_MS)
+
+
+def holder(page):
+    return page.request.get("/api/labs/main/stations/watched").json()["holder"]
+
+
+def test_two_browsers_fight_for_one_station_and_exactly_one_holds_it(people, watched, screenshots):
+    pages = list(people.values())
+    for page in pages:
+        page.goto(PAGE)
+        state_is(page, "idle")
+    # Both at the same moment: each browser presses by its own clock.
+    moment = time.time() * 1000 + 1500
+    press = "at => setTimeout(() => document.querySelector('[data-command=override]').click(), at - Date.now())"
+    for page in pages:
+        page.evaluate(press, moment)
+    for page in pages:
+        state_is(page, "overridden")
+    time.sleep(1)
+    said = [page.inner_text("[data-f=holder]") for page in pages]
+    assert sorted(text == "you are in control" for text in said) == [False, True], said
+    winner = next(page for page, text in zip(pages, said, strict=True) if text == "you are in control")
+    (loser,) = set(pages) - {winner}
+    name = holder(loser)
+    assert said[pages.index(loser)] == f"{name} is in control"
+    expect(loser.locator("#toasts")).to_contain_text("is in control")
+    for act in ("Hand back", "Override", "Pause", "Reset done"):
+        expect(loser.get_by_role("button", name=act)).to_be_disabled()
+    expect(loser.locator(".acts-why")).to_contain_text(f"{name} is in control")
+    loser.screenshot(path=screenshots / "control_of_somebody_else.png")
+    before = len(watched.world.moved_at)
+    loser.keyboard.down("ArrowLeft")
+    time.sleep(0.6)
+    loser.keyboard.up("ArrowLeft")
+    assert len(watched.world.moved_at) == before, "who isn't in control moves nothing"
+    winner.bring_to_front()
+    winner.keyboard.down("ArrowRight")
+    wait_until(lambda: len(watched.world.moved_at) > before + 2, 5, "the holder's arrow key moved nothing")
+    winner.keyboard.up("ArrowRight")
+    winner.keyboard.press("o")
+    for page in pages:
+        state_is(page, "idle")
+    assert holder(loser) == ""
+
+
+class Chromium:
+    """A browser whose process a test may kill: playwright's own ones can't be."""
+
+    def __init__(self, chromium, cookies, url):
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        port = free_port()
+        command = [
+            find_chromium(),
+            *ARGUMENTS,
+            f"--remote-debugging-port={port}",
+            f"--user-data-dir={self.folder.name}",
+        ]
+        self.process = subprocess.Popen(
+            [*command, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        self.browser = wait_until(lambda: self.connect(chromium, port), 30, "Chromium did not start")
+        self.context = self.browser.contexts[0]
+        self.context.add_cookies(cookies)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(WAIT_MS)
+        self.page.add_init_script(NOTE_SENDING)
+        self.page.goto(url + PAGE)
+
+    @staticmethod
+    def connect(chromium, port):
+        try:
+            return chromium.connect_over_cdp(f"http://127.0.0.1:{port}", timeout=2000)
+        except Exception:  # it isn't listening yet
+            time.sleep(0.1)
+            return None
+
+    def signal(self, number):
+        os.killpg(self.process.pid, number)
+
+    def end(self):
+        self.signal(signal.SIGKILL)
+        self.process.wait(10)
+        self.folder.cleanup()
+
+
+def test_the_dead_man_when_the_holders_browser_is_killed_or_frozen(fleet, people, watched, browser):
+    """The body is still within 0.5 s, the lease is free within 2.5 s, and the policy never goes on by itself."""
+    other = people["manager"]
+    other.goto(PAGE)
+    cookies = people["supervisor"].context.cookies()
+    stills, frees, latencies = [], [], []
+    for number in range(KILLS):
+        state_is(other, "idle")
+        chromium = Chromium(browser.browser_type, cookies, fleet.url)
+        try:
+            state_is(chromium.page, "idle")
+            chromium.page.keyboard.press("o")
+            state_is(chromium.page, "overridden")
+            before = len(watched.world.moved_at)
+            chromium.page.keyboard.down("ArrowRight")
+            wait_until(lambda: len(watched.world.moved_at) > before + 3, 10, "it does not drive")  # noqa: B023
+            sent = chromium.page.evaluate("window.sentAt")
+            latencies += [1000 * watched.heard[each] - at for each, at in sent.items() if each in watched.heard]
+            chromium.signal(signal.SIGKILL if number % 2 else signal.SIGSTOP)
+            ended = time.time()
+            wait_until(lambda: not holder(other), 5, "the lease was never freed")
+            frees.append(time.time() - ended)
+            wait_until(lambda: not watched.station.lease.live, 1, "the station did not hear that its holder is gone")
+            time.sleep(max(0.0, ended + 1.0 - time.time()))
+            stills.append(max(0.0, watched.world.moved_at[-1] - ended))
+        finally:
+            chromium.end()
+        assert watched.station.control.state == "overridden"
+        assert "take over or hand back" in watched.station.control.reason
+        moved = len(watched.world.moved_at)
+        expect(other.locator("#needs")).to_contain_text("supervisor is gone")
+        expect(other.get_by_role("button", name="Take over")).to_be_enabled()
+        if number % 2:
+            other.get_by_role("button", name="Take over").click()
+            expect(other.locator("[data-f=holder]")).to_have_text("you are in control")
+        other.get_by_role("button", name="Hand back").click()
+        state_is(other, "idle")
+        assert len(watched.world.moved_at) == moved, "nothing that was sent before moved it afterwards"
+    figures = {
+        "kills": KILLS,
+        "still_within_s": {"max": max(stills), "median": statistics.median(stills)},
+        "free_within_s": {"max": max(frees), "median": statistics.median(frees)},
+        "still_in_time": sum(each <= 0.5 for each in stills),
+        "free_in_time": sum(each <= 2.5 for each in frees),
+        "drives": len(latencies),
+        "latency_ms": {"p50": float(np.percentile(latencies, 50)), "p95": float(np.percentile(latencies, 95))},
+    }
+    if FIGURES:
+        Path(FIGURES).write_text(json.dumps(figures | {"stills": stills, "frees": frees}, indent=1))
+    assert figures["still_in_time"] == figures["free_in_time"] == KILLS, figures
+
+
+GAMEPAD = """
+window.pad = { connected: true, axes: [0, 0], buttons: [{ pressed: false }] };
+navigator.getGamepads = () => [window.pad];
+"""
+
+
+def moved_while(watched, act, seconds=5):
+    """The direction in which the body moved after `act`."""
+    start = watched.world.observation()[:2].copy()
+    act()
+    wait_until(lambda: np.abs(watched.world.observation()[:2] - start).max() > 0.02, seconds, "it did not move")
+    return np.sign(np.round(watched.world.observation()[:2] - start, 3))
+
+
+def test_keys_picture_and_gamepad_drive_and_blur_lets_go(people, watched, screenshots):
+    page = people["supervisor"]
+    page.add_init_script(GAMEPAD)
+    page.goto(PAGE)
+    page.bring_to_front()
+    state_is(page, "idle")
+    page.keyboard.press("?")
+    for said in (
+        "Override on and off",
+        "Reset done",
+        "Software stop of all stations",
+        "true failure",
+        "Clear the stop",
+    ):
+        expect(page.locator("#keys")).to_contain_text(said)
+    page.keyboard.press("Escape")
+    page.keyboard.press("o")
+    expect(page.locator("[data-f=holder]")).to_have_text("you are in control")
+    assert moved_while(watched, lambda: page.keyboard.down("w")).tolist() == [0, 1]
+    page.keyboard.up("w")
+    box = page.locator("#feed").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.5 - 100, box["y"] + box["height"] * 0.5)
+    assert moved_while(watched, page.mouse.down).tolist() == [-1, 0]
+    page.screenshot(path=screenshots / "station_driven.png")
+    page.mouse.up()
+    assert moved_while(watched, lambda: page.evaluate("window.pad.axes = [0.9, 0]")).tolist() == [1, 0]
+    page.evaluate("window.pad.axes = [0, 0]")
+    page.keyboard.down("ArrowDown")
+    page.evaluate("window.dispatchEvent(new Event('blur'))")
+    time.sleep(0.6)
+    still = len(watched.world.moved_at)
+    time.sleep(0.6)
+    assert len(watched.world.moved_at) == still, "a page that lost the keyboard has let go"
+    page.keyboard.up("ArrowDown")
+    page.evaluate("window.pad.buttons = [{ pressed: true }]")
+    state_is(page, "idle")
+    page.evaluate("window.pad.buttons = [{ pressed: false }]")
+
+
+def test_a_correction_is_labelled_undone_and_added_to_a_dataset(people, watched, screenshots):
+    page = people["supervisor"]
+    page.goto(PAGE)
+    last = page.locator("#recent li").first
+    expect(last).to_contain_text("true failure")  # what the world itself said
+    page.keyboard.press("s")
+    toasts = page.locator("#toasts")
+    expect(toasts).to_contain_text("is marked as a true success")
+    expect(last).to_contain_text("true success")
+    page.screenshot(path=screenshots / "labelled.png")
+    toasts.get_by_role("button", name="Undo").click()
+    expect(last).to_contain_text("true failure")
+    last.get_by_role("button", name="Success").click()
+    expect(last).to_contain_text("true success")
+    last.get_by_role("button", name="Add to a dataset").click()
+    expect(toasts).to_contain_text("It is in the dataset “Corrections of")
+    last.locator("a").click()
+    expect(page.locator("main")).to_contain_text("It is in the dataset Corrections of")
+    expect(page.get_by_role("button", name="True success")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("f")
+    expect(page.locator("[data-f=true]")).to_have_text("no")
+    page.screenshot(path=screenshots / "replay_labelled.png")
+
+
+def test_keys_on_the_wall_act_on_the_selected_station_and_one_stops_all(people, watched, screenshots):
+    page, other = people["supervisor"], people["manager"]
+    page.goto("/labs/main/")
+    other.goto(PAGE)
+    card = page.locator("article.card[data-station=watched]")
+    expect(card).to_contain_text("Idle")
+    page.keyboard.press(" ")
+    expect(page.locator("#toasts")).to_contain_text("Select a station first")
+    page.keyboard.press("2")
+    expect(card).to_have_class("card selected")
+    page.keyboard.press(" ")
+    state_is(other, "paused")
+    page.keyboard.press(" ")
+    state_is(other, "idle")
+    page.keyboard.press("o")
+    expect(card).to_contain_text("You are in control")
+    moved_while(watched, lambda: page.keyboard.down("ArrowLeft"))
+    page.keyboard.up("ArrowLeft")
+    expect(other.locator("[data-f=holder]")).to_have_text("supervisor is in control")
+    page.screenshot(path=screenshots / "wall_selected.png")
+    page.keyboard.press("Shift+Period")
+    expect(page.locator("#toasts")).to_contain_text("all 2 stations are latched")
+    for slug in ("watched", "station-1"):
+        expect(page.locator(f"#attention article.card[data-station={slug}]")).to_contain_text("Stopped")
+    assert watched.station.control.stop_latched and not watched.station.lease.open
+    page.screenshot(path=screenshots / "wall_all_stopped.png")
+    for number in "12":
+        page.keyboard.press("Escape")
+        page.keyboard.press(number)
+        page.keyboard.press("c")
+        page.get_by_label("Reason").fill("a test of the stop")
+        page.keyboard.press("Enter")
+        expect(page.locator("#ask")).not_to_be_visible()
+        time.sleep(0.8)
+        page.keyboard.press(" ")
+    state_is(other, "idle")
+
+
+def test_a_lost_connection_and_an_old_picture_are_unmistakable(people, watched, screenshots):
+    page = people["supervisor"]
+    page.goto(PAGE)
+    state_is(page, "idle")
+    watched.link.show_frame(0, 1, 0.0, PICTURE)  # by a clock that is decades behind: the server's counts
+    feed = page.locator("#feed")
+    expect(feed).to_have_class(re.compile("has-frame"))
+    assert "stale-frame" not in feed.get_attribute("class")
+    expect(feed).to_have_class(re.compile("stale-frame"), timeout=8000)
+    age = int(re.search(r"(\d+) s old", page.inner_text(".frame-age")).group(1))
+    assert 3 <= age <= 9
+    page.evaluate("""() => {
+        window.WebSocket = class { static OPEN = 1; readyState = 3; constructor() { setTimeout(() => this.onclose?.({ code: 1006 }), 50); } send() {} };
+        import('/static/js/live.js').then(({ live }) => live.socket.close());
+    }""")
+    expect(page.locator("#connection")).to_contain_text(re.compile(r"Connection lost for \d+ s"))
+    for act in ("Override", "Pause", "Reset done", "End episode"):
+        button = page.get_by_role("button", name=act)
+        expect(button).to_be_disabled()
+        assert "Connection lost" in button.get_attribute("title")
+    expect(page.locator(".acts-why")).to_have_text("Connection lost: commands are not sent, save the stop.")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.screenshot(path=screenshots / "station_lost_390.png")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.screenshot(path=screenshots / "station_lost.png")
+    page.get_by_role("button", name="Software stop").click()
+    wait_until(lambda: watched.station.control.stop_latched, 5, "a stop goes its own way, without the socket")
+    page.goto(PAGE)
+    state_is(page, "stopped")
+    page.keyboard.press("c")
+    page.get_by_label("Reason").fill("the connection is back")
+    page.keyboard.press("Enter")
+    state_is(page, "paused")
+    page.keyboard.press(" ")
+    state_is(page, "idle")
