@@ -80,7 +80,7 @@ def test_every_command_is_written_with_who_where_epoch_and_why(lab):
         ("speed", {"value": 4}),
         ("reset", {"reason": "blue cube fell"}),
         ("stop", {}),
-        ("clear_stop", {}),
+        ("clear_stop", {"reason": "the workspace is clear"}),
     ):
         answer = lab.call("supervisor", "post", "stations/arm-1/command", {"name": name, "args": args})
         assert answer.status_code == 200, answer.content
