@@ -110,3 +110,29 @@ def test_the_token_is_kept_as_a_hash(lab):
     assert token not in json.dumps({name: str(value) for name, value in vars(station).items()})
     assert access.get_station_by_token(token) == station
     assert access.get_station_by_token("") is None
+
+
+EVERYONE = set(ROLES)
+UPKEEP = {  # page -> who may; (method, path)
+    ("get", "stations/"): EVERYONE,
+    ("get", "stations/new"): {"manager"},
+    ("get", "people"): {"manager"},
+    ("post", "people"): {"manager"},
+    ("get", "audit"): {"supervisor", "manager"},
+    ("get", "audit/export.csv"): {"supervisor", "manager"},
+    ("get", "audit/export.json"): {"supervisor", "manager"},
+    ("post", "stations/arm-1/maintenance"): {"supervisor", "manager"},
+    ("post", "stations/arm-1/token"): {"manager"},
+}
+
+
+@pytest.mark.parametrize("door", UPKEEP)
+def test_each_role_at_each_door_of_upkeep(lab, other_lab, door):
+    method, path = door
+    url = f"/labs/{lab.slug}/{path}"
+    for role in ROLES:
+        status = getattr(lab.as_(role), method)(url).status_code
+        assert (status != 403) == (role in UPKEEP[door]) and status != 500, (role, status)
+    assert getattr(other_lab.as_("manager"), method)(url).status_code == 404
+    answer = getattr(Client(), method)(url)
+    assert answer.status_code == 302 and answer["Location"].startswith("/login?next=")
