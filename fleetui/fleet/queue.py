@@ -14,6 +14,7 @@ from fleetui.fleet.templatetags.fleet_words import seconds as say_seconds
 from fleetui.learning.models import Metric
 
 LATE = timedelta(minutes=1)  # so much after its earliest start one that waits is delayed
+RESET_TAKES = timedelta(seconds=30)
 KNOWN_RATE = 5  # episodes from which on a rate says something about the time left
 UNABLE = {
     "offline": "is offline",
@@ -91,7 +92,7 @@ def _at_work(row: Assignment, evaluation: dict | None, now: datetime) -> Verdict
     if run.state in ("pausing", "paused"):
         return Verdict(row, "delayed", f"its run {run} is paused: resume it there", progress=progress)
     stations = [place.station for place in row.places.all() if place.live]
-    unable = [_inability(station) for station in stations]
+    unable = [_inability(station, now) for station in stations]
     if stations and all(unable):
         said = ", ".join(f"{station} {why}" for station, why in zip(stations[:3], unable, strict=False))
         more = f" and {len(stations) - 3} more" if len(stations) > 3 else ""
@@ -99,14 +100,19 @@ def _at_work(row: Assignment, evaluation: dict | None, now: datetime) -> Verdict
     return Verdict(row, "underway", progress=progress)
 
 
-def _inability(station: Station) -> str:
-    """Why it can't practise now, as in "is stopped"; "" where it can."""
+def _inability(station: Station, now: datetime) -> str:
+    """Why it can't practise now, as in "is stopped"; "" where it can.
+
+    A reset is a part of practice: only one that nobody has made for a while holds anything up.
+    """
     if not station.connected:
         return UNABLE["offline"]
     if station.maintenance:
         return "is in maintenance"
     if station.stop_latched:
         return UNABLE["stopped"]
+    if station.state == "needs_person" and now - station.state_since < RESET_TAKES:
+        return ""
     return UNABLE.get("paused" if station.paused else station.state, "")
 
 
@@ -135,7 +141,9 @@ def progress_of(row: Assignment, evaluation: dict | None, now: datetime) -> Prog
         left = max(0, total - episodes) * passed / episodes
     # A run of its own that has this very limit ends by itself, after its last update and evaluation.
     ends_itself = int(run.recipe.get("max_episodes") or 0) <= total
-    reached = "" if ends_itself or episodes < total else f"It collected {episodes} episodes."
+    if ends_itself and episodes >= total:
+        return Progress(f"{episodes} of {total} episodes, its last update goes on", 1.0, 0.0)
+    reached = "" if episodes < total else f"It collected {episodes} episodes."
     return Progress(_with_eta(f"{episodes} of {total} episodes", left), min(1.0, episodes / total), left, reached)
 
 
@@ -179,7 +187,7 @@ def _waiting(row, stations, held, claimed, now) -> Verdict:
         said.append(f"{len(rivals)} ahead of it")
     if not said:
         unable = [s for s in _wanted(row, stations) if s not in wanted]
-        said.append(f"waits for {', '.join(f'{s}, which {_inability(s)}' for s in unable[:2]) or 'stations'}")
+        said.append(f"waits for {', '.join(f'{s}, which {_inability(s, now)}' for s in unable[:2]) or 'stations'}")
     return _late(row, "; ".join(said), now)
 
 

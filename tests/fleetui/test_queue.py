@@ -238,7 +238,10 @@ def test_it_is_delayed_while_nobody_can_practise(online, sft_run):
     Station.objects.filter(slug="arm-1").update(stop_latched=True)
     dispatch(online)
     assert again(row).state == "underway"
-    Station.objects.filter(slug="arm-2").update(state="needs_person")
+    Station.objects.filter(slug="arm-2").update(state="needs_person", state_since=timezone.now())
+    dispatch(online)
+    assert again(row).state == "underway"  # a reset is a part of practice
+    Station.objects.filter(slug="arm-2").update(state_since=past(minutes=1))
     dispatch(online)
     assert again(row).state == "delayed"
     assert verdict(row)[1] == "nobody can practise: Arm 1 is stopped, Arm 2 needs a person"
@@ -380,6 +383,8 @@ def test_a_run_with_the_same_limit_ends_by_itself(online, sft_run):
     run_in(row, "running", practice_episodes=44)
     dispatch(online)
     assert again(row).state == "underway"
+    (shown,) = queue.read_queue(online.row)
+    assert shown.progress.text == "44 of 40 episodes, its last update goes on"
 
 
 def test_progress_says_how_far_and_how_long(online, sft_run):
@@ -541,6 +546,22 @@ def test_the_clock_knows_a_job_and_an_id(online, sft_run):
     assert queue.say_repeats(first) == f"each {start:%A} at {start:%H:%M} UTC"
     celery_app.tasks[entry.task](first.pk)  # before its time: nothing
     assert Assignment.objects.count() == 1
+
+
+def test_the_clock_makes_the_next_occurrence_when_it_is_due(online, sft_run, monkeypatch):
+    first = assign(online, parent=sft_run, not_before=ahead(seconds=50), repeats="daily")
+    actions.cancel_assignment(assignment=first, user=online.users["manager"])
+    scheduler = DatabaseScheduler(app=celery_app)
+    job = celery_app.tasks["fleet.repeat_assignment"]
+    monkeypatch.setattr(job, "apply_async", lambda args, kwargs, **_: job.apply(args))
+    scheduler.tick()
+    assert Assignment.objects.count() == 1
+    yesterday = first.due_at - timedelta(days=1, minutes=1)
+    Assignment.objects.filter(pk=first.pk).update(due_at=yesterday)
+    PeriodicTask.objects.filter(pk=first.schedule_id).update(start_time=yesterday, last_run_at=yesterday)
+    DatabaseScheduler(app=celery_app).tick()
+    occurrence = first.occurrences.get()
+    assert occurrence.due_at == yesterday + timedelta(days=1) and occurrence.state == "standby"
 
 
 def test_the_clock_runs_in_the_worker_and_is_started_again(online, monkeypatch):
