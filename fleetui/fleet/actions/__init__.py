@@ -17,6 +17,7 @@ from fleetui.fleet.actions.assignments import (
     tell_stations_of_run,
 )
 from fleetui.fleet.actions.control import (
+    DRIVE_TTL_MS,
     checked_args,
     command_station,
     lapse_control,
@@ -38,6 +39,7 @@ from fleetui.fleet.actions.reports import (
 )
 
 __all__ = [
+    "DRIVE_TTL_MS",
     "UPLOAD_LIMIT",
     "add_member",
     "assign_task",
