@@ -154,6 +154,7 @@ class RunBody(Schema):
     name: str = ""
     recipe: dict = Field(default_factory=dict)
     dataset: int | None = None
+    corrections: int | None = None
     parent: int | None = None
     assignment: int | None = None
     task: str | None = None
@@ -370,6 +371,7 @@ def launch_run(request: HttpRequest, lab: Path[str], body: RunBody):
         name=body.name,
         recipe=body.recipe,
         dataset=None if body.dataset is None else access.get_dataset(user, lab, body.dataset),
+        corrections=None if body.corrections is None else access.get_dataset(user, lab, body.corrections),
         parent=None if body.parent is None else access.get_run(user, lab, body.parent),
         assignment=None if body.assignment is None else access.get_assignment(user, lab, body.assignment),
         task=None if body.task is None else access.get_task(user, lab, body.task),

@@ -146,7 +146,7 @@ def add_correction(*, lab: Lab, user, episode: Episode) -> Dataset:
     kept = [each for each in _read_recorded(dataset.file, str(dataset)) if each.uuid != fresh.uuid] if dataset else []
     if kept and (kept[0].embodiment != fresh.embodiment or _size_of([*kept, fresh]) > fleet_actions.UPLOAD_LIMIT):
         dataset, kept = None, []  # another body, or a file too large to be written anew at each click
-    if dataset is None or dataset.runs.exists():
+    if dataset is None or dataset.runs.exists() or dataset.corrected_runs.exists():
         carried = dataset
         number = Dataset.objects.filter(lab=lab, name__startswith="Corrections of ").count() + 1
         name = f"Corrections of {lab.name}"[:70] + (f" {number}" if number > 1 else "")
@@ -224,6 +224,7 @@ def launch_run(
     recipe: dict,
     name: str = "",
     dataset: Dataset | None = None,
+    corrections: Dataset | None = None,
     parent: Run | None = None,
     assignment: Assignment | None = None,
     task: Task | None = None,
@@ -241,6 +242,8 @@ def launch_run(
         raise Invalid(str(error), error.problems) from None
     stations = list(with_stations or stations)
     problems = _launch_problems(lab, kind, dataset, parent, assignment, task, stations)
+    if corrections is not None:
+        problems |= _corrections_problems(lab, kind, dataset, corrections)
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
     if kind == "improve":
@@ -252,6 +255,7 @@ def launch_run(
         kind=kind,
         recipe=checked.to_json(),
         dataset=dataset,
+        corrections=corrections,
         parent=parent,
         created_by=user,
         round_target=checked.steps_per_round if kind == "improve" else 0,
@@ -301,6 +305,22 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
     if not stations:
         problems["stations"] = "Choose at least one station to practise on."
     return problems
+
+
+def _corrections_problems(lab, kind, dataset, corrections) -> dict[str, str]:
+    """A second dataset beside the demonstrations: of the same body, and whole."""
+    said = ""
+    if kind != "sft":
+        said = "Only a run that trains from demonstrations learns from corrections too."
+    elif corrections.lab_id != lab.pk or corrections.state != "ready":
+        said = f"The dataset {corrections} is not ready; choose another one, or none."
+    elif corrections == dataset:
+        said = f"{corrections} is the dataset already; choose another one, or none."
+    elif dataset is not None:
+        bodies = {TASKS[each].embodiment for each in (*dataset.families, *corrections.families) if each in TASKS}
+        if len(bodies) > 1:
+            said = f"{dataset} and {corrections} are of different bodies ({' and '.join(sorted(bodies))})."
+    return {"corrections": said} if said else {}
 
 
 def _body_problems(parent: Run, task: Task | None) -> dict[str, str]:

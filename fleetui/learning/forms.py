@@ -80,9 +80,19 @@ class SFTForm(LaunchForm):
     dataset = forms.ModelChoiceField(
         label="Dataset", queryset=None, empty_label=None, error_messages={"required": "Choose the dataset to train on."}
     )
+    corrections = forms.ModelChoiceField(
+        label="Corrections",
+        queryset=None,
+        required=False,
+        empty_label="none",
+        help_text="What people drove, to learn from as well.",
+    )
 
     def __init__(self, *args, lab, **kwargs):
         super().__init__(*args, lab=lab, **kwargs)
+        driven = lab.episodes.filter(dataset__isnull=False).values("dataset")
+        self.fields["corrections"].queryset = lab.datasets.filter(state="ready", pk__in=driven).order_by("-id")
+        self.fields["corrections"].label_from_instance = lambda row: f"{row.name} ({row.episodes})"
         self.fields["dataset"].queryset = lab.datasets.filter(state="ready").order_by("-id")
         self.fields["dataset"].label_from_instance = lambda row: f"{row.name} ({row.episodes} demonstrations)"
 

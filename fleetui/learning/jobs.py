@@ -179,7 +179,8 @@ class Supervision:
         run = self.run
         RunDir.create(run.dir, run.load_recipe())
         if run.kind == "sft":
-            wanted = {f"{run.dataset_id}.safetensors": run.dataset.file}
+            sources = [each for each in (run.dataset, run.corrections) if each is not None]
+            wanted = {f"{each.pk}.safetensors": each.file for each in sources}
             folder = self.dir.data
         else:
             wanted = {

@@ -79,6 +79,8 @@ class Run(models.Model):
     state = models.CharField(max_length=12, choices=choices(RUN_STATES), default="queued")
     recipe = models.JSONField()
     dataset = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="runs")
+    # What people drove, learned from together with the demonstrations.
+    corrections = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="corrected_runs")
     parent = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="children")
     attempt = models.PositiveIntegerField(default=0)
     heartbeat_at = models.DateTimeField(null=True)

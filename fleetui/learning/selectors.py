@@ -75,6 +75,7 @@ def run_head(run: Run) -> dict:
         "error": run.error,
         "attempt": run.attempt,
         "dataset": run.dataset_id,
+        "corrections": run.corrections_id,
         "parent": run.parent_id,
         "practice_episodes": run.practice_episodes,
         "kept_version": run.kept_version,

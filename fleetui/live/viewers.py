@@ -44,7 +44,6 @@ EVERY_S = {"wall": 0.19, "station": 0.08}
 FORBIDDEN = 4403
 NOTE_SEEN_S = 60.0
 RECHECK_S = 1.5  # so long may a socket outlive its log-in, its user's membership or role; 2 s with the asking
-DRIVE_TTL_MS = 300
 BEAT_LOST_S = 2.0  # from the newest beat to the end of the lease; the row in PostgreSQL says the same
 WATCH_BEATS_S = 0.1
 
@@ -405,7 +404,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
         """Ten times a second, so without the database: the beats renew and authorise, and the station refuses what
         comes from an older epoch.
         """
-        held = self.held.get((command.get("lab"), command.get("station")))
+        held = self.held.get((text_of(command, "lab"), text_of(command, "station")))
         if held is None or time.monotonic() - held.beat_at > BEAT_LOST_S:
             raise access.Conflict("This page is not in control of the station: take control (override) first.")
         args = command.get("args") or {}
@@ -414,7 +413,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
             "id": command_id,
             "name": "drive",
             "args": actions.checked_args("drive", args),
-            "ttl_ms": min(ttl_ms, DRIVE_TTL_MS),
+            "ttl_ms": min(ttl_ms, actions.DRIVE_TTL_MS),
             "sent_at": time.time() - age_of(command),
             "epoch": held.epoch,
             "by": self.user.get_username(),
@@ -520,8 +519,10 @@ class LiveConsumer(AsyncWebsocketConsumer):
 def age_of(message: dict) -> float:
     """Seconds since the browser sent it, by the server's clock as the browser knows it from the snapshots."""
     sent_at = message.get("sent_at")
-    if isinstance(sent_at, bool) or not isinstance(sent_at, (int, float)):
+    if sent_at is None:
         return 0.0
+    if isinstance(sent_at, bool) or not isinstance(sent_at, (int, float)) or not 0 <= sent_at < 1e12:
+        raise BadRequest("sent_at must be the server's time in seconds.")
     return max(0.0, time.time() - sent_at)
 
 

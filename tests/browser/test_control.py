@@ -56,6 +56,15 @@ def make_picture():
 
 PICTURE = make_picture()
 
+BREAK_SOCKET = """() => {
+  window.WebSocket = class {
+    static OPEN = 1;
+    readyState = 3;
+    constructor() { setTimeout(() => this.onclose?.({ code: 1006 }), 50); }
+  };
+  import('/static/js/live.js').then(({ live }) => live.socket.close());
+}"""
+
 
 class WatchedWorld(FakeWorld):
     """Notes by the machine's clock when something moved it."""
@@ -421,10 +430,7 @@ def test_a_lost_connection_and_an_old_picture_are_unmistakable(people, watched, 
     expect(feed).to_have_class(re.compile("stale-frame"), timeout=8000)
     age = int(re.search(r"(\d+) s old", page.inner_text(".frame-age")).group(1))
     assert 3 <= age <= 9
-    page.evaluate("""() => {
-        window.WebSocket = class { static OPEN = 1; readyState = 3; constructor() { setTimeout(() => this.onclose?.({ code: 1006 }), 50); } send() {} };
-        import('/static/js/live.js').then(({ live }) => live.socket.close());
-    }""")
+    page.evaluate(BREAK_SOCKET)
     expect(page.locator("#connection")).to_contain_text(re.compile(r"Connection lost for \d+ s"))
     for act in ("Override", "Pause", "Reset done", "End episode"):
         button = page.get_by_role("button", name=act)

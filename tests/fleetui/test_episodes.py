@@ -12,6 +12,7 @@ from fleetui.fleet import actions, selectors
 from fleetui.fleet.actions import control
 from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lease, Station
 from fleetui.learning import actions as learning_actions
+from fleetui.learning import jobs
 from fleetui.learning import selectors as learning
 from fleetui.learning.models import Dataset
 from robots.episodes import read_episodes
@@ -375,6 +376,25 @@ def test_a_dataset_that_a_run_has_used_is_left_as_it_was(lab):
     assert following.episodes == 3 and len(read_episodes(following.file)) == 3
     first.refresh_from_db()
     assert first.dataset == following
+
+
+def test_a_run_learns_from_demonstrations_and_corrections_together(lab, dataset):
+    add = lambda row: lab.call("supervisor", "post", f"episodes/{row.uuid}/dataset").json()["id"]  # noqa: E731
+    corrections = add(upload_correction(lab))
+    body = {"kind": "sft", "dataset": dataset.pk, "corrections": corrections}
+    made = lab.call("researcher", "post", "runs", body).json()
+    assert (made["dataset"], made["corrections"]) == (dataset.pk, corrections)
+    supervisor = jobs.Supervision(learning_actions.claim_run(run_id=made["id"]))
+    supervisor.prepare()
+    names = {f"{dataset.pk}.safetensors", f"{corrections}.safetensors"}
+    assert {path.name for path in supervisor.dir.data.iterdir()} == names
+    assert add(upload_correction(lab)) != corrections, "what a run has used is left as it was"
+    for wrong, said in (
+        ({"corrections": dataset.pk}, "is the dataset already"),
+        ({"kind": "improve"}, "trains from demonstrations"),
+    ):
+        refused = lab.call("researcher", "post", "runs", body | wrong)
+        assert refused.status_code == 422 and said in refused.json()["detail"]
 
 
 def test_a_full_dataset_of_corrections_is_followed_by_another_one(lab, monkeypatch):

@@ -448,6 +448,30 @@ async def test_a_command_that_waited_on_its_way_here_is_not_passed_on(lab):
     await socket.disconnect()
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"command": {"name": ["stop"], "lab": "east", "station": "arm-1"}},
+        {"command": {"name": "drive", "lab": ["east"], "station": {}}},
+        {"command": {"name": "drive", "lab": "east", "station": "arm-1", "ttl_ms": "long"}},
+        {"command": {"name": "reset", "lab": "east", "station": "arm-1", "sent_at": 10**400}},
+        {"command": {"name": "speed", "lab": "east", "station": "arm-1", "args": {"value": 10**400}}},
+        {"command": {"name": "settings", "lab": "east", "station": "arm-1", "args": {"shuffle_every_s": 10**400}}},
+        {"beat": 7},
+        {"beat": {"lab": "east", "station": "arm-1"}},
+        {"beat": {"lab": "east", "station": ["arm-1"]}},
+    ],
+)
+async def test_strange_commands_and_beats_get_a_sentence(lab, nonsense):
+    socket = await browser(lab, "supervisor")
+    await socket.say(**nonsense)
+    answer = await socket.hear()
+    assert len(answer.get("error") or answer["command_done"]["error"]) > 10
+    await socket.say(subscribe="wall", lab="east")
+    assert (await socket.hear(lambda message: "topic" in message))["type"] == "snapshot", "it goes on"
+    await socket.disconnect()
+
+
 async def test_frames_are_asked_for_while_somebody_watches_and_the_newest_wins(lab):
     station, socket = await arm(lab), await browser(lab)
     assert (await station.hear(lambda message: message["type"] == "watch"))["fps"] == 0

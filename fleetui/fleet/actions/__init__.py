@@ -35,6 +35,7 @@ from fleetui.fleet.actions.attention import (
 )
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.control import (
+    DRIVE_TTL_MS,
     checked_args,
     command_station,
     lapse_control,
@@ -76,6 +77,7 @@ from fleetui.fleet.actions.reports import (
 from fleetui.fleet.actions.spans import drop_old_spans
 
 __all__ = [
+    "DRIVE_TTL_MS",
     "UPLOAD_LIMIT",
     "accept_invitation",
     "acknowledge_help",

@@ -19,12 +19,13 @@ from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act, record_command
 from fleetui.fleet.actions.cards import emit_card
-from fleetui.fleet.models import Intervention, Lease, Station, severity
+from fleetui.fleet.models import Intervention, Lease, Station
 from fleetui.messages import tell_station_on_commit
 from robots.control import ACTS
 
 OPERATOR_LEASE = timedelta(seconds=2)  # from the newest sign of life; afterwards another person may take over
 REASON_LIMIT = 300
+DRIVE_TTL_MS = 300
 # An offline station is told these on its return: they are kept in its row. Anything else needs it here.
 KEPT_FOR_LATER = ("pause", "resume", "stop", "clear_stop", "speed", "settings")
 
@@ -51,6 +52,7 @@ def command_station(
     command_id = str(command_id or uuids.uuid4())[:80]
     with transaction.atomic():
         if name == "drive":
+            ttl_ms = min(ttl_ms, DRIVE_TTL_MS)
             epoch = _renew_by_driving(station, user)
         else:
             station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
@@ -94,7 +96,7 @@ def _tell_command(station: Station, user, command_id: str, name: str, args: dict
 
 
 def checked_args(name: str, args: dict) -> dict:
-    if name not in ACTS:
+    if not isinstance(name, str) or name not in ACTS:
         raise Invalid(f"{name!r} is no command; known are {', '.join(ACTS)}.")
     if not isinstance(args, dict):
         raise Invalid("args must be an object.")
@@ -172,7 +174,7 @@ def _record_command(station: Station, user, name: str, args: dict) -> None:
         Station.objects.filter(pk=station.pk).update(**changed)
         for field, value in changed.items():
             setattr(station, field, value)
-        urgent = severity(station.state, station.stop_latched)
+        urgent = station.severity
         emit_card(station, changed | {"severity": urgent, "attention": urgent > 0})
 
 
@@ -297,4 +299,4 @@ def end_touches(station: Station, kind: str) -> None:
 
 
 def is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and not isinstance(value, bool)
