@@ -77,6 +77,8 @@ def need_of(
         if "failed" in reason or "no usable action" in reason:
             return _standing("fault", reason, "critical", "look")
         return _standing("table", reason, "error", "reset")
+    if state == "overridden" and reason.endswith("take over or hand back"):
+        return _standing("undriven", reason, "error", "hand_back")  # its holder is gone, and it waits for a person
     if state == "overridden" and reason and state_for_s >= UNDRIVEN_S:
         return _standing("undriven", reason, "warning", "hand_back")
     if state == "waiting" and state_for_s >= HELD_UP_S:

@@ -44,7 +44,10 @@ def test_who_needs_nobody():
 
 
 def test_waiting_and_undriven_stations_call_after_a_while():
-    assert need_of(state="overridden", reason="it holds still", state_for_s=30.0).kind == "undriven"
+    undriven = need_of(state="overridden", reason="it holds still", state_for_s=30.0)
+    assert (undriven.kind, undriven.severity) == ("undriven", "warning")
+    left = need_of(state="overridden", reason="ann is gone; it holds still: take over or hand back", state_for_s=0.0)
+    assert (left.kind, left.severity) == ("undriven", "error"), "at once: nobody will come back to it"
     held_up = need_of(state="waiting", reason="no policy has come yet", state_for_s=180.0)
     assert held_up.reason == "no policy has come yet, for 3 min" and held_up.severity == "info"
 

@@ -69,7 +69,7 @@ def note_absence(*, station: Station) -> None:
     need = need_of(
         state="offline", reason=station.reason, state_for_s=0.0, assigned=station.live_assignment() is not None
     )
-    if not station.connected and need is not None:
+    if not station.connected and not station.maintenance and need is not None:
         note_need(station=station, need=need)
 
 

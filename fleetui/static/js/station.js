@@ -76,7 +76,7 @@ function render() {
     pause.dataset.command = state === "paused" ? "resume" : "pause";
     pause.querySelector("use").setAttribute("href", state === "paused" ? "#i-play" : "#i-pause");
     setText(pause.querySelector("span"), state === "paused" ? "Resume" : "Pause");
-    pause.title = away || others || stopped;
+    pause.title = away || others || stopped || (data.maintenance ? "It is in maintenance, and stands still until that ends." : "");
     pause.disabled = Boolean(pause.title);
     pause.classList.toggle("primary", state === "paused");
     for (const button of document.querySelectorAll("[data-speed]")) {
