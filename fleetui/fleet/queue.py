@@ -56,7 +56,7 @@ def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
     for. One that waits for something else (its earliest start, a person's run, a mend) claims nothing and is passed by.
     """
     now = now or timezone.now()
-    rows = lab.assignments.filter(state__in=Assignment.LIVE).select_related("task", "run__parent", "parent")
+    rows = lab.assignments.filter(state__in=Assignment.LIVE).select_related("task", "run", "parent", "series")
     rows = list(rows.prefetch_related("places__station", "stations").order_by("position", "pk"))
     working = sorted((row for row in rows if row.run_id), key=lambda row: row.pk)
     newest = newest_evaluations([row.run_id for row in working])
@@ -224,8 +224,8 @@ def _blocked(row: Assignment, stations: list[Station]) -> str:
 
 
 def _late(row: Assignment, reason: str, now: datetime) -> Verdict:
-    late = row.not_before and now - row.not_before
-    if late and late > LATE:
+    late = now - max(row.not_before, row.created_at) if row.not_before else timedelta()
+    if late > LATE:
         return Verdict(row, "delayed", f"{say_seconds(late.total_seconds())} late: {reason}")
     return Verdict(row, "queued", reason)
 

@@ -177,6 +177,9 @@ def test_it_waits_for_its_earliest_start_and_is_delayed_after_it(online, sft_run
     assert busy.state == "standby"  # what waits for a moment holds nobody up
     Assignment.objects.filter(pk=row.pk).update(not_before=past(minutes=12))
     dispatch(online)
+    assert again(row).state == "queued"  # it was made just now, whenever it might have started
+    Assignment.objects.filter(pk=row.pk).update(created_at=past(hours=1))
+    dispatch(online)
     assert again(row).state == "delayed"
     assert verdict(row)[1].startswith("12 min late: waits for Arm 1")
     actions.cancel_assignment(assignment=busy, user=online.users["manager"])
@@ -796,6 +799,17 @@ def test_tasks_are_edited_archived_and_restored_on_the_page(lab):
     assert "Archived (1)" in page(lab)
     post(lab, act="restore", task=slug)
     assert "Archived (" not in page(lab)
+
+
+def test_a_long_queue_costs_no_more_questions(online, sft_run, django_assert_max_num_queries):
+    for _ in range(8):
+        assign(online, parent=sft_run, not_before=ahead(hours=2), repeats="daily")
+    assign(online, parent=sft_run)
+    online.as_("manager"), online.as_("viewer")  # logged in
+    with django_assert_max_num_queries(10):
+        assert "daily at" in online.as_("manager").get(f"/labs/{online.slug}/tasks/queue").content.decode()
+    with django_assert_max_num_queries(11):
+        assert len(online.call("viewer", "get", "assignments").json()) == 9
 
 
 def test_the_queue_alone_for_every_member_and_nobody_else(lab, other_lab):
