@@ -3,13 +3,10 @@
 An act and its record are written in one transaction, so neither is there without the other.
 """
 
-import logging
 from contextvars import ContextVar
 
 from fleetui.access import Conflict
 from fleetui.fleet.models import ACTS, Act, Lab, Station
-
-log = logging.getLogger("fleetui.audit")
 
 # Through which door the act under way came: the pages, the API and the sockets each say so; a job says nothing.
 source: ContextVar[str] = ContextVar("source", default="server")
@@ -40,9 +37,6 @@ def record_act(
         reason=reason[:300],
         details=details or {},
         source="station" if by_station else source.get(),
-    )
-    log.info(
-        "%s: %s %s %s %s", user or source.get(), kind, station.topic if station else lab.slug, reason, details or ""
     )
 
 
