@@ -112,7 +112,8 @@ class Live extends EventTarget {
   control({ lab, station, held, why }) {
     clearInterval(this.held.get(station));
     this.held.delete(station);
-    if (held) this.held.set(station, setInterval(() => this.send({ beat: { lab, station, ...this.stamp() } }), BEAT_EVERY_MS));
+    const beat = () => this.send({ beat: { lab, station, ...this.stamp() } });
+    if (held) { beat(); this.held.set(station, setInterval(beat, BEAT_EVERY_MS)); }
     this.dispatchEvent(new CustomEvent("control", { detail: { station, held, why } }));
   }
 
