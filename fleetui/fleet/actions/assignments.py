@@ -372,7 +372,7 @@ def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> N
         assignment.refresh_from_db()
         raise Conflict(f"It is {assignment.state} already.")
     details = {"assignment": assignment.pk, "task": assignment.task.name, "force": force}
-    for station in stations or [None]:  # one that still waits has no station yet
+    for station in list(assignment.stations.all()) or [None]:  # of any that are free, it may have none yet
         record_act(lab=assignment.lab, kind="assignment_canceled", user=user, station=station, details=details)
     if force:
         for station in stations:

@@ -217,7 +217,9 @@ def _renew_by_driving(station: Station, user) -> int:
     return lease.epoch
 
 
-def lapse_control(*, station: Station, epoch: int | None = None, why: str = "its browser was not heard of") -> bool:
+def lapse_control(
+    *, station: Station, epoch: int | None = None, why: str = "its browser was not heard of", by_station: bool = False
+) -> bool:
     """The holder is gone: the lease ends and the station holds still until a person takes over or hands back. With an
     epoch, only if that one is still the live one.
     """
@@ -231,7 +233,7 @@ def lapse_control(*, station: Station, epoch: int | None = None, why: str = "its
         emit_card(station, {"holder": ""})
         tell_station_on_commit(station.command_group, {"type": "lapse", "epoch": lease.epoch})
         details = {"whose": lease.user.get_username(), "why": why}
-        record_act(lab=station.lab, kind="override_ended", station=station, details=details)
+        record_act(lab=station.lab, kind="override_ended", station=station, details=details, by_station=by_station)
     return True
 
 

@@ -80,9 +80,8 @@ def disconnect_station(*, station: Station, reason: str = "") -> None:
     )
     station.refresh_from_db()
     note_state(station=station, state=station.state)
-    lapse_control(
-        station=station, why="the station's connection was lost"
-    )  # the policy waits for a person all the same
+    # The lease ends with the link; the policy waits for a person all the same.
+    lapse_control(station=station, why="the connection of the station was lost", by_station=True)
     show_card(station)
     assignment = station.live_assignment()
     if assignment and assignment.run:  # it may have been the last one that a publication waited for

@@ -1,0 +1,113 @@
+"""The supervisor's queue in a real browser: a stopped station calls, one person takes it, the call closes by itself."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+LAB = "/labs/main"
+
+
+@pytest.fixture(scope="module")
+def supervisor(opened):
+    return opened("supervisor")
+
+
+@pytest.fixture(scope="module")
+def manager(opened):
+    return opened("manager")
+
+
+@pytest.fixture(scope="module")
+def called(supervisor):
+    """The name of a station that was stopped, and calls for it."""
+    supervisor.goto(f"{LAB}/")
+    card = supervisor.locator("article.card").first
+    expect(card.locator(".name")).not_to_have_text("")
+    link = card.locator("a.name").get_attribute("href")
+    name = card.locator(".name").inner_text()
+    supervisor.goto(link)
+    supervisor.locator("#stop").click()
+    expect(supervisor.locator("#clear-stop")).to_be_visible()
+    return name, link
+
+
+def test_a_stopped_station_calls_on_everybodys_wall_and_one_person_takes_it(supervisor, manager, called, picture):
+    name, _ = called
+    for page in (supervisor, manager):
+        page.goto(f"{LAB}/")
+    calls = supervisor.locator("#attention article.card", has_text=name)
+    expect(calls.locator(".severity")).to_have_text("error")
+    calls.get_by_role("button", name="I take it").click()
+    expect(calls.locator('[data-f="call-who"]')).to_contain_text("taken by supervisor")
+    seen = manager.locator("#attention article.card", has_text=name)
+    expect(seen.locator('[data-f="call-who"]')).to_contain_text("taken by supervisor")
+    expect(seen.get_by_role("button", name="I take it")).to_be_hidden()
+    picture(supervisor, "wall_calls")
+
+
+def test_the_attention_page_says_who_is_on_the_way_and_lets_it_go(supervisor, called, picture):
+    name, _ = called
+    supervisor.goto(f"{LAB}/attention/")
+    row = supervisor.locator("tr", has_text=name).first
+    expect(row).to_contain_text("taken by supervisor")
+    expect(row).to_contain_text("See that the workspace is clear")
+    picture(supervisor, "attention")
+    row.get_by_role("button", name="Give it back").click()
+    row = supervisor.locator("tr", has_text=name).first
+    expect(row.get_by_role("button", name="Take it")).to_be_visible()
+    row.get_by_role("button", name="Take it").click()
+
+
+def test_a_sound_is_kept_for_this_browser_and_a_refused_notification_said(supervisor):
+    supervisor.goto(f"{LAB}/attention/")
+    supervisor.get_by_label("A sound when a station comes to need a person").check()
+    supervisor.get_by_label("A notification of the browser").click()
+    expect(supervisor.locator("#alert-said")).to_contain_text("does not allow notifications")
+    supervisor.reload()
+    expect(supervisor.get_by_label("A sound when a station comes to need a person")).to_be_checked()
+    expect(supervisor.get_by_label("A notification of the browser")).not_to_be_checked()
+
+
+def test_a_manager_says_who_is_told_and_the_secret_is_not_shown_again(supervisor, manager, picture):
+    manager.goto(f"{LAB}/attention/")
+    manager.get_by_text("Tell somebody").click()
+    manager.get_by_label("Name", exact=True).fill("Night shift")
+    manager.get_by_label("Address", exact=True).fill("nonsense")
+    manager.get_by_role("button", name="Add").click()
+    expect(manager.get_by_role("alert").filter(has_text="No address")).to_be_visible()
+    manager.get_by_label("Address", exact=True).fill("json://ann:secret@localhost:9/hook")
+    manager.get_by_role("button", name="Add").click()
+    expect(manager.locator("main")).to_contain_text("Night shift")
+    assert "secret" not in manager.content()
+    manager.get_by_role("button", name="Try it").click()
+    expect(manager.locator("main")).to_contain_text("The message was not accepted")
+    picture(manager, "attention_contacts")
+    supervisor.goto(f"{LAB}/attention/")
+    expect(supervisor.get_by_text("Tell somebody")).to_have_count(0)
+    manager.get_by_role("button", name="Remove").click()
+    manager.locator("#confirm [value=yes]").click()
+    expect(manager.locator("main")).to_contain_text("Nobody: a request")
+
+
+def test_the_call_closes_once_the_stop_is_cleared_and_the_effort_counts(supervisor, called, picture):
+    name, link = called
+    supervisor.goto(link)
+    supervisor.locator("#clear-stop").get_by_role("button").first.click()
+    reason = supervisor.locator("dialog[open] input, dialog[open] textarea").first
+    reason.fill("nobody is near it")
+    reason.press("Enter")
+    expect(supervisor.locator("#clear-stop")).to_be_hidden()
+    supervisor.goto(f"{LAB}/attention/")
+    closed = supervisor.locator("section", has=supervisor.get_by_role("heading", name="Closed"))
+    expect(closed.locator("tr", has_text=name).first).to_contain_text(re.compile("clear.stop.*supervisor", re.S))
+    supervisor.get_by_role("link", name="Effort and planner").click()
+    expect(supervisor.locator("main")).to_contain_text("By operator")
+    expect(supervisor.locator("tr", has_text="supervisor").first).to_be_visible()
+    supervisor.get_by_label("Touches a robot-hour").fill("2")
+    supervisor.get_by_label("Seconds a touch").fill("8")
+    supervisor.get_by_role("button", name="What if?").click()
+    expect(supervisor.locator("main")).to_contain_text("112 stations")
+    picture(supervisor, "effort")
+    supervisor.goto(link)
+    supervisor.locator('[data-command="resume"]').click()
