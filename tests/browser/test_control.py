@@ -147,7 +147,7 @@ def watched(fleet, people):
     page = people["manager"]
     page.goto("/labs/main/stations/new")
     page.get_by_label("Name").fill("Watched")
-    page.get_by_label("Simulated").uncheck()
+    page.get_by_label("a real body").check()
     page.get_by_role("button", name="Add").click()
     token = page.inner_text("#token")
     with tempfile.TemporaryDirectory() as folder:

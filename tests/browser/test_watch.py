@@ -20,12 +20,11 @@ def manager(opened):
 
 @pytest.fixture(scope="module")
 def called(supervisor):
-    """The name of a station that was stopped, and calls for it."""
+    """The name and the page of a station that was stopped, and calls for it."""
     supervisor.goto(f"{LAB}/")
-    card = supervisor.locator("article.card").first
-    expect(card.locator(".name")).not_to_have_text("")
-    link = card.locator("a.name").get_attribute("href")
-    name = card.locator(".name").inner_text()
+    card = supervisor.locator("article.card[data-station=station-1]")
+    expect(card.locator("a.name")).to_have_text(re.compile("Station 1"))
+    name, link = "Station 1", card.locator("a.name").get_attribute("href")
     supervisor.goto(link)
     supervisor.locator("#stop").click()
     expect(supervisor.locator("#clear-stop")).to_be_visible()

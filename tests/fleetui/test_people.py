@@ -241,7 +241,7 @@ def test_who_may_not_act_any_more_holds_no_station(lab, act):
     assert lab.call("supervisor", "post", "stations/arm-1/command", {"name": "override"}).status_code == 200
     post(lab, "manager", "people", act=act, role="viewer", member=member(lab, "supervisor").pk)
     assert not Lease.objects.filter(user=lab.users["supervisor"], released_at=None).exists()
-    assert Act.objects.get(kind="override_ended").details["member"] == "east-supervisor"
+    assert Act.objects.get(kind="override_ended").details["whose"] == "east-supervisor"
     # Another one can take the station now.
     assert lab.call("manager", "post", "stations/arm-1/command", {"name": "override"}).status_code == 200
 

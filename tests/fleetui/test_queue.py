@@ -605,6 +605,7 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
         "time_limit_steps": task.time_limit_steps,
         "stall_steps": 12,
         "regression": None,
+        "fewest_objects": None,
     }
     limits = {"time_limit_steps": 50, "resets": "self", "self_reset_after_s": 2.0, "shuffle_every_s": None}
     actions.edit_task(task=task, user=online.users["manager"], name="Bold", stall_steps=None, regression=4.5, **limits)

@@ -143,7 +143,7 @@ def test_a_station_in_maintenance_is_assigned_to_nothing(lab):
     post(lab, "manager", "arm-1/maintenance", reason="a")
     assert [row.slug for row in selectors.free_stations(lab.row)] == ["arm-2"]
     answer = lab.call("manager", "post", "assignments", {"task": "block2block", "stations": ["arm-1"]})
-    assert answer.status_code == 409 and "in maintenance" in answer.json()["detail"]
+    assert answer.status_code == 422 and "in maintenance" in answer.json()["detail"]
 
 
 # What its hours were used for
