@@ -92,7 +92,7 @@ def test_a_manager_says_who_is_told_and_the_secret_is_not_shown_again(supervisor
 def test_the_call_closes_once_the_stop_is_cleared_and_the_effort_counts(supervisor, called, picture):
     name, link = called
     supervisor.goto(link)
-    supervisor.locator("#clear-stop").get_by_role("button").first.click()
+    supervisor.locator("#clear-stop").click()
     reason = supervisor.locator("dialog[open] input, dialog[open] textarea").first
     reason.fill("nobody is near it")
     reason.press("Enter")
