@@ -218,6 +218,7 @@ def test_launch_improve_and_see_the_success_curve_grow(pages, story, screenshots
         supervisor.get_by_label("Reset itself after").fill("0.5")
         supervisor.get_by_role("button", name="Save settings").click()
         expect(supervisor.locator("#toasts")).to_contain_text("settings saved")
+        supervisor.wait_for_load_state()  # before that no button acts
         supervisor.get_by_role("button", name="max", exact=True).click()
         expect(supervisor.get_by_role("button", name="max", exact=True)).to_have_attribute("aria-pressed", "true")
     points = lambda: int(page.get_attribute("#success", "data-points") or 0)  # noqa: E731

@@ -209,3 +209,44 @@ def test_a_request_is_told_of_unless_somebody_has_taken_it_up(lab, contact, monk
 def test_a_message_that_does_not_go_out_is_said(lab, contact):
     assert jobs.write_to(contact, "title", "body") is False
     assert "not accepted" in Contact.objects.get().error
+
+
+# The page, as it works without a script
+
+
+def test_the_page_takes_closes_and_refuses_with_a_sentence(lab):
+    page, client = f"/labs/{lab.slug}/attention/", lab.as_("supervisor")
+    assert "Nobody needs you" in client.get(page).content.decode()
+    request = note(lab, fallen())
+    assert "the blue cube is off the table" in client.get(page).content.decode()
+    assert client.post(page, {"act": "take", "number": request.pk}).status_code == 302
+    shown = lab.as_("manager").post(page, {"act": "take", "number": request.pk}, follow=True).content.decode()
+    assert "east-supervisor has taken it already" in shown
+    shown = client.post(page, {"act": "close", "number": request.pk, "outcome": ""}, follow=True).content.decode()
+    assert "Say in a few words" in shown
+    client.post(page, {"act": "close", "number": request.pk, "outcome": "it was a shadow"})
+    assert "it was a shadow" in client.get(page).content.decode()
+    assert lab.as_("viewer").post(page, {"act": "acknowledge", "number": request.pk}).status_code == 403
+    assert client.post(page, {"act": "dance", "number": request.pk}).status_code == 404
+    assert client.post(page, {"act": "take", "number": "x"}).status_code == 404
+
+
+def test_contacts_are_a_managers_and_their_secrets_stay_out_of_the_page(lab):
+    page = f"/labs/{lab.slug}/attention/"
+    given = {
+        "act": "add",
+        "name": "night",
+        "address": "json://ann:geheim@localhost:1",
+        "severity": "error",
+        "after_s": "5",
+    }
+    assert lab.as_("supervisor").post(page, given).status_code == 403
+    assert lab.as_("manager").post(page, given | {"address": "nonsense"}).status_code == 422
+    assert lab.as_("manager").post(page, given).status_code == 302
+    shown = lab.as_("manager").get(page).content.decode()
+    assert "night" in shown and "geheim" not in shown
+    again = lab.as_("manager").post(page, given).content.decode()
+    assert "already has a contact" in again
+    contact = Contact.objects.get()
+    lab.as_("manager").post(page, {"act": "remove", "number": contact.pk})
+    assert not Contact.objects.exists()

@@ -608,7 +608,8 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
         "fewest_objects": None,
     }
     limits = {"time_limit_steps": 50, "resets": "self", "self_reset_after_s": 2.0, "shuffle_every_s": None}
-    actions.edit_task(task=task, user=online.users["manager"], name="Bold", stall_steps=None, regression=4.5, **limits)
+    rules = {"stall_steps": None, "regression": 4.5, "fewest_objects": None}
+    actions.edit_task(task=task, user=online.users["manager"], name="Bold", **rules, **limits)
     assert settings()[-1] == {"self_reset_after_s": 2.0, "shuffle_every_s": 300.0}
     order = next(message for message in reversed(told) if message["type"] == "assignment")
     assert (order["task"]["time_limit_steps"], order["task"]["regression"]) == (50, 4.5)

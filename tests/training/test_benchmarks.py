@@ -157,6 +157,8 @@ def small(monkeypatch):
     monkeypatch.setattr(table_runs, "SFT", few)
     monkeypatch.setattr(reward_model, "UPDATES", {})
     monkeypatch.setattr(reward_model, "BROAD_DEMONSTRATIONS", 20)
+    monkeypatch.setattr(reward_model, "DEMONSTRATIONS", 30)
+    monkeypatch.setattr(reward_model, "PRACTICE", 9)
     monkeypatch.setattr(camera, "DEMONSTRATIONS", 12)
     monkeypatch.setattr(camera, "PRACTICE", 6)
     monkeypatch.setattr(camera, "TIME_LIMIT", 8)
