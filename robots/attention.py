@@ -22,7 +22,6 @@ HUMAN_S = {"reset": 8.0, "clear_stop": 10.0, "hand_back": 5.0, "end_episode": 5.
 DOUBTFUL = 0.8  # P(no success) from which an attempt under way is talked about
 SLIPPED = 8.0  # d rose by so many steps ...
 WITHIN = 3  # ... within so many
-NOISE = 2.0  # d rises and falls by so much without any meaning
 NO_PROGRESS_S = 12.0
 # One person looks after many stations, so a second of theirs has to save many robot seconds to be worth a call. A
 # station that stands still always is; an attempt under way only where minutes of it are left.
@@ -110,15 +109,6 @@ def _doubtful(p_failure: float, trace: Sequence[float | None], step: int, left_s
 def largest_rise(trace: Sequence[float | None], within: int = WITHIN) -> tuple[float, int]:
     """(by how much d rose most within so many steps, the step at which it had)"""
     return max(_rises(trace, within), key=lambda rise: rise[0], default=(0.0, 0))
-
-
-def moments(trace: Sequence[float | None], most: int = 5, apart: int = 5) -> list[tuple[int, float]]:
-    """The steps where d rose most, as (step, rise), the largest first: drops and slips, worth a look."""
-    chosen: list[tuple[int, float]] = []
-    for rise, step in sorted(_rises(trace, WITHIN), key=lambda rise: (-rise[0], rise[1])):
-        if rise > NOISE and len(chosen) < most and all(abs(step - other) >= apart for other, _ in chosen):
-            chosen.append((step, rise))
-    return chosen
 
 
 def _rises(trace: Sequence[float | None], within: int) -> list[tuple[float, int]]:

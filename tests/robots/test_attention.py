@@ -2,7 +2,7 @@
 
 import pytest
 
-from robots.attention import largest_rise, moments, need_of, steps_without_progress
+from robots.attention import largest_rise, need_of, steps_without_progress
 
 STILL = {"state_for_s": 5.0}
 
@@ -70,9 +70,8 @@ def test_an_attempt_is_worth_a_visit_only_where_much_time_is_left():
     assert table.rank > long.rank, "what stands still loses more than an attempt can"
 
 
-def test_rises_of_d_are_moments_the_largest_first_and_apart():
+def test_the_largest_rise_and_the_steps_without_progress():
     trace = [30.0, 28, 26, 35, 36, 30, 20, 10, 25, None, 24, 20, 15, 10]
     assert largest_rise(trace) == (15.0, 8)
-    assert moments(trace, apart=4) == [(8, 15.0), (4, 10.0)]
     assert steps_without_progress([30.0, 29.5, 28, 28.5, None, 27.8]) == 3, "less than a step is noise"
-    assert largest_rise([]) == (0.0, 0) and moments([]) == [] and steps_without_progress([]) == 0
+    assert largest_rise([]) == (0.0, 0) and steps_without_progress([]) == 0
