@@ -66,7 +66,7 @@ def next_in_turn(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
     return min(needs, key=lambda station: ((station - last - 1) % 1000, station)) if needs else None
 
 
-# One block is enough to be pushed to places: a station needs a hand when nothing is left to push.
+# Two blocks are enough for every instruction: a station needs a hand when fewer are left.
 ENOUGH = {"fewest_objects": 2}
 SUPERVISIONS = (
     Supervision("ranked", ENOUGH, 86_400.0, True, most_worth),
