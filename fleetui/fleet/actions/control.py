@@ -62,7 +62,7 @@ def command_station(
                 raise Conflict(f"{station} is stopped; clear the stop first, then take control.")
             if name == "override":
                 epoch = _take_control(station, user).epoch
-            _record_command(station, user, name, args)
+            _change_rows(station, user, name, args)
             record_command(station, user, name, args)
         _tell_command(station, user, command_id, name, args, ttl_ms, epoch)
     return {"id": command_id, "epoch": epoch}
@@ -75,7 +75,7 @@ def stop_lab(*, user, lab_slug: str) -> dict:
         stations = Station.objects.select_related("lab").select_for_update(of=("self",)).filter(lab=lab).order_by("pk")
         for station in stations:
             epoch = newest_epoch(station)
-            _record_command(station, user, "stop", {})
+            _change_rows(station, user, "stop", {})
             record_act(lab=lab, kind="stop_all", user=user, station=station)
             _tell_command(station, user, str(uuids.uuid4()), "stop", {}, 5000, epoch)
     return {"stopped": len(stations)}
@@ -141,7 +141,7 @@ def _refuse_others(station: Station, user, name: str) -> None:
         raise Conflict(f"{holder} is in control of {station}; ask for a hand-back first.")
 
 
-def _record_command(station: Station, user, name: str, args: dict) -> None:
+def _change_rows(station: Station, user, name: str, args: dict) -> None:
     """Write what the command changes on this side: settings and latches, the touch it is, the end of an override."""
     now = timezone.now()
     changed = {}
