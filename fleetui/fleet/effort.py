@@ -15,7 +15,7 @@ from fleetui.fleet.models import Lab
 from robots.attention import HUMAN_S
 
 SHIFT = timedelta(hours=8)
-NO_TOUCH = ("self_reset", "label", "relabel")
+NO_TOUCH = ("self_reset", "relabel")
 ACT_OF = {"terminate": "end_episode", "override": "hand_back"}
 EXPECTED_S = 8.0  # of a touch that nobody timed and no rule knows
 BUSY = (0.3, 0.5, 0.7)  # shares of a person's time that supervision may take

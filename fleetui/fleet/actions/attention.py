@@ -129,7 +129,7 @@ def _close_as_helped(request: HelpRequest) -> None:
     touch = (
         Intervention.objects.filter(station=request.station, user__isnull=False, started_at__gte=request.opened_at)
         .filter(started_at__gte=now - HELPED_WITHIN)
-        .exclude(kind="label")
+        .exclude(kind="relabel")
         .order_by("-started_at")
         .first()
     ) or (
