@@ -22,7 +22,7 @@ from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions.audit import source
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
-from fleetui.live import telemetry
+from fleetui.live import rewind, telemetry
 
 api = NinjaAPI(
     title="Robot fleet",
@@ -175,6 +175,14 @@ def show_station(request: HttpRequest, lab: Path[str], slug: str):
     station = access.get_station(request.user, lab, slug)
     card = telemetry.lay_over(station.pk, fleet.station_card(station))
     return card | {"embodiment": station.embodiment, "recent": fleet.recent_episodes(station)}
+
+
+@labs.get("/stations/{slug}/rewind", response=dict)
+def rewind_station(request: HttpRequest, lab: Path[str], slug: str):
+    """The last 30 s, oldest first: what it said (`samples`) and its pictures (`frames`, JPEG in base64). `at` counts
+    the seconds from the end, and is 0 or less.
+    """
+    return rewind.of_station(access.get_station(request.user, lab, slug).pk)
 
 
 @labs.post("/stations/{slug}/command", response=dict)

@@ -1,13 +1,15 @@
 """The newest camera frame of each station, in this (only) web process. Frames are never queued and never pass through
 Valkey.
 
-A viewer wants a station's frames at some rate and size; the station is asked for the highest that any viewer wants, and
-for none while nobody watches.
+A viewer wants a station's frames at some rate and size; the station is asked for the highest that any viewer wants.
+While nobody watches it sends few and small ones, which rewind.py keeps for who is called later.
 """
 
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+from fleetui.live import rewind
 
 SIZES = {"small": (160, 120), "large": (320, 240)}
 FPS_LIMIT = 30
@@ -42,6 +44,7 @@ def stamp(frame: bytes, now: float) -> bytes:
 
 def put_frame(station: int, frame: bytes) -> None:
     newest[station] = frame
+    rewind.keep_frame(station, frame[HEADER_BYTES:])
     for watch in _watches.get(station, ()):
         watch.wake()
 
@@ -63,7 +66,8 @@ def wanted(station: int) -> dict:
     """The `watch` message for the station: the most that any of its viewers wants."""
     watches = _watches.get(station, ())
     width, height = max((SIZES[watch.size] for watch in watches), default=SIZES["small"])
-    return {"type": "watch", "fps": max((watch.fps for watch in watches), default=0), "width": width, "height": height}
+    fps = max((watch.fps for watch in watches), default=rewind.UNWATCHED_FPS)
+    return {"type": "watch", "fps": fps, "width": width, "height": height}
 
 
 def add_camera(station: int, ask: Callable[[dict], None]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from fleetui.fleet.models import IN_EPISODE, STATION_STATES, severity, shown_state
+from fleetui.live import rewind
 from robots.attention import Need, need_of
 
 BINS_LIMIT = 1000
@@ -96,6 +97,7 @@ def show(
     changed = any(card[name] != now.card.get(name) for name in ("state", "reason"))
     now.card = card
     _extend_trace(now, card)
+    rewind.note(station, card)
     for topic in topics:
         for viewer in _viewers.get(topic, ()):
             viewer.notice(topic, slug, card, changed)

@@ -58,7 +58,7 @@ def test_a_denied_command_leaves_no_trace(lab):
     assert not lab.stations[0].stop_latched and not Intervention.objects.exists()
 
 
-PATHS = ["stations", "stations/arm-1", "tasks", "assignments", "datasets", "runs", "episodes"]
+PATHS = ["stations", "stations/arm-1", "stations/arm-1/rewind", "tasks", "assignments", "datasets", "runs", "episodes"]
 
 
 @pytest.mark.parametrize("path", PATHS)

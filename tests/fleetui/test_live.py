@@ -1,9 +1,11 @@
 """The sockets: who may open and subscribe, snapshots that deltas keep true, commands with their answers, frames."""
 
 import asyncio
+import base64
 import json
 import struct
 import time
+from types import SimpleNamespace
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -15,7 +17,7 @@ from fleetui import messages
 from fleetui.fleet import actions
 from fleetui.fleet.models import Lease
 from fleetui.learning import actions as learning_actions
-from fleetui.live import viewers
+from fleetui.live import rewind, viewers
 from fleetui.live.routing import websocket_urlpatterns
 from robots.embodiments import LANGUAGE_TABLE
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
@@ -472,9 +474,9 @@ async def test_strange_commands_and_beats_get_a_sentence(lab, nonsense):
     await socket.disconnect()
 
 
-async def test_frames_are_asked_for_while_somebody_watches_and_the_newest_wins(lab):
+async def test_many_frames_are_asked_for_while_somebody_watches_and_the_newest_wins(lab):
     station, socket = await arm(lab), await browser(lab)
-    assert (await station.hear(lambda message: message["type"] == "watch"))["fps"] == 0
+    assert (await station.hear(lambda message: message["type"] == "watch"))["fps"] == rewind.UNWATCHED_FPS
     await socket.say(subscribe="frames", lab="east", station="arm-1", fps=5, size="large")
     asked = await station.hear(lambda message: message["type"] == "watch")
     assert (asked["fps"], asked["width"], asked["height"]) == (5, 320, 240)
@@ -490,9 +492,43 @@ async def test_frames_are_asked_for_while_somebody_watches_and_the_newest_wins(l
     assert steps[0] < steps[1] == 19  # what lay between was dropped, not queued
     assert await socket.receive_nothing(timeout=0.3)
     await socket.say(unsubscribe="frames", lab="east", station="arm-1")
-    assert (await station.hear(lambda message: message["type"] == "watch"))["fps"] == 0
+    assert (await station.hear(lambda message: message["type"] == "watch"))["fps"] == rewind.UNWATCHED_FPS
     await station.disconnect()
     await socket.disconnect()
+
+
+async def test_the_last_half_minute_can_be_seen_though_nobody_watched_and_the_station_is_gone(lab, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(rewind, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(rewind, "_pasts", {})
+
+    async def fetch():
+        return (await sync_to_async(lab.call)("viewer", "get", "stations/arm-1/rewind")).json()
+
+    async def say(station, step, **fields):
+        await station.say(**telemetry(step=step, **fields))
+        for _ in range(100):
+            told = await fetch()
+            if told["samples"] and told["samples"][-1]["step"] == step:
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"step {step} never arrived")
+
+    assert (await fetch())["samples"] == []
+    station = await arm(lab)
+    await say(station, 1)
+    now = 120.0
+    for _ in range(2):  # the second is too close to be kept
+        await station.send_to(bytes_data=struct.pack(">IId", 2, 1, time.time()) + b"\xff\xd8 picture")
+    await say(station, 2, d=19.0)
+    now = 140.0
+    await say(station, 3, d=40.0)
+    await station.disconnect()
+    now = 150.0
+    told = await fetch()
+    assert [(each["at"], each["step"], each["d"]) for each in told["samples"]] == [(-20.0, 2, 19.0), (0.0, 3, 40.0)]
+    assert told["ended_s_ago"] == 10.0
+    assert [(each["at"], base64.b64decode(each["jpeg"])) for each in told["frames"]] == [(-20.0, b"\xff\xd8 picture")]
 
 
 async def test_a_second_link_of_a_station_replaces_the_first(lab):

@@ -1,7 +1,8 @@
-// Calls for a person: countdowns on the attention page, and on every page of the lab that listens to the wall a sound or a
-// notification of the browser for each new help request, where the person has asked for them here.
+// Calls for a person: the attention page kept current, and on every page that listens to the wall a sound or a notification of
+// the browser for each new help request, where the person has asked for them here.
 
-import { setText } from "./format.js";
+import { live } from "./live.js";
+import { refreshTimes, serverNow, setText } from "./format.js";
 
 const SOUND = "alert-sound", NOTICE = "alert-notice";
 const LOUD = { info: 0, warning: 1, error: 2, critical: 3 };   // tones a sound has; information makes none
@@ -41,7 +42,7 @@ export function hearCalls(stations) {
 }
 
 export function timeLeft(until) {
-  const seconds = (new Date(until).getTime() - Date.now()) / 1000;
+  const seconds = (new Date(until).getTime() - serverNow()) / 1000;
   return seconds <= 0 ? "over" : seconds < 90 ? `in ${Math.ceil(seconds)} s` : `in ${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 }
 
@@ -50,6 +51,42 @@ function countDown() {
 }
 countDown();
 setInterval(countDown, 1000);
+
+// The server draws the page; when the wall tells of another call, or of somebody on the way, both lists are fetched anew. What a
+// person is typing is not taken away.
+const requests = document.querySelector("#requests"), { lab } = document.body.dataset;
+const calls = new Map();       // station -> its call as the page was drawn for it
+let drawing = null;
+
+async function redraw() {
+  drawing = null;
+  if (requests.contains(document.activeElement) && document.activeElement.matches("input")) { drawing = setTimeout(redraw, 1000); return; }
+  const answer = await fetch(location.href).catch(() => null);
+  if (!answer?.ok) return;
+  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("#requests");
+  if (!fresh) return;
+  requests.replaceChildren(...fresh.childNodes);
+  refreshTimes(requests);
+  countDown();
+}
+
+function hearOfChange(cards) {
+  let changed = false;
+  for (const card of cards) {
+    if (!("help" in card)) continue;
+    const call = JSON.stringify(card.help);
+    changed ||= calls.get(card.slug) !== call;
+    calls.set(card.slug, call);
+  }
+  if (changed) drawing ??= setTimeout(redraw, 200);
+}
+
+if (requests) live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
+  if (type === "snapshot") calls.clear();
+  const cards = type === "snapshot" ? data.stations : data.card ? [data.card] : [];
+  hearOfChange(cards);
+  if (type === "snapshot") hearCalls(cards); else for (const card of cards) if (card.help) hearCalls([card]);
+});
 
 const said = document.querySelector("#alert-said");
 for (const name of [SOUND, NOTICE]) {

@@ -8,6 +8,10 @@ const COMMAND_TIMEOUT_MS = 8000;
 const BEAT_EVERY_MS = 400;
 const DRIVE_TTL_MS = 300;
 const STALE_FRAME_MS = 3000;
+const FIRST_CONNECTION_MS = 2000;
+
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+const once = (target, name) => new Promise((done) => target.addEventListener(name, done, { once: true }));
 
 class Live extends EventTarget {
   constructor() {
@@ -87,11 +91,12 @@ class Live extends EventTarget {
     this.send({ unsubscribe: "frames", lab: feed.lab, station });
   }
 
-  // Resolves to {ok, error}. A command is never queued while the socket is down: acting late is worse than not acting.
-  // Only a stop goes another way then: it is never too late.
-  command(lab, station, name, args = {}, ttl_ms = 3000) {
+  // Resolves to {ok, error}. A command is never queued while the socket is down: acting late is worse than not acting. A page
+  // that has just opened is granted the moment that its socket takes. Only a stop goes another way: it is never too late.
+  async command(lab, station, name, args = {}, ttl_ms = 3000) {
     if (!this.online && name === "stop") return postApi(`labs/${lab}/stations/${station}/command`, { name });
-    if (!this.online) return Promise.resolve({ ok: false, error: "Connection lost: the command was not sent. It reconnects by itself; try again." });
+    if (!this.online && this.lostAt === null) await Promise.race([once(this, "online"), pause(FIRST_CONNECTION_MS)]);
+    if (!this.online) return { ok: false, error: "Connection lost: the command was not sent. It reconnects by itself; try again." };
     const id = `${Date.now().toString(36)}-${this.nextCommand++}`;
     this.send({ command: { id, lab, station, name, args, ttl_ms, ...this.stamp() } });
     return new Promise((resolve) => {

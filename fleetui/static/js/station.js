@@ -3,6 +3,7 @@
 import { live, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
 import { lab, page, toast } from "./app.js";
+import "./rewind.js";
 import { act, addToDataset, CONNECTION_LOST, Drive, label, listenKeys, mayAct } from "./control.js";
 import { ago, count, isNumber, number, percent, refreshTimes, setState, setText, STATES } from "./format.js";
 

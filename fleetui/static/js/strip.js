@@ -13,6 +13,7 @@ export class Strip {
     this.limit = 1;
     this.threshold = null;
     this.cursor = null;
+    this.axis = { every: 0, text: String, unit: "steps" }; // every 0: as many numbers as there is room for
     this.clear();
     this.pending = false;
     strips.add(this);
@@ -23,6 +24,7 @@ export class Strip {
     this.d = [];            // d per step, null where unknown
     this.mass = [];         // distribution per step, where this page saw it
     this.human = [];
+    this.starts = [];       // steps at which another episode begins, where the strip shows more than one
     this.newest = null;
     this.binWidth = 2;
     this.draw();
@@ -41,9 +43,10 @@ export class Strip {
     this.draw();
   }
 
-  setTrace(d, { threshold, limit, actors } = {}) {
+  setTrace(d, { threshold, limit, actors, starts } = {}) {
     this.d = d.map((value) => isNumber(value) ? value : null);
     this.human = actors ?? [];
+    this.starts = starts ?? [];
     this.threshold = isNumber(threshold) ? threshold : this.threshold;
     this.limit = Math.max(limit || 1, d.length - 1);
     this.draw();
@@ -54,8 +57,9 @@ export class Strip {
   // The steps where d rose most within a second of robot time: the moments worth looking at.
   moments(most = 5) {
     const rises = [];
-    for (let t = 1; t < this.d.length; t++) {
-      const before = this.d[Math.max(0, t - 3)], now = this.d[t];
+    for (let t = 1, from = 0; t < this.d.length; t++) {
+      if (this.starts.includes(t)) from = t;
+      const before = this.d[Math.max(from, t - 3)], now = this.d[t];
       if (isNumber(before) && isNumber(now) && now - before > 2) rises.push({ step: t, rise: now - before });
     }
     rises.sort((a, b) => b.rise - a.rise);
@@ -135,11 +139,15 @@ export class Strip {
     c.beginPath();
     let pen = false;
     this.d.forEach((value, step) => {
+      if (this.starts.includes(step)) pen = false;
       if (!isNumber(value)) { pen = false; return; }
       if (pen) c.lineTo(g.x(step), g.y(value)); else c.moveTo(g.x(step), g.y(value));
       pen = true;
     });
     c.stroke();
+
+    c.strokeStyle = line; c.lineWidth = 1;
+    for (const step of this.starts) { c.beginPath(); c.moveTo(g.x(step), g.top); c.lineTo(g.x(step), g.height - g.bottom); c.stroke(); }
 
     c.strokeStyle = ink; c.lineWidth = this.large ? 3 : 2;
     for (const { step } of this.moments(this.large ? 5 : 3)) {
@@ -172,10 +180,10 @@ export class Strip {
       c.fillText(String(Math.round(value)), g.left - 6, Math.min(Math.max(y, 10), g.height - g.bottom));
     }
     c.textBaseline = "top"; c.textAlign = "center";
-    const every = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500].find((each) => this.limit / each <= 10) ?? 1000;
-    for (let step = 0; step <= this.limit; step += every) c.fillText(String(step), g.x(step), g.height - g.bottom + 8);
+    const every = this.axis.every || ([1, 2, 5, 10, 20, 25, 50, 100, 200, 500].find((each) => this.limit / each <= 10) ?? 1000);
+    for (let step = 0; step <= this.limit; step += every) c.fillText(this.axis.text(step), g.x(step), g.height - g.bottom + 8);
     c.textAlign = "right";
-    c.fillText("steps", g.width - 2, g.height - g.bottom + 8);
+    c.fillText(this.axis.unit, g.width - 2, g.height - g.bottom + 8);
   }
 }
 

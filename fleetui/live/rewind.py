@@ -1,0 +1,63 @@
+"""The last half minute of every station, whether anybody watched or not: what it said, and the pictures it sent.
+
+Kept in this (only) web process as it passes by, so that a supervisor who is called can see what happened just before,
+also of a station that has gone since. A ring in memory, some hundred kilobytes a station; finished episodes are on
+disk in full.
+"""
+
+import base64
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+KEPT_S = 30.0
+# What a station is asked for when nobody watches: enough to see a slip, and hardly a load for its computer.
+UNWATCHED_FPS = 2
+CLOSEST_S = 0.09  # of two pictures: a viewer at 30 frames a second must not make the ring ten times as large
+TOLD = ("uuid", "step", "limit", "d", "p_success", "threshold", "state", "reason", "instruction", "human")
+
+
+@dataclass
+class Past:
+    samples: deque[tuple[float, dict]] = field(default_factory=deque)  # (monotonic time, card fields)
+    frames: deque[tuple[float, bytes]] = field(default_factory=deque)  # (monotonic time, JPEG)
+
+
+_pasts: dict[int, Past] = {}
+
+
+def note(station: int, card: dict) -> None:
+    _put(_pasts.setdefault(station, Past()).samples, {name: card.get(name) for name in TOLD})
+
+
+def keep_frame(station: int, jpeg: bytes) -> None:
+    frames = _pasts.setdefault(station, Past()).frames
+    if not frames or time.monotonic() - frames[-1][0] >= CLOSEST_S:
+        _put(frames, jpeg)
+
+
+def _put(ring: deque, what) -> None:
+    now = time.monotonic()
+    ring.append((now, what))
+    while ring[0][0] < now - KEPT_S:
+        ring.popleft()
+
+
+def of_station(station: int) -> dict:
+    """{"seconds", "ended_s_ago", "samples": [{"at", ...}], "frames": [{"at", "jpeg"}]}, oldest first; `at` counts the
+    seconds from the end and is 0 or less. Of a station that is here the end is now, else its last word.
+    """
+    past = _pasts.get(station)
+    if past is None or not past.samples:
+        return {"seconds": KEPT_S, "ended_s_ago": None, "samples": [], "frames": []}
+    end = max(ring[-1][0] for ring in (past.samples, past.frames) if ring)
+
+    def recent(ring: deque) -> list:
+        return [(round(at - end, 3), what) for at, what in ring if at >= end - KEPT_S]
+
+    return {
+        "seconds": KEPT_S,
+        "ended_s_ago": round(time.monotonic() - end, 1),
+        "samples": [{"at": at, **card} for at, card in recent(past.samples)],
+        "frames": [{"at": at, "jpeg": base64.b64encode(jpeg).decode()} for at, jpeg in recent(past.frames)],
+    }
