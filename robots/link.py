@@ -402,11 +402,11 @@ class Link:
     async def _write(self, socket: ClientConnection) -> None:
         while True:
             while self._outbox:
-                await socket.send(json.dumps(self._outbox[0], allow_nan=False))
+                await socket.send(self._text(self._outbox[0]))
                 self._outbox.popleft()  # only now: a connection that breaks meanwhile must not lose it
             telemetry, self._telemetry = self._telemetry, None
             if telemetry is not None:
-                await socket.send(json.dumps(telemetry, allow_nan=False))
+                await socket.send(self._text(telemetry))
             frame, self._frame = self._frame, None
             if frame is not None:
                 await socket.send(frame)
@@ -416,6 +416,11 @@ class Link:
                 return
             self._to_send.clear()
             await self._to_send.wait()
+
+    def _text(self, message: dict) -> str:
+        if message["type"] == "telemetry":
+            message = {**message, "unsent": len(self.spool)}
+        return json.dumps(message, allow_nan=False)
 
     async def _ping(self, socket: ClientConnection) -> None:
         while True:

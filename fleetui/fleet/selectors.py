@@ -44,6 +44,7 @@ NOT_LIVE = {
     "human": False,
     "sent_at": None,
     "uuid": "",
+    "unsent": None,
 }
 
 

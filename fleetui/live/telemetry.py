@@ -64,6 +64,7 @@ def read_card(message: dict) -> dict:
         "version",
         "speed",
         "sent_at",
+        "unsent",
     ):
         value = message.get(name)
         if value is not None and (

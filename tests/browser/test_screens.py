@@ -242,6 +242,71 @@ def test_the_wall_shows_practice_moving(pages, screenshots):
     page.screenshot(path=screenshots / "wall_practice.png")
 
 
+def test_the_last_half_minute_is_played_back_beside_the_live_picture(pages, screenshots):
+    page = pages("supervisor")
+    page.goto(f"{LAB}/")
+    page.locator("article.card[data-station=station-1]").wait_for()
+    page.keyboard.press("1")
+    page.keyboard.press("b")  # from the wall, of the selected station
+    page.wait_for_url(re.compile(r"/stations/station-1\?rewind=1$"))
+    past = page.locator("#past")
+    expect(past.locator(".when")).to_have_text(re.compile(r"Not live: \d+\.\d s ago"))
+    expect(past).to_have_class(re.compile("has-frame"))
+    shot = lambda: page.evaluate("() => document.querySelector('#past canvas').toDataURL()")  # noqa: E731
+    scrub = page.locator("#rewind-at")
+    first, column = shot(), int(past.get_attribute("data-column"))
+    page.get_by_role("button", name="Play").click()
+    wait_until(lambda: int(past.get_attribute("data-column")) > column + 5, 15, "It doesn't play.")
+    page.get_by_role("button", name="Pause", exact=True).first.click()
+    scrub.focus()
+    page.keyboard.press("End")
+    expect(past).to_have_attribute("data-column", "149")
+    expect(page.locator('#rewind [data-f="past-state"]')).to_have_text(re.compile("Practising|Waiting|Needs a person"))
+    wait_until(lambda: shot() != first, 5, "Half a minute of practice looks the same at its end as at its beginning.")
+    live = frames(page)
+    wait_until(lambda: frames(page) > live + 2, 15, "The live picture stands still meanwhile.")
+    for theme in ("dark", "light"):
+        page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+        page.screenshot(path=screenshots / f"station_rewind_{theme}.png", full_page=True)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.screenshot(path=screenshots / "station_rewind_phone.png", full_page=True)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.keyboard.press("Escape")
+    expect(past).to_be_hidden()
+    expect(page).to_have_url(re.compile(r"/stations/station-1$"))
+
+
+def test_a_rise_of_d_is_a_moment_to_jump_to(pages):
+    """A station's word is replaced by one whose d leaps at a known time, and by the start of another episode."""
+    page = pages("researcher")
+
+    def sample(at, uuid, d):
+        return {
+            "at": at,
+            "uuid": uuid,
+            "d": d,
+            "step": 3,
+            "state": "practising",
+            "instruction": "push it",
+            "p_success": 0.5,
+        }
+
+    said = [sample(-29 + i / 5, "one", 20 - i / 5) for i in range(60)]  # until -17.2
+    said += [sample(-17 + i / 5, "one", 30 - i / 5) for i in range(40)]  # from 8.2 to 30: it slipped
+    said += [sample(-9 + i / 5, "two", 45 - i / 5) for i in range(46)]  # another attempt begins farther away
+    told = {"seconds": 30, "ended_s_ago": 1, "samples": said, "frames": []}
+    page.route("**/stations/station-1/rewind", lambda route: route.fulfill(json=told))
+    page.goto(f"{LAB}/stations/station-1")
+    page.get_by_role("button", name="Rewind 30 s").click()
+    moments = page.locator("#rewind-moments button")
+    expect(moments).to_have_count(1)
+    expect(moments).to_have_text(re.compile(r"^-1[67]\.\d s: d rose by 2\d\.\d$"))
+    moments.click()
+    expect(page.locator('#rewind [data-f="past-numbers"]')).to_contain_text(re.compile(r"d (29|30)\.\d"))
+    page.unroute("**/stations/station-1/rewind")
+
+
 def test_replay_an_episode(pages, screenshots):
     page = pages("researcher")
     page.goto(f"{LAB}/episodes/?purpose=practice")

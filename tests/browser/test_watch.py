@@ -58,6 +58,23 @@ def test_the_attention_page_says_who_is_on_the_way_and_lets_it_go(supervisor, ca
     row.get_by_role("button", name="Take it").click()
 
 
+def test_the_attention_page_follows_without_a_reload(supervisor, manager, called):
+    """What the events made of the page is what a fresh one shows."""
+    name, _ = called
+    manager.goto(f"{LAB}/attention/")
+    supervisor.goto(f"{LAB}/attention/")
+    manager.evaluate("() => { window.same_page = true; }")
+    for act, seen in (("Give it back", "seen by supervisor"), ("Take it", "taken by supervisor")):
+        supervisor.locator("tr", has_text=name).first.get_by_role("button", name=act).click()
+        expect(manager.locator("tr", has_text=name).first).to_contain_text(seen)
+    assert manager.evaluate("() => window.same_page")
+    followed = manager.locator("#requests").inner_text()
+    manager.reload()
+    expect(manager.locator("#requests")).to_have_text(re.compile("taken by supervisor"))
+    since = re.compile(r"\b(now|\d+ (s|min) ago)")
+    assert since.sub("", followed) == since.sub("", manager.locator("#requests").inner_text())
+
+
 def test_a_sound_is_kept_for_this_browser_and_a_refused_notification_said(supervisor):
     supervisor.goto(f"{LAB}/attention/")
     supervisor.get_by_label("A sound when a station comes to need a person").check()

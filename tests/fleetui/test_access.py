@@ -7,12 +7,18 @@ import pytest
 from django.test import Client
 
 from fleetui import access
+from fleetui.fleet.actions import note_need
 from fleetui.fleet.models import Intervention
+from robots.attention import need_of
 from tests.fleetui.lab import ROLES, as_upload, make_episode
 
 BODIES = {
     "command": ("stations/arm-1/command", {"name": "pause"}),
     "stop_lab": ("stop", {}),
+    "acknowledge_help": ("help/HELP/acknowledge", {}),
+    "take_help": ("help/HELP/take", {}),
+    "release_help": ("help/HELP/release", {}),
+    "close_help": ("help/HELP/close", {"outcome": "looked at it"}),
     "label_episode": ("episodes/EPISODE/label", {"true_success": True}),
     "add_correction": ("episodes/EPISODE/dataset", {}),
     "create_task": ("tasks", {"family": "block_to_place"}),
@@ -23,6 +29,10 @@ BODIES = {
 MAY = {
     "command": {"supervisor", "manager"},
     "stop_lab": {"supervisor", "manager"},
+    "acknowledge_help": {"supervisor", "manager"},
+    "take_help": {"supervisor", "manager"},
+    "release_help": {"supervisor", "manager"},
+    "close_help": {"supervisor", "manager"},
     "label_episode": {"supervisor", "manager"},
     "add_correction": {"supervisor", "researcher", "manager"},
     "create_task": {"manager"},
@@ -42,6 +52,10 @@ def test_each_role_at_each_door(lab, other_lab, dataset, action):
         assert lab.upload(as_upload(correction)).status_code == 200
         path = path.replace("EPISODE", correction.uuid)
         assert other_lab.call("manager", "post", path, body).status_code == 404
+    if "HELP" in path:
+        call = note_need(station=lab.stations[0], need=need_of(state="stopped", reason="by a person", state_for_s=1.0))
+        path = path.replace("HELP", str(call.pk))
+        assert other_lab.call("manager", "post", path, body).status_code == 404
     for role in ROLES:
         answer = lab.call(role, "post", path, body)
         if role not in MAY[action]:
@@ -58,7 +72,17 @@ def test_a_denied_command_leaves_no_trace(lab):
     assert not lab.stations[0].stop_latched and not Intervention.objects.exists()
 
 
-PATHS = ["stations", "stations/arm-1", "stations/arm-1/rewind", "tasks", "assignments", "datasets", "runs", "episodes"]
+PATHS = [
+    "stations",
+    "help",
+    "stations/arm-1",
+    "stations/arm-1/rewind",
+    "tasks",
+    "assignments",
+    "datasets",
+    "runs",
+    "episodes",
+]
 
 
 @pytest.mark.parametrize("path", PATHS)

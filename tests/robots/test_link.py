@@ -107,8 +107,11 @@ def test_a_broken_connection_is_made_again_and_nothing_that_must_arrive_is_lost(
     until(lambda: len(server.of("command_done")) == 20)
     assert [message["id"] for message in server.of("command_done")] == [str(number) for number in range(20)]
     until(lambda: link.connected)
+    server.answers = [(503, "busy")] * 1000
+    link.store(an_episode())
     link.send({"type": "telemetry", "state": "idle", "number": 20})
     until(lambda: server.of("telemetry"))
+    assert server.of("telemetry")[0]["unsent"] == 1, "what lies on its disk only is told"
     assert [message["number"] for message in server.of("telemetry")] == [20], "states of the past are no news"
 
 

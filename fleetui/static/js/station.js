@@ -32,6 +32,7 @@ function render() {
   setText(field("episodes"), count(data.episodes));
   setText(field("threshold"), isNumber(data.threshold) ? `done at d ≤ ${number(data.threshold, 1)}` : "");
   setText(field("task"), data.task || "none");
+  setText(field("unsent"), isNumber(data.unsent) ? count(data.unsent) : "unknown until it speaks");
   setText(field("seen"), data.connected ? "connected" : data.last_seen ? `last seen ${ago(new Date(data.last_seen))}` : "never seen yet");
 
   const needs = $("#needs");

@@ -59,7 +59,7 @@ export class Strip {
     const rises = [];
     for (let t = 1, from = 0; t < this.d.length; t++) {
       if (this.starts.includes(t)) from = t;
-      const before = this.d[Math.max(from, t - 3)], now = this.d[t];
+      const before = Math.min(...this.d.slice(Math.max(from, t - 3), t).filter(isNumber)), now = this.d[t];
       if (isNumber(before) && isNumber(now) && now - before > 2) rises.push({ step: t, rise: now - before });
     }
     rises.sort((a, b) => b.rise - a.rise);

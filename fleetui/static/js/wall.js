@@ -19,7 +19,10 @@ const MOVING = ["practising", "evaluating", "overridden"];   // only in these do
 
 function adopt(element) {
   const slug = element.dataset.station;
-  const card = { element, data: {}, heard: Date.now(), wantsSince: 0, strip: new Strip(element.querySelector(".strip")) };
+  // Its number and name stand in the page before the socket says more: keys select from the first moment on.
+  const text = (name) => element.querySelector(`[data-f="${name}"]`).textContent;
+  const data = { slug, number: Number(text("number")), name: text("name") };
+  const card = { element, data, heard: Date.now(), wantsSince: 0, strip: new Strip(element.querySelector(".strip")) };
   cards.set(slug, card);
   showFrames(element.querySelector(".feed"), lab, slug, { size: "small", fps: 5 });
   return card;
