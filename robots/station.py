@@ -17,7 +17,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -91,17 +91,18 @@ class Rules:
     stall_steps: int | None = None  # steps without a new low of d
     regression: float | None = None  # steps by which d may rise above its lowest
     fewest_objects: int | None = None  # practice goes on while so many are left
+    edge_margin: float | None = None  # metres; the policy pushes no object nearer to an edge (robots/fence.py)
 
     @classmethod
     def from_json(cls, task: dict) -> "Rules":
         """CommandRefused where a value is wrong."""
-        for name in ("stall_steps", "regression", "fewest_objects"):
-            value = task.get(name)
+        values = {each.name: task.get(each.name) for each in fields(cls)}
+        for name, value in values.items():
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf
             ):
                 raise CommandRefused(f"{name} must be a number above 0 or null, not {value!r}.")
-        return cls(task.get("stall_steps"), task.get("regression"), task.get("fewest_objects"))
+        return cls(**values)
 
 
 class Recording:
@@ -652,7 +653,11 @@ class Station:
         limit = np.asarray(self.embodiment.action_limit, np.float32)
         action = np.clip(action, -limit, limit)
         try:
-            observation = np.asarray(self.world.step(action), self.embodiment.observation_type)
+            # The episode keeps what was asked for: the fence is part of the world that it was asked of.
+            done = action
+            if self.rules.edge_margin is not None and recording.actor == "policy":
+                done = self.world.fenced(action, self.rules.edge_margin)
+            observation = np.asarray(self.world.step(done), self.embodiment.observation_type)
             if not np.isfinite(observation).all():
                 raise ValueError("the world's observation is not a number")
         except Exception as error:  # any driver may fail in any way, and the other stations of the host must go on

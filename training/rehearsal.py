@@ -26,7 +26,8 @@ from training.sft import sft
 class LocalStations:
     """Stations that practise when the learner calls them and hand their episodes in through the run directory."""
 
-    def __init__(self, task_names: list[str], stations: int, seed: int, time_limit: int = 0):
+    def __init__(self, task_names: list[str], stations: int, seed: int, time_limit: int = 0, rules: dict | None = None):
+        """`rules`: of the tasks, as an assignment names them (robots.station.Rules)."""
         self.generator = torch.Generator().manual_seed(seed)
         self.episodes: list[Episode] = []
         self.stations = []
@@ -39,7 +40,8 @@ class LocalStations:
                     "type": "assignment",
                     "assignment": 1,
                     "run": 1,
-                    "task": {"name": task.name, "time_limit_steps": time_limit or task.time_limit_steps},
+                    "task": {"name": task.name, "time_limit_steps": time_limit or task.time_limit_steps}
+                    | (rules or {}),
                     "purpose": "practice",
                 }
             )
@@ -86,7 +88,12 @@ class LocalStations:
 
 
 def rehearse(
-    folder: Path, demonstrations: list[Path], sft_recipe: SFTRecipe, improve_recipe: ImproveRecipe, stations: int = 16
+    folder: Path,
+    demonstrations: list[Path],
+    sft_recipe: SFTRecipe,
+    improve_recipe: ImproveRecipe,
+    stations: int = 16,
+    rules: dict | None = None,
 ) -> dict:
     """SFT, then practice, in two run directories under `folder`; the figures of both."""
     first = RunDir.create(folder / "sft", sft_recipe)
@@ -106,6 +113,7 @@ def rehearse(
         stations,
         improve_recipe.seed,
         improve_recipe.time_limit,
+        rules,
     )
     try:
         after = improve(second, local)

@@ -4,7 +4,8 @@ where to go next. Nothing is learned meanwhile: what differs between the rows is
     python -m training shift --stations 16 --hours 1 --json FILE [--policy F --reward-model F]
 
     ranked   the live queue's rule (robots/attention.py): the need with the most robot time saved for a second of the
-             person's; stations go on with the blocks that are left, and nobody is called for what is not worth the walk
+             person's; stations go on with the blocks that are left, a fence keeps blocks on their tables
+             (robots/fence.py), and nobody is called for what is not worth the walk
     fifo     the same stations and needs, every one of them, in the order in which they came up
     paper    a reset at every fall and each 5 minutes, in turns, whoever is next
 
@@ -66,12 +67,13 @@ def next_in_turn(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
     return min(needs, key=lambda station: ((station - last - 1) % 1000, station)) if needs else None
 
 
-# Two blocks are enough for every instruction: a station needs a hand when fewer are left.
-ENOUGH = {"fewest_objects": 2}
+# Two blocks are enough for every instruction: a station needs a hand when fewer are left; and few fall behind a fence.
+FENCE = {"edge_margin": 0.02}
+SPARING = FENCE | {"fewest_objects": 2}
 SUPERVISIONS = (
-    Supervision("ranked", ENOUGH, 86_400.0, True, most_worth),
+    Supervision("ranked", SPARING, 86_400.0, True, most_worth),
     Supervision("paper", {}, 300.0, False, next_in_turn),
-    Supervision("fifo", ENOUGH, 86_400.0, True, first_come),
+    Supervision("fifo", SPARING, 86_400.0, True, first_come),
 )
 
 
@@ -226,7 +228,7 @@ def trained(folder: Path, tasks: Sequence[str], seed: int, say: Progress) -> tup
     write_episodes(demonstrations, collect_demonstrations(tasks, DEMONSTRATIONS, seed))
     say(0.3, "training and practice")
     improved = ImproveRecipe(seed=seed, max_episodes=PRACTICE, evaluation_episodes=0, tasks=",".join(tasks))
-    rehearse(folder, [demonstrations], SFTRecipe(seed=seed, evaluation_episodes=0), improved)
+    rehearse(folder, [demonstrations], SFTRecipe(seed=seed, evaluation_episodes=0), improved, rules=FENCE)
     newest = max((folder / "improve" / "checkpoints").glob("policy-*.safetensors"))
     return Policy.load(newest), RewardModel.load(folder / "sft" / "checkpoints" / "reward_model.safetensors")
 

@@ -115,6 +115,7 @@ class TaskLimits(Schema):
     stall_steps: int | None = None
     regression: float | None = None
     fewest_objects: int | None = None
+    edge_margin: float | None = None
 
 
 class TaskBody(TaskLimits):
@@ -253,6 +254,7 @@ def task_row(task):
         "stall_steps": task.stall_steps,
         "regression": task.regression,
         "fewest_objects": task.fewest_objects,
+        "edge_margin": task.edge_margin,
         "archived_at": task.archived_at.isoformat() if task.archived_at else None,
     }
 

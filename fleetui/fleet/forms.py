@@ -99,6 +99,13 @@ class TaskForm(forms.Form):
         max_value=100,
         help_text="Objects that are left: only when fewer are is a person asked for. Empty: as soon as one is lost.",
     )
+    edge_margin = forms.FloatField(
+        label="Keep objects from the edge by",
+        required=False,
+        min_value=0.005,
+        max_value=0.2,
+        help_text="Metres, such as 0.02: the policy's pushes end there, so that less falls off. Empty: no such fence.",
+    )
     description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))
 
     def __init__(self, *args, task: Task | None = None, **kwargs):

@@ -221,6 +221,7 @@ class Task(models.Model):
     stall_steps = models.PositiveIntegerField(null=True)  # an attempt ends when d made no new low for so many steps
     regression = models.FloatField(null=True)  # ... or when d has risen by so much above its lowest
     fewest_objects = models.PositiveIntegerField(null=True)  # practice goes on while so many are left; null = all
+    edge_margin = models.FloatField(null=True)  # metres; the policy pushes no object nearer to an edge; null = it may
     archived_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -253,6 +254,7 @@ class Task(models.Model):
             "stall_steps": self.stall_steps,
             "regression": self.regression,
             "fewest_objects": self.fewest_objects,
+            "edge_margin": self.edge_margin,
         }
 
 

@@ -36,6 +36,12 @@ class World(Protocol):
         """
         ...
 
+    def fenced(self, action: np.ndarray, margin: float) -> np.ndarray:
+        """What is left of the action if no object may be pushed nearer than `margin` metres to an edge it can fall off;
+        a world that cannot tell returns it as it is.
+        """
+        ...
+
     def objects_in_play(self) -> Mapping[str, tuple[float, float]]:
         """The objects that an instruction may name, each with where it lies, in metres; empty where there are none.
         By it instructions are drawn, never learned."""

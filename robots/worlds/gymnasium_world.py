@@ -114,6 +114,9 @@ class GymnasiumWorld:
             return f"a fresh start is due after {self.description.reset_every_steps} steps"
         return ""
 
+    def fenced(self, action: np.ndarray, margin: float) -> np.ndarray:
+        return action
+
     def objects_in_play(self) -> dict[str, tuple[float, float]]:
         return {}
 

@@ -22,6 +22,7 @@ import mujoco.rollout
 import numpy as np
 
 from robots.embodiments import CAMERA_TABLE, LANGUAGE_TABLE, TABLE_SIZE, Embodiment
+from robots.fence import fenced
 from robots.tasks import Instruction, distance_left
 from robots.worlds import WorldError, checked
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
@@ -33,6 +34,7 @@ REACH_X, REACH_Y = REACH.tolist()
 BLOCK_HEIGHT = 0.03
 END_EFFECTOR_RADIUS = 0.012
 END_EFFECTOR_HEIGHT = 0.1
+OBJECT_RADIUS = 0.0255  # around the largest of them
 # The camera straight above shows what its picture says, and is so high up that things hardly lean outwards in it.
 TOP_HEIGHT = 3.0
 TOP_ANGLE = math.degrees(
@@ -353,6 +355,19 @@ class LanguageTable(_Tables):
 
     def objects_in_play(self) -> dict[str, tuple[float, float]]:
         return self.layout()[1]
+
+    def fenced(self, action: np.ndarray, margin: float) -> np.ndarray:
+        effector, objects = self.layout()
+        left = fenced(
+            tuple(action.tolist()),
+            effector,
+            tuple(objects.values()),
+            tuple(HALF_TABLE.tolist()),
+            margin,
+            END_EFFECTOR_RADIUS,
+            OBJECT_RADIUS,
+        )
+        return np.array(left, np.float32)
 
     def render(self, width: int, height: int) -> np.ndarray:
         if self.renderer == "drawn":

@@ -122,6 +122,9 @@ class PointMass:
     def needs_reset(self, fewest_objects: int | None = None) -> str:
         return ""
 
+    def fenced(self, action: np.ndarray, margin: float) -> np.ndarray:
+        return action
+
     def objects_in_play(self) -> dict[str, tuple[float, float]]:
         return {}
 

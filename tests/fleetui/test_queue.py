@@ -606,13 +606,14 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
         "stall_steps": 12,
         "regression": None,
         "fewest_objects": None,
+        "edge_margin": None,
     }
     limits = {"time_limit_steps": 50, "resets": "self", "self_reset_after_s": 2.0, "shuffle_every_s": None}
-    rules = {"stall_steps": None, "regression": 4.5, "fewest_objects": None}
+    rules = {"stall_steps": None, "regression": 4.5, "fewest_objects": None, "edge_margin": 0.03}
     actions.edit_task(task=task, user=online.users["manager"], name="Bold", **rules, **limits)
     assert settings()[-1] == {"self_reset_after_s": 2.0, "shuffle_every_s": 300.0}
     order = next(message for message in reversed(told) if message["type"] == "assignment")
-    assert (order["task"]["time_limit_steps"], order["task"]["regression"]) == (50, 4.5)
+    assert [order["task"][name] for name in ("time_limit_steps", "regression", "edge_margin")] == [50, 4.5, 0.03]
     assert actions.connect_station(station=station, embodiment=station.embodiment)[0]["settings"][
         "self_reset_after_s"
     ] == (2.0)
@@ -629,6 +630,7 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
         ({"shuffle_every_s": 0}, "shuffle_every_s"),
         ({"stall_steps": 0}, "stall_steps"),
         ({"regression": 0}, "regression"),
+        ({"edge_margin": 0.5}, "edge_margin"),
         ({"time_limit_steps": 0}, "time_limit_steps"),
     ],
 )

@@ -69,6 +69,9 @@ class FakeWorld:
     def needs_reset(self, fewest_objects=None):
         return "" if fewest_objects is not None and self.in_play >= fewest_objects else self.off_table
 
+    def fenced(self, action, margin):
+        return np.minimum(action, margin)
+
     def objects_in_play(self):
         return block_positions(self.state)
 

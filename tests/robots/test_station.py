@@ -307,6 +307,21 @@ def test_practice_goes_on_with_what_is_left_where_the_task_says_so():
     assert (bench.state, bench.station.control.reason) == ("needs_person", bench.world.off_table)
 
 
+def test_the_fence_limits_what_the_policy_pushes_and_nobody_else():
+    bench = Bench().practise(edge_margin=0.004)  # of the fake world: no action is larger
+    before = bench.world.state[0]
+    bench.tick(), bench.tick()
+    moved = bench.world.state[0] - before
+    (episode,) = bench.until_episodes(1)
+    assert moved == pytest.approx(2 * 0.004), "the policy's 0.01 is cut down"
+    np.testing.assert_allclose(episode.actions[:, 0], 0.01, err_msg="what it asked for is kept")
+    assert bench.command("override")["ok"]
+    before = bench.world.state[0]
+    bench.command("drive", dx=1.0, dy=0.0)
+    bench.tick()
+    assert bench.world.state[0] - before > 0.004, "a person's push is a person's"
+
+
 class ScriptedRewardModel:
     """d is what the list says for each step, whatever is seen."""
 

@@ -109,6 +109,7 @@ def create_task(
     stall_steps: int | None = None,
     regression: float | None = None,
     fewest_objects: int | None = None,
+    edge_margin: float | None = None,
 ) -> Task:
     if family not in task_families.TASKS:
         raise Invalid(
@@ -125,6 +126,7 @@ def create_task(
         "stall_steps": stall_steps,
         "regression": regression,
         "fewest_objects": fewest_objects,
+        "edge_margin": edge_margin,
     }
     _refuse_limits(**limits)
     try:
@@ -137,7 +139,15 @@ def create_task(
 
 
 def _refuse_limits(
-    *, time_limit_steps, resets, self_reset_after_s, shuffle_every_s, stall_steps, regression, fewest_objects
+    *,
+    time_limit_steps,
+    resets,
+    self_reset_after_s,
+    shuffle_every_s,
+    stall_steps,
+    regression,
+    fewest_objects,
+    edge_margin,
 ) -> None:
     problems = {}
     if not 1 <= time_limit_steps <= 10_000:
@@ -154,6 +164,8 @@ def _refuse_limits(
         problems["stall_steps"] = "A stall is 1 to 10000 steps without a new low, or empty for never."
     if fewest_objects is not None and not 1 <= fewest_objects <= 100:
         problems["fewest_objects"] = "Practice goes on with 1 to 100 objects, or empty for all of them."
+    if edge_margin is not None and not 0.005 <= edge_margin <= 0.2:
+        problems["edge_margin"] = "Objects are kept 0.005 to 0.2 m from the edge, or empty for no fence."
     if regression is not None and not 0.1 <= regression <= 10_000:
         problems["regression"] = "A regression is 0.1 to 10000 steps-to-go above the lowest, or empty for never."
     if problems:
