@@ -1,19 +1,25 @@
 """The last half minute of every station, whether anybody watched or not: what it said, and the pictures it sent.
 
 Kept in this (only) web process as it passes by, so that a supervisor who is called can see what happened just before,
-also of a station that has gone since. A ring in memory, some hundred kilobytes a station; finished episodes are on
-disk in full.
+also of a station that has gone since. While a station stands still its ring does too: who comes after a minute sees
+what led to the call and not a still table. In memory, some hundred kilobytes a station; finished episodes are on disk
+in full.
 """
 
 import base64
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from fleetui.fleet.models import IN_EPISODE
+
 KEPT_S = 30.0
 # What a station is asked for when nobody watches: enough to see a slip, and hardly a load for its computer.
 UNWATCHED_FPS = 2
+STILL_S = 3.0  # so much of a standstill is kept
 CLOSEST_S = 0.09  # of two pictures: a viewer at 30 frames a second must not make the ring ten times as large
+MOVING = (*IN_EPISODE, "overridden")
 TOLD = ("uuid", "step", "limit", "d", "p_success", "threshold", "state", "reason", "instruction", "human")
 
 
@@ -21,19 +27,28 @@ TOLD = ("uuid", "step", "limit", "d", "p_success", "threshold", "state", "reason
 class Past:
     samples: deque[tuple[float, dict]] = field(default_factory=deque)  # (monotonic time, card fields)
     frames: deque[tuple[float, bytes]] = field(default_factory=deque)  # (monotonic time, JPEG)
+    moved_at: float = -math.inf
+
+    @property
+    def still(self) -> bool:
+        return bool(self.samples) and time.monotonic() - self.moved_at > STILL_S
 
 
 _pasts: dict[int, Past] = {}
 
 
 def note(station: int, card: dict) -> None:
-    _put(_pasts.setdefault(station, Past()).samples, {name: card.get(name) for name in TOLD})
+    past = _pasts.setdefault(station, Past())
+    if card["state"] in MOVING or not past.samples:
+        past.moved_at = time.monotonic()
+    if not past.still:
+        _put(past.samples, {name: card.get(name) for name in TOLD})
 
 
 def keep_frame(station: int, jpeg: bytes) -> None:
-    frames = _pasts.setdefault(station, Past()).frames
-    if not frames or time.monotonic() - frames[-1][0] >= CLOSEST_S:
-        _put(frames, jpeg)
+    past = _pasts.setdefault(station, Past())
+    if not past.still and (not past.frames or time.monotonic() - past.frames[-1][0] >= CLOSEST_S):
+        _put(past.frames, jpeg)
 
 
 def _put(ring: deque, what) -> None:
@@ -45,7 +60,7 @@ def _put(ring: deque, what) -> None:
 
 def of_station(station: int) -> dict:
     """{"seconds", "ended_s_ago", "samples": [{"at", ...}], "frames": [{"at", "jpeg"}]}, oldest first; `at` counts the
-    seconds from the end and is 0 or less. Of a station that is here the end is now, else its last word.
+    seconds from the end and is 0 or less. The end is now, a little after the station came to a stand, or its last word.
     """
     past = _pasts.get(station)
     if past is None or not past.samples:

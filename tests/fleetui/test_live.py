@@ -509,7 +509,8 @@ async def test_the_last_half_minute_can_be_seen_though_nobody_watched_and_the_st
         await station.say(**telemetry(step=step, **fields))
         for _ in range(100):
             told = await fetch()
-            if told["samples"] and told["samples"][-1]["step"] == step:
+            newest = told["samples"][-1] if told["samples"] else {}
+            if newest.get("step") == step and newest["d"] == fields.get("d", 12.5):
                 return
             await asyncio.sleep(0.02)
         raise AssertionError(f"step {step} never arrived")
@@ -518,15 +519,23 @@ async def test_the_last_half_minute_can_be_seen_though_nobody_watched_and_the_st
     station = await arm(lab)
     await say(station, 1)
     now = 120.0
+    await say(station, 2, d=19.0)
     for _ in range(2):  # the second is too close to be kept
         await station.send_to(bytes_data=struct.pack(">IId", 2, 1, time.time()) + b"\xff\xd8 picture")
-    await say(station, 2, d=19.0)
+    await say(station, 2, d=18.0)  # those before it have been read
     now = 140.0
     await say(station, 3, d=40.0)
+    now = 145.0  # it has stood still for so long that its ring does
+    rewind.note(lab.stations[0].pk, {"state": "needs_person", "step": 0})
+    rewind.keep_frame(lab.stations[0].pk, b"\xff\xd8 still")
     await station.disconnect()
     now = 150.0
     told = await fetch()
-    assert [(each["at"], each["step"], each["d"]) for each in told["samples"]] == [(-20.0, 2, 19.0), (0.0, 3, 40.0)]
+    assert [(each["at"], each["step"], each["d"]) for each in told["samples"]] == [
+        (-20.0, 2, 19.0),
+        (-20.0, 2, 18.0),
+        (0.0, 3, 40.0),
+    ]
     assert told["ended_s_ago"] == 10.0
     assert [(each["at"], base64.b64decode(each["jpeg"])) for each in told["frames"]] == [(-20.0, b"\xff\xd8 picture")]
 
