@@ -1,5 +1,6 @@
 // An episode, step by step. The address holds the step (?step=N), so a moment can be sent to somebody.
 
+import { Player } from "./player.js";
 import { Strip } from "./strip.js";
 import { lab, page, toast, typing } from "./app.js";
 import { addToDataset, label } from "./control.js";
@@ -8,13 +9,13 @@ import { isNumber, number, percent, setText } from "./format.js";
 const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
 const base = `/api/labs/${lab}/episodes/${page.episode}`;
-const feed = $("#feed"), canvas = feed.querySelector("canvas"), scrub = $("#scrub"), play = $("#play");
+const feed = $("#feed"), canvas = feed.querySelector("canvas"), scrub = $("#scrub");
 const strip = new Strip($("#strip"), { large: true });
 const last = Number(page.steps);
 strip.limit = last;
 const AHEAD = 12;
 const pictures = new Map();     // step -> promise of a bitmap
-let steps = null, step = 0, rate = 1, timer = null, wanted = 0;
+let steps = null, rate = 1, wanted = 0;
 
 const ACTORS = ["policy", "human", "script"];
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -40,8 +41,8 @@ function picture(at) {
   return load;
 }
 
-async function drawPicture() {
-  const mine = ++wanted, at = step;
+async function drawPicture(at) {
+  const mine = ++wanted;
   try {
     const bitmap = await picture(at);
     if (mine !== wanted) return;
@@ -57,13 +58,10 @@ async function drawPicture() {
 
 const valueAt = (values, at) => Array.isArray(values) ? values[at] : undefined;
 
-function show(at, { remember = true } = {}) {
-  step = Math.max(0, Math.min(last, at));
-  scrub.value = step;
+function show(step, passing) {
   scrub.setAttribute("aria-valuetext", `step ${step} of ${last}`);
   setText($("#where"), `step ${step} of ${last}`);
-  strip.setCursor(step);
-  drawPicture();
+  drawPicture(step);
   if (steps) {
     const d = valueAt(steps.d, step), action = valueAt(steps.actions, step), actor = valueAt(steps.actors, step);
     setText(field("d"), number(d, 1));
@@ -75,52 +73,26 @@ function show(at, { remember = true } = {}) {
     const start = valueAt(steps.d, 0);
     setText(field("progress"), isNumber(d) && start > 0 ? percent(Math.max(0, 1 - d / start)) : "–");
   }
-  if (remember) history.replaceState(null, "", `?step=${step}`);
+  if (!passing) history.replaceState(null, "", `?step=${step}`);
 }
 
-function stop() {
-  clearInterval(timer);
-  timer = null;
-  play.setAttribute("aria-label", "Play");
-  play.querySelector("use").setAttribute("href", "#i-play");
-  show(step);
-}
+const player = new Player({ play: $("#play"), scrub, strip, perSecond: () => (steps?.control_hz || 5) * rate, show });
+player.range(0, last);
 
-function start() {
-  if (step >= last) show(0);
-  play.setAttribute("aria-label", "Pause");
-  play.querySelector("use").setAttribute("href", "#i-pause");
-  clearInterval(timer);
-  timer = setInterval(() => { if (step >= last) stop(); else show(step + 1, { remember: false }); }, 1000 / ((steps?.control_hz || 5) * rate));
-}
-
-const toggle = () => { if (timer) stop(); else start(); };
-const goTo = (at) => { if (timer) stop(); show(at); };
-
-play.addEventListener("click", toggle);
-scrub.addEventListener("input", () => goTo(Number(scrub.value)));
 for (const button of document.querySelectorAll("[data-rate]")) button.addEventListener("click", () => {
   rate = Number(button.dataset.rate);
   for (const each of document.querySelectorAll("[data-rate]")) each.setAttribute("aria-pressed", String(each === button));
-  if (timer) start();
+  if (player.playing) player.start();
 });
-strip.canvas.addEventListener("pointerdown", (event) => {
-  strip.canvas.setPointerCapture(event.pointerId);
-  goTo(strip.stepAt(event.clientX));
-});
-strip.canvas.addEventListener("pointermove", (event) => { if (event.buttons & 1) goTo(strip.stepAt(event.clientX)); });
 
 document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (typing(event) && event.target !== scrub) return;
   const moves = { ArrowLeft: -1, ArrowRight: 1 };
-  if (event.key === " ") { event.preventDefault(); toggle(); }
-  else if (event.key in moves) { event.preventDefault(); goTo(step + moves[event.key] * (event.shiftKey ? 10 : 1)); }
-  else if (event.key === "Home" || event.key === "End") { event.preventDefault(); goTo(event.key === "Home" ? 0 : last); }
-  else if (event.key === "m") {
-    const moments = strip.moments().map((each) => each.step).sort((a, b) => a - b);
-    if (moments.length) goTo(moments.find((each) => each > step) ?? moments[0]);
-  }
+  if (event.key === " ") { event.preventDefault(); player.toggle(); }
+  else if (event.key in moves) { event.preventDefault(); player.goTo(player.at + moves[event.key] * (event.shiftKey ? 10 : 1)); }
+  else if (event.key === "Home" || event.key === "End") { event.preventDefault(); player.goTo(event.key === "Home" ? 0 : last); }
+  else if (event.key === "m") player.toNextMoment();
 });
 
 // ---- what a person says of it
@@ -138,28 +110,14 @@ document.addEventListener("keydown", (event) => {
 });
 $("#add-correction")?.addEventListener("click", (event) => addToDataset(page.episode, event.currentTarget));
 
-function listMoments() {
-  const moments = strip.moments();
-  if (!moments.length) return;
-  $("#moments").replaceChildren(...moments.sort((a, b) => a.step - b.step).map(({ step: at, rise }) => {
-    const row = document.createElement("li");
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = `Step ${at}: d rose by ${rise.toFixed(1)}`;
-    button.addEventListener("click", () => goTo(at));
-    row.append(button);
-    return row;
-  }));
-}
-
 const asked = Number(new URLSearchParams(location.search).get("step"));
-show(Number.isInteger(asked) ? asked : 0, { remember: false });
+player.move(Number.isInteger(asked) ? asked : 0, true);
 try {
   const answer = await fetch(`${base}/steps`);
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.detail);
   steps = body;
   strip.setTrace(steps.d, { threshold: steps.threshold, limit: last, actors: (steps.actors ?? []).map((actor) => actor === "human" || actor === 1) });
-  listMoments();
-  show(step, { remember: false });
+  player.listMoments($("#moments"), (step) => `Step ${step}`);
+  player.move(player.at, true);
 } catch (error) { toast(`The steps of this episode could not be read: ${error.message}`, "error"); }
