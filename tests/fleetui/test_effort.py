@@ -79,3 +79,6 @@ def test_the_page_in_each_of_its_shapes(lab):
     shown = lab.as_("viewer").get(page, {"touches": "2", "seconds": "8", "busy": "50"}).content.decode()
     assert "112 stations" in shown and "2.00" in shown and "157" in shown
     assert "112 stations" not in lab.as_("viewer").get(page, {"touches": "x"}).content.decode()
+    assert "fewer-touches" not in shown, "two are what one person can hold"
+    touch(lab, "reset")
+    assert 'id="fewer-touches"' in lab.as_("viewer").get(page).content.decode()
