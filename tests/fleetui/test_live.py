@@ -111,10 +111,17 @@ def telemetry(state="practising", **fields):
 
 
 def merge(data, delta):
-    """What a page does with a delta of the wall or of a run."""
+    """What a page does with a delta of the wall, of a station or of a run."""
     if "card" in delta:
-        card = next(card for card in data["stations"] if card["slug"] == delta["card"]["slug"])
+        cards = data.get("stations", [data])
+        card = next(card for card in cards if card["slug"] == delta["card"]["slug"])
+        before = card["uuid"]
         card.update(delta["card"])
+        if "trace" in card and {"step", "d"} & set(delta["card"]) and card["uuid"]:
+            if card["uuid"] != before:
+                card["trace"] = []
+            card["trace"] += [None] * (card["step"] + 1 - len(card["trace"]))
+            card["trace"][card["step"]] = card["d"]
     if "run" in delta:
         data["run"].update(delta["run"])
     data.get("metrics", []).extend(delta.get("metrics", []))
@@ -209,13 +216,42 @@ async def test_the_wall_stays_true(lab):
     await socket.disconnect()
 
 
-async def same_as_fresh(lab, data):
+async def test_a_stations_page_stays_true(lab):
+    subscription = {"subscribe": "station", "lab": "east", "station": "arm-1"}
+    station, socket = await arm(lab), await browser(lab)
+    await socket.say(**subscription)
+    snapshot = await socket.hear()
+    data, seq = snapshot["data"], snapshot["seq"]
+    for step, d in enumerate([20.0, 19.0, 17.5]):
+        await station.say(**telemetry(step=step, d=d))
+        seq = await listen(socket, data, seq, seconds=0.3)
+    assert data["trace"] == [20.0, 19.0, 17.5]
+    await sync_to_async(actions.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
+    await sync_to_async(actions.command_station)(
+        user=lab.users["supervisor"], lab_slug="east", station_slug="arm-1", name="pause"
+    )
+    await station.say(**telemetry("paused", reason="paused by a person", uuid="", step=0, d=None))
+    seq = await listen(socket, data, seq)
+    assert data["paused"] and data["episodes"] == 1
+    await same_as_fresh(lab, data, subscription)
+    another = "9b2f2f6a-2d53-4b3b-9d5e-3a6a3a0f1c11"
+    await station.say(**telemetry(step=0, d=44.0, uuid=another))
+    await listen(socket, data, seq)
+    assert data["trace"] == [44.0], "another episode has a trace of its own"
+    await same_as_fresh(lab, data, subscription)
+    await station.disconnect()
+    await socket.disconnect()
+
+
+async def same_as_fresh(lab, data, subscription=None):
     fresh_socket = await browser(lab)
-    await fresh_socket.say(subscribe="wall", lab="east")
+    await fresh_socket.say(**subscription or {"subscribe": "wall", "lab": "east"})
     fresh = (await fresh_socket.hear())["data"]
     await fresh_socket.disconnect()
-    by_slug = {card["slug"]: card for card in fresh["stations"]}
-    for card in data["stations"]:
+    # The page fetches the last episodes anew whenever their number changes.
+    by_slug = {card["slug"]: {**card, "recent": None} for card in fresh.get("stations", [fresh])}
+    for card in data.get("stations", [data]):
+        card["recent"] = None
         known = by_slug[card["slug"]]
         differing = {name for name in known if known[name] != card.get(name)}
         assert differing <= {"last_seen", "state_since"}, {name: (card.get(name), known[name]) for name in differing}

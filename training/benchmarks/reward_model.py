@@ -22,8 +22,8 @@ SHARES = (10, 20, 80)
 # Stage 1 of a few demonstrations needs no more, and there are seven of them here.
 UPDATES = {"steps": 1500}
 # What has been learned from broad data is forgotten if a few demonstrations alone are trained on for long, and so few
-# hold out too little to choose s by: some of the broad data stay in. On 25 demonstrations: .45 (seed 100) with UPDATES on
-# these alone; .85, .81 (seeds 100, 101) after 300 smaller ones; .92 (seed 101) with this.
+# hold out too little to choose s by: some of the broad data stay in. On 25 demonstrations: .45 (seed 100) with UPDATES
+# on these alone; .85, .81 (seeds 100, 101) after 300 smaller ones; .92 (seed 101) with this.
 FINE_TUNING = {"steps": 600, "learning_rate": 3e-4}
 KEPT = 400  # broad demonstrations, of the family whose body is the policy's
 
