@@ -10,6 +10,7 @@ from django.db import DatabaseError, connection, transaction
 from fleetui.access import Conflict
 from fleetui.fleet import actions
 from fleetui.fleet.models import ACTS, Act, Lab, Station
+from fleetui.fleet.templatetags.fleet_words import details
 from tests.fleetui.lab import Lab as LabWithPeople
 
 # The server streams the export; the test client is synchronous and takes it whole.
@@ -238,3 +239,8 @@ def test_kinds_have_words(lab):
     page = get(lab, "manager", "audit").content.decode()
     for kind in ACTS:
         assert f'value="{kind}"' in page
+
+
+def test_details_are_words_and_what_was_not_asked_for_is_not_said():
+    said = details({"task": "push", "run": None, "force": False, "minutes": 0, "at_once": True})
+    assert said == "task push, minutes 0, at once" and details({"any": None}) == "–"

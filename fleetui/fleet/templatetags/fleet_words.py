@@ -69,6 +69,17 @@ def ago(moment):
 
 
 @register.filter
+def details(given: dict) -> str:
+    """An act's details in words; what was not asked for isn't said."""
+    said = [
+        words(name).lower() if value is True else f"{words(name).lower()} {value}"
+        for name, value in given.items()
+        if value is not None and value is not False
+    ]
+    return ", ".join(said) or "–"
+
+
+@register.filter
 def success(evaluation) -> str:
     """An evaluation metric: the rate, its n and its Wilson 95 % band."""
     if not evaluation or not evaluation.get("n"):
