@@ -15,7 +15,7 @@ from collections.abc import Sequence
 Point = tuple[float, float]
 
 PARTS = 4  # in which an action is foreseen: 3 cm at once could jump over an object's middle
-SLACK = 5e-4  # metres by which an object may go nearer to the edge in one step: the discs are no exact shapes
+SLACK = 5e-4  # metres beyond the margin that are no push outward yet: the discs are no exact shapes
 # What is left of an action, tried in this order, best first; at last it stays where it is.
 LEFT = ((1, 1), (1, 0), (0, 1), (0.4, 0.4), (0.4, 0), (0, 0.4))
 
@@ -23,14 +23,14 @@ LEFT = ((1, 1), (1, 0), (0, 1), (0.4, 0.4), (0.4, 0), (0, 0.4))
 def fenced(
     action: Point,
     effector: Point,
+    effector_radius: float,
     objects: Sequence[Point],
+    radii: Sequence[float],
     half_table: Point,
     margin: float,
-    effector_radius: float,
-    object_radius: float,
 ) -> Point:
-    """The action (metres to go, x and y), or what is left of it where it would push an object that lies within reach
-    nearer than `margin` to an edge of the table, which is centred at the origin.
+    """The action (metres to go, x and y), or what is left of it where it would push the centre of an object that lies
+    within reach nearer than `margin` to an edge of the table, which is centred at the origin.
     """
     inner = half_table[0] - margin, half_table[1] - margin
     # An object moves no farther than the action, so far from the edge there is nothing to foresee.
@@ -39,18 +39,18 @@ def fenced(
         return action
     for share_x, share_y in LEFT:
         tried = action[0] * share_x, action[1] * share_y
-        moved = foresee(tried, effector, objects, effector_radius, object_radius)
+        moved = foresee(tried, effector, effector_radius, objects, radii)
         if not any(_leaves(objects[i], there, inner) for i, there in moved.items()):
             return tried
     return 0.0, 0.0
 
 
 def _leaves(here: Point, there: Point, inner: Point) -> bool:
-    return any(abs(b) > max(limit, abs(a)) + SLACK for a, b, limit in zip(here, there, inner, strict=True))
+    return any(abs(b) > max(limit + SLACK, abs(a)) for a, b, limit in zip(here, there, inner, strict=True))
 
 
 def foresee(
-    action: Point, effector: Point, objects: Sequence[Point], effector_radius: float, object_radius: float
+    action: Point, effector: Point, effector_radius: float, objects: Sequence[Point], radii: Sequence[float]
 ) -> dict[int, Point]:
     """Where the action pushes objects: by index, of those that it moves.
 
@@ -58,14 +58,17 @@ def foresee(
     there.
     """
     x, y = effector
-    near = effector_radius + 3 * object_radius + math.hypot(*action)
-    around = {i: (ox, oy) for i, (ox, oy) in enumerate(objects) if math.hypot(ox - x, oy - y) < near}
-    reach = {i: min(effector_radius + object_radius, math.hypot(ox - x, oy - y)) for i, (ox, oy) in around.items()}
+    way = math.hypot(*action)
+    reach = {}  # how near the effector comes to each without pushing it
+    for i, (place, radius) in enumerate(zip(objects, radii, strict=True)):
+        distance, touching = math.dist(place, effector), effector_radius + radius
+        if distance < touching + way:
+            reach[i] = min(touching, distance)
     moved: dict[int, Point] = {}
     for _ in range(PARTS):
         x, y = x + action[0] / PARTS, y + action[1] / PARTS
         pushed = []
-        for i in around:
+        for i in reach:
             there = _given_way(moved.get(i, objects[i]), (x, y), reach[i])
             if there is not None:
                 moved[i] = there
@@ -73,11 +76,11 @@ def foresee(
         seen = set(pushed)
         while pushed:
             i = pushed.pop()
-            for j, (ox, oy) in enumerate(objects):
+            for j, place in enumerate(objects):
                 if j in seen:
                     continue
-                apart = min(2 * object_radius, math.dist((ox, oy), objects[i]))
-                there = _given_way(moved.get(j, (ox, oy)), moved[i], apart)
+                apart = min(radii[i] + radii[j], math.dist(place, objects[i]))
+                there = _given_way(moved.get(j, place), moved[i], apart)
                 if there is not None:
                     moved[j] = there
                     seen.add(j)

@@ -1,5 +1,6 @@
 """A simulated shift: many stations practise, one person of limited attention looks after them, under several rules for
-where to go next. Nothing is learned meanwhile: what differs between the rows is the supervision alone.
+where to go next, and with what a task lets stations bear by themselves. Nothing is learned meanwhile, and all rows have
+the same policy, which practised behind the fence.
 
     python -m training shift --stations 16 --hours 1 --json FILE [--policy F --reward-model F]
 
@@ -7,7 +8,7 @@ where to go next. Nothing is learned meanwhile: what differs between the rows is
              person's; stations go on with the blocks that are left, a fence keeps blocks on their tables
              (robots/fence.py), and nobody is called for what is not worth the walk
     fifo     the same stations and needs, every one of them, in the order in which they came up
-    paper    a reset at every fall and each 5 minutes, in turns, whoever is next
+    paper    a reset at every fall and each 5 minutes, in turns, whoever is next; no fence
 
 Time is the shift's own: a control step is a period of the body, an act of the person takes its seconds, and both count.
 """

@@ -103,7 +103,7 @@ class TaskForm(forms.Form):
         label="Keep objects from the edge by",
         required=False,
         min_value=0.005,
-        max_value=0.2,
+        max_value=0.08,
         help_text="Metres, such as 0.02: the policy's pushes end there, so that less falls off. Empty: no such fence.",
     )
     description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))

@@ -2,8 +2,8 @@
 
 Kept in this (only) web process as it passes by, so that a supervisor who is called can see what happened just before,
 also of a station that has gone since. While a station stands still its ring does too: who comes after a minute sees
-what led to the call and not a still table. In memory, some hundred kilobytes a station; finished episodes are on disk
-in full.
+what led to the call and not a still table. In memory: about 0.3 MB a station, and up to 2 while its page is open, for
+larger pictures come then. Finished episodes are on disk in full.
 """
 
 import base64
@@ -18,8 +18,8 @@ KEPT_S = 30.0
 # What a station is asked for when nobody watches: enough to see a slip, and hardly a load for its computer.
 UNWATCHED_FPS = 2
 STILL_S = 3.0  # so much of a standstill is kept
-CLOSEST_S = 0.09  # of two pictures: a viewer at 30 frames a second must not make the ring ten times as large
-MOVING = (*IN_EPISODE, "overridden")
+CLOSEST_S = 0.19  # the page plays five a second, however many a viewer asks for
+LARGEST_BYTES = 4 * 2**20  # of one station's pictures
 TOLD = ("uuid", "step", "limit", "d", "p_success", "threshold", "state", "reason", "instruction", "human")
 
 
@@ -39,16 +39,27 @@ _pasts: dict[int, Past] = {}
 
 def note(station: int, card: dict) -> None:
     past = _pasts.setdefault(station, Past())
-    if card["state"] in MOVING or not past.samples:
+    # An override with a reason is one that nobody drives.
+    moving = card["state"] in IN_EPISODE or (card["state"] == "overridden" and not card["reason"])
+    if moving or not past.samples:
         past.moved_at = time.monotonic()
-    if not past.still:
+    if not past.still and not _just(past.samples, card):
         _put(past.samples, {name: card.get(name) for name in TOLD})
 
 
 def keep_frame(station: int, jpeg: bytes) -> None:
     past = _pasts.setdefault(station, Past())
-    if not past.still and (not past.frames or time.monotonic() - past.frames[-1][0] >= CLOSEST_S):
+    if not past.still and not _just(past.frames):
         _put(past.frames, jpeg)
+        while sum(len(each) for _, each in past.frames) > LARGEST_BYTES:
+            past.frames.popleft()
+
+
+def _just(ring: deque, card: dict | None = None) -> bool:
+    """Whether something was put there a moment ago; a change of state or attempt is always put."""
+    if not ring or time.monotonic() - ring[-1][0] >= CLOSEST_S:
+        return False
+    return card is None or all(card[name] == ring[-1][1][name] for name in ("state", "uuid"))
 
 
 def _put(ring: deque, what) -> None:
@@ -65,14 +76,15 @@ def of_station(station: int) -> dict:
     past = _pasts.get(station)
     if past is None or not past.samples:
         return {"seconds": KEPT_S, "ended_s_ago": None, "samples": [], "frames": []}
-    end = max(ring[-1][0] for ring in (past.samples, past.frames) if ring)
+    samples, frames = tuple(past.samples), tuple(past.frames)  # the loop's thread goes on putting
+    end = max(ring[-1][0] for ring in (samples, frames) if ring)
 
-    def recent(ring: deque) -> list:
+    def recent(ring: tuple) -> list:
         return [(round(at - end, 3), what) for at, what in ring if at >= end - KEPT_S]
 
     return {
         "seconds": KEPT_S,
         "ended_s_ago": round(time.monotonic() - end, 1),
-        "samples": [{"at": at, **card} for at, card in recent(past.samples)],
-        "frames": [{"at": at, "jpeg": base64.b64encode(jpeg).decode()} for at, jpeg in recent(past.frames)],
+        "samples": [{"at": at, **card} for at, card in recent(samples)],
+        "frames": [{"at": at, "jpeg": base64.b64encode(jpeg).decode()} for at, jpeg in recent(frames)],
     }

@@ -34,7 +34,6 @@ REACH_X, REACH_Y = REACH.tolist()
 BLOCK_HEIGHT = 0.03
 END_EFFECTOR_RADIUS = 0.012
 END_EFFECTOR_HEIGHT = 0.1
-OBJECT_RADIUS = 0.0255  # around the largest of them
 # The camera straight above shows what its picture says, and is so high up that things hardly lean outwards in it.
 TOP_HEIGHT = 3.0
 TOP_ANGLE = math.degrees(
@@ -76,6 +75,11 @@ def _moon() -> list[np.ndarray]:
 def _area(polygon: np.ndarray) -> float:
     x, y = polygon.T
     return abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+def _radius(parts: Sequence[np.ndarray]) -> float:
+    """Of the circle around an object's corners."""
+    return max(float(np.hypot(*corner)) for part in parts for corner in part)
 
 
 # The shapes seen from above, each as convex polygons in metres around the block's centre of mass.
@@ -271,6 +275,7 @@ class LanguageTable(_Tables):
         data = self._data = mujoco.MjData(self.model)
         self._qpos, self._qvel, self._warmstart, self._ctrl = data.qpos, data.qvel, data.qacc_warmstart, data.ctrl
         self._exact = not setup.delay and setup.gain == 1 and not setup.bearing  # goes where it is told
+        self._radii = {kind.name: _radius(setup.shapes[kind.shape]) for kind in self.embodiment.objects}
         self.reset(np.random.default_rng(seed))
 
     @property
@@ -357,15 +362,19 @@ class LanguageTable(_Tables):
         return self.layout()[1]
 
     def fenced(self, action: np.ndarray, margin: float) -> np.ndarray:
+        """As it is where the arm does something else than it is told: what would come of it can't be foreseen then."""
+        if not self._exact:
+            return action
         effector, objects = self.layout()
+        radii = [self._radii[name] for name in objects]
         left = fenced(
             tuple(action.tolist()),
             effector,
+            END_EFFECTOR_RADIUS,
             tuple(objects.values()),
+            radii,
             tuple(HALF_TABLE.tolist()),
             margin,
-            END_EFFECTOR_RADIUS,
-            OBJECT_RADIUS,
         )
         return np.array(left, np.float32)
 

@@ -164,8 +164,8 @@ def _refuse_limits(
         problems["stall_steps"] = "A stall is 1 to 10000 steps without a new low, or empty for never."
     if fewest_objects is not None and not 1 <= fewest_objects <= 100:
         problems["fewest_objects"] = "Practice goes on with 1 to 100 objects, or empty for all of them."
-    if edge_margin is not None and not 0.005 <= edge_margin <= 0.2:
-        problems["edge_margin"] = "Objects are kept 0.005 to 0.2 m from the edge, or empty for no fence."
+    if edge_margin is not None and not 0.005 <= edge_margin <= 0.08:
+        problems["edge_margin"] = "Objects are kept 0.005 to 0.08 m from the edge, or empty for no fence."
     if regression is not None and not 0.1 <= regression <= 10_000:
         problems["regression"] = "A regression is 0.1 to 10000 steps-to-go above the lowest, or empty for never."
     if problems:

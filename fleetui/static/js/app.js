@@ -61,7 +61,8 @@ export async function commandStation(station, name, args = {}) {
   return done.ok;
 }
 
-export const typing = (event) => event.target.matches("input, textarea, select, [contenteditable]") || document.querySelector("dialog[open]");
+// A slider takes no letters: the keys of the page, the stop's above all, work while it has the focus.
+export const typing = (event) => event.target.matches("input:not([type=range]), textarea, select, [contenteditable]") || document.querySelector("dialog[open]");
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;

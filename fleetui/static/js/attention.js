@@ -53,39 +53,48 @@ countDown();
 setInterval(countDown, 1000);
 
 // The server draws the page; when the wall tells of another call, or of somebody on the way, both lists are fetched anew. What a
-// person is typing is not taken away.
+// person is writing is not taken away.
 const requests = document.querySelector("#requests"), { lab } = document.body.dataset;
-const calls = new Map();       // station -> its call as the page was drawn for it
-let drawing = null;
+const calls = new Map();       // station -> its call, as the wall told it last
+let drawing = false, stale = false;
 
 async function redraw() {
-  drawing = null;
-  if (requests.contains(document.activeElement) && document.activeElement.matches("input")) { drawing = setTimeout(redraw, 1000); return; }
-  const answer = await fetch(location.href).catch(() => null);
-  if (!answer?.ok) return;
-  const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("#requests");
-  if (!fresh) return;
-  requests.replaceChildren(...fresh.childNodes);
-  refreshTimes(requests);
-  countDown();
+  stale = true;
+  if (drawing) return;
+  drawing = true;
+  while (stale) {
+    await new Promise((done) => setTimeout(done, 200));
+    if (requests.querySelector("details[open]")) continue;
+    stale = false;
+    const answer = await fetch(location.href).catch(() => null);
+    const fresh = answer?.ok ? new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("#requests") : null;
+    if (!fresh) { stale = answer === null || answer.status >= 500; await new Promise((done) => setTimeout(done, 2000)); continue; }
+    const focused = requests.contains(document.activeElement) && document.activeElement, row = focused && focused.closest("tr")?.id;
+    requests.replaceChildren(...fresh.childNodes);
+    if (row && focused.value) requests.querySelector(`#${row} button[value="${focused.value}"]`)?.focus();
+    refreshTimes(requests);
+    countDown();
+  }
+  drawing = false;
 }
 
-function hearOfChange(cards) {
-  let changed = false;
-  for (const card of cards) {
-    if (!("help" in card)) continue;
-    const call = JSON.stringify(card.help);
-    changed ||= calls.get(card.slug) !== call;
-    calls.set(card.slug, call);
-  }
-  if (changed) drawing ??= setTimeout(redraw, 200);
+// Whether the page as it was drawn lacks one of these calls, or has one more.
+function differs(cards) {
+  const drawn = new Set([...requests.querySelectorAll("tr[id^=help-]")].map((row) => row.id));
+  const open = cards.filter((card) => card.help).map((card) => `help-${card.help.id}`);
+  return open.length !== drawn.size || open.some((id) => !drawn.has(id));
 }
 
 if (requests) live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
-  if (type === "snapshot") calls.clear();
-  const cards = type === "snapshot" ? data.stations : data.card ? [data.card] : [];
-  hearOfChange(cards);
-  if (type === "snapshot") hearCalls(cards); else for (const card of cards) if (card.help) hearCalls([card]);
+  const cards = type === "snapshot" ? data.stations : data.card && "help" in data.card ? [data.card] : [];
+  let changed = type === "snapshot" && differs(cards);
+  for (const { slug, help } of cards) {
+    const call = JSON.stringify(help);
+    changed ||= calls.has(slug) && calls.get(slug) !== call;
+    calls.set(slug, call);
+  }
+  if (changed) redraw();
+  if (type === "snapshot" || cards.some((card) => card.help)) hearCalls(cards);
 });
 
 const said = document.querySelector("#alert-said");

@@ -95,7 +95,9 @@ class Live extends EventTarget {
   // that has just opened is granted the moment that its socket takes. Only a stop goes another way: it is never too late.
   async command(lab, station, name, args = {}, ttl_ms = 3000) {
     if (!this.online && name === "stop") return postApi(`labs/${lab}/stations/${station}/command`, { name });
+    const asked = performance.now();
     if (!this.online && this.lostAt === null) await Promise.race([once(this, "online"), pause(FIRST_CONNECTION_MS)]);
+    ttl_ms = Math.max(0, ttl_ms - Math.round(performance.now() - asked));
     if (!this.online) return { ok: false, error: "Connection lost: the command was not sent. It reconnects by itself; try again." };
     const id = `${Date.now().toString(36)}-${this.nextCommand++}`;
     this.send({ command: { id, lab, station, name, args, ttl_ms, ...this.stamp() } });

@@ -87,7 +87,7 @@ for (const button of document.querySelectorAll("[data-rate]")) button.addEventLi
 
 document.addEventListener("keydown", (event) => {
   if (document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (typing(event) && event.target !== scrub) return;
+  if (typing(event)) return;
   const moves = { ArrowLeft: -1, ArrowRight: 1 };
   if (event.key === " ") { event.preventDefault(); player.toggle(); }
   else if (event.key in moves) { event.preventDefault(); player.goTo(player.at + moves[event.key] * (event.shiftKey ? 10 : 1)); }

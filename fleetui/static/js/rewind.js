@@ -7,7 +7,7 @@ import { lab, page, toast, typing } from "./app.js";
 import { isNumber, number, percent, setText, STATES } from "./format.js";
 
 const A_SECOND = 5;
-const CARRY_S = 1.3;             // a station where nothing happens speaks once a second
+const CARRY_S = 1.3;             // a station where nothing happens speaks once a second, and sends two pictures
 const $ = (selector) => document.querySelector(selector);
 const feeds = $("#feeds"), panel = $("#rewind"), past = $("#past"), scrub = $("#rewind-at");
 const buttons = document.querySelectorAll("[data-rewind]");
@@ -74,8 +74,9 @@ const isOpen = () => !panel.hidden;
 
 async function drawPicture(at) {
   const mine = ++wanted;
-  // The newest picture by then; at the very beginning the first one there is.
-  const frame = frames.findLast((each) => each.at <= at + 1e-6) ?? frames[0];
+  // The newest picture by then, or at the beginning the first; none of another time.
+  const nearest = frames.findLast((each) => each.at <= at + 1e-6) ?? frames[0];
+  const frame = nearest && Math.abs(nearest.at - at) <= CARRY_S ? nearest : null;
   past.classList.toggle("has-frame", Boolean(frame));
   if (!frame) return;
   const bitmap = await createImageBitmap(frame.picture).catch(() => null);
@@ -91,7 +92,7 @@ function show(column) {
   scrub.setAttribute("aria-valuetext", saidAgo(time));
   past.dataset.column = column;
   sayWhen();
-  setText(field("past-state"), said ? STATES[said.state] ?? said.state : "not heard");
+  setText(field("past-state"), said ? STATES[said.state] ?? said.state : "stood still or not heard");
   setText(field("past-instruction"), said?.instruction || said?.reason || "");
   setText(field("past-numbers"), said && isNumber(said.d) ? `step ${said.step}, d ${number(said.d, 1)}, P ${percent(said.p_success)}` : "");
   drawPicture(time);
@@ -110,7 +111,7 @@ setInterval(sayWhen, 500);
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.repeat) return;
-  if (typing(event) && event.target !== scrub) return;
+  if (typing(event)) return;
   if (event.key === "b") { if (isOpen()) close(); else open(); }
   else if (!isOpen()) return;
   else if (event.key === "Escape") close();

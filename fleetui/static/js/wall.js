@@ -193,7 +193,8 @@ listenKeys(() => cards.has(selected) ? { ...cards.get(selected).data, slug: sele
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || typing(event)) return;
   if (event.key === "Escape") { drive.release(); select(null); return; }
-  if (event.key === "b" && selected) { location.href = `/labs/${lab}/stations/${selected}?rewind=1`; return; }
+  // Leaving the page would end a lease.
+  if (event.key === "b" && selected && live.held.size === 0) { location.href = `/labs/${lab}/stations/${selected}?rewind=1`; return; }
   if (!/^[0-9]$/.test(event.key)) return;
   digits = (event.timeStamp - digitAt < 700 ? digits : "") + event.key;
   digitAt = event.timeStamp;
