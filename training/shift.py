@@ -69,7 +69,7 @@ def next_in_turn(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
 
 
 # Two blocks are enough for every instruction: a station needs a hand when fewer are left; and few fall behind a fence.
-FENCE = {"edge_margin": 0.02}
+FENCE = {"edge_margin": 0.01}
 SPARING = FENCE | {"fewest_objects": 2}
 SUPERVISIONS = (
     Supervision("ranked", SPARING, 86_400.0, True, most_worth),

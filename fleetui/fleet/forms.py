@@ -104,7 +104,7 @@ class TaskForm(forms.Form):
         required=False,
         min_value=0.005,
         max_value=0.08,
-        help_text="Metres, such as 0.02: the policy's pushes end there, so that less falls off. Empty: no such fence.",
+        help_text="Metres, such as 0.01: the policy's pushes end there, so that less falls off. Empty: no such fence.",
     )
     description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))
 
