@@ -59,8 +59,11 @@ export class Strip {
     const rises = [];
     for (let t = 1, from = 0; t < this.d.length; t++) {
       if (this.starts.includes(t)) from = t;
-      const before = Math.min(...this.d.slice(Math.max(from, t - 3), t).filter(isNumber)), now = this.d[t];
-      if (isNumber(before) && isNumber(now) && now - before > 2) rises.push({ step: t, rise: now - before });
+      // Every paint of every strip comes by here: nothing is allocated.
+      let before = Infinity;
+      for (let s = Math.max(from, t - 3); s < t; s++) if (isNumber(this.d[s]) && this.d[s] < before) before = this.d[s];
+      const now = this.d[t];
+      if (isNumber(now) && now - before > 2) rises.push({ step: t, rise: now - before });
     }
     rises.sort((a, b) => b.rise - a.rise);
     const chosen = [];
