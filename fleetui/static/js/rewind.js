@@ -10,7 +10,7 @@ const A_SECOND = 5;
 const CARRY_S = 1.3;             // a station where nothing happens speaks once a second, and sends two pictures
 const $ = (selector) => document.querySelector(selector);
 const feeds = $("#feeds"), panel = $("#rewind"), past = $("#past"), scrub = $("#rewind-at");
-const buttons = document.querySelectorAll("[data-rewind]");
+const opener = $("#rewind-open");
 const field = (name) => panel.querySelector(`[data-f="${name}"]`);
 const strip = new Strip($("#rewind-strip"), { large: true });
 let columns = [], frames = [], wanted = 0, endedAt = 0;
@@ -52,7 +52,7 @@ async function open() {
   panel.hidden = false;
   past.hidden = false;
   feeds.dataset.rewinding = "";
-  for (const button of buttons) button.setAttribute("aria-pressed", "true");
+  opener.setAttribute("aria-pressed", "true");
   const some = player.listMoments($("#rewind-moments"), (at) => `${timeOf(at).toFixed(1)} s`, (at) => columns[at]?.instruction ?? "");
   $("#rewind-moments").hidden = !some;
   field("no-moments").hidden = some;
@@ -66,7 +66,7 @@ function close() {
   panel.hidden = true;
   past.hidden = true;
   delete feeds.dataset.rewinding;
-  for (const button of buttons) button.setAttribute("aria-pressed", "false");
+  opener.setAttribute("aria-pressed", "false");
   history.replaceState(null, "", location.pathname);
 }
 
@@ -104,7 +104,8 @@ function sayWhen() {
 
 const player = new Player({ play: $("#rewind-play"), scrub, strip, perSecond: () => A_SECOND, show });
 
-for (const button of buttons) button.addEventListener("click", () => { if (isOpen()) close(); else open(); });
+const toggle = () => { if (isOpen()) close(); else open(); };
+opener.addEventListener("click", toggle);
 $("#rewind-again").addEventListener("click", open);
 $("#rewind-close").addEventListener("click", close);
 setInterval(sayWhen, 500);
@@ -112,7 +113,7 @@ setInterval(sayWhen, 500);
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.repeat) return;
   if (typing(event)) return;
-  if (event.key === "b") { if (isOpen()) close(); else open(); }
+  if (event.key === "b") toggle();
   else if (!isOpen()) return;
   else if (event.key === "Escape") close();
   else if (event.key === "m") player.toNextMoment();
