@@ -16,7 +16,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -34,7 +34,7 @@ from robots.control import (
     refuse_expired,
 )
 from robots.episodes import ACTORS, Episode
-from robots.tasks import TASKS, TaskFamily, get_task
+from robots.tasks import TASKS, Instruction, TaskFamily, get_task
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ HEARTBEAT_S = 1.0  # telemetry of a station where nothing happens
 # d is a noisy estimate: less than this below the lowest so far is no progress, and one high frame is no regression.
 NEW_LOW = 1.0
 CONFIRMED_FRAMES = 3
+FAILURES = ("time_limit", "stall", "regression")  # endings of attempts that led nowhere
 LET_GO = "no drive command came for half a second; it holds still"
 STOP_CLEARED = "the stop was cleared; resume to go on"
 
@@ -92,17 +93,19 @@ class Rules:
     regression: float | None = None  # steps by which d may rise above its lowest
     fewest_objects: int | None = None  # practice goes on while so many are left
     edge_margin: float | None = None  # metres; the policy pushes no object nearer to an edge (robots/fence.py)
+    after_failure: TaskFamily | None = None  # whose instructions are asked from a failure to the next success
 
     @classmethod
     def from_json(cls, task: dict) -> "Rules":
         """CommandRefused where a value is wrong."""
         values = {each.name: task.get(each.name) for each in fields(cls)}
+        other = values.pop("after_failure")
         for name, value in values.items():
             if value is not None and (
                 isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf
             ):
                 raise CommandRefused(f"{name} must be a number above 0 or null, not {value!r}.")
-        return cls(**values)
+        return cls(**values, after_failure=get_task(other) if other else None)
 
 
 class Recording:
@@ -219,6 +222,7 @@ class Station:
         self.need_since = 0.0
         self.open_reason = ""  # why an override waits for a person, once its holder is gone
         self.practised_s = 0.0  # robot time since the table was last shuffled
+        self.failing = False  # the policy's last attempt ended by itself without success
         self.recording: Recording | None = None
         self.instruction = None
         self.d = math.nan
@@ -282,6 +286,7 @@ class Station:
         if self.run != message.get("run"):
             # Another run: its versions begin anew, and it must get no episode that the last run's policy acted.
             self.run, self.next_policy, self.hold_version, self._policy_outdated = message.get("run"), None, None, True
+            self.failing = False
         try:
             self.rules = Rules.from_json(task)
             self.task = get_task(task.get("name", ""))
@@ -289,12 +294,14 @@ class Station:
             self.waiting_reason = str(error)
         else:
             self.waiting_reason = ""
-            if self.task.embodiment != self.embodiment.name:
-                self.waiting_reason = (
-                    f"the task {self.task.name} is for {self.task.embodiment}, and this station is "
-                    f"{self.embodiment.name}: assign another task"
-                )
-                self.task = None
+            for family in filter(None, (self.task, self.rules.after_failure)):
+                if family.embodiment != self.embodiment.name:
+                    self.waiting_reason = (
+                        f"the task {family.name} is for {family.embodiment}, and this station is "
+                        f"{self.embodiment.name}: assign another task"
+                    )
+                    self.task = None
+                    break
 
     def _hold(self, message: dict) -> None:
         """`version` comes from the server's hold, `policies` from the answer to an upload of episodes of these
@@ -417,12 +424,13 @@ class Station:
         else:
             # Nothing was being tried: the person is given words to drive by, or the steps would have no goal to
             # learn from.
-            task = self.task or next((task for task in TASKS.values() if task.embodiment == self.embodiment.name), None)
-            if task is None:
+            families = [family for family in TASKS.values() if family.embodiment == self.embodiment.name]
+            if not families:
                 raise CommandRefused(
                     f"No task is known for {self.embodiment.name}, so there is nothing to show by driving."
                 )
-            self._record(task, self._sample(task), task.time_limit_steps, "correction", "human")
+            task, instruction = self._first_of([self.task, *families] if self.task else families)
+            self._record(task, instruction, task.time_limit_steps, "correction", "human")
         self.dead_man.release()
         self.lease.take(epoch, by, self.clock())
         self._become("overridden", "")
@@ -467,11 +475,15 @@ class Station:
 
     # Episodes
 
-    def _sample(self, task: TaskFamily):
-        try:
-            return task.sample(self.rng, self.world.objects_in_play())
-        except ValueError as error:
-            raise CommandRefused(str(error)) from None
+    def _first_of(self, families: Sequence[TaskFamily]) -> tuple[TaskFamily, Instruction]:
+        """Of the first family that has an instruction for this table; CommandRefused with the first one's reason."""
+        reasons, objects = [], self.world.objects_in_play()
+        for family in families:
+            try:
+                return family, family.sample(self.rng, objects)
+            except ValueError as error:
+                reasons.append(str(error))
+        raise CommandRefused(reasons[0])
 
     def _record(self, task, instruction, limit, purpose, actor) -> None:
         self.instruction = instruction
@@ -487,6 +499,7 @@ class Station:
         self.instruction = None
         if recording is None or not recording.steps:
             return
+        self.failing = ending in FAILURES
         by_person = ending in ("operator", "override", "stop") and recording.actor == "policy"
         episode = recording.finish(
             ending,
@@ -513,7 +526,7 @@ class Station:
     def _reset(self) -> None:
         self.observation = np.asarray(self.world.reset(self.rng), self.embodiment.observation_type)
         self.scene += 1
-        self.practised_s = 0.0
+        self.practised_s, self.failing = 0.0, False
         self.need = ""
         self._check_table()
 
@@ -595,18 +608,22 @@ class Station:
 
     def _begin(self) -> bool:
         """The next instruction, from what is on the table."""
-        try:
-            self._check_table()
-            if not self.need:
-                instruction = self._sample(self.task)
-        except CommandRefused as error:
-            self._ask(str(error))
+        purpose = "evaluation" if self.control.state == "evaluating" else "practice"
+        families, other = [self.task], self.rules.after_failure
+        if other is not None and purpose == "practice":
+            # Without a reset a table stays as a failure left it, and the same would fail again and again.
+            families = [other, self.task] if self.failing else [self.task, other]
+        self._check_table()
+        if not self.need:
+            try:
+                task, instruction = self._first_of(families)
+            except CommandRefused as error:
+                self._ask(str(error))
         if self.need:
             self._rest()
             return False
-        limit = int(self.assignment["task"].get("time_limit_steps") or self.task.time_limit_steps)
-        purpose = "evaluation" if self.control.state == "evaluating" else "practice"
-        self._record(self.task, instruction, limit, purpose, "policy")
+        limit = int(self.assignment["task"].get("time_limit_steps") or task.time_limit_steps)
+        self._record(task, instruction, limit, purpose, "policy")
         self.recording.need = self.world.needs_reset()
         return True
 

@@ -174,7 +174,7 @@ class TaskFamily:
         held_out: bool = False,
     ) -> Instruction:
         """An instruction about what is on the table; where it is known where that lies, one that is clearly not
-        fulfilled yet.
+        fulfilled yet. InstructionError where none can be asked: what is fulfilled already would count as a success.
         """
         blocks = tuple(objects)
         targets = self._targets(blocks)
@@ -184,8 +184,12 @@ class TaskFamily:
                 "table; reset the station."
             )
         if isinstance(objects, Mapping) and objects:
-            # A cluttered table may leave nothing clearly open: then what is farthest from fulfilled is asked.
             left = [distance_left(target, objects) for target in targets]
+            if max(left) <= 0:
+                raise InstructionError(
+                    f"All that {self.title} can ask is fulfilled already; spread what lies on the table."
+                )
+            # A cluttered table may leave nothing clearly open: then what is farthest from fulfilled is asked.
             wanted = min(MARGIN, max(left))
             targets = [target for target, missing in zip(targets, left, strict=True) if missing >= wanted]
         target = targets[rng.integers(len(targets))]

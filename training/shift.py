@@ -68,9 +68,10 @@ def next_in_turn(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
     return min(needs, key=lambda station: ((station - last - 1) % 1000, station)) if needs else None
 
 
-# Two blocks are enough for every instruction: a station needs a hand when fewer are left; and few fall behind a fence.
-FENCE = {"edge_margin": 0.01}
-SPARING = FENCE | {"fewest_objects": 2}
+# Four blocks are enough to go on with: a station needs a hand when fewer are left; and few fall behind a fence.
+# What is asked after a failure spreads blocks that have come to lie together.
+PRACTICE_RULES = {"edge_margin": 0.01, "after_failure": "block_to_place"}
+SPARING = PRACTICE_RULES | {"fewest_objects": 4}
 SUPERVISIONS = (
     Supervision("ranked", SPARING, 86_400.0, True, most_worth),
     Supervision("paper", {}, 300.0, False, next_in_turn),
@@ -203,6 +204,8 @@ def hire(supervision: Supervision, task_name: str, clock: Clock, seed: int, keep
     station.receive({"type": "welcome", "settings": settings})
     station.practised_s = float(station.rng.uniform(0, min(supervision.shuffle_every_s, 300.0)))
     assigned = {"name": task.name, "time_limit_steps": task.time_limit_steps} | supervision.rules
+    if get_task(assigned.get("after_failure", task.name)).embodiment != task.embodiment:
+        del assigned["after_failure"]  # it is for the tables with blocks
     station.receive({"type": "assignment", "assignment": 1, "run": 1, "task": assigned, "purpose": "practice"})
     return station
 
@@ -229,7 +232,7 @@ def trained(folder: Path, tasks: Sequence[str], seed: int, say: Progress) -> tup
     write_episodes(demonstrations, collect_demonstrations(tasks, DEMONSTRATIONS, seed))
     say(0.3, "training and practice")
     improved = ImproveRecipe(seed=seed, max_episodes=PRACTICE, evaluation_episodes=0, tasks=",".join(tasks))
-    rehearse(folder, [demonstrations], SFTRecipe(seed=seed, evaluation_episodes=0), improved, rules=FENCE)
+    rehearse(folder, [demonstrations], SFTRecipe(seed=seed, evaluation_episodes=0), improved, rules=PRACTICE_RULES)
     newest = max((folder / "improve" / "checkpoints").glob("policy-*.safetensors"))
     return Policy.load(newest), RewardModel.load(folder / "sft" / "checkpoints" / "reward_model.safetensors")
 
