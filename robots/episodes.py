@@ -29,12 +29,14 @@ ENDINGS = (
     "time_limit",
     "stall",  # d made no new low for as long as the task allows
     "regression",  # d rose farther above its lowest than the task allows
+    "hopeless",  # success before the time limit was less likely than the task allows
     "operator",
     "override",
     "stop",
     "needs_reset",
     "fault",
 )
+FAILURES = ("time_limit", "stall", "regression", "hopeless", "needs_reset")  # by which an attempt ends by itself
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 FORMAT = "fleetui-episodes-1"
 

@@ -1,4 +1,4 @@
-"""The fence: an action that would push an object over the table's edge is shortened, turned or dropped.
+"""The fence: an action that would push an object over the table's edge is turned aside, or dropped.
 
 Stands between a policy and its body, where a task asks for it (`edge_margin`), as the virtual fence of an arm's
 workspace does: in reset-free practice each object that falls off waits for a person. Only the push is refused, not the
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 Point = tuple[float, float]
 
 PARTS = 4  # in which an action is foreseen: 3 cm at once could jump over an object's middle
-OUT_OF = -0.7  # cosine of the way to an object's centre, from which the effector goes out of its disc
+LEAVING = -0.7  # cosine between the effector's way and the way to an object's centre
 # Two objects rarely meet corner to corner: at full distance, what is at the edge could never be touched by another.
 MET = 0.95
 SLACK = 5e-4  # metres beyond the margin that are no push outward yet: the discs are no exact shapes
@@ -37,8 +37,8 @@ def fenced(
     half_table: Point,
     margin: float,
 ) -> Point:
-    """The action (metres to go, x and y), or what is left of it where it would push the centre of an object that lies
-    within reach nearer than `margin` to an edge of the table, which is centred at the origin.
+    """The action (metres to go, x and y), turned aside where it would push the centre of an object that lies within
+    reach nearer than `margin` to an edge of the table, which is centred at the origin; (0, 0) where no turn helps.
     """
     inner = half_table[0] - margin, half_table[1] - margin
     # An object moves no farther than the action, so far from the edge there is nothing to foresee.
@@ -64,7 +64,7 @@ def foresee(
     when it is carried along.
 
     What lies closer together than two discs could (they are no discs) keeps its distance, and pushes nobody by lying
-    there; but who moves the effector within a disc, and not out of it, may carry that object.
+    there. But an effector that is within a disc, and does not leave it, may carry that object.
     """
     x, y = effector
     way = math.hypot(*action)
@@ -80,12 +80,11 @@ def foresee(
         pushed = []
         for i in reach:
             here = moved.get(i, objects[i])
-            inwards = (here[0] - x) * part[0] + (here[1] - y) * part[1]
             there = _given_way(here, (x + part[0], y + part[1]), reach[i])
             if there is not None:
                 moved[i] = there
                 pushed.append(i)
-            elif math.dist(here, (x, y)) < effector_radius + radii[i] and inwards > OUT_OF * math.dist(here, (x, y)) * way / PARTS:
+            elif _caught(here, (x, y), part, effector_radius + radii[i]):
                 pushed.append(i)
         x, y = x + part[0], y + part[1]
         seen = set(pushed)
@@ -107,6 +106,13 @@ def foresee(
         i: (moved.get(i, objects[i]), (objects[i][0] + parts * part[0], objects[i][1] + parts * part[1]))
         for i, parts in carried.items()
     }
+
+
+def _caught(here: Point, effector: Point, part: Point, touching: float) -> bool:
+    """Whether the effector is within the disc of what lies here, in a hollow of it, and does not leave it."""
+    dx, dy = here[0] - effector[0], here[1] - effector[1]
+    distance = math.hypot(dx, dy)
+    return distance < touching and dx * part[0] + dy * part[1] > LEAVING * distance * math.hypot(*part)
 
 
 def _given_way(here: Point, pusher: Point, apart: float) -> Point | None:

@@ -4,7 +4,7 @@ A state machine stepped by a host, which brings the policy: many stations then s
 
     station.receive(message)                     assignment, hold, command, settings, as they come from the server
     if (due := station.observe()) is not None:   (observation, instruction); None: nothing to do now
-        station.act(action, d, distribution)     the policy's action and the reward model's d for that observation
+        station.act(action, d, distribution, outlook)    the policy's action and outlook, the reward model's d
 
 Practice is reset-free. An episode ends by the success detector, the time limit, the operator, an override, a stop or a
 world that needs a reset, never by the simulator's true success, which is only written down. The ending is decided on an
@@ -33,7 +33,7 @@ from robots.control import (
     Lease,
     refuse_expired,
 )
-from robots.episodes import ACTORS, Episode
+from robots.episodes import ACTORS, FAILURES, Episode
 from robots.tasks import TASKS, Instruction, TaskFamily, get_task
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ HEARTBEAT_S = 1.0  # telemetry of a station where nothing happens
 # d is a noisy estimate: less than this below the lowest so far is no progress, and one high frame is no regression.
 NEW_LOW = 1.0
 CONFIRMED_FRAMES = 3
-FAILURES = ("time_limit", "stall", "regression")  # endings of attempts that led nowhere
+TRIED_OUT = 0.1  # the share of attempts that go on, however hopeless
 LET_GO = "no drive command came for half a second; it holds still"
 STOP_CLEARED = "the stop was cleared; resume to go on"
 
@@ -56,7 +56,7 @@ class LoadedPolicy:
 
     checkpoint: str
     version: int
-    policy: Any  # .act(observations, instructions, ...) is the host's business
+    policy: Any  # what it does with observations and instructions is the host's business
     reward_model_checkpoint: str
     reward_model: Any
     threshold: float
@@ -92,6 +92,7 @@ class Rules:
     stall_steps: int | None = None  # steps without a new low of d
     regression: float | None = None  # steps by which d may rise above its lowest
     fewest_objects: int | None = None  # practice goes on while so many are left
+    hopeless: float | None = None  # P(success before the time limit) below which an attempt ends
     edge_margin: float | None = None  # metres; the policy pushes no object nearer to an edge (robots/fence.py)
     after_failure: TaskFamily | None = None  # whose instructions are asked from a failure to the next success
 
@@ -130,6 +131,9 @@ class Recording:
         self.below = 0  # frames in a row with d <= s
         self.lowest, self.lowest_at = math.inf, 0  # of d, and its step
         self.above = 0  # frames in a row in which d has risen too far
+        self.p_success: float | None = None  # of the newest frame, by the policy's outlook
+        self.forlorn = 0  # frames in a row in which that was too little
+        self.tried_out = False  # however hopeless: what comes of such attempts is what outlook is learned from
         self.need = ""  # what was out of play at the start, and tolerated
         self.started_at = time.time()
 
@@ -137,15 +141,22 @@ class Recording:
     def steps(self) -> int:
         return len(self.actions)
 
-    def judge(self, d: float) -> None:
+    def judge(self, d: float, outlook: np.ndarray | None) -> None:
         if len(self.d) < len(self.observations):
             self.d.append(d)
+            self.p_success = None
+            if outlook is not None and self.loaded is not None and np.isfinite(outlook).all():
+                self.p_success = chance_of_success(outlook, self.limit - self.steps, self.loaded.bin_width)
             self.below = self.below + 1 if self.loaded and d <= self.loaded.threshold else 0
             if d <= self.lowest - NEW_LOW or self.lowest == math.inf:
                 self.lowest, self.lowest_at = d, self.steps
 
     def given_up(self, rules: Rules) -> str:
-        """The ending, if d says that this attempt leads nowhere by the task's rules."""
+        """The ending, if this attempt leads nowhere by the task's rules."""
+        doubted = rules.hopeless is not None and self.p_success is not None and self.p_success < rules.hopeless
+        self.forlorn = self.forlorn + 1 if doubted else 0
+        if self.forlorn >= CONFIRMED_FRAMES and not self.tried_out:
+            return "hopeless"
         risen = rules.regression is not None and self.d[-1] - self.lowest >= rules.regression
         self.above = self.above + 1 if risen else 0
         if self.above >= CONFIRMED_FRAMES:
@@ -625,15 +636,22 @@ class Station:
         limit = int(self.assignment["task"].get("time_limit_steps") or task.time_limit_steps)
         self._record(task, instruction, limit, purpose, "policy")
         self.recording.need = self.world.needs_reset()
+        self.recording.tried_out = self.rules.hopeless is not None and self.rng.random() < TRIED_OUT
         return True
 
-    def act(self, action: np.ndarray | None, d: float, distribution: np.ndarray | None) -> None:
-        """The policy's action for what observe() returned, and the reward model's judgement of it (NaN, None: there is
-        none).
+    def act(
+        self,
+        action: np.ndarray | None,
+        d: float,
+        distribution: np.ndarray | None,
+        outlook: np.ndarray | None = None,
+    ) -> None:
+        """The policy's action for what observe() returned, the reward model's judgement of it, and p(steps to success)
+        under this policy [bins] (NaN, None: there is none).
         """
         now, recording = self.clock(), self.recording
         self.d, self.distribution = float(d), distribution
-        recording.judge(self.d)
+        recording.judge(self.d, outlook)
         if now - self._shown_at >= TELEMETRY_EVERY_S:
             self._show(now)
         if recording.actor == "human":
@@ -718,9 +736,6 @@ class Station:
         d = self.d if recording else math.nan
         distribution = self.distribution if recording and loaded and math.isfinite(d) else None  # NaN is not JSON
         step = max(0, len(recording.d) - 1) if recording else 0  # the one that d speaks of
-        p_success = None
-        if distribution is not None:
-            p_success = _rounded(chance_of_success(distribution, recording.limit - step, loaded.bin_width))
         return {
             "type": "telemetry",
             "state": self.control.state,
@@ -731,7 +746,7 @@ class Station:
             "d": _rounded(d),
             "d_start": _rounded(d_start),
             "progress": _rounded(min(1.0, max(0.0, 1 - d / d_start)) if d_start > 0 else math.nan),
-            "p_success": p_success,
+            "p_success": _rounded(recording.p_success) if recording and recording.p_success is not None else None,
             "distribution": [round(float(p), 4) for p in distribution] if distribution is not None else [],
             "bin_width": loaded.bin_width if loaded else None,
             "threshold": loaded.threshold if loaded else None,

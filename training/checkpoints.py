@@ -1,7 +1,8 @@
 """Checkpoints: immutable weights on disk, and what acts and judges with them.
 
 One safetensors file each; its metadata says everything needed to use it: the body, the words, the network's sizes,
-where it came from. A Policy acts on a station; a RewardModel, frozen, tells how far the goal is and when it is reached.
+where it came from. A Policy acts on a station and says what it expects to come of it; a RewardModel, frozen, tells how
+far the goal is and when it is reached.
 """
 
 import json
@@ -143,9 +144,23 @@ class Policy(Loaded):
         greedy: bool = False,
     ) -> np.ndarray:
         """[n, D] -> [n, A] in the units of the body's action space"""
+        return self.act_with_outlook(observations, instructions, generator, greedy)[0]
+
+    @torch.inference_mode()
+    def act_with_outlook(
+        self,
+        observations: np.ndarray,
+        instructions: Sequence[str],
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[n, D] -> [n, A], and the outlook [n, bins]: p(steps to success | o, g) when this policy goes on; its last
+        bin is "not before the time limit". From demonstrations first, then from how its own attempts ended.
+        """
         hidden = self.network.hidden(self.perceive(observations), self.goals(instructions))
         head = self.network.action_head
-        return head.actions(head.draw(hidden, generator, greedy)).numpy()
+        actions = head.actions(head.draw(hidden, generator, greedy)).numpy()
+        return actions, steps_to_go.distribution(self.network.steps_to_go_head(hidden)).numpy()
 
 
 class RewardModel(Loaded):

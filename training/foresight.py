@@ -1,7 +1,7 @@
 """How well does P(no success before the time limit) tell which attempts will fail, and how early?
 
 Reads stored practice episodes after the fact; the live queue (robots/attention.py) reads the same number off the same
-reward model while they happen. True success is the judge here, and nothing is learned from it.
+policy's outlook while they happen. True success is the judge here, and nothing is learned from it.
 """
 
 from collections.abc import Sequence
@@ -9,25 +9,27 @@ from collections.abc import Sequence
 import numpy as np
 
 from robots.attention import DOUBTFUL
-from robots.episodes import Episode
+from robots.episodes import FAILURES, Episode
 from robots.station import chance_of_success
-from training.checkpoints import RewardModel
+from training.checkpoints import Policy
 
-JUDGED = ("detected_success", "time_limit", "stall", "regression", "needs_reset")  # a person's act decides nothing here
+JUDGED = ("detected_success", *FAILURES)  # a person's act decides nothing here
 
 
-def foresee(episodes: Sequence[Episode], reward_model: RewardModel, limit: int) -> dict:
+def foresee(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict:
     """Figures at half of the time limit (in steps): of the attempts still under way then, and of all.
 
-    auroc_under_way    ranking of those that have not ended by then
+    auroc_under_way    ranking of those that have not ended by then, by true success
     auroc_all          with those that have: detected success counts as P = 0, anything else as P = 1
+    ..._detected       the same by detected success, which is all that a real station knows
     lead_time_s        median time from the first frame of lasting doubt to the end, of those that failed
     calibration_error  mean distance of P(failure) from the rate of failures, over tenths of P, weighted by episodes
     """
     judged = [episode for episode in episodes if episode.purpose == "practice" and episode.ending in JUDGED]
     half = limit // 2
-    doubts = [doubt(episode, reward_model, limit) for episode in judged]
-    failed = np.array([not episode.true_success for episode in judged])
+    doubts = [doubt(episode, policy, limit) for episode in judged]
+    failed = np.array([not episode.true_success for episode in judged], bool)
+    undetected = np.array([not episode.detected_success for episode in judged], bool)
     under_way = np.array([episode.steps > half for episode in judged], bool)
     known = np.array(
         [
@@ -46,6 +48,8 @@ def foresee(episodes: Sequence[Episode], reward_model: RewardModel, limit: int) 
         "failed": float(failed.mean()) if len(judged) else None,
         "auroc_under_way": auroc(known[under_way], failed[under_way]),
         "auroc_all": auroc(known, failed),
+        "auroc_under_way_detected": auroc(known[under_way], undetected[under_way]),
+        "auroc_all_detected": auroc(known, undetected),
         "lead_time_s": float(np.median(lead)) if lead else None,
         "foreseen": len(lead) / int(failed.sum()) if failed.any() else None,
         "calibration_error": calibration_error(known[under_way], failed[under_way]),
@@ -53,12 +57,12 @@ def foresee(episodes: Sequence[Episode], reward_model: RewardModel, limit: int) 
     }
 
 
-def doubt(episode: Episode, reward_model: RewardModel, limit: int) -> np.ndarray:
+def doubt(episode: Episode, policy: Policy, limit: int) -> np.ndarray:
     """P(no success before the time limit) at each observation. [T + 1]"""
-    _, distribution = reward_model.steps_to_go(episode.observations, [episode.instruction] * (episode.steps + 1))
+    _, outlook = policy.act_with_outlook(episode.observations, [episode.instruction] * (episode.steps + 1), greedy=True)
     left = limit - np.arange(episode.steps + 1)
     return np.array(
-        [1 - chance_of_success(p, k, reward_model.bin_width) for p, k in zip(distribution, left, strict=True)]
+        [1 - chance_of_success(p, k, policy.description.bin_width) for p, k in zip(outlook, left, strict=True)]
     )
 
 

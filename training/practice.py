@@ -99,21 +99,22 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
     """
     due = [(station, *seen) for station in stations if (seen := station.observe()) is not None]
     actions: list = [None] * len(due)
+    outlooks: list = [None] * len(due)
     judged: list = [(float("nan"), None)] * len(due)
     for policy, rows in _sharing(due, lambda loaded: loaded.policy):
         try:
-            acted = policy.act(*_batch(due, rows), generator)
+            acted = policy.act_with_outlook(*_batch(due, rows), generator)
         except RuntimeError:  # weights that became NaN: its stations ask for a person, the others go on
             log.exception("A policy gave no action")
             continue
-        for row, action in zip(rows, acted, strict=True):
-            actions[row] = action
+        for row, action, outlook in zip(rows, *acted, strict=True):
+            actions[row], outlooks[row] = action, outlook
     for reward_model, rows in _sharing(due, lambda loaded: loaded.reward_model):
         d, distribution = reward_model.steps_to_go(*_batch(due, rows))
         for row, *judgement in zip(rows, d, distribution, strict=True):
             judged[row] = judgement
-    for (station, *_), action, judgement in zip(due, actions, judged, strict=True):
-        station.act(action, *judgement)
+    for (station, *_), action, judgement, outlook in zip(due, actions, judged, outlooks, strict=True):
+        station.act(action, *judgement, outlook)
     return len(due)
 
 

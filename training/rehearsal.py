@@ -9,7 +9,6 @@ For tests, for choosing a recipe, and for a researcher without a fleet:
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from robots.episodes import Episode, write_episodes
@@ -17,6 +16,7 @@ from robots.station import LoadedPolicy, Station
 from robots.tasks import get_task
 from robots.worlds import make_world
 from training.checkpoints import Policy, RewardModel
+from training.practice import step_together
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir
 from training.self_improvement import improve
@@ -64,15 +64,8 @@ class LocalStations:
             station.offer_policy(loaded)
         held = False
         while not run.cancelled:
-            acting = [(station, due) for station in self.stations if (due := station.observe()) is not None]
-            if acting:
-                observations = np.stack([observation for _, (observation, _) in acting])
-                texts = [text for _, (_, text) in acting]
-                actions = policy.act(observations, texts, self.generator)
-                d, distribution = reward_model.steps_to_go(observations, texts)
-                for i, (station, _) in enumerate(acting):
-                    station.act(actions[i], float(d[i]), distribution[i])
-            elif held and all(station.recording is None for station in self.stations):
+            acted = step_together(self.stations, self.generator)
+            if not acted and held and all(station.recording is None for station in self.stations):
                 break
             if not held and sum(episode.steps for episode in self.episodes) >= steps:
                 held = True

@@ -4,6 +4,7 @@
     wait        until the stations have handed in a round of episodes, all acted by version v
     label       d at each observation, rewards, returns R_t
     update      -c R_t log p(a_t | o_t, g), clipped, over the round's steps
+    foresee     the policy's outlook, from how the round's attempts ended
     save        version v + 1, with all that a restart needs
     evaluate    every few rounds, on fixed seeds, apart from practice; stop well past the peak
     again
@@ -19,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from robots.episodes import Episode, EpisodeError, read_episodes
+from robots.episodes import FAILURES, Episode, EpisodeError, read_episodes
 from training import steps_to_go
 from training.checkpoints import (
     Description,
@@ -42,6 +44,9 @@ FRESH_SEEDS = 1_000_003
 # Checkpoints that were never evaluated stay this many versions: enough for the slowest station to fetch its own.
 NEWEST_KEPT = 5
 
+# Of the head that foresees, learned anew from each round. TODO
+OUTLOOK_RATE, OUTLOOK_EPOCHS = 1e-3, 4
+
 Practise = Callable[[RunDir, Policy, RewardModel, int], None]
 # Rewards of an episode's first steps, or None to leave the episode out.
 RewardsOf = Callable[[Episode, int, RewardModel, Policy], np.ndarray | None]
@@ -55,6 +60,7 @@ class Round:
     actions: np.ndarray  # [S, A]
     instructions: list[str]  # [S]
     returns: np.ndarray  # [S]
+    outlook: np.ndarray  # [S] int64, steps_to_go.outlook_bins; -1 where a person ended the attempt
 
 
 def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf | None = None) -> dict:
@@ -85,7 +91,13 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         parameter.requires_grad_(True)
     # As in stage 1, one step on a table stands for its turned and mirrored copies.
     turning = bool(origin.embodiment["objects"])
-    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    outlook = list(network.steps_to_go_head.parameters())
+    for parameter in outlook:
+        parameter.requires_grad_(True)
+    optimiser = torch.optim.AdamW(
+        [{"params": trained, "weight_decay": recipe.weight_decay}, {"params": outlook, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+    )
     state = run.path / "state.safetensors"
     progress = load_state(state, optimiser, generator, network=network)
     if progress is None:
@@ -161,8 +173,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             goals = policy.goals(steps.instructions).clone()
             returns = torch.from_numpy(deviation.divide(steps.returns)).float()
             spent = min(1.0, progress["episodes"] / recipe.max_episodes)
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * (1 - recipe.anneal * spent)
+            optimiser.param_groups[0]["lr"] = recipe.learning_rate * (1 - recipe.anneal * spent)
             for _ in range(recipe.epochs):
                 for rows in torch.randperm(len(returns), generator=generator).split(recipe.batch):
                     seen, acted, frame = perceived[rows], actions[rows], None
@@ -183,6 +194,20 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
                     nn.utils.clip_grad_norm_(trained, 1.0)
                     optimiser.step()
                     losses.append(float(loss.detach()))
+            # --- foresee: only its head learns, so that what supervisors are told can't change what the policy does
+            optimiser.param_groups[1]["lr"] = OUTLOOK_RATE
+            known = torch.from_numpy(np.flatnonzero(steps.outlook >= 0))
+            bins = torch.from_numpy(steps.outlook)
+            shuffler = torch.Generator().manual_seed(recipe.seed + version)
+            for _ in range(OUTLOOK_EPOCHS):
+                for rows in known[torch.randperm(len(known), generator=shuffler)].split(recipe.batch):
+                    frame = random_frames(len(rows), shuffler, quarters=True) if turning else None
+                    with torch.no_grad():
+                        hidden = network.hidden(perceived[rows], goals[rows], frame)
+                    optimiser.zero_grad()
+                    F.cross_entropy(network.steps_to_go_head(hidden), bins[rows]).backward()
+                    optimiser.step()
+            optimiser.zero_grad()
         else:
             run.note(f"The round of version {version} held no step to learn from.", level="warning")
 
@@ -294,16 +319,26 @@ def label(
                     episode.actions[:steps],
                     [episode.instruction] * steps,
                     steps_to_go.returns(rewards, gamma),
+                    outlook_of(episode, policy)[:steps],
                 )
             )
     if not parts:
-        return Round(np.zeros((0, 0)), np.zeros((0, 0)), [], np.zeros(0))
+        return Round(np.zeros((0, 0)), np.zeros((0, 0)), [], np.zeros(0), np.zeros(0, np.int64))
     return Round(
         np.concatenate([part.observations for part in parts]),
         np.concatenate([part.actions for part in parts]),
         [text for part in parts for text in part.instructions],
         np.concatenate([part.returns for part in parts]),
+        np.concatenate([part.outlook for part in parts]),
     )
+
+
+def outlook_of(episode: Episode, policy: Policy) -> np.ndarray:
+    """[T + 1] int64, -1 throughout where nobody knows what would have come of the attempt."""
+    if not episode.detected_success and episode.ending not in FAILURES:
+        return np.full(episode.steps + 1, -1)
+    sizes, width = policy.description.sizes, policy.description.bin_width
+    return steps_to_go.outlook_bins(episode.steps, episode.detected_success, sizes["bins"], width).numpy()
 
 
 def past_the_peak(evaluations: dict[int, dict], patience: int) -> bool:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from robots.attention import Need, need_of
@@ -32,6 +31,7 @@ from robots.tasks import get_task
 from robots.worlds import make_world
 from training.checkpoints import Policy, RewardModel
 from training.foresight import foresee
+from training.practice import step_together
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.rehearsal import rehearse
 
@@ -157,14 +157,7 @@ def work_a_shift(
     last, looked_at, commands, started = -1, -math.inf, 0, time.monotonic()
     for tick in range(round(hours * 3600 / period)):
         clock.now = tick * period
-        acting = [(station, due) for station in fleet if (due := station.observe()) is not None]
-        if acting:
-            observations = np.stack([observation for _, (observation, _) in acting])
-            texts = [text for _, (_, text) in acting]
-            actions = policy.act(observations, texts, generator)
-            d, distribution = reward_model.steps_to_go(observations, texts)
-            for i, (station, _) in enumerate(acting):
-                station.act(actions[i], float(d[i]), distribution[i])
+        step_together(fleet, generator)
         done.practised_s += period * sum(station.control.state == "practising" for station in fleet)
         if errand and clock.now >= errand[3]:
             number, need, attempt, _ = errand
@@ -289,7 +282,7 @@ def main(arguments) -> int:
         "hours": arguments.hours,
         "seed": arguments.seed,
         "rows": rows,
-        "foresight": {"time_limit_steps": limit} | foresee(episodes, reward_model, limit),
+        "foresight": {"time_limit_steps": limit} | foresee(episodes, policy, limit),
     }
     Path(arguments.json).write_text(json.dumps(result, indent=1))
     return 0

@@ -7,6 +7,8 @@
                                                         clipped where steps are used more than once
     success : d(o, g) <= s, k frames in a row           the detector, which ends an episode
 
+A policy's outlook, which tells supervisors what will come of an attempt, is learned in hindsight (outlook_bins).
+
 Stage 1 (sft.py) uses the bins, stage 2 (self_improvement.py) the rest. A station's detector is in robots/station.py,
 which knows no torch.
 """
@@ -40,6 +42,15 @@ def bin_values(bins: int, width: float) -> Tensor:
 def distribution(logits: Tensor) -> Tensor:
     """p(steps-to-go | o, g). [..., bins]"""
     return logits.softmax(-1)
+
+
+def outlook_bins(steps: int, succeeded: bool, bins: int, width: float) -> Tensor:
+    """What a policy's outlook should have said at the T + 1 frames of an attempt of T steps, in hindsight: the bin of
+    the steps to its success, or the last one for "not before the time limit". [T + 1]
+    """
+    if not succeeded:
+        return torch.full((steps + 1,), bins - 1)
+    return bin_of_steps(torch.arange(steps, -1, -1), bins, width).clamp(max=bins - 2)
 
 
 def expected_steps(distribution: Tensor, width: float) -> Tensor:

@@ -114,8 +114,10 @@ class TaskLimits(Schema):
     shuffle_every_s: float | None = None
     stall_steps: int | None = None
     regression: float | None = None
+    hopeless: float | None = None
     fewest_objects: int | None = None
     edge_margin: float | None = None
+    after_failure: str = ""
 
 
 class TaskBody(TaskLimits):
@@ -253,8 +255,10 @@ def task_row(task):
         "shuffle_every_s": task.shuffle_every_s,
         "stall_steps": task.stall_steps,
         "regression": task.regression,
+        "hopeless": task.hopeless,
         "fewest_objects": task.fewest_objects,
         "edge_margin": task.edge_margin,
+        "after_failure": task.after_failure,
         "archived_at": task.archived_at.isoformat() if task.archived_at else None,
     }
 

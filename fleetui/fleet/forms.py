@@ -92,6 +92,14 @@ class TaskForm(forms.Form):
         max_value=10_000,
         help_text="Ends an attempt whose steps-to-go rose by so many steps above its lowest. Empty: never.",
     )
+    hopeless = forms.FloatField(
+        label="Hopeless below",
+        required=False,
+        min_value=0.001,
+        max_value=0.5,
+        help_text="Ends an attempt whose P(success) stays below this, such as 0.05; one in ten goes on, so that the "
+        "policy learns what comes of it. Empty: never.",
+    )
     fewest_objects = forms.IntegerField(
         label="Go on with",
         required=False,
@@ -105,6 +113,13 @@ class TaskForm(forms.Form):
         min_value=0.005,
         max_value=0.08,
         help_text="Metres, such as 0.01: the policy's pushes end there, so that less falls off. Empty: no such fence.",
+    )
+    after_failure = forms.ChoiceField(
+        label="After a failure ask",
+        required=False,
+        choices=lambda: [("", "the same family"), *((each.name, each.title) for each in TASKS.values())],
+        help_text="Instructions of another family, until one succeeds: they spread what lies in each other's way. The "
+        "policy must have been trained on it.",
     )
     description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))
 

@@ -220,8 +220,10 @@ class Task(models.Model):
     shuffle_every_s = models.FloatField(null=True)  # null = as the station is set
     stall_steps = models.PositiveIntegerField(null=True)  # an attempt ends when d made no new low for so many steps
     regression = models.FloatField(null=True)  # ... or when d has risen by so much above its lowest
+    hopeless = models.FloatField(null=True)  # ... or when P(success before the limit) stays below
     fewest_objects = models.PositiveIntegerField(null=True)  # practice goes on while so many are left; null = all
     edge_margin = models.FloatField(null=True)  # metres; the policy pushes no object nearer to an edge; null = it may
+    after_failure = models.CharField(max_length=80, blank=True, default="")  # family asked from a failure to a success
     archived_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -253,8 +255,10 @@ class Task(models.Model):
             "time_limit_steps": self.time_limit_steps,
             "stall_steps": self.stall_steps,
             "regression": self.regression,
+            "hopeless": self.hopeless,
             "fewest_objects": self.fewest_objects,
             "edge_margin": self.edge_margin,
+            "after_failure": self.after_failure or None,
         }
 
 

@@ -325,10 +325,18 @@ def _corrections_problems(lab, kind, dataset, corrections) -> dict[str, str]:
 
 def _body_problems(parent: Run, task: Task | None) -> dict[str, str]:
     """A policy moves only the body it was trained for; stations of another one would wait for it for ever."""
-    trained = {TASKS[family].embodiment for family in parent.sft_run.dataset.families if family in TASKS}
+    origin = parent.sft_run
+    learned = [dataset.families for dataset in (origin.dataset, origin.corrections) if dataset is not None]
+    families = {family for names in learned for family in names if family in TASKS}
+    trained = {TASKS[family].embodiment for family in families}
     wanted = TASKS[task.family].embodiment if task and task.family in TASKS else None
     if wanted and trained and wanted not in trained:
         return {"task": f"{task} is for the body {wanted}, and {parent} was trained for {' and '.join(trained)}."}
+    if task and trained and task.after_failure and task.after_failure not in families:
+        return {
+            "task": f"{task} asks {task.after_failure} after a failure, which {parent} never learned; train it on "
+            "demonstrations of both, or edit the task."
+        }
     return {}
 
 

@@ -85,14 +85,18 @@ class FakeWorld:
 
 
 class FakePolicy:
-    """Always the same action."""
+    """Always the same action, and the same outlook."""
 
-    def __init__(self, action=(0.01, 0.0)):
+    def __init__(self, action=(0.01, 0.0), p_success=1.0):
         self.action, self.calls = np.asarray(action, np.float32), []
+        self.outlook = np.array([p_success] + 48 * [0] + [1 - p_success], np.float32)
 
     def act(self, observations, instructions, generator=None, greedy=False):
         self.calls.append(len(observations))
         return np.tile(self.action, (len(observations), 1))
+
+    def act_with_outlook(self, observations, instructions, generator=None, greedy=False):
+        return self.act(observations, instructions), np.tile(self.outlook, (len(observations), 1))
 
 
 class FakeRewardModel:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from robots.fence import fenced, foresee
+from robots.fence import MET, fenced, foresee
 from robots.worlds import make_world
 from robots.worlds.language_table import END_EFFECTOR_RADIUS, HALF_TABLE, LanguageTable
 
@@ -80,15 +80,23 @@ def test_a_push_is_foreseen_a_little_too_far_and_never_too_short(name):
         world.step((0.03 * way).astype(np.float32))
         if name not in world.objects_in_play():
             continue
-        too_far = (np.array(told[0]) - world.objects_in_play()[name]) @ way
+        too_far = (np.array(told[0][0]) - world.objects_in_play()[name]) @ way
         assert -1e-4 <= too_far < 0.03
+
+
+def test_what_lies_in_the_way_of_an_effector_in_its_hollow_may_be_carried_along():
+    """A moon is pushed by its horns: not away from the effector's middle, but where that goes."""
+    gives_way, carried = foresee((0.0, 0.03), (0.01, 0.0), END_EFFECTOR_RADIUS, [(0.0, 0.0)], [RADIUS])[0]
+    assert carried[0] == 0 and carried[1] > 0.01 > gives_way[1]
+    assert not foresee((0.03, 0.0), (0.01, 0.0), END_EFFECTOR_RADIUS, [(0.0, 0.0)], [RADIUS]), "it leaves it"
 
 
 def test_a_chain_is_foreseen():
     places = [(0.0, 0.0), (0.05, 0.0), (0.2, 0.0)]
     moved = foresee((0.03, 0.0), (-0.04, 0.0), END_EFFECTOR_RADIUS, places, [RADIUS] * 3)
-    assert moved[0][0] == pytest.approx(-0.01 + END_EFFECTOR_RADIUS + RADIUS)
-    assert moved[1][0] == pytest.approx(moved[0][0] + 0.05), "discs that lie closer than they could keep that"
+    ((first, _), _), ((second, _), _) = moved[0], moved[1]
+    assert first == pytest.approx(-0.01 + END_EFFECTOR_RADIUS + RADIUS)
+    assert second == pytest.approx(first + MET * 2 * RADIUS), "as near as two of them come without their corners"
     assert 2 not in moved
 
 
@@ -104,10 +112,27 @@ def test_what_pushes_nothing_outward_is_left_as_it_is(effector, action):
     assert at_edge(action, effector, (0.285, 0.0)) == action
 
 
-def test_along_the_edge_an_object_may_go_and_only_the_part_outward_is_dropped():
-    assert at_edge((0.03, 0.0), (0.25, 0.0)) == (0.0, 0.0)
+def test_along_the_edge_an_object_may_go_and_a_push_outward_is_turned_aside():
     assert at_edge((0.0, 0.03), (0.279, -0.036)) == (0.0, 0.03)
-    assert at_edge((0.01, 0.02), (0.27, -0.034)) == (0.01, 0.0)
+    turned = at_edge((0.03, 0.0), (0.24, 0.0))
+    assert math.hypot(*turned) == pytest.approx(0.03) and turned[1] > 0
+
+
+def test_who_is_stopped_by_an_object_at_the_edge_goes_round_it():
+    """Standing still before it, an attempt would last until its time limit, and so would the next one."""
+    world = LanguageTable(0)
+    state = world.observation().copy()
+    state[4:] = 0
+    block = np.array([0.289, 0.0])
+    state[world.embodiment.object_slice("blue cube")] = *block, 1, 0, 1
+    state[:2] = state[2:4] = (0.25, 0.0)
+    world.set_observation(state)
+    for _ in range(12):
+        (x, y), _ = world.layout()
+        world.step(world.fenced(np.clip(block - (x, y), -0.03, 0.03).astype(np.float32), MARGIN))
+    (x, y), objects = world.layout()
+    assert x > block[0] or abs(y) > 0.02, "it no longer stands where it stood"
+    assert objects["blue cube"][0] < HALF_TABLE[0] - 0.005
 
 
 def test_an_arm_that_does_not_go_where_it_is_told_has_no_fence_and_a_banana_has_its_own_length():

@@ -7,7 +7,7 @@ import pytest
 
 from robots.episodes import ACTORS, episodes_to_bytes
 from robots.station import Station, chance_of_success
-from tests.robots.station_fakes import Clock, FakeRewardModel, FakeWorld, loaded_policy
+from tests.robots.station_fakes import Clock, FakePolicy, FakeRewardModel, FakeWorld, loaded_policy
 
 ASSIGNMENT = {
     "type": "assignment",
@@ -66,7 +66,8 @@ class Bench:
             self.station.act(None, np.nan, None)
         else:
             d, distribution = loaded.reward_model.steps_to_go(seen[0][None], [seen[1]])
-            self.station.act(loaded.policy.act(seen[0][None], [seen[1]])[0], d[0], distribution[0])
+            actions, outlooks = loaded.policy.act_with_outlook(seen[0][None], [seen[1]])
+            self.station.act(actions[0], d[0], distribution[0], outlooks[0])
         return True
 
     def until_episodes(self, count, ticks=500):
@@ -351,11 +352,81 @@ def test_an_attempt_that_fell_back_ends_by_itself_but_not_for_one_high_frame():
     assert (episode.ending, episode.steps) == ("regression", 7)
 
 
+def test_a_hopeless_attempt_ends_by_itself_but_one_in_ten_is_tried_out():
+    bench = Bench().practise(loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=0.04)), hopeless=0.05)
+    episodes = bench.until_episodes(200, ticks=5000)
+    ended = [episode for episode in episodes if episode.ending == "hopeless"]
+    assert {episode.steps for episode in ended} == {2}, "at the third doubtful frame in a row"
+    tried_out = [episode for episode in episodes if episode.ending == "time_limit"]
+    assert len(ended) + len(tried_out) == len(episodes) and 0.04 < len(tried_out) / len(episodes) < 0.2
+    hopeful = Bench().practise(loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=0.06)), hopeless=0.05)
+    assert {episode.ending for episode in hopeful.until_episodes(20, ticks=5000)} == {"time_limit"}
+
+
+def asked(bench):
+    return bench.station.recording.task.name
+
+
+def test_after_a_failure_another_family_is_asked_until_one_succeeds():
+    still, right = FakePolicy((0.0, 0.0)), FakePolicy((0.01, 0.0))
+    bench = Bench().practise(loaded_policy(policy=still), after_failure="block_to_place")
+    bench.tick()
+    assert asked(bench) == "block2block"
+    bench.until_episodes(2)
+    bench.tick()
+    assert [episode.task for episode in bench.episodes] == ["block2block", "block_to_place"]
+    assert asked(bench) == "block_to_place"
+    bench.station.offer_policy(loaded_policy(2, policy=right))
+    bench.until_episodes(4)
+    bench.tick()
+    assert bench.episodes[-1].detected_success and asked(bench) == "block2block"
+
+
+def test_the_other_family_is_no_business_of_a_reset_or_of_an_evaluation():
+    bench = Bench().practise(loaded_policy(policy=FakePolicy((0.0, 0.0))), after_failure="block_to_place")
+    bench.until_episodes(1)
+    bench.world.off_table = "the blue cube is off the table"
+    bench.tick()
+    assert bench.command("reset")["ok"]
+    bench.tick()
+    assert asked(bench) == "block2block", "a fresh table has nothing to be put right"
+    bench.until_episodes(2)
+    bench.tick()
+    bench.station.receive({**ASSIGNMENT, "task": bench.station.assignment["task"], "purpose": "evaluation"})
+    bench.until_episodes(4)
+    assert [episode.task for episode in bench.episodes] == ["block2block"] * 2 + ["block_to_place", "block2block"]
+
+
+def all_at_one_place(bench):
+    for block in bench.world.embodiment.objects:
+        bench.world.state[bench.world.embodiment.object_slice(block.name)][:2] = 0.0
+    bench.station.observation = bench.world.observation()
+
+
+def test_where_all_is_fulfilled_the_other_family_is_asked_or_a_person():
+    bench = Bench().practise()
+    all_at_one_place(bench)
+    assert not bench.tick() and bench.state == "needs_person"
+    assert "fulfilled already" in bench.station.control.reason
+    assert bench.command("override")["ok"], "whoever drives is given other words"
+    assert bench.station.recording.task.name == "block_to_place"
+    bench = Bench().practise(after_failure="block_to_place")
+    all_at_one_place(bench)
+    assert bench.tick() and asked(bench) == "block_to_place"
+
+
 @pytest.mark.parametrize("rule", [{"stall_steps": 0}, {"regression": "far"}, {"fewest_objects": float("nan")}])
 def test_a_rule_that_makes_no_sense_is_said_and_not_tried(rule):
     bench = Bench().practise(**rule)
     assert not any(bench.tick() for _ in range(3))
     assert f"{next(iter(rule))} must be a number above 0" in bench.station.control.reason
+
+
+@pytest.mark.parametrize(("other", "said"), [("sing", "There is no task 'sing'"), ("point_mass", "is for point_mass")])
+def test_another_family_that_can_not_be_asked_is_said_and_not_tried(other, said):
+    bench = Bench().practise(after_failure=other)
+    assert not any(bench.tick() for _ in range(3))
+    assert said in bench.station.control.reason
 
 
 def test_a_table_not_shuffled_for_long_asks_at_the_end_of_an_episode():
@@ -559,7 +630,7 @@ def test_an_override_ends_with_the_link_and_with_a_pause():
 def test_telemetry_of_a_reward_model_that_broke_is_still_json():
     bench = Bench().practise()
     bench.station.observe()
-    bench.station.act(np.zeros(2), math.nan, np.full(50, math.nan))
+    bench.station.act(np.zeros(2), math.nan, np.full(50, math.nan), np.full(50, math.nan))
     json.dumps(bench.station.telemetry(), allow_nan=False)
 
 

@@ -81,6 +81,16 @@ def test_fulfilled_instructions_are_not_drawn():
             assert distance_left(instruction.target, positions) >= MARGIN
 
 
+def test_a_table_on_which_all_is_fulfilled_asks_nothing():
+    """Two blocks that touch would succeed for ever, and practice would learn from it."""
+    touching = {"blue cube": (0.0, 0.0), "red moon": (0.04, 0.0)}
+    with pytest.raises(InstructionError, match="fulfilled already"):
+        TASKS["block2block"].sample(np.random.default_rng(0), touching)
+    assert TASKS["block_to_place"].sample(np.random.default_rng(0), touching)
+    almost = touching | {"red moon": (0.06, 0.0)}
+    assert TASKS["block2block"].sample(np.random.default_rng(0), almost), "not clearly open, but open"
+
+
 def test_block_off_the_table_is_infinitely_far():
     observation = observation_with({"red moon": (0.0, 0.0)})
     assert block_positions(observation) == {"red moon": (0.0, 0.0)}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -70,11 +71,11 @@ def test_doubt_counts_from_when_it_stays(series, since):
 class Oracle:
     """Sees from the first number of an observation how likely success is."""
 
-    bin_width = 2.0
+    description = SimpleNamespace(bin_width=2.0)
 
-    def steps_to_go(self, observations, instructions):
+    def act_with_outlook(self, observations, instructions, greedy):
         p = observations[:, :1]
-        return np.zeros(len(p)), np.concatenate([p, 1 - p], axis=1)
+        return np.zeros((len(p), 2)), np.concatenate([p, 1 - p], axis=1)
 
 
 def test_foresight_tells_those_under_way_from_all(demonstrations):
@@ -102,6 +103,9 @@ def test_foresight_tells_those_under_way_from_all(demonstrations):
     figures = foresee(episodes, Oracle(), limit=10)
     assert (figures["episodes"], figures["under_way_at_half"]) == (3, 2)
     assert figures["auroc_under_way"] == figures["auroc_all"] == 1.0 and figures["foreseen"] == 1.0
+    # A success that the detector missed is a failure to the station, and is foreseen as badly as it was doubted.
+    missed = foresee([*episodes, attempt(10, 0.95, True)], Oracle(), limit=10)
+    assert (missed["auroc_under_way"], missed["auroc_under_way_detected"]) == (1.0, 0.5)
     # 11 frames of doubt, the last one at step 10: doubt from the very first
     assert figures["lead_time_s"] == pytest.approx(10 / demonstrations[0].control_hz)
     assert figures["failed"] == pytest.approx(1 / 3)

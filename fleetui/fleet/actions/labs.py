@@ -108,8 +108,10 @@ def create_task(
     shuffle_every_s: float | None = None,
     stall_steps: int | None = None,
     regression: float | None = None,
+    hopeless: float | None = None,
     fewest_objects: int | None = None,
     edge_margin: float | None = None,
+    after_failure: str = "",
 ) -> Task:
     if family not in task_families.TASKS:
         raise Invalid(
@@ -125,10 +127,12 @@ def create_task(
         "shuffle_every_s": shuffle_every_s,
         "stall_steps": stall_steps,
         "regression": regression,
+        "hopeless": hopeless,
         "fewest_objects": fewest_objects,
         "edge_margin": edge_margin,
+        "after_failure": after_failure,
     }
-    _refuse_limits(**limits)
+    _refuse_limits(known, **limits)
     try:
         with transaction.atomic():
             return Task.objects.create(
@@ -139,6 +143,7 @@ def create_task(
 
 
 def _refuse_limits(
+    family: task_families.TaskFamily,
     *,
     time_limit_steps,
     resets,
@@ -146,8 +151,10 @@ def _refuse_limits(
     shuffle_every_s,
     stall_steps,
     regression,
+    hopeless,
     fewest_objects,
     edge_margin,
+    after_failure,
 ) -> None:
     problems = {}
     if not 1 <= time_limit_steps <= 10_000:
@@ -166,6 +173,16 @@ def _refuse_limits(
         problems["fewest_objects"] = "Practice goes on with 1 to 100 objects, or empty for all of them."
     if edge_margin is not None and not 0.005 <= edge_margin <= 0.08:
         problems["edge_margin"] = "Objects are kept 0.005 to 0.08 m from the edge, or empty for no fence."
+    if hopeless is not None and not 0.001 <= hopeless <= 0.5:
+        problems["hopeless"] = "An attempt is hopeless below a P(success) of 0.001 to 0.5, or empty for never."
+    if after_failure:
+        other = task_families.TASKS.get(after_failure)
+        if other is None:
+            problems["after_failure"] = f"{after_failure!r} is no task family; choose one that the body knows."
+        elif other.embodiment != family.embodiment:
+            problems["after_failure"] = f"{other.title} is for another body; choose a family of {family.embodiment}."
+        elif other == family:
+            problems["after_failure"] = "After a failure another family is asked; choose one, or none."
     if regression is not None and not 0.1 <= regression <= 10_000:
         problems["regression"] = "A regression is 0.1 to 10000 steps-to-go above the lowest, or empty for never."
     if problems:
@@ -178,7 +195,7 @@ def edit_task(*, task: Task, user, name: str = "", description: str = "", **limi
     family = task_families.get_task(task.family)
     if limits.get("time_limit_steps") is None:
         limits["time_limit_steps"] = family.time_limit_steps
-    _refuse_limits(**limits)
+    _refuse_limits(family, **limits)
     name = name.strip() or family.title
     if len(name) > 80:
         raise Invalid("A task's name has at most 80 characters.", {"name": "At most 80 characters."})
