@@ -1,14 +1,15 @@
 """A simulated shift: many stations practise, one person of limited attention looks after them, under several rules for
-where to go next, and with what a task lets stations bear by themselves. Nothing is learned meanwhile, and all rows have
-the same policy, which practised behind the fence.
+where to go next, and with what a task lets stations do by themselves. Nothing is learned meanwhile, and all rows have
+the same policy, which practised by the first one's rules.
 
     python -m training shift --stations 16 --hours 1 --json FILE [--policy F --reward-model F]
 
     ranked   the live queue's rule (robots/attention.py): the need with the most robot time saved for a second of the
-             person's; stations go on with the blocks that are left, a fence keeps blocks on their tables
-             (robots/fence.py), and nobody is called for what is not worth the walk
-    fifo     the same stations and needs, every one of them, in the order in which they came up
-    paper    a reset at every fall and each 5 minutes, in turns, whoever is next; no fence
+             person's; nobody is called for what is not worth the walk. Stations go on with the blocks that are left,
+             a fence keeps these on the table (robots/fence.py), a failed attempt is followed by what spreads blocks,
+             and one that is as doubtful as what `fifo` calls the person for ends by itself
+    fifo     the same stations, but for that end: every need is a call, in the order in which they came up
+    paper    a reset at every fall and each 5 minutes, in turns, whoever is next; no such rules
 
 Time is the shift's own: a control step is a period of the body, an act of the person takes its seconds, and both count.
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from robots.attention import Need, need_of
+from robots.attention import DOUBTFUL, Need, need_of
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import Episode, write_episodes
 from robots.station import LoadedPolicy, Station
@@ -38,7 +39,7 @@ from training.rehearsal import rehearse
 ACT_S = 8.0  # of the person's time, the walk included
 LOOK_EVERY_S = 1.0  # how often stations tell what they need
 TASKS = ("block2block", "block_to_place")
-DEMONSTRATIONS, PRACTICE = 1600, 600  # where no policy is given
+DEMONSTRATIONS, PRACTICE = 1600, 2400  # where no policy is given
 FORESEEN = 3000  # episodes that the figures of foresight are taken from
 SPEEDS = {"1": 1.0, "4": 4.0, "max": math.inf}
 Progress = Callable[[float, str], None]
@@ -46,7 +47,7 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Supervision:
-    """A rule for where to go next, and what stations are told to bear by themselves."""
+    """A rule for where to go next, and what stations are told to do by themselves."""
 
     name: str
     rules: dict  # of the task, as in an assignment
@@ -73,7 +74,7 @@ def next_in_turn(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
 PRACTICE_RULES = {"edge_margin": 0.01, "after_failure": "block_to_place"}
 SPARING = PRACTICE_RULES | {"fewest_objects": 4}
 SUPERVISIONS = (
-    Supervision("ranked", SPARING, 86_400.0, True, most_worth),
+    Supervision("ranked", SPARING | {"hopeless": 1 - DOUBTFUL}, 86_400.0, True, most_worth),
     Supervision("paper", {}, 300.0, False, next_in_turn),
     Supervision("fifo", SPARING, 86_400.0, True, first_come),
 )
@@ -219,7 +220,7 @@ def what_it_needs(station: Station, supervision: Supervision) -> Need | None:
 
 
 def trained(folder: Path, tasks: Sequence[str], seed: int, say: Progress) -> tuple[Policy, RewardModel]:
-    """A policy as a lab has it after some practice, and its reward model, in a minute or two."""
+    """A policy as a lab has it after a night's practice, and its reward model, in three minutes."""
     say(0.0, "demonstrations")
     demonstrations = folder / "demonstrations.safetensors"
     write_episodes(demonstrations, collect_demonstrations(tasks, DEMONSTRATIONS, seed))

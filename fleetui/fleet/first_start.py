@@ -23,6 +23,8 @@ WORLD = "language_table"
 ROLES = ("manager", "supervisor", "researcher")
 TITLES = {"manager": "lab manager", "supervisor": "supervisor", "researcher": "researcher"}
 FAMILIES = ("block2block", "block_to_place")
+# Of the first tasks: without them a station with eight blocks calls somebody every two minutes.
+RULES = {"edge_margin": 0.01, "fewest_objects": 4}
 STATIONS = 4
 # Enough for a policy that succeeds now and then, few enough that there is much left for practice to improve.
 DEMONSTRATIONS = 800
@@ -40,7 +42,7 @@ def prepare(stations: int | None) -> Path:
         prepare_logins(lab)
         for family in FAMILIES:
             if not lab.tasks.filter(family=family).exists():
-                create_task(lab=lab, family=family)
+                create_task(lab=lab, family=family, **RULES)
         tokens = prepare_stations(lab, stations)
         if not lab.datasets.exists():
             generate_dataset(

@@ -148,7 +148,30 @@ def test_the_words_and_the_reward_model_stay_as_stage_1_left_them(new_improve_ru
     before = load_file(run.start / "policy.safetensors")
     after = load_file(sorted(run.checkpoints.glob("policy-*"))[-1])
     changed = {name.split(".")[0] for name in before if (before[name] != after[name]).any()}
-    assert changed == {"trunk", "action_head"}
+    assert changed == {"trunk", "action_head", "steps_to_go_head"}
+
+
+def test_the_outlook_learns_how_attempts_end_and_changes_nothing_that_the_policy_does(
+    new_improve_run, demonstrations, monkeypatch
+):
+    def practise(name, **changes):
+        run = new_improve_run(name, evaluation_episodes=0)
+        improve(run, scripted_practice(demonstrations, **changes))
+        return Policy.load(sorted(run.checkpoints.glob("policy-*"))[-1])
+
+    failed = practise("failed")  # at the time limit
+    reached = practise("reached", ending="detected_success", detected_success=True)
+    stopped = practise("stopped", ending="operator")  # nobody knows what would have come of it
+    attempt = demonstrations[0]
+    seen = attempt.observations[:-1], [attempt.instruction] * attempt.steps
+    of_failed, of_reached, of_stopped = (
+        policy.act_with_outlook(*seen, greedy=True)[1][:, -1].mean() for policy in (failed, reached, stopped)
+    )
+    assert of_failed > of_stopped + 0.02 and of_reached < of_failed - 0.02
+    monkeypatch.setattr(self_improvement, "OUTLOOK_EPOCHS", 0)
+    without = practise("without").network.state_dict()
+    differ = {name for name, tensor in failed.network.state_dict().items() if (tensor != without[name]).any()}
+    assert {name.split(".")[0] for name in differ} == {"steps_to_go_head"}
 
 
 def test_the_same_seed_gives_the_same_bits(new_improve_run, demonstrations):
