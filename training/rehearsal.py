@@ -18,7 +18,7 @@ from robots.worlds import make_world
 from training.checkpoints import Policy, RewardModel
 from training.practice import step_together
 from training.recipes import ImproveRecipe, SFTRecipe
-from training.run_dir import RunDir
+from training.run_dir import RunDir, RunError
 from training.self_improvement import improve
 from training.sft import sft
 
@@ -65,6 +65,8 @@ class LocalStations:
         held = False
         while not run.cancelled:
             acted = step_together(self.stations, self.generator)
+            if any("no usable action" in station.need for station in self.stations):
+                raise RunError("The policy gives no usable action: its weights are no numbers any more.")
             if not acted and held and all(station.recording is None for station in self.stations):
                 break
             if not held and sum(episode.steps for episode in self.episodes) >= steps:

@@ -47,6 +47,9 @@ class EpisodeFilterForm(forms.Form):
         return given
 
 
+SAME_FAMILY = ("", "the same family")
+
+
 class TaskForm(forms.Form):
     """A new task, or what may change about one that is there: all but its family."""
 
@@ -117,7 +120,7 @@ class TaskForm(forms.Form):
     after_failure = forms.ChoiceField(
         label="After a failure ask",
         required=False,
-        choices=lambda: [("", "the same family"), *((each.name, each.title) for each in TASKS.values())],
+        choices=lambda: [SAME_FAMILY, *((each.name, each.title) for each in TASKS.values())],
         help_text="Instructions of another family, until one succeeds: they spread what lies in each other's way. The "
         "policy must have been trained on it.",
     )
@@ -130,6 +133,14 @@ class TaskForm(forms.Form):
         if task is not None:
             self.fields["family"].disabled = True
             self.fields["family"].help_text = "What a task is made of can't change: make another task."
+            self.fields["after_failure"].choices = [
+                SAME_FAMILY,
+                *(
+                    (each.name, each.title)
+                    for each in TASKS.values()
+                    if each.embodiment == task.embodiment and each.name != task.family
+                ),
+            ]
 
     def changes(self) -> dict:
         return {name: value for name, value in self.cleaned_data.items() if name != "family"}

@@ -129,6 +129,17 @@ def test_a_run_well_past_its_peak_stops_and_keeps_the_peak(
     assert bool(patience) == any("Stopped" in line["text"] for line in lines(run, "note"))
 
 
+def test_weights_that_are_no_numbers_end_a_rehearsal(new_improve_run, loaded):
+    """Its stations would reset and ask again for ever."""
+    policy, reward_model = loaded
+    for parameter in policy.network.action_head.parameters():
+        parameter.fill_(np.nan)
+    stations = LocalStations(TASKS, 2, seed=1)
+    with pytest.raises(RunError, match="no usable action"):
+        stations(new_improve_run(), policy, reward_model, steps=10)
+    stations.close()
+
+
 def test_a_table_that_needs_a_reset_is_far_from_the_goal(loaded, demonstrations):
     """Whatever the reward model says of it, and only if the policy's own step led there."""
     policy, reward_model = loaded
