@@ -140,7 +140,7 @@ def test_both_stages_run_on_pictures_and_sight_stays_frozen(episodes, tmp_path):
         for (name, one), other in zip(policy.network.named_parameters(), last.network.parameters(), strict=True)
         if not torch.equal(one, other)
     ]
-    assert changed and all(name.startswith(("trunk.", "action_head.")) for name in changed)
+    assert changed and all(name.startswith(("trunk.", "action_head.", "steps_to_go_head.")) for name in changed)
 
 
 def test_a_run_that_died_after_learning_to_see_ends_in_the_same_bits(episodes, tmp_path, monkeypatch):
