@@ -36,6 +36,7 @@ ENDINGS = (
     "needs_reset",
     "fault",
 )
+CONFIRMED_FRAMES = 3  # in a row that have to say the same before an attempt is given up
 FAILURES = ("time_limit", "stall", "regression", "hopeless", "needs_reset")  # by which an attempt ends by itself
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 FORMAT = "fleetui-episodes-1"

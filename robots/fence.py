@@ -36,9 +36,11 @@ def fenced(
     radii: Sequence[float],
     half_table: Point,
     margin: float,
+    limit: Point,
 ) -> Point:
-    """The action (metres to go, x and y), turned aside where it would push the centre of an object that lies within
-    reach nearer than `margin` to an edge of the table, which is centred at the origin; (0, 0) where no turn helps.
+    """The action (metres to go, x and y, of which `limit` is the most), turned aside where it would push the centre of an
+    object that lies within reach nearer than `margin` to an edge of the table, which is centred at the origin; (0, 0)
+    where no turn helps.
     """
     inner = half_table[0] - margin, half_table[1] - margin
     # An object moves no farther than the action, so far from the edge there is nothing to foresee.
@@ -46,7 +48,9 @@ def fenced(
     if all(abs(x) < inner[0] - close and abs(y) < inner[1] - close for x, y in objects):
         return action
     for cos, sin in TURNS:
-        tried = action[0] * cos - action[1] * sin, action[0] * sin + action[1] * cos
+        x, y = action[0] * cos - action[1] * sin, action[0] * sin + action[1] * cos
+        share = min([1.0] + [most / abs(way) for most, way in zip(limit, (x, y), strict=True) if way])
+        tried = (x * share, y * share) if share < 1 else (x, y)
         outcomes = foresee(tried, effector, effector_radius, objects, radii)
         if not any(_leaves(objects[i], there, inner) for i, places in outcomes.items() for there in places):
             return tried

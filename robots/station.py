@@ -33,7 +33,7 @@ from robots.control import (
     Lease,
     refuse_expired,
 )
-from robots.episodes import ACTORS, FAILURES, Episode
+from robots.episodes import ACTORS, CONFIRMED_FRAMES, FAILURES, Episode
 from robots.tasks import TASKS, Instruction, TaskFamily, get_task
 
 log = logging.getLogger(__name__)
@@ -44,9 +44,9 @@ TELEMETRY_EVERY_S = 0.1
 HEARTBEAT_S = 1.0  # telemetry of a station where nothing happens
 # d is a noisy estimate: less than this below the lowest so far is no progress, and one high frame is no regression.
 NEW_LOW = 1.0
-CONFIRMED_FRAMES = 3
+SPREADING = 3  # failures in a row after which another family is asked; then the task's own again, and so on
 TRIED_OUT = 0.1  # the share of attempts that go on, however hopeless
-# Versions of a policy whose outlook nobody acts upon: it still speaks of demonstrations. After 8 rounds (300 episodes)
+# Rounds until a policy's outlook is acted upon: at first it speaks of demonstrations. After 8 rounds (300 episodes)
 # P(failure) was off by .09 on average, before the first by .28.
 UNTAUGHT = 8
 LET_GO = "no drive command came for half a second; it holds still"
@@ -65,6 +65,7 @@ class LoadedPolicy:
     threshold: float
     consecutive: int
     bin_width: float
+    taught: int = 0  # rounds of practice that the policy's outlook has learned from
 
 
 @dataclass
@@ -97,7 +98,7 @@ class Rules:
     fewest_objects: int | None = None  # practice goes on while so many are left
     hopeless: float | None = None  # P(success before the time limit) below which an attempt ends
     edge_margin: float | None = None  # metres; the policy pushes no object nearer to an edge (robots/fence.py)
-    after_failure: TaskFamily | None = None  # whose instructions are asked from a failure to the next success
+    after_failure: TaskFamily | None = None  # asked after a failure, until a success or SPREADING more
 
     @classmethod
     def from_json(cls, task: dict) -> "Rules":
@@ -124,6 +125,7 @@ class Recording:
         actor: str,
         observation: np.ndarray,
         loaded: LoadedPolicy | None,
+        rules: Rules,
     ):
         self.uuid = str(uuid.uuid4())
         self.task, self.instruction, self.limit = task, instruction, limit
@@ -136,6 +138,7 @@ class Recording:
         self.above = 0  # frames in a row in which d has risen too far
         self.p_success: float | None = None  # of the newest frame, by the policy's outlook
         self.forlorn = 0  # frames in a row in which that was too little
+        self.rules = rules  # as they were when it began
         self.tried_out = False  # however hopeless: what comes of such attempts is what outlook is learned from
         self.need = ""  # what was out of play at the start, and tolerated
         self.started_at = time.time()
@@ -154,9 +157,10 @@ class Recording:
             if d <= self.lowest - NEW_LOW or self.lowest == math.inf:
                 self.lowest, self.lowest_at = d, self.steps
 
-    def given_up(self, rules: Rules) -> str:
+    def given_up(self) -> str:
         """The ending, if this attempt leads nowhere by the task's rules."""
-        taught = rules.hopeless is not None and self.p_success is not None and self.loaded.version >= UNTAUGHT
+        rules = self.rules
+        taught = rules.hopeless is not None and self.p_success is not None and self.loaded.taught >= UNTAUGHT
         doubted = taught and self.p_success < rules.hopeless
         self.forlorn = self.forlorn + 1 if doubted else 0
         if self.forlorn >= CONFIRMED_FRAMES and not self.tried_out:
@@ -237,7 +241,7 @@ class Station:
         self.need_since = 0.0
         self.open_reason = ""  # why an override waits for a person, once its holder is gone
         self.practised_s = 0.0  # robot time since the table was last shuffled
-        self.failing = False  # the policy's last attempt ended by itself without success
+        self.failures = 0  # of the policy in a row
         self.recording: Recording | None = None
         self.instruction = None
         self.d = math.nan
@@ -301,7 +305,7 @@ class Station:
         if self.run != message.get("run"):
             # Another run: its versions begin anew, and it must get no episode that the last run's policy acted.
             self.run, self.next_policy, self.hold_version, self._policy_outdated = message.get("run"), None, None, True
-            self.failing = False
+            self.failures = 0
         try:
             self.rules = Rules.from_json(task)
             self.task = get_task(task.get("name", ""))
@@ -504,7 +508,7 @@ class Station:
         self.instruction = instruction
         self.d, self.distribution = math.nan, None
         self.episode_number += 1
-        self.recording = Recording(task, instruction, limit, purpose, actor, self.observation, self.loaded)
+        self.recording = Recording(task, instruction, limit, purpose, actor, self.observation, self.loaded, self.rules)
 
     def _cut(self, ending: str) -> None:
         """End the episode under way, if any, here and now. An episode without a step is nobody's attempt and is
@@ -514,7 +518,10 @@ class Station:
         self.instruction = None
         if recording is None or not recording.steps:
             return
-        self.failing = ending in FAILURES
+        if recording.actor == "policy" and ending in FAILURES:
+            self.failures += 1
+        elif recording.actor == "policy" and ending == "detected_success":
+            self.failures = 0
         by_person = ending in ("operator", "override", "stop") and recording.actor == "policy"
         episode = recording.finish(
             ending,
@@ -541,7 +548,7 @@ class Station:
     def _reset(self) -> None:
         self.observation = np.asarray(self.world.reset(self.rng), self.embodiment.observation_type)
         self.scene += 1
-        self.practised_s, self.failing = 0.0, False
+        self.practised_s, self.failures = 0.0, 0
         self.need = ""
         self._check_table()
 
@@ -627,7 +634,8 @@ class Station:
         families, other = [self.task], self.rules.after_failure
         if other is not None and purpose == "practice":
             # Without a reset a table stays as a failure left it, and the same would fail again and again.
-            families = [other, self.task] if self.failing else [self.task, other]
+            # Nor is it the other one's alone: a policy may never have learned that.
+            families = [other, self.task] if self.failures % (SPREADING + 1) else [self.task, other]
         self._check_table()
         if not self.need:
             try:
@@ -640,7 +648,8 @@ class Station:
         limit = int(self.assignment["task"].get("time_limit_steps") or task.time_limit_steps)
         self._record(task, instruction, limit, purpose, "policy")
         self.recording.need = self.world.needs_reset()
-        self.recording.tried_out = self.rules.hopeless is not None and self.rng.random() < TRIED_OUT
+        if self.rules.hopeless is not None:
+            self.recording.tried_out = purpose == "evaluation" or self.rng.random() < TRIED_OUT
         return True
 
     def act(
@@ -680,7 +689,7 @@ class Station:
             return "detected_success"
         if recording.steps >= recording.limit:
             return "time_limit"
-        return recording.given_up(self.rules)
+        return recording.given_up()
 
     def _human_action(self, direction: tuple[float, float]) -> np.ndarray:
         action = np.zeros(self.embodiment.action_size, np.float32)
@@ -694,8 +703,8 @@ class Station:
         try:
             # The episode keeps what was asked for: the fence is part of the world that it was asked of.
             done = action
-            if self.rules.edge_margin is not None and recording.actor == "policy":
-                done = self.world.fenced(action, self.rules.edge_margin)
+            if recording.rules.edge_margin is not None and recording.actor == "policy":
+                done = self.world.fenced(action, recording.rules.edge_margin)
             observation = np.asarray(self.world.step(done), self.embodiment.observation_type)
             if not np.isfinite(observation).all():
                 raise ValueError("the world's observation is not a number")

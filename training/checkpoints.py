@@ -45,6 +45,7 @@ class Description:
     consecutive: int  # frames in a row with d <= s
     recipe: dict
     parent: str = ""  # the checkpoint it was trained from
+    taught: int = 0  # rounds of practice that a policy's outlook has learned from
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     kind: str = FORMAT
 

@@ -93,6 +93,21 @@ def read_tokens(path: Path) -> list[Entry]:
 # One tick of many stations
 
 
+def together(policy: Policy, reward_model: RewardModel) -> LoadedPolicy:
+    """The two as a station acts with them, where no server says which belong together."""
+    return LoadedPolicy(
+        checkpoint=policy.id,
+        version=policy.version,
+        policy=policy,
+        reward_model_checkpoint=reward_model.id,
+        reward_model=reward_model,
+        threshold=reward_model.threshold,
+        consecutive=reward_model.consecutive,
+        bin_width=reward_model.bin_width,
+        taught=policy.description.taught,
+    )
+
+
 def step_together(stations: Iterable[Station], generator: torch.Generator | None = None) -> int:
     """Observe and act once with every station that is due: one network call for each distinct checkpoint. Returns how
     many acted.
@@ -296,6 +311,7 @@ class StationHost:
                 threshold=float(message["threshold"]),
                 consecutive=int(message["consecutive"]),
                 bin_width=reward_model.bin_width,
+                taught=policy.description.taught,
             )
         except CheckpointError as error:
             member.station.policy_failed(f"the policy cannot be loaded: {error}")

@@ -7,20 +7,28 @@ For tests, for choosing a recipe, and for a researcher without a fleet:
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from robots.episodes import Episode, write_episodes
-from robots.station import LoadedPolicy, Station
-from robots.tasks import get_task
+from robots.station import Station
+from robots.tasks import TaskFamily, get_task
 from robots.worlds import make_world
 from training.checkpoints import Policy, RewardModel
-from training.practice import step_together
+from training.practice import step_together, together
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir, RunError
 from training.self_improvement import improve
 from training.sft import sft
+
+
+def rules_for(task: TaskFamily, rules: dict, practised: Sequence[str]) -> dict:
+    """The rules, without another family after a failure where that is not practised, and so perhaps not known."""
+    other = rules.get("after_failure")
+    fits = other in practised and get_task(other).embodiment == task.embodiment
+    return {name: value for name, value in rules.items() if name != "after_failure" or fits}
 
 
 class LocalStations:
@@ -41,24 +49,17 @@ class LocalStations:
                     "assignment": 1,
                     "run": 1,
                     "task": {"name": task.name, "time_limit_steps": time_limit or task.time_limit_steps}
-                    | (rules or {}),
+                    | rules_for(task, rules or {}, task_names),
                     "purpose": "practice",
                 }
             )
+            if station.task is None:
+                raise RunError(f"The rehearsal's tables can't practise {task.name}: {station.waiting_reason}.")
             self.stations.append(station)
 
     def __call__(self, run: RunDir, policy: Policy, reward_model: RewardModel, steps: int) -> None:
         """One round: at least `steps` steps of this version, every episode finished."""
-        loaded = LoadedPolicy(
-            checkpoint=policy.id,
-            version=policy.version,
-            policy=policy,
-            reward_model_checkpoint=reward_model.id,
-            reward_model=reward_model,
-            threshold=reward_model.threshold,
-            consecutive=reward_model.consecutive,
-            bin_width=reward_model.bin_width,
-        )
+        loaded = together(policy, reward_model)
         self.episodes.clear()
         for station in self.stations:
             station.offer_policy(loaded)
@@ -66,7 +67,7 @@ class LocalStations:
         while not run.cancelled:
             acted = step_together(self.stations, self.generator)
             if any("no usable action" in station.need for station in self.stations):
-                raise RunError("The policy gives no usable action: its weights are no numbers any more.")
+                raise RunError("The policy gives no usable action; the log may say why.")
             if not acted and held and all(station.recording is None for station in self.stations):
                 break
             if not held and sum(episode.steps for episode in self.episodes) >= steps:

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from robots.episodes import FAILURES, Episode, EpisodeError, read_episodes
+from robots.episodes import CONFIRMED_FRAMES, FAILURES, Episode, EpisodeError, read_episodes
 from training import steps_to_go
 from training.checkpoints import (
     Description,
@@ -103,17 +103,19 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
     state = run.path / "state.safetensors"
     progress = load_state(state, optimiser, generator, network=network)
     if progress is None:
-        first = next_description(origin, version=0, recipe=recipe)
+        first = next_description(origin, 0, recipe, origin.taught)
         progress = {
             "version": 0,
             "consumed": [],  # names of the files read
             "episodes": 0,
             "stale": 0,
+            "taught": origin.taught,
             "deviation": [0, 0.0, 0.0],
         }
         save_checkpoint(policy_path(run, 0), network, first)
         save_state(state, progress, optimiser, generator, network=network)
     else:
+        progress.setdefault("taught", 0)  # of a state from before there was an outlook
         run.note(f"Going on with version {progress['version']}, after {progress['episodes']} practice episodes.")
     deviation = steps_to_go.RunningDeviation(*progress["deviation"])
     already = run.read_metrics()[0]  # a restart must not say twice what it has said
@@ -210,13 +212,14 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
                     F.cross_entropy(network.steps_to_go_head(hidden), bins[rows]).backward()
                     optimiser.step()
             optimiser.zero_grad()
+            progress["taught"] += bool(len(known))
         else:
             run.note(f"The round of version {version} held no step to learn from.", level="warning")
 
         # --- save version + 1: first its file, then the state that names it, so that a crash repeats just this update
-        successor = next_description(origin, version + 1, recipe, parent=policy.id)
+        successor = next_description(origin, version + 1, recipe, progress["taught"], parent=policy.id)
         save_checkpoint(policy_path(run, version + 1), network, successor)
-        progress = {
+        progress |= {
             "version": version + 1,
             "consumed": [*progress["consumed"], *consumed],
             "episodes": progress["episodes"] + len(episodes) + stale,
@@ -340,7 +343,11 @@ def outlook_of(episode: Episode, policy: Policy) -> np.ndarray:
     if not episode.detected_success and episode.ending not in FAILURES:
         return np.full(episode.steps + 1, -1)
     sizes, width = policy.description.sizes, policy.description.bin_width
-    return steps_to_go.outlook_bins(episode.steps, episode.detected_success, sizes["bins"], width).numpy()
+    bins = steps_to_go.outlook_bins(episode.steps, episode.detected_success, sizes["bins"], width).numpy()
+    if episode.ending == "hopeless":
+        # The frames that ended it were the outlook's own word: there only attempts that were tried out may speak.
+        bins[-CONFIRMED_FRAMES:] = -1
+    return bins
 
 
 def past_the_peak(evaluations: dict[int, dict], patience: int) -> bool:
@@ -356,7 +363,9 @@ def past_the_peak(evaluations: dict[int, dict], patience: int) -> bool:
     )
 
 
-def next_description(origin: Description, version: int, recipe: ImproveRecipe, parent: str = "") -> Description:
+def next_description(
+    origin: Description, version: int, recipe: ImproveRecipe, taught: int, parent: str = ""
+) -> Description:
     """A new version, under a new id, otherwise as the SFT policy it descends from."""
     return Description(
         role="policy",
@@ -370,6 +379,7 @@ def next_description(origin: Description, version: int, recipe: ImproveRecipe, p
         consecutive=origin.consecutive,
         recipe=recipe.to_json(),
         parent=parent or origin.id,
+        taught=taught,
     )
 
 

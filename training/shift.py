@@ -27,20 +27,21 @@ import torch
 from robots.attention import DOUBTFUL, Need, need_of
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import Episode, write_episodes
-from robots.station import LoadedPolicy, Station
+from robots.station import Station
 from robots.tasks import get_task
 from robots.worlds import make_world
 from training.checkpoints import Policy, RewardModel
 from training.foresight import foresee
-from training.practice import step_together
+from training.practice import step_together, together
 from training.recipes import ImproveRecipe, SFTRecipe
-from training.rehearsal import rehearse
+from training.rehearsal import rehearse, rules_for
+from training.run_dir import RunError
 
 ACT_S = 8.0  # of the person's time, the walk included
 LOOK_EVERY_S = 1.0  # how often stations tell what they need
 TASKS = ("block2block", "block_to_place")
 DEMONSTRATIONS, PRACTICE = 1600, 2400  # where no policy is given
-FORESEEN = 3000  # episodes that the figures of foresight are taken from
+FORESEEN_H = 0.4  # of another shift that the figures of foresight are taken from: about 3000 episodes
 SPEEDS = {"1": 1.0, "4": 4.0, "max": math.inf}
 Progress = Callable[[float, str], None]
 
@@ -78,6 +79,8 @@ SUPERVISIONS = (
     Supervision("paper", {}, 300.0, False, next_in_turn),
     Supervision("fifo", SPARING, 86_400.0, True, first_come),
 )
+# As `ranked`, but nobody ends a doubtful attempt: what comes of it is what foresight is judged by.
+WATCHED = Supervision("watched", SPARING, 86_400.0, False, most_worth)
 
 
 @dataclass
@@ -138,17 +141,8 @@ def work_a_shift(
         done.detected_successes += episode.detected_success
         also_keep(episode)
 
-    fleet = [hire(supervision, tasks[i % len(tasks)], clock, seed * 1000 + i, keep) for i in range(stations)]
-    loaded = LoadedPolicy(
-        checkpoint=policy.id,
-        version=policy.version,
-        policy=policy,
-        reward_model_checkpoint=reward_model.id,
-        reward_model=reward_model,
-        threshold=reward_model.threshold,
-        consecutive=reward_model.consecutive,
-        bin_width=reward_model.bin_width,
-    )
+    fleet = [hire(supervision, tasks, i, clock, seed * 1000 + i, keep) for i in range(stations)]
+    loaded = together(policy, reward_model)
     for station in fleet:
         station.offer_policy(loaded)
     generator = torch.Generator().manual_seed(seed)
@@ -159,6 +153,8 @@ def work_a_shift(
     for tick in range(round(hours * 3600 / period)):
         clock.now = tick * period
         step_together(fleet, generator)
+        if any("no usable action" in station.need for station in fleet):
+            raise RunError("The policy gives no usable action; the log may say why.")
         done.practised_s += period * sum(station.control.state == "practising" for station in fleet)
         if errand and clock.now >= errand[3]:
             number, need, attempt, _ = errand
@@ -190,16 +186,22 @@ def work_a_shift(
     return done
 
 
-def hire(supervision: Supervision, task_name: str, clock: Clock, seed: int, keep: Callable[[Episode], None]) -> Station:
-    task = get_task(task_name)
+def hire(
+    supervision: Supervision,
+    tasks: Sequence[str],
+    number: int,
+    clock: Clock,
+    seed: int,
+    keep: Callable[[Episode], None],
+) -> Station:
+    task = get_task(tasks[number % len(tasks)])
     station = Station(make_world(task.world, seed), seed=seed, store=keep, clock=clock)
     # Each begins somewhere within its five minutes, as stations do that were not all shuffled at one time.
     settings = {"self_reset_after_s": None, "speed": 1, "shuffle_every_s": supervision.shuffle_every_s}
     station.receive({"type": "welcome", "settings": settings})
     station.practised_s = float(station.rng.uniform(0, min(supervision.shuffle_every_s, 300.0)))
-    assigned = {"name": task.name, "time_limit_steps": task.time_limit_steps} | supervision.rules
-    if get_task(assigned.get("after_failure", task.name)).embodiment != task.embodiment:
-        del assigned["after_failure"]  # it is for the tables with blocks
+    assigned = {"name": task.name, "time_limit_steps": task.time_limit_steps}
+    assigned |= rules_for(task, supervision.rules, tasks)
     station.receive({"type": "assignment", "assignment": 1, "run": 1, "task": assigned, "purpose": "practice"})
     return station
 
@@ -255,11 +257,12 @@ def main(arguments) -> int:
                 Path(folder), tasks, arguments.seed, lambda share, what: say(0.2 * share, what)
             )
     rows, kept = [], []
-    for number, supervision in enumerate(SUPERVISIONS):
+    shifts = [(each, arguments.hours) for each in SUPERVISIONS] + [(WATCHED, min(arguments.hours, FORESEEN_H))]
+    for number, (supervision, hours) in enumerate(shifts):
         began = time.monotonic()
 
         def tell(share: float, what: str, number=number) -> None:
-            say(0.2 + 0.8 * (number + share) / len(SUPERVISIONS), what)
+            say(0.2 + 0.8 * (number + share) / len(shifts), what)
 
         done = work_a_shift(
             supervision,
@@ -267,15 +270,16 @@ def main(arguments) -> int:
             reward_model,
             tasks,
             arguments.stations,
-            arguments.hours,
+            hours,
             arguments.seed,
             speed=SPEEDS[arguments.speed],
             progress=tell,
-            also_keep=kept.append if number == 0 else lambda episode: None,
+            also_keep=kept.append if supervision is WATCHED else lambda episode: None,
         )
-        rows.append(done.row(supervision.name) | {"wall_s": round(time.monotonic() - began, 1)})
+        if supervision is not WATCHED:
+            rows.append(done.row(supervision.name) | {"wall_s": round(time.monotonic() - began, 1)})
     by_limit: dict[int, list[Episode]] = {}
-    for episode in kept[:FORESEEN]:
+    for episode in kept:
         by_limit.setdefault(get_task(episode.task).time_limit_steps, []).append(episode)
     limit, episodes = max(by_limit.items(), key=lambda item: len(item[1]))
     result = {

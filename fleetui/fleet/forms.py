@@ -115,14 +115,15 @@ class TaskForm(forms.Form):
         required=False,
         min_value=0.005,
         max_value=0.08,
-        help_text="Metres, such as 0.01: the policy's pushes end there, so that less falls off. Empty: no such fence.",
+        help_text="Metres, such as 0.01: a push of the policy's that goes on is turned aside, so that less falls off. "
+        "Empty: no such fence.",
     )
     after_failure = forms.ChoiceField(
         label="After a failure ask",
         required=False,
         choices=lambda: [SAME_FAMILY, *((each.name, each.title) for each in TASKS.values())],
-        help_text="Instructions of another family, until one succeeds: they spread what lies in each other's way. The "
-        "policy must have been trained on it.",
+        help_text="Instructions of another family, until one succeeds or three failed: they spread what lies in each "
+        "other's way. The policy must have been trained on it.",
     )
     description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))
 
@@ -138,7 +139,7 @@ class TaskForm(forms.Form):
                 *(
                     (each.name, each.title)
                     for each in TASKS.values()
-                    if each.embodiment == task.embodiment and each.name != task.family
+                    if task.family in TASKS and each.embodiment == task.embodiment and each.name != task.family
                 ),
             ]
 

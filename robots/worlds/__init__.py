@@ -37,8 +37,8 @@ class World(Protocol):
         ...
 
     def fenced(self, action: np.ndarray, margin: float) -> np.ndarray:
-        """What is left of the action if no object may be pushed nearer than `margin` metres to an edge it can fall off;
-        a world that cannot tell returns it as it is.
+        """The action, turned aside where it would push an object nearer than `margin` metres to an edge it can fall
+        off; a world that cannot tell returns it as it is.
         """
         ...
 

@@ -375,6 +375,7 @@ class LanguageTable(_Tables):
             radii,
             tuple(HALF_TABLE.tolist()),
             margin,
+            self.embodiment.action_limit,
         )
         return np.array(left, np.float32)
 

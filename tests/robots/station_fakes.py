@@ -113,7 +113,9 @@ class FakeRewardModel:
         return d, distribution
 
 
-def loaded_policy(version=1, *, checkpoint=None, threshold=1.5, consecutive=1, policy=None, reward_model=None):
+def loaded_policy(
+    version=1, *, checkpoint=None, threshold=1.5, consecutive=1, policy=None, reward_model=None, taught=0
+):
     return LoadedPolicy(
         checkpoint or f"policy-{version}",
         version,
@@ -123,4 +125,5 @@ def loaded_policy(version=1, *, checkpoint=None, threshold=1.5, consecutive=1, p
         threshold,
         consecutive,
         2.0,
+        taught,
     )

@@ -12,10 +12,11 @@ from robots.worlds.language_table import END_EFFECTOR_RADIUS, HALF_TABLE, Langua
 RADIUS = 0.0255
 TABLE = tuple(HALF_TABLE.tolist())
 MARGIN = 0.02
+LIMIT = (0.03, 0.03)
 
 
 def at_edge(action, effector, place=(0.279, 0.0)):
-    return fenced(action, effector, END_EFFECTOR_RADIUS, [place], [RADIUS], TABLE, MARGIN)
+    return fenced(action, effector, END_EFFECTOR_RADIUS, [place], [RADIUS], TABLE, MARGIN, LIMIT)
 
 
 def outward(world, block, rng):
@@ -57,7 +58,7 @@ def test_small_steps_do_not_creep_over_the_edge():
     here = (0.279, 0.0)
     for _ in range(200):
         effector = (here[0] - RADIUS - END_EFFECTOR_RADIUS, 0.0)
-        action = fenced((0.0005, 0.0), effector, END_EFFECTOR_RADIUS, [here], [RADIUS], TABLE, MARGIN)
+        action = fenced((0.0005, 0.0), effector, END_EFFECTOR_RADIUS, [here], [RADIUS], TABLE, MARGIN, LIMIT)
         here = (here[0] + action[0], 0.0)
     assert here[0] <= TABLE[0] - MARGIN + 1e-3
 
@@ -116,6 +117,8 @@ def test_along_the_edge_an_object_may_go_and_a_push_outward_is_turned_aside():
     assert at_edge((0.0, 0.03), (0.279, -0.036)) == (0.0, 0.03)
     turned = at_edge((0.03, 0.0), (0.24, 0.0))
     assert math.hypot(*turned) == pytest.approx(0.03) and turned[1] > 0
+    x, y = at_edge((0.03, 0.03), (0.245, -0.01))
+    assert max(abs(x), abs(y)) == pytest.approx(0.03), "what the body would cut off is not counted upon"
 
 
 def test_who_is_stopped_by_an_object_at_the_edge_goes_round_it():

@@ -353,14 +353,14 @@ def test_an_attempt_that_fell_back_ends_by_itself_but_not_for_one_high_frame():
 
 
 def test_a_hopeless_attempt_ends_by_itself_but_one_in_ten_is_tried_out():
-    bench = Bench().practise(loaded_policy(8, policy=FakePolicy((0.0, 0.0), p_success=0.04)), hopeless=0.05)
+    bench = Bench().practise(loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=0.04), taught=8), hopeless=0.05)
     episodes = bench.until_episodes(200, ticks=5000)
     ended = [episode for episode in episodes if episode.ending == "hopeless"]
     assert {episode.steps for episode in ended} == {2}, "at the third doubtful frame in a row"
     tried_out = [episode for episode in episodes if episode.ending == "time_limit"]
     assert len(ended) + len(tried_out) == len(episodes) and 0.04 < len(tried_out) / len(episodes) < 0.2
-    for version, p_success in ((8, 0.06), (7, 0.04)):  # hopeful; an outlook that has hardly learned anything yet
-        policy = loaded_policy(version, policy=FakePolicy((0.0, 0.0), p_success=p_success))
+    for taught, p_success in ((8, 0.06), (7, 0.04)):  # hopeful; an outlook that has hardly learned anything yet
+        policy = loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=p_success), taught=taught)
         episodes = Bench().practise(policy, hopeless=0.05).until_episodes(20, ticks=5000)
         assert {episode.ending for episode in episodes} == {"time_limit"}
 
@@ -382,6 +382,22 @@ def test_after_a_failure_another_family_is_asked_until_one_succeeds():
     bench.until_episodes(4)
     bench.tick()
     assert bench.episodes[-1].detected_success and asked(bench) == "block2block"
+
+
+def test_where_the_other_family_fails_too_the_tasks_own_is_asked_again():
+    bench = Bench().practise(loaded_policy(policy=FakePolicy((0.0, 0.0))), after_failure="block_to_place")
+    bench.until_episodes(6, ticks=1000)
+    own, other = "block2block", "block_to_place"
+    assert [episode.task for episode in bench.episodes] == [own, other, other, other, own, other]
+
+
+def test_a_persons_end_is_no_success():
+    bench = Bench().practise(loaded_policy(policy=FakePolicy((0.0, 0.0))), after_failure="block_to_place")
+    bench.until_episodes(1)
+    bench.tick(), bench.tick()
+    assert bench.command("end_episode")["ok"]
+    bench.tick()
+    assert asked(bench) == "block_to_place"
 
 
 def test_the_other_family_is_no_business_of_a_reset_or_of_an_evaluation():

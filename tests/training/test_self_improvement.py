@@ -6,13 +6,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from robots.episodes import Episode, read_episodes, write_episodes
+from robots.tasks import get_task
 from training import self_improvement
 from training.checkpoints import Policy, RewardModel, load_checkpoint, save_checkpoint
 from training.evaluation import Evaluation, evaluate
 from training.recipes import SFTRecipe
-from training.rehearsal import LocalStations
+from training.rehearsal import LocalStations, rules_for
 from training.run_dir import RunDir, RunError, wilson
-from training.self_improvement import gather, improve, label, past_the_peak, progress_rewards
+from training.self_improvement import gather, improve, label, outlook_of, past_the_peak, progress_rewards
 
 TASKS = ["block2block", "block_to_place"]
 
@@ -127,6 +128,21 @@ def test_a_run_well_past_its_peak_stops_and_keeps_the_peak(
     summary = improve(run, scripted_practice(demonstrations))
     assert (summary["version"], summary["kept_version"], summary["success"]) == (last, 1, 0.3)
     assert bool(patience) == any("Stopped" in line["text"] for line in lines(run, "note"))
+
+
+def test_only_what_was_tried_out_tells_what_comes_of_hopeless_attempts(loaded, demonstrations):
+    policy, _ = loaded
+    given_up = outlook_of(practised(demonstrations[0], policy, ending="hopeless"), policy)
+    assert (given_up[-3:] == -1).all() and (given_up[:-3] == 49).all()
+    assert (outlook_of(practised(demonstrations[0], policy, ending="operator"), policy) == -1).all()
+
+
+def test_another_family_is_asked_only_where_it_is_practised():
+    rules = {"edge_margin": 0.01, "after_failure": "block_to_place"}
+    task = get_task("block2block")
+    assert rules_for(task, rules, ["block2block", "block_to_place"]) == rules
+    assert rules_for(task, rules, ["block2block"]) == {"edge_margin": 0.01}
+    assert rules_for(get_task("point_mass"), rules, ["point_mass", "block_to_place"]) == {"edge_margin": 0.01}
 
 
 def test_weights_that_are_no_numbers_end_a_rehearsal(new_improve_run, loaded):
