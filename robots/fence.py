@@ -39,8 +39,8 @@ def fenced(
     limit: Point,
 ) -> Point:
     """The action (metres to go, x and y, of which `limit` is the most), turned aside where it would push the centre of
-    an object that lies within reach nearer than `margin` to an edge of the table, which is centred at the origin; (0, 0)
-    where no turn helps.
+    an object that lies within reach nearer than `margin` to an edge of the table, which is centred at the origin;
+    (0, 0) where no turn helps.
     """
     inner = half_table[0] - margin, half_table[1] - margin
     # An object moves no farther than the action, so far from the edge there is nothing to foresee.
