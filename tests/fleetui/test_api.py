@@ -176,6 +176,16 @@ def test_a_policy_is_not_sent_to_practise_with_another_body(lab, sft_run):
     assert Run.objects.count() == 1 and not Assignment.objects.exists()
 
 
+def test_a_policy_is_not_asked_after_a_failure_for_what_it_never_learned(lab, sft_run):
+    answer = lab.call("manager", "patch", f"tasks/{lab.task.slug}", {"after_failure": "block_to_place"})
+    assert answer.json()["after_failure"] == "block_to_place"
+    body = {"kind": "improve", "parent": sft_run.pk, "task": lab.task.slug, "stations": ["arm-1"]}
+    assert "never learned" in refused(lab.call("researcher", "post", "runs", body), 422)
+    sft_run.dataset.families = ["block2block", "block_to_place"]
+    sft_run.dataset.save()
+    assert lab.call("researcher", "post", "runs", body).status_code < 300
+
+
 # Datasets
 
 
