@@ -100,7 +100,7 @@ class TaskForm(forms.Form):
         required=False,
         min_value=0.001,
         max_value=0.5,
-        help_text="Ends an attempt whose P(success) stays below this, such as 0.05; one in ten goes on, so that the "
+        help_text="Ends an attempt whose P(success) stays below this, such as 0.2; one in ten goes on, so that the "
         "policy learns what comes of it. Empty: never.",
     )
     fewest_objects = forms.IntegerField(

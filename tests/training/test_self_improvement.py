@@ -189,6 +189,7 @@ def test_the_outlook_learns_how_attempts_end_and_changes_nothing_that_the_policy
     failed = practise("failed")  # at the time limit
     reached = practise("reached", ending="detected_success", detected_success=True)
     stopped = practise("stopped", ending="operator")  # nobody knows what would have come of it
+    assert failed.description.taught == failed.version and stopped.description.taught == 0
     attempt = demonstrations[0]
     seen = attempt.observations[:-1], [attempt.instruction] * attempt.steps
     of_failed, of_reached, of_stopped = (
