@@ -223,7 +223,7 @@ class Task(models.Model):
     hopeless = models.FloatField(null=True)  # ... or when P(success before the limit) stays below
     fewest_objects = models.PositiveIntegerField(null=True)  # practice goes on while so many are left; null = all
     edge_margin = models.FloatField(null=True)  # metres; the policy pushes no object nearer to an edge; null = it may
-    after_failure = models.CharField(max_length=80, blank=True, default="")  # family asked from a failure to a success
+    after_failure = models.CharField(max_length=80, blank=True, default="")  # family asked when an attempt failed
     archived_at = models.DateTimeField(null=True)
 
     class Meta:
