@@ -5,9 +5,14 @@ refusals below are the one hierarchy of errors that a user can cause: pages show
 `status`.
 """
 
+import time
+from dataclasses import dataclass
+
 from django.apps import apps
+from django.contrib.auth import get_user
+from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import PermissionDenied
-from django.http import Http404
+from django.http import Http404, HttpRequest
 from django.utils import timezone
 
 EVERYONE = {"viewer", "supervisor", "researcher", "manager"}
@@ -90,6 +95,56 @@ def may(role: str, action: str) -> bool:
     return role in ALLOWED[action]
 
 
+# People whose log-in and roles were read a moment ago: a stop needs no database to know who gives it.
+
+KNOWN_FOR_S = 600.0  # as long as the database can't be asked
+
+
+@dataclass
+class Known:
+    """Who has a session, and the roles, as the database said at `read_at` (monotonic)."""
+
+    user: object
+    roles: dict[str, str]  # the lab's slug -> role
+    read_at: float
+
+
+_known: dict[str, Known] = {}  # by the session's key
+
+
+def remember_person(session_key: str, user, roles: dict[str, str]) -> None:
+    """Called by the live sockets (live/viewers.py) each time the database has confirmed the log-in."""
+    now = time.monotonic()
+    _known[session_key] = Known(user, roles, now)
+    for key in [key for key, known in list(_known.items()) if now - known.read_at > KNOWN_FOR_S]:
+        _known.pop(key, None)
+
+
+def forget_person(session_key: str) -> None:
+    _known.pop(session_key, None)
+
+
+def get_known(session_key: str) -> Known | None:
+    known = _known.get(session_key)
+    return known if known is not None and time.monotonic() - known.read_at <= KNOWN_FOR_S else None
+
+
+def check_role(role: str | None, lab_slug: str, action: str, lab_name: str = "") -> None:
+    """Refuse where the role, None for somebody who is no member, does not allow the action."""
+    if role is None:
+        raise NotFound(f"There is no lab {lab_slug!r} that you are a member of.")
+    if not may(role, action):
+        allowed = " or ".join(sorted(ALLOWED[action]))
+        raise Denied(f"Your role in {lab_name or lab_slug} is {role}; to {SAID[action]} takes a {allowed}.")
+
+
+def read_session(session_key: str):
+    """The user who is logged in by this session, anonymous where nobody is: asked of the database."""
+    request = HttpRequest()
+    request.session = SessionStore(session_key)
+    return get_user(request)
+
+
 def get_labs(user):
     """The labs that the user is a member of, by name."""
     return apps.get_model("fleet", "Lab").objects.filter(memberships__user_id=user.pk).order_by("name")
@@ -103,11 +158,7 @@ def get_lab(user, slug: str, action: str = "see"):
         .select_related("lab")
         .first()
     )
-    if membership is None:
-        raise NotFound(f"There is no lab {slug!r} that you are a member of.")
-    if not may(membership.role, action):
-        allowed = " or ".join(sorted(ALLOWED[action]))
-        raise Denied(f"Your role in {membership.lab.name} is {membership.role}; to {SAID[action]} takes a {allowed}.")
+    check_role(membership and membership.role, slug, action, membership and membership.lab.name)
     membership.lab.role = membership.role
     return membership.lab
 

@@ -15,7 +15,9 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetui.settings")
 django_app = get_asgi_application()
 
 # Models exist only from here on, so what imports them comes after.
+from fleetui import stops  # noqa: E402
 from fleetui.charts.asgi import dash_asgi  # noqa: E402
+from fleetui.live.hearing import get_hearing  # noqa: E402
 from fleetui.live.routing import websocket_urlpatterns  # noqa: E402
 
 CHARTS = "/charts/app/"
@@ -64,4 +66,29 @@ async def refuse(send, status, sentence):
     await send({"type": "http.response.body", "body": json.dumps({"detail": sentence}).encode()})
 
 
-application = ProtocolTypeRouter({"http": pages, "websocket": AuthMiddlewareStack(URLRouter(websocket_urlpatterns))})
+async def lifespan(scope, receive, send):
+    """While the server runs it hears the stops that are given in other processes, by both ways."""
+    watch = stops.Watch()
+
+    def hear(event):
+        stops.hear(event["payload"])
+
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            watch.start()
+            await get_hearing().join(stops.GROUP, hear)
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            watch.end()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+application = ProtocolTypeRouter(
+    {
+        "http": pages,
+        "websocket": AuthMiddlewareStack(URLRouter(websocket_urlpatterns)),
+        "lifespan": lifespan,
+    }
+)

@@ -1,13 +1,17 @@
 """The live messages: what pages hear when something was written, and what stations are told. Sent on commit, never
-before.
+before (a stop alone goes first: stops.py).
 
 A topic is what a browser subscribes to: `wall:LAB`, `station:LAB/SLUG`, `run:LAB/ID`. Each event of a topic carries a
 number that Valkey counts, so that a consumer which missed one sees the gap and starts anew from a snapshot. Stations
-have a group each, `station.ID`; what they are told is repeated until they answer, because a channel layer may drop.
+have a group each, `station.ID`. A station whose socket is in this process is told directly, without Valkey. Valkey is a
+hint only: while it is away nobody waits for it long, and its topics get a gap as soon as it is back.
 """
 
 import asyncio
+import logging
 import threading
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 
@@ -15,6 +19,12 @@ import redis.asyncio
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import transaction
+from redis.exceptions import RedisError
+
+log = logging.getLogger(__name__)
+
+VALKEY_WITHIN_S = 1.0  # what takes longer is given up: no act may wait for a hint
+ASKED_AGAIN_AFTER_S = 1.0  # and until then nothing is tried at all
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,9 @@ class CheckpointsChanged:
 
 Payload = CardChanged | RunChanged | MetricsAdded | CheckpointsChanged
 
+# Stations whose sockets are in this process, by their group: a function that tells one of them, from any thread.
+here: dict[str, Callable[[dict], None]] = {}
+
 
 def group_of(topic: str) -> str:
     """The channel layer's group of a topic; group names allow fewer characters than topics."""
@@ -60,36 +73,66 @@ def number_key(topic: str) -> str:
 
 def send_on_commit(topic: str, payload: Payload) -> None:
     """Tell everyone who watches the topic, once this transaction is there to be read."""
-    transaction.on_commit(lambda: _run(_publish(topic, asdict(payload))), robust=True)
+    transaction.on_commit(lambda: _publish(topic, asdict(payload)), robust=True)
 
 
 def tell_station_on_commit(group: str, *messages: dict) -> None:
     """Send messages of the link protocol to a station's consumer, whichever process writes, in their order."""
-    transaction.on_commit(lambda: _run(_tell(group, messages)), robust=True)
+    transaction.on_commit(lambda: _tell(group, messages), robust=True)
 
 
-async def _publish(topic, data):
-    async with _in_order():  # a number sent after the next one would look like a gap
-        number = await _connection().incr(number_key(topic))
-        await get_channel_layer().group_send(
-            group_of(topic), {"type": "live.event", "topic": topic, "number": number, "data": data}
-        )
+def send_to_group(group: str, event: dict) -> bool:
+    """To the processes that listen to the group; False where Valkey is away. The event gets the group's name, for one
+    channel hears all groups of a process (live/hearing.py).
+    """
+    return _try(lambda: get_channel_layer().group_send(group, event | {"group": group}))
 
 
-async def _tell(group, messages):
+def _publish(topic, data):
+    async def publish():
+        async with _in_order():  # a number sent after the next one would look like a gap
+            number = await _connection().incr(number_key(topic))
+            event = {"type": "live.event", "topic": topic, "number": number, "data": data, "group": group_of(topic)}
+            await get_channel_layer().group_send(event["group"], event)
+
+    if not _try(publish):
+        _missed.add(topic)
+    elif _missed:
+        _leave_gaps()
+
+
+def _tell(group, messages):
+    tell = here.get(group)
     for message in messages:
-        await get_channel_layer().group_send(group, {"type": "tell.station", "message": message})
+        if tell is not None:
+            tell(message)
+        else:
+            send_to_group(group, {"type": "tell.station", "message": message})
 
 
 # Sending from sync code would open a connection to Valkey for each message (async_to_sync makes an event loop each
 # time). One loop in a thread of its own keeps the connection, and keeps the messages of this process in order.
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
+_away_until = 0.0
+_missed: set[str] = set()  # topics of which an event was lost while Valkey was away
+
+
+def _leave_gaps():
+    """Numbers that nobody gets: whoever watches one of these topics will ask for the whole again."""
+
+    async def leave():
+        while _missed:
+            topic = next(iter(_missed))
+            await _connection().incr(number_key(topic))
+            _missed.discard(topic)
+
+    _try(leave)
 
 
 @cache
 def _connection():
-    return redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=5)
+    return redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=VALKEY_WITHIN_S)
 
 
 @cache
@@ -97,10 +140,25 @@ def _in_order():
     return asyncio.Lock()
 
 
-def _run(coroutine):
-    global _loop
+def _try(send: Callable[[], Awaitable]) -> bool:
+    """Run it on this process' loop; False where Valkey does not answer in time, or did not a moment ago."""
+    global _loop, _away_until
+    if time.monotonic() < _away_until:
+        return False
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="messages", daemon=True).start()
-    asyncio.run_coroutine_threadsafe(coroutine, _loop).result(timeout=10)
+
+    async def send_in_time():
+        async with asyncio.timeout(VALKEY_WITHIN_S):
+            await send()
+
+    try:
+        asyncio.run_coroutine_threadsafe(send_in_time(), _loop).result(timeout=VALKEY_WITHIN_S + 1)
+    except (RedisError, TimeoutError, OSError) as error:
+        if time.monotonic() > _away_until + 10 * ASKED_AGAIN_AFTER_S:
+            log.warning("Valkey does not answer (%s); live pages catch up once it does", error or type(error).__name__)
+        _away_until = time.monotonic() + ASKED_AGAIN_AFTER_S
+        return False
+    return True

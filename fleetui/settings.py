@@ -218,4 +218,6 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
+    # While Valkey is away it writes a traceback a second; live/hearing.py and messages.py say it once.
+    "loggers": {"channels_redis.pubsub": {"level": "CRITICAL"}},
 }

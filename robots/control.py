@@ -58,6 +58,7 @@ class Control:
         self.reason = ""
         self.paused = False
         self.stop_latched = False
+        self.stop = ""  # the id of the stop that latched it, as the server gave it
 
     @property
     def moved_by(self) -> str | None:

@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 FRAME_HEADER = struct.Struct(">IId")  # step, episode number, unix time of capture; a JPEG follows
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 5.0
 WELCOME_WITHIN_S = 10.0
-PING_EVERY_S, PING_LOST_S = 0.8, 10.0
+HEARTBEAT_EVERY_S = 1.0  # so often the server hears of this end, whatever the robot does; and this end of the server
+LOST_AFTER_S = 5.0  # a connection that was silent for so long is given up and made anew
 EPISODES_A_REQUEST = 64
 BYTES_A_REQUEST = 16 * 2**20
 SPOOLED_EPISODES = 2000
@@ -253,7 +254,7 @@ class Link:
         self.clock = clock
         self.connected = False
         self._heard = clock()
-        self._server_ahead_s = time.time() - clock()  # the server's wall clock against ours, which nobody can set
+        self._server_ahead_s: deque[float] = deque(maxlen=5)  # the server's steady clock against ours, as heard
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._outbox: deque[dict] = deque()
         self._telemetry: dict | None = None
@@ -385,7 +386,8 @@ class Link:
             delay = await self._pause(delay)
 
     async def _converse(self, socket: ClientConnection) -> None:
-        tasks = [asyncio.create_task(part(socket)) for part in (self._read, self._write, self._ping)]
+        parts = (self._read, self._write, self._keep_beating, self._watch_silence)
+        tasks = [asyncio.create_task(part(socket)) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -422,12 +424,17 @@ class Link:
             message = {**message, "unsent": len(self.spool)}
         return json.dumps(message, allow_nan=False)
 
-    async def _ping(self, socket: ClientConnection) -> None:
+    async def _keep_beating(self, socket: ClientConnection) -> None:
         while True:
-            async with asyncio.timeout(PING_LOST_S):
-                await (await socket.ping())
-            self._heard = self.clock()
-            await asyncio.sleep(PING_EVERY_S)
+            await socket.send('{"type": "heartbeat"}')
+            await asyncio.sleep(HEARTBEAT_EVERY_S)
+
+    async def _watch_silence(self, socket: ClientConnection) -> None:
+        """A TCP connection may stand for minutes after the other end is gone (sleep, Wi-Fi)."""
+        while (silent := self.gone_for()) < LOST_AFTER_S:
+            await asyncio.sleep(LOST_AFTER_S - silent)
+        socket.transport.abort()  # a farewell would wait for an answer
+        raise TimeoutError
 
     def _take(self, text: str | bytes) -> str:
         """Hand a message to the station; its kind."""
@@ -441,11 +448,16 @@ class Link:
         if kind == "welcome":
             # Before the station hears of it, and answers with telemetry; what it said to nobody is no news any more.
             self.connected, self._telemetry = True, None
-            if isinstance(message.get("server_time"), (int, float)):
-                self._server_ahead_s = message["server_time"] - self.clock()
+            self._server_ahead_s.clear()
+        if kind == "error":
+            self._say(f"the server could not use a message of this station: {message.get('error')}")
+        if kind in ("welcome", "heartbeat") and isinstance(message.get("server_time"), (int, float)):
+            self._server_ahead_s.append(message["server_time"] - self.clock())
         if kind in ("command", "beat") and isinstance(message.get("sent_at"), (int, float)):
             # A command that waited somewhere on the way is as old as it is, whenever it arrived.
-            message["age_s"] = max(0.0, self.clock() + self._server_ahead_s - message["sent_at"])
+            # Both clocks are steady; of the newest heartbeats the least delayed tells best how they differ.
+            ahead = max(self._server_ahead_s, default=message["sent_at"] - self.clock())
+            message["age_s"] = max(0.0, self.clock() + ahead - message["sent_at"])
         if kind == "policy":
             self._wanted_policy = message
             self._to_fetch.set()

@@ -268,6 +268,8 @@ class Station:
             self._beat(message, self.clock() if received_at is None else received_at)
         elif kind == "lapse":
             self._hear_of_lapse(message)
+        elif kind == "heartbeat":
+            self._hear_latch(message.get("stop"))
         elif kind == "welcome":
             self.lease.note(message.get("epoch"))
             self._welcome(message.get("settings") or {})
@@ -287,9 +289,12 @@ class Station:
         elif settings.get("overridden") is True and not self.lease.open and not self.control.stop_latched:
             self._await_hand_back("a person took control before this process began")
         # What people ordered while the link was down, or before this host was started.
-        if settings.get("stop_latched") is True and not self.control.stop_latched:
-            self._stop()
-        elif settings.get("stop_latched") is False and self.control.stop_latched:
+        stop = str(settings.get("stop") or "")
+        if settings.get("stop_latched") is True:
+            self._hear_latch(stop or "a stop")
+        elif settings.get("stop_latched") is False and self.control.stop_latched and self.control.stop in ("", stop):
+            # The stop that it had is on record, and was cleared. One that is not was told before the server could
+            # write it down: it stays until a person clears it.
             self._clear_stop()
         if isinstance(settings.get("paused"), bool):
             self._pause(settings["paused"])
@@ -380,17 +385,17 @@ class Station:
             try:
                 refuse_expired(message, max(self.clock() - received_at, message.get("age_s", 0.0)))
                 self.lease.check(name, epoch, by)
-                self._execute(name, message.get("args") or {}, epoch, by)
+                self._execute(command_id, name, message.get("args") or {}, epoch, by)
                 answer = self.commands.answer(command_id)
             except CommandRefused as error:
                 answer = self.commands.answer(command_id, str(error))
         self.emit(answer)
 
-    def _execute(self, name: str, args: dict, epoch: int | None, by: str) -> None:
+    def _execute(self, command_id: str, name: str, args: dict, epoch: int | None, by: str) -> None:
         self.control.check(name)
         match name:
             case "stop":
-                self._stop()
+                self._stop(command_id)
             case "clear_stop":
                 self._clear_stop()
             case "pause":
@@ -416,10 +421,18 @@ class Station:
             case "hand_back":
                 self._end_override("operator")
 
-    def _stop(self) -> None:
+    def _hear_latch(self, stop: Any) -> None:
+        """A heartbeat says which stop latches this station, "" if none. It never clears one: that is a person's act."""
+        if isinstance(stop, str) and stop and not self.control.stop_latched:
+            self._stop(stop)
+
+    def _stop(self, stop: str) -> None:
+        self.control.stop_latched, self.control.stop = (
+            True,
+            stop,
+        )  # first: nothing below may keep it from standing still
         self._end_override("stop")
         self._cut("stop")
-        self.control.stop_latched = True
         self._become("stopped", "stopped by a person")
 
     def _clear_stop(self) -> None:
@@ -769,6 +782,7 @@ class Station:
             "uuid": recording.uuid if recording else "",
             "speed": self.settings.speed,
             "human": self.control.moved_by == "human",
+            "stop": self.control.stop if self.control.stop_latched else "",
             "sent_at": time.time(),
         }
 

@@ -4,8 +4,10 @@ Everything here only reads requests, calls the actions and selectors that the pa
 {"detail": "a sentence"} with a 4xx status. The OpenAPI schema is at /api/openapi.json, its page at /api/docs.
 """
 
+from typing import Literal
 from uuid import UUID
 
+from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.db import DataError
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -91,6 +93,14 @@ class Session(SessionAuth):
         return super().authenticate(request, key)
 
 
+class StopSession(Session):
+    """The same for a stop, which must not wait for the database to say who gives it."""
+
+    def authenticate(self, request, key):
+        source.set("API")
+        return fleet_actions.get_stopper(key or "")
+
+
 labs = Router(auth=Session(csrf=True), tags=["lab"])
 
 
@@ -98,6 +108,25 @@ class CommandBody(Schema):
     name: str
     args: dict = Field(default_factory=dict)
     ttl_ms: int = 5000
+
+
+class StopBody(Schema):
+    id: str = Field("", max_length=80, description="Repeat a stop with the same id: it is the same stop.")
+
+
+class StoppedStation(Schema):
+    station: str
+    name: str
+    outcome: Literal["confirmed", "told", "unreachable"]
+    silent_s: float | None = Field(description="Seconds since the station was last heard, where that is known.")
+
+
+class StopAnswer(Schema):
+    id: str
+    stopped: int = Field(description="How many stations said that they stopped.")
+    recorded: bool
+    stations: list[StoppedStation]
+    detail: str = Field(description="What to know beyond that, such as: told, not recorded.")
 
 
 class LabelBody(Schema):
@@ -190,9 +219,11 @@ def rewind_station(request: HttpRequest, lab: Path[str], slug: str):
 
 @labs.post("/stations/{slug}/command", response=dict)
 def command_station(request: HttpRequest, lab: Path[str], slug: str, body: CommandBody):
-    """pause, resume, stop, clear_stop {reason}, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back,
-    settings. An override lasts two seconds from the newest drive.
+    """pause, resume, clear_stop {reason}, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back,
+    settings, and stop, whose own way is POST stop. An override lasts two seconds from the newest drive.
     """
+    if body.name == "stop":
+        return fleet_actions.stop_stations(user=request.user, lab_slug=lab, station_slug=slug)
     return fleet_actions.command_station(
         user=request.user, lab_slug=lab, station_slug=slug, name=body.name, args=body.args, ttl_ms=body.ttl_ms
     )
@@ -232,10 +263,25 @@ def close_help(request: HttpRequest, lab: Path[str], number: int, body: OutcomeB
     return fleet.help_row(fleet_actions.close_help(request=found, user=request.user, outcome=body.outcome))
 
 
-@labs.post("/stop", response=dict)
-def stop_lab(request: HttpRequest, lab: Path[str]):
-    """The software stop of every station of the lab, latched at once."""
-    return fleet_actions.stop_lab(user=request.user, lab_slug=lab)
+@labs.post("/stop", response=StopAnswer, auth=StopSession(csrf=True))
+def stop_lab(request: HttpRequest, lab: Path[str], body: StopBody | None = None):
+    """The software stop of every station of the lab: told at once, then latched and recorded. The answer says of each
+    station whether it confirmed it, was told, or could not be reached.
+    """
+    return give_stop(request, lab, None, body)
+
+
+@labs.post("/stations/{slug}/stop", response=StopAnswer, auth=StopSession(csrf=True))
+def stop_station(request: HttpRequest, lab: Path[str], slug: str, body: StopBody | None = None):
+    """The software stop of one station."""
+    return give_stop(request, lab, slug, body)
+
+
+def give_stop(request, lab, slug, body):
+    session = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
+    return fleet_actions.stop_stations(
+        user=request.auth, lab_slug=lab, station_slug=slug, order_id=body.id if body else "", session=session
+    )
 
 
 @labs.get("/tasks", response=list[dict])

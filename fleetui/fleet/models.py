@@ -127,6 +127,7 @@ class Station(models.Model):
     connected = models.BooleanField(default=False)
     last_seen = models.DateTimeField(null=True)
     stop_latched = models.BooleanField(default=False)
+    stopped_by = models.CharField(max_length=80, blank=True)  # the id of the newest stop, cleared or not
     paused = models.BooleanField(default=False)
     taken_over = models.BooleanField(default=False)  # by a person, and nobody has handed it back yet
     speed = models.PositiveSmallIntegerField(default=1)  # 1 = real time, 4, 0 = as fast as it can

@@ -2,38 +2,39 @@
 
 Each subscription is authorised, then gets a snapshot, then deltas, counted by `seq`. Two streams become deltas: events
 of the actions, numbered by Valkey so that a lost one is seen and mended by a new snapshot, and telemetry of this
-process, of which only the newest counts. Frames are latest-only too: a slow viewer gets fewer, never older ones.
+process, of which only the newest counts. Frames are latest-only too: a slow viewer gets fewer, never older ones. Every
+two seconds the page hears something, so that it knows a silent line; it answers, so that the server does.
 
 An override belongs to the socket that took it. The browser beats every 400 ms; each beat renews the lease and is passed
-on to the station. When the socket closes or the beats end, the lease ends too, whatever the browser was doing.
+on to the station. When the socket closes or the beats end, the lease ends too, whatever the browser was doing. Stops,
+drives and beats wait for no database.
 """
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import redis.asyncio
-from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
-from django.contrib.auth import get_user
-from django.contrib.sessions.backends.db import SessionStore
-from django.db import DatabaseError, DataError
-from django.http import HttpRequest
+from django.db import Error
 from django.utils import timezone
+from redis.exceptions import RedisError
 
-from fleetui import access, messages
+from fleetui import access, messages, stops
 from fleetui.fleet import actions
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions.audit import source
 from fleetui.fleet.models import Station
 from fleetui.learning import selectors as learning
 from fleetui.live import frames, telemetry
-from fleetui.live.stations import in_thread, refuse_constant, tell_at_once
+from fleetui.live.hearing import get_hearing
+from fleetui.live.sockets import BadRequest, Socket, in_thread, read_json
+from fleetui.live.stations import tell_at_once
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +42,17 @@ LARGEST_TEXT = 64 * 1024
 SUBSCRIPTIONS_LIMIT = 200
 # A card on the wall moves at most 5 times a second; the page of one station shows every message.
 EVERY_S = {"wall": 0.19, "station": 0.08}
-FORBIDDEN = 4403
+FORBIDDEN, SILENT = 4403, 4408
 NOTE_SEEN_S = 60.0
 RECHECK_S = 1.5  # so long may a socket outlive its log-in, its user's membership or role; 2 s with the asking
 BEAT_LOST_S = 2.0  # from the newest beat to the end of the lease; the row in PostgreSQL says the same
 WATCH_BEATS_S = 0.1
-
-
-class BadRequest(ValueError):
-    """The message makes no sense; the text says why."""
+HEARTBEAT_EVERY_S = 2.0
+# A page that answers no heartbeat for so long gets no pictures, and after the other time no socket: a page on a slow
+# line answers late, for its heartbeats wait behind pictures.
+QUIET_AFTER_S, SILENT_AFTER_S = 5.0, 30.0
+COMPARE_NUMBERS_S = 4.0  # how often lost events are looked for
+VALKEY_WITHIN_S = 1.0
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Subscription:
     key: str  # station slug or run id
     topic: str
     seq: int = 0
-    number: int = 0  # of the newest event, as Valkey counts them
+    number: int | None = None  # of the newest event, as Valkey counts them; None: it could not be asked
     metric: int = 0  # newest metric sent
     live: bool = False  # the snapshot is out
     stations: dict[str, int] = field(default_factory=dict)  # slug -> id
@@ -79,80 +82,90 @@ class Held:
     renewing: bool = False
 
 
-class LiveConsumer(AsyncWebsocketConsumer):
-    async def connect(self):
+class LiveConsumer(Socket):
+    def __str__(self):
+        return f"A page of {self.user}"
+
+    async def enter(self):
         self.user = self.scope["user"]
+        self.session = self.scope["session"].session_key or ""
         self.subscriptions: dict[str, Subscription] = {}
         self.watches: dict[tuple[str, str], frames.Watch] = {}
         self.held: dict[tuple[str, str], Held] = {}
         self.pending: dict[tuple[str, str], tuple[dict, bool]] = {}
-        self.tasks: list[asyncio.Task] = []
         self.numbers, self.noted_seen = None, -NOTE_SEEN_S
-        if not self.user.is_authenticated or not is_same_origin(self.scope):
-            await self.close(FORBIDDEN)
-            return
-        self.roles = await in_thread(access.get_roles)(self.user)
-        await self.accept()
-        self.numbers = redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=5)
         self.telemetry_there, self.frames_there = asyncio.Event(), asyncio.Event()
-        self.tasks = [
-            asyncio.create_task(part())
-            for part in (self.send_telemetry, self.send_frames, self.close_when_unwelcome, self.watch_beats)
-        ]
+        self.events_waiting = 0
+        if not self.user.is_authenticated or not is_same_origin(self.scope):
+            await self.hang_up(FORBIDDEN)
+            return
+        source.set("page")  # for everything that this socket asks
+        self.roles = await in_thread(access.get_roles)(self.user)
+        access.remember_person(self.session, self.user, self.roles)
+        await self.accept()
+        self.numbers = redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=VALKEY_WITHIN_S)
+        for part in (
+            self.send_telemetry,
+            self.send_frames,
+            self.close_when_unwelcome,
+            self.watch_beats,
+            self.send_heartbeats,
+            self.compare_numbers,
+        ):
+            self.spawn(part())
 
-    async def disconnect(self, code):
-        for held in list(self.held.values()):
-            await self.let_go(held)
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+    async def leave(self):
+        lapses = [await self.let_go(held) for held in list(self.held.values())]
         for watch in self.watches.values():
             frames.remove_watch(watch)
         for topic in list(self.subscriptions):
             await self.drop(topic)
         if self.numbers is not None:
             await self.numbers.aclose()
+        await asyncio.gather(*lapses)
 
-    async def receive(self, text_data=None, bytes_data=None):
-        message = None
-        try:
-            if text_data is None or len(text_data) > LARGEST_TEXT:
-                raise BadRequest("Send JSON text of at most 64 KiB.")
-            message = json.loads(text_data, parse_constant=refuse_constant)
-            if not isinstance(message, dict):
-                raise BadRequest("Send a JSON object.")
-            if "subscribe" in message:
-                await self.subscribe(message)
-            elif "unsubscribe" in message:
-                await self.unsubscribe(message)
-            elif "command" in message:
-                await self.command(message["command"])
-            elif "beat" in message:
-                await self.beat(message["beat"])
-            else:
-                raise BadRequest("Send subscribe, unsubscribe, command or beat.")
-        except (access.Refused, BadRequest) as error:
-            await self.say({"error": str(error), "for": message})
-        except DataError:
-            await self.say({"error": "A value is too long, too large or no text at all.", "for": message})
-        except ValueError:
-            await self.say({"error": "This is not JSON.", "for": None})
+    async def take(self, text, data):
+        message = read_json(text, LARGEST_TEXT)
+        if "alive" in message:
+            if message.get("ask") is True:  # the page was away, or its network changed
+                await self.say_alive()
+            return
+        if "stop" in message:
+            self.stop(message)
+        elif "beat" in message:
+            await self.beat(message["beat"])
+        elif "subscribe" in message:
+            self.do(partial(self.subscribe, message), message)
+        elif "unsubscribe" in message:
+            self.do(partial(self.unsubscribe, message), message)
+        elif "command" in message:
+            await self.command(message["command"])
+        else:
+            raise BadRequest("Send subscribe, unsubscribe, stop, command or beat.")
+
+    async def send_heartbeats(self):
+        while True:
+            await asyncio.sleep(HEARTBEAT_EVERY_S)
+            await self.say_alive()
+
+    async def say_alive(self):
+        await self.say({"heartbeat": {"server_time": time.time(), "clock": time.monotonic()}})
 
     async def close_when_unwelcome(self):
         """The socket was opened by a session, and must not outlive it; nor show a lab to who has left it."""
         while True:
             await asyncio.sleep(RECHECK_S)
-            with contextlib.suppress(DatabaseError):  # asked again soon
+            with contextlib.suppress(Error):  # asked again soon
                 if not await in_thread(self.is_welcome)():
-                    await self.close(FORBIDDEN)
+                    await self.hang_up(FORBIDDEN)
 
     def is_welcome(self) -> bool:
-        request = HttpRequest()
-        request.session = SessionStore(self.scope["session"].session_key)
-        if not get_user(request).is_authenticated:
+        if not access.read_session(self.session).is_authenticated:
+            access.forget_person(self.session)
             return False
         labs = {each.lab for each in self.subscriptions.values()} | {lab for lab, _ in self.watches}
         now = access.get_roles(self.user)
+        access.remember_person(self.session, self.user, now)
         if labs and time.monotonic() - self.noted_seen > NOTE_SEEN_S:
             self.noted_seen = time.monotonic()
             actions.note_seen(user=self.user, labs=list(labs))
@@ -173,7 +186,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
             await self.drop(wanted.topic)
         self.subscriptions[wanted.topic] = wanted
         # Joined before the snapshot is read, so that nothing falls between the two.
-        await self.channel_layer.group_add(messages.group_of(wanted.topic), self.channel_name)
+        await get_hearing().join(messages.group_of(wanted.topic), self.take_event)
         telemetry.add_viewer(wanted.topic, self)
         await self.send_snapshot(wanted)
 
@@ -210,12 +223,12 @@ class LiveConsumer(AsyncWebsocketConsumer):
         telemetry.remove_viewer(topic, self)
         del self.subscriptions[topic]
         self.pending = {key: value for key, value in self.pending.items() if key[0] != topic}
-        await self.channel_layer.group_discard(messages.group_of(topic), self.channel_name)
+        await get_hearing().leave(messages.group_of(topic), self.take_event)
 
     async def send_snapshot(self, subscription):
         subscription.live = False
         # Whatever was numbered up to here was committed before, so the snapshot holds it.
-        subscription.number = int(await self.numbers.get(messages.number_key(subscription.topic)) or 0)
+        [subscription.number] = await self.read_numbers([subscription])
         data = await in_thread(self.read_snapshot)(subscription)
         await self.send_topic(subscription, "snapshot", data)
         subscription.live = True
@@ -244,17 +257,62 @@ class LiveConsumer(AsyncWebsocketConsumer):
         subscription.seq += 1
         message = {"topic": subscription.topic, "seq": subscription.seq, "type": kind, "data": data}
         if kind == "snapshot":
-            message["server_time"] = time.time()  # pages count ages by this clock, not by the browser's
+            # Pages count ages by these clocks, not by the browser's.
+            message |= {"server_time": time.time(), "clock": time.monotonic()}
         await self.say(message)
 
     # Events of the actions, through the channel layer
 
+    async def read_numbers(self, subscriptions) -> list[int | None]:
+        """The newest number of each one's topic; None for all where Valkey does not say."""
+        try:
+            async with asyncio.timeout(VALKEY_WITHIN_S):
+                numbers = await self.numbers.mget([messages.number_key(each.topic) for each in subscriptions])
+        except (RedisError, TimeoutError, OSError):
+            return [None] * len(subscriptions)
+        return [int(number or 0) for number in numbers]
+
+    async def compare_numbers(self):
+        """Where an event was lost and no later one shows the gap (Valkey was away, or was emptied), the page gets all
+        of it anew.
+        """
+        before: dict[str, int] = {}  # numbers at the last look: long enough ago for their events to have come
+        answered = True
+        while True:
+            await asyncio.sleep(COMPARE_NUMBERS_S)
+            live = [each for each in self.subscriptions.values() if each.live]
+            numbers = await self.read_numbers(live) if live else []
+            if None in numbers:
+                answered = False
+                continue
+            for each, number in zip(live, numbers, strict=True):
+                then = before.get(each.topic, 0)
+                if not answered or each.number is None or each.number < then or number < then:
+                    self.do(partial(self.renew_snapshot, each.topic))
+            before = {each.topic: number for each, number in zip(live, numbers, strict=True)}
+            answered = True
+
+    async def renew_snapshot(self, topic):
+        if topic in self.subscriptions:
+            await self.send_snapshot(self.subscriptions[topic])
+
+    def take_event(self, event):
+        if event["topic"] in self.subscriptions and not self.over:
+            with contextlib.suppress(BadRequest):  # too much waits: it is lost, and compare_numbers sees that
+                self.do(partial(self.live_event, event))
+
     async def live_event(self, event):
         subscription = self.subscriptions.get(event["topic"])
-        if subscription is None or event["number"] <= subscription.number:
+        if subscription is None or event["number"] == subscription.number:
             return
-        if event["number"] > subscription.number + 1:  # the layer dropped something
+        if subscription.number is None or event["number"] > subscription.number + 1:  # something was dropped
             await self.send_snapshot(subscription)
+            return
+        if event["number"] < subscription.number:
+            # Either the snapshot holds it already, or Valkey was emptied and counts anew.
+            [newest] = await self.read_numbers([subscription])
+            if newest is None or newest < subscription.number:
+                await self.send_snapshot(subscription)
             return
         subscription.number = event["number"]
         data = event["data"]
@@ -342,6 +400,9 @@ class LiveConsumer(AsyncWebsocketConsumer):
         while True:
             await self.frames_there.wait()
             self.frames_there.clear()
+            if self.silent_s() > QUIET_AFTER_S:
+                loop.call_later(1.0, self.frames_there.set)
+                continue
             soonest = None
             for watch in list(self.watches.values()):
                 frame = frames.newest.get(watch.station)
@@ -355,70 +416,106 @@ class LiveConsumer(AsyncWebsocketConsumer):
                 watch.next_at = max(watch.next_at, now - 0.5 / watch.fps) + 1 / watch.fps
                 watch.sent = frame
                 slug = watch.slug.encode()
-                await self.send(bytes_data=len(slug).to_bytes(2, "big") + slug + frame)
+                await self.send_out(bytes_data=len(slug).to_bytes(2, "big") + slug + frame)
             if soonest is not None:
                 loop.call_at(soonest, self.frames_there.set)
 
     # Commands
 
+    def stop(self, message):
+        """One station, or all of a lab: who may give it is known here, so nothing is waited for before it is told."""
+        lab, wanted = text_of(message, "lab"), message["stop"]
+        if not isinstance(wanted, dict):
+            raise BadRequest("stop must be an object: {id, station}; without a station it is all of the lab.")
+        station = text_of(wanted, "station") if wanted.get("station") is not None else None
+        self.spawn(self.give_stop(str(wanted.get("id") or uuid4())[:80], lab, station))
+
+    async def give_stop(self, order_id, lab, station):
+        try:
+            wish = {"user": self.user, "lab_slug": lab, "station_slug": station, "order_id": order_id}
+            answer = await asyncio.wrap_future(
+                stops.in_daemon(partial(actions.stop_stations, **wish, session=self.session))
+            )
+        except access.Refused as error:
+            await self.say({"stop_done": {"id": order_id, "error": str(error)}})
+            return
+        for key in [key for key in self.held if key[0] == lab and station in (None, key[1])]:
+            await self.forget_control(key, "")  # it ended an override, if there was one
+        await self.say({"stop_done": answer})
+
     async def command(self, command):
         if not isinstance(command, dict):
             raise BadRequest("command must be an object: {id, lab, station, name, args, ttl_ms, sent_at}.")
-        command_id, name, ttl_ms = (
-            str(command.get("id") or uuid4())[:80],
-            command.get("name"),
-            command.get("ttl_ms", 5000),
-        )
-        station = None
-        source.set("page")
+        command_id = str(command.get("id") or uuid4())[:80]
+        name, ttl_ms = command.get("name"), command.get("ttl_ms", 5000)
         try:
-            refuse_late(command, name, ttl_ms)
+            lab, slug = text_of(command, "lab"), text_of(command, "station")
+            if name == "stop":
+                raise BadRequest("A stop is said as {stop: {id, station}, lab}.")
+            refuse_late(command, ttl_ms)
             if name == "drive":
-                await self.drive(command, command_id, ttl_ms)
-                return
-            station = await in_thread(access.get_station)(
-                self.user, text_of(command, "lab"), text_of(command, "station")
-            )
-            wish = {"user": self.user, "lab_slug": command["lab"], "station_slug": command["station"], "name": name}
+                self.drive(command, command_id, ttl_ms)
+            else:
+                self.do(partial(self.give_command, command_id, lab, slug, name, command.get("args"), ttl_ms))
+        except (access.Refused, BadRequest) as error:
+            await self.answer(command_id, {"ok": False, "error": str(error)})
+
+    async def give_command(self, command_id, lab, slug, name, args, ttl_ms):
+        station = None
+        try:
+            station = await in_thread(access.get_station)(self.user, lab, slug)
             granted = {"epoch": 0}
             telemetry.await_answer(
                 station.pk, command_id, lambda answer: self.answer_soon(station, name, command_id, granted, answer)
             )
             granted |= await in_thread(actions.command_station)(
-                **wish, args=command.get("args"), ttl_ms=ttl_ms, command_id=command_id
+                user=self.user,
+                lab_slug=lab,
+                station_slug=slug,
+                name=name,
+                args=args,
+                ttl_ms=ttl_ms,
+                command_id=command_id,
             )
-            if name == "override":
-                held = Held(station, granted["epoch"], time.monotonic())
-                self.held[command["lab"], command["station"]] = held
-                await self.tell_control(held, True)
-            elif name in ("hand_back", "stop", "pause"):  # each of them ended an override, if there was one
-                await self.forget_control((command["lab"], command["station"]), "")
-        except (access.Refused, BadRequest) as error:
+        except (access.Refused, Error, ValueError) as error:
             if station is not None:
                 telemetry.stop_waiting(station.pk, command_id)
-            await self.answer(command_id, {"ok": False, "error": str(error)})
+            refused = isinstance(error, access.Refused)
+            sentence = (
+                str(error) if refused else "The server's database did not take it; look at the station, try again."
+            )
+            await self.answer(command_id, {"ok": False, "error": sentence})
+            if not refused:
+                raise
             return
+        if granted.get("refused"):  # by the station, sooner than this was known
+            await self.take_refusal(station, granted)
+        elif name == "override":
+            held = Held(station, granted["epoch"], time.monotonic())
+            self.held[lab, slug] = held
+            await self.tell_control(held, True)
+        elif name in ("hand_back", "pause"):  # each of them ended an override, if there was one
+            await self.forget_control((lab, slug), "")
         asyncio.get_running_loop().call_later(ttl_ms / 1000 + 1, self.give_up, station, command_id, name)
 
-    async def drive(self, command, command_id, ttl_ms):
+    def drive(self, command, command_id, ttl_ms):
         """Ten times a second, so without the database: the beats renew and authorise, and the station refuses what
         comes from an older epoch.
         """
-        held = self.held.get((text_of(command, "lab"), text_of(command, "station")))
+        held = self.held.get((command["lab"], command["station"]))
         if held is None or time.monotonic() - held.beat_at > BEAT_LOST_S:
             raise access.Conflict("This page is not in control of the station: take control (override) first.")
-        args = command.get("args") or {}
         message = {
             "type": "command",
             "id": command_id,
             "name": "drive",
-            "args": actions.checked_args("drive", args),
+            "args": actions.checked_args("drive", command.get("args") or {}),
             "ttl_ms": min(ttl_ms, actions.DRIVE_TTL_MS),
-            "sent_at": time.time() - age_of(command),
+            "sent_at": time.monotonic() - age_of(command),
             "epoch": held.epoch,
             "by": self.user.get_username(),
         }
-        if not await tell_at_once(held.station.pk, message):
+        if not tell_at_once(held.station.pk, message):
             raise access.Conflict(f"{held.station} is offline, so it can't be driven.")
 
     # Control: the beats of this browser
@@ -432,19 +529,18 @@ class LiveConsumer(AsyncWebsocketConsumer):
         if age_of(beat) > BEAT_LOST_S:
             return
         held.beat_at = time.monotonic()
-        sign = {"type": "beat", "epoch": held.epoch, "sent_at": time.time() - age_of(beat)}
-        await tell_at_once(held.station.pk, sign)
-        await self.say({"beat": {"station": held.station.slug, "server_time": time.time()}})
+        tell_at_once(held.station.pk, {"type": "beat", "epoch": held.epoch, "sent_at": time.monotonic() - age_of(beat)})
+        await self.say({"beat": {"station": held.station.slug, "clock": time.monotonic()}})
         if not held.renewing:
             held.renewing = True
-            asyncio.ensure_future(self.renew(held, timezone.now()))
+            self.spawn(self.renew(held, timezone.now()))
 
     async def renew(self, held, heard_at):
         """A beat counts only while its user is logged in and may command; the row decides who is in control."""
         try:
             if not await in_thread(self.is_welcome)():
                 await self.let_go(held)
-                await self.close(FORBIDDEN)
+                await self.hang_up(FORBIDDEN)
                 return
             await in_thread(actions.renew_control)(
                 user=self.user,
@@ -455,7 +551,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
             )
         except access.Refused as error:
             await self.let_go(held, str(error))
-        except DatabaseError:
+        except Error:
             log.exception("A beat could not be written")  # two seconds of that, and the lease has ended
         finally:
             held.renewing = False
@@ -463,6 +559,8 @@ class LiveConsumer(AsyncWebsocketConsumer):
     async def watch_beats(self):
         while True:
             await asyncio.sleep(WATCH_BEATS_S)
+            if self.silent_s() > SILENT_AFTER_S:
+                asyncio.ensure_future(self.hang_up(SILENT, "The page did not answer."))
             for held in list(self.held.values()):
                 if time.monotonic() - held.beat_at > BEAT_LOST_S:
                     await self.let_go(held, "No sign of life came from this page for two seconds.")
@@ -470,9 +568,9 @@ class LiveConsumer(AsyncWebsocketConsumer):
     async def let_go(self, held, why=""):
         """The lease ends and the station holds still, until a person takes over or hands back."""
         await self.forget_control((held.station.lab.slug, held.station.slug), why, held)
-        await tell_at_once(held.station.pk, {"type": "lapse", "epoch": held.epoch})
-        with contextlib.suppress(DatabaseError):  # it then expires by itself
-            await in_thread(actions.lapse_control)(station=held.station, epoch=held.epoch)
+        tell_at_once(held.station.pk, {"type": "lapse", "epoch": held.epoch})
+        # Told first, recorded after; without a database it expires by itself.
+        return asyncio.ensure_future(record_lapse(held.station, held.epoch))
 
     async def forget_control(self, key, why, held=None):
         if key in self.held and held in (None, self.held[key]):
@@ -498,12 +596,13 @@ class LiveConsumer(AsyncWebsocketConsumer):
             )
 
     def answer_soon(self, station, name, command_id, granted, answer):
-        asyncio.ensure_future(self.answer(command_id, answer))
+        self.spawn(self.answer(command_id, answer))
         if name == "override" and not answer["ok"]:
-            asyncio.ensure_future(self.take_refusal(station, granted))
+            self.spawn(self.take_refusal(station, granted))
 
     async def take_refusal(self, station, granted):
         """The station did not let itself be taken over: nobody holds it, and the policy goes on."""
+        granted["refused"] = True
         await self.forget_control((station.lab.slug, station.slug), "")
         if granted["epoch"]:
             await in_thread(actions.undo_override)(station=station, epoch=granted["epoch"])
@@ -511,27 +610,30 @@ class LiveConsumer(AsyncWebsocketConsumer):
     async def answer(self, command_id, answer):
         await self.say({"command_done": {"id": command_id} | answer})
 
-    async def say(self, message):
-        with contextlib.suppress(RuntimeError):  # the browser has gone meanwhile
-            await self.send(json.dumps(message))
+
+async def record_lapse(station, epoch):
+    with contextlib.suppress(Error):
+        await in_thread(actions.lapse_control)(station=station, epoch=epoch)
 
 
 def age_of(message: dict) -> float:
-    """Seconds since the browser sent it, by the server's clock as the browser knows it from the snapshots."""
+    """Seconds since the browser sent it, by this process' steady clock as the browser knows it from the heartbeats: a
+    wall clock may jump.
+    """
     sent_at = message.get("sent_at")
     if sent_at is None:
         return 0.0
-    if isinstance(sent_at, bool) or not isinstance(sent_at, (int, float)) or not 0 <= sent_at < 1e12:
-        raise BadRequest("sent_at must be the server's time in seconds.")
-    return max(0.0, time.time() - sent_at)
+    if isinstance(sent_at, bool) or not isinstance(sent_at, (int, float)) or not -1e12 < sent_at < 1e12:
+        raise BadRequest("sent_at must be the server's steady clock in seconds.")
+    return max(0.0, time.monotonic() - sent_at)
 
 
-def refuse_late(command: dict, name, ttl_ms) -> None:
+def refuse_late(command: dict, ttl_ms) -> None:
     """A click that waited on the way here must not act late either; only a stop is never too late."""
-    if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, (int, float)):
-        raise BadRequest("ttl_ms must be a number of milliseconds.")
+    if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, (int, float)) or not 0 <= ttl_ms <= 60_000:
+        raise BadRequest("ttl_ms must be a number of milliseconds, 0 to 60000.")
     age_ms = 1000 * age_of(command)
-    if name != "stop" and age_ms > ttl_ms:
+    if age_ms > ttl_ms:
         raise BadRequest(f"The command came {age_ms:.0f} ms old and was good for {ttl_ms:.0f} ms; give it again.")
 
 

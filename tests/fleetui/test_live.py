@@ -17,7 +17,7 @@ from fleetui import messages
 from fleetui.fleet import actions
 from fleetui.fleet.models import Lease
 from fleetui.learning import actions as learning_actions
-from fleetui.live import rewind, viewers
+from fleetui.live import rewind, sockets, stations, viewers
 from fleetui.live.routing import websocket_urlpatterns
 from robots.embodiments import LANGUAGE_TABLE
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
@@ -64,6 +64,13 @@ class Socket(ApplicationCommunicator):
             message = message if isinstance(message, bytes) else json.loads(message)
             if wanted(message):
                 return message
+
+
+@pytest.fixture(autouse=True)
+def no_heartbeats(monkeypatch):
+    """Tests listen for silence; tests/fleetui/test_sockets.py has the heartbeats."""
+    monkeypatch.setattr(viewers, "HEARTBEAT_EVERY_S", 1000)
+    monkeypatch.setattr(stations, "HEARTBEAT_EVERY_S", 1000)
 
 
 def cookie_of(lab, role):
@@ -203,9 +210,7 @@ async def test_the_wall_stays_true(lab):
     seq = await listen(socket, data, seq)
     assert data["stations"][0]["d"] == 12.5
     await sync_to_async(actions.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
-    await sync_to_async(actions.command_station)(
-        user=lab.users["supervisor"], lab_slug="east", station_slug="arm-1", name="stop"
-    )
+    await sync_to_async(actions.stop_stations)(user=lab.users["supervisor"], lab_slug="east", station_slug="arm-1")
     await station.say(**telemetry("needs_person", reason="the blue cube is off the table"))
     seq = await listen(socket, data, seq)
     await same_as_fresh(lab, data)
@@ -321,13 +326,16 @@ async def test_telemetry_is_not_written_for_each_message(lab):
     await station.disconnect()
 
 
-async def test_bad_telemetry_closes_the_link_and_harms_nobody(lab):
+async def test_bad_telemetry_is_answered_then_closes_the_link_and_harms_nobody(lab):
     socket = await browser(lab)
     await socket.say(subscribe="wall", lab="east")
     await socket.hear()
     for message in (telemetry("flying"), telemetry(d="high"), telemetry(distribution=[None])):
         station = await arm(lab)
         await station.say(**message)
+        assert (await station.hear(lambda message: message["type"] == "error"))["error"]
+        for _ in range(sockets.BAD_LIMIT):
+            await station.say(**message)
         while (output := await station.receive_output(timeout=2))["type"] != "websocket.close":
             pass
         assert output["code"] == 4400
@@ -389,7 +397,7 @@ async def test_an_override_lives_by_the_beats_of_its_socket(lab):
         await asyncio.sleep(0.4)
         await socket.say(**BEAT)
         sign = await station.hear(lambda message: message["type"] == "beat")
-        assert sign["epoch"] == epoch and abs(sign["sent_at"] - time.time()) < 0.5
+        assert sign["epoch"] == epoch and abs(sign["sent_at"] - time.monotonic()) < 0.5
     assert await sync_to_async(leases)(lab), "2.8 s later"
     last = time.monotonic()
     await socket.say(**drive())
@@ -475,11 +483,10 @@ async def test_an_override_that_the_station_refuses_leaves_no_lease(lab):
 async def test_a_command_that_waited_on_its_way_here_is_not_passed_on(lab):
     station, socket = await arm(lab), await browser(lab, "supervisor")
     await take_control(lab, station, socket)
-    await socket.say(**drive(sent_at=time.time() - 0.5))
+    await socket.say(**drive(sent_at=time.monotonic() - 0.5))
     done = (await socket.hear(lambda message: "command_done" in message))["command_done"]
     assert "ms old and was good for 300 ms" in done["error"]
-    late = {"id": "s", "lab": "east", "station": "arm-1", "name": "stop", "sent_at": time.time() - 60}
-    await socket.say(command=late)
+    await socket.say(stop={"id": "s", "station": "arm-1"}, lab="east", sent_at=time.monotonic() - 60)
     told = await station.hear(lambda message: message["type"] == "command")
     assert told["name"] == "stop", "a stop is never too late, and the drive was never passed on"
     await station.disconnect()

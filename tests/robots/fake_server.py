@@ -34,6 +34,8 @@ class FakeServer:
         self.settings = {"self_reset_after_s": None, "shuffle_every_s": 300, "speed": 0}
         self.on_welcome = []  # messages that every new connection gets at once
         self.connections = 0
+        self.beating = True  # a heartbeat each second, as the server sends it
+        self.latched = ""  # the stop that it says is latched
         if self.port and not self.running:
             self.start()
 
@@ -99,6 +101,7 @@ class FakeServer:
         await send({"type": "websocket.accept"})
         self.connections += 1
         number = self.connections
+        beating = asyncio.create_task(self._keep_beating(send))
         try:
             while True:
                 event = await receive()
@@ -114,14 +117,23 @@ class FakeServer:
                         "type": "welcome",
                         "station": number,
                         "name": "fake",
-                        "server_time": time.time(),
+                        "server_time": time.monotonic(),
                         "settings": self.settings,
                     }
                     for answer in (welcome, *self.on_welcome):
                         await send({"type": "websocket.send", "text": json.dumps(answer)})
                     self.sockets[number] = send
         finally:
+            beating.cancel()
             self.sockets.pop(number, None)
+
+    async def _keep_beating(self, send):
+        while True:
+            await asyncio.sleep(1.0)
+            if self.beating:
+                beat = {"type": "heartbeat", "server_time": time.monotonic(), "stop": self.latched}
+                with contextlib.suppress(Exception):
+                    await send({"type": "websocket.send", "text": json.dumps(beat)})
 
     async def _http(self, scope, receive, send, admitted):
         body, more = b"", True

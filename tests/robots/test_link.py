@@ -115,15 +115,17 @@ def test_a_broken_connection_is_made_again_and_nothing_that_must_arrive_is_lost(
     assert [message["number"] for message in server.of("telemetry")] == [20], "states of the past are no news"
 
 
-def test_silence_is_noticed_though_the_connection_stands(server, connect, monkeypatch):
-    monkeypatch.setattr(link_module, "PING_EVERY_S", 0.05)
+def test_a_station_knows_a_silent_server_by_its_heartbeats_and_connects_anew(server, connect, monkeypatch):
+    """The connection stands, and nothing comes: as after sleep or a lost Wi-Fi."""
+    monkeypatch.setattr(link_module, "LOST_AFTER_S", 2.5)
     link = connect(server)
-    until(lambda: server.sockets)
-    time.sleep(0.4)
-    assert link.gone_for() < 0.3, "answered pings count as life"
-    server.stop()
-    time.sleep(0.5)
-    assert link.gone_for() > 0.4
+    until(lambda: link.connected and server.of("heartbeat"))
+    time.sleep(2.2)
+    assert link.gone_for() < 1.5 and server.connections == 1, "heartbeats count as life"
+    server.beating = False
+    began = time.monotonic()
+    until(lambda: server.connections == 2)
+    assert 1.5 < time.monotonic() - began < 4.5
 
 
 def test_telemetry_and_frames_are_latest_only_and_messages_are_all_there(server, connect):
@@ -150,12 +152,12 @@ def test_frames_wait_for_nobody_while_there_is_no_connection(server, connect):
     assert link._frame is None
 
 
-def test_a_command_that_waited_on_the_way_has_its_age(server, connect):
+def test_a_command_that_waited_on_the_way_has_its_age_by_the_servers_steady_clock(server, connect):
     link = connect(server)
     received(link, "welcome")
     until(lambda: server.sockets)
     server.send(
-        {"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 500, "sent_at": time.time() - 3}
+        {"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 500, "sent_at": time.monotonic() - 3}
     )
     assert received(link, "command")[0]["age_s"] == pytest.approx(3, abs=0.5)
 

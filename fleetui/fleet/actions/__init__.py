@@ -41,7 +41,6 @@ from fleetui.fleet.actions.control import (
     lapse_control,
     lapse_expired_control,
     renew_control,
-    stop_lab,
     undo_override,
 )
 from fleetui.fleet.actions.dispatch import dispatch_all, dispatch_assignments
@@ -75,6 +74,7 @@ from fleetui.fleet.actions.reports import (
     record_touch,
 )
 from fleetui.fleet.actions.spans import drop_old_spans
+from fleetui.fleet.actions.stops import get_stopper, record_found_stopped, stop_stations
 
 __all__ = [
     "DRIVE_TTL_MS",
@@ -134,7 +134,9 @@ __all__ = [
     "restore_task",
     "revoke_invitation",
     "start_assignment",
-    "stop_lab",
+    "get_stopper",
+    "record_found_stopped",
+    "stop_stations",
     "stop_repeating",
     "store_episodes",
     "take_help",

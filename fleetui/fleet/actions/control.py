@@ -1,5 +1,5 @@
 """Who commands a station: from a person's act to the message that the station gets, with the lease, the record and the
-touch that it is.
+touch that it is. A stop alone goes its own way (stops.py).
 
 An override is a lease of two seconds that its holder's browser renews. A software stop beats an override, an override
 beats practice, and after an override that nobody ended the station waits (`taken_over`) until a person hands back.
@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
 
-from fleetui import access
+from fleetui import access, stops
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act, record_command
 from fleetui.fleet.actions.cards import emit_card
@@ -27,7 +27,7 @@ OPERATOR_LEASE = timedelta(seconds=2)  # from the newest sign of life; afterward
 REASON_LIMIT = 300
 DRIVE_TTL_MS = 300
 # An offline station is told these on its return: they are kept in its row. Anything else needs it here.
-KEPT_FOR_LATER = ("pause", "resume", "stop", "clear_stop", "speed", "settings")
+KEPT_FOR_LATER = ("pause", "resume", "clear_stop", "speed", "settings")
 
 
 def command_station(
@@ -43,8 +43,10 @@ def command_station(
     """The one way from a person to a station, for pages, API and sockets: role, lease, record, message. Returns {"id",
     "epoch"}: of an override, the epoch of the lease that it got.
     """
-    station = access.get_station(user, lab_slug, station_slug, "command")
     args = checked_args(name, args or {})
+    if name == "stop":
+        raise ValueError("a stop goes its own way: stop_stations")
+    station = access.get_station(user, lab_slug, station_slug, "command")
     if not station.connected and name not in KEPT_FOR_LATER:
         raise Conflict(f"{station} is offline, so it can't {name.replace('_', ' ')}; start it and try again.")
     if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int) or not 1 <= ttl_ms <= 60_000:
@@ -56,7 +58,7 @@ def command_station(
             epoch = _renew_by_driving(station, user)
         else:
             station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
-            _refuse_others(station, user, name)
+            _refuse_others(station, user)
             epoch = newest_epoch(station)
             if name == "override" and station.stop_latched:
                 raise Conflict(f"{station} is stopped; clear the stop first, then take control.")
@@ -66,19 +68,6 @@ def command_station(
             record_command(station, user, name, args)
         _tell_command(station, user, command_id, name, args, ttl_ms, epoch)
     return {"id": command_id, "epoch": epoch}
-
-
-def stop_lab(*, user, lab_slug: str) -> dict:
-    """Latch the software stop of every station of the lab, connected or not, or of none. Returns {"stopped": n}."""
-    lab = access.get_lab(user, lab_slug, "command")
-    with transaction.atomic():
-        stations = Station.objects.select_related("lab").select_for_update(of=("self",)).filter(lab=lab).order_by("pk")
-        for station in stations:
-            epoch = newest_epoch(station)
-            _change_rows(station, user, "stop", {})
-            record_act(lab=lab, kind="stop_all", user=user, station=station)
-            _tell_command(station, user, str(uuids.uuid4()), "stop", {}, 5000, epoch)
-    return {"stopped": len(stations)}
 
 
 def _tell_command(station: Station, user, command_id: str, name: str, args: dict, ttl_ms: int, epoch: int) -> None:
@@ -134,10 +123,10 @@ def checked_reason(reason, what: str) -> str:
     return reason
 
 
-def _refuse_others(station: Station, user, name: str) -> None:
-    """While a person holds the station nobody else commands it, but anybody may stop it."""
+def _refuse_others(station: Station, user) -> None:
+    """While a person holds the station nobody else commands it; but anybody may stop it (stops.py)."""
     holder = operator_of(station)
-    if name != "stop" and holder is not None and holder != user:
+    if holder is not None and holder != user:
         raise Conflict(f"{holder} is in control of {station}; ask for a hand-back first.")
 
 
@@ -151,11 +140,9 @@ def _change_rows(station: Station, user, name: str, args: dict) -> None:
     elif name == "resume" and station.paused:
         changed = {"paused": False}
         end_touches(station, "pause")
-    elif name == "stop" and not station.stop_latched:
-        changed = {"stop_latched": True}
-        add_touch(station, user, "stop", ended_at=now)
     elif name == "clear_stop" and station.stop_latched:
         changed = {"stop_latched": False, "paused": True}  # it moves again only after a resume
+        stops.clear(station.lab.slug, station.slug)
         add_touch(station, user, "clear_stop", ended_at=now, reason=args["reason"])
     elif name == "speed":
         changed = {"speed": args["value"]}
@@ -168,14 +155,27 @@ def _change_rows(station: Station, user, name: str, args: dict) -> None:
         )
     elif name == "end_episode":
         add_touch(station, user, "terminate", ended_at=now)
-    if name in ("hand_back", "stop", "pause"):  # each of them ends an override at the station
+    if name in ("hand_back", "pause"):  # each of them ends an override at the station, as a stop does
         end_override(station)
     if changed:
-        Station.objects.filter(pk=station.pk).update(**changed)
-        for field, value in changed.items():
-            setattr(station, field, value)
-        urgent = station.severity
-        emit_card(station, changed | {"severity": urgent, "attention": urgent > 0})
+        _write(station, changed)
+
+
+def latch_stop(station: Station, user, stop: str) -> None:
+    """Write the latch of the stop with this id, and what comes with it; `user` None: the station told of it."""
+    if not station.stop_latched:
+        add_touch(station, user, "stop", ended_at=timezone.now())
+    end_override(station)
+    _write(station, {"stop_latched": True, "stopped_by": stop})
+
+
+def _write(station: Station, changed: dict) -> None:
+    Station.objects.filter(pk=station.pk).update(**changed)
+    for field, value in changed.items():
+        setattr(station, field, value)
+    urgent = station.severity
+    shown = {name: value for name, value in changed.items() if name != "stopped_by"}
+    emit_card(station, shown | {"severity": urgent, "attention": urgent > 0})
 
 
 def operator_of(station: Station):

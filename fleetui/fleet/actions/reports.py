@@ -6,7 +6,7 @@ from django.apps import apps
 from django.db import transaction
 from django.utils import timezone
 
-from fleetui import access
+from fleetui import access, stops
 from fleetui.access import Invalid
 from fleetui.fleet.actions.assignments import dispatch_on_commit, list_orders
 from fleetui.fleet.actions.attention import note_absence
@@ -51,6 +51,7 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
     lapse_control(station=station)  # a web process that was killed could not do it
     show_card(station)
     dispatch_on_commit(station.lab)
+    unrecorded = (station.lab.slug, station.slug) in stops.unrecorded
     welcome = {
         "type": "welcome",
         "station": station.slug,
@@ -60,7 +61,8 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         "settings": {
             **station.settings_json(),
             "paused": station.paused,
-            "stop_latched": station.stop_latched,
+            "stop_latched": station.stop_latched or unrecorded,
+            "stop": station.stopped_by,  # the newest one on record: a stop that is not, only a person clears
             "overridden": station.taken_over,
         },
         "epoch": newest_epoch(station),

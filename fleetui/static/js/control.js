@@ -3,6 +3,7 @@
 // holds still by itself when they cease (its dead-man).
 
 import { live, postApi } from "./live.js";
+import { giveStop } from "./stop.js";
 import { askReason, commandStation, lab, page, toast, typing } from "./app.js";
 
 const DRIVE_EVERY_MS = 100;
@@ -13,6 +14,7 @@ export const mayAct = page.mayAct === "1";
 export const CONNECTION_LOST = "Connection lost: commands are not sent";
 
 export async function act(station, name, args = {}) {
+  if (name === "stop") return giveStop(lab, station, station, toast);
   if (name === "clear_stop") {
     const reason = await askReason(`Clear the software stop of ${station}? It stays paused until it is resumed. Say why it is safe; the reason is kept.`, "Clear stop");
     if (!reason) return false;
@@ -21,11 +23,7 @@ export async function act(station, name, args = {}) {
   return commandStation(station, name, args);
 }
 
-export async function stopAll() {
-  const done = await postApi(`labs/${lab}/stop`);
-  if (done.ok) toast(`Software stop: all ${done.stopped} stations are latched. Each is cleared by itself, with a reason.`);
-  else toast(`Stop all: ${done.error}`, "error");
-}
+export const stopAll = () => giveStop(lab, null, null, toast);
 
 // Marks an episode; the toast takes it back.
 export async function label(uuid, value, said, changed = () => {}) {

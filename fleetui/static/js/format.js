@@ -29,15 +29,22 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
-// The server's clock, in ms: ages must not depend on how the browser's clock is set. Of all that the server said of its time,
-// the least delayed is the truest; the browser's own steady clock carries it on.
-let ahead = null;
-export function hearServerTime(seconds) {
-  if (isNumber(seconds)) ahead = Math.max(ahead ?? -Infinity, 1000 * seconds - performance.now());
+// The server's clocks: ages must not depend on how the browser's clock is set. Of the newest that the server said, the least
+// delayed is the truest; the browser's own steady clock carries it on. `server_time` is the time of day, which may jump and is
+// for what is shown; `clock` is steady and tells how old a command is.
+const HEARD = 5;
+const ahead = { server_time: [], clock: [] };
+export function hearServerTime(message) {
+  for (const [name, heard] of Object.entries(ahead)) {
+    if (!isNumber(message[name])) continue;
+    heard.push(1000 * message[name] - performance.now());
+    if (heard.length > HEARD) heard.shift();
+  }
 }
-export function forgetServerTime() { ahead = null; }
-export const serverNow = () => ahead === null ? Date.now() : performance.now() + ahead;
-export const knowsServerTime = () => ahead !== null;
+export function forgetServerTime() { for (const heard of Object.values(ahead)) heard.length = 0; }
+export const serverNow = () => ahead.server_time.length ? performance.now() + Math.max(...ahead.server_time) : Date.now();
+export const knowsSteadyClock = () => ahead.clock.length > 0;
+export const steadyNow = () => (performance.now() + Math.max(...ahead.clock)) / 1000;   // seconds
 
 export function ago(date) {
   const seconds = (serverNow() - date.getTime()) / 1000;

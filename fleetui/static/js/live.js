@@ -2,13 +2,15 @@
 // only) and commands to stations. It reconnects by itself; while it is down, <body data-offline> marks everything as stale.
 // A station that this page took control of hears a beat every 400 ms; when the page is gone, the beats are, and it holds still.
 
-import { forgetServerTime, hearServerTime, knowsServerTime, serverNow } from "./format.js";
+import { forgetServerTime, hearServerTime, knowsSteadyClock, serverNow, steadyNow } from "./format.js";
 
 const COMMAND_TIMEOUT_MS = 8000;
 const BEAT_EVERY_MS = 400;
 const DRIVE_TTL_MS = 300;
 const STALE_FRAME_MS = 3000;
 const FIRST_CONNECTION_MS = 2000;
+const SILENT_MS = 5000;        // the server says something every 2 s: after so long nobody is there
+const ANSWER_MS = 2000;        // and it answers at once when a page asks whether it is there
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const once = (target, name) => new Promise((done) => target.addEventListener(name, done, { once: true }));
@@ -21,6 +23,7 @@ class Live extends EventTarget {
     this.commands = new Map();   // id -> {resolve, timer}
     this.held = new Map();       // station slug that this page controls -> timer of its beats
     this.lostAt = null;
+    this.heardAt = 0;            // when the socket was opened or last said something, by performance.now()
     this.nextCommand = 1;
     this.delay = 400;
     this.socket = null;
@@ -30,25 +33,50 @@ class Live extends EventTarget {
     if (this.socket) return;
     const scheme = location.protocol === "https:" ? "wss" : "ws";
     const socket = this.socket = new WebSocket(`${scheme}://${location.host}/ws/live`);
+    this.heardAt = performance.now();
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
       this.delay = 400;
+      this.heardAt = performance.now();
       forgetServerTime();
       this.setOnline(true);
       for (const topic of this.topics.values()) { topic.seq = null; this.send(topic.message); }
       for (const [station, feed] of this.feeds) this.sendFeed(station, feed);
     };
     socket.onmessage = (event) => {
+      this.heardAt = performance.now();
       if (typeof event.data === "string") this.receive(JSON.parse(event.data)); else this.receiveFrame(event.data);
     };
     socket.onclose = (event) => {
       if (event.code === 4403) return location.reload(); // logged out, or no member any more: the page says which
-      this.socket = null;
-      for (const station of [...this.held.keys()]) this.control({ station, held: false, why: "The connection broke: nobody drives it now, and it holds still." });
-      this.setOnline(false);
-      setTimeout(() => this.connect(), this.delay * (0.75 + Math.random() / 2));
-      this.delay = Math.min(this.delay * 1.8, 8000);
+      this.lose();
     };
+  }
+
+  // The connection is gone, whether the browser knows that yet or not: a half-open one would look alive for minutes.
+  lose() {
+    const socket = this.socket;
+    if (!socket) return;
+    this.socket = socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close?.();
+    for (const station of [...this.held.keys()]) {
+      this.control({ station, held: false, why: "The connection broke: nobody drives it now, and it holds still." });
+    }
+    this.setOnline(false);
+    setTimeout(() => this.connect(), this.delay * (0.75 + Math.random() / 2));
+    this.delay = Math.min(this.delay * 1.8, 8000);
+  }
+
+  get silentMs() { return performance.now() - this.heardAt; }
+
+  watchSilence() { if (this.socket && this.silentMs > SILENT_MS) this.lose(); }
+
+  // The page was away, or the network changed: ask at once whether the line still stands.
+  look() {
+    if (!this.online) return;
+    const asked = performance.now(), socket = this.socket;
+    this.send({ alive: true, ask: true });
+    setTimeout(() => { if (this.socket === socket && this.heardAt < asked) this.lose(); }, ANSWER_MS);
   }
 
   setOnline(online) {
@@ -92,9 +120,8 @@ class Live extends EventTarget {
   }
 
   // Resolves to {ok, error}. A command is never queued while the socket is down: acting late is worse than not acting. A page
-  // that has just opened is granted the moment that its socket takes. Only a stop goes another way: it is never too late.
+  // that has just opened is granted the moment that its socket takes. A stop goes its own way: stop.js.
   async command(lab, station, name, args = {}, ttl_ms = 3000) {
-    if (!this.online && name === "stop") return postApi(`labs/${lab}/stations/${station}/command`, { name });
     const asked = performance.now();
     if (!this.online && this.lostAt === null) await Promise.race([once(this, "online"), pause(FIRST_CONNECTION_MS)]);
     ttl_ms = Math.max(0, ttl_ms - Math.round(performance.now() - asked));
@@ -108,7 +135,7 @@ class Live extends EventTarget {
   }
 
   // What waits somewhere on its way is known by this as too old.
-  stamp() { return knowsServerTime() ? { sent_at: serverNow() / 1000 } : {}; }
+  stamp() { return knowsSteadyClock() ? { sent_at: steadyNow() } : {}; }
 
   // Driving is a stream: it is sent and forgotten, the station's dead-man covers a lost one.
   drive(lab, station, dx, dy) {
@@ -135,8 +162,10 @@ class Live extends EventTarget {
   }
 
   receive(message) {
-    hearServerTime(message.server_time ?? message.beat?.server_time);
+    hearServerTime(message.heartbeat ?? message.beat ?? message);
+    if (message.heartbeat) return this.send({ alive: true });
     if (message.beat) return;
+    if (message.stop_done) return this.dispatchEvent(new CustomEvent("stop_done", { detail: message.stop_done }));
     if (message.control) return this.control(message.control);
     if (message.command_done) return this.finish(message.command_done.id, message.command_done);
     if (message.error) return this.dispatchEvent(new CustomEvent("refused", { detail: message }));
@@ -167,12 +196,16 @@ class Live extends EventTarget {
 
 export const live = new Live();
 setInterval(() => live.sayLost(), 1000);
+setInterval(() => live.watchSilence(), 250);
+document.addEventListener("visibilitychange", () => { if (!document.hidden) live.look(); });
+window.addEventListener("online", () => live.look());
+window.addEventListener("pageshow", () => live.look());
 
 // A POST to the HTTP API, for what needs no socket. {ok, error, ...what the server answered}
-export async function postApi(path, body = {}) {
+export async function postApi(path, body = {}, signal = undefined) {
   const token = document.cookie.split("; ").find((each) => each.startsWith("csrftoken="))?.slice(10) ?? "";
   try {
-    const answer = await fetch(`/api/${path}`, { method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token }, body: JSON.stringify(body) });
+    const answer = await fetch(`/api/${path}`, { method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token }, body: JSON.stringify(body), signal });
     const said = await answer.json().catch(() => ({}));
     return { ...said, ok: answer.ok, error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
   } catch {

@@ -5,24 +5,23 @@ import { Strip } from "./strip.js";
 import { hearCalls, timeLeft } from "./attention.js";
 import { lab, toast, typing } from "./app.js";
 import { act, CONNECTION_LOST, Drive, listenKeys, mayAct } from "./control.js";
-import { ago, count, isNumber, percent, setState, setText, speedWord, STATES } from "./format.js";
+import { ago, count, isNumber, percent, serverNow, setState, setText, speedWord, STATES } from "./format.js";
 
 const work = document.querySelector("#at-work");
 const attention = document.querySelector("#attention");
 const template = document.querySelector("#card-template");
 const cards = new Map();       // slug -> {element, data, strip}
-const STALE_AFTER_MS = 10000;
+const STALE_AFTER_MS = 5000;      // every station speaks each second, in every state
 const SETTLED_MS = 1000;
 const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waits for the next policy", paused: "Nothing moves until it is resumed",
   maintenance: "In maintenance" };
-const MOVING = ["practising", "evaluating", "overridden"];   // only in these does a station speak all the time
 
 function adopt(element) {
   const slug = element.dataset.station;
   // Its number and name stand in the page before the socket says more: keys select from the first moment on.
   const text = (name) => element.querySelector(`[data-f="${name}"]`).textContent;
   const data = { slug, number: Number(text("number")), name: text("name") };
-  const card = { element, data, heard: Date.now(), wantsSince: 0, strip: new Strip(element.querySelector(".strip")) };
+  const card = { element, data, heard: performance.now(), wantsSince: 0, strip: new Strip(element.querySelector(".strip")) };
   cards.set(slug, card);
   showFrames(element.querySelector(".feed"), lab, slug, { size: "small", fps: 5 });
   return card;
@@ -101,8 +100,9 @@ function refuseOffline(button) {
 function refreshStale(card) {
   const { element, data } = card;
   const away = data.connected === false;
-  const stale = away || "offline" in document.body.dataset || (MOVING.includes(data.state) && Date.now() - card.heard > STALE_AFTER_MS);
-  const seen = away ? data.last_seen && new Date(data.last_seen) : new Date(card.heard);
+  const heard = performance.now() - card.heard;
+  const stale = away || "offline" in document.body.dataset || heard > STALE_AFTER_MS;
+  const seen = away ? data.last_seen && new Date(data.last_seen) : new Date(serverNow() - heard);
   element.classList.toggle("stale", stale);
   setText(element.querySelector(".stale-mark"), stale ? (seen ? `seen ${ago(seen)}` : "never seen") : "");
 }
@@ -112,7 +112,7 @@ function refreshStale(card) {
 function place() {
   const wanting = [], working = [];
   for (const card of cards.values()) {
-    const wants = card.data.help || card.data.attention && (card.data.stop_latched || Date.now() - card.wantsSince >= SETTLED_MS);
+    const wants = card.data.help || card.data.attention && (card.data.stop_latched || performance.now() - card.wantsSince >= SETTLED_MS);
     (wants ? wanting : working).push(card);
   }
   // As on the attention page: where a visit saves most, whoever has waited longest among equals.
@@ -146,9 +146,9 @@ function change(slug, changed) {
   const card = cards.get(slug) ?? make(slug);
   const before = card.data;
   card.data = { ...before, ...changed };
-  card.heard = Date.now();
+  card.heard = performance.now();
   if (card.data.attention && before.attention === false) {
-    card.wantsSince = Date.now();
+    card.wantsSince = performance.now();
     setTimeout(place, SETTLED_MS + 20);
   }
   if ("uuid" in changed && before.uuid && changed.uuid !== before.uuid) card.strip.clear();
@@ -216,7 +216,7 @@ document.addEventListener("click", async (event) => {
 for (const element of document.querySelectorAll("article.card")) adopt(element);
 live.addEventListener("online", () => cards.forEach(render));
 live.addEventListener("control", () => cards.forEach(render));
-setInterval(() => cards.forEach(refreshStale), 3000);
+setInterval(() => cards.forEach(refreshStale), 1000);
 setInterval(() => cards.forEach((card) => { if (card.data.help?.help_by) renderCall(card); }), 1000);
 
 document.addEventListener("keydown", (event) => {

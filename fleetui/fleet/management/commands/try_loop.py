@@ -231,6 +231,9 @@ class Command(BaseCommand):
                             seen.frame_times.append(now)
                         continue
                     message = json.loads(message)
+                    if "heartbeat" in message:
+                        await live.send(json.dumps({"alive": True}))
+                        continue
                     if "error" in message:
                         raise CommandError(f"The server refused a message: {message['error']}")
                     for card in cards_of(message):

@@ -1,0 +1,268 @@
+"""The way of a software stop, past PostgreSQL and Valkey: the stations' sockets of this process, the stops under way,
+and which stations are latched.
+
+A stop is told first and written down after. fleet/actions/stops.py gives it here as an Order: each socket of this
+process gets it at once, other web processes hear of it by the channel layer and by PostgreSQL's NOTIFY, whichever is
+there. A station that answered has confirmed it. Whoever missed it learns it from the next heartbeat, which always says
+whether the station is latched (live/stations.py).
+"""
+
+import json
+import logging
+import queue
+import threading
+import time
+import uuid as uuids
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import psycopg
+from django.db import Error, connection, connections
+
+from fleetui import messages
+
+log = logging.getLogger(__name__)
+
+GROUP = "stops"  # of the channel layer
+CHANNEL = "fleetui_stops"  # of PostgreSQL's NOTIFY
+PROCESS = uuids.uuid4().hex  # what comes back from here is not heard twice
+EARLIER = "an earlier stop"  # latched before stops had ids
+ORDERS_REMEMBERED = 500
+ROWS_READ_EVERY_S = 1.0
+WRITTEN_AGAIN_AFTER_S = 0.5
+
+
+class Link(Protocol):
+    """A station's socket in this process (live/stations.py)."""
+
+    pk: int
+    lab: str
+    slug: str
+    name: str
+    latch: str  # the stop by which it is latched, as far as is known here; "": it is not
+    latch_changed_at: float
+
+    def tell(self, message: dict) -> None: ...  # from any thread, never waits
+    def silent_s(self) -> float: ...
+
+
+@dataclass(eq=False)
+class Order:
+    """One stop: of a station, or of all stations of a lab (`station` None)."""
+
+    id: str
+    lab: str
+    station: str | None
+    by: str
+    told: dict[str, str] = field(default_factory=dict)  # slug -> name, of the stations whose sockets got it
+    confirmed: set[str] = field(default_factory=set)
+    foreign: bool = False  # given in another process, where somebody waits for the answers
+    recorded: bool = False
+    failed: Exception | None = None  # why it can't be recorded at all
+    rows: list[dict] = field(default_factory=list)  # the stations as PostgreSQL knows them, once recorded
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def wait(self, done: Callable[[], bool], seconds: float) -> bool:
+        with self.changed:
+            return self.changed.wait_for(done, seconds)
+
+    def note(self, change: Callable[[], object]) -> None:
+        with self.changed:
+            change()
+            self.changed.notify_all()
+
+
+links: dict[int, Link] = {}
+orders: OrderedDict[str, Order] = OrderedDict()
+unrecorded: dict[tuple[str, str], str] = {}  # (lab, station) -> the stop that PostgreSQL doesn't know yet
+_lock = threading.Lock()
+
+
+def get_order(order_id: str, lab: str, station: str | None, by: str) -> tuple[Order, bool]:
+    """(the order of that id, whether it is new): one stop may come by two ways at once, and is one all the same."""
+    with _lock:
+        order = orders.get(order_id)
+        if order is not None and (order.lab, order.station, order.by) == (lab, station, by):
+            return order, False
+        order = orders[order_id] = Order(order_id, lab, station, by)
+        while len(orders) > ORDERS_REMEMBERED:
+            orders.popitem(last=False)
+        return order, True
+
+
+def tell(order: Order) -> None:
+    """Every station of the order whose socket is here, at once. Never waits."""
+    message = {"type": "command", "id": order.id, "name": "stop", "args": {}, "ttl_ms": 60_000, "by": order.by}
+    for link in list(links.values()):
+        if link.lab == order.lab and order.station in (None, link.slug):
+            if not order.foreign:
+                unrecorded[link.lab, link.slug] = order.id
+            order.told[link.slug] = link.name
+            set_latch(link, order.id)
+            link.tell(message)
+
+
+def tell_others(order: Order) -> None:
+    _say({"stop": {"id": order.id, "lab": order.lab, "station": order.station, "by": order.by}})
+
+
+def confirm(order_id: str, lab: str, slug: str, here: bool = True) -> None:
+    """The station answered that it stopped."""
+    order = orders.get(order_id)
+    if order is None or order.lab != lab:
+        return
+    order.note(lambda: order.confirmed.add(slug))
+    if here and order.foreign:
+        _say({"confirmed": {"id": order_id, "lab": lab, "station": slug}})
+
+
+def hear(payload: dict) -> None:
+    """What another process said, by one way or the other; twice is once."""
+    if payload.get("from") == PROCESS:
+        return
+    if (stop := payload.get("stop")) is not None:
+        order, new = get_order(stop["id"], stop["lab"], stop["station"], stop["by"])
+        if new:
+            order.foreign = True  # whoever gave it records it
+            tell(order)
+    elif (confirmed := payload.get("confirmed")) is not None:
+        confirm(confirmed["id"], confirmed["lab"], confirmed["station"], here=False)
+
+
+def set_latch(link: Link, order_id: str) -> None:
+    link.latch, link.latch_changed_at = order_id, time.monotonic()
+
+
+def clear(lab: str, slug: str) -> None:
+    """A person cleared the stop: what is still to be written of it latches nothing any more."""
+    unrecorded.pop((lab, slug), None)
+
+
+def note_rows(latched: dict[int, str], asked_at: float) -> None:
+    """What PostgreSQL says, asked at `asked_at`: stations that are latched, and by which stop. A stop or its end that
+    passed here since then is newer.
+    """
+    for link in list(links.values()):
+        if link.latch_changed_at >= asked_at or (link.lab, link.slug) in unrecorded:
+            continue
+        known = latched.get(link.pk, "")
+        if bool(known) != bool(link.latch):
+            set_latch(link, known)
+
+
+# Writing down, in order, by a thread that goes on trying: a full disk or a lost server must cost no record.
+
+_to_record: queue.SimpleQueue = queue.SimpleQueue()
+_recorder: threading.Thread | None = None
+
+
+def record_soon(order: Order, record: Callable[[Order], None]) -> None:
+    """`record` writes it down and raises django.db.Error where that can't be done now."""
+    global _recorder
+    _to_record.put((order, copy_context(), record))
+    with _lock:
+        if _recorder is None or not _recorder.is_alive():
+            _recorder = threading.Thread(target=_record, name="record stops", daemon=True)
+            _recorder.start()
+
+
+def _record() -> None:
+    while True:
+        order, context, record = _to_record.get()
+        said = False
+        while True:
+            try:
+                context.run(record, order)
+                order.note(lambda order=order: setattr(order, "recorded", True))
+                break
+            except Error as error:
+                if not said:
+                    log.error("A stop by %s was told and can't be recorded yet: %s", order.by, error)
+                said = True
+                time.sleep(WRITTEN_AGAIN_AFTER_S)
+            except Exception as error:
+                if not hasattr(error, "status"):  # no refusal, such as of a station that does not exist
+                    log.exception("A stop by %s can't be recorded", order.by)
+                order.note(lambda order=order, error=error: setattr(order, "failed", error))
+                break
+            finally:
+                connections.close_all()
+        for link in list(links.values()):
+            if unrecorded.get((link.lab, link.slug)) == order.id:
+                set_latch(link, order.id)  # rows that were read before this was written are older
+        for key in [key for key, order_id in list(unrecorded.items()) if order_id == order.id]:
+            unrecorded.pop(key, None)
+
+
+# To and from other web processes
+
+
+def _say(payload: dict) -> None:
+    payload |= {"from": PROCESS}
+
+    def notify():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, json.dumps(payload)])
+
+    in_daemon(lambda: messages.send_to_group(GROUP, {"type": "stop", "payload": payload}))
+    in_daemon(notify)
+
+
+def in_daemon(function: Callable, *arguments) -> Future:
+    """Run in a thread of its own, which a server that hangs can hold without holding anybody else."""
+    future: Future = Future()
+    future.set_running_or_notify_cancel()
+    context = copy_context()
+
+    def run():
+        try:
+            future.set_result(context.run(function, *arguments))
+        except BaseException as error:
+            future.set_exception(error)
+        finally:
+            connections.close_all()
+
+    threading.Thread(target=run, name="stops", daemon=True).start()
+    return future
+
+
+class Watch(threading.Thread):
+    """Hears the stops that other processes NOTIFY, and reads each second which stations are latched, on a connection of
+    its own: runs in each web process (asgi.py).
+    """
+
+    def __init__(self):
+        super().__init__(name="watch stops", daemon=True)
+        self.ending = threading.Event()
+
+    def run(self) -> None:
+        while not self.ending.is_set():
+            try:
+                parameters = connections["default"].get_connection_params() | {"connect_timeout": 2}
+                with psycopg.connect(**parameters, autocommit=True) as conn:
+                    self.watch(conn)
+            except (psycopg.Error, OSError) as error:
+                log.debug("Stops of other processes are not heard: %s", error)
+                self.ending.wait(0.5)
+
+    def watch(self, conn: psycopg.Connection) -> None:
+        conn.execute(f"LISTEN {CHANNEL}")
+        while not self.ending.is_set():
+            self.read_rows(conn)
+            for notify in conn.notifies(timeout=ROWS_READ_EVERY_S):
+                hear(json.loads(notify.payload))
+
+    def read_rows(self, conn: psycopg.Connection) -> None:
+        if not links:
+            return
+        asked_at = time.monotonic()
+        rows = conn.execute("SELECT id, stopped_by FROM fleet_station WHERE stop_latched").fetchall()
+        note_rows({pk: stopped_by or EARLIER for pk, stopped_by in rows}, asked_at)
+
+    def end(self) -> None:
+        self.ending.set()
+        self.join(3)
