@@ -161,13 +161,27 @@ _recorder: threading.Thread | None = None
 
 
 def record_soon(order: Order, record: Callable[[Order], None]) -> None:
-    """`record` writes it down and raises django.db.Error where that can't be done now."""
+    """`record` writes it down, with note_recorded on commit, and raises django.db.Error where that can't be done now."""
     global _recorder
     _to_record.put((order, copy_context(), record))
     with _lock:
         if _recorder is None or not _recorder.is_alive():
             _recorder = threading.Thread(target=_record, name="record stops", daemon=True)
             _recorder.start()
+
+
+def note_recorded(order: Order) -> None:
+    """Called on commit, before anything that may wait for Valkey."""
+    for link in list(links.values()):
+        if unrecorded.get((link.lab, link.slug)) == order.id:
+            set_latch(link, order.id)  # rows that were read before this was written are older
+    _settle(order)
+    order.note(lambda: setattr(order, "recorded", True))
+
+
+def _settle(order: Order) -> None:
+    for key in [key for key, order_id in list(unrecorded.items()) if order_id == order.id]:
+        unrecorded.pop(key, None)
 
 
 def _record() -> None:
@@ -177,7 +191,6 @@ def _record() -> None:
         while True:
             try:
                 context.run(record, order)
-                order.note(lambda order=order: setattr(order, "recorded", True))
                 break
             except Error as error:
                 if not said:
@@ -187,15 +200,11 @@ def _record() -> None:
             except Exception as error:
                 if not hasattr(error, "status"):  # no refusal, such as of a station that does not exist
                     log.exception("A stop by %s can't be recorded", order.by)
+                _settle(order)
                 order.note(lambda order=order, error=error: setattr(order, "failed", error))
                 break
             finally:
                 connections.close_all()
-        for link in list(links.values()):
-            if unrecorded.get((link.lab, link.slug)) == order.id:
-                set_latch(link, order.id)  # rows that were read before this was written are older
-        for key in [key for key, order_id in list(unrecorded.items()) if order_id == order.id]:
-            unrecorded.pop(key, None)
 
 
 # To and from other web processes

@@ -101,22 +101,23 @@ def _record(order: stops.Order, user) -> None:
         rows = list(stations)
         if order.station is not None and not rows:
             raise NotFound(f"{lab.name} has no station {order.station!r}.")
+        now = timezone.now()
+        order.rows = [
+            {
+                "slug": station.slug,
+                "name": station.name,
+                "connected": station.connected,
+                "silent_s": (now - station.last_seen).total_seconds() if station.last_seen else None,
+            }
+            for station in rows
+        ]
+        transaction.on_commit(lambda: stops.note_recorded(order))
         for station in rows:
             cleared = station.slug in order.told and (lab.slug, station.slug) not in stops.unrecorded
             if not cleared:  # a person cleared it before it could be written down
                 latch_stop(station, user, order.id)
             kind = "stop" if order.station is not None else "stop_all"
             record_act(lab=lab, kind=kind, user=user, station=station, details={"stop": order.id})
-    now = timezone.now()
-    order.rows = [
-        {
-            "slug": station.slug,
-            "name": station.name,
-            "connected": station.connected,
-            "silent_s": (now - station.last_seen).total_seconds() if station.last_seen else None,
-        }
-        for station in rows
-    ]
 
 
 def _answer(order: stops.Order) -> dict:

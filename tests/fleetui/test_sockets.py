@@ -1,0 +1,583 @@
+"""The sockets of stations and of browsers on the real uvicorn: what breaks there raises what no communicator raises.
+
+The server runs in a thread of the test, on the tests' own PostgreSQL and Valkey; some tests freeze those, as a machine
+that swaps or a disk that hangs would.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+import redis
+import uvicorn
+from django.db import OperationalError, connection, connections
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from fleetui import access, messages, stops
+from fleetui.asgi import application
+from fleetui.fleet import actions
+from fleetui.fleet.actions import stops as stops_action
+from fleetui.fleet.models import Act, Station
+from fleetui.live import sockets, stations, telemetry
+from robots.embodiments import LANGUAGE_TABLE
+from tests.conftest import free_port
+from tests.fleetui.lab import as_upload, make_episode
+from tests.fleetui.test_live import telemetry as said
+
+HELLO = {"type": "hello", "embodiment": LANGUAGE_TABLE.to_json(), "software": "test", "renderer": "drawn", "tasks": []}
+
+
+class Server:
+    def __init__(self):
+        self.port = free_port()
+        config = uvicorn.Config(
+            application, port=self.port, log_level="warning", lifespan="on", timeout_graceful_shutdown=1
+        )
+        self.server = uvicorn.Server(config)
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_until_complete, args=(self.server.serve(),), daemon=True)
+        self.thread.start()
+        until(lambda: self.server.started)
+
+    def tasks(self):
+        async def count():
+            return len(asyncio.all_tasks())
+
+        return asyncio.run_coroutine_threadsafe(count(), self.loop).result(5)
+
+    def stop(self):
+        self.server.should_exit = True
+        self.thread.join(10)
+        pending = asyncio.all_tasks(self.loop)
+        for task in pending:
+            task.cancel()
+        self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        self.loop.close()
+
+
+def until(condition, seconds=8.0, words="it never came to hold"):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OperationalError):  # of the tests' own connection, where a test breaks connections
+            if found := condition():
+                return found
+        time.sleep(0.02)
+    raise AssertionError(words)
+
+
+@pytest.fixture
+def server(lab):
+    server = Server()
+    yield server
+    server.stop()
+    connections.close_all()
+    stops.orders.clear()
+    stops.unrecorded.clear()
+
+
+class Arm:
+    """A station that obeys: it answers commands and speaks each half second, until it is told to be silent."""
+
+    def __init__(self, server, lab, slug="arm-1", hello=True, answers=True):
+        self.socket = connect(
+            f"ws://127.0.0.1:{server.port}/ws/station",
+            additional_headers={"Authorization": f"Bearer {lab.tokens[slug]}"},
+            proxy=None,
+            ping_interval=None,
+            compression=None,
+        )
+        self.heard, self.stopped_at, self.silent, self.answers = [], None, False, answers
+        self.closed = None
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+        if hello:
+            self.say(**HELLO)
+            until(lambda: self.of("welcome"))
+            threading.Thread(target=self.keep_talking, daemon=True).start()
+
+    def say(self, **message):
+        self.socket.send(json.dumps(message))
+
+    def of(self, kind):
+        return [message for message in self.heard if message["type"] == kind]
+
+    def keep_talking(self):
+        with contextlib.suppress(ConnectionClosed):
+            while self.closed is None:
+                if not self.silent:
+                    self.say(
+                        **said("stopped" if self.stopped_at else "practising", stop="x" if self.stopped_at else "")
+                    )
+                time.sleep(0.5)
+
+    def read(self):
+        try:
+            for text in self.socket:
+                message = json.loads(text)
+                self.heard.append(message)
+                stop = message.get("name") == "stop" or message["type"] == "heartbeat" and message["stop"]
+                if stop and self.stopped_at is None:
+                    self.stopped_at = time.monotonic()
+                if message["type"] == "command" and self.answers:
+                    self.say(type="command_done", id=message["id"], ok=True, error="")
+        except ConnectionClosed:
+            pass
+        self.closed = self.socket.close_code or 1006
+
+    def break_off(self):
+        """The connection is gone without a farewell: a reset, as of a killed process."""
+        self.closed = 1006
+        linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+        self.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        with contextlib.suppress(OSError):
+            self.socket.socket.shutdown(socket.SHUT_RD)
+        self.socket.socket.close()
+
+
+class Page:
+    """A signed-in browser's socket."""
+
+    def __init__(self, server, lab, role="supervisor"):
+        self.heard, self.lab = [], lab.slug
+        self.cookies = lab.as_(role).cookies
+        self.socket = connect(
+            f"ws://127.0.0.1:{server.port}/ws/live",
+            additional_headers={"Cookie": f"sessionid={self.cookies['sessionid'].value}"},
+            origin=f"http://127.0.0.1:{server.port}",
+            proxy=None,
+            ping_interval=None,
+        )
+        self.closed = None
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        with contextlib.suppress(ConnectionClosed):
+            for text in self.socket:
+                if isinstance(text, str):
+                    self.heard.append((time.monotonic(), json.loads(text)))
+        self.closed = self.socket.close_code or 1006
+
+    def say(self, **message):
+        self.socket.send(json.dumps(message))
+
+    def hear(self, wanted, seconds=8.0):
+        return until(lambda: next((message for _, message in list(self.heard) if wanted(message)), None), seconds)
+
+    def stop(self, station=None, order="s1"):
+        """(the answer, seconds until it came)"""
+        began = time.monotonic()
+        self.say(stop={"id": order, "station": station} if station else {"id": order}, lab=self.lab)
+        answer = self.hear(lambda message: message.get("stop_done", {}).get("id") == order)
+        return answer["stop_done"], time.monotonic() - began
+
+
+def outcomes(answer):
+    return {row["name"]: row["outcome"] for row in answer["stations"]}
+
+
+@contextlib.contextmanager
+def frozen(*processes):
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+
+
+def valkey(settings):
+    return psutil.Process(redis.Redis.from_url(settings.CHANNELS_ADDRESS).info("server")["process_id"])
+
+
+def postgres():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        postmaster = psutil.Process(cursor.fetchone()[0]).parent()
+    return [postmaster, *postmaster.children(recursive=True)]
+
+
+# A stop is heard
+
+
+def test_a_stop_names_who_confirmed_who_was_told_and_who_could_not_be_reached(server, lab):
+    lab.add_station("Arm 3")
+    first, mute = Arm(server, lab), Arm(server, lab, "arm-2", answers=False)
+    answer, took = Page(server, lab).stop()
+    assert outcomes(answer) == {"Arm 1": "confirmed", "Arm 2": "told", "Arm 3": "unreachable"}
+    assert (answer["stopped"], answer["recorded"]) == (1, True) and took < 1.5
+    assert first.stopped_at and mute.stopped_at
+    assert set(Station.objects.values_list("stop_latched", "stopped_by")) == {(True, "s1")}
+    assert Act.objects.filter(kind="stop_all", details__stop="s1", source="page").count() == 3
+
+
+def test_a_stop_by_two_ways_at_once_is_one_stop(server, lab):
+    arm, page = Arm(server, lab), Page(server, lab)
+    threads = [threading.Thread(target=page.stop, args=("arm-1", "once"))]
+    client, wish = lab.as_("supervisor"), {"data": json.dumps({"id": "once"}), "content_type": "application/json"}
+    threads.append(threading.Thread(target=lambda: client.post("/api/labs/east/stations/arm-1/stop", **wish)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert arm.stopped_at and Act.objects.filter(kind="stop").count() == 1
+
+
+def test_a_stop_needs_no_valkey(server, lab, settings):
+    arm, page = Arm(server, lab), Page(server, lab)
+    page.say(subscribe="wall", lab="east")
+    page.hear(lambda message: message.get("type") == "snapshot")
+    with frozen(valkey(settings)):
+        began = time.monotonic()
+        answer, took = page.stop("arm-1")
+        assert outcomes(answer) == {"Arm 1": "confirmed"} and answer["recorded"]
+        assert arm.stopped_at - began < 0.5 and took < 2.5
+        other = Arm(server, lab, "arm-2")  # and a station can come, and stay, meanwhile
+        answer, took = page.stop("arm-2", "s2")
+        assert outcomes(answer) == {"Arm 2": "confirmed"} and took < 2.5 and other.closed is None
+
+
+def test_a_stop_needs_no_postgresql_and_is_recorded_when_it_is_back(server, lab):
+    arm, page = Arm(server, lab), Page(server, lab)
+    page.say(subscribe="wall", lab="east")
+    page.hear(lambda message: message.get("type") == "snapshot")
+    processes = postgres()
+    with frozen(*processes):
+        time.sleep(1.0)  # telemetry that can't be written waits, and must not hold up what is behind it
+        began = time.monotonic()
+        answer, took = page.stop("arm-1")
+        assert arm.stopped_at - began < 0.5 and took < 1.5
+        assert outcomes(answer) == {"Arm 1": "confirmed"} and not answer["recorded"]
+        assert "Told, not recorded" in answer["detail"]
+        http, took = stop_by_http(server, page, "h1")
+        assert http["recorded"] is False and outcomes(http) == {"Arm 1": "confirmed"} and took < 2.5
+    until(lambda: Act.objects.filter(kind="stop", details__stop="s1").exists())
+    assert Station.objects.get(slug="arm-1").stop_latched and arm.closed is None
+
+
+def stop_by_http(server, page, order):
+    """As the page does it where its socket fails: cookies only, the database unasked."""
+    import httpx
+
+    began = time.monotonic()
+    token = "a" * 32
+    cookies = {"sessionid": page.cookies["sessionid"].value, "csrftoken": token}
+    answer = httpx.post(
+        f"http://127.0.0.1:{server.port}/api/labs/east/stop",
+        json={"id": order},
+        cookies=cookies,
+        headers={"X-CSRFToken": token, "Origin": f"http://127.0.0.1:{server.port}"},
+        timeout=10,
+        trust_env=False,
+    )
+    assert answer.status_code == 200, answer.text
+    return answer.json(), time.monotonic() - began
+
+
+@pytest.mark.parametrize("code", ["53100", "08006"], ids=["disk full", "connection lost"])
+def test_a_stop_that_can_not_be_written_is_told_and_said(server, lab, monkeypatch, code):
+    full = threading.Event()
+    full.set()
+    latch = stops_action.latch_stop
+
+    def refuse(*arguments):
+        if full.is_set():
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    f"DO $$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = '{code}'; END $$"
+                )
+        return latch(*arguments)
+
+    monkeypatch.setattr(stops_action, "latch_stop", refuse)
+    arm, page = Arm(server, lab), Page(server, lab)
+    answer, took = page.stop()
+    assert arm.stopped_at and outcomes(answer)["Arm 1"] == "confirmed"
+    assert answer["recorded"] is False and took < 1.5
+    full.clear()
+    until(lambda: Station.objects.get(slug="arm-1").stop_latched)
+
+
+def test_a_viewer_stops_nothing(server, lab):
+    arm, page = Arm(server, lab), Page(server, lab, "viewer")
+    page.say(stop={"id": "v"}, lab="east")
+    assert "viewer" in page.hear(lambda message: "stop_done" in message)["stop_done"]["error"]
+    page.say(stop={"id": "w"}, lab="west")
+    assert "no lab" in page.hear(lambda message: message.get("stop_done", {}).get("id") == "w")["stop_done"]["error"]
+    assert arm.stopped_at is None and not Station.objects.filter(stop_latched=True).exists()
+
+
+def test_a_missed_stop_lasts_two_seconds(server, lab):
+    """Written by another process whose messages were all lost: the next heartbeat says it."""
+    arm = Arm(server, lab)
+    time.sleep(1.2)
+    assert arm.stopped_at is None and arm.of("heartbeat")
+    began = time.monotonic()
+    Station.objects.filter(slug="arm-1").update(stop_latched=True, stopped_by="elsewhere")
+    until(lambda: arm.stopped_at, seconds=4)
+    assert arm.stopped_at - began < 2.3
+    assert arm.of("heartbeat")[-1]["stop"] == "elsewhere"
+
+
+def test_a_stop_given_in_another_web_process_comes_by_notify(server, lab):
+    arm = Arm(server, lab)
+    order = {"stop": {"id": "n1", "lab": "east", "station": None, "by": "somebody"}, "from": "another process"}
+    until(lambda: stops.links)
+    time.sleep(0.5)
+    began = time.monotonic()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [stops.CHANNEL, json.dumps(order)])
+    until(lambda: arm.stopped_at)
+    assert arm.stopped_at - began < 1.0
+
+
+def test_a_stop_given_in_another_web_process_comes_through_valkey(server, lab):
+    arm = Arm(server, lab)
+    order = {"stop": {"id": "n2", "lab": "east", "station": "arm-1", "by": "somebody"}, "from": "another process"}
+    time.sleep(0.5)
+    began = time.monotonic()
+    assert messages.send_to_group(stops.GROUP, {"type": "stop", "payload": order})
+    until(lambda: arm.stopped_at)
+    assert arm.stopped_at - began < 1.0
+
+
+def test_a_station_that_stands_stopped_without_a_record_is_recorded(server, lab, monkeypatch):
+    """The server told the stop and died before it could write it down."""
+    monkeypatch.setattr(stations, "FOUND_STOPPED_AFTER_S", 0.6)
+    arm = Arm(server, lab)
+    arm.stopped_at = time.monotonic()  # from here on it says so
+    until(lambda: Station.objects.get(slug="arm-1").stop_latched)
+    act = Act.objects.get(kind="stop")
+    assert act.source == "station" and "no stop is on record" in act.reason
+
+
+# A dead link is seen
+
+
+def test_stations_come_back_after_the_database_dropped_every_connection(server, lab):
+    """They were locked out for ever: the dead link stayed behind and took its successor with it."""
+    arm = Arm(server, lab)
+    for _ in range(4):
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        with contextlib.suppress(ConnectionClosed):
+            arm.say(**said("idle"))
+            arm.say(**said("practising"))
+        time.sleep(0.4)
+
+    def returns():
+        with contextlib.suppress(AssertionError, ConnectionClosed):
+            return Arm(server, lab)
+
+    again = until(returns, seconds=20)
+    answer, _ = Page(server, lab).stop("arm-1")
+    assert outcomes(answer) == {"Arm 1": "confirmed"} and again.stopped_at
+
+
+@pytest.mark.parametrize("how", ["a reset", "silence"])
+def test_a_dead_predecessor_does_no_harm_to_its_successor(server, lab, how):
+    first = Arm(server, lab)
+    if how == "a reset":
+        first.break_off()
+    else:
+        first.silent = True
+    second = Arm(server, lab)
+    time.sleep(1.5)
+    assert second.closed is None
+    until(lambda: Station.objects.get(slug="arm-1").connected)
+    answer, _ = Page(server, lab).stop("arm-1")
+    assert outcomes(answer) == {"Arm 1": "confirmed"} and second.stopped_at
+
+
+def test_a_link_that_breaks_between_hello_and_welcome_locks_nobody_out(server, lab, monkeypatch):
+    slow = actions.connect_station
+
+    def connect_slowly(**fields):
+        time.sleep(0.05)
+        return slow(**fields)
+
+    monkeypatch.setattr(actions, "connect_station", connect_slowly)
+    for _ in range(10):
+        broken = Arm(server, lab, hello=False)
+        broken.say(**HELLO)
+        broken.break_off()
+    arm = Arm(server, lab)
+    time.sleep(1.0)
+    assert arm.closed is None and Station.objects.get(slug="arm-1").connected
+
+
+@pytest.mark.parametrize("where", ["show", "read_card", "need_of_station"])
+def test_no_error_of_a_handler_leaves_a_station_behind(server, lab, monkeypatch, where):
+    """Whatever goes wrong in one message, the link either goes on or is gone everywhere."""
+    arm = Arm(server, lab)
+    real = getattr(telemetry, where)
+
+    def fail(*_, **__):
+        raise RuntimeWarning("a mistake of ours")
+
+    monkeypatch.setattr(telemetry, where, fail)
+    for _ in range(sockets.BAD_LIMIT + 2):
+        with contextlib.suppress(ConnectionClosed):
+            arm.say(**said())
+    until(lambda: arm.closed == sockets.BAD_MESSAGE)
+    until(lambda: not stops.links and not Station.objects.get(slug="arm-1").connected)
+    monkeypatch.setattr(telemetry, where, real)
+    assert Arm(server, lab).closed is None
+
+
+def test_connected_is_true_only_while_messages_come(server, lab, monkeypatch):
+    """A half-open connection: the line stands, and nobody is there."""
+    monkeypatch.setattr(stations, "SILENT_AFTER_S", 2.0)
+    arm, page = Arm(server, lab), Page(server, lab)
+    page.say(subscribe="wall", lab="east")
+    time.sleep(2.5)
+    assert arm.closed is None
+    arm.silent, began = True, time.monotonic()
+    page.hear(lambda message: message.get("data", {}).get("card", {}).get("connected") is False)
+    assert time.monotonic() - began < 3.8
+    until(lambda: not stops.links)
+
+
+def test_the_server_says_something_every_two_seconds_and_answers_when_asked(server, lab):
+    page = Page(server, lab)
+    time.sleep(4.6)
+    beats = [at for at, message in page.heard if "heartbeat" in message]
+    assert len(beats) == 2 and 1.7 < beats[1] - beats[0] < 2.4
+    asked = time.monotonic()
+    page.say(alive=True, ask=True)
+    until(lambda: sum("heartbeat" in message for _, message in page.heard) == 3)
+    assert time.monotonic() - asked < 0.5
+
+
+# Odd messages
+
+ODD = [
+    "", "null", "[]", "7", '"x"', "{", "[" * 60_000, '{"a":' * 9_000, '{"type": []}', '{"type": {}}', '{"type": null}',
+    '{"type": 7}', '{"type": "hello"}', '{"type": "telemetry"}', '{"type": "telemetry", "state": []}',
+    '{"type": "telemetry", "state": "idle", "step": 1e308, "uuid": {}}', '{"type": "touch", "seconds": {}}',
+    '{"type": "policy_loaded", "checkpoint": [1]}', '{"type": "command_done", "id": {}}', '{"subscribe": []}',
+    '{"subscribe": {"a": 1}, "lab": []}', '{"subscribe": "run", "lab": "east", "run": 1e300}',
+    '{"subscribe": "frames", "lab": "east", "station": "arm-1", "size": []}', '{"unsubscribe": []}',
+    '{"unsubscribe": "frames", "lab": {}, "station": []}', '{"stop": 7, "lab": "east"}', '{"stop": {}, "lab": []}',
+    '{"command": []}', '{"command": {"id": {}, "lab": "east", "station": "arm-1", "name": {}}}',
+    '{"command": {"name": "reset", "lab": "east", "station": "arm-1", "ttl_ms": 1e308}}', '{"beat": []}',
+    '{"beat": {"lab": "east", "station": "\\u0000"}}', '{"subscribe": "wall", "lab": "\\ud800"}',
+    '{"subscribe": "station", "lab": "east", "station": "\\u0000"}', '{"alive": {}}',
+    '{"type": "telemetry", "state": "idle", "reason": "\\ud800"}', '{"type": "telemetry", "uuid": "x"}',
+]  # fmt: skip
+
+
+def test_odd_messages_of_stations_are_answered_and_lock_nobody_out(server, lab, caplog):
+    tasks = server.tasks()
+    for text in ODD:
+        arm = Arm(server, lab)
+        with contextlib.suppress(ConnectionClosed):
+            for _ in range(3):
+                arm.socket.send(text)
+        time.sleep(0.05)
+        assert arm.closed is None, f"three odd messages close nothing: {text[:40]}"
+        arm.silent = True
+        arm.socket.close()
+    assert Arm(server, lab).closed is None
+    assert "Traceback" not in caplog.text.replace("could not make sense", "")
+    until(lambda: server.tasks() <= tasks + 12, words="a socket left tasks behind")
+
+
+def test_odd_messages_of_pages_are_answered_and_leave_no_task_behind(server, lab):
+    randomly = random.Random(7)
+    before = server.tasks()
+    for number in range(40):
+        page = Page(server, lab)
+        for text in randomly.sample(ODD, 12):
+            with contextlib.suppress(ConnectionClosed):
+                page.socket.send(text)
+        time.sleep(0.02)
+        if number % 2:
+            page.socket.socket.close()
+        else:
+            page.socket.close()
+    page = Page(server, lab)
+    page.say(subscribe="wall", lab="east")
+    page.hear(lambda message: message.get("type") == "snapshot")
+    page.socket.close()
+    until(lambda: server.tasks() <= before + 4, words="a socket left tasks behind")
+
+
+def test_a_socket_that_sends_much_nonsense_is_closed(server, lab):
+    page = Page(server, lab)
+    with contextlib.suppress(ConnectionClosed):
+        for _ in range(sockets.BAD_LIMIT + 1):
+            page.socket.send("[]")
+    until(lambda: page.closed == sockets.BAD_MESSAGE)
+
+
+# Clocks that jump, and a Valkey that was emptied
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_a_clock_that_jumps_refuses_no_command(server, lab, monkeypatch, jump):
+    arm, page = Arm(server, lab), Page(server, lab)
+    page.say(subscribe="wall", lab="east")
+    ahead = page.hear(lambda message: message.get("type") == "snapshot")["clock"] - time.monotonic()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump)
+    command = {"id": "c", "lab": "east", "station": "arm-1", "name": "pause", "ttl_ms": 1500}
+    page.say(command=command | {"sent_at": time.monotonic() + ahead})
+    done = page.hear(lambda message: "command_done" in message)["command_done"]
+    assert done["ok"], done
+    [told] = arm.of("command")
+    assert abs(told["sent_at"] - time.monotonic()) < 3, "the station's age of it is by the steady clock too"
+    page.say(command=command | {"id": "d", "sent_at": time.monotonic() + ahead - 5})
+    late = page.hear(lambda message: message.get("command_done", {}).get("id") == "d")["command_done"]
+    assert "ms old and was good for 1500 ms" in late["error"]
+
+
+@pytest.mark.parametrize("next_event", [True, False])
+def test_after_flushall_pages_get_everything_anew(server, lab, settings, next_event):
+    """Valkey counts from one again: a lower number is a gap, not news of the past."""
+    for _ in range(5):
+        actions.store_episodes(station=lab.stations[0], body=as_upload(make_episode()))
+    page = Page(server, lab)
+    page.say(subscribe="wall", lab="east")
+    page.hear(lambda message: message.get("type") == "snapshot")
+    time.sleep(4.5)  # it has looked at the numbers once
+    Station.objects.filter(slug="arm-1").update(episodes_count=77)  # a change whose event is lost
+    redis.Redis.from_url(settings.CHANNELS_ADDRESS).flushall()
+    if next_event:
+        actions.store_episodes(station=lab.stations[1], body=as_upload(make_episode()))
+
+    def renewed(message):
+        return message.get("type") == "snapshot" and message["data"]["stations"][0]["episodes"] == 77
+
+    page.hear(renewed, seconds=2 if next_event else 10)
+
+
+def test_pages_live_while_valkey_is_away_and_catch_up_after(server, lab, settings):
+    with frozen(valkey(settings)):
+        page = Page(server, lab)
+        page.say(subscribe="wall", lab="east")
+        page.hear(lambda message: message.get("type") == "snapshot")
+        began = time.monotonic()
+        for _ in range(3):
+            actions.store_episodes(station=lab.stations[0], body=as_upload(make_episode()))
+        assert time.monotonic() - began < 5, "nobody waits long for a hint"
+    page.hear(lambda message: message.get("type") == "snapshot" and message["data"]["stations"][0]["episodes"] == 3, 12)
+
+
+def test_a_person_known_in_memory_is_forgotten_with_the_log_in(server, lab, monkeypatch):
+    page = Page(server, lab)
+    key = page.cookies["sessionid"].value
+    until(lambda: access.get_known(key))
+    lab.as_("supervisor").logout()
+    until(lambda: access.get_known(key) is None)
+    until(lambda: page.closed == 4403)
