@@ -161,7 +161,7 @@ _recorder: threading.Thread | None = None
 
 
 def record_soon(order: Order, record: Callable[[Order], None]) -> None:
-    """`record` writes it down, with note_recorded on commit, and raises django.db.Error where that can't be done now."""
+    """`record` writes it down, with note_recorded on commit; it raises django.db.Error where that can't be done now."""
     global _recorder
     _to_record.put((order, copy_context(), record))
     with _lock:

@@ -93,7 +93,7 @@ class Arm:
             proxy=None,
             ping_interval=None,
             compression=None,
-        )
+        ).__enter__()
         self.heard, self.stopped_at, self.silent, self.answers = [], None, False, answers
         self.closed = None
         self.reader = threading.Thread(target=self.read, daemon=True)
@@ -154,7 +154,7 @@ class Page:
             origin=f"http://127.0.0.1:{server.port}",
             proxy=None,
             ping_interval=None,
-        )
+        ).__enter__()
         self.closed = None
         threading.Thread(target=self.read, daemon=True).start()
 

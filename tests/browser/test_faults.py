@@ -1,0 +1,304 @@
+"""The trials of a stop and of a link when something is away: a running fleet, real browsers, a robot that moves.
+
+Each says after how many seconds the page knows and after how many the robot stands; FLEETUI_FIGURES names a file for
+the figures. The robot is the watched station of test_control.py, driven by one person while another one stops it. Lines
+go silent in a proxy on the way, servers are frozen or killed by signals.
+"""
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import signal
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from playwright.sync_api import expect
+
+from fleetui import embedded
+from tests.browser.test_control import PAGE, WatchedStation, state_is, wait_until
+from tests.browser.test_screens import log_in
+from tests.conftest import own_place, start_fleet
+
+FIGURES = os.environ.get("FLEETUI_FIGURES")
+figures = {}
+
+
+class Line:
+    """A TCP proxy. While `silent` it keeps every connection open and passes nothing on, as a lost Wi-Fi does."""
+
+    def __init__(self, port):
+        self.target, self.silent, self.ending = port, False, False
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.selector = selectors.DefaultSelector()
+        self.other = {}
+        self.selector.register(self.listener, selectors.EVENT_READ)
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.ending:
+            if self.silent:
+                time.sleep(0.05)
+                continue
+            for key, _ in self.selector.select(0.05):
+                if key.fileobj is self.listener:
+                    self.accept()
+                else:
+                    self.pass_on(key.fileobj)
+
+    def accept(self):
+        here, _ = self.listener.accept()
+        there = socket.create_connection(("127.0.0.1", self.target))
+        for one, other in ((here, there), (there, here)):
+            self.other[one] = other
+            self.selector.register(one, selectors.EVENT_READ)
+
+    def pass_on(self, one):
+        if one not in self.other:
+            return
+        try:
+            data = one.recv(65536)
+            if data:
+                self.other[one].sendall(data)
+                return
+        except OSError:
+            pass
+        for end in (one, self.other[one]):
+            self.selector.unregister(end)
+            self.other.pop(end)
+            end.close()
+
+    def close(self):
+        self.ending = True
+        self.thread.join(2)
+        for each in [self.listener, *self.other]:
+            each.close()
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    with own_place() as (data, environment):
+        fleet = start_fleet(data, 1, **environment)
+        try:
+            fleet.wait_until_answering()
+            yield fleet
+        finally:
+            fleet.stop()
+    if FIGURES:
+        Path(FIGURES).write_text(json.dumps(figures, indent=1))
+
+
+@pytest.fixture(scope="module")
+def line(fleet):
+    line = Line(int(fleet.url.rsplit(":", 1)[1]))
+    yield line
+    line.close()
+
+
+@pytest.fixture(scope="module")
+def people(fleet, browser, line):
+    """The manager drives, by a line of its own; the supervisor's line is the one that goes silent."""
+    opened = {}
+    urls = {"manager": fleet.url, "supervisor": f"http://127.0.0.1:{line.port}"}
+    for role, url in urls.items():
+        page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=url).new_page()
+        page.set_default_timeout(20_000)
+        log_in(page, fleet.logins[role])
+        opened[role] = page
+    yield opened
+    for page in opened.values():
+        page.context.close()
+
+
+@pytest.fixture(scope="module")
+def watched(fleet, people):
+    page = people["manager"]
+    page.goto("/labs/main/stations/new")
+    page.get_by_label("Name").fill("Watched")
+    page.get_by_label("a real body").check()
+    page.get_by_role("button", name="Add").click()
+    token = page.inner_text("#token")
+    with tempfile.TemporaryDirectory() as folder:
+        station = WatchedStation(fleet.url, token, Path(folder))
+        yield station
+        station.close()
+
+
+@pytest.fixture
+def driven(people, watched):
+    """The manager holds a key down, and the robot moves."""
+    page, other = people["manager"], people["supervisor"]
+    page.goto(PAGE)
+    other.goto("/labs/main/")
+    wait_until(lambda: watched.link.connected, 20, "the station is not connected")
+    ready(page)
+    page.keyboard.press("o")
+    state_is(page, "overridden")
+    page.keyboard.down("ArrowLeft")
+    before = len(watched.world.moved_at)
+    wait_until(lambda: len(watched.world.moved_at) > before + 2, 5, "it does not move")
+    expect(other.locator("article.card[data-station=watched]")).to_contain_text("manager is in control")
+    yield watched
+    page.keyboard.up("ArrowLeft")
+    ready(page)
+
+
+def ready(page):
+    """Whatever the trial before left: the stop cleared, nobody in control, not paused."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        state = page.evaluate("document.body.dataset.stationState")
+        if state == "idle":
+            return
+        if state == "stopped":
+            page.keyboard.press("c")
+            page.get_by_label("Reason").fill("the trial is over")
+            page.keyboard.press("Enter")
+        elif state == "overridden":
+            page.keyboard.press("o")
+        elif state == "paused":
+            page.keyboard.press(" ")
+        time.sleep(0.7)
+    raise AssertionError(f"it is {state}")
+
+
+def stop_all(page, watched, name):
+    """Press stop for all; the seconds until the robot stands, noted under the trial's name."""
+    pressed = time.time()
+    page.keyboard.press("Shift+Period")
+    wait_until(lambda: watched.station.control.stop_latched, 5, "the stop was not heard")
+    time.sleep(0.7)
+    stood = max(0.0, watched.world.moved_at[-1] - pressed)
+    figures.setdefault(name, {})["robot_stands_s"] = round(stood, 3)
+    return stood
+
+
+@contextlib.contextmanager
+def frozen(processes):
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
+
+
+def servers_of(fleet, name):
+    """The processes of the fleet's own PostgreSQL or Valkey."""
+    found = [
+        each
+        for each in psutil.process_iter(["cmdline", "name"])
+        if name in (each.info["name"] or "")
+        and embedded.data_key(fleet.data) in " ".join([*(each.info["cmdline"] or []), *(p_cmdline(each.parent()))])
+    ]
+    assert found, f"no {name} of {fleet.data}"
+    return found
+
+
+def p_cmdline(process):
+    with contextlib.suppress(psutil.Error, AttributeError):
+        return process.cmdline()
+    return []
+
+
+def database(fleet):
+    found = embedded.database_settings(fleet.data)
+    return psycopg.connect(
+        dbname=found["NAME"], user=found["USER"], host=found["HOST"], port=found.get("PORT") or None, autocommit=True
+    )
+
+
+def test_a_stop_without_valkey(driven, people, fleet):
+    """Frozen, then killed: the stop is heard at once, and confirmed on the page."""
+    page = people["supervisor"]
+    [process] = servers_of(fleet, "valkey")
+    with frozen([process]):
+        assert stop_all(page, driven, "valkey frozen") < 1.0
+        began = time.monotonic()
+        expect(page.locator("#toasts")).to_contain_text("confirmed it", timeout=5000)
+        figures["valkey frozen"]["page_knows_s"] = round(time.monotonic() - began + 0.7, 3)
+    expect(page.locator("#unconfirmed")).to_be_hidden()
+
+
+def test_a_stop_with_valkey_killed(driven, people, fleet):
+    page = people["supervisor"]
+    [process] = servers_of(fleet, "valkey")
+    process.kill()
+    assert stop_all(page, driven, "valkey killed") < 1.0
+    expect(page.locator("#toasts")).to_contain_text("confirmed it", timeout=5000)
+
+
+def test_a_stop_with_postgresql_frozen(driven, people, fleet):
+    page = people["supervisor"]
+    with frozen(servers_of(fleet, "postgres")):
+        assert stop_all(page, driven, "postgresql frozen") < 1.0
+        expect(page.locator("#unconfirmed")).to_contain_text("It is not recorded yet", timeout=5000)
+    expect(page.locator("#unconfirmed")).to_be_hidden(timeout=10_000)
+    with database(fleet) as rows:
+        assert rows.execute("SELECT stop_latched FROM fleet_station WHERE slug = 'watched'").fetchone() == (True,)
+
+
+def test_a_stop_with_a_full_disk(driven, people, fleet):
+    """PostgreSQL refuses to write, as it does without space: told, not recorded, and said."""
+    page = people["supervisor"]
+    with database(fleet) as owner:
+        owner.execute(
+            "CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'No space left on device' USING ERRCODE = 'disk_full'; END $$"
+        )
+        owner.execute("CREATE TRIGGER no_space BEFORE INSERT ON fleet_act EXECUTE FUNCTION no_space()")
+        try:
+            assert stop_all(page, driven, "disk full") < 1.0
+            expect(page.locator("#unconfirmed")).to_contain_text("It is not recorded yet", timeout=5000)
+        finally:
+            owner.execute("DROP FUNCTION no_space CASCADE")
+    expect(page.locator("#unconfirmed")).to_be_hidden(timeout=10_000)
+
+
+def test_a_half_open_line_is_seen_and_a_stop_that_was_not_delivered_is_said(driven, people, line, screenshots):
+    page = people["supervisor"]
+    line.silent, began = True, time.monotonic()
+    page.keyboard.press("Shift+Period")
+    expect(page.locator("#unconfirmed")).to_contain_text("is not delivered", timeout=3000)
+    figures["half-open line"] = {"stop_said_undelivered_s": round(time.monotonic() - began, 3)}
+    assert time.monotonic() - began < 1.3
+    page.wait_for_selector("body[data-offline]", timeout=8000)
+    knew = time.monotonic() - began
+    figures["half-open line"]["page_knows_s"] = round(knew, 3)
+    assert knew < 5.5
+    for slug in ("watched", "station-1"):  # one moves, one is idle: both are of the past
+        expect(page.locator(f"article.card[data-station={slug}]")).to_have_class(re.compile("stale"))
+    page.screenshot(path=screenshots / "half_open.png")
+    assert not driven.station.control.stop_latched, "nothing came through"
+    line.silent, healed = False, time.monotonic()
+    wait_until(lambda: driven.station.control.stop_latched, 10, "the stop is kept and tried again")
+    figures["half-open line"]["robot_stands_after_line_is_back_s"] = round(time.monotonic() - healed, 3)
+    expect(page.locator("#toasts")).to_contain_text("confirmed it", timeout=10_000)
+    expect(page.locator("#unconfirmed")).to_be_hidden()
+
+
+def test_stations_return_after_the_database_dropped_every_connection(driven, people, fleet):
+    with database(fleet) as owner:
+        for _ in range(4):
+            owner.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            time.sleep(0.5)
+    began = time.monotonic()
+    page = people["supervisor"]
+    page.goto("/labs/main/")
+    wait_until(lambda: driven.link.connected and driven.link.gone_for() < 1.5, 20, "it is locked out")
+    figures["connections dropped"] = {"station_returns_s": round(time.monotonic() - began, 3)}
+    stop_all(page, driven, "connections dropped")
+    expect(page.locator("#toasts")).to_contain_text("all 2 stations confirmed it", timeout=5000)
