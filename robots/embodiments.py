@@ -133,7 +133,7 @@ class Embodiment:
                 picture=Picture(**data["picture"]) if data.get("picture") else None,
                 motions=tuple(Motion(**motion) for motion in data.get("motions") or ()),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"This is no description of a body: {type(error).__name__} at {error}. "
                 "Send what Embodiment.to_json() gives."
