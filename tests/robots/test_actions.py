@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robots.actions import Actions
@@ -107,7 +107,7 @@ def bodies(draw):
     return arm([motion(i) for i in range(draw(st.integers(1, 7)))], control_hz=draw(st.floats(4, 100)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(bodies(), st.data())
 def test_no_joint_moves_further_than_its_largest_change_whoever_acts(body, data):
     at = data.draw(st.lists(finite, min_size=body.action_size, max_size=body.action_size))
