@@ -61,15 +61,17 @@ class Driver:
                 self._make_world()
             except DriverError as error:
                 self.missing = str(error)
-                log.error("%s", error, exc_info=error)
         else:
             self.embodiment = _body_of(world)
 
     def _make_world(self) -> None:
         world = guarded("making its world", self._make)
         body = _body_of(world)
-        if body.name != self.embodiment.name:
-            raise DriverError(f"making its world failed: it is a {body.name}, not a {self.embodiment.name}")
+        # A station that was told of one body must not be given another later.
+        if body.name != self.embodiment.name or (self.missing and body != self.embodiment):
+            raise DriverError(
+                f"making its world failed: it is a {body.name}, but not the {self.embodiment.name} wanted"
+            )
         self.world, self.embodiment, self.missing = world, body, ""
 
     def _call(self, what: str, name: str, *args):

@@ -402,6 +402,8 @@ class StationHost:
         if body is None:
             raise WorldError(f"There is no world {entry.world!r}; known are {', '.join(sorted(EMBODIMENTS))}.")
         driver = Driver(None, make=lambda: self.make_world(entry.world, entry.seed), embodiment=body)
+        if driver.missing:
+            log.error("The station %s has no world, the others go on: %s", entry.station, driver.missing)
         hello = {
             "embodiment": driver.embodiment.to_json(),
             "software": SOFTWARE,

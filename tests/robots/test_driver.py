@@ -153,7 +153,7 @@ def test_a_world_of_another_body_than_its_name_says_is_not_used():
     class Other(FakeWorld):
         embodiment = POINT_MASS
 
-    assert "not a language_table" in Driver(None, make=Other, embodiment=LANGUAGE_TABLE).missing
+    assert "not the language_table wanted" in Driver(None, make=Other, embodiment=LANGUAGE_TABLE).missing
 
 
 @pytest.mark.parametrize("body", [None, "language_table", LANGUAGE_TABLE.to_json()])
