@@ -6,6 +6,7 @@ described in a TOML file named by the environment variable FLEETUI_WORLDS (docs/
 same registry.
 """
 
+import math
 import os
 import re
 import tomllib
@@ -41,6 +42,27 @@ class Picture:
     metres_per_pixel: float
 
 
+MOTIONS = ("delta", "velocity", "position", "effort")
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What one number of an action makes a joint (or an axis of the end effector) do.
+
+    delta     go so far from where it is, in one step
+    velocity  go so fast, units a second, until the next step
+    position  go there: an absolute position
+    effort    push with this force or torque; how far that moves it nobody can tell from the number
+    """
+
+    kind: str
+    low: float
+    high: float
+    # Of the joint in one step, in units of its position, whoever acts; None for an effort.
+    largest_change: float | None = None
+    sensed_by: str = ""  # kind position: the name in Embodiment.body of the number that says where the joint is
+
+
 @dataclass(frozen=True)
 class Embodiment:
     """An observation is the body's features, then for each object its features, all in one float32 vector; or, where
@@ -56,6 +78,20 @@ class Embodiment:
     action_limit: tuple[float, ...]
     cameras: tuple[Camera, ...]
     picture: Picture | None = None
+    motions: tuple[Motion, ...] = ()  # one for each number of an action; empty: not declared, and nobody can drive it
+
+    @property
+    def action_range(self) -> tuple[tuple[float, float], ...]:
+        """The lowest and highest that each number of an action may be."""
+        if not self.motions:
+            return tuple((-limit, limit) for limit in self.action_limit)
+        ranges = []
+        for motion in self.motions:
+            most = math.inf
+            if motion.kind in ("delta", "velocity"):
+                most = motion.largest_change * (self.control_hz if motion.kind == "velocity" else 1)
+            ranges.append((max(motion.low, -most), min(motion.high, most)))
+        return tuple(ranges)
 
     @property
     def features_size(self) -> int:
@@ -95,18 +131,64 @@ class Embodiment:
                 action_limit=tuple(float(limit) for limit in data["action_limit"]),
                 cameras=tuple(Camera(**camera) for camera in data["cameras"]),
                 picture=Picture(**data["picture"]) if data.get("picture") else None,
+                motions=tuple(Motion(**motion) for motion in data.get("motions") or ()),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
                 f"This is no description of a body: {type(error).__name__} at {error}. "
                 "Send what Embodiment.to_json() gives."
             ) from None
-        if len(embodiment.action_names) != len(embodiment.action_limit):
-            raise ValueError(
-                f"The body {embodiment.name} names {len(embodiment.action_names)} actions but states "
-                f"{len(embodiment.action_limit)} limits; give one limit for each action."
-            )
+        embodiment.check()
         return embodiment
+
+    def check(self) -> None:
+        """ValueError where it contradicts itself."""
+        where = f"The body {self.name}"
+        if not _is_number(self.control_hz) or self.control_hz <= 0:
+            raise ValueError(f"{where} has a control_hz of {self.control_hz!r}; it must be a finite number above 0.")
+        if len(self.action_names) != len(self.action_limit):
+            raise ValueError(
+                f"{where} names {len(self.action_names)} actions but states "
+                f"{len(self.action_limit)} limits; give one limit for each action."
+            )
+        if not all(_is_number(limit) and limit > 0 for limit in self.action_limit):
+            raise ValueError(
+                f"{where} has the action limits {self.action_limit}; each must be a finite number above 0."
+            )
+        if self.motions and len(self.motions) != len(self.action_names):
+            raise ValueError(
+                f"{where} names {len(self.action_names)} actions but declares {len(self.motions)} motions; "
+                "give one for each action."
+            )
+        for name, limit, motion in zip(self.action_names, self.action_limit, self.motions, strict=False):
+            if problem := self._problem(limit, motion):
+                raise ValueError(f"{where}, action {name}: {problem}")
+
+    def _problem(self, limit: float, motion: Motion) -> str:
+        """What is wrong with one motion, or nothing."""
+        if motion.kind not in MOTIONS:
+            return f"the motion {motion.kind!r} is unknown; known are {', '.join(MOTIONS)}."
+        if not (_is_number(motion.low) and _is_number(motion.high) and motion.low < motion.high):
+            return f"low ({motion.low!r}) must be below high ({motion.high!r}), both finite."
+        if max(-motion.low, motion.high) > limit:
+            return f"it may be {motion.low:g} to {motion.high:g}, but its limit is {limit:g}; give the larger of both."
+        if motion.kind == "effort":
+            return "an effort has no largest_change: leave it out." if motion.largest_change is not None else ""
+        if not _is_number(motion.largest_change) or motion.largest_change <= 0:
+            return f"largest_change must be a finite number above 0, not {motion.largest_change!r}."
+        if motion.kind == "position":
+            if self.picture is not None or motion.sensed_by not in self.body:
+                return "sensed_by must name the number of the body that says where the joint is."
+        else:
+            most = motion.largest_change * (self.control_hz if motion.kind == "velocity" else 1)
+            if motion.low >= most or motion.high <= -most:
+                return f"all from low to high is more than its largest_change of {motion.largest_change:g} allows."
+        return ""
+
+
+def _is_number(value) -> bool:
+    """Finite, and such that single precision can hold it."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e30 < value < 1e30
 
 
 TABLE_SIZE = (0.6, 0.4)  # metres, centred at the origin; x to the right, y to the top as the camera sees it
@@ -131,6 +213,7 @@ LANGUAGE_TABLE = Embodiment(
     action_names=("delta_x", "delta_y"),
     action_limit=(0.03, 0.03),
     cameras=(Camera("front", 320, 240),),
+    motions=(Motion("delta", -0.03, 0.03, largest_change=0.03),) * 2,
 )
 
 # Another laboratory's table: it senses and acts in the same terms, but nothing weighs, slips or looks quite alike.
@@ -150,6 +233,7 @@ POINT_MASS = Embodiment(
     action_names=("force_x", "force_y"),
     action_limit=(1.0, 1.0),
     cameras=(Camera("front", 320, 240),),
+    motions=(Motion("effort", -1.0, 1.0),) * 2,
 )
 
 BUILT_IN = {body.name: body for body in (LANGUAGE_TABLE, WORN_TABLE, CAMERA_TABLE, BANANA_TABLE, POINT_MASS)}
@@ -175,6 +259,7 @@ class WorldDescription:
     reset_every_steps: int  # 0: never; for environments that set a new goal only when they are reset
     wordings: tuple[str, ...]
     held_out_wordings: tuple[str, ...] = field(default=())
+    motions: tuple[Motion, ...] = ()
 
     @property
     def embodiment(self) -> Embodiment:
@@ -187,6 +272,7 @@ class WorldDescription:
             action_names=self.action_names,
             action_limit=self.action_limit,
             cameras=(Camera("front", 320, 240),),
+            motions=self.motions,
         )
 
 
@@ -203,6 +289,8 @@ def read_worlds_file(path: str | Path) -> tuple[WorldDescription, ...]:
     entries = data.get("world")
     if not isinstance(entries, list) or not entries:
         raise WorldsFileError(f"{path} describes no world; add a [[world]] table (docs/worlds.md shows one).")
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise WorldsFileError(f"{path}: world must be [[world]] tables (docs/worlds.md shows one).")
     worlds = tuple(_world_description(entry, path) for entry in entries)
     names = [*BUILT_IN, *(world.name for world in worlds)]
     for name in names:
@@ -211,6 +299,7 @@ def read_worlds_file(path: str | Path) -> tuple[WorldDescription, ...]:
     return worlds
 
 
+MOST_NUMBERS, MOST_STEPS = 10_000, 1_000_000
 _WORLD_KEYS = {
     "name",
     "env_id",
@@ -220,6 +309,11 @@ _WORLD_KEYS = {
     "observations",
     "actions",
     "action_limit",
+    "action_kind",
+    "action_low",
+    "action_high",
+    "largest_change",
+    "sensed_by",
     "control_hz",
     "time_limit_steps",
     "success",
@@ -247,6 +341,8 @@ def _world_description(entry: dict, path) -> WorldDescription:
         """Either the features' names, or only how many there are."""
         value = get(key, (int, list))
         if isinstance(value, int):
+            if value > MOST_NUMBERS:
+                refuse(f"{key} may be {MOST_NUMBERS} at most.")
             value = [f"{prefix}_{i}" for i in range(value)]
         if not value or not all(isinstance(name, str) for name in value):
             refuse(f"{key} must be a count above 0 or a list of names.")
@@ -259,26 +355,60 @@ def _world_description(entry: dict, path) -> WorldDescription:
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
         refuse("name must be lower-case letters, digits and underscores, beginning with a letter.")
     action_names = names("actions", "action")
-    limit = get("action_limit", (int, float, list))
-    limits = tuple(limit) if isinstance(limit, list) else (limit,) * len(action_names)
-    if len(limits) != len(action_names) or not all(isinstance(x, (int, float)) and x > 0 for x in limits):
-        refuse(f"action_limit must be one number above 0, or {len(action_names)} of them.")
+
+    def for_each(key: str, wanted: str, fits) -> tuple:
+        """One value for each action, from one for all or a list; empty where the key is not given."""
+        if key not in entry:
+            return ()
+        values = entry[key]
+        values = tuple(values) if isinstance(values, list) else (values,) * len(action_names)
+        if len(values) != len(action_names) or not all(map(fits, values)):
+            refuse(f"{key} must be {wanted}, or a list of {len(action_names)} of them.")
+        return values
+
+    limits = for_each("action_limit", "one finite number above 0", lambda x: _is_number(x) and x > 0)
+    low, high = (for_each(key, "one finite number", _is_number) for key in ("action_low", "action_high"))
+    if bool(low) != bool(high) or bool(limits) == bool(low):
+        refuse("action_limit is missing, or in its place action_low and action_high.")
+    if low and not all(a < b for a, b in zip(low, high, strict=True)):
+        refuse("action_low must be below action_high.")
+    kinds = for_each("action_kind", f"one of {', '.join(MOTIONS)}", lambda kind: kind in MOTIONS)
+    changes = for_each("largest_change", "one finite number above 0", lambda x: _is_number(x) and x > 0)
+    sensed_by = for_each("sensed_by", "the name of an observation", lambda x: isinstance(x, str))
+    if not kinds and (low or changes or sensed_by):
+        refuse(f"action_kind is missing; it says what the actions are: {', '.join(MOTIONS)}.")
+    low, high = low or tuple(-x for x in limits), high or limits
+    limits = limits or tuple(max(-a, b) for a, b in zip(low, high, strict=True))
+    motions = tuple(
+        Motion(
+            kind,
+            float(low[i]),
+            float(high[i]),
+            float(changes[i]) if changes and kind != "effort" else None,
+            sensed_by[i] if sensed_by and kind == "position" else "",
+        )
+        for i, kind in enumerate(kinds)
+    )
     success = get("success", dict)
     bounds = {key: success.get(key) for key in ("at_least", "at_most")}
     given = [bound for bound in bounds.values() if bound is not None]
-    if not isinstance(success.get("info"), str) or not given or not all(type(bound) in (int, float) for bound in given):
+    if not isinstance(success.get("info"), str) or not given or not all(map(_is_number, given)):
         refuse('success needs an info key and at_least or at_most, as in {info = "reward_dist", at_least = -0.05}.')
+    if len(given) == 2 and bounds["at_least"] > bounds["at_most"]:
+        refuse("success can never be: at_least is above at_most.")
     wordings = tuple(get("wordings", list))
     held_out = tuple(get("held_out_wordings", list, []))
     if not wordings or not all(
         isinstance(text, str) and text.strip() and not set("{}") & set(text) for text in wordings + held_out
     ):
         refuse("wordings must be a list of one or more instructions in words, without braces.")
-    control_hz, time_limit = float(get("control_hz", (int, float))), get("time_limit_steps", int)
+    control_hz, time_limit = get("control_hz", (int, float)), get("time_limit_steps", int)
     reset_every = get("reset_every_steps", int, 0)
-    if control_hz <= 0 or time_limit <= 0 or reset_every < 0:
-        refuse("control_hz and time_limit_steps must be above 0, reset_every_steps 0 or more.")
-    return WorldDescription(
+    if not 0.1 <= control_hz <= 1000:  # NaN and infinity are not either
+        refuse("control_hz must be a number above 0, from 0.1 to 1000 actions a second.")
+    if not 0 < time_limit <= MOST_STEPS or not 0 <= reset_every <= MOST_STEPS:
+        refuse(f"time_limit_steps must be from 1 to {MOST_STEPS}, reset_every_steps from 0 to {MOST_STEPS}.")
+    world = WorldDescription(
         name=name,
         env_id=get("env_id", str),
         title=get("title", str, name),
@@ -287,7 +417,7 @@ def _world_description(entry: dict, path) -> WorldDescription:
         observation_names=names("observations", "observation"),
         action_names=action_names,
         action_limit=tuple(float(x) for x in limits),
-        control_hz=control_hz,
+        control_hz=float(control_hz),
         time_limit_steps=time_limit,
         success_info=success["info"],
         success_at_least=bounds["at_least"],
@@ -295,7 +425,13 @@ def _world_description(entry: dict, path) -> WorldDescription:
         reset_every_steps=reset_every,
         wordings=wordings,
         held_out_wordings=held_out,
+        motions=motions,
     )
+    try:
+        world.embodiment.check()
+    except ValueError as error:
+        refuse(str(error))
+    return world
 
 
 THIRD_PARTY_WORLDS: dict[str, WorldDescription] = {}

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from robots.actions import Actions
 from robots.control import (
     DEAD_MAN_S,
     GONE_S,
@@ -33,8 +34,10 @@ from robots.control import (
     Lease,
     refuse_expired,
 )
+from robots.driver import Driver, DriverError
 from robots.episodes import ACTORS, CONFIRMED_FRAMES, FAILURES, Episode
 from robots.tasks import TASKS, Instruction, TaskFamily, get_task
+from robots.worlds import World
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +68,7 @@ class LoadedPolicy:
     threshold: float
     consecutive: int
     bin_width: float
-    taught: int = 0  # rounds of practice that the policy's outlook has learned from
+    taught: int  # rounds of practice that the policy's outlook has learned from
 
 
 @dataclass
@@ -215,7 +218,7 @@ class Station:
 
     def __init__(
         self,
-        world,
+        world: World | Driver,
         *,
         seed: int = 0,
         emit: Callable[[dict], None] = _ignore,
@@ -223,7 +226,9 @@ class Station:
         store: Callable[[Episode], None] = _ignore,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.world, self.embodiment, self.seed = world, world.embodiment, seed
+        self.driver = world if isinstance(world, Driver) else Driver(world)
+        self.embodiment, self.seed = self.driver.embodiment, seed
+        self.actions = Actions(self.embodiment)
         self.emit, self.show, self.store, self.clock = emit, show, store, clock
         self.rng = np.random.default_rng(seed)
         self.control, self.commands, self.dead_man, self.lease = Control(), CommandLog(), DeadMan(), Lease()
@@ -239,6 +244,9 @@ class Station:
         self.waiting_reason = ""  # why there is no policy, where more is known than that
         self.need = ""  # why a person must come; "" when nobody must
         self.need_since = 0.0
+        self.faulty = False  # the need is the driver's failure: a person is asked for whatever is assigned
+        self.reset_failed = False
+        self.camera_error = ""  # why no picture can be shown; the host's to say
         self.open_reason = ""  # why an override waits for a person, once its holder is gone
         self.practised_s = 0.0  # robot time since the table was last shuffled
         self.failures = 0  # of the policy in a row
@@ -253,7 +261,13 @@ class Station:
         self._policy_outdated = False  # to be dropped at the episode boundary
         self._shown_at = -math.inf
         self._server_gone = False
-        self.observation = np.asarray(world.reset(self.rng), self.embodiment.observation_type)
+        self.observation: np.ndarray | None = None  # None: the driver could not tell
+        if self.driver.missing:
+            self._blame(self.driver.missing)
+            self.reset_failed = True
+        else:
+            self._reset()
+        self._rest()
 
     # What the server says
 
@@ -389,6 +403,9 @@ class Station:
                 answer = self.commands.answer(command_id)
             except CommandRefused as error:
                 answer = self.commands.answer(command_id, str(error))
+            except DriverError as error:
+                self._fault(error)
+                answer = self.commands.answer(command_id, f"The station refused {name}: {error}.")
         self.emit(answer)
 
     def _execute(self, command_id: str, name: str, args: dict, epoch: int | None, by: str) -> None:
@@ -405,6 +422,8 @@ class Station:
             case "reset":
                 self._cut("operator")
                 self._reset()
+                if self.reset_failed:
+                    raise CommandRefused(f"The station is not reset: {self.need}.")
             case "end_episode":
                 self._cut("operator")
             case "speed":
@@ -427,13 +446,11 @@ class Station:
             self._stop(stop)
 
     def _stop(self, stop: str) -> None:
-        self.control.stop_latched, self.control.stop = (
-            True,
-            stop,
-        )  # first: nothing below may keep it from standing still
+        # The latch first: whatever goes wrong with keeping what was under way, the body is not moved again.
+        self.control.stop_latched, self.control.stop = True, stop
+        self._become("stopped", "stopped by a person")
         self._end_override("stop")
         self._cut("stop")
-        self._become("stopped", "stopped by a person")
 
     def _clear_stop(self) -> None:
         self.control.stop_latched = False
@@ -449,6 +466,10 @@ class Station:
 
     def _override(self, epoch: int, by: str) -> None:
         """The attempt ends here and keeps the policy's steps; the person's go into an episode of their own."""
+        if self.actions.undriven:
+            raise CommandRefused(f"The station refused override: {self.actions.undriven}.")
+        if self.observation is None:
+            raise CommandRefused(f"The station refused override: {self.need}. Mend that and reset it first.")
         attempt = self.recording
         self._cut("override")
         if attempt is not None:
@@ -509,7 +530,7 @@ class Station:
 
     def _first_of(self, families: Sequence[TaskFamily]) -> tuple[TaskFamily, Instruction]:
         """Of the first family that has an instruction for this table; CommandRefused with the first one's reason."""
-        reasons, objects = [], self.world.objects_in_play()
+        reasons, objects = [], self.driver.objects_in_play()
         for family in families:
             try:
                 return family, family.sample(self.rng, objects)
@@ -535,13 +556,18 @@ class Station:
             self.failures += 1
         elif recording.actor == "policy" and ending == "detected_success":
             self.failures = 0
+        true_success = None
+        try:
+            true_success = self.driver.true_success(recording.instruction)  # reported only
+        except DriverError as error:
+            self._blame(error)
         by_person = ending in ("operator", "override", "stop") and recording.actor == "policy"
         episode = recording.finish(
             ending,
             embodiment=self.embodiment,
             seed=self.seed,
             interventions=int(by_person),
-            true_success=bool(self.world.true_success(recording.instruction)),  # reported only
+            true_success=true_success,
         )
         self.store(episode)
         self._check_table()
@@ -550,7 +576,12 @@ class Station:
         """A person's two duties in reset-free practice: put back what fell, and mix what was not mixed for long."""
         if self.need:
             return
-        if reason := self.world.needs_reset(self.rules.fewest_objects):
+        try:
+            reason = self.driver.needs_reset(self.rules.fewest_objects)
+        except DriverError as error:
+            self._blame(error)
+            return
+        if reason:
             self._ask(reason)
         elif self.practised_s >= self.settings.shuffle_every_s:
             self._ask(f"not shuffled for {_minutes(self.settings.shuffle_every_s)} of practice")
@@ -558,12 +589,24 @@ class Station:
     def _ask(self, reason: str) -> None:
         self.need, self.need_since = reason, self.clock()
 
+    def _blame(self, reason: DriverError | str) -> None:
+        """The driver failed, so that nothing is to be expected of it until a reset succeeds."""
+        log.warning("Fault: %s", reason, exc_info=reason if isinstance(reason, DriverError) else None)
+        self._ask(str(reason))
+        self.faulty = True
+
     def _reset(self) -> None:
-        self.observation = np.asarray(self.world.reset(self.rng), self.embodiment.observation_type)
-        self.scene += 1
-        self.practised_s, self.failures = 0.0, 0
-        self.need = ""
-        self._check_table()
+        try:
+            self.observation = self.driver.reset(self.rng)
+        except DriverError as error:
+            self.observation = None
+            self._blame(error)
+        else:
+            self.scene += 1
+            self.practised_s, self.failures = 0.0, 0
+            self.need, self.faulty = "", False
+            self._check_table()
+        self.reset_failed = self.faulty
 
     # The state that circumstances ask for, wherever no person drives and no episode is under way
 
@@ -578,6 +621,8 @@ class Station:
         elif self.control.paused:
             kept = self.control.reason if self.control.state == "paused" else ""
             self._become("paused", kept or "paused by a person")
+        elif self.faulty:
+            self._become("needs_person", self.need)
         elif self.assignment is None:
             self._become("idle", "")
         elif self.task is None:
@@ -634,9 +679,13 @@ class Station:
             self._become("overridden", self._quiet_reason())
         waited = now - self.need_since
         after = self.settings.self_reset_after_s
-        if self.control.state == "needs_person" and after is not None and waited >= after:
-            self.emit({"type": "touch", "kind": "self_reset", "reason": self.need, "seconds": round(waited, 3)})
+        # What a reset did not mend is not tried again and again: it takes a person.
+        by_itself = after is not None and not self.reset_failed
+        if self.control.state == "needs_person" and by_itself and waited >= after:
+            touch = {"type": "touch", "kind": "self_reset", "reason": self.need, "seconds": round(waited, 3)}
             self._reset()
+            if not self.reset_failed:
+                self.emit(touch)
             self._rest()
         if now - self._shown_at >= HEARTBEAT_S:
             self._show(now)
@@ -653,14 +702,17 @@ class Station:
         if not self.need:
             try:
                 task, instruction = self._first_of(families)
+                tolerated = self.driver.needs_reset()
             except CommandRefused as error:
                 self._ask(str(error))
+            except DriverError as error:
+                self._blame(error)
         if self.need:
             self._rest()
             return False
         limit = int(self.assignment["task"].get("time_limit_steps") or task.time_limit_steps)
         self._record(task, instruction, limit, purpose, "policy")
-        self.recording.need = self.world.needs_reset()
+        self.recording.need = tolerated
         if self.rules.hopeless is not None:
             self.recording.tried_out = purpose == "evaluation" or self.rng.random() < TRIED_OUT
         return True
@@ -680,22 +732,30 @@ class Station:
         recording.judge(self.d, outlook)
         if now - self._shown_at >= TELEMETRY_EVERY_S:
             self._show(now)
+        try:
+            self._go_on(recording, action, now)
+        except DriverError as error:  # any driver may fail in any way, and the other stations of the host must go on
+            self._fault(error)
+
+    def _go_on(self, recording: Recording, action: np.ndarray | None, now: float) -> None:
         if recording.actor == "human":
             direction = self.dead_man.direction(now)
             if direction is not None:
-                self._step(recording, self._human_action(direction), now)
+                before = recording.actions[-1] if recording.actions else None
+                present = self._present()
+                self._step(recording, self.actions.pushed(direction, present, before), present, now)
                 self.dead_man.used()
         elif ending := self._ending(recording):
             self._cut(ending)
             self._rest()
-        elif action is None or not np.isfinite(action).all():
+        elif np.shape(action) != self.actions.low.shape or not np.isfinite(action).all():
             self._fault("the policy gave no usable action")
         else:
-            self._step(recording, np.asarray(action, np.float32), now)
+            self._step(recording, np.asarray(action, np.float32), self._present(), now)
             self.practised_s += self.period
 
     def _ending(self, recording: Recording) -> str:
-        need = self.world.needs_reset()
+        need = self.driver.needs_reset()
         if need and need != recording.need:
             return "needs_reset"  # first: the detector is not to be believed about tables that no demonstration shows
         if recording.detected:
@@ -704,27 +764,19 @@ class Station:
             return "time_limit"
         return recording.given_up()
 
-    def _human_action(self, direction: tuple[float, float]) -> np.ndarray:
-        action = np.zeros(self.embodiment.action_size, np.float32)
-        moved = min(2, len(action))
-        action[:moved] = np.multiply(direction[:moved], self.embodiment.action_limit[:moved])
-        return action
+    def _present(self) -> np.ndarray:
+        """Where the body is. Since the last step somebody may have moved it, or it may have sunk, and an absolute
+        target that is near to where it was may be far from where it is.
+        """
+        return self.driver.observation() if self.actions.need_a_look else self.observation
 
-    def _step(self, recording: Recording, action: np.ndarray, now: float) -> None:
-        limit = np.asarray(self.embodiment.action_limit, np.float32)
-        action = np.clip(action, -limit, limit)
-        try:
-            # The episode keeps what was asked for: the fence is part of the world that it was asked of.
-            done = action
-            if recording.rules.edge_margin is not None and recording.actor == "policy":
-                done = self.world.fenced(action, recording.rules.edge_margin)
-            observation = np.asarray(self.world.step(done), self.embodiment.observation_type)
-            if not np.isfinite(observation).all():
-                raise ValueError("the world's observation is not a number")
-        except Exception as error:  # any driver may fail in any way, and the other stations of the host must go on
-            log.exception("A step failed")
-            self._fault(f"a step failed: {error}")
-            return
+    def _step(self, recording: Recording, action: np.ndarray, present: np.ndarray, now: float) -> None:
+        action = self.actions.bounded(action, present)
+        # The episode keeps what was asked for: the fence is part of the world that it was asked of.
+        done = action
+        if recording.rules.edge_margin is not None and recording.actor == "policy":
+            done = self.actions.bounded(self.driver.fenced(action, recording.rules.edge_margin), present)
+        observation = self.driver.step(done)
         self.observation = observation
         recording.observations.append(observation)
         recording.actions.append(action)
@@ -736,19 +788,22 @@ class Station:
         period = self.period / speed if speed else 0.0
         self.step_due = max(self.step_due + period, now + period / 2) if self.step_due > now - period else now + period
 
-    def _fault(self, reason: str) -> None:
-        log.warning("Fault: %s", reason)
+    def _fault(self, reason: DriverError | str) -> None:
         self.dead_man.release()
         self._cut("fault")
-        self._ask(reason)
+        if isinstance(reason, DriverError):
+            self._blame(reason)
+        else:
+            log.warning("Fault: %s", reason)
+            self._ask(reason)
         if self.lease.live:
-            self._lapse(reason)
+            self._lapse(str(reason))
         self._rest()
 
     def close(self) -> None:
         """The host ends: what is under way is kept, as a stop would keep it."""
         self._cut("stop")
-        self.world.close()
+        self.driver.close()
 
     # What the server sees
 
@@ -781,6 +836,7 @@ class Station:
             "episode": self.episode_number,
             "uuid": recording.uuid if recording else "",
             "speed": self.settings.speed,
+            "camera_error": self.camera_error,
             "human": self.control.moved_by == "human",
             "stop": self.control.stop if self.control.stop_latched else "",
             "sent_at": time.time(),

@@ -26,6 +26,7 @@ def foresee(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict:
     calibration_error  mean distance of P(failure) from the rate of failures, over tenths of P, weighted by episodes
     """
     judged = [episode for episode in episodes if episode.purpose == "practice" and episode.ending in JUDGED]
+    judged = [episode for episode in judged if episode.true_success is not None]  # unknown is no failure
     half = limit // 2
     doubts = [doubt(episode, policy, limit) for episode in judged]
     failed = np.array([not episode.true_success for episode in judged], bool)

@@ -221,21 +221,23 @@ class FlatFeatures(nn.Module):
 
 
 class ActionHead(nn.Module):
-    """Action tokens, each dimension's after those before it. A token is one of `bins` values over +- the limit."""
+    """Action tokens, each dimension's after those before it. A token is one of `bins` values over its range."""
 
-    def __init__(self, width: int, limits: Sequence[float], bins: int):
+    def __init__(self, width: int, ranges: Sequence[tuple[float, float]], bins: int):
         super().__init__()
         self.bins = bins
-        self.heads = nn.ModuleList(nn.Linear(width + i * bins, bins) for i in range(len(limits)))
-        self.register_buffer("limits", torch.tensor(limits, dtype=torch.float32), persistent=False)  # [A]
+        self.heads = nn.ModuleList(nn.Linear(width + i * bins, bins) for i in range(len(ranges)))
+        low, high = torch.tensor(ranges, dtype=torch.float64).T
+        self.register_buffer("middle", ((low + high) / 2).float(), persistent=False)  # [A]
+        self.register_buffer("reach", ((high - low) / 2).float(), persistent=False)  # [A], to each side of it
 
     def tokens(self, actions: Tensor) -> Tensor:
         """The nearest token of each number. [n, A] metres -> [n, A]"""
-        share = (actions / self.limits).clamp(-1, 1)
+        share = ((actions - self.middle) / self.reach).clamp(-1, 1)
         return ((share + 1) / 2 * (self.bins - 1)).round().long()
 
     def actions(self, tokens: Tensor) -> Tensor:
-        return (tokens.float() / (self.bins - 1) * 2 - 1) * self.limits
+        return (tokens.float() / (self.bins - 1) * 2 - 1) * self.reach + self.middle
 
     def log_probability(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """log p(a | o, g). [n, width], [n, A] -> [n]"""
@@ -281,7 +283,7 @@ class Network(nn.Module):
                 for a, b in zip(widths, widths[1:], strict=False)
             )
         )
-        self.action_head = ActionHead(hidden, embodiment.action_limit, action_bins)
+        self.action_head = ActionHead(hidden, embodiment.action_range, action_bins)
         self.steps_to_go_head = nn.Linear(hidden, bins)
 
     def perceive(self, observations: Tensor) -> Tensor:

@@ -19,17 +19,19 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from robots.driver import Driver, DriverError
+from robots.embodiments import EMBODIMENTS, Embodiment
 from robots.link import CheckpointCache, Link, LinkError, LinkThread, check_token
 from robots.station import LoadedPolicy, Station
 from robots.tasks import TASKS
-from robots.worlds import make_world
+from robots.worlds import WorldError, make_world
 from training.checkpoints import CheckpointError, Policy, RewardModel
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ RENDER_SHARE = 1 / 3  # cameras may take no more of the control thread's time th
 JPEG_QUALITY = 80
 LARGEST_FRAME = (1280, 960)
 TOKENS_LOOKED_AT_EVERY_S = 1.0
+CAMERA_AGAIN_S = 5.0  # after a picture that could not be shown
 
 
 class HostError(Exception):
@@ -108,6 +111,52 @@ def together(policy: Policy, reward_model: RewardModel) -> LoadedPolicy:
     )
 
 
+def _from_disk(kind: type[Policy] | type[RewardModel], path: str):
+    return kind.load(path)
+
+
+def policy_of(message: dict, body: Embodiment, load: Callable = _from_disk) -> LoadedPolicy:
+    """What the link's policy message brought, both files on disk; CheckpointError where this body can't act with it."""
+    try:
+        policy, reward_model = load(Policy, message["path"]), load(RewardModel, message["reward_model_path"])
+        for checkpoint in (policy, reward_model):
+            theirs = checkpoint.embodiment
+            if theirs.name != body.name:
+                raise CheckpointError(f"The {checkpoint.role} is for {theirs.name}, and this station is {body.name}.")
+            sizes, wanted = [(each.observation_size, each.action_size) for each in (theirs, body)]
+            if sizes != wanted:
+                raise CheckpointError(
+                    f"The {checkpoint.role} is for another {body.name}: of {sizes[0]} observed numbers and {sizes[1]} "
+                    f"of an action, where this station has {wanted[0]} and {wanted[1]}."
+                )
+        return replace(
+            together(policy, reward_model),
+            checkpoint=message["checkpoint"],
+            version=int(message["version"]),
+            reward_model_checkpoint=message["reward_model"],
+            threshold=float(message["threshold"]),
+            consecutive=int(message["consecutive"]),
+        )
+    except CheckpointError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the server's policy message is wrong ({type(error).__name__}: {error})") from None
+
+
+def hear(station: Station, message: dict, received_at: float, load: Callable = _from_disk) -> None:
+    """One message of a station's link, policies included."""
+    kind = message.get("type")
+    if kind == "policy":
+        try:
+            station.offer_policy(policy_of(message, station.embodiment, load))
+        except CheckpointError as error:
+            station.policy_failed(f"the policy cannot be loaded: {error}")
+    elif kind == "policy_failed":
+        station.policy_failed(message["reason"])
+    else:
+        station.receive(message, received_at)
+
+
 def step_together(stations: Iterable[Station], generator: torch.Generator | None = None) -> int:
     """Observe and act once with every station that is due: one network call for each distinct checkpoint. Returns how
     many acted.
@@ -119,13 +168,19 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
     for policy, rows in _sharing(due, lambda loaded: loaded.policy):
         try:
             acted = policy.act_with_outlook(*_batch(due, rows), generator)
-        except RuntimeError:  # weights that became NaN: its stations ask for a person, the others go on
+        except Exception:  # such as weights that became NaN: its stations ask for a person, the others go on
             log.exception("A policy gave no action")
             continue
         for row, action, outlook in zip(rows, *acted, strict=True):
             actions[row], outlooks[row] = action, outlook
     for reward_model, rows in _sharing(due, lambda loaded: loaded.reward_model):
-        d, distribution = reward_model.steps_to_go(*_batch(due, rows))
+        try:
+            d, distribution = reward_model.steps_to_go(*_batch(due, rows))
+        except Exception:
+            log.exception("A reward model gave no judgement")
+            for row in rows:
+                actions[row] = None  # nobody acts unjudged
+            continue
         for row, *judgement in zip(rows, d, distribution, strict=True):
             judged[row] = judgement
     for (station, *_), action, judgement, outlook in zip(due, actions, judged, outlooks, strict=True):
@@ -148,6 +203,14 @@ def _batch(due: list, rows: list[int]) -> tuple[np.ndarray, list[str]]:
 
 
 # Cameras
+
+
+def to_jpeg(picture: np.ndarray, largest: tuple[int, int]) -> bytes:
+    """uint8 [H, W, 3], made smaller where it is larger than what is wanted: a camera has its own size."""
+    image, jpeg = Image.fromarray(picture), io.BytesIO()
+    image.thumbnail(largest)
+    image.save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    return jpeg.getvalue()
 
 
 class Encoder:
@@ -173,10 +236,13 @@ class Encoder:
                     return
                 member = next(iter(self._waiting))
                 image, stamp = self._waiting.pop(member)
-            jpeg = io.BytesIO()
-            Image.fromarray(image).save(jpeg, "JPEG", quality=JPEG_QUALITY)
-            member.jpeg = jpeg.getvalue()
-            member.link.show_frame(*stamp, member.jpeg)
+            try:
+                member.jpeg = to_jpeg(image, member.size)
+                member.link.show_frame(*stamp, member.jpeg)
+                member.station.camera_error = ""
+            except Exception as error:  # the thread is all stations'
+                log.exception("%s: a picture is not shown", member.entry.station)
+                member.camera_failed(f"the camera's picture can't be shown: {error}")
 
     def close(self) -> None:
         with self._condition:
@@ -200,6 +266,14 @@ class Member:
     frame_due: float = 0.0
     rendered: tuple | None = None  # scene and size of the newest JPEG
     jpeg: bytes | None = None
+
+    def camera_failed(self, reason: str) -> None:
+        """Said on the station's card as long as it lasts, and once in the log; it is tried again after a while."""
+        if reason != self.station.camera_error:
+            log.warning("%s: %s", self.entry.station, reason)
+        self.station.camera_error = reason
+        self.rendered, self.jpeg = None, None
+        self.frame_due = time.monotonic() + CAMERA_AGAIN_S
 
     def watch(self, message: dict) -> None:
         try:
@@ -276,49 +350,14 @@ class StationHost:
 
     def _receive(self, member: Member, message: dict, received_at: float) -> None:
         kind = message.get("type")
-        if kind == "policy":
-            self._load(member, message)
-        elif kind == "policy_failed":
-            member.station.policy_failed(message["reason"])
-        elif kind == "watch":
+        if kind == "watch":
             member.watch(message)
-        else:
-            if kind == "welcome":
-                member.fps = 0.0  # the server says anew who watches
-            member.station.receive(message, received_at)
+            return
+        if kind == "welcome":
+            member.fps = 0.0  # the server says anew who watches
+        hear(member.station, message, received_at, self._checkpoint)
 
     # Checkpoints
-
-    def _load(self, member: Member, message: dict) -> None:
-        try:
-            policy = self._checkpoint(Policy, message["path"])
-            reward_model = self._checkpoint(RewardModel, message["reward_model_path"])
-            body = member.station.embodiment
-            for checkpoint in (policy, reward_model):
-                if (
-                    checkpoint.embodiment.observation_size != body.observation_size
-                    or checkpoint.embodiment.name != body.name
-                ):
-                    raise CheckpointError(
-                        f"The {checkpoint.role} is for {checkpoint.embodiment.name}, and this station is {body.name}."
-                    )
-            loaded = LoadedPolicy(
-                message["checkpoint"],
-                int(message["version"]),
-                policy,
-                message["reward_model"],
-                reward_model,
-                threshold=float(message["threshold"]),
-                consecutive=int(message["consecutive"]),
-                bin_width=reward_model.bin_width,
-                taught=policy.description.taught,
-            )
-        except CheckpointError as error:
-            member.station.policy_failed(f"the policy cannot be loaded: {error}")
-        except (KeyError, TypeError, ValueError) as error:
-            member.station.policy_failed(f"the server's policy message is wrong ({type(error).__name__}: {error})")
-        else:
-            member.station.offer_policy(loaded)
 
     def _checkpoint(self, kind: type, path: str):
         """Shared by all stations that use it, and gone from memory when the last one has taken another."""
@@ -350,18 +389,26 @@ class StationHost:
             if name not in self.members and not self.stopping.is_set():
                 try:
                     self._add(entry)
-                except (ValueError, LinkError) as error:  # an unknown world, a bad address
+                except LinkError as error:  # a bad address
                     if first:
                         raise HostError(f"The station {name} cannot start: {error}") from None
                     log.error("The station %s cannot start: %s", name, error)
+                except WorldError as error:
+                    log.error("The station %s cannot start, the others go on: %s", name, error)
 
     def _add(self, entry: Entry) -> None:
-        world = self.make_world(entry.world, entry.seed)
+        """A world that can't be made joins too, as a station that needs a person and says why; a reset tries again."""
+        body = EMBODIMENTS.get(entry.world)
+        if body is None:
+            raise WorldError(f"There is no world {entry.world!r}; known are {', '.join(sorted(EMBODIMENTS))}.")
+        driver = Driver(None, make=lambda: self.make_world(entry.world, entry.seed), embodiment=body)
+        if driver.missing:
+            log.error("The station %s has no world, the others go on: %s", entry.station, driver.missing)
         hello = {
-            "embodiment": world.embodiment.to_json(),
+            "embodiment": driver.embodiment.to_json(),
             "software": SOFTWARE,
-            "renderer": world.renderer,
-            "tasks": [task.name for task in TASKS.values() if task.embodiment == world.embodiment.name],
+            "renderer": driver.renderer,
+            "tasks": [task.name for task in TASKS.values() if task.embodiment == driver.embodiment.name],
         }
         link = Link(
             self.server,
@@ -372,7 +419,7 @@ class StationHost:
             name=entry.station,
             arrived=self._arrived.set,
         )
-        station = Station(world, seed=entry.seed, emit=link.send, show=link.show, store=link.store)
+        station = Station(driver, seed=entry.seed, emit=link.send, show=link.show, store=link.store)
         self.members[entry.station] = Member(entry, station, link)
         self.links.add(link)
 
@@ -408,16 +455,15 @@ class StationHost:
         station = member.station
         stamp = station.recording.steps if station.recording else 0, station.episode_number, time.time()
         picture = station.scene, member.size
-        if member.rendered == picture and station.world.renderer != "camera":
+        if member.rendered == picture and station.driver.renderer != "camera":
             if member.jpeg is not None:
                 member.link.show_frame(*stamp, member.jpeg)  # nothing has moved since
             return
         member.rendered, member.jpeg = picture, None
         try:
-            image = station.world.render(*member.size)
-        except Exception:  # any camera may fail in any way, and practice needs none
-            log.exception("%s: its camera failed; no more frames until somebody watches anew", member.entry.station)
-            member.fps = 0.0
+            image = station.driver.render(*member.size)
+        except DriverError as error:  # practice needs no camera
+            member.camera_failed(str(error))
             return
         self.encoder.put(member, image, stamp)
 

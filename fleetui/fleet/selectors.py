@@ -45,6 +45,7 @@ NOT_LIVE = {
     "sent_at": None,
     "uuid": "",
     "unsent": None,
+    "camera_error": "",
 }
 
 

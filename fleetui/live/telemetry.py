@@ -50,7 +50,7 @@ def read_card(message: dict) -> dict:
     if state not in STATION_STATES:
         raise BadTelemetry(f"state is {state!r}; known are {', '.join(STATION_STATES)}.")
     card = {"state": state, "human": bool(message.get("human"))}
-    for name in ("reason", "instruction", "uuid"):
+    for name in ("reason", "instruction", "uuid", "camera_error"):
         card[name] = str(message.get(name) or "")[:300]
     for name in (
         "step",

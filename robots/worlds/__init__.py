@@ -21,14 +21,15 @@ class World(Protocol):
         """Scatter everything; returns the observation, float32 [D] or a picture's uint8 [D]."""
 
     def step(self, action: np.ndarray) -> np.ndarray:
-        """One control step with the action clipped to its limit; returns the observation."""
+        """One control step; returns the observation."""
 
     def observation(self) -> np.ndarray: ...
 
     def set_observation(self, observation: np.ndarray) -> None:
         """Put the world in a recorded state, for replay and tests."""
 
-    def true_success(self, instruction: Instruction) -> bool: ...
+    def true_success(self, instruction: Instruction) -> bool | None:
+        """None where nobody knows."""
 
     def needs_reset(self, fewest_objects: int | None = None) -> str:
         """Empty, or why a person must reset the station, in words. Objects that are out of play are no reason while at

@@ -29,17 +29,17 @@ class GymnasiumWorld:
             self._env = gymnasium.make(
                 self.description.env_id, max_episode_steps=10**9, disable_env_checker=True, **self.description.options
             )
-        except (gymnasium.error.Error, ImportError, TypeError) as error:
+        except Exception as error:  # anybody's code runs here
             raise self._error(f"Gymnasium cannot make {self.description.env_id} ({error}).") from error
         self._repeat = self._check_sizes()
         self._camera = mujoco.MjvCamera()
         mujoco.mjv_defaultFreeCamera(self._env.unwrapped.model, self._camera)
         self.reset(np.random.default_rng(seed))
-        *_, info = self._env.step(np.zeros(self.embodiment.action_size, np.float32))
-        if self.description.success_info not in info:
+        self.step(np.zeros(self.embodiment.action_size))
+        if self.description.success_info not in self._info:
             raise self._error(
                 f"success names the info key {self.description.success_info!r}, but a step's info holds "
-                f"{', '.join(sorted(info)) or 'nothing'}."
+                f"{', '.join(sorted(self._info)) or 'nothing'}."
             )
         self.reset(np.random.default_rng(seed))
 
@@ -55,6 +55,12 @@ class GymnasiumWorld:
             raise self._error(f"{self.description.env_id} is not one of Gymnasium's MuJoCo environments.")
         if not isinstance(actions, gymnasium.spaces.Box) or actions.shape != (self.embodiment.action_size,):
             raise self._error(f"actions says {self.embodiment.action_size}, but the environment's are {actions}.")
+        for (low, high), lowest, highest in zip(self.embodiment.action_range, actions.low, actions.high, strict=True):
+            if low < lowest - 1e-6 or high > highest + 1e-6:
+                raise self._error(
+                    f"its actions may be {low:g} to {high:g}, but the environment takes {lowest:g} to {highest:g}; "
+                    f"say action_kind, action_low = {lowest:g} and action_high = {highest:g}."
+                )
         size = gymnasium.spaces.flatdim(observations)
         if size != self.embodiment.observation_size:
             raise self._error(
@@ -79,8 +85,10 @@ class GymnasiumWorld:
         return self._take(observation)
 
     def step(self, action: np.ndarray) -> np.ndarray:
-        limit = np.array(self.embodiment.action_limit)
-        action = np.clip(checked("action", action, len(limit)), -limit, limit).astype(self._env.action_space.dtype)
+        low, high = np.array(self.embodiment.action_range).T
+        action = np.clip(checked("action", action, len(low)), low, high)
+        kind = self._env.action_space.dtype
+        action = (np.rint(action) if kind.kind in "iu" else action).astype(kind)
         for _ in range(self._repeat):
             observation, _, terminated, _, self._info = self._env.step(action)
             self._terminated |= bool(terminated)
@@ -100,10 +108,10 @@ class GymnasiumWorld:
             "its state cannot be set from an observation, so episodes are replayed from recorded frames only."
         )
 
-    def true_success(self, instruction: Instruction) -> bool:
+    def true_success(self, instruction: Instruction) -> bool | None:
         value = self._info.get(self.description.success_info)
-        if value is None:  # right after a reset
-            return False
+        if value is None or np.isnan(value):  # right after a reset, or where the environment can't tell
+            return None
         low, high = self.description.success_at_least, self.description.success_at_most
         return bool((low is None or value >= low) and (high is None or value <= high))
 

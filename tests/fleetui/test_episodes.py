@@ -52,6 +52,21 @@ def test_the_summary_and_the_file(lab, sft_run):
     assert np.array_equal(kept.observations, episode.observations)
 
 
+def test_a_true_success_that_nobody_knows_stays_unknown_everywhere(lab):
+    assert lab.upload(as_upload(make_episode(true_success=None))).status_code == 200
+    row = Episode.objects.get()
+    assert row.true_success is None and read_episodes(row.file)[0].true_success is None
+    for path in ("episodes", "stations/arm-1"):
+        answer = lab.call("viewer", "get", path).json()
+        (episode,) = answer if path == "episodes" else answer["recent"]
+        assert episode["true_success"] is None
+    assert lab.call("viewer", "get", f"episodes/{row.uuid}").json()["true_success"] is None
+    for wanted in ("true", "false"):
+        assert lab.call("viewer", "get", f"episodes?true={wanted}").json() == [], "it is neither"
+    for page in ("episodes/", f"episodes/{row.uuid}"):
+        assert b"unknown" in lab.as_("viewer").get(f"/labs/{lab.slug}/{page}").content
+
+
 def test_the_upload_that_fills_the_round_holds_the_stations(lab, improve_run):
     policy = add_checkpoint(improve_run, "policy", 0)
     learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)

@@ -326,6 +326,22 @@ async def test_telemetry_is_not_written_for_each_message(lab):
     await station.disconnect()
 
 
+async def test_why_a_camera_shows_nothing_is_on_its_card_until_it_shows_something(lab):
+    station, socket = await arm(lab), await browser(lab)
+    await socket.say(subscribe="wall", lab="east")
+    assert (await socket.hear())["data"]["stations"][0]["camera_error"] == ""
+    await station.say(**telemetry(camera_error="the camera gave no picture"))
+    told = await socket.hear(lambda message: (message["data"].get("card") or {}).get("camera_error"))
+    assert told["data"]["card"]["camera_error"] == "the camera gave no picture"
+    late = await browser(lab)
+    await late.say(subscribe="wall", lab="east")
+    assert (await late.hear())["data"]["stations"][0]["camera_error"] == "the camera gave no picture"
+    await station.say(**telemetry(camera_error=""))
+    await socket.hear(lambda message: (message["data"].get("card") or {}).get("camera_error") == "")
+    for each in (station, socket, late):
+        await each.disconnect()
+
+
 async def test_bad_telemetry_is_answered_then_closes_the_link_and_harms_nobody(lab):
     socket = await browser(lab)
     await socket.say(subscribe="wall", lab="east")

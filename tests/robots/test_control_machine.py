@@ -31,6 +31,7 @@ class Server:
         self.clock = clock
         self.epoch, self.holder, self.until = 1, "", 0.0
         self.taken_over = self.stopped = self.paused = False
+        self.stop = ""  # the id of the newest one
 
     def live(self):
         return self.holder if self.clock() < self.until else ""
@@ -62,6 +63,7 @@ class Server:
 
     def welcome(self):
         said = {"overridden": self.taken_over, "stop_latched": self.stopped, "paused": self.paused}
+        said["stop"] = self.stop
         return {"type": "welcome", "settings": said, "epoch": self.epoch}
 
 
@@ -82,8 +84,8 @@ class ControlOfAStation(RuleBasedStateMachine):
         self.executed_before = Counter(self.executed)
         execute = self.station._execute
 
-        def note(name, args, epoch, by):
-            execute(name, args, epoch, by)
+        def note(command_id, name, args, epoch, by):
+            execute(command_id, name, args, epoch, by)
             self.executed[self.delivering["id"]] += 1
             self.accepted.append((name, epoch, by))
 
@@ -98,6 +100,8 @@ class ControlOfAStation(RuleBasedStateMachine):
         if epoch is None:
             return
         self.numbers += 1
+        if name == "stop":
+            self.server.stop = f"c{self.numbers}"
         message = {"type": "command", "id": f"c{self.numbers}", "name": name, "args": args, "ttl_ms": 1000 * ttl_s}
         if name == "beat":
             message = {"type": "beat"}

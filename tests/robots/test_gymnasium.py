@@ -8,11 +8,12 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.mujoco import MujocoEnv
 from gymnasium.utils.env_checker import check_env
 
 import robots.worlds
 from robots.demonstrators import collect_demonstrations
-from robots.embodiments import read_worlds_file
+from robots.embodiments import Motion, read_worlds_file
 from robots.tasks import Instruction
 from robots.worlds import WorldError
 from robots.worlds.gymnasium_world import GymnasiumWorld, LanguageTableEnv
@@ -102,7 +103,8 @@ def test_same_seed_same_world(description):
     ("change", "words"),
     [
         ({"observation_names": ("a", "b")}, "observations says 2 numbers, but the environment gives 10"),
-        ({"action_names": ("a",), "action_limit": (1.0,)}, "actions says 1"),
+        ({"action_names": ("a",), "action_limit": (1.0,), "motions": ()}, "actions says 1"),
+        ({"action_limit": (2.0, 1.0), "motions": ()}, "may be -2 to 2, but the environment takes -1 to 1"),
         ({"control_hz": 30.0}, "runs at 50 Hz; choose"),
         ({"success_info": "victory"}, "a step's info holds reward_ctrl, reward_dist"),
         ({"env_id": "Nothing-v0"}, "cannot make Nothing-v0"),
@@ -113,6 +115,79 @@ def test_same_seed_same_world(description):
 def test_a_description_that_contradicts_the_environment_is_refused(description, change, words):
     with pytest.raises(WorldError, match=words):
         GymnasiumWorld("reacher", 0, dataclasses.replace(description, **change))
+
+
+class OneSided(MujocoEnv):
+    """A Reacher that pushes to one side only, and keeps what it was given."""
+
+    metadata = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"], "render_fps": 50}
+    given, kind, info = [], np.float32, 1.0
+
+    def __init__(self, **options):
+        super().__init__("reacher.xml", 2, observation_space=gymnasium.spaces.Box(-np.inf, np.inf, (2,)), **options)
+
+    def _set_action_space(self):
+        self.action_space = gymnasium.spaces.Box(0, 4, (2,), self.kind)
+        return self.action_space
+
+    def step(self, action):
+        self.given.append(action)
+        self.do_simulation(action, self.frame_skip)
+        return self.reset_model(), 0.0, False, False, {"won": self.info}
+
+    def reset_model(self):
+        return self.data.qpos[:2].copy()
+
+
+gymnasium.register("OneSided-v0", entry_point=OneSided)
+
+
+@pytest.fixture
+def one_sided(description, monkeypatch):
+    monkeypatch.setattr(OneSided, "given", [])
+    return dataclasses.replace(
+        description,
+        env_id="OneSided-v0",
+        observation_names=("a", "b"),
+        control_hz=50.0,
+        success_info="won",
+        action_limit=(4.0, 4.0),
+        motions=(Motion("effort", 0.0, 4.0),) * 2,
+    )
+
+
+def test_an_action_of_one_side_is_never_sent_to_the_other(one_sided):
+    world = GymnasiumWorld("reacher", 0, one_sided)
+    world.step(np.array([-0.7, 9]))
+    assert world._env.unwrapped.given[-1].tolist() == [0, 4]
+    with pytest.raises(WorldError, match="takes 0 to 4; say action_kind, action_low = 0 and action_high = 4"):
+        GymnasiumWorld("reacher", 0, dataclasses.replace(one_sided, motions=()))
+
+
+def test_a_whole_number_is_the_nearest_one(one_sided, monkeypatch):
+    monkeypatch.setattr(OneSided, "kind", np.int64)
+    world = GymnasiumWorld("reacher", 0, one_sided)
+    world.step(np.array([0.8, 2.4]))
+    given = world._env.unwrapped.given[-1]
+    assert given.tolist() == [1, 2] and given.dtype == np.int64
+
+
+@pytest.mark.parametrize("info", [None, np.nan])
+def test_true_success_that_the_environment_can_not_tell_is_unknown(one_sided, monkeypatch, info):
+    monkeypatch.setattr(OneSided, "info", info)
+    world = GymnasiumWorld("reacher", 0, one_sided)
+    world.step(np.zeros(2))
+    assert world.true_success(REACH) is None
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no GPU"), OSError("no such file"), AssertionError()])
+def test_an_environment_that_can_not_be_made_is_said_in_one_sentence(one_sided, monkeypatch, error):
+    def fail(self, **_):
+        raise error
+
+    monkeypatch.setattr(OneSided, "__init__", fail)
+    with pytest.raises(WorldError, match="World 'reacher': Gymnasium cannot make OneSided-v0"):
+        GymnasiumWorld("reacher", 0, one_sided)
 
 
 def test_its_state_cannot_be_set(description):

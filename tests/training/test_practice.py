@@ -35,7 +35,7 @@ ASSIGNMENT = {
 SIZES = {"hidden": 16, "layers": 1, "action_bins": 11, "bins": 50}
 
 
-def checkpoint_bytes(folder, role, version=1, embodiment=LANGUAGE_TABLE):
+def checkpoint_bytes(folder, role, version=1, embodiment=LANGUAGE_TABLE, taught=0):
     rng = np.random.default_rng(0)
     words = {word for _ in range(50) for word in get_task("block2block").sample(rng, _blocks()).text.split()}
     description = Description(
@@ -49,6 +49,7 @@ def checkpoint_bytes(folder, role, version=1, embodiment=LANGUAGE_TABLE):
         threshold=0.0,
         consecutive=1,
         recipe={},
+        taught=taught,
     )
     network = Network(embodiment, Vocabulary(description.vocabulary), **SIZES)
     path = folder / f"{role}-{version}.safetensors"
@@ -60,8 +61,9 @@ def _blocks():
     return [kind.name for kind in LANGUAGE_TABLE.objects]
 
 
-def policy_message(server, folder, version=1, threshold=0.0, **changes):
-    url, sha256 = server.add_file(f"policy-{version}", checkpoint_bytes(folder, "policy", version))
+def policy_message(server, folder, version=1, threshold=0.0, taught=0, **changes):
+    content = checkpoint_bytes(folder, "policy", version, taught=taught)
+    url, sha256 = server.add_file(f"policy-{version}", content)
     judge_url, judge_sha256 = server.add_file("judge", _judge(folder))
     return {
         "type": "policy",
@@ -141,7 +143,7 @@ def test_one_network_call_for_each_distinct_checkpoint():
     stations += [acting_station(loaded_policy(2, policy=new, reward_model=judge)) for _ in range(2)]
     assert step_together(stations) == 5
     assert old.calls == [3] and new.calls == [2] and judge.calls == [5]
-    assert [station.world.state[1] > 0 for station in stations] == [False] * 3 + [True] * 2, (
+    assert [station.driver.world.state[1] > 0 for station in stations] == [False] * 3 + [True] * 2, (
         "each has its own policy's action"
     )
 
@@ -211,6 +213,18 @@ def test_a_policy_for_another_body_is_refused_in_words(server, host, tmp_path):
     assert not server.of("policy_loaded")
 
 
+def test_a_policy_for_another_size_of_the_body_is_refused_in_words(server, host, tmp_path):
+    until(lambda: len(server.sockets) == 3)
+    message = policy_message(server, tmp_path)
+    (tmp_path / "other").mkdir()
+    three = replace(LANGUAGE_TABLE, action_names=("x", "y", "z"), action_limit=(1.0,) * 3, motions=())
+    content = checkpoint_bytes(tmp_path / "other", "policy", embodiment=three)
+    message["url"], message["sha256"] = server.add_file("other", content)
+    server.send(ASSIGNMENT)
+    server.send(message)
+    until(lambda: any("is for another language_table" in telemetry["reason"] for telemetry in server.of("telemetry")))
+
+
 def test_a_file_that_is_no_checkpoint_is_refused_in_words(server, host, tmp_path):
     until(lambda: len(server.sockets) == 3)
     message = policy_message(server, tmp_path)
@@ -226,7 +240,9 @@ def test_commands_are_done_once_and_answered_through_the_link(server, host):
         server.command("reset", id="the-same")
     until(lambda: len(server.of("command_done")) == 6)
     assert all(message["ok"] for message in server.of("command_done"))
-    assert all(member.station.world.resets == 2 for member in host.members.values()), "at the start, and once more"
+    assert all(member.station.driver.world.resets == 2 for member in host.members.values()), (
+        "at the start, and once more"
+    )
 
 
 def test_an_override_from_afar_becomes_a_correction(server, host):
@@ -282,7 +298,7 @@ def test_cameras_leave_practice_its_time(server, host, tmp_path):
 
     until(lambda: len(server.sockets) == 3)
     for member in host.members.values():
-        member.station.world.render = render
+        member.station.driver.world.render = render
     server.send({"type": "command", "id": "s", "name": "settings", "args": {"shuffle_every_s": 1e6}, "ttl_ms": 2000})
     server.send(ASSIGNMENT)
     server.send(policy_message(server, tmp_path))
@@ -384,15 +400,131 @@ def test_a_policy_that_broke_stops_only_its_own_stations():
     assert stations[1].recording.steps == 1
 
 
-def test_a_camera_that_fails_stops_nothing(server, host, caplog):
+def test_a_reward_model_that_broke_stops_only_its_own_stations():
+    class Broken(FakeRewardModel):
+        def steps_to_go(self, *batch):
+            raise ValueError("its weights are NaN")
+
+    stations = [acting_station(loaded_policy(reward_model=judge)) for judge in (Broken(), FakeRewardModel())]
+    step_together(stations)
+    assert [station.control.state for station in stations] == ["needs_person", "practising"]
+    assert stations[0].steps_taken == 0 and stations[1].recording.steps == 1
+
+
+@pytest.mark.parametrize("name", ["step", "true_success", "needs_reset", "objects_in_play", "reset"])
+@pytest.mark.parametrize("error", [RuntimeError("the bus is down"), SystemExit(1)], ids=["raises", "exits"])
+def test_a_driver_that_fails_touches_no_neighbour(server, host, tmp_path, name, error):
+    def fail(*_):
+        raise error
+
+    until(lambda: len(server.sockets) == 3)
+    broken, *others = host.members.values()
+    server.send(ASSIGNMENT)
+    server.send(policy_message(server, tmp_path))
+    until(lambda: len(server.episodes) > 5)
+    setattr(broken.station.driver.world, name, fail)
+    if name == "reset":
+        server.command("reset", id="r")
+    until(lambda: broken.station.control.state == "needs_person")
+    before = [member.station.episode_number for member in others]
+    until(lambda: all(m.station.episode_number > b + 3 for m, b in zip(others, before, strict=True)))
+    assert "failed" in broken.station.control.reason and broken.link.connected
+    until(lambda: any("failed" in telemetry["reason"] for telemetry in server.of("telemetry")))
+    if name == "true_success":
+        until(lambda: any(episode.true_success is None for episode in server.episodes.values()))
+
+
+@pytest.mark.parametrize("error", [OSError("no such device"), SystemExit(3), RuntimeError("no GPU")])
+def test_a_world_that_can_not_be_made_is_a_station_that_says_so_and_the_others_go_on(server, tokens, tmp_path, error):
+    faults = {1: error}
+
+    def make(name, seed):
+        if fault := faults.get(seed):
+            raise fault
+        return FakeWorld(seed)
+
+    host = StationHost(server.url, tokens, tmp_path / "stations", make_world=make)
+    thread = threading.Thread(target=host.run)
+    thread.start()
+    try:
+        until(lambda: len(server.sockets) == 3 and len(server.of("telemetry")) >= 3)
+        states = [member.station.control.state for member in host.members.values()]
+        assert states == ["idle", "needs_person", "idle"]
+        until(lambda: any("making its world failed" in told["reason"] for told in server.of("telemetry")))
+        faults.clear()
+        server.command("reset", id="once it is plugged in")
+        until(lambda: len(server.of("command_done")) == 3)
+        assert all(answer["ok"] for answer in server.of("command_done"))
+        assert [member.station.control.state for member in host.members.values()] == ["idle"] * 3
+    finally:
+        host.stop()
+        thread.join(10)
+
+
+def test_a_world_that_nobody_knows_is_said_in_one_line_and_the_others_go_on(server, tokens, tmp_path, caplog):
+    rows = json.loads(tokens.read_text())
+    rows[1]["world"] = "moon_base"
+    tokens.write_text(json.dumps(rows))
+    host = StationHost(server.url, tokens, tmp_path / "stations", make_world=lambda name, seed: FakeWorld(seed))
+    try:
+        host._follow_tokens_file(first=True)
+        assert list(host.members) == ["table-0", "table-2"]
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert "table-1 cannot start" in line and "no world 'moon_base'" in line
+    finally:
+        host.close()
+
+
+def test_a_camera_that_gives_no_pictures_leaves_all_others_theirs(server, host, caplog, monkeypatch):
+    monkeypatch.setattr(practice, "CAMERA_AGAIN_S", 0.1)
+    until(lambda: len(server.sockets) == 3)
+    grey, none, endless = (member.station.driver.world for member in host.members.values())
+    grey.render = lambda width, height: np.full((1, 2000, 3000), 0.5)  # larger than asked, floats, channels first
+    none.render = lambda width, height: None
+    endless.render = lambda width, height: np.zeros((1, 70_000, 3), np.uint8)  # no JPEG is so wide
+    server.send({"type": "watch", "fps": 20, "width": 60, "height": 40})
+    until(lambda: len(server.frames) > 6)
+    sizes = {Image.open(io.BytesIO(frame[FRAME_HEADER.size :])).size for _, frame in server.frames}
+    assert (60, 40) in sizes
+    until(lambda: any("gave no picture" in told["camera_error"] for told in server.of("telemetry")))
+    assert caplog.text.count("the camera gave no picture") == 1
+
+
+def test_what_the_encoder_can_not_encode_is_said_and_its_thread_lives(server, host, monkeypatch, caplog):
+    monkeypatch.setattr(practice, "CAMERA_AGAIN_S", 0.1)
+    until(lambda: len(server.sockets) == 3)
+    real, bad = practice.to_jpeg, list(host.members.values())[1]
+
+    def to_jpeg(picture, largest):
+        if (picture == 77).all():
+            raise ValueError("encoder error -2")
+        return real(picture, largest)
+
+    monkeypatch.setattr(practice, "to_jpeg", to_jpeg)
+    bad.station.driver.world.render = lambda width, height: np.full((height, width, 3), 77, np.uint8)
+    server.send({"type": "watch", "fps": 20, "width": 32, "height": 24})
+    until(lambda: "encoder error -2" in bad.station.camera_error)
+    count = len(server.frames)
+    until(lambda: len(server.frames) > count + 5)
+    del bad.station.driver.world.render
+    until(lambda: not bad.station.camera_error)
+
+
+def test_a_camera_that_fails_stops_nothing_and_is_said_once(server, host, caplog, monkeypatch):
+    monkeypatch.setattr(practice, "CAMERA_AGAIN_S", 0.1)
     until(lambda: len(server.sockets) == 3)
 
     def fail(width, height):
         raise RuntimeError("the camera is unplugged")
 
     for member in host.members.values():
-        member.station.world.render = fail
+        member.station.driver.world.render = fail
     server.send({"type": "watch", "fps": 20, "width": 32, "height": 24})
-    until(lambda: "its camera failed" in caplog.text)
-    until(lambda: all(member.fps == 0 for member in host.members.values()))
+    until(lambda: caplog.text.count("the camera is unplugged") == 3)
+    until(lambda: all(m.station.camera_error for m in host.members.values()))
+    time.sleep(0.5)
+    assert caplog.text.count("the camera is unplugged") == 3, "said once of each, though it is tried again"
     assert all(member.link.connected for member in host.members.values())
+    for member in host.members.values():
+        del member.station.driver.world.render
+    until(lambda: not any(member.station.camera_error for member in host.members.values()))

@@ -103,6 +103,8 @@ def test_foresight_tells_those_under_way_from_all(demonstrations):
     figures = foresee(episodes, Oracle(), limit=10)
     assert (figures["episodes"], figures["under_way_at_half"]) == (3, 2)
     assert figures["auroc_under_way"] == figures["auroc_all"] == 1.0 and figures["foreseen"] == 1.0
+    # What nobody knows is neither.
+    assert foresee([*episodes, attempt(10, 0.05, None)], Oracle(), limit=10) == figures
     # A success that the detector missed is a failure to the station, and is foreseen as badly as it was doubted.
     missed = foresee([*episodes, attempt(10, 0.95, True)], Oracle(), limit=10)
     assert (missed["auroc_under_way"], missed["auroc_under_way_detected"]) == (1.0, 0.5)

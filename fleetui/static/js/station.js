@@ -35,6 +35,8 @@ function render() {
   setText(field("unsent"), isNumber(data.unsent) ? count(data.unsent) : "unknown until it speaks");
   setText(field("seen"), data.connected ? "connected" : data.last_seen ? `last seen ${ago(new Date(data.last_seen))}` : "never seen yet");
 
+  setText(feed.querySelector(".note"), data.camera_error || "waiting for a picture");
+  if (data.camera_error) feed.classList.remove("has-frame");
   const needs = $("#needs");
   const advice = { needs_person: "Put every block back on the table and shuffle them, then press Reset done.",
     stopped: "Check that the workspace is clear, then press Clear stop and say why it is safe. It stays paused until you press Resume.",

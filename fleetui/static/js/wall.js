@@ -74,7 +74,8 @@ function render(card) {
   const button = field("act");
   if (button) { button.hidden = !act; button.dataset.command = act ?? ""; setText(button, label ?? ""); }
   refuseOffline(button);
-  setText(element.querySelector(".feed .note"), state === "offline" ? "offline" : "waiting for a picture");
+  setText(element.querySelector(".feed .note"), state === "offline" ? "offline" : data.camera_error || "waiting for a picture");
+  if (data.camera_error) element.querySelector(".feed").classList.remove("has-frame");
   refreshStale(card);
 }
 

@@ -1,0 +1,268 @@
+"""Whatever a driver raises or returns, its station asks for a person with the reason, and nothing recorded is lost."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from robots.driver import Driver, DriverError, as_picture
+from robots.embodiments import CAMERA_TABLE, LANGUAGE_TABLE, POINT_MASS
+from robots.station import Station
+from tests.robots.station_fakes import FakeRewardModel, FakeWorld, loaded_policy
+from tests.robots.test_station import Bench
+
+
+def raises(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+class Hostile(Exception):
+    def __str__(self):
+        raise RuntimeError("not even that")
+
+
+ERRORS = [RuntimeError("the bus is down"), KeyError("joint"), SystemExit(1), Hostile(), OSError("\0\ud800 bytes")]
+SIZE = LANGUAGE_TABLE.observation_size
+OBSERVATIONS = [
+    None,
+    "an observation",
+    np.zeros(SIZE - 1, np.float32),
+    np.zeros((1, SIZE), np.float32),
+    np.full(SIZE, np.nan),
+    np.full(SIZE, 1e300),
+    np.zeros(SIZE, bool),
+    np.array(["1"] * SIZE),
+    [[1.0], [2.0, 3.0]],
+]
+TRUTHS = [np.array([True, False]), np.array(True), np.nan, 1, "yes", [], FakeWorld]
+NEEDS = [None, False, 3, np.array(["a"]), b"off the table"]
+PLACES = [None, 3, ["red moon"], {"red moon": None}, {"red moon": (0.1,)}, {"red moon": (np.nan, 0)}, {1: (0, 0)}]
+FENCED = [None, "no", np.zeros(3), np.array([np.nan, 0])]
+RETURNED = {
+    "step": OBSERVATIONS,
+    "reset": OBSERVATIONS,
+    "true_success": TRUTHS,
+    "needs_reset": NEEDS,
+    "objects_in_play": PLACES,
+    "fenced": FENCED,
+}
+FAULTS = [
+    pytest.param(name, make(value), id=f"{name} {word} {number}")
+    for name, values in RETURNED.items()
+    for word, make, several in (
+        ("raises", raises, ERRORS),
+        ("returns", lambda value: lambda *_: value, values),
+    )
+    for number, value in enumerate(several)
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), FAULTS)
+def test_a_driver_that_fails_keeps_its_episode_and_asks_for_a_person_with_the_reason(name, fault):
+    far = loaded_policy(reward_model=FakeRewardModel(distance=500))
+    bench = Bench().practise(far, time_limit_steps=4, edge_margin=0.5)
+    assert bench.tick() and bench.tick()
+    setattr(bench.world, name, fault)
+    if name == "reset":
+        assert not bench.command("reset")["ok"]
+    for _ in range(8):
+        bench.tick()
+    assert bench.state == "needs_person" and "failed" in bench.station.control.reason
+    assert bench.station.control.reason.isprintable()
+    assert bench.episodes[0].steps >= 2
+    assert bench.episodes[0].true_success is (None if name == "true_success" else False)
+    assert not any(bench.tick() for _ in range(5)), "nobody moves it meanwhile"
+    delattr(bench.world, name)
+    assert bench.command("reset")["ok"] and bench.tick() and bench.state == "practising"
+
+
+@pytest.mark.parametrize("truth, written", [(None, None), (True, True), (np.bool_(False), False), (False, False)])
+def test_what_nobody_knows_of_an_attempt_is_written_as_unknown(truth, written):
+    bench = Bench().practise(time_limit_steps=3)
+    bench.world.success = truth
+    (episode,) = bench.until_episodes(1)
+    assert episode.true_success is written and bench.state == "practising"
+
+
+def test_a_success_sensor_that_fails_takes_no_correction_from_a_person_and_no_stop():
+    bench = Bench().practise()
+    bench.tick()
+    bench.world.true_success = raises(RuntimeError("no light barrier"))
+    assert bench.command("override")["ok"] and bench.command("drive", dx=1)["ok"] and bench.tick()
+    assert bench.command("stop")["ok"] and bench.state == "stopped"
+    assert [(each.purpose, each.true_success) for each in bench.episodes] == [("practice", None), ("correction", None)]
+
+
+def test_a_stop_holds_though_what_was_under_way_can_not_be_kept():
+    bench = Bench().practise()
+    bench.tick()
+    bench.station.store = raises(OSError("no space left on device"))
+    with pytest.raises(OSError):
+        bench.command("stop")
+    assert bench.state == "stopped" and not any(bench.tick() for _ in range(5))
+
+
+def test_ctrl_c_within_a_driver_is_still_ctrl_c():
+    bench = Bench().practise()
+    bench.tick()
+    bench.world.step = raises(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        bench.tick()
+
+
+def test_a_fault_is_said_whatever_is_assigned_and_a_reset_that_fails_is_not_tried_again_by_itself():
+    bench = Bench(self_reset_after_s=0)
+    bench.world.reset = raises(RuntimeError("no motor answers"))
+    assert not bench.command("reset")["ok"]
+    resets = bench.world.resets
+    assert bench.state == "needs_person" and "no motor answers" in bench.station.control.reason
+    for _ in range(20):
+        bench.tick()
+    assert bench.world.resets == resets and not bench.sent_of("touch")
+    assert "no motor answers" in bench.command("override")["error"], "nobody knows where it is"
+    del bench.world.reset
+    assert bench.command("reset")["ok"] and bench.state == "idle"
+
+
+@pytest.mark.parametrize("broken", ["reset", "needs_reset"])
+def test_a_driver_that_is_broken_from_the_start_makes_a_station_all_the_same(broken):
+    world, said = FakeWorld(), []
+    setattr(world, broken, raises(RuntimeError("no power")))
+    station = Station(world, emit=said.append)
+    station.receive({"type": "welcome", "settings": {}})
+    assert station.control.state == "needs_person" and "no power" in said[-1]["reason"]
+
+
+def test_a_world_that_can_not_be_made_is_a_station_with_the_reason_and_made_at_a_reset():
+    tries = [raises(SystemExit("no licence")), raises(ZeroDivisionError()), FakeWorld]
+    driver = Driver(None, make=lambda: tries.pop(0)(), embodiment=LANGUAGE_TABLE)
+    station = Station(driver)
+    assert station.control.state == "needs_person" and "no licence" in station.control.reason and len(tries) == 2
+    reset = {"type": "command", "name": "reset", "args": {}}
+    station.receive({**reset, "id": "a"})
+    assert "ZeroDivisionError" in station.control.reason
+    station.receive({**reset, "id": "b"})
+    assert station.control.state == "idle" and station.observation is not None
+    station.close()
+
+
+def test_a_world_of_another_body_than_its_name_says_is_not_used():
+    class Other(FakeWorld):
+        embodiment = POINT_MASS
+
+    assert "not the language_table wanted" in Driver(None, make=Other, embodiment=LANGUAGE_TABLE).missing
+
+
+@pytest.mark.parametrize("body", [None, "language_table", LANGUAGE_TABLE.to_json()])
+def test_a_driver_that_is_no_body_is_said(body):
+    world = FakeWorld()
+    world.embodiment = body
+    with pytest.raises(DriverError, match="not an Embodiment"):
+        Driver(world)
+
+
+def test_a_driver_may_use_its_buffers_again_and_change_what_it_is_given():
+    class Lean(FakeWorld):
+        def step(self, action):
+            super().step(action)
+            action[:] = 9
+            return self.state
+
+    bench = Bench()
+    bench.station.driver.world = bench.world = Lean()
+    bench.practise(time_limit_steps=4)
+    (episode,) = bench.until_episodes(1)
+    assert len({tuple(row) for row in episode.observations}) == 5
+    np.testing.assert_allclose(episode.actions, np.tile([0.01, 0], (4, 1)), rtol=1e-6)
+
+
+def test_a_picture_that_is_observed_must_be_of_bytes():
+    class Camera(FakeWorld):
+        embodiment = CAMERA_TABLE
+        given = np.zeros(CAMERA_TABLE.observation_size, np.uint8)
+
+        def _place(self):
+            pass
+
+        def observation(self):
+            return self.given
+
+    driver = Driver(Camera())
+    assert driver.observation().dtype == np.uint8
+    driver.world.given = driver.world.given / 255.0
+    with pytest.raises(DriverError, match="float64, not uint8"):
+        driver.observation()
+
+
+def test_closing_and_naming_its_renderer_never_fail():
+    class Bad(FakeWorld):
+        renderer = property(raises(RuntimeError("no display")))
+        close = raises(SystemExit())
+
+    driver = Driver(Bad())
+    assert driver.renderer == ""
+    driver.close()
+
+
+# Pictures
+
+RED = np.zeros((4, 6, 3), np.uint8)
+RED[..., 0] = 255
+HALF = np.full((4, 6), 128, np.uint8)
+DEPTH = np.full((4, 6), np.nan)  # of a camera that sees one pixel
+DEPTH[0, 0] = 0
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (RED, RED),
+        (RED.tolist(), RED),
+        (RED / 255, RED),
+        (RED.astype(np.float16), RED),
+        (RED.astype(np.float32), RED),
+        (RED.astype(np.uint16) * 257, RED),
+        (RED.astype(np.int64), RED),
+        (RED.astype(bool), RED),
+        (np.dstack([RED, HALF]), RED),
+        (RED.transpose(2, 0, 1), RED),
+        (RED.transpose(2, 0, 1) / 255, RED),
+        (RED[None], RED),
+        (HALF, np.dstack([HALF] * 3)),
+        (HALF[:, :, None], np.dstack([HALF] * 3)),
+        (HALF[None], np.dstack([HALF] * 3)),
+        (DEPTH, RED * 0),
+        (RED[::-1, ::-1], RED),
+        (RED * -1.0, RED * 0),
+    ],
+)
+def test_what_a_camera_gives_is_shown(given, shown):
+    picture = as_picture(given)
+    assert picture.dtype == np.uint8 and picture.flags.c_contiguous and not np.shares_memory(picture, given)
+    np.testing.assert_array_equal(picture, shown)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        np.zeros((0, 0, 3), np.uint8),
+        np.zeros(12),
+        np.zeros((5, 6, 2)),
+        np.zeros((2, 4, 6, 3)),
+        np.full((4, 6), np.nan),
+        np.array([["a"]]),
+        np.zeros((4, 6, 3), complex),
+        [[1], [2, 3]],
+        "picture.jpg",
+        7,
+        {},
+        sys,
+    ],
+)
+def test_what_no_picture_can_be_made_of_is_said(given):
+    with pytest.raises(DriverError, match="picture|camera"):
+        as_picture(given)

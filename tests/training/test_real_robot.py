@@ -1,0 +1,54 @@
+"""The program in docs/stations.md, as it stands there, with a fake robot in the place of the reader's."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from robots.episodes import ACTORS
+from tests.robots.fake_server import FakeServer, until
+from tests.training.test_practice import ASSIGNMENT, policy_message
+
+ROOT = Path(__file__).parents[2]
+
+
+def documented_program() -> str:
+    text = (ROOT / "docs" / "stations.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"(?m)^    import os\n(?:(?:    .*)?\n)+", text)
+    return textwrap.dedent(block)
+
+
+def test_the_documented_robot_practises_and_ends_hopeless_attempts(tmp_path):
+    """A network that learned nothing gives success within 20 of 100 steps a chance of a fifth."""
+    program = tmp_path / "my_robot.py"
+    program.write_text("from tests.robots.station_fakes import FakeWorld as MyRobot\n" + documented_program())
+    server = FakeServer()
+    server.settings |= {"speed": 0, "shuffle_every_s": 1e6}
+    task = {"name": "block2block", "time_limit_steps": 20, "hopeless": 0.9}
+    server.on_welcome = [ASSIGNMENT | {"task": task}, policy_message(server, tmp_path, taught=8)]
+    environment = {"FLEET_SERVER": server.url, "FLEET_TOKEN": server.token, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, str(program)],
+        cwd=tmp_path,
+        env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until(lambda: len(server.episodes) > 20 or process.poll() is not None, seconds=60)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+        server.stop()
+    assert "KeyboardInterrupt" in said and "Error" not in said, said
+    ended = [episode.ending for episode in server.episodes.values()]
+    # One in ten is tried out, however hopeless.
+    assert ended.count("hopeless") > 10 and set(ended) <= {"hopeless", "time_limit", "stop"}
+    for episode in server.episodes.values():
+        assert (episode.actors == ACTORS.index("policy")).all() and np.isfinite(episode.steps_to_go[:-1]).all()
