@@ -531,14 +531,35 @@ def test_a_host_that_starts_anew_is_reminded_of_a_stop_and_a_pause():
 
 def test_what_people_ordered_while_the_link_was_down_is_done_at_the_welcome():
     bench = Bench().practise()
-    bench.command("stop")
-    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "paused": True}})
-    assert bench.state == "paused"
+    bench.command("stop", id="s1")
+    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "stop": "s1", "paused": True}})
+    assert bench.state == "paused", "its stop is on record, and was cleared"
     bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "paused": False}})
     assert bench.state == "practising"
     bench.tick()
     bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "paused": True}})
     assert bench.state == "paused" and bench.episodes[-1].ending == "operator"
+
+
+def test_a_stop_that_the_server_has_no_record_of_outlives_the_welcome():
+    """It was told first, and the server died before it could write it down: only a person clears it."""
+    bench = Bench().practise()
+    bench.command("stop", id="s2")
+    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "stop": "s1", "paused": False}})
+    assert bench.state == "stopped" and bench.station.telemetry()["stop"] == "s2"
+    assert bench.command("clear_stop")["ok"] and bench.state == "paused" and bench.station.telemetry()["stop"] == ""
+
+
+def test_a_heartbeat_says_a_missed_stop_and_never_clears_one():
+    bench = Bench().practise()
+    bench.station.receive({"type": "heartbeat", "stop": ""})
+    assert bench.state == "practising" and bench.tick()
+    bench.station.receive({"type": "heartbeat", "stop": "s3"})
+    assert bench.state == "stopped" and bench.station.control.stop == "s3" and not bench.tick()
+    bench.station.receive({"type": "heartbeat", "stop": ""})
+    assert bench.state == "stopped"
+    for odd in (None, 7, ["s3"]):
+        bench.station.receive({"type": "heartbeat", "stop": odd})
 
 
 def test_pause_ends_the_episode_and_resume_draws_a_new_instruction():
