@@ -146,7 +146,9 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": 0, **read_database()}}
+# The pool hands out no connection that the server has closed meanwhile, as it does when it restarts.
+CONNECTIONS = {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": True}
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", **CONNECTIONS, **read_database()}}
 DATABASES["default"]["OPTIONS"] = {
     **DATABASES["default"].get("OPTIONS", {}),
     "pool": {"min_size": 1, "max_size": 20, "timeout": 10},
