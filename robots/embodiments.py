@@ -56,6 +56,7 @@ class Embodiment:
     action_limit: tuple[float, ...]
     cameras: tuple[Camera, ...]
     picture: Picture | None = None
+    observation_limit: tuple[float, ...] = ()  # the largest magnitude of each feature; empty: it does not say
 
     @property
     def features_size(self) -> int:
@@ -95,6 +96,7 @@ class Embodiment:
                 action_limit=tuple(float(limit) for limit in data["action_limit"]),
                 cameras=tuple(Camera(**camera) for camera in data["cameras"]),
                 picture=Picture(**data["picture"]) if data.get("picture") else None,
+                observation_limit=tuple(float(limit) for limit in data.get("observation_limit") or ()),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
@@ -105,6 +107,11 @@ class Embodiment:
             raise ValueError(
                 f"The body {embodiment.name} names {len(embodiment.action_names)} actions but states "
                 f"{len(embodiment.action_limit)} limits; give one limit for each action."
+            )
+        if len(embodiment.observation_limit) not in (0, embodiment.features_size):
+            raise ValueError(
+                f"The body {embodiment.name} has {embodiment.features_size} features but states "
+                f"{len(embodiment.observation_limit)} limits; give one limit for each, or none."
             )
         return embodiment
 
@@ -122,6 +129,13 @@ BLOCKS = (
     ObjectKind("yellow pentagon", "yellow", "pentagon"),
 )
 
+
+def _table_limits(objects: tuple[ObjectKind, ...]) -> tuple[float, ...]:
+    """Metres from the table's middle: the hand passes the edge by 0.05, objects never do; the rest are shares."""
+    x, y = TABLE_SIZE[0] / 2, TABLE_SIZE[1] / 2
+    return (x + 0.05, y + 0.05) * 2 + (x, y, 1.0, 1.0, 1.0) * len(objects)
+
+
 LANGUAGE_TABLE = Embodiment(
     name="language_table",
     control_hz=5.0,
@@ -131,6 +145,7 @@ LANGUAGE_TABLE = Embodiment(
     action_names=("delta_x", "delta_y"),
     action_limit=(0.03, 0.03),
     cameras=(Camera("front", 320, 240),),
+    observation_limit=_table_limits(BLOCKS),
 )
 
 # Another laboratory's table: it senses and acts in the same terms, but nothing weighs, slips or looks quite alike.
@@ -139,7 +154,8 @@ WORN_TABLE = replace(LANGUAGE_TABLE, name="worn_table")
 # LanguageTable for a policy that sees the table itself, instead of being told where everything lies.
 CAMERA_TABLE = replace(LANGUAGE_TABLE, name="camera_table", picture=Picture("top", 124, 88, 0.006))
 
-BANANA_TABLE = replace(LANGUAGE_TABLE, name="banana_table", objects=(ObjectKind("banana", "yellow", "banana"),))
+BANANA = (ObjectKind("banana", "yellow", "banana"),)
+BANANA_TABLE = replace(LANGUAGE_TABLE, name="banana_table", objects=BANANA, observation_limit=_table_limits(BANANA))
 
 POINT_MASS = Embodiment(
     name="point_mass",
@@ -271,9 +287,10 @@ def _world_description(entry: dict, path) -> WorldDescription:
     wordings = tuple(get("wordings", list))
     held_out = tuple(get("held_out_wordings", list, []))
     if not wordings or not all(
-        isinstance(text, str) and text.strip() and not set("{}") & set(text) for text in wordings + held_out
+        isinstance(text, str) and text.strip() and not set("{}\0") & set(text) and len(text) <= 300
+        for text in wordings + held_out
     ):
-        refuse("wordings must be a list of one or more instructions in words, without braces.")
+        refuse("wordings must be a list of one or more instructions in words, without braces, of at most 300 letters.")
     control_hz, time_limit = float(get("control_hz", (int, float))), get("time_limit_steps", int)
     reset_every = get("reset_every_steps", int, 0)
     if control_hz <= 0 or time_limit <= 0 or reset_every < 0:
