@@ -15,6 +15,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetui.settings")
 django_app = get_asgi_application()
 
 # Models exist only from here on, so what imports them comes after.
+from fleetui import failures  # noqa: E402
 from fleetui.charts.asgi import dash_asgi  # noqa: E402
 from fleetui.live.routing import websocket_urlpatterns  # noqa: E402
 
@@ -53,7 +54,14 @@ async def refuse_large_bodies(app, scope, receive, send):
         await send(message)
 
     if not too_large:
-        await app(scope, receive_some, send_on)
+        try:
+            await app(scope, receive_some, send_on)
+        except Exception as error:  # a body is spooled to disk before any view is asked
+            failure = failures.explain(error)
+            if failure is None or answered:
+                raise
+            failures.note(failure, error, f"{scope['method']} {scope['path']}")
+            await refuse(send, failure.status, failure.sentence)
     if too_large and not answered:
         await refuse(send, 413, "The upload is larger than 64 MiB; send less at once.")
 

@@ -14,6 +14,7 @@ def health(request):
     return JsonResponse({"ok": True})
 
 
+handler500 = "fleetui.failures.as_page"
 urlpatterns = [
     path("healthz", health),
     path("api/", api.urls),
