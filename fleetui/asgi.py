@@ -3,7 +3,6 @@
 Frames are kept in this process' memory (live/frames.py), which is why there is exactly one of it.
 """
 
-import json
 import os
 
 from channels.auth import AuthMiddlewareStack
@@ -18,6 +17,7 @@ django_app = get_asgi_application()
 from fleetui import failures  # noqa: E402
 from fleetui.charts.asgi import dash_asgi  # noqa: E402
 from fleetui.live.routing import websocket_urlpatterns  # noqa: E402
+from robots import strict_json  # noqa: E402
 
 CHARTS = "/charts/app/"
 LARGEST_BODY = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
@@ -69,7 +69,7 @@ async def refuse_large_bodies(app, scope, receive, send):
 async def refuse(send, status, sentence):
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"detail": sentence}).encode()})
+    await send({"type": "http.response.body", "body": strict_json.dumps({"detail": sentence}).encode()})
 
 
 application = ProtocolTypeRouter({"http": pages, "websocket": AuthMiddlewareStack(URLRouter(websocket_urlpatterns))})

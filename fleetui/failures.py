@@ -93,7 +93,7 @@ def as_page(request) -> HttpResponse:
         return as_json(request, error) or JsonAnswer({"detail": sentence}, status=500)
     if failure is None:
         return server_error(request)
-    page = render_to_string("failure.html", {"sentence": failure.sentence})  # without the request: its user is a row
+    page = render_to_string("failure.html", {"failure": failure})  # without the request: its user is a row
     return _finish(request, failure, error, HttpResponse(page, status=failure.status))
 
 

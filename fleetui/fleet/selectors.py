@@ -45,6 +45,9 @@ NOT_LIVE = {
     "sent_at": None,
     "uuid": "",
     "unsent": None,
+    "in_memory": None,
+    "refused": None,
+    "lost": None,
 }
 
 

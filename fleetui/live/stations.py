@@ -6,7 +6,6 @@ through the actions. What the server has to say arrives through the station's gr
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from weakref import WeakValueDictionary
@@ -19,6 +18,7 @@ from django.utils import timezone
 from fleetui import access
 from fleetui.fleet import actions
 from fleetui.live import frames, telemetry
+from robots import strict_json
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,6 @@ BAD_MESSAGE, NO_TOKEN, REPLACED = 4400, 4401, 4409
 def in_thread(function):
     """Database work of a socket, in a thread of the pool; one shared thread would make stations wait for each other."""
     return database_sync_to_async(function, thread_sensitive=False)
-
-
-def refuse_constant(text):
-    raise ValueError(f"{text} is no number in JSON")
 
 
 class StationConsumer(AsyncWebsocketConsumer):
@@ -99,7 +95,7 @@ class StationConsumer(AsyncWebsocketConsumer):
         try:
             if len(text_data) > LARGEST_TEXT:
                 raise ValueError("the message is longer than 256 KiB")
-            message = json.loads(text_data, parse_constant=refuse_constant)
+            message = strict_json.loads(text_data)
             kind = message.get("type")
             if not self.welcomed and kind != "hello":
                 raise ValueError("the first message must be hello")
@@ -209,7 +205,7 @@ class StationConsumer(AsyncWebsocketConsumer):
 
     async def say(self, message):
         with contextlib.suppress(RuntimeError):  # the station has gone meanwhile
-            await self.send(json.dumps(message))
+            await self.send(strict_json.dumps(message))
 
 
 async def tell_at_once(station: int, message: dict) -> bool:

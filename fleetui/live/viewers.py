@@ -10,7 +10,6 @@ on to the station. When the socket closes or the beats end, the lease ends too, 
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -33,7 +32,8 @@ from fleetui.fleet.actions.audit import source
 from fleetui.fleet.models import Station
 from fleetui.learning import selectors as learning
 from fleetui.live import frames, telemetry
-from fleetui.live.stations import in_thread, refuse_constant, tell_at_once
+from fleetui.live.stations import in_thread, tell_at_once
+from robots import strict_json
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
         try:
             if text_data is None or len(text_data) > LARGEST_TEXT:
                 raise BadRequest("Send JSON text of at most 64 KiB.")
-            message = json.loads(text_data, parse_constant=refuse_constant)
+            message = strict_json.loads(text_data)
             if not isinstance(message, dict):
                 raise BadRequest("Send a JSON object.")
             if "subscribe" in message:
@@ -135,8 +135,9 @@ class LiveConsumer(AsyncWebsocketConsumer):
             await self.say({"error": str(error), "for": message})
         except DataError:
             await self.say({"error": "A value is too long, too large or no text at all.", "for": message})
-        except ValueError:
-            await self.say({"error": "This is not JSON.", "for": None})
+        except ValueError as error:
+            said = str(error) if isinstance(error, strict_json.JSONError) else "This makes no sense."
+            await self.say({"error": said, "for": None})
 
     async def close_when_unwelcome(self):
         """The socket was opened by a session, and must not outlive it; nor show a lab to who has left it."""
@@ -513,7 +514,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
 
     async def say(self, message):
         with contextlib.suppress(RuntimeError):  # the browser has gone meanwhile
-            await self.send(json.dumps(message))
+            await self.send(strict_json.dumps(message))
 
 
 def age_of(message: dict) -> float:
