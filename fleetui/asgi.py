@@ -3,7 +3,6 @@
 Frames are kept in this process' memory (live/frames.py), which is why there is exactly one of it.
 """
 
-import json
 import os
 
 from channels.auth import AuthMiddlewareStack
@@ -15,10 +14,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetui.settings")
 django_app = get_asgi_application()
 
 # Models exist only from here on, so what imports them comes after.
-from fleetui import stops  # noqa: E402
+from fleetui import failures, stops  # noqa: E402
 from fleetui.charts.asgi import dash_asgi  # noqa: E402
 from fleetui.live.hearing import get_hearing  # noqa: E402
 from fleetui.live.routing import websocket_urlpatterns  # noqa: E402
+from robots import strict_json  # noqa: E402
 
 CHARTS = "/charts/app/"
 LARGEST_BODY = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
@@ -55,7 +55,14 @@ async def refuse_large_bodies(app, scope, receive, send):
         await send(message)
 
     if not too_large:
-        await app(scope, receive_some, send_on)
+        try:
+            await app(scope, receive_some, send_on)
+        except Exception as error:  # a body is spooled to disk before any view is asked
+            failure = failures.explain(error)
+            if failure is None or answered:
+                raise
+            failures.note(failure, error, f"{scope['method']} {scope['path']}")
+            await refuse(send, failure.status, failure.sentence)
     if too_large and not answered:
         await refuse(send, 413, "The upload is larger than 64 MiB; send less at once.")
 
@@ -63,7 +70,7 @@ async def refuse_large_bodies(app, scope, receive, send):
 async def refuse(send, status, sentence):
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"detail": sentence}).encode()})
+    await send({"type": "http.response.body", "body": strict_json.dumps({"detail": sentence}).encode()})
 
 
 async def lifespan(scope, receive, send):

@@ -6,7 +6,6 @@ with exit code 2.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from robots import strict_json
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.worlds import make_world
 
@@ -29,7 +29,7 @@ class _Progress:
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
         if done == total or now - self.written_at > 0.1:
-            print(json.dumps({"done": done, "total": total}), flush=True)
+            print(strict_json.dumps({"done": done, "total": total}), flush=True)
             self.written_at = now
 
 

@@ -93,6 +93,8 @@ class Embodiment:
             ranges.append((max(motion.low, -most), min(motion.high, most)))
         return tuple(ranges)
 
+    observation_limit: tuple[float, ...] = ()  # the largest magnitude of each feature; empty: it does not say
+
     @property
     def features_size(self) -> int:
         return len(self.body) + len(self.objects) * len(self.object_features)
@@ -132,6 +134,7 @@ class Embodiment:
                 cameras=tuple(Camera(**camera) for camera in data["cameras"]),
                 picture=Picture(**data["picture"]) if data.get("picture") else None,
                 motions=tuple(Motion(**motion) for motion in data.get("motions") or ()),
+                observation_limit=tuple(float(limit) for limit in data.get("observation_limit") or ()),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(
@@ -154,6 +157,11 @@ class Embodiment:
         if not all(_is_number(limit) and limit > 0 for limit in self.action_limit):
             raise ValueError(
                 f"{where} has the action limits {self.action_limit}; each must be a finite number above 0."
+            )
+        if len(self.observation_limit) not in (0, self.features_size):
+            raise ValueError(
+                f"{where} has {self.features_size} features but states {len(self.observation_limit)} limits; give one "
+                "limit for each, or none."
             )
         if self.motions and len(self.motions) != len(self.action_names):
             raise ValueError(
@@ -204,6 +212,13 @@ BLOCKS = (
     ObjectKind("yellow pentagon", "yellow", "pentagon"),
 )
 
+
+def _table_limits(objects: tuple[ObjectKind, ...]) -> tuple[float, ...]:
+    """Metres from the table's middle: the hand passes the edge by 0.05, objects never do; the rest are shares."""
+    x, y = TABLE_SIZE[0] / 2, TABLE_SIZE[1] / 2
+    return (x + 0.05, y + 0.05) * 2 + (x, y, 1.0, 1.0, 1.0) * len(objects)
+
+
 LANGUAGE_TABLE = Embodiment(
     name="language_table",
     control_hz=5.0,
@@ -214,6 +229,7 @@ LANGUAGE_TABLE = Embodiment(
     action_limit=(0.03, 0.03),
     cameras=(Camera("front", 320, 240),),
     motions=(Motion("delta", -0.03, 0.03, largest_change=0.03),) * 2,
+    observation_limit=_table_limits(BLOCKS),
 )
 
 # Another laboratory's table: it senses and acts in the same terms, but nothing weighs, slips or looks quite alike.
@@ -222,7 +238,8 @@ WORN_TABLE = replace(LANGUAGE_TABLE, name="worn_table")
 # LanguageTable for a policy that sees the table itself, instead of being told where everything lies.
 CAMERA_TABLE = replace(LANGUAGE_TABLE, name="camera_table", picture=Picture("top", 124, 88, 0.006))
 
-BANANA_TABLE = replace(LANGUAGE_TABLE, name="banana_table", objects=(ObjectKind("banana", "yellow", "banana"),))
+BANANA = (ObjectKind("banana", "yellow", "banana"),)
+BANANA_TABLE = replace(LANGUAGE_TABLE, name="banana_table", objects=BANANA, observation_limit=_table_limits(BANANA))
 
 POINT_MASS = Embodiment(
     name="point_mass",
@@ -399,10 +416,11 @@ def _world_description(entry: dict, path) -> WorldDescription:
     wordings = tuple(get("wordings", list))
     held_out = tuple(get("held_out_wordings", list, []))
     if not wordings or not all(
-        isinstance(text, str) and text.strip() and not set("{}") & set(text) for text in wordings + held_out
+        isinstance(text, str) and text.strip() and not set("{}\0") & set(text) and len(text) <= 300
+        for text in wordings + held_out
     ):
-        refuse("wordings must be a list of one or more instructions in words, without braces.")
-    control_hz, time_limit = get("control_hz", (int, float)), get("time_limit_steps", int)
+        refuse("wordings must be a list of one or more instructions in words, without braces, of at most 300 letters.")
+    control_hz, time_limit = float(get("control_hz", (int, float))), get("time_limit_steps", int)
     reset_every = get("reset_every_steps", int, 0)
     if not 0.1 <= control_hz <= 1000:  # NaN and infinity are not either
         refuse("control_hz must be a number above 0, from 0.1 to 1000 actions a second.")

@@ -19,7 +19,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from robots.embodiments import EMBODIMENTS
+from robots import strict_json
+from robots.embodiments import EMBODIMENTS, Embodiment
 
 ACTORS = ("policy", "human", "script")  # the index is the value in Episode.actors
 # true_success ends only scripted demonstrations: practice and evaluation end by the detector, never by the simulator.
@@ -40,6 +41,20 @@ CONFIRMED_FRAMES = 3  # in a row that have to say the same before an attempt is 
 FAILURES = ("time_limit", "stall", "regression", "hopeless", "needs_reset")  # by which an attempt ends by itself
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 FORMAT = "fleetui-episodes-1"
+
+LONGEST_TEXT = 300  # characters, of each text field
+CONTROL_HZ = (0.1, 1000.0)
+LONGEST_ATTEMPT = 10_000  # steps of a policy: the longest time limit that a task may have
+LONGEST_EPISODE = 100_000  # steps of anybody
+LARGEST_FIELD = 1e300  # an integer of JSON may be larger than any float
+LARGEST_NUMBER = 1e9  # of any body: float32 holds its square, and sums of many of them
+# Beyond what a body declares: a clipped float32 may lie a little above its limit, a camera sees a thing a little beside
+# the table. What is in millimetres, or in degrees, lies far outside.
+ACTION_TOLERANCE, OBSERVATION_TOLERANCE, RATE_TOLERANCE = 1.05, 2.0, 1.1
+# A header of 1,500 episodes fits. A file of our own making may hold more, as generated datasets do.
+LARGEST_SENT_HEADER, LARGEST_HEADER = 10**6, 10**8  # bytes; the latter is what safetensors allows
+# Features whose range their name says, where a body declares none.
+UNIT_FEATURES = ("cos", "sin", "on_table")
 
 
 class EpisodeError(ValueError):
@@ -76,42 +91,81 @@ class Episode:
     def validate(self) -> None:
         """Raise EpisodeError at the first field that is wrong."""
 
-        def refuse(name: str, sentence: str):
-            raise EpisodeError(f"Episode {self.uuid}, field {name}: {sentence}")
-
+        refuse = self._refuse
         try:
             uuids.UUID(self.uuid)
         except (ValueError, AttributeError, TypeError):
             refuse("uuid", "must be a UUID.")
-        for name in ("embodiment", "task", "instruction"):
+        for name in ("embodiment", "task", "instruction", "policy", "reward_model"):
             value = getattr(self, name)
-            if not isinstance(value, str) or not value.strip():
+            if not isinstance(value, str):
+                refuse(name, "must be text.")
+            if len(value) > LONGEST_TEXT:
+                refuse(name, f"has {len(value)} characters; at most {LONGEST_TEXT} are kept, so shorten it.")
+            if fault := strict_json.text_fault(value):
+                refuse(name, f"{fault}.")
+            if name in ("embodiment", "task", "instruction") and not value.strip():
                 refuse(name, "is empty; it must be text.")
         for name, known in (("ending", ENDINGS), ("purpose", PURPOSES)):
             if getattr(self, name) not in known:
-                refuse(name, f"{getattr(self, name)!r} is unknown; known are {', '.join(known)}.")
+                refuse(name, f"{ascii(getattr(self, name))[:60]} is unknown; known are {', '.join(known)}.")
         if not isinstance(self.detected_success, bool):
             refuse("detected_success", "must be true or false.")
         if not (self.true_success is None or isinstance(self.true_success, bool)):
             refuse("true_success", "must be true, false or null.")
-        for name in ("policy", "reward_model"):
-            if not isinstance(getattr(self, name), str):
-                refuse(name, "must be text (a checkpoint's id, or empty).")
         for name, optional in (("threshold", True), ("started_at", False), ("control_hz", False)):
             value = getattr(self, name)
-            if not (optional and value is None) and not (_is_number(value) and math.isfinite(value)):
+            if not (optional and value is None) and not (_is_number(value) and abs(value) <= LARGEST_FIELD):
                 refuse(name, "must be a finite number.")
-        if self.control_hz <= 0:
-            refuse("control_hz", "must be above 0.")
-        if self.seed is not None and not _is_integer(self.seed):
-            refuse("seed", "must be a whole number or null.")
-        if not _is_integer(self.interventions) or self.interventions < 0:
-            refuse("interventions", "must be a whole number, 0 or more.")
+        low, high = CONTROL_HZ
+        if not low <= self.control_hz <= high:
+            refuse("control_hz", f"is {self.control_hz:g}; a body is controlled {low:g} to {high:g} times a second.")
+        if self.seed is not None and not (_is_integer(self.seed) and abs(self.seed) < 2**63):
+            refuse("seed", "must be a whole number of 64 bits or null.")
+        if not _is_integer(self.interventions) or not 0 <= self.interventions <= LONGEST_EPISODE:
+            refuse("interventions", f"must be a whole number, 0 or more and at most {LONGEST_EPISODE}.")
         self._validate_arrays(refuse)
         if self.ending == "true_success" and self.purpose != "demonstration":
             refuse("ending", "true_success may end demonstrations only, never practice or evaluation.")
         if self.purpose == "demonstration" and (self.actors == ACTORS.index("policy")).any():
             refuse("actors", "a demonstration is acted wholly by a human or a script, but some steps are a policy's.")
+
+    def check_against(self, body: Embodiment) -> None:
+        """Raise EpisodeError where this can't have happened to the body as it describes itself: what is sent from
+        elsewhere must pass this too. What is stored already is read without it.
+        """
+        refuse = self._refuse
+        if self.embodiment != body.name:
+            refuse("embodiment", f"is {self.embodiment}, but {body.name} was expected.")
+        for name, size in (("observations", body.observation_size), ("actions", body.action_size)):
+            if getattr(self, name).shape[1] != size:
+                refuse(name, f"each has {getattr(self, name).shape[1]} numbers, but {body.name} has {size}.")
+        if self.observations.dtype != body.observation_type:
+            refuse("observations", f"are {self.observations.dtype}, but {body.name} has {body.observation_type}.")
+        if not 1 / RATE_TOLERANCE <= self.control_hz / body.control_hz <= RATE_TOLERANCE:
+            refuse(
+                "control_hz", f"is {self.control_hz:g}, but {body.name} acts at {body.control_hz:g} Hz; resample it."
+            )
+        if self.purpose in ("practice", "evaluation") and self.steps > LONGEST_ATTEMPT:
+            refuse("actions", f"has {self.steps} steps; no task lets an attempt have more than {LONGEST_ATTEMPT}.")
+        names = (*body.body, *(f"{each.name} {name}" for each in body.objects for name in body.object_features))
+        for field, array, limits, said in (
+            ("actions", self.actions, np.float32(ACTION_TOLERANCE) * action_limits(body), body.action_names),
+            ("observations", self.observations, np.float32(OBSERVATION_TOLERANCE) * observation_limits(body), names),
+        ):
+            if array.dtype == np.uint8:  # pixels; the features are still to be found in them
+                continue
+            beyond = np.abs(array) > limits
+            if beyond.any():
+                step, column = np.unravel_index(beyond.argmax(), beyond.shape)
+                refuse(
+                    field,
+                    f"{said[column]} is {array[step, column]:g} at step {step}, but {body.name} goes to "
+                    f"{limits[column]:g} at most; are the units right?",
+                )
+
+    def _refuse(self, name: str, sentence: str):
+        raise EpisodeError(f"Episode {_shown(self.uuid)}, field {name}: {sentence}")
 
     def _validate_arrays(self, refuse) -> None:
         body = EMBODIMENTS.get(self.embodiment)
@@ -128,6 +182,8 @@ class Episode:
         steps = len(self.actions)
         if steps == 0:
             refuse("actions", "the episode has no step.")
+        if steps > LONGEST_EPISODE:
+            refuse("actions", f"has {steps} steps, more than {LONGEST_EPISODE}; cut it into several episodes.")
         for name, wanted in (("observations", steps + 1), ("actors", steps), ("steps_to_go", steps + 1)):
             if len(getattr(self, name)) != wanted:
                 refuse(name, f"has {len(getattr(self, name))} rows, but {steps} actions need {wanted}.")
@@ -136,11 +192,16 @@ class Episode:
                 if getattr(self, name).shape[1] != size:
                     refuse(name, f"each has {getattr(self, name).shape[1]} numbers, but {self.embodiment} has {size}.")
         for name in ("observations", "actions"):
-            bad = ~np.isfinite(getattr(self, name)).all(axis=1)
+            array = getattr(self, name)
+            if array.dtype == np.uint8:
+                continue
+            bad = ~(np.abs(array) <= LARGEST_NUMBER).all(axis=1)
             if bad.any():
-                refuse(name, f"NaN or infinity at step {int(bad.argmax())}.")
-        if np.isinf(self.steps_to_go).any():
-            refuse("steps_to_go", "is infinite somewhere; write NaN where no reward model ran.")
+                step = int(bad.argmax())
+                said = "a number above 1e9" if np.isfinite(array[step]).all() else "NaN or infinity"
+                refuse(name, f"{said} at step {step}.")
+        if (np.abs(self.steps_to_go) > LARGEST_NUMBER).any():
+            refuse("steps_to_go", "is infinite or above 1e9 somewhere; write NaN where no reward model ran.")
         if (self.actors >= len(ACTORS)).any():
             refuse("actors", f"must be below {len(ACTORS)} ({', '.join(ACTORS)}).")
         if self.frames is not None:
@@ -148,6 +209,25 @@ class Episode:
                 refuse("frames", f"there are {len(self.frames)}, but {steps} actions need {steps + 1}.")
             if not all(frame.startswith(b"\xff\xd8") for frame in self.frames):
                 refuse("frames", "each must be a JPEG.")
+
+
+def action_limits(body: Embodiment) -> np.ndarray:
+    """[A] the largest magnitude of each action that the body declares."""
+    return np.asarray(body.action_limit, np.float32)
+
+
+def observation_limits(body: Embodiment) -> np.ndarray:
+    """[D] the largest magnitude of each feature, as far as the body says one; infinite where it does not."""
+    if body.observation_limit:
+        return np.asarray(body.observation_limit, np.float32)
+    features = [*body.body, *(name for _ in body.objects for name in body.object_features)]
+    return np.array([1.0 if name in UNIT_FEATURES else math.inf for name in features], np.float32)
+
+
+def _shown(value) -> str:
+    """For a message: short, and plain characters only, whatever was sent."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if text.isascii() and text.isprintable() and len(text) <= 60 else ascii(text)[:60]
 
 
 def _is_number(value) -> bool:
@@ -188,6 +268,11 @@ def episodes_to_bytes(episodes: Sequence[Episode]) -> bytes:
                 f"Episode {episode.uuid}, field embodiment: one file holds one embodiment, and this file holds "
                 f"{episodes[0].embodiment}; write {episode.embodiment} to another file."
             )
+    return unchecked_bytes(episodes)
+
+
+def unchecked_bytes(episodes: Sequence[Episode]) -> bytes:
+    """For what is wrong and must not be lost for that."""
     arrays = {
         name: np.ascontiguousarray(np.concatenate([getattr(episode, name) for episode in episodes])) for name in _ARRAYS
     }
@@ -218,13 +303,15 @@ def write_episodes(path: str | Path, episodes: Sequence[Episode]) -> None:
 
 
 def read_episodes(source: str | Path | bytes) -> list[Episode]:
-    data = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else Path(source).read_bytes()
-    fields, header, start = _read_header(data)
+    """Of bytes, which come from elsewhere, the header is bounded tightly before it is parsed."""
+    sent = isinstance(source, (bytes, bytearray, memoryview))
+    data = bytes(source) if sent else Path(source).read_bytes()
+    fields, header, start = _read_header(data, LARGEST_SENT_HEADER if sent else LARGEST_HEADER)
     _refuse_truncated(data, fields, header, start)
     try:
         arrays = load(data)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise EpisodeError(f"The file is not a file of episodes: {error}.") from None
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:  # the latter: a dtype unknown
+        raise EpisodeError(f"The file is not a file of episodes: {_shown(str(error))}.") from None
     steps = _steps_of_each(arrays, fields)
     taken = {name: 0 for name in _ARRAYS}
     sizes = arrays.get("frame_sizes")
@@ -242,18 +329,35 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
                 frames = [arrays["frames"][a:b].tobytes() for a, b in zip(ends[:-1], ends[1:], strict=True)]
         episode = Episode(**entry, **parts, frames=frames)
         episode.validate()
+        for name in ("uuid", "policy", "reward_model"):  # one spelling of each id, so that equals are seen to be equal
+            setattr(episode, name, _one_spelling(getattr(episode, name)))
         episodes.append(episode)
     return episodes
 
 
-def _read_header(data: bytes) -> tuple[list[dict], dict, int]:
+def _one_spelling(text: str) -> str:
+    try:
+        return str(uuids.UUID(text))
+    except ValueError:
+        return text
+
+
+def _read_header(data: bytes, most: int) -> tuple[list[dict], dict, int]:
     """(fields of each episode, tensor descriptions, where the tensors' bytes begin)"""
+    broken = "The file is not a file of episodes, or its header is broken; send it again."
     try:
         (size,) = struct.unpack_from("<Q", data)
-        if size > 100_000_000:  # what safetensors allows; this is text or a picture
-            raise ValueError
-        if 8 + size > len(data):
-            raise EpisodeError("The file is truncated within its header; send it again.")
+    except struct.error:
+        raise EpisodeError(broken) from None
+    if size > LARGEST_HEADER:  # this is text or a picture
+        raise EpisodeError(broken)
+    if size > most:
+        raise EpisodeError(
+            f"The file's header has {size} bytes, and {most} are read; split it into files of 1,500 episodes or fewer."
+        )
+    if 8 + size > len(data):
+        raise EpisodeError("The file is truncated within its header; send it again.")
+    try:
         header = json.loads(data[8 : 8 + size])
         metadata = header.pop("__metadata__", {})
         if metadata.get("format") != FORMAT:
@@ -261,16 +365,17 @@ def _read_header(data: bytes) -> tuple[list[dict], dict, int]:
         fields = json.loads(metadata["episodes"])
     except EpisodeError:
         raise
-    except (struct.error, ValueError, KeyError, AttributeError, RecursionError):
-        raise EpisodeError("The file is not a file of episodes, or its header is broken; send it again.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise EpisodeError(broken) from None
     if not isinstance(fields, list) or not fields or not all(isinstance(entry, dict) for entry in fields):
         raise EpisodeError("The file lists no episodes.")
     for entry in fields:
         for name in _FIELDS:
             if name not in entry:
-                raise EpisodeError(f"Episode {entry.get('uuid', '(without an id)')}, field {name}: is missing.")
+                said = _shown(entry.get("uuid", "(without an id)"))
+                raise EpisodeError(f"Episode {said}, field {name}: is missing.")
         for name in set(entry) - set(_FIELDS):
-            raise EpisodeError(f"Episode {entry['uuid']}, field {name}: is unknown.")
+            raise EpisodeError(f"Episode {_shown(entry['uuid'])}, field {_shown(name)}: is unknown.")
     return fields, header, 8 + size
 
 
@@ -281,15 +386,15 @@ def _refuse_truncated(data: bytes, fields: list[dict], header: dict, start: int)
     except (KeyError, TypeError, IndexError):
         raise EpisodeError("The file's header is broken; send it again.") from None
     if cut:
-        ids = ", ".join(str(entry["uuid"]) for entry in fields[:3]) + (", ..." if len(fields) > 3 else "")
+        ids = ", ".join(_shown(entry["uuid"]) for entry in fields[:3]) + (", ..." if len(fields) > 3 else "")
         raise EpisodeError(
-            f"The file is truncated: of episode {ids} the field {', '.join(sorted(cut))} is cut off. "
+            f"The file is truncated: of episode {ids} the field {_shown(', '.join(sorted(cut)))} is cut off. "
             "Send the whole file again."
         )
 
 
 def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndarray:
-    first = fields[0]["uuid"]
+    first = _shown(fields[0]["uuid"])
     for name in ("offsets", *_ARRAYS):
         if name not in arrays:
             raise EpisodeError(f"Episode {first}, field {name}: is missing in the file.")
@@ -299,7 +404,7 @@ def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndar
         or offsets.dtype != np.int64
         or len(offsets) != len(fields) + 1
         or offsets[0] != 0
-        or (np.diff(offsets) < 0).any()
+        or (offsets[1:] < offsets[:-1]).any()  # a difference might overflow
     ):
         raise EpisodeError(f"Episode {first}, field offsets: must rise from 0, one for each of {len(fields)} episodes.")
     for name, extra in _ARRAYS.items():
@@ -317,8 +422,8 @@ def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndar
             sizes.ndim != 1
             or sizes.dtype != np.int64
             or len(sizes) != len(arrays["observations"])
-            or (sizes < 0).any()
             or arrays["frames"].dtype != np.uint8
+            or ((sizes < 0) | (sizes > arrays["frames"].size)).any()  # a sum of such can't overflow
             or sizes.sum() != arrays["frames"].size
         ):
             raise EpisodeError(f"Episode {first}, field frames: the sizes do not match the bytes.")

@@ -26,7 +26,7 @@ import random
 import struct
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
@@ -35,7 +35,8 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from robots.episodes import Episode, EpisodeError, episodes_to_bytes, read_episodes
+from robots import strict_json
+from robots.episodes import Episode, EpisodeError, episodes_to_bytes, read_episodes, unchecked_bytes
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,9 @@ LOST_AFTER_S = 5.0  # a connection that was silent for so long is given up and m
 EPISODES_A_REQUEST = 64
 BYTES_A_REQUEST = 16 * 2**20
 SPOOLED_EPISODES = 2000
+BYTES_IN_MEMORY = 128 * 2**20  # while the disk is full; an hour of driving a table is 3 MB, of pictures 500
+FAILURES_ALONE = 3  # while others were taken: then an episode is set aside
+FAILURES_IN_A_ROW = 5
 CHECKPOINTS_KEPT = 24
 
 
@@ -68,6 +72,10 @@ class Refused(LinkError):
 
 class Unreachable(LinkError):
     """Nobody answered, or the server is in trouble; sending it again later may help."""
+
+
+class Broken(Unreachable):
+    """The server failed at this request (500): what was sent may be the cause, or not."""
 
 
 def check_token(token: str | None, station: str = "") -> str:
@@ -96,7 +104,8 @@ def _check(answer: httpx.Response, what: str) -> None:
     if code == 403:
         raise NotAdmitted(f"This station's token may not do this ({what}): {_sentence(answer)}")
     if code in (408, 425, 429) or code >= 500:
-        raise Unreachable(f"The server could not answer ({what}, HTTP {code}).")
+        kind = Broken if code == 500 else Unreachable
+        raise kind(f"The server could not answer ({what}, HTTP {code}): {_sentence(answer)}")
     if code == 400:
         raise Refused(
             f"The server could not read it, so it may have been cut short on the way ({what}): {_sentence(answer)}"
@@ -108,50 +117,117 @@ def _check(answer: httpx.Response, what: str) -> None:
 
 
 class Spool:
-    """Finished episodes on disk until the server has them, oldest first, at most SPOOLED_EPISODES."""
+    """Finished episodes on disk until the server has them, oldest first, at most SPOOLED_EPISODES.
+
+    Where the disk is full they wait in memory, and go to disk as soon as that works. What a person drove is never given
+    up on disk, and in memory last. What can't be sent at all lies in `refused`, with the reason beside it.
+    """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.refused = self.folder / "refused"
         self.refused.mkdir(parents=True, exist_ok=True)
+        self.refused_count = len(list(self.refused.glob("*.safetensors")))
+        self.lost_count = 0  # episodes that there was no room for, neither on disk nor in memory
         self._names = deque(sorted(path.name for path in self.folder.glob("*.safetensors")))
+        self._in_memory: dict[str, bytes] = {}
+        # How often the server failed at an episode alone, and how often so while it took others.
+        self.failed: Counter[str] = Counter()
+        self.blamed: Counter[str] = Counter()
+        self._lock = threading.RLock()  # the station's thread adds, the link's takes away
 
     def __len__(self) -> int:
         return len(self._names)
 
+    @property
+    def in_memory(self) -> int:
+        return len(self._in_memory)
+
+    def waiting(self) -> str:
+        kept = f", {self.in_memory} of them in memory, as the disk can't be written" if self.in_memory else ""
+        return f"{len(self)} episodes wait{kept}."
+
     def add(self, episode: Episode) -> None:
+        name = f"{time.time_ns():020d}-{episode.purpose}-{episode.uuid}.safetensors"
+        try:
+            content = episodes_to_bytes([episode])
+        except EpisodeError as error:  # a world that breaks the format: no server takes it, and it is kept all the same
+            self._set_aside(name, unchecked_bytes([episode]), str(error))
+            return
+        with self._lock:
+            self._flush()  # so that the oldest are the first to go to disk
+            self._names.append(name)
+            if self._in_memory or not self._write(name, content):
+                self._in_memory[name] = content
+                self._bound_memory()
+            if len(self._names) > SPOOLED_EPISODES:
+                self._drop_one(self._names, "The spool is full")
+
+    def _write(self, name: str, content: bytes) -> bool:
         # Written and renamed without waiting for the disk: the control loop stands still meanwhile, and only a power
         # cut could lose the file, which a short practice episode is not worth.
-        name = f"{time.time_ns():020d}-{episode.purpose}-{episode.uuid}.safetensors"
         path = self.folder / name
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(episodes_to_bytes([episode]))
-        os.replace(temporary, path)
-        self._names.append(name)
-        if len(self._names) > SPOOLED_EPISODES:
-            self._drop_one()
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if not self._in_memory:
+                log.error("%s can't be written (%s): episodes wait in memory until it can.", self.folder, error)
+            return False
+        return True
 
-    def _drop_one(self) -> None:
-        """A full spool gives up practice first: it is stale anyway, and a person's corrections are dear."""
-        name = next((name for name in self._names if "-practice-" in name), self._names[0])
-        log.warning("The spool %s is full: the oldest episode is dropped.", self.folder)
+    def _flush(self) -> None:
+        with self._lock:
+            for name, content in list(self._in_memory.items()):
+                if not self._write(name, content):
+                    return
+                del self._in_memory[name]
+                if not self._in_memory:
+                    log.warning("%s can be written again: nothing waits in memory any more.", self.folder)
+
+    def _bound_memory(self) -> None:
+        while len(self._in_memory) > 1 and sum(map(len, self._in_memory.values())) > BYTES_IN_MEMORY:
+            self._drop_one(self._in_memory, f"The disk is full and {BYTES_IN_MEMORY} bytes wait in memory", all_of=True)
+
+    def _drop_one(self, names: Iterable[str], why: str, all_of: bool = False) -> None:
+        """Practice first: it is stale anyway, and a person's corrections are dear."""
+        kinds = ("-practice-", "-evaluation-", "-demonstration-") + (("",) if all_of else ())
+        name = next((name for kind in kinds for name in list(names) if kind in name), None)
+        if name is None:
+            return  # only corrections: the disk itself is their bound
+        self.lost_count += 1
+        log.error("%s: the episode %s is dropped.", why, name)
         self.remove([name])
 
     def next(self) -> list[str]:
+        self._flush()
         names, size = [], 0
-        for name in list(self._names)[:EPISODES_A_REQUEST]:
-            with contextlib.suppress(FileNotFoundError):
-                size += (self.folder / name).stat().st_size
+        waiting = sorted(list(self._names), key=lambda name: self.failed[name])  # what failed must not block
+        for name in waiting[:EPISODES_A_REQUEST]:
+            size += self._size(name)
             if names and size > BYTES_A_REQUEST:
                 break
             names.append(name)
         return names
 
+    def _size(self, name: str) -> int:
+        with self._lock:
+            if name in self._in_memory:
+                return len(self._in_memory[name])
+        with contextlib.suppress(FileNotFoundError):
+            return (self.folder / name).stat().st_size
+        return 0
+
     def read(self, names: Iterable[str]) -> list[Episode]:
         episodes = []
         for name in names:
+            with self._lock:
+                source = self._in_memory.get(name, self.folder / name)
             try:
-                episodes += read_episodes(self.folder / name)
+                episodes += read_episodes(source)
             except FileNotFoundError:
                 self.remove([name])
             except EpisodeError as error:
@@ -159,18 +235,34 @@ class Spool:
         return episodes
 
     def remove(self, names: Iterable[str]) -> None:
-        for name in names:
-            (self.folder / name).unlink(missing_ok=True)
-            with contextlib.suppress(ValueError):
-                self._names.remove(name)
+        with self._lock:
+            for name in names:
+                self._in_memory.pop(name, None)
+                del self.failed[name], self.blamed[name]
+                (self.folder / name).unlink(missing_ok=True)
+                with contextlib.suppress(ValueError):
+                    self._names.remove(name)
 
     def refuse(self, name: str, sentence: str) -> None:
         """Kept apart with the reason beside it, so that one bad episode neither blocks the others nor is lost."""
+        with self._lock:
+            content = self._in_memory.get(name)
+            if content is None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(self.folder / name, self.refused / name)
+            self.remove([name])
+            self._set_aside(name, content, sentence)
+
+    def _set_aside(self, name: str, content: bytes | None, sentence: str) -> None:
         log.error("The episode %s was refused and lies in %s: %s", name, self.refused, sentence)
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(self.folder / name, self.refused / name)
-            (self.refused / f"{name}.txt").write_text(sentence + "\n", encoding="utf-8")
-        self.remove([name])
+        try:
+            if content is not None:
+                (self.refused / name).write_bytes(content)
+            (self.refused / f"{name}.txt").write_text(sentence + "\n", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:  # the log has the reason
+            self.lost_count += content is not None
+            log.error("%s can't be written there: %s", name, error)
+        self.refused_count = len(list(self.refused.glob("*.safetensors")))
 
 
 class CheckpointCache:
@@ -290,7 +382,8 @@ class Link:
     def store(self, episode: Episode) -> None:
         try:
             self.spool.add(episode)
-        except (EpisodeError, OSError) as error:  # a full disk, a world that breaks the format: the loop must go on
+        except Exception as error:  # whatever a world hands over as an episode: the loop must go on
+            self.spool.lost_count += 1
             log.error("%s: an episode could not be kept: %s", self.name or "station", error)
             return
         self._wake("_to_upload")
@@ -366,7 +459,7 @@ class Link:
                     max_size=2**20,
                     proxy=None,
                 ) as socket:
-                    await socket.send(json.dumps(self._hello))
+                    await socket.send(strict_json.dumps(self._hello))
                     async with asyncio.timeout(WELCOME_WITHIN_S):
                         while self._take(await socket.recv()) != "welcome":
                             pass
@@ -421,8 +514,15 @@ class Link:
 
     def _text(self, message: dict) -> str:
         if message["type"] == "telemetry":
-            message = {**message, "unsent": len(self.spool)}
-        return json.dumps(message, allow_nan=False)
+            spool = self.spool
+            message = {
+                **message,
+                "unsent": len(spool),
+                "in_memory": spool.in_memory,
+                "refused": spool.refused_count,
+                "lost": spool.lost_count,
+            }
+        return strict_json.dumps(message)
 
     async def _keep_beating(self, socket: ClientConnection) -> None:
         while True:
@@ -517,8 +617,11 @@ class Link:
                 continue
             try:
                 await self._upload(http, names)
-            except (Unreachable, NotAdmitted) as error:
-                self._say(f"{error} {len(self.spool)} episodes wait on disk.")
+            except (Unreachable, NotAdmitted, OSError) as error:  # OSError: this machine's disk
+                kept = (
+                    f", {self.spool.in_memory} of them in memory, as the disk is full" if self.spool.in_memory else ""
+                )
+                self._say(f"{error} {len(self.spool)} episodes wait{kept}.")
                 if self.closing:
                     return
                 delay = await self._pause(delay)
@@ -538,10 +641,36 @@ class Link:
                 for name in names:
                     await self._upload(http, [name])
             return
+        except Broken as error:
+            await self._upload_alone(http, names, error)
+            return
         self.spool.remove(names)
         if answer["hold"]:
             policies = {episode.policy for episode in episodes}
             self._deliver({"type": "hold", "policies": sorted(policies)})
+
+    async def _upload_alone(self, http: httpx.AsyncClient, names: list[str], error: Broken) -> None:
+        """One of these, or the server itself, is the cause. What fails alone, time and again, while the server takes
+        others, is set aside; where it takes nothing, everything waits.
+        """
+        spool, failed, taken = self.spool, [], 0
+        if len(names) == 1:
+            spool.failed[names[0]] += 1
+            raise error
+        for name in names:
+            try:
+                await self._upload(http, [name])
+                taken += 1
+            except Broken:
+                failed.append(name)
+                if not taken and len(failed) == FAILURES_IN_A_ROW:
+                    break  # a server in trouble is not asked sixty times
+        for name in failed if taken else ():
+            spool.blamed[name] += 1
+            if spool.blamed[name] >= FAILURES_ALONE:
+                spool.refuse(name, f"{error} It failed alone {FAILURES_ALONE} times while others were taken.")
+        if failed:
+            raise error  # and a pause before they are tried again
 
 
 async def upload(http: httpx.AsyncClient, server: str, episodes: list[Episode]) -> dict:
@@ -554,6 +683,8 @@ async def upload(http: httpx.AsyncClient, server: str, episodes: list[Episode]) 
         )
     except httpx.HTTPError as error:
         raise Unreachable(f"The upload of episodes broke off ({error or type(error).__name__}).") from None
+    if answer.status_code in (404, 405) or answer.is_redirect:  # nothing that was sent can be the cause
+        raise Unreachable(f"Something else than the fleet's server answered (HTTP {answer.status_code}).")
     _check(answer, "upload of episodes")
     try:
         return {"hold": bool(answer.json()["hold"])}

@@ -6,10 +6,10 @@ A job of the server or a person starts these; the run directory or the arguments
 """
 
 import argparse
-import json
 import sys
 import traceback
 
+from robots import strict_json
 from robots.tasks import TASKS
 from training import benchmarks
 from training.benchmarks import REGISTRY
@@ -98,7 +98,7 @@ def train(arguments) -> int:
         run.log("failed", reason=f"{type(error).__name__}: {error}; the log has the whole story.")
         return 1
     if summary:
-        print(json.dumps(summary))
+        print(strict_json.dumps(summary))
     return 0
 
 
@@ -121,7 +121,7 @@ def evaluate(arguments) -> int:
     result = evaluate(
         policy, tasks, arguments.episodes, arguments.seed, greedy=arguments.greedy, held_out=arguments.held_out
     )
-    print(json.dumps(result.to_json()))
+    print(strict_json.dumps(result.to_json()))
     return 0
 
 

@@ -23,6 +23,7 @@ from training.networks import Network
 from training.run_dir import write_atomically
 from training.vocabulary import Vocabulary
 
+LARGEST_HEADER = 10**6  # bytes of JSON; a checkpoint may have come over the network
 FORMAT = "fleetui-checkpoint-1"
 
 
@@ -54,12 +55,39 @@ class Description:
 
 
 def save_checkpoint(path: Path, network: Network, description: Description) -> None:
+    """CheckpointError, and no file, where a weight is no number: whoever loaded it could only stand still."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(path, save(tensors, metadata={"description": json.dumps(asdict(description))}))
+    refuse_nan(tensors, f"The {description.role} of version {description.version} is not kept")
+    try:
+        said = json.dumps(asdict(description), allow_nan=False)
+    except ValueError:
+        raise CheckpointError(
+            f"The {description.role} of version {description.version} is not kept: its threshold or recipe holds a "
+            "number that is none."
+        ) from None
+    write_atomically(path, save(tensors, metadata={"description": said}))
+
+
+def refuse_nan(tensors: dict[str, Tensor], said: str) -> None:
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"{said}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity, such as {bad[0]}. Its data or its "
+            "learning rate is to blame; an earlier version is the one to go on with."
+        )
+
+
+def refuse_large_header(path: Path | str) -> None:
+    """Before it is parsed: lists in lists take twenty times their own size."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > LARGEST_HEADER:
+        raise ValueError(f"its header has {size} bytes, more than {LARGEST_HEADER}")
 
 
 def load_checkpoint(path: Path | str) -> tuple[Network, Description]:
     try:
+        refuse_large_header(path)
         with safe_open(path, framework="pt") as file:
             description = Description(**json.loads(file.metadata()["description"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -73,6 +101,7 @@ def load_checkpoint(path: Path | str) -> tuple[Network, Description]:
         ) from None
     if description.kind != FORMAT:
         raise CheckpointError(f"{path} has the format {description.kind!r}; this software reads {FORMAT!r}.")
+    refuse_nan(tensors, f"{path} can't be used")
     network = description.new_network()
     try:
         network.load_state_dict(tensors)

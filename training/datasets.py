@@ -37,6 +37,7 @@ class Demonstrations:
     instruction: Tensor  # [F] index into instructions
     first: Tensor  # [E] first frame of each episode
     last: Tensor  # [E] last frame of each episode
+    uuids: list[str]  # [E]
 
     @property
     def episodes(self) -> int:
@@ -45,6 +46,10 @@ class Demonstrations:
     def frames_of(self, episodes: Tensor) -> Tensor:
         """Indices of all frames of some episodes."""
         return torch.cat([torch.arange(self.first[e], self.last[e] + 1) for e in episodes.tolist()])
+
+    def episodes_of(self, frames: Tensor) -> Tensor:
+        """Which episode each frame is of."""
+        return torch.searchsorted(self.first, frames, right=True) - 1
 
 
 @dataclass
@@ -113,6 +118,7 @@ def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
         instruction=torch.tensor([index[episode.instruction] for episode in reached]).repeat_interleave(lengths),
         first=first,
         last=last,
+        uuids=[episode.uuid for episode in reached],
     )
 
 

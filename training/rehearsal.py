@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from robots import strict_json
 from robots.episodes import Episode, write_episodes
 from robots.station import Station
 from robots.tasks import TaskFamily, get_task
@@ -126,5 +127,5 @@ def main(arguments) -> int:
         ImproveRecipe.from_json(json.loads(arguments.improve)),
         arguments.stations,
     )
-    print(json.dumps(result, indent=1))
+    print(strict_json.dumps(result, indent=1))
     return 0

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from robots import strict_json
 from training.recipes import Recipe, RecipeError, recipe_from_json
 
 
@@ -80,7 +81,7 @@ class RunDir:
             raise RunError(f"{run.path} holds a run of another recipe; choose an empty folder, or that recipe again.")
         for folder in (run.data, run.start, run.checkpoints, run.episodes, run.rounds):
             folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(run.path / "recipe.json", json.dumps(recipe.to_json(), indent=1).encode())
+        write_atomically(run.path / "recipe.json", strict_json.dumps(recipe.to_json(), indent=1).encode())
         return run
 
     def recipe(self, kind: str) -> Recipe:
@@ -101,15 +102,11 @@ class RunDir:
     # What happens
 
     def log(self, kind: str, **values) -> None:
-        """Append one line to metrics.jsonl. A NaN would be no JSON, so it becomes null."""
+        """Append one line to metrics.jsonl; what is no number becomes null."""
         if self._metrics_file is None:
             self._end_a_torn_line()
             self._metrics_file = open(self.metrics, "a", encoding="utf-8")
-        values = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in values.items()
-        }
-        self._metrics_file.write(json.dumps({"t": round(time.time(), 3), "kind": kind} | values) + "\n")
+        self._metrics_file.write(strict_json.dumps({"t": round(time.time(), 3), "kind": kind} | values) + "\n")
         self._metrics_file.flush()
 
     def note(self, text: str, level: str = "info") -> None:

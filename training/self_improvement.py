@@ -13,13 +13,15 @@ Strictly on-policy: episodes of an older version are dropped and counted. A pers
 true success is never read here. Read from top to bottom; a restart in the same directory goes on after the last update.
 """
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from robots.episodes import CONFIRMED_FRAMES, FAILURES, Episode, EpisodeError, read_episodes
@@ -33,6 +35,7 @@ from training.checkpoints import (
     save_checkpoint,
     save_state,
 )
+from training.descent import descend, unlearnable
 from training.evaluation import evaluate
 from training.networks import random_frames
 from training.recipes import ImproveRecipe
@@ -63,6 +66,9 @@ class Round:
     instructions: list[str]  # [S]
     returns: np.ndarray  # [S]
     outlook: np.ndarray  # [S] int64, steps_to_go.outlook_bins; -1 where a person ended the attempt
+    episode: np.ndarray  # [S] int64, whose step it is: an index into uuids
+    uuids: list[str]
+    left_out: list[str] = field(default_factory=list)  # uuids of episodes whose rewards are no numbers
 
 
 def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf | None = None) -> dict:
@@ -123,6 +129,18 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
     evaluations = {line["version"]: line for line in already if line["kind"] == "evaluation"}
     countdown = Countdown(run, "practice", recipe.max_episodes, progress["episodes"])
 
+    def policy_loss(acted_by: Policy, perceived, actions, goals, returns, rows: Tensor) -> Tensor:
+        seen, acted, goal, frame = perceived[rows], actions[rows], goals[rows], None
+        if turning:
+            frame = random_frames(len(rows), generator, quarters=True)
+            acted = (frame @ acted[..., None])[..., 0]
+        tokens = network.action_head.tokens(acted)
+        log_probability = network.action_head.log_probability(network.hidden(seen, goal, frame), tokens)
+        with torch.no_grad():
+            before = acted_by.network.hidden(seen, goal, frame)
+            when_acted = acted_by.network.action_head.log_probability(before, tokens)
+        return steps_to_go.reinforce_loss(log_probability, when_acted, returns[rows], recipe.scale, recipe.clip)
+
     while True:
         # --- publish
         version = progress["version"]
@@ -168,7 +186,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             run.note("cancelled", level="warning")
             return {}
         steps = label(episodes, reward_model, policy, recipe.gamma, rewards_of or progress_rewards)
-        losses = []
+        losses, left_out = [], list(steps.left_out)
         if len(steps.returns):
             # --- update: steps_to_go.reinforce_loss, each step once an epoch, in random order
             deviation.add(steps.returns)
@@ -178,29 +196,26 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             returns = torch.from_numpy(deviation.divide(steps.returns)).float()
             spent = min(1.0, progress["episodes"] / recipe.max_episodes)
             optimiser.param_groups[0]["lr"] = recipe.learning_rate * (1 - recipe.anneal * spent)
+            episode_of = torch.from_numpy(steps.episode)
+            sound = torch.ones(len(returns), dtype=torch.bool)
+
+            loss_of = partial(policy_loss, policy, perceived, actions, goals, returns)
             for _ in range(recipe.epochs):
                 for rows in torch.randperm(len(returns), generator=generator).split(recipe.batch):
-                    seen, acted, frame = perceived[rows], actions[rows], None
-                    if turning:
-                        frame = random_frames(len(rows), generator, quarters=True)
-                        acted = (frame @ acted[..., None])[..., 0]
-                    hidden = network.hidden(seen, goals[rows], frame)
-                    tokens = network.action_head.tokens(acted)
-                    log_probability = network.action_head.log_probability(hidden, tokens)
-                    with torch.no_grad():
-                        before = policy.network.hidden(seen, goals[rows], frame)
-                        when_acted = policy.network.action_head.log_probability(before, tokens)
-                    loss = steps_to_go.reinforce_loss(
-                        log_probability, when_acted, returns[rows], recipe.scale, recipe.clip
-                    )
-                    optimiser.zero_grad()
-                    loss.backward()
-                    nn.utils.clip_grad_norm_(trained, 1.0)
-                    optimiser.step()
-                    losses.append(float(loss.detach()))
+                    rows = rows[sound[rows]]
+                    if not len(rows):
+                        continue
+                    loss = loss_of(rows)
+                    if descend(loss, optimiser, trained):
+                        losses.append(float(loss.detach()))
+                        continue
+                    groups = [(int(each), rows[episode_of[rows] == each]) for each in episode_of[rows].unique()]
+                    bad = unlearnable(groups, loss_of, optimiser, trained)
+                    sound &= ~torch.isin(episode_of, torch.tensor(bad, dtype=torch.int64))
+                    left_out += [steps.uuids[each] for each in bad]
             # --- foresee: only its head learns, so that what supervisors are told can't change what the policy does
             optimiser.param_groups[1]["lr"] = OUTLOOK_RATE
-            known = torch.from_numpy(np.flatnonzero(steps.outlook >= 0))
+            known = torch.from_numpy(np.flatnonzero((steps.outlook >= 0) & sound.numpy()))
             bins = torch.from_numpy(steps.outlook)
             shuffler = torch.Generator().manual_seed(recipe.seed + version)
             for _ in range(OUTLOOK_EPOCHS):
@@ -208,13 +223,13 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
                     frame = random_frames(len(rows), shuffler, quarters=True) if turning else None
                     with torch.no_grad():
                         hidden = network.hidden(perceived[rows], goals[rows], frame)
-                    optimiser.zero_grad()
-                    F.cross_entropy(network.steps_to_go_head(hidden), bins[rows]).backward()
-                    optimiser.step()
+                    descend(F.cross_entropy(network.steps_to_go_head(hidden), bins[rows]), optimiser, outlook, math.inf)
             optimiser.zero_grad()
             progress["taught"] += bool(len(known))
         else:
             run.note(f"The round of version {version} held no step to learn from.", level="warning")
+        for name in left_out:
+            run.note(f"Episode {name} is left out: what it teaches is no number.", level="warning")
 
         # --- save version + 1: first its file, then the state that names it, so that a crash repeats just this update
         successor = next_description(origin, version + 1, recipe, progress["taught"], parent=policy.id)
@@ -236,6 +251,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             detected_rate=sum(episode.detected_success for episode in episodes) / max(1, len(episodes)),
             loss=float(np.mean(losses)) if losses else None,
             stale=stale,
+            left_out=len(left_out),
         )
         countdown.tell(progress["episodes"])
 
@@ -284,15 +300,22 @@ def gather(
             except EpisodeError as error:
                 files[path.name] = []
                 run.note(f"{path.name} is left out: {error}", level="warning")
-            if any(episode.embodiment != policy.embodiment.name for episode in files[path.name]):
-                files[path.name] = []
-                run.note(f"{path.name} is left out: its embodiment is not {policy.embodiment.name}.", level="warning")
+            files[path.name] = [episode for episode in files[path.name] if _fits(run, episode, policy)]
         if closed or run.cancelled:
             break
         time.sleep(poll_s)
     practised = [episode for name in sorted(files) for episode in files[name] if episode.purpose == "practice"]
     current = [episode for episode in practised if episode.policy == policy.id]
     return current, sorted(files), len(practised) - len(current)
+
+
+def _fits(run: RunDir, episode: Episode, policy: Policy) -> bool:
+    try:
+        episode.check_against(policy.embodiment)
+    except EpisodeError as error:
+        run.note(f"An episode is left out: {error}", level="warning")
+        return False
+    return True
 
 
 def progress_rewards(episode: Episode, steps: int, reward_model: RewardModel, policy: Policy) -> np.ndarray | None:
@@ -313,11 +336,13 @@ def label(
     rewards_of: RewardsOf = progress_rewards,
 ) -> Round:
     """Rewards and returns of the steps before anybody but the policy acted."""
-    parts = []
+    parts, left_out = [], []
     for episode in episodes:
         steps = steps_to_go.policy_steps(episode.actors)
         rewards = rewards_of(episode, steps, reward_model, policy) if steps else None
-        if rewards is not None:
+        if rewards is not None and not np.isfinite(rewards).all():
+            left_out.append(episode.uuid)  # its returns would spoil the deviation of all that follow
+        elif rewards is not None:
             parts.append(
                 Round(
                     episode.observations[:steps],
@@ -325,16 +350,22 @@ def label(
                     [episode.instruction] * steps,
                     steps_to_go.returns(rewards, gamma),
                     outlook_of(episode, policy)[:steps],
+                    np.full(steps, len(parts)),
+                    [episode.uuid],
                 )
             )
     if not parts:
-        return Round(np.zeros((0, 0)), np.zeros((0, 0)), [], np.zeros(0), np.zeros(0, np.int64))
+        none = np.zeros(0, np.int64)
+        return Round(np.zeros((0, 0)), np.zeros((0, 0)), [], np.zeros(0), none, none, [], left_out)
     return Round(
         np.concatenate([part.observations for part in parts]),
         np.concatenate([part.actions for part in parts]),
         [text for part in parts for text in part.instructions],
         np.concatenate([part.returns for part in parts]),
         np.concatenate([part.outlook for part in parts]),
+        np.concatenate([part.episode for part in parts]),
+        [part.uuids[0] for part in parts],
+        left_out,
     )
 
 

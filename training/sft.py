@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from training import sight, steps_to_go
@@ -32,6 +32,7 @@ from training.checkpoints import (
     save_state,
 )
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
+from training.descent import descend, unlearnable
 from training.evaluation import evaluate
 from training.networks import Grounding, Network, random_frames
 from training.recipes import SFTRecipe, warm_up_and_anneal
@@ -125,6 +126,20 @@ def sft(run: RunDir) -> dict:
         hidden, _ = hidden_and_frame(frames, turned)
         return F.cross_entropy(network.steps_to_go_head(hidden), bins[frames])
 
+    @torch.no_grad()
+    def validation_losses(frames: Tensor, imitable: Tensor) -> tuple[float, float]:
+        return float(cloning_loss(imitable)), float(steps_to_go_loss(frames))
+
+    def bad_episodes(frames: Tensor) -> Tensor:
+        """Those that make the loss no number; each is named, and left out from here on."""
+        episode_of = demonstrations.episodes_of(frames)
+        groups = [(int(each), frames[episode_of == each]) for each in episode_of.unique()]
+        bad = unlearnable(groups, lambda rows: cloning_loss(rows) + steps_to_go_loss(rows), optimiser, trained)
+        return named(run, demonstrations, bad)
+
+    def without(bad: Tensor, frames: Tensor) -> Tensor:
+        return some_of(frames[~torch.isin(demonstrations.episodes_of(frames), bad)])
+
     frames, checked = demonstrations.frames_of(training), demonstrations.frames_of(validation)
     imitable, checked_imitable = frames[demonstrations.imitable[frames]], checked[demonstrations.imitable[checked]]
     half = recipe.batch // 2
@@ -133,17 +148,21 @@ def sft(run: RunDir) -> dict:
         run.wait_while_paused()
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * warm_up_and_anneal(step, recipe.steps)
-        bc = cloning_loss(draw(imitable, half, generator), turned=True)
-        stg = steps_to_go_loss(draw(frames, recipe.batch - half, generator), turned=True)
-        optimiser.zero_grad()
-        (bc + stg).backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
+        cloned = draw(imitable, half, generator)
+        bc = cloning_loss(cloned, turned=True)
+        counted = draw(frames, recipe.batch - half, generator)
+        stg = steps_to_go_loss(counted, turned=True)
+        if not descend(bc + stg, optimiser, trained):
+            bad = bad_episodes(torch.cat([cloned, counted]))
+            frames, imitable = without(bad, frames), without(bad, imitable)
         countdown.tell(step)
         due = step % recipe.validate_every == 0 or step == recipe.steps
         if due:
-            with torch.no_grad():
-                validation_bc, validation_stg = float(cloning_loss(checked_imitable)), float(steps_to_go_loss(checked))
+            validation_bc, validation_stg = validation_losses(checked, checked_imitable)
+            if not math.isfinite(validation_bc + validation_stg):
+                bad = bad_episodes(checked)
+                checked, checked_imitable = without(bad, checked), without(bad, checked_imitable)
+                validation_bc, validation_stg = validation_losses(checked, checked_imitable)
             run.log(
                 "loss",
                 step=step,
@@ -177,6 +196,7 @@ def sft(run: RunDir) -> dict:
     network.eval().requires_grad_(False)
     kept_policy.eval().requires_grad_(False)
     reward_model = RewardModel(network, Description(role="reward_model", threshold=math.inf, consecutive=1, **shared))
+    validation = demonstrations.episodes_of(checked).unique()  # those that were not left out
     d = [d_of(reward_model, demonstrations, demonstrations.frames_of(episode[None])) for episode in validation]
     threshold, consecutive = steps_to_go.choose_detector(
         d, recipe.consecutive, recipe.threshold_margin, recipe.premature_share
@@ -249,17 +269,19 @@ def ground(
             goal, seen.moved[episodes], seen.resting[episodes], seen.others[episodes], seen.present[episodes]
         )
 
-    optimiser = torch.optim.AdamW(network.words.parameters(), lr=1e-2, weight_decay=1e-2)
+    parameters = list(network.words.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=1e-2)
     countdown = Countdown(run, "grounding", recipe.grounding_steps)
     for step in range(1, recipe.grounding_steps + 1):
         run.wait_while_paused()
         for group in optimiser.param_groups:
             group["lr"] = 1e-2 * warm_up_and_anneal(step, recipe.grounding_steps)
-        value = loss(draw(training, 128, generator), noisy=True)
-        optimiser.zero_grad()
-        value.backward()
-        nn.utils.clip_grad_norm_(network.words.parameters(), 1.0)
-        optimiser.step()
+        learnt_from = draw(training, 128, generator)
+        value = loss(learnt_from, noisy=True)
+        if not descend(value, optimiser, parameters):
+            groups = [(int(each), each[None]) for each in learnt_from.unique()]
+            bad = unlearnable(groups, lambda episode: loss(episode, noisy=False), optimiser, parameters)
+            training = some_of(training[~torch.isin(training, named(run, demonstrations, bad))])
         countdown.tell(step)
         if step % 50 == 0 or step == recipe.grounding_steps:
             with torch.no_grad():
@@ -271,6 +293,21 @@ def ground(
             run.note("cancelled", level="warning")
             return False
     return True
+
+
+def named(run: RunDir, demonstrations: Demonstrations, bad: list[int]) -> Tensor:
+    """Say which episodes made a loss no number, and are left out from here on."""
+    for each in bad:
+        run.note(f"Episode {demonstrations.uuids[each]} is left out: what it teaches is no number.", level="warning")
+    if not bad:
+        raise RunError("The loss is no number, though each episode's alone is one; lower the learning rate.")
+    return torch.tensor(bad)
+
+
+def some_of(left: Tensor) -> Tensor:
+    if not len(left):
+        raise RunError("What every demonstration teaches is no number; look at the dataset's observations and actions.")
+    return left
 
 
 def see(

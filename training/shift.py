@@ -14,7 +14,6 @@ the same policy, which practised by the first one's rules.
 Time is the shift's own: a control step is a period of the body, an act of the person takes its seconds, and both count.
 """
 
-import json
 import math
 import tempfile
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import torch
 
+from robots import strict_json
 from robots.attention import DOUBTFUL, Need, need_of
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import Episode, write_episodes
@@ -244,7 +244,7 @@ def main(arguments) -> int:
         if now - told > 2:
             told = now
             left = (now - started) * (1 - share) / share if share > 0.01 else None
-            print(json.dumps({"done": round(share, 4), "what": what, "eta_s": left and round(left)}), flush=True)
+            print(strict_json.dumps({"done": round(share, 4), "what": what, "eta_s": left and round(left)}), flush=True)
 
     tasks = [name.strip() for name in arguments.task.split(",") if name.strip()]
     with tempfile.TemporaryDirectory(prefix="fleetui-shift-") as folder:
@@ -289,5 +289,5 @@ def main(arguments) -> int:
         "rows": rows,
         "foresight": {"time_limit_steps": limit} | foresee(episodes, policy, limit),
     }
-    Path(arguments.json).write_text(json.dumps(result, indent=1))
+    Path(arguments.json).write_text(strict_json.dumps(result, indent=1))
     return 0

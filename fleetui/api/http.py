@@ -1,7 +1,8 @@
 """The HTTP API: for people's scripts with their session and CSRF token, and for stations with their token.
 
 Everything here only reads requests, calls the actions and selectors that the pages call, and answers; every error is
-{"detail": "a sentence"} with a 4xx status. The OpenAPI schema is at /api/openapi.json, its page at /api/docs.
+{"detail": "a sentence"} with a 4xx status, or with 503 or 507 for what waiting, or room on the disk, will mend. The
+OpenAPI schema is at /api/openapi.json, its page at /api/docs.
 """
 
 from typing import Literal
@@ -9,15 +10,15 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.db import DataError
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI, Path, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer, SessionAuth
 from pydantic import AwareDatetime, Field
 
-from fleetui import access
+from fleetui import access, failures
 from fleetui.access import Invalid, NotFound
+from fleetui.answers import JsonAnswer, StrictParser, StrictRenderer
 from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet import queue
 from fleetui.fleet import selectors as fleet
@@ -25,6 +26,7 @@ from fleetui.fleet.actions.audit import source
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
 from fleetui.live import rewind, telemetry
+from robots.strict_json import JSONError
 
 api = NinjaAPI(
     title="Robot fleet",
@@ -32,6 +34,8 @@ api = NinjaAPI(
     description="Watch, command and teach a fleet of robots. People use session and CSRF token; stations a token each.",
     docs_url="/docs",
     openapi_url="/openapi.json",
+    parser=StrictParser(),
+    renderer=StrictRenderer(),
 )
 
 
@@ -43,7 +47,7 @@ def answer_refused(request, error):
     body = {"detail": str(error)}
     if getattr(error, "problems", None):
         body["problems"] = error.problems
-    return JsonResponse(body, status=error.status)
+    return JsonAnswer(body, status=error.status)
 
 
 @api.exception_handler(AuthenticationError)
@@ -54,7 +58,7 @@ def answer_unauthenticated(request, error):
         )
     else:
         sentence = "Log in first: this needs the session of a signed-in user."
-    return JsonResponse({"detail": sentence}, status=401)
+    return JsonAnswer({"detail": sentence}, status=401)
 
 
 @api.exception_handler(ValidationError)
@@ -62,24 +66,30 @@ def answer_invalid(request, error):
     """pydantic's findings as sentences; a body that is no JSON at all is among them."""
     problems = {".".join(str(part) for part in row["loc"][1:]) or "body": row["msg"] for row in error.errors}
     detail = " ".join(f"{name}: {said}." for name, said in problems.items())
-    return JsonResponse({"detail": detail, "problems": problems}, status=422)
+    return JsonAnswer({"detail": detail, "problems": problems}, status=422)
 
 
-@api.exception_handler(DataError)
-def answer_unstorable(request, error):
-    """What no rule of ours names, but no column holds."""
-    said = str(error).strip().splitlines()[0]
-    return JsonResponse({"detail": f"A value is too long, too large or no text at all ({said})."}, status=422)
+def answer_failure(request, error):
+    """A full disk, a database that is away, a value that no column holds; what else it may be is Django's to answer."""
+    response = failures.as_json(request, error)
+    if response is None:
+        raise error
+    return response
+
+
+for kind in failures.KINDS:
+    api.add_exception_handler(kind, answer_failure)
 
 
 @api.exception_handler(RequestDataTooBig)
 def answer_too_big(request, error):
-    return JsonResponse({"detail": "The upload is larger than 64 MiB; send less at once."}, status=413)
+    return JsonAnswer({"detail": "The upload is larger than 64 MiB; send less at once."}, status=413)
 
 
 @api.exception_handler(HttpError)
 def answer_http_error(request, error):
-    return JsonResponse({"detail": str(error)}, status=error.status_code)
+    said = f"The body can't be used. {error.__cause__}" if isinstance(error.__cause__, JSONError) else str(error)
+    return JsonAnswer({"detail": said}, status=error.status_code)
 
 
 # What people ask for, a lab at a time
@@ -539,7 +549,7 @@ def show_frame(request: HttpRequest, lab: Path[str], uuid: UUID, step: int):
         problem = learning_actions.render_episode(episode=episode)
         if problem:
             raise access.Conflict(problem)
-        return JsonResponse({"state": "rendering"}, status=202)
+        return JsonAnswer({"state": "rendering"}, status=202)
     response = HttpResponse((episode.frames_dir / f"{step:05d}.jpg").read_bytes(), content_type="image/jpeg")
     response["Cache-Control"] = "private, max-age=86400, immutable"
     return response

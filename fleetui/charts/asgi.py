@@ -6,6 +6,7 @@ Dash's callbacks are POSTs that Django's CSRF check never sees, so a POST must c
 from http import HTTPStatus
 from urllib.parse import quote
 
+import flask
 from a2wsgi import WSGIMiddleware
 from django.conf import settings
 from django.contrib.auth import get_user
@@ -14,6 +15,7 @@ from django.core.exceptions import DisallowedHost
 from django.core.handlers.wsgi import WSGIRequest
 from django.db import close_old_connections
 
+from fleetui import failures
 from fleetui.charts.dash_app import PREFIX, app
 
 CALLBACK = f"{PREFIX}_dash-"
@@ -35,8 +37,29 @@ def guarded(environ, start_response):
             return refuse(start_response, 403, "This request does not come from a page of this site.")
         environ["fleetui.user"] = user
         return app.server(environ, start_response)
+    except failures.KINDS as error:
+        status, sentence = explained(environ, error)
+        return refuse(start_response, status, sentence)
     except DisallowedHost:
         return refuse(start_response, 400, "This server does not answer under that name; set FLEETUI_HOST to allow it.")
+
+
+def explained(environ, error) -> tuple[int, str]:
+    failure = failures.explain(error)
+    if failure is None:
+        raise error
+    failures.note(failure, error, f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}")
+    return failure.status, failure.sentence
+
+
+def answer_failure(error):
+    """Of a callback, which flask would answer with a page of HTML."""
+    status, sentence = explained(flask.request.environ, error)
+    return sentence, status, {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}
+
+
+for kind in failures.KINDS:
+    app.server.register_error_handler(kind, answer_failure)
 
 
 def is_same_origin(request) -> bool:

@@ -46,6 +46,9 @@ NOT_LIVE = {
     "uuid": "",
     "unsent": None,
     "camera_error": "",
+    "in_memory": None,
+    "refused": None,
+    "lost": None,
 }
 
 

@@ -98,16 +98,21 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
         refused = Refused(f"The file has {len(body)} bytes, more than 64 MiB; split it into several datasets.")
         refused.status = 413
         raise refused
-    try:
-        episodes = read_episodes(body)
-    except EpisodeError as error:
-        if str(error).startswith("Episode "):
-            raise Invalid(str(error)) from None
-        raise Refused(str(error)) from None
+    episodes = fleet_actions.read_upload(body)
     for episode in episodes:
         if episode.purpose not in ("demonstration", "correction"):
             raise Invalid(
                 f"Episode {episode.uuid} is {episode.purpose}; a dataset takes demonstrations and corrections only."
+            )
+        try:
+            body_of_episode = get_embodiment(episode.embodiment)
+        except ValueError as error:
+            raise Invalid(f"Episode {episode.uuid}, field embodiment: {error}") from None
+        fleet_actions.refuse_impossible(episode, body_of_episode)
+        if episode.embodiment != episodes[0].embodiment:
+            raise Invalid(
+                f"Episode {episode.uuid}, field embodiment: it is {episode.embodiment}, but the file began with "
+                f"{episodes[0].embodiment}; send one file a body."
             )
     with transaction.atomic():
         dataset = _new_dataset(

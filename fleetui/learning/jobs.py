@@ -31,6 +31,7 @@ from fleetui.fleet.models import Episode
 from fleetui.learning import actions, selectors
 from fleetui.learning.models import Dataset, Run
 from fleetui.messages import tell_station_on_commit
+from robots import strict_json
 from robots.episodes import EpisodeError, read_episodes
 from training.run_dir import RunDir, RunError, write_atomically
 
@@ -288,7 +289,7 @@ class Supervision:
         for text in whole.splitlines():
             self.line += 1
             try:
-                line = json.loads(text)
+                line = strict_json.loads(text)
             except ValueError:
                 log.warning("run %s: line %s of its metrics is torn", self.run.pk, self.line)
                 continue

@@ -6,7 +6,6 @@ ends (a farewell, a broken connection, a mistake in a handler), its tasks end wi
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -19,6 +18,7 @@ from django.db import DataError, Error
 from redis.exceptions import RedisError
 
 from fleetui import access
+from robots import strict_json
 
 log = logging.getLogger(__name__)
 
@@ -41,18 +41,11 @@ def in_thread(function):
     return database_sync_to_async(function, thread_sensitive=False, executor=_threads)
 
 
-def refuse_constant(text):
-    raise ValueError(f"{text} is no number in JSON")
-
-
 def read_json(text: str | None, largest: int) -> dict:
-    """The message, an object; BadRequest with a sentence where it is none."""
+    """The message, an object; ValueError with a sentence where it is none."""
     if text is None or len(text) > largest:
         raise BadRequest(f"Send JSON text of at most {largest // 1024} KiB.")
-    try:
-        message = json.loads(text, parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
-        raise BadRequest("This is not JSON.") from None
+    message = strict_json.loads(text)
     if not isinstance(message, dict):
         raise BadRequest("Send a JSON object.")
     return message
@@ -163,7 +156,7 @@ class Socket(AsyncWebsocketConsumer):
             await self.hang_up(BAD_MESSAGE, sentence)
 
     async def say(self, message: dict) -> None:
-        await self.send_out(text_data=json.dumps(message, allow_nan=False))
+        await self.send_out(text_data=strict_json.dumps(message))
 
     async def send_out(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """To the other end, if it is still there."""

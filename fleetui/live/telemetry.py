@@ -65,6 +65,9 @@ def read_card(message: dict) -> dict:
         "speed",
         "sent_at",
         "unsent",
+        "in_memory",
+        "refused",
+        "lost",
     ):
         value = message.get(name)
         if value is not None and (

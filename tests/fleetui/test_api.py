@@ -11,6 +11,7 @@ from django.test import Client
 
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
 from fleetui.learning.models import Dataset, Run
+from robots.episodes import unchecked_bytes
 from robots.tasks import TASKS
 from tests.fleetui.lab import as_upload, make_episode
 
@@ -203,6 +204,38 @@ def test_uploading_demonstrations(lab):
     assert "practice" in refused(upload("practice", as_upload(make_episode())), 422)
     refused(upload("cut", as_upload(demo)[:-3]), 400)
     assert Dataset.objects.count() == 1
+
+
+def demonstration(**fields):
+    return make_episode(**{"purpose": "demonstration", "actors": np.full(10, 1, np.uint8)} | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"embodiment": "somebody"}, "field embodiment: There is no embodiment 'somebody'"),
+        ({"actions": np.full((10, 2), 12.5, np.float32)}, "field actions: delta_x is 12.5"),
+        ({"observations": np.full((11, 44), 120.0, np.float32)}, "field observations: ee_x is 120"),
+        ({"observations": np.full((11, 44), 3e38, np.float32)}, "field observations"),
+        ({"control_hz": 30.0}, "field control_hz: is 30"),
+        ({"instruction": "\ud800"}, "field instruction"),
+    ],
+)
+def test_demonstrations_that_the_body_cannot_have_made_are_refused_at_the_upload(lab, fields, said):
+    bad = demonstration(**fields)
+    body = unchecked_bytes([bad] if "embodiment" in fields else [demonstration(), bad])
+    answer = lab.as_("researcher").post("/api/labs/east/datasets/upload?name=d", body, "application/octet-stream")
+    detail = refused(answer, 422)
+    assert said in detail and bad.uuid in detail
+    assert not Dataset.objects.exists()
+
+
+def test_a_dataset_holds_each_episode_once(lab):
+    first = demonstration()
+    body = as_upload(first, demonstration(uuid=first.uuid.upper()))
+    answer = lab.as_("researcher").post("/api/labs/east/datasets/upload?name=d", body, "application/octet-stream")
+    assert f"Episode {first.uuid}, field uuid" in refused(answer, 422)
+    assert not Dataset.objects.exists()
 
 
 def test_generating_checks_its_fields(lab):

@@ -15,7 +15,7 @@ from fleetui.learning import actions as learning_actions
 from fleetui.learning import jobs
 from fleetui.learning import selectors as learning
 from fleetui.learning.models import Dataset
-from robots.episodes import read_episodes
+from robots.episodes import EpisodeError, read_episodes, unchecked_bytes
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
 
 
@@ -65,6 +65,74 @@ def test_a_true_success_that_nobody_knows_stays_unknown_everywhere(lab):
         assert lab.call("viewer", "get", f"episodes?true={wanted}").json() == [], "it is neither"
     for page in ("episodes/", f"episodes/{row.uuid}"):
         assert b"unknown" in lab.as_("viewer").get(f"/labs/{lab.slug}/{page}").content
+
+
+def test_only_a_station_that_was_given_a_run_sends_it_episodes(lab, improve_run):
+    policy = add_checkpoint(improve_run, "policy", 0)
+    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+    stranger = lab.add_station("Stranger")
+    lab.connect(stranger)
+    for purpose in ("practice", "evaluation", "correction"):
+        episode = make_episode(policy=str(policy.uuid).upper(), purpose=purpose)
+        answer = lab.upload(as_upload(episode), stranger)
+        assert answer.status_code == 422
+        assert f"Episode {episode.uuid}, field policy: it is of improve" in answer.json()["detail"]
+    improve_run.refresh_from_db()
+    assert (improve_run.practice_episodes, improve_run.round_steps, Episode.objects.count()) == (0, 0, 0)
+    assert lab.upload(as_upload(make_episode()), stranger).json()["stored"] == 1, "of no run it may be"
+    assert lab.upload(as_upload(make_episode(policy=str(policy.uuid)))).json()["stored"] == 1
+
+
+def test_what_a_station_still_had_on_its_disk_is_taken_after_its_assignment_ended(lab, improve_run):
+    policy = add_checkpoint(improve_run, "policy", 0)
+    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+    actions.cancel_assignment(assignment=lab.stations[0].live_assignment(), user=lab.users["manager"])
+    assert lab.stations[0].live_assignment() is None
+    driven = make_episode(policy=str(policy.uuid), purpose="correction", actors=np.ones(10, np.uint8))
+    late = make_episode(policy=str(policy.uuid))
+    assert lab.upload(as_upload(late, driven)).json()["stored"] == 2
+    assert set(Episode.objects.values_list("run", flat=True)) == {improve_run.pk}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"actions": np.full((10, 2), 3e38, np.float32)}, "field actions"),
+        ({"actions": np.full((10, 2), 20, np.float32)}, "field actions: delta_x is 20 at step 0"),
+        ({"observations": np.full((11, 44), 250, np.float32)}, "field observations: ee_x is 250 at step 0"),
+        ({"control_hz": 10.0}, "field control_hz"),
+        ({"steps": 10_001}, "no task lets an attempt have more than 10000"),
+    ],
+)
+def test_what_the_stations_body_cannot_have_done_is_refused_by_field(lab, fields, said):
+    lab.connect(lab.stations[0])
+    kept = make_episode()
+    lab.upload(as_upload(kept))
+    episode = make_episode(**fields)
+    try:
+        body = as_upload(episode)
+    except EpisodeError:  # our own writer refuses it: another's may not
+        body = unchecked_bytes([episode])
+    answer = lab.upload(body)
+    assert answer.status_code == 422 and said in answer.json()["detail"] and episode.uuid in answer.json()["detail"]
+    assert Episode.objects.count() == 1
+
+
+@pytest.mark.parametrize("instruction", ["push \ud800", "push\0", "x" * 301])
+def test_an_instruction_that_cannot_be_stored_is_the_senders_to_change(lab, instruction):
+    episode = make_episode(instruction=instruction)
+    answer = lab.upload(unchecked_bytes([episode]))
+    assert answer.status_code == 422 and f"Episode {episode.uuid}, field instruction" in answer.json()["detail"]
+
+
+def test_one_uuid_in_two_spellings_is_one_episode(lab):
+    first = make_episode()
+    again = make_episode(uuid="{" + first.uuid.upper() + "}")
+    answer = lab.upload(as_upload(first, again))
+    assert answer.status_code == 422 and "two episodes of the upload have it" in answer.json()["detail"]
+    assert lab.upload(as_upload(first)).json()["stored"] == 1
+    assert lab.upload(as_upload(again)).json()["stored"] == 0, "sent again"
+    assert Episode.objects.get().file.is_file()
 
 
 def test_the_upload_that_fills_the_round_holds_the_stations(lab, improve_run):

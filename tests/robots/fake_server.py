@@ -167,6 +167,8 @@ class FakeServer:
         except EpisodeError as error:
             return 400, {"detail": str(error)}
         for episode in episodes:
+            if episode.instruction == "poison":
+                return 500, {"detail": "the server broke"}
             if episode.instruction == "wrong shape":
                 return 422, {"detail": f"Episode {episode.uuid}, field observations: wrong shape"}
         for episode in episodes:

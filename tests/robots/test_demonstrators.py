@@ -9,8 +9,11 @@ from PIL import Image
 
 from robots.__main__ import main
 from robots.demonstrators import TIME_LIMIT_STEPS, DemonstrationError, collect_demonstrations, demonstrate
+from robots.embodiments import EMBODIMENTS, get_embodiment
 from robots.episodes import read_episodes
-from robots.tasks import block_positions, distance_left, get_task
+from robots.station import LoadedPolicy, Station
+from robots.tasks import TASKS, block_positions, distance_left, get_task
+from robots.worlds import make_world
 from robots.worlds.language_table import LanguageTable
 
 FAMILIES = ("block2block", "block_to_place")
@@ -37,6 +40,7 @@ def test_demonstrations_are_valid_episodes_whose_end_fulfils_the_instruction():
     assert len({episode.uuid for episode in episodes}) == 12
     for episode in episodes:
         episode.validate()
+        episode.check_against(get_embodiment(episode.embodiment))  # as an upload of them would be
         assert (episode.purpose, episode.ending, episode.true_success) == ("demonstration", "true_success", True)
         assert not episode.detected_success and (episode.actors == 2).all() and np.isnan(episode.steps_to_go).all()
         assert 1 <= episode.steps <= TIME_LIMIT_STEPS
@@ -169,3 +173,24 @@ def test_module_can_be_started(tmp_path):
     )
     assert run.returncode == 0 and run.stdout == run.stderr == ""
     assert len(read_episodes(tmp_path / "d.safetensors")) == 1
+
+
+@pytest.mark.parametrize("family", [task.name for task in TASKS.values()])
+def test_what_a_station_records_is_what_its_body_declares(family):
+    """The wildest policy, on every body: what its own server would refuse would never leave its disk."""
+    task, episodes, rng = get_task(family), [], np.random.default_rng(3)
+    station = Station(make_world(task.world, 5), seed=5, store=episodes.append)
+    station.receive({"type": "welcome", "settings": {"self_reset_after_s": 0, "speed": 0}})
+    order = {"type": "assignment", "assignment": 1, "run": 1, "purpose": "practice"}
+    station.receive(order | {"task": {"name": family, "time_limit_steps": 40}})
+    station.offer_policy(LoadedPolicy("p", 0, None, "r", None, 2.5, 2, 2.0))
+    for _ in range(2000):
+        if station.observe() is not None:
+            station.act(rng.normal(0, 9, station.embodiment.action_size), 20.0, None)
+        if len(episodes) == 4:
+            break
+    station.close()
+    assert len(episodes) >= 4
+    for episode in episodes:
+        episode.validate()
+        episode.check_against(EMBODIMENTS[episode.embodiment])

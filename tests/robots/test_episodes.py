@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import struct
+import tracemalloc
 import uuid
 
 import numpy as np
@@ -96,8 +97,27 @@ GOOD = make_episode()
         ("uuid", "seven", "UUID"),
         ("true_success", 1, "true, false or null"),
         ("threshold", float("nan"), "finite"),
-        ("control_hz", 0.0, "above 0"),
+        ("control_hz", 0.0, "0.1 to 1000"),
         ("interventions", -1, "0 or more"),
+        ("interventions", 2**40, "at most 100000"),
+        ("control_hz", 5e-324, "0.1 to 1000"),
+        ("control_hz", 1e9, "0.1 to 1000"),
+        ("control_hz", 10**400, "finite"),
+        ("started_at", 10**400, "finite"),
+        ("seed", 10**400, "64 bits"),
+        ("instruction", "push\0", "NUL"),
+        ("instruction", "push \ud800", "surrogate"),
+        ("instruction", "x" * 301, "301 characters"),
+        ("instruction", 7, "must be text"),
+        ("task", "\udc00", "surrogate"),
+        ("policy", "\ud800", "surrogate"),
+        ("reward_model", "a\0b", "NUL"),
+        ("policy", None, "must be text"),
+        ("ending", "\ud800" * 5000, "unknown"),
+        ("actions", np.full((5, 2), 3e38, np.float32), "above 1e9 at step 0"),
+        ("observations", np.full((6, 44), -3e38, np.float32), "above 1e9 at step 0"),
+        ("steps_to_go", np.full(6, 3e38, np.float32), "infinite or above 1e9"),
+        ("actions", np.zeros((100_001, 2), np.float32), "more than 100000"),
         ("frames", [b"\xff\xd8"] * 5, "need 6"),
         ("frames", [b"GIF"] * 6, "JPEG"),
     ],
@@ -107,6 +127,7 @@ def test_wrong_field_is_refused_by_id_and_name(field, value, words):
     with pytest.raises(EpisodeError, match=words) as caught:
         episode.validate()
     assert f"Episode {episode.uuid}, field {field}:" in str(caught.value)
+    assert str(caught.value).isascii() and len(str(caught.value)) < 400, "it goes into logs and files"
 
 
 def test_true_success_may_not_end_practice():
@@ -153,3 +174,119 @@ def test_other_files_are_refused():
     for data in (b"", b"{}", b"\xff" * 100, struct.pack("<Q", 2) + b"{}"):
         with pytest.raises(EpisodeError):
             read_episodes(data)
+
+
+def bomb(header: bytes, size: int = 60_000_000) -> bytes:
+    return struct.pack("<Q", len(header)) + header + bytes(max(0, size - len(header)))
+
+
+def in_metadata(text: str) -> bytes:
+    return json.dumps({"__metadata__": {"format": "fleetui-episodes-1", "episodes": text}}).encode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b'{"a":[' + b"[]," * 19_999_990 + b"[]]}", id="60 MB of lists"),
+        pytest.param(in_metadata("[" + "[]," * 19_999_990 + "[]]"), id="60 MB of lists in the metadata"),
+        pytest.param(b'{"a":[' + b"[]," * 330_000 + b"[]]}", id="1 MB of lists"),
+        pytest.param(in_metadata("[" + "[]," * 330_000 + "[]]"), id="1 MB of lists in the metadata"),
+        pytest.param(b"[" * 999_999, id="1 MB of depth"),
+    ],
+)
+def test_a_bomb_in_the_header_is_refused_in_little_memory(header):
+    """More than 1 MB is not parsed at all, so this bounds the time too: 0.2 s where 60 MB took 12."""
+    data = bomb(header)
+    tracemalloc.start()
+    with pytest.raises(EpisodeError):
+        read_episodes(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6, f"{peak / 1e6:.0f} MB"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"[]", b"7", b'{"__metadata__": 7}', b'{"__metadata__": {"format": "fleetui-episodes-1", "episodes": 7}}']
+    + [in_metadata("7"), in_metadata("[7]"), in_metadata("[{}]"), in_metadata('[{"uuid": "\\ud800"}]')],
+)
+def test_a_header_that_is_something_else_is_refused(header):
+    with pytest.raises(EpisodeError) as caught:
+        read_episodes(bomb(header, 0))
+    assert str(caught.value).isascii()
+
+
+def test_a_file_of_our_own_making_may_list_more_episodes_than_one_that_is_sent(tmp_path):
+    episodes = [make_episode(1, number) for number in range(2500)]
+    write_episodes(tmp_path / "e.safetensors", episodes)
+    assert len(read_episodes(tmp_path / "e.safetensors")) == 2500
+    with pytest.raises(EpisodeError, match="split it"):
+        read_episodes((tmp_path / "e.safetensors").read_bytes())
+    assert len(read_episodes(episodes_to_bytes(episodes[:1500]))) == 1500
+
+
+def test_offsets_and_sizes_that_overflow_are_refused():
+    data = episodes_to_bytes([make_episode(5, n, frames=[b"\xff\xd8 jpeg"] * 6) for n in range(3)])
+    offsets = np.array([0, 5, 10, 15], np.int64).tobytes()
+    for wrong in ([0, 2**63 - 1, -2, 15], [0, -5, 10, 15]):
+        with pytest.raises(EpisodeError, match="must rise from 0"):
+            read_episodes(data.replace(offsets, np.array(wrong, np.int64).tobytes()))
+    sizes = np.full(18, 7, np.int64).tobytes()
+    assert sizes in data
+    wrong = np.array([2**62] * 4 + [126] + [0] * 13, np.int64)  # their sum overflows to 126
+    with pytest.raises(EpisodeError, match="the sizes do not match"):
+        read_episodes(data.replace(sizes, wrong.tobytes()))
+
+
+def test_each_id_has_one_spelling():
+    known, policy = uuid.uuid4(), uuid.uuid4()
+    episode = make_episode(uuid="{" + str(known).upper() + "}", policy=policy.hex, reward_model="judge")
+    (read,) = read_episodes(episodes_to_bytes([episode]))
+    assert (read.uuid, read.policy, read.reward_model) == (str(known), str(policy), "judge")
+
+
+def calm(**changes) -> Episode:
+    """One that the table can have seen."""
+    small = make_episode()
+    arrays = {"observations": small.observations * 0.05, "actions": small.actions * 0.005}
+    return dataclasses.replace(small, **arrays | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"embodiment": "worn_table"}, "field embodiment: is worn_table"),
+        ({"actions": np.full((5, 2), 20.0, np.float32)}, "field actions: delta_x is 20 at step 0.*units"),
+        ({"actions": np.full((5, 2), -0.032, np.float32)}, "field actions: delta_x is -0.032 at step 0"),
+        ({"observations": 1000 * calm().observations}, "field observations: .* goes to .*units"),
+        ({"control_hz": 10.0}, "field control_hz: is 10, but language_table acts at 5 Hz"),
+    ],
+)
+def test_what_a_body_cannot_have_done_is_refused_by_field(changes, words):
+    episode = calm(**changes)
+    episode.validate()
+    with pytest.raises(EpisodeError, match=f"Episode {episode.uuid}, {words}"):
+        episode.check_against(LANGUAGE_TABLE)
+
+
+def test_what_a_body_can_have_done_is_taken():
+    calm().check_against(LANGUAGE_TABLE)
+    calm(control_hz=4.97, actions=np.full((5, 2), np.float32(0.03), np.float32)).check_against(LANGUAGE_TABLE)
+    long = calm(
+        observations=np.zeros((10_002, 44), np.float32),
+        actions=np.zeros((10_001, 2), np.float32),
+        actors=np.ones(10_001, np.uint8),
+        steps_to_go=np.zeros(10_002, np.float32),
+        purpose="correction",
+        ending="operator",
+    )
+    long.check_against(LANGUAGE_TABLE)  # a person may drive for long
+    with pytest.raises(EpisodeError, match="no task lets an attempt have more than 10000"):
+        dataclasses.replace(long, purpose="practice").check_against(LANGUAGE_TABLE)
+    undeclared = dataclasses.replace(LANGUAGE_TABLE, observation_limit=())
+    far = calm()
+    far.observations[:, 0] = 50
+    far.check_against(undeclared)
+    far.observations[:, 6] = 50  # a cosine
+    with pytest.raises(EpisodeError, match="red moon cos is 50"):
+        far.check_against(undeclared)

@@ -1,6 +1,8 @@
+import errno
 import json
 import time
 import uuid
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -11,6 +13,7 @@ from robots.embodiments import LANGUAGE_TABLE
 from robots.episodes import Episode
 from robots.link import (
     FRAME_HEADER,
+    Broken,
     CheckpointCache,
     Link,
     LinkError,
@@ -193,7 +196,11 @@ def test_a_wrong_token_is_said_once_and_never_logged(server, connect, caplog):
         (400, Refused, "cut short on the way .*: of another lab"),
         (422, Refused, "found it wrong .*: of another lab"),
         (413, Refused, "HTTP 413.*: of another lab"),
-        (503, Unreachable, "could not answer .*503"),
+        (503, Unreachable, "could not answer .*503.*: of another lab"),
+        (507, Unreachable, "could not answer .*507.*: of another lab"),
+        (500, Broken, "could not answer .*500"),
+        (404, Unreachable, "Something else than the fleet's server"),
+        (302, Unreachable, "Something else than the fleet's server"),
     ],
 )
 async def test_each_refusal_of_an_upload_is_a_sentence(server, status, error, sentence):
@@ -269,13 +276,150 @@ def test_a_full_spool_gives_up_practice_and_keeps_corrections(tmp_path, monkeypa
     assert correction.uuid in {episode.uuid for episode in spool.read(spool.next())}
 
 
-def test_an_episode_that_breaks_the_format_is_said_and_stops_nothing(server, connect, caplog):
+def test_an_episode_that_breaks_the_format_is_said_and_stops_nothing(server, connect, caplog, tmp_path):
     link = connect(server)
-    bad, good = an_episode(instruction=""), an_episode()
+    bad, good = an_episode(instruction="push \ud800"), an_episode()
     link.store(bad)
     link.store(good)
     until(lambda: good.uuid in server.episodes)
     assert bad.uuid in caplog.text and "instruction" in caplog.text
+    (kept,) = (tmp_path / "spool" / "refused").glob("*.safetensors")
+    assert bad.uuid in kept.name and kept.with_name(kept.name + ".txt").read_text(), "it is not lost for that"
+    assert link.spool.refused_count == 1
+
+
+def test_an_episode_at_which_the_server_breaks_is_set_aside_while_others_arrive(server, connect, tmp_path, monkeypatch):
+    monkeypatch.setattr(link_module, "FIRST_DELAY_S", 0.02)
+    monkeypatch.setattr(link_module, "LONGEST_DELAY_S", 0.05)
+    server.stop()
+    link = connect(server)
+    poison, good = an_episode(instruction="poison", purpose="correction"), [an_episode() for _ in range(3)]
+    for episode in (poison, *good):
+        link.store(episode)
+    server.start()
+    until(lambda: {episode.uuid for episode in good} <= set(server.episodes))
+    until(lambda: len(link.spool) == 1)
+    time.sleep(0.3)
+    assert len(link.spool) == 1, "alone it proves nothing: the server may be in trouble"
+    more = []
+
+    def is_set_aside():
+        more.append(an_episode())
+        link.store(more[-1])
+        until(lambda: more[-1].uuid in server.episodes)
+        return list((tmp_path / "spool" / "refused").glob("*.txt"))
+
+    (reason,) = until(is_set_aside)
+    assert poison.uuid in reason.name and "while others were taken" in reason.read_text()
+    assert reason.with_suffix("").exists() and len(link.spool) == 0
+    until(lambda: link.connected)
+    link.send({"type": "telemetry", "state": "idle"})
+    until(lambda: server.of("telemetry"))
+    assert (server.of("telemetry")[-1]["refused"], server.of("telemetry")[-1]["unsent"]) == (1, 0), "and it is said"
+
+
+def test_many_that_break_the_server_do_not_block_the_one_behind_them(server, connect, monkeypatch):
+    monkeypatch.setattr(link_module, "FIRST_DELAY_S", 0.02)
+    monkeypatch.setattr(link_module, "LONGEST_DELAY_S", 0.05)
+    server.stop()
+    link = connect(server)
+    for _ in range(70):
+        link.store(an_episode(instruction="poison"))
+    driven = an_episode(purpose="correction")
+    link.store(driven)
+    server.start()
+    until(lambda: driven.uuid in server.episodes, 20)
+
+
+def test_a_server_in_trouble_gets_nothing_set_aside(server, connect, monkeypatch):
+    monkeypatch.setattr(link_module, "FIRST_DELAY_S", 0.02)
+    monkeypatch.setattr(link_module, "LONGEST_DELAY_S", 0.05)
+    server.answers = [(500, "broken")] * 20 + [(507, "the disk is full")] * 20 + [(503, "the database is away")] * 20
+    link = connect(server)
+    episodes = [an_episode() for _ in range(8)]
+    for episode in episodes:
+        link.store(episode)
+    until(lambda: {episode.uuid for episode in episodes} == set(server.episodes), 20)
+    assert link.spool.refused_count == 0 and not server.answers
+
+
+# The station's own disk
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A switch: while it is on, nothing can be written."""
+    written, switch = Path.write_bytes, {"full": False}
+
+    def write_bytes(path, content):
+        if switch["full"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    return switch
+
+
+def test_what_a_person_drove_survives_a_full_disk(server, connect, tmp_path, full_disk, caplog):
+    server.stop()
+    link = connect(server)
+    full_disk["full"] = True
+    driven = an_episode(purpose="correction")
+    link.store(driven)
+    assert (len(link.spool), link.spool.in_memory) == (1, 1) and "wait in memory" in caplog.text
+    assert json.loads(link._text({"type": "telemetry"})) == {
+        "type": "telemetry",
+        "unsent": 1,
+        "in_memory": 1,
+        "refused": 0,
+        "lost": 0,
+    }
+    full_disk["full"] = False
+    until(lambda: link.spool.in_memory == 0)
+    assert len(list((tmp_path / "spool").glob("*-correction-*.safetensors"))) == 1, "as soon as there is room"
+    server.start()
+    until(lambda: driven.uuid in server.episodes)
+
+
+def test_what_waits_in_memory_is_sent_from_there(server, connect, full_disk):
+    full_disk["full"] = True
+    link = connect(server)
+    driven = an_episode(purpose="correction")
+    link.store(driven)
+    until(lambda: driven.uuid in server.episodes)
+    until(lambda: len(link.spool) == 0 == link.spool.in_memory)
+
+
+def test_memory_is_bounded_practice_goes_first_and_what_goes_is_named(tmp_path, full_disk, monkeypatch, caplog):
+    full_disk["full"] = True
+    spool = Spool(tmp_path)
+    driven = [an_episode(purpose="correction") for _ in range(4)]
+    spool.add(driven[0])
+    size = len(next(iter(spool._in_memory.values())))
+    monkeypatch.setattr(link_module, "BYTES_IN_MEMORY", 3 * size + 100)
+    practice = an_episode()
+    for episode in (practice, *driven[1:]):
+        spool.add(episode)
+    assert practice.uuid in caplog.text and driven[0].uuid in caplog.text, "never without a word"
+    assert {episode.uuid for episode in spool.read(spool.next())} == {episode.uuid for episode in driven[1:]}
+    assert (spool.lost_count, spool.in_memory) == (2, 3)
+
+
+def test_a_spool_full_of_corrections_drops_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(link_module, "SPOOLED_EPISODES", 3)
+    spool = Spool(tmp_path)
+    for _ in range(5):
+        spool.add(an_episode(purpose="correction"))
+    spool.add(an_episode())
+    assert len(spool) == 5 and not list(tmp_path.glob("*-practice-*"))
+
+
+def test_a_number_that_is_none_leaves_as_null_and_breaks_no_link(server, connect):
+    link = connect(server)
+    until(lambda: link.connected)
+    link.send({"type": "telemetry", "state": "idle", "d": float("inf"), "distribution": [float("nan")]})
+    until(lambda: server.of("telemetry"))
+    assert (server.of("telemetry")[0]["d"], server.of("telemetry")[0]["distribution"]) == (None, [None])
 
 
 def test_the_answer_hold_names_the_policies_that_it_speaks_of(server, connect):

@@ -1,14 +1,17 @@
 import dataclasses
+import json
+import struct
 import uuid
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from safetensors.torch import save
 
-from robots.episodes import Episode, read_episodes, write_episodes
+from robots.episodes import Episode, read_episodes, unchecked_bytes, write_episodes
 from robots.tasks import get_task
 from training import self_improvement
-from training.checkpoints import Policy, RewardModel, load_checkpoint, save_checkpoint
+from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint, save_checkpoint
 from training.evaluation import Evaluation, evaluate
 from training.recipes import SFTRecipe
 from training.rehearsal import LocalStations, rules_for
@@ -345,3 +348,82 @@ def test_evaluation_is_the_same_each_time_and_its_starts_do_not_depend_on_how_ma
     assert first == again and first.n == 6 and first.low <= first.rate <= first.high
     with pytest.raises(ValueError, match="no task"):
         evaluate(policy, ["juggle"], 2, seed=1)
+
+
+# Numbers that are none
+
+
+def notes(run):
+    return [line["text"] for line in lines(run, "note")]
+
+
+@pytest.mark.parametrize("rewards_of", [progress_rewards, lambda episode, steps, *_: np.ones(steps)])
+def test_an_episode_that_makes_the_loss_no_number_is_left_out_by_name_and_no_nan_is_published(
+    new_improve_run, demonstrations, monkeypatch, rewards_of
+):
+    """Once in the rewards, once in the gradient."""
+    run, found, bad = new_improve_run(evaluation_episodes=0, max_episodes=8), self_improvement.gather, []
+
+    def gather_with_one_bad(*arguments):
+        episodes, files, stale = found(*arguments)
+        bad.append(episodes[1].uuid)
+        episodes[1].observations[:] = 3e38
+        return episodes, files, stale
+
+    monkeypatch.setattr(self_improvement, "gather", gather_with_one_bad)
+    summary = improve(run, scripted_practice(demonstrations), rewards_of)
+    assert summary["version"] == 2
+    assert [text for text in notes(run) if "left out" in text] == [
+        f"Episode {name} is left out: what it teaches is no number." for name in bad
+    ]
+    updates = lines(run, "update")
+    assert [line["left_out"] for line in updates] == [1, 1] and all(line["loss"] is not None for line in updates)
+    before, after = (load_file(run.checkpoints / f"policy-{version:06d}.safetensors") for version in (0, 2))
+    assert all(np.isfinite(array).all() for array in after.values() if array.dtype.kind == "f")
+    assert any((before[name] != after[name]).any() for name in after), "it learned from the others"
+
+
+def test_episodes_that_the_body_cannot_have_acted_are_left_out_by_name(new_improve_run, loaded, demonstrations):
+    run, (policy, _) = new_improve_run(), loaded
+    good, absurd, wild = (
+        practised(demonstrations[i], policy, actions=demonstrations[i].actions.copy()) for i in (0, 1, 2)
+    )
+    absurd.actions[2] = 3e38
+    wild.actions[1] = 0.5
+    endless = practised(demonstrations[3], policy)
+    endless.actions, endless.actors = np.zeros((200_000, 2), np.float32), np.zeros(200_000, np.uint8)
+    endless.observations = np.zeros((200_001, demonstrations[0].observations.shape[1]), np.float32)
+    endless.steps_to_go = np.zeros(200_001, np.float32)
+    for name, episode in (("a", good), ("b", absurd), ("c", wild), ("d", endless)):
+        (run.episodes / f"{name}.safetensors").write_bytes(unchecked_bytes([episode]))
+    run.close_round(0)
+    episodes, files, _ = gather(run, policy, consumed=[])
+    assert [episode.uuid for episode in episodes] == [good.uuid] and len(files) == 4
+    for episode in (absurd, wild, endless):
+        assert [text for text in notes(run) if "left out" in text and f"Episode {episode.uuid}, field" in text]
+
+
+def test_a_checkpoint_with_a_nan_is_neither_kept_nor_loaded(tmp_path, loaded, finished_sft):
+    policy, _ = loaded
+    network, description = load_checkpoint(finished_sft.checkpoints / "policy.safetensors")
+    path = tmp_path / "policy.safetensors"
+    save_checkpoint(path, network, description)
+    before = path.read_bytes()
+    for value in (np.nan, np.inf):
+        network.action_head.heads[0].bias[3] = value
+        with pytest.raises(CheckpointError, match="1 of .* tensors hold NaN or infinity, such as action_head.heads.0"):
+            save_checkpoint(path, network, description)
+        assert path.read_bytes() == before
+    path.write_bytes(save(network.state_dict(), metadata={"description": json.dumps(dataclasses.asdict(description))}))
+    with pytest.raises(CheckpointError, match="NaN"):
+        load_checkpoint(path)
+    with pytest.raises(CheckpointError, match="threshold or recipe"):
+        good, _ = load_checkpoint(finished_sft.checkpoints / "policy.safetensors")
+        save_checkpoint(path, good, dataclasses.replace(description, threshold=float("inf")))
+
+
+def test_a_checkpoint_with_a_bomb_in_its_header_is_refused_before_it_is_parsed(tmp_path):
+    header = b'{"__metadata__":{"description":"' + b"[" * 2_000_000 + b'"}}'
+    (tmp_path / "p.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(CheckpointError, match="header has 20000.* bytes, more than 1000000"):
+        load_checkpoint(tmp_path / "p.safetensors")

@@ -11,7 +11,9 @@ from safetensors.numpy import load_file
 
 from robots.embodiments import EMBODIMENTS, LANGUAGE_TABLE, Embodiment
 from robots.episodes import Episode, write_episodes
+from training import sft as sft_module
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
+from training.datasets import read_demonstrations, split
 from training.networks import Grounding, Network, random_frames
 from training.recipes import SFTRecipe
 from training.run_dir import RunDir, RunError
@@ -272,3 +274,40 @@ def test_a_run_begins_with_an_earlier_ones_weights_if_they_lie_in_start(new_sft_
     (run.start / "reward_model.safetensors").symlink_to(source)
     with pytest.raises(RunError, match="can't be the beginning"):
         sft(run)
+
+
+@pytest.mark.parametrize("who", ["learned from", "held out"])
+def test_a_demonstration_that_makes_the_loss_no_number_is_left_out_by_name(new_sft_run, monkeypatch, who):
+    run, read, bad = new_sft_run(evaluation_episodes=0), sft_module.read_demonstrations, []
+
+    def read_with_one_bad(paths):
+        demonstrations = read(paths)
+        recipe = run.recipe("sft")
+        generator = torch.Generator().manual_seed(recipe.seed)
+        parts = split(demonstrations, recipe.validation_fraction, generator)
+        episode = int(parts[who == "held out"][0])
+        bad.append(demonstrations.uuids[episode])
+        demonstrations.observations[demonstrations.frames_of(torch.tensor([episode]))] = torch.inf
+        return demonstrations
+
+    monkeypatch.setattr(sft_module, "read_demonstrations", read_with_one_bad)
+    sft(run)
+    lines = run.read_metrics()[0]
+    said = [line["text"] for line in lines if line["kind"] == "note" and "left out" in line["text"]]
+    assert set(said) == {f"Episode {bad[0]} is left out: what it teaches is no number."}
+    losses = [line for line in lines if line["kind"] == "loss" and "bc" in line]
+    assert all(line[name] is not None for line in losses for name in ("validation_bc", "validation_steps_to_go"))
+    for role in ("policy", "reward_model"):
+        arrays = load_file(run.checkpoints / f"{role}.safetensors").values()
+        assert all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f")
+
+
+def test_a_run_whose_every_loss_is_no_number_ends_with_a_sentence(new_sft_run, monkeypatch):
+    monkeypatch.setattr(sft_module, "read_demonstrations", lambda paths: all_bad(read_demonstrations(paths)))
+    with pytest.raises(RunError, match="What every demonstration teaches is no number|lower the learning rate"):
+        sft(new_sft_run(evaluation_episodes=0))
+
+
+def all_bad(demonstrations):
+    demonstrations.observations[:] = torch.inf
+    return demonstrations

@@ -12,7 +12,6 @@ Hyper-parameters are chosen on seeds from 100 on; the reported ones are 0 to 4.
 """
 
 import importlib
-import json
 import math
 import os
 import platform
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robots import strict_json
 from training.run_dir import write_atomically
 
 Row = dict[str, object]
@@ -167,7 +167,7 @@ def run_benchmark(name: str, seeds: int, first_seed: int, progress: Progress, sa
 def main(arguments) -> int:
     def save(result: dict) -> None:
         if arguments.json:
-            write_atomically(Path(arguments.json), json.dumps(result, indent=1).encode())
+            write_atomically(Path(arguments.json), strict_json.dumps(result, indent=1).encode())
 
     progress = Progress(arguments.name, arguments.seeds)
     result = run_benchmark(arguments.name, arguments.seeds, arguments.first_seed, progress, save)

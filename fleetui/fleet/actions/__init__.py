@@ -44,7 +44,14 @@ from fleetui.fleet.actions.control import (
     undo_override,
 )
 from fleetui.fleet.actions.dispatch import dispatch_all, dispatch_assignments
-from fleetui.fleet.actions.episodes import UPLOAD_LIMIT, hand_in_episodes, label_episode, store_episodes
+from fleetui.fleet.actions.episodes import (
+    UPLOAD_LIMIT,
+    hand_in_episodes,
+    label_episode,
+    read_upload,
+    refuse_impossible,
+    store_episodes,
+)
 from fleetui.fleet.actions.labs import (
     add_member,
     archive_task,
@@ -139,6 +146,8 @@ __all__ = [
     "stop_stations",
     "stop_repeating",
     "store_episodes",
+    "read_upload",
+    "refuse_impossible",
     "take_help",
     "tell_stations_of_run",
     "undo_override",

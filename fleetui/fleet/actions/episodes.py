@@ -1,6 +1,7 @@
 """An upload becomes episodes: files on disk, a row each, a round that fills, and work for a run's job to hand in."""
 
 import uuid as uuids
+from collections import Counter
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,9 +16,11 @@ from fleetui.fleet import selectors
 from fleetui.fleet.actions.assignments import tell_stations_of_run
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import emit_card
-from fleetui.fleet.models import Episode, Intervention, Station
+from fleetui.fleet.models import AssignedStation, Episode, Intervention, Station
 from fleetui.messages import RunChanged, send_on_commit
+from robots.embodiments import Embodiment
 from robots.episodes import ACTORS, EpisodeError, read_episodes, write_episodes
+from robots.episodes import Episode as RecordedEpisode
 
 UPLOAD_LIMIT = 64 * 2**20
 EPISODES_A_FILE = 64
@@ -41,11 +44,16 @@ def store_episodes(*, station: Station, body: bytes) -> dict:
                 "uuid", flat=True
             )
         }
-        fresh = [episode for episode in recorded if str(uuids.UUID(episode.uuid)) not in known]
+        fresh = [episode for episode in recorded if episode.uuid not in known]
         rows = _episode_rows(station, fresh, folder)
-        for episode, row in zip(fresh, rows, strict=True):
-            write_episodes(row.file, [episode])
-        Episode.objects.bulk_create(rows)
+        try:
+            for episode, row in zip(fresh, rows, strict=True):
+                write_episodes(row.file, [episode])
+            Episode.objects.bulk_create(rows)
+        except BaseException:  # a full disk, as like as not: what has no row must not fill it further
+            for row in rows:
+                row.file.unlink(missing_ok=True)
+            raise
         if rows:
             Station.objects.filter(pk=station.pk).update(episodes_count=F("episodes_count") + len(rows))
             station.refresh_from_db(fields=["episodes_count"])
@@ -60,12 +68,7 @@ def _checked_upload(station: Station, body: bytes):
         refused = Refused(f"The upload has {len(body)} bytes, more than 64 MiB; send fewer episodes at once.")
         refused.status = 413
         raise refused
-    try:
-        recorded = read_episodes(body)
-    except EpisodeError as error:
-        if str(error).startswith("Episode "):  # the file is whole, an episode in it is wrong
-            raise Invalid(str(error)) from None
-        raise Refused(str(error)) from None
+    recorded = read_upload(body)
     if len(recorded) > EPISODES_A_FILE:
         raise Invalid(f"The upload has {len(recorded)} episodes; send at most {EPISODES_A_FILE} at once.")
     embodiment = selectors.station_embodiment(station)
@@ -74,32 +77,50 @@ def _checked_upload(station: Station, body: bytes):
             raise Invalid(
                 f"Episode {episode.uuid} was made by the body {episode.embodiment}; {station} is {embodiment.name}."
             )
-        got, wanted = episode.observations.shape, (episode.steps + 1, embodiment.observation_size)
-        if got != wanted:
-            raise Invalid(f"Episode {episode.uuid} has observations of shape {got}; {station} makes shape {wanted}.")
-        if episode.observations.dtype != embodiment.observation_type:
-            raise Invalid(
-                f"Episode {episode.uuid} has observations of {episode.observations.dtype}; {station} makes "
-                f"{embodiment.observation_type}."
-            )
-        got, wanted = episode.actions.shape, (episode.steps, embodiment.action_size)
-        if got != wanted:
-            raise Invalid(f"Episode {episode.uuid} has actions of shape {got}; {station} makes shape {wanted}.")
-    if len({episode.uuid for episode in recorded}) < len(recorded):
-        raise Invalid("Two episodes of the upload have the same uuid; each needs its own.")
+        refuse_impossible(episode, embodiment)
     return recorded
+
+
+def read_upload(body: bytes) -> list[RecordedEpisode]:
+    """What someone sent, each episode sound by itself and there once."""
+    try:
+        recorded = read_episodes(body)
+    except EpisodeError as error:
+        if str(error).startswith("Episode "):  # the file is whole, an episode in it is wrong
+            raise Invalid(str(error)) from None
+        raise Refused(str(error)) from None
+    times = Counter(episode.uuid for episode in recorded)
+    if twice := [uuid for uuid, count in times.items() if count > 1]:
+        raise Invalid(f"Episode {twice[0]}, field uuid: two episodes of the upload have it; each needs its own.")
+    return recorded
+
+
+def refuse_impossible(episode: RecordedEpisode, body: Embodiment) -> None:
+    """Another rate, other units, a number beyond anything: it would train, and ruin what it trains."""
+    try:
+        episode.check_against(body)
+    except EpisodeError as error:
+        raise Invalid(str(error)) from None
 
 
 def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
     """The summary of each episode: what lists, filters and charts read without opening its file."""
     Checkpoint = apps.get_model("learning", "Checkpoint")
     named = {uuid_or_none(name) for episode in recorded for name in (episode.policy, episode.reward_model)} - {None}
-    checkpoints = {str(row.uuid): row for row in Checkpoint.objects.filter(uuid__in=named, run__lab_id=station.lab_id)}
+    found = Checkpoint.objects.filter(uuid__in=named, run__lab_id=station.lab_id).select_related("run")
+    checkpoints = {str(row.uuid): row for row in found}
     assignment = station.live_assignment()
+    # Those that ended too: what a station still had on its disk is wanted.
+    its_runs = set(AssignedStation.objects.filter(station=station).values_list("assignment__run_id", flat=True))
     rows = []
     for episode in recorded:
         policy = checkpoints.get(str(uuid_or_none(episode.policy)))
         judge = checkpoints.get(str(uuid_or_none(episode.reward_model)))
+        if policy and policy.run_id not in its_runs and policy.run.kind == "improve":
+            raise Invalid(
+                f"Episode {episode.uuid}, field policy: it is of {policy.run}, in which {station} never had a place; "
+                "only stations that a run was given send it episodes."
+            )
         judged = episode.steps_to_go[np.isfinite(episode.steps_to_go)]
         d_start, d_end = (float(judged[0]), float(judged[-1])) if len(judged) else (None, None)
         task = assignment.task if assignment and assignment.task.family == episode.task else None
@@ -110,8 +131,8 @@ def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
                 station=station,
                 task=task or selectors.task_of_family(station.lab, episode.task),
                 # The policy says which run it was made for, so that a late upload finds the right one.
-                run_id=policy.run_id if policy else None,
-                instruction=episode.instruction[:300],
+                run_id=policy.run_id if policy and policy.run_id in its_runs else None,
+                instruction=episode.instruction,
                 purpose=episode.purpose,
                 ending=episode.ending,
                 detected_success=episode.detected_success,
@@ -124,7 +145,7 @@ def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
                 reward_model=judge,
                 threshold=episode.threshold,
                 version=policy.version if policy else None,
-                path=str((folder / f"{uuids.UUID(episode.uuid)}.safetensors").relative_to(settings.DATA)),
+                path=str((folder / f"{episode.uuid}.safetensors").relative_to(settings.DATA)),
                 d_start=d_start,
                 d_end=d_end,
                 return_sum=d_start - d_end if d_start is not None else None,

@@ -1,7 +1,6 @@
 """The audit log: who moved, stopped, reset or changed what, filtered, by pages or as a file."""
 
 import csv
-import json
 
 from asgiref.sync import sync_to_async
 from django.core.paginator import Paginator
@@ -13,6 +12,7 @@ from fleetui import access
 from fleetui.fleet import selectors
 from fleetui.fleet.forms import AuditFilterForm
 from fleetui.fleet.views.pages import page, render_page
+from robots import strict_json
 
 ACTS_A_PAGE = 50
 ROWS_A_READ = 1000  # an export is never held whole
@@ -90,13 +90,13 @@ async def write_csv(rows):
 
 
 def guarded(value) -> str:
-    text = "" if value is None else json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
+    text = "" if value is None else strict_json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
 async def write_json(rows):
     before = "[\n"
     async for part in read_in_parts(rows):
-        yield before + ",\n".join(json.dumps(row) for row in part)
+        yield before + ",\n".join(strict_json.dumps(row) for row in part)
         before = ",\n"
     yield "[]\n" if before == "[\n" else "\n]\n"

@@ -2,12 +2,12 @@
 
 from django.contrib.auth.views import LoginView
 from django.core.exceptions import PermissionDenied
-from django.http import JsonResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.views.decorators.http import require_GET
 
 from fleetui import access
+from fleetui.answers import JsonAnswer
 from fleetui.fleet import selectors
 from fleetui.fleet.templatetags.fleet_words import words
 from fleetui.fleet.views.pages import page, render_page
@@ -137,4 +137,4 @@ def run_url(run) -> str:
 @require_GET
 def jump(request, lab_slug):
     lab = access.get_lab(request.user, lab_slug)
-    return JsonResponse({"results": selectors.jump_targets(lab, request.GET.get("q", "").strip()[:100])})
+    return JsonAnswer({"results": selectors.jump_targets(lab, request.GET.get("q", "").strip()[:100])})

@@ -32,7 +32,10 @@ function render() {
   setText(field("episodes"), count(data.episodes));
   setText(field("threshold"), isNumber(data.threshold) ? `done at d ≤ ${number(data.threshold, 1)}` : "");
   setText(field("task"), data.task || "none");
-  setText(field("unsent"), isNumber(data.unsent) ? count(data.unsent) : "unknown until it speaks");
+  const inMemory = data.in_memory ? `, ${count(data.in_memory)} of them in memory: its disk is full` : "";
+  setText(field("unsent"), isNumber(data.unsent) ? `${count(data.unsent)}${inMemory}` : "unknown until it speaks");
+  const lost = data.lost ? `; ${count(data.lost)} lost for want of room` : "";
+  setText(field("refused"), isNumber(data.refused) ? `${count(data.refused)}${lost}` : "unknown until it speaks");
   setText(field("seen"), data.connected ? "connected" : data.last_seen ? `last seen ${ago(new Date(data.last_seen))}` : "never seen yet");
 
   setText(feed.querySelector(".note"), data.camera_error || "waiting for a picture");

@@ -27,6 +27,8 @@ import websockets
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from robots import strict_json
+
 LAB = "main"
 FRAMES_PER_S_ASKED = 15
 
@@ -64,8 +66,8 @@ class Command(BaseCommand):
         folder = Path(tempfile.mkdtemp(prefix="fleetui-loop-"))
         folder.chmod(0o755)  # PostgreSQL may run as another user, who must reach its place below
         figures = asyncio.run(self.play(folder, options))
-        target.write_text(json.dumps(figures, indent=1) + "\n")
-        self.stdout.write(json.dumps(figures, indent=1))
+        target.write_text(strict_json.dumps(figures, indent=1) + "\n")
+        self.stdout.write(strict_json.dumps(figures, indent=1))
         if options["keep"]:
             self.stdout.write(f"data folder kept: {folder}")
         else:
