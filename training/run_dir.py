@@ -144,6 +144,10 @@ class RunDir:
         done = [line for line in self.read_metrics()[0] if line["kind"] == "done"]
         return {name: value for name, value in done[-1].items() if name not in ("t", "kind")} if done else {}
 
+    def saved_at(self) -> int:
+        """When the state that a restart goes on from was saved, in nanoseconds; 0: never."""
+        return max((path.stat().st_mtime_ns for path in self.path.glob("state*.safetensors")), default=0)
+
     # Pause, cancel
 
     def listen_for_cancel(self) -> None:
