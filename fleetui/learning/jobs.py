@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 from celery import shared_task
 from celery.beat import EmbeddedService
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
@@ -34,6 +34,7 @@ from fleetui.fleet.models import Episode
 from fleetui.learning import actions, selectors
 from fleetui.learning.models import Dataset, Run
 from fleetui.messages import tell_station_on_commit
+from fleetui.servers import ServerAway, check_servers
 from robots.episodes import read_episodes
 from training.run_dir import RunDir, RunError, write_atomically
 
@@ -618,6 +619,14 @@ def repeat_assignment_job(assignment_id: int) -> None:
 
 
 # The worker's own life
+
+
+@worker_init.connect
+def end_without_servers(**_) -> None:
+    try:
+        check_servers()
+    except ServerAway as error:
+        raise SystemExit(str(error)) from None
 
 
 @worker_ready.connect
