@@ -69,6 +69,7 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.cancelled = False
         self._metrics_file = None
+        self._points: set[tuple[int, str]] | None = None  # step and figure of every loss in the file
 
     @classmethod
     def create(cls, path: Path | str, recipe: Recipe) -> "RunDir":
@@ -112,6 +113,17 @@ class RunDir:
         self._metrics_file.write(json.dumps({"t": round(time.time(), 3), "kind": kind} | values) + "\n")
         self._metrics_file.flush()
 
+    def log_loss(self, step: int, **figures: float) -> None:
+        """A point of the curves. What is in the file already isn't said again: a restart repeats the steps since the
+        last saved state, and a curve holds each step once.
+        """
+        if self._points is None:
+            self._points = {(line["step"], name) for line in self.lines("loss") for name in line}
+        fresh = {name: value for name, value in figures.items() if (step, name) not in self._points}
+        if fresh:
+            self.log("loss", step=step, **fresh)
+            self._points |= {(step, name) for name in fresh}
+
     def note(self, text: str, level: str = "info") -> None:
         self.log("note", level=level, text=text)
 
@@ -139,9 +151,13 @@ class RunDir:
                 continue
         return lines, offset + len(whole)
 
+    def lines(self, kind: str) -> list[dict]:
+        """All that was said of a kind so far, by earlier processes too."""
+        return [line for line in self.read_metrics()[0] if line["kind"] == kind]
+
     def summary(self) -> dict:
         """What a finished run said at its end; empty while it isn't finished."""
-        done = [line for line in self.read_metrics()[0] if line["kind"] == "done"]
+        done = self.lines("done")
         return {name: value for name, value in done[-1].items() if name not in ("t", "kind")} if done else {}
 
     def saved_at(self) -> int:
@@ -184,15 +200,19 @@ class RunDir:
 
 
 class Countdown:
-    """Progress lines at a steady pace: done, total and the seconds left at the speed seen so far."""
+    """Progress lines at a steady pace: done, total and the seconds left at the speed seen so far.
+
+    A restart that has to repeat some steps is silent until it gets further than the process before it.
+    """
 
     def __init__(self, run: RunDir, phase: str, total: int, done: int = 0, every_s: float = 1.0):
         self.run, self.phase, self.total, self.every_s = run, phase, total, every_s
         self.first, self.started, self.written = done, time.monotonic(), 0.0
+        self.furthest = max((line["done"] for line in run.lines("progress") if line["phase"] == phase), default=-1)
 
     def tell(self, done: int) -> None:
         now = time.monotonic()
-        if now - self.written < self.every_s and done < self.total:
+        if done <= self.furthest or (now - self.written < self.every_s and done < self.total):
             return
         self.written = now
         gained = done - self.first

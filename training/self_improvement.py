@@ -118,9 +118,13 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         progress.setdefault("taught", 0)  # of a state from before there was an outlook
         run.note(f"Going on with version {progress['version']}, after {progress['episodes']} practice episodes.")
     deviation = steps_to_go.RunningDeviation(*progress["deviation"])
-    already = run.read_metrics()[0]  # a restart must not say twice what it has said
-    published = {line["id"] for line in already if line["kind"] == "checkpoint"}
-    evaluations = {line["version"]: line for line in already if line["kind"] == "evaluation"}
+    # A restart must not say twice what it has said, nor leave out what it had no time to say.
+    published = {line["id"] for line in run.lines("checkpoint")}
+    evaluations = {line["version"]: line for line in run.lines("evaluation")}
+    marked = {line["version"] for line in run.lines("kept")}
+    last = progress.get("update")
+    if last and last["version"] not in {line["version"] for line in run.lines("update")}:
+        run.log("update", **last)
     countdown = Countdown(run, "practice", recipe.max_episodes, progress["episodes"])
 
     while True:
@@ -147,9 +151,11 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             )
             evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
             run.log("evaluation", version=version, sampled=True, **evaluations[version])
-            # More practice past the peak lowers success, so the best one so far is marked for whoever wants to go back.
-            if best_version(evaluations) == version:
-                run.log("kept", version=version, id=policy.id, success=result.rate)
+        # More practice past the peak lowers success, so the best one so far is marked for whoever wants to go back.
+        if version in evaluations and best_version(evaluations) == version and version not in marked:
+            judged = evaluations[version]
+            run.log("kept", version=version, id=policy.id, success=judged["successes"] / judged["n"])
+            marked.add(version)
         forget_old_checkpoints(run, version, evaluations)
         if finished:
             break
@@ -226,17 +232,17 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             "stale": progress["stale"] + stale,
             "deviation": [deviation.count, deviation.mean, deviation.squares],
         }
+        progress["update"] = {
+            "version": version + 1,
+            "episodes": progress["episodes"],
+            "steps": len(steps.returns),
+            "mean_return": float(steps.returns.mean()) if len(steps.returns) else None,
+            "detected_rate": sum(episode.detected_success for episode in episodes) / max(1, len(episodes)),
+            "loss": float(np.mean(losses)) if losses else None,
+            "stale": stale,
+        }
         save_state(state, progress, optimiser, generator, network=network)
-        run.log(
-            "update",
-            version=version + 1,
-            episodes=progress["episodes"],
-            steps=len(steps.returns),
-            mean_return=float(steps.returns.mean()) if len(steps.returns) else None,
-            detected_rate=sum(episode.detected_success for episode in episodes) / max(1, len(episodes)),
-            loss=float(np.mean(losses)) if losses else None,
-            stale=stale,
-        )
+        run.log("update", **progress["update"])
         countdown.tell(progress["episodes"])
 
     summary = {

@@ -247,7 +247,29 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(new_improve_run, demonst
     improve(killed, practise)
     assert newest_weights(killed) == newest_weights(whole)
     # Nothing is said twice and nothing is left out.
-    for kind in ("checkpoint", "evaluation"):
+    for kind in ("checkpoint", "evaluation", "update", "kept"):
+        assert [line["version"] for line in lines(killed, kind)] == [line["version"] for line in lines(whole, kind)]
+
+
+def test_a_run_killed_between_an_evaluation_and_its_mark_marks_it_afterwards(
+    new_improve_run, demonstrations, monkeypatch
+):
+    practise = scripted_practice(demonstrations)
+    whole, killed = new_improve_run("whole"), new_improve_run("killed")
+    improve(whole, practise)
+    log = killed.log
+
+    def log_until_killed(kind, **values):
+        if kind == "kept":
+            raise KeyboardInterrupt
+        log(kind, **values)
+
+    monkeypatch.setattr(killed, "log", log_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        improve(killed, practise)
+    monkeypatch.undo()
+    improve(killed, practise)
+    for kind in ("checkpoint", "evaluation", "update", "kept"):
         assert [line["version"] for line in lines(killed, kind)] == [line["version"] for line in lines(whole, kind)]
 
 

@@ -14,7 +14,7 @@ from robots.episodes import Episode, write_episodes
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
 from training.networks import Grounding, Network, random_frames
 from training.recipes import SFTRecipe
-from training.run_dir import RunDir, RunError
+from training.run_dir import Countdown, RunDir, RunError
 from training.sft import among_strangers, begin_from, sft
 from training.vocabulary import Vocabulary
 
@@ -78,6 +78,74 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(new_sft_run, monkeypatch
     monkeypatch.undo()
     sft(killed)
     assert seen and both(killed) == both(whole)
+    assert points(killed) == points(whole)
+
+
+def points(run):
+    """Every figure of every curve, in the order of the file."""
+    losses = run.lines("loss")
+    return [(name, line["step"]) for line in losses for name in line if name not in ("t", "kind", "step")]
+
+
+def assert_progress_never_ran_back(run):
+    for phase in {line["phase"] for line in run.lines("progress")}:
+        done = [line["done"] for line in run.lines("progress") if line["phase"] == phase]
+        assert done == sorted(done), phase
+
+
+def test_a_run_killed_in_grounding_goes_on_there(new_sft_run, monkeypatch):
+    """By a real SIGKILL: the bits are those of a run that was left alone, and each curve holds each step once."""
+    settings = {"grounding_steps": 1000, "evaluation_episodes": 0}
+    whole, killed = new_sft_run("whole", **settings), new_sft_run("killed", **settings)
+    sft(whole)
+    child = subprocess.Popen([sys.executable, "-m", "training", "sft", str(killed.path)])
+    try:
+        deadline = time.monotonic() + 60
+        while not any(line["step"] >= 150 for line in killed.lines("loss")):
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        child.kill()
+        child.wait()
+    assert max(line["step"] for line in killed.lines("loss")) < 1000, "it was too quick to be killed in grounding"
+    repeated = []
+    monkeypatch.setattr("training.sft.among_strangers", lambda *rest: repeated.append(1) or among_strangers(*rest))
+    sft(killed)
+    assert both(killed) == both(whole)
+    assert len(repeated) <= 1000 - 100  # at most since the last saved state
+    assert points(killed) == points(whole)
+    assert_progress_never_ran_back(killed)
+
+
+def test_a_run_killed_while_it_is_evaluated_names_the_same_two_checkpoints(new_sft_run, monkeypatch):
+    run = new_sft_run()
+    log = run.log
+
+    def log_until_killed(kind, **values):
+        if kind == "done":
+            raise Killed
+        log(kind, **values)
+
+    monkeypatch.setattr(run, "log", log_until_killed)
+    with pytest.raises(Killed):
+        sft(run)
+    before = [line["id"] for line in run.lines("checkpoint")]
+    monkeypatch.undo()
+    summary = sft(run)
+    assert [line["id"] for line in run.lines("checkpoint")] == before == [summary["reward_model"], summary["policy"]]
+    assert Policy.load(run.checkpoints / "policy.safetensors").id == summary["policy"]
+    assert len(run.lines("evaluation")) == 1 and summary["success"] is not None
+    assert_progress_never_ran_back(run)
+
+
+def test_progress_is_silent_until_it_is_further_than_before(tmp_path):
+    run = RunDir.create(tmp_path / "run", SFTRecipe())
+    for done in (1, 150):
+        Countdown(run, "grounding", 300).tell(done)
+    again = Countdown(run, "grounding", 300, 100, every_s=0.0)
+    for done in (101, 150, 151):
+        again.tell(done)
+    assert [line["done"] for line in run.lines("progress")] == [1, 150, 151]
 
 
 def test_sigterm_saves_and_exits_0(new_sft_run):
