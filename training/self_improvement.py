@@ -33,7 +33,7 @@ from training.checkpoints import (
     save_checkpoint,
     save_state,
 )
-from training.evaluation import evaluate
+from training.evaluation import evaluate_for
 from training.networks import random_frames
 from training.recipes import ImproveRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
@@ -126,6 +126,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
     if last and last["version"] not in {line["version"] for line in run.lines("update")}:
         run.log("update", **last)
     countdown = Countdown(run, "practice", recipe.max_episodes, progress["episodes"])
+    simulated = recipe.evaluation_episodes > 0
 
     while True:
         # --- publish
@@ -145,12 +146,14 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         # --- evaluate, while the stations load the new version
         finished = progress["episodes"] >= recipe.max_episodes or version >= recipe.max_rounds
         due = finished or version % recipe.evaluate_every == 0
-        if recipe.evaluation_episodes and due and version not in evaluations:
-            result = evaluate(
-                policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, time_limit=recipe.time_limit
+        if simulated and due and version not in evaluations:
+            result = evaluate_for(
+                run, policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, time_limit=recipe.time_limit
             )
-            evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
-            run.log("evaluation", version=version, sampled=True, **evaluations[version])
+            simulated = result is not None  # said once
+            if simulated:
+                evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
+                run.log("evaluation", version=version, sampled=True, **evaluations[version])
         # More practice past the peak lowers success, so the best one so far is marked for whoever wants to go back.
         if version in evaluations and best_version(evaluations) == version and version not in marked:
             judged = evaluations[version]
@@ -259,13 +262,16 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         for judged, (name, version) in enumerate((("start", 0), ("kept", best))):
             countdown.tell(judged)
             policy = Policy.load(policy_path(run, version))
-            result = evaluate(
+            result = evaluate_for(
+                run,
                 policy,
                 tasks,
                 recipe.evaluation_episodes,
                 recipe.evaluation_seed + FRESH_SEEDS,
                 time_limit=recipe.time_limit,
             )
+            if result is None:
+                continue
             summary |= {
                 f"{name}_success": result.rate,
                 f"{name}_n": result.n,

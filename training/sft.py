@@ -19,6 +19,7 @@ import uuid
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,7 +36,7 @@ from training.checkpoints import (
     save_state,
 )
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
-from training.evaluation import evaluate
+from training.evaluation import evaluate_for
 from training.networks import Grounding, Network, random_frames
 from training.recipes import SFTRecipe, warm_up_and_anneal
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
@@ -190,6 +191,8 @@ def sft(run: RunDir) -> dict:
     threshold, consecutive = steps_to_go.choose_detector(
         d, recipe.consecutive, recipe.threshold_margin, recipe.premature_share
     )
+    if recipe.largest_threshold:
+        refuse_blind_detector(d, demonstrations, threshold, consecutive, recipe)
     reward_model.description.threshold, reward_model.description.consecutive = threshold, consecutive
     acting = Description(
         role="policy", id=progress["ids"]["policy"], threshold=threshold, consecutive=consecutive, **shared
@@ -209,16 +212,18 @@ def sft(run: RunDir) -> dict:
     if recipe.evaluation_episodes:
         if not run.lines("evaluation"):
             countdown = Countdown(run, "evaluation", recipe.evaluation_episodes)
-            result = evaluate(
+            result = evaluate_for(
+                run,
                 policy,
                 demonstrations.tasks,
                 recipe.evaluation_episodes,
                 recipe.evaluation_seed,
                 on_progress=countdown.tell,
             )
-            run.log("evaluation", version=0, practice_episodes=0, sampled=True, **result.to_json())
-        (evaluation,) = run.lines("evaluation")
-        summary["success"] = evaluation["successes"] / evaluation["n"]
+            if result is not None:
+                run.log("evaluation", version=0, practice_episodes=0, sampled=True, **result.to_json())
+        for evaluation in run.lines("evaluation"):
+            summary["success"] = evaluation["successes"] / evaluation["n"]
     summary["wall_s"] = round(time.monotonic() - started, 1)
     run.log("done", **summary)
     return summary
@@ -355,6 +360,34 @@ def draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 def d_of(reward_model: RewardModel, demonstrations: Demonstrations, frames: Tensor):
     texts = [demonstrations.instructions[i] for i in demonstrations.instruction[frames].tolist()]
     return reward_model.judge(demonstrations.observations[frames], texts)[0]
+
+
+def refuse_blind_detector(
+    d: list[np.ndarray], demonstrations: Demonstrations, threshold: float, consecutive: int, recipe: SFTRecipe
+) -> None:
+    """RunError where the detector would find success far from the goal: practice with it teaches nothing, and its
+    stations would call one step after another a success.
+    """
+    median = float((demonstrations.last - demonstrations.first).float().median())
+    mend = (
+        "The predicted steps-to-go are too vague. Train for more updates or on more demonstrations, and let bins x "
+        f"bin width ({recipe.bins * recipe.bin_width:g} steps) reach over a demonstration (median {median:g} steps)."
+    )
+    if threshold > recipe.largest_threshold * median:
+        raise RunError(
+            f"The success detector can't tell success: its threshold came out as {threshold:.1f} steps, more than "
+            f"{recipe.largest_threshold:.0%} of the median demonstration. {mend}"
+        )
+    # Those that are so short that their goal is near at once tell nothing.
+    first = max(2, consecutive)
+    long = [each for each in d if len(each) - 1 - first > recipe.threshold_margin]
+    fired = [steps_to_go.first_detection(each, threshold, consecutive) for each in long]
+    at_once = sum(frame is not None and frame <= first for frame in fired)
+    if at_once > recipe.premature_share * len(long):
+        raise RunError(
+            f"The success detector can't tell success: in {at_once} of {len(long)} held-out demonstrations it fires "
+            f"within the first {first} steps (threshold {threshold:.1f}). {mend}"
+        )
 
 
 def keep(run: RunDir, loaded: Loaded) -> None:

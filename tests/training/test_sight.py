@@ -113,7 +113,8 @@ def test_pictures_in_which_nothing_moves_are_refused_with_a_sentence(episodes):
 
 def new_run(path, episodes, **settings) -> RunDir:
     small = {"steps": 20, "validate_every": 10, "sight_steps": 10, "grounding_steps": 10, "batch": 32, "hidden": 32}
-    run = RunDir.create(path, SFTRecipe(**small | {"evaluation_episodes": 0, "seed": 2} | settings))
+    small |= {"evaluation_episodes": 0, "largest_threshold": 0.0, "seed": 2}
+    run = RunDir.create(path, SFTRecipe(**small | settings))
     write_episodes(run.data / "demonstrations.safetensors", episodes[:12])
     return run
 
