@@ -44,10 +44,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     """A reader sees the old file or the new one, never half of it, not even after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file must not keep a full disk full
+        raise
     os.replace(temporary, path)
 
 

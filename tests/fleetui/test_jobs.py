@@ -1,5 +1,6 @@
 """The jobs, around a small child that writes what training writes: claimed once, followed, paused, cancelled."""
 
+import errno
 import os
 import signal
 import sys
@@ -7,6 +8,7 @@ import threading
 import time
 import uuid
 from datetime import timedelta
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -580,6 +582,111 @@ def test_a_dataset_that_fails_says_why(lab, monkeypatch):
     jobs.generate_dataset_job(dataset.pk)
     row = Dataset.objects.get()
     assert row.state == "failed" and "the table is on fire" in row.error
+
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def generating(lab):
+    return actions.generate_dataset(
+        lab=lab.row, user=lab.users["researcher"], name="d", families=["block2block"], episodes=4
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "SIGKILL; did the machine run out of memory?"),
+        ("raise OSError(28, 'No space left on device')", "No space left on device"),
+        ("import sys; sys.exit(3)", "ended with code 3"),
+        ("print('not what was asked for')", "d.safetensors"),  # it ends well, and there is no file
+    ],
+)
+def test_a_dataset_whose_demonstrator_dies_says_why(generating, monkeypatch, program, said):
+    monkeypatch.setattr(jobs, "demonstrate_command", lambda dataset: [sys.executable, "-c", program])
+    jobs.generate_dataset_job(generating.pk)
+    generating.refresh_from_db()
+    assert generating.state == "failed" and said.replace("d.s", f"{generating.pk}.s") in generating.error
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("start_child", NO_SPACE),
+        ("read_episodes", MemoryError()),
+        ("read_episodes", RuntimeError("anything else")),
+        ("follow_demonstrations", NO_SPACE),
+    ],
+)
+def test_a_dataset_does_not_stay_generating_whatever_breaks(generating, monkeypatch, where, error):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(jobs, where, broken)
+    jobs.generate_dataset_job(generating.pk)
+    generating.refresh_from_db()
+    assert generating.state == "failed" and type(error).__name__ in generating.error
+
+
+def test_a_dataset_whose_folder_cannot_be_made_says_why(generating):
+    generating.file.parent.write_text("a file where the folder should be")
+    jobs.generate_dataset_job(generating.pk)
+    generating.refresh_from_db()
+    assert generating.state == "failed" and "File exists" in generating.error
+
+
+def test_what_dies_on_a_full_disk_says_that_it_is_full(generating, queued, child, monkeypatch):
+    """Its own words found no room there."""
+    monkeypatch.setattr(jobs.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    monkeypatch.setattr(jobs, "demonstrate_command", lambda dataset: [sys.executable, "-c", "raise SystemExit(2)"])
+    child("sys.exit(2)")
+    jobs.generate_dataset_job(generating.pk)
+    Job(queued).end()
+    for row in (generating, queued):
+        row.refresh_from_db()
+        assert row.state == "failed" and "is full: make room" in row.error
+
+
+def test_a_run_whose_directory_finds_no_room_says_so(queued, monkeypatch):
+    def full(*_):
+        raise NO_SPACE
+
+    monkeypatch.setattr(jobs.RunDir, "create", full)
+    Job(queued).end()
+    queued.refresh_from_db()
+    assert queued.state == "failed" and "No space left on device" in queued.error
+
+
+def test_a_long_silent_demonstrator_is_not_taken_for_dead(generating, monkeypatch):
+    """It says nothing for longer than a heart may stand still; a second job must not begin the same dataset."""
+    monkeypatch.setattr(actions, "STALE_AFTER", timedelta(seconds=1.5))
+    program = "import time; time.sleep(4)"
+    monkeypatch.setattr(jobs, "demonstrate_command", lambda dataset: [sys.executable, "-c", program])
+    thread = threading.Thread(target=lambda: (jobs.generate_dataset_job(generating.pk), connection.close()))
+    thread.start()
+    wait_for(lambda: Dataset.objects.filter(pk=generating.pk, heartbeat_at__isnull=False).exists())
+    for _ in range(12):
+        assert actions.claim_dataset(dataset_id=generating.pk) is None
+        time.sleep(0.25)
+    thread.join()
+
+
+@pytest.mark.parametrize("broken", ["start_child", "how_it_ended"])
+def test_frames_that_cannot_be_written_say_why(lab, monkeypatch, broken):
+    """On a full disk the half-made pictures go first, so that the reason finds room."""
+    fleet_actions.store_episodes(station=lab.stations[0], body=as_upload(make_episode(steps=2)))
+    row = Episode.objects.get()
+    row.file.write_bytes(b"damaged")
+
+    def full(*_, **__):
+        raise NO_SPACE
+
+    monkeypatch.setattr(jobs, broken, full)
+    assert actions.render_episode(episode=row) == ""
+    jobs.render_episode_job(str(row.pk))
+    assert "No space left on device" in actions.render_episode(episode=row)
+    assert not row.frames_dir.with_suffix(".part").exists()
 
 
 def test_frames_of_an_episode_are_rendered(lab, monkeypatch):

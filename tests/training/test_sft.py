@@ -1,4 +1,5 @@
 import dataclasses
+import resource
 import signal
 import subprocess
 import sys
@@ -176,6 +177,22 @@ def test_a_bad_dataset_ends_the_process_with_a_sentence(new_sft_run, demonstrati
     )
     assert child.returncode == 2 and "Traceback" not in child.stderr
     assert "demonstrations.safetensors" in run.read_metrics()[0][-1]["reason"]
+
+
+@pytest.mark.parametrize("room", [0, 4000])  # bytes in a file: for no line at all; for lines, but for no state
+def test_a_disk_without_room_ends_the_process_with_a_sentence(new_sft_run, room):
+    run = new_sft_run()
+    child = subprocess.run(
+        [sys.executable, "-m", "training", "sft", str(run.path)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert child.returncode == 2 and "Traceback" not in child.stderr
+    assert "A file can't be read or written" in child.stderr and "make room" in child.stderr
+    if room:
+        assert "make room" in run.lines("failed")[-1]["reason"]
+    assert not list(run.path.glob("**/.*.tmp"))
 
 
 def test_policy_and_reward_model_answer_in_the_shapes_of_the_contract(finished_sft, demonstrations):
