@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
-from fleetui.learning import actions, jobs
+from fleetui.learning import actions, jobs, selectors
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from tests.fleetui.lab import as_upload, make_episode
 from training.run_dir import sha256_of
@@ -146,6 +146,28 @@ def test_a_reason_that_the_child_logged_is_the_error(queued, child):
     Job(queued).end()
     queued.refresh_from_db()
     assert (queued.state, queued.error) == ("failed", "The dataset holds nothing to learn.")
+
+
+def test_a_run_that_nothing_could_evaluate_is_a_parent_all_the_same(lab, queued, child):
+    """A real robot's body has no simulator."""
+    child("""
+save("policy", 0); save("reward_model", 0, threshold=2.5, consecutive=2)
+log("note", level="warning", text="Not evaluated in simulation: There is no world 'arm'.")
+log("done")
+""")
+    Job(queued).end()
+    queued.refresh_from_db()
+    assert queued.state == "completed" and queued in selectors.list_parents(lab.row)
+    run = actions.launch_run(
+        lab=lab.row,
+        user=lab.users["researcher"],
+        kind="improve",
+        parent=queued,
+        task=lab.task,
+        stations=lab.stations,
+        recipe={},
+    )
+    assert run.parent == queued
 
 
 def test_an_end_without_done_is_no_success(queued, child):
