@@ -3,11 +3,13 @@
 import json
 import os
 import pwd
+import re
 import signal
 import stat
 import subprocess
 import sys
 import time
+import urllib.parse
 from pathlib import Path
 
 import psutil
@@ -17,7 +19,8 @@ from django.core.exceptions import ImproperlyConfigured
 from fleetui import embedded
 from fleetui import settings as settings_file
 from fleetui.fleet import first_start
-from tests.conftest import ROOT, own_place, start_fleet
+from fleetui.fleet.models import Station
+from tests.conftest import ROOT, free_port, own_place, start_fleet
 
 
 def fleet_processes(fleet):
@@ -279,6 +282,50 @@ def test_log_ins_of_a_fleet_that_never_started(settings, tmp_path):
 def manage(fleet, *arguments):
     command = [sys.executable, str(ROOT / "manage.py"), *arguments]
     return subprocess.run(command, env=fleet.environment, cwd="/", capture_output=True, text=True, timeout=60)
+
+
+def test_a_start_on_another_folders_database_is_refused_before_it_changes_anything(db, settings, tmp_path):
+    settings.DATA = tmp_path / "home"
+    settings.DATA.mkdir()
+    first_start.prepare(1)
+    tokens = Station.objects.values_list("token_hash", flat=True)
+    before = list(tokens)
+    settings.DATA = tmp_path / "elsewhere"
+    settings.DATA.mkdir()
+    with pytest.raises(first_start.FirstStartError, match="is not the data folder of this database") as refusal:
+        first_start.prepare(1)
+    assert list(tokens) == before and not list(settings.DATA.iterdir())
+    # The sentence says how to go on where the old folder is lost.
+    (settings.DATA / "fleet.id").write_text(re.search(r"write (\S+) into", str(refusal.value))[1])
+    first_start.prepare(1)
+
+
+@pytest.mark.parametrize(
+    ("variable", "address"),
+    [("DATABASE_URL", "postgresql://ann:secret@127.0.0.1:1/fleet"), ("REDIS_URL", "redis://:secret@127.0.0.1:1/0")],
+)
+@pytest.mark.parametrize("process", ["start", "worker"])
+def test_an_unreachable_server_is_one_sentence_and_a_failure(servers, process, variable, address):
+    """The other server is the tests' own."""
+    from django.conf import settings
+
+    database = settings.DATABASES["default"]
+    host = urllib.parse.quote(database["HOST"], safe="")
+    own = f"postgresql://{database['USER']}:{database.get('PASSWORD', '')}@{host}:{database['PORT']}/postgres"
+    with own_place() as (data, _):
+        commands = {
+            "start": ["manage.py", "start", "--stations", "1"],
+            "worker": ["-m", "celery", "-A", "fleetui.celery:app", "worker", "--pool", "threads"],
+        }
+        addresses = {"DATABASE_URL": own, "REDIS_URL": settings.CHANNELS_ADDRESS, variable: address}
+        environment = {**os.environ, "FLEETUI_DATA": str(data), "PORT": str(free_port()), **addresses}
+        done = subprocess.run(
+            [sys.executable, *commands[process]], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        )
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and "Traceback" not in said and "secret" not in said
+    (line,) = [line for line in said.splitlines() if variable in line]
+    assert "can't be used" in line and line.endswith(f"start it, or correct {variable}.")
 
 
 def test_a_fleet_from_first_start_to_last():

@@ -6,6 +6,7 @@ A job of the server or a person starts these; the run directory or the arguments
 """
 
 import argparse
+import contextlib
 import sys
 import traceback
 
@@ -89,17 +90,25 @@ def train(arguments) -> int:
     try:
         summary = {"sft": sft, "improve": improve}[arguments.command](run)
     except (RunError, DatasetError, CheckpointError) as error:
-        if run.path.is_dir():
-            run.log("failed", reason=str(error))
-        print(error, file=sys.stderr)
+        say_failed(run, str(error))
+        return 2
+    except OSError as error:
+        say_failed(run, f"A file can't be read or written ({error}); is the disk full? Then make room, and start anew.")
         return 2
     except Exception as error:
         traceback.print_exc()
-        run.log("failed", reason=f"{type(error).__name__}: {error}; the log has the whole story.")
+        say_failed(run, f"{type(error).__name__}: {error}; the log has the whole story.")
         return 1
     if summary:
         print(strict_json.dumps(summary))
     return 0
+
+
+def say_failed(run: RunDir, reason: str) -> None:
+    print(reason, file=sys.stderr)
+    with contextlib.suppress(OSError):  # a full disk has no room for this either
+        if run.path.is_dir():
+            run.log("failed", reason=reason)
 
 
 def evaluate(arguments) -> int:

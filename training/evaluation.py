@@ -4,6 +4,7 @@ Episodes made here are never learned from. Each starts from a freshly scattered 
 finds the instruction fulfilled at any step within the task's time limit; the detector plays no part.
 """
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -13,7 +14,7 @@ import torch
 from robots.tasks import get_task
 from robots.worlds import make_world
 from training.checkpoints import Policy
-from training.run_dir import wilson
+from training.run_dir import RunDir, wilson
 
 
 @dataclass
@@ -87,6 +88,18 @@ def evaluate(
         on_progress(len(successes))
     low, high = wilson(sum(successes), len(successes))
     return Evaluation(sum(successes), len(successes), low, high, float(np.mean(steps)))
+
+
+def evaluate_for(run: RunDir, policy: Policy, *arguments, **settings) -> Evaluation | None:
+    """The same for a run. None, with a note, where nothing can be simulated: a real robot's body has no world here, and
+    somebody else's world may break. What was learned is worth keeping all the same.
+    """
+    try:
+        return evaluate(policy, *arguments, **settings)
+    except Exception as error:
+        traceback.print_exc()  # into the run's log
+        run.note(f"Not evaluated in simulation: {error}", level="warning")
+        return None
 
 
 def _attempt(

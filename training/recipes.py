@@ -148,6 +148,13 @@ class SFTRecipe(Recipe):
     consecutive: int = setting(
         2, "Detector frames", "The most frames in a row with d <= s that may be asked for.", 1, 100
     )
+    largest_threshold: float = setting(
+        0.2,
+        "Largest threshold",
+        "Share of the median demonstration that s may be; above it the run ends. 0 = take whatever detector comes out.",
+        0.0,
+        1.0,
+    )
     evaluation_episodes: int = setting(
         200, "Evaluation episodes", "Simulated attempts at the end; 0 = none.", 0, 100_000
     )

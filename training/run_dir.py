@@ -45,10 +45,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     """A reader sees the old file or the new one, never half of it, not even after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file must not keep a full disk full
+        raise
     os.replace(temporary, path)
 
 
@@ -70,6 +74,7 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.cancelled = False
         self._metrics_file = None
+        self._points: set[tuple[int, str]] | None = None  # step and figure of every loss in the file
 
     @classmethod
     def create(cls, path: Path | str, recipe: Recipe) -> "RunDir":
@@ -109,6 +114,17 @@ class RunDir:
         self._metrics_file.write(strict_json.dumps({"t": round(time.time(), 3), "kind": kind} | values) + "\n")
         self._metrics_file.flush()
 
+    def log_loss(self, step: int, **figures: float) -> None:
+        """A point of the curves. What is in the file already isn't said again: a restart repeats the steps since the
+        last saved state, and a curve holds each step once.
+        """
+        if self._points is None:
+            self._points = {(line["step"], name) for line in self.lines("loss") for name in line}
+        fresh = {name: value for name, value in figures.items() if (step, name) not in self._points}
+        if fresh:
+            self.log("loss", step=step, **fresh)
+            self._points |= {(step, name) for name in fresh}
+
     def note(self, text: str, level: str = "info") -> None:
         self.log("note", level=level, text=text)
 
@@ -136,10 +152,18 @@ class RunDir:
                 continue
         return lines, offset + len(whole)
 
+    def lines(self, kind: str) -> list[dict]:
+        """All that was said of a kind so far, by earlier processes too."""
+        return [line for line in self.read_metrics()[0] if line["kind"] == kind]
+
     def summary(self) -> dict:
         """What a finished run said at its end; empty while it isn't finished."""
-        done = [line for line in self.read_metrics()[0] if line["kind"] == "done"]
+        done = self.lines("done")
         return {name: value for name, value in done[-1].items() if name not in ("t", "kind")} if done else {}
+
+    def saved_at(self) -> int:
+        """When the state that a restart goes on from was saved, in nanoseconds; 0: never."""
+        return max((path.stat().st_mtime_ns for path in self.path.glob("state*.safetensors")), default=0)
 
     # Pause, cancel
 
@@ -177,15 +201,19 @@ class RunDir:
 
 
 class Countdown:
-    """Progress lines at a steady pace: done, total and the seconds left at the speed seen so far."""
+    """Progress lines at a steady pace: done, total and the seconds left at the speed seen so far.
+
+    A restart that has to repeat some steps is silent until it gets further than the process before it.
+    """
 
     def __init__(self, run: RunDir, phase: str, total: int, done: int = 0, every_s: float = 1.0):
         self.run, self.phase, self.total, self.every_s = run, phase, total, every_s
         self.first, self.started, self.written = done, time.monotonic(), 0.0
+        self.furthest = max((line["done"] for line in run.lines("progress") if line["phase"] == phase), default=-1)
 
     def tell(self, done: int) -> None:
         now = time.monotonic()
-        if now - self.written < self.every_s and done < self.total:
+        if done <= self.furthest or (now - self.written < self.every_s and done < self.total):
             return
         self.written = now
         gained = done - self.first

@@ -36,7 +36,7 @@ from training.checkpoints import (
     save_state,
 )
 from training.descent import descend, unlearnable
-from training.evaluation import evaluate
+from training.evaluation import evaluate_for
 from training.networks import random_frames
 from training.recipes import ImproveRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
@@ -124,10 +124,15 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         progress.setdefault("taught", 0)  # of a state from before there was an outlook
         run.note(f"Going on with version {progress['version']}, after {progress['episodes']} practice episodes.")
     deviation = steps_to_go.RunningDeviation(*progress["deviation"])
-    already = run.read_metrics()[0]  # a restart must not say twice what it has said
-    published = {line["id"] for line in already if line["kind"] == "checkpoint"}
-    evaluations = {line["version"]: line for line in already if line["kind"] == "evaluation"}
+    # A restart must not say twice what it has said, nor leave out what it had no time to say.
+    published = {line["id"] for line in run.lines("checkpoint")}
+    evaluations = {line["version"]: line for line in run.lines("evaluation")}
+    marked = {line["version"] for line in run.lines("kept")}
+    last = progress.get("update")
+    if last and last["version"] not in {line["version"] for line in run.lines("update")}:
+        run.log("update", **last)
     countdown = Countdown(run, "practice", recipe.max_episodes, progress["episodes"])
+    simulated = recipe.evaluation_episodes > 0
 
     def policy_loss(acted_by: Policy, perceived, actions, goals, returns, rows: Tensor) -> Tensor:
         seen, acted, goal, frame = perceived[rows], actions[rows], goals[rows], None
@@ -159,15 +164,19 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         # --- evaluate, while the stations load the new version
         finished = progress["episodes"] >= recipe.max_episodes or version >= recipe.max_rounds
         due = finished or version % recipe.evaluate_every == 0
-        if recipe.evaluation_episodes and due and version not in evaluations:
-            result = evaluate(
-                policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, time_limit=recipe.time_limit
+        if simulated and due and version not in evaluations:
+            result = evaluate_for(
+                run, policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, time_limit=recipe.time_limit
             )
-            evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
-            run.log("evaluation", version=version, sampled=True, **evaluations[version])
-            # More practice past the peak lowers success, so the best one so far is marked for whoever wants to go back.
-            if best_version(evaluations) == version:
-                run.log("kept", version=version, id=policy.id, success=result.rate)
+            simulated = result is not None  # said once
+            if simulated:
+                evaluations[version] = {"practice_episodes": progress["episodes"], **result.to_json()}
+                run.log("evaluation", version=version, sampled=True, **evaluations[version])
+        # More practice past the peak lowers success, so the best one so far is marked for whoever wants to go back.
+        if version in evaluations and best_version(evaluations) == version and version not in marked:
+            judged = evaluations[version]
+            run.log("kept", version=version, id=policy.id, success=judged["successes"] / judged["n"])
+            marked.add(version)
         forget_old_checkpoints(run, version, evaluations)
         if finished:
             break
@@ -241,18 +250,18 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             "stale": progress["stale"] + stale,
             "deviation": [deviation.count, deviation.mean, deviation.squares],
         }
+        progress["update"] = {
+            "version": version + 1,
+            "episodes": progress["episodes"],
+            "steps": len(steps.returns),
+            "mean_return": float(steps.returns.mean()) if len(steps.returns) else None,
+            "detected_rate": sum(episode.detected_success for episode in episodes) / max(1, len(episodes)),
+            "loss": float(np.mean(losses)) if losses else None,
+            "stale": stale,
+            "left_out": len(left_out),
+        }
         save_state(state, progress, optimiser, generator, network=network)
-        run.log(
-            "update",
-            version=version + 1,
-            episodes=progress["episodes"],
-            steps=len(steps.returns),
-            mean_return=float(steps.returns.mean()) if len(steps.returns) else None,
-            detected_rate=sum(episode.detected_success for episode in episodes) / max(1, len(episodes)),
-            loss=float(np.mean(losses)) if losses else None,
-            stale=stale,
-            left_out=len(left_out),
-        )
+        run.log("update", **progress["update"])
         countdown.tell(progress["episodes"])
 
     summary = {
@@ -269,13 +278,16 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         for judged, (name, version) in enumerate((("start", 0), ("kept", best))):
             countdown.tell(judged)
             policy = Policy.load(policy_path(run, version))
-            result = evaluate(
+            result = evaluate_for(
+                run,
                 policy,
                 tasks,
                 recipe.evaluation_episodes,
                 recipe.evaluation_seed + FRESH_SEEDS,
                 time_limit=recipe.time_limit,
             )
+            if result is None:
+                continue
             summary |= {
                 f"{name}_success": result.rate,
                 f"{name}_n": result.n,

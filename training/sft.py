@@ -7,15 +7,19 @@
     keep        the policy, the reward model and its detector, s and k
     evaluate    the policy's true success: the level that practice starts from
 
-Read from top to bottom. A restart in the same directory goes on at the last validation.
+Read from top to bottom. A restart in the same directory goes on at the last state that was saved, in every phase: at a
+validation, or SAVE_EVERY updates of sight or grounding.
 """
 
 import copy
 import dataclasses
 import math
 import time
+import uuid
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,7 +37,7 @@ from training.checkpoints import (
 )
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
 from training.descent import descend, unlearnable
-from training.evaluation import evaluate
+from training.evaluation import evaluate_for
 from training.networks import Grounding, Network, random_frames
 from training.recipes import SFTRecipe, warm_up_and_anneal
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
@@ -44,6 +48,8 @@ from training.vocabulary import PADDING, UNKNOWN, Vocabulary
 # misunderstood, with them 5 %.
 WORD_DROPOUT = 0.3
 STRANGERS = 3
+
+SAVE_EVERY = 50  # updates of grounding; sight.py has the same of its own
 
 
 def sft(run: RunDir) -> dict:
@@ -100,6 +106,8 @@ def sft(run: RunDir) -> dict:
         progress = {"step": 0, "best_bc": math.inf, "best_step": 0}
     else:
         run.note(f"Going on at update {progress['step']}.")
+    # Known before they are needed, so that a restart while they are kept or evaluated names the same checkpoints.
+    progress.setdefault("ids", {role: str(uuid.uuid4()) for role in ("policy", "reward_model")})
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen))
     with torch.no_grad():
@@ -163,9 +171,8 @@ def sft(run: RunDir) -> dict:
                 bad = bad_episodes(checked)
                 checked, checked_imitable = without(bad, checked), without(bad, checked_imitable)
                 validation_bc, validation_stg = validation_losses(checked, checked_imitable)
-            run.log(
-                "loss",
-                step=step,
+            run.log_loss(
+                step,
                 bc=float(bc.detach()),
                 steps_to_go=float(stg.detach()),
                 validation_bc=validation_bc,
@@ -195,14 +202,22 @@ def sft(run: RunDir) -> dict:
     }
     network.eval().requires_grad_(False)
     kept_policy.eval().requires_grad_(False)
-    reward_model = RewardModel(network, Description(role="reward_model", threshold=math.inf, consecutive=1, **shared))
     validation = demonstrations.episodes_of(checked).unique()  # those that were not left out
+    judging = Description(
+        role="reward_model", id=progress["ids"]["reward_model"], threshold=math.inf, consecutive=1, **shared
+    )
+    reward_model = RewardModel(network, judging)
     d = [d_of(reward_model, demonstrations, demonstrations.frames_of(episode[None])) for episode in validation]
     threshold, consecutive = steps_to_go.choose_detector(
         d, recipe.consecutive, recipe.threshold_margin, recipe.premature_share
     )
+    if recipe.largest_threshold:
+        refuse_blind_detector(d, demonstrations, threshold, consecutive, recipe)
     reward_model.description.threshold, reward_model.description.consecutive = threshold, consecutive
-    policy = Policy(kept_policy, Description(role="policy", threshold=threshold, consecutive=consecutive, **shared))
+    acting = Description(
+        role="policy", id=progress["ids"]["policy"], threshold=threshold, consecutive=consecutive, **shared
+    )
+    policy = Policy(kept_policy, acting)
     keep(run, reward_model)
     keep(run, policy)
 
@@ -215,12 +230,20 @@ def sft(run: RunDir) -> dict:
         "reward_model": reward_model.id,
     }
     if recipe.evaluation_episodes:
-        countdown = Countdown(run, "evaluation", recipe.evaluation_episodes)
-        result = evaluate(
-            policy, demonstrations.tasks, recipe.evaluation_episodes, recipe.evaluation_seed, on_progress=countdown.tell
-        )
-        run.log("evaluation", version=0, practice_episodes=0, sampled=True, **result.to_json())
-        summary["success"] = result.rate
+        if not run.lines("evaluation"):
+            countdown = Countdown(run, "evaluation", recipe.evaluation_episodes)
+            result = evaluate_for(
+                run,
+                policy,
+                demonstrations.tasks,
+                recipe.evaluation_episodes,
+                recipe.evaluation_seed,
+                on_progress=countdown.tell,
+            )
+            if result is not None:
+                run.log("evaluation", version=0, practice_episodes=0, sampled=True, **result.to_json())
+        for evaluation in run.lines("evaluation"):
+            summary["success"] = evaluation["successes"] / evaluation["n"]
     summary["wall_s"] = round(time.monotonic() - started, 1)
     run.log("done", **summary)
     return summary
@@ -271,8 +294,10 @@ def ground(
 
     parameters = list(network.words.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=1e-2)
-    countdown = Countdown(run, "grounding", recipe.grounding_steps)
-    for step in range(1, recipe.grounding_steps + 1):
+    state = run.path / "state-grounding.safetensors"
+    progress = load_state(state, optimiser, generator, words=network.words) or {"step": 0}
+    countdown = Countdown(run, "grounding", recipe.grounding_steps, progress["step"])
+    for step in range(progress["step"] + 1, recipe.grounding_steps + 1):
         run.wait_while_paused()
         for group in optimiser.param_groups:
             group["lr"] = 1e-2 * warm_up_and_anneal(step, recipe.grounding_steps)
@@ -283,12 +308,15 @@ def ground(
             bad = unlearnable(groups, lambda episode: loss(episode, noisy=False), optimiser, parameters)
             training = some_of(training[~torch.isin(training, named(run, demonstrations, bad))])
         countdown.tell(step)
-        if step % 50 == 0 or step == recipe.grounding_steps:
+        due = step % SAVE_EVERY == 0 or step == recipe.grounding_steps
+        if due:
             with torch.no_grad():
                 losses = {"grounding": float(value.detach())}
                 if len(validation):
                     losses["validation_grounding"] = float(loss(validation, noisy=False))
-                run.log("loss", step=step, **losses)
+                run.log_loss(step, **losses)
+        if due or run.cancelled:
+            save_state(state, {"step": step}, optimiser, generator, words=network.words)
         if run.cancelled:
             run.note("cancelled", level="warning")
             return False
@@ -327,13 +355,22 @@ def see(
     def step_done(step: int, losses: dict) -> bool:
         run.wait_while_paused()
         countdown.tell(step)
-        if step % 50 == 0:
-            run.log("loss", step=step, **losses)
+        if step % sight.SAVE_EVERY == 0:
+            run.log_loss(step, **losses)
         if run.cancelled:
             run.note("cancelled", level="warning")
         return not run.cancelled
 
-    return sight.learn_to_see(network.sight, learnt_from, recipe.sight_steps, generator, step_done)
+    state = run.path / "state-sight.safetensors"
+    return sight.learn_to_see(
+        network.sight,
+        learnt_from,
+        recipe.sight_steps,
+        generator,
+        step_done,
+        load=partial(load_state, state),
+        save=partial(save_state, state),
+    )
 
 
 @torch.no_grad()
@@ -362,9 +399,39 @@ def d_of(reward_model: RewardModel, demonstrations: Demonstrations, frames: Tens
     return reward_model.judge(demonstrations.observations[frames], texts)[0]
 
 
+def refuse_blind_detector(
+    d: list[np.ndarray], demonstrations: Demonstrations, threshold: float, consecutive: int, recipe: SFTRecipe
+) -> None:
+    """RunError where the detector would find success far from the goal: practice with it teaches nothing, and its
+    stations would call one step after another a success.
+    """
+    median = float((demonstrations.last - demonstrations.first).float().median())
+    mend = (
+        "The predicted steps-to-go are too vague. Train for more updates or on more demonstrations, and let bins x "
+        f"bin width ({recipe.bins * recipe.bin_width:g} steps) reach over a demonstration (median {median:g} steps)."
+    )
+    if threshold > recipe.largest_threshold * median:
+        raise RunError(
+            f"The success detector can't tell success: its threshold came out as {threshold:.1f} steps, more than "
+            f"{recipe.largest_threshold:.0%} of the median demonstration. {mend}"
+        )
+    # Those that are so short that their goal is near at once tell nothing.
+    first = max(2, consecutive)
+    long = [each for each in d if len(each) - 1 - first > recipe.threshold_margin]
+    fired = [steps_to_go.first_detection(each, threshold, consecutive) for each in long]
+    at_once = sum(frame is not None and frame <= first for frame in fired)
+    if at_once > recipe.premature_share * len(long):
+        raise RunError(
+            f"The success detector can't tell success: in {at_once} of {len(long)} held-out demonstrations it fires "
+            f"within the first {first} steps (threshold {threshold:.1f}). {mend}"
+        )
+
+
 def keep(run: RunDir, loaded: Loaded) -> None:
     description = loaded.description
     path = run.checkpoints / f"{description.role}.safetensors"
+    if path.exists() and description.id in [line["id"] for line in run.lines("checkpoint")]:
+        return  # an earlier process kept it
     save_checkpoint(path, loaded.network, description)
     run.log(
         "checkpoint",

@@ -13,6 +13,7 @@ a thing is shown the words of those sentences. Then everything may have one name
 network learns from its own clearest cases.
 """
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -36,6 +37,7 @@ SECONDS_APART = 1.2  # two pictures in which the hand has moved by more than its
 BATCH = 256
 LEARNING_RATE = 3e-3
 ROUNDS = 3  # of learning: one by what has left its place, the others from its own clearest cases
+SAVE_EVERY = 50  # updates
 
 
 class Things:
@@ -178,9 +180,11 @@ def learn_to_see(
     steps: int,
     generator: torch.Generator,
     step_done: Callable[[int, dict], bool],
+    load: Callable = lambda optimiser, generator, **networks: None,
+    save: Callable = lambda progress, optimiser, generator, **networks: None,
 ) -> bool:
     """Train in place on demonstrations whose observations are pictures. `step_done(step, losses)` says whether to go
-    on; False: it did not.
+    on; False: it did not. `save` keeps all that a restart needs, and `load` brings it back (checkpoints.py).
     """
     pictures, first, last = demonstrations.observations, demonstrations.first, demonstrations.last
     apart = max(1, round(SECONDS_APART * demonstrations.embodiment.control_hz))
@@ -215,32 +219,55 @@ def learn_to_see(
             "words": (words * torch.sigmoid(-told_of[:, :1].detach())).mean(),
         }
 
-    if not _fit(sight, steps, by_what_left, step_done):
-        return False
     every = Things.all_of([moving, Things(told.number + 2 * len(first), told.place, told.look)])
     ideal = torch.zeros(len(sight.name_words) + 1, 1 + len(sight.words))  # what is told of each name, and of the hand
     ideal[-1, 0] = 1
     ideal[:-1].scatter_(1, sight.name_words + 1, 1.0)
-    for number in range(1, ROUNDS):
+
+    def own_cases(begun: Sight) -> Callable[[], dict[str, Tensor]]:
+        """Clear is a case where no other name fits the thing better, and no other thing in the picture the name."""
         with torch.no_grad():
-            scores = sight.scores(every.look)
+            scores = begun.scores(every.look)
         best = torch.full((int(every.number.max()) + 1, scores.shape[1]), -torch.inf)
         best = best.scatter_reduce(0, every.number[:, None].expand(-1, scores.shape[1]), scores, "amax")
-        # Clear is a case where no other name fits the thing better, and no other thing in the picture the name.
         clear = (scores == best[every.number]) & (scores == scores.amax(1, keepdim=True))
         cases, names = clear.nonzero(as_tuple=True)
 
-        def by_own_cases(cases=cases, names=names) -> dict[str, Tensor]:
+        def by_own_cases() -> dict[str, Tensor]:
             some = torch.randint(len(cases), (BATCH,), generator=generator)
             told = sight.tell(_turned(every.look[cases[some]], generator))
             return {"own_cases": F.binary_cross_entropy_with_logits(told, ideal[names[some]])}
 
-        def go_on(step: int, losses: dict, before=number * steps) -> bool:
-            return step_done(before + step, losses)
+        return by_own_cases
 
-        if not _fit(sight, steps, by_own_cases, go_on):
+    # As the round began: a restart in its middle has to find the same cases.
+    begun, loss = copy.deepcopy(sight), None
+    optimiser = _new_optimiser(sight)
+    progress = load(optimiser, generator, sight=sight, begun=begun) or {"step": 0}
+    for step in range(progress["step"] + 1, ROUNDS * steps + 1):
+        number, within = divmod(step - 1, steps)
+        if within == 0:
+            begun.load_state_dict(sight.state_dict())
+            optimiser = _new_optimiser(sight)
+        if within == 0 or loss is None:
+            loss = own_cases(begun) if number else by_what_left
+        for group in optimiser.param_groups:
+            group["lr"] = LEARNING_RATE * warm_up_and_anneal(within + 1, steps)
+        losses = loss()
+        optimiser.zero_grad()
+        sum(losses.values()).backward()
+        nn.utils.clip_grad_norm_(sight.parameters(), 1.0)
+        optimiser.step()
+        go_on = step_done(step, {name: float(value.detach()) for name, value in losses.items()})
+        if not go_on or step % SAVE_EVERY == 0 or step == ROUNDS * steps:
+            save({"step": step}, optimiser, generator, sight=sight, begun=begun)
+        if not go_on:
             return False
     return True
+
+
+def _new_optimiser(sight: Sight) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(sight.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
 
 
 def _pairs(sight: Sight, pictures: Tensor, ones: Tensor, others: Tensor) -> tuple[Things, Tensor]:
@@ -255,21 +282,6 @@ def _pairs(sight: Sight, pictures: Tensor, ones: Tensor, others: Tensor) -> tupl
             left.append(sight.left_behind(things, pictures[b[rows]]))
             parts.append(Things(things.number + begin + at, things.place, things.look))
     return Things.all_of(parts), torch.cat(left)
-
-
-def _fit(sight: Sight, steps: int, loss: Callable[[], dict], go_on: Callable[[int, dict], bool]) -> bool:
-    optimiser = torch.optim.AdamW(sight.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-    for step in range(1, steps + 1):
-        for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * warm_up_and_anneal(step, steps)
-        losses = loss()
-        optimiser.zero_grad()
-        sum(losses.values()).backward()
-        nn.utils.clip_grad_norm_(sight.parameters(), 1.0)
-        optimiser.step()
-        if not go_on(step, {name: float(value.detach()) for name, value in losses.items()}):
-            return False
-    return True
 
 
 def _turned(look: Tensor, generator: torch.Generator) -> Tensor:

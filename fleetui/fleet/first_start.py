@@ -15,7 +15,8 @@ from django.db import transaction
 
 from fleetui.fleet.actions import add_member, create_lab, create_station, create_task, renew_token
 from fleetui.fleet.models import Lab, Station
-from fleetui.learning.actions import generate_dataset
+from fleetui.learning.actions import generate_dataset, recognise_folder
+from fleetui.learning.models import DataFolder
 from robots.embodiments import get_embodiment
 
 LAB = "main"
@@ -37,6 +38,12 @@ class FirstStartError(Exception):
 
 def prepare(stations: int | None) -> Path:
     """Returns the file of the stations' tokens, for their host."""
+    if not recognise_folder():
+        raise FirstStartError(
+            f"{settings.DATA} is not the data folder of this database: its fleet.id is missing or another one. Set "
+            "FLEETUI_DATA to the fleet's own folder, or DATABASE_URL to a database of its own. If that folder is lost "
+            f"for good, write {DataFolder.objects.get().fleet} into {settings.DATA / 'fleet.id'}."
+        )
     with transaction.atomic():
         lab = Lab.objects.filter(slug=LAB).first() or create_lab(slug=LAB, name="Main lab")
         prepare_logins(lab)

@@ -24,13 +24,13 @@ from fleetui.celery import app as celery_app
 from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet.models import Assignment, Episode, Lab, Station, Task
 from fleetui.learning import selectors
-from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
+from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
 from robots.embodiments import get_embodiment
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
 from training.recipes import RecipeError, recipe_from_json
-from training.run_dir import sha256_of
+from training.run_dir import sha256_of, write_atomically
 
 audit = logging.getLogger("fleetui.audit")
 
@@ -44,6 +44,21 @@ STEPS_A_DEMONSTRATION = 60  # about
 def enqueue_on_commit(job: str, identifier) -> None:
     """A Celery message carries only an id; if it is lost, the worker's watch finds the row still waiting."""
     transaction.on_commit(lambda: celery_app.send_task(job, args=[identifier]), robust=True)
+
+
+@transaction.atomic
+def recognise_folder() -> bool:
+    """Whether this data folder is the database's own: both hold the same id. Where neither has one they get it now.
+
+    Runs and datasets are rows there and files here, so that a worker on another folder could only fail them.
+    """
+    path = settings.DATA / "fleet.id"
+    if not DataFolder.objects.exists():
+        here = (path.read_text().strip() if path.exists() else "") or str(uuids.uuid4())
+        _, first = DataFolder.objects.get_or_create(number=1, defaults={"fleet": here})
+        if first:
+            write_atomically(path, here.encode())
+    return path.exists() and path.read_text().strip() == DataFolder.objects.get().fleet
 
 
 # Datasets
@@ -198,8 +213,13 @@ def claim_dataset(*, dataset_id: int) -> Dataset | None:
     return Dataset.objects.select_related("lab").get(pk=dataset_id)
 
 
+def beat_dataset(*, dataset: Dataset) -> bool:
+    """Say that its job lives. False if it isn't made any more."""
+    return bool(Dataset.objects.filter(pk=dataset.pk, state="generating").update(heartbeat_at=timezone.now()))
+
+
 def advance_dataset(*, dataset: Dataset, progress: float) -> None:
-    Dataset.objects.filter(pk=dataset.pk, state="generating").update(progress=progress, heartbeat_at=timezone.now())
+    Dataset.objects.filter(pk=dataset.pk, state="generating").update(progress=progress)
 
 
 def release_dataset(*, dataset: Dataset) -> None:
@@ -433,7 +453,10 @@ def claim_run(*, run_id: int) -> Run | None:
 
 
 def beat_run(*, run: Run) -> bool:
-    """Say that the job lives. False if the run is no longer this attempt's: the job must let go of it."""
+    """Say that the job lives. False if the run is no longer this attempt's: the job must let go of it.
+
+    In a transaction the row stays locked to its end, so that no other attempt begins while this one reports.
+    """
     return bool(
         Run.objects.filter(pk=run.pk, attempt=run.attempt, state__in=Run.SUPERVISED).update(heartbeat_at=timezone.now())
     )
@@ -463,24 +486,26 @@ def finish_run(
 
 @transaction.atomic
 def release_run(*, run: Run) -> None:
-    """The worker stops in good order: the next one goes on in the same directory, and no attempt is used up."""
+    """The worker stops in good order: the next one goes on in the same directory."""
     if run.state == "canceling" and finish_run(run=run, state="canceled", attempt=run.attempt):
         return
     move_run(run=run, to="queued", attempt=run.attempt, heartbeat_at=None)
-    Run.objects.filter(pk=run.pk, state="queued", attempt=run.attempt).update(attempt=F("attempt") - 1)
 
 
 @transaction.atomic
-def retry_run(*, run: Run) -> bool:
-    """Let another attempt go on in the same directory; False where there were too many, or it isn't ours any more."""
-    if run.attempt >= Run.MAX_ATTEMPTS or not move_run(run=run, to="queued", attempt=run.attempt, heartbeat_at=None):
+def retry_run(*, run: Run, deaths: int) -> bool:
+    """Let another attempt go on in the same directory; False where there were too many deaths in a row, or it isn't
+    ours any more.
+    """
+    fields = {"heartbeat_at": None, "deaths": deaths}
+    if deaths >= Run.MAX_DEATHS or not move_run(run=run, to="queued", attempt=run.attempt, **fields):
         return False
     enqueue_on_commit("learning.run", run.pk)
     return True
 
 
 def requeue_stale_jobs(*, all_waiting: bool = False) -> None:
-    """Find what a crash left behind, and enqueue it again; a run is tried 3 times at most.
+    """Find what a crash of a worker or a server that was away left behind, and enqueue it again: no fault of the run.
 
     `all_waiting`: also what merely waits, as its message may have died with the broker. Claiming makes a doubled one
     harmless.
@@ -489,13 +514,8 @@ def requeue_stale_jobs(*, all_waiting: bool = False) -> None:
     for run in Run.objects.select_related("lab").filter(state__in=Run.SUPERVISED, heartbeat_at__lt=late):
         if run.state == "canceling":
             finish_run(run=run, state="canceled", attempt=run.attempt)
-        elif not retry_run(run=run):
-            finish_run(
-                run=run,
-                state="failed",
-                attempt=run.attempt,
-                error=f"Its job stopped {run.attempt} times without ending; look at the log, then launch it anew.",
-            )
+        else:
+            retry_run(run=run, deaths=run.deaths)
     waiting = Dataset.objects.filter(state="generating", heartbeat_at__lt=late)
     if all_waiting:
         waiting = Dataset.objects.filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=late), state="generating")
@@ -506,8 +526,12 @@ def requeue_stale_jobs(*, all_waiting: bool = False) -> None:
 
 
 @transaction.atomic
-def record_metrics(*, run: Run, lines: list[tuple[int, dict]]) -> None:
-    """Lines of metrics.jsonl by their number: kept, shown live, and read for what they say about the run itself."""
+def record_metrics(*, run: Run, lines: list[tuple[int, dict]]) -> bool:
+    """Lines of metrics.jsonl by their number: kept, shown live, and read for what they say about the run itself.
+    False if the run is no longer this attempt's: then nothing is kept.
+    """
+    if not beat_run(run=run):
+        return False
     rows = [
         Metric(
             run=run,
@@ -536,6 +560,7 @@ def record_metrics(*, run: Run, lines: list[tuple[int, dict]]) -> None:
     shown = [selectors.metric_row(row) for row in rows if row.kind != "progress"]
     for start in range(0, len(shown), 500):
         send_on_commit(run.topic, MetricsAdded(shown[start : start + 500]))
+    return True
 
 
 def _moment(seconds) -> datetime:
@@ -547,7 +572,8 @@ def show_log(*, run: Run, lines: list[str]) -> None:
 
 
 def register_checkpoint(*, run: Run, line: dict) -> Checkpoint | None:
-    """Keep the weights that a `checkpoint` line names. None if the file is not (or no longer) what the line says.
+    """Keep the weights that a `checkpoint` line names. None if the file is not (or no longer) what the line says, or
+    the run is no longer this attempt's.
 
     The learner may write a newer file to the same path; a hard link keeps this one for as long as its row lives.
     """
@@ -566,20 +592,23 @@ def register_checkpoint(*, run: Run, line: dict) -> Checkpoint | None:
             temporary.unlink()
             return None
         temporary.replace(target)
-    checkpoint, fresh = Checkpoint.objects.get_or_create(
-        uuid=line["id"],
-        defaults={
-            "run": run,
-            "role": line["role"],
-            "version": line["version"],
-            "path": kept,
-            "sha256": line["sha256"],
-            "threshold": line.get("threshold"),
-            "consecutive": line.get("consecutive"),
-        },
-    )
-    if fresh:
-        send_on_commit(run.topic, CheckpointsChanged([checkpoint.row()]))
+    with transaction.atomic():
+        if not beat_run(run=run):
+            return None
+        checkpoint, fresh = Checkpoint.objects.get_or_create(
+            uuid=line["id"],
+            defaults={
+                "run": run,
+                "role": line["role"],
+                "version": line["version"],
+                "path": kept,
+                "sha256": line["sha256"],
+                "threshold": line.get("threshold"),
+                "consecutive": line.get("consecutive"),
+            },
+        )
+        if fresh:
+            send_on_commit(run.topic, CheckpointsChanged([checkpoint.row()]))
     return checkpoint
 
 
@@ -594,9 +623,13 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 @transaction.atomic
 def publish_checkpoint(*, run: Run, checkpoint: Checkpoint) -> bool:
-    """A new round begins: all stations of the run shall load this policy, and its episodes are counted from zero."""
+    """A new round begins: all stations of the run shall load this policy, and its episodes are counted from zero.
+    False if it is published already, or the run is no longer this attempt's.
+    """
     now = timezone.now()
-    if not Checkpoint.objects.filter(pk=checkpoint.pk, published_at=None).update(published_at=now):
+    if not beat_run(run=run) or not Checkpoint.objects.filter(pk=checkpoint.pk, published_at=None).update(
+        published_at=now
+    ):
         return False
     checkpoint.published_at = now
     Run.objects.filter(pk=run.pk).update(open_version=checkpoint.version, round_steps=0, holding=False)
@@ -627,7 +660,7 @@ def render_episode(*, episode: Episode) -> str:
     return ""
 
 
-def reason_from_log(*, run: Run, code: int) -> str:
-    """Why the training process ended, in its own last words."""
-    tail = [line for line in selectors.log_tail(run, 12) if line.strip()]
-    return f"The training process ended with code {code}. Its last words:\n" + "\n".join(tail or ["(none)"])
+def reason_from_log(*, run: Run, ended: str) -> str:
+    """Why the training process ended, in its own last words: what it printed, else what it noted in its metrics."""
+    words = [line for line in selectors.log_tail(run, 12) if line.strip()] or selectors.last_notes(run)
+    return f"The training process {ended} Its last words:\n" + "\n".join(words)

@@ -6,6 +6,7 @@ publishes checkpoints and closes rounds. The run directory is all that the two s
 time: the run is claimed again and the training process goes on where its directory says.
 """
 
+import copy
 import json
 import logging
 import math
@@ -16,13 +17,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 from celery import shared_task
 from celery.beat import EmbeddedService
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutting_down
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
 from fleetui.celery import app as celery_app
 from fleetui.embedded import end_with_parent
@@ -31,8 +34,9 @@ from fleetui.fleet.models import Episode
 from fleetui.learning import actions, selectors
 from fleetui.learning.models import Dataset, Run
 from fleetui.messages import tell_station_on_commit
+from fleetui.servers import ServerAway, check_servers
 from robots import strict_json
-from robots.episodes import EpisodeError, read_episodes
+from robots.episodes import read_episodes
 from training.run_dir import RunDir, RunError, write_atomically
 
 log = logging.getLogger(__name__)
@@ -48,9 +52,12 @@ TERMINATE_S = {"sft": 30.0, "improve": 4.0}
 SHUTDOWN_S = 5.0
 LATE_UPLOAD_S = 3.0  # a station has ended its episode, whose upload is on its way
 STATION_STUCK_S = 60.0  # a station that doesn't end its episode doesn't stop the round for ever
+DATABASE_AWAY = (OperationalError, InterfaceError)
+DISK_FULL_BELOW = 64 * 2**20  # bytes: with fewer a child that ended most likely could not write
 
 stopping = threading.Event()  # the worker is going down
 beat = None  # Celery's clock for what repeats, while a worker runs
+foreign_said = False  # that this worker's data folder is not the database's
 
 
 def start_child(command: list[str], output, **options) -> subprocess.Popen:
@@ -93,6 +100,66 @@ def end_child(child: subprocess.Popen, seconds: float) -> None:
         return
 
 
+def how_it_ended(code: int) -> str:
+    """An exit status in words, for a sentence that begins with who ended."""
+    disk = ""
+    if shutil.disk_usage(settings.DATA).free < DISK_FULL_BELOW:
+        disk = f" The disk of {settings.DATA} is full: make room, then start it anew."
+    if code >= 0:
+        return f"ended with code {code}.{disk}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    memory = "; did the machine run out of memory?" if -code == signal.SIGKILL else "."
+    return f"was killed with code {code}, {name}{memory}{disk}"
+
+
+class Heartbeat:
+    """Says each second that a job lives, in a thread of its own: a frozen Valkey or a long read by the job's own thread
+    must not look like its death. While the database is away it keeps trying.
+    """
+
+    def __init__(self, beat: Callable[[], bool]):
+        self.beat = beat
+        self.lost = False  # what it beats for has ended, or is another job's by now
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.go_on, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def go_on(self) -> None:
+        while not self.over.wait(BEAT_S) and not self.lost:
+            try:
+                self.lost = not self.beat()
+            except DATABASE_AWAY as error:
+                log.warning("no heartbeat, the database is away: %s", first_line(error))
+            finally:
+                connection.close()  # back to the pool, which is small
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def owns_folder() -> bool:
+    """Whether the files of the database's runs and datasets are in this worker's data folder. Said once where not."""
+    global foreign_said
+    if actions.recognise_folder():
+        return True
+    if not foreign_said:
+        foreign_said = True
+        log.error(
+            "%s is not the data folder of this database: its fleet.id is missing or another one. This worker takes no "
+            "runs, datasets or pictures; start it with FLEETUI_DATA on the fleet's own folder.",
+            settings.DATA,
+        )
+    return False
+
+
 # Runs
 
 
@@ -102,7 +169,7 @@ def training_command(run: Run) -> list[str]:
 
 @shared_task(name="learning.run")
 def run_job(run_id: int) -> None:
-    if stopping.is_set():
+    if stopping.is_set() or not owns_folder():
         return  # it stays queued, and the next worker finds it
     run = actions.claim_run(run_id=run_id)
     if run is None:
@@ -110,9 +177,9 @@ def run_job(run_id: int) -> None:
     supervision = Supervision(run)
     try:
         supervision.carry_out()
-    except (OperationalError, InterfaceError):
+    except DATABASE_AWAY as error:
         # The database went away, not the run: without a heartbeat the watch finds it, and it goes on where it was.
-        log.exception("run %s", run_id)
+        log.error("run %s is left to the next job, the database is away: %s", run_id, first_line(error))
     except (RunError, OSError) as error:
         log.exception("run %s", run_id)
         actions.finish_run(run=run, state="failed", error=f"Its directory can't be used: {error}", attempt=run.attempt)
@@ -139,7 +206,9 @@ class Supervision:
         self.handed_in: set[str] = set()
         self.summary: dict | None = None
         self.failure = ""
-        self.beaten_at = self.repeated_at = self.logged_at = 0.0
+        self.saved_at = self.dir.saved_at()
+        self.database_away = False
+        self.repeated_at = self.logged_at = 0.0
         self.log_shown: list[str] = []
         self.holding_since: float | None = None
         self.episodes_over_since: float | None = None
@@ -151,23 +220,38 @@ class Supervision:
         with open(self.dir.path / "log.txt", "ab") as output:
             self.child = start_child(training_command(self.run), output, stdout=output)
         (self.dir.path / "pid").write_text(str(self.child.pid))
-        while True:
-            ended = self.child.poll() is not None  # asked before reading, so that no last line is missed
-            self.read_metrics()
+        held = copy.copy(self.run)  # as this attempt holds it, whatever the job's own thread reads anew
+        with Heartbeat(lambda: actions.beat_run(run=held)) as heartbeat:
+            while not self.follow(heartbeat):
+                stopping.wait(TICK_S)
+
+    def follow(self, heartbeat: Heartbeat) -> bool:
+        """One look at the child; whether that was the last. Training goes on while the database is away."""
+        ended = self.child.poll() is not None  # asked before reading, so that no last line is missed
+        try:
+            if not self.read_metrics() or heartbeat.lost:
+                log.warning("run %s is no longer attempt %s's; letting go", self.run.pk, self.run.attempt)
+                end_child(self.child, SHUTDOWN_S)
+                return True
             if ended:
                 self.conclude(self.child.returncode)
-                return
+                return True
             if stopping.is_set():
                 end_child(self.child, SHUTDOWN_S)
                 self.read_metrics()
                 self.refresh()
                 actions.release_run(run=self.run)
-                return
-            if not self.tick():
-                log.warning("run %s is no longer attempt %s's; letting go", self.run.pk, self.run.attempt)
-                end_child(self.child, SHUTDOWN_S)
-                return
-            stopping.wait(TICK_S)
+                return True
+            self.tick()
+            self.database_away = False
+        except DATABASE_AWAY as error:
+            if stopping.is_set():
+                raise
+            if not self.database_away:
+                log.warning("run %s goes on, the database is away: %s", self.run.pk, first_line(error))
+            self.database_away = True
+            connection.close()
+        return False
 
     def let_go(self) -> None:
         """Whatever happened, no training process goes on unsupervised."""
@@ -210,14 +294,9 @@ class Supervision:
 
     # Each tick
 
-    def tick(self) -> bool:
-        """False if the run is no longer ours."""
+    def tick(self) -> None:
         now = time.monotonic()
-        if now - self.beaten_at > BEAT_S:
-            self.beaten_at = now
-            close_old_connections()
-            if not actions.beat_run(run=self.run):
-                return False
+        close_old_connections()
         self.refresh()
         self.follow_wishes(now)
         if self.run.kind == "improve" and self.run.state == "running" and not self.run.pause_wanted:
@@ -232,7 +311,6 @@ class Supervision:
             if lines != self.log_shown:
                 self.log_shown = lines
                 actions.show_log(run=self.run, lines=lines)
-        return True
 
     def refresh(self) -> None:
         attempt = self.run.attempt
@@ -273,39 +351,40 @@ class Supervision:
 
     # What the learner says
 
-    def read_metrics(self) -> None:
+    def read_metrics(self) -> bool:
         """New whole lines of metrics.jsonl, numbered from the file's start; those an earlier attempt recorded are
-        skipped.
+        skipped. False if the run is no longer ours.
         """
         try:
             with open(self.dir.metrics, "rb") as file:
                 file.seek(self.offset)
                 content = file.read()
         except FileNotFoundError:
-            return
+            return True
         whole = content[: content.rfind(b"\n") + 1]
-        self.offset += len(whole)
-        fresh = []
+        number, fresh, summary = self.line, [], self.summary
         for text in whole.splitlines():
-            self.line += 1
+            number += 1
             try:
                 line = strict_json.loads(text)
             except ValueError:
-                log.warning("run %s: line %s of its metrics is torn", self.run.pk, self.line)
+                log.warning("run %s: line %s of its metrics is torn", self.run.pk, number)
                 continue
-            if self.line > self.recorded and isinstance(line, dict):
-                fresh.append((self.line, line))
+            if number > self.recorded and isinstance(line, dict):
+                fresh.append((number, line))
             if line.get("kind") == "done":
-                self.summary = line
-        if not fresh:
-            return
+                summary = line
         for _, line in fresh:  # first the checkpoints: a page that hears of an evaluation may ask for its policy
             if line.get("kind") == "checkpoint":
                 self.take_checkpoint(line)
             elif line.get("kind") == "failed":
                 self.failure = str(line.get("reason") or "")
-        actions.record_metrics(run=self.run, lines=fresh)
-        self.recorded = self.line
+        if fresh and not actions.record_metrics(run=self.run, lines=fresh):
+            return False
+        # Only now: where the database was away they are read again.
+        self.offset, self.line, self.summary = self.offset + len(whole), number, summary
+        self.recorded = max(self.recorded, number)
+        return True
 
     def take_checkpoint(self, line: dict) -> None:
         try:
@@ -370,6 +449,8 @@ class Supervision:
     def conclude(self, code: int) -> None:
         run = self.run
         self.refresh()
+        if run.state not in Run.SUPERVISED:
+            return  # said already, when the database went away before it could answer
         (self.dir.path / "pid").unlink(missing_ok=True)
         actions.show_log(run=run, lines=selectors.log_tail(run))
         if self.summary is not None and code == 0:
@@ -378,13 +459,20 @@ class Supervision:
                 actions.finish_run(run=run, state="canceled", attempt=run.attempt)
         elif run.state == "canceling":
             actions.finish_run(run=run, state="canceled", attempt=run.attempt)
-        elif code < 0 and actions.retry_run(run=run):
-            log.warning("run %s: its training process was killed by signal %s; it begins again", run.pk, -code)
+        elif code < 0 and actions.retry_run(run=run, deaths=self.deaths()):
+            log.warning("run %s: its training process %s It begins again.", run.pk, how_it_ended(code))
         elif self.failure:
             actions.finish_run(run=run, state="failed", error=self.failure, attempt=run.attempt)
         else:
-            reason = actions.reason_from_log(run=run, code=code)
+            ended = how_it_ended(code)
+            if code < 0:
+                ended += f" It was tried {Run.MAX_DEATHS} times without getting further."
+            reason = actions.reason_from_log(run=run, ended=ended)
             actions.finish_run(run=run, state="failed", error=reason, attempt=run.attempt)
+
+    def deaths(self) -> int:
+        """In a row, this one included: a state that this attempt saved is progress, and counting starts anew."""
+        return 1 if self.dir.saved_at() > self.saved_at else self.run.deaths + 1
 
 
 # Datasets
@@ -410,31 +498,43 @@ def demonstrate_command(dataset: Dataset) -> list[str]:
 
 @shared_task(name="learning.generate_dataset")
 def generate_dataset_job(dataset_id: int) -> None:
-    if stopping.is_set():
+    if stopping.is_set() or not owns_folder():
         return
     dataset = actions.claim_dataset(dataset_id=dataset_id)
     if dataset is None:
         return
+    try:
+        with Heartbeat(lambda: actions.beat_dataset(dataset=dataset)):
+            demonstrate(dataset)
+    except DATABASE_AWAY as error:
+        # Without a heartbeat the watch finds it, and it is made anew: the same seed gives the same file.
+        log.error("dataset %s is left to the next job, the database is away: %s", dataset_id, first_line(error))
+    except Exception as error:
+        log.exception("dataset %s", dataset_id)
+        reason = f"It could not be made ({type(error).__name__}: {error}); mend that, then generate it anew."
+        actions.fail_dataset(dataset=dataset, error=reason)
+
+
+def demonstrate(dataset: Dataset) -> None:
     dataset.file.parent.mkdir(parents=True, exist_ok=True)
     said = dataset.file.with_suffix(".log")
+    with open(said, "wb") as errors:
+        child = start_child(demonstrate_command(dataset), errors, stdout=subprocess.PIPE)
     try:
-        with open(said, "wb") as errors:
-            child = start_child(demonstrate_command(dataset), errors, stdout=subprocess.PIPE)
         follow_demonstrations(dataset, child)
-        if stopping.is_set():
-            actions.release_dataset(dataset=dataset)
-            return
-        if child.returncode != 0:
-            words = said.read_text(errors="replace").strip().splitlines()[-5:]
-            reason = "The demonstrator ended with code {}: {}".format(child.returncode, "\n".join(words))
-            actions.fail_dataset(dataset=dataset, error=reason)
-            return
+    finally:
+        if child.poll() is None:
+            end_child(child, SHUTDOWN_S)
+    if stopping.is_set():
+        actions.release_dataset(dataset=dataset)
+    elif child.returncode != 0:
+        words = said.read_text(errors="replace").strip().splitlines()[-5:]
+        reason = "\n".join([f"The demonstrator {how_it_ended(child.returncode)}", *words])
+        actions.fail_dataset(dataset=dataset, error=reason)
+    else:
         episodes = read_episodes(dataset.file)
         steps = sum(episode.steps for episode in episodes)
         actions.finish_dataset(dataset=dataset, episodes=len(episodes), steps=steps)
-    except (OSError, EpisodeError) as error:
-        log.exception("dataset %s", dataset_id)
-        actions.fail_dataset(dataset=dataset, error=f"Its file can't be used: {error}")
 
 
 def follow_demonstrations(dataset: Dataset, child: subprocess.Popen) -> None:
@@ -460,7 +560,10 @@ def follow_demonstrations(dataset: Dataset, child: subprocess.Popen) -> None:
                 share = progress["done"] / progress["total"]
             except (ValueError, KeyError, TypeError, ZeroDivisionError):
                 continue  # a warning that some library printed
-            actions.advance_dataset(dataset=dataset, progress=share)
+            try:
+                actions.advance_dataset(dataset=dataset, progress=share)
+            except DATABASE_AWAY:
+                connection.close()  # the next line says it again
         child.wait()
     finally:
         over.set()
@@ -472,10 +575,24 @@ def follow_demonstrations(dataset: Dataset, child: subprocess.Popen) -> None:
 @shared_task(name="learning.render_episode")
 def render_episode_job(episode_id: str) -> None:
     """All frames of an episode at once; the folder appears under its name when it is complete."""
+    if not owns_folder():
+        return
     episode = Episode.objects.filter(pk=episode_id).first()
     if episode is None or episode.frames_dir.exists():
         return
     part = episode.frames_dir.with_suffix(".part")
+    try:
+        failure = render(episode, part)
+    except Exception as error:
+        log.exception("frames of %s", episode_id)
+        failure = f"{type(error).__name__}: {error}"
+    if failure:
+        shutil.rmtree(part, ignore_errors=True)  # first: on a full disk it makes room for the reason
+        write_atomically(episode.frames_dir.with_suffix(".failed"), f"Rendering failed: {failure}".encode())
+
+
+def render(episode: Episode, part: Path) -> str:
+    """Why it failed, or ""."""
     part.mkdir(parents=True, exist_ok=True)
     said = part / "log.txt"
     command = [sys.executable, "-m", "robots", "render", "--episode", str(episode.file), "--out", str(part)]
@@ -485,15 +602,12 @@ def render_episode_job(episode_id: str) -> None:
         child.wait(120)
     except subprocess.TimeoutExpired:
         end_child(child, SHUTDOWN_S)
-    if child.returncode == 0:
-        os.replace(part, episode.frames_dir)
-        return
-    words = said.read_text(errors="replace").strip().splitlines()[-1:]
-    write_atomically(
-        episode.frames_dir.with_suffix(".failed"),
-        f"Rendering failed: {' '.join(words) or 'no reason given'}".encode(),
-    )
-    shutil.rmtree(part, ignore_errors=True)
+        return "it took more than 120 seconds."
+    if child.returncode != 0:
+        words = said.read_text(errors="replace").strip().splitlines()[-1:]
+        return " ".join([*words, f"The renderer {how_it_ended(child.returncode)}"])
+    os.replace(part, episode.frames_dir)
+    return ""
 
 
 # The queue of assignments
@@ -508,6 +622,14 @@ def repeat_assignment_job(assignment_id: int) -> None:
 # The worker's own life
 
 
+@worker_init.connect
+def end_without_servers(**_) -> None:
+    try:
+        check_servers()
+    except ServerAway as error:
+        raise SystemExit(str(error)) from None
+
+
 @worker_ready.connect
 def begin_watch(**_) -> None:
     """Look for what a crash left behind: at once, then every few seconds."""
@@ -518,7 +640,8 @@ def begin_watch(**_) -> None:
             try:
                 close_old_connections()
                 all_waiting = time.monotonic() - looked_at_all > WATCH_ALL_S
-                actions.requeue_stale_jobs(all_waiting=all_waiting)
+                if owns_folder():
+                    actions.requeue_stale_jobs(all_waiting=all_waiting)
                 if all_waiting:
                     looked_at_all = time.monotonic()
                     fleet_actions.drop_old_spans()
@@ -526,6 +649,9 @@ def begin_watch(**_) -> None:
                 fleet_actions.dispatch_all()
                 keep_clock_running()
                 fleet_actions.lapse_expired_control()
+            except DATABASE_AWAY as error:
+                log.warning("the watch waits, the database is away: %s", first_line(error))
+                connection.close()
             except Exception:
                 log.exception("looking for stale runs")
             stopping.wait(WATCH_S)

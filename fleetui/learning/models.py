@@ -71,7 +71,7 @@ class Run(models.Model):
         "failed": (),
         "completed": (),
     }
-    MAX_ATTEMPTS = 3
+    MAX_DEATHS = 3
 
     lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="runs")
     name = models.CharField(max_length=80)
@@ -82,7 +82,9 @@ class Run(models.Model):
     # What people drove, learned from together with the demonstrations.
     corrections = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="corrected_runs")
     parent = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="children")
-    attempt = models.PositiveIntegerField(default=0)
+    attempt = models.PositiveIntegerField(default=0)  # number of the claim; whatever a job reports carries its own
+    # How often in a row its training process was killed, without a state saved in between that it could go on from.
+    deaths = models.PositiveIntegerField(default=0)
     heartbeat_at = models.DateTimeField(null=True)
     pause_wanted = models.BooleanField(default=False)  # survives a restart of the job
     progress = models.FloatField(default=0.0)
@@ -171,6 +173,16 @@ class Run(models.Model):
             "threshold": judge.threshold,
             "consecutive": judge.consecutive or 1,
         }
+
+
+class DataFolder(models.Model):
+    """The one row by which the database knows its data folder: the same id lies there in fleet.id."""
+
+    number = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    fleet = models.CharField(max_length=80)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(number=1), name="one_data_folder")]
 
 
 class Checkpoint(models.Model):

@@ -142,6 +142,15 @@ def log_tail(run: Run, lines: int = 40) -> list[str]:
         return []
 
 
+def last_notes(run: Run) -> list[str]:
+    """What its training said last of itself, and how far it was."""
+    notes = [row.data.get("text", "") for row in run.metrics.filter(kind="note").order_by("-seq")[:3]]
+    place = run.metrics.filter(kind="progress").order_by("-seq").first()
+    if place is None:
+        return [*reversed(notes), "It had not begun to learn."]
+    return [*reversed(notes), "It was at {done} of {total} of {phase}.".format_map({"phase": "?"} | place.data)]
+
+
 def success_curve(run: Run) -> dict:
     """True success on fixed seeds against practice episodes, and the SFT level it started from.
 

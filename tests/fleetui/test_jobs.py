@@ -1,21 +1,28 @@
 """The jobs, around a small child that writes what training writes: claimed once, followed, paused, cancelled."""
 
+import errno
 import os
 import signal
 import sys
 import threading
 import time
+import uuid
 from datetime import timedelta
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
+import redis
+from django.conf import settings
 from django.db import OperationalError, connection
 from django.utils import timezone
 
 from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
-from fleetui.learning import actions, jobs
-from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
+from fleetui.learning import actions, jobs, selectors
+from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from tests.fleetui.lab import as_upload, make_episode
+from training.run_dir import sha256_of
 
 # What every child begins with: the run directory, and the two things it does to it.
 BEGIN = """
@@ -141,6 +148,28 @@ def test_a_reason_that_the_child_logged_is_the_error(queued, child):
     assert (queued.state, queued.error) == ("failed", "The dataset holds nothing to learn.")
 
 
+def test_a_run_that_nothing_could_evaluate_is_a_parent_all_the_same(lab, queued, child):
+    """A real robot's body has no simulator."""
+    child("""
+save("policy", 0); save("reward_model", 0, threshold=2.5, consecutive=2)
+log("note", level="warning", text="Not evaluated in simulation: There is no world 'arm'.")
+log("done")
+""")
+    Job(queued).end()
+    queued.refresh_from_db()
+    assert queued.state == "completed" and queued in selectors.list_parents(lab.row)
+    run = actions.launch_run(
+        lab=lab.row,
+        user=lab.users["researcher"],
+        kind="improve",
+        parent=queued,
+        task=lab.task,
+        stations=lab.stations,
+        recipe={},
+    )
+    assert run.parent == queued
+
+
 def test_an_end_without_done_is_no_success(queued, child):
     child("log('loss', step=1)")
     Job(queued).end()
@@ -232,7 +261,7 @@ log("done")
     finally:
         jobs.stopping.clear()
     queued.refresh_from_db()
-    assert (queued.state, queued.attempt) == ("queued", 0)
+    assert (queued.state, queued.deaths) == ("queued", 0)
     Job(queued).end()
     assert state_of(queued) == "completed"
     # Lines of the first attempt are not recorded twice.
@@ -244,14 +273,15 @@ log("done")
     ]
 
 
-def test_a_run_left_behind_is_tried_three_times(queued):
+def test_a_run_left_behind_by_workers_or_servers_is_begun_again_however_often(queued):
+    """Its training did not die: nothing says that it is at fault."""
     late = timezone.now() - timedelta(minutes=1)
-    for attempt in (1, 2, 3):
+    for attempt in (1, 2, 3, 4, 5):
         assert actions.claim_run(run_id=queued.pk).attempt == attempt
         Run.objects.update(heartbeat_at=late)
         actions.requeue_stale_jobs()
-        assert state_of(queued) == ("queued" if attempt < 3 else "failed")
-    assert "3 times" in Run.objects.get().error
+        queued.refresh_from_db()
+        assert (queued.state, queued.deaths) == ("queued", 0)
 
 
 def test_a_training_process_that_is_killed_begins_again(queued, child):
@@ -277,19 +307,181 @@ def test_one_that_is_always_killed_fails_in_the_end(queued, child):
     assert (queued.state, queued.attempt) == ("failed", 3) and "code -9" in queued.error
 
 
-def test_a_database_that_went_away_does_not_fail_the_run(queued, child, monkeypatch):
-    child("until(lambda: False)")
+def test_deaths_count_anew_after_a_saved_state(queued, child):
+    """Killed five times, each time a step further: that is progress."""
+    child("""
+saved = run / "state.safetensors"
+steps = int(saved.read_text()) if saved.exists() else 0
+if steps == 5:
+    log("done")
+    sys.exit()
+saved.write_text(str(steps + 1))
+os.kill(os.getpid(), signal.SIGKILL)
+""")
+    for attempt in range(1, 6):
+        Job(queued).end()
+        queued.refresh_from_db()
+        assert (queued.state, queued.attempt, queued.deaths) == ("queued", attempt, 1)
+    Job(queued).end()
+    queued.refresh_from_db()
+    assert (queued.state, queued.error) == ("completed", "")
 
-    def break_off(self):
-        raise OperationalError("the connection is lost")
 
-    monkeypatch.setattr(jobs.Supervision, "tick", break_off)
+def test_a_run_killed_thrice_in_one_place_says_how_and_its_last_words(queued, child):
+    child("""
+log("note", level="info", text="800 demonstrations reached their goal.")
+log("progress", done=150, total=300, phase="grounding", eta_s=None)
+os.kill(os.getpid(), signal.SIGKILL)
+""")
+    for _ in range(3):
+        Job(queued).end()
+    queued.refresh_from_db()
+    assert queued.state == "failed" and "(none)" not in queued.error
+    assert "SIGKILL" in queued.error and "tried 3 times" in queued.error
+    assert "800 demonstrations reached their goal." in queued.error and "150 of 300 of grounding" in queued.error
+
+
+def test_training_goes_on_while_postgresql_drops_every_connection(queued, child):
+    """As at a restart of PostgreSQL: the job loses its connections again and again and keeps its run."""
+    child("log('note', text=str(os.getpid()))\nuntil((run / 'go').exists)\nlog('loss', step=1)\nlog('done')")
     job = Job(queued)
+    wait_for(lambda: state_of(queued) == "running" and Metric.objects.exists())
+    try:
+        for _ in range(12):
+            drop_other_connections()
+            time.sleep(0.1)
+    finally:
+        connection.pool.check()  # the tests after this one must not get a dead connection
+    assert job.is_alive() and alive(int(Metric.objects.get(kind="note").data["text"]))
+    (queued.dir / "go").touch()
     job.end()
-    assert state_of(queued) == "starting"
-    Run.objects.update(heartbeat_at=timezone.now() - timedelta(minutes=1))
-    actions.requeue_stale_jobs()
-    assert state_of(queued) == "queued"
+    queued.refresh_from_db()
+    assert (queued.state, queued.attempt, queued.deaths) == ("completed", 1, 0)
+    assert list(Metric.objects.order_by("seq").values_list("seq", "kind")) == [(1, "note"), (2, "loss"), (3, "done")]
+
+
+def drop_other_connections():
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+@pytest.mark.parametrize("where", ["record_metrics", "beat_run", "finish_run"])
+def test_no_call_to_an_absent_database_ends_the_run_or_loses_a_line(queued, child, monkeypatch, where):
+    child("log('loss', step=1)\nuntil((run / 'go').exists)\nlog('loss', step=2)\nlog('done')")
+    monkeypatch.setattr(jobs, "BEAT_S", 0.1)
+    called, real = [], getattr(actions, where)
+
+    def away(**arguments):
+        called.append(where)
+        if len(called) <= 5:
+            raise OperationalError("the connection is lost")
+        return real(**arguments)
+
+    monkeypatch.setattr(actions, where, away)
+    job = Job(queued)
+    wait_for(lambda: state_of(queued) == "running")
+    time.sleep(0.6)
+    (queued.dir / "go").touch()
+    job.end()
+    queued.refresh_from_db()
+    assert (queued.state, queued.attempt, queued.deaths) == ("completed", 1, 0) and len(called) > 5
+    assert list(Metric.objects.order_by("seq").values_list("seq", flat=True)) == [1, 2, 3]
+
+
+def test_a_frozen_valkey_does_not_take_the_run_from_its_job(queued, child, monkeypatch):
+    """Each live message then takes seconds, and the run's heart beats on."""
+    monkeypatch.setattr(actions, "STALE_AFTER", timedelta(seconds=2.5))
+    child("until((run / 'go').exists)\nlog('done')")
+    job = Job(queued)
+    wait_for(lambda: state_of(queued) == "running")
+    address = urlsplit(settings.CHANNELS_ADDRESS)
+    options = {"unix_socket_path": address.path} if address.scheme == "unix" else {"host": address.hostname}
+    with redis.Redis(**options) as client:
+        valkey = client.info("server")["process_id"]
+    os.kill(valkey, signal.SIGSTOP)
+    try:
+        with open(queued.dir / "log.txt", "a") as file:
+            file.write("a line that the page shall see\n")  # its message can't be sent
+        deadline = time.monotonic() + 6
+        while time.monotonic() < deadline:
+            late = timezone.now() - actions.STALE_AFTER
+            assert not Run.objects.filter(heartbeat_at__lt=late).exists(), "its heart stands still"
+            time.sleep(0.2)
+    finally:
+        os.kill(valkey, signal.SIGCONT)
+    (queued.dir / "go").touch()
+    job.end(30)
+    queued.refresh_from_db()
+    assert (queued.state, queued.attempt, queued.deaths) == ("completed", 1, 0)
+
+
+def test_an_older_attempt_publishes_registers_and_records_nothing(improve_run):
+    older = Run.objects.get(pk=improve_run.pk)
+    path = older.dir / "checkpoints" / "policy.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    line = {
+        "id": str(uuid.uuid4()),
+        "role": "policy",
+        "version": 0,
+        "path": "checkpoints/policy.safetensors",
+        "sha256": sha256_of(path),
+    }
+    checkpoint = actions.register_checkpoint(run=older, line=line)
+    Run.objects.filter(pk=older.pk).update(attempt=7)
+    assert not actions.publish_checkpoint(run=older, checkpoint=checkpoint)
+    assert not actions.record_metrics(run=older, lines=[(1, {"kind": "kept", "version": 0})])
+    assert actions.register_checkpoint(run=older, line=line | {"id": str(uuid.uuid4())}) is None
+    improve_run.refresh_from_db()
+    assert (improve_run.open_version, improve_run.kept_version) == (None, None)
+    assert not Metric.objects.exists() and Checkpoint.objects.filter(run=older, published_at=None).count() == 1
+    newest = Run.objects.get(pk=older.pk)
+    assert actions.record_metrics(run=newest, lines=[(1, {"kind": "kept", "version": 0})])
+    assert actions.publish_checkpoint(run=newest, checkpoint=checkpoint)
+    assert not actions.publish_checkpoint(run=newest, checkpoint=checkpoint)  # once is enough
+    # An ended run takes nothing more, whatever attempt speaks.
+    actions.finish_run(run=newest, state="failed")
+    assert not actions.record_metrics(run=newest, lines=[(2, {"kind": "kept", "version": 1})])
+
+
+# Whose data folder it is
+
+
+def test_the_first_start_ties_database_and_data_folder_together(lab, settings):
+    assert actions.recognise_folder()
+    known = (settings.DATA / "fleet.id").read_text()
+    assert DataFolder.objects.get().fleet == known and actions.recognise_folder()
+
+
+@pytest.mark.parametrize("theirs", [None, "", "11111111-2222-4333-8444-555555555555"])
+def test_a_worker_on_another_data_folder_takes_nothing_and_says_so_once(
+    lab, queued, child, settings, tmp_path, monkeypatch, caplog, theirs
+):
+    assert actions.recognise_folder()
+    generated = actions.generate_dataset(
+        lab=lab.row, user=lab.users["researcher"], name="g", families=["block2block"], episodes=2
+    )
+    home = settings.DATA
+    settings.DATA = tmp_path / "elsewhere"
+    settings.DATA.mkdir()
+    if theirs is not None:
+        (settings.DATA / "fleet.id").write_text(theirs)
+    monkeypatch.setattr(jobs, "foreign_said", False)
+    child("log('done')")
+    Job(queued).end()
+    Job(queued).end()
+    jobs.generate_dataset_job(generated.pk)
+    queued.refresh_from_db()
+    generated.refresh_from_db()
+    assert (queued.state, queued.attempt, queued.error) == ("queued", 0, "")
+    assert (generated.state, generated.heartbeat_at) == ("generating", None)
+    assert caplog.text.count("is not the data folder of this database") == 1
+    settings.DATA = home
+    Job(queued).end()
+    assert state_of(queued) == "completed"
 
 
 def test_a_run_whose_message_was_lost_is_found(queued, monkeypatch):
@@ -412,6 +604,111 @@ def test_a_dataset_that_fails_says_why(lab, monkeypatch):
     jobs.generate_dataset_job(dataset.pk)
     row = Dataset.objects.get()
     assert row.state == "failed" and "the table is on fire" in row.error
+
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def generating(lab):
+    return actions.generate_dataset(
+        lab=lab.row, user=lab.users["researcher"], name="d", families=["block2block"], episodes=4
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "SIGKILL; did the machine run out of memory?"),
+        ("raise OSError(28, 'No space left on device')", "No space left on device"),
+        ("import sys; sys.exit(3)", "ended with code 3"),
+        ("print('not what was asked for')", "d.safetensors"),  # it ends well, and there is no file
+    ],
+)
+def test_a_dataset_whose_demonstrator_dies_says_why(generating, monkeypatch, program, said):
+    monkeypatch.setattr(jobs, "demonstrate_command", lambda dataset: [sys.executable, "-c", program])
+    jobs.generate_dataset_job(generating.pk)
+    generating.refresh_from_db()
+    assert generating.state == "failed" and said.replace("d.s", f"{generating.pk}.s") in generating.error
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("start_child", NO_SPACE),
+        ("read_episodes", MemoryError()),
+        ("read_episodes", RuntimeError("anything else")),
+        ("follow_demonstrations", NO_SPACE),
+    ],
+)
+def test_a_dataset_does_not_stay_generating_whatever_breaks(generating, monkeypatch, where, error):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(jobs, where, broken)
+    jobs.generate_dataset_job(generating.pk)
+    generating.refresh_from_db()
+    assert generating.state == "failed" and type(error).__name__ in generating.error
+
+
+def test_a_dataset_whose_folder_cannot_be_made_says_why(generating):
+    generating.file.parent.write_text("a file where the folder should be")
+    jobs.generate_dataset_job(generating.pk)
+    generating.refresh_from_db()
+    assert generating.state == "failed" and "File exists" in generating.error
+
+
+def test_what_dies_on_a_full_disk_says_that_it_is_full(generating, queued, child, monkeypatch):
+    """Its own words found no room there."""
+    monkeypatch.setattr(jobs.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    monkeypatch.setattr(jobs, "demonstrate_command", lambda dataset: [sys.executable, "-c", "raise SystemExit(2)"])
+    child("sys.exit(2)")
+    jobs.generate_dataset_job(generating.pk)
+    Job(queued).end()
+    for row in (generating, queued):
+        row.refresh_from_db()
+        assert row.state == "failed" and "is full: make room" in row.error
+
+
+def test_a_run_whose_directory_finds_no_room_says_so(queued, monkeypatch):
+    def full(*_):
+        raise NO_SPACE
+
+    monkeypatch.setattr(jobs.RunDir, "create", full)
+    Job(queued).end()
+    queued.refresh_from_db()
+    assert queued.state == "failed" and "No space left on device" in queued.error
+
+
+def test_a_long_silent_demonstrator_is_not_taken_for_dead(generating, monkeypatch):
+    """It says nothing for longer than a heart may stand still; a second job must not begin the same dataset."""
+    monkeypatch.setattr(actions, "STALE_AFTER", timedelta(seconds=1.5))
+    program = "import time; time.sleep(4)"
+    monkeypatch.setattr(jobs, "demonstrate_command", lambda dataset: [sys.executable, "-c", program])
+    thread = threading.Thread(target=lambda: (jobs.generate_dataset_job(generating.pk), connection.close()))
+    thread.start()
+    wait_for(lambda: Dataset.objects.filter(pk=generating.pk, heartbeat_at__isnull=False).exists())
+    for _ in range(12):
+        assert actions.claim_dataset(dataset_id=generating.pk) is None
+        time.sleep(0.25)
+    thread.join()
+
+
+@pytest.mark.parametrize("broken", ["start_child", "how_it_ended"])
+def test_frames_that_cannot_be_written_say_why(lab, monkeypatch, broken):
+    """On a full disk the half-made pictures go first, so that the reason finds room."""
+    fleet_actions.store_episodes(station=lab.stations[0], body=as_upload(make_episode(steps=2)))
+    row = Episode.objects.get()
+    row.file.write_bytes(b"damaged")
+
+    def full(*_, **__):
+        raise NO_SPACE
+
+    monkeypatch.setattr(jobs, broken, full)
+    assert actions.render_episode(episode=row) == ""
+    jobs.render_episode_job(str(row.pk))
+    assert "No space left on device" in actions.render_episode(episode=row)
+    assert not row.frames_dir.with_suffix(".part").exists()
 
 
 def test_frames_of_an_episode_are_rendered(lab, monkeypatch):

@@ -14,6 +14,7 @@ SMALL_SFT = {
     "batch": 32,
     "hidden": 32,
     "evaluation_episodes": 6,
+    "largest_threshold": 0.0,  # so few updates make no detector
     "seed": 3,
 }
 SMALL_IMPROVE = {

@@ -10,6 +10,7 @@ from safetensors.torch import save
 
 from robots.episodes import Episode, read_episodes, unchecked_bytes, write_episodes
 from robots.tasks import get_task
+from robots.worlds import WorldError
 from training import self_improvement
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint, save_checkpoint
 from training.evaluation import Evaluation, evaluate
@@ -92,7 +93,7 @@ def test_the_last_word_on_the_kept_version_is_spoken_on_fresh_seeds(new_improve_
         fresh = seed != 1_000_000
         return Evaluation({0: 1, 4: 2 if fresh else 4}.get(policy.version, 0), episodes, 0.1, 0.9, 10.0)
 
-    monkeypatch.setattr(self_improvement, "evaluate", fake)
+    monkeypatch.setattr("training.evaluation.evaluate", fake)
     summary = improve(new_improve_run(max_episodes=24), scripted_practice(demonstrations))
     assert [version for version, seed in asked if seed == 1_000_000] == [0, 2, 4, 6]
     assert [version for version, seed in asked if seed != 1_000_000] == [0, 4]
@@ -126,7 +127,7 @@ def test_a_run_well_past_its_peak_stops_and_keeps_the_peak(
         count = {0: 40, 1: 90}.get(policy.version, 30)
         return Evaluation(count, 100, *wilson(count, 100), 10.0)
 
-    monkeypatch.setattr(self_improvement, "evaluate", fake)
+    monkeypatch.setattr("training.evaluation.evaluate", fake)
     run = new_improve_run(max_episodes=24, evaluate_every=1, patience=patience)
     summary = improve(run, scripted_practice(demonstrations))
     assert (summary["version"], summary["kept_version"], summary["success"]) == (last, 1, 0.3)
@@ -250,8 +251,44 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(new_improve_run, demonst
     improve(killed, practise)
     assert newest_weights(killed) == newest_weights(whole)
     # Nothing is said twice and nothing is left out.
-    for kind in ("checkpoint", "evaluation"):
+    for kind in ("checkpoint", "evaluation", "update", "kept"):
         assert [line["version"] for line in lines(killed, kind)] == [line["version"] for line in lines(whole, kind)]
+
+
+def test_a_run_killed_between_an_evaluation_and_its_mark_marks_it_afterwards(
+    new_improve_run, demonstrations, monkeypatch
+):
+    practise = scripted_practice(demonstrations)
+    whole, killed = new_improve_run("whole"), new_improve_run("killed")
+    improve(whole, practise)
+    log = killed.log
+
+    def log_until_killed(kind, **values):
+        if kind == "kept":
+            raise KeyboardInterrupt
+        log(kind, **values)
+
+    monkeypatch.setattr(killed, "log", log_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        improve(killed, practise)
+    monkeypatch.undo()
+    improve(killed, practise)
+    for kind in ("checkpoint", "evaluation", "update", "kept"):
+        assert [line["version"] for line in lines(killed, kind)] == [line["version"] for line in lines(whole, kind)]
+
+
+def test_practice_without_a_simulator_goes_on_with_a_note(new_improve_run, demonstrations, monkeypatch):
+    """As a real robot's does: there is no success curve, and all else is as ever."""
+
+    def no_world(name, seed):
+        raise WorldError("There is no world 'arm'.")
+
+    monkeypatch.setattr("training.evaluation.Worlds", no_world)
+    run = new_improve_run()
+    summary = improve(run, scripted_practice(demonstrations))
+    assert summary["version"] == 3 and "success" not in summary and not lines(run, "evaluation")
+    notes = [line["text"] for line in lines(run, "note")]
+    assert notes.count("Not evaluated in simulation: There is no world 'arm'.") == 1
 
 
 def test_stale_and_foreign_episodes_are_dropped_and_counted(new_improve_run, loaded, demonstrations):

@@ -1,3 +1,5 @@
+import dataclasses
+import resource
 import signal
 import subprocess
 import sys
@@ -11,13 +13,14 @@ from safetensors.numpy import load_file
 
 from robots.embodiments import EMBODIMENTS, LANGUAGE_TABLE, Embodiment
 from robots.episodes import Episode, write_episodes
+from robots.tasks import TASKS
 from training import sft as sft_module
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
-from training.datasets import read_demonstrations, split
+from training.datasets import demonstrations_of, read_demonstrations, split
 from training.networks import Grounding, Network, random_frames
 from training.recipes import SFTRecipe
-from training.run_dir import RunDir, RunError
-from training.sft import among_strangers, begin_from, sft
+from training.run_dir import Countdown, RunDir, RunError
+from training.sft import among_strangers, begin_from, refuse_blind_detector, sft
 from training.vocabulary import Vocabulary
 
 
@@ -80,6 +83,74 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(new_sft_run, monkeypatch
     monkeypatch.undo()
     sft(killed)
     assert seen and both(killed) == both(whole)
+    assert points(killed) == points(whole)
+
+
+def points(run):
+    """Every figure of every curve, in the order of the file."""
+    losses = run.lines("loss")
+    return [(name, line["step"]) for line in losses for name in line if name not in ("t", "kind", "step")]
+
+
+def assert_progress_never_ran_back(run):
+    for phase in {line["phase"] for line in run.lines("progress")}:
+        done = [line["done"] for line in run.lines("progress") if line["phase"] == phase]
+        assert done == sorted(done), phase
+
+
+def test_a_run_killed_in_grounding_goes_on_there(new_sft_run, monkeypatch):
+    """By a real SIGKILL: the bits are those of a run that was left alone, and each curve holds each step once."""
+    settings = {"grounding_steps": 1000, "evaluation_episodes": 0}
+    whole, killed = new_sft_run("whole", **settings), new_sft_run("killed", **settings)
+    sft(whole)
+    child = subprocess.Popen([sys.executable, "-m", "training", "sft", str(killed.path)])
+    try:
+        deadline = time.monotonic() + 60
+        while not any(line["step"] >= 150 for line in killed.lines("loss")):
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        child.kill()
+        child.wait()
+    assert max(line["step"] for line in killed.lines("loss")) < 1000, "it was too quick to be killed in grounding"
+    repeated = []
+    monkeypatch.setattr("training.sft.among_strangers", lambda *rest: repeated.append(1) or among_strangers(*rest))
+    sft(killed)
+    assert both(killed) == both(whole)
+    assert len(repeated) <= 1000 - 100  # at most since the last saved state
+    assert points(killed) == points(whole)
+    assert_progress_never_ran_back(killed)
+
+
+def test_a_run_killed_while_it_is_evaluated_names_the_same_two_checkpoints(new_sft_run, monkeypatch):
+    run = new_sft_run()
+    log = run.log
+
+    def log_until_killed(kind, **values):
+        if kind == "done":
+            raise Killed
+        log(kind, **values)
+
+    monkeypatch.setattr(run, "log", log_until_killed)
+    with pytest.raises(Killed):
+        sft(run)
+    before = [line["id"] for line in run.lines("checkpoint")]
+    monkeypatch.undo()
+    summary = sft(run)
+    assert [line["id"] for line in run.lines("checkpoint")] == before == [summary["reward_model"], summary["policy"]]
+    assert Policy.load(run.checkpoints / "policy.safetensors").id == summary["policy"]
+    assert len(run.lines("evaluation")) == 1 and summary["success"] is not None
+    assert_progress_never_ran_back(run)
+
+
+def test_progress_is_silent_until_it_is_further_than_before(tmp_path):
+    run = RunDir.create(tmp_path / "run", SFTRecipe())
+    for done in (1, 150):
+        Countdown(run, "grounding", 300).tell(done)
+    again = Countdown(run, "grounding", 300, 100, every_s=0.0)
+    for done in (101, 150, 151):
+        again.tell(done)
+    assert [line["done"] for line in run.lines("progress")] == [1, 150, 151]
 
 
 def test_sigterm_saves_and_exits_0(new_sft_run):
@@ -107,6 +178,22 @@ def test_a_bad_dataset_ends_the_process_with_a_sentence(new_sft_run, demonstrati
     )
     assert child.returncode == 2 and "Traceback" not in child.stderr
     assert "demonstrations.safetensors" in run.read_metrics()[0][-1]["reason"]
+
+
+@pytest.mark.parametrize("room", [0, 4000])  # bytes in a file: for no line at all; for lines, but for no state
+def test_a_disk_without_room_ends_the_process_with_a_sentence(new_sft_run, room):
+    run = new_sft_run()
+    child = subprocess.run(
+        [sys.executable, "-m", "training", "sft", str(run.path)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert child.returncode == 2 and "Traceback" not in child.stderr
+    assert "A file can't be read or written" in child.stderr and "make room" in child.stderr
+    if room:
+        assert "make room" in run.lines("failed")[-1]["reason"]
+    assert not list(run.path.glob("**/.*.tmp"))
 
 
 def test_policy_and_reward_model_answer_in_the_shapes_of_the_contract(finished_sft, demonstrations):
@@ -198,17 +285,19 @@ def test_padding_does_not_change_a_sentence():
         torch.testing.assert_close(words(vocabulary.encode([short, long]))[:1], words(vocabulary.encode([short])))
 
 
-def test_a_body_without_objects_learns_from_its_flat_observation(tmp_path, monkeypatch):
+def slides(monkeypatch, steps=5):
+    """Demonstrations on a body that nobody simulates. The words say whether to go to the goal or away from it, so that
+    a policy deaf to words can't be right.
+    """
     body = Embodiment("slider", 5.0, ("x", "goal"), (), (), ("push",), (1.0,), ())
     monkeypatch.setitem(EMBODIMENTS, "slider", body)
     rng = np.random.default_rng(0)
     episodes = []
     for i in range(40):
         x, goal = rng.uniform(-3, 3, 2)
-        # The words say whether to go to the goal or away from it, so that a policy deaf to words can't be right.
         sign, text = (1, "go to the goal") if i % 2 else (-1, "flee from the goal")
         observations, actions = [(x, goal)], []
-        for _ in range(5):
+        for _ in range(steps):
             actions.append([sign * np.sign(goal - observations[-1][0]) * 0.5])
             observations.append((observations[-1][0] + actions[-1][0], goal))
         episodes.append(
@@ -219,21 +308,89 @@ def test_a_body_without_objects_learns_from_its_flat_observation(tmp_path, monke
                 instruction=text,
                 observations=np.array(observations, np.float32),
                 actions=np.array(actions, np.float32),
-                actors=np.full(5, 2, np.uint8),
-                steps_to_go=np.full(6, np.nan, np.float32),
+                actors=np.full(steps, 2, np.uint8),
+                steps_to_go=np.full(steps + 1, np.nan, np.float32),
                 ending="true_success",
                 detected_success=False,
                 true_success=True,
                 purpose="demonstration",
             )
         )
-    run = RunDir.create(tmp_path / "run", SFTRecipe(steps=300, hidden=32, evaluation_episodes=0, action_bins=5))
-    write_episodes(run.data / "d.safetensors", episodes)
+    return episodes
+
+
+SLIDE = {"steps": 300, "hidden": 32, "action_bins": 5, "largest_threshold": 0.0}
+
+
+def test_a_body_without_objects_learns_from_its_flat_observation(tmp_path, monkeypatch):
+    run = RunDir.create(tmp_path / "run", SFTRecipe(**SLIDE | {"evaluation_episodes": 0}))
+    write_episodes(run.data / "d.safetensors", slides(monkeypatch))
     sft(run)
     policy = Policy.load(run.checkpoints / "policy.safetensors")
     observations = np.array([[-1, 1], [-1, 1]], np.float32)
     actions = policy.act(observations, ["go to the goal", "flee from the goal"], greedy=True)
     assert actions.tolist() == [[0.5], [-0.5]]
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_a_body_without_a_simulator_is_trained_and_its_evaluation_left_out_with_a_note(
+    tmp_path, monkeypatch, registered
+):
+    if registered:  # its task is known here, and its world is the real one
+        family = dataclasses.replace(TASKS["point_mass"], name="slide", embodiment="slider", world="slider")
+        monkeypatch.setitem(TASKS, "slide", family)
+    run = RunDir.create(tmp_path / "run", SFTRecipe(**SLIDE))
+    write_episodes(run.data / "d.safetensors", slides(monkeypatch))
+    summary = sft(run)
+    assert run.summary() == summary and "success" not in summary and not run.lines("evaluation")
+    assert {line["role"] for line in run.lines("checkpoint")} == {"policy", "reward_model"}
+    (note,) = [line for line in run.lines("note") if line["level"] == "warning"]
+    assert note["text"].startswith("Not evaluated in simulation: There is no ")
+
+
+def test_a_world_that_breaks_while_it_is_evaluated_costs_nothing_but_the_evaluation(new_sft_run, monkeypatch):
+    def broken(*rest):
+        raise RuntimeError("the simulator's own trouble")
+
+    monkeypatch.setattr("training.evaluation.Worlds.step", broken)
+    run = new_sft_run()
+    assert sft(run) == run.summary() and not run.lines("evaluation")
+    assert "the simulator's own trouble" in run.lines("note")[-1]["text"]
+
+
+def test_a_threshold_above_a_fifth_of_the_median_demonstration_ends_the_run_with_a_sentence(new_sft_run):
+    """40 updates tell nothing of the steps-to-go; practice would take each first step for a success."""
+    run = new_sft_run(largest_threshold=SFTRecipe().largest_threshold)
+    with pytest.raises(RunError, match="its threshold came out as .* more than 20% of the median demonstration"):
+        sft(run)
+    assert not run.lines("checkpoint") and not run.lines("done")
+
+
+def test_bins_that_do_not_reach_over_a_demonstration_are_named(tmp_path, monkeypatch):
+    """All steps of a long demonstration lie in the last bin but the last ones: as it went with 372 real steps."""
+    settings = {"steps": 60, "hidden": 16, "evaluation_episodes": 0, "bins": 4, "bin_width": 2.0}
+    run = RunDir.create(tmp_path / "run", SFTRecipe(**settings))
+    write_episodes(run.data / "d.safetensors", slides(monkeypatch, steps=30))
+    with pytest.raises(RunError, match=r"let bins x bin width \(8 steps\) reach over .* \(median 30 steps\)"):
+        sft(run)
+
+
+@pytest.mark.parametrize(
+    ("d", "refused"),
+    [
+        (np.linspace(40, 0, 41), False),  # as it should be
+        (np.full(41, 3.0), True),  # it says "nearly there" of everything
+        (np.linspace(3, 0, 4), False),  # so short a demonstration is near its goal at once
+    ],
+)
+def test_a_detector_that_fires_on_first_frames_ends_the_run_with_a_sentence(demonstrations, d, refused):
+    known = demonstrations_of(demonstrations)
+    judged = [d.astype(np.float32)] * 10
+    if refused:
+        with pytest.raises(RunError, match="in 10 of 10 held-out demonstrations it fires within the first 2 steps"):
+            refuse_blind_detector(judged, known, 4.0, 1, SFTRecipe())
+    else:
+        refuse_blind_detector(judged, known, 4.0, 1, SFTRecipe())
 
 
 def test_sentences_keep_their_order_among_strangers(monkeypatch):

@@ -113,7 +113,8 @@ def test_pictures_in_which_nothing_moves_are_refused_with_a_sentence(episodes):
 
 def new_run(path, episodes, **settings) -> RunDir:
     small = {"steps": 20, "validate_every": 10, "sight_steps": 10, "grounding_steps": 10, "batch": 32, "hidden": 32}
-    run = RunDir.create(path, SFTRecipe(**small | {"evaluation_episodes": 0, "seed": 2} | settings))
+    small |= {"evaluation_episodes": 0, "largest_threshold": 0.0, "seed": 2}
+    run = RunDir.create(path, SFTRecipe(**small | settings))
     write_episodes(run.data / "demonstrations.safetensors", episodes[:12])
     return run
 
@@ -166,3 +167,35 @@ def test_a_run_that_died_after_learning_to_see_ends_in_the_same_bits(episodes, t
         )
         for one, other in zip(ours.network.state_dict().values(), theirs.network.state_dict().values(), strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("step", [100, 150])  # in the first round of learning to see, and in the second
+def test_a_run_killed_while_it_learns_to_see_goes_on_there(episodes, tmp_path, monkeypatch, step):
+    settings = {"sight_steps": 80}
+    whole, killed = (new_run(tmp_path / name, episodes, **settings) for name in ("whole", "killed"))
+    sft(whole)
+    log = killed.log
+
+    def log_until_killed(kind, **values):
+        if kind == "loss" and values["step"] == step:
+            raise KeyboardInterrupt
+        log(kind, **values)
+
+    monkeypatch.setattr(killed, "log", log_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        sft(killed)
+    monkeypatch.undo()
+    monkeypatch.setattr(LanguageTable, "renderer", "drawn")
+    updates = []
+    anneal = sight.warm_up_and_anneal
+    monkeypatch.setattr(sight, "warm_up_and_anneal", lambda *rest: updates.append(1) or anneal(*rest))
+    sft(killed)
+    assert len(updates) == 3 * 80 - (step - 50)  # at most since the last saved state
+    for role in (Policy, RewardModel):
+        ours, theirs = (role.load(run.checkpoints / f"{role.role}.safetensors").network for run in (whole, killed))
+        for one, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
+            assert torch.equal(one, other)
+    steps = [[(*line, line["step"]) for line in run.lines("loss")] for run in (whole, killed)]
+    assert steps[0] == steps[1]
+    done = [line["done"] for line in killed.lines("progress") if line["phase"] == "sight"]
+    assert done == sorted(done)

@@ -9,7 +9,7 @@ from robots.embodiments import get_embodiment
 from robots.episodes import write_episodes
 from robots.tasks import TaskFamily, get_task
 from training.benchmarks import Report, Row
-from training.benchmarks.table_runs import keep_versions, success
+from training.benchmarks.table_runs import SFT, keep_versions, success
 from training.checkpoints import Policy, load_checkpoint, save_checkpoint
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.rehearsal import LocalStations
@@ -60,7 +60,7 @@ def carry_over(before: RunDir, after: RunDir, task: TaskFamily) -> None:
 def carry_out(plan: Plan, folder: Path, seed: int, report: Report) -> Row:
     """The row of the setting self-improvement: of the last policy that the budget allows, chosen by nothing."""
     started = time.monotonic()
-    first = WatchedRun.create(folder / "sft", SFTRecipe(seed=seed, evaluation_episodes=0, **plan.sft))
+    first = WatchedRun.create(folder / "sft", SFTRecipe(seed=seed, evaluation_episodes=0, **SFT | plan.sft))
     demonstrations = collect_demonstrations(
         plan.demonstrated,
         plan.demonstrations,

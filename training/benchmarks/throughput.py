@@ -18,7 +18,7 @@ import torch
 from mujoco.rendering.classic import gl_context
 
 from robots.embodiments import LANGUAGE_TABLE
-from robots.station import Recording
+from robots.station import Recording, Rules
 from robots.tasks import get_task
 from robots.worlds.language_table import PHYSICS_STEPS, REACH, BatchWorld, LanguageTable
 from robots.worlds.rendering import renderer_name
@@ -90,7 +90,8 @@ def env(seed: int) -> list[Row]:
     def ours() -> int:
         for first in range(0, STEPS, task.time_limit_steps):
             world.set_observation(start)
-            recording = Recording(task, instruction, task.time_limit_steps, "practice", "policy", start, None)
+            limit = task.time_limit_steps
+            recording = Recording(task, instruction, limit, "practice", "policy", start, None, Rules())
             for action in actions[first : first + task.time_limit_steps]:
                 recording.observations.append(world.step(action))
                 recording.actions.append(action)

@@ -23,7 +23,7 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import BaseCommand
 from django.db import connection
 
-from fleetui import embedded
+from fleetui import embedded, servers
 from fleetui.fleet import first_start
 
 # Every process of a fleet inherits this variable: by it a descendant is known, whoever its parent is by now.
@@ -113,7 +113,7 @@ class Command(BaseCommand):
             self.run(stations)
         except Stop:
             self.say("")
-        except (embedded.EmbeddedError, first_start.FirstStartError) as error:
+        except (embedded.EmbeddedError, first_start.FirstStartError, servers.ServerAway) as error:
             failure = error
         finally:
             self.watch_signals(signal.SIG_IGN)  # an impatient second Ctrl-C must not leave processes behind
@@ -153,6 +153,7 @@ class Command(BaseCommand):
             with self.step(f"Starting {server.name}"):
                 self.servers.append(server)
                 server.start()
+        servers.check_servers()
         with self.step("Bringing the tables up to date"):
             call_command("migrate", verbosity=0, interactive=False)
         with self.step("Looking after log-ins, tasks and stations"):
