@@ -4,6 +4,7 @@
     FLEETUI_DATA   the folder in which everything is kept                   .fleetui
     FLEETUI_HOST   names under which browsers reach the fleet, by commas    this machine only
     DATABASE_URL   postgresql://user:password@host:5432/name                the embedded PostgreSQL
+    DATABASE_OWNER_URL  the same database, by the role that owns the tables  as DATABASE_URL
     REDIS_URL      redis://host:6379/0 or unix:///path/to/socket            the embedded Valkey
     DEBUG          1 shows errors in the browser                            0
     FLEETUI_HTTPS  1 marks cookies secure, behind a proxy that speaks https  0
@@ -42,14 +43,12 @@ def read_port():
     return int(text)
 
 
-def read_database():
-    url = os.environ.get("DATABASE_URL", "")
-    if not url:
-        return embedded.database_settings(DATA)
+def read_database(name="DATABASE_URL"):
+    url = os.environ.get(name, "")
     parts = urlsplit(url)
     if parts.scheme not in ("postgresql", "postgres") or len(parts.path) < 2:
         # The URL itself stays out of the message: it may hold a password.
-        raise ImproperlyConfigured("DATABASE_URL must look like postgresql://user:password@host:5432/name.")
+        raise ImproperlyConfigured(f"{name} must look like postgresql://user:password@host:5432/name.")
     options = dict(parse_qsl(parts.query))
     return {
         "NAME": unquote(parts.path[1:]),
@@ -60,6 +59,21 @@ def read_database():
         "PORT": str(parts.port or ""),
         "OPTIONS": options,
     }
+
+
+def read_databases():
+    """Returns (how the application connects, how migrations do): to one database, best by two roles."""
+    if not os.environ.get("DATABASE_URL"):
+        return embedded.database_settings(DATA), embedded.database_settings(DATA, embedded.OWNER)
+    used = read_database()
+    if not os.environ.get("DATABASE_OWNER_URL"):
+        return used, used
+    owned = read_database("DATABASE_OWNER_URL")
+    if owned["NAME"] != used["NAME"]:
+        raise ImproperlyConfigured(
+            f"DATABASE_OWNER_URL names the database {owned['NAME']!r}, DATABASE_URL {used['NAME']!r}: it must be one."
+        )
+    return used, owned
 
 
 def read_redis():
@@ -92,7 +106,7 @@ def read_secret_key():
 
 
 DATA = Path(os.environ.get("FLEETUI_DATA") or BASE_DIR / ".fleetui").expanduser().resolve()
-DATA.mkdir(parents=True, exist_ok=True, mode=0o711)
+DATA.mkdir(parents=True, exist_ok=True, mode=0o700)
 PORT = read_port()
 DEBUG = read_flag("DEBUG")
 SECRET_KEY = read_secret_key()
@@ -146,11 +160,12 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": 0, **read_database()}}
-DATABASES["default"]["OPTIONS"] = {
-    **DATABASES["default"].get("OPTIONS", {}),
-    "pool": {"min_size": 1, "max_size": 20, "timeout": 10},
-}
+APPLICATION, OWNER = read_databases()
+POOL = {"pool": {"min_size": 1, "max_size": 20, "timeout": 10}}
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "CONN_MAX_AGE": 0, **APPLICATION}}
+DATABASES["default"]["OPTIONS"] = {**APPLICATION.get("OPTIONS", {}), **POOL}
+# For `manage.py migrate` alone, which takes these in place of the above: nothing else changes tables.
+DATABASE_OWNER = {"PASSWORD": "", **OWNER, "OPTIONS": {**OWNER.get("OPTIONS", {}), **POOL}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CHANNELS_ADDRESS, CELERY_BROKER_URL = read_redis()

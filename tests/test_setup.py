@@ -1,5 +1,6 @@
 """The set-up as a newcomer meets it: settings that fail loudly, embedded servers, one start that ends what it began."""
 
+import contextlib
 import json
 import os
 import pwd
@@ -67,6 +68,21 @@ def test_database_url(monkeypatch):
     }
     monkeypatch.setenv("DATABASE_URL", "postgresql://ann:p@/fleet?host=/run/postgresql")
     assert settings_file.read_database()["HOST"] == "/run/postgresql"
+
+
+def test_the_owner_of_the_tables_is_another_role_of_the_same_database(monkeypatch, tmp_path):
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.delenv("DATABASE_OWNER_URL", raising=False)
+    application, owner = settings_file.read_databases()
+    assert (application.pop("USER"), owner.pop("USER")) == ("fleetui_app", "fleetui") and application == owner
+    monkeypatch.setenv("DATABASE_URL", "postgresql://ann@db.example/fleet")
+    assert [row["USER"] for row in settings_file.read_databases()] == ["ann", "ann"]
+    monkeypatch.setenv("DATABASE_OWNER_URL", "postgresql://owner:secret@db.example/fleet")
+    assert [row["USER"] for row in settings_file.read_databases()] == ["ann", "owner"]
+    monkeypatch.setenv("DATABASE_OWNER_URL", "postgresql://owner:secret@db.example/other")
+    with pytest.raises(ImproperlyConfigured, match="it must be one") as refusal:
+        settings_file.read_databases()
+    assert "secret" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("url", ["mysql://a:secret@h/x", "postgresql://ann:secret@host", "secret"])
@@ -153,7 +169,7 @@ def test_servers_end_with_a_killed_parent_and_keep_their_data():
 
     with own_place() as (data, _):
         parent, pids = serve(data)
-        place = embedded.database_settings(data)
+        place = embedded.database_settings(data, embedded.OWNER)
         address = {"host": place["HOST"], "port": place["PORT"], "user": place["USER"], "dbname": place["NAME"]}
         with psycopg.connect(**address) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
@@ -224,6 +240,30 @@ def test_copied_binaries_find_their_libraries(tmp_path, monkeypatch):
     assert server._copied_binaries() == copied
 
 
+def open_to_others(data):
+    """What in a data folder another user could read, as mode and name; its top may be passed by PostgreSQL's group."""
+    found = []
+    for path in [data, *data.rglob("*")]:
+        with contextlib.suppress(FileNotFoundError):  # a log that was turned over, a file of PostgreSQL's
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if mode & (0o067 if path == data else 0o077) and not path.is_symlink():
+                found.append(f"{mode:o} {path.relative_to(data)}")
+    return found
+
+
+def test_a_data_folder_that_others_could_read_is_closed_to_them(tmp_path):
+    data = tmp_path / "data"
+    (data / "episodes").mkdir(parents=True)
+    (data / "logins.json").write_text("[]")
+    for path, mode in ((data, 0o755), (data / "episodes", 0o755), (data / "logins.json", 0o644)):
+        path.chmod(mode)
+    embedded.close_to_others(data)
+    assert open_to_others(data) == [] and stat.S_IMODE(data.stat().st_mode) == 0o700
+    data.chmod(0o1777)  # as /tmp
+    with pytest.raises(embedded.EmbeddedError, match="is not this user's alone"):
+        embedded.close_to_others(data)
+
+
 # First start
 
 
@@ -286,6 +326,7 @@ def test_a_fleet_from_first_start_to_last():
         fleet = start_fleet(data, 1, **environment)
         try:
             fleet.wait_until_answering()
+            assert open_to_others(data) == []
             logins = fleet.logins
             for row in logins.values():
                 assert row["password"] in fleet.output.read_text()

@@ -147,6 +147,8 @@ class Command(BaseCommand):
 
     def run(self, stations):
         self.refuse_taken_port()
+        embedded.close_to_others(settings.DATA)
+        os.umask(0o077)  # for every process of the fleet: what it writes is this user's alone
         (settings.DATA / "logs").mkdir(exist_ok=True)
         self.end_leftovers()
         for server in embedded.wanted_servers(settings.DATA):
