@@ -67,7 +67,7 @@ def database_settings(data, user=APP):
 
 
 def close_to_others(data, group=None):
-    """No other user of this machine reads a data folder: mode 700, what lies in it too; this user's umask does the rest.
+    """No other user of this machine reads a data folder: mode 700, what lies in it too; a umask sees to the rest.
 
     Where PostgreSQL has to run as another user than root, that user's group alone may pass through, to its own folder.
     """
@@ -75,7 +75,8 @@ def close_to_others(data, group=None):
     found = data.stat()
     if found.st_uid != os.getuid() or found.st_mode & stat.S_ISVTX:
         raise EmbeddedError(
-            f"{data} is not this user's alone, so it can't hold the fleet's data: set FLEETUI_DATA to a folder of its own."
+            f"{data} is not this user's alone, so it can't hold the fleet's data: set FLEETUI_DATA to a folder of its "
+            "own."
         )
     if group is not None:
         os.chown(data, -1, group)

@@ -65,8 +65,8 @@ def migrated():
 def test_the_application_reads_and_writes_rows_of_every_table_and_only_adds_to_the_audit_log(migrated):
     with connect(migrated, embedded.APP) as connection:
         rights = connection.execute(
-            "SELECT c.relname, (SELECT array_agg(p) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE',"
-            " 'TRIGGER', 'REFERENCES', 'MAINTAIN']) p WHERE has_table_privilege(c.oid, p)) FROM pg_class c "
+            "SELECT c.relname, (SELECT array_agg(p) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', "
+            "'TRUNCATE', 'TRIGGER', 'REFERENCES', 'MAINTAIN']) p WHERE has_table_privilege(c.oid, p)) FROM pg_class c "
             "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
         ).fetchall()
         assert len(rights) > 20
