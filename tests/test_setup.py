@@ -268,12 +268,13 @@ def test_a_data_folder_that_others_could_read_is_closed_to_them(tmp_path):
 
 
 def test_first_start_makes_everything_once(db, settings, tmp_path):
-    from django.contrib.auth import authenticate
+    from django.contrib.auth.models import User
 
     from fleetui.fleet.models import Lab, Station
 
     settings.DATA = tmp_path
-    tokens = first_start.prepare(None)
+    tokens, first = first_start.prepare(None)
+    assert first
     logins = (tmp_path / "logins.json").read_text()
     rows = json.loads(tokens.read_text())
     lab = Lab.objects.get()
@@ -282,13 +283,14 @@ def test_first_start_makes_everything_once(db, settings, tmp_path):
     for name in ("logins.json", "stations.json"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     for row in json.loads(logins):
-        user = authenticate(username=row["username"], password=row["password"])
+        user = User.objects.get(username=row["username"])
+        assert user.check_password(row["password"])
         assert user.memberships.get().role == row["role"]
         assert row["password"] not in user.password
     assert [row["station"] for row in rows] == ["station-1", "station-2", "station-3", "station-4"]
     assert Station.objects.get(token_hash=Station.hash_token(rows[2]["token"])).slug == "station-3"
 
-    first_start.prepare(None)
+    assert first_start.prepare(None) == (tokens, False)
     assert (tmp_path / "logins.json").read_text() == logins
     assert json.loads(tokens.read_text()) == rows
     assert (Lab.objects.count(), lab.stations.count(), lab.tasks.count(), lab.datasets.count()) == (1, 4, 2, 1)
@@ -304,9 +306,29 @@ def test_first_start_makes_everything_once(db, settings, tmp_path):
     assert Station.objects.filter(token_hash=Station.hash_token(again[5]["token"])).exists()
 
 
+def test_what_people_removed_after_the_first_start_stays_removed(db, settings, tmp_path):
+    from django.contrib.auth.models import User
+
+    from fleetui.fleet import actions
+    from fleetui.fleet.models import Lab, Membership
+
+    settings.DATA = tmp_path
+    first_start.prepare(1)
+    lab, logins = Lab.objects.get(), (tmp_path / "logins.json").read_text()
+    actions.remove_member(member=lab.memberships.get(role="supervisor"), user=None)
+    actions.change_password(user=User.objects.get(username="manager"), password="another one 7")
+    User.objects.get(username="researcher").delete()
+    lab.datasets.all().delete()
+    assert first_start.prepare(1)[1] is False
+    assert list(Membership.objects.values_list("user__username", flat=True)) == ["manager"]
+    assert User.objects.get(username="manager").check_password("another one 7")
+    assert not User.objects.filter(username="researcher").exists() and not lab.datasets.exists()
+    assert (tmp_path / "logins.json").read_text() == logins
+
+
 def test_log_ins_of_a_fleet_that_never_started(settings, tmp_path):
     settings.DATA = tmp_path
-    with pytest.raises(first_start.FirstStartError, match="start the fleet once"):
+    with pytest.raises(first_start.FirstStartError, match="the first `make run` makes them"):
         first_start.read_logins()
     (tmp_path / "logins.json").write_text("[{")
     with pytest.raises(first_start.FirstStartError, match="is damaged"):
@@ -366,6 +388,9 @@ def test_a_fleet_from_first_start_to_last():
             fleet.wait_until_answering(30)
             assert time.monotonic() - began < 10
             assert fleet.logins == logins
+            # Passwords are printed once; later starts say where they are.
+            assert "manage.py logins" in fleet.output.read_text()
+            assert not any(row["password"] in fleet.output.read_text() for row in logins.values())
             os.kill(fleet.process.pid, signal.SIGKILL)
             fleet.process.wait()
             fleet = start_fleet(data, 1, **environment)

@@ -48,14 +48,14 @@ def change_attention(request, lab, act, form) -> str:
             access.get_lab(user, slug, "add_contact")
             if not form.is_valid():
                 return ""
-            return f"{actions.add_contact(lab=lab, **form.cleaned_data)} will be told."
+            return f"{actions.add_contact(lab=lab, user=user, **form.cleaned_data)} will be told."
         number = request.POST.get("number", "")
         if not number.isdecimal():
             raise Http404("This page has no such form.")
         if act in ("remove", "try"):
             contact = access.get_contact(user, slug, int(number), "add_contact")
             if act == "remove":
-                actions.remove_contact(contact=contact)
+                actions.remove_contact(contact=contact, user=user)
                 return f"{contact} will be told nothing more."
             if jobs.write_to(contact, f"{lab}: a trial", "This is how a help request would reach you."):
                 return f"{contact} was written to; see whether it arrived."

@@ -95,7 +95,7 @@ def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
     try:
         if act == "task":
             access.get_lab(request.user, lab.slug, "create_task")
-            return f"{actions.create_task(lab=lab, **form.cleaned_data)} can be assigned now."
+            return f"{actions.create_task(lab=lab, user=request.user, **form.cleaned_data)} can be assigned now."
         if act == "edit" and edited is not None:
             actions.edit_task(task=edited, user=request.user, **form.changes())
             return f"{edited} is changed; stations that practise it take that on with their next attempt."
