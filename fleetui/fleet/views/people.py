@@ -15,7 +15,7 @@ from fleetui.fleet.actions.audit import source
 from fleetui.fleet.actions.people import why_closed
 from fleetui.fleet.forms import AccountForm, InviteForm
 from fleetui.fleet.models import ROLES
-from fleetui.fleet.views.pages import page, render_page
+from fleetui.fleet.views.pages import number_in, page, render_page
 from fleetui.headers import client_address
 
 
@@ -82,11 +82,6 @@ def change_people(request, lab, act) -> str:
 
 def named_member(request, lab):
     return access.get_member(request.user, lab.slug, number_in(request, "member"))
-
-
-def number_in(request, field) -> int:
-    given = request.POST.get(field, "")
-    return int(given) if given.isdecimal() and len(given) < 18 else 0
 
 
 def roles_table() -> list[dict]:
