@@ -1,8 +1,11 @@
 """The addresses: pages of the fleet and of learning, the HTTP API, and a health check for whoever starts the server."""
 
-from django.db import connection
+from functools import wraps
+
+from django.db import close_old_connections, connection
 from django.http import JsonResponse
 from django.urls import include, path
+from django.views import defaults
 
 from fleetui.api.http import api
 
@@ -20,3 +23,24 @@ urlpatterns = [
     path("", include("fleetui.fleet.urls")),
     path("", include("fleetui.learning.urls")),
 ]
+
+
+def returning(view):
+    """Django renders pages of errors in threads that no request owns, and they ask who is logged in: without this, each
+    such thread keeps a connection of the pool for good.
+    """
+
+    @wraps(view)
+    def render(*args, **kwargs):
+        try:
+            return view(*args, **kwargs)
+        finally:
+            close_old_connections()
+
+    return render
+
+
+handler400 = returning(defaults.bad_request)
+handler403 = returning(defaults.permission_denied)
+handler404 = returning(defaults.page_not_found)
+handler500 = returning(defaults.server_error)

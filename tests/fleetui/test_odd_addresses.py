@@ -4,14 +4,15 @@ Routes come from the URLconf and the API's own schema, a page's parameters from 
 the links that lead to it: a new page or parameter is tried without a word here.
 """
 
+import asyncio
 import logging
 import re
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import httpx
 import pytest
-from channels.db import database_sync_to_async
 from django.core.handlers.asgi import ASGIRequest
+from django.db.backends.postgresql.base import DatabaseWrapper
 from django.http import QueryDict
 from django.urls import Resolver404, get_resolver, resolve
 from django.utils import timezone
@@ -22,7 +23,7 @@ from fleetui.asgi import application
 from fleetui.fleet import actions
 from fleetui.learning.models import Metric
 from robots.attention import need_of
-from tests.fleetui.lab import as_upload, make_episode
+from tests.fleetui.lab import ROLES, as_upload, make_episode
 
 # Each as it stands in an address; what is not percent-encoded here will be.
 ODD = (
@@ -150,6 +151,8 @@ def recording(monkeypatch):
 def known(lab, sft_run, improve_run):
     """By the word before it, a value that is there: without one a new route can't be tried."""
     lab.connect()
+    for role in ROLES:
+        lab.as_(role)  # logged in here, where the database may be asked
     episode = make_episode()
     assert lab.upload(as_upload(episode)).status_code == 200
     Metric.objects.create(run=sft_run, seq=1, kind="loss", data={"step": 1}, at=timezone.now())
@@ -207,7 +210,7 @@ def linked(html, found):
 
 
 async def test_no_path_part_and_no_parameter_gives_a_5xx(lab, known, recording):
-    visitor = await database_sync_to_async(Visitor)(lab, "manager")
+    visitor = Visitor(lab, "manager")
     routes, queries = dict(api_routes()), {}
     pages = list(page_routes())
     assert len(pages) > 20 and len(routes) > 10
@@ -241,7 +244,7 @@ async def test_no_path_part_and_no_parameter_gives_a_5xx(lab, known, recording):
 
 @pytest.mark.parametrize("role", ["viewer", "supervisor", "researcher", None])
 async def test_nor_for_any_role_with_all_parameters_at_once(lab, known, recording, role):
-    visitor = await database_sync_to_async(Visitor)(lab, role)
+    visitor = Visitor(lab, role)
     routes = dict(api_routes())
     for route in [*page_routes(), *routes]:
         path = fill(route, as_meant(route, known))
@@ -252,3 +255,19 @@ async def test_nor_for_any_role_with_all_parameters_at_once(lab, known, recordin
             await visitor.ask(path, "&".join(f"{name}={value}" for name in names))
             await visitor.ask(fill(route, [value for _ in as_meant(route, known)]))
     assert not visitor.failed, "\n".join(visitor.failed)
+
+
+async def test_pages_of_errors_give_their_connections_back(lab, known):
+    """Django renders them in threads that no request owns: each kept a connection, until the pool had none left."""
+
+    def held():
+        numbers = DatabaseWrapper._connection_pools["default"].get_stats()
+        return numbers["pool_size"] - numbers["pool_available"]
+
+    visitor = Visitor(lab, "viewer")
+    await visitor.ask("/labs/east/")
+    before = held()
+    for path, status in (("/nowhere", 404), ("/labs/nowhere/", 404), ("/labs/east/people", 403)):
+        answers = await asyncio.gather(*(visitor.ask(path) for _ in range(12)))
+        assert {answer.status_code for answer in answers} == {status}
+    assert held() == before
