@@ -52,7 +52,7 @@ SAID = {
     "create_station": "make stations",
     "maintain": "put stations in maintenance",
     "renew_token": "renew a station's token",
-    "manage_people": "invite people, change roles or remove members",
+    "manage_people": "invite people, change roles, reset passwords or remove members",
     "see_audit": "read the audit log",
 }
 

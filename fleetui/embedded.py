@@ -32,6 +32,8 @@ import redis
 log = logging.getLogger(__name__)
 
 DATABASE = "fleetui"
+OWNER = "fleetui"  # owns the tables and carries out migrations; a superuser, since it makes the other role
+APP = "fleetui_app"  # as whom web server, worker and commands connect: it reads and writes rows, and owns nothing
 PG_PORT = 5432  # only a part of the socket's name
 SHARED_PLACE = Path("/var/lib/fleetui")
 PR_SET_PDEATHSIG = 1
@@ -60,8 +62,29 @@ def valkey_socket(data):
     return socket_folder(data) / "valkey.sock"
 
 
-def database_settings(data, name=DATABASE):
-    return {"NAME": name, "USER": DATABASE, "HOST": str(socket_folder(data) / "pg"), "PORT": str(PG_PORT)}
+def database_settings(data, user=APP):
+    return {"NAME": DATABASE, "USER": user, "HOST": str(socket_folder(data) / "pg"), "PORT": str(PG_PORT)}
+
+
+def close_to_others(data, group=None):
+    """No other user of this machine reads a data folder: mode 700, what lies in it too; a umask sees to the rest.
+
+    Where PostgreSQL has to run as another user than root, that user's group alone may pass through, to its own folder.
+    """
+    data = Path(data)
+    found = data.stat()
+    if found.st_uid != os.getuid() or found.st_mode & stat.S_ISVTX:
+        raise EmbeddedError(
+            f"{data} is not this user's alone, so it can't hold the fleet's data: set FLEETUI_DATA to a folder of its "
+            "own."
+        )
+    if group is not None:
+        os.chown(data, -1, group)
+    data.chmod(0o700 if group is None else 0o710)
+    for path in data.iterdir():
+        inner = path.lstat()
+        if inner.st_uid == os.getuid() and not stat.S_ISLNK(inner.st_mode):
+            path.chmod(stat.S_IMODE(inner.st_mode) & 0o700)
 
 
 class DataLock:
@@ -163,6 +186,7 @@ class Postgres:
     def start(self):
         make_socket_folder(self.data)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        close_to_others(self.data, self.user.pw_gid if self.user else None)
         if self.user:
             self._make_reachable()
         self._stop_leftover()
@@ -264,6 +288,7 @@ class Postgres:
             self._give(place.parent)
             (self.data / "postgresql.json").write_text(json.dumps({"folder": str(place)}))
         log.info("PostgreSQL runs as the user %s, who can't reach %s: its files are in %s", user, self.data, place)
+        close_to_others(self.data)
         self.folder = place
 
     def _copied_binaries(self):
@@ -296,7 +321,7 @@ class Postgres:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         self._give(unfinished)
-        command = [self.binaries / "initdb", "-D", unfinished, "-U", DATABASE, "--auth=trust", "--encoding=UTF8"]
+        command = [self.binaries / "initdb", "-D", unfinished, "-U", OWNER, "--auth=trust", "--encoding=UTF8"]
         # "trust" is the file system's: the only way in is a socket in a folder of mode 700.
         command += ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
         done = subprocess.run(command, cwd=unfinished, capture_output=True, text=True, **self._as_user())
@@ -325,14 +350,19 @@ class Postgres:
         return self._psql("SELECT 1", "postgres").returncode == 0
 
     def _make_database(self):
-        if not self._psql(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'", "postgres").stdout.strip():
-            done = self._psql(f"CREATE DATABASE {DATABASE}", "postgres")
+        """The database and the role of the application; a data folder from before that role gets it too."""
+        self._make_missing(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'", f"CREATE DATABASE {DATABASE}")
+        self._make_missing(f"SELECT 1 FROM pg_roles WHERE rolname = '{APP}'", f"CREATE ROLE {APP} LOGIN")
+
+    def _make_missing(self, question, command):
+        if not self._psql(question, "postgres").stdout.strip():
+            done = self._psql(command, "postgres")
             if done.returncode:
-                raise EmbeddedError(f"PostgreSQL could not make the database {DATABASE}: {done.stderr}")
+                raise EmbeddedError(f"PostgreSQL refused {command!r}: {done.stderr}")
 
     def _psql(self, query, database):
         host = socket_folder(self.data) / "pg"
-        command = [self.binaries / "psql", "-XAtq", "-h", host, "-p", str(PG_PORT), "-U", DATABASE, "-d", database]
+        command = [self.binaries / "psql", "-XAtq", "-h", host, "-p", str(PG_PORT), "-U", OWNER, "-d", database]
         return subprocess.run([*command, "-c", query], cwd="/", capture_output=True, text=True, **self._as_user())
 
 

@@ -1,4 +1,8 @@
-"""What a page may load, said in a header: this server's own files only, and no inline script."""
+"""What requests and answers say in their headers: whence somebody comes, and what a page may load: this server's own
+files only, and no inline script.
+"""
+
+import ipaddress
 
 POLICY = "; ".join(
     (
@@ -12,6 +16,19 @@ POLICY = "; ".join(
         "frame-ancestors 'self'",
     )
 )
+
+
+def client_address(request) -> str | None:
+    """Where the request came from, as far as the server or the proxy before it knows: None where that is no address."""
+    try:
+        return str(ipaddress.ip_address(request.META.get("REMOTE_ADDR", "").partition("%")[0]))
+    except ValueError:
+        return None
+
+
+def comes_from_a_page(request) -> bool:
+    """Browsers send Origin with each act of a page; a script has no reason to."""
+    return request.headers.get("Origin") == f"{request.scheme}://{request.get_host()}"
 
 
 def content_security_policy(get_response):

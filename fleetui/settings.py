@@ -4,6 +4,7 @@
     FLEETUI_DATA   the folder in which everything is kept                   .fleetui
     FLEETUI_HOST   names under which browsers reach the fleet, by commas    this machine only
     DATABASE_URL   postgresql://user:password@host:5432/name                the embedded PostgreSQL
+    DATABASE_OWNER_URL  the same database, by the role that owns the tables  as DATABASE_URL
     REDIS_URL      redis://host:6379/0 or unix:///path/to/socket            the embedded Valkey
     DEBUG          1 shows errors in the browser                            0
     FLEETUI_HTTPS  1 marks cookies secure, behind a proxy that speaks https  0
@@ -14,6 +15,7 @@ The embedded servers' socket paths follow from FLEETUI_DATA alone, so any manage
 import os
 import secrets
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -42,14 +44,12 @@ def read_port():
     return int(text)
 
 
-def read_database():
-    url = os.environ.get("DATABASE_URL", "")
-    if not url:
-        return embedded.database_settings(DATA)
+def read_database(name="DATABASE_URL"):
+    url = os.environ.get(name, "")
     parts = urlsplit(url)
     if parts.scheme not in ("postgresql", "postgres") or len(parts.path) < 2:
         # The URL itself stays out of the message: it may hold a password.
-        raise ImproperlyConfigured("DATABASE_URL must look like postgresql://user:password@host:5432/name.")
+        raise ImproperlyConfigured(f"{name} must look like postgresql://user:password@host:5432/name.")
     options = dict(parse_qsl(parts.query))
     return {
         "NAME": unquote(parts.path[1:]),
@@ -60,6 +60,21 @@ def read_database():
         "PORT": str(parts.port or ""),
         "OPTIONS": options,
     }
+
+
+def read_databases():
+    """Returns (how the application connects, how migrations do): to one database, best by two roles."""
+    if not os.environ.get("DATABASE_URL"):
+        return embedded.database_settings(DATA), embedded.database_settings(DATA, embedded.OWNER)
+    used = read_database()
+    if not os.environ.get("DATABASE_OWNER_URL"):
+        return used, used
+    owned = read_database("DATABASE_OWNER_URL")
+    if owned["NAME"] != used["NAME"]:
+        raise ImproperlyConfigured(
+            f"DATABASE_OWNER_URL names the database {owned['NAME']!r}, DATABASE_URL {used['NAME']!r}: it must be one."
+        )
+    return used, owned
 
 
 def read_redis():
@@ -92,7 +107,7 @@ def read_secret_key():
 
 
 DATA = Path(os.environ.get("FLEETUI_DATA") or BASE_DIR / ".fleetui").expanduser().resolve()
-DATA.mkdir(parents=True, exist_ok=True, mode=0o711)
+DATA.mkdir(parents=True, exist_ok=True, mode=0o700)
 PORT = read_port()
 DEBUG = read_flag("DEBUG")
 SECRET_KEY = read_secret_key()
@@ -113,6 +128,7 @@ INSTALLED_APPS = [
     "ninja",
     "django_celery_beat",
     "pgtrigger",
+    "axes",
     "fleetui.fleet",
     "fleetui.learning",
 ]
@@ -127,6 +143,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "fleetui.headers.content_security_policy",
+    "axes.middleware.AxesMiddleware",
 ]
 
 ROOT_URLCONF = "fleetui.urls"
@@ -146,13 +163,14 @@ TEMPLATES = [
     },
 ]
 
+APPLICATION, OWNER = read_databases()
+POOL = {"pool": {"min_size": 1, "max_size": 20, "timeout": 10}}
 # The pool hands out no connection that the server has closed meanwhile, as it does when it restarts.
 CONNECTIONS = {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": True}
-DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", **CONNECTIONS, **read_database()}}
-DATABASES["default"]["OPTIONS"] = {
-    **DATABASES["default"].get("OPTIONS", {}),
-    "pool": {"min_size": 1, "max_size": 20, "timeout": 10},
-}
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", **CONNECTIONS, **APPLICATION}}
+DATABASES["default"]["OPTIONS"] = {**APPLICATION.get("OPTIONS", {}), **POOL}
+# For `manage.py migrate` alone, which takes these in place of the above: nothing else changes tables.
+DATABASE_OWNER = {"PASSWORD": "", **OWNER, "OPTIONS": {**OWNER.get("OPTIONS", {}), **POOL}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CHANNELS_ADDRESS, CELERY_BROKER_URL = read_redis()
@@ -199,6 +217,19 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
+# Whoever guesses passwords is kept from the log-in for a while, by the name together with the address. Only the log-in
+# asks django-axes: a signed-in supervisor whose name somebody else has locked still stops every station.
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_FAILURE_LIMIT = 10
+AXES_COOLOFF_TIME = timedelta(minutes=10)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # else a script could keep somebody out for ever
+AXES_RESET_ON_SUCCESS = True
+AXES_CLIENT_IP_CALLABLE = "fleetui.headers.client_address"
+AXES_LOCKOUT_TEMPLATE = "locked_out.html"
+AXES_DISABLE_ACCESS_LOG = True  # the audit log has the log-ins
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
 LOGIN_URL = "/login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/login"
@@ -220,6 +251,9 @@ LOGGING = {
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
-    # While Valkey is away it writes a traceback a second; live/hearing.py and messages.py say it once.
-    "loggers": {"channels_redis.pubsub": {"level": "CRITICAL"}},
+    "loggers": {
+        "axes": {"level": "WARNING"},  # it tells of each log-in in four lines
+        # While Valkey is away it writes a traceback a second; live/hearing.py and messages.py say it once.
+        "channels_redis.pubsub": {"level": "CRITICAL"},
+    },
 }

@@ -1,8 +1,12 @@
 """The addresses: pages of the fleet and of learning, the HTTP API, and a health check for whoever starts the server."""
 
-from django.db import connection
-from django.urls import include, path
+from functools import wraps
 
+from django.db import close_old_connections, connection
+from django.urls import include, path
+from django.views import defaults
+
+from fleetui import failures
 from fleetui.answers import JsonAnswer
 from fleetui.api.http import api
 
@@ -14,10 +18,30 @@ def health(request):
     return JsonAnswer({"ok": True})
 
 
-handler500 = "fleetui.failures.as_page"
 urlpatterns = [
     path("healthz", health),
     path("api/", api.urls),
     path("", include("fleetui.fleet.urls")),
     path("", include("fleetui.learning.urls")),
 ]
+
+
+def returning(view):
+    """Django renders pages of errors in threads that no request owns, and they ask who is logged in: without this, each
+    such thread keeps a connection of the pool for good.
+    """
+
+    @wraps(view)
+    def render(*args, **kwargs):
+        try:
+            return view(*args, **kwargs)
+        finally:
+            close_old_connections()
+
+    return render
+
+
+handler400 = returning(defaults.bad_request)
+handler403 = returning(defaults.permission_denied)
+handler404 = returning(defaults.page_not_found)
+handler500 = returning(failures.as_page)

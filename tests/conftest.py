@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Settings read the environment once, so the tests' own data folder has to be there before anything imports them.
 DATA = Path(tempfile.mkdtemp(prefix="fleetui-tests-")).resolve()
-DATA.chmod(0o711)
 atexit.register(shutil.rmtree, DATA, ignore_errors=True)
 os.environ["FLEETUI_DATA"] = str(DATA)
 os.environ["DJANGO_SETTINGS_MODULE"] = "fleetui.settings"
@@ -65,11 +64,15 @@ def django_db_modify_db_settings(servers):
     """pytest-django asks for this before it makes the test database: the moment at which servers have to run.
 
     Between tests with transactions Django empties all tables, which the audit log's trigger refuses as it should: only
-    there, after the test, that one trigger looks away.
+    there, after the test, that one trigger looks away. Making databases and emptying tables takes their owner, so tests
+    connect as that role; whole fleets run as the application's.
     """
     import pgtrigger
+    from django.conf import settings
+    from django.db import connection
     from django.test import TransactionTestCase
 
+    connection.settings_dict.update(settings.DATABASE_OWNER)
     empty_tables = TransactionTestCase._fixture_teardown
 
     def empty_tables_and_the_audit_log(case):
@@ -134,11 +137,10 @@ def start_fleet(data, stations, **environment):
 
 @contextlib.contextmanager
 def own_place():
-    """A data folder that PostgreSQL's user can reach, and an empty database of its own where the server is external."""
+    """A data folder, and an empty database of its own where the server is external."""
     from fleetui import embedded
 
     data = Path(tempfile.mkdtemp(prefix="fleetui-fleet-")).resolve()
-    data.chmod(0o711)
     environment = {}
     try:
         if url := os.environ.get("DATABASE_URL"):

@@ -1,5 +1,6 @@
 """The set-up as a newcomer meets it: settings that fail loudly, embedded servers, one start that ends what it began."""
 
+import contextlib
 import json
 import os
 import pwd
@@ -70,6 +71,21 @@ def test_database_url(monkeypatch):
     }
     monkeypatch.setenv("DATABASE_URL", "postgresql://ann:p@/fleet?host=/run/postgresql")
     assert settings_file.read_database()["HOST"] == "/run/postgresql"
+
+
+def test_the_owner_of_the_tables_is_another_role_of_the_same_database(monkeypatch, tmp_path):
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.delenv("DATABASE_OWNER_URL", raising=False)
+    application, owner = settings_file.read_databases()
+    assert (application.pop("USER"), owner.pop("USER")) == ("fleetui_app", "fleetui") and application == owner
+    monkeypatch.setenv("DATABASE_URL", "postgresql://ann@db.example/fleet")
+    assert [row["USER"] for row in settings_file.read_databases()] == ["ann", "ann"]
+    monkeypatch.setenv("DATABASE_OWNER_URL", "postgresql://owner:secret@db.example/fleet")
+    assert [row["USER"] for row in settings_file.read_databases()] == ["ann", "owner"]
+    monkeypatch.setenv("DATABASE_OWNER_URL", "postgresql://owner:secret@db.example/other")
+    with pytest.raises(ImproperlyConfigured, match="it must be one") as refusal:
+        settings_file.read_databases()
+    assert "secret" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("url", ["mysql://a:secret@h/x", "postgresql://ann:secret@host", "secret"])
@@ -156,7 +172,7 @@ def test_servers_end_with_a_killed_parent_and_keep_their_data():
 
     with own_place() as (data, _):
         parent, pids = serve(data)
-        place = embedded.database_settings(data)
+        place = embedded.database_settings(data, embedded.OWNER)
         address = {"host": place["HOST"], "port": place["PORT"], "user": place["USER"], "dbname": place["NAME"]}
         with psycopg.connect(**address) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 7 AS number")
@@ -227,16 +243,41 @@ def test_copied_binaries_find_their_libraries(tmp_path, monkeypatch):
     assert server._copied_binaries() == copied
 
 
+def open_to_others(data):
+    """What in a data folder another user could read, as mode and name; its top may be passed by PostgreSQL's group."""
+    found = []
+    for path in [data, *data.rglob("*")]:
+        with contextlib.suppress(FileNotFoundError):  # a log that was turned over, a file of PostgreSQL's
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if mode & (0o067 if path == data else 0o077) and not path.is_symlink():
+                found.append(f"{mode:o} {path.relative_to(data)}")
+    return found
+
+
+def test_a_data_folder_that_others_could_read_is_closed_to_them(tmp_path):
+    data = tmp_path / "data"
+    (data / "episodes").mkdir(parents=True)
+    (data / "logins.json").write_text("[]")
+    for path, mode in ((data, 0o755), (data / "episodes", 0o755), (data / "logins.json", 0o644)):
+        path.chmod(mode)
+    embedded.close_to_others(data)
+    assert open_to_others(data) == [] and stat.S_IMODE(data.stat().st_mode) == 0o700
+    data.chmod(0o1777)  # as /tmp
+    with pytest.raises(embedded.EmbeddedError, match="is not this user's alone"):
+        embedded.close_to_others(data)
+
+
 # First start
 
 
 def test_first_start_makes_everything_once(db, settings, tmp_path):
-    from django.contrib.auth import authenticate
+    from django.contrib.auth.models import User
 
     from fleetui.fleet.models import Lab, Station
 
     settings.DATA = tmp_path
-    tokens = first_start.prepare(None)
+    tokens, first = first_start.prepare(None)
+    assert first
     logins = (tmp_path / "logins.json").read_text()
     rows = json.loads(tokens.read_text())
     lab = Lab.objects.get()
@@ -245,13 +286,14 @@ def test_first_start_makes_everything_once(db, settings, tmp_path):
     for name in ("logins.json", "stations.json"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     for row in json.loads(logins):
-        user = authenticate(username=row["username"], password=row["password"])
+        user = User.objects.get(username=row["username"])
+        assert user.check_password(row["password"])
         assert user.memberships.get().role == row["role"]
         assert row["password"] not in user.password
     assert [row["station"] for row in rows] == ["station-1", "station-2", "station-3", "station-4"]
     assert Station.objects.get(token_hash=Station.hash_token(rows[2]["token"])).slug == "station-3"
 
-    first_start.prepare(None)
+    assert first_start.prepare(None) == (tokens, False)
     assert (tmp_path / "logins.json").read_text() == logins
     assert json.loads(tokens.read_text()) == rows
     assert (Lab.objects.count(), lab.stations.count(), lab.tasks.count(), lab.datasets.count()) == (1, 4, 2, 1)
@@ -267,9 +309,29 @@ def test_first_start_makes_everything_once(db, settings, tmp_path):
     assert Station.objects.filter(token_hash=Station.hash_token(again[5]["token"])).exists()
 
 
+def test_what_people_removed_after_the_first_start_stays_removed(db, settings, tmp_path):
+    from django.contrib.auth.models import User
+
+    from fleetui.fleet import actions
+    from fleetui.fleet.models import Lab, Membership
+
+    settings.DATA = tmp_path
+    first_start.prepare(1)
+    lab, logins = Lab.objects.get(), (tmp_path / "logins.json").read_text()
+    actions.remove_member(member=lab.memberships.get(role="supervisor"), user=None)
+    actions.change_password(user=User.objects.get(username="manager"), password="another one 7")
+    User.objects.get(username="researcher").delete()
+    lab.datasets.all().delete()
+    assert first_start.prepare(1)[1] is False
+    assert list(Membership.objects.values_list("user__username", flat=True)) == ["manager"]
+    assert User.objects.get(username="manager").check_password("another one 7")
+    assert not User.objects.filter(username="researcher").exists() and not lab.datasets.exists()
+    assert (tmp_path / "logins.json").read_text() == logins
+
+
 def test_log_ins_of_a_fleet_that_never_started(settings, tmp_path):
     settings.DATA = tmp_path
-    with pytest.raises(first_start.FirstStartError, match="start the fleet once"):
+    with pytest.raises(first_start.FirstStartError, match="the first `make run` makes them"):
         first_start.read_logins()
     (tmp_path / "logins.json").write_text("[{")
     with pytest.raises(first_start.FirstStartError, match="is damaged"):
@@ -333,6 +395,7 @@ def test_a_fleet_from_first_start_to_last():
         fleet = start_fleet(data, 1, **environment)
         try:
             fleet.wait_until_answering()
+            assert open_to_others(data) == []
             logins = fleet.logins
             for row in logins.values():
                 assert row["password"] in fleet.output.read_text()
@@ -372,6 +435,9 @@ def test_a_fleet_from_first_start_to_last():
             fleet.wait_until_answering(30)
             assert time.monotonic() - began < 10
             assert fleet.logins == logins
+            # Passwords are printed once; later starts say where they are.
+            assert "manage.py logins" in fleet.output.read_text()
+            assert not any(row["password"] in fleet.output.read_text() for row in logins.values())
             os.kill(fleet.process.pid, signal.SIGKILL)
             fleet.process.wait()
             fleet = start_fleet(data, 1, **environment)

@@ -23,6 +23,7 @@ from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet import queue
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions.audit import source
+from fleetui.headers import comes_from_a_page
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
 from fleetui.live import rewind, telemetry
@@ -96,10 +97,10 @@ def answer_http_error(request, error):
 
 
 class Session(SessionAuth):
-    """The session of a signed-in user; the audit log says that the act came through here."""
+    """The session of a signed-in user; the audit log says whether the act is a page's or a script's."""
 
     def authenticate(self, request, key):
-        source.set("API")
+        source.set("page" if comes_from_a_page(request) else "API")
         return super().authenticate(request, key)
 
 
@@ -322,7 +323,7 @@ def task_row(task):
 @labs.post("/tasks", response=dict)
 def create_task(request: HttpRequest, lab: Path[str], body: TaskBody):
     found = access.get_lab(request.user, lab, "create_task")
-    return task_row(fleet_actions.create_task(lab=found, **body.dict()))
+    return task_row(fleet_actions.create_task(lab=found, user=request.user, **body.dict()))
 
 
 @labs.patch("/tasks/{slug}", response=dict)

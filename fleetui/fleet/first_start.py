@@ -1,7 +1,8 @@
 """What a fleet begins with: a lab, a log-in each for three roles, two tasks, idle simulated stations, demonstrations.
 
-Every start calls `prepare`; it makes what is missing and leaves alone what is there. Passwords and tokens are stored
-hashed in the database; the readable ones are kept in the data folder, for this user's eyes only.
+Every start calls `prepare`. The first one is known by the lab, which is not there yet: what people remove afterwards
+stays removed. Later ones look after the simulated stations alone. Passwords and tokens are stored hashed in the
+database; the readable ones are kept in the data folder, for this user's eyes only.
 """
 
 import json
@@ -36,8 +37,8 @@ class FirstStartError(Exception):
     """A sentence for the person who starts the fleet."""
 
 
-def prepare(stations: int | None) -> Path:
-    """Returns the file of the stations' tokens, for their host."""
+def prepare(stations: int | None) -> tuple[Path, bool]:
+    """Returns the file of the stations' tokens, for their host, and whether this is the first start."""
     if not recognise_folder():
         raise FirstStartError(
             f"{settings.DATA} is not the data folder of this database: its fleet.id is missing or another one. Set "
@@ -45,37 +46,38 @@ def prepare(stations: int | None) -> Path:
             f"for good, write {DataFolder.objects.get().fleet} into {settings.DATA / 'fleet.id'}."
         )
     with transaction.atomic():
-        lab = Lab.objects.filter(slug=LAB).first() or create_lab(slug=LAB, name="Main lab")
-        prepare_logins(lab)
-        for family in FAMILIES:
-            if not lab.tasks.filter(family=family).exists():
+        lab = Lab.objects.filter(slug=LAB).first()
+        first = lab is None
+        if first:
+            lab = create_lab(slug=LAB, name="Main lab")
+            make_logins(lab)
+            for family in FAMILIES:
                 create_task(lab=lab, family=family, **RULES)
-        tokens = prepare_stations(lab, stations)
-        if not lab.datasets.exists():
-            generate_dataset(
-                lab=lab,
-                user=User.objects.get(username="researcher"),
-                name="First demonstrations",
-                families=list(DEMONSTRATED),
-                episodes=DEMONSTRATIONS,
-                seed=1,
-            )
-    return tokens
+            make_demonstrations(lab)
+        return prepare_stations(lab, stations), first
 
 
-def prepare_logins(lab):
-    path = settings.DATA / "logins.json"
-    known = {row["role"]: row for row in read_private(path, [])}
+def make_logins(lab):
+    rows = []
     for role in ROLES:
-        user, created = User.objects.get_or_create(username=role)
-        if created or role not in known:
-            password = secrets.token_urlsafe(9)
-            user.set_password(password)
-            user.save()
-            known[role] = {"role": role, "username": role, "password": password}
-        if not user.memberships.filter(lab=lab).exists():
-            add_member(lab=lab, user=user, role=role)
-    write_private(path, [known[role] for role in ROLES])
+        user, _ = User.objects.get_or_create(username=role)
+        password = secrets.token_urlsafe(9)
+        user.set_password(password)
+        user.save()
+        add_member(lab=lab, user=user, role=role)
+        rows.append({"role": role, "username": role, "password": password})
+    write_private(settings.DATA / "logins.json", rows)
+
+
+def make_demonstrations(lab):
+    generate_dataset(
+        lab=lab,
+        user=User.objects.get(username="researcher"),
+        name="First demonstrations",
+        families=list(DEMONSTRATED),
+        episodes=DEMONSTRATIONS,
+        seed=1,
+    )
 
 
 def prepare_stations(lab, wanted):
@@ -105,7 +107,10 @@ def prepare_stations(lab, wanted):
 def read_logins():
     logins = read_private(settings.DATA / "logins.json", None)
     if logins is None:
-        raise FirstStartError(f"There are no log-ins in {settings.DATA} yet: start the fleet once with `make run`.")
+        raise FirstStartError(
+            f"There are no log-ins in {settings.DATA}: the first `make run` makes them. If the file logins.json was "
+            "removed, give a person of the fleet a new password: manage.py changepassword NAME"
+        )
     return logins
 
 

@@ -362,7 +362,7 @@ def list_open_invitations(lab: Lab):
 
 def names_in_acts(lab: Lab) -> tuple[list[str], list[str]]:
     """Who and what the log names; those that are gone too."""
-    rows = Act.objects.filter(lab=lab).order_by()
+    rows = _acts_of(lab).order_by()
     people = rows.exclude(user_name="").values_list("user_name", flat=True).distinct()
     stations = rows.exclude(station_name="").values_list("station_name", flat=True).distinct()
     return sorted(people), sorted(stations)
@@ -379,12 +379,17 @@ def list_acts(
 ):
     """Newest first; each filter that is given must hold. `until` is the last day that counts, in UTC."""
     exact = {"user_name": person, "station_name": station, "kind": kind}
-    rows = Act.objects.filter(lab=lab, **{name: value for name, value in exact.items() if value}).order_by("-id")
+    rows = _acts_of(lab).filter(**{name: value for name, value in exact.items() if value}).order_by("-id")
     if since:
         rows = rows.filter(at__gte=datetime.combine(since, time.min, UTC))
-    if until:
-        rows = rows.filter(at__lt=datetime.combine(until, time.min, UTC) + timedelta(days=1))
+    if until and until < date.max:  # the last day there is has none after it
+        rows = rows.filter(at__lt=datetime.combine(until + timedelta(days=1), time.min, UTC))
     return rows
+
+
+def _acts_of(lab: Lab):
+    """The lab's own, and those that are no lab's, such as a try to log in with an unknown name."""
+    return Act.objects.filter(Q(lab=lab) | Q(lab=None))
 
 
 def act_row(act: Act) -> dict:

@@ -1,6 +1,5 @@
 """Addresses of the fleet's pages; they are shareable and hold the view's state."""
 
-from django.contrib.auth.views import LogoutView
 from django.urls import path
 
 from fleetui.fleet.views import attention, audit, effort, episodes, people, stations, tasks, wall
@@ -8,7 +7,8 @@ from fleetui.fleet.views import attention, audit, effort, episodes, people, stat
 urlpatterns = [
     path("", wall.home, name="home"),
     path("login", wall.LogIn.as_view(), name="login"),
-    path("logout", LogoutView.as_view(), name="logout"),
+    path("logout", wall.LogOut.as_view(), name="logout"),
+    path("password", wall.password, name="password"),
     path("labs/<slug:lab_slug>/", wall.wall, name="wall"),
     path("labs/<slug:lab_slug>/jump", wall.jump, name="jump"),
     path("labs/<slug:lab_slug>/stations/", stations.stations, name="stations"),

@@ -5,7 +5,6 @@ supervises: claiming is one conditional UPDATE, and whatever a job reports carri
 run changes nothing.
 """
 
-import logging
 import os
 import shutil
 import time
@@ -23,6 +22,7 @@ from fleetui.access import Conflict, Invalid, Refused
 from fleetui.celery import app as celery_app
 from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet.models import Assignment, Episode, Lab, Station, Task
+from fleetui.fleet.names import checked_name, shown
 from fleetui.learning import selectors
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
@@ -31,8 +31,6 @@ from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
 from training.recipes import RecipeError, recipe_from_json
 from training.run_dir import sha256_of, write_atomically
-
-audit = logging.getLogger("fleetui.audit")
 
 STALE_AFTER = timedelta(seconds=10)  # a job heartbeats each second
 RENDER_STALE_S = 120
@@ -65,14 +63,12 @@ def recognise_folder() -> bool:
 
 
 def _new_dataset(lab: Lab, name: str, **fields) -> Dataset:
-    name = name.strip()
-    if not name or len(name) > 80:
-        raise Invalid("A dataset needs a name of at most 80 characters.", {"name": "1 to 80 characters."})
+    name = checked_name(name, "dataset")
     try:
         with transaction.atomic():
             return Dataset.objects.create(lab=lab, name=name, **fields)
     except IntegrityError:
-        raise Conflict(f"{lab.name} already has a dataset named {name!r}; choose another name.") from None
+        raise Conflict(f"{lab.name} already has a dataset named {shown(name)}; choose another name.") from None
 
 
 def most_demonstrations(embodiment: str) -> int:
@@ -101,6 +97,7 @@ def generate_dataset(*, lab: Lab, user, name: str, families: list[str], episodes
     dataset = _new_dataset(lab, name, families=list(families), episodes=episodes, created_by=user, seed=seed)
     Dataset.objects.filter(pk=dataset.pk).update(path=f"datasets/{dataset.pk}.safetensors")
     dataset.refresh_from_db()
+    _record_dataset(dataset, "dataset_generated", user, episodes=episodes)
     enqueue_on_commit("learning.generate_dataset", dataset.pk)
     return dataset
 
@@ -144,7 +141,13 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
         Dataset.objects.filter(pk=dataset.pk).update(path=dataset.path)
         dataset.file.parent.mkdir(parents=True, exist_ok=True)
         write_episodes(dataset.file, episodes)
+        _record_dataset(dataset, "dataset_uploaded", user, episodes=len(episodes))
     return dataset
+
+
+def _record_dataset(dataset: Dataset, kind: str, user, **details) -> None:
+    details = {"dataset": dataset.name, "number": dataset.pk, **details}
+    fleet_actions.record_act(lab=dataset.lab, kind=kind, user=user, details=details)
 
 
 @transaction.atomic
@@ -184,7 +187,7 @@ def add_correction(*, lab: Lab, user, episode: Episode) -> Dataset:
         steps=sum(each.steps for each in episodes),
     )
     Episode.objects.filter(pk=episode.pk).update(dataset=dataset)
-    audit.info("%s adds %s to the dataset %s", user, episode.uuid, dataset)
+    _record_dataset(dataset, "dataset_extended", user, episode=str(episode.uuid))
     dataset.refresh_from_db()
     return dataset
 
@@ -292,7 +295,7 @@ def launch_run(
             fleet_actions.start_assignment(assignment=assignment, run=run, stations=chosen)
         else:
             fleet_actions.assign_task(lab=lab, task=task, stations=stations, user=user, run=run)
-    audit.info("%s launches %s", user, run.topic)
+    _record_run(run, "run_launched", user)
     enqueue_on_commit("learning.run", run.pk)
     return run
 
@@ -374,11 +377,17 @@ def _waiting_assignment(task: Task, stations) -> Assignment | None:
     return next(iter(exact + [row for row in named if row.any_count == len(wanted)]), None)
 
 
-def cancel_run(*, run: Run, user) -> None:
+def _record_run(run: Run, kind: str, user, reason: str = "") -> None:
+    details = {"run": run.name, "number": run.pk, "kind": run.kind}
+    fleet_actions.record_act(lab=run.lab, kind=kind, user=user, reason=reason, details=details)
+
+
+@transaction.atomic
+def cancel_run(*, run: Run, user, reason: str = "") -> None:
     """A run that no job holds ends at once; else its job ends the training process, which keeps its newest
-    checkpoint.
+    checkpoint. Without a user it is the server that cancels, and says why.
     """
-    audit.info("%s cancels %s", user, run.topic)
+    _record_run(run, "run_canceled", user, reason)
     if finish_run(run=run, state="canceled", sources=("queued",)):
         return
     if not move_run(run=run, to="canceling"):
@@ -389,7 +398,7 @@ def cancel_run(*, run: Run, user) -> None:
 
 @transaction.atomic
 def pause_run(*, run: Run, user) -> None:
-    audit.info("%s pauses %s", user, run.topic)
+    _record_run(run, "run_paused", user)
     if not move_run(run=run, to="pausing", pause_wanted=True):
         run.refresh_from_db()
         raise Conflict(f"{run} is {run.state}; only a running run can be paused.")
@@ -398,7 +407,7 @@ def pause_run(*, run: Run, user) -> None:
 
 @transaction.atomic
 def resume_run(*, run: Run, user) -> None:
-    audit.info("%s resumes %s", user, run.topic)
+    _record_run(run, "run_resumed", user)
     if not move_run(run=run, to="running", sources=("pausing", "paused"), pause_wanted=False):
         run.refresh_from_db()
         raise Conflict(f"{run} is {run.state}; only a paused run can be resumed.")

@@ -1,6 +1,6 @@
 """Addresses of the pages of learning."""
 
-from django.urls import path, re_path
+from django.urls import path
 
 from fleetui.learning import views
 
@@ -8,11 +8,7 @@ urlpatterns = [
     path("labs/<slug:lab_slug>/runs/", views.runs, name="runs"),
     path("labs/<slug:lab_slug>/runs/new", views.new_run, name="new_run"),
     path("labs/<slug:lab_slug>/runs/<int:run_id>", views.run, name="run"),
-    re_path(
-        r"^labs/(?P<lab_slug>[-\w]+)/runs/(?P<run_id>\d+)/(?P<act>cancel|pause|resume)$",
-        views.control_run,
-        name="control_run",
-    ),
+    path("labs/<slug:lab_slug>/runs/<int:run_id>/<slug:act>", views.control_run, name="control_run"),
     path("labs/<slug:lab_slug>/datasets/", views.datasets, name="datasets"),
     path("plotly.js", views.plotly_js, name="plotly_js"),
 ]

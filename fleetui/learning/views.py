@@ -82,6 +82,8 @@ def run(request, lab_slug, run_id):
 @require_POST
 def control_run(request, lab_slug, run_id, act):
     found = access.get_run(request.user, lab_slug, run_id, "control_run")
+    if act not in CONTROLS:
+        raise Http404(f"A run can't {act}; it can {', '.join(CONTROLS)}.")
     do, said = CONTROLS[act]
     try:
         do(run=found, user=request.user)

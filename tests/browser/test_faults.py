@@ -214,7 +214,7 @@ def p_cmdline(process):
 
 
 def database(fleet):
-    found = embedded.database_settings(fleet.data)
+    found = embedded.database_settings(fleet.data, embedded.OWNER)
     return psycopg.connect(
         dbname=found["NAME"], user=found["USER"], host=found["HOST"], port=found.get("PORT") or None, autocommit=True
     )

@@ -132,6 +132,7 @@ def test_assignments_tokens_settings_and_self_resets_are_written(lab):
         f"/labs/{lab.slug}/stations/arm-1/settings", {"self_reset_after_s": "3", "shuffle_every_s": "60"}
     )
     said = [(row.kind, row.station_name, row.source) for row in acts(lab)]
+    assert said.pop(0) == ("task_created", "", "server")
     assert said[:2] == [("token_made", "Arm 1", "server"), ("token_made", "Arm 2", "server")]
     assert [row[:2] for row in said[2:]] == [
         ("assigned", "Arm 1"),

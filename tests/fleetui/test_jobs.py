@@ -186,7 +186,7 @@ until(lambda: False)
 """)
     job = Job(queued)
     wait_for(lambda: Metric.objects.exists())
-    actions.cancel_run(run=Run.objects.get(pk=queued.pk), user="ada")
+    actions.cancel_run(run=Run.objects.get(pk=queued.pk), user=None)
     job.end()
     assert state_of(queued) == "canceled" and Checkpoint.objects.count() == 1
 
@@ -205,7 +205,7 @@ time.sleep(60)
     job = Job(queued)
     wait_for(lambda: Metric.objects.exists())
     grandchild = int(Metric.objects.get().data["text"])
-    actions.cancel_run(run=Run.objects.get(pk=queued.pk), user="ada")
+    actions.cancel_run(run=Run.objects.get(pk=queued.pk), user=None)
     job.end()
     assert state_of(queued) == "canceled"
     wait_for(lambda: not alive(grandchild), 3)
@@ -221,7 +221,7 @@ def alive(pid):
 
 def test_a_queued_run_is_cancelled_without_a_job(queued, child):
     child("log('done')")
-    actions.cancel_run(run=queued, user="ada")
+    actions.cancel_run(run=queued, user=None)
     assert state_of(queued) == "canceled"
     Job(queued).end()
     assert state_of(queued) == "canceled" and not Metric.objects.exists()
@@ -237,9 +237,9 @@ log("done")
 """)
     job = Job(queued)
     wait_for(lambda: state_of(queued) == "running")
-    actions.pause_run(run=Run.objects.get(pk=queued.pk), user="ada")
+    actions.pause_run(run=Run.objects.get(pk=queued.pk), user=None)
     wait_for(lambda: state_of(queued) == "paused" and Metric.objects.filter(kind="note").exists())
-    actions.resume_run(run=Run.objects.get(pk=queued.pk), user="ada")
+    actions.resume_run(run=Run.objects.get(pk=queued.pk), user=None)
     job.end()
     assert state_of(queued) == "completed"
 

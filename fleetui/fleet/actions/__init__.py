@@ -65,10 +65,14 @@ from fleetui.fleet.actions.labs import (
 from fleetui.fleet.actions.maintenance import begin_maintenance, end_maintenance
 from fleetui.fleet.actions.people import (
     accept_invitation,
+    change_password,
     change_role,
     invite_member,
     note_seen,
+    record_account,
+    record_failed_log_in,
     remove_member,
+    reset_password,
     revoke_invitation,
 )
 from fleetui.fleet.actions.reports import (
@@ -95,6 +99,7 @@ __all__ = [
     "begin_maintenance",
     "begin_practice",
     "cancel_assignment",
+    "change_password",
     "change_role",
     "checked_args",
     "close_help",
@@ -125,7 +130,9 @@ __all__ = [
     "note_seen",
     "order_station",
     "order_stations_of_run",
+    "record_account",
     "record_act",
+    "record_failed_log_in",
     "record_loaded_everywhere",
     "record_policy_loaded",
     "record_telemetry",
@@ -138,6 +145,7 @@ __all__ = [
     "renew_token",
     "reorder_assignment",
     "repeat_assignment",
+    "reset_password",
     "restore_task",
     "revoke_invitation",
     "start_assignment",

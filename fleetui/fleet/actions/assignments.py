@@ -387,7 +387,7 @@ def complete_assignment(*, assignment: Assignment, reason: str) -> None:
     """Its budget is reached: it ends, and its run with it."""
     run = _end_alone(assignment)
     if end_assignment(assignment=assignment, state="completed", reason=reason) and run is not None:
-        _cancel_run(run, "the budget")
+        _cancel_run(run, None, reason)
 
 
 def _end_alone(assignment: Assignment):
@@ -400,11 +400,11 @@ def _end_alone(assignment: Assignment):
     return runs.select_for_update(of=("self",), no_key=True).get(pk=assignment.run_id)
 
 
-def _cancel_run(run, user) -> None:
+def _cancel_run(run, user, reason: str = "") -> None:
     from fleetui.learning.actions import cancel_run  # learning's actions import these
 
     try:
-        cancel_run(run=run, user=user)
+        cancel_run(run=run, user=user, reason=reason)
     except Conflict:
         pass  # it has ended, or is being canceled already
 

@@ -11,6 +11,7 @@ from django.utils import timezone
 from fleetui.access import Conflict, Invalid
 from fleetui.celery import app as celery_app
 from fleetui.fleet import selectors
+from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import Contact, HelpRequest, Intervention, Lab, Station
 from robots.attention import SEVERITIES, Need, need_of
@@ -75,7 +76,7 @@ def note_absence(*, station: Station) -> None:
 
 def acknowledge_help(*, request: HelpRequest, user) -> HelpRequest:
     """Somebody has seen it: it makes no more noise, and nobody is written to."""
-    return _change(request, acknowledged_by=user, acknowledged_at=timezone.now())
+    return _change(request, user, "help_acknowledged", acknowledged_by=user, acknowledged_at=timezone.now())
 
 
 @transaction.atomic
@@ -89,27 +90,36 @@ def take_help(*, request: HelpRequest, user) -> HelpRequest:
             raise Conflict(_why_not(request))
     if request.acknowledged_at is None:
         HelpRequest.objects.filter(pk=request.pk).update(acknowledged_by=user, acknowledged_at=now)
+    _record(request, user, "help_taken")
     return _told(request)
 
 
 def release_help(*, request: HelpRequest, user) -> HelpRequest:
     """Whoever took it gives it back; so may anyone, since people forget and go home."""
-    return _change(request, taken_by=None, taken_at=None)
+    return _change(request, user, "help_released", taken_by=None, taken_at=None)
 
 
 def close_help(*, request: HelpRequest, user, outcome: str) -> HelpRequest:
     """A person says that nothing more is to be done. A need that is still there comes back as a new request."""
     if not outcome.strip():
         raise Invalid("Say in a few words what came of it.", {"outcome": "Say what came of it."})
-    return _change(request, closed_by=user, closed_at=timezone.now(), outcome=outcome.strip()[:300])
+    outcome = outcome.strip()[:300]
+    return _change(request, user, "help_closed", closed_by=user, closed_at=timezone.now(), outcome=outcome)
 
 
-def _change(request: HelpRequest, **fields) -> HelpRequest:
+def _change(request: HelpRequest, user, kind: str, **fields) -> HelpRequest:
     with transaction.atomic():
         if not HelpRequest.objects.filter(pk=request.pk, closed_at=None).update(**fields):
             request.refresh_from_db()
             raise Conflict(_why_not(request))
+        _record(request, user, kind)
         return _told(request)
+
+
+def _record(request: HelpRequest, user, kind: str) -> None:
+    request.refresh_from_db()
+    details = {"request": request.pk, "need": request.reason, "outcome": request.outcome or None}
+    record_act(lab=request.lab, kind=kind, user=user, station=request.station, details=details)
 
 
 def _told(request: HelpRequest) -> HelpRequest:
@@ -155,7 +165,8 @@ def _tell(station: Station) -> None:
 # People elsewhere
 
 
-def add_contact(*, lab: Lab, name: str, address: str, severity: str, after_s: int) -> Contact:
+@transaction.atomic
+def add_contact(*, lab: Lab, user, name: str, address: str, severity: str, after_s: int) -> Contact:
     import apprise  # slow to import, and only managers come here
 
     scheme = address.partition(":")[0].lower()
@@ -167,11 +178,15 @@ def add_contact(*, lab: Lab, name: str, address: str, severity: str, after_s: in
         )
     if lab.contacts.filter(name=name).exists():
         raise Conflict(f"{lab} already has a contact {name!r}; choose another name.")
-    return Contact.objects.create(lab=lab, name=name, address=address, severity=severity, after_s=after_s)
+    made = Contact.objects.create(lab=lab, name=name, address=address, severity=severity, after_s=after_s)
+    record_act(lab=lab, kind="contact_added", user=user, details={"contact": name})  # the address holds secrets
+    return made
 
 
-def remove_contact(*, contact: Contact) -> None:
+@transaction.atomic
+def remove_contact(*, contact: Contact, user) -> None:
     contact.delete()
+    record_act(lab=contact.lab, kind="contact_removed", user=user, details={"contact": contact.name})
 
 
 def record_told(*, contact: Contact, error: str = "") -> None:

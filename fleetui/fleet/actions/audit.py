@@ -14,7 +14,7 @@ source: ContextVar[str] = ContextVar("source", default="server")
 
 def record_act(
     *,
-    lab: Lab,
+    lab: Lab | None,
     kind: str,
     user=None,
     station: Station | None = None,
@@ -22,7 +22,9 @@ def record_act(
     details: dict | None = None,
     by_station: bool = False,
 ) -> None:
-    """Write the act down. The epoch is that of the station's newest lease, which the act may just have begun."""
+    """Write the act down; without a lab it is in the log of every one. The epoch is that of the station's newest
+    lease, which the act may just have begun.
+    """
     if kind not in ACTS:
         raise ValueError(f"{kind!r} is no act that the audit log knows: add it to ACTS")
     newest = station.leases.order_by("-epoch").first() if station else None

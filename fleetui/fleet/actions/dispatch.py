@@ -6,6 +6,7 @@ from django.db import transaction
 
 from fleetui.access import Conflict, Refused
 from fleetui.fleet.actions.assignments import complete_assignment, lock_queue, move_assignment
+from fleetui.fleet.actions.audit import source
 from fleetui.fleet.models import Assignment, Lab
 from fleetui.fleet.queue import Verdict, read_queue
 
@@ -56,6 +57,7 @@ def _launch(verdict: Verdict) -> None:
     from fleetui.learning.actions import launch_run  # learning's actions import the fleet's
 
     row = verdict.assignment
+    came_from = source.set("server")  # whosever act freed the stations did not launch this
     try:
         with transaction.atomic():
             launch_run(
@@ -75,6 +77,8 @@ def _launch(verdict: Verdict) -> None:
         if (row.state, row.reason) != ("blocked", reason):
             Assignment.objects.filter(pk=row.pk, state="blocked").update(reason=reason)
             move_assignment(assignment=row, to="blocked", reason=reason)
+    finally:
+        source.reset(came_from)
 
 
 def recipe_of(row: Assignment) -> dict:

@@ -3,16 +3,16 @@
 import secrets
 from datetime import timedelta
 
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
-from django.utils.text import slugify
 
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.assignments import dispatch_on_commit, tell_of_task
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.models import ROLES, Lab, Membership, Station, Task
+from fleetui.fleet.names import checked_name, free_slug, shown
 from fleetui.messages import tell_station_on_commit
 from robots import tasks as task_families
 from robots.embodiments import Embodiment
@@ -20,7 +20,10 @@ from robots.embodiments import Embodiment
 OLD_TOKEN_FOR = timedelta(minutes=10)  # time enough to carry the new one to the robot
 
 
-def create_lab(*, slug: str, name: str) -> Lab:
+@transaction.atomic
+def create_lab(*, name: str, slug: str = "") -> Lab:
+    name = checked_name(name, "lab")
+    slug = slug or free_slug(name, "lab", Lab.objects.values_list("slug", flat=True), 40)
     return Lab.objects.create(slug=slug, name=name)
 
 
@@ -46,12 +49,10 @@ def create_station(
     user=None,
 ) -> tuple[Station, str]:
     """Returns the station and its token. The token is shown this once: only its hash is kept."""
-    slug = slug or slugify(name)[:40]
-    if not slug:
-        raise Invalid("A station needs a name with letters or digits.")
+    name = checked_name(name, "station")
     Lab.objects.select_for_update().get(pk=lab.pk)  # two new stations must not get one number
-    if lab.stations.filter(slug=slug).exists():
-        raise Conflict(f"{lab.name} already has a station {slug!r}; choose another name.")
+    _refuse_taken_name(lab.stations, lab, "station", name)
+    slug = slug or free_slug(name, "station", lab.stations.values_list("slug", flat=True), 40)
     token = secrets.token_urlsafe(32)
     station = Station.objects.create(
         lab=lab,
@@ -95,9 +96,17 @@ def renew_token(*, station: Station, user=None, keep_old: bool = False) -> str:
     return token
 
 
+def _refuse_taken_name(rows, lab: Lab, kind: str, name: str) -> None:
+    """Two of one name could not be told apart; those that are merely spelled alike in ASCII can."""
+    if rows.filter(name=name).exists():
+        raise Conflict(f"{lab.name} already has a {kind} named {shown(name)}; choose another name.")
+
+
+@transaction.atomic
 def create_task(
     *,
     lab: Lab,
+    user=None,
     family: str,
     name: str = "",
     slug: str = "",
@@ -118,8 +127,7 @@ def create_task(
             f"{family!r} is no task family; known are {', '.join(task_families.TASKS)}.", {"family": "Unknown."}
         )
     known = task_families.get_task(family)
-    name = name.strip() or known.title
-    slug = slug or slugify(name)[:60] or slugify(family)
+    name = checked_name(name.strip() or known.title, "task")
     limits = {
         "time_limit_steps": known.time_limit_steps if time_limit_steps is None else time_limit_steps,
         "resets": resets,
@@ -133,13 +141,13 @@ def create_task(
         "after_failure": after_failure,
     }
     _refuse_limits(known, **limits)
-    try:
-        with transaction.atomic():
-            return Task.objects.create(
-                lab=lab, slug=slug, name=name, family=family, description=description or known.description, **limits
-            )
-    except IntegrityError:
-        raise Conflict(f"{lab.name} already has a task {slug!r}; choose another name.") from None
+    Lab.objects.select_for_update().get(pk=lab.pk)  # two new tasks must not get one name
+    _refuse_taken_name(lab.tasks, lab, "task", name)
+    slug = slug or free_slug(name, "task", lab.tasks.values_list("slug", flat=True), 60)
+    description = description or known.description
+    task = Task.objects.create(lab=lab, slug=slug, name=name, family=family, description=description, **limits)
+    record_act(lab=lab, kind="task_created", user=user, details={"task": name})
+    return task
 
 
 def _refuse_limits(
@@ -196,9 +204,10 @@ def edit_task(*, task: Task, user, name: str = "", description: str = "", **limi
     if limits.get("time_limit_steps") is None:
         limits["time_limit_steps"] = family.time_limit_steps
     _refuse_limits(family, **limits)
-    name = name.strip() or family.title
-    if len(name) > 80:
-        raise Invalid("A task's name has at most 80 characters.", {"name": "At most 80 characters."})
+    name = checked_name(name.strip() or family.title, "task")
+    Lab.objects.select_for_update().get(pk=task.lab_id)
+    if name != task.name:
+        _refuse_taken_name(task.lab.tasks, task.lab, "task", name)
     Task.objects.filter(pk=task.pk).update(name=name, description=description or family.description, **limits)
     task.refresh_from_db()
     record_act(lab=task.lab, kind="task_edited", user=user, details={"task": task.slug})

@@ -1,8 +1,12 @@
-"""Who belongs to a lab: invitations by link, roles, and leaving. Each change is in the audit log."""
+"""Who belongs to a lab: invitations by link, roles, and leaving; and who came in, by which password. Each is in the
+audit log.
+"""
 
 import secrets
 from datetime import timedelta
 
+from axes.handlers.proxy import AxesProxyHandler
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -11,8 +15,9 @@ from fleetui.access import Conflict, Invalid, may
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import lapse_control
-from fleetui.fleet.models import ROLES, Invitation, Lab, Lease, Membership, Station
+from fleetui.fleet.models import ROLES, Act, Invitation, Lab, Lease, Membership, Station
 
+STRANGER_EVERY = timedelta(minutes=1)  # so often at most are tries with unknown names written down
 SEEN_EVERY = timedelta(minutes=1)
 
 
@@ -126,6 +131,65 @@ def _take_leases(member: Membership) -> None:
     for lease in held.select_related("station__lab"):
         lapse_control(station=lease.station, epoch=lease.epoch, why="the role was taken away")
         show_card(lease.station)
+
+
+# Accounts: an account is no lab's, so each lab of its user has the act in its log
+
+
+@transaction.atomic
+def record_account(*, user, kind: str, by=None, **details) -> None:
+    """Log-ins, log-outs and changed passwords; `by` is who did it where that is another person."""
+    if by is not None:
+        details = {"member": user.get_username(), **details}
+    for lab in Lab.objects.filter(memberships__user=user) or [None]:
+        record_act(lab=lab, kind=kind, user=by or user, details=details)
+
+
+def record_failed_log_in(*, name: str, address: str | None, locks: bool) -> None:
+    """Somebody gave a wrong password for this name; `locks`: once too often. A name that is unknown isn't kept, as it
+    may be a password that was typed in the wrong place.
+    """
+    user = User.objects.filter(username=name).first()
+    if user is not None:
+        record_account(user=user, kind="log_in_failed", address=address)
+        if locks:
+            record_account(user=user, kind="locked_out", address=address)
+        return
+    last = Act.objects.filter(lab=None, kind="log_in_failed", user=None).order_by("-id").first()
+    if last is None or last.at < timezone.now() - STRANGER_EVERY:
+        record_act(lab=None, kind="log_in_failed", details={"unknown_name": True, "address": address})
+
+
+@transaction.atomic
+def change_password(*, user, password: str) -> None:
+    """One's own. Every other session of this person ends: it was opened with the old one."""
+    user.set_password(password)
+    user.save(update_fields=["password"])
+    record_account(user=user, kind="password_changed")
+
+
+@transaction.atomic
+def reset_password(*, member: Membership, user) -> str:
+    """A manager makes a member a new password, shown this once. The member's sessions end, and so does a lock-out.
+
+    An account may be of several labs: then it takes a manager of all of them, or one lab's could enter the others.
+    """
+    person = member.user
+    if person == user:
+        raise Conflict("Change your own password on the page that your name leads to, in the head of every page.")
+    managed = Membership.objects.filter(user=user, role="manager").values("lab")
+    beyond = Lab.objects.filter(memberships__user=person).exclude(pk__in=managed).order_by("name")
+    if beyond:
+        raise Conflict(
+            f"{person} is a member of {', '.join(map(str, beyond))} too, where you are no manager. Ask somebody who "
+            f"manages all of these labs, or whoever runs the server: manage.py changepassword {person}"
+        )
+    password = secrets.token_urlsafe(12)
+    person.set_password(password)
+    person.save(update_fields=["password"])
+    AxesProxyHandler.reset_attempts(username=person.get_username())
+    record_account(user=person, kind="password_reset", by=user)
+    return password
 
 
 def note_seen(*, user, labs: list[str]) -> None:

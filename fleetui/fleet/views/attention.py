@@ -9,7 +9,7 @@ from django.views.decorators.http import require_http_methods
 from fleetui import access
 from fleetui.fleet import actions, jobs, selectors
 from fleetui.fleet.forms import ContactForm
-from fleetui.fleet.views.pages import add_refusal, page, render_page
+from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page
 
 CLOSED_A_PAGE = 30
 
@@ -48,21 +48,19 @@ def change_attention(request, lab, act, form) -> str:
             access.get_lab(user, slug, "add_contact")
             if not form.is_valid():
                 return ""
-            return f"{actions.add_contact(lab=lab, **form.cleaned_data)} will be told."
-        number = request.POST.get("number", "")
-        if not number.isdecimal():
-            raise Http404("This page has no such form.")
+            return f"{actions.add_contact(lab=lab, user=user, **form.cleaned_data)} will be told."
+        number = number_in(request, "number")
         if act in ("remove", "try"):
-            contact = access.get_contact(user, slug, int(number), "add_contact")
+            contact = access.get_contact(user, slug, number, "add_contact")
             if act == "remove":
-                actions.remove_contact(contact=contact)
+                actions.remove_contact(contact=contact, user=user)
                 return f"{contact} will be told nothing more."
             if jobs.write_to(contact, f"{lab}: a trial", "This is how a help request would reach you."):
                 return f"{contact} was written to; see whether it arrived."
             contact.refresh_from_db()
             messages.error(request, f"{contact}: {contact.error}")
             return ""
-        found = access.get_help_request(user, slug, int(number), "help")
+        found = access.get_help_request(user, slug, number, "help")
         if act == "acknowledge":
             actions.acknowledge_help(request=found, user=user)
             return f"{found.station}: seen."

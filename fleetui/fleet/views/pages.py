@@ -29,6 +29,12 @@ def render_page(request, template, lab, section, status=200, **context):
     return render(request, template, {"lab": lab, "section": section, "may": may, **context}, status=status)
 
 
+def number_in(request, field) -> int:
+    """The number of a row that a form names; 0, which no row has, where it is none."""
+    given = request.POST.get(field, "")
+    return int(given) if given.isdecimal() and len(given) < 18 else 0
+
+
 def add_refusal(form, refused: access.Refused) -> None:
     """Put a refusal's sentences where the form has their fields, and the rest on top."""
     problems = getattr(refused, "problems", {})

@@ -15,7 +15,8 @@ from fleetui.fleet.actions.audit import source
 from fleetui.fleet.actions.people import why_closed
 from fleetui.fleet.forms import AccountForm, InviteForm
 from fleetui.fleet.models import ROLES
-from fleetui.fleet.views.pages import page, render_page
+from fleetui.fleet.views.pages import number_in, page, render_page
+from fleetui.headers import client_address
 
 
 @page
@@ -24,12 +25,18 @@ def people(request, lab_slug):
     lab = access.get_lab(request.user, lab_slug, "manage_people")
     act = request.POST.get("act", "")
     form = InviteForm(request.POST if act == "invite" else None)
-    link, made = "", None
+    link, made, reset, password = "", None, None, ""
     if request.method == "POST" and act == "invite":
         if form.is_valid():
             made, token = actions.invite_member(lab=lab, user=request.user, **form.cleaned_data)
             link = request.build_absolute_uri(reverse("invitation", args=[token]))
             form = InviteForm()
+    elif request.method == "POST" and act == "reset" and (reset := named_member(request, lab)):
+        try:
+            password = actions.reset_password(member=reset, user=request.user)
+        except access.Conflict as refused:
+            messages.error(request, str(refused))
+            return redirect("people", lab_slug)
     elif request.method == "POST":
         try:
             messages.success(request, change_people(request, lab, act))
@@ -51,15 +58,15 @@ def people(request, lab_slug):
         form=form,
         link=link,
         made=made,
+        reset=reset,
+        password=password,
     )
 
 
 def change_people(request, lab, act) -> str:
     """Do what one of the page's small forms asks; returns what was done."""
-    key = request.POST.get("member" if act in ("role", "remove") else "invitation", "")
-    number = int(key) if key.isdecimal() and len(key) < 18 else 0
     if act in ("role", "remove"):
-        member = access.get_member(request.user, lab.slug, number)
+        member = named_member(request, lab)
         if act == "remove":
             actions.remove_member(member=member, user=request.user)
             return f"{member.user} is no member of {lab.name} any more."
@@ -67,10 +74,14 @@ def change_people(request, lab, act) -> str:
         actions.change_role(member=member, role=role, user=request.user)
         return f"{member.user} is {role} now."
     if act == "revoke":
-        invitation = access.get_invitation(request.user, lab.slug, number)
+        invitation = access.get_invitation(request.user, lab.slug, number_in(request, "invitation"))
         actions.revoke_invitation(invitation=invitation, user=request.user)
         return "The invitation was revoked; its link does not work any more."
     raise Http404("This page has no such form.")
+
+
+def named_member(request, lab):
+    return access.get_member(request.user, lab.slug, number_in(request, "member"))
 
 
 def roles_table() -> list[dict]:
@@ -108,7 +119,8 @@ def invitation(request, token):
         else:
             if joined is not None:
                 if not user.is_authenticated:
-                    login(request, joined)
+                    login(request, joined, backend="django.contrib.auth.backends.ModelBackend")
+                    actions.record_account(user=joined, kind="logged_in", address=client_address(request))
                 messages.success(request, f"Welcome to {found.lab.name}: you are {found.role} here.")
                 return redirect("wall", found.lab.slug)
     may = [access.SAID[action] for action in access.SAID if access.may(found.role, action)]

@@ -9,7 +9,7 @@ from fleetui import access
 from fleetui.fleet import actions, queue, selectors
 from fleetui.fleet.forms import AssignForm, TaskForm
 from fleetui.fleet.models import PRIORITIES, Assignment
-from fleetui.fleet.views.pages import add_refusal, page, render_page
+from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page
 
 ENDED = tuple(state for state in Assignment.STATES if state not in Assignment.LIVE)
 
@@ -95,7 +95,7 @@ def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
     try:
         if act == "task":
             access.get_lab(request.user, lab.slug, "create_task")
-            return f"{actions.create_task(lab=lab, **form.cleaned_data)} can be assigned now."
+            return f"{actions.create_task(lab=lab, user=request.user, **form.cleaned_data)} can be assigned now."
         if act == "edit" and edited is not None:
             actions.edit_task(task=edited, user=request.user, **form.changes())
             return f"{edited} is changed; stations that practise it take that on with their next attempt."
@@ -125,10 +125,7 @@ def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
 
 def change_assignment(request, lab, act) -> str:
     def named(field):
-        number = request.POST.get(field, "")
-        if not number.isdecimal() or len(number) > 18:
-            raise Http404("This page has no such form.")
-        return access.get_assignment(request.user, lab.slug, int(number), "assign")
+        return access.get_assignment(request.user, lab.slug, number_in(request, field), "assign")
 
     row = named("assignment")
     if act == "move":

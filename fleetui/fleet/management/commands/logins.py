@@ -1,4 +1,4 @@
-"""`manage.py logins`: the log-ins that the first start made, shown again."""
+"""`manage.py logins`: the log-ins that the first start made, shown again; a password changed since is in no file."""
 
 import json
 
@@ -8,7 +8,7 @@ from fleetui.fleet import first_start
 
 
 class Command(BaseCommand):
-    help = "Shows the log-ins that the first start made."
+    help = "Shows the log-ins that the first start made, with their first passwords."
     requires_system_checks = []
 
     def add_arguments(self, parser):

@@ -30,6 +30,8 @@ from fleetui.fleet import first_start
 TAG = "FLEETUI_FLEET"
 GRACE_S = 10
 LARGEST_LOG = 10 * 2**20
+LOGINS = """  Log-ins were made by the first start: manage.py logins shows their first passwords. A manager resets a
+  password on the page People; manage.py changepassword NAME does it here."""
 
 
 class Stop(BaseException):
@@ -147,6 +149,8 @@ class Command(BaseCommand):
 
     def run(self, stations):
         self.refuse_taken_port()
+        embedded.close_to_others(settings.DATA)
+        os.umask(0o077)  # for every process of the fleet: what it writes is this user's alone
         (settings.DATA / "logs").mkdir(exist_ok=True)
         self.end_leftovers()
         for server in embedded.wanted_servers(settings.DATA):
@@ -157,13 +161,13 @@ class Command(BaseCommand):
         with self.step("Bringing the tables up to date"):
             call_command("migrate", verbosity=0, interactive=False)
         with self.step("Looking after log-ins, tasks and stations"):
-            tokens = first_start.prepare(stations)
+            tokens, first = first_start.prepare(stations)
         # The pool's threads end here: a process with threads should not fork.
         connection.close_pool()
         with self.step("Starting the web server"):
             self.start_children(tokens)
             self.wait_for_web()
-        self.welcome()
+        self.welcome(first)
         while True:
             time.sleep(0.5)
             self.keep_servers_running()
@@ -212,10 +216,10 @@ class Command(BaseCommand):
 
         embedded.wait_until(answers, web.process, 90, "The web server", web.log_path)
 
-    def welcome(self):
+    def welcome(self, first):
         took = time.monotonic() - self.began
         self.say(f"\nThe fleet runs at http://localhost:{settings.PORT}/ (started in {took:.1f} s)\n")
-        self.say(first_start.logins_text())
+        self.say(first_start.logins_text() if first else LOGINS)
         self.say(f"\nLogs are in {settings.DATA / 'logs'}. Ctrl-C stops everything.")
 
     def keep_servers_running(self):

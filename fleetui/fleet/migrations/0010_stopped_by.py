@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("fleet", "0008_attempts")]
+    dependencies = [("fleet", "0009_identity")]
 
     operations = [
         migrations.AddField(

@@ -1,0 +1,17 @@
+"""A station called "new" had the address of the page that makes stations, so nobody could look at it."""
+
+from django.db import migrations
+
+
+def give_stations_an_address(apps, schema_editor):
+    stations = apps.get_model("fleet", "Station").objects.using(schema_editor.connection.alias)
+    for station in stations.filter(slug="new"):
+        number = 2
+        while stations.filter(lab_id=station.lab_id, slug=f"new-{number}").exists():
+            number += 1
+        stations.filter(pk=station.pk).update(slug=f"new-{number}")
+
+
+class Migration(migrations.Migration):
+    dependencies = [("fleet", "0008_attempts")]
+    operations = [migrations.RunPython(give_stations_an_address, migrations.RunPython.noop)]

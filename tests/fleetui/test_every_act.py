@@ -1,0 +1,266 @@
+"""Every act is in the audit log: by the list of actions that there is, so a new one without its entry fails here."""
+
+import ast
+import inspect
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from django.utils import timezone
+
+from fleetui import access
+from fleetui.fleet import actions as fleet
+from fleetui.fleet.models import ACTS, Act, Episode, Membership
+from fleetui.learning import actions as learning
+from fleetui.learning.models import Run
+from robots.attention import need_of
+from robots.control import ACTS as COMMANDS
+from tests.conftest import ROOT
+from tests.fleetui.lab import as_upload, make_episode
+from training.recipes import SFTRecipe
+
+# Actions that take a user and are no act of one, each with the reason.
+NO_ACTS = {
+    "add_member": "is the first start's; people invite",
+    "note_seen": "says when somebody was last here",
+    "renew_control": "is the beat of an override, which is in the log itself",
+    "record_act": "is how the others write",
+}
+
+
+def exported():
+    """Each action that is done for a user, by its name."""
+    found = {name: getattr(fleet, name) for name in fleet.__all__}
+    found |= {
+        name: each for name, each in vars(learning).items() if getattr(each, "__module__", "") == learning.__name__
+    }
+    return {
+        name: each
+        for name, each in found.items()
+        if inspect.isfunction(inspect.unwrap(each))
+        and not name.startswith("_")
+        and "user" in inspect.signature(each).parameters
+        and name not in NO_ACTS
+    }
+
+
+class Scene:
+    """What the calls below need; `user` does them all."""
+
+    def __init__(self, lab, sft_run, dataset):
+        self.lab, self.row, self.user = lab, lab.row, lab.users["manager"]
+        self.sft, self.dataset, self.station, self.task = sft_run, dataset, lab.stations[0], lab.task
+        lab.connect()
+
+    def member(self, role="viewer"):
+        return Membership.objects.get(lab=self.row, user=self.lab.users[role])
+
+    def assignment(self, **wishes):
+        given = {"lab": self.row, "task": self.task, "user": self.user, "stations": [self.station]} | wishes
+        return fleet.assign_task(**given)
+
+    def run(self, state="queued"):
+        run = learning.launch_run(
+            lab=self.row, user=self.user, kind="sft", recipe=SFTRecipe().to_json(), dataset=self.dataset
+        )
+        Run.objects.filter(pk=run.pk).update(state=state)
+        run.refresh_from_db()
+        return run
+
+    def help(self, taken=False):
+        request = fleet.note_need(
+            station=self.station, need=need_of(state="stopped", reason="by a person", state_for_s=1.0)
+        )
+        return fleet.take_help(request=request, user=self.user) if taken else request
+
+    def episode(self, **fields):
+        recorded = make_episode(**fields)
+        self.lab.upload(as_upload(recorded))
+        return Episode.objects.get(uuid=recorded.uuid)
+
+    def invitation(self):
+        return fleet.invite_member(lab=self.row, user=self.user, role="viewer")[0]
+
+    def contact(self):
+        given = {"name": "night", "address": "json://localhost:1/hook", "severity": "error", "after_s": 0}
+        return fleet.add_contact(lab=self.row, user=self.user, **given)
+
+    def archived(self):
+        fleet.archive_task(task=self.task, user=self.user)
+        return self.task
+
+    def stranger(self):
+        fleet.remove_member(member=self.member(), user=self.user)
+        return self.lab.users["viewer"]
+
+    def kept(self):
+        fleet.begin_maintenance(station=self.station, user=self.user, reason="a new gripper")
+        return self.station
+
+
+def daily(scene):
+    return scene.assignment(repeats="daily", not_before=timezone.now() + timedelta(hours=1))
+
+
+# How each is called: what is made before (not counted), and what it is given beside the user.
+CALLS = {
+    "accept_invitation": lambda s: {"invitation": s.invitation(), "user": s.stranger()},
+    "acknowledge_help": lambda s: {"request": s.help()},
+    "add_contact": lambda s: {
+        "lab": s.row,
+        "name": "n",
+        "address": "json://localhost:1/x",
+        "severity": "error",
+        "after_s": 0,
+    },
+    "add_correction": lambda s: {
+        "lab": s.row,
+        "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
+    },
+    "archive_task": lambda s: {"task": s.task},
+    "assign_task": lambda s: {"lab": s.row, "task": s.task, "stations": [s.station]},
+    "begin_maintenance": lambda s: {"station": s.station, "reason": "a new gripper"},
+    "cancel_assignment": lambda s: {"assignment": s.assignment()},
+    "cancel_run": lambda s: {"run": s.run()},
+    "change_password": lambda s: {"password": "another one 7"},
+    "change_role": lambda s: {"member": s.member(), "role": "researcher"},
+    "close_help": lambda s: {"request": s.help(), "outcome": "looked at it"},
+    "command_station": lambda s: {"lab_slug": s.row.slug, "station_slug": s.station.slug, "name": "pause"},
+    "create_station": lambda s: {"lab": s.row, "name": "Arm 9"},
+    "create_task": lambda s: {"lab": s.row, "family": "block_to_place"},
+    "edit_task": lambda s: {"task": s.task, "name": "Another"} | limits(s.task),
+    "end_maintenance": lambda s: {"station": s.kept()},
+    "generate_dataset": lambda s: {"lab": s.row, "name": "more", "families": ["block2block"], "episodes": 5},
+    "invite_member": lambda s: {"lab": s.row, "role": "viewer"},
+    "label_episode": lambda s: {"episode": s.episode(true_success=None), "true_success": True},
+    "launch_run": lambda s: {"lab": s.row, "kind": "sft", "recipe": SFTRecipe().to_json(), "dataset": s.dataset},
+    "pause_run": lambda s: {"run": s.run("running")},
+    "record_account": lambda s: {"kind": "logged_in"},
+    "release_help": lambda s: {"request": s.help(taken=True)},
+    "remove_contact": lambda s: {"contact": s.contact()},
+    "remove_member": lambda s: {"member": s.member()},
+    "renew_token": lambda s: {"station": s.station},
+    "reorder_assignment": lambda s: {"assignment": s.assignment(), "before": s.assignment()},
+    "reset_password": lambda s: {"member": s.member()},
+    "restore_task": lambda s: {"task": s.archived()},
+    "resume_run": lambda s: {"run": s.run("paused")},
+    "revoke_invitation": lambda s: {"invitation": s.invitation()},
+    "stop_lab": lambda s: {"lab_slug": s.row.slug},
+    "stop_repeating": lambda s: {"assignment": daily(s)},
+    "take_help": lambda s: {"request": s.help()},
+    "upload_dataset": lambda s: {
+        "lab": s.row,
+        "name": "mine",
+        "body": as_upload(make_episode(purpose="demonstration", actors=np.full(10, 2, np.uint8))),
+    },
+}
+
+
+def limits(task):
+    names = inspect.signature(fleet.create_task).parameters.keys() - {"lab", "user", "family", "name", "slug"}
+    return {name: getattr(task, name) for name in names}
+
+
+@pytest.mark.parametrize("name", sorted(exported() | CALLS))
+def test_every_act_of_a_user_is_in_the_audit_log(lab, sft_run, dataset, name):
+    action = exported().get(name)
+    assert action is not None, f"{name} is no action any more: take it out of CALLS."
+    assert name in CALLS, (
+        f"The action {name} takes a user, and nothing here shows that it writes to the audit log: give it a kind in "
+        "models.ACTS, let it call record_act, and say in CALLS of this file how it is called."
+    )
+    scene = Scene(lab, sft_run, dataset)
+    given = {"user": scene.user} | CALLS[name](scene)
+    newest = Act.objects.order_by("-id").values_list("pk", flat=True).first() or 0
+    action(**given)
+    written = Act.objects.filter(pk__gt=newest, user=given["user"], lab=lab.row)
+    assert written, f"The action {name} was done by {given['user']}, and the audit log says nothing of it."
+    assert all(act.user_name == given["user"].username for act in written)
+
+
+# What the doors call
+
+DOORS = ("fleet/views", "learning/views.py", "api", "live/viewers.py")
+FOR_NOBODY = {
+    "checked_args": "looks at what was given",
+    "lapse_control": "is the end of a lease, which the log has as override_ended",
+    "record_failed_log_in": "is of somebody who did not come in",
+    "render_episode": "makes pictures of what is stored",
+    "store_episodes": "is a station's",
+    "undo_override": "is a station that did not take it",
+}
+
+
+def called_at_the_doors():
+    """The actions that pages, API and browsers' sockets call: name to the places."""
+    found = {}
+    for door in DOORS:
+        place = ROOT / "fleetui" / door
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            for node in ast.walk(ast.parse(path.read_text())):
+                if (
+                    isinstance(node, ast.Attribute)
+                    and isinstance(node.value, ast.Name)
+                    and node.value.id in ("actions", "fleet_actions", "learning_actions")
+                    and node.attr.islower()
+                ):
+                    found.setdefault(node.attr, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    return found
+
+
+def test_every_action_that_a_door_calls_knows_who_does_it():
+    called = called_at_the_doors()
+    assert {"stop_lab", "create_task", "pause_run", "close_help"} <= called.keys()
+    nameless = {name: places for name, places in called.items() if name not in exported().keys() | NO_ACTS.keys()}
+    assert nameless.keys() <= FOR_NOBODY.keys(), (
+        f"These take no user, so the audit log can't say who did them: {nameless}. Give them one."
+    )
+
+
+# Where an act came from
+
+
+def test_an_act_of_a_page_is_a_pages_and_a_scripts_is_the_apis(lab):
+    lab.connect()
+    page, script = {"HTTP_ORIGIN": "http://testserver"}, {}
+    for headers, source in ((page, "page"), (script, "API"), ({"HTTP_ORIGIN": "http://elsewhere"}, "API")):
+        newest = Act.objects.order_by("-id").first().pk
+        answer = lab.as_("supervisor").post("/api/labs/east/stop", **headers)
+        assert answer.status_code == 200
+        stopped = Act.objects.filter(kind="stop_all", pk__gt=newest)
+        assert [act.source for act in stopped] == [source] * 2, headers
+
+
+def test_a_run_that_a_freed_station_starts_is_the_servers_act(lab, sft_run):
+    lab.connect()
+    body = {"task": lab.task.slug, "stations": ["arm-1"], "parent": sft_run.pk}
+    assert (
+        lab.as_("manager")
+        .post(
+            "/api/labs/east/assignments",
+            json.dumps(body),
+            content_type="application/json",
+            HTTP_ORIGIN="http://testserver",
+        )
+        .status_code
+        == 200
+    )
+    assert Act.objects.get(kind="assigned").source == "page"
+    assert Act.objects.get(kind="run_launched").source == "server"
+
+
+def test_who_is_refused_leaves_nothing(lab, sft_run):
+    run = sft_run
+    with pytest.raises(access.Conflict):
+        learning.pause_run(run=run, user=lab.users["researcher"])
+    with pytest.raises(access.Conflict):
+        learning.cancel_run(run=run, user=lab.users["researcher"])
+    assert not Act.objects.filter(kind__startswith="run_")
+
+
+def test_every_kind_of_act_is_written_by_some_action():
+    """A word of ACTS that nothing writes is a record that is missing, or a word too many."""
+    source = "".join(path.read_text() for path in Path(ROOT / "fleetui").rglob("*.py") if path.name != "models.py")
+    assert [kind for kind in ACTS if f'"{kind}"' not in source and kind not in COMMANDS] == []
