@@ -12,6 +12,8 @@ import tomllib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from robots.rules import RULES, RuleError
+
 
 class WorldsFileError(ValueError):
     """The file named by FLEETUI_WORLDS cannot be used; the message says which entry is wrong and how to mend it."""
@@ -172,7 +174,8 @@ class WorldDescription:
     success_info: str
     success_at_least: float | None
     success_at_most: float | None
-    reset_every_steps: int  # 0: never; for environments that set a new goal only when they are reset
+    reset_every_steps: int  # ask for a reset after so many; 0: never
+    reset_each_attempt: bool  # for environments that set a new goal only when they are reset
     wordings: tuple[str, ...]
     held_out_wordings: tuple[str, ...] = field(default=())
 
@@ -224,6 +227,7 @@ _WORLD_KEYS = {
     "time_limit_steps",
     "success",
     "reset_every_steps",
+    "reset_each_attempt",
     "wordings",
     "held_out_wordings",
 }
@@ -275,9 +279,14 @@ def _world_description(entry: dict, path) -> WorldDescription:
     ):
         refuse("wordings must be a list of one or more instructions in words, without braces.")
     control_hz, time_limit = float(get("control_hz", (int, float))), get("time_limit_steps", int)
-    reset_every = get("reset_every_steps", int, 0)
-    if control_hz <= 0 or time_limit <= 0 or reset_every < 0:
-        refuse("control_hz and time_limit_steps must be above 0, reset_every_steps 0 or more.")
+    reset_every, reset_each = get("reset_every_steps", int, 0), entry.get("reset_each_attempt", False)
+    if control_hz <= 0 or reset_every < 0:
+        refuse("control_hz must be above 0, reset_every_steps 0 or more.")
+    for key, value in (("time_limit_steps", time_limit), ("reset_each_attempt", reset_each)):
+        try:
+            RULES[key].check(value)
+        except RuleError as error:
+            refuse(f"{key} is wrong: {error}")
     return WorldDescription(
         name=name,
         env_id=get("env_id", str),
@@ -293,6 +302,7 @@ def _world_description(entry: dict, path) -> WorldDescription:
         success_at_least=bounds["at_least"],
         success_at_most=bounds["at_most"],
         reset_every_steps=reset_every,
+        reset_each_attempt=reset_each,
         wordings=wordings,
         held_out_wordings=held_out,
     )

@@ -60,6 +60,7 @@ def test_language_table_env_is_cut_at_the_time_limit():
 
 
 def test_example_world_steps_renders_and_asks_for_resets(description):
+    description = dataclasses.replace(description, reset_every_steps=50)
     world, rng = GymnasiumWorld("reacher", 0, description), np.random.default_rng(0)
     for _ in range(3):
         assert world.reset(rng).shape == (10,)
