@@ -88,7 +88,13 @@ class Rules:
     """
 
     time_limit_steps: int | None = rule(
-        int, None, "Time limit", "Steps of an episode. Empty: the family's own.", unit="steps", minimum=1, maximum=10_000
+        int,
+        None,
+        "Time limit",
+        "Steps of an episode. Empty: the family's own.",
+        unit="steps",
+        minimum=1,
+        maximum=10_000,
     )
     stall_steps: int | None = rule(
         int,

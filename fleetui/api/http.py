@@ -4,6 +4,7 @@ Everything here only reads requests, calls the actions and selectors that the pa
 {"detail": "a sentence"} with a 4xx status. The OpenAPI schema is at /api/openapi.json, its page at /api/docs.
 """
 
+from typing import Annotated, Any
 from uuid import UUID
 
 from django.core.exceptions import RequestDataTooBig
@@ -12,7 +13,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI, Path, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer, SessionAuth
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, WithJsonSchema, create_model
 
 from fleetui import access
 from fleetui.access import Invalid, NotFound
@@ -23,6 +24,7 @@ from fleetui.fleet.actions.audit import source
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
 from fleetui.live import rewind, telemetry
+from robots.rules import TASK_RULES
 
 api = NinjaAPI(
     title="Robot fleet",
@@ -105,19 +107,14 @@ class LabelBody(Schema):
     reason: str = ""
 
 
-class TaskLimits(Schema):
-    name: str = ""
-    time_limit_steps: int | None = None
-    description: str = ""
-    resets: str = ""
-    self_reset_after_s: float | None = None
-    shuffle_every_s: float | None = None
-    stall_steps: int | None = None
-    regression: float | None = None
-    hopeless: float | None = None
-    fewest_objects: int | None = None
-    edge_margin: float | None = None
-    after_failure: str = ""
+# The rules as they are declared: the schema shows their bounds, and the action that checks them says what is wrong.
+TaskLimits = create_model(
+    "TaskLimits",
+    __base__=Schema,
+    name=(str, ""),
+    description=(str, ""),
+    **{rule.name: (Annotated[Any, WithJsonSchema(rule.json_schema())], rule.default) for rule in TASK_RULES.values()},
+)
 
 
 class TaskBody(TaskLimits):
@@ -248,17 +245,8 @@ def task_row(task):
         "slug": task.slug,
         "name": task.name,
         "family": task.family,
-        "time_limit_steps": task.time_limit_steps,
         "description": task.description,
-        "resets": task.resets,
-        "self_reset_after_s": task.self_reset_after_s,
-        "shuffle_every_s": task.shuffle_every_s,
-        "stall_steps": task.stall_steps,
-        "regression": task.regression,
-        "hopeless": task.hopeless,
-        "fewest_objects": task.fewest_objects,
-        "edge_margin": task.edge_margin,
-        "after_failure": task.after_failure,
+        **{name: getattr(task, name) for name in TASK_RULES},
         "archived_at": task.archived_at.isoformat() if task.archived_at else None,
     }
 
@@ -276,10 +264,7 @@ def edit_task(request: HttpRequest, lab: Path[str], slug: str, body: TaskChanges
     given = body.dict(exclude_unset=True)
     archived = given.pop("archived", None)
     if given:
-        old = {name: getattr(task, name) for name in TaskLimits.model_fields}
-        if "resets" in given and given["resets"] != "self":
-            old["self_reset_after_s"] = None
-        fleet_actions.edit_task(task=task, user=request.user, **(old | given))
+        fleet_actions.edit_task(task=task, user=request.user, **given)
     if archived is not None and archived != bool(task.archived_at):
         change = fleet_actions.archive_task if archived else fleet_actions.restore_task
         change(task=task, user=request.user)

@@ -10,6 +10,7 @@ from fleetui.learning import selectors as learning
 from robots.attention import SEVERITIES
 from robots.embodiments import EMBODIMENTS
 from robots.episodes import ENDINGS
+from robots.rules import SETTINGS, TASK_RULES, Rule
 from robots.tasks import TASKS
 
 ANY = ("", "any")
@@ -47,85 +48,39 @@ class EpisodeFilterForm(forms.Form):
         return given
 
 
+def rule_field(rule: Rule, **wording) -> forms.Field:
+    """A form's field for a rule: its label, help and bounds are the rule's, and so is the sentence of a refusal."""
+    common = {"label": rule.label, "help_text": rule.help, "required": False} | wording
+    if rule.choices is not None:
+        return forms.ChoiceField(choices=list(rule.choices.items()), **common)
+    if rule.type is bool:
+        return forms.BooleanField(**common)
+    number = forms.IntegerField if rule.type is int else forms.FloatField
+    said = dict.fromkeys(("invalid", "required", "min_value", "max_value"), f"“{rule.label}” must be {rule.wanted}.")
+    return number(min_value=rule.minimum, max_value=rule.maximum, error_messages=said, **common)
+
+
 SAME_FAMILY = ("", "the same family")
 
 
-class TaskForm(forms.Form):
+RuleFields = type("RuleFields", (forms.Form,), {rule.name: rule_field(rule) for rule in TASK_RULES.values()})
+
+
+class TaskForm(RuleFields):
     """A new task, or what may change about one that is there: all but its family."""
 
     family = forms.ChoiceField(
         label="Family of instructions", choices=lambda: [(each.name, each.title) for each in TASKS.values()]
     )
     name = forms.CharField(label="Name", required=False, max_length=80, help_text="Empty: the family's own.")
-    time_limit_steps = forms.IntegerField(
-        label="Time limit",
-        required=False,
-        min_value=1,
-        max_value=10_000,
-        help_text="Steps of an episode. Empty: the family's own.",
-    )
-    resets = forms.ChoiceField(
-        label="Who resets", required=False, choices=list(Task.RESETS.items()), help_text="While a station practises it."
-    )
-    self_reset_after_s = forms.FloatField(
-        label="It resets itself after",
-        required=False,
-        min_value=0,
-        max_value=3600,
-        help_text="Seconds that it waits for a person; only if it resets itself.",
-    )
-    shuffle_every_s = forms.FloatField(
-        label="Ask for a shuffle every",
-        required=False,
-        min_value=1,
-        max_value=86_400,
-        help_text="Seconds of practice without a reset. Empty: as each station is set.",
-    )
-    stall_steps = forms.IntegerField(
-        label="Stalled after",
-        required=False,
-        min_value=1,
-        max_value=10_000,
-        help_text="Ends an attempt whose steps-to-go made no new low for so many steps. Empty: never.",
-    )
-    regression = forms.FloatField(
-        label="Gone wrong at",
-        required=False,
-        min_value=0.1,
-        max_value=10_000,
-        help_text="Ends an attempt whose steps-to-go rose by so many steps above its lowest. Empty: never.",
-    )
-    hopeless = forms.FloatField(
-        label="Hopeless below",
-        required=False,
-        min_value=0.001,
-        max_value=0.5,
-        help_text="Ends an attempt whose P(success) stays below this, such as 0.2; one in ten goes on, so that the "
-        "policy learns what comes of it. Empty: never.",
-    )
-    fewest_objects = forms.IntegerField(
-        label="Go on with",
-        required=False,
-        min_value=1,
-        max_value=100,
-        help_text="Objects that are left: only when fewer are is a person asked for. Empty: as soon as one is lost.",
-    )
-    edge_margin = forms.FloatField(
-        label="Keep objects from the edge by",
-        required=False,
-        min_value=0.005,
-        max_value=0.08,
-        help_text="Metres, such as 0.01: a push of the policy's that goes on is turned aside, so that less falls off. "
-        "Empty: no such fence.",
-    )
     after_failure = forms.ChoiceField(
-        label="After a failure ask",
+        label=TASK_RULES["after_failure"].label,
         required=False,
         choices=lambda: [SAME_FAMILY, *((each.name, each.title) for each in TASKS.values())],
-        help_text="Instructions of another family, until one succeeds or three failed: they spread what lies in each "
-        "other's way. The policy must have been trained on it.",
+        help_text=TASK_RULES["after_failure"].help,
     )
     description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))
+    field_order = ("family", "name", *TASK_RULES, "description")
 
     def __init__(self, *args, task: Task | None = None, **kwargs):
         if task is not None:
@@ -260,16 +215,8 @@ class AssignForm(forms.Form):
 class StationSettingsForm(forms.Form):
     """What a supervisor may set on a station while it works."""
 
-    self_reset_after_s = forms.FloatField(
-        label="Reset itself after",
-        required=False,
-        min_value=0,
-        max_value=86_400,
-        help_text="Seconds that a simulated station waits for a person. Empty: for ever. Counts as a touch.",
-    )
-    shuffle_every_s = forms.FloatField(
-        label="Ask for a shuffle every", min_value=1, max_value=86_400, help_text="Seconds of practice without a reset."
-    )
+    self_reset_after_s = rule_field(SETTINGS["self_reset_after_s"])
+    shuffle_every_s = rule_field(SETTINGS["shuffle_every_s"], required=True)
 
     def __init__(self, *args, station, **kwargs):
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""A task's rules and a station's settings, as they are declared once, and how a station obeys what it is told of them."""
+"""A task's rules and a station's settings: declared once, and obeyed by a station that is told of them."""
 
 import json
 import math

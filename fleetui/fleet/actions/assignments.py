@@ -1,8 +1,6 @@
 """Assignments: tasks given to stations, and what a station is told to do about them."""
 
 import json
-import time
-import uuid as uuids
 from datetime import UTC, datetime, timedelta
 
 from django.apps import apps
@@ -338,8 +336,8 @@ def move_assignment(*, assignment: Assignment, to: str, sources: tuple[str, ...]
 
 
 @transaction.atomic
-def end_assignment(*, assignment: Assignment, state: str, reason: str = "") -> bool:
-    """It has ended, one way or another: its stations become free, and idle at the end of their episodes."""
+def end_assignment(*, assignment: Assignment, state: str, reason: str = "", at_once: bool = False) -> bool:
+    """It has ended, one way or another: its stations become free, and idle at the end of their episodes, or at once."""
     if not move_assignment(assignment=assignment, to=state, reason=reason):
         return False
     stations = [place.station for place in assignment.places.filter(live=True).select_related("station__lab")]
@@ -347,9 +345,7 @@ def end_assignment(*, assignment: Assignment, state: str, reason: str = "") -> b
     if assignment.run_id:
         Lease.objects.filter(run_id=assignment.run_id, released_at=None).update(released_at=timezone.now())
     for station in stations:
-        order_station(station=station)
-        if assignment.task.sets_stations:
-            tell_settings(station)
+        order_station(station=station, at_once=at_once)
         show_card(station)
     dispatch_on_commit(assignment.lab)
     return True
@@ -362,11 +358,11 @@ def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> N
     Stations finish their episode. With force they end it where they are: the assignment was killed, not canceled.
     """
     run = _end_alone(assignment)
-    stations = [place.station for place in assignment.places.filter(live=True).select_related("station__lab")]
     ended = end_assignment(
         assignment=assignment,
         state="killed" if force else "canceled",
         reason=f"{'Killed' if force else 'Canceled'} by {user}.",
+        at_once=force,
     )
     if not ended:
         assignment.refresh_from_db()
@@ -374,10 +370,6 @@ def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> N
     details = {"assignment": assignment.pk, "task": assignment.task.name, "force": force}
     for station in list(assignment.stations.all()) or [None]:  # of any that are free, it may have none yet
         record_act(lab=assignment.lab, kind="assignment_canceled", user=user, station=station, details=details)
-    if force:
-        for station in stations:
-            command = {"type": "command", "id": str(uuids.uuid4()), "name": "end_episode", "args": {}, "ttl_ms": 5000}
-            tell_station_on_commit(station.command_group, command | {"sent_at": time.time()})
     if run is not None:
         _cancel_run(run, user)
 
@@ -416,37 +408,32 @@ def _after_assignment_change(assignment: Assignment) -> None:
             if not station.taken_over:  # else the run gets it at the hand-back
                 grant_lease(station=station, run=assignment.run)
         order_station(station=place.station)
-        if assignment.task.sets_stations:
-            tell_settings(place.station)
         show_card(place.station)
-
-
-def tell_settings(station: Station) -> None:
-    """The settings that hold now: a task that has its own came to the station, or left it."""
-    settings = station.settings_json()
-    del settings["speed"]
-    command = {"type": "command", "id": str(uuids.uuid4()), "name": "settings", "args": settings, "ttl_ms": 60_000}
-    tell_station_on_commit(station.command_group, command | {"sent_at": time.time()})
 
 
 def tell_of_task(*, task: Task) -> None:
     """The task was edited: the stations that practise it hear of it; an attempt under way keeps its limits."""
     for place in AssignedStation.objects.filter(live=True, assignment__task=task).select_related("station__lab"):
         order_station(station=place.station)
-        tell_settings(place.station)
 
 
 # What a station is told
 
 
 def list_orders(*, station: Station) -> list[dict]:
-    """What the station should be doing now, in messages of the link protocol; saying it twice does no harm."""
+    """What the station should be doing now, in messages of the link protocol; saying it twice does no harm.
+
+    None of them is a command: a command is a person's word, with the epoch of a lease, and a station refuses it while
+    somebody else is in control. What the server decides by itself has to reach it all the same.
+    """
+    settings = station.settings_json()
+    del settings["speed"]  # a person's command alone
+    order = {"type": "assignment", "purpose": "practice", "settings": settings}
     assignment = station.live_assignment()
     run = assignment.run if assignment else None
     if run is None or not run.practises() or station.maintenance:
-        return [{"type": "assignment", "assignment": None, "run": None, "task": None, "purpose": "practice"}]
-    task = assignment.task.order_json()
-    orders = [{"type": "assignment", "assignment": assignment.pk, "run": run.pk, "task": task, "purpose": "practice"}]
+        return [order | {"assignment": None, "run": None, "task": None}]
+    orders = [order | {"assignment": assignment.pk, "run": run.pk, "task": assignment.task.order_json()}]
     policy = run.published_policy()
     if policy is not None:
         orders.append(run.policy_message(policy))
@@ -455,11 +442,16 @@ def list_orders(*, station: Station) -> list[dict]:
     return orders
 
 
-def order_station(*, station: Station) -> None:
-    """Tell the station on commit what it should be doing; an offline one is told when it connects."""
-    transaction.on_commit(
-        lambda: tell_station_on_commit(station.command_group, *list_orders(station=station)), robust=True
-    )
+def order_station(*, station: Station, at_once: bool = False) -> None:
+    """Tell the station on commit what it should be doing; an offline one is told when it connects. At once: the
+    policy's attempt under way ends where it is.
+    """
+
+    def tell():
+        order, *others = list_orders(station=station)
+        tell_station_on_commit(station.command_group, order | ({"at_once": True} if at_once else {}), *others)
+
+    transaction.on_commit(tell, robust=True)
 
 
 def order_stations_of_run(*, run) -> None:
