@@ -10,6 +10,7 @@ from uuid import UUID
 from django.core.exceptions import RequestDataTooBig
 from django.db import DataError
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
 from ninja import NinjaAPI, Path, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer, SessionAuth
@@ -136,6 +137,20 @@ class AssignmentBody(Schema):
     priority: str = "normal"
     not_before: AwareDatetime | None = None
     repeats: str = ""
+    time_zone: str | None = None  # of what repeats; None: that of who asks
+
+
+class AssignmentChanges(Schema):
+    stations: list[str] | None = None
+    any: int | None = None
+    parent: int | None = None
+    episodes: int | None = None
+    hours: float | None = None
+    target_success: float | None = None
+    priority: str = "normal"
+    not_before: AwareDatetime | None = None
+    repeats: str = ""
+    time_zone: str = "UTC"
 
 
 class PlaceBody(Schema):
@@ -297,9 +312,29 @@ def assign_task(request: HttpRequest, lab: Path[str], body: AssignmentBody):
         any_count=body.any,
         parent=None if body.parent is None else access.get_run(user, lab, body.parent),
         user=user,
+        time_zone=timezone.get_current_timezone_name() if body.time_zone is None else body.time_zone,
         **body.dict(include={"episodes", "hours", "target_success", "priority", "not_before", "repeats"}),
     )
     return show_assignment(user, lab, assignment.pk)
+
+
+@labs.patch("/assignments/{number}", response=dict)
+def edit_assignment(request: HttpRequest, lab: Path[str], number: int, body: AssignmentChanges):
+    """What the body leaves out stays as it is; only one that waits can be edited. A budget takes the place of another,
+    as stations and `any` take each other's.
+    """
+    user = request.user
+    assignment = access.get_assignment(user, lab, number, "assign")
+    given = body.dict(exclude_unset=True)
+    if "stations" in given:
+        slugs = dict.fromkeys(given["stations"] or [])
+        given["stations"] = [access.get_station(user, lab, slug) for slug in slugs]
+    if "any" in given:
+        given["any_count"] = given.pop("any")
+    if given.get("parent") is not None:
+        given["parent"] = access.get_run(user, lab, given["parent"])
+    fleet_actions.edit_assignment(assignment=assignment, user=user, **given)
+    return show_assignment(user, lab, number)
 
 
 def show_assignment(user, lab: str, number: int) -> dict:

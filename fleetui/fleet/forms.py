@@ -2,10 +2,13 @@
 
 from django import forms
 from django.contrib.auth.forms import UserCreationForm
+from django.db.models import Q
+from django.utils import timezone
 
 from fleetui.fleet import selectors
-from fleetui.fleet.models import ACTS, PRIORITIES, PURPOSES, ROLES, Task
+from fleetui.fleet.models import ACTS, PRIORITIES, PURPOSES, ROLES, Assignment, Task
 from fleetui.fleet.templatetags.fleet_words import kind_words
+from fleetui.fleet.time_zones import zone_named, zone_names
 from fleetui.learning import selectors as learning
 from robots.attention import SEVERITIES
 from robots.embodiments import EMBODIMENTS
@@ -145,7 +148,6 @@ class AssignForm(forms.Form):
         required=False,
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
         input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"],
-        help_text="UTC. Empty: as soon as it can.",
     )
     repeats = forms.ChoiceField(
         label="Repeats",
@@ -153,20 +155,67 @@ class AssignForm(forms.Form):
         choices=[("", "no"), ("daily", "daily"), ("weekly", "weekly")],
         help_text="At the earliest start's time; skipped while the last one goes on.",
     )
+    # In which the start was read when it was typed, whatever the person's own is by then.
+    time_zone = forms.CharField(widget=forms.HiddenInput, required=False, max_length=64)
 
-    def __init__(self, *args, lab, **kwargs):
+    def __init__(self, *args, lab, assignment: Assignment | None = None, **kwargs):
+        """With an assignment that waits, a form to edit it: all but its task."""
+        self.assignment = assignment
+        zone = timezone.get_current_timezone_name()
+        if assignment is not None:
+            zone = assignment.time_zone if assignment.repeats else zone
+            kwargs["initial"] = self.wishes_of(assignment, zone)
         super().__init__(*args, **kwargs)
-        self.fields["task"].queryset = selectors.list_tasks(lab)
-        # What the newest demonstrations show is what a policy will know.
-        shown = lab.datasets.filter(state="ready").order_by("-id").first()
-        self.fields["task"].initial = shown and selectors.list_tasks(lab).filter(family__in=shown.families).first()
-        self.fields["parent"].queryset = sources = learning.list_sources(lab)
-        self.fields["parent"].initial = sources.first()
+        if assignment is None:
+            self.offer_first_choices(lab)
+        else:
+            self.fields["task"].disabled = True
+            self.fields["task"].help_text = "Another task is another assignment: cancel this one."
+            self.fields["task"].queryset = lab.tasks.filter(pk=assignment.task_id)
+        self.fields["time_zone"].initial = zone
+        zone = (self.data.get(self.add_prefix("time_zone")) if self.is_bound else "") or zone
+        self.fields["not_before"].help_text = f"Time in {zone}. Empty: as soon as it can."
+        sources = learning.list_sources(lab)
+        if assignment is not None and assignment.parent_id:
+            sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
+        self.fields["parent"].queryset = sources
         self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
         if not sources.exists():
             self.fields["parent"].help_text = "No run has left a policy yet; a person launches one later."
         self.fields["stations"].queryset = selectors.list_stations(lab)
+
+    def offer_first_choices(self, lab):
+        self.fields["task"].queryset = selectors.list_tasks(lab)
+        # What the newest demonstrations show is what a policy will know.
+        shown = lab.datasets.filter(state="ready").order_by("-id").first()
+        self.fields["task"].initial = shown and selectors.list_tasks(lab).filter(family__in=shown.families).first()
+        self.fields["parent"].initial = learning.list_sources(lab).first()
         self.fields["stations"].initial = selectors.free_stations(lab)
+
+    @staticmethod
+    def wishes_of(row: Assignment, zone: str) -> dict:
+        """What the form shows of an assignment."""
+        budgets = {"episodes": row.budget_episodes, "hours": row.budget_hours, "target_success": row.target_success}
+        budget = next((name for name, amount in budgets.items() if amount is not None), "")
+        amount = budgets.get(budget)
+        local = row.not_before and row.not_before.astimezone(zone_named(zone)).replace(tzinfo=None)
+        return {
+            "task": row.task_id,
+            "parent": row.parent_id,
+            "who": "chosen" if row.any_count is None else "any",
+            "stations": [station.pk for station in row.stations.all()],
+            "any_count": row.any_count,
+            "budget": budget,
+            "amount": round(100 * amount, 6) if budget == "target_success" else amount,
+            "priority": PRIORITIES[row.priority],
+            "not_before": local,
+            "repeats": row.repeats,
+        }
+
+    def full_clean(self):
+        given = self.data.get(self.add_prefix("time_zone")) or timezone.get_current_timezone_name()
+        with timezone.override(zone_named(given)):
+            super().full_clean()
 
     @property
     def main_fields(self):
@@ -202,6 +251,10 @@ class AssignForm(forms.Form):
         """The keywords of assign_task."""
         given = self.cleaned_data
         found = {name: given[name] for name in ("task", "parent", "not_before", "repeats")}
+        start = self.assignment and self.assignment.not_before
+        if start and found["not_before"] == start.replace(second=0, microsecond=0):
+            found["not_before"] = start  # the form shows minutes only
+        found["time_zone"] = given["time_zone"] or timezone.get_current_timezone_name()
         found["priority"] = given["priority"] or "normal"
         takes_any = given["who"] == "any"
         found["stations"] = [] if takes_any else list(given["stations"])
@@ -210,6 +263,14 @@ class AssignForm(forms.Form):
             amount = given["amount"]
             found[budget] = {"episodes": int(amount), "hours": amount, "target_success": amount / 100}[budget]
         return found
+
+
+class TimeZoneForm(forms.Form):
+    time_zone = forms.ChoiceField(
+        label="Your time zone",
+        choices=lambda: [(name, name.replace("_", " ")) for name in zone_names()],
+        error_messages={"invalid_choice": "Choose a time zone of the list."},
+    )
 
 
 class StationSettingsForm(forms.Form):

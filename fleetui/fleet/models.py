@@ -107,6 +107,18 @@ class Membership(models.Model):
         ]
 
 
+class Profile(models.Model):
+    """What a person sets for themselves, whatever labs they are in. Who has none sees times in UTC."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, primary_key=True, on_delete=models.CASCADE, related_name="profile"
+    )
+    time_zone = models.CharField(max_length=64)  # as the tz database names it
+
+    def __str__(self):
+        return f"{self.user}: {self.time_zone}"
+
+
 class Station(models.Model):
     """One body and its workspace. `state` is what the station last reported; the settings are what it is told on
     arrival.
@@ -296,6 +308,8 @@ class Assignment(models.Model):
     position = models.PositiveIntegerField(default=0)  # in the queue, among those that wait
     not_before = models.DateTimeField(null=True)
     # The first of a series repeats: a periodic task of its own makes the others, which point to it.
+    # It repeats at its time of the day in this zone, whatever the clocks do there.
+    time_zone = models.CharField(max_length=64, default="UTC")
     repeats = models.CharField(max_length=8, blank=True, default="", choices=choices(REPEATS))
     schedule = models.OneToOneField(
         "django_celery_beat.PeriodicTask", null=True, on_delete=models.SET_NULL, related_name="+"
@@ -538,6 +552,7 @@ ACTS = (
     "relabel",
     "assigned",
     "assignment_moved",
+    "assignment_edited",
     "assignment_canceled",
     "repeat_ended",
     "task_edited",

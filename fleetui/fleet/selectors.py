@@ -3,7 +3,7 @@ writes.
 """
 
 from collections import Counter
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 
 import numpy as np
 from django.db.models import Count, Q, Sum
@@ -373,13 +373,16 @@ def list_acts(
     since: date | None = None,
     until: date | None = None,
 ):
-    """Newest first; each filter that is given must hold. `until` is the last day that counts, in UTC."""
+    """Newest first; each filter that is given must hold. `until` is the last day that counts, in the
+    zone of who asks.
+    """
     exact = {"user_name": person, "station_name": station, "kind": kind}
+    zone = timezone.get_current_timezone()
     rows = Act.objects.filter(lab=lab, **{name: value for name, value in exact.items() if value}).order_by("-id")
     if since:
-        rows = rows.filter(at__gte=datetime.combine(since, time.min, UTC))
+        rows = rows.filter(at__gte=datetime.combine(since, time.min, zone))
     if until:
-        rows = rows.filter(at__lt=datetime.combine(until, time.min, UTC) + timedelta(days=1))
+        rows = rows.filter(at__lt=datetime.combine(until, time.min, zone) + timedelta(days=1))
     return rows
 
 

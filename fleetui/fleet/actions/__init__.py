@@ -10,6 +10,7 @@ from fleetui.fleet.actions.assignments import (
     begin_practice,
     cancel_assignment,
     dispatch_on_commit,
+    edit_assignment,
     end_assignment,
     list_orders,
     lock_queue,
@@ -65,6 +66,7 @@ from fleetui.fleet.actions.people import (
     remove_member,
     revoke_invitation,
 )
+from fleetui.fleet.actions.profiles import note_time_zone, set_time_zone
 from fleetui.fleet.actions.reports import (
     connect_station,
     disconnect_silent_stations,
@@ -102,6 +104,7 @@ __all__ = [
     "dispatch_assignments",
     "dispatch_on_commit",
     "drop_old_spans",
+    "edit_assignment",
     "edit_task",
     "end_assignment",
     "end_maintenance",
@@ -116,6 +119,7 @@ __all__ = [
     "note_absence",
     "note_need",
     "note_seen",
+    "note_time_zone",
     "order_station",
     "order_stations_of_run",
     "record_act",
@@ -133,6 +137,7 @@ __all__ = [
     "repeat_assignment",
     "restore_task",
     "revoke_invitation",
+    "set_time_zone",
     "start_assignment",
     "stop_lab",
     "stop_repeating",
