@@ -58,7 +58,7 @@ def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
     """
     now = now or timezone.now()
     rows = lab.assignments.filter(state__in=Assignment.LIVE).select_related("task", "run", "parent", "series")
-    rows = list(rows.prefetch_related("places__station", "stations").order_by("position", "pk"))
+    rows = list(rows.prefetch_related("places__station").order_by("position", "pk"))
     working = sorted((row for row in rows if row.run_id), key=lambda row: row.pk)
     newest = newest_evaluations([row.run_id for row in working])
     verdicts = [_at_work(row, newest.get(row.run_id), now) for row in working]
@@ -278,6 +278,7 @@ def list_series(lab: Lab):
 
 def assignment_row(row: Assignment, verdict: Verdict | None = None) -> dict:
     """An assignment as the API answers it."""
+    stations = sorted((place.station for place in row.places.all()), key=lambda station: station.number)
     moments = {
         name: value.isoformat() if (value := getattr(row, name)) else None
         for name in ("not_before", "due_at", "created_at", "started_at", "ended_at")
@@ -289,7 +290,7 @@ def assignment_row(row: Assignment, verdict: Verdict | None = None) -> dict:
         "reason": verdict.reason if verdict else row.reason,
         "run": row.run_id,
         "parent": row.parent_id,
-        "stations": [station.slug for station in row.stations.all()],
+        "stations": [station.slug for station in stations],
         "any": row.any_count,
         "episodes": row.budget_episodes,
         "hours": row.budget_hours,

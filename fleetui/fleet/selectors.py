@@ -163,7 +163,7 @@ def list_tasks(lab: Lab, archived: bool = False):
 
 
 def list_assignments(lab: Lab):
-    return lab.assignments.select_related("task", "run", "created_by").prefetch_related("stations")
+    return lab.assignments.select_related("task", "run", "created_by").prefetch_related("places__station")
 
 
 def list_ended_assignments(lab: Lab, state: str = ""):
