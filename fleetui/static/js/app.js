@@ -85,7 +85,8 @@ if (page.zone === "") {
   const token = document.querySelector("[name=csrfmiddlewaretoken]")?.value;
   const seen = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const address = document.querySelector("#own-zone")?.href;
-  if (token && seen && address) fetch(address, { method: "POST", headers: { "X-CSRFToken": token }, body: new URLSearchParams({ seen }) }).catch(() => {});
+  const said = { method: "POST", headers: { "X-CSRFToken": token }, body: new URLSearchParams({ seen }) };
+  if (token && seen && address) fetch(address, said).catch(() => {});
 }
 
 // ---- keys
