@@ -3,7 +3,9 @@
 from django import forms
 from django.contrib.auth.forms import UserCreationForm
 from django.db.models import Q
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 
 from fleetui.fleet import selectors
 from fleetui.fleet.models import ACTS, PRIORITIES, PURPOSES, ROLES, Assignment, Task
@@ -174,7 +176,9 @@ class AssignForm(forms.Form):
             self.fields["task"].queryset = lab.tasks.filter(pk=assignment.task_id)
         self.fields["time_zone"].initial = zone
         zone = (self.data.get(self.add_prefix("time_zone")) if self.is_bound else "") or zone
-        self.fields["not_before"].help_text = f"Time in {zone}. Empty: as soon as it can."
+        own = format_html(' (<a href="{}">your time zone</a>)', reverse("time_zone"))
+        own = own if zone == timezone.get_current_timezone_name() else ""
+        self.fields["not_before"].help_text = format_html("Time in {}{}. Empty: as soon as it can.", zone, own)
         sources = learning.list_sources(lab)
         if assignment is not None and assignment.parent_id:
             sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")

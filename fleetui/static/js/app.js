@@ -84,9 +84,8 @@ document.querySelector("#theme")?.addEventListener("click", () => {
 if (page.zone === "") {
   const token = document.querySelector("[name=csrfmiddlewaretoken]")?.value;
   const seen = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  const address = document.querySelector("#own-zone")?.href;
   const said = { method: "POST", headers: { "X-CSRFToken": token }, body: new URLSearchParams({ seen }) };
-  if (token && seen && address) fetch(address, said).catch(() => {});
+  if (token && seen) fetch(page.zonePage, said).catch(() => {});
 }
 
 // ---- keys
