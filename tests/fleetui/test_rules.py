@@ -215,3 +215,10 @@ def test_what_a_person_sets_on_a_station_does_not_undo_what_its_task_says(lab, s
     command(lab, "supervisor", "settings", shuffle_every_s=120.0, self_reset_after_s=5.0)
     assert bench.station.settings == Settings(5.0, 60.0, 1)
     assert Station.objects.get(pk=lab.stations[0].pk).shuffle_every_s == 120.0
+
+
+@pytest.mark.parametrize("seconds, kept", [(2, 2.0), (3 * 86_400, 86_400.0), (10**400, 86_400.0)])
+def test_a_self_reset_after_any_wait_is_recorded(lab, seconds, kept):
+    """A station that was paused while it waited resets itself days later: its link must not be closed for that."""
+    actions.record_touch(station=lab.stations[0], kind="self_reset", reason="off the table", seconds=seconds)
+    assert lab.row.interventions.get().seconds == kept
