@@ -156,6 +156,10 @@ def command(lab, role, name, **args):
     return actions.command_station(user=lab.users[role], lab_slug=lab.slug, station_slug="arm-1", name=name, args=args)
 
 
+def edit_task(lab, **rules):
+    assert lab.call("manager", "patch", f"tasks/{lab.task.slug}", rules).status_code == 200
+
+
 def practise(lab, sft_run, bench):
     lab.stations = lab.stations[:1]
     run = make_improve_run(lab, sft_run)
@@ -169,8 +173,7 @@ def test_a_task_that_is_edited_while_a_person_holds_the_station_holds_when_it_is
     bench, _ = heard
     practise(lab, sft_run, bench)
     command(lab, "supervisor", "override")
-    edit = {"resets": "self", "self_reset_after_s": 2.0, "shuffle_every_s": 60.0, "stall_steps": 9}
-    actions.edit_task(task=lab.task, user=lab.users["manager"], **edit)
+    edit_task(lab, resets="self", self_reset_after_s=2.0, shuffle_every_s=60.0, stall_steps=9)
     command(lab, "supervisor", "hand_back")
     bench.tick()
     assert not refusals(bench)
@@ -185,7 +188,7 @@ def test_a_task_that_is_edited_while_the_link_is_down_holds_when_it_is_back(lab,
     station = lab.stations[0]
     actions.disconnect_station(station=station)
     bench.station.receive, receive = (lambda message: None), bench.station.receive
-    actions.edit_task(task=lab.task, user=lab.users["manager"], resets="person", shuffle_every_s=61.0)
+    edit_task(lab, resets="person", shuffle_every_s=61.0)
     bench.station.receive = receive
     for message in actions.connect_station(station=station, embodiment=station.embodiment):
         bench.station.receive(message)
@@ -198,7 +201,7 @@ def test_nothing_that_the_server_orders_by_itself_is_a_command(lab, sft_run, hea
     bench, told = heard
     row = practise(lab, sft_run, bench)
     command(lab, "supervisor", "override")
-    actions.edit_task(task=lab.task, user=lab.users["manager"], shuffle_every_s=62.0)
+    edit_task(lab, shuffle_every_s=62.0)
     actions.cancel_assignment(assignment=row, user=lab.users["manager"], force=True)
     commands = [message for message in told if message["type"] == "command"]
     assert all(message["epoch"] >= 1 and message["by"] for message in commands)
@@ -211,7 +214,7 @@ def test_nothing_that_the_server_orders_by_itself_is_a_command(lab, sft_run, hea
 def test_what_a_person_sets_on_a_station_does_not_undo_what_its_task_says(lab, sft_run, heard):
     bench, _ = heard
     practise(lab, sft_run, bench)
-    actions.edit_task(task=lab.task, user=lab.users["manager"], shuffle_every_s=60.0)
+    edit_task(lab, shuffle_every_s=60.0)
     command(lab, "supervisor", "settings", shuffle_every_s=120.0, self_reset_after_s=5.0)
     assert bench.station.settings == Settings(5.0, 60.0, 1)
     assert Station.objects.get(pk=lab.stations[0].pk).shuffle_every_s == 120.0
