@@ -136,6 +136,15 @@ class Driver:
         return places
 
     @property
+    def resets_itself(self) -> bool:
+        """Whether a reset needs no person. One that doesn't say so, or can't, needs one."""
+        try:
+            return guarded("asking whether it resets itself", getattr, self.world, "resets_itself", False) is True
+        except DriverError as error:
+            log.warning("%s", error)
+            return False
+
+    @property
     def renderer(self) -> str:
         """How it makes its pictures; empty where it can't say."""
         try:

@@ -13,6 +13,8 @@ import tomllib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from robots.rules import RULES, RuleError
+
 
 class WorldsFileError(ValueError):
     """The file named by FLEETUI_WORLDS cannot be used; the message says which entry is wrong and how to mend it."""
@@ -273,7 +275,8 @@ class WorldDescription:
     success_info: str
     success_at_least: float | None
     success_at_most: float | None
-    reset_every_steps: int  # 0: never; for environments that set a new goal only when they are reset
+    reset_every_steps: int  # ask for a reset after so many; 0: never
+    reset_each_attempt: bool  # for environments that set a new goal only when they are reset
     wordings: tuple[str, ...]
     held_out_wordings: tuple[str, ...] = field(default=())
     motions: tuple[Motion, ...] = ()
@@ -335,6 +338,7 @@ _WORLD_KEYS = {
     "time_limit_steps",
     "success",
     "reset_every_steps",
+    "reset_each_attempt",
     "wordings",
     "held_out_wordings",
 }
@@ -421,11 +425,16 @@ def _world_description(entry: dict, path) -> WorldDescription:
     ):
         refuse("wordings must be a list of one or more instructions in words, without braces, of at most 300 letters.")
     control_hz, time_limit = float(get("control_hz", (int, float))), get("time_limit_steps", int)
-    reset_every = get("reset_every_steps", int, 0)
+    reset_every, reset_each = get("reset_every_steps", int, 0), entry.get("reset_each_attempt", False)
     if not 0.1 <= control_hz <= 1000:  # NaN and infinity are not either
         refuse("control_hz must be a number above 0, from 0.1 to 1000 actions a second.")
-    if not 0 < time_limit <= MOST_STEPS or not 0 <= reset_every <= MOST_STEPS:
-        refuse(f"time_limit_steps must be from 1 to {MOST_STEPS}, reset_every_steps from 0 to {MOST_STEPS}.")
+    if not 0 <= reset_every <= MOST_STEPS:
+        refuse(f"reset_every_steps must be from 0 to {MOST_STEPS}.")
+    for key, value in (("time_limit_steps", time_limit), ("reset_each_attempt", reset_each)):
+        try:
+            RULES[key].check(value)
+        except RuleError as error:
+            refuse(f"{key} is wrong: {error}")
     world = WorldDescription(
         name=name,
         env_id=get("env_id", str),
@@ -441,6 +450,7 @@ def _world_description(entry: dict, path) -> WorldDescription:
         success_at_least=bounds["at_least"],
         success_at_most=bounds["at_most"],
         reset_every_steps=reset_every,
+        reset_each_attempt=reset_each,
         wordings=wordings,
         held_out_wordings=held_out,
         motions=motions,

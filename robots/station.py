@@ -17,7 +17,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,12 @@ from robots.control import (
 )
 from robots.driver import Driver, DriverError
 from robots.episodes import ACTORS, CONFIRMED_FRAMES, FAILURES, Episode
+from robots.rules import RuleError, Rules, Settings
 from robots.tasks import TASKS, Instruction, TaskFamily, get_task
 from robots.worlds import World
 
 log = logging.getLogger(__name__)
 
-SPEEDS = (1, 4, 0)  # times real time; 0: as fast as the host can
 SILENCE_S = 2.5  # a server gone for longer: hold still
 TELEMETRY_EVERY_S = 0.1
 HEARTBEAT_S = 1.0  # telemetry of a station where nothing happens
@@ -52,6 +52,7 @@ TRIED_OUT = 0.1  # the share of attempts that go on, however hopeless
 # Rounds until a policy's outlook is acted upon: at first it speaks of demonstrations. After 8 rounds (300 episodes)
 # P(failure) was off by .09 on average, before the first by .28.
 UNTAUGHT = 8
+RESET_FIRST = "a reset is due before each attempt of its task"
 LET_GO = "no drive command came for half a second; it holds still"
 STOP_CLEARED = "the stop was cleared; resume to go on"
 
@@ -69,51 +70,6 @@ class LoadedPolicy:
     consecutive: int
     bin_width: float
     taught: int  # rounds of practice that the policy's outlook has learned from
-
-
-@dataclass
-class Settings:
-    self_reset_after_s: float | None = None  # None: only a person resets
-    shuffle_every_s: float = 300.0  # of practising time
-    speed: int = 1
-
-    def update(self, values: dict) -> None:
-        """Raise CommandRefused and change nothing where a value is wrong."""
-        for name in ("self_reset_after_s", "shuffle_every_s"):
-            value = values.get(name)
-            if value is None and (name not in values or name == "self_reset_after_s"):
-                continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
-                raise CommandRefused(f"{name} must be a number of seconds, 0 or more, not {value!r}.")
-        if "speed" in values and (isinstance(values["speed"], bool) or values["speed"] not in SPEEDS):
-            raise CommandRefused(f"speed must be 1 (real time), 4 or 0 (as fast as it can), not {values['speed']!r}.")
-        for name in ("self_reset_after_s", "shuffle_every_s", "speed"):
-            if name in values:
-                setattr(self, name, values[name])
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a task allows an attempt and its table; None: no such rule."""
-
-    stall_steps: int | None = None  # steps without a new low of d
-    regression: float | None = None  # steps by which d may rise above its lowest
-    fewest_objects: int | None = None  # practice goes on while so many are left
-    hopeless: float | None = None  # P(success before the time limit) below which an attempt ends
-    edge_margin: float | None = None  # metres; the policy pushes no object nearer to an edge (robots/fence.py)
-    after_failure: TaskFamily | None = None  # asked after a failure, until a success or SPREADING more
-
-    @classmethod
-    def from_json(cls, task: dict) -> "Rules":
-        """CommandRefused where a value is wrong."""
-        values = {each.name: task.get(each.name) for each in fields(cls)}
-        other = values.pop("after_failure")
-        for name, value in values.items():
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf
-            ):
-                raise CommandRefused(f"{name} must be a number above 0 or null, not {value!r}.")
-        return cls(**values, after_failure=get_task(other) if other else None)
 
 
 class Recording:
@@ -249,6 +205,7 @@ class Station:
         self.camera_error = ""  # why no picture can be shown; the host's to say
         self.open_reason = ""  # why an override waits for a person, once its holder is gone
         self.practised_s = 0.0  # robot time since the table was last shuffled
+        self.fresh = True  # nothing has moved since the last reset
         self.failures = 0  # of the policy in a row
         self.recording: Recording | None = None
         self.instruction = None
@@ -296,7 +253,7 @@ class Station:
     def _welcome(self, settings: dict) -> None:
         try:
             self.settings.update(settings)
-        except CommandRefused as error:
+        except RuleError as error:
             log.warning("The server's settings were refused: %s", error)
         if self.lease.live:  # with the link the server took the operator's lease away
             self._lapse(f"the link broke while {self.lease.holder} was in control")
@@ -319,6 +276,12 @@ class Station:
     def _assign(self, message: dict) -> None:
         task = message.get("task") or {}
         self.assignment, self.task = (message if message.get("assignment") is not None and task else None), None
+        try:
+            self.settings.update(message.get("settings") or {})
+        except RuleError as error:
+            log.warning("The settings of an assignment were refused: %s", error)
+        if message.get("at_once") is True and self.recording is not None and self.recording.actor == "policy":
+            self._cut("operator")
         if self.assignment is None:
             return
         if self.run != message.get("run"):
@@ -328,11 +291,15 @@ class Station:
         try:
             self.rules = Rules.from_json(task)
             self.task = get_task(task.get("name", ""))
-        except (ValueError, CommandRefused) as error:
+            families = [self.task, *([get_task(self.rules.after_failure)] if self.rules.after_failure else [])]
+        except ValueError as error:
             self.waiting_reason = str(error)
+            self.task = None
         else:
             self.waiting_reason = ""
-            for family in filter(None, (self.task, self.rules.after_failure)):
+            if self.need == RESET_FIRST and not self._resets_each_attempt:
+                self.need = ""
+            for family in families:
                 if family.embodiment != self.embodiment.name:
                     self.waiting_reason = (
                         f"the task {family.name} is for {family.embodiment}, and this station is "
@@ -401,7 +368,7 @@ class Station:
                 self.lease.check(name, epoch, by)
                 self._execute(command_id, name, message.get("args") or {}, epoch, by)
                 answer = self.commands.answer(command_id)
-            except CommandRefused as error:
+            except (CommandRefused, RuleError) as error:
                 answer = self.commands.answer(command_id, str(error))
             except DriverError as error:
                 self._fault(error)
@@ -574,7 +541,7 @@ class Station:
 
     def _check_table(self) -> None:
         """A person's two duties in reset-free practice: put back what fell, and mix what was not mixed for long."""
-        if self.need:
+        if self.need or (self._resets_each_attempt and not self.fresh):  # else a reset comes before all that
             return
         try:
             reason = self.driver.needs_reset(self.rules.fewest_objects)
@@ -585,6 +552,10 @@ class Station:
             self._ask(reason)
         elif self.practised_s >= self.settings.shuffle_every_s:
             self._ask(f"not shuffled for {_minutes(self.settings.shuffle_every_s)} of practice")
+
+    @property
+    def _resets_each_attempt(self) -> bool:
+        return self.rules.reset_each_attempt or (self.task is not None and self.task.reset_each_attempt)
 
     def _ask(self, reason: str) -> None:
         self.need, self.need_since = reason, self.clock()
@@ -603,7 +574,7 @@ class Station:
             self._blame(error)
         else:
             self.scene += 1
-            self.practised_s, self.failures = 0.0, 0
+            self.practised_s, self.failures, self.fresh = 0.0, 0, True
             self.need, self.faulty = "", False
             self._check_table()
         self.reset_failed = self.faulty
@@ -693,8 +664,14 @@ class Station:
     def _begin(self) -> bool:
         """The next instruction, from what is on the table."""
         purpose = "evaluation" if self.control.state == "evaluating" else "practice"
-        families, other = [self.task], self.rules.after_failure
-        if other is not None and purpose == "practice":
+        if self._resets_each_attempt and not self.fresh:
+            if self.driver.resets_itself:
+                self._reset()  # no touch: it is part of the task, and nobody was asked
+            else:
+                self._ask(RESET_FIRST)
+        families = [self.task]
+        if self.rules.after_failure and purpose == "practice":
+            other = get_task(self.rules.after_failure)
             # Without a reset a table stays as a failure left it, and the same would fail again and again.
             # Nor is it the other one's alone: a policy may never have learned that.
             families = [other, self.task] if self.failures % (SPREADING + 1) else [self.task, other]
@@ -710,7 +687,7 @@ class Station:
         if self.need:
             self._rest()
             return False
-        limit = int(self.assignment["task"].get("time_limit_steps") or task.time_limit_steps)
+        limit = self.rules.time_limit_steps or task.time_limit_steps
         self._record(task, instruction, limit, purpose, "policy")
         self.recording.need = tolerated
         if self.rules.hopeless is not None:
@@ -781,6 +758,7 @@ class Station:
         recording.observations.append(observation)
         recording.actions.append(action)
         self.steps_taken += 1
+        self.fresh = False
         self.scene += 1
         # Real time counts from when the step was due, so that a late tick does not slow the rate down, but never
         # catches up.

@@ -166,6 +166,7 @@ class TaskFamily:
     world: str
     time_limit_steps: int
     description: str
+    reset_each_attempt: bool = False  # its goals change by a reset only, so no attempt begins without one
 
     def sample(
         self,
@@ -288,6 +289,7 @@ TASKS: dict[str, TaskFamily] = {
             "point_mass",
             100,
             "Bring a point on a plane to its goal by forces.",
+            reset_each_attempt=True,
         ),
     )
 }
@@ -308,7 +310,13 @@ _GRAMMARS: dict[str, Grammar] = {
 
 for _world in THIRD_PARTY_WORLDS.values():
     TASKS[_world.name] = TaskFamily(
-        _world.name, _world.title, _world.name, _world.name, _world.time_limit_steps, _world.description.strip()
+        _world.name,
+        _world.title,
+        _world.name,
+        _world.name,
+        _world.time_limit_steps,
+        _world.description.strip(),
+        _world.reset_each_attempt,
     )
     _GRAMMARS[_world.name] = Grammar(
         verbs=("",),

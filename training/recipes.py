@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from robots.rules import RULES
+
 
 class RecipeError(ValueError):
     """A recipe that can't be run: `problems` maps each bad field to a sentence that says what to write instead."""
@@ -203,7 +205,13 @@ class ImproveRecipe(Recipe):
         0,
         1000,
     )
-    time_limit: int = setting(0, "Time limit", "Steps of an evaluated attempt; 0 = the task's own.", 0, 100_000)
+    time_limit: int = setting(
+        0,
+        "Time limit",
+        "Steps of an evaluated attempt; 0 = the task's own.",
+        0,
+        RULES["time_limit_steps"].maximum,
+    )
     tasks: str = setting("", "Evaluated tasks", "Task families, with commas; empty = those of the demonstrations.")
     threads: int = setting(1, "Threads", "CPU threads of torch; more is often slower on a busy machine.", 1, 256)
 

@@ -5,16 +5,17 @@ Everything here only reads requests, calls the actions and selectors that the pa
 OpenAPI schema is at /api/openapi.json, its page at /api/docs.
 """
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
 from ninja import NinjaAPI, Path, Router, Schema
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from ninja.security import HttpBearer, SessionAuth
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, WithJsonSchema, create_model
 
 from fleetui import access, failures
 from fleetui.access import Invalid, NotFound
@@ -27,6 +28,7 @@ from fleetui.headers import comes_from_a_page
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
 from fleetui.live import rewind, telemetry
+from robots.rules import TASK_RULES
 from robots.strict_json import JSONError
 
 api = NinjaAPI(
@@ -145,19 +147,14 @@ class LabelBody(Schema):
     reason: str = ""
 
 
-class TaskLimits(Schema):
-    name: str = ""
-    time_limit_steps: int | None = None
-    description: str = ""
-    resets: str = ""
-    self_reset_after_s: float | None = None
-    shuffle_every_s: float | None = None
-    stall_steps: int | None = None
-    regression: float | None = None
-    hopeless: float | None = None
-    fewest_objects: int | None = None
-    edge_margin: float | None = None
-    after_failure: str = ""
+# The rules as they are declared: the schema shows their bounds, and the action that checks them says what is wrong.
+TaskLimits = create_model(
+    "TaskLimits",
+    __base__=Schema,
+    name=(str, ""),
+    description=(str, ""),
+    **{rule.name: (Annotated[Any, WithJsonSchema(rule.json_schema())], rule.default) for rule in TASK_RULES.values()},
+)
 
 
 class TaskBody(TaskLimits):
@@ -179,6 +176,20 @@ class AssignmentBody(Schema):
     priority: str = "normal"
     not_before: AwareDatetime | None = None
     repeats: str = ""
+    time_zone: str | None = None  # of what repeats; None: that of who asks
+
+
+class AssignmentChanges(Schema):
+    stations: list[str] | None = None
+    any: int | None = None
+    parent: int | None = None
+    episodes: int | None = None
+    hours: float | None = None
+    target_success: float | None = None
+    priority: str = "normal"
+    not_before: AwareDatetime | None = None
+    repeats: str = ""
+    time_zone: str = "UTC"
 
 
 class PlaceBody(Schema):
@@ -305,17 +316,8 @@ def task_row(task):
         "slug": task.slug,
         "name": task.name,
         "family": task.family,
-        "time_limit_steps": task.time_limit_steps,
         "description": task.description,
-        "resets": task.resets,
-        "self_reset_after_s": task.self_reset_after_s,
-        "shuffle_every_s": task.shuffle_every_s,
-        "stall_steps": task.stall_steps,
-        "regression": task.regression,
-        "hopeless": task.hopeless,
-        "fewest_objects": task.fewest_objects,
-        "edge_margin": task.edge_margin,
-        "after_failure": task.after_failure,
+        **{name: getattr(task, name) for name in TASK_RULES},
         "archived_at": task.archived_at.isoformat() if task.archived_at else None,
     }
 
@@ -333,10 +335,7 @@ def edit_task(request: HttpRequest, lab: Path[str], slug: str, body: TaskChanges
     given = body.dict(exclude_unset=True)
     archived = given.pop("archived", None)
     if given:
-        old = {name: getattr(task, name) for name in TaskLimits.model_fields}
-        if "resets" in given and given["resets"] != "self":
-            old["self_reset_after_s"] = None
-        fleet_actions.edit_task(task=task, user=request.user, **(old | given))
+        fleet_actions.edit_task(task=task, user=request.user, **given)
     if archived is not None and archived != bool(task.archived_at):
         change = fleet_actions.archive_task if archived else fleet_actions.restore_task
         change(task=task, user=request.user)
@@ -369,9 +368,29 @@ def assign_task(request: HttpRequest, lab: Path[str], body: AssignmentBody):
         any_count=body.any,
         parent=None if body.parent is None else access.get_run(user, lab, body.parent),
         user=user,
+        time_zone=timezone.get_current_timezone_name() if body.time_zone is None else body.time_zone,
         **body.dict(include={"episodes", "hours", "target_success", "priority", "not_before", "repeats"}),
     )
     return show_assignment(user, lab, assignment.pk)
+
+
+@labs.patch("/assignments/{number}", response=dict)
+def edit_assignment(request: HttpRequest, lab: Path[str], number: int, body: AssignmentChanges):
+    """What the body leaves out stays as it is; only one that waits can be edited. A budget takes the place of another,
+    as stations and `any` take each other's.
+    """
+    user = request.user
+    assignment = access.get_assignment(user, lab, number, "assign")
+    given = body.dict(exclude_unset=True)
+    if "stations" in given:
+        slugs = dict.fromkeys(given["stations"] or [])
+        given["stations"] = [access.get_station(user, lab, slug) for slug in slugs]
+    if "any" in given:
+        given["any_count"] = given.pop("any")
+    if given.get("parent") is not None:
+        given["parent"] = access.get_run(user, lab, given["parent"])
+    fleet_actions.edit_assignment(assignment=assignment, user=user, **given)
+    return show_assignment(user, lab, number)
 
 
 def show_assignment(user, lab: str, number: int) -> dict:

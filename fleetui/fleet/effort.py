@@ -7,7 +7,7 @@ station; a station's own reset in simulation and a label are none.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from django.db.models import Sum
 from django.db.models.functions import TruncHour
@@ -69,15 +69,18 @@ class Plan:
 
 
 def effort_of(lab: Lab, since: datetime, until: datetime | None = None) -> dict:
-    """{"all": Effort, "operators": [Effort], "shifts": [Effort]} of a window; shifts begin at 0, 8 and 16 UTC."""
+    """{"all": Effort, "operators": [Effort], "shifts": [Effort]} of a window; shifts begin at 0, 8 and 16 in
+    the zone of who asks.
+    """
     until = until or timezone.now()
     whole = Effort("All")
     operators: dict[int, Effort] = {}
     shifts: dict[datetime, Effort] = {}
 
     def of_shift(moment: datetime) -> Effort:
+        moment = timezone.localtime(moment)
         begin = moment.replace(hour=moment.hour // 8 * 8, minute=0, second=0, microsecond=0)
-        return shifts.setdefault(begin, Effort(f"{begin:%a %d %b %H:%M} to {begin + SHIFT:%H:%M} UTC"))
+        return shifts.setdefault(begin, Effort(f"{begin:%a %d %b %H:%M} to {begin + SHIFT:%H:%M %Z}"))
 
     def add(names: Iterable[Effort], **changes) -> None:
         for effort in names:
@@ -89,7 +92,7 @@ def effort_of(lab: Lab, since: datetime, until: datetime | None = None) -> dict:
 
     episodes = lab.episodes.filter(stored_at__gte=since, stored_at__lt=until, purpose__in=("practice", "evaluation"))
     # Summed in the database: a month of a fleet is millions of episodes.
-    by_hour = episodes.order_by().values_list("station", TruncHour("stored_at", tzinfo=UTC)).annotate(Sum("duration_s"))
+    by_hour = episodes.order_by().values_list("station", TruncHour("stored_at")).annotate(Sum("duration_s"))
     for station, hour, seconds in by_hour:
         add((whole, of_shift(hour)), robot_s=seconds, stations={station})
     touches = lab.interventions.filter(started_at__gte=since, started_at__lt=until, user__isnull=False)

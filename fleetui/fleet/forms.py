@@ -2,14 +2,20 @@
 
 from django import forms
 from django.contrib.auth.forms import UserCreationForm
+from django.db.models import Q
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
 
 from fleetui.fleet import selectors
-from fleetui.fleet.models import ACTS, PRIORITIES, PURPOSES, ROLES, Task
+from fleetui.fleet.models import ACTS, PRIORITIES, PURPOSES, ROLES, Assignment, Task
 from fleetui.fleet.templatetags.fleet_words import kind_words
+from fleetui.fleet.time_zones import zone_named, zone_names
 from fleetui.learning import selectors as learning
 from robots.attention import SEVERITIES
 from robots.embodiments import EMBODIMENTS
 from robots.episodes import ENDINGS
+from robots.rules import SETTINGS, TASK_RULES, Rule
 from robots.tasks import TASKS
 
 ANY = ("", "any")
@@ -47,85 +53,39 @@ class EpisodeFilterForm(forms.Form):
         return given
 
 
+def rule_field(rule: Rule, **wording) -> forms.Field:
+    """A form's field for a rule: its label, help and bounds are the rule's, and so is the sentence of a refusal."""
+    common = {"label": rule.label, "help_text": rule.help, "required": False} | wording
+    if rule.choices is not None:
+        return forms.ChoiceField(choices=list(rule.choices.items()), **common)
+    if rule.type is bool:
+        return forms.BooleanField(**common)
+    number = forms.IntegerField if rule.type is int else forms.FloatField
+    said = dict.fromkeys(("invalid", "required", "min_value", "max_value"), f"“{rule.label}” must be {rule.wanted}.")
+    return number(min_value=rule.minimum, max_value=rule.maximum, error_messages=said, **common)
+
+
 SAME_FAMILY = ("", "the same family")
 
 
-class TaskForm(forms.Form):
+RuleFields = type("RuleFields", (forms.Form,), {rule.name: rule_field(rule) for rule in TASK_RULES.values()})
+
+
+class TaskForm(RuleFields):
     """A new task, or what may change about one that is there: all but its family."""
 
     family = forms.ChoiceField(
         label="Family of instructions", choices=lambda: [(each.name, each.title) for each in TASKS.values()]
     )
     name = forms.CharField(label="Name", required=False, max_length=80, help_text="Empty: the family's own.")
-    time_limit_steps = forms.IntegerField(
-        label="Time limit",
-        required=False,
-        min_value=1,
-        max_value=10_000,
-        help_text="Steps of an episode. Empty: the family's own.",
-    )
-    resets = forms.ChoiceField(
-        label="Who resets", required=False, choices=list(Task.RESETS.items()), help_text="While a station practises it."
-    )
-    self_reset_after_s = forms.FloatField(
-        label="It resets itself after",
-        required=False,
-        min_value=0,
-        max_value=3600,
-        help_text="Seconds that it waits for a person; only if it resets itself.",
-    )
-    shuffle_every_s = forms.FloatField(
-        label="Ask for a shuffle every",
-        required=False,
-        min_value=1,
-        max_value=86_400,
-        help_text="Seconds of practice without a reset. Empty: as each station is set.",
-    )
-    stall_steps = forms.IntegerField(
-        label="Stalled after",
-        required=False,
-        min_value=1,
-        max_value=10_000,
-        help_text="Ends an attempt whose steps-to-go made no new low for so many steps. Empty: never.",
-    )
-    regression = forms.FloatField(
-        label="Gone wrong at",
-        required=False,
-        min_value=0.1,
-        max_value=10_000,
-        help_text="Ends an attempt whose steps-to-go rose by so many steps above its lowest. Empty: never.",
-    )
-    hopeless = forms.FloatField(
-        label="Hopeless below",
-        required=False,
-        min_value=0.001,
-        max_value=0.5,
-        help_text="Ends an attempt whose P(success) stays below this, such as 0.2; one in ten goes on, so that the "
-        "policy learns what comes of it. Empty: never.",
-    )
-    fewest_objects = forms.IntegerField(
-        label="Go on with",
-        required=False,
-        min_value=1,
-        max_value=100,
-        help_text="Objects that are left: only when fewer are is a person asked for. Empty: as soon as one is lost.",
-    )
-    edge_margin = forms.FloatField(
-        label="Keep objects from the edge by",
-        required=False,
-        min_value=0.005,
-        max_value=0.08,
-        help_text="Metres, such as 0.01: a push of the policy's that goes on is turned aside, so that less falls off. "
-        "Empty: no such fence.",
-    )
     after_failure = forms.ChoiceField(
-        label="After a failure ask",
+        label=TASK_RULES["after_failure"].label,
         required=False,
         choices=lambda: [SAME_FAMILY, *((each.name, each.title) for each in TASKS.values())],
-        help_text="Instructions of another family, until one succeeds or three failed: they spread what lies in each "
-        "other's way. The policy must have been trained on it.",
+        help_text=TASK_RULES["after_failure"].help,
     )
     description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))
+    field_order = ("family", "name", *TASK_RULES, "description")
 
     def __init__(self, *args, task: Task | None = None, **kwargs):
         if task is not None:
@@ -190,7 +150,6 @@ class AssignForm(forms.Form):
         required=False,
         widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
         input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"],
-        help_text="UTC. Empty: as soon as it can.",
     )
     repeats = forms.ChoiceField(
         label="Repeats",
@@ -198,20 +157,69 @@ class AssignForm(forms.Form):
         choices=[("", "no"), ("daily", "daily"), ("weekly", "weekly")],
         help_text="At the earliest start's time; skipped while the last one goes on.",
     )
+    # In which the start was read when it was typed, whatever the person's own is by then.
+    time_zone = forms.CharField(widget=forms.HiddenInput, required=False, max_length=64)
 
-    def __init__(self, *args, lab, **kwargs):
+    def __init__(self, *args, lab, assignment: Assignment | None = None, **kwargs):
+        """With an assignment that waits, a form to edit it: all but its task."""
+        self.assignment = assignment
+        zone = timezone.get_current_timezone_name()
+        if assignment is not None:
+            zone = assignment.time_zone if assignment.repeats else zone
+            kwargs["initial"] = self.wishes_of(assignment, zone)
         super().__init__(*args, **kwargs)
-        self.fields["task"].queryset = selectors.list_tasks(lab)
-        # What the newest demonstrations show is what a policy will know.
-        shown = lab.datasets.filter(state="ready").order_by("-id").first()
-        self.fields["task"].initial = shown and selectors.list_tasks(lab).filter(family__in=shown.families).first()
-        self.fields["parent"].queryset = sources = learning.list_sources(lab)
-        self.fields["parent"].initial = sources.first()
+        if assignment is None:
+            self.offer_first_choices(lab)
+        else:
+            self.fields["task"].disabled = True
+            self.fields["task"].help_text = "Another task is another assignment: cancel this one."
+            self.fields["task"].queryset = lab.tasks.filter(pk=assignment.task_id)
+        self.fields["time_zone"].initial = zone
+        zone = (self.data.get(self.add_prefix("time_zone")) if self.is_bound else "") or zone
+        own = format_html(' (<a href="{}">your time zone</a>)', reverse("time_zone"))
+        own = own if zone == timezone.get_current_timezone_name() else ""
+        self.fields["not_before"].help_text = format_html("Time in {}{}. Empty: as soon as it can.", zone, own)
+        sources = learning.list_sources(lab)
+        if assignment is not None and assignment.parent_id:
+            sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
+        self.fields["parent"].queryset = sources
         self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
         if not sources.exists():
             self.fields["parent"].help_text = "No run has left a policy yet; a person launches one later."
         self.fields["stations"].queryset = selectors.list_stations(lab)
+
+    def offer_first_choices(self, lab):
+        self.fields["task"].queryset = selectors.list_tasks(lab)
+        # What the newest demonstrations show is what a policy will know.
+        shown = lab.datasets.filter(state="ready").order_by("-id").first()
+        self.fields["task"].initial = shown and selectors.list_tasks(lab).filter(family__in=shown.families).first()
+        self.fields["parent"].initial = learning.list_sources(lab).first()
         self.fields["stations"].initial = selectors.free_stations(lab)
+
+    @staticmethod
+    def wishes_of(row: Assignment, zone: str) -> dict:
+        """What the form shows of an assignment."""
+        budgets = {"episodes": row.budget_episodes, "hours": row.budget_hours, "target_success": row.target_success}
+        budget = next((name for name, amount in budgets.items() if amount is not None), "")
+        amount = budgets.get(budget)
+        local = row.not_before and row.not_before.astimezone(zone_named(zone)).replace(tzinfo=None)
+        return {
+            "task": row.task_id,
+            "parent": row.parent_id,
+            "who": "chosen" if row.any_count is None else "any",
+            "stations": [station.pk for station in row.stations.all()],
+            "any_count": row.any_count,
+            "budget": budget,
+            "amount": round(100 * amount, 6) if budget == "target_success" else amount,
+            "priority": PRIORITIES[row.priority],
+            "not_before": local,
+            "repeats": row.repeats,
+        }
+
+    def full_clean(self):
+        given = self.data.get(self.add_prefix("time_zone")) or timezone.get_current_timezone_name()
+        with timezone.override(zone_named(given)):
+            super().full_clean()
 
     @property
     def main_fields(self):
@@ -247,6 +255,10 @@ class AssignForm(forms.Form):
         """The keywords of assign_task."""
         given = self.cleaned_data
         found = {name: given[name] for name in ("task", "parent", "not_before", "repeats")}
+        start = self.assignment and self.assignment.not_before
+        if start and found["not_before"] == start.replace(second=0, microsecond=0):
+            found["not_before"] = start  # the form shows minutes only
+        found["time_zone"] = given["time_zone"] or timezone.get_current_timezone_name()
         found["priority"] = given["priority"] or "normal"
         takes_any = given["who"] == "any"
         found["stations"] = [] if takes_any else list(given["stations"])
@@ -257,19 +269,19 @@ class AssignForm(forms.Form):
         return found
 
 
+class TimeZoneForm(forms.Form):
+    time_zone = forms.ChoiceField(
+        label="Your time zone",
+        choices=lambda: [(name, name.replace("_", " ")) for name in zone_names()],
+        error_messages={"invalid_choice": "Choose a time zone of the list."},
+    )
+
+
 class StationSettingsForm(forms.Form):
     """What a supervisor may set on a station while it works."""
 
-    self_reset_after_s = forms.FloatField(
-        label="Reset itself after",
-        required=False,
-        min_value=0,
-        max_value=86_400,
-        help_text="Seconds that a simulated station waits for a person. Empty: for ever. Counts as a touch.",
-    )
-    shuffle_every_s = forms.FloatField(
-        label="Ask for a shuffle every", min_value=1, max_value=86_400, help_text="Seconds of practice without a reset."
-    )
+    self_reset_after_s = rule_field(SETTINGS["self_reset_after_s"])
+    shuffle_every_s = rule_field(SETTINGS["shuffle_every_s"], required=True)
 
     def __init__(self, *args, station, **kwargs):
         super().__init__(*args, **kwargs)

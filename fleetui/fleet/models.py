@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from robots import tasks as task_families
 from robots.attention import SEVERITIES
+from robots.rules import RESETS, RULES, SPEEDS
 
 ROLES = ("viewer", "supervisor", "researcher", "manager")
 STATION_STATES = (
@@ -106,6 +107,18 @@ class Membership(models.Model):
         ]
 
 
+class Profile(models.Model):
+    """What a person sets for themselves, whatever labs they are in. Who has none sees times in UTC."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, primary_key=True, on_delete=models.CASCADE, related_name="profile"
+    )
+    time_zone = models.CharField(max_length=64)  # as the tz database names it
+
+    def __str__(self):
+        return f"{self.user}: {self.time_zone}"
+
+
 class Station(models.Model):
     """One body and its workspace. `state` is what the station last reported; the settings are what it is told on
     arrival.
@@ -155,7 +168,7 @@ class Station(models.Model):
             models.UniqueConstraint(fields=["lab", "slug"], name="station_slug_unique_in_lab"),
             models.UniqueConstraint(fields=["lab", "number"], name="station_number_unique_in_lab"),
             models.CheckConstraint(condition=Q(state__in=STATION_STATES), name="station_state_known"),
-            models.CheckConstraint(condition=Q(speed__in=(0, 1, 4)), name="station_speed_known"),
+            models.CheckConstraint(condition=Q(speed__in=tuple(sorted(SPEEDS))), name="station_speed_known"),
         ]
 
     def __str__(self):
@@ -183,7 +196,7 @@ class Station(models.Model):
         return f"station.{self.pk}"
 
     def settings_json(self):
-        """Its own settings, under those of the task that it practises now."""
+        """The settings that hold now: its own, under those of the task that it practises."""
         assignment = self.live_assignment()
         task = assignment.task if assignment else None
         resets, shuffle = self.self_reset_after_s, self.shuffle_every_s
@@ -208,8 +221,6 @@ class Task(models.Model):
     What it says of resets and shuffles goes before a station's own settings while the station practises it.
     """
 
-    RESETS = {"": "as each station is set", "person": "a person", "self": "the station itself (simulated ones)"}
-
     lab = models.ForeignKey(Lab, on_delete=models.CASCADE, related_name="tasks")
     slug = models.SlugField(max_length=60)
     name = models.CharField(max_length=80)
@@ -225,6 +236,7 @@ class Task(models.Model):
     fewest_objects = models.PositiveIntegerField(null=True)  # practice goes on while so many are left; null = all
     edge_margin = models.FloatField(null=True)  # metres; the policy pushes no object nearer to an edge; null = it may
     after_failure = models.CharField(max_length=80, blank=True, default="")  # family asked when an attempt failed
+    reset_each_attempt = models.BooleanField(default=False)  # whatever its family says of itself
     archived_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -246,21 +258,14 @@ class Task(models.Model):
         return task_families.get_task(self.family).embodiment
 
     @property
-    def sets_stations(self):
-        return bool(self.resets) or self.shuffle_every_s is not None
+    def always_resets(self) -> bool:
+        """Whether each attempt begins with a reset, by its own rule or because its world can't do without."""
+        family = task_families.TASKS.get(self.family)
+        return self.reset_each_attempt or (family is not None and family.reset_each_attempt)
 
     def order_json(self):
-        """What a station is told of it."""
-        return {
-            "name": self.family,
-            "time_limit_steps": self.time_limit_steps,
-            "stall_steps": self.stall_steps,
-            "regression": self.regression,
-            "hopeless": self.hopeless,
-            "fewest_objects": self.fewest_objects,
-            "edge_margin": self.edge_margin,
-            "after_failure": self.after_failure or None,
-        }
+        """What a station is told of it; what it says of resets and shuffles is among the station's settings."""
+        return {"name": self.family} | {name: getattr(self, name) for name in RULES}
 
 
 class Assignment(models.Model):
@@ -304,6 +309,8 @@ class Assignment(models.Model):
     position = models.PositiveIntegerField(default=0)  # in the queue, among those that wait
     not_before = models.DateTimeField(null=True)
     # The first of a series repeats: a periodic task of its own makes the others, which point to it.
+    # It repeats at its time of the day in this zone, whatever the clocks do there.
+    time_zone = models.CharField(max_length=64, default="UTC")
     repeats = models.CharField(max_length=8, blank=True, default="", choices=choices(REPEATS))
     schedule = models.OneToOneField(
         "django_celery_beat.PeriodicTask", null=True, on_delete=models.SET_NULL, related_name="+"
@@ -546,6 +553,7 @@ ACTS = (
     "relabel",
     "assigned",
     "assignment_moved",
+    "assignment_edited",
     "assignment_canceled",
     "repeat_ended",
     "task_created",

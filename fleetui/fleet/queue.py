@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Lab, Station
 from fleetui.fleet.templatetags.fleet_words import seconds as say_seconds
+from fleetui.fleet.time_zones import zone_named
 from fleetui.learning.models import Metric
 
 LATE = timedelta(minutes=1)  # so much after its earliest start one that waits is delayed
@@ -57,7 +58,7 @@ def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
     """
     now = now or timezone.now()
     rows = lab.assignments.filter(state__in=Assignment.LIVE).select_related("task", "run", "parent", "series")
-    rows = list(rows.prefetch_related("places__station", "stations").order_by("position", "pk"))
+    rows = list(rows.prefetch_related("places__station").order_by("position", "pk"))
     working = sorted((row for row in rows if row.run_id), key=lambda row: row.pk)
     newest = newest_evaluations([row.run_id for row in working])
     verdicts = [_at_work(row, newest.get(row.run_id), now) for row in working]
@@ -244,11 +245,12 @@ def _until(verdict: Verdict, now: datetime) -> str:
 
 
 def say_moment(moment: datetime, now: datetime) -> str:
-    """14:05 UTC today, Thu 08:00 UTC within a week, else the date as well."""
+    """14:05 CET today, Thu 08:00 CET within a week, else the date as well; in the zone of who asks."""
     away = abs((moment - now).total_seconds())
+    moment, now = timezone.localtime(moment), timezone.localtime(now)
     if moment.date() == now.date():
-        return f"{moment:%H:%M} UTC"
-    return f"{moment:%a %H:%M} UTC" if away < 6 * 86_400 else f"{moment.day} {moment:%b %Y %H:%M} UTC"
+        return f"{moment:%H:%M %Z}"
+    return f"{moment:%a %H:%M %Z}" if away < 6 * 86_400 else f"{moment.day} {moment:%b %Y %H:%M %Z}"
 
 
 def say_budget(row: Assignment) -> str:
@@ -262,9 +264,11 @@ def say_budget(row: Assignment) -> str:
 
 
 def say_repeats(row: Assignment) -> str:
-    if row.repeats == "daily":
-        return f"daily at {row.due_at:%H:%M} UTC"
-    return f"each {row.due_at:%A} at {row.due_at:%H:%M} UTC" if row.repeats == "weekly" else ""
+    """In the series' own zone: there, and nowhere else, is it the same time all year."""
+    if not row.repeats:
+        return ""
+    due = row.due_at.astimezone(zone_named(row.time_zone))
+    return f"{'daily' if row.repeats == 'daily' else f'each {due:%A}'} at {due:%H:%M} {row.time_zone}"
 
 
 def list_series(lab: Lab):
@@ -274,6 +278,7 @@ def list_series(lab: Lab):
 
 def assignment_row(row: Assignment, verdict: Verdict | None = None) -> dict:
     """An assignment as the API answers it."""
+    stations = sorted((place.station for place in row.places.all()), key=lambda station: station.number)
     moments = {
         name: value.isoformat() if (value := getattr(row, name)) else None
         for name in ("not_before", "due_at", "created_at", "started_at", "ended_at")
@@ -285,7 +290,7 @@ def assignment_row(row: Assignment, verdict: Verdict | None = None) -> dict:
         "reason": verdict.reason if verdict else row.reason,
         "run": row.run_id,
         "parent": row.parent_id,
-        "stations": [station.slug for station in row.stations.all()],
+        "stations": [station.slug for station in stations],
         "any": row.any_count,
         "episodes": row.budget_episodes,
         "hours": row.budget_hours,
@@ -294,5 +299,6 @@ def assignment_row(row: Assignment, verdict: Verdict | None = None) -> dict:
         "priority": row.get_priority_display(),
         "position": row.position,
         "repeats": row.repeats,
+        "time_zone": row.time_zone,
         "series": row.series_id,
     }

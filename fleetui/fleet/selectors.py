@@ -3,7 +3,7 @@ writes.
 """
 
 from collections import Counter
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 
 import numpy as np
 from django.db.models import Count, Q, Sum
@@ -167,7 +167,7 @@ def list_tasks(lab: Lab, archived: bool = False):
 
 
 def list_assignments(lab: Lab):
-    return lab.assignments.select_related("task", "run", "created_by").prefetch_related("stations")
+    return lab.assignments.select_related("task", "run", "created_by").prefetch_related("places__station")
 
 
 def list_ended_assignments(lab: Lab, state: str = ""):
@@ -377,13 +377,16 @@ def list_acts(
     since: date | None = None,
     until: date | None = None,
 ):
-    """Newest first; each filter that is given must hold. `until` is the last day that counts, in UTC."""
+    """Newest first; each filter that is given must hold. `until` is the last day that counts, in the
+    zone of who asks.
+    """
     exact = {"user_name": person, "station_name": station, "kind": kind}
+    zone = timezone.get_current_timezone()
     rows = _acts_of(lab).filter(**{name: value for name, value in exact.items() if value}).order_by("-id")
     if since:
-        rows = rows.filter(at__gte=datetime.combine(since, time.min, UTC))
+        rows = rows.filter(at__gte=datetime.combine(since, time.min, zone))
     if until and until < date.max:  # the last day there is has none after it
-        rows = rows.filter(at__lt=datetime.combine(until + timedelta(days=1), time.min, UTC))
+        rows = rows.filter(at__lt=datetime.combine(until + timedelta(days=1), time.min, zone))
     return rows
 
 

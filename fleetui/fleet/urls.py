@@ -2,13 +2,14 @@
 
 from django.urls import path
 
-from fleetui.fleet.views import attention, audit, effort, episodes, people, stations, tasks, wall
+from fleetui.fleet.views import attention, audit, effort, episodes, people, stations, tasks, time_zone, wall
 
 urlpatterns = [
     path("", wall.home, name="home"),
     path("login", wall.LogIn.as_view(), name="login"),
     path("logout", wall.LogOut.as_view(), name="logout"),
     path("password", wall.password, name="password"),
+    path("time-zone", time_zone.time_zone, name="time_zone"),
     path("labs/<slug:lab_slug>/", wall.wall, name="wall"),
     path("labs/<slug:lab_slug>/jump", wall.jump, name="jump"),
     path("labs/<slug:lab_slug>/stations/", stations.stations, name="stations"),
@@ -28,6 +29,7 @@ urlpatterns = [
     path("labs/<slug:lab_slug>/episodes/", episodes.episodes, name="episodes"),
     path("labs/<slug:lab_slug>/episodes/<uuid:episode_uuid>", episodes.episode, name="episode"),
     path("labs/<slug:lab_slug>/tasks/", tasks.tasks, name="tasks"),
+    path("labs/<slug:lab_slug>/tasks/assignments/<int:number>", tasks.edit_assignment, name="edit_assignment"),
     path("labs/<slug:lab_slug>/tasks/queue", tasks.task_queue, name="task_queue"),
     path("labs/<slug:lab_slug>/charts/", episodes.charts, name="charts"),
 ]

@@ -15,6 +15,7 @@ from robots.tasks import Instruction
 
 class World(Protocol):
     embodiment: Embodiment
+    resets_itself: bool  # reset() puts everything right without a person; a world that doesn't say so needs one
     renderer: str  # "egl" | "osmesa" | "cgl" (macOS) | "drawn": a drawn top view, for want of an OpenGL library
 
     def reset(self, rng: np.random.Generator) -> np.ndarray:

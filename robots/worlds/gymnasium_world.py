@@ -21,6 +21,8 @@ from robots.worlds.rendering import circle, draw_top_view, forget, render, rende
 class GymnasiumWorld:
     """A Gymnasium MuJoCo environment, run at the control rate that its description states."""
 
+    resets_itself = True
+
     def __init__(self, name: str, seed: int, description: WorldDescription | None = None):
         self.description = description or THIRD_PARTY_WORLDS[name]
         self.embodiment = self.description.embodiment

@@ -268,6 +268,8 @@ class _Tables:
 class LanguageTable(_Tables):
     """One table; its arrays may be rows of a BatchWorld's."""
 
+    resets_itself = True
+
     def __init__(
         self, seed: int, setup: TableSetup = LANGUAGE_TABLE_SETUP, _rows: tuple[np.ndarray, ...] | None = None
     ):

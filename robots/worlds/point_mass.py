@@ -1,7 +1,7 @@
 """Point mass: a point on a plane, pushed by two forces against a viscous medium, and a goal somewhere else.
 
 The smallest world in which practice can be watched. The goal lies in the observation, and a new one comes with a reset
-only: a station that practises here is told to shuffle after every episode (shuffle_every_s = 0.1).
+only: a station that practises here resets before each attempt (its task family says so).
 """
 
 import math
@@ -81,6 +81,7 @@ def _boundless_model() -> mujoco.MjModel:
 
 class PointMass:
     embodiment = POINT_MASS
+    resets_itself = True
 
     def __init__(self, seed: int):
         self.model = point_mass_model()

@@ -156,7 +156,7 @@ def test_a_move_that_came_too_late_is_said(page, three):
 
 
 def test_a_task_is_edited_and_the_page_fits_a_phone(page, screenshots):
-    page.locator("tr", has_text="Block to place").get_by_role("link", name="Edit").click()
+    page.locator("#block-to-place").get_by_role("link", name="Edit").click()
     expect(page.get_by_label("It resets itself after")).to_be_hidden()
     page.get_by_label("Who resets").select_option("self")
     page.get_by_label("It resets itself after").fill("2.5")

@@ -167,7 +167,8 @@ def test_what_a_station_is_told(lab, improve_run, sft_run):
     learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
     assignment, told = actions.list_orders(station=lab.stations[0])
     limits = {"time_limit_steps": lab.task.time_limit_steps, "stall_steps": None, "regression": None}
-    limits |= {"hopeless": None, "fewest_objects": None, "edge_margin": None, "after_failure": None}
+    limits |= {"hopeless": None, "fewest_objects": None, "edge_margin": None, "after_failure": ""}
+    limits |= {"reset_each_attempt": False}
     assert assignment["task"] == {"name": "block2block"} | limits
     judge = sft_run.newest_checkpoint("reward_model")
     assert (told["checkpoint"], told["sha256"]) == (str(policy.uuid), policy.sha256)

@@ -17,6 +17,7 @@ from fleetui.learning import actions as learning
 from fleetui.learning.models import Run
 from robots.attention import need_of
 from robots.control import ACTS as COMMANDS
+from robots.rules import TASK_RULES
 from tests.conftest import ROOT
 from tests.fleetui.lab import as_upload, make_episode
 from training.recipes import SFTRecipe
@@ -25,8 +26,10 @@ from training.recipes import SFTRecipe
 NO_ACTS = {
     "add_member": "is the first start's; people invite",
     "note_seen": "says when somebody was last here",
+    "note_time_zone": "is what a browser says of its person",
     "renew_control": "is the beat of an override, which is in the log itself",
     "record_act": "is how the others write",
+    "set_time_zone": "is one's own, and changes what one sees alone",
 }
 
 
@@ -130,6 +133,7 @@ CALLS = {
     "command_station": lambda s: {"lab_slug": s.row.slug, "station_slug": s.station.slug, "name": "pause"},
     "create_station": lambda s: {"lab": s.row, "name": "Arm 9"},
     "create_task": lambda s: {"lab": s.row, "family": "block_to_place"},
+    "edit_assignment": lambda s: {"assignment": s.assignment(), "priority": "high"},
     "edit_task": lambda s: {"task": s.task, "name": "Another"} | limits(s.task),
     "end_maintenance": lambda s: {"station": s.kept()},
     "generate_dataset": lambda s: {"lab": s.row, "name": "more", "families": ["block2block"], "episodes": 5},
@@ -147,7 +151,7 @@ CALLS = {
     "restore_task": lambda s: {"task": s.archived()},
     "resume_run": lambda s: {"run": s.run("paused")},
     "revoke_invitation": lambda s: {"invitation": s.invitation()},
-    "stop_lab": lambda s: {"lab_slug": s.row.slug},
+    "stop_stations": lambda s: {"lab_slug": s.row.slug},
     "stop_repeating": lambda s: {"assignment": daily(s)},
     "take_help": lambda s: {"request": s.help()},
     "upload_dataset": lambda s: {
@@ -159,8 +163,7 @@ CALLS = {
 
 
 def limits(task):
-    names = inspect.signature(fleet.create_task).parameters.keys() - {"lab", "user", "family", "name", "slug"}
-    return {name: getattr(task, name) for name in names}
+    return {name: getattr(task, name) for name in TASK_RULES}
 
 
 @pytest.mark.parametrize("name", sorted(exported() | CALLS))
@@ -185,6 +188,7 @@ def test_every_act_of_a_user_is_in_the_audit_log(lab, sft_run, dataset, name):
 DOORS = ("fleet/views", "learning/views.py", "api", "live/viewers.py")
 FOR_NOBODY = {
     "checked_args": "looks at what was given",
+    "get_stopper": "asks who gives a stop",
     "lapse_control": "is the end of a lease, which the log has as override_ended",
     "record_failed_log_in": "is of somebody who did not come in",
     "render_episode": "makes pictures of what is stored",
@@ -212,7 +216,7 @@ def called_at_the_doors():
 
 def test_every_action_that_a_door_calls_knows_who_does_it():
     called = called_at_the_doors()
-    assert {"stop_lab", "create_task", "pause_run", "close_help"} <= called.keys()
+    assert {"stop_stations", "create_task", "pause_run", "close_help"} <= called.keys()
     nameless = {name: places for name, places in called.items() if name not in exported().keys() | NO_ACTS.keys()}
     assert nameless.keys() <= FOR_NOBODY.keys(), (
         f"These take no user, so the audit log can't say who did them: {nameless}. Give them one."

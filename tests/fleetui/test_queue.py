@@ -316,8 +316,7 @@ def test_killing_ends_the_episodes_under_way(online, sft_run, monkeypatch):
     monkeypatch.setattr(assignments, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
     actions.cancel_assignment(assignment=row, user=online.users["manager"], force=True)
     assert (again(row).state, again(row).reason) == ("killed", "Killed by east-manager.")
-    commands = [message["name"] for message in told if message["type"] == "command"]
-    assert commands == ["end_episode", "end_episode"]
+    assert [(message["assignment"], message["at_once"]) for message in told] == [(None, True), (None, True)]
 
 
 def test_the_next_one_gets_the_stations_of_one_that_is_cancelled(online, sft_run):
@@ -594,9 +593,9 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
     )
     told = []
     monkeypatch.setattr(assignments, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
-    settings = lambda: [message["args"] for message in told if message.get("name") == "settings"]  # noqa: E731
+    settings = lambda: [message["settings"] for message in told if message["type"] == "assignment"]  # noqa: E731
     row = assign(online, station, task=task, parent=sft_run)
-    assert settings() == [{"self_reset_after_s": None, "shuffle_every_s": 60}]
+    assert settings() and settings()[-1] == {"self_reset_after_s": None, "shuffle_every_s": 60}
     begin(row)
     actions.order_stations_of_run(run=again(row).run)
     order = next(message for message in reversed(told) if message["type"] == "assignment")
@@ -608,7 +607,8 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
         "hopeless": None,
         "fewest_objects": None,
         "edge_margin": None,
-        "after_failure": None,
+        "after_failure": "",
+        "reset_each_attempt": False,
     }
     limits = {"time_limit_steps": 50, "resets": "self", "self_reset_after_s": 2.0, "shuffle_every_s": None}
     rules = {"stall_steps": None, "regression": 4.5, "hopeless": 0.05, "fewest_objects": None, "edge_margin": 0.03}

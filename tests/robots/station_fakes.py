@@ -25,6 +25,7 @@ class FakeWorld:
 
     embodiment = LANGUAGE_TABLE
     renderer = "drawn"
+    resets_itself = True
 
     def __init__(self, seed=0):
         self.resets = 0

@@ -61,6 +61,7 @@ def test_language_table_env_is_cut_at_the_time_limit():
 
 
 def test_example_world_steps_renders_and_asks_for_resets(description):
+    description = dataclasses.replace(description, reset_every_steps=50)
     world, rng = GymnasiumWorld("reacher", 0, description), np.random.default_rng(0)
     for _ in range(3):
         assert world.reset(rng).shape == (10,)
@@ -233,3 +234,27 @@ def test_a_drawn_view_stands_in_for_the_camera(description, monkeypatch):
     monkeypatch.setattr("robots.worlds.gymnasium_world.renderer_name", lambda: "drawn")
     picture = GymnasiumWorld("reacher", 0, description).render(160, 120)
     assert picture.shape == (120, 160, 3) and picture.std() > 5
+
+
+def test_each_attempt_at_the_example_world_has_a_target_of_its_own_and_asks_nobody():
+    run = run_with_example(
+        """
+import numpy as np
+from robots.station import LoadedPolicy, Station
+from robots.worlds import make_world
+now, sent, targets = [0.0], [], []
+station = Station(make_world("reacher", 1), seed=1, emit=sent.append, clock=lambda: now[0])
+task = {"name": "reacher", "time_limit_steps": 3}
+station.receive({"type": "assignment", "assignment": 1, "run": 1, "task": task, "purpose": "practice"})
+station.offer_policy(LoadedPolicy("p", 1, None, "r", None, 0.5, 1, 2.0))
+for _ in range(40):
+    now[0] += 0.1
+    if station.observe() is not None:
+        if not station.recording.steps:
+            targets.append(tuple(np.round(station.observation[4:6], 4)))
+        station.act(np.zeros(2), 9.0, None)
+print(len(set(targets)) == len(targets) >= 4, *sorted({message["type"] for message in sent}), station.need)
+""",
+        EXAMPLE,
+    )
+    assert run.stdout.split() == ["True", "policy_loaded", "telemetry"], run.stderr

@@ -299,7 +299,7 @@ def test_cameras_leave_practice_its_time(server, host, tmp_path):
     until(lambda: len(server.sockets) == 3)
     for member in host.members.values():
         member.station.driver.world.render = render
-    server.send({"type": "command", "id": "s", "name": "settings", "args": {"shuffle_every_s": 1e6}, "ttl_ms": 2000})
+    server.send({"type": "command", "id": "s", "name": "settings", "args": {"shuffle_every_s": 86_400}, "ttl_ms": 2000})
     server.send(ASSIGNMENT)
     server.send(policy_message(server, tmp_path))
     until(lambda: host.steps > 10)

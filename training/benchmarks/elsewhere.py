@@ -24,7 +24,6 @@ class Plan:
     practised: str  # task family, of the same world or of another whose body senses and acts in the same terms
     practice: int  # episodes, at most
     stations: int = 16
-    shuffle_every_s: float = 300.0
     sft: dict = field(default_factory=dict)  # settings of the recipes
     improve: dict = field(default_factory=dict)
 
@@ -77,8 +76,6 @@ def carry_out(plan: Plan, folder: Path, seed: int, report: Report) -> Row:
     second.report, second.part = report, (0.6, 1.0)
     carry_over(first, second, task)
     stations = LocalStations([task.name], plan.stations, seed)
-    for station in stations.stations:
-        station.receive({"type": "welcome", "settings": {"shuffle_every_s": plan.shuffle_every_s}})
     practised, last = keep_versions(second, stations).within(plan.practice)
     wall_s = round(time.monotonic() - started, 1)
     start = Policy.load(second.start / "policy.safetensors")

@@ -22,7 +22,6 @@ PLAN = Plan(
     demonstrations=2400,
     practised=TASK,
     practice=3000,
-    shuffle_every_s=0.1,  # a new goal for every episode
     # An episode that ends some steps early, when the point is as good as there, teaches to arrive at full speed, and
     # momentum does the rest: 18 steps with s = 9, 22 with s = 4 (seed 101).
     sft={"threshold_margin": 6.0},

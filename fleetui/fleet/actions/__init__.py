@@ -10,6 +10,7 @@ from fleetui.fleet.actions.assignments import (
     begin_practice,
     cancel_assignment,
     dispatch_on_commit,
+    edit_assignment,
     end_assignment,
     list_orders,
     lock_queue,
@@ -75,6 +76,7 @@ from fleetui.fleet.actions.people import (
     reset_password,
     revoke_invitation,
 )
+from fleetui.fleet.actions.profiles import note_time_zone, set_time_zone
 from fleetui.fleet.actions.reports import (
     connect_station,
     disconnect_silent_stations,
@@ -114,6 +116,7 @@ __all__ = [
     "dispatch_assignments",
     "dispatch_on_commit",
     "drop_old_spans",
+    "edit_assignment",
     "edit_task",
     "end_assignment",
     "end_maintenance",
@@ -128,6 +131,7 @@ __all__ = [
     "note_absence",
     "note_need",
     "note_seen",
+    "note_time_zone",
     "order_station",
     "order_stations_of_run",
     "record_account",
@@ -148,6 +152,7 @@ __all__ = [
     "reset_password",
     "restore_task",
     "revoke_invitation",
+    "set_time_zone",
     "start_assignment",
     "get_stopper",
     "record_found_stopped",

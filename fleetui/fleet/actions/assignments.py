@@ -1,9 +1,7 @@
 """Assignments: tasks given to stations, and what a station is told to do about them."""
 
 import json
-import time
-import uuid as uuids
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from django.apps import apps
 from django.db import IntegrityError, transaction
@@ -16,13 +14,15 @@ from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import grant_lease
 from fleetui.fleet.models import PRIORITIES, REPEATS, AssignedStation, Assignment, Lab, Lease, Station, Task
+from fleetui.fleet.time_zones import newest_due, zone_named, zone_names
 from fleetui.messages import tell_station_on_commit
 
 PATIENCE = timedelta(hours=24)  # one that has waited so long is not overtaken any more, whatever has priority
 # What the occurrences of a series have in common.
 REPEATED = ("lab", "task", "created_by", "any_count", "parent", "budget_episodes", "budget_hours", "target_success")
-REPEATED += ("priority",)
-REPEAT_PERIODS = {"daily": timedelta(days=1), "weekly": timedelta(days=7)}
+REPEATED += ("priority", "time_zone")
+REPEAT_DAYS = {"daily": 1, "weekly": 7}
+BUDGETS = {"episodes": "budget_episodes", "hours": "budget_hours", "target_success": "target_success"}
 
 
 def lock_queue(lab: Lab) -> None:
@@ -56,21 +56,33 @@ def assign_task(
     priority: str = "normal",
     not_before: datetime | None = None,
     repeats: str = "",
+    time_zone: str = "UTC",
 ) -> Assignment:
     """Give the task to these stations, or to any so many with its body.
 
     With a run they practise as soon as it publishes; the stations must be free. Without one the assignment enters the
-    queue: behind those of its priority or a higher one, and behind all that have waited for a day.
+    queue: behind those of its priority or a higher one, and behind all that have waited for a day. What repeats does
+    so at its time of the day in the time zone.
     """
     problems = _assignment_problems(
-        lab, task, stations, any_count, parent, episodes, hours, target_success, priority, not_before, repeats
+        lab,
+        task,
+        stations,
+        any_count,
+        parent,
+        episodes,
+        hours,
+        target_success,
+        priority,
+        not_before,
+        repeats,
+        time_zone,
     )
     if problems:
         raise Invalid(" ".join(dict.fromkeys(problems.values())), problems)
     lock_queue(lab)
     if run is not None:
         _take_from_waiting_assignments(task, stations)
-    level = next(level for level, word in PRIORITIES.items() if word == priority)
     assignment = Assignment.objects.create(
         lab=lab,
         task=task,
@@ -80,9 +92,10 @@ def assign_task(
         budget_episodes=episodes,
         budget_hours=hours,
         target_success=target_success,
-        priority=level,
+        priority=_level(priority),
         not_before=not_before,
         repeats=repeats,
+        time_zone=time_zone,
         due_at=not_before if repeats else None,
     )
     AssignedStation.objects.bulk_create(AssignedStation(assignment=assignment, station=station) for station in stations)
@@ -99,8 +112,12 @@ def assign_task(
     return assignment
 
 
+def _level(priority: str) -> int:
+    return next(level for level, word in PRIORITIES.items() if word == priority)
+
+
 def _assignment_problems(
-    lab, task, stations, any_count, parent, episodes, hours, target_success, priority, not_before, repeats
+    lab, task, stations, any_count, parent, episodes, hours, target_success, priority, not_before, repeats, time_zone
 ) -> dict[str, str]:
     problems = {}
     if any_count is None and not stations:
@@ -133,6 +150,8 @@ def _assignment_problems(
         problems["not_before"] = "Say when it starts first: it repeats at that time of the day."
     elif repeats and not_before <= timezone.now():
         problems["not_before"] = "The first start of what repeats must lie ahead."
+    if time_zone not in zone_names():
+        problems["time_zone"] = f"{time_zone!r} is no time zone; give one such as Europe/Berlin."
     if not_before is not None and not_before > timezone.now() + timedelta(days=366):
         problems["not_before"] = "The earliest start must lie within a year."
     return problems
@@ -191,16 +210,108 @@ def reorder_assignment(*, assignment: Assignment, before: Assignment | None, use
     dispatch_on_commit(assignment.lab)
 
 
+@transaction.atomic
+def edit_assignment(*, assignment: Assignment, user, **changes) -> Assignment:
+    """Change what is named, of what assign_task takes but the task and a run, while it waits. Another priority gives
+    it the place that a new one would get. What repeats goes on by what it says now; what was made of it before stays.
+    """
+    lab = assignment.lab
+    lock_queue(lab)
+    rows = Assignment.objects.select_related("lab", "task", "parent").select_for_update(of=("self",))
+    row = rows.get(pk=assignment.pk)
+    if not row.waits:
+        raise Conflict(f"It is {row.state}; only what waits in the queue can be edited. Look at the page anew.")
+    before = _wishes_of(row)
+    if any(changes.get(name) is not None for name in BUDGETS):
+        changes = dict.fromkeys(BUDGETS) | changes
+    if changes.get("any_count") is not None:
+        changes = {"stations": []} | changes
+    elif changes.get("stations"):
+        changes = {"any_count": None} | changes
+    after = before | changes
+    after["stations"] = sorted(after["stations"], key=lambda station: station.number)
+    if not after["repeats"]:
+        after["time_zone"] = before["time_zone"]  # of no meaning then
+    changed = {name for name, value in after.items() if value != before[name]}
+    problems = _edit_problems(row, after, changed)
+    if problems:
+        raise Invalid(" ".join(dict.fromkeys(problems.values())), problems)
+    if not changed:
+        return row
+    row.any_count, row.parent = after["any_count"], after["parent"]
+    row.not_before, row.repeats, row.time_zone = (after[name] for name in ("not_before", "repeats", "time_zone"))
+    for name, column in BUDGETS.items():
+        setattr(row, column, after[name])
+    row.priority = _level(after["priority"])
+    row.reason = ""  # what kept it from starting may be what was changed
+    if "stations" in changed:
+        row.places.all().delete()
+        places = [AssignedStation(assignment=row, station=station) for station in after["stations"]]
+        AssignedStation.objects.bulk_create(places)
+    if changed & {"not_before", "repeats", "time_zone"}:
+        PeriodicTask.objects.filter(name=f"assignment {row.pk}").delete()
+        row.schedule = None
+        row.due_at = row.not_before if row.repeats else row.due_at
+    columns = ("any_count", "parent", *BUDGETS.values(), "priority", "not_before", "repeats", "time_zone")
+    row.save(update_fields=[*columns, "reason", "schedule", "due_at"])
+    if row.repeats and row.schedule is None:
+        _schedule(row)
+    if "priority" in changed:
+        enter_queue(row)
+    details = {"assignment": row.pk, "task": row.task.name} | {name: _said(after[name]) for name in sorted(changed)}
+    record_act(lab=lab, kind="assignment_edited", user=user, details=details)
+    dispatch_on_commit(lab)
+    return row
+
+
+def _wishes_of(row: Assignment) -> dict:
+    """As assign_task takes them."""
+    return {
+        "stations": list(row.stations.order_by("number")),
+        "any_count": row.any_count,
+        "parent": row.parent,
+        **{name: getattr(row, column) for name, column in BUDGETS.items()},
+        "priority": PRIORITIES[row.priority],
+        "not_before": row.not_before,
+        "repeats": row.repeats,
+        "time_zone": row.time_zone,
+    }
+
+
+def _edit_problems(row: Assignment, after: dict, changed: set[str]) -> dict[str, str]:
+    """What was right when it was assigned and stays as it is is nobody's mistake now: a start that has passed, say."""
+    problems = _assignment_problems(row.lab, row.task, **after)
+    touched = {
+        "stations": changed & {"stations", "any_count"},
+        "parent": "parent" in changed,
+        "not_before": changed & {"not_before", "repeats"},
+    }
+    problems = {name: problem for name, problem in problems.items() if touched.get(name, True)}
+    if row.series_id and after["repeats"]:
+        problems["repeats"] = "It was made by an assignment that repeats; leave this empty, or edit that one."
+    return problems
+
+
+def _said(value):
+    """A changed value as the audit log keeps it."""
+    if isinstance(value, list):
+        return [station.slug for station in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value if value is None or isinstance(value, (str, int, float)) else value.pk
+
+
 def _schedule(assignment: Assignment) -> None:
     """Celery's beat makes the later ones: its periodic task carries the id of the first, and nothing else."""
-    at = assignment.due_at.astimezone(UTC)
+    zone = zone_named(assignment.time_zone)
+    at = assignment.due_at.astimezone(zone)
     times, _ = CrontabSchedule.objects.get_or_create(
         minute=str(at.minute),
         hour=str(at.hour),
         day_of_week=str(at.isoweekday() % 7) if assignment.repeats == "weekly" else "*",
         day_of_month="*",
         month_of_year="*",
-        timezone="UTC",
+        timezone=zone,
     )
     assignment.schedule = PeriodicTask.objects.create(
         name=f"assignment {assignment.pk}",
@@ -223,8 +334,9 @@ def repeat_assignment(*, assignment_id: int, now: datetime | None = None) -> Ass
     if first is None:
         return None
     lock_queue(first.lab)
-    period = REPEAT_PERIODS[first.repeats]
-    due = first.due_at + (now + timedelta(seconds=30) - first.due_at) // period * period
+    zone = zone_named(first.time_zone)
+    soon = now + timedelta(seconds=30)
+    due = newest_due(first=first.due_at, zone=zone, days=REPEAT_DAYS[first.repeats], by=soon)
     if due <= first.due_at or first.occurrences.filter(due_at=due).exists():
         return None
     family = Assignment.objects.filter(Q(pk=first.pk) | Q(series=first))
@@ -239,7 +351,7 @@ def repeat_assignment(*, assignment_id: int, now: datetime | None = None) -> Ass
         stations = first.places.values_list("station_id", flat=True)
         AssignedStation.objects.bulk_create(AssignedStation(assignment=again, station_id=pk) for pk in stations)
     if before is not None:
-        reason = f"The one of {before.due_at:%a %H:%M} UTC was still {before.state}."
+        reason = f"The one of {before.due_at.astimezone(zone):%a %H:%M %Z} was still {before.state}."
         move_assignment(assignment=again, to="skipped", reason=reason)
     else:
         enter_queue(again)
@@ -338,8 +450,8 @@ def move_assignment(*, assignment: Assignment, to: str, sources: tuple[str, ...]
 
 
 @transaction.atomic
-def end_assignment(*, assignment: Assignment, state: str, reason: str = "") -> bool:
-    """It has ended, one way or another: its stations become free, and idle at the end of their episodes."""
+def end_assignment(*, assignment: Assignment, state: str, reason: str = "", at_once: bool = False) -> bool:
+    """It has ended, one way or another: its stations become free, and idle at the end of their episodes, or at once."""
     if not move_assignment(assignment=assignment, to=state, reason=reason):
         return False
     stations = [place.station for place in assignment.places.filter(live=True).select_related("station__lab")]
@@ -347,9 +459,7 @@ def end_assignment(*, assignment: Assignment, state: str, reason: str = "") -> b
     if assignment.run_id:
         Lease.objects.filter(run_id=assignment.run_id, released_at=None).update(released_at=timezone.now())
     for station in stations:
-        order_station(station=station)
-        if assignment.task.sets_stations:
-            tell_settings(station)
+        order_station(station=station, at_once=at_once)
         show_card(station)
     dispatch_on_commit(assignment.lab)
     return True
@@ -362,11 +472,11 @@ def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> N
     Stations finish their episode. With force they end it where they are: the assignment was killed, not canceled.
     """
     run = _end_alone(assignment)
-    stations = [place.station for place in assignment.places.filter(live=True).select_related("station__lab")]
     ended = end_assignment(
         assignment=assignment,
         state="killed" if force else "canceled",
         reason=f"{'Killed' if force else 'Canceled'} by {user}.",
+        at_once=force,
     )
     if not ended:
         assignment.refresh_from_db()
@@ -374,10 +484,6 @@ def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> N
     details = {"assignment": assignment.pk, "task": assignment.task.name, "force": force}
     for station in list(assignment.stations.all()) or [None]:  # of any that are free, it may have none yet
         record_act(lab=assignment.lab, kind="assignment_canceled", user=user, station=station, details=details)
-    if force:
-        for station in stations:
-            command = {"type": "command", "id": str(uuids.uuid4()), "name": "end_episode", "args": {}, "ttl_ms": 5000}
-            tell_station_on_commit(station.command_group, command | {"sent_at": time.time()})
     if run is not None:
         _cancel_run(run, user)
 
@@ -416,37 +522,32 @@ def _after_assignment_change(assignment: Assignment) -> None:
             if not station.taken_over:  # else the run gets it at the hand-back
                 grant_lease(station=station, run=assignment.run)
         order_station(station=place.station)
-        if assignment.task.sets_stations:
-            tell_settings(place.station)
         show_card(place.station)
-
-
-def tell_settings(station: Station) -> None:
-    """The settings that hold now: a task that has its own came to the station, or left it."""
-    settings = station.settings_json()
-    del settings["speed"]
-    command = {"type": "command", "id": str(uuids.uuid4()), "name": "settings", "args": settings, "ttl_ms": 60_000}
-    tell_station_on_commit(station.command_group, command | {"sent_at": time.time()})
 
 
 def tell_of_task(*, task: Task) -> None:
     """The task was edited: the stations that practise it hear of it; an attempt under way keeps its limits."""
     for place in AssignedStation.objects.filter(live=True, assignment__task=task).select_related("station__lab"):
         order_station(station=place.station)
-        tell_settings(place.station)
 
 
 # What a station is told
 
 
 def list_orders(*, station: Station) -> list[dict]:
-    """What the station should be doing now, in messages of the link protocol; saying it twice does no harm."""
+    """What the station should be doing now, in messages of the link protocol; saying it twice does no harm.
+
+    None of them is a command: a command is a person's word, with the epoch of a lease, and a station refuses it while
+    somebody else is in control. What the server decides by itself has to reach it all the same.
+    """
+    settings = station.settings_json()
+    del settings["speed"]  # a person's command alone
+    order = {"type": "assignment", "purpose": "practice", "settings": settings}
     assignment = station.live_assignment()
     run = assignment.run if assignment else None
     if run is None or not run.practises() or station.maintenance:
-        return [{"type": "assignment", "assignment": None, "run": None, "task": None, "purpose": "practice"}]
-    task = assignment.task.order_json()
-    orders = [{"type": "assignment", "assignment": assignment.pk, "run": run.pk, "task": task, "purpose": "practice"}]
+        return [order | {"assignment": None, "run": None, "task": None}]
+    orders = [order | {"assignment": assignment.pk, "run": run.pk, "task": assignment.task.order_json()}]
     policy = run.published_policy()
     if policy is not None:
         orders.append(run.policy_message(policy))
@@ -455,11 +556,16 @@ def list_orders(*, station: Station) -> list[dict]:
     return orders
 
 
-def order_station(*, station: Station) -> None:
-    """Tell the station on commit what it should be doing; an offline one is told when it connects."""
-    transaction.on_commit(
-        lambda: tell_station_on_commit(station.command_group, *list_orders(station=station)), robust=True
-    )
+def order_station(*, station: Station, at_once: bool = False) -> None:
+    """Tell the station on commit what it should be doing; an offline one is told when it connects. At once: the
+    policy's attempt under way ends where it is.
+    """
+
+    def tell():
+        order, *others = list_orders(station=station)
+        tell_station_on_commit(station.command_group, order | ({"at_once": True} if at_once else {}), *others)
+
+    transaction.on_commit(tell, robust=True)
 
 
 def order_stations_of_run(*, run) -> None:

@@ -22,6 +22,7 @@ from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import Intervention, Lease, Station
 from fleetui.messages import tell_station_on_commit
 from robots.control import ACTS
+from robots.rules import SETTINGS, checked_settings
 
 OPERATOR_LEASE = timedelta(seconds=2)  # from the newest sign of life; afterwards another person may take over
 REASON_LIMIT = 300
@@ -66,6 +67,8 @@ def command_station(
                 epoch = _take_control(station, user).epoch
             _change_rows(station, user, name, args)
             record_command(station, user, name, args)
+            if name == "settings":  # a task's own go before what was set here, also where that was set just now
+                args = {each: value for each, value in station.settings_json().items() if each in args}
         _tell_command(station, user, command_id, name, args, ttl_ms, epoch)
     return {"id": command_id, "epoch": epoch}
 
@@ -92,28 +95,29 @@ def checked_args(name: str, args: dict) -> dict:
     known = {
         "speed": {"value"},
         "drive": {"dx", "dy"},
-        "settings": {"self_reset_after_s", "shuffle_every_s"},
+        "settings": set(SETTINGS) - {"speed"},
         "reset": {"reason"},
         "clear_stop": {"reason"},
     }
     extra = set(args) - known.get(name, set())
     if extra:
         raise Invalid(f"{name} takes no {', '.join(sorted(extra))}.")
-    if name == "speed" and (isinstance(args.get("value"), bool) or args.get("value") not in (0, 1, 4)):
-        raise Invalid("speed takes value 1 (real time), 4, or 0 (as fast as it can).")
+    if name == "speed":
+        args = {"value": _checked_settings({"speed": args.get("value")})["speed"]}
     if name == "drive" and not all(is_number(args.get(axis)) and -1 <= args[axis] <= 1 for axis in ("dx", "dy")):
         raise Invalid("drive takes dx and dy, numbers from -1 to 1.")
     if name == "settings":
-        after, every = args.get("self_reset_after_s"), args.get("shuffle_every_s", 300.0)
-        if after is not None and not (is_number(after) and 0 <= after <= 3600):
-            raise Invalid(
-                "self_reset_after_s is the seconds until the station resets itself, 0 to 3600, or null for never."
-            )
-        if not (is_number(every) and 1 <= every <= 86_400):
-            raise Invalid("shuffle_every_s must be 1 to 86400 seconds.")
+        args = _checked_settings(args)
     if name == "clear_stop":
         args = {"reason": checked_reason(args.get("reason"), "why the stop may be cleared")}
     return args
+
+
+def _checked_settings(given: dict) -> dict:
+    values, problems = checked_settings(given)
+    if problems:
+        raise Invalid(" ".join(problems.values()), problems)
+    return values
 
 
 def checked_reason(reason, what: str) -> str:

@@ -16,6 +16,7 @@ from fleetui.fleet.names import checked_name, free_slug, shown
 from fleetui.messages import tell_station_on_commit
 from robots import tasks as task_families
 from robots.embodiments import Embodiment
+from robots.rules import TASK_RULES, checked_settings, checked_task_rules
 
 OLD_TOKEN_FOR = timedelta(minutes=10)  # time enough to carry the new one to the robot
 
@@ -50,6 +51,9 @@ def create_station(
 ) -> tuple[Station, str]:
     """Returns the station and its token. The token is shown this once: only its hash is kept."""
     name = checked_name(name, "station")
+    settings, problems = checked_settings({"self_reset_after_s": self_reset_after_s, "speed": speed})
+    if problems:
+        raise Invalid(" ".join(problems.values()), problems)
     Lab.objects.select_for_update().get(pk=lab.pk)  # two new stations must not get one number
     _refuse_taken_name(lab.stations, lab, "station", name)
     slug = slug or free_slug(name, "station", lab.stations.values_list("slug", flat=True), 40)
@@ -63,8 +67,7 @@ def create_station(
         seed=seed,
         embodiment=embodiment.to_json() if embodiment else {},
         simulated=simulated,
-        self_reset_after_s=self_reset_after_s,
-        speed=speed,
+        **settings,
         token_hash=Station.hash_token(token),
         token_prefix=token[:6],
     )
@@ -110,17 +113,8 @@ def create_task(
     family: str,
     name: str = "",
     slug: str = "",
-    time_limit_steps: int | None = None,
     description: str = "",
-    resets: str = "",
-    self_reset_after_s: float | None = None,
-    shuffle_every_s: float | None = None,
-    stall_steps: int | None = None,
-    regression: float | None = None,
-    hopeless: float | None = None,
-    fewest_objects: int | None = None,
-    edge_margin: float | None = None,
-    after_failure: str = "",
+    **rules,
 ) -> Task:
     if family not in task_families.TASKS:
         raise Invalid(
@@ -128,87 +122,39 @@ def create_task(
         )
     known = task_families.get_task(family)
     name = checked_name(name.strip() or known.title, "task")
-    limits = {
-        "time_limit_steps": known.time_limit_steps if time_limit_steps is None else time_limit_steps,
-        "resets": resets,
-        "self_reset_after_s": self_reset_after_s,
-        "shuffle_every_s": shuffle_every_s,
-        "stall_steps": stall_steps,
-        "regression": regression,
-        "hopeless": hopeless,
-        "fewest_objects": fewest_objects,
-        "edge_margin": edge_margin,
-        "after_failure": after_failure,
-    }
-    _refuse_limits(known, **limits)
+    values = _checked_rules(known, {each.name: each.default for each in TASK_RULES.values()} | rules)
     Lab.objects.select_for_update().get(pk=lab.pk)  # two new tasks must not get one name
     _refuse_taken_name(lab.tasks, lab, "task", name)
     slug = slug or free_slug(name, "task", lab.tasks.values_list("slug", flat=True), 60)
     description = description or known.description
-    task = Task.objects.create(lab=lab, slug=slug, name=name, family=family, description=description, **limits)
+    task = Task.objects.create(lab=lab, slug=slug, name=name, family=family, description=description, **values)
     record_act(lab=lab, kind="task_created", user=user, details={"task": name})
     return task
 
 
-def _refuse_limits(
-    family: task_families.TaskFamily,
-    *,
-    time_limit_steps,
-    resets,
-    self_reset_after_s,
-    shuffle_every_s,
-    stall_steps,
-    regression,
-    hopeless,
-    fewest_objects,
-    edge_margin,
-    after_failure,
-) -> None:
-    problems = {}
-    if not 1 <= time_limit_steps <= 10_000:
-        problems["time_limit_steps"] = f"A time limit of {time_limit_steps} steps makes no sense; give 1 to 10000."
-    if resets not in Task.RESETS:
-        problems["resets"] = f"{resets!r} resets nothing; choose person or self, or leave it as each station is set."
-    elif resets == "self" and (self_reset_after_s is None or not 0 <= self_reset_after_s <= 3600):
-        problems["self_reset_after_s"] = "Say after how many seconds a station resets itself, 0 to 3600."
-    elif resets != "self" and self_reset_after_s is not None:
-        problems["self_reset_after_s"] = "Only a station that resets itself waits so many seconds; leave this empty."
-    if shuffle_every_s is not None and not 1 <= shuffle_every_s <= 86_400:
-        problems["shuffle_every_s"] = "A shuffle is asked for every 1 to 86400 seconds, or as each station is set."
-    if stall_steps is not None and not 1 <= stall_steps <= 10_000:
-        problems["stall_steps"] = "A stall is 1 to 10000 steps without a new low, or empty for never."
-    if fewest_objects is not None and not 1 <= fewest_objects <= 100:
-        problems["fewest_objects"] = "Practice goes on with 1 to 100 objects, or empty for all of them."
-    if edge_margin is not None and not 0.005 <= edge_margin <= 0.08:
-        problems["edge_margin"] = "Objects are kept 0.005 to 0.08 m from the edge, or empty for no fence."
-    if hopeless is not None and not 0.001 <= hopeless <= 0.5:
-        problems["hopeless"] = "An attempt is hopeless below a P(success) of 0.001 to 0.5, or empty for never."
-    if after_failure:
-        other = task_families.TASKS.get(after_failure)
-        if other is None:
-            problems["after_failure"] = f"{after_failure!r} is no task family; choose one that the body knows."
-        elif other.embodiment != family.embodiment:
-            problems["after_failure"] = f"{other.title} is for another body; choose a family of {family.embodiment}."
-        elif other == family:
-            problems["after_failure"] = "After a failure another family is asked; choose one, or none."
-    if regression is not None and not 0.1 <= regression <= 10_000:
-        problems["regression"] = "A regression is 0.1 to 10000 steps-to-go above the lowest, or empty for never."
+def _checked_rules(family: task_families.TaskFamily, given: dict) -> dict:
+    values, problems = checked_task_rules(given, family, task_families.TASKS)
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
+    if values["time_limit_steps"] is None:
+        values["time_limit_steps"] = family.time_limit_steps
+    return values
 
 
 @transaction.atomic
-def edit_task(*, task: Task, user, name: str = "", description: str = "", **limits) -> Task:
-    """Change all of it but its family. Stations that practise it take the new limits on with their next attempt."""
+def edit_task(*, task: Task, user, name: str | None = None, description: str | None = None, **rules) -> Task:
+    """Change what is named; its family can't change. Stations that practise it take that on with their next attempt."""
     family = task_families.get_task(task.family)
-    if limits.get("time_limit_steps") is None:
-        limits["time_limit_steps"] = family.time_limit_steps
-    _refuse_limits(family, **limits)
+    name = task.name if name is None else name
+    description = task.description if description is None else description
+    if rules.get("resets", "self") != "self":
+        rules = {"self_reset_after_s": None} | rules
+    rules = _checked_rules(family, {each: getattr(task, each) for each in TASK_RULES} | rules)
     name = checked_name(name.strip() or family.title, "task")
     Lab.objects.select_for_update().get(pk=task.lab_id)
     if name != task.name:
         _refuse_taken_name(task.lab.tasks, task.lab, "task", name)
-    Task.objects.filter(pk=task.pk).update(name=name, description=description or family.description, **limits)
+    Task.objects.filter(pk=task.pk).update(name=name, description=description or family.description, **rules)
     task.refresh_from_db()
     record_act(lab=task.lab, kind="task_edited", user=user, details={"task": task.slug})
     tell_of_task(task=task)

@@ -20,6 +20,7 @@ from fleetui.messages import CheckpointsChanged, send_on_commit
 from robots.embodiments import Embodiment
 
 SILENT_AFTER = timedelta(seconds=20)
+LONGEST_TOUCH_S = 86_400.0
 
 
 @transaction.atomic
@@ -160,8 +161,9 @@ def record_touch(*, station: Station, kind: str, reason: str = "", seconds: floa
     """A simulated station reset itself: that counts as a touch too."""
     if kind != "self_reset":
         raise Invalid(f"A station reports the touch self_reset only, not {kind!r}.")
-    if not is_number(seconds) or not 0 <= seconds <= 86_400:
-        raise Invalid("seconds must be a number from 0 to 86400.")
+    if not is_number(seconds) or seconds < 0:
+        raise Invalid("seconds must be a number of 0 or more.")
+    seconds = float(min(seconds, LONGEST_TOUCH_S))  # one that stood paused for days waited longer than any rule asks
     now = timezone.now()
     with transaction.atomic():
         add_touch(station, None, kind, started_at=now - timedelta(seconds=seconds), ended_at=now, reason=str(reason))

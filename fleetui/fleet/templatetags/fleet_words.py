@@ -61,9 +61,9 @@ def ago(moment):
         return "never"
     passed = (timezone.now() - moment).total_seconds()
     return format_html(
-        '<time datetime="{}" title="{} UTC">{}</time>',
+        '<time datetime="{}" title="{}">{}</time>',
         moment.isoformat(),
-        moment.strftime("%Y-%m-%d %H:%M:%S"),
+        timezone.localtime(moment).strftime("%Y-%m-%d %H:%M:%S %Z"),
         "now" if passed < 5 else f"{seconds(passed)} ago",
     )
 

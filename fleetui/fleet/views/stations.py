@@ -15,8 +15,7 @@ from fleetui.fleet.models import SPAN_STATES
 from fleetui.fleet.templatetags.fleet_words import words
 from fleetui.fleet.views.pages import add_refusal, page, render_page
 from robots.embodiments import EMBODIMENTS
-
-SPEEDS = [(1, "1×"), (4, "4×"), (0, "max")]
+from robots.rules import SPEEDS
 
 
 @page
@@ -47,7 +46,7 @@ def render_station(request, station, form, status=200, maintenance_form=None):
         use=selectors.use_of_stations([station], hours=24 * days)[station.pk],
         use_days=days,
         maintenance_form=maintenance_form or MaintenanceForm(),
-        speeds=SPEEDS,
+        speeds=SPEEDS.items(),
         settings_form=form,
         old_token_works=station.old_token_until is not None and station.old_token_until > timezone.now(),
     )

@@ -11,6 +11,7 @@ from fleetui.fleet.forms import AssignForm, TaskForm
 from fleetui.fleet.models import PRIORITIES, Assignment
 from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page
 
+NO_BUDGET = {"episodes": None, "hours": None, "target_success": None}
 ENDED = tuple(state for state in Assignment.STATES if state not in Assignment.LIVE)
 
 
@@ -84,6 +85,29 @@ def queue_rows(lab) -> dict:
         shown["is_last"] = place == len(waiting) - 1
         shown["down"] = waiting[place + 2]["row"].pk if place + 2 < len(waiting) else ""
     return {"working": working, "waiting": waiting}
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def edit_assignment(request, lab_slug, number):
+    """The form of one that waits; what has started is changed by canceling it."""
+    row = access.get_assignment(request.user, lab_slug, number, "assign")
+    form = AssignForm(request.POST or None, lab=row.lab, assignment=row, auto_id="assign_%s")
+    if not row.waits:
+        messages.error(request, f"The assignment of {row.task} is {row.state}: only what waits can be edited.")
+        return redirect("tasks", lab_slug)
+    if request.method == "POST" and form.is_valid():
+        wishes = form.wishes()
+        del wishes["task"]
+        try:
+            actions.edit_assignment(assignment=row, user=request.user, **(NO_BUDGET | wishes))
+        except access.Refused as refused:
+            add_refusal(form, refused)
+        else:
+            messages.success(request, say_assigned(row.lab, row))
+            return redirect("tasks", lab_slug)
+    status = 422 if form.errors else 200
+    return render_page(request, "fleet/assignment.html", row.lab, "tasks", status, row=row, assign_form=form)
 
 
 def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:

@@ -80,6 +80,14 @@ document.querySelector("#theme")?.addEventListener("click", () => {
   document.dispatchEvent(new Event("themechange"));
 });
 
+// ---- a person who is first seen here has the zone of this browser
+if (page.zone === "") {
+  const token = document.querySelector("[name=csrfmiddlewaretoken]")?.value;
+  const seen = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const said = { method: "POST", headers: { "X-CSRFToken": token }, body: new URLSearchParams({ seen }) };
+  if (token && seen) fetch(page.zonePage, said).catch(() => {});
+}
+
 // ---- keys
 const keysDialog = document.querySelector("#keys");
 document.querySelector("#show-keys")?.addEventListener("click", () => keysDialog.showModal());

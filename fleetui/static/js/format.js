@@ -51,13 +51,21 @@ export function ago(date) {
   return seconds < 5 ? "now" : `${duration(seconds)} ago`;
 }
 
+// The person's own zone; the browser's where that is not known yet, or not to this browser.
+export const zone = (() => {
+  try {
+    return new Intl.DateTimeFormat("en", { timeZone: document.body.dataset.zone }).resolvedOptions().timeZone;
+  } catch { return undefined; }
+})();
+export const timeOfDay = (date) => date.toLocaleTimeString("en-GB", { timeZone: zone });
+
 // <time datetime="..."> is relative, with the absolute time on hover.
 export function refreshTimes(root = document) {
   for (const element of root.querySelectorAll("time[datetime]")) {
     const date = new Date(element.dateTime);
     if (Number.isNaN(date.getTime())) continue;
     setText(element, ago(date));
-    element.title = date.toLocaleString();
+    element.title = date.toLocaleString(undefined, { timeZone: zone, dateStyle: "medium", timeStyle: "long" });
   }
 }
 

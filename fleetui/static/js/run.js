@@ -2,7 +2,7 @@
 
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
-import { colour, duration, isNumber, number, percent, refreshTimes, setState, setText, withAlpha, STATES } from "./format.js";
+import { colour, duration, isNumber, number, percent, refreshTimes, setState, setText, timeOfDay, withAlpha, STATES } from "./format.js";
 
 const Plotly = window.Plotly;
 const runId = Number(page.run), kind = page.kind;
@@ -185,7 +185,7 @@ const LOGGED = {
 function drawLog() {
   const log = $("#log");
   const told = metrics.filter((metric) => metric.kind in LOGGED).slice(-200);
-  const notes = told.map((metric) => `${new Date(metric.at).toLocaleTimeString("en-GB")}  ${LOGGED[metric.kind](metric.data)}`);
+  const notes = told.map((metric) => `${timeOfDay(new Date(metric.at))}  ${LOGGED[metric.kind](metric.data)}`);
   const atEnd = log.scrollTop + log.clientHeight > log.scrollHeight - 30;
   setText(log, [...notes, ...(run.log ?? [])].join("\n") || "Nothing written yet.");
   if (atEnd) log.scrollTop = log.scrollHeight;

@@ -1,0 +1,253 @@
+"""The rules of a task and the settings of a station, declared once: name, unit, type, bounds, default, label, help.
+
+The pages' forms, the API's schema, the check of what is stored and the station's reading of what it is told are all
+made from these two classes, so what one of them takes the others take too. A new rule is a field here, a column of Task
+and the place in station.py that obeys it.
+"""
+
+import dataclasses
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+
+class RuleError(ValueError):
+    """A value that a rule doesn't take; the text says what to give instead."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    name: str
+    label: str
+    help: str
+    type: type  # int, float, bool or str
+    default: Any  # None: it may be left empty
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: Mapping[Any, str] | None = None  # what may be chosen, and how pages say it
+
+    @property
+    def wanted(self) -> str:
+        """What it takes, in words."""
+        if self.choices is not None:
+            return "one of " + ", ".join(f"{choice!r} ({words})" for choice, words in self.choices.items())
+        if self.type is bool:
+            return "true or false"
+        if self.type is str:
+            return "text"
+        kind = "a whole number" if self.type is int else "a number"
+        unit = f" {self.unit}" if self.unit else ""
+        empty = ", or empty" if self.default is None else ""
+        return f"{kind} from {self.minimum:g} to {self.maximum:g}{unit}{empty}"
+
+    def check(self, value):
+        """The value in the rule's type; RuleError where it is none that the rule takes."""
+        if value is None and self.default is None:
+            return None
+        if self.choices is not None:
+            fits = type(value) is self.type and value in self.choices
+        elif self.type in (bool, str):
+            fits = type(value) is self.type
+        else:
+            # Comparing is enough: neither NaN nor infinity lies between two numbers.
+            fits = type(value) in (int, float) and self.minimum <= value <= self.maximum
+            fits = fits and (self.type is float or value == int(value))
+        if not fits:
+            raise RuleError(f"“{self.label}” must be {self.wanted}, not {reprlib.repr(value)}.")
+        return self.type(value)
+
+    def json_schema(self) -> dict:
+        """The rule in JSON Schema, for the description of an API."""
+        kind = {int: "integer", float: "number", bool: "boolean", str: "string"}[self.type]
+        schema: dict[str, Any] = {"type": [kind, "null"] if self.default is None else kind}
+        schema |= {"title": self.label, "description": self.help, "default": self.default}
+        if self.choices is not None:
+            schema["enum"] = list(self.choices)
+        elif self.minimum is not None:
+            schema |= {"minimum": self.minimum, "maximum": self.maximum}
+        return schema
+
+
+def rule(type, default, label, help, **declared):
+    """A field of one of the classes below."""
+    metadata = {"type": type, "label": label, "help": help, **declared}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _declared(cls) -> dict[str, Rule]:
+    return {field.name: Rule(field.name, default=field.default, **field.metadata) for field in dataclasses.fields(cls)}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a task allows an attempt and its table. It comes with the assignment; an attempt keeps the rules that it
+    began with.
+    """
+
+    time_limit_steps: int | None = rule(
+        int,
+        None,
+        "Time limit",
+        "Steps of an episode. Empty: the family's own.",
+        unit="steps",
+        minimum=1,
+        maximum=10_000,
+    )
+    stall_steps: int | None = rule(
+        int,
+        None,
+        "Stalled after",
+        "Ends an attempt whose steps-to-go made no new low for so many steps. Empty: never.",
+        unit="steps",
+        minimum=1,
+        maximum=10_000,
+    )
+    regression: float | None = rule(
+        float,
+        None,
+        "Gone wrong at",
+        "Ends an attempt whose steps-to-go rose by so many steps above its lowest. Empty: never.",
+        unit="steps",
+        minimum=0.1,
+        maximum=10_000,
+    )
+    hopeless: float | None = rule(
+        float,
+        None,
+        "Hopeless below",
+        "Ends an attempt whose P(success) stays below this, such as 0.2; one in ten goes on, so that the policy learns "
+        "what comes of it. Empty: never.",
+        minimum=0.001,
+        maximum=0.5,
+    )
+    fewest_objects: int | None = rule(
+        int,
+        None,
+        "Go on with",
+        "Objects that are left: only when fewer are is a person asked for. Empty: as soon as one is lost.",
+        unit="objects",
+        minimum=1,
+        maximum=100,
+    )
+    edge_margin: float | None = rule(
+        float,
+        None,
+        "Keep objects from the edge by",
+        "Metres, such as 0.01: a push of the policy's that goes on is turned aside, so that less falls off. "
+        "Empty: no such fence.",
+        unit="m",
+        minimum=0.005,
+        maximum=0.08,
+    )
+    after_failure: str = rule(
+        str,
+        "",
+        "After a failure ask",
+        "Instructions of another family, until one succeeds or three failed: they spread what lies in each other's "
+        "way. The policy must have been trained on it.",
+    )
+    reset_each_attempt: bool = rule(
+        bool,
+        False,
+        "Reset before each attempt",
+        "A station that can reset its world does so; a real one asks for a person. For goals that only a reset "
+        "changes; a world that can't do without says so itself.",
+    )
+
+    @classmethod
+    def from_json(cls, told: Mapping) -> "Rules":
+        """The task of an assignment; null, and what is missing, is no rule. RuleError where a value is wrong."""
+        given = {name: told[name] for name in RULES if told.get(name) is not None}
+        return cls(**{name: RULES[name].check(value) for name, value in given.items()})
+
+
+SPEEDS = MappingProxyType({1: "1×", 4: "4×", 0: "max"})  # times real time; 0: as fast as the host can
+
+
+@dataclass
+class Settings:
+    """What a station is told of itself, whatever it practises."""
+
+    self_reset_after_s: float | None = rule(
+        float,
+        None,
+        "Reset itself after",
+        "Seconds that a simulated station waits for a person. Empty: for ever. Counts as a touch.",
+        unit="s",
+        minimum=0,
+        maximum=3600,
+    )
+    shuffle_every_s: float = rule(
+        float,
+        300.0,
+        "Ask for a shuffle every",
+        "Seconds of practice without a reset.",
+        unit="s",
+        minimum=1,
+        maximum=86_400,
+    )
+    speed: int = rule(int, 1, "Speed", "Times real time; 0: as fast as it can.", choices=SPEEDS)
+
+    def update(self, told: Mapping) -> None:
+        """Take what is named. RuleError, and nothing is changed, where a value is wrong."""
+        given = {name: SETTINGS[name].check(told[name]) for name in SETTINGS if name in told}
+        for name, value in given.items():
+            setattr(self, name, value)
+
+
+RULES, SETTINGS = _declared(Rules), _declared(Settings)
+RESETS = MappingProxyType(
+    {"": "as each station is set", "person": "a person", "self": "the station itself (simulated ones)"}
+)
+
+# What a task may say: the rules of an attempt, and settings that go before a station's own while it practises.
+TASK_RULES: dict[str, Rule] = RULES | {
+    "resets": Rule("resets", "Who resets", "While a station practises it.", str, "", choices=RESETS),
+    "self_reset_after_s": dataclasses.replace(
+        SETTINGS["self_reset_after_s"],
+        label="It resets itself after",
+        help="Seconds that it waits for a person; only if it resets itself.",
+    ),
+    "shuffle_every_s": dataclasses.replace(
+        SETTINGS["shuffle_every_s"],
+        default=None,
+        help="Seconds of practice without a reset. Empty: as each station is set.",
+    ),
+}
+
+
+def checked_settings(given: Mapping) -> tuple[dict, dict[str, str]]:
+    """Settings in their types, and a sentence for each that is wrong."""
+    return _checked(SETTINGS, given)
+
+
+def checked_task_rules(given: Mapping, family, families: Mapping) -> tuple[dict, dict[str, str]]:
+    """A task's rules in their types, and a sentence for each that is wrong, by itself or together with another."""
+    values, problems = _checked(TASK_RULES, given)
+    if values.get("resets") == "self" and values.get("self_reset_after_s", 0) is None:
+        problems["self_reset_after_s"] = "Say after how many seconds a station resets itself."
+    elif values.get("resets", "self") != "self" and values.get("self_reset_after_s") is not None:
+        problems["self_reset_after_s"] = "Only a station that resets itself waits so many seconds; leave this empty."
+    if other := values.get("after_failure"):
+        if other not in families:
+            problems["after_failure"] = f"{other!r} is no task family; choose one that the body knows."
+        elif families[other].embodiment != family.embodiment:
+            problems["after_failure"] = (
+                f"{families[other].title} is for another body; choose a family of {family.embodiment}."
+            )
+        elif other == family.name:
+            problems["after_failure"] = "After a failure another family is asked; choose one, or none."
+    return values, problems
+
+
+def _checked(rules: Mapping[str, Rule], given: Mapping) -> tuple[dict, dict[str, str]]:
+    values, problems = {}, {}
+    for name, value in given.items():
+        try:
+            values[name] = rules[name].check(value)
+        except RuleError as error:
+            problems[name] = str(error)
+    return values, problems
