@@ -63,7 +63,7 @@ FAULTS = [
 @pytest.mark.parametrize(("name", "fault"), FAULTS)
 def test_a_driver_that_fails_keeps_its_episode_and_asks_for_a_person_with_the_reason(name, fault):
     far = loaded_policy(reward_model=FakeRewardModel(distance=500))
-    bench = Bench().practise(far, time_limit_steps=4, edge_margin=0.5)
+    bench = Bench().practise(far, time_limit_steps=4, edge_margin=0.05)
     assert bench.tick() and bench.tick()
     setattr(bench.world, name, fault)
     if name == "reset":

@@ -126,7 +126,11 @@ def test_worlds_file_describes_a_body(tmp_path):
         ("control_hz = 25", "control_hz = inf", "from 0.1 to 1000"),
         ("control_hz = 25", "control_hz = nan", "from 0.1 to 1000"),
         ("control_hz = 25", "control_hz = 5e-324", "from 0.1 to 1000"),
-        ("time_limit_steps = 50", f"time_limit_steps = 1{'0' * 400}", "time_limit_steps must be"),
+        (
+            "time_limit_steps = 50",
+            f"time_limit_steps = 1{'0' * 400}",
+            "time_limit_steps is wrong: “Time limit” must be",
+        ),
         ("at_least = 1", "at_least = nan", "at_least or at_most"),
         ("at_least = 1", "at_least = inf", "at_least or at_most"),
         ("at_least = 1", "at_least = true", "at_least or at_most"),

@@ -246,7 +246,7 @@ now, sent, targets = [0.0], [], []
 station = Station(make_world("reacher", 1), seed=1, emit=sent.append, clock=lambda: now[0])
 task = {"name": "reacher", "time_limit_steps": 3}
 station.receive({"type": "assignment", "assignment": 1, "run": 1, "task": task, "purpose": "practice"})
-station.offer_policy(LoadedPolicy("p", 1, None, "r", None, 0.5, 1, 2.0))
+station.offer_policy(LoadedPolicy("p", 1, None, "r", None, 0.5, 1, 2.0, taught=0))
 for _ in range(40):
     now[0] += 0.1
     if station.observe() is not None:

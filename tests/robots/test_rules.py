@@ -100,7 +100,7 @@ def goals_of(station, clock, attempts):
         if station.observe() is None:
             continue
         if not station.recording.steps:
-            goals.append(tuple(station.world.goal))
+            goals.append(tuple(station.driver.world.goal))
         if len(goals) == attempts:
             break
         station.act(np.zeros(2, np.float32), 1e9, None)
@@ -131,9 +131,9 @@ def test_a_real_world_asks_for_a_person_before_each_attempt():
     station, clock, _ = of_point_mass(RealPointMass())
     assert len(goals_of(station, clock, 2)) == 1, "the first is fresh, and the second waits"
     assert station.control.state == "needs_person" and "before each attempt" in station.control.reason
-    before = tuple(station.world.goal)
+    before = tuple(station.driver.world.goal)
     station.receive({"type": "command", "id": "r", "name": "reset", "args": {}, "epoch": 1, "by": "ada"})
-    assert station.control.state == "practising" and tuple(station.world.goal) != before
+    assert station.control.state == "practising" and tuple(station.driver.world.goal) != before
     assert len(goals_of(station, clock, 2)) == 1
 
 
