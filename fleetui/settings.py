@@ -110,7 +110,6 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django.contrib.humanize",
     "channels",
-    "ninja",
     "django_celery_beat",
     "pgtrigger",
     "fleetui.fleet",
