@@ -184,9 +184,13 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 
 STATIC_URL = "/static/"
-STATICFILES_DIRS = [folder for folder in [BASE_DIR / "fleetui" / "static"] if folder.is_dir()]
-# Files are served from where they lie: there is no collecting step to forget.
-WHITENOISE_USE_FINDERS = True
+STATICFILES_DIRS = [BASE_DIR / "fleetui" / "static"]
+STATIC_ROOT = DATA / "static"  # what `manage.py start` collects
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "fleetui.static_files.HashedFiles"},
+}
 # They are small, so that Django reads them whole before it sends them is no news for the log.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 

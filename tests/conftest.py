@@ -39,6 +39,9 @@ def pytest_configure(config):
         import django
 
         django.setup()
+        from django.core.management import call_command
+
+        call_command("collectstatic", verbosity=0, interactive=False)  # pages name files by their hash
 
 
 @pytest.fixture(scope="session")

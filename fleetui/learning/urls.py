@@ -14,5 +14,4 @@ urlpatterns = [
         name="control_run",
     ),
     path("labs/<slug:lab_slug>/datasets/", views.datasets, name="datasets"),
-    path("plotly.js", views.plotly_js, name="plotly_js"),
 ]

@@ -1,13 +1,9 @@
 """The pages of learning: runs, the launch form, a run as it goes, datasets. Curves grow over the live socket."""
 
-from pathlib import Path
-
-import plotly
 from django.contrib import messages
 from django.db.models import OuterRef, Subquery
-from django.http import FileResponse, Http404
+from django.http import Http404
 from django.shortcuts import redirect
-from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
@@ -18,7 +14,6 @@ from fleetui.learning.models import Metric
 from training.recipes import RECIPES
 
 LAUNCH_FROM = ("dataset", "parent", "assignment")  # what a link to the launch form may choose
-PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 CONTROLS = {
     "cancel": (actions.cancel_run, "is being canceled; it keeps its checkpoints."),
     "pause": (actions.pause_run, "pauses at the end of the update under way."),
@@ -128,10 +123,3 @@ def add_dataset(request, lab, act, given) -> str:
         return f"{made} is being generated; it can be trained on when it is ready."
     made = actions.upload_dataset(lab=lab, user=request.user, name=given["name"], body=given["file"].read())
     return f"{made}: {made.episodes} episodes were admitted."
-
-
-@require_GET
-@cache_control(max_age=86_400, public=True)
-def plotly_js(request):
-    """plotly.js as the installed plotly package carries it: no CDN, and one version for pages and for Dash."""
-    return FileResponse(open(PLOTLY_JS, "rb"), content_type="text/javascript")

@@ -157,6 +157,8 @@ class Command(BaseCommand):
             call_command("migrate", verbosity=0, interactive=False)
         with self.step("Looking after log-ins, tasks and stations"):
             tokens = first_start.prepare(stations)
+        with self.step("Collecting scripts and styles"):
+            call_command("collectstatic", verbosity=0, interactive=False, clear=True)
         # The pool's threads end here: a process with threads should not fork.
         connection.close_pool()
         with self.step("Starting the web server"):
