@@ -205,8 +205,11 @@ class AssignForm(forms.Form):
         # What the newest demonstrations show is what a policy will know.
         shown = lab.datasets.filter(state="ready").order_by("-id").first()
         self.fields["task"].initial = shown and selectors.list_tasks(lab).filter(family__in=shown.families).first()
-        self.fields["parent"].queryset = sources = learning.list_sources(lab)
+        self.fields["parent"].queryset = sources = learning.list_parents(lab)
         self.fields["parent"].initial = sources.first()
+        self.impossible = ""  # why what a link asks for can't be had: nothing else is chosen in its place
+        if asked := self.initial.get("parent"):
+            self.initial["parent"], self.impossible = learning.find_parent(lab, asked)
         self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
         if not sources.exists():
             self.fields["parent"].help_text = "No run has left a policy yet; a person launches one later."

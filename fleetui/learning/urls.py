@@ -13,5 +13,10 @@ urlpatterns = [
         views.control_run,
         name="control_run",
     ),
+    re_path(
+        r"^labs/(?P<lab_slug>[-\w]+)/runs/(?P<run_id>\d+)/(?P<role>policy|reward_model)\.safetensors$",
+        views.run_checkpoint,
+        name="run_checkpoint",
+    ),
     path("labs/<slug:lab_slug>/datasets/", views.datasets, name="datasets"),
 ]

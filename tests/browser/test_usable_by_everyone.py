@@ -53,6 +53,7 @@ OTHERS = {
     "labs/<slug:lab_slug>/audit/export.<slug:kind>",
     "labs/<slug:lab_slug>/tasks/queue",
     r"^labs/(?P<lab_slug>[-\w]+)/runs/(?P<run_id>\d+)/(?P<act>cancel|pause|resume)$",
+    r"^labs/(?P<lab_slug>[-\w]+)/runs/(?P<run_id>\d+)/(?P<role>policy|reward_model)\.safetensors$",
 }
 
 
