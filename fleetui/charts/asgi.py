@@ -32,7 +32,7 @@ def guarded(environ, start_response):
         request.session = SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
         user = get_user(request)
         if not user.is_authenticated:
-            if request.path.startswith(CALLBACK):
+            if request.path_info.startswith(CALLBACK):
                 return refuse(start_response, 401, "You are logged out; log in again, then reload this page.")
             target = f"{settings.LOGIN_URL}?next={quote(request.get_full_path())}"
             return refuse(start_response, 302, "Log in first.", ("Location", target))

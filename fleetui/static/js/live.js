@@ -2,7 +2,7 @@
 // only) and commands to stations. It reconnects by itself; while it is down, <body data-offline> marks everything as stale.
 // A station that this page took control of hears a beat every 400 ms; when the page is gone, the beats are, and it holds still.
 
-import { forgetServerTime, hearServerTime, knowsServerTime, serverNow } from "./format.js";
+import { forgetServerTime, hearServerTime, knowsServerTime, root, serverNow } from "./format.js";
 
 const COMMAND_TIMEOUT_MS = 8000;
 const BEAT_EVERY_MS = 400;
@@ -29,7 +29,7 @@ class Live extends EventTarget {
   connect() {
     if (this.socket) return;
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = this.socket = new WebSocket(`${scheme}://${location.host}/ws/live`);
+    const socket = this.socket = new WebSocket(`${scheme}://${location.host}${root}ws/live`);
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
       this.delay = 400;
@@ -170,9 +170,10 @@ setInterval(() => live.sayLost(), 1000);
 
 // A POST to the HTTP API, for what needs no socket. {ok, error, ...what the server answered}
 export async function postApi(path, body = {}) {
-  const token = document.cookie.split("; ").find((each) => each.startsWith("csrftoken="))?.slice(10) ?? "";
+  const name = `csrftoken${root.slice(0, -1).replaceAll("/", "_")}=`;   // as settings.py calls it
+  const token = document.cookie.split("; ").find((each) => each.startsWith(name))?.slice(name.length) ?? "";
   try {
-    const answer = await fetch(`/api/${path}`, { method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token }, body: JSON.stringify(body) });
+    const answer = await fetch(`${root}api/${path}`, { method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token }, body: JSON.stringify(body) });
     const said = await answer.json().catch(() => ({}));
     return { ...said, ok: answer.ok, error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
   } catch {

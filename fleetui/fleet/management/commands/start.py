@@ -215,7 +215,8 @@ class Command(BaseCommand):
 
     def welcome(self):
         took = time.monotonic() - self.began
-        self.say(f"\nThe fleet runs at http://localhost:{settings.PORT}/ (started in {took:.1f} s)\n")
+        here = settings.PUBLIC_ORIGIN or f"http://localhost:{settings.PORT}"
+        self.say(f"\nThe fleet runs at {here}{settings.BASE_PATH}/ (started in {took:.1f} s)\n")
         self.say(first_start.logins_text())
         self.say(f"\nLogs are in {settings.DATA / 'logs'}. Ctrl-C stops everything.")
 
