@@ -155,7 +155,8 @@ class ImproveForm(LaunchForm):
         self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
         parent = parents.first()
         if asked := self.initial.get("parent"):
-            parent, problem = selectors.find_parent(lab, asked)
+            found, problem = selectors.find_parent(lab, asked)
+            parent = found or parent
             if problem:
                 self.refuse("parent", problem)
         self.fields["task"].queryset = lab.tasks.filter(archived_at=None).order_by("name")
