@@ -39,9 +39,9 @@ def pytest_configure(config):
         import django
 
         django.setup()
-        from django.core.management import call_command
+        from fleetui import static_files
 
-        call_command("collectstatic", verbosity=0, interactive=False)  # pages name files by their hash
+        static_files.collect()  # pages name files by their hash
 
 
 @pytest.fixture(scope="session")

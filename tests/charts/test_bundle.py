@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.contrib.staticfiles.finders import get_finder
 from django.templatetags.static import static
 from django.test import Client
 from plotly.offline import get_plotlyjs_version
 
+from fleetui import static_files
 from fleetui.charts import figures
 from tests.charts.test_guard import ask, researcher  # noqa: F401 (a fixture)
 
@@ -65,3 +67,20 @@ def test_dash_s_own_scripts_are_compressed(researcher):  # noqa: F811
     assert status == 200 and headers["Content-Encoding"] == "gzip" and headers["Vary"] == "Accept-Encoding"
     assert int(headers["Content-Length"]) == len(sent) < 0.4 * len(gzip.decompress(sent))
     assert gzip.decompress(sent).decode() == ask(script, researcher)[2]
+
+
+def test_files_are_collected_once_for_each_state_of_the_sources(monkeypatch, settings):
+    runs = []
+    monkeypatch.setattr(static_files, "call_command", lambda name, **options: runs.append(name))
+    static_files.collect()
+    assert runs == []  # the test run collected them
+    settings.STATICFILES_DIRS = []
+    get_finder.cache_clear()
+    stamp = Path(settings.STATIC_ROOT) / "collected.txt"
+    before = stamp.read_text()
+    try:
+        static_files.collect()
+    finally:
+        stamp.write_text(before)
+        get_finder.cache_clear()
+    assert runs == ["collectstatic"]

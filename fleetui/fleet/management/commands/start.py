@@ -23,7 +23,7 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import BaseCommand
 from django.db import connection
 
-from fleetui import embedded
+from fleetui import embedded, static_files
 from fleetui.fleet import first_start
 
 # Every process of a fleet inherits this variable: by it a descendant is known, whoever its parent is by now.
@@ -158,7 +158,7 @@ class Command(BaseCommand):
         with self.step("Looking after log-ins, tasks and stations"):
             tokens = first_start.prepare(stations)
         with self.step("Collecting scripts and styles"):
-            call_command("collectstatic", verbosity=0, interactive=False, clear=True)
+            static_files.collect()
         # The pool's threads end here: a process with threads should not fork.
         connection.close_pool()
         with self.step("Starting the web server"):
