@@ -5,12 +5,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --constraint .ci/constraints.txt
 
-.PHONY: run test chromium
+.PHONY: run test chromium nginx
 
 run: $(VENV)/.installed $(VENV)/.graphics
 	@exec $(PY) manage.py start $(if $(STATIONS),--stations $(STATIONS))
 
-test: $(VENV)/.installed-tests $(VENV)/.graphics chromium
+test: $(VENV)/.installed-tests $(VENV)/.graphics chromium nginx
 	@exec $(PY) -m pytest $(TESTS)
 
 $(VENV)/.venv-made:
@@ -49,3 +49,6 @@ $(VENV)/.graphics: | $(VENV)/.venv-made
 
 chromium: $(VENV)/.installed-tests
 	@$(PY) tests/chromium.py
+
+nginx: $(VENV)/.installed-tests
+	@$(PY) tests/nginx.py

@@ -4,11 +4,13 @@ Frames are kept in this process' memory (live/frames.py), which is why there is 
 """
 
 import os
+from urllib.parse import urlsplit
 
 from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.http.request import split_domain_port
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetui.settings")
 django_app = get_asgi_application()
@@ -24,12 +26,29 @@ CHARTS = "/charts/app/"
 LARGEST_BODY = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 
 
+def as_asked(scope):
+    """A proxy may drop the sub-path, the port or https on the way; what the browser asked for (FLEETUI_URL) is put back
+    here, so that addresses, redirects and the checks of where a request comes from are right everywhere after.
+    """
+    path, base = scope["path"], settings.BASE_PATH
+    if not f"{path}/".startswith(f"{base}/"):
+        path = base + path
+    asked = {**scope, "root_path": base, "path": f"{base}/" if path == base else path}
+    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+    if settings.PUBLIC_HOST and split_domain_port(host)[0] == settings.PUBLIC_HOST:
+        public = urlsplit(settings.PUBLIC_ORIGIN)
+        headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+        asked["headers"] = [*headers, (b"host", public.netloc.encode())]
+        asked["scheme"] = public.scheme.replace("http", "ws") if scope["type"] == "websocket" else public.scheme
+    return asked
+
+
 async def pages(scope, receive, send):
-    """Dash sees the full path (it was told its prefix) and guards itself by the Django session."""
+    """Dash's pages guard themselves by the Django session."""
     if "\0" in scope["path"] or b"%00" in scope["query_string"]:
         await refuse(send, 400, "The address holds a NUL character, which nothing here has in its name.")
         return
-    app = dash_asgi if scope["path"].startswith(CHARTS) else django_app
+    app = dash_asgi if scope["path"].removeprefix(settings.BASE_PATH).startswith(CHARTS) else django_app
     await refuse_large_bodies(app, scope, receive, send)
 
 
@@ -92,10 +111,14 @@ async def lifespan(scope, receive, send):
             return
 
 
-application = ProtocolTypeRouter(
+served = ProtocolTypeRouter(
     {
         "http": pages,
         "websocket": AuthMiddlewareStack(URLRouter(websocket_urlpatterns)),
         "lifespan": lifespan,
     }
 )
+
+
+async def application(scope, receive, send):
+    await served(as_asked(scope) if "path" in scope else scope, receive, send)

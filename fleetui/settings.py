@@ -8,11 +8,13 @@
     REDIS_URL      redis://host:6379/0 or unix:///path/to/socket            the embedded Valkey
     DEBUG          1 shows errors in the browser                            0
     FLEETUI_HTTPS  1 marks cookies secure, behind a proxy that speaks https  0
+    FLEETUI_URL    the address that people type where a proxy stands before  none
 
 The embedded servers' socket paths follow from FLEETUI_DATA alone, so any manage.py command finds a running fleet.
 """
 
 import os
+import re
 import secrets
 import warnings
 from datetime import timedelta
@@ -24,6 +26,8 @@ from django.core.exceptions import ImproperlyConfigured
 from fleetui import embedded
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+# What addresses of the fleet begin with; tests/test_proxy.py keeps it true.
+FIRST_NAMES = ("api", "charts", "healthz", "invitations", "labs", "login", "logout", "static", "ws")
 
 
 def read_flag(name, default=False):
@@ -42,6 +46,33 @@ def read_port():
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise ImproperlyConfigured(f"PORT={text!r} is not a port: set it to a number from 1 to 65535.")
     return int(text)
+
+
+def read_public_url():
+    """Returns (origin, host name, sub-path) of the address that people type, behind a proxy; else three empty texts."""
+    url = os.environ.get("FLEETUI_URL", "").strip()
+    if not url:
+        return "", "", ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    is_plain = host and not (parts.query or parts.fragment) and re.fullmatch(r"(/[\w.~-]+)*/?", parts.path)
+    if not is_plain or parts.scheme not in ("http", "https"):
+        raise ImproperlyConfigured(f"FLEETUI_URL={url!r} must look like https://fleet.example:8443/fleet/.")
+    if parts.path.split("/")[1:2] in ([name] for name in FIRST_NAMES):
+        raise ImproperlyConfigured(
+            f"FLEETUI_URL={url!r}: the fleet's own addresses begin like that; choose another path."
+        )
+    host = bracketed(host)
+    is_default = port in (None, {"http": 80, "https": 443}[parts.scheme])
+    return f"{parts.scheme}://{host}{'' if is_default else f':{port}'}", host, parts.path.rstrip("/")
+
+
+def bracketed(host):
+    """An IPv6 address as browsers write it in an address."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def read_database(name="DATABASE_URL"):
@@ -112,10 +143,12 @@ PORT = read_port()
 DEBUG = read_flag("DEBUG")
 SECRET_KEY = read_secret_key()
 
-HOST_NAMES = [name.strip() for name in os.environ.get("FLEETUI_HOST", "").split(",") if name.strip()]
-ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *HOST_NAMES]
-# Only asking for other names opens the server to other machines.
-BIND_ADDRESS = "0.0.0.0" if HOST_NAMES else "127.0.0.1"
+HOST_NAMES = [bracketed(name.strip()) for name in os.environ.get("FLEETUI_HOST", "").split(",") if name.strip()]
+PUBLIC_ORIGIN, PUBLIC_HOST, BASE_PATH = read_public_url()
+FORCE_SCRIPT_NAME = BASE_PATH or None
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *HOST_NAMES, *([PUBLIC_HOST] if PUBLIC_HOST else [])]
+# Only asking for other names opens the server to other machines: then on every address, IPv4 and IPv6.
+BIND_ADDRESS = "" if HOST_NAMES else "127.0.0.1"
 
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -125,7 +158,6 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django.contrib.humanize",
     "channels",
-    "ninja",
     "django_celery_beat",
     "pgtrigger",
     "axes",
@@ -205,10 +237,14 @@ LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
 
-STATIC_URL = "/static/"
-STATICFILES_DIRS = [folder for folder in [BASE_DIR / "fleetui" / "static"] if folder.is_dir()]
-# Files are served from where they lie: there is no collecting step to forget.
-WHITENOISE_USE_FINDERS = True
+STATIC_URL = f"{BASE_PATH}/static/"
+STATICFILES_DIRS = [BASE_DIR / "fleetui" / "static"]
+STATIC_ROOT = DATA / "static"  # what `manage.py start` collects
+WHITENOISE_KEEP_ONLY_HASHED_FILES = True
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "fleetui.static_files.HashedFiles"},
+}
 # They are small, so that Django reads them whole before it sends them is no news for the log.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 
@@ -231,16 +267,20 @@ AXES_LOCKOUT_TEMPLATE = "locked_out.html"
 AXES_DISABLE_ACCESS_LOG = True  # the audit log has the log-ins
 AXES_ENABLE_ADMIN = False
 AXES_VERBOSE = False
-LOGIN_URL = "/login"
-LOGIN_REDIRECT_URL = "/"
-LOGOUT_REDIRECT_URL = "/login"
+LOGIN_URL = LOGOUT_REDIRECT_URL = f"{BASE_PATH}/login"
+LOGIN_REDIRECT_URL = f"{BASE_PATH}/"
+# Another site may stand under the same name: under a sub-path cookies go there alone and have names of their own.
+SESSION_COOKIE_PATH = CSRF_COOKIE_PATH = f"{BASE_PATH}/"
+SESSION_COOKIE_NAME, CSRF_COOKIE_NAME = (name + BASE_PATH.replace("/", "_") for name in ("sessionid", "csrftoken"))
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
 # Behind a proxy that speaks https cookies may be marked secure; plain http on localhost would lose them.
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = read_flag("FLEETUI_HTTPS")
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SESSION_COOKIE_SECURE else None
-CSRF_TRUSTED_ORIGINS = [f"https://{name}" for name in HOST_NAMES] if SESSION_COOKIE_SECURE else []
+HTTPS = read_flag("FLEETUI_HTTPS")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS or PUBLIC_ORIGIN.startswith("https:")
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+CSRF_TRUSTED_ORIGINS = [f"https://{name}" for name in HOST_NAMES] if HTTPS else []
+CSRF_TRUSTED_ORIGINS += [PUBLIC_ORIGIN] if PUBLIC_ORIGIN else []
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "SAMEORIGIN"  # the charts stand in a frame of our own page

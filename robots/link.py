@@ -29,7 +29,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
@@ -597,7 +597,7 @@ class Link:
                 self._wanted_policy = None
 
     def _address(self, url: str) -> str:
-        address = urljoin(self.server + "/", url)
+        address = self.server + url if url.startswith("/") else url  # the server may stand under a sub-path
         if urlsplit(address)[:2] != urlsplit(self.server)[:2]:
             raise Refused(
                 f"The server named a checkpoint elsewhere ({urlsplit(address).netloc}); the token stays here."

@@ -38,6 +38,9 @@ def pytest_configure(config):
         import django
 
         django.setup()
+        from fleetui import static_files
+
+        static_files.collect()  # pages name files by their hash
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from pydantic import AwareDatetime, Field, WithJsonSchema, create_model
 from fleetui import access, failures
 from fleetui.access import Invalid, NotFound
 from fleetui.answers import JsonAnswer, StrictParser, StrictRenderer
+from fleetui.api.reference import Reference
 from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet import queue
 from fleetui.fleet import selectors as fleet
@@ -35,6 +36,7 @@ api = NinjaAPI(
     title="Robot fleet",
     version="1",
     description="Watch, command and teach a fleet of robots. People use session and CSRF token; stations a token each.",
+    docs=Reference(),
     docs_url="/docs",
     openapi_url="/openapi.json",
     parser=StrictParser(),
@@ -55,7 +57,7 @@ def answer_refused(request, error):
 
 @api.exception_handler(AuthenticationError)
 def answer_unauthenticated(request, error):
-    if request.path.startswith("/api/station/"):
+    if request.path_info.startswith("/api/station/"):
         sentence = (
             "Missing or unknown token: send the station's token as Authorization: Bearer TOKEN; a manager can make one."
         )

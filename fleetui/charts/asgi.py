@@ -3,6 +3,8 @@
 Dash's callbacks are POSTs that Django's CSRF check never sees, so a POST must come from a page of this very site.
 """
 
+import gzip
+from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -19,7 +21,9 @@ from fleetui import failures
 from fleetui.charts.dash_app import PREFIX, app
 
 CALLBACK = f"{PREFIX}_dash-"
+SCRIPTS = f"{PREFIX}_dash-component-suites/"
 THREADS = 4
+compress = lru_cache(maxsize=64)(gzip.compress)
 
 
 def guarded(environ, start_response):
@@ -29,7 +33,7 @@ def guarded(environ, start_response):
         request.session = SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
         user = get_user(request)
         if not user.is_authenticated:
-            if request.path.startswith(CALLBACK):
+            if request.path_info.startswith(CALLBACK):
                 return refuse(start_response, 401, "You are logged out; log in again, then reload this page.")
             target = f"{settings.LOGIN_URL}?next={quote(request.get_full_path())}"
             return refuse(start_response, 302, "Log in first.", ("Location", target))
@@ -86,6 +90,18 @@ def refuse(start_response, status: int, sentence: str, *headers):
 def shield(response):
     response.headers["X-Frame-Options"] = "SAMEORIGIN"
     response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+@app.server.after_request
+def shrink(response):
+    """Dash's own scripts, as WhiteNoise does with the site's."""
+    if flask.request.path.startswith(SCRIPTS) and response.status_code == 200:
+        response.vary.add("Accept-Encoding")
+        if "gzip" in flask.request.accept_encodings:
+            response.direct_passthrough = False
+            response.set_data(compress(response.get_data()))
+            response.headers["Content-Encoding"] = "gzip"
     return response
 
 

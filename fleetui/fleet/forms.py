@@ -168,6 +168,7 @@ class AssignForm(forms.Form):
             zone = assignment.time_zone if assignment.repeats else zone
             kwargs["initial"] = self.wishes_of(assignment, zone)
         super().__init__(*args, **kwargs)
+        self.impossible = ""  # why what a link asks for can't be had: nothing else is chosen in its place
         if assignment is None:
             self.offer_first_choices(lab)
         else:
@@ -179,7 +180,7 @@ class AssignForm(forms.Form):
         own = format_html(' (<a href="{}">your time zone</a>)', reverse("time_zone"))
         own = own if zone == timezone.get_current_timezone_name() else ""
         self.fields["not_before"].help_text = format_html("Time in {}{}. Empty: as soon as it can.", zone, own)
-        sources = learning.list_sources(lab)
+        sources = learning.list_parents(lab)
         if assignment is not None and assignment.parent_id:
             sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
         self.fields["parent"].queryset = sources
@@ -193,7 +194,9 @@ class AssignForm(forms.Form):
         # What the newest demonstrations show is what a policy will know.
         shown = lab.datasets.filter(state="ready").order_by("-id").first()
         self.fields["task"].initial = shown and selectors.list_tasks(lab).filter(family__in=shown.families).first()
-        self.fields["parent"].initial = learning.list_sources(lab).first()
+        self.fields["parent"].initial = learning.list_parents(lab).first()
+        if asked := self.initial.get("parent"):
+            self.initial["parent"], self.impossible = learning.find_parent(lab, asked)
         self.fields["stations"].initial = selectors.free_stations(lab)
 
     @staticmethod

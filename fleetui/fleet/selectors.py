@@ -7,6 +7,7 @@ from datetime import date, datetime, time, timedelta
 
 import numpy as np
 from django.db.models import Count, Q, Sum
+from django.urls import reverse
 from django.utils import timezone
 
 from fleetui.access import Invalid, Refused
@@ -281,7 +282,7 @@ def station_embodiment(station: Station) -> Embodiment:
 
 def jump_targets(lab: Lab, query: str, limit: int = 8) -> list[dict]:
     """What Ctrl+K offers: stations, runs, tasks and episodes that contain the words."""
-    base = f"/labs/{lab.slug}"
+    base = reverse("wall", args=[lab.slug]).rstrip("/")
     found = [
         {"kind": "station", "title": row.name, "url": f"{base}/stations/{row.slug}"}
         for row in lab.stations.filter(Q(name__icontains=query) | Q(slug__icontains=query))[:limit]

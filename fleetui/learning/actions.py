@@ -311,13 +311,9 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
             )
         return problems
     if parent is None or parent.lab_id != lab.pk:
-        problems["parent"] = "Choose the SFT run whose policy and reward model to start from."
-    elif parent.kind == "sft" and parent.state != "completed":
-        problems["parent"] = f"{parent} is no completed SFT run; choose one."
-    elif parent.is_live:
-        problems["parent"] = f"{parent} is still {parent.state}; wait until it has ended or choose another run."
-    elif parent.best_checkpoint("policy") is None or parent.best_checkpoint("reward_model") is None:
-        problems["parent"] = f"{parent} left no policy or no reward model; choose another run."
+        problems["parent"] = "Choose the run whose policy and reward model to start from."
+    elif problem := selectors.parent_problem(parent):
+        problems["parent"] = problem
     else:
         problems |= _body_problems(parent, assignment.task if assignment else task)
     if assignment is not None:

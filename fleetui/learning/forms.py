@@ -3,6 +3,7 @@
 from django import forms
 
 from fleetui.fleet.models import AssignedStation, Assignment
+from fleetui.fleet.templatetags.fleet_words import kind_words
 from fleetui.learning import selectors
 from robots.tasks import TASKS
 from training.recipes import RECIPES, RecipeError
@@ -22,20 +23,32 @@ class LaunchForm(forms.Form):
     KIND: str
     name = forms.CharField(label="Name", required=False, max_length=80, help_text="Empty: the kind and a number.")
 
-    def __init__(self, *args, lab, **kwargs):
+    def __init__(self, *args, lab, like=None, **kwargs):
+        """`like`: a run whose sources and recipe the form begins with."""
         super().__init__(*args, **kwargs)
         self.lab = lab
+        self.impossible = []  # why what a link asks for can't be had: nothing else is chosen in its place
         self.recipe_class = RECIPES[self.KIND]
         self.source_names = list(self.fields)
+        given = like.recipe if like else {}
+        if like:
+            self.initial = sources_of(like) | self.initial
         for field in self.recipe_class.FIELDS.values():
             numeric = field.type is not str
-            self.fields[field.name] = forms.CharField(
+            value = given.get(field.name, field.default)
+            self.fields[field.name] = shown = forms.CharField(
                 label=field.label,
                 help_text=f"{field.help} {explain_range(field)}".strip(),
                 required=False,
-                initial=spell(field.default),
+                initial=spell(value),
                 widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"} if numeric else {}),
             )
+            shown.changed = value != field.default
+
+    def refuse(self, name, problem):
+        self.impossible.append(problem)
+        self.initial.pop(name)
+        self.fields[name].empty_label = "choose one"
 
     def clean(self):
         given = {name: self.cleaned_data.get(name, "") for name in self.recipe_class.FIELDS}
@@ -71,6 +84,10 @@ class LaunchForm(forms.Form):
         return any(field.errors for field in self.further_fields)
 
     @property
+    def further_changed(self):
+        return sum(field.field.changed for field in self.further_fields)
+
+    @property
     def problem_count(self):
         return sum(len(problems) for problems in self.errors.values())
 
@@ -95,6 +112,14 @@ class SFTForm(LaunchForm):
         self.fields["corrections"].label_from_instance = lambda row: f"{row.name} ({row.episodes})"
         self.fields["dataset"].queryset = lab.datasets.filter(state="ready").order_by("-id")
         self.fields["dataset"].label_from_instance = lambda row: f"{row.name} ({row.episodes} demonstrations)"
+        for name in ("dataset", "corrections"):
+            asked = self.initial.get(name)
+            if asked and not self.fields[name].queryset.filter(pk=asked).exists():
+                found = lab.datasets.filter(pk=asked).first()
+                said = (
+                    f"{found} is {found.state} or holds none" if found else f"There is no dataset {asked} in {lab.name}"
+                )
+                self.refuse(name, f"{said}; choose one of the list.")
 
     @property
     def missing(self):
@@ -126,7 +151,14 @@ class ImproveForm(LaunchForm):
     def __init__(self, *args, lab, **kwargs):
         super().__init__(*args, lab=lab, **kwargs)
         busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
-        self.fields["parent"].queryset = selectors.list_parents(lab)
+        self.fields["parent"].queryset = parents = selectors.list_parents(lab)
+        self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
+        parent = parents.first()
+        if asked := self.initial.get("parent"):
+            found, problem = selectors.find_parent(lab, asked)
+            parent = found or parent
+            if problem:
+                self.refuse("parent", problem)
         self.fields["task"].queryset = lab.tasks.filter(archived_at=None).order_by("name")
         able = lab.stations.filter(maintenance_since=None)
         free = self.fields["stations"].queryset = able.exclude(pk__in=busy.values("station")).order_by("number")
@@ -135,9 +167,11 @@ class ImproveForm(LaunchForm):
         waiting = waiting.filter(task__archived_at=None).order_by("position")
         chosen = str(self.initial.get("assignment", ""))[:18]
         waiting = waiting.filter(pk=chosen).first() if chosen else waiting.first()
-        # Else what the newest policy was shown: practice of a task that it never saw begins at nothing.
-        parent = self.fields["parent"].queryset.first()
-        shown = lab.tasks.filter(family__in=parent.dataset.families).first() if parent and parent.dataset else None
+        if chosen and waiting is None:
+            self.impossible.append("The assignment that this link names has a run already or has ended.")
+        # Else what the policy was shown: practice of a task that it never saw begins at nothing.
+        origin = parent.sft_run.dataset if parent else None
+        shown = lab.tasks.filter(family__in=origin.families, archived_at=None).first() if origin else None
         self.fields["task"].initial = waiting.task_id if waiting else shown and shown.pk
         self.fields["stations"].initial = (
             free.filter(places__assignment=waiting) if waiting and not waiting.any_count else free
@@ -183,8 +217,36 @@ class UploadForm(forms.Form):
     )
 
 
+def sources_of(run) -> dict:
+    """What the form of a run like this one begins with; the place that it practised at may be another's now."""
+    practised = run.assignments.select_related("task").first()
+    found = {"dataset": run.dataset_id, "corrections": run.corrections_id, "parent": run.parent_id}
+    if practised and practised.task.archived_at is None:
+        found["task"] = practised.task_id
+    return {name: value for name, value in found.items() if value}
+
+
+def recipe_rows(run) -> list[dict]:
+    """A run's recipe in the order of its form; a value that is not the default comes with it."""
+    fields = RECIPES[run.kind].FIELDS
+    names = [*MAIN[run.kind], *(name for name in fields if name not in MAIN[run.kind])]
+    return [
+        {
+            "label": fields[name].label,
+            "value": spell(run.recipe[name]),
+            "default": spell(fields[name].default),
+            "changed": run.recipe[name] != fields[name].default,
+        }
+        for name in names
+        if name in run.recipe
+    ]
+
+
 def spell(value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """As a form takes it: short where that is exact."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
 def explain_range(field) -> str:

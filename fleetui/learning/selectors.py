@@ -41,15 +41,31 @@ def list_run_rows(lab: Lab, kind: str = "") -> list[dict]:
 
 
 def list_parents(lab: Lab):
-    """SFT runs that left a policy and a reward model: what an improve run can start from."""
-    runs = lab.runs.filter(kind="sft", state="completed", checkpoints__role="policy").distinct().order_by("-id")
-    return runs.filter(pk__in=Checkpoint.objects.filter(role="reward_model").values("run"))
+    """What practice can start from, the newest first: training that left a policy and a reward model, and practice that
+    has ended well and left a policy.
+    """
+    policies, judges = (Checkpoint.objects.filter(role=role).values("run") for role in ("policy", "reward_model"))
+    trained = Q(kind="sft", state="completed", pk__in=judges)
+    practised = Q(kind="improve", state__in=("completed", "canceled"))
+    return lab.runs.filter(trained | practised, pk__in=policies).order_by("-id")
 
 
-def list_sources(lab: Lab):
-    """What an assignment may practise with: those, and ended practice that left a policy, the newest first."""
-    practised = lab.runs.filter(kind="improve", state__in=("completed", "canceled"), checkpoints__role="policy")
-    return lab.runs.filter(Q(pk__in=list_parents(lab).values("pk")) | Q(pk__in=practised.values("pk"))).order_by("-id")
+def parent_problem(run: Run) -> str:
+    """Why practice can't start from this run, or nothing."""
+    if list_parents(run.lab).filter(pk=run.pk).exists():
+        return ""
+    if run.is_live:
+        return f"{run} is still {run.state}; wait until it has ended or choose another run."
+    if run.state != "completed":
+        return f"{run} is {run.state}; choose a run that ended well and left a policy."
+    return f"{run} left no policy or no reward model; choose another run."
+
+
+def find_parent(lab: Lab, number: str) -> tuple[Run | None, str]:
+    """The run that a link names as the start of practice, or why it can't be that."""
+    run = lab.runs.filter(pk=number).first()
+    problem = parent_problem(run) if run else f"There is no run {number} in {lab.name}; choose one of the list."
+    return (None, problem) if problem else (run, "")
 
 
 def run_row(run: Run) -> dict:

@@ -9,6 +9,6 @@ urlpatterns = [
     path("labs/<slug:lab_slug>/runs/new", views.new_run, name="new_run"),
     path("labs/<slug:lab_slug>/runs/<int:run_id>", views.run, name="run"),
     path("labs/<slug:lab_slug>/runs/<int:run_id>/<slug:act>", views.control_run, name="control_run"),
+    path("labs/<slug:lab_slug>/runs/<int:run_id>/<slug:role>.safetensors", views.run_checkpoint, name="run_checkpoint"),
     path("labs/<slug:lab_slug>/datasets/", views.datasets, name="datasets"),
-    path("plotly.js", views.plotly_js, name="plotly_js"),
 ]

@@ -1,24 +1,19 @@
 """The pages of learning: runs, the launch form, a run as it goes, datasets. Curves grow over the live socket."""
 
-from pathlib import Path
-
-import plotly
 from django.contrib import messages
 from django.db.models import OuterRef, Subquery
 from django.http import FileResponse, Http404
 from django.shortcuts import redirect
-from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
 from fleetui.fleet.views.pages import add_refusal, page, render_page
 from fleetui.learning import actions, selectors
-from fleetui.learning.forms import LAUNCH_FORMS, GenerateForm, UploadForm
+from fleetui.learning.forms import LAUNCH_FORMS, GenerateForm, UploadForm, recipe_rows
 from fleetui.learning.models import Metric
-from training.recipes import RECIPES
 
-LAUNCH_FROM = ("dataset", "parent", "assignment")  # what a link to the launch form may choose
-PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+LAUNCH_FROM = ("dataset", "parent", "assignment", "like")  # what a link to the launch form may choose
+CHECKPOINTS_SHOWN = 12  # as static/js/run.js shows
 CONTROLS = {
     "cancel": (actions.cancel_run, "is being canceled; it keeps its checkpoints."),
     "pause": (actions.pause_run, "pauses at the end of the update under way."),
@@ -44,7 +39,10 @@ def new_run(request, lab_slug):
     if kind not in LAUNCH_FORMS:
         raise Http404(f"There is no kind of run {kind!r}; known are {', '.join(LAUNCH_FORMS)}.")
     chosen = {name: value for name, value in request.GET.items() if name in LAUNCH_FROM and value.isdecimal()}
-    form = LAUNCH_FORMS[kind](request.POST or None, lab=lab, initial=chosen)
+    like = access.get_run(request.user, lab_slug, int(chosen.pop("like"))) if "like" in chosen else None
+    if like is not None and like.kind != kind:
+        raise Http404(f"{like} is no run of the kind {kind!r}.")
+    form = LAUNCH_FORMS[kind](request.POST or None, lab=lab, like=like, initial=chosen)
     if request.method == "POST" and form.is_valid():
         try:
             run = actions.launch_run(lab=lab, user=request.user, kind=kind, recipe=form.recipe, **form.sources())
@@ -60,12 +58,7 @@ def new_run(request, lab_slug):
 @require_GET
 def run(request, lab_slug, run_id):
     found = access.get_run(request.user, lab_slug, run_id)
-    labels = RECIPES[found.kind].FIELDS
-    recipe = [
-        (labels[name].label if name in labels else name, value)
-        for name, value in found.recipe.items()
-        if name != "kind"
-    ]
+    recipe = recipe_rows(found)
     return render_page(
         request,
         "learning/run.html",
@@ -73,9 +66,25 @@ def run(request, lab_slug, run_id):
         "runs",
         run=found,
         recipe=recipe,
+        recipe_changed=sum(row["changed"] for row in recipe),
+        checkpoints=found.checkpoints.order_by("-version", "role")[:CHECKPOINTS_SHOWN],
+        policy=found.best_checkpoint("policy"),
+        practice_can_start=not selectors.parent_problem(found),
         stations=selectors.run_stations(found),
         log="\n".join(selectors.log_tail(found)),
     )
+
+
+@page
+@require_GET
+def run_checkpoint(request, lab_slug, run_id, role):
+    """The weights that another run would start from, to be used elsewhere."""
+    found = access.get_run(request.user, lab_slug, run_id)
+    checkpoint = found.best_checkpoint(role)
+    if checkpoint is None or not checkpoint.file.is_file():
+        raise Http404(f"{found} has no file of a {role.replace('_', ' ')}.")
+    name = f"run-{found.pk}-{role}-v{checkpoint.version}.safetensors"
+    return FileResponse(open(checkpoint.file, "rb"), as_attachment=True, filename=name)
 
 
 @page
@@ -130,10 +139,3 @@ def add_dataset(request, lab, act, given) -> str:
         return f"{made} is being generated; it can be trained on when it is ready."
     made = actions.upload_dataset(lab=lab, user=request.user, name=given["name"], body=given["file"].read())
     return f"{made}: {made.episodes} episodes were admitted."
-
-
-@require_GET
-@cache_control(max_age=86_400, public=True)
-def plotly_js(request):
-    """plotly.js as the installed plotly package carries it: no CDN, and one version for pages and for Dash."""
-    return FileResponse(open(PLOTLY_JS, "rb"), content_type="text/javascript")

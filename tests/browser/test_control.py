@@ -62,7 +62,8 @@ BREAK_SOCKET = """() => {
     readyState = 3;
     constructor() { setTimeout(() => this.onclose?.({ code: 1006 }), 50); }
   };
-  import('/static/js/live.js').then(({ live }) => live.socket.close());
+  const loaded = performance.getEntriesByType('resource').map((entry) => entry.name);
+  import(loaded.find((name) => /\\/js\\/live\\.\\w+\\.js$/.test(name))).then(({ live }) => live.socket.close());
 }"""
 
 

@@ -348,6 +348,26 @@ def test_charts_are_drawn_inside_the_session(pages, story, browser, running_flee
     stranger.close()
 
 
+def test_curves_come_once_compressed_for_runs_and_charts(pages, story, browser):
+    """Bytes over the wire, as Chromium counts them."""
+    page = pages("researcher")
+    network = page.context.new_cdp_session(page)
+    names, sizes = {}, {}
+    network.on("Network.responseReceived", lambda event: names.update({event["requestId"]: event["response"]["url"]}))
+    network.on("Network.loadingFinished", lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}))
+    network.send("Network.enable")
+    network.send("Network.clearBrowserCache")
+    page.goto(story["improve"])
+    expect(page.locator("#success .scatterlayer .trace").first).to_be_attached(timeout=30_000)
+    assert sum(sizes.values()) < 700_000
+    sizes.clear()
+    page.goto(f"{LAB}/charts/")
+    expect(page.frame_locator("iframe").locator("#success .scatterlayer .trace").first).to_be_attached(timeout=30_000)
+    assert sum(sizes.values()) < 700_000
+    assert sum(size for request, size in sizes.items() if "plotly" in names[request]) == 0  # the run's page fetched it
+    network.detach()
+
+
 def test_a_run_says_that_people_keep_it_waiting(pages, story, screenshots):
     page, supervisor = pages("researcher"), pages("supervisor")
     supervisor.goto(f"{LAB}/stations/station-1")

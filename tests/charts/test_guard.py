@@ -22,7 +22,7 @@ def researcher():
     return user
 
 
-def ask(path, user=None, query="", method="GET", body=None, origin=None):
+def ask(path, user=None, query="", method="GET", body=None, origin=None, encoding="", binary=False):
     """One WSGI request; returns (status, headers, body)."""
     data = json.dumps(body).encode() if body is not None else b""
     environ = {
@@ -39,6 +39,8 @@ def ask(path, user=None, query="", method="GET", body=None, origin=None):
         "SERVER_PROTOCOL": "HTTP/1.1",
         "wsgi.errors": io.StringIO(),
     }
+    if encoding:
+        environ["HTTP_ACCEPT_ENCODING"] = encoding
     if origin:
         environ["HTTP_ORIGIN"] = origin
     if user:
@@ -51,7 +53,7 @@ def ask(path, user=None, query="", method="GET", body=None, origin=None):
         answer["status"], answer["headers"] = int(status.split()[0]), dict(headers)
 
     content = b"".join(guarded(environ, start_response))
-    return answer["status"], answer["headers"], content.decode()
+    return answer["status"], answer["headers"], content if binary else content.decode()
 
 
 def offer(lab):

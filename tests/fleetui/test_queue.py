@@ -722,7 +722,7 @@ def test_a_wish_that_makes_no_sense_is_refused_by_name(lab, wish, field):
 def test_a_run_that_is_not_over_can_not_be_practised_with(lab, improve_run):
     body = {"task": "block2block", "stations": ["arm-1"], "parent": improve_run.pk}
     answer = lab.call("manager", "post", "assignments", body)
-    assert answer.status_code == 422 and "is running" in answer.json()["problems"]["parent"]
+    assert answer.status_code == 422 and "is still running" in answer.json()["problems"]["parent"]
 
 
 def test_a_task_is_edited_in_part(lab):

@@ -30,6 +30,7 @@ class FakeServer:
         self.messages, self.frames, self.episodes, self.uploads, self.downloads = [], [], {}, Counter(), Counter()
         self.files: dict[str, bytes] = {}
         self.hold = False
+        self.root = ""  # the sub-path below which alone it answers, as behind a proxy
         self.answers = []  # (status, sentence) given to the next uploads instead of reading them
         self.settings = {"self_reset_after_s": None, "shuffle_every_s": 300, "speed": 0}
         self.on_welcome = []  # messages that every new connection gets at once
@@ -41,7 +42,7 @@ class FakeServer:
 
     @property
     def url(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.port}{self.root}"
 
     def start(self):
         config = uvicorn.Config(
@@ -155,6 +156,9 @@ class FakeServer:
     def _answer(self, path, body, admitted):
         if not admitted:
             return 401, {"detail": "no such token"}
+        if not path.startswith(f"{self.root}/"):
+            return 404, {"detail": f"Nothing is here, beside {self.root}/."}
+        path = path.removeprefix(self.root)
         if path.startswith("/api/station/checkpoints/"):
             name = path.rsplit("/", 1)[1]
             self.downloads[name] += 1

@@ -483,6 +483,17 @@ def test_a_policy_comes_with_both_files_on_disk_each_downloaded_once(server, con
     assert server.downloads == {"judge": 1, "policy-1": 1, "policy-2": 1}
 
 
+def test_a_server_under_a_sub_path_is_asked_below_it(server, connect):
+    server.root = "/fleet"
+    link = connect(server)
+    until(lambda: server.sockets)
+    server.send(policy_message(server))
+    received(link, "policy")
+    episode = an_episode()
+    link.store(episode)
+    until(lambda: episode.uuid in server.episodes)
+
+
 def test_a_checkpoint_cut_short_is_not_used_and_fetched_again(server, connect):
     link = connect(server)
     until(lambda: server.sockets)

@@ -15,6 +15,7 @@ from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import grant_lease
 from fleetui.fleet.models import PRIORITIES, REPEATS, AssignedStation, Assignment, Lab, Lease, Station, Task
 from fleetui.fleet.time_zones import newest_due, zone_named, zone_names
+from fleetui.learning import selectors as learning
 from fleetui.messages import tell_station_on_commit
 
 PATIENCE = timedelta(hours=24)  # one that has waited so long is not overtaken any more, whatever has priority
@@ -132,8 +133,8 @@ def _assignment_problems(
         problems["task"] = f"{task} is archived; restore it first or choose another task."
     elif unable := _unable(task, stations):
         problems["stations"] = unable
-    if parent is not None and (parent.is_live or parent.state == "failed"):
-        problems["parent"] = f"{parent} is {parent.state}; choose a run that ended well and left a policy."
+    if parent is not None and parent.lab_id == lab.pk and (problem := learning.parent_problem(parent)):
+        problems["parent"] = problem
     if sum(each is not None for each in (episodes, hours, target_success)) > 1:
         problems["budget"] = "Give one budget at most: episodes, hours or a target success."
     elif episodes is not None and not 1 <= episodes <= 10_000_000:

@@ -3,6 +3,7 @@
 from django import template
 from django.utils import timezone
 from django.utils.html import format_html
+from django.utils.safestring import mark_safe
 
 register = template.Library()
 STATE_WORDS = {"needs_person": "Needs a person"}
@@ -20,6 +21,12 @@ HELP_WORDS = {
 def words(value) -> str:
     """A state or an ending as words."""
     return STATE_WORDS.get(value) or str(value or "none").replace("_", " ").capitalize()
+
+
+@register.simple_tag
+def when(state, *states) -> str:
+    """On an element that stands on the page in these states only; the page's script follows the state from there."""
+    return format_html('data-when="{}"{}', " ".join(states), "" if state in states else mark_safe(" hidden"))
 
 
 @register.filter

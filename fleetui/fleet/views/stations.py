@@ -5,6 +5,7 @@ import shlex
 
 from django.contrib import messages
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -109,7 +110,7 @@ def new_station(request, lab_slug):
 
 def render_token(request, lab, station, token, **context):
     """The one page that shows a token, with the one command that uses it; it waits until the station is here."""
-    server = request.build_absolute_uri("/").rstrip("/")
+    server = request.build_absolute_uri(reverse("home")).rstrip("/")
     file = f"{station.slug}.json"
     row = {"station": station.slug, "token": token, "world": station.world, "seed": station.seed}
     command = (

@@ -24,7 +24,8 @@ def tasks(request, lab_slug):
     if slug := request.GET.get("edit") or (request.POST.get("task", "") if act == "edit" else ""):
         edited = access.get_task(request.user, lab_slug, slug, "edit_task")
     task_form = TaskForm(request.POST if act in ("task", "edit") else None, task=edited)
-    assign_form = AssignForm(request.POST if act == "assign" else None, lab=lab, auto_id="assign_%s")
+    asked = {"parent": number} if (number := request.GET.get("parent", "")).isdecimal() else {}
+    assign_form = AssignForm(request.POST if act == "assign" else None, lab=lab, auto_id="assign_%s", initial=asked)
     if request.method == "POST":
         done = change_tasks(request, lab, act, task_form, assign_form, edited)
         if done:

@@ -1,7 +1,7 @@
 // On every page: theme, jump palette (Ctrl+K), the page's keys (?), toasts, one confirmation for destructive acts, times.
 
 import { live } from "./live.js";
-import { refreshTimes } from "./format.js";
+import { refreshTimes, root } from "./format.js";
 
 export const page = document.body.dataset;
 export const lab = page.lab || null;
@@ -119,7 +119,7 @@ function drawResults(query) {
 async function search() {
   const mine = ++asked, query = input.value.trim();
   try {
-    const answer = await fetch(`/labs/${lab}/jump?q=${encodeURIComponent(query)}`);
+    const answer = await fetch(`${root}labs/${lab}/jump?q=${encodeURIComponent(query)}`);
     if (!answer.ok || mine !== asked) return;
     results = (await answer.json()).results;
   } catch { return; }                                       // the connection banner says why

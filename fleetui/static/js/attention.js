@@ -2,7 +2,7 @@
 // the browser for each new help request, where the person has asked for them here.
 
 import { live } from "./live.js";
-import { refreshTimes, serverNow, setText } from "./format.js";
+import { refreshTimes, root, serverNow, setText } from "./format.js";
 
 const SOUND = "alert-sound", NOTICE = "alert-notice";
 const LOUD = { info: 0, warning: 1, error: 2, critical: 3 };   // tones a sound has; information makes none
@@ -35,7 +35,7 @@ export function hearCalls(stations) {
     if (wished(SOUND)) sound(help.severity);
     if (wished(NOTICE) && "Notification" in window && Notification.permission === "granted") {
       const notice = new Notification(name ?? slug, { body: help.reason, tag: `help-${help.id}` });
-      notice.onclick = () => { window.focus(); location.href = `/labs/${document.body.dataset.lab}/stations/${slug}`; };
+      notice.onclick = () => { window.focus(); location.href = `${root}labs/${document.body.dataset.lab}/stations/${slug}`; };
     }
   }
   first = false;

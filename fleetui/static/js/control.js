@@ -5,6 +5,7 @@
 import { live, postApi } from "./live.js";
 import { giveStop } from "./stop.js";
 import { askReason, commandStation, lab, page, toast, typing } from "./app.js";
+import { root } from "./format.js";
 
 const DRIVE_EVERY_MS = 100;
 const PAD_EVERY_MS = 50;
@@ -38,7 +39,7 @@ export async function label(uuid, value, said, changed = () => {}) {
 }
 
 export async function labelLast(station, value, changed) {
-  const answer = await fetch(`/api/labs/${lab}/episodes?station=${station}&limit=1`).catch(() => null);
+  const answer = await fetch(`${root}api/labs/${lab}/episodes?station=${station}&limit=1`).catch(() => null);
   const [last] = answer?.ok ? await answer.json() : [];
   if (last) label(last.uuid, value, `The last episode of ${station}, “${last.instruction}”,`, changed);
   else toast(answer?.ok ? `${station} has finished no episode yet.` : "The episodes could not be read; try again.", "error");

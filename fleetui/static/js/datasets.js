@@ -1,13 +1,13 @@
 // Datasets that are being generated report their progress; a page without JavaScript shows it when it is loaded again.
 
 import { lab } from "./app.js";
-import { percent, setText } from "./format.js";
+import { percent, root, setText } from "./format.js";
 
 const waiting = () => [...document.querySelectorAll('tr [data-state="generating"]')].map((state) => state.closest("tr"));
 
 async function refresh() {
   if (document.hidden || !waiting().length) return;
-  const answer = await fetch(`/api/labs/${lab}/datasets`).catch(() => null);
+  const answer = await fetch(`${root}api/labs/${lab}/datasets`).catch(() => null);
   if (!answer?.ok) return;
   const datasets = await answer.json();
   for (const row of waiting()) {

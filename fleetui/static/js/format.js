@@ -1,5 +1,8 @@
 // Words, shapes and numbers, said the same way on every page.
 
+// What every address of the site begins with: "/", or the sub-path under which a proxy shows it.
+export const root = document.body.dataset.root;
+
 export const STATES = {
   offline: "Offline", idle: "Idle", practising: "Practising", evaluating: "Evaluating", overridden: "Overridden",
   needs_person: "Needs a person", paused: "Paused", stopped: "Stopped", waiting: "Waiting",

@@ -2,7 +2,7 @@
 // only) and commands to stations. It reconnects by itself; while it is down, <body data-offline> marks everything as stale.
 // A station that this page took control of hears a beat every 400 ms; when the page is gone, the beats are, and it holds still.
 
-import { forgetServerTime, hearServerTime, knowsSteadyClock, serverNow, steadyNow } from "./format.js";
+import { forgetServerTime, hearServerTime, knowsSteadyClock, root, serverNow, steadyNow } from "./format.js";
 
 const COMMAND_TIMEOUT_MS = 8000;
 const BEAT_EVERY_MS = 400;
@@ -32,7 +32,7 @@ class Live extends EventTarget {
   connect() {
     if (this.socket) return;
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = this.socket = new WebSocket(`${scheme}://${location.host}/ws/live`);
+    const socket = this.socket = new WebSocket(`${scheme}://${location.host}${root}ws/live`);
     this.heardAt = performance.now();
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
@@ -203,9 +203,10 @@ window.addEventListener("pageshow", () => live.look());
 
 // A POST to the HTTP API, for what needs no socket. {ok, error, ...what the server answered}
 export async function postApi(path, body = {}, signal = undefined) {
-  const token = document.cookie.split("; ").find((each) => each.startsWith("csrftoken="))?.slice(10) ?? "";
+  const name = `csrftoken${root.slice(0, -1).replaceAll("/", "_")}=`;   // as settings.py calls it
+  const token = document.cookie.split("; ").find((each) => each.startsWith(name))?.slice(name.length) ?? "";
   try {
-    const answer = await fetch(`/api/${path}`, { method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token }, body: JSON.stringify(body), signal });
+    const answer = await fetch(`${root}api/${path}`, { method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token }, body: JSON.stringify(body), signal });
     const said = await answer.json().catch(() => ({}));
     return { ...said, ok: answer.ok, error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
   } catch {

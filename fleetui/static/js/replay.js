@@ -4,11 +4,11 @@ import { Player } from "./player.js";
 import { Strip } from "./strip.js";
 import { lab, page, toast, typing } from "./app.js";
 import { addToDataset, label } from "./control.js";
-import { isNumber, number, percent, setText } from "./format.js";
+import { isNumber, number, percent, root, setText } from "./format.js";
 
 const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
-const base = `/api/labs/${lab}/episodes/${page.episode}`;
+const base = `${root}api/labs/${lab}/episodes/${page.episode}`;
 const feed = $("#feed"), canvas = feed.querySelector("canvas"), scrub = $("#scrub");
 const strip = new Strip($("#strip"), { large: true });
 const last = Number(page.steps);

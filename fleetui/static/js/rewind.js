@@ -4,7 +4,7 @@
 import { Player } from "./player.js";
 import { Strip } from "./strip.js";
 import { lab, page, toast, typing } from "./app.js";
-import { isNumber, number, percent, setText, STATES } from "./format.js";
+import { isNumber, number, percent, root, setText, STATES } from "./format.js";
 
 const A_SECOND = 5;
 const CARRY_S = 1.3;             // a station where nothing happens speaks once a second, and sends two pictures
@@ -35,7 +35,7 @@ const agoAt = (at) => Math.max(0, (performance.now() - endedAt) / 1000 - at);
 const saidAgo = (at) => `${agoAt(at).toFixed(1)} s ago`;
 
 async function open() {
-  const answer = await fetch(`/api/labs/${lab}/stations/${page.station}/rewind`).catch(() => null);
+  const answer = await fetch(`${root}api/labs/${lab}/stations/${page.station}/rewind`).catch(() => null);
   if (!answer?.ok) { toast("The last 30 s could not be fetched; try again.", "error"); return; }
   const body = await answer.json();
   if (!body.samples.length) { toast("There is nothing to rewind yet: the station has not been heard since the server began."); return; }

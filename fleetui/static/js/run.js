@@ -2,7 +2,7 @@
 
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
-import { colour, duration, isNumber, number, percent, refreshTimes, setState, setText, timeOfDay, withAlpha, STATES } from "./format.js";
+import { colour, duration, isNumber, number, percent, refreshTimes, root, setState, setText, timeOfDay, withAlpha, STATES } from "./format.js";
 
 const Plotly = window.Plotly;
 const runId = Number(page.run), kind = page.kind;
@@ -135,7 +135,7 @@ function drawStations() {
     const row = document.createElement("li");
     row.className = "between";
     const link = document.createElement("a");
-    link.href = `/labs/${lab}/stations/${station.slug}`;
+    link.href = `${root}labs/${lab}/stations/${station.slug}`;
     link.textContent = station.name ?? station.slug;
     const state = $("[data-f=state]").cloneNode(true);
     state.removeAttribute("data-f");

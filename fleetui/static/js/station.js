@@ -5,7 +5,7 @@ import { Strip } from "./strip.js";
 import { lab, page, toast } from "./app.js";
 import "./rewind.js";
 import { act, addToDataset, CONNECTION_LOST, Drive, label, listenKeys, mayAct } from "./control.js";
-import { ago, count, isNumber, number, percent, refreshTimes, setState, setText, STATES } from "./format.js";
+import { ago, count, isNumber, number, percent, refreshTimes, root, setState, setText, STATES } from "./format.js";
 
 const slug = page.station;
 const mayAdd = page.mayAdd === "1";
@@ -103,7 +103,7 @@ function addRecent(recent) {
     const row = document.createElement("li");
     row.className = "recent";
     const link = document.createElement("a");
-    link.href = `/labs/${lab}/episodes/${episode.uuid}`;
+    link.href = `${root}labs/${lab}/episodes/${episode.uuid}`;
     link.textContent = episode.instruction || "episode";
     const rest = document.createElement("span");
     rest.className = "muted small";
@@ -134,7 +134,7 @@ function addRecent(recent) {
 }
 
 async function readRecent() {
-  const answer = await fetch(`/api/labs/${lab}/episodes?station=${slug}&limit=8`).catch(() => null);
+  const answer = await fetch(`${root}api/labs/${lab}/episodes?station=${slug}&limit=8`).catch(() => null);
   if (answer?.ok) addRecent(await answer.json());
 }
 

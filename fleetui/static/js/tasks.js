@@ -2,7 +2,7 @@
 // JavaScript its buttons are plain forms, and it is as new as the page.
 
 import { lab, toast } from "./app.js";
-import { refreshTimes } from "./format.js";
+import { refreshTimes, root } from "./format.js";
 
 const queue = document.querySelector("#queue");
 const REFRESH_MS = 2000;
@@ -13,7 +13,7 @@ const plain = (html) => html.replaceAll(/csrfmiddlewaretoken" value="[^"]*"/g, "
 
 async function refresh() {
   const mine = ++asked;
-  const answer = await fetch(`/labs/${lab}/tasks/queue`).catch(() => null);
+  const answer = await fetch(`${root}labs/${lab}/tasks/queue`).catch(() => null);
   if (!answer?.ok || answer.redirected || mine !== asked || dragged || document.querySelector("#confirm[open]")) return;
   const html = await answer.text();
   if (mine !== asked || dragged || plain(html) === shown) return;
@@ -32,7 +32,7 @@ function keepFocus(key) {
 
 async function move(assignment, before) {
   const token = document.querySelector("[name=csrfmiddlewaretoken]").value;
-  const answer = await fetch(`/api/labs/${lab}/assignments/${assignment}/move`, {
+  const answer = await fetch(`${root}api/labs/${lab}/assignments/${assignment}/move`, {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-CSRFToken": token },
     body: JSON.stringify({ before }),

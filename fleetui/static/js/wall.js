@@ -5,7 +5,7 @@ import { Strip } from "./strip.js";
 import { hearCalls, timeLeft } from "./attention.js";
 import { lab, toast, typing } from "./app.js";
 import { act, CONNECTION_LOST, Drive, listenKeys, mayAct } from "./control.js";
-import { ago, count, isNumber, percent, serverNow, setState, setText, speedWord, STATES } from "./format.js";
+import { ago, count, isNumber, percent, root, serverNow, setState, setText, speedWord, STATES } from "./format.js";
 
 const work = document.querySelector("#at-work");
 const attention = document.querySelector("#attention");
@@ -30,7 +30,7 @@ function adopt(element) {
 function make(slug) {
   const element = template.content.firstElementChild.cloneNode(true);
   element.dataset.station = slug;
-  for (const link of element.querySelectorAll("a")) link.href = `/labs/${lab}/stations/${slug}`;
+  for (const link of element.querySelectorAll("a")) link.href = `${root}labs/${lab}/stations/${slug}`;
   work.append(element);
   return adopt(element);
 }
@@ -195,7 +195,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || typing(event)) return;
   if (event.key === "Escape") { drive.release(); select(null); return; }
   // Leaving the page would end a lease.
-  if (event.key === "b" && selected && live.held.size === 0) { location.href = `/labs/${lab}/stations/${selected}?rewind=1`; return; }
+  if (event.key === "b" && selected && live.held.size === 0) { location.href = `${root}labs/${lab}/stations/${selected}?rewind=1`; return; }
   if (!/^[0-9]$/.test(event.key)) return;
   digits = (event.timeStamp - digitAt < 700 ? digits : "") + event.key;
   digitAt = event.timeStamp;

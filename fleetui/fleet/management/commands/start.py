@@ -23,7 +23,7 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import BaseCommand
 from django.db import connection
 
-from fleetui import embedded, servers
+from fleetui import embedded, servers, static_files
 from fleetui.fleet import first_start
 
 # Every process of a fleet inherits this variable: by it a descendant is known, whoever its parent is by now.
@@ -162,6 +162,8 @@ class Command(BaseCommand):
             call_command("migrate", verbosity=0, interactive=False)
         with self.step("Looking after log-ins, tasks and stations"):
             tokens, first = first_start.prepare(stations)
+        with self.step("Collecting scripts and styles"):
+            static_files.collect()
         # The pool's threads end here: a process with threads should not fork.
         connection.close_pool()
         with self.step("Starting the web server"):
@@ -218,7 +220,8 @@ class Command(BaseCommand):
 
     def welcome(self, first):
         took = time.monotonic() - self.began
-        self.say(f"\nThe fleet runs at http://localhost:{settings.PORT}/ (started in {took:.1f} s)\n")
+        here = settings.PUBLIC_ORIGIN or f"http://localhost:{settings.PORT}"
+        self.say(f"\nThe fleet runs at {here}{settings.BASE_PATH}/ (started in {took:.1f} s)\n")
         self.say(first_start.logins_text() if first else LOGINS)
         self.say(f"\nLogs are in {settings.DATA / 'logs'}. Ctrl-C stops everything.")
 

@@ -1,0 +1,210 @@
+"""axe-core finds no violation on any page: in light, in dark and as a phone shows it, the Dash frame included.
+
+The pages are read off the URLconf: one that stands in neither table below fails the test.
+"""
+
+from importlib.resources import files
+
+import pytest
+from django.urls import URLResolver, get_resolver
+from playwright.sync_api import expect
+
+LAB = "/labs/main"
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
+RECIPES = {
+    "sft": {"steps": 50, "batch": 64, "validate_every": 25, "grounding_steps": 20, "hidden": 32},
+    "improve": {"max_episodes": 100_000, "patience": 0, "updates_per_round": 2, "batch": 32, "evaluate_every": 1},
+}
+
+# Route -> (who looks, the addresses that show it). {…} stands for what the fixture `furnished` made.
+PAGES = {
+    "login": (None, ["/login"]),
+    "api/docs": ("manager", ["/api/docs"]),
+    "labs/<slug:lab_slug>/": ("supervisor", [f"{LAB}/"]),
+    "labs/<slug:lab_slug>/stations/": ("manager", [f"{LAB}/stations/"]),
+    "labs/<slug:lab_slug>/stations/new": ("manager", [f"{LAB}/stations/new"]),
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>": (
+        "manager",
+        [f"{LAB}/stations/station-1", f"{LAB}/stations/station-2?rewind=1"],
+    ),
+    "labs/<slug:lab_slug>/attention/": ("supervisor", [f"{LAB}/attention/"]),
+    "labs/<slug:lab_slug>/effort/": ("manager", [f"{LAB}/effort/"]),
+    "labs/<slug:lab_slug>/people": ("manager", [f"{LAB}/people"]),
+    "labs/<slug:lab_slug>/audit": ("manager", [f"{LAB}/audit", f"{LAB}/audit?person=nobody"]),
+    "invitations/<str:token>": (None, ["{invitation}"]),
+    "labs/<slug:lab_slug>/episodes/": ("researcher", [f"{LAB}/episodes/", f"{LAB}/episodes/?query=nothing+such"]),
+    "labs/<slug:lab_slug>/episodes/<uuid:episode_uuid>": ("researcher", ["{episode}"]),
+    "labs/<slug:lab_slug>/tasks/": ("manager", [f"{LAB}/tasks/"]),
+    "labs/<slug:lab_slug>/charts/": ("researcher", [f"{LAB}/charts/"]),
+    "labs/<slug:lab_slug>/runs/": ("researcher", [f"{LAB}/runs/"]),
+    "labs/<slug:lab_slug>/runs/new": ("researcher", [f"{LAB}/runs/new?kind=sft", f"{LAB}/runs/new?kind=improve"]),
+    "labs/<slug:lab_slug>/runs/<int:run_id>": ("researcher", ["{sft}", "{improve}"]),
+    "labs/<slug:lab_slug>/datasets/": ("researcher", [f"{LAB}/datasets/"]),
+}
+# No pages: they take a form, answer data, or lead on.
+OTHERS = {
+    "",
+    "healthz",
+    "logout",
+    "labs/<slug:lab_slug>/jump",
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>/settings",
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>/token",
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>/maintenance",
+    "labs/<slug:lab_slug>/audit/export.<slug:kind>",
+    "labs/<slug:lab_slug>/tasks/queue",
+    r"^labs/(?P<lab_slug>[-\w]+)/runs/(?P<run_id>\d+)/(?P<act>cancel|pause|resume)$",
+    r"^labs/(?P<lab_slug>[-\w]+)/runs/(?P<run_id>\d+)/(?P<role>policy|reward_model)\.safetensors$",
+}
+
+
+def routes(patterns, before=""):
+    for pattern in patterns:
+        route = before + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from routes(pattern.url_patterns, route)
+        elif not route.startswith("api/") or route == "api/docs":  # all else there is JSON
+            yield route
+
+
+def test_the_tables_name_every_address():
+    assert set(routes(get_resolver().url_patterns)) == {*PAGES, *OTHERS}
+
+
+@pytest.fixture(scope="module")
+def people(opened):
+    """A page a role, and one of nobody."""
+    pages = {}
+
+    def page_of(role):
+        if role not in pages:
+            pages[role] = opened(role)
+        return pages[role]
+
+    return page_of
+
+
+def api(page, method, path, body=None):
+    """As a script of this user would call it, from a page of the site."""
+    return page.evaluate(
+        """async ([method, url, body]) => {
+            const token = document.querySelector("[name=csrfmiddlewaretoken]").value;
+            const headers = { "Content-Type": "application/json", "X-CSRFToken": token };
+            const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
+            if (!answer.ok) throw new Error(await answer.text());
+            return answer.json();
+        }""",
+        [method, f"/api{LAB}/{path}", body],
+    )
+
+
+def wait_for(page, found, seconds, said):
+    for _ in range(seconds * 2):
+        if (answer := found()) not in (None, False, []):
+            return answer
+        page.wait_for_timeout(500)
+    raise AssertionError(said)
+
+
+@pytest.fixture(scope="module")
+def furnished(people):
+    """Something of each kind to look at: a dataset, a trained policy, practice, an episode, an open help request."""
+    page = people("manager")
+    ready = lambda: [row for row in api(page, "GET", "datasets") if row["state"] == "ready"]  # noqa: E731
+    dataset = wait_for(page, ready, 90, "No dataset was ready.")[-1]
+    body = {"kind": "sft", "name": "to be looked at", "dataset": dataset["id"]}
+    recipe = RECIPES["sft"] | {"evaluation_episodes": 10}
+    sft = api(page, "POST", "runs", body | {"recipe": recipe})["id"]
+    ended = lambda: api(page, "GET", f"runs/{sft}")["state"] == "completed"  # noqa: E731
+    wait_for(page, ended, 120, "The training did not end.")
+    body = {"kind": "improve", "name": "practice to be looked at", "parent": sft, "stations": ["station-1"]}
+    recipe = RECIPES["improve"] | {"evaluation_episodes": 10}
+    body |= {"task": "block2block", "recipe": recipe}
+    improve = api(page, "POST", "runs", body)["id"]
+    api(page, "POST", "stations/station-1/command", {"name": "speed", "args": {"value": 0}})
+    episodes = lambda: api(page, "GET", f"episodes?run={improve}&limit=1")  # noqa: E731
+    episode = wait_for(page, episodes, 120, "No practice episode came.")[0]
+    api(page, "POST", "stations/station-2/command", {"name": "stop"})  # so that somebody is asked for
+    page.goto(f"{LAB}/people")
+    page.get_by_label("Role", exact=True).select_option("viewer")
+    page.get_by_role("button", name="Make an invitation").click()
+    yield {
+        "invitation": page.locator("#link").inner_text(),
+        "episode": f"{LAB}/episodes/{episode['uuid']}",
+        "sft": f"{LAB}/runs/{sft}",
+        "improve": f"{LAB}/runs/{improve}",
+    }
+    page.goto(f"{LAB}/")
+    api(page, "POST", f"runs/{improve}/cancel")
+    api(page, "POST", "stations/station-2/command", {"name": "clear_stop", "args": {"reason": "looked at"}})
+    api(page, "POST", "stations/station-2/command", {"name": "resume"})
+
+
+def violations(page, **options):
+    for frame in page.frames:
+        frame.evaluate(AXE)
+    found = page.evaluate("options => axe.run(document, options)", {"resultTypes": ["violations"], **options})
+    return [
+        f"{each['id']} ({each['impact']}): {each['help']}: {node['html'][:200]} {node['failureSummary']}"
+        for each in found["violations"]
+        for node in each["nodes"]
+    ]
+
+
+def violations_in_all_sizes(page):
+    """Everything in light, on a wide screen and on a phone; in dark what can differ there."""
+    size = page.viewport_size
+    found = violations(page)
+    page.emulate_media(color_scheme="dark")
+    found += [f"in dark: {each}" for each in violations(page, runOnly=["color-contrast"])]
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 390, "height": 844})
+    found += [f"on a phone: {each}" for each in violations(page)]
+    page.set_viewport_size(size)
+    return found
+
+
+@pytest.mark.parametrize("route", PAGES)
+def test_axe_finds_no_violation_on(route, furnished, people):
+    role, addresses = PAGES[route]
+    page = people(role)
+    for address in addresses:
+        assert page.goto(address.format(**furnished)).status == 200
+        page.wait_for_load_state("load")
+        if "charts" in route:
+            frame = page.frame_locator("iframe")
+            expect(frame.locator("#success .plot-container")).to_be_attached(timeout=30_000)
+        found = violations_in_all_sizes(page)
+        assert not found, "\n".join([address, *found])
+
+
+def test_axe_finds_no_violation_in_what_opens_and_in_refusals(furnished, people):
+    page = people("researcher")
+
+    def look(what):
+        found = violations(page)
+        assert not found, "\n".join([what, *found])
+
+    page.goto(f"{LAB}/")
+    page.keyboard.press("?")
+    look("the keys of a page")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+k")
+    page.locator("#palette li").first.wait_for()
+    look("the jump palette")
+    page.goto(furnished["improve"])
+    page.locator("details > summary").click()
+    page.get_by_role("button", name="Cancel run").click()
+    look("a question before an act")
+    page.goto(f"{LAB}/runs/new?kind=sft")
+    page.locator("details.panel > summary").click()
+    page.locator("#id_steps").fill("many")
+    page.get_by_role("button", name="Launch").click()
+    page.locator(".field.bad").wait_for()
+    look("a form with an error")
+    page.goto(f"{LAB}/datasets/")
+    page.get_by_role("button", name="Generate").click()
+    look("a dataset without a name")
+    assert page.goto(f"{LAB}/runs/999999").status == 404
+    look("a page that is not there")
+    assert page.goto(f"{LAB}/people").status == 403
+    look("a page for others")
