@@ -65,6 +65,7 @@ from fleetui.fleet.actions.people import (
     remove_member,
     revoke_invitation,
 )
+from fleetui.fleet.actions.recovery import clear_stops, resume_stations
 from fleetui.fleet.actions.reports import (
     connect_station,
     disconnect_silent_stations,
@@ -90,6 +91,7 @@ __all__ = [
     "cancel_assignment",
     "change_role",
     "checked_args",
+    "clear_stops",
     "close_help",
     "command_station",
     "connect_station",
@@ -132,6 +134,7 @@ __all__ = [
     "reorder_assignment",
     "repeat_assignment",
     "restore_task",
+    "resume_stations",
     "revoke_invitation",
     "start_assignment",
     "stop_lab",

@@ -34,9 +34,21 @@ export function toast(text, kind = "plain", undo = null) {
   setTimeout(() => element.remove(), kind === "error" || undo ? 12000 : 4500);
 }
 
-export function confirmAct(question, verb) {
+// What a dialog's act will touch, each by name.
+function listIn(dialog, names) {
+  const list = dialog.querySelector("ul");
+  list.hidden = names.length === 0;
+  list.replaceChildren(...names.map((name) => {
+    const row = document.createElement("li");
+    row.textContent = name;
+    return row;
+  }));
+}
+
+export function confirmAct(question, verb, names = []) {
   const dialog = document.querySelector("#confirm");
   dialog.querySelector("p").textContent = question;
+  listIn(dialog, names);
   dialog.querySelector("[value=yes]").textContent = verb;
   dialog.returnValue = "";
   dialog.showModal();
@@ -44,9 +56,10 @@ export function confirmAct(question, verb) {
 }
 
 // Resolves to what the person wrote, or null.
-export function askReason(question, verb) {
+export function askReason(question, verb, names = []) {
   const dialog = document.querySelector("#ask"), input = dialog.querySelector("input");
   dialog.querySelector("p").textContent = question;
+  listIn(dialog, names);
   dialog.querySelector("[value=yes]").textContent = verb;
   input.value = "";
   dialog.returnValue = "";

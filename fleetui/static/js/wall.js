@@ -3,7 +3,7 @@
 import { live, postApi, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
 import { hearCalls, timeLeft } from "./attention.js";
-import { lab, toast, typing } from "./app.js";
+import { askReason, confirmAct, lab, toast, typing } from "./app.js";
 import { act, CONNECTION_LOST, Drive, listenKeys, mayAct } from "./control.js";
 import { ago, count, isNumber, percent, setState, setText, speedWord, STATES } from "./format.js";
 
@@ -165,6 +165,7 @@ live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
     place();
   } else if (data.card && change(data.card.slug, data.card)) place();
   tally();
+  offerRecovery();
   hearCalls([...cards.values()].map((card) => card.data));
 });
 
@@ -174,6 +175,46 @@ document.addEventListener("click", async (event) => {
   button.disabled = true;
   await act(button.closest("[data-station]").dataset.station, button.dataset.command);
   refuseOffline(button);
+});
+
+// ---- after a stop of all: back in one act each. Only those that the dialog lists are touched.
+
+const clearAll = document.querySelector("#clear-all"), resumeAll = document.querySelector("#resume-all");
+const byNumber = () => [...cards.values()].map((card) => card.data).sort((a, b) => (a.number ?? 0) - (b.number ?? 0));
+const stoppedOnes = () => byNumber().filter((data) => data.stop_latched);
+const pausedOnes = () => byNumber().filter((data) => data.paused && !data.stop_latched && !data.maintenance);
+
+function offerRecovery() {
+  for (const [button, found, words] of [[clearAll, stoppedOnes(), "Clear all stops"], [resumeAll, pausedOnes(), "Resume all"]]) {
+    if (!button) continue;
+    button.hidden = found.length === 0;
+    setText(button, `${words} (${found.length})…`);
+    refuseOffline(button);
+  }
+}
+
+const nameOf = (slug) => cards.get(slug)?.data.name ?? slug;
+
+async function bringBack(path, body, done) {
+  const answer = await postApi(`labs/${lab}/${path}`, body);
+  if (!answer.ok) { toast(answer.error, "error"); return; }
+  if (answer.done.length) toast(`${done}: ${answer.done.map(nameOf).join(", ")}.`);
+  for (const [slug, why] of Object.entries(answer.refused)) toast(`${nameOf(slug)}: ${why}`, "error");
+}
+
+clearAll?.addEventListener("click", async () => {
+  const found = stoppedOnes();
+  const reason = await askReason("Clear the software stop of these stations? They stay paused until they are resumed. Say why it is safe; the reason is kept.",
+    "Clear these stops", found.map((data) => data.name));
+  if (reason) await bringBack("clear_stops", { stations: found.map((data) => data.slug), reason }, "The stop is cleared");
+});
+
+resumeAll?.addEventListener("click", async () => {
+  const found = pausedOnes();
+  const said = (data) => data.holder ? `${data.name}: ${data.holder} is in control` : data.name;
+  if (await confirmAct("Resume these stations? They may move at once.", "Resume these", found.map(said))) {
+    await bringBack("resume", { stations: found.map((data) => data.slug) }, "Resumed");
+  }
 });
 
 // ---- the selected station: what the keys act on
@@ -214,7 +255,7 @@ document.addEventListener("click", async (event) => {
 });
 
 for (const element of document.querySelectorAll("article.card")) adopt(element);
-live.addEventListener("online", () => cards.forEach(render));
+live.addEventListener("online", () => { cards.forEach(render); offerRecovery(); });
 live.addEventListener("control", () => cards.forEach(render));
 setInterval(() => cards.forEach(refreshStale), 3000);
 setInterval(() => cards.forEach((card) => { if (card.data.help?.help_by) renderCall(card); }), 1000);
