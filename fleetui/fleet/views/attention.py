@@ -27,13 +27,16 @@ def attention(request, lab_slug):
         if said or not form.errors:
             return redirect("attention", lab_slug)
     closed = selectors.list_help(lab).exclude(closed_at=None)
+    open_requests = list(selectors.list_help(lab, open_only=True))
+    asked = request.GET.get("close", "")
     return render_page(
         request,
         "fleet/attention.html",
         lab,
         "attention",
         422 if form.errors else 200,
-        open_requests=selectors.list_help(lab, open_only=True),
+        open_requests=open_requests,
+        closing=next((row for row in open_requests if str(row.pk) == asked), None),
         page_obj=Paginator(closed, CLOSED_A_PAGE).get_page(request.GET.get("page")),
         contacts=lab.contacts.all(),
         form=form,
