@@ -5,8 +5,9 @@ import { Strip } from "./strip.js";
 import { hearCalls, timeLeft } from "./attention.js";
 import { askReason, confirmAct, lab, toast, typing } from "./app.js";
 import { act, CONNECTION_LOST, Drive, listenKeys, mayAct } from "./control.js";
-import { ago, count, isNumber, percent, setState, setText, speedWord, STATES } from "./format.js";
+import { ago, count, isNumber, number, percent, setState, setText, speedWord, STATES } from "./format.js";
 
+const wall = document.querySelector("#wall");
 const work = document.querySelector("#at-work");
 const attention = document.querySelector("#attention");
 const template = document.querySelector("#card-template");
@@ -56,14 +57,13 @@ function render(card) {
   setState(element.querySelector(".state"), state);
   setText(field("name"), data.name ?? element.dataset.station);
   setText(field("instruction"), (state === "maintenance" && data.maintenance) || data.instruction || NO_INSTRUCTION[state] || "–");
-  field("instruction").title = data.instruction ?? "";
   const progress = Math.max(0, Math.min(1, data.progress ?? 0));
   field("progress").style.width = `${100 * progress}%`;
-  setText(field("progress-text"), isNumber(data.progress) ? percent(progress) : "");
-  setText(field("p"), isNumber(data.p_success) ? `P ${data.p_success.toFixed(2)}` : "");
-  setText(field("step"), isNumber(data.step) && data.limit ? `step ${data.step}/${data.limit}` : "");
-  setText(field("version"), isNumber(data.version) ? `v${data.version}` : "no policy");
-  setText(field("episodes"), `${count(data.episodes ?? 0)} ep.`);
+  setText(field("progress-text"), isNumber(data.progress) ? percent(progress) : "–");
+  setText(field("p"), number(data.p_success, 2));
+  setText(field("step"), isNumber(data.step) && data.limit ? `${data.step} of ${data.limit}` : "–");
+  setText(field("version"), isNumber(data.version) ? `v${data.version}` : "none");
+  setText(field("episodes"), count(data.episodes ?? 0));
   setText(field("speed"), speedWord(data.speed));
   setText(field("number"), String(data.number ?? ""));
   const mine = live.holds(data.slug);
@@ -133,6 +133,7 @@ function arrange(parent, wanted) {
 }
 
 function tally() {
+  wall.dataset.stations = cards.size;
   const counts = {};
   for (const { data } of cards.values()) { const state = data.maintenance || data.connected !== false ? data.state : "offline"; counts[state] = (counts[state] ?? 0) + 1; }
   for (const element of document.querySelectorAll("#tally [data-state]")) {
