@@ -15,6 +15,12 @@ from robots.tasks import TASKS
 ANY = ("", "any")
 
 
+def in_words(form: forms.Form, sentence: str) -> str:
+    """The sentence with the label in place of a field's name in the code, with which recipes and actions begin one."""
+    name, space, rest = sentence.partition(" ")
+    return f"{form.fields[name].label}{space}{rest}" if name in form.fields else sentence
+
+
 class EpisodeFilterForm(forms.Form):
     query = forms.CharField(label="Instruction", required=False)
     purpose = forms.ChoiceField(label="Purpose", required=False, choices=[ANY, *((each, each) for each in PURPOSES)])

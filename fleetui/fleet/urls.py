@@ -19,7 +19,7 @@ urlpatterns = [
     ),
     path("labs/<slug:lab_slug>/attention/", attention.attention, name="attention"),
     path("labs/<slug:lab_slug>/effort/", effort.effort, name="effort"),
-    path("labs/<slug:lab_slug>/stations/<slug:station_slug>/token", stations.renew_token, name="renew_token"),
+    path("labs/<slug:lab_slug>/stations/<slug:station_slug>/token", stations.station_token, name="station_token"),
     path("labs/<slug:lab_slug>/stations/<slug:station_slug>/maintenance", stations.maintenance, name="maintenance"),
     path("labs/<slug:lab_slug>/people", people.people, name="people"),
     path("labs/<slug:lab_slug>/audit", audit.audit, name="audit"),

@@ -2,6 +2,7 @@
 
 from django import forms
 
+from fleetui.fleet.forms import in_words
 from fleetui.fleet.models import AssignedStation, Assignment
 from fleetui.learning import selectors
 from robots.tasks import TASKS
@@ -47,7 +48,7 @@ class LaunchForm(forms.Form):
             self.recipe = self.recipe_class.from_json(given).to_json()
         except RecipeError as error:
             for name, problem in error.problems.items():
-                self.add_error(name if name in self.fields else None, problem)
+                self.add_error(name if name in self.fields else None, in_words(self, problem))
         return self.cleaned_data
 
     def sources(self) -> dict:
@@ -69,10 +70,6 @@ class LaunchForm(forms.Form):
     @property
     def further_bad(self):
         return any(field.errors for field in self.further_fields)
-
-    @property
-    def problem_count(self):
-        return sum(len(problems) for problems in self.errors.values())
 
 
 class SFTForm(LaunchForm):

@@ -11,6 +11,7 @@ from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
+from fleetui.fleet.queue import read_queue
 from fleetui.fleet.views.pages import add_refusal, page, render_page
 from fleetui.learning import actions, selectors
 from fleetui.learning.forms import LAUNCH_FORMS, GenerateForm, UploadForm
@@ -32,8 +33,18 @@ def runs(request, lab_slug):
     lab = access.get_lab(request.user, lab_slug)
     newest = Metric.objects.filter(run=OuterRef("pk"), kind="evaluation").order_by("-seq").values("data")[:1]
     return render_page(
-        request, "learning/runs.html", lab, "runs", runs=selectors.list_runs(lab).annotate(evaluation=Subquery(newest))
+        request,
+        "learning/runs.html",
+        lab,
+        "runs",
+        runs=selectors.list_runs(lab).annotate(evaluation=Subquery(newest)),
+        standing=standing_runs(lab),
     )
+
+
+def standing_runs(lab) -> set[int]:
+    """Ids of the runs that nobody can practise for now: how long they will take, nobody knows."""
+    return {verdict.assignment.run_id for verdict in read_queue(lab) if verdict.state == "delayed"}
 
 
 @page
@@ -74,6 +85,7 @@ def run(request, lab_slug, run_id):
         run=found,
         recipe=recipe,
         stations=selectors.run_stations(found),
+        stands=found.pk in standing_runs(found.lab),
         log="\n".join(selectors.log_tail(found)),
     )
 

@@ -3,12 +3,14 @@
 from functools import wraps
 
 from django.contrib.auth.decorators import login_required
+from django.forms import BaseForm
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 
 from fleetui import access
 from fleetui.fleet import actions
 from fleetui.fleet.actions.audit import source
+from fleetui.fleet.forms import in_words
 
 
 def page(view):
@@ -25,6 +27,7 @@ def page(view):
 def render_page(request, template, lab, section, status=200, **context):
     """With what base.html needs: the lab, the part of the site, and what the user's role may do here."""
     actions.note_seen(user=request.user, labs=[lab.slug])
+    context["problems"] = list_problems(context)
     may = {action: access.may(lab.role, action) for action in access.ALLOWED}
     return render(request, template, {"lab": lab, "section": section, "may": may, **context}, status=status)
 
@@ -34,6 +37,18 @@ def add_refusal(form, refused: access.Refused) -> None:
     problems = getattr(refused, "problems", {})
     placed = {name: problem for name, problem in problems.items() if name in form.fields}
     for name, problem in placed.items():
-        form.add_error(name, problem)
+        form.add_error(name, in_words(form, problem))
     if not placed or len(placed) < len(problems):
-        form.add_error(None, str(refused))
+        form.add_error(None, in_words(form, str(refused)))
+
+
+def list_problems(context: dict) -> list[tuple[str, str, str]]:
+    """(id of the field, its label, what is wrong) of every form of the page that was sent with errors: said on top,
+    since the field itself may be far down. What concerns no field has neither id nor label.
+    """
+    problems = []
+    for form in context.values():
+        if isinstance(form, BaseForm) and form.is_bound:
+            problems += [("", "", error) for error in form.non_field_errors()]
+            problems += [(field.auto_id, field.label, error) for field in form for error in field.errors]
+    return problems

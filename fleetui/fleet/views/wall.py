@@ -9,7 +9,7 @@ from django.views.decorators.http import require_GET
 
 from fleetui import access
 from fleetui.fleet import selectors
-from fleetui.fleet.templatetags.fleet_words import words
+from fleetui.fleet.templatetags.fleet_words import percent, words
 from fleetui.fleet.views.pages import page, render_page
 from fleetui.learning.models import Run
 
@@ -82,7 +82,7 @@ def first_steps(lab) -> list[dict]:
         }
     elif training:
         train = {
-            "text": f"{training} is under way, {training.progress:.0%} done.",
+            "text": f"{training} is under way, {percent(training.progress)} done.",
             "label": "Watch it",
             "url": run_url(training),
         }
@@ -94,7 +94,7 @@ def first_steps(lab) -> list[dict]:
         }
     elif dataset.state == "generating":
         train = {
-            "text": f"“{dataset}” is being made, {dataset.progress:.0%} done; then a policy can learn from it.",
+            "text": f"“{dataset}” is being made, {percent(dataset.progress)} done; then a policy can learn from it.",
             "label": "See the dataset",
             "url": reverse("datasets", args=[lab.slug]),
         }

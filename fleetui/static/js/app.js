@@ -160,6 +160,9 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "?" && !typing(event)) { event.preventDefault(); keysDialog?.showModal(); }
 });
 
+// A form that was refused: what is wrong is said on top, where the page begins and a screen reader goes on.
+document.querySelector("#problems")?.focus();
+
 // What the last form did is said and goes away by itself; a page without JavaScript keeps it on top.
 for (const message of document.querySelectorAll(".messages li:not(.error)")) { toast(message.textContent); message.remove(); }
 live.addEventListener("refused", (event) => toast(event.detail.error, "error"));
