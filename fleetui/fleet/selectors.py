@@ -275,27 +275,9 @@ def station_embodiment(station: Station) -> Embodiment:
     return Embodiment.from_json(station.embodiment)
 
 
-def jump_targets(lab: Lab, query: str, limit: int = 8) -> list[dict]:
-    """What Ctrl+K offers: stations, runs, tasks and episodes that contain the words."""
-    base = f"/labs/{lab.slug}"
-    found = [
-        {"kind": "station", "title": row.name, "url": f"{base}/stations/{row.slug}"}
-        for row in lab.stations.filter(Q(name__icontains=query) | Q(slug__icontains=query))[:limit]
-    ]
-    found += [
-        {"kind": "run", "title": row.name, "url": f"{base}/runs/{row.pk}"}
-        for row in lab.runs.filter(name__icontains=query)[:limit]
-    ]
-    found += [
-        {"kind": "task", "title": row.name, "url": f"{base}/tasks/#{row.slug}"}
-        for row in lab.tasks.filter(Q(name__icontains=query) | Q(family__icontains=query))[:limit]
-    ]
-    if query:
-        found += [
-            {"kind": "episode", "title": f"{str(row.uuid)[:8]} {row.instruction}", "url": f"{base}/episodes/{row.uuid}"}
-            for row in lab.episodes.filter(Q(instruction__icontains=query) | Q(uuid__startswith=query))[:limit]
-        ]
-    return found[: 3 * limit]
+def count_help(lab: Lab) -> int:
+    """How many help requests are open."""
+    return lab.help_requests.filter(closed_at=None).count()
 
 
 # For the charts

@@ -2,9 +2,9 @@
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import Http404
+from django.http import Http404, JsonResponse
 from django.shortcuts import redirect
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods
 
 from fleetui import access
 from fleetui.fleet import actions, jobs, selectors
@@ -41,6 +41,13 @@ def attention(request, lab_slug):
         contacts=lab.contacts.all(),
         form=form,
     )
+
+
+@page
+@require_GET
+def help_count(request, lab_slug):
+    """What the navigation of every page shows."""
+    return JsonResponse({"open": selectors.count_help(access.get_lab(request.user, lab_slug))})
 
 
 def change_attention(request, lab, act, form) -> str:

@@ -8,7 +8,7 @@ from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 
 from fleetui import access
-from fleetui.fleet import actions
+from fleetui.fleet import actions, selectors
 from fleetui.fleet.actions.audit import source
 from fleetui.fleet.forms import in_words
 
@@ -27,7 +27,7 @@ def page(view):
 def render_page(request, template, lab, section, status=200, **context):
     """With what base.html needs: the lab, the part of the site, and what the user's role may do here."""
     actions.note_seen(user=request.user, labs=[lab.slug])
-    context["problems"] = list_problems(context)
+    context |= {"problems": list_problems(context), "help_count": selectors.count_help(lab)}
     may = {action: access.may(lab.role, action) for action in access.ALLOWED}
     return render(request, template, {"lab": lab, "section": section, "may": may, **context}, status=status)
 

@@ -9,6 +9,7 @@ from django.views.decorators.http import require_GET
 
 from fleetui import access
 from fleetui.fleet import selectors
+from fleetui.fleet.jump import jump_targets
 from fleetui.fleet.templatetags.fleet_words import percent, words
 from fleetui.fleet.views.pages import page, render_page
 from fleetui.learning.models import Run
@@ -137,4 +138,4 @@ def run_url(run) -> str:
 @require_GET
 def jump(request, lab_slug):
     lab = access.get_lab(request.user, lab_slug)
-    return JsonResponse({"results": selectors.jump_targets(lab, request.GET.get("q", "").strip()[:100])})
+    return JsonResponse({"results": jump_targets(lab, request.GET.get("q", "").strip()[:100])})
