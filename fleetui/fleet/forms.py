@@ -209,7 +209,7 @@ class AssignForm(forms.Form):
         super().__init__(*args, **kwargs)
         self.fields["task"].queryset = selectors.list_tasks(lab)
         # What the newest demonstrations show is what a policy will know.
-        shown = lab.datasets.filter(state="ready").order_by("-id").first()
+        shown = lab.datasets.filter(state="ready", archived_at=None).order_by("-id").first()
         self.fields["task"].initial = shown and selectors.list_tasks(lab).filter(family__in=shown.families).first()
         self.fields["parent"].queryset = sources = learning.list_sources(lab)
         self.fields["parent"].initial = sources.first()

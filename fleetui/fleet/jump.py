@@ -45,11 +45,11 @@ def jump_targets(lab: Lab, query: str, limit: int = 6) -> list[dict]:
         return reverse(name, args=[lab.slug, *args])
 
     def named(rows):
-        return rows.filter(name__icontains=query)
+        return rows.filter(name__icontains=query, archived_at=None)
 
     targets = found(
         "station",
-        lab.stations.filter(Q(name__icontains=query) | Q(slug__icontains=query)),
+        lab.stations.filter(archived_at=None).filter(Q(name__icontains=query) | Q(slug__icontains=query)),
         str,
         lambda row: address("station", row.slug),
     )
@@ -61,7 +61,7 @@ def jump_targets(lab: Lab, query: str, limit: int = 6) -> list[dict]:
         if may(lab.role, action) and _matches(query, title)
     ]
     targets += found("run", named(lab.runs), str, lambda row: address("run", row.pk))
-    tasks = lab.tasks.filter(Q(name__icontains=query) | Q(family__icontains=query))
+    tasks = lab.tasks.filter(archived_at=None).filter(Q(name__icontains=query) | Q(family__icontains=query))
     targets += found("task", tasks, str, lambda row: f"{address('tasks')}#{row.slug}")
     targets += found("dataset", named(lab.datasets), str, lambda row: f"{address('datasets')}#dataset-{row.pk}")
     members = lab.memberships.select_related("user").filter(user__username__icontains=query).order_by("user__username")

@@ -64,7 +64,7 @@ def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
     verdicts = [_at_work(row, newest.get(row.run_id), now) for row in working]
     if len(rows) == len(working):
         return verdicts
-    stations = list(lab.stations.order_by("number"))
+    stations = list(lab.stations.filter(archived_at=None).order_by("number"))
     held = {
         place.station_id: verdict for verdict in verdicts for place in verdict.assignment.places.all() if place.live
     }

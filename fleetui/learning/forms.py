@@ -88,9 +88,11 @@ class SFTForm(LaunchForm):
     def __init__(self, *args, lab, **kwargs):
         super().__init__(*args, lab=lab, **kwargs)
         driven = lab.episodes.filter(dataset__isnull=False).values("dataset")
-        self.fields["corrections"].queryset = lab.datasets.filter(state="ready", pk__in=driven).order_by("-id")
+        self.fields["corrections"].queryset = lab.datasets.filter(
+            state="ready", archived_at=None, pk__in=driven
+        ).order_by("-id")
         self.fields["corrections"].label_from_instance = lambda row: f"{row.name} ({row.episodes})"
-        self.fields["dataset"].queryset = lab.datasets.filter(state="ready").order_by("-id")
+        self.fields["dataset"].queryset = lab.datasets.filter(state="ready", archived_at=None).order_by("-id")
         self.fields["dataset"].label_from_instance = lambda row: f"{row.name} ({row.episodes} demonstrations)"
 
     @property
@@ -125,7 +127,7 @@ class ImproveForm(LaunchForm):
         busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
         self.fields["parent"].queryset = selectors.list_parents(lab)
         self.fields["task"].queryset = lab.tasks.filter(archived_at=None).order_by("name")
-        able = lab.stations.filter(maintenance_since=None)
+        able = lab.stations.filter(maintenance_since=None, archived_at=None)
         free = self.fields["stations"].queryset = able.exclude(pk__in=busy.values("station")).order_by("number")
         # What a manager assigned already is what one most likely wants to practise.
         waiting = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)

@@ -10,8 +10,9 @@ from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
 SNAPSHOT_METRICS = 4000
 
 
-def list_datasets(lab: Lab):
-    return lab.datasets.select_related("created_by").order_by("-id")
+def list_datasets(lab: Lab, archived: bool = False):
+    """Those in use, or those that no longer are."""
+    return lab.datasets.filter(archived_at__isnull=not archived).select_related("created_by").order_by("-id")
 
 
 def dataset_row(dataset: Dataset) -> dict:
@@ -25,30 +26,38 @@ def dataset_row(dataset: Dataset) -> dict:
         "progress": dataset.progress,
         "error": dataset.error,
         "seed": dataset.seed,
+        "archived_at": dataset.archived_at.isoformat() if dataset.archived_at else None,
         "created_at": dataset.created_at.isoformat(),
     }
 
 
-def list_runs(lab: Lab, kind: str = ""):
-    rows = lab.runs.select_related("dataset", "parent", "created_by").order_by("-id")
+def list_runs(lab: Lab, kind: str = "", archived: bool = False):
+    """Those in use, or those that no longer are."""
+    rows = (
+        lab.runs.filter(archived_at__isnull=not archived)
+        .select_related("dataset", "parent", "created_by")
+        .order_by("-id")
+    )
     return rows.filter(kind=kind) if kind else rows
 
 
-def list_run_rows(lab: Lab, kind: str = "") -> list[dict]:
+def list_run_rows(lab: Lab, kind: str = "", archived: bool = False) -> list[dict]:
     checkpoints = Prefetch("checkpoints", queryset=Checkpoint.objects.order_by("version", "created_at"))
-    runs = list_runs(lab, kind).prefetch_related(checkpoints, "assignments__task", "assignments__stations")
+    runs = list_runs(lab, kind, archived).prefetch_related(checkpoints, "assignments__task", "assignments__stations")
     return [run_row(run) for run in runs]
 
 
 def list_parents(lab: Lab):
     """SFT runs that left a policy and a reward model: what an improve run can start from."""
-    runs = lab.runs.filter(kind="sft", state="completed", checkpoints__role="policy").distinct().order_by("-id")
+    runs = lab.runs.filter(kind="sft", state="completed", checkpoints__role="policy", archived_at=None)
+    runs = runs.distinct().order_by("-id")
     return runs.filter(pk__in=Checkpoint.objects.filter(role="reward_model").values("run"))
 
 
 def list_sources(lab: Lab):
     """What an assignment may practise with: those, and ended practice that left a policy, the newest first."""
     practised = lab.runs.filter(kind="improve", state__in=("completed", "canceled"), checkpoints__role="policy")
+    practised = practised.filter(archived_at=None)
     return lab.runs.filter(Q(pk__in=list_parents(lab).values("pk")) | Q(pk__in=practised.values("pk"))).order_by("-id")
 
 
@@ -86,6 +95,7 @@ def run_head(run: Run) -> dict:
         "created_at": run.created_at.isoformat(),
         "started_at": run.started_at.isoformat() if run.started_at else None,
         "ended_at": run.ended_at.isoformat() if run.ended_at else None,
+        "archived_at": run.archived_at.isoformat() if run.archived_at else None,
     }
 
 

@@ -13,6 +13,8 @@ urlpatterns = [
         views.control_run,
         name="control_run",
     ),
+    path("labs/<slug:lab_slug>/runs/<int:run_id>/archive", views.archive_run, name="archive_run"),
+    path("labs/<slug:lab_slug>/datasets/<int:dataset_id>/archive", views.archive_dataset, name="archive_dataset"),
     path("labs/<slug:lab_slug>/datasets/", views.datasets, name="datasets"),
     path("plotly.js", views.plotly_js, name="plotly_js"),
 ]

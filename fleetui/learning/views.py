@@ -7,13 +7,14 @@ from django.contrib import messages
 from django.db.models import OuterRef, Subquery
 from django.http import FileResponse, Http404
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
 from fleetui.fleet.queue import read_queue
-from fleetui.fleet.views.pages import add_refusal, page, render_page
-from fleetui.learning import actions, selectors
+from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page
+from fleetui.learning import actions, archive, selectors
 from fleetui.learning.forms import LAUNCH_FORMS, GenerateForm, UploadForm
 from fleetui.learning.models import Metric
 from training.recipes import RECIPES
@@ -39,6 +40,7 @@ def runs(request, lab_slug):
         "runs",
         runs=selectors.list_runs(lab).annotate(evaluation=Subquery(newest)),
         standing=standing_runs(lab),
+        archived=selectors.list_runs(lab, archived=True),
     )
 
 
@@ -104,6 +106,26 @@ def control_run(request, lab_slug, run_id, act):
 
 
 @page
+@require_POST
+def archive_run(request, lab_slug, run_id):
+    found = access.get_run(request.user, lab_slug, run_id, "archive_run")
+    acts = {"archive": archive.archive_run, "restore": archive.restore_run, "delete": archive.delete_run}
+    return do_archive(request, {"run": found}, acts, reverse("runs", args=[lab_slug]))
+
+
+@page
+@require_POST
+def archive_dataset(request, lab_slug, dataset_id):
+    found = access.get_dataset(request.user, lab_slug, dataset_id, "archive_dataset")
+    acts = {
+        "archive": archive.archive_dataset,
+        "restore": archive.restore_dataset,
+        "delete": archive.delete_dataset,
+    }
+    return do_archive(request, {"dataset": found}, acts, reverse("datasets", args=[lab_slug]))
+
+
+@page
 @require_http_methods(["GET", "POST"])
 def datasets(request, lab_slug):
     lab = access.get_lab(request.user, lab_slug)
@@ -129,6 +151,7 @@ def datasets(request, lab_slug):
         "datasets",
         422 if generate.errors or upload.errors else 200,
         datasets=selectors.list_datasets(lab),
+        archived=selectors.list_datasets(lab, archived=True),
         generate_form=generate,
         upload_form=upload,
     )

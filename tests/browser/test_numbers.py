@@ -34,3 +34,13 @@ def test_last_heard_of_stays_now_while_the_station_speaks(supervisor):
     heard = supervisor.locator("[data-f=heard]")
     supervisor.wait_for_timeout(12_000)
     expect(heard).to_have_text(re.compile(r"^(now|[5-7] s ago)$"))
+
+
+def test_practice_episodes_learned_from_and_stored_are_told_apart(supervisor):
+    said = supervisor.evaluate(
+        """async () => {
+          const { learnedOf } = await import("/static/js/format.js");
+          return [learnedOf(600, 630), learnedOf(600, 600), learnedOf(0, undefined)];
+        }"""
+    )
+    assert said == ["600 of 630 practice episodes", "600 practice episodes", "0 practice episodes"]

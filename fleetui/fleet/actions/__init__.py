@@ -5,6 +5,7 @@ on disk that a run's job hands to its learner. Every function is keyword-only an
 is Refused with a sentence.
 """
 
+from fleetui.fleet.actions.archive import archive_station, delete_station, restore_station
 from fleetui.fleet.actions.assignments import (
     assign_task,
     begin_practice,
@@ -84,6 +85,7 @@ __all__ = [
     "acknowledge_help",
     "add_contact",
     "add_member",
+    "archive_station",
     "archive_task",
     "assign_task",
     "begin_maintenance",
@@ -98,6 +100,7 @@ __all__ = [
     "create_lab",
     "create_station",
     "create_task",
+    "delete_station",
     "disconnect_silent_stations",
     "disconnect_station",
     "dispatch_all",
@@ -133,6 +136,7 @@ __all__ = [
     "renew_token",
     "reorder_assignment",
     "repeat_assignment",
+    "restore_station",
     "restore_task",
     "resume_stations",
     "revoke_invitation",

@@ -117,6 +117,8 @@ def _assignment_problems(
         problems["stations"] = unable
     if parent is not None and (parent.is_live or parent.state == "failed"):
         problems["parent"] = f"{parent} is {parent.state}; choose a run that ended well and left a policy."
+    elif parent is not None and parent.archived_at:
+        problems["parent"] = f"{parent} is archived; bring it back first or choose another run."
     if sum(each is not None for each in (episodes, hours, target_success)) > 1:
         problems["budget"] = "Give one budget at most: episodes, hours or a target success."
     elif episodes is not None and not 1 <= episodes <= 10_000_000:
@@ -140,6 +142,8 @@ def _assignment_problems(
 
 def _unable(task: Task, stations: list[Station]) -> str:
     for station in stations:
+        if station.archived_at:
+            return f"{station} is archived; leave it out, or bring it back."
         if station.maintenance:
             return f"{station} is in maintenance ({station.maintenance_reason}); leave it out, or end that."
         body = station.embodiment.get("name", task.embodiment)

@@ -2,9 +2,11 @@
 
 from functools import wraps
 
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.forms import BaseForm
-from django.shortcuts import render
+from django.http import Http404
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 
 from fleetui import access
@@ -30,6 +32,21 @@ def render_page(request, template, lab, section, status=200, **context):
     context |= {"problems": list_problems(context), "help_count": selectors.count_help(lab)}
     may = {action: access.may(lab.role, action) for action in access.ALLOWED}
     return render(request, template, {"lab": lab, "section": section, "may": may, **context}, status=status)
+
+
+def do_archive(request, row, acts: dict, back: str):
+    """What the buttons of an object's row ask: archive it, bring it back or delete it. Leads back to the list."""
+    done = {"archive": "is archived", "restore": "is back", "delete": "is deleted"}
+    act = request.POST.get("act", "")
+    if act not in done:
+        raise Http404("This page has no such form.")
+    try:
+        acts[act](user=request.user, **row)
+        (named,) = row.values()
+        messages.success(request, f"{named} {done[act]}.")
+    except access.Conflict as refused:
+        messages.error(request, str(refused))
+    return redirect(back)
 
 
 def add_refusal(form, refused: access.Refused) -> None:

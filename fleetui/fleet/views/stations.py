@@ -16,7 +16,7 @@ from fleetui.fleet import actions, selectors
 from fleetui.fleet.forms import MaintenanceForm, StationForm, StationSettingsForm
 from fleetui.fleet.models import SPAN_STATES
 from fleetui.fleet.templatetags.fleet_words import words
-from fleetui.fleet.views.pages import add_refusal, page, render_page
+from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page
 from robots.embodiments import EMBODIMENTS
 
 # Long enough to carry a token to the robot; a reload or a lost page must not lose it before.
@@ -83,8 +83,26 @@ def stations(request, lab_slug):
     """The stations of a lab side by side: are they well, and what were they used for."""
     lab = access.get_lab(request.user, lab_slug)
     return render_page(
-        request, "fleet/stations.html", lab, "stations", rows=selectors.list_upkeep(lab), legend=SPAN_STATES
+        request,
+        "fleet/stations.html",
+        lab,
+        "stations",
+        rows=selectors.list_upkeep(lab),
+        archived=selectors.list_stations(lab, archived=True),
+        legend=SPAN_STATES,
     )
+
+
+@page
+@require_POST
+def archive_station(request, lab_slug, station_slug):
+    found = access.get_station(request.user, lab_slug, station_slug, "archive_station")
+    acts = {
+        "archive": actions.archive_station,
+        "restore": actions.restore_station,
+        "delete": actions.delete_station,
+    }
+    return do_archive(request, {"station": found}, acts, reverse("stations", args=[lab_slug]))
 
 
 @page

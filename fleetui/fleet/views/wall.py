@@ -68,12 +68,12 @@ def first_steps(lab) -> list[dict]:
 
     A step with `launches` leads to the launch form, which not every role may open.
     """
-    trained = lab.runs.filter(kind="sft", state="completed").order_by("-id").first()
+    trained = lab.runs.filter(kind="sft", state="completed", archived_at=None).order_by("-id").first()
     training = lab.runs.filter(kind="sft", state__in=Run.LIVE).order_by("-id").first()
     if lab.runs.filter(kind="improve", practice_episodes__gt=0).exists():
         return []
     practising = lab.runs.filter(kind="improve").exclude(state__in=("canceled", "failed")).order_by("-id").first()
-    dataset = lab.datasets.order_by("id").first()
+    dataset = lab.datasets.filter(archived_at=None).order_by("id").first()
     new_run = reverse("new_run", args=[lab.slug])
     if trained:
         train = {

@@ -2,7 +2,7 @@
 
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
-import { colour, duration, isNumber, number, percent, refreshTimes, setState, setText, withAlpha, STATES } from "./format.js";
+import { colour, duration, isNumber, learnedOf, number, percent, refreshTimes, setState, setText, withAlpha, STATES } from "./format.js";
 
 const Plotly = window.Plotly;
 const runId = Number(page.run), kind = page.kind;
@@ -56,7 +56,7 @@ function drawSuccess() {
   Plotly.react($("#success"), traces, layout("practice episodes", "true success", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { range: [-0.02 * most, 1.03 * most] } }), config);
   $("#success").dataset.points = points.length;
   showKept(first, best);
-  setText(field("success-note"), `now ${percent(last.rate)} (${last.successes} of ${last.n}) after learning from ${last.practice_episodes}${run.practice_episodes > last.practice_episodes ? ` of ${run.practice_episodes}` : ""} practice episodes`);
+  setText(field("success-note"), `now ${percent(last.rate)} (${last.successes} of ${last.n}) after learning from ${learnedOf(last.practice_episodes, run.practice_episodes)}`);
 }
 
 // The best of many evaluations on the same seeds flatters; a run that ended measures its kept policy once more on fresh ones.

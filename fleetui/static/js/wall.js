@@ -12,6 +12,7 @@ const work = document.querySelector("#at-work");
 const attention = document.querySelector("#attention");
 const template = document.querySelector("#card-template");
 const cards = new Map();       // slug -> {element, data, strip}
+const inUse = () => [...cards.values()].filter((card) => !card.data.archived);
 const STALE_AFTER_MS = 10000;
 const SETTLED_MS = 1000;
 const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waits for the next policy", paused: "Nothing moves until it is resumed",
@@ -112,6 +113,7 @@ function refreshStale(card) {
 function place() {
   const wanting = [], working = [];
   for (const card of cards.values()) {
+    if (card.data.archived) { card.element.remove(); continue; }   // what it goes on saying is kept, for it may come back
     const wants = card.data.help || card.data.attention && (card.data.stop_latched || Date.now() - card.wantsSince >= SETTLED_MS);
     (wants ? wanting : working).push(card);
   }
@@ -125,7 +127,7 @@ function place() {
   setText(document.querySelector("#attention-count"), String(wanting.length));
   document.title = (wanting.length ? `(${wanting.length}) ` : "") + document.body.dataset.title;
   document.querySelector("#work-title").hidden = working.length === 0;
-  document.querySelector("#no-stations")?.toggleAttribute("hidden", cards.size > 0);
+  document.querySelector("#no-stations")?.toggleAttribute("hidden", inUse().length > 0);
 }
 
 function arrange(parent, wanted) {
@@ -133,9 +135,9 @@ function arrange(parent, wanted) {
 }
 
 function tally() {
-  wall.dataset.stations = cards.size;
+  wall.dataset.stations = inUse().length;
   const counts = {};
-  for (const { data } of cards.values()) { const state = data.maintenance || data.connected !== false ? data.state : "offline"; counts[state] = (counts[state] ?? 0) + 1; }
+  for (const { data } of inUse()) { const state = data.maintenance || data.connected !== false ? data.state : "offline"; counts[state] = (counts[state] ?? 0) + 1; }
   for (const element of document.querySelectorAll("#tally [data-state]")) {
     const n = counts[element.dataset.state] ?? 0;
     element.hidden = n === 0;
@@ -155,7 +157,8 @@ function change(slug, changed) {
   if ("uuid" in changed && before.uuid && changed.uuid !== before.uuid) card.strip.clear();
   if ("step" in changed || "d" in changed) card.strip.add(card.data);
   render(card);
-  return before.attention !== card.data.attention || before.severity !== card.data.severity || before.help?.id !== card.data.help?.id;
+  if (card.data.archived && slug === selected) select(null);
+  return before.archived !== card.data.archived || before.attention !== card.data.attention || before.severity !== card.data.severity || before.help?.id !== card.data.help?.id;
 }
 
 live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
@@ -167,7 +170,7 @@ live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
   } else if (data.card && change(data.card.slug, data.card)) place();
   tally();
   offerRecovery();
-  hearCalls([...cards.values()].map((card) => card.data));
+  hearCalls(inUse().map((card) => card.data));
 });
 
 document.addEventListener("click", async (event) => {
@@ -181,7 +184,7 @@ document.addEventListener("click", async (event) => {
 // ---- after a stop of all: back in one act each. Only those that the dialog lists are touched.
 
 const clearAll = document.querySelector("#clear-all"), resumeAll = document.querySelector("#resume-all");
-const byNumber = () => [...cards.values()].map((card) => card.data).sort((a, b) => (a.number ?? 0) - (b.number ?? 0));
+const byNumber = () => inUse().map((card) => card.data).sort((a, b) => (a.number ?? 0) - (b.number ?? 0));
 const stoppedOnes = () => byNumber().filter((data) => data.stop_latched);
 const pausedOnes = () => byNumber().filter((data) => data.paused && !data.stop_latched && !data.maintenance);
 
@@ -240,7 +243,7 @@ document.addEventListener("keydown", (event) => {
   if (!/^[0-9]$/.test(event.key)) return;
   digits = (event.timeStamp - digitAt < 700 ? digits : "") + event.key;
   digitAt = event.timeStamp;
-  const find = (number) => [...cards].find(([, card]) => card.data.number === Number(number))?.[0];
+  const find = (number) => [...cards].find(([, card]) => card.data.number === Number(number) && !card.data.archived)?.[0];
   const slug = find(digits) ?? find(event.key);
   if (slug) { if (slug !== selected) drive.release(); select(slug); }
 });
