@@ -399,7 +399,7 @@ def list_datasets(request: HttpRequest, lab: Path[str], archived: bool = False):
     return [learning.dataset_row(row) for row in learning.list_datasets(access.get_lab(request.user, lab), archived)]
 
 
-@labs.patch("/datasets/{number}", response=dict)
+@labs.patch("/datasets/{int:number}", response=dict)
 def archive_dataset(request: HttpRequest, lab: Path[str], number: int, body: ArchiveBody):
     """archived: true hides it, and nothing can learn from it; false brings it back."""
     dataset = access.get_dataset(request.user, lab, number, "archive_dataset")
@@ -408,7 +408,7 @@ def archive_dataset(request: HttpRequest, lab: Path[str], number: int, body: Arc
     return learning.dataset_row(access.get_dataset(request.user, lab, number))
 
 
-@labs.delete("/datasets/{number}", response=dict)
+@labs.delete("/datasets/{int:number}", response=dict)
 def delete_dataset(request: HttpRequest, lab: Path[str], number: int):
     """For good, with its file; only an archived one to which nothing refers."""
     archive.delete_dataset(dataset=access.get_dataset(request.user, lab, number, "archive_dataset"), user=request.user)

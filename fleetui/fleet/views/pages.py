@@ -1,6 +1,6 @@
 """What every page of a lab has in common: the log-in, no cache, the head, and where a refusal is said."""
 
-from functools import wraps
+from functools import partial, wraps
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -29,7 +29,8 @@ def page(view):
 def render_page(request, template, lab, section, status=200, **context):
     """With what base.html needs: the lab, the part of the site, and what the user's role may do here."""
     actions.note_seen(user=request.user, labs=[lab.slug])
-    context |= {"problems": list_problems(context), "help_count": selectors.count_help(lab)}
+    # Counted only where the navigation is drawn; a part of a page has none.
+    context |= {"problems": list_problems(context), "help_count": partial(selectors.count_help, lab)}
     may = {action: access.may(lab.role, action) for action in access.ALLOWED}
     return render(request, template, {"lab": lab, "section": section, "may": may, **context}, status=status)
 
