@@ -95,7 +95,7 @@ def first_steps(lab) -> list[dict]:
         }
     elif dataset.state == "generating":
         train = {
-            "text": f"“{dataset}” is being made, {percent(dataset.progress)} done; then a policy can learn from it.",
+            "text": f"“{dataset}” is being made, {percent(dataset.progress)} done; then a policy learns from it.",
             "label": "See the dataset",
             "url": reverse("datasets", args=[lab.slug]),
         }

@@ -74,7 +74,9 @@ export class Drive {
     window.addEventListener("pagehide", () => this.release());
     // Where a menu or a chord takes the keyboard, the end of a held key is never told.
     window.addEventListener("contextmenu", () => this.release());
-    document.addEventListener("keydown", (event) => { if (event.ctrlKey || event.metaKey || event.altKey) this.release(); });
+    document.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) this.release();
+    });
     live.addEventListener("control", ({ detail }) => { if (!detail.held) this.release(); });
     setInterval(() => this.readPad(), PAD_EVERY_MS);
   }

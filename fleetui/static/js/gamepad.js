@@ -1,5 +1,6 @@
-// A gamepad as a hand on the stick, read so that one at rest moves nothing: pedals rest at -1, worn sticks beside zero, and a
-// button may be stuck. It knows neither page nor station: it is given navigator.getGamepads() and says what is wanted.
+// A gamepad as a hand on the stick, read so that one at rest moves nothing: pedals rest at -1, worn sticks beside
+// zero, and a button may be stuck. It knows neither page nor station: it is given navigator.getGamepads() and says
+// what is wanted.
 
 const DEAD_ZONE = 0.2;          // of a stick that nobody touches; beyond it speed begins at zero
 const NEAR_ZERO = 0.15;
@@ -18,7 +19,8 @@ class Pad {
   read(pad) {
     const stick = [0, 1].map((axis) => clamp(pad.axes[axis]));
     stick.forEach((value, axis) => {
-      if (this.rested[axis] < RESTING_READS) this.rested[axis] = Math.abs(value) < NEAR_ZERO ? this.rested[axis] + 1 : 0;
+      if (this.rested[axis] >= RESTING_READS) return;
+      this.rested[axis] = Math.abs(value) < NEAR_ZERO ? this.rested[axis] + 1 : 0;
     });
     const pressed = new Set();
     pad.buttons.forEach((button, index) => {

@@ -1,5 +1,5 @@
-// Ctrl+K on every page: go to a page, a station, a run ..., or to where an act is done. The server knows what there is and what
-// the person's role may do (fleet/jump.py).
+// Ctrl+K on every page: go to a page, a station, a run ..., or to where an act is done. The server knows what there
+// is and what the person's role may do (fleet/jump.py).
 
 import { lab } from "./app.js";
 import { stopAll } from "./control.js";

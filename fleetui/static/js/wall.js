@@ -113,7 +113,8 @@ function refreshStale(card) {
 function place() {
   const wanting = [], working = [];
   for (const card of cards.values()) {
-    if (card.data.archived) { card.element.remove(); continue; }   // what it goes on saying is kept, for it may come back
+    // What it goes on saying is kept, for it may come back.
+    if (card.data.archived) { card.element.remove(); continue; }
     const wants = card.data.help || card.data.attention && (card.data.stop_latched || Date.now() - card.wantsSince >= SETTLED_MS);
     (wants ? wanting : working).push(card);
   }
@@ -158,7 +159,8 @@ function change(slug, changed) {
   if ("step" in changed || "d" in changed) card.strip.add(card.data);
   render(card);
   if (card.data.archived && slug === selected) select(null);
-  return before.archived !== card.data.archived || before.attention !== card.data.attention || before.severity !== card.data.severity || before.help?.id !== card.data.help?.id;
+  if (before.archived !== card.data.archived) return true;
+  return before.attention !== card.data.attention || before.severity !== card.data.severity || before.help?.id !== card.data.help?.id;
 }
 
 live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
@@ -189,7 +191,8 @@ const stoppedOnes = () => byNumber().filter((data) => data.stop_latched);
 const pausedOnes = () => byNumber().filter((data) => data.paused && !data.stop_latched && !data.maintenance);
 
 function offerRecovery() {
-  for (const [button, found, words] of [[clearAll, stoppedOnes(), "Clear all stops"], [resumeAll, pausedOnes(), "Resume all"]]) {
+  const offers = [[clearAll, stoppedOnes(), "Clear all stops"], [resumeAll, pausedOnes(), "Resume all"]];
+  for (const [button, found, words] of offers) {
     if (!button) continue;
     button.hidden = found.length === 0;
     setText(button, `${words} (${found.length})…`);
@@ -208,9 +211,11 @@ async function bringBack(path, body, done) {
 
 clearAll?.addEventListener("click", async () => {
   const found = stoppedOnes();
-  const reason = await askReason("Clear the software stop of these stations? They stay paused until they are resumed. Say why it is safe; the reason is kept.",
-    "Clear these stops", found.map((data) => data.name));
-  if (reason) await bringBack("clear_stops", { stations: found.map((data) => data.slug), reason }, "The stop is cleared");
+  const question = "Clear the software stop of these stations? They stay paused until they are resumed. "
+    + "Say why it is safe; the reason is kept.";
+  const reason = await askReason(question, "Clear these stops", found.map((data) => data.name));
+  if (!reason) return;
+  await bringBack("clear_stops", { stations: found.map((data) => data.slug), reason }, "The stop is cleared");
 });
 
 resumeAll?.addEventListener("click", async () => {
