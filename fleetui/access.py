@@ -32,6 +32,9 @@ ALLOWED: dict[str, set[str]] = {
     "assign": {"manager"},
     "create_station": {"manager"},
     "maintain": {"supervisor", "manager"},  # take a station out of practice and bring it back
+    "archive_station": {"manager"},  # archive, bring back, delete; so below
+    "archive_dataset": {"researcher", "manager"},
+    "archive_run": {"researcher", "manager"},
     "renew_token": {"manager"},
     "manage_people": {"manager"},
     "see_audit": {"supervisor", "manager"},
@@ -51,6 +54,9 @@ SAID = {
     "assign": "assign tasks to stations",
     "create_station": "make stations",
     "maintain": "put stations in maintenance",
+    "archive_station": "archive or delete stations",
+    "archive_dataset": "archive or delete datasets",
+    "archive_run": "archive or delete runs",
     "renew_token": "renew a station's token",
     "manage_people": "invite people, change roles, reset passwords or remove members",
     "see_audit": "read the audit log",
@@ -235,7 +241,7 @@ def get_station_by_token(token: str):
         return None
     model = apps.get_model("fleet", "Station")
     given = model.hash_token(token)
-    rows = model.objects.select_related("lab")
+    rows = model.objects.select_related("lab").filter(archived_at=None)
     station = rows.filter(token_hash=given).first()
     if station is None:
         station = rows.filter(old_token_hash=given, old_token_until__gt=timezone.now()).first()

@@ -27,6 +27,7 @@ from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions.audit import source
 from fleetui.headers import comes_from_a_page
 from fleetui.learning import actions as learning_actions
+from fleetui.learning import archive
 from fleetui.learning import selectors as learning
 from fleetui.live import rewind, telemetry
 from robots.rules import TASK_RULES
@@ -217,10 +218,16 @@ class RunBody(Schema):
     stations: list[str] = Field(default_factory=list)
 
 
+class ArchiveBody(Schema):
+    archived: bool
+
+
 @labs.get("/stations", response=list[dict])
-def list_stations(request: HttpRequest, lab: Path[str]):
-    """The wall's cards, by number, with the newest telemetry."""
+def list_stations(request: HttpRequest, lab: Path[str], archived: bool = False):
+    """The wall's cards, by number, with the newest telemetry; or the cards of those that are archived."""
     found = access.get_lab(request.user, lab)
+    if archived:
+        return [fleet.station_card(station) for station in fleet.list_stations(found, archived=True)]
     ids = dict(found.stations.values_list("slug", "pk"))
     cards = [telemetry.lay_over(ids[card["slug"]], card) for card in fleet.wall_cards(found)]
     return sorted(cards, key=lambda card: card["number"])
@@ -231,6 +238,23 @@ def show_station(request: HttpRequest, lab: Path[str], slug: str):
     station = access.get_station(request.user, lab, slug)
     card = telemetry.lay_over(station.pk, fleet.station_card(station))
     return card | {"embodiment": station.embodiment, "recent": fleet.recent_episodes(station)}
+
+
+@labs.patch("/stations/{slug}", response=dict)
+def archive_station(request: HttpRequest, lab: Path[str], slug: str, body: ArchiveBody):
+    """archived: true takes it off the wall and out of use, false brings it back."""
+    station = access.get_station(request.user, lab, slug, "archive_station")
+    change = fleet_actions.archive_station if body.archived else fleet_actions.restore_station
+    change(station=station, user=request.user)
+    return fleet.station_card(access.get_station(request.user, lab, slug))
+
+
+@labs.delete("/stations/{slug}", response=dict)
+def delete_station(request: HttpRequest, lab: Path[str], slug: str):
+    """For good; only an archived one to which nothing refers."""
+    station = access.get_station(request.user, lab, slug, "archive_station")
+    fleet_actions.delete_station(station=station, user=request.user)
+    return {"deleted": slug}
 
 
 @labs.get("/stations/{slug}/rewind", response=dict)
@@ -306,6 +330,28 @@ def give_stop(request, lab, slug, body):
     return fleet_actions.stop_stations(
         user=request.auth, lab_slug=lab, station_slug=slug, order_id=body.id if body else "", session=session
     )
+
+
+class StationsBody(Schema):
+    stations: list[str]
+
+
+class ClearBody(StationsBody):
+    reason: str
+
+
+@labs.post("/clear_stops", response=dict)
+def clear_stops(request: HttpRequest, lab: Path[str], body: ClearBody):
+    """Clear the software stop of these stations, with one reason. They stay paused. Answers who was cleared (`done`)
+    and, by slug, why not (`refused`).
+    """
+    return fleet_actions.clear_stops(user=request.user, lab_slug=lab, stations=body.stations, reason=body.reason)
+
+
+@labs.post("/resume", response=dict)
+def resume_stations(request: HttpRequest, lab: Path[str], body: StationsBody):
+    """Let these paused stations go on. Answers who does (`done`) and, by slug, why not (`refused`)."""
+    return fleet_actions.resume_stations(user=request.user, lab_slug=lab, stations=body.stations)
 
 
 @labs.get("/tasks", response=list[dict])
@@ -427,8 +473,24 @@ def stop_repeating(request: HttpRequest, lab: Path[str], number: int):
 
 
 @labs.get("/datasets", response=list[dict])
-def list_datasets(request: HttpRequest, lab: Path[str]):
-    return [learning.dataset_row(row) for row in learning.list_datasets(access.get_lab(request.user, lab))]
+def list_datasets(request: HttpRequest, lab: Path[str], archived: bool = False):
+    return [learning.dataset_row(row) for row in learning.list_datasets(access.get_lab(request.user, lab), archived)]
+
+
+@labs.patch("/datasets/{int:number}", response=dict)
+def archive_dataset(request: HttpRequest, lab: Path[str], number: int, body: ArchiveBody):
+    """archived: true hides it, and nothing can learn from it; false brings it back."""
+    dataset = access.get_dataset(request.user, lab, number, "archive_dataset")
+    change = archive.archive_dataset if body.archived else archive.restore_dataset
+    change(dataset=dataset, user=request.user)
+    return learning.dataset_row(access.get_dataset(request.user, lab, number))
+
+
+@labs.delete("/datasets/{int:number}", response=dict)
+def delete_dataset(request: HttpRequest, lab: Path[str], number: int):
+    """For good, with its file; only an archived one to which nothing refers."""
+    archive.delete_dataset(dataset=access.get_dataset(request.user, lab, number, "archive_dataset"), user=request.user)
+    return {"deleted": number}
 
 
 @labs.post("/datasets", response=dict)
@@ -447,8 +509,8 @@ def upload_dataset(request: HttpRequest, lab: Path[str], name: str):
 
 
 @labs.get("/runs", response=list[dict])
-def list_runs(request: HttpRequest, lab: Path[str], kind: str = ""):
-    return learning.list_run_rows(access.get_lab(request.user, lab), kind)
+def list_runs(request: HttpRequest, lab: Path[str], kind: str = "", archived: bool = False):
+    return learning.list_run_rows(access.get_lab(request.user, lab), kind, archived)
 
 
 @labs.post("/runs", response=dict)
@@ -475,6 +537,22 @@ def launch_run(request: HttpRequest, lab: Path[str], body: RunBody):
 @labs.get("/runs/{number}", response=dict)
 def show_run(request: HttpRequest, lab: Path[str], number: int):
     return learning.run_row(access.get_run(request.user, lab, number))
+
+
+@labs.patch("/runs/{number}", response=dict)
+def archive_run(request: HttpRequest, lab: Path[str], number: int, body: ArchiveBody):
+    """archived: true hides it, and nothing can start from it; false brings it back."""
+    run = access.get_run(request.user, lab, number, "archive_run")
+    change = archive.archive_run if body.archived else archive.restore_run
+    change(run=run, user=request.user)
+    return learning.run_row(access.get_run(request.user, lab, number))
+
+
+@labs.delete("/runs/{number}", response=dict)
+def delete_run(request: HttpRequest, lab: Path[str], number: int):
+    """For good, with its checkpoints; only an archived one of which nothing came."""
+    archive.delete_run(run=access.get_run(request.user, lab, number, "archive_run"), user=request.user)
+    return {"deleted": number}
 
 
 @labs.get("/runs/{number}/metrics", response=list[dict])

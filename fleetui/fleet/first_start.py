@@ -81,7 +81,9 @@ def make_demonstrations(lab):
 
 
 def prepare_stations(lab, wanted):
-    """At least as many simulated stations as wanted; none is ever taken away, its episodes being here."""
+    """At least as many simulated stations as wanted; none is ever taken away, its episodes being here. An archived one
+    counts, but nobody starts it.
+    """
     path = settings.DATA / "stations.json"
     tokens = {row["station"]: row["token"] for row in read_private(path, [])}
     there = list(lab.stations.filter(simulated=True, world=WORLD))
@@ -99,7 +101,11 @@ def prepare_stations(lab, wanted):
         station, token = create_station(lab=lab, name=f"Station {number}", world=WORLD, seed=number, embodiment=body)
         tokens[station.slug] = token
         there.append(station)
-    rows = [{"station": row.slug, "token": tokens[row.slug], "world": row.world, "seed": row.seed} for row in there]
+    rows = [
+        {"station": row.slug, "token": tokens[row.slug], "world": row.world, "seed": row.seed}
+        for row in there
+        if row.archived_at is None
+    ]
     write_private(path, rows)
     return path
 

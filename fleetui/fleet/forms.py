@@ -21,6 +21,12 @@ from robots.tasks import TASKS
 ANY = ("", "any")
 
 
+def in_words(form: forms.Form, sentence: str) -> str:
+    """The sentence with the label in place of a field's name in the code, with which recipes and actions begin one."""
+    name, space, rest = sentence.partition(" ")
+    return f"{form.fields[name].label}{space}{rest}" if name in form.fields else sentence
+
+
 class EpisodeFilterForm(forms.Form):
     query = forms.CharField(label="Instruction", required=False)
     purpose = forms.ChoiceField(label="Purpose", required=False, choices=[ANY, *((each, each) for each in PURPOSES)])
@@ -192,7 +198,7 @@ class AssignForm(forms.Form):
     def offer_first_choices(self, lab):
         self.fields["task"].queryset = selectors.list_tasks(lab)
         # What the newest demonstrations show is what a policy will know.
-        shown = lab.datasets.filter(state="ready").order_by("-id").first()
+        shown = lab.datasets.filter(state="ready", archived_at=None).order_by("-id").first()
         self.fields["task"].initial = shown and selectors.list_tasks(lab).filter(family__in=shown.families).first()
         self.fields["parent"].initial = learning.list_parents(lab).first()
         if asked := self.initial.get("parent"):

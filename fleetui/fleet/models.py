@@ -159,6 +159,7 @@ class Station(models.Model):
     old_token_until = models.DateTimeField(null=True)
     maintenance_since = models.DateTimeField(null=True)  # null = not in maintenance
     maintenance_reason = models.CharField(max_length=300, blank=True)
+    archived_at = models.DateTimeField(null=True)  # hidden, and neither connected nor given work
 
     token_is_old = False  # set by access.get_station_by_token: it came with the token that is being replaced
 
@@ -562,6 +563,15 @@ ACTS = (
     "task_restored",
     "maintenance_on",
     "maintenance_off",
+    "station_archived",
+    "station_restored",
+    "station_deleted",
+    "dataset_archived",
+    "dataset_restored",
+    "dataset_deleted",
+    "run_archived",
+    "run_restored",
+    "run_deleted",
     "token_made",
     "token_renewed",
     "member_invited",

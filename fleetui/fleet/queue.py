@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Lab, Station
+from fleetui.fleet.templatetags.fleet_words import percent
 from fleetui.fleet.templatetags.fleet_words import seconds as say_seconds
 from fleetui.fleet.time_zones import zone_named
 from fleetui.learning.models import Metric
@@ -64,7 +65,7 @@ def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
     verdicts = [_at_work(row, newest.get(row.run_id), now) for row in working]
     if len(rows) == len(working):
         return verdicts
-    stations = list(lab.stations.order_by("number"))
+    stations = list(lab.stations.filter(archived_at=None).order_by("number"))
     held = {
         place.station_id: verdict for verdict in verdicts for place in verdict.assignment.places.all() if place.live
     }
@@ -83,7 +84,10 @@ def newest_evaluations(run_ids: list[int]) -> dict[int, dict]:
 
 def _at_work(row: Assignment, evaluation: dict | None, now: datetime) -> Verdict:
     run = row.run
-    progress = progress_of(row, evaluation, now)
+    stations = [place.station for place in row.places.all() if place.live]
+    unable = [_inability(station, now) for station in stations]
+    stands = run.state in ("pausing", "paused") or bool(stations) and all(unable)
+    progress = progress_of(row, evaluation, now, stands)
     if run.state in ("queued", "starting"):
         if row.started_at is not None:
             return Verdict(row, "delayed", f"its run {run} was interrupted and begins again", progress=progress)
@@ -92,9 +96,7 @@ def _at_work(row: Assignment, evaluation: dict | None, now: datetime) -> Verdict
         return Verdict(row, "standby", f"its stations are reserved and its run {run} {said}", progress=progress)
     if run.state in ("pausing", "paused"):
         return Verdict(row, "delayed", f"its run {run} is paused: resume it there", progress=progress)
-    stations = [place.station for place in row.places.all() if place.live]
-    unable = [_inability(station, now) for station in stations]
-    if stations and all(unable):
+    if stands:
         said = ", ".join(f"{station} {why}" for station, why in zip(stations[:3], unable, strict=False))
         more = f" and {len(stations) - 3} more" if len(stations) > 3 else ""
         return Verdict(row, "delayed", f"nobody can practise: {said}{more}", progress=progress)
@@ -117,7 +119,8 @@ def _inability(station: Station, now: datetime) -> str:
     return UNABLE.get("paused" if station.paused else station.state, "")
 
 
-def progress_of(row: Assignment, evaluation: dict | None, now: datetime) -> Progress:
+def progress_of(row: Assignment, evaluation: dict | None, now: datetime, stands: bool = False) -> Progress:
+    """While it stands still nobody knows how long its episodes will take; hours go by all the same."""
     run, began = row.run, row.started_at
     passed = max(0.0, (now - began).total_seconds()) if began else 0.0
     episodes = run.practice_episodes
@@ -129,16 +132,16 @@ def progress_of(row: Assignment, evaluation: dict | None, now: datetime) -> Prog
         return Progress(_with_eta(text, left if began else None), min(1.0, passed / total), left, reached)
     if row.target_success is not None:
         if not evaluation or not evaluation.get("n"):
-            return Progress(f"{episodes} episodes, not evaluated yet; {row.target_success:.0%} are wanted", 0.0)
+            return Progress(f"{episodes} episodes, not evaluated yet; {percent(row.target_success)} are wanted", 0.0)
         rate, n = evaluation["successes"] / evaluation["n"], evaluation["n"]
-        text = f"{rate:.0%} true success (n = {n}) of {row.target_success:.0%}"
-        reached = f"It reached {rate:.0%} true success (n = {n})." if rate >= row.target_success else ""
+        text = f"{percent(rate)} true success (n = {n}) of {percent(row.target_success)}"
+        reached = f"It reached {percent(rate)} true success (n = {n})." if rate >= row.target_success else ""
         return Progress(text, min(1.0, rate / row.target_success), None, reached)
     total = row.budget_episodes or int(run.recipe.get("max_episodes") or 0)
     if not total:
         return Progress(f"{episodes} episodes", 0.0)
     left = None
-    if passed and episodes >= KNOWN_RATE:
+    if passed and episodes >= KNOWN_RATE and not stands:
         left = max(0, total - episodes) * passed / episodes
     # A run of its own that has this very limit ends by itself, after its last update and evaluation.
     ends_itself = int(run.recipe.get("max_episodes") or 0) <= total
@@ -241,7 +244,7 @@ def _until(verdict: Verdict, now: datetime) -> str:
     if left != float("inf"):
         return f"about {say_moment(now + timedelta(seconds=left), now)}"
     target = verdict.assignment.target_success
-    return f"it succeeds in {target:.0%}" if target is not None else f"its run {verdict.assignment.run} ends"
+    return f"it succeeds in {percent(target)}" if target is not None else f"its run {verdict.assignment.run} ends"
 
 
 def say_moment(moment: datetime, now: datetime) -> str:
@@ -259,7 +262,7 @@ def say_budget(row: Assignment) -> str:
     if row.budget_hours is not None:
         return f"{row.budget_hours:g} h"
     if row.target_success is not None:
-        return f"until {row.target_success:.0%} true success"
+        return f"until {percent(row.target_success)} true success"
     return "until its run ends"
 
 

@@ -7,7 +7,6 @@ from datetime import date, datetime, time, timedelta
 
 import numpy as np
 from django.db.models import Count, Q, Sum
-from django.urls import reverse
 from django.utils import timezone
 
 from fleetui.access import Invalid, Refused
@@ -55,7 +54,7 @@ NOT_LIVE = {
 
 def wall_cards(lab: Lab) -> list[dict]:
     """A card a station; those that need a person first, then by number."""
-    stations = list(lab.stations.select_related("loaded_checkpoint").order_by("number"))
+    stations = list(list_stations(lab))
     places = {
         place.station_id: place.assignment
         for place in AssignedStation.objects.filter(live=True, station__lab=lab).select_related("assignment__task")
@@ -106,6 +105,7 @@ def _card(station: Station, assignment: Assignment | None, wanted: dict | None, 
         "connected_since": station.connected_since.isoformat() if station.connected_since else None,
         "severity": station.severity,
         "attention": station.severity > 0,
+        "archived": station.archived_at is not None,
     }
 
 
@@ -153,13 +153,15 @@ def recent_episodes(station: Station, limit: int = 20) -> list[dict]:
     return [episode_row(row) for row in station.episodes.select_related("station", "task")[:limit]]
 
 
-def list_stations(lab: Lab):
-    return lab.stations.select_related("loaded_checkpoint").order_by("number")
+def list_stations(lab: Lab, archived: bool = False):
+    """Those in use, or those that no longer are."""
+    rows = lab.stations.filter(archived_at__isnull=not archived)
+    return rows.select_related("loaded_checkpoint").order_by("number")
 
 
 def free_stations(lab: Lab):
     """Stations that no live assignment holds and nobody repairs."""
-    return lab.stations.filter(maintenance_since=None).exclude(places__live=True).order_by("number")
+    return list_stations(lab).filter(maintenance_since=None).exclude(places__live=True).order_by("number")
 
 
 def list_tasks(lab: Lab, archived: bool = False):
@@ -280,27 +282,9 @@ def station_embodiment(station: Station) -> Embodiment:
     return Embodiment.from_json(station.embodiment)
 
 
-def jump_targets(lab: Lab, query: str, limit: int = 8) -> list[dict]:
-    """What Ctrl+K offers: stations, runs, tasks and episodes that contain the words."""
-    base = reverse("wall", args=[lab.slug]).rstrip("/")
-    found = [
-        {"kind": "station", "title": row.name, "url": f"{base}/stations/{row.slug}"}
-        for row in lab.stations.filter(Q(name__icontains=query) | Q(slug__icontains=query))[:limit]
-    ]
-    found += [
-        {"kind": "run", "title": row.name, "url": f"{base}/runs/{row.pk}"}
-        for row in lab.runs.filter(name__icontains=query)[:limit]
-    ]
-    found += [
-        {"kind": "task", "title": row.name, "url": f"{base}/tasks/#{row.slug}"}
-        for row in lab.tasks.filter(Q(name__icontains=query) | Q(family__icontains=query))[:limit]
-    ]
-    if query:
-        found += [
-            {"kind": "episode", "title": f"{str(row.uuid)[:8]} {row.instruction}", "url": f"{base}/episodes/{row.uuid}"}
-            for row in lab.episodes.filter(Q(instruction__icontains=query) | Q(uuid__startswith=query))[:limit]
-        ]
-    return found[: 3 * limit]
+def count_help(lab: Lab) -> int:
+    """How many help requests are open."""
+    return lab.help_requests.filter(closed_at=None).count()
 
 
 # For the charts
@@ -327,7 +311,7 @@ def interventions_per_robot_hour(lab: Lab, hours: int = 24, run_ids: list[int] |
     for station, kind, count in touches.order_by().values_list("station", "kind").annotate(n=Count("id")):
         kinds.setdefault(station, Counter())[kind] = count
     rows = []
-    for station in lab.stations.order_by("number"):
+    for station in list_stations(lab):
         robot_hours = (ran.get(station.pk) or 0.0) / 3600
         touched = kinds.get(station.pk, Counter())
         rows.append(

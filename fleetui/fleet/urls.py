@@ -19,8 +19,10 @@ urlpatterns = [
         "labs/<slug:lab_slug>/stations/<slug:station_slug>/settings", stations.station_settings, name="station_settings"
     ),
     path("labs/<slug:lab_slug>/attention/", attention.attention, name="attention"),
+    path("labs/<slug:lab_slug>/attention/count", attention.help_count, name="help_count"),
     path("labs/<slug:lab_slug>/effort/", effort.effort, name="effort"),
-    path("labs/<slug:lab_slug>/stations/<slug:station_slug>/token", stations.renew_token, name="renew_token"),
+    path("labs/<slug:lab_slug>/stations/<slug:station_slug>/token", stations.station_token, name="station_token"),
+    path("labs/<slug:lab_slug>/stations/<slug:station_slug>/archive", stations.archive_station, name="archive_station"),
     path("labs/<slug:lab_slug>/stations/<slug:station_slug>/maintenance", stations.maintenance, name="maintenance"),
     path("labs/<slug:lab_slug>/people", people.people, name="people"),
     path("labs/<slug:lab_slug>/audit", audit.audit, name="audit"),

@@ -5,6 +5,7 @@ supervises: claiming is one conditional UPDATE, and whatever a job reports carri
 run changes nothing.
 """
 
+import itertools
 import os
 import shutil
 import time
@@ -164,15 +165,19 @@ def add_correction(*, lab: Lab, user, episode: Episode) -> Dataset:
         raise Conflict(f"{episode} is in the dataset {known.dataset} already.")
     (fresh,) = _read_recorded(episode.file, str(episode))
     dataset = (
-        Dataset.objects.select_for_update().filter(lab=lab, state="ready", pk__in=_correction_datasets(lab)).first()
+        Dataset.objects.select_for_update()
+        .filter(lab=lab, state="ready", archived_at=None, pk__in=_correction_datasets(lab))
+        .first()
     )
     kept = [each for each in _read_recorded(dataset.file, str(dataset)) if each.uuid != fresh.uuid] if dataset else []
     if kept and (kept[0].embodiment != fresh.embodiment or _size_of([*kept, fresh]) > fleet_actions.UPLOAD_LIMIT):
         dataset, kept = None, []  # another body, or a file too large to be written anew at each click
     if dataset is None or dataset.runs.exists() or dataset.corrected_runs.exists():
         carried = dataset
-        number = Dataset.objects.filter(lab=lab, name__startswith="Corrections of ").count() + 1
-        name = f"Corrections of {lab.name}"[:70] + (f" {number}" if number > 1 else "")
+        first = f"Corrections of {lab.name}"[:70]
+        taken = set(Dataset.objects.filter(lab=lab, name__startswith=first).values_list("name", flat=True))
+        names = itertools.chain([first], (f"{first} {number}" for number in itertools.count(2)))
+        name = next(name for name in names if name not in taken)
         dataset = _new_dataset(lab, name, created_by=user, state="ready", progress=1.0)
         dataset.path = f"datasets/{dataset.pk}.safetensors"
         if carried is not None:
@@ -309,6 +314,8 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
             problems["dataset"] = (
                 f"The dataset {dataset} is {dataset.state}; wait until it is ready or choose another one."
             )
+        elif dataset.archived_at:
+            problems["dataset"] = f"The dataset {dataset} is archived; bring it back first or choose another one."
         return problems
     if parent is None or parent.lab_id != lab.pk:
         problems["parent"] = "Choose the run whose policy and reward model to start from."
@@ -316,6 +323,8 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
         problems["parent"] = problem
     else:
         problems |= _body_problems(parent, assignment.task if assignment else task)
+    if archived := [station.name for station in stations if station.archived_at]:
+        problems["stations"] = f"{', '.join(archived)}: archived; bring it back first or leave it out."
     if assignment is not None:
         if assignment.lab_id != lab.pk or not assignment.waits:
             problems["assignment"] = "This assignment has a run already or has ended; choose one that waits for a run."
@@ -338,6 +347,8 @@ def _corrections_problems(lab, kind, dataset, corrections) -> dict[str, str]:
         said = "Only a run that trains from demonstrations learns from corrections too."
     elif corrections.lab_id != lab.pk or corrections.state != "ready":
         said = f"The dataset {corrections} is not ready; choose another one, or none."
+    elif corrections.archived_at:
+        said = f"The dataset {corrections} is archived; bring it back first or choose another one, or none."
     elif corrections == dataset:
         said = f"{corrections} is the dataset already; choose another one, or none."
     elif dataset is not None:

@@ -2,6 +2,7 @@
 
 from django import forms
 
+from fleetui.fleet.forms import in_words
 from fleetui.fleet.models import AssignedStation, Assignment
 from fleetui.fleet.templatetags.fleet_words import kind_words
 from fleetui.learning import selectors
@@ -60,7 +61,7 @@ class LaunchForm(forms.Form):
             self.recipe = self.recipe_class.from_json(given).to_json()
         except RecipeError as error:
             for name, problem in error.problems.items():
-                self.add_error(name if name in self.fields else None, problem)
+                self.add_error(name if name in self.fields else None, in_words(self, problem))
         return self.cleaned_data
 
     def sources(self) -> dict:
@@ -108,9 +109,11 @@ class SFTForm(LaunchForm):
     def __init__(self, *args, lab, **kwargs):
         super().__init__(*args, lab=lab, **kwargs)
         driven = lab.episodes.filter(dataset__isnull=False).values("dataset")
-        self.fields["corrections"].queryset = lab.datasets.filter(state="ready", pk__in=driven).order_by("-id")
+        self.fields["corrections"].queryset = lab.datasets.filter(
+            state="ready", archived_at=None, pk__in=driven
+        ).order_by("-id")
         self.fields["corrections"].label_from_instance = lambda row: f"{row.name} ({row.episodes})"
-        self.fields["dataset"].queryset = lab.datasets.filter(state="ready").order_by("-id")
+        self.fields["dataset"].queryset = lab.datasets.filter(state="ready", archived_at=None).order_by("-id")
         self.fields["dataset"].label_from_instance = lambda row: f"{row.name} ({row.episodes} demonstrations)"
         for name in ("dataset", "corrections"):
             asked = self.initial.get(name)
@@ -160,7 +163,7 @@ class ImproveForm(LaunchForm):
             if problem:
                 self.refuse("parent", problem)
         self.fields["task"].queryset = lab.tasks.filter(archived_at=None).order_by("name")
-        able = lab.stations.filter(maintenance_since=None)
+        able = lab.stations.filter(maintenance_since=None, archived_at=None)
         free = self.fields["stations"].queryset = able.exclude(pk__in=busy.values("station")).order_by("number")
         # What a manager assigned already is what one most likely wants to practise.
         waiting = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)

@@ -39,6 +39,7 @@ class Dataset(models.Model):
     heartbeat_at = models.DateTimeField(null=True)
     error = models.TextField(blank=True)
     seed = models.BigIntegerField(default=0)
+    archived_at = models.DateTimeField(null=True)  # hidden, and nothing learns from it
 
     class Meta:
         ordering = ["-id"]
@@ -103,6 +104,7 @@ class Run(models.Model):
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    archived_at = models.DateTimeField(null=True)  # hidden, and nothing starts from it
 
     class Meta:
         ordering = ["-id"]

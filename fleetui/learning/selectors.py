@@ -10,8 +10,9 @@ from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
 SNAPSHOT_METRICS = 4000
 
 
-def list_datasets(lab: Lab):
-    return lab.datasets.select_related("created_by").order_by("-id")
+def list_datasets(lab: Lab, archived: bool = False):
+    """Those in use, or those that no longer are."""
+    return lab.datasets.filter(archived_at__isnull=not archived).select_related("created_by").order_by("-id")
 
 
 def dataset_row(dataset: Dataset) -> dict:
@@ -25,18 +26,24 @@ def dataset_row(dataset: Dataset) -> dict:
         "progress": dataset.progress,
         "error": dataset.error,
         "seed": dataset.seed,
+        "archived_at": dataset.archived_at.isoformat() if dataset.archived_at else None,
         "created_at": dataset.created_at.isoformat(),
     }
 
 
-def list_runs(lab: Lab, kind: str = ""):
-    rows = lab.runs.select_related("dataset", "parent", "created_by").order_by("-id")
+def list_runs(lab: Lab, kind: str = "", archived: bool = False):
+    """Those in use, or those that no longer are."""
+    rows = (
+        lab.runs.filter(archived_at__isnull=not archived)
+        .select_related("dataset", "parent", "created_by")
+        .order_by("-id")
+    )
     return rows.filter(kind=kind) if kind else rows
 
 
-def list_run_rows(lab: Lab, kind: str = "") -> list[dict]:
+def list_run_rows(lab: Lab, kind: str = "", archived: bool = False) -> list[dict]:
     checkpoints = Prefetch("checkpoints", queryset=Checkpoint.objects.order_by("version", "created_at"))
-    runs = list_runs(lab, kind).prefetch_related(checkpoints, "assignments__task", "assignments__stations")
+    runs = list_runs(lab, kind, archived).prefetch_related(checkpoints, "assignments__task", "assignments__stations")
     return [run_row(run) for run in runs]
 
 
@@ -47,7 +54,7 @@ def list_parents(lab: Lab):
     policies, judges = (Checkpoint.objects.filter(role=role).values("run") for role in ("policy", "reward_model"))
     trained = Q(kind="sft", state="completed", pk__in=judges)
     practised = Q(kind="improve", state__in=("completed", "canceled"))
-    return lab.runs.filter(trained | practised, pk__in=policies).order_by("-id")
+    return lab.runs.filter(trained | practised, pk__in=policies, archived_at=None).order_by("-id")
 
 
 def parent_problem(run: Run) -> str:
@@ -56,6 +63,8 @@ def parent_problem(run: Run) -> str:
         return ""
     if run.is_live:
         return f"{run} is still {run.state}; wait until it has ended or choose another run."
+    if run.archived_at:
+        return f"{run} is archived; bring it back first or choose another run."
     if run.state != "completed":
         return f"{run} is {run.state}; choose a run that ended well and left a policy."
     return f"{run} left no policy or no reward model; choose another run."
@@ -102,6 +111,7 @@ def run_head(run: Run) -> dict:
         "created_at": run.created_at.isoformat(),
         "started_at": run.started_at.isoformat() if run.started_at else None,
         "ended_at": run.ended_at.isoformat() if run.ended_at else None,
+        "archived_at": run.archived_at.isoformat() if run.archived_at else None,
     }
 
 

@@ -4,11 +4,13 @@ from django.contrib import messages
 from django.db.models import OuterRef, Subquery
 from django.http import FileResponse, Http404
 from django.shortcuts import redirect
+from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
-from fleetui.fleet.views.pages import add_refusal, page, render_page
-from fleetui.learning import actions, selectors
+from fleetui.fleet.queue import read_queue
+from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page
+from fleetui.learning import actions, archive, selectors
 from fleetui.learning.forms import LAUNCH_FORMS, GenerateForm, UploadForm, recipe_rows
 from fleetui.learning.models import Metric
 
@@ -27,8 +29,19 @@ def runs(request, lab_slug):
     lab = access.get_lab(request.user, lab_slug)
     newest = Metric.objects.filter(run=OuterRef("pk"), kind="evaluation").order_by("-seq").values("data")[:1]
     return render_page(
-        request, "learning/runs.html", lab, "runs", runs=selectors.list_runs(lab).annotate(evaluation=Subquery(newest))
+        request,
+        "learning/runs.html",
+        lab,
+        "runs",
+        runs=selectors.list_runs(lab).annotate(evaluation=Subquery(newest)),
+        standing=standing_runs(lab),
+        archived=selectors.list_runs(lab, archived=True),
     )
+
+
+def standing_runs(lab) -> set[int]:
+    """Ids of the runs that nobody can practise for now: how long they will take, nobody knows."""
+    return {verdict.assignment.run_id for verdict in read_queue(lab) if verdict.state == "delayed"}
 
 
 @page
@@ -71,6 +84,7 @@ def run(request, lab_slug, run_id):
         policy=found.best_checkpoint("policy"),
         practice_can_start=not selectors.parent_problem(found),
         stations=selectors.run_stations(found),
+        stands=found.pk in standing_runs(found.lab),
         log="\n".join(selectors.log_tail(found)),
     )
 
@@ -103,6 +117,26 @@ def control_run(request, lab_slug, run_id, act):
 
 
 @page
+@require_POST
+def archive_run(request, lab_slug, run_id):
+    found = access.get_run(request.user, lab_slug, run_id, "archive_run")
+    acts = {"archive": archive.archive_run, "restore": archive.restore_run, "delete": archive.delete_run}
+    return do_archive(request, {"run": found}, acts, reverse("runs", args=[lab_slug]))
+
+
+@page
+@require_POST
+def archive_dataset(request, lab_slug, dataset_id):
+    found = access.get_dataset(request.user, lab_slug, dataset_id, "archive_dataset")
+    acts = {
+        "archive": archive.archive_dataset,
+        "restore": archive.restore_dataset,
+        "delete": archive.delete_dataset,
+    }
+    return do_archive(request, {"dataset": found}, acts, reverse("datasets", args=[lab_slug]))
+
+
+@page
 @require_http_methods(["GET", "POST"])
 def datasets(request, lab_slug):
     lab = access.get_lab(request.user, lab_slug)
@@ -128,6 +162,7 @@ def datasets(request, lab_slug):
         "datasets",
         422 if generate.errors or upload.errors else 200,
         datasets=selectors.list_datasets(lab),
+        archived=selectors.list_datasets(lab, archived=True),
         generate_form=generate,
         upload_form=upload,
     )

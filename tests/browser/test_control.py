@@ -310,9 +310,12 @@ def summed_up(stills, frees, latencies):
 
 
 GAMEPAD = """
-window.pad = { connected: true, axes: [0, 0], buttons: [{ pressed: false }] };
-navigator.getGamepads = () => [window.pad];
+window.gamepad = (index, more = {}) => ({ index, connected: true, mapping: "standard", axes: [0, 0, 0, 0],
+  buttons: Array.from({ length: 17 }, () => ({ pressed: false })), ...more });
+window.pads = [window.gamepad(0)];
+navigator.getGamepads = () => window.pads;
 """
+AT_REST_S = 0.6  # a dozen readings of the gamepads
 
 
 def show_dark_and_narrow(page, screenshots, name):
@@ -359,8 +362,9 @@ def test_keys_picture_and_gamepad_drive_and_blur_lets_go(people, watched, screen
     page.screenshot(path=screenshots / "station_driven.png")
     page.mouse.up()
     show_dark_and_narrow(page, screenshots, "station_overridden")
-    assert moved_while(watched, lambda: page.evaluate("window.pad.axes = [0.9, 0]")).tolist() == [1, 0]
-    page.evaluate("window.pad.axes = [0, 0]")
+    time.sleep(AT_REST_S)
+    assert moved_while(watched, lambda: page.evaluate("window.pads[0].axes[0] = 0.9")).tolist() == [1, 0]
+    page.evaluate("window.pads[0].axes[0] = 0")
     page.keyboard.down("ArrowDown")
     page.evaluate("window.dispatchEvent(new Event('blur'))")
     time.sleep(0.6)
@@ -368,9 +372,120 @@ def test_keys_picture_and_gamepad_drive_and_blur_lets_go(people, watched, screen
     time.sleep(0.6)
     assert len(watched.world.moved_at) == still, "a page that lost the keyboard has let go"
     page.keyboard.up("ArrowDown")
-    page.evaluate("window.pad.buttons = [{ pressed: true }]")
+    page.evaluate("window.pads[0].buttons[0].pressed = true")
     state_is(page, "idle")
-    page.evaluate("window.pad.buttons = [{ pressed: false }]")
+    page.evaluate("window.pads[0].buttons[0].pressed = false")
+
+
+AT_REST = {  # what lies or hangs beside the keyboard while O is pressed
+    "pedals that rest at -1": """[window.gamepad(0, { mapping: "", axes: [-1, -1, -1] })]""",
+    "a standard one whose stick says -1": """[window.gamepad(0, { axes: [-1, -1, 0, 0] })]""",
+    "a stick with a drift of .3": """[window.gamepad(0, { axes: [0.3, -0.3, 0, 0] })]""",
+    "one axis at its end": """[window.gamepad(0, { axes: [0, 1, 0, 0] })]""",
+    "numbers that are none": """[window.gamepad(0, { axes: [NaN, Infinity] })]""",
+    "a stuck button": """[window.gamepad(0, { buttons: [{ pressed: true }] })]""",
+    "two, one of them pushed": """[window.gamepad(0), window.gamepad(1, { axes: [0, -1, 0, 0] })]""",
+    "a disconnected one": """[null, window.gamepad(1, { connected: false, axes: [1, 1, 0, 0] })]""",
+}
+
+
+@pytest.mark.parametrize("what", AT_REST)
+def test_a_gamepad_at_rest_moves_nobody(people, watched, what):
+    page = people["supervisor"]
+    page.add_init_script(GAMEPAD)
+    page.goto(PAGE)
+    page.bring_to_front()
+    state_is(page, "idle")
+    page.evaluate(f"() => {{ window.pads = {AT_REST[what]}; }}")
+    page.keyboard.press("o")
+    expect(page.locator("[data-f=holder]")).to_have_text("you are in control")
+    moved = len(watched.world.moved_at)
+    time.sleep(AT_REST_S)
+    assert len(watched.world.moved_at) == moved, "it was moved by nobody's hand"
+    expect(page.locator("[data-f=holder]")).to_have_text("you are in control")  # no stuck button handed it back
+    page.evaluate("() => { window.pads = []; }")
+    page.keyboard.press("o")
+    state_is(page, "idle")
+
+
+# Readings of a gamepad on end, [axes, pressed buttons] of each gamepad, to what the last reading says.
+READ = """async (readings) => {
+  const { Gamepads } = await import("/static/js/gamepad.js");
+  const gamepads = new Gamepads();
+  let said = null;
+  for (const reading of readings) said = gamepads.read(reading.map((pad, index) => pad && { index, connected: true,
+    mapping: "standard", axes: pad[0], buttons: [0, 1, 2].map((each) => ({ pressed: pad[1].includes(each) })) }));
+  return { direction: said.direction?.map((value) => Math.round(100 * value) / 100 + 0), handBack: said.handBack };
+}"""
+STILL, RIGHT, DRIFT = [[0, 0], []], [[1, 0], []], [[0.3, 0], []]
+REST = [[STILL]] * 6
+NOTHING = {"direction": None, "handBack": False}
+
+
+@pytest.mark.parametrize(
+    "readings, said",
+    [
+        ([*REST, [RIGHT]], {"direction": [1, 0], "handBack": False}),
+        ([[RIGHT], [STILL], [RIGHT]], NOTHING),  # it passed zero, it did not rest there
+        ([*REST, [[[0.15, 0.1], []]]], NOTHING),  # within the dead zone
+        ([*REST, [[[0, -0.6], []]]], {"direction": [0, 0.5], "handBack": False}),  # speed begins at zero beyond it
+        ([[DRIFT]] * 9, NOTHING),
+        ([*[[DRIFT]] * 9, [[[0.3, -1], []]]], {"direction": [0, 1], "handBack": False}),  # its good axis
+        ([*[[STILL, STILL]] * 6, [RIGHT, STILL]], NOTHING),  # two: neither was chosen
+        ([*[[STILL, STILL]] * 6, [STILL, [[0, 0], [1]]], [STILL, RIGHT]], {"direction": [1, 0], "handBack": False}),
+        ([*[[STILL, STILL]] * 6, [STILL, [[0, 0], [0]]]], NOTHING),  # the press that chooses does no more
+        ([*[[STILL, STILL]] * 6, [STILL, [[0, 0], [1]]], [RIGHT, STILL]], NOTHING),  # the other one
+        ([*[[STILL, STILL]] * 6, [STILL, [[0, 0], [1]]], [RIGHT, None]], NOTHING),  # the chosen one was unplugged
+        ([*REST, [[[0, 0], [0]]]], {"direction": None, "handBack": True}),
+        ([*REST, [[[0, 0], [0]]], [[[0, 0], [0]]]], NOTHING),  # held, not pressed again
+        ([[[[0, 0], [0]]]] * 6, NOTHING),  # pressed since before
+        ([*REST, [None], [RIGHT]], NOTHING),  # plugged in anew: it has to rest anew
+    ],
+)
+def test_what_a_gamepad_wants(people, readings, said):
+    page = people["supervisor"]
+    assert page.evaluate(READ, readings) == said
+
+
+def test_a_key_that_drives_labels_nothing(people, watched):
+    page = people["supervisor"]
+    page.goto(PAGE)
+    state_is(page, "idle")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    for key in ("s", "f"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(500)
+    assert not [url for url in asked if "/label" in url]
+    page.keyboard.press("o")
+    expect(page.locator("[data-f=holder]")).to_have_text("you are in control")
+    page.keyboard.press("Shift+S")
+    expect(page.locator("#toasts")).to_contain_text("hand back before you mark")
+    page.keyboard.press("o")
+    state_is(page, "idle")
+    assert not [url for url in asked if "/label" in url]
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_contain_text(re.compile(r"Shift S\s*The last episode was a true success"))
+    page.keyboard.press("Escape")
+
+
+def test_a_held_key_lets_go_where_its_end_is_not_told(people, watched):
+    page = people["supervisor"]
+    page.goto(PAGE)
+    state_is(page, "idle")
+    page.keyboard.press("o")
+    expect(page.locator("[data-f=holder]")).to_have_text("you are in control")
+    for taken in ("() => window.dispatchEvent(new Event('contextmenu'))", "Meta"):
+        moved_while(watched, lambda: page.keyboard.down("ArrowLeft"))
+        page.keyboard.down(taken) if taken == "Meta" else page.evaluate(taken)
+        time.sleep(0.6)
+        still = len(watched.world.moved_at)
+        time.sleep(0.4)
+        assert len(watched.world.moved_at) == still, taken
+        page.keyboard.up("ArrowLeft")
+        page.keyboard.up("Meta")
+    page.keyboard.press("o")
+    state_is(page, "idle")
 
 
 def test_a_correction_is_labelled_undone_and_added_to_a_dataset(people, watched, screenshots):
@@ -378,7 +493,7 @@ def test_a_correction_is_labelled_undone_and_added_to_a_dataset(people, watched,
     page.goto(PAGE)
     last = page.locator("#recent li").first
     expect(last).to_contain_text("true failure")  # what the world itself said
-    page.keyboard.press("s")
+    page.keyboard.press("Shift+S")
     toasts = page.locator("#toasts")
     expect(toasts).to_contain_text("is marked as a true success")
     expect(last).to_contain_text("true success")
@@ -393,7 +508,7 @@ def test_a_correction_is_labelled_undone_and_added_to_a_dataset(people, watched,
     expect(page.locator("main")).to_contain_text("It is in the dataset Corrections of")
     expect(page.get_by_role("button", name="True success")).to_have_attribute("aria-pressed", "true")
     page.wait_for_load_state()  # before that the page has no keys
-    page.keyboard.press("f")
+    page.keyboard.press("Shift+F")
     expect(page.locator("[data-f=true]")).to_have_text("no")
     page.screenshot(path=screenshots / "replay_labelled.png")
     show_dark_and_narrow(page, screenshots, "replay_labelled")
@@ -436,6 +551,34 @@ def test_keys_on_the_wall_act_on_the_selected_station_and_one_stops_all(people, 
         time.sleep(0.8)
         page.keyboard.press(" ")
     state_is(other, "idle")
+
+
+def test_after_stop_all_two_acts_bring_all_back(people, watched, picture, screenshots):
+    page = people["supervisor"]
+    page.goto("/labs/main/")
+    clear, resume = page.locator("#clear-all"), page.locator("#resume-all")
+    expect(page.locator("article.card[data-station=watched]")).to_contain_text("Idle")
+    expect(clear).to_be_hidden()
+    expect(resume).to_be_hidden()
+    page.locator("#stop-all").click()
+    expect(clear).to_have_text("Clear all stops (2)…")
+    picture(page, "wall_to_clear")
+    clear.click()
+    expect(page.locator("#ask .touched li")).to_have_text(["Station 1", "Watched"])
+    page.screenshot(path=screenshots / "wall_clear_all.png")
+    page.get_by_label("Reason").fill("the floor is clear")
+    page.keyboard.press("Enter")
+    expect(page.locator("#toasts")).to_contain_text("The stop is cleared: Station 1, Watched.")
+    expect(clear).to_be_hidden()
+    expect(resume).to_have_text("Resume all (2)…")
+    resume.click()
+    expect(page.locator("#confirm .touched li")).to_have_text(["Station 1", "Watched"])
+    page.get_by_role("button", name="Keep it").click()
+    expect(resume).to_be_visible()
+    resume.click()
+    page.get_by_role("button", name="Resume these").click()
+    expect(page.locator("#toasts")).to_contain_text("Resumed: Station 1, Watched.")
+    expect(resume).to_be_hidden()
 
 
 def test_a_lost_connection_and_an_old_picture_are_unmistakable(people, watched, screenshots):

@@ -127,3 +127,40 @@ def test_the_call_closes_once_the_stop_is_cleared_and_the_effort_counts(supervis
     picture(supervisor, "effort")
     supervisor.goto(link)
     supervisor.locator('[data-command="resume"]').click()
+
+
+def test_new_needs_show_and_are_announced_while_somebody_closes_one_by_hand(supervisor, manager, picture):
+    for page in (supervisor, manager):
+        page.goto(f"{LAB}/attention/")
+    manager.goto(f"{LAB}/stations/station-1")
+    manager.locator("#stop").click()
+    rows = supervisor.locator("#requests tr[id^=help-]")
+    expect(rows).to_have_count(1)
+    supervisor.get_by_role("link", name="Close by hand").click()
+    dialog = supervisor.locator("#close-help")
+    expect(dialog).to_contain_text("Close the request of Station 1 by hand?")
+    field = supervisor.get_by_label("What came of it")
+    assert field.bounding_box()["width"] > 300
+    field.fill("I looked: all is well")
+    picture(supervisor, "attention_closing")
+    manager.goto(f"{LAB}/stations/station-2")
+    manager.locator("#stop").click()
+    expect(rows).to_have_count(2)  # the list goes on beside the form
+    expect(supervisor.locator("#new-needs")).to_have_text(re.compile("A person is needed. Station 2: .*stopped"))
+    expect(dialog).to_contain_text(re.compile("New meanwhile: Station 2: .*stopped"))
+    expect(field).to_have_value("I looked: all is well")
+    expect(field).to_be_focused()
+    field.press("Enter")
+    expect(supervisor.locator("#toasts")).to_contain_text("Station 1: closed.")
+    expect(rows).to_have_count(1)
+    # Without JavaScript the link opens the same form beside the list.
+    number = rows.first.get_attribute("id").removeprefix("help-")
+    answer = supervisor.request.get(f"{LAB}/attention/?close={number}").text()
+    assert re.search(rf'<dialog id="close-help"[^>]* open>.*name="number" value="{number}"', answer, re.S)
+    for name in ("station-1", "station-2"):
+        manager.goto(f"{LAB}/stations/{name}")
+        manager.locator("#clear-stop").click()
+        manager.get_by_label("Reason").fill("it was a test")
+        manager.keyboard.press("Enter")
+        expect(manager.locator("#clear-stop")).to_be_hidden()
+        manager.locator('[data-command="resume"]').click()

@@ -12,9 +12,10 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.fleet import actions as fleet
-from fleetui.fleet.models import ACTS, Act, Episode, Membership
+from fleetui.fleet.models import ACTS, Act, Episode, Membership, Station
 from fleetui.learning import actions as learning
-from fleetui.learning.models import Run
+from fleetui.learning import archive
+from fleetui.learning.models import Dataset, Run
 from robots.attention import need_of
 from robots.control import ACTS as COMMANDS
 from robots.rules import TASK_RULES
@@ -36,9 +37,10 @@ NO_ACTS = {
 def exported():
     """Each action that is done for a user, by its name."""
     found = {name: getattr(fleet, name) for name in fleet.__all__}
-    found |= {
-        name: each for name, each in vars(learning).items() if getattr(each, "__module__", "") == learning.__name__
-    }
+    for module in (learning, archive):
+        found |= {
+            name: each for name, each in vars(module).items() if getattr(each, "__module__", "") == module.__name__
+        }
     return {
         name: each
         for name, each in found.items()
@@ -102,6 +104,20 @@ class Scene:
         fleet.begin_maintenance(station=self.station, user=self.user, reason="a new gripper")
         return self.station
 
+    def shelved(self, row):
+        """Archived already."""
+        type(row).objects.filter(pk=row.pk).update(archived_at=timezone.now())
+        row.refresh_from_db()
+        return row
+
+    def stopped(self):
+        Station.objects.filter(pk=self.station.pk).update(stop_latched=True)
+        return self.station
+
+    def paused(self):
+        Station.objects.filter(pk=self.station.pk).update(paused=True)
+        return self.station
+
 
 def daily(scene):
     return scene.assignment(repeats="daily", not_before=timezone.now() + timedelta(hours=1))
@@ -122,6 +138,9 @@ CALLS = {
         "lab": s.row,
         "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
     },
+    "archive_dataset": lambda s: {"dataset": s.dataset},
+    "archive_run": lambda s: {"run": s.sft},
+    "archive_station": lambda s: {"station": s.lab.add_station("Arm 8")},
     "archive_task": lambda s: {"task": s.task},
     "assign_task": lambda s: {"lab": s.row, "task": s.task, "stations": [s.station]},
     "begin_maintenance": lambda s: {"station": s.station, "reason": "a new gripper"},
@@ -129,10 +148,14 @@ CALLS = {
     "cancel_run": lambda s: {"run": s.run()},
     "change_password": lambda s: {"password": "another one 7"},
     "change_role": lambda s: {"member": s.member(), "role": "researcher"},
+    "clear_stops": lambda s: {"lab_slug": s.row.slug, "stations": [s.stopped().slug], "reason": "it is clear"},
     "close_help": lambda s: {"request": s.help(), "outcome": "looked at it"},
     "command_station": lambda s: {"lab_slug": s.row.slug, "station_slug": s.station.slug, "name": "pause"},
     "create_station": lambda s: {"lab": s.row, "name": "Arm 9"},
     "create_task": lambda s: {"lab": s.row, "family": "block_to_place"},
+    "delete_dataset": lambda s: {"dataset": s.shelved(Dataset.objects.create(lab=s.row, name="old", state="failed"))},
+    "delete_run": lambda s: {"run": s.shelved(Run.objects.create(lab=s.row, name="old", kind="sft", state="canceled"))},
+    "delete_station": lambda s: {"station": s.shelved(s.lab.add_station("Arm 8"))},
     "edit_assignment": lambda s: {"assignment": s.assignment(), "priority": "high"},
     "edit_task": lambda s: {"task": s.task, "name": "Another"} | limits(s.task),
     "end_maintenance": lambda s: {"station": s.kept()},
@@ -148,7 +171,11 @@ CALLS = {
     "renew_token": lambda s: {"station": s.station},
     "reorder_assignment": lambda s: {"assignment": s.assignment(), "before": s.assignment()},
     "reset_password": lambda s: {"member": s.member()},
+    "restore_dataset": lambda s: {"dataset": s.shelved(s.dataset)},
+    "restore_run": lambda s: {"run": s.shelved(s.sft)},
+    "restore_station": lambda s: {"station": s.shelved(s.lab.add_station("Arm 8"))},
     "restore_task": lambda s: {"task": s.archived()},
+    "resume_stations": lambda s: {"lab_slug": s.row.slug, "stations": [s.paused().slug]},
     "resume_run": lambda s: {"run": s.run("paused")},
     "revoke_invitation": lambda s: {"invitation": s.invitation()},
     "stop_stations": lambda s: {"lab_slug": s.row.slug},
@@ -207,7 +234,7 @@ def called_at_the_doors():
                 if (
                     isinstance(node, ast.Attribute)
                     and isinstance(node.value, ast.Name)
-                    and node.value.id in ("actions", "fleet_actions", "learning_actions")
+                    and node.value.id in ("actions", "fleet_actions", "learning_actions", "archive")
                     and node.attr.islower()
                 ):
                     found.setdefault(node.attr, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")

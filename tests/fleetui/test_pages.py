@@ -1,16 +1,19 @@
 """Every page for every role: what is shown, what is refused in words, and that a form with an error loses nothing."""
 
 import re
+import time
 import uuid
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Station, Task
 from fleetui.learning.models import Dataset, Run
-from tests.fleetui.lab import ROLES, Lab, as_upload, make_dataset, make_episode
+from tests.fleetui.lab import ROLES, Lab, as_upload, make_dataset, make_episode, make_improve_run, make_sft_run
 
 
 @pytest.fixture
@@ -108,10 +111,15 @@ def test_an_improvement_without_a_start_says_what_comes_first(lab):
     assert "Train first" in page and ">Launch<" not in page
 
 
-def test_a_new_station_shows_its_token_once(lab):
-    page = post(
-        lab, "manager", "stations/new", name="Arm 9", simulated="on", world="language_table", seed="3"
-    ).content.decode()
+def add_station(lab, **given):
+    """The page that the form leads to."""
+    answer = post(lab, "manager", "stations/new", **given)
+    assert answer.status_code == 302, answer.content
+    return lab.as_("manager").get(answer.url).content.decode()
+
+
+def test_a_new_station_shows_its_token_and_no_other_page_does(lab):
+    page = add_station(lab, name="Arm 9", simulated="on", world="language_table", seed="3")
     token = page.partition('id="token">')[2].partition("<")[0]
     station = Station.objects.get(slug="arm-9")
     assert station.token_hash == Station.hash_token(token)
@@ -122,7 +130,7 @@ def test_a_new_station_shows_its_token_once(lab):
 
 
 def test_a_real_station_is_told_where_to_connect_not_to_simulate(lab):
-    page = post(lab, "manager", "stations/new", name="Arm 9", seed="1").content.decode()
+    page = add_station(lab, name="Arm 9", seed="1")
     token = page.partition('id="token">')[2].partition("<")[0]
     assert f"FLEET_SERVER=http://testserver FLEET_TOKEN={token}" in page and "training practise" not in page
     post(lab, "manager", "stations/new", name="Arm 10", seed="1", embodiment="language_table")
@@ -194,3 +202,66 @@ def test_jump_finds_stations_of_this_lab_only(lab):
     Lab("south")
     found = get(lab, "viewer", "jump", q="arm 2").json()["results"]
     assert [(row["kind"], row["url"]) for row in found] == [("station", "/labs/north/stations/arm-2")]
+
+
+def test_errors_name_the_labels_and_stand_on_top_of_the_page(lab):
+    dataset = make_dataset(lab)
+    bad = {"steps": "many", "batch": "1", "threads": "0", "dataset": dataset.pk}
+    page = post(lab, "researcher", "runs/new?kind=sft", **bad).content.decode()
+    top = page.partition('id="problems"')[2].partition("</div>")[0]
+    assert "3 things need a change." in top
+    for field, sentence in (
+        ("steps", "Updates must be a whole number, not &#x27;many&#x27;."),
+        ("batch", "Batch is 1; it must be at least 2."),
+        ("threads", "Threads is 0; it must be at least 1."),
+    ):
+        assert f'<a href="#id_{field}">' in top and f'id="id_{field}"' in page
+        assert top.count(sentence) == 1 and page.count(sentence) == 2  # on top, and beside the field
+    assert "steps must" not in page and "batch is" not in page
+
+
+REFUSED = {  # page -> what is sent to it, which one of its forms refuses, and a word of the sentence
+    "tasks/": ({"act": "task", "family": "block2block", "time_limit_steps": "0"}, "Time limit"),
+    "datasets/": ({"act": "generate", "name": "", "episodes": "1"}, "Name"),
+    "stations/new": ({"name": "", "seed": "1"}, "Name"),
+    "stations/arm-1/settings": ({"shuffle_every_s": "0"}, "Ask for a shuffle every"),
+    "stations/arm-1/maintenance": ({"reason": ""}, "Why"),
+    "attention/": ({"act": "add", "name": "", "address": "x", "severity": "error", "after_s": "1"}, "Name"),
+    "people": ({"act": "invite", "role": "king"}, "Role"),
+}
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_every_page_says_on_top_what_its_form_refused(lab, path):
+    given, label = REFUSED[path]
+    answer = lab.as_("manager").post(f"/labs/{lab.slug}/{path}", given)
+    top = answer.content.decode().partition('id="problems"')[2].partition("</div>")[0]
+    assert answer.status_code == 422 and "a change." in top and f">{label}</a>" in top
+
+
+def test_a_page_without_errors_has_no_banner(lab):
+    for path in PAGES:
+        assert 'id="problems"' not in get(lab, "manager", path).content.decode()
+
+
+def test_episodes_stand_in_the_order_that_the_page_shows(lab):
+    """By when they arrived: a station that was cut off sends old ones late, and its clock may be wrong."""
+    for name, ago in {"first": 10, "spooled": 9000, "ahead": -4000, "last": 0}.items():
+        body = as_upload(make_episode(instruction=name, started_at=time.time() - ago))
+        assert lab.upload(body).status_code == 200
+    page = get(lab, "viewer", "episodes/").content.decode()
+    rows = re.findall(r'<tr><td class="wide grow"><a[^>]*>(\w+)</a>.*?<time datetime="([^"]+)"', page, re.S)
+    assert [name for name, _ in rows] == ["last", "ahead", "spooled", "first"]
+    assert [at for _, at in rows] == sorted((at for _, at in rows), reverse=True)
+
+
+@pytest.mark.parametrize("state, waits", [("stopped", True), ("practising", False)])
+def test_no_time_left_is_said_while_nobody_can_practise(lab, state, waits):
+    run = make_improve_run(lab, make_sft_run(lab, make_dataset(lab)))
+    Run.objects.filter(pk=run.pk).update(eta_s=1140, practice_episodes=40, progress=0.2)
+    Assignment.objects.update(started_at=timezone.now() - timedelta(minutes=5), state="underway")
+    Station.objects.update(connected=True, state=state, stop_latched=state == "stopped")
+    for path in ("runs/", f"runs/{run.pk}"):
+        assert ("19 min left" in get(lab, "viewer", path).content.decode()) is not waits, path
+    assert ("waits for its stations" in get(lab, "viewer", "runs/").content.decode()) is waits
+    assert ("left" in get(lab, "viewer", "tasks/queue").content.decode()) is not waits

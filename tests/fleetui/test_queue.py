@@ -371,7 +371,7 @@ def test_a_budget_that_is_reached_completes_it_and_its_run(online, sft_run, budg
     dispatch(online)
     row = again(row)
     assert row.state == "completed" and row.run.state == "canceling" and not row.places.filter(live=True).exists()
-    assert {"episodes": "40 episodes", "hours": "for 2 h", "target_success": "80% true success (n = 200)"}[
+    assert {"episodes": "40 episodes", "hours": "for 2 h", "target_success": "80 % true success (n = 200)"}[
         budget
     ] in row.reason
     learning.finish_run(run=row.run, state="canceled", attempt=row.run.attempt)

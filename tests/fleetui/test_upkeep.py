@@ -1,10 +1,12 @@
 """A station's upkeep: its token, maintenance, health, and the record of what its hours were used for."""
 
 import re
+import time
 from datetime import timedelta
 
 import pytest
 from django.db import IntegrityError, transaction
+from django.test import Client
 from django.utils import timezone
 
 from fleetui import access
@@ -12,6 +14,7 @@ from fleetui.fleet import actions, selectors
 from fleetui.fleet.actions.spans import note_state
 from fleetui.fleet.models import Act, AssignedStation, Episode, Station, StationSpan
 from fleetui.learning import selectors as learning
+from robots.embodiments import LANGUAGE_TABLE
 from tests.fleetui.lab import as_upload, make_episode
 
 
@@ -37,8 +40,8 @@ def shown_token(answer):
 def test_a_renewed_token_leaves_the_old_one_working_until_the_new_one_connects(lab):
     old = lab.tokens["arm-1"]
     answer = post(lab, "manager", "arm-1/token")
-    new = shown_token(answer)
-    assert "until the new one has connected" in answer.content.decode() and new != old
+    new = shown_token(lab.as_("manager").get(answer.url))
+    assert "until the new one has connected" in page(lab, path="arm-1/token") and new != old
     assert access.get_station_by_token(old).token_is_old and not access.get_station_by_token(new).token_is_old
     lab.tokens["arm-1"] = old
     assert lab.upload(as_upload(make_episode())).status_code == 200
@@ -58,19 +61,57 @@ def test_the_old_token_dies_after_ten_minutes_or_at_once_where_that_was_asked(la
     assert until - timezone.now() == pytest.approx(timedelta(minutes=10), abs=timedelta(seconds=10))
     Station.objects.update(old_token_until=timezone.now() - timedelta(seconds=1))
     assert access.get_station_by_token(old) is None
-    second = shown_token(post(lab, "manager", "arm-1/token"))
+    second = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token").url))
     assert access.get_station_by_token(second) is not None
-    answer = post(lab, "manager", "arm-1/token", at_once="on")
-    assert access.get_station_by_token(second) is None and "is void" in answer.content.decode()
+    post(lab, "manager", "arm-1/token", at_once="on")
+    assert access.get_station_by_token(second) is None and "is void" in page(lab, path="arm-1/token")
     assert [row.details["minutes_the_old_works"] for row in Act.objects.filter(kind="token_renewed")] == [0, 10, 10]
+
+
+def test_a_reload_shows_the_token_again_until_the_station_connects_or_done(lab):
+    new = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token", at_once="on").url))
+    for _ in range(2):
+        assert new in page(lab, path="arm-1/token")
+    actions.connect_station(station=access.get_station_by_token(new), embodiment=LANGUAGE_TABLE.to_json())
+    assert new not in page(lab, path="arm-1/token") and "Make a new token" in page(lab, path="arm-1/token")
+    assert access.get_station_by_token(new) is not None
+
+    newer = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token").url))
+    actions.connect_station(station=access.get_station_by_token(new), embodiment=LANGUAGE_TABLE.to_json())
+    assert newer in page(lab, path="arm-1/token")  # the old one came back, which says nothing of the new one
+    assert post(lab, "manager", "arm-1/token", act="done").url == "/labs/east/stations/arm-1"
+    assert newer not in page(lab, path="arm-1/token")
+    assert access.get_station_by_token(newer) is not None  # seen, not renewed
+
+
+def test_only_the_browser_of_whoever_made_a_token_shows_it_and_for_ten_minutes(lab, monkeypatch):
+    answer = post(lab, "manager", "arm-1/token", at_once="on")
+    new, cookie = shown_token(lab.as_("manager").get(answer.url)), answer.cookies["station_token"]
+    assert cookie["httponly"] and cookie["samesite"] == "Strict" and cookie["path"] == "/labs/east/stations/arm-1/token"
+    value = cookie.value
+    assert new not in answer.url
+    other = Client()
+    actions.add_member(lab=lab.row, user=lab.users["supervisor"], role="manager")
+    other.force_login(lab.users["supervisor"])
+    assert new not in other.get(answer.url).content.decode()
+    other.cookies["station_token"] = value  # even with what another browser kept
+    assert new not in other.get(answer.url).content.decode()
+    lab.as_("manager").cookies["station_token"] = value.replace(new[:9], "forgeries")
+    assert new not in page(lab, path="arm-1/token")
+    lab.as_("manager").cookies["station_token"] = value
+    assert new in page(lab, path="arm-1/token")
+    later = time.time() + 601
+    monkeypatch.setattr("django.core.signing.time.time", lambda: later)
+    answer = page(lab, path="arm-1/token")
+    assert new not in answer and "It is shown no more" in answer
 
 
 def test_only_a_manager_renews_a_token(lab):
     for role in ("viewer", "supervisor", "researcher"):
         assert post(lab, role, "arm-1/token").status_code == 403
         assert "Renew the token" not in page(lab, role)
+        assert lab.as_(role).get("/labs/east/stations/arm-1/token").status_code == 403
     assert access.get_station_by_token(lab.tokens["arm-1"]) is not None
-    assert lab.as_("manager").get("/labs/east/stations/arm-1/token").status_code == 405
 
 
 # Maintenance

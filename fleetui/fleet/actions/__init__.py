@@ -5,6 +5,7 @@ on disk that a run's job hands to its learner. Every function is keyword-only an
 is Refused with a sentence.
 """
 
+from fleetui.fleet.actions.archive import archive_station, delete_station, restore_station
 from fleetui.fleet.actions.assignments import (
     assign_task,
     begin_practice,
@@ -77,6 +78,7 @@ from fleetui.fleet.actions.people import (
     revoke_invitation,
 )
 from fleetui.fleet.actions.profiles import note_time_zone, set_time_zone
+from fleetui.fleet.actions.recovery import clear_stops, resume_stations
 from fleetui.fleet.actions.reports import (
     connect_station,
     disconnect_silent_stations,
@@ -96,6 +98,7 @@ __all__ = [
     "acknowledge_help",
     "add_contact",
     "add_member",
+    "archive_station",
     "archive_task",
     "assign_task",
     "begin_maintenance",
@@ -104,12 +107,14 @@ __all__ = [
     "change_password",
     "change_role",
     "checked_args",
+    "clear_stops",
     "close_help",
     "command_station",
     "connect_station",
     "create_lab",
     "create_station",
     "create_task",
+    "delete_station",
     "disconnect_silent_stations",
     "disconnect_station",
     "dispatch_all",
@@ -150,7 +155,9 @@ __all__ = [
     "reorder_assignment",
     "repeat_assignment",
     "reset_password",
+    "restore_station",
     "restore_task",
+    "resume_stations",
     "revoke_invitation",
     "set_time_zone",
     "start_assignment",

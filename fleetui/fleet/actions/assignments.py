@@ -160,6 +160,8 @@ def _assignment_problems(
 
 def _unable(task: Task, stations: list[Station]) -> str:
     for station in stations:
+        if station.archived_at:
+            return f"{station} is archived; leave it out, or bring it back."
         if station.maintenance:
             return f"{station} is in maintenance ({station.maintenance_reason}); leave it out, or end that."
         body = station.embodiment.get("name", task.embodiment)

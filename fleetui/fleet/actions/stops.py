@@ -95,7 +95,8 @@ def _record(order: stops.Order, user) -> None:
     """Latch each station, connected or not, with its audit event; all of them or none."""
     lab = access.get_lab(user, order.lab, "command")
     with transaction.atomic():
-        stations = Station.objects.select_related("lab").select_for_update(of=("self",)).filter(lab=lab).order_by("pk")
+        stations = Station.objects.select_related("lab").select_for_update(of=("self",)).order_by("pk")
+        stations = stations.filter(lab=lab, archived_at=None)
         if order.station is not None:
             stations = stations.filter(slug=order.station)
         rows = list(stations)

@@ -2,9 +2,9 @@
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import Http404
+from django.http import Http404, JsonResponse
 from django.shortcuts import redirect
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods
 
 from fleetui import access
 from fleetui.fleet import actions, jobs, selectors
@@ -27,17 +27,27 @@ def attention(request, lab_slug):
         if said or not form.errors:
             return redirect("attention", lab_slug)
     closed = selectors.list_help(lab).exclude(closed_at=None)
+    open_requests = list(selectors.list_help(lab, open_only=True))
+    asked = request.GET.get("close", "")
     return render_page(
         request,
         "fleet/attention.html",
         lab,
         "attention",
         422 if form.errors else 200,
-        open_requests=selectors.list_help(lab, open_only=True),
+        open_requests=open_requests,
+        closing=next((row for row in open_requests if str(row.pk) == asked), None),
         page_obj=Paginator(closed, CLOSED_A_PAGE).get_page(request.GET.get("page")),
         contacts=lab.contacts.all(),
         form=form,
     )
+
+
+@page
+@require_GET
+def help_count(request, lab_slug):
+    """What the navigation of every page shows."""
+    return JsonResponse({"open": selectors.count_help(access.get_lab(request.user, lab_slug))})
 
 
 def change_attention(request, lab, act, form) -> str:

@@ -1,14 +1,18 @@
 """What every page of a lab has in common: the log-in, no cache, the head, and where a refusal is said."""
 
-from functools import wraps
+from functools import partial, wraps
 
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.shortcuts import render
+from django.forms import BaseForm
+from django.http import Http404
+from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 
 from fleetui import access
-from fleetui.fleet import actions
+from fleetui.fleet import actions, selectors
 from fleetui.fleet.actions.audit import source
+from fleetui.fleet.forms import in_words
 
 
 def page(view):
@@ -25,6 +29,8 @@ def page(view):
 def render_page(request, template, lab, section, status=200, **context):
     """With what base.html needs: the lab, the part of the site, and what the user's role may do here."""
     actions.note_seen(user=request.user, labs=[lab.slug])
+    # Counted only where the navigation is drawn; a part of a page has none.
+    context |= {"problems": list_problems(context), "help_count": partial(selectors.count_help, lab)}
     may = {action: access.may(lab.role, action) for action in access.ALLOWED}
     return render(request, template, {"lab": lab, "section": section, "may": may, **context}, status=status)
 
@@ -35,11 +41,38 @@ def number_in(request, field) -> int:
     return int(given) if given.isdecimal() and len(given) < 18 else 0
 
 
+def do_archive(request, row, acts: dict, back: str):
+    """What the buttons of an object's row ask: archive it, bring it back or delete it. Leads back to the list."""
+    done = {"archive": "is archived", "restore": "is back", "delete": "is deleted"}
+    act = request.POST.get("act", "")
+    if act not in done:
+        raise Http404("This page has no such form.")
+    try:
+        acts[act](user=request.user, **row)
+        (named,) = row.values()
+        messages.success(request, f"{named} {done[act]}.")
+    except access.Conflict as refused:
+        messages.error(request, str(refused))
+    return redirect(back)
+
+
 def add_refusal(form, refused: access.Refused) -> None:
     """Put a refusal's sentences where the form has their fields, and the rest on top."""
     problems = getattr(refused, "problems", {})
     placed = {name: problem for name, problem in problems.items() if name in form.fields}
     for name, problem in placed.items():
-        form.add_error(name, problem)
+        form.add_error(name, in_words(form, problem))
     if not placed or len(placed) < len(problems):
-        form.add_error(None, str(refused))
+        form.add_error(None, in_words(form, str(refused)))
+
+
+def list_problems(context: dict) -> list[tuple[str, str, str]]:
+    """(id of the field, its label, what is wrong) of every form of the page that was sent with errors: said on top,
+    since the field itself may be far down. What concerns no field has neither id nor label.
+    """
+    problems = []
+    for form in context.values():
+        if isinstance(form, BaseForm) and form.is_bound:
+            problems += [("", "", error) for error in form.non_field_errors()]
+            problems += [(field.auto_id, field.label, error) for field in form for error in field.errors]
+    return problems

@@ -2,7 +2,9 @@
 
 import json
 import shlex
+from datetime import timedelta
 
+from django.conf import settings
 from django.contrib import messages
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -14,9 +16,13 @@ from fleetui.fleet import actions, selectors
 from fleetui.fleet.forms import MaintenanceForm, StationForm, StationSettingsForm
 from fleetui.fleet.models import SPAN_STATES
 from fleetui.fleet.templatetags.fleet_words import words
-from fleetui.fleet.views.pages import add_refusal, page, render_page
+from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page
 from robots.embodiments import EMBODIMENTS
 from robots.rules import SPEEDS
+
+# Long enough to carry a token to the robot; a reload or a lost page must not lose it before.
+TOKEN_SHOWN_FOR = timedelta(minutes=10)
+TOKEN_COOKIE = "station_token"
 
 
 @page
@@ -77,14 +83,32 @@ def stations(request, lab_slug):
     """The stations of a lab side by side: are they well, and what were they used for."""
     lab = access.get_lab(request.user, lab_slug)
     return render_page(
-        request, "fleet/stations.html", lab, "stations", rows=selectors.list_upkeep(lab), legend=SPAN_STATES
+        request,
+        "fleet/stations.html",
+        lab,
+        "stations",
+        rows=selectors.list_upkeep(lab),
+        archived=selectors.list_stations(lab, archived=True),
+        legend=SPAN_STATES,
     )
+
+
+@page
+@require_POST
+def archive_station(request, lab_slug, station_slug):
+    found = access.get_station(request.user, lab_slug, station_slug, "archive_station")
+    acts = {
+        "archive": actions.archive_station,
+        "restore": actions.restore_station,
+        "delete": actions.delete_station,
+    }
+    return do_archive(request, {"station": found}, acts, reverse("stations", args=[lab_slug]))
 
 
 @page
 @require_http_methods(["GET", "POST"])
 def new_station(request, lab_slug):
-    """A manager adds a station; its token is shown on the answer to this one POST and never again."""
+    """A manager adds a station; the page of its token follows."""
     lab = access.get_lab(request.user, lab_slug, "create_station")
     form = StationForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
@@ -104,42 +128,80 @@ def new_station(request, lab_slug):
         except access.Refused as refused:
             add_refusal(form, refused)
         else:
-            return render_token(request, lab, made, token)
+            return show_token(request, made, token)
     return render_page(request, "fleet/new_station.html", lab, "stations", 422 if form.errors else 200, form=form)
 
 
-def render_token(request, lab, station, token, **context):
-    """The one page that shows a token, with the one command that uses it; it waits until the station is here."""
-    server = request.build_absolute_uri(reverse("home")).rstrip("/")
-    file = f"{station.slug}.json"
-    row = {"station": station.slug, "token": token, "world": station.world, "seed": station.seed}
-    command = (
-        f"(umask 077; echo {shlex.quote(json.dumps([row]))} > {file}) && "
-        f".venv/bin/python -m training practise --server {server} --tokens {file}"
+def show_token(request, station, token, **said):
+    """Go to the page that shows the token, which only this browser can open again: the token lies in a signed cookie of
+    that one page. Nothing of it is kept here but the hash.
+    """
+    answer = redirect("station_token", station.lab.slug, station.slug)
+    since = station.connected_since.isoformat() if station.connected_since else ""
+    answer.set_signed_cookie(
+        TOKEN_COOKIE,
+        json.dumps({"token": token, "since": since, **said}),
+        salt=token_salt(request, station),
+        path=reverse("station_token", args=[station.lab.slug, station.slug]),
+        secure=settings.SESSION_COOKIE_SECURE,
+        httponly=True,
+        samesite="Strict",
     )
-    if not station.simulated:
-        command = f"FLEET_SERVER={server} FLEET_TOKEN={token} python my_robot.py"
-    return render_page(
-        request,
-        "fleet/new_station.html",
-        lab,
-        "stations",
-        station=station,
-        token=token,
-        server=server,
-        command=command,
-        **context,
-    )
+    return answer
+
+
+def token_salt(request, station) -> str:
+    return f"token of station {station.pk} for user {request.user.pk}"
+
+
+def read_token(request, station) -> dict | None:
+    """What show_token has put into the cookie; None once the time is over, the station has connected or there is
+    another token.
+    """
+    salt = token_salt(request, station)
+    kept = request.get_signed_cookie(TOKEN_COOKIE, default="", salt=salt, max_age=TOKEN_SHOWN_FOR.total_seconds())
+    found = json.loads(kept) if kept else None
+    if found is None or station.token_hash != station.hash_token(found["token"]):
+        return None
+    since = station.connected_since.isoformat() if station.connected_since else ""
+    # With an old token that still works it may be connected all the time: only a newer connection was made with this.
+    return found if since == found["since"] or station.old_token_hash else None
 
 
 @page
-@require_POST
-def renew_token(request, lab_slug, station_slug):
+@require_http_methods(["GET", "POST"])
+def station_token(request, lab_slug, station_slug):
+    """The one page that shows a token, with the one command that uses it; it waits until the station is here. What is
+    sent to it makes a new token, or says that the one shown has been noted.
+    """
     found = access.get_station(request.user, lab_slug, station_slug, "renew_token")
-    keep_old = request.POST.get("at_once") != "on"
-    token = actions.renew_token(station=found, user=request.user, keep_old=keep_old)
-    found = access.get_station(request.user, lab_slug, station_slug, "renew_token")
-    return render_token(request, found.lab, found, token, renewed=True, keep_old=keep_old)
+    if request.method == "POST" and request.POST.get("act") == "done":
+        answer = redirect("station", lab_slug, found.slug)
+        answer.delete_cookie(
+            TOKEN_COOKIE, path=reverse("station_token", args=[lab_slug, found.slug]), samesite="Strict"
+        )
+        return answer
+    if request.method == "POST":
+        keep_old = request.POST.get("at_once") != "on"
+        token = actions.renew_token(station=found, user=request.user, keep_old=keep_old)
+        return show_token(request, found, token, renewed=True, keep_old=keep_old)
+    kept = read_token(request, found)
+    server = request.build_absolute_uri("/").rstrip("/")
+    context = {"station": found, "minutes": round(TOKEN_SHOWN_FOR.total_seconds() / 60), **(kept or {})}
+    if kept:
+        context["command"] = start_command(found, kept["token"], server)
+    return render_page(request, "fleet/new_station.html", found.lab, "stations", **context)
+
+
+def start_command(station, token, server) -> str:
+    if not station.simulated:
+        return f"FLEET_SERVER={server} FLEET_TOKEN={token} python my_robot.py"
+    file = f"{station.slug}.json"
+    row = {"station": station.slug, "token": token, "world": station.world, "seed": station.seed}
+    return (
+        f"(umask 077; echo {shlex.quote(json.dumps([row]))} > {file}) && "
+        f".venv/bin/python -m training practise --server {server} --tokens {file}"
+    )
 
 
 @page

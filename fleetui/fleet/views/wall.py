@@ -13,7 +13,8 @@ from fleetui import access
 from fleetui.answers import JsonAnswer
 from fleetui.fleet import actions, selectors
 from fleetui.fleet.actions.audit import source
-from fleetui.fleet.templatetags.fleet_words import words
+from fleetui.fleet.jump import jump_targets
+from fleetui.fleet.templatetags.fleet_words import percent, words
 from fleetui.fleet.views.pages import page, render_page
 from fleetui.headers import client_address
 from fleetui.learning.models import Run
@@ -108,12 +109,12 @@ def first_steps(lab) -> list[dict]:
 
     A step with `launches` leads to the launch form, which not every role may open.
     """
-    trained = lab.runs.filter(kind="sft", state="completed").order_by("-id").first()
+    trained = lab.runs.filter(kind="sft", state="completed", archived_at=None).order_by("-id").first()
     training = lab.runs.filter(kind="sft", state__in=Run.LIVE).order_by("-id").first()
     if lab.runs.filter(kind="improve", practice_episodes__gt=0).exists():
         return []
     practising = lab.runs.filter(kind="improve").exclude(state__in=("canceled", "failed")).order_by("-id").first()
-    dataset = lab.datasets.order_by("id").first()
+    dataset = lab.datasets.filter(archived_at=None).order_by("id").first()
     new_run = reverse("new_run", args=[lab.slug])
     if trained:
         train = {
@@ -123,7 +124,7 @@ def first_steps(lab) -> list[dict]:
         }
     elif training:
         train = {
-            "text": f"{training} is under way, {training.progress:.0%} done.",
+            "text": f"{training} is under way, {percent(training.progress)} done.",
             "label": "Watch it",
             "url": run_url(training),
         }
@@ -135,7 +136,7 @@ def first_steps(lab) -> list[dict]:
         }
     elif dataset.state == "generating":
         train = {
-            "text": f"“{dataset}” is being made, {dataset.progress:.0%} done; then a policy can learn from it.",
+            "text": f"“{dataset}” is being made, {percent(dataset.progress)} done; then a policy learns from it.",
             "label": "See the dataset",
             "url": reverse("datasets", args=[lab.slug]),
         }
@@ -178,4 +179,4 @@ def run_url(run) -> str:
 @require_GET
 def jump(request, lab_slug):
     lab = access.get_lab(request.user, lab_slug)
-    return JsonAnswer({"results": selectors.jump_targets(lab, request.GET.get("q", "").strip()[:100])})
+    return JsonAnswer({"results": jump_targets(lab, request.GET.get("q", "").strip()[:100])})

@@ -1,7 +1,7 @@
-// On every page: theme, jump palette (Ctrl+K), the page's keys (?), toasts, one confirmation for destructive acts, times.
+// On every page: theme, the page's keys (?), toasts, one confirmation for destructive acts, times, how many stations call.
 
 import { live } from "./live.js";
-import { refreshTimes, root } from "./format.js";
+import { refreshTimes, root, setText } from "./format.js";
 
 export const page = document.body.dataset;
 export const lab = page.lab || null;
@@ -34,9 +34,21 @@ export function toast(text, kind = "plain", undo = null) {
   setTimeout(() => element.remove(), kind === "error" || undo ? 12000 : 4500);
 }
 
-export function confirmAct(question, verb) {
+// What a dialog's act will touch, each by name.
+function listIn(dialog, names) {
+  const list = dialog.querySelector("ul");
+  list.hidden = names.length === 0;
+  list.replaceChildren(...names.map((name) => {
+    const row = document.createElement("li");
+    row.textContent = name;
+    return row;
+  }));
+}
+
+export function confirmAct(question, verb, names = []) {
   const dialog = document.querySelector("#confirm");
   dialog.querySelector("p").textContent = question;
+  listIn(dialog, names);
   dialog.querySelector("[value=yes]").textContent = verb;
   dialog.returnValue = "";
   dialog.showModal();
@@ -44,9 +56,10 @@ export function confirmAct(question, verb) {
 }
 
 // Resolves to what the person wrote, or null.
-export function askReason(question, verb) {
+export function askReason(question, verb, names = []) {
   const dialog = document.querySelector("#ask"), input = dialog.querySelector("input");
   dialog.querySelector("p").textContent = question;
+  listIn(dialog, names);
   dialog.querySelector("[value=yes]").textContent = verb;
   input.value = "";
   dialog.returnValue = "";
@@ -92,68 +105,41 @@ if (page.zone === "") {
 const keysDialog = document.querySelector("#keys");
 document.querySelector("#show-keys")?.addEventListener("click", () => keysDialog.showModal());
 
-// ---- jump palette
-const palette = document.querySelector("#palette");
-const input = palette?.querySelector("input");
-const list = palette?.querySelector("ul");
-let results = [], chosen = 0, asked = 0;
-
-function drawResults(query) {
-  list.replaceChildren(...results.map((result, index) => {
-    const item = document.createElement("li");
-    item.setAttribute("role", "option");
-    item.setAttribute("aria-selected", String(index === chosen));
-    const title = document.createElement("span");
-    title.textContent = result.title;
-    const kind = document.createElement("span");
-    kind.className = "muted";
-    kind.textContent = result.kind;
-    item.append(title, kind);
-    item.addEventListener("click", () => { location.href = result.url; });
-    return item;
-  }));
-  palette.querySelector(".none").hidden = results.length > 0 || !query;
-  list.children[chosen]?.scrollIntoView({ block: "nearest" });
-}
-
-async function search() {
-  const mine = ++asked, query = input.value.trim();
-  try {
-    const answer = await fetch(`${root}labs/${lab}/jump?q=${encodeURIComponent(query)}`);
-    if (!answer.ok || mine !== asked) return;
-    results = (await answer.json()).results;
-  } catch { return; }                                       // the connection banner says why
-  chosen = 0;
-  drawResults(query);
-}
-
-function openPalette() {
-  if (!palette || palette.open) return;
-  palette.showModal();
-  input.value = "";
-  search();
-}
-
-input?.addEventListener("input", search);
-palette?.addEventListener("keydown", (event) => {
-  if (event.key === "ArrowDown" || event.key === "ArrowUp") {
-    event.preventDefault();
-    chosen = Math.max(0, Math.min(results.length - 1, chosen + (event.key === "ArrowDown" ? 1 : -1)));
-    drawResults(input.value);
-  } else if (event.key === "Enter" && results[chosen]) {
-    event.preventDefault();
-    location.href = results[chosen].url;
-  }
-});
-document.querySelector("#jump")?.addEventListener("click", openPalette);
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
 }
 
 document.addEventListener("keydown", (event) => {
-  if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") { event.preventDefault(); openPalette(); return; }
   if (event.key === "?" && !typing(event)) { event.preventDefault(); keysDialog?.showModal(); }
 });
+
+// How many help requests are open, in the navigation. A page that nobody looks at asks nothing.
+const HELP_EVERY_MS = 3000;
+const helpCount = document.querySelector("#help-count");
+
+async function countHelp() {
+  if (document.hidden) return;
+  const answer = await fetch(`${root}labs/${lab}/attention/count`).catch(() => null);
+  if (!answer?.ok || answer.redirected) return;
+  const { open } = await answer.json();
+  setText(helpCount.firstElementChild, String(open));
+  helpCount.hidden = open === 0;
+}
+if (helpCount) {
+  setInterval(countHelp, HELP_EVERY_MS);
+  document.addEventListener("visibilitychange", countHelp);
+}
+
+// A link to what is folded away unfolds it.
+function unfold() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target?.matches("details")) target.open = true;
+}
+window.addEventListener("hashchange", unfold);
+unfold();
+
+// A form that was refused: what is wrong is said on top, where the page begins and a screen reader goes on.
+document.querySelector("#problems")?.focus();
 
 // What the last form did is said and goes away by itself; a page without JavaScript keeps it on top.
 for (const message of document.querySelectorAll(".messages li:not(.error)")) { toast(message.textContent); message.remove(); }

@@ -53,8 +53,9 @@ countDown();
 setInterval(countDown, 1000);
 
 // The server draws the page; when the wall tells of another call, or of somebody on the way, both lists are fetched anew. What a
-// person is writing is not taken away.
+// person writes stands in a dialog of its own, so nothing of it is taken away and nothing waits for it.
 const requests = document.querySelector("#requests"), { lab } = document.body.dataset;
+const closing = document.querySelector("#close-help");
 const calls = new Map();       // station -> its call, as the wall told it last
 let drawing = false, stale = false;
 
@@ -64,23 +65,58 @@ async function redraw() {
   drawing = true;
   while (stale) {
     await new Promise((done) => setTimeout(done, 200));
-    if (requests.querySelector("details[open]")) continue;
     stale = false;
     const answer = await fetch(location.href).catch(() => null);
     const fresh = answer?.ok ? new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("#requests") : null;
     if (!fresh) { stale = answer === null || answer.status >= 500; await new Promise((done) => setTimeout(done, 2000)); continue; }
     const focused = requests.contains(document.activeElement) && document.activeElement, row = focused && focused.closest("tr")?.id;
+    const before = drawnCalls();
     requests.replaceChildren(...fresh.childNodes);
     if (row && focused.value) requests.querySelector(`#${row} button[value="${focused.value}"]`)?.focus();
+    if (row && focused.dataset.close) requests.querySelector(`#${row} [data-close]`)?.focus();
     refreshTimes(requests);
     countDown();
+    announce(before);
   }
   drawing = false;
 }
 
+const drawnCalls = () => new Set([...requests.querySelectorAll("tr[id^=help-]")].map((row) => row.id));
+
+// Rows that came are read out; while a dialog covers the page, in the dialog, for a screen reader hears nothing beside it.
+function announce(before) {
+  const fresh = [...requests.querySelectorAll("tr[id^=help-]")].filter((row) => !before.has(row.id));
+  const said = fresh.map((row) => `${row.cells[0].textContent.trim()}: ${row.querySelector("[data-f=reason]").textContent.trim()}`).join("; ");
+  if (said) setText(document.querySelector("#new-needs"), `A person is needed. ${said}`);
+  if (!closing?.open) return;
+  const number = closing.querySelector("[name=number]").value;
+  const gone = number && !drawnCalls().has(`help-${number}`) ? "This request was closed meanwhile." : "";
+  const line = closing.querySelector("[data-f=meanwhile]");
+  setText(line, [gone, said && `New meanwhile: ${said}`].filter(Boolean).join(" ") || line.textContent);
+}
+
+// ---- close by hand
+function openClosing(number, name) {
+  setText(closing.querySelector("[data-f=closing]"), name);
+  setText(closing.querySelector("[data-f=meanwhile]"), "");
+  closing.querySelector("[name=number]").value = number;
+  closing.querySelector("[name=outcome]").value = "";
+  closing.close();                // a page without JavaScript opened it beside the list, not above it
+  closing.showModal();
+  closing.querySelector("[name=outcome]").focus();
+}
+requests?.addEventListener("click", (event) => {
+  const link = event.target.closest("[data-close]");
+  if (!link) return;
+  event.preventDefault();
+  openClosing(link.dataset.close, link.dataset.name);
+});
+closing?.querySelector("#close-help-no").addEventListener("click", (event) => { event.preventDefault(); closing.close(); });
+if (closing?.open) openClosing(closing.querySelector("[name=number]").value, closing.querySelector("[data-f=closing]").textContent);
+
 // Whether the page as it was drawn lacks one of these calls, or has one more.
 function differs(cards) {
-  const drawn = new Set([...requests.querySelectorAll("tr[id^=help-]")].map((row) => row.id));
+  const drawn = drawnCalls();
   const open = cards.filter((card) => card.help).map((card) => `help-${card.help.id}`);
   return open.length !== drawn.size || open.some((id) => !drawn.has(id));
 }

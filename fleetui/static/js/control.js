@@ -6,10 +6,10 @@ import { live, postApi } from "./live.js";
 import { giveStop } from "./stop.js";
 import { askReason, commandStation, lab, page, toast, typing } from "./app.js";
 import { root } from "./format.js";
+import { Gamepads } from "./gamepad.js";
 
 const DRIVE_EVERY_MS = 100;
 const PAD_EVERY_MS = 50;
-const DEAD_ZONE = 0.2;         // of a stick that nobody touches
 const WORDS = { true: "a true success", false: "a true failure", null: "unknown" };
 export const mayAct = page.mayAct === "1";
 export const CONNECTION_LOST = "Connection lost: commands are not sent";
@@ -64,13 +64,18 @@ export class Drive {
     this.current = current;
     this.keys = new Set();
     this.pointer = null;       // {dx, dy}
-    this.pad = null;
-    this.padPressed = false;
+    this.pad = null;           // [dx, dy] of the gamepad
+    this.gamepads = new Gamepads();
     this.timer = null;
     this.station = null;       // the one that is being driven
     window.addEventListener("blur", () => this.release());
     document.addEventListener("visibilitychange", () => { if (document.hidden) this.release(); });
     window.addEventListener("pagehide", () => this.release());
+    // Where a menu or a chord takes the keyboard, the end of a held key is never told.
+    window.addEventListener("contextmenu", () => this.release());
+    document.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) this.release();
+    });
     live.addEventListener("control", ({ detail }) => { if (!detail.held) this.release(); });
     setInterval(() => this.readPad(), PAD_EVERY_MS);
   }
@@ -104,19 +109,16 @@ export class Drive {
   release() {
     this.keys.clear();
     this.pointer = this.pad = null;
+    this.gamepads.forget();
     this.update();
     this.onPointer?.(null);
   }
 
   readPad() {
-    if (!this.may || document.hidden || !document.hasFocus()) return;
-    const pad = [...(navigator.getGamepads?.() ?? [])].find((each) => each?.connected);
-    if (!pad) { if (this.pad) { this.pad = null; this.update(); } return; }
-    const [x, y] = [pad.axes[0] ?? 0, -(pad.axes[1] ?? 0)];
-    this.pad = Math.hypot(x, y) > DEAD_ZONE ? [Math.max(-1, Math.min(1, x)), Math.max(-1, Math.min(1, y))] : null;
-    const pressed = Boolean(pad.buttons[0]?.pressed);
-    if (pressed && !this.padPressed) { this.release(); act(this.current(), "hand_back"); }
-    this.padPressed = pressed;
+    if (!this.may || document.hidden || !document.hasFocus()) { this.gamepads.forget(); return; }
+    const { direction, handBack } = this.gamepads.read(navigator.getGamepads?.() ?? []);
+    this.pad = direction;
+    if (handBack) { this.release(); act(this.current(), "hand_back"); }
     this.update();
   }
 
@@ -151,17 +153,32 @@ export function listenKeys(current, { drive, labelled = () => {} }) {
     if (!mayAct || typing(event) || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.shiftKey && (event.code === "Period" || event.key === ">")) { event.preventDefault(); if (!event.repeat) stopAll(); return; }
     const key = keyOf(event), card = current();
-    if (key in ARROWS && drive.may && !event.shiftKey) { event.preventDefault(); drive.keys.add(key); drive.update(); return; }
+    if (key in ARROWS && drive.may && !event.shiftKey) {
+      event.preventDefault();
+      // Held since before control was taken, or since before the page was left: it has to be pressed anew.
+      if (!event.repeat) { drive.keys.add(key); drive.update(); }
+      return;
+    }
+    if (event.shiftKey && key in LABELS && !event.repeat) {
+      event.preventDefault();
+      if (!card) toast(said);
+      else if (drive.may) toast("You are in control: hand back before you mark an episode by a key.");
+      else labelLast(card.slug, LABELS[key], labelled);
+      return;
+    }
     if (event.repeat || event.shiftKey || !(key in ACTS)) return;
     if (key === " " && event.target.closest("button, a, summary")) return;
     event.preventDefault();
     if (!card) { toast(said); return; }
-    ACTS[key](card, labelled);
+    ACTS[key](card);
   });
   document.addEventListener("keyup", (event) => { if (drive.keys.delete(keyOf(event))) drive.update(); });
   // A button that was clicked must not be pressed again by the space bar.
   document.addEventListener("click", (event) => { if (event.detail > 0) event.target.closest("button")?.blur(); });
 }
+
+// With Shift: a key that labels must not be one that drives, S above all.
+export const LABELS = { s: true, f: false };
 
 const ACTS = {
   " ": (card) => act(card.slug, card.state === "paused" ? "resume" : "pause"),
@@ -169,8 +186,6 @@ const ACTS = {
   r: async (card) => { if (await act(card.slug, "reset")) toast(`${card.name}: the reset is noted.`); },
   e: (card) => act(card.slug, "end_episode"),
   c: (card) => { if (card.stop_latched || card.state === "stopped") act(card.slug, "clear_stop"); },
-  s: (card, labelled) => labelLast(card.slug, true, labelled),
-  f: (card, labelled) => labelLast(card.slug, false, labelled),
   ".": (card) => act(card.slug, "stop"),
 };
 

@@ -24,6 +24,10 @@ export const number = (value, digits = 0) => isNumber(value) ? value.toFixed(dig
 export const speedWord = (speed) => speed === 0 ? "max" : `${speed ?? 1}×`;
 export const count = (value) => isNumber(value) ? value.toLocaleString("en").replaceAll(",", "\u202f") : "–";
 
+// A policy that was evaluated has learned from some of the practice episodes that there are by now: both numbers, or one that
+// is both.
+export const learnedOf = (learned, stored) => `${count(learned)}${stored > learned ? ` of ${count(stored)}` : ""} practice episodes`;
+
 export function duration(seconds) {
   if (!isNumber(seconds)) return "–";
   if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;

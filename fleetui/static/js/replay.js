@@ -3,7 +3,7 @@
 import { Player } from "./player.js";
 import { Strip } from "./strip.js";
 import { lab, page, toast, typing } from "./app.js";
-import { addToDataset, label } from "./control.js";
+import { addToDataset, label, LABELS } from "./control.js";
 import { isNumber, number, percent, root, setText } from "./format.js";
 
 const $ = (selector) => document.querySelector(selector);
@@ -105,8 +105,9 @@ function mark(value) {
 }
 for (const button of labels) button.addEventListener("click", () => mark(button.dataset.label === "true"));
 document.addEventListener("keydown", (event) => {
-  if (!labels.length || typing(event) || event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
-  if (event.key === "s" || event.key === "f") mark(event.key === "s");
+  if (!labels.length || typing(event) || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !event.shiftKey) return;
+  const key = event.key.toLowerCase();
+  if (key in LABELS) mark(LABELS[key]);
 });
 $("#add-correction")?.addEventListener("click", (event) => addToDataset(page.episode, event.currentTarget));
 

@@ -2,7 +2,7 @@
 
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
-import { colour, duration, isNumber, number, percent, refreshTimes, root, setState, setText, timeOfDay, withAlpha, STATES } from "./format.js";
+import { colour, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText, timeOfDay, withAlpha, STATES } from "./format.js";
 
 const Plotly = window.Plotly;
 const runId = Number(page.run), kind = page.kind;
@@ -56,7 +56,7 @@ function drawSuccess() {
   Plotly.react($("#success"), traces, layout("practice episodes", "true success", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { range: [-0.02 * most, 1.03 * most] } }), config);
   $("#success").dataset.points = points.length;
   showKept(first, best);
-  setText(field("success-note"), `now ${percent(last.rate)} (${last.successes} of ${last.n}) after ${last.practice_episodes} practice episodes`);
+  setText(field("success-note"), `now ${percent(last.rate)} (${last.successes} of ${last.n}) after learning from ${learnedOf(last.practice_episodes, run.practice_episodes)}`);
 }
 
 // The best of many evaluations on the same seeds flatters; a run that ended measures its kept policy once more on fresh ones.
@@ -153,26 +153,29 @@ function drawHead() {
   const error = $("#error");
   error.hidden = !run.error;
   setText(error, run.error ?? "");
-  drawWaiting();
+  const stands = drawWaiting();
   $("#progress-panel").hidden = ended() && run.state !== "failed";
   $("#progress").value = run.progress ?? 0;
   const phase = { grounding: "Grounding: learning to name what an episode did" }[run.phase] ?? run.phase;
   setText(field("phase"), phase || { queued: "Waiting for its turn", starting: "Starting", paused: "Paused" }[run.state] || word);
-  setText(field("eta"), isNumber(run.eta_s) && run.state === "running" ? `${percent(run.progress)}, about ${duration(run.eta_s)} left` : percent(run.progress));
+  setText(field("eta"), isNumber(run.eta_s) && run.state === "running" && !stands ? `${percent(run.progress)}, about ${duration(run.eta_s)} left` : percent(run.progress));
   setText(field("round"), run.round_target ? `Round of v${run.open_version ?? 0}: ${run.round_steps} of ${run.round_target} practice steps${run.holding ? ", stations hold for the next policy" : ""}. ${run.practice_episodes ?? 0} practice episodes so far.` : "");
 }
 
-// A round closes when its stations have filled it: where people keep them waiting, the run waits too, and says so.
+// A round closes when its stations have filled it: where people keep them waiting, the run waits too, and says so. Returns
+// whether it stands still: then nobody knows how long it will take.
 function drawWaiting() {
   const there = stations.filter((station) => station.connected !== false);
   const wanting = there.filter((station) => WANTING.includes(station.state) && Date.now() - (station.since ?? 0) > SETTLED_MS);
   const waits = run.state === "running" && (wanting.length > 0 || (kind === "improve" && stations.length > 0 && there.length === 0));
   $("#waiting").hidden = !waits;
-  if (!waits) return;
+  if (!waits) return false;
   const of_all = `${wanting.length} of ${stations.length} station${stations.length === 1 ? "" : "s"}`;
   const words = there.length === 0 ? "none of its stations is connected." : wanting.every((each) => each.state === "needs_person")
     ? `${of_all} need${wanting.length === 1 ? "s" : ""} a person.` : `${of_all} ${wanting.length === 1 ? "is" : "are"} stopped, paused or in need of a person.`;
-  setText(field("waiting"), `${wanting.length === there.length ? "Waiting" : "Slower than it could be"}: ${words}`);
+  const stands = wanting.length === there.length;
+  setText(field("waiting"), `${stands ? "Waiting" : "Slower than it could be"}: ${words}`);
+  return stands;
 }
 
 const LOGGED = {
@@ -219,6 +222,6 @@ if (kind === "improve") live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }
   }
   if (moved) drawStations();
 });
-setInterval(drawWaiting, 1000);
+setInterval(() => { if (run.state) drawHead(); }, 1000);
 document.addEventListener("themechange", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);

@@ -5,7 +5,7 @@ import { Strip } from "./strip.js";
 import { lab, page, toast } from "./app.js";
 import "./rewind.js";
 import { act, addToDataset, CONNECTION_LOST, Drive, label, listenKeys, mayAct } from "./control.js";
-import { ago, count, isNumber, number, percent, refreshTimes, root, setState, setText, STATES } from "./format.js";
+import { ago, count, isNumber, number, percent, refreshTimes, root, serverNow, setState, setText, STATES } from "./format.js";
 
 const slug = page.station;
 const mayAdd = page.mayAdd === "1";
@@ -13,7 +13,7 @@ const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
 const feed = $("#feed");
 const strip = new Strip($("#strip"), { large: true });
-let data = { slug };
+let data = { slug }, heardAt = null;
 const drive = new Drive(() => slug);
 
 showFrames(feed, lab, slug, { size: "large", fps: 10, onFrame: (header) => setText(field("frame-time"), `frame of step ${header.step}`) });
@@ -40,6 +40,8 @@ function render() {
 
   setText(feed.querySelector(".note"), data.camera_error || "waiting for a picture");
   if (data.camera_error) feed.classList.remove("has-frame");
+  showHeard();
+
   const needs = $("#needs");
   const advice = { needs_person: "Put every block back on the table and shuffle them, then press Reset done.",
     stopped: "Check that the workspace is clear, then press Clear stop and say why it is safe. It stays paused until you press Resume.",
@@ -94,6 +96,16 @@ function render() {
   }
 }
 
+// What the page said when it was loaded grows old, though the station speaks all the time.
+function showHeard() {
+  const place = field("heard");
+  if (heardAt === null || !place) return;
+  const time = place.querySelector("time") ?? document.createElement("time");
+  time.dateTime = new Date(heardAt).toISOString();
+  place.replaceChildren(time);
+  refreshTimes(place);
+}
+
 const LABELS = { true: "true success", false: "true failure", null: "unknown" };
 
 function addRecent(recent) {
@@ -142,6 +154,8 @@ live.subscribe(`station:${lab}/${slug}`, { subscribe: "station", lab, station: s
   const before = data;
   const changed = change.card ?? change;
   data = type === "snapshot" ? { ...changed } : { ...data, ...changed };
+  if (type === "snapshot" && data.last_seen) heardAt = Date.parse(data.last_seen);
+  if (type === "delta" && "sent_at" in changed) heardAt = serverNow();
   if (type === "snapshot") {
     strip.clear();
     if (changed.trace?.length) strip.setTrace(changed.trace, { threshold: data.threshold, limit: data.limit });

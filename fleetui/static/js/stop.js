@@ -62,7 +62,7 @@ class Order {
     orders.delete(this.id);
     show();
     const n = this.rows.length;
-    if (!this.station) this.toast(`Software stop: ${n === 1 ? "the station" : `all ${n} stations`} confirmed it. Each is cleared with a reason.`);
+    if (!this.station) this.toast(`Software stop: ${n === 1 ? "the station" : `all ${n} stations`} confirmed it. Clear them on the wall, with a reason.`);
     this.resolve(true);
   }
 

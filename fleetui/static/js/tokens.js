@@ -31,8 +31,7 @@ if (station) {
     card = type === "snapshot" ? { ...changed } : { ...card, ...changed };
     const before = page.since ? Date.parse(page.since) : 0;  // an old token's connection is not the one that is waited for
     const since = card.connected_since ? Date.parse(card.connected_since) : 0;
-    // The page's time has whole seconds only.
-    if (!card.connected || since < before + 1000) return;
+    if (!card.connected || since <= before) return;
     setState(document.querySelector("#arrival .state"), "ready", `${card.name} is connected`);
     document.querySelector("#open-station").classList.add("primary");
   });

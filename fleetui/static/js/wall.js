@@ -3,14 +3,16 @@
 import { live, postApi, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
 import { hearCalls, timeLeft } from "./attention.js";
-import { lab, toast, typing } from "./app.js";
+import { askReason, confirmAct, lab, toast, typing } from "./app.js";
 import { act, CONNECTION_LOST, Drive, listenKeys, mayAct } from "./control.js";
-import { ago, count, isNumber, percent, root, serverNow, setState, setText, speedWord, STATES } from "./format.js";
+import { ago, count, isNumber, number, percent, root, serverNow, setState, setText, speedWord, STATES } from "./format.js";
 
+const wall = document.querySelector("#wall");
 const work = document.querySelector("#at-work");
 const attention = document.querySelector("#attention");
 const template = document.querySelector("#card-template");
 const cards = new Map();       // slug -> {element, data, strip}
+const inUse = () => [...cards.values()].filter((card) => !card.data.archived);
 const STALE_AFTER_MS = 5000;      // every station speaks each second, in every state
 const SETTLED_MS = 1000;
 const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waits for the next policy", paused: "Nothing moves until it is resumed",
@@ -55,14 +57,13 @@ function render(card) {
   setState(element.querySelector(".state"), state);
   setText(field("name"), data.name ?? element.dataset.station);
   setText(field("instruction"), (state === "maintenance" && data.maintenance) || data.instruction || NO_INSTRUCTION[state] || "–");
-  field("instruction").title = data.instruction ?? "";
   const progress = Math.max(0, Math.min(1, data.progress ?? 0));
   field("progress").style.width = `${100 * progress}%`;
-  setText(field("progress-text"), isNumber(data.progress) ? percent(progress) : "");
-  setText(field("p"), isNumber(data.p_success) ? `P ${data.p_success.toFixed(2)}` : "");
-  setText(field("step"), isNumber(data.step) && data.limit ? `step ${data.step}/${data.limit}` : "");
-  setText(field("version"), isNumber(data.version) ? `v${data.version}` : "no policy");
-  setText(field("episodes"), `${count(data.episodes ?? 0)} ep.`);
+  setText(field("progress-text"), isNumber(data.progress) ? percent(progress) : "–");
+  setText(field("p"), number(data.p_success, 2));
+  setText(field("step"), isNumber(data.step) && data.limit ? `${data.step} of ${data.limit}` : "–");
+  setText(field("version"), isNumber(data.version) ? `v${data.version}` : "none");
+  setText(field("episodes"), count(data.episodes ?? 0));
   setText(field("speed"), speedWord(data.speed));
   setText(field("number"), String(data.number ?? ""));
   const mine = live.holds(data.slug);
@@ -113,6 +114,8 @@ function refreshStale(card) {
 function place() {
   const wanting = [], working = [];
   for (const card of cards.values()) {
+    // What it goes on saying is kept, for it may come back.
+    if (card.data.archived) { card.element.remove(); continue; }
     const wants = card.data.help || card.data.attention && (card.data.stop_latched || performance.now() - card.wantsSince >= SETTLED_MS);
     (wants ? wanting : working).push(card);
   }
@@ -126,7 +129,7 @@ function place() {
   setText(document.querySelector("#attention-count"), String(wanting.length));
   document.title = (wanting.length ? `(${wanting.length}) ` : "") + document.body.dataset.title;
   document.querySelector("#work-title").hidden = working.length === 0;
-  document.querySelector("#no-stations")?.toggleAttribute("hidden", cards.size > 0);
+  document.querySelector("#no-stations")?.toggleAttribute("hidden", inUse().length > 0);
 }
 
 function arrange(parent, wanted) {
@@ -134,8 +137,9 @@ function arrange(parent, wanted) {
 }
 
 function tally() {
+  wall.dataset.stations = inUse().length;
   const counts = {};
-  for (const { data } of cards.values()) { const state = data.maintenance || data.connected !== false ? data.state : "offline"; counts[state] = (counts[state] ?? 0) + 1; }
+  for (const { data } of inUse()) { const state = data.maintenance || data.connected !== false ? data.state : "offline"; counts[state] = (counts[state] ?? 0) + 1; }
   for (const element of document.querySelectorAll("#tally [data-state]")) {
     const n = counts[element.dataset.state] ?? 0;
     element.hidden = n === 0;
@@ -155,6 +159,8 @@ function change(slug, changed) {
   if ("uuid" in changed && before.uuid && changed.uuid !== before.uuid) card.strip.clear();
   if ("step" in changed || "d" in changed) card.strip.add(card.data);
   render(card);
+  if (card.data.archived && slug === selected) select(null);
+  if (before.archived !== card.data.archived) return true;
   return before.attention !== card.data.attention || before.severity !== card.data.severity || before.help?.id !== card.data.help?.id;
 }
 
@@ -166,7 +172,8 @@ live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
     place();
   } else if (data.card && change(data.card.slug, data.card)) place();
   tally();
-  hearCalls([...cards.values()].map((card) => card.data));
+  offerRecovery();
+  hearCalls(inUse().map((card) => card.data));
 });
 
 document.addEventListener("click", async (event) => {
@@ -175,6 +182,49 @@ document.addEventListener("click", async (event) => {
   button.disabled = true;
   await act(button.closest("[data-station]").dataset.station, button.dataset.command);
   refuseOffline(button);
+});
+
+// ---- after a stop of all: back in one act each. Only those that the dialog lists are touched.
+
+const clearAll = document.querySelector("#clear-all"), resumeAll = document.querySelector("#resume-all");
+const byNumber = () => inUse().map((card) => card.data).sort((a, b) => (a.number ?? 0) - (b.number ?? 0));
+const stoppedOnes = () => byNumber().filter((data) => data.stop_latched);
+const pausedOnes = () => byNumber().filter((data) => data.paused && !data.stop_latched && !data.maintenance);
+
+function offerRecovery() {
+  const offers = [[clearAll, stoppedOnes(), "Clear all stops"], [resumeAll, pausedOnes(), "Resume all"]];
+  for (const [button, found, words] of offers) {
+    if (!button) continue;
+    button.hidden = found.length === 0;
+    setText(button, `${words} (${found.length})…`);
+    refuseOffline(button);
+  }
+}
+
+const nameOf = (slug) => cards.get(slug)?.data.name ?? slug;
+
+async function bringBack(path, body, done) {
+  const answer = await postApi(`labs/${lab}/${path}`, body);
+  if (!answer.ok) { toast(answer.error, "error"); return; }
+  if (answer.done.length) toast(`${done}: ${answer.done.map(nameOf).join(", ")}.`);
+  for (const [slug, why] of Object.entries(answer.refused)) toast(`${nameOf(slug)}: ${why}`, "error");
+}
+
+clearAll?.addEventListener("click", async () => {
+  const found = stoppedOnes();
+  const question = "Clear the software stop of these stations? They stay paused until they are resumed. "
+    + "Say why it is safe; the reason is kept.";
+  const reason = await askReason(question, "Clear these stops", found.map((data) => data.name));
+  if (!reason) return;
+  await bringBack("clear_stops", { stations: found.map((data) => data.slug), reason }, "The stop is cleared");
+});
+
+resumeAll?.addEventListener("click", async () => {
+  const found = pausedOnes();
+  const said = (data) => data.holder ? `${data.name}: ${data.holder} is in control` : data.name;
+  if (await confirmAct("Resume these stations? They may move at once.", "Resume these", found.map(said))) {
+    await bringBack("resume", { stations: found.map((data) => data.slug) }, "Resumed");
+  }
 });
 
 // ---- the selected station: what the keys act on
@@ -199,7 +249,7 @@ document.addEventListener("keydown", (event) => {
   if (!/^[0-9]$/.test(event.key)) return;
   digits = (event.timeStamp - digitAt < 700 ? digits : "") + event.key;
   digitAt = event.timeStamp;
-  const find = (number) => [...cards].find(([, card]) => card.data.number === Number(number))?.[0];
+  const find = (number) => [...cards].find(([, card]) => card.data.number === Number(number) && !card.data.archived)?.[0];
   const slug = find(digits) ?? find(event.key);
   if (slug) { if (slug !== selected) drive.release(); select(slug); }
 });
@@ -215,7 +265,7 @@ document.addEventListener("click", async (event) => {
 });
 
 for (const element of document.querySelectorAll("article.card")) adopt(element);
-live.addEventListener("online", () => cards.forEach(render));
+live.addEventListener("online", () => { cards.forEach(render); offerRecovery(); });
 live.addEventListener("control", () => cards.forEach(render));
 setInterval(() => cards.forEach(refreshStale), 1000);
 setInterval(() => cards.forEach((card) => { if (card.data.help?.help_by) renderCall(card); }), 1000);

@@ -1,0 +1,52 @@
+"""After a stop of the whole lab: bring many stations back in one act each, clear and then resume.
+
+The caller names the stations, as the person saw them listed. Each is commanded, recorded and refused by itself; what
+one refuses keeps no other from it, and all that was done is done in one transaction.
+"""
+
+from django.db import transaction
+
+from fleetui import access
+from fleetui.access import Conflict, Invalid, Refused
+from fleetui.fleet.actions.control import checked_args, command_station
+from fleetui.fleet.models import Station
+
+
+def clear_stops(*, user, lab_slug: str, stations: list[str], reason: str) -> dict:
+    """Clear the software stop of these stations, which stay paused. Returns {"done": [slug], "refused": {slug: why}}"""
+    return _command_each(user, lab_slug, stations, "clear_stop", checked_args("clear_stop", {"reason": reason}))
+
+
+def resume_stations(*, user, lab_slug: str, stations: list[str]) -> dict:
+    """Let these paused stations go on. Returns {"done": [slug], "refused": {slug: why}}"""
+    return _command_each(user, lab_slug, stations, "resume", {})
+
+
+@transaction.atomic
+def _command_each(user, lab_slug: str, slugs: list[str], name: str, args: dict) -> dict:
+    lab = access.get_lab(user, lab_slug, "command")
+    if not slugs:
+        raise Invalid("Name at least one station.", {"stations": "Name at least one station."})
+    # All rows at once and in the order of stop_lab: two such acts at a time must not wait for each other for ever.
+    rows = Station.objects.select_for_update().filter(lab=lab, slug__in=slugs).order_by("pk")
+    found = {row.slug: row for row in rows}
+    done, refused = [], {}
+    for slug in dict.fromkeys(slugs):
+        try:
+            if slug not in found:
+                raise Conflict(f"{lab.name} has no station {slug!r}.")
+            _refuse_needless(found[slug], name)
+            command_station(user=user, lab_slug=lab_slug, station_slug=slug, name=name, args=args)
+            done.append(slug)
+        except Refused as error:
+            refused[slug] = str(error)
+    return {"done": done, "refused": refused}
+
+
+def _refuse_needless(station: Station, name: str) -> None:
+    if name == "clear_stop" and not station.stop_latched:
+        raise Conflict(f"{station} is not stopped.")
+    if name == "resume" and station.stop_latched:
+        raise Conflict(f"{station} is stopped; clear its stop first.")
+    if name == "resume" and not station.paused:
+        raise Conflict(f"{station} is not paused.")

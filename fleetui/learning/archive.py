@@ -1,0 +1,118 @@
+"""Datasets and runs that nobody needs any more: archived and brought back, or deleted where nothing refers to them.
+These are actions, like those in actions.py.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+
+from django.db import transaction
+from django.utils import timezone
+
+from fleetui.access import Conflict
+from fleetui.fleet.actions import lock_queue, record_act
+from fleetui.fleet.actions.archive import list_references, refuse_deletion
+from fleetui.fleet.models import Assignment
+from fleetui.learning.models import Checkpoint, Dataset, Run
+
+log = logging.getLogger(__name__)
+
+
+@transaction.atomic
+def archive_dataset(*, dataset: Dataset, user) -> None:
+    """Nobody can train on it then. Runs that learned from it stay as they are."""
+    dataset = _locked(dataset)
+    if dataset.archived_at is not None:
+        raise Conflict(f"{dataset} is archived already.")
+    if dataset.state == "generating":
+        raise Conflict(f"{dataset} is still being generated; wait until it is ready.")
+    learning = (dataset.runs.filter(state__in=Run.LIVE) | dataset.corrected_runs.filter(state__in=Run.LIVE)).first()
+    if learning:
+        raise Conflict(f"{learning} learns from {dataset}; wait until it has ended, or cancel it.")
+    _archive(dataset, user, "dataset_archived")
+
+
+@transaction.atomic
+def restore_dataset(*, dataset: Dataset, user) -> None:
+    _restore(_locked(dataset), user, "dataset_restored")
+
+
+@transaction.atomic
+def delete_dataset(*, dataset: Dataset, user) -> None:
+    """For good, its file too; only an archived one from which no run learned and that holds no correction."""
+    dataset = _locked(dataset)
+    refuse_deletion(dataset, own=())
+    record_act(lab=dataset.lab, kind="dataset_deleted", user=user, details={"dataset": dataset.name})
+    if dataset.path:
+        _remove_on_commit(dataset.file)
+    dataset.delete()
+
+
+@transaction.atomic
+def archive_run(*, run: Run, user) -> None:
+    """Nothing can start from it then. What came of it stays as it is."""
+    lock_queue(run.lab)
+    run = _locked(run)
+    if run.archived_at is not None:
+        raise Conflict(f"{run} is archived already.")
+    if run.is_live:
+        raise Conflict(f"{run} is {run.state}; wait until it has ended, or cancel it.")
+    wanted = Assignment.objects.filter(parent=run, state__in=Assignment.LIVE)
+    wanted |= Assignment.objects.filter(parent=run).exclude(repeats="")
+    if assignment := wanted.select_related("task").first():
+        raise Conflict(
+            f"An assignment of {assignment.task} practises with {run}; cancel it first, and what repeats it."
+        )
+    child = run.children.filter(state__in=Run.LIVE).first()
+    if child:
+        raise Conflict(f"{child} goes on from {run}; wait until it has ended, or cancel it.")
+    _archive(run, user, "run_archived")
+
+
+@transaction.atomic
+def restore_run(*, run: Run, user) -> None:
+    _restore(_locked(run), user, "run_restored")
+
+
+@transaction.atomic
+def delete_run(*, run: Run, user) -> None:
+    """For good, with its checkpoints and its folder; only an archived one of which nothing came."""
+    run = _locked(run)
+    refuse_deletion(run, own=("Checkpoint", "Metric"))
+    checkpoints = list(run.checkpoints.all())
+    for checkpoint in checkpoints:
+        if list_references(checkpoint, own=()):
+            raise Conflict(f"{run} stays archived: stations or episodes have its {checkpoint}.")
+    record_act(lab=run.lab, kind="run_deleted", user=user, details={"run": run.name, "number": run.pk})
+    for place in (*(checkpoint.file for checkpoint in checkpoints), run.dir):
+        _remove_on_commit(place)
+    Checkpoint.objects.filter(run=run).delete()
+    run.delete()
+
+
+def _locked(row):
+    return type(row).objects.select_related("lab").select_for_update(of=("self",)).get(pk=row.pk)
+
+
+def _archive(row, user, kind: str) -> None:
+    type(row).objects.filter(pk=row.pk).update(archived_at=timezone.now())
+    record_act(lab=row.lab, kind=kind, user=user, details={kind.partition("_")[0]: row.name})
+
+
+def _restore(row, user, kind: str) -> None:
+    if row.archived_at is None:
+        raise Conflict(f"{row} is not archived.")
+    type(row).objects.filter(pk=row.pk).update(archived_at=None)
+    record_act(lab=row.lab, kind=kind, user=user, details={kind.partition("_")[0]: row.name})
+
+
+def _remove_on_commit(place: Path) -> None:
+    """The row is the truth: what can't be removed is left behind, and named in the log."""
+
+    def remove():
+        try:
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s could not be removed: %s", place, error)
+
+    transaction.on_commit(remove, robust=True)
