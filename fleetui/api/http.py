@@ -113,7 +113,7 @@ class StopSession(Session):
     """The same for a stop, which must not wait for the database to say who gives it."""
 
     def authenticate(self, request, key):
-        source.set("API")
+        source.set("page" if comes_from_a_page(request) else "API")
         return fleet_actions.get_stopper(key or "")
 
 
