@@ -11,7 +11,8 @@ const orders = new Map();      // id -> Order, of those that are not settled
 
 class Order {
   constructor(lab, station, name, toast) {
-    Object.assign(this, { lab, station, toast, id: `stop-${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}` });
+    Object.assign(this, { lab, station, toast });
+    this.id = `stop-${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}`;
     this.rows = null;          // as the server answered; null: no answer has come
     this.name = name ?? station ?? "all stations";
     this.why = "no answer from the server";
@@ -25,7 +26,7 @@ class Order {
 
   async try() {
     live.send({ stop: { id: this.id, ...(this.station ? { station: this.station } : {}) }, lab: this.lab });
-    const path = this.station ? `labs/${this.lab}/stations/${this.station}/stop` : `labs/${this.lab}/stop`;
+    const path = `labs/${this.lab}/${this.station ? `stations/${this.station}/` : ""}stop`;
     const answer = await postApi(path, { id: this.id }, AbortSignal.timeout(GIVEN_UP_MS));
     if (answer.stations) this.take(answer);
     else if (!this.rows) { this.why = answer.error; this.say(); }
@@ -44,14 +45,19 @@ class Order {
 
   // What a person reads: never that all is well while one station has not said so.
   words() {
-    if (!this.rows) return `The stop of ${this.name} is not delivered: ${this.why.replace(/[.]$/, "")}. Trying again. ${SWITCH}`;
+    const why = this.why.replace(/[.]$/, "");
+    if (!this.rows) return `The stop of ${this.name} is not delivered: ${why}. Trying again. ${SWITCH}`;
     const said = this.left().map((row) => {
       const silent = row.silent_s === null ? "never heard of" : `silent for ${Math.round(row.silent_s)} s`;
-      return row.outcome === "told" ? `${row.name} was told and has not answered (${silent})` : `${row.name} can't be reached (${silent})`;
+      const how = row.outcome === "told" ? "was told and has not answered" : "can't be reached";
+      return `${row.name} ${how} (${silent})`;
     });
-    if (!said.length) return `Stopped: every station confirmed it. It is not recorded yet: the database does not take it. Trying again.`;
+    if (!said.length) {
+      return "Stopped: every station confirmed it. It is not recorded yet: the database does not take it. Trying again.";
+    }
     const kept = this.left().every((row) => row.outcome === "unreachable") && this.recorded;
-    const rest = kept ? "A station that can't be reached holds still by itself, and gets the stop when it returns." : `Trying again. ${SWITCH}`;
+    const alone = "A station that can't be reached holds still by itself, and gets the stop when it returns.";
+    const rest = kept ? alone : `Trying again. ${SWITCH}`;
     return `Not confirmed: ${said.join("; ")}. ${rest}`;
   }
 
@@ -62,7 +68,8 @@ class Order {
     orders.delete(this.id);
     show();
     const n = this.rows.length;
-    if (!this.station) this.toast(`Software stop: ${n === 1 ? "the station" : `all ${n} stations`} confirmed it. Clear them on the wall, with a reason.`);
+    const who = n === 1 ? "the station" : `all ${n} stations`;
+    if (!this.station) this.toast(`Software stop: ${who} confirmed it. Clear them on the wall, with a reason.`);
     this.resolve(true);
   }
 
@@ -76,11 +83,16 @@ function show() {
   if (words.textContent !== said) words.textContent = said;
 }
 
-document.querySelector("#unconfirmed button").addEventListener("click", () => { for (const order of [...orders.values()]) order.drop(); show(); });
+document.querySelector("#unconfirmed button").addEventListener("click", () => {
+  for (const order of [...orders.values()]) order.drop();
+  show();
+});
 live.addEventListener("stop_done", ({ detail }) => orders.get(detail.id)?.take(detail));
 
 // Stops one station, or all of the lab where `station` is null. Resolves to whether every station confirmed it.
 export function giveStop(lab, station, name, toast) {
-  for (const order of orders.values()) if (order.lab === lab && order.station === station) { order.try(); return order.done; }
+  for (const order of orders.values()) {
+    if (order.lab === lab && order.station === station) { order.try(); return order.done; }
+  }
   return new Order(lab, station, name, toast).done;
 }
