@@ -60,6 +60,7 @@ class Order:
     by: str
     told: dict[str, str] = field(default_factory=dict)  # slug -> name, of the stations whose sockets got it
     confirmed: set[str] = field(default_factory=set)
+    cleared: set[str] = field(default_factory=set)  # a person cleared it since: a repeat must not stop that one again
     foreign: bool = False  # given in another process, where somebody waits for the answers
     recorded: bool = False
     failed: Exception | None = None  # why it can't be recorded at all
@@ -95,11 +96,12 @@ def get_order(order_id: str, lab: str, station: str | None, by: str) -> tuple[Or
 
 
 def tell(order: Order) -> None:
-    """Every station of the order whose socket is here, at once. Never waits."""
+    """Every station of the order whose socket is here and that has not answered yet, at once. Never waits."""
     message = {"type": "command", "id": order.id, "name": "stop", "args": {}, "ttl_ms": 60_000, "by": order.by}
     for link in list(links.values()):
-        if link.lab == order.lab and order.station in (None, link.slug):
-            if not order.foreign:
+        over = link.slug in order.confirmed or link.slug in order.cleared
+        if link.lab == order.lab and order.station in (None, link.slug) and not over:
+            if not (order.foreign or order.recorded):
                 unrecorded[link.lab, link.slug] = order.id
             order.told[link.slug] = link.name
             set_latch(link, order.id)
@@ -138,8 +140,11 @@ def set_latch(link: Link, order_id: str) -> None:
 
 
 def clear(lab: str, slug: str) -> None:
-    """A person cleared the stop: what is still to be written of it latches nothing any more."""
+    """A person cleared the stop: what is still to be told or written of it latches nothing any more."""
     unrecorded.pop((lab, slug), None)
+    for order in list(orders.values()):
+        if order.lab == lab and order.station in (None, slug):
+            order.cleared.add(slug)
 
 
 def note_rows(latched: dict[int, str], asked_at: float) -> None:

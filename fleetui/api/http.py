@@ -133,7 +133,7 @@ class StopBody(Schema):
 class StoppedStation(Schema):
     station: str
     name: str
-    outcome: Literal["confirmed", "told", "unreachable"]
+    outcome: Literal["confirmed", "told", "unreachable", "cleared"]
     silent_s: float | None = Field(description="Seconds since the station was last heard, where that is known.")
 
 

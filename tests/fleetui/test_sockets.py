@@ -231,6 +231,25 @@ def test_a_stop_by_two_ways_at_once_is_one_stop(server, lab):
     assert arm.stopped_at and Act.objects.filter(kind="stop").count() == 1
 
 
+def test_a_stop_that_is_repeated_after_a_person_cleared_it_stops_nobody_again(server, lab):
+    """A page goes on trying while another station has not answered; meanwhile somebody clears the first."""
+    first, mute = Arm(server, lab), Arm(server, lab, "arm-2", answers=False)
+    page = Page(server, lab)
+    page.stop()
+    wish = {"user": lab.users["manager"], "lab_slug": "east", "station_slug": "arm-1"}
+    actions.command_station(**wish, name="clear_stop", args={"reason": "it is clear"})
+    first.heard.clear()
+    page.heard.clear()
+    answer, _ = page.stop()  # the same id
+    assert outcomes(answer) == {"Arm 1": "cleared", "Arm 2": "told"} and mute.closed is None
+    time.sleep(2.2)
+    assert (
+        not [each for each in first.of("heartbeat") if each["stop"]]
+        and not Station.objects.get(slug="arm-1").stop_latched
+    )
+    assert [each for each in first.of("command") if each["name"] == "stop"] == []
+
+
 def test_a_stop_needs_no_valkey(server, lab, settings):
     arm, page = Arm(server, lab), Page(server, lab)
     page.say(subscribe="wall", lab="east")

@@ -67,7 +67,7 @@ def stop_stations(
 
     def is_over():
         here = {row["slug"] for row in order.rows if row["connected"]}
-        return order.failed or order.recorded and here <= order.confirmed
+        return order.failed or order.recorded and here <= order.confirmed | order.cleared
 
     order.wait(is_over, ANSWERED_WITHIN_S)
     if isinstance(order.failed, access.Refused) and not order.told:
@@ -114,8 +114,7 @@ def _record(order: stops.Order, user) -> None:
         ]
         transaction.on_commit(lambda: stops.note_recorded(order))
         for station in rows:
-            cleared = station.slug in order.told and (lab.slug, station.slug) not in stops.unrecorded
-            if not cleared:  # a person cleared it before it could be written down
+            if station.slug not in order.cleared:  # a person may have cleared it before it could be written down
                 latch_stop(station, user, order.id)
             kind = "stop" if order.station is not None else "stop_all"
             record_act(lab=lab, kind=kind, user=user, station=station, details={"stop": order.id})
@@ -129,7 +128,9 @@ def _answer(order: stops.Order) -> dict:
     stations = []
     for row in rows:
         slug = row["slug"]
-        outcome = "confirmed" if slug in order.confirmed else "told" if slug in order.told else "unreachable"
+        outcome = "told" if slug in order.told else "unreachable"
+        for known, slugs in (("confirmed", order.confirmed), ("cleared", order.cleared)):
+            outcome = known if slug in slugs else outcome
         silent_s = here[slug].silent_s() if slug in here else row["silent_s"]
         stations.append(
             {

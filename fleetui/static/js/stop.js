@@ -1,13 +1,16 @@
-// A software stop from a page: by the socket and by HTTP at once, and again each second until every station has confirmed it.
-// While one has not, a banner says which and why; it goes when all have, or when a person closes it.
+// A software stop from a page: by the socket and by HTTP at once, and again each second until every station has confirmed
+// it. While one has not, a banner says which and why; it goes when all have, or when a person closes it.
 
 import { live, postApi } from "./live.js";
 
 const AGAIN_MS = 1000;
+const KEPT_AGAIN_MS = 5000;    // where nobody is left but stations that get it when they return
 const SAID_AFTER_MS = 800;     // without a confirmation by then the page says so
 const GIVEN_UP_MS = 4000;      // of one try by HTTP
 const SWITCH = "If it moves, use its own switch.";
 const orders = new Map();      // id -> Order, of those that are not settled
+
+const isLeft = (row) => row.outcome !== "confirmed" && row.outcome !== "cleared";
 
 class Order {
   constructor(lab, station, name, toast) {
@@ -20,11 +23,18 @@ class Order {
     orders.set(this.id, this);
     this.done = new Promise((resolve) => { this.resolve = resolve; });
     this.try();
-    this.timer = setInterval(() => this.try(), AGAIN_MS);
+    this.tried = performance.now();
+    this.timer = setInterval(() => this.tryAgain(), AGAIN_MS);
     setTimeout(() => this.say(), SAID_AFTER_MS);
   }
 
+  tryAgain() { if (!this.kept() || performance.now() - this.tried >= KEPT_AGAIN_MS) this.try(); }
+
+  // Told or not, it lasts: what is left are stations that are away, and it stands in the database for their return.
+  kept() { return Boolean(this.rows) && this.recorded && this.left().every((row) => row.outcome === "unreachable"); }
+
   async try() {
+    this.tried = performance.now();
     live.send({ stop: { id: this.id, ...(this.station ? { station: this.station } : {}) }, lab: this.lab });
     const path = `labs/${this.lab}/${this.station ? `stations/${this.station}/` : ""}stop`;
     const answer = await postApi(path, { id: this.id }, AbortSignal.timeout(GIVEN_UP_MS));
@@ -35,13 +45,13 @@ class Order {
   take(answer) {
     if (!orders.has(this.id)) return;
     if (answer.error) { this.why = answer.error; this.say(); return; }
-    const confirmed = new Set(this.rows?.filter((row) => row.outcome === "confirmed").map((row) => row.station));
+    const confirmed = new Set(this.rows?.filter((row) => !isLeft(row)).map((row) => row.station));
     this.rows = answer.stations.map((row) => confirmed.has(row.station) ? { ...row, outcome: "confirmed" } : row);
     this.recorded = answer.recorded;
     if (this.left().length === 0 && this.recorded) this.settle(); else this.say();
   }
 
-  left() { return this.rows.filter((row) => row.outcome !== "confirmed"); }
+  left() { return this.rows.filter(isLeft); }
 
   // What a person reads: never that all is well while one station has not said so.
   words() {
@@ -55,9 +65,8 @@ class Order {
     if (!said.length) {
       return "Stopped: every station confirmed it. It is not recorded yet: the database does not take it. Trying again.";
     }
-    const kept = this.left().every((row) => row.outcome === "unreachable") && this.recorded;
     const alone = "A station that can't be reached holds still by itself, and gets the stop when it returns.";
-    const rest = kept ? alone : `Trying again. ${SWITCH}`;
+    const rest = this.kept() ? alone : `Trying again. ${SWITCH}`;
     return `Not confirmed: ${said.join("; ")}. ${rest}`;
   }
 
