@@ -360,6 +360,28 @@ def give_stop(request, lab, slug):
     )
 
 
+class StationsBody(Schema):
+    stations: list[str]
+
+
+class ClearBody(StationsBody):
+    reason: str
+
+
+@labs.post("/clear_stops", response=dict)
+def clear_stops(request: HttpRequest, lab: Path[str], body: ClearBody):
+    """Clear the software stop of these stations, with one reason. They stay paused. Answers who was cleared (`done`)
+    and, by slug, why not (`refused`).
+    """
+    return fleet_actions.clear_stops(user=request.user, lab_slug=lab, stations=body.stations, reason=body.reason)
+
+
+@labs.post("/resume", response=dict)
+def resume_stations(request: HttpRequest, lab: Path[str], body: StationsBody):
+    """Let these paused stations go on. Answers who does (`done`) and, by slug, why not (`refused`)."""
+    return fleet_actions.resume_stations(user=request.user, lab_slug=lab, stations=body.stations)
+
+
 @labs.get("/tasks", response=list[dict])
 def list_tasks(request: HttpRequest, lab: Path[str], archived: bool = False):
     return [task_row(task) for task in fleet.list_tasks(access.get_lab(request.user, lab), archived)]
