@@ -208,7 +208,7 @@ export async function postApi(path, body = {}, signal = undefined) {
   try {
     const answer = await fetch(`${root}api/${path}`, { method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token }, body: JSON.stringify(body), signal });
     const said = await answer.json().catch(() => ({}));
-    return { ...said, ok: answer.ok, error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
+    return { ...said, ok: answer.ok, status: answer.status, error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
   } catch {
     return { ok: false, error: "The server cannot be reached. Stop the robot at its own switch." };
   }
