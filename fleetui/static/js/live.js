@@ -62,6 +62,7 @@ class Live extends EventTarget {
     for (const station of [...this.held.keys()]) {
       this.control({ station, held: false, why: "The connection broke: nobody drives it now, and it holds still." });
     }
+    this.lostAt ??= this.heardAt;   // it may have been silent for a while before that was clear
     this.setOnline(false);
     setTimeout(() => this.connect(), this.delay * (0.75 + Math.random() / 2));
     this.delay = Math.min(this.delay * 1.8, 8000);

@@ -44,7 +44,7 @@ class Order {
     const path = `labs/${this.lab}/${this.station ? `stations/${this.station}/` : ""}stop`;
     const answer = await postApi(path, { id: this.id }, AbortSignal.timeout(GIVEN_UP_MS));
     if (answer.stations) this.take(answer);
-    else this.takeRefusal(answer.error, answer.status);
+    else this.takeRefusal(answer.status ? answer.error : "the server can't be reached", answer.status);
   }
 
   take(answer) {
