@@ -40,8 +40,9 @@ def parameters_of(operation):
 
 def body_of(operation, schema):
     for content in operation.get("requestBody", {}).get("content", {}).values():
-        name = content["schema"]["$ref"].rpartition("/")[2]
-        body = schema["components"]["schemas"][name]
+        body = content["schema"]
+        if "$ref" in body:
+            body = schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]
         for field, said in body["properties"].items():
             yield describe(field, "in the body", said, field in body.get("required", ()))
 
