@@ -48,7 +48,9 @@ def bodies(schema):
 
 
 def value_of(field, text):
-    kinds = [each.get("type") for each in field.get("anyOf", [field])]
+    kinds = []
+    for each in field.get("anyOf", [field]):
+        kinds += each["type"] if isinstance(each.get("type"), list) else [each.get("type")]
     if "string" in kinds:
         return text
     return {"array": [text], "object": {text: text}, "boolean": True}.get(kinds[0], 1)
