@@ -40,14 +40,18 @@ def parameters_of(operation):
 
 def body_of(operation, schema):
     for content in operation.get("requestBody", {}).get("content", {}).values():
-        name = content["schema"]["$ref"].rpartition("/")[2]
-        body = schema["components"]["schemas"][name]
+        body = content["schema"]
+        if "$ref" in body:
+            body = schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]
         for field, said in body["properties"].items():
             yield describe(field, "in the body", said, field in body.get("required", ()))
 
 
 def describe(name, where, said, required) -> dict:
-    kinds = [each.get("format") or each.get("type") or "anything" for each in said.get("anyOf", [said])]
+    kinds = []
+    for each in said.get("anyOf", [said]):
+        kind = each.get("format") or each.get("type") or "anything"
+        kinds += kind if isinstance(kind, list) else [kind]
     return {
         "name": name,
         "where": where,

@@ -33,6 +33,13 @@ def test_the_schema_names_every_path(lab):
 # Uploads of stations
 
 
+def test_the_page_of_the_api_describes_bodies_of_every_form(lab):
+    page = lab.as_("viewer").get("/api/docs")
+    assert page.status_code == 200
+    said = [row for _, calls in page.context["groups"] for call in calls for row in call["fields"]]
+    assert {"integer or null", "string"} <= {row["type"] for row in said}
+
+
 def test_a_missing_or_unknown_token_is_refused_with_a_sentence(lab):
     for token in ("", "no-such-token"):
         assert "token" in refused(lab.upload(as_upload(make_episode()), token=token), 401)

@@ -41,13 +41,16 @@ def bodies(schema):
         for method, described in methods.items():
             content = described.get("requestBody", {}).get("content", {}).get("application/json")
             if content:
-                name = content["schema"]["$ref"].rsplit("/", 1)[1]
-                fields = schema["components"]["schemas"][name]["properties"]
-                yield path, method, fields
+                body = content["schema"]
+                if "$ref" in body:
+                    body = schema["components"]["schemas"][body["$ref"].rsplit("/", 1)[1]]
+                yield path, method, body["properties"]
 
 
 def value_of(field, text):
-    kinds = [each.get("type") for each in field.get("anyOf", [field])]
+    kinds = []
+    for each in field.get("anyOf", [field]):
+        kinds += each["type"] if isinstance(each.get("type"), list) else [each.get("type")]
     if "string" in kinds:
         return text
     return {"array": [text], "object": {text: text}, "boolean": True}.get(kinds[0], 1)
@@ -69,6 +72,9 @@ def test_every_call_of_the_api_refuses_text_that_cannot_be_stored(lab, improve_r
             for part, value in known.items():
                 path = path.replace(part, value)
             answer = getattr(browser, method)(path, body, content_type="application/json")
+            if path.endswith("/stop"):
+                assert answer.status_code == 200, path  # refused for nothing that is sent with it
+                continue
             assert 400 <= answer.status_code < 500, (path, name)
             assert "can't be used" in answer.json()["detail"] and answer.json()["detail"].isascii(), answer.content
 
