@@ -3,19 +3,30 @@
 from decimal import ROUND_HALF_UP, Decimal
 
 from django import template
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import mark_safe
 
+from fleetui.fleet.glossary import BY_FIELD, TERMS
+
 register = template.Library()
 STATE_WORDS = {"needs_person": "Needs a person"}
-# What a help request asks a person to do.
-HELP_WORDS = {
-    "reset": "Put the table right, then press Reset done",
-    "clear_stop": "See that the workspace is clear, then clear the stop",
-    "hand_back": "Drive it or hand it back",
-    "end_episode": "End the attempt, or take over",
-    "look": "Go and look",
+# What a person does about a need, by its kind (robots/attention.py). The need's reason stands before it.
+ADVICE = {
+    "stopped": "Check that the workspace is clear, then press Clear stop and say why it is safe. It stays paused until "
+    "you press Resume.",
+    "table": "Put right what the reason names, then press Reset done.",
+    "shuffle": "Mix up the objects on the table, then press Reset done.",
+    "fault": "Look at the robot, its sensors and the program that drives it, and repair what failed. Then press Reset "
+    "done: if the reset succeeds, practice goes on.",
+    "undriven": "Nobody drives it now, and it holds still. Take over, or hand it back to the policy.",
+    "offline": "Its program is not connected. Check its machine and the network, and start the program again if it "
+    "has ended.",
+    "held_up": "Look at its run: it has to publish a policy before this station can go on.",
+    "slipped": "End the attempt, or override it and drive.",
+    "no_progress": "End the attempt, or override it and drive.",
+    "unlikely": "End the attempt, or override it and drive.",
 }
 
 
@@ -32,8 +43,30 @@ def when(state, *states) -> str:
 
 
 @register.filter
-def help_words(act) -> str:
-    return HELP_WORDS.get(act, "Go and look")
+def advice(kind) -> str:
+    return ADVICE[kind]
+
+
+@register.simple_tag(takes_context=True)
+def term(context, slug, words="") -> str:
+    """A word that the glossary explains: hovering shows one sentence, the link leads to the rest."""
+    if "lab" not in context:
+        return words
+    return _glossary_link(context["lab"], TERMS[slug], words or TERMS[slug].name)
+
+
+@register.simple_tag(takes_context=True)
+def term_of(context, field) -> str:
+    """After a form field's help: the link to the term that the field is about, where there is one."""
+    found = BY_FIELD.get(field.name)
+    if found is None or "lab" not in context:
+        return ""
+    return format_html(" {}", _glossary_link(context["lab"], found, f"Glossary: {found.name}"))
+
+
+def _glossary_link(lab, found, words) -> str:
+    url = f"{reverse('glossary', args=[lab.slug])}#{found.slug}"
+    return format_html('<a class="term" href="{}"><abbr title="{}">{}</abbr></a>', url, found.short, words)
 
 
 @register.filter
