@@ -128,6 +128,7 @@ def help_row(request: HelpRequest) -> dict:
         "reason": request.reason,
         "severity": request.severity,
         "act": request.act,
+        "advice": request.advice,
         "episode": str(request.episode) if request.episode else None,
         "p_failure": request.p_failure,
         "robot_s": request.robot_s,
@@ -439,7 +440,7 @@ def _health(station: Station, faults: int, reconnections: int) -> dict:
     return {
         "word": word,
         "state": {"healthy": "ready", "look at it": "needs_person"}.get(word, "offline"),  # whose shape it borrows
-        "why": "; ".join(why) or "connected, heard of, no faults in 24 h",
+        "why": "; ".join(why) or "connected, sends messages, no faults in 24 h",
         "faults": faults,
         "reconnections": reconnections,
     }

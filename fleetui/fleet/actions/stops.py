@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 ANSWERED_WITHIN_S = 1.0  # a stop's answer waits so long for the stations, and for PostgreSQL
 FRESH_S = 3.0  # a role that was read so short a time ago needs no question; open pages ask every 1.5 s
-LATE_REASON = "it is stopped, and no stop is on record: it was told while nothing could be recorded"
+LATE_REASON = "it is stopped, though no stop was recorded: it was told to stop while nothing could be recorded"
 
 
 class Unknown(access.Refused):
@@ -45,7 +45,7 @@ def get_stopper(session_key: str):
         if known is None:
             raise Unknown(
                 "The database does not answer, so nobody can say who you are. Press stop on a page that is open, or "
-                "stop the robot at its own switch."
+                "use the robot's own emergency stop."
             ) from None
         return known.user
 
@@ -86,7 +86,7 @@ def _check_role(user, lab_slug: str, session: str) -> None:
     except (Error, NotInTime):
         if known is None or known.user.pk != user.pk:
             raise Unknown(
-                "The database does not answer, so nobody can say what you may do. Stop the robot at its own switch."
+                "The database does not answer, so nobody can say what you may do. Use the robot's own emergency stop."
             ) from None
         access.check_role(known.roles.get(lab_slug), lab_slug, "command")
 
@@ -139,7 +139,7 @@ def _answer(order: stops.Order) -> dict:
                 "silent_s": None if silent_s is None else round(silent_s, 1),
             }
         )
-    detail = "" if order.recorded else "Told, not recorded: the database does not take it now; it is tried again."
+    detail = "" if order.recorded else "Told, not recorded: the database does not answer now. It is tried again."
     return {
         "id": order.id,
         "stopped": len(order.confirmed),

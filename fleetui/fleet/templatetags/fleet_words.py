@@ -12,22 +12,6 @@ from fleetui.fleet.glossary import BY_FIELD, TERMS
 
 register = template.Library()
 STATE_WORDS = {"needs_person": "Needs a person"}
-# What a person does about a need, by its kind (robots/attention.py). The need's reason stands before it.
-ADVICE = {
-    "stopped": "Check that the workspace is clear, then press Clear stop and say why it is safe. It stays paused until "
-    "you press Resume.",
-    "table": "Put right what the reason names, then press Reset done.",
-    "shuffle": "Mix up the objects on the table, then press Reset done.",
-    "fault": "Look at the robot, its sensors and the program that drives it, and repair what failed. Then press Reset "
-    "done: if the reset succeeds, practice goes on.",
-    "undriven": "Nobody drives it now, and it holds still. Take over, or hand it back to the policy.",
-    "offline": "Its program is not connected. Check its machine and the network, and start the program again if it "
-    "has ended.",
-    "held_up": "Look at its run: it has to publish a policy before this station can go on.",
-    "slipped": "End the attempt, or override it and drive.",
-    "no_progress": "End the attempt, or override it and drive.",
-    "unlikely": "End the attempt, or override it and drive.",
-}
 
 
 @register.filter
@@ -40,11 +24,6 @@ def words(value) -> str:
 def when(state, *states) -> str:
     """On an element that stands on the page in these states only; the page's script follows the state from there."""
     return format_html('data-when="{}"{}', " ".join(states), "" if state in states else mark_safe(" hidden"))
-
-
-@register.filter
-def advice(kind) -> str:
-    return ADVICE[kind]
 
 
 @register.simple_tag(takes_context=True)

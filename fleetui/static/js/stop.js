@@ -6,7 +6,7 @@ import { live, postApi } from "./live.js";
 const AGAIN_MS = 1000;
 const SAID_AFTER_MS = 800;     // without a confirmation by then the page says so
 const GIVEN_UP_MS = 4000;      // of one try by HTTP
-const SWITCH = "If it moves, use its own switch.";
+const SWITCH = "If the robot moves, use its own emergency stop.";
 const orders = new Map();      // id -> Order, of those that are not settled
 
 class Order {
@@ -44,12 +44,12 @@ class Order {
 
   // What a person reads: never that all is well while one station has not said so.
   words() {
-    if (!this.rows) return `The stop of ${this.name} is not delivered: ${this.why.replace(/[.]$/, "")}. Trying again. ${SWITCH}`;
+    if (!this.rows) return `The stop of ${this.name} has not been delivered: ${this.why.replace(/[.]$/, "")}. Trying again. ${SWITCH}`;
     const said = this.left().map((row) => {
-      const silent = row.silent_s === null ? "never heard of" : `silent for ${Math.round(row.silent_s)} s`;
+      const silent = row.silent_s === null ? "no message ever" : `silent for ${Math.round(row.silent_s)} s`;
       return row.outcome === "told" ? `${row.name} was told and has not answered (${silent})` : `${row.name} can't be reached (${silent})`;
     });
-    if (!said.length) return `Stopped: every station confirmed it. It is not recorded yet: the database does not take it. Trying again.`;
+    if (!said.length) return `Stopped: every station confirmed it. It is not recorded yet, because the database does not answer. Trying again.`;
     const kept = this.left().every((row) => row.outcome === "unreachable") && this.recorded;
     const rest = kept ? "A station that can't be reached holds still by itself, and gets the stop when it returns." : `Trying again. ${SWITCH}`;
     return `Not confirmed: ${said.join("; ")}. ${rest}`;
