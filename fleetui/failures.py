@@ -38,7 +38,8 @@ class Failure:
 
 DISK = Failure(
     507,
-    "The server's disk is full, so this was not saved. Make room on it, then try again. Stations keep their episodes until then.",
+    "The server's disk is full, so this was not saved. Make room on it, then try again. Stations keep their episodes "
+    "until then.",
 )
 DATABASE = Failure(
     503, "The database can't be reached just now. In a moment look whether it was done; if not, try again."

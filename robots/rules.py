@@ -137,8 +137,8 @@ class Rules:
         float,
         None,
         "Keep objects from the edge by",
-        "In metres, such as 0.01. A push by the policy that would bring an object nearer to the edge is turned aside, so "
-        "that fewer fall off. Left empty: there is no such fence.",
+        "In metres, such as 0.01. A push by the policy that would bring an object nearer to the edge is turned aside, "
+        "so that fewer fall off. Left empty: there is no such fence.",
         unit="m",
         minimum=0.005,
         maximum=0.08,
@@ -176,8 +176,8 @@ class Settings:
         float,
         None,
         "Reset itself after",
-        "How many seconds a simulated station waits for a person before it resets itself. Left empty, it waits for ever. "
-        "It counts as an intervention.",
+        "How many seconds a simulated station waits for a person before it resets itself. Left empty, it waits for "
+        "ever. It counts as an intervention.",
         unit="s",
         minimum=0,
         maximum=3600,
@@ -207,7 +207,9 @@ RESETS = MappingProxyType(
 
 # What a task may say: the rules of an attempt, and settings that go before a station's own while it practises.
 TASK_RULES: dict[str, Rule] = RULES | {
-    "resets": Rule("resets", "Who resets", "Who resets a station while it practises this task.", str, "", choices=RESETS),
+    "resets": Rule(
+        "resets", "Who resets", "Who resets a station while it practises this task.", str, "", choices=RESETS
+    ),
     "self_reset_after_s": dataclasses.replace(
         SETTINGS["self_reset_after_s"],
         label="It resets itself after",
@@ -216,8 +218,8 @@ TASK_RULES: dict[str, Rule] = RULES | {
     "shuffle_every_s": dataclasses.replace(
         SETTINGS["shuffle_every_s"],
         default=None,
-        help="Seconds of practice without a reset, after which a person is asked to mix the objects up. Left empty: as set "
-        "at each station.",
+        help="Seconds of practice without a reset, after which a person is asked to mix the objects up. Left empty: as "
+        "set at each station.",
     ),
 }
 
@@ -233,7 +235,9 @@ def checked_task_rules(given: Mapping, family, families: Mapping) -> tuple[dict,
     if values.get("resets") == "self" and values.get("self_reset_after_s", 0) is None:
         problems["self_reset_after_s"] = "Say after how many seconds a station resets itself."
     elif values.get("resets", "self") != "self" and values.get("self_reset_after_s") is not None:
-        problems["self_reset_after_s"] = "This is only for a station that resets itself: leave it empty, or choose that above."
+        problems["self_reset_after_s"] = (
+            "This is only for a station that resets itself: leave it empty, or choose that above."
+        )
     if other := values.get("after_failure"):
         if other not in families:
             problems["after_failure"] = f"{other!r} is no task family; choose one of the same embodiment."

@@ -36,11 +36,15 @@ class EpisodeFilterForm(forms.Form):
     detected = forms.ChoiceField(
         label="Detected success", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")]
     )
-    true = forms.ChoiceField(label="True success", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")])
+    true = forms.ChoiceField(
+        label="True success", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")]
+    )
     ending = forms.ChoiceField(
         label="Ended by", required=False, choices=[ANY, *((each, each.replace("_", " ")) for each in ENDINGS)]
     )
-    human = forms.ChoiceField(label="Driven by a person, in part", required=False, choices=[ANY, ("yes", "yes"), ("no", "no")])
+    human = forms.ChoiceField(
+        label="Driven by a person, in part", required=False, choices=[ANY, ("yes", "yes"), ("no", "no")]
+    )
 
     def __init__(self, *args, lab, **kwargs):
         super().__init__(*args, **kwargs)
@@ -83,7 +87,9 @@ class TaskForm(RuleFields):
     family = forms.ChoiceField(
         label="Family of instructions", choices=lambda: [(each.name, each.title) for each in TASKS.values()]
     )
-    name = forms.CharField(label="Name", required=False, max_length=80, help_text="Left empty, it takes the family's name.")
+    name = forms.CharField(
+        label="Name", required=False, max_length=80, help_text="Left empty, it takes the family's name."
+    )
     after_failure = forms.ChoiceField(
         label=TASK_RULES["after_failure"].label,
         required=False,
@@ -99,7 +105,9 @@ class TaskForm(RuleFields):
         super().__init__(*args, **kwargs)
         if task is not None:
             self.fields["family"].disabled = True
-            self.fields["family"].help_text = "The family of a task can't be changed. For another family, make another task."
+            self.fields[
+                "family"
+            ].help_text = "The family of a task can't be changed. For another family, make another task."
             self.fields["after_failure"].choices = [
                 SAME_FAMILY,
                 *(
@@ -113,7 +121,12 @@ class TaskForm(RuleFields):
         return {name: value for name, value in self.cleaned_data.items() if name != "family"}
 
 
-BUDGETS = {"": "the run ends by itself", "episodes": "so many episodes are done", "hours": "so many hours have passed", "target_success": "a true success of so many % is reached"}
+BUDGETS = {
+    "": "the run ends by itself",
+    "episodes": "so many episodes are done",
+    "hours": "so many hours have passed",
+    "target_success": "a true success of so many % is reached",
+}
 
 
 class AssignForm(forms.Form):
@@ -140,10 +153,16 @@ class AssignForm(forms.Form):
         help_text="It waits for those that are in use.",
     )
     any_count = forms.IntegerField(
-        label="How many", required=False, min_value=1, max_value=1000, help_text="Which ones is decided when it starts, out of those whose embodiment fits."
+        label="How many",
+        required=False,
+        min_value=1,
+        max_value=1000,
+        help_text="Which ones is decided when it starts, out of those whose embodiment fits.",
     )
     budget = forms.ChoiceField(label="Until", required=False, choices=list(BUDGETS.items()))
-    amount = forms.FloatField(label="How much", required=False, min_value=0.01, help_text="The number of episodes, hours or %.")
+    amount = forms.FloatField(
+        label="How much", required=False, min_value=0.01, help_text="The number of episodes, hours or %."
+    )
     priority = forms.ChoiceField(
         label="Priority",
         required=False,
@@ -179,20 +198,26 @@ class AssignForm(forms.Form):
             self.offer_first_choices(lab)
         else:
             self.fields["task"].disabled = True
-            self.fields["task"].help_text = "The task can't be changed. For another task, cancel this assignment and make a new one."
+            self.fields[
+                "task"
+            ].help_text = "The task can't be changed. For another task, cancel this assignment and make a new one."
             self.fields["task"].queryset = lab.tasks.filter(pk=assignment.task_id)
         self.fields["time_zone"].initial = zone
         zone = (self.data.get(self.add_prefix("time_zone")) if self.is_bound else "") or zone
         own = format_html(' (<a href="{}">your time zone</a>)', reverse("time_zone"))
         own = own if zone == timezone.get_current_timezone_name() else ""
-        self.fields["not_before"].help_text = format_html("Time in {}{}. Left empty, it starts as soon as it can.", zone, own)
+        self.fields["not_before"].help_text = format_html(
+            "Time in {}{}. Left empty, it starts as soon as it can.", zone, own
+        )
         sources = learning.list_parents(lab)
         if assignment is not None and assignment.parent_id:
             sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
         self.fields["parent"].queryset = sources
         self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
         if not sources.exists():
-            self.fields["parent"].help_text = "There is no trained policy yet. Assign the task now, and launch a run for it later."
+            self.fields[
+                "parent"
+            ].help_text = "There is no trained policy yet. Assign the task now, and launch a run for it later."
         self.fields["stations"].queryset = selectors.list_stations(lab)
 
     def offer_first_choices(self, lab):
@@ -299,7 +324,9 @@ class StationSettingsForm(forms.Form):
 
 
 class ContactForm(forms.Form):
-    name = forms.CharField(label="Name", max_length=80, help_text="What it is called in your lab, such as “night shift on Slack”.")
+    name = forms.CharField(
+        label="Name", max_length=80, help_text="What it is called in your lab, such as “night shift on Slack”."
+    )
     address = forms.CharField(
         label="Address",
         max_length=500,
@@ -318,7 +345,7 @@ class ContactForm(forms.Form):
         initial=60,
         min_value=0,
         max_value=3600,
-        help_text="How long nobody may have taken it or marked it as seen, until this contact is told."
+        help_text="How long nobody may have taken it or marked it as seen, until this contact is told.",
     )
 
 
@@ -350,7 +377,11 @@ class StationForm(forms.Form):
         choices=lambda: [(name, name) for name in dict.fromkeys(each.world for each in TASKS.values())],
     )
     seed = forms.IntegerField(
-        label="Seed", initial=1, min_value=0, max_value=2**31 - 1, help_text="Decides how a simulated world is laid out at its resets."
+        label="Seed",
+        initial=1,
+        min_value=0,
+        max_value=2**31 - 1,
+        help_text="Decides how a simulated world is laid out at its resets.",
     )
 
 
@@ -363,7 +394,10 @@ class MaintenanceForm(forms.Form):
 class InviteForm(forms.Form):
     role = forms.ChoiceField(label="Role", choices=[(role, role) for role in ROLES])
     note = forms.CharField(
-        label="For", max_length=80, required=False, help_text="Whom the link is for. Only managers see this, in the list of invitations."
+        label="For",
+        max_length=80,
+        required=False,
+        help_text="Whom the link is for. Only managers see this, in the list of invitations.",
     )
 
 

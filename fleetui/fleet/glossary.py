@@ -1,5 +1,5 @@
-"""What the words and letters on the pages mean. This is the one place for these texts: the glossary page, the hover of a
-term, the links beside form fields and Ctrl+K are all made from it.
+"""What the words and letters on the pages mean. This is the one place for these texts: the glossary page, the hover of
+a term, the links beside form fields and Ctrl+K are all made from it.
 """
 
 from dataclasses import dataclass

@@ -369,8 +369,8 @@ def _body_problems(parent: Run, task: Task | None) -> dict[str, str]:
         return {"task": f"{task} is for the embodiment {wanted}, and {parent} was trained for {' and '.join(trained)}."}
     if task and trained and task.after_failure and task.after_failure not in families:
         return {
-            "task": f"{task} asks {task.after_failure} after a failure, which {parent} never learned; train it on "
-            "demonstrations of both, or edit the task."
+            "task": f"{task} gives instructions of {task.after_failure} after a failure, and {parent} was never "
+            "trained on them. Train on demonstrations of both, or edit the task."
         }
     return {}
 

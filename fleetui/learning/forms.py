@@ -22,7 +22,9 @@ class LaunchForm(forms.Form):
     """Where a run starts from, and its recipe; the recipe itself checks its fields and words their errors."""
 
     KIND: str
-    name = forms.CharField(label="Name", required=False, max_length=80, help_text="Left empty, it is named after its kind, with a number.")
+    name = forms.CharField(
+        label="Name", required=False, max_length=80, help_text="Left empty, it is named after its kind, with a number."
+    )
 
     def __init__(self, *args, lab, like=None, **kwargs):
         """`like`: a run whose sources and recipe the form begins with."""
@@ -120,7 +122,9 @@ class SFTForm(LaunchForm):
             if asked and not self.fields[name].queryset.filter(pk=asked).exists():
                 found = lab.datasets.filter(pk=asked).first()
                 said = (
-                    f"{found} can't be used here: it is not ready, is archived, or holds no such episodes" if found else f"There is no dataset {asked} in {lab.name}"
+                    f"{found} can't be used here: it is not ready, is archived, or holds no such episodes"
+                    if found
+                    else f"There is no dataset {asked} in {lab.name}"
                 )
                 self.refuse(name, f"{said}; choose one of the list.")
 
@@ -185,7 +189,10 @@ class ImproveForm(LaunchForm):
         if not self.fields["parent"].queryset.exists():
             return "No run has made a policy and a reward model yet. Train from demonstrations first."
         if not self.fields["stations"].queryset.exists():
-            return "Every station is used by another run or is in maintenance. Wait for one, or free one: cancel a run, or end maintenance."
+            return (
+                "Every station is used by another run or is in maintenance. Wait for one, or free one: cancel a run, "
+                "or end maintenance."
+            )
         return ""
 
 

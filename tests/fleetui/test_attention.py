@@ -32,7 +32,7 @@ def test_a_need_is_one_row_however_often_it_is_said_and_closes_when_it_has_gone(
     assert selectors.wall_cards(lab.row)[0]["help"]["reason"] == "the blue cube is off the table"
     note(lab, None)
     first.refresh_from_db()
-    assert first.closed_at and first.outcome == "went by itself" and first.closed_by is None
+    assert first.closed_at and first.outcome == "needed nobody any more" and first.closed_by is None
     assert selectors.station_card(lab.stations[0])["help"] is None
     note(lab, None)  # nothing is open, nothing happens
     assert HelpRequest.objects.count() == 1
@@ -216,7 +216,7 @@ def test_a_message_that_does_not_go_out_is_said(lab, contact):
 
 def test_the_page_takes_closes_and_refuses_with_a_sentence(lab):
     page, client = f"/labs/{lab.slug}/attention/", lab.as_("supervisor")
-    assert "Nobody needs you" in client.get(page).content.decode()
+    assert "No station needs a person" in client.get(page).content.decode()
     request = note(lab, fallen())
     assert "the blue cube is off the table" in client.get(page).content.decode()
     assert client.post(page, {"act": "take", "number": request.pk}).status_code == 302

@@ -50,7 +50,7 @@ def test_the_server_renders_the_buttons_of_the_runs_state(lab, sft_run, state, a
     assert [act for act in shown_acts(page) if act] == acts
     hidden = re.search(r'id="progress-panel"([^>]*)>', page)[1]
     assert ("hidden" in hidden) == (state == "completed")
-    assert "None kept yet" not in page and "done at d ≤ 2.5" in page
+    assert "None kept yet" not in page and "success at d ≤ 2.5" in page
 
 
 def test_a_completed_improvement_offers_what_comes_next(lab, improved):

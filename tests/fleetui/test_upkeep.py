@@ -103,7 +103,7 @@ def test_only_the_browser_of_whoever_made_a_token_shows_it_and_for_ten_minutes(l
     later = time.time() + 601
     monkeypatch.setattr("django.core.signing.time.time", lambda: later)
     answer = page(lab, path="arm-1/token")
-    assert new not in answer and "It is shown no more" in answer
+    assert new not in answer and "The token is not shown any more" in answer
 
 
 def test_only_a_manager_renews_a_token(lab):
@@ -282,7 +282,7 @@ def test_the_chart_stands_beside_its_table_on_both_pages(lab):
     assert said.count("<rect") >= 2 and "3.00" in said and "75 %" in said and "Practising 3.0 hours" in said
     assert "7 days ago" in page(lab, "viewer", use="7d")
     lab.add_station("Arm 3")
-    assert "Nothing is known of this window yet" in page(lab, "viewer", "arm-3")
+    assert "Nothing was recorded in this time" in page(lab, "viewer", "arm-3")
     assert "Practising 3.0 hours" in page(lab, "viewer", "")
 
 

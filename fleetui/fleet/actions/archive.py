@@ -31,7 +31,9 @@ def archive_station(*, station: Station, user) -> None:
         raise Conflict(f"{station} is {station.state.replace('_', ' ')}; pause it or hand it back first.")
     wanted = station.assignments.filter(state__in=Assignment.LIVE) | station.assignments.exclude(repeats="")
     if assignment := wanted.select_related("task").first():
-        raise Conflict(f"An assignment of {assignment.task} uses {station}; cancel it first, and stop it from repeating.")
+        raise Conflict(
+            f"An assignment of {assignment.task} uses {station}; cancel it first, and stop it from repeating."
+        )
     Station.objects.filter(pk=station.pk).update(archived_at=timezone.now())
     note_need(station=station, need=None)
     record_act(lab=station.lab, kind="station_archived", user=user, station=station)

@@ -55,7 +55,9 @@ def note_need(*, station: Station, need: Need | None, episode: str = "") -> Help
         fields |= {"taken_by": found.taken_by, "taken_at": found.taken_at}
         if not worse:
             fields |= {"acknowledged_by": found.acknowledged_by, "acknowledged_at": found.acknowledged_at}
-        HelpRequest.objects.filter(pk=found.pk).update(closed_at=now, outcome=f"Another need took its place: {need.reason}"[:300])
+        HelpRequest.objects.filter(pk=found.pk).update(
+            closed_at=now, outcome=f"Another need took its place: {need.reason}"[:300]
+        )
     made = HelpRequest.objects.create(lab=station.lab, station=station, opened_at=now, **fields)
     _tell(station)
     for contact in station.lab.contacts.all():

@@ -32,8 +32,8 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         raise Invalid(str(error)) from None
     if station.embodiment and station.embodiment.get("name") != body.name:
         raise Invalid(
-            f"{station} is registered with the embodiment {station.embodiment.get('name')}, but hello says {body.name}; "
-            "use the token of the right station."
+            f"{station} is registered with the embodiment {station.embodiment.get('name')}, but hello says "
+            f"{body.name}; use the token of the right station."
         )
     # It hasn't told its state yet; that it is here is all that is known.
     Station.objects.filter(pk=station.pk, state="offline").update(state="idle", reason="", state_since=timezone.now())

@@ -58,7 +58,9 @@ def change_attention(request, lab, act, form) -> str:
             access.get_lab(user, slug, "add_contact")
             if not form.is_valid():
                 return ""
-            return f"{actions.add_contact(lab=lab, user=user, **form.cleaned_data)} will get messages about help requests."
+            return (
+                f"{actions.add_contact(lab=lab, user=user, **form.cleaned_data)} will get messages about help requests."
+            )
         number = number_in(request, "number")
         if act in ("remove", "try"):
             contact = access.get_contact(user, slug, number, "add_contact")

@@ -10,4 +10,6 @@ from fleetui.fleet.views.pages import page, render_page
 @page
 @require_GET
 def glossary(request, lab_slug):
-    return render_page(request, "fleet/glossary.html", access.get_lab(request.user, lab_slug), "glossary", groups=GROUPS)
+    return render_page(
+        request, "fleet/glossary.html", access.get_lab(request.user, lab_slug), "glossary", groups=GROUPS
+    )

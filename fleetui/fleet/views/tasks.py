@@ -95,7 +95,9 @@ def edit_assignment(request, lab_slug, number):
     row = access.get_assignment(request.user, lab_slug, number, "assign")
     form = AssignForm(request.POST or None, lab=row.lab, assignment=row, auto_id="assign_%s")
     if not row.waits:
-        messages.error(request, f"The assignment of {row.task} is {row.state}: only an assignment that waits can be edited.")
+        messages.error(
+            request, f"The assignment of {row.task} is {row.state}: only an assignment that waits can be edited."
+        )
         return redirect("tasks", lab_slug)
     if request.method == "POST" and form.is_valid():
         wishes = form.wishes()
