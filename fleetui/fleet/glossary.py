@@ -262,7 +262,7 @@ GROUPS: tuple[tuple[str, tuple[Term, ...]], ...] = (
                 "An act of a person on a station: a reset, an override, a pause, a stop and so on.",
                 "Interventions per robot-hour say how much attention practice needs. A robot-hour is one hour of one "
                 "robot at work.",
-                fields=("touches", "seconds"),
+                fields=("touches",),
             ),
             Term(
                 "reset",

@@ -40,7 +40,8 @@ def term_of(context, field) -> str:
     found = BY_FIELD.get(field.name)
     if found is None or "lab" not in context:
         return ""
-    return format_html(" {}", _glossary_link(context["lab"], found, f"Glossary: {found.name}"))
+    name, _, _ = found.name.partition(",")[0].partition(":")
+    return format_html(" {}", _glossary_link(context["lab"], found, f"Glossary: {name}"))
 
 
 def _glossary_link(lab, found, words) -> str:
