@@ -42,9 +42,7 @@ class EpisodeFilterForm(forms.Form):
     ending = forms.ChoiceField(
         label="Ended by", required=False, choices=[ANY, *((each, each.replace("_", " ")) for each in ENDINGS)]
     )
-    human = forms.ChoiceField(
-        label="Driven by a person, in part", required=False, choices=[ANY, ("yes", "yes"), ("no", "no")]
-    )
+    human = forms.ChoiceField(label="Human steps", required=False, choices=[ANY, ("yes", "some"), ("no", "none")])
 
     def __init__(self, *args, lab, **kwargs):
         super().__init__(*args, **kwargs)

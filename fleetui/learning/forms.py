@@ -121,11 +121,12 @@ class SFTForm(LaunchForm):
             asked = self.initial.get(name)
             if asked and not self.fields[name].queryset.filter(pk=asked).exists():
                 found = lab.datasets.filter(pk=asked).first()
-                said = (
-                    f"{found} can't be used here: it is not ready, is archived, or holds no such episodes"
-                    if found
-                    else f"There is no dataset {asked} in {lab.name}"
-                )
+                if found is None:
+                    said = f"There is no dataset {asked} in {lab.name}"
+                elif found.state != "ready":
+                    said = f"{found} is {found.state}"
+                else:
+                    said = f"{found} is archived" if found.archived_at else f"{found} holds no corrections"
                 self.refuse(name, f"{said}; choose one of the list.")
 
     @property

@@ -136,7 +136,7 @@ def test_a_person_may_choose_the_stations_of_one_that_takes_any(online, sft_run)
     row = assign(online, any_count=1)
     body = {"kind": "improve", "recipe": {}, "parent": sft_run.pk}
     answer = online.call("researcher", "post", "runs", body | {"assignment": row.pk})
-    assert answer.status_code == 422 and "takes any 1 stations" in answer.json()["problems"]["stations"]
+    assert answer.status_code == 422 and "choose as many stations as it asks for: 1" in answer.json()["problems"]["stations"]
     answer = online.call("researcher", "post", "runs", body | {"task": online.task.slug, "stations": ["arm-2"]})
     assert answer.status_code == 200 and Assignment.objects.count() == 1
     assert [station.slug for station in again(row).stations.all()] == ["arm-2"] and again(row).state == "standby"
@@ -767,7 +767,7 @@ def test_the_form_without_javascript(online, sft_run):
     assert order(online) == [second.pk, third.pk]
     assert "was killed" in post(online, act="kill", assignment=row.pk).content.decode()
     assert "Killed by east-manager" in page(online, ended="killed")
-    assert "None was failed" in page(online, ended="failed")
+    assert "No assignment is failed" in page(online, ended="failed")
     answer = post(online, act="move", assignment=row.pk, before="")
     assert "is not waiting any more" in answer.content.decode()
 
@@ -805,7 +805,7 @@ def test_tasks_are_edited_archived_and_restored_on_the_page(lab):
     post(lab, act="edit", task=slug, name="New", resets="self", self_reset_after_s="3", stall_steps="20")
     task = Task.objects.get(slug=slug)
     assert (task.name, task.self_reset_after_s, task.stall_steps) == ("New", 3.0, 20)
-    assert "or 20 without a new low" in page(lab)
+    assert "or 20 steps without progress" in page(lab)
     assert post(lab, "researcher", act="archive", task=slug).status_code == 403
     assert "its history stays" in post(lab, act="archive", task=slug).content.decode()
     assert "Archived (1)" in page(lab)
@@ -829,7 +829,7 @@ def test_the_queue_alone_for_every_member_and_nobody_else(lab, other_lab):
     url = f"/labs/{lab.slug}/tasks/queue"
     for role in ROLES:
         shown = lab.as_(role).get(url).content.decode()
-        assert "waits for a run" in shown and "<html" not in shown
+        assert "waits for a person to launch a run" in shown and "<html" not in shown
         assert (f'data-key="cancel-{row.pk}"' in shown) == (role == "manager")
     assert other_lab.as_("manager").get(url).status_code == 404
 

@@ -146,4 +146,4 @@ def test_a_recipe_is_shown_in_the_forms_order_and_what_is_not_the_default_is_mar
     shown = re.findall(r"<dt>(.*?)</dt>", page.partition('id="recipe"')[2])
     labels = re.findall(r'<label for="id_(\w+)">(.*?)</label>', form)
     assert shown == [label for name, label in labels if name in SFTRecipe.FIELDS]
-    assert re.findall(r'<dd class="changed">(\S+) <span class="muted">\((.*?)\)', page) == [("64", "by default 256")]
+    assert re.findall(r'<dd class="changed">(\S+) <span class="muted">\((.*?)\)', page) == [("64", "default: 256")]

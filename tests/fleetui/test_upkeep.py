@@ -41,7 +41,7 @@ def test_a_renewed_token_leaves_the_old_one_working_until_the_new_one_connects(l
     old = lab.tokens["arm-1"]
     answer = post(lab, "manager", "arm-1/token")
     new = shown_token(lab.as_("manager").get(answer.url))
-    assert "until the new one has connected" in page(lab, path="arm-1/token") and new != old
+    assert "until the station has connected with the new one" in page(lab, path="arm-1/token") and new != old
     assert access.get_station_by_token(old).token_is_old and not access.get_station_by_token(new).token_is_old
     lab.tokens["arm-1"] = old
     assert lab.upload(as_upload(make_episode())).status_code == 200
@@ -64,7 +64,7 @@ def test_the_old_token_dies_after_ten_minutes_or_at_once_where_that_was_asked(la
     second = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token").url))
     assert access.get_station_by_token(second) is not None
     post(lab, "manager", "arm-1/token", at_once="on")
-    assert access.get_station_by_token(second) is None and "is void" in page(lab, path="arm-1/token")
+    assert access.get_station_by_token(second) is None and "is invalid" in page(lab, path="arm-1/token")
     assert [row.details["minutes_the_old_works"] for row in Act.objects.filter(kind="token_renewed")] == [0, 10, 10]
 
 
