@@ -331,7 +331,9 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
         elif assignment.task.archived_at:
             problems["assignment"] = f"{assignment.task} is archived; restore the task first."
         elif assignment.any_count and assignment.any_count != len(stations):
-            problems["stations"] = f"For this assignment, choose as many stations as it asks for: {assignment.any_count}."
+            problems["stations"] = (
+                f"For this assignment, choose as many stations as it asks for: {assignment.any_count}."
+            )
         return problems
     if task is None:
         problems["task"] = "Choose the task to practise."

@@ -136,7 +136,10 @@ def test_a_person_may_choose_the_stations_of_one_that_takes_any(online, sft_run)
     row = assign(online, any_count=1)
     body = {"kind": "improve", "recipe": {}, "parent": sft_run.pk}
     answer = online.call("researcher", "post", "runs", body | {"assignment": row.pk})
-    assert answer.status_code == 422 and "choose as many stations as it asks for: 1" in answer.json()["problems"]["stations"]
+    assert (
+        answer.status_code == 422
+        and "choose as many stations as it asks for: 1" in answer.json()["problems"]["stations"]
+    )
     answer = online.call("researcher", "post", "runs", body | {"task": online.task.slug, "stations": ["arm-2"]})
     assert answer.status_code == 200 and Assignment.objects.count() == 1
     assert [station.slug for station in again(row).stations.all()] == ["arm-2"] and again(row).state == "standby"
