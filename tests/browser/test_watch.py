@@ -147,7 +147,7 @@ def test_new_needs_show_and_are_announced_while_somebody_closes_one_by_hand(supe
     manager.locator("#stop").click()
     expect(rows).to_have_count(2)  # the list goes on beside the form
     expect(supervisor.locator("#new-needs")).to_have_text(re.compile("A person is needed. Station 2: .*stopped"))
-    expect(dialog).to_contain_text(re.compile("New meanwhile: Station 2: .*stopped"))
+    expect(dialog).to_contain_text(re.compile("New since: Station 2: .*stopped"))
     expect(field).to_have_value("I looked: all is well")
     expect(field).to_be_focused()
     field.press("Enter")

@@ -48,6 +48,7 @@ function advice(data) {
   if (data.state === "overridden" && data.holder) return [`Until ${data.holder} hands it back, others can only stop it.`, null, null];
   if (data.state === "overridden") return [words || "Nobody drives it now. Open the station to take over, or hand it back to the policy.", "hand_back", "Hand back"];
   if (data.state === "paused") return ["", "resume", "Resume"];
+  if (data.help?.act === "end_episode") return [words, "end_episode", "End episode"];
   return [words || "Open the station to see what it needs.", null, null];
 }
 
