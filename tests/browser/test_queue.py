@@ -163,7 +163,7 @@ def test_a_task_is_edited_and_the_page_fits_a_phone(page, screenshots):
     page.get_by_label("Stalled after").fill("25")
     page.get_by_role("button", name="Save task").click()
     expect(page.locator("#block-to-place")).to_contain_text("itself, after 2.5 s")
-    expect(page.locator("#block-to-place")).to_contain_text("or 25 without a new low")
+    expect(page.locator("#block-to-place")).to_contain_text("or 25 steps without progress")
     page.locator("#block-to-place").get_by_role("link", name="Edit").click()
     page.get_by_label("Who resets").select_option("")
     page.get_by_label("It resets itself after").evaluate("field => { field.value = ''; }")
