@@ -113,6 +113,7 @@ class Known:
     user: object
     roles: dict[str, str]  # the lab's slug -> role
     read_at: float
+    pages: int = 0  # live sockets that are open with this session; each closes when its log-in or its role has ended
 
 
 _known: dict[str, Known] = {}  # by the session's key
@@ -121,9 +122,17 @@ _known: dict[str, Known] = {}  # by the session's key
 def remember_person(session_key: str, user, roles: dict[str, str]) -> None:
     """Called by the live sockets (live/viewers.py) each time the database has confirmed the log-in."""
     now = time.monotonic()
-    _known[session_key] = Known(user, roles, now)
-    for key in [key for key, known in list(_known.items()) if now - known.read_at > KNOWN_FOR_S]:
-        _known.pop(key, None)
+    known = _known.setdefault(session_key, Known(user, roles, now))
+    known.user, known.roles, known.read_at = user, roles, now
+    for key, each in list(_known.items()):
+        if not each.pages and now - each.read_at > KNOWN_FOR_S:
+            _known.pop(key, None)
+
+
+def count_page(session_key: str, change: int) -> None:
+    """A live socket of the session opened (1) or closed (-1)."""
+    if (known := _known.get(session_key)) is not None:
+        known.pages += change
 
 
 def forget_person(session_key: str) -> None:
@@ -132,7 +141,15 @@ def forget_person(session_key: str) -> None:
 
 def get_known(session_key: str) -> Known | None:
     known = _known.get(session_key)
-    return known if known is not None and time.monotonic() - known.read_at <= KNOWN_FOR_S else None
+    if known is not None and not known.pages and time.monotonic() - known.read_at > KNOWN_FOR_S:
+        return None
+    return known
+
+
+def read_known(session_key: str) -> Known | None:
+    """The same, asked of the database; None where nobody is logged in by this session."""
+    user = read_session(session_key)
+    return Known(user, get_roles(user), time.monotonic()) if user.is_authenticated else None
 
 
 def check_role(role: str | None, lab_slug: str, action: str, lab_name: str = "") -> None:
@@ -167,6 +184,14 @@ def get_lab(user, slug: str, action: str = "see"):
     check_role(membership and membership.role, slug, action, membership and membership.lab.name)
     membership.lab.role = membership.role
     return membership.lab
+
+
+def get_lab_of_stop(slug: str):
+    """The lab of a stop that was told already: whoever gave it was asked for the role then."""
+    lab = apps.get_model("fleet", "Lab").objects.filter(slug=slug).first()
+    if lab is None:
+        raise NotFound(f"There is no lab {slug!r}.")
+    return lab
 
 
 def get_roles(user) -> dict[str, str]:

@@ -7,16 +7,14 @@ there. A station that answered has confirmed it. Whoever missed it learns it fro
 whether the station is latched (live/stations.py).
 """
 
-import json
 import logging
-import queue
 import threading
 import time
 import uuid as uuids
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,6 +22,7 @@ import psycopg
 from django.db import Error, connection, connections
 
 from fleetui import messages
+from robots import strict_json
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,9 @@ PROCESS = uuids.uuid4().hex  # what comes back from here is not heard twice
 EARLIER = "an earlier stop"  # latched before stops had ids
 ORDERS_REMEMBERED = 500
 ROWS_READ_EVERY_S = 1.0
+FOREIGN_FOR_S = 60.0
 WRITTEN_AGAIN_AFTER_S = 0.5
+SAID_EVERY_S = 60.0  # in the log, of one that can't be written
 
 
 class Link(Protocol):
@@ -60,9 +61,11 @@ class Order:
     by: str
     told: dict[str, str] = field(default_factory=dict)  # slug -> name, of the stations whose sockets got it
     confirmed: set[str] = field(default_factory=set)
+    cleared: set[str] = field(default_factory=set)  # a person cleared it since: a repeat must not stop that one again
+    given_at: float = field(default_factory=time.monotonic)
     foreign: bool = False  # given in another process, where somebody waits for the answers
     recorded: bool = False
-    failed: Exception | None = None  # why it can't be recorded at all
+    failed: Exception | None = None  # why it could not be recorded, and is not tried again
     rows: list[dict] = field(default_factory=list)  # the stations as PostgreSQL knows them, once recorded
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -77,7 +80,8 @@ class Order:
 
 
 links: dict[int, Link] = {}
-orders: OrderedDict[str, Order] = OrderedDict()
+orders: OrderedDict[tuple[str, str], Order] = OrderedDict()  # by lab and id
+names: dict[tuple[str, str], str] = {}  # (lab, station) -> name, of all stations, as last read (Watch)
 unrecorded: dict[tuple[str, str], str] = {}  # (lab, station) -> the stop that PostgreSQL doesn't know yet
 _lock = threading.Lock()
 
@@ -85,21 +89,22 @@ _lock = threading.Lock()
 def get_order(order_id: str, lab: str, station: str | None, by: str) -> tuple[Order, bool]:
     """(the order of that id, whether it is new): one stop may come by two ways at once, and is one all the same."""
     with _lock:
-        order = orders.get(order_id)
-        if order is not None and (order.lab, order.station, order.by) == (lab, station, by):
+        order = orders.get((lab, order_id))
+        if order is not None and (order.station, order.by) == (station, by):
             return order, False
-        order = orders[order_id] = Order(order_id, lab, station, by)
+        order = orders[lab, order_id] = Order(order_id, lab, station, by)
         while len(orders) > ORDERS_REMEMBERED:
             orders.popitem(last=False)
         return order, True
 
 
 def tell(order: Order) -> None:
-    """Every station of the order whose socket is here, at once. Never waits."""
+    """Every station of the order whose socket is here and that has not answered yet, at once. Never waits."""
     message = {"type": "command", "id": order.id, "name": "stop", "args": {}, "ttl_ms": 60_000, "by": order.by}
     for link in list(links.values()):
-        if link.lab == order.lab and order.station in (None, link.slug):
-            if not order.foreign:
+        over = link.slug in order.confirmed or link.slug in order.cleared
+        if link.lab == order.lab and order.station in (None, link.slug) and not over:
+            if not (order.foreign or order.recorded):
                 unrecorded[link.lab, link.slug] = order.id
             order.told[link.slug] = link.name
             set_latch(link, order.id)
@@ -112,8 +117,8 @@ def tell_others(order: Order) -> None:
 
 def confirm(order_id: str, lab: str, slug: str, here: bool = True) -> None:
     """The station answered that it stopped."""
-    order = orders.get(order_id)
-    if order is None or order.lab != lab:
+    order = orders.get((lab, order_id))
+    if order is None:
         return
     order.note(lambda: order.confirmed.add(slug))
     if here and order.foreign:
@@ -137,9 +142,21 @@ def set_latch(link: Link, order_id: str) -> None:
     link.latch, link.latch_changed_at = order_id, time.monotonic()
 
 
-def clear(lab: str, slug: str) -> None:
-    """A person cleared the stop: what is still to be written of it latches nothing any more."""
-    unrecorded.pop((lab, slug), None)
+def clear(lab: str, slug: str, asked_at: float) -> None:
+    """A person cleared the station's stops, as they were at `asked_at`: what is still to be told or written of those
+    latches nothing any more. One that was given later stands.
+    """
+    for order in list(orders.values()):
+        if order.lab == lab and order.station in (None, slug) and order.given_at < asked_at:
+            order.cleared.add(slug)
+            if unrecorded.get((lab, slug)) == order.id:
+                unrecorded.pop((lab, slug), None)
+
+
+def newer(lab: str, slug: str, asked_at: float) -> Order | None:
+    """A stop of the station that was given after `asked_at`."""
+    found = [order for order in list(orders.values()) if order.lab == lab and order.station in (None, slug)]
+    return next((order for order in found if order.given_at >= asked_at), None)
 
 
 def note_rows(latched: dict[int, str], asked_at: float) -> None:
@@ -149,21 +166,27 @@ def note_rows(latched: dict[int, str], asked_at: float) -> None:
     for link in list(links.values()):
         if link.latch_changed_at >= asked_at or (link.lab, link.slug) in unrecorded:
             continue
+        given = orders.get((link.lab, link.latch))
+        if given is not None and given.foreign and asked_at - given.given_at < FOREIGN_FOR_S:
+            continue  # the process where it was given may not be able to write it yet
         known = latched.get(link.pk, "")
         if bool(known) != bool(link.latch):
             set_latch(link, known)
 
 
-# Writing down, in order, by a thread that goes on trying: a full disk or a lost server must cost no record.
+# Writing down, by a thread that goes on trying: a full disk or a lost server must cost no record. What can't be written
+# now goes behind the others, so that it holds nobody up.
 
-_to_record: queue.SimpleQueue = queue.SimpleQueue()
+_to_record: deque[tuple[float, Order, Context, Callable]] = deque()
+_something = threading.Event()
 _recorder: threading.Thread | None = None
 
 
 def record_soon(order: Order, record: Callable[[Order], None]) -> None:
     """`record` writes it down, with note_recorded on commit; it raises django.db.Error where that can't be done now."""
     global _recorder
-    _to_record.put((order, copy_context(), record))
+    _to_record.append((0.0, order, copy_context(), record))
+    _something.set()
     with _lock:
         if _recorder is None or not _recorder.is_alive():
             _recorder = threading.Thread(target=_record, name="record stops", daemon=True)
@@ -185,26 +208,30 @@ def _settle(order: Order) -> None:
 
 
 def _record() -> None:
+    said_at: dict[str, float] = {}
     while True:
-        order, context, record = _to_record.get()
-        said = False
-        while True:
+        _something.wait()
+        _something.clear()
+        while _to_record:
+            due, order, context, record = _to_record.popleft()
+            if (wait := due - time.monotonic()) > 0:
+                time.sleep(min(wait, WRITTEN_AGAIN_AFTER_S))
             try:
                 context.run(record, order)
-                break
             except Error as error:
-                if not said:
+                now = time.monotonic()
+                if now - said_at.get(order.id, -SAID_EVERY_S) >= SAID_EVERY_S:
+                    said_at[order.id] = now
                     log.error("A stop by %s was told and can't be recorded yet: %s", order.by, error)
-                said = True
-                time.sleep(WRITTEN_AGAIN_AFTER_S)
+                _to_record.append((now + WRITTEN_AGAIN_AFTER_S, order, context, record))
+                continue
             except Exception as error:
-                if not hasattr(error, "status"):  # no refusal, such as of a station that does not exist
-                    log.exception("A stop by %s can't be recorded", order.by)
+                log.exception("A stop by %s was told and can't be recorded", order.by)
                 _settle(order)
                 order.note(lambda order=order, error=error: setattr(order, "failed", error))
-                break
             finally:
                 connections.close_all()
+            said_at.pop(order.id, None)
 
 
 # To and from other web processes
@@ -215,7 +242,7 @@ def _say(payload: dict) -> None:
 
     def notify():
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, json.dumps(payload)])
+            cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, strict_json.dumps(payload)])
 
     in_daemon(lambda: messages.send_to_group(GROUP, {"type": "stop", "payload": payload}))
     in_daemon(notify)
@@ -239,6 +266,13 @@ def in_daemon(function: Callable, *arguments) -> Future:
     return future
 
 
+ROWS = """
+    SELECT lab.slug, station.slug, station.name, station.id, station.stop_latched, station.stopped_by
+    FROM fleet_station AS station JOIN fleet_lab AS lab ON lab.id = station.lab_id WHERE station.archived_at IS NULL
+"""
+AS_SOON_AS_GONE = {"connect_timeout": 2, "keepalives_idle": 3, "keepalives_interval": 1, "keepalives_count": 3}
+
+
 class Watch(threading.Thread):
     """Hears the stops that other processes NOTIFY, and reads each second which stations are latched, on a connection of
     its own: runs in each web process (asgi.py).
@@ -251,26 +285,33 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while not self.ending.is_set():
             try:
-                parameters = connections["default"].get_connection_params() | {"connect_timeout": 2}
+                parameters = connections["default"].get_connection_params() | AS_SOON_AS_GONE
                 with psycopg.connect(**parameters, autocommit=True) as conn:
                     self.watch(conn)
             except (psycopg.Error, OSError) as error:
                 log.debug("Stops of other processes are not heard: %s", error)
-                self.ending.wait(0.5)
+            except Exception:
+                log.exception("The watch of stops broke; it begins anew")
+            self.ending.wait(0.5)
 
     def watch(self, conn: psycopg.Connection) -> None:
         conn.execute(f"LISTEN {CHANNEL}")
         while not self.ending.is_set():
             self.read_rows(conn)
             for notify in conn.notifies(timeout=ROWS_READ_EVERY_S):
-                hear(json.loads(notify.payload))
+                try:
+                    hear(strict_json.loads(notify.payload))
+                except Exception:  # anybody who may connect may say anything
+                    log.exception("A notice of another process was not understood")
 
     def read_rows(self, conn: psycopg.Connection) -> None:
-        if not links:
-            return
         asked_at = time.monotonic()
-        rows = conn.execute("SELECT id, stopped_by FROM fleet_station WHERE stop_latched").fetchall()
-        note_rows({pk: stopped_by or EARLIER for pk, stopped_by in rows}, asked_at)
+        rows = conn.execute(ROWS).fetchall()
+        for lab, slug, name, *_ in rows:
+            names[lab, slug] = name
+        for gone in names.keys() - {(lab, slug) for lab, slug, *_ in rows}:
+            names.pop(gone, None)
+        note_rows({pk: stopped_by or EARLIER for *_, pk, latched, stopped_by in rows if latched}, asked_at)
 
     def end(self) -> None:
         self.ending.set()

@@ -36,7 +36,8 @@ def returning(view):
         try:
             return view(*args, **kwargs)
         finally:
-            close_old_connections()
+            if not connection.in_atomic_block:  # else it is of whoever began the transaction
+                close_old_connections()
 
     return render
 

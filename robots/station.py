@@ -360,6 +360,8 @@ class Station:
     def _command(self, message: dict, received_at: float) -> None:
         command_id = str(message.get("id"))
         answer = self.commands.answered(command_id)
+        if answer is not None and message.get("name") == "stop" and not self.control.stop_latched:
+            answer = {**answer, "ok": False, "error": "This stop was cleared since."}  # nobody takes it for a new one
         if answer is None:
             name, epoch, by = message.get("name"), message.get("epoch"), str(message.get("by") or "")
             self.lease.note(epoch)
@@ -381,6 +383,8 @@ class Station:
             case "stop":
                 self._stop(command_id)
             case "clear_stop":
+                if args.get("stop") and self.control.stop not in ("", args["stop"]):
+                    raise CommandRefused("It was stopped again meanwhile; look at it, then clear that stop.")
                 self._clear_stop()
             case "pause":
                 self._pause(True)
@@ -409,7 +413,11 @@ class Station:
 
     def _hear_latch(self, stop: Any) -> None:
         """A heartbeat says which stop latches this station, "" if none. It never clears one: that is a person's act."""
-        if isinstance(stop, str) and stop and not self.control.stop_latched:
+        if not isinstance(stop, str) or not stop:
+            return
+        if self.control.stop_latched:
+            self.control.stop = stop  # a newer one, whose own command was lost
+        else:
             self._stop(stop)
 
     def _stop(self, stop: str) -> None:

@@ -26,11 +26,16 @@ from training.recipes import warm_up_and_anneal
 from training.vocabulary import Vocabulary
 
 CELL = 2  # pixels
-COVERED = 0.15  # difference from the empty scene, summed over red, green and blue, from which on a cell shows something
+# Difference from the empty scene, summed over red, green and blue, from which on a cell shows something. Between two
+# that a cell can have, n / (4 * 255): on one of them, as 0.15 is, a float's last bit would decide.
+COVERED = 0.1505
 DARKEST = 0.6  # more difference than that gives a cell no more weight
 NEIGHBOURHOOD = 0.014  # metres, of the mean shift; things are some 0.04 wide
 LIKENESS = 0.2  # between the directions in which two colours differ from the scene's: an edge's is a paler one
 LEAST_WEIGHT = 0.8  # of a thing, in cells: less is noise
+# Pixels, by which a place may lie short of a pixel and counts as on it: an even thing's middle lies exactly where two
+# pixels meet. More than floats are off by, and no place that an even thing has.
+EDGE = 0.013
 LOOK = 5  # pixels to each side of a thing's middle that the network sees
 AT_ONCE = 32  # pictures: their distances between all cells still fit a processor's cache
 SECONDS_APART = 1.2  # two pictures in which the hand has moved by more than its own size
@@ -128,14 +133,17 @@ class Sight(nn.Module):
             shifted = near @ places / mass.clamp(min=1e-6)[..., None]
         mass = mass.masked_fill(weight == 0, 0.0)
 
-        # Cells that went to the same place are a thing, and the heaviest of them stands for it.
+        # Cells that went to the same place are a thing, and the heaviest of them stands for it. An even thing has
+        # several as heavy, none in its middle, and a float's last bit tells which of them stands: so the thing lies at
+        # the mean of all its cells.
         same = torch.cdist(shifted, shifted) < NEIGHBOURHOOD
         first = (same * mass[:, None]).argmax(-1)  # [n, L]
         thing_of_cell = torch.full((n, *self.cell_places.shape[:2]), -1)
         thing_of_cell[number, row, column] = first[number, slot_of(number, n)]
         stands = (first == torch.arange(first.shape[1])) & (mass > LEAST_WEIGHT)
         number, thing = stands.nonzero(as_tuple=True)
-        place = shifted[number, thing]
+        share = (first[number] == thing[:, None]) * mass[number]  # [M, L]
+        place = (share[..., None] * shifted[number]).sum(1) / share.sum(1, keepdim=True)
 
         # A thing's look is its own pixels alone: what it is doesn't depend on who stands beside it.
         edges = (LOOK, LOOK, LOOK, LOOK)
@@ -150,7 +158,7 @@ class Sight(nn.Module):
     def pixels(self, place: Tensor) -> tuple[Tensor, Tensor]:
         """[M, 2] metres -> row and column [M] each"""
         height, width = self.scene.shape[:2]
-        at = place / self.picture.metres_per_pixel
+        at = place / self.picture.metres_per_pixel + EDGE * torch.tensor([1.0, -1.0])  # y grows upwards, rows down
         return (height / 2 - at[:, 1]).long().clamp(0, height - 1), (at[:, 0] + width / 2).long().clamp(0, width - 1)
 
     def left_behind(self, things: Things, others: Tensor) -> Tensor:

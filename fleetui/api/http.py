@@ -8,7 +8,6 @@ OpenAPI schema is at /api/openapi.json, its page at /api/docs.
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
@@ -30,6 +29,7 @@ from fleetui.learning import actions as learning_actions
 from fleetui.learning import archive
 from fleetui.learning import selectors as learning
 from fleetui.live import rewind, telemetry
+from robots import strict_json
 from robots.rules import TASK_RULES
 from robots.strict_json import JSONError
 
@@ -113,8 +113,8 @@ class StopSession(Session):
     """The same for a stop, which must not wait for the database to say who gives it."""
 
     def authenticate(self, request, key):
-        source.set("API")
-        return fleet_actions.get_stopper(key or "")
+        source.set("page" if comes_from_a_page(request) else "API")
+        return fleet_actions.get_stopper(key or "")  # access.Known
 
 
 labs = Router(auth=Session(csrf=True), tags=["lab"])
@@ -126,14 +126,10 @@ class CommandBody(Schema):
     ttl_ms: int = 5000
 
 
-class StopBody(Schema):
-    id: str = Field("", max_length=80, description="Repeat a stop with the same id: it is the same stop.")
-
-
 class StoppedStation(Schema):
     station: str
     name: str
-    outcome: Literal["confirmed", "told", "unreachable"]
+    outcome: Literal["confirmed", "told", "unreachable", "cleared"]
     silent_s: float | None = Field(description="Seconds since the station was last heard, where that is known.")
 
 
@@ -142,6 +138,7 @@ class StopAnswer(Schema):
     stopped: int = Field(description="How many stations said that they stopped.")
     recorded: bool
     stations: list[StoppedStation]
+    complete: bool = Field(description="False: the database is away, and other stations of the lab are not known.")
     detail: str = Field(description="What to know beyond that, such as: told, not recorded.")
 
 
@@ -311,24 +308,55 @@ def close_help(request: HttpRequest, lab: Path[str], number: int, body: OutcomeB
     return fleet.help_row(fleet_actions.close_help(request=found, user=request.user, outcome=body.outcome))
 
 
-@labs.post("/stop", response=StopAnswer, auth=StopSession(csrf=True))
-def stop_lab(request: HttpRequest, lab: Path[str], body: StopBody | None = None):
+# What may stand in a stop's body. It is read by hand: whatever comes, a stop is not refused for it.
+STOP_BODY = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "id": {
+                            "type": "string",
+                            "maxLength": 80,
+                            "description": "Repeated with the same id it is the same stop; a new one has another.",
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@labs.post("/stop", response=StopAnswer, auth=StopSession(csrf=True), openapi_extra=STOP_BODY)
+def stop_lab(request: HttpRequest, lab: Path[str]):
     """The software stop of every station of the lab: told at once, then latched and recorded. The answer says of each
     station whether it confirmed it, was told, or could not be reached.
     """
-    return give_stop(request, lab, None, body)
+    return give_stop(request, lab, None)
 
 
-@labs.post("/stations/{slug}/stop", response=StopAnswer, auth=StopSession(csrf=True))
-def stop_station(request: HttpRequest, lab: Path[str], slug: str, body: StopBody | None = None):
+@labs.post("/stations/{slug}/stop", response=StopAnswer, auth=StopSession(csrf=True), openapi_extra=STOP_BODY)
+def stop_station(request: HttpRequest, lab: Path[str], slug: str):
     """The software stop of one station."""
-    return give_stop(request, lab, slug, body)
+    return give_stop(request, lab, slug)
 
 
-def give_stop(request, lab, slug, body):
-    session = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
+def give_stop(request, lab, slug):
+    try:
+        body = strict_json.loads(request.body or b"{}")
+        order_id = body.get("id") if isinstance(body, dict) else ""
+    except (ValueError, RequestDataTooBig):
+        order_id = ""
+    known = request.auth
     return fleet_actions.stop_stations(
-        user=request.auth, lab_slug=lab, station_slug=slug, order_id=body.id if body else "", session=session
+        user=known.user,
+        lab_slug=lab,
+        station_slug=slug,
+        order_id=order_id if isinstance(order_id, str) else "",
+        roles=known.roles,
     )
 
 

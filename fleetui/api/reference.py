@@ -3,10 +3,10 @@
 Swagger's page, which ninja would show, can't be used with a screen reader: it nests buttons, and its text is too faint.
 """
 
-import json
-
 from django.shortcuts import render
 from ninja.openapi.docs import DocsBase
+
+from robots import strict_json
 
 WHO = {"lab": "People: session and CSRF token", "station": "Stations: their token"}
 
@@ -52,5 +52,5 @@ def describe(name, where, said, required) -> dict:
         "name": name,
         "where": where,
         "type": " or ".join(kinds),
-        "default": "" if required else json.dumps(said.get("default")),
+        "default": "" if required else strict_json.dumps(said.get("default")),
     }

@@ -91,8 +91,8 @@ def lab_of(search: str):
 def offer_runs(search, chosen):
     lab, query = lab_of(search)
     runs = list(lab.runs.filter(kind="improve", archived_at=None).order_by("-id"))
-    wanted = {int(each) for each in query.get("runs", "").split(",") if each.isdecimal()}
-    at_first = [run.pk for run in runs if run.pk in wanted] or [run.pk for run in runs[:CHOSEN_AT_FIRST]]
+    wanted = query.get("runs", "").split(",")
+    at_first = [run.pk for run in runs if str(run.pk) in wanted] or [run.pk for run in runs[:CHOSEN_AT_FIRST]]
     return [{"label": f"{run.name} ({run.state})", "value": run.pk} for run in runs], chosen or at_first
 
 

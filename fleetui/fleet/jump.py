@@ -22,6 +22,8 @@ PAGES = (
     ("People", "people", "manage_people"),
     ("Audit log", "audit", "see_audit"),
 )
+# title, name of the address: of the person, the same in every lab
+OWN = (("Your password", "password"), ("Your time zone", "time_zone"))
 # title, name of the address, what follows it, and what a role must be allowed to do
 ACTS = (
     ("Add a station", "new_station", "", "create_station"),
@@ -62,6 +64,7 @@ def jump_targets(lab: Lab, query: str, limit: int = 6) -> list[dict]:
         for title, name, action in PAGES
         if may(lab.role, action) and _matches(query, title)
     ]
+    targets += [{"kind": "page", "title": title, "url": reverse(name)} for title, name in OWN if _matches(query, title)]
     targets += found("run", named(lab.runs), str, lambda row: address("run", row.pk))
     tasks = lab.tasks.filter(archived_at=None).filter(Q(name__icontains=query) | Q(family__icontains=query))
     targets += found("task", tasks, str, lambda row: f"{address('tasks')}#{row.slug}")

@@ -279,7 +279,7 @@ def _numbers(values: np.ndarray) -> list:
 
 def station_embodiment(station: Station) -> Embodiment:
     if not station.embodiment:
-        raise Invalid(f"{station} has not said yet which embodiment it is: connect it to /ws/station first, then upload.")
+        raise Invalid(f"{station} has not named its embodiment yet: connect it to /ws/station first, then upload.")
     return Embodiment.from_json(station.embodiment)
 
 

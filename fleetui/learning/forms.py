@@ -173,7 +173,7 @@ class ImproveForm(LaunchForm):
         # What a manager assigned already is what one most likely wants to practise.
         waiting = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)
         waiting = waiting.filter(task__archived_at=None).order_by("position")
-        chosen = str(self.initial.get("assignment", ""))[:18]
+        chosen = self.initial.get("assignment")
         waiting = waiting.filter(pk=chosen).first() if chosen else waiting.first()
         if chosen and waiting is None:
             self.impossible.append("The assignment that this link names already has a run, or has ended.")

@@ -70,7 +70,7 @@ def parent_problem(run: Run) -> str:
     return f"{run} has no policy or no reward model; choose another run."
 
 
-def find_parent(lab: Lab, number: str) -> tuple[Run | None, str]:
+def find_parent(lab: Lab, number: int) -> tuple[Run | None, str]:
     """The run that a link names as the start of practice, or why it can't be that."""
     run = lab.runs.filter(pk=number).first()
     problem = parent_problem(run) if run else f"There is no run {number} in {lab.name}; choose one of the list."

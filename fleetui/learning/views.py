@@ -9,7 +9,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from fleetui import access
 from fleetui.fleet.queue import read_queue
-from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page
+from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page, row_number
 from fleetui.learning import actions, archive, selectors
 from fleetui.learning.forms import LAUNCH_FORMS, GenerateForm, UploadForm, recipe_rows
 from fleetui.learning.models import Metric
@@ -51,8 +51,9 @@ def new_run(request, lab_slug):
     kind = request.GET.get("kind", "sft")
     if kind not in LAUNCH_FORMS:
         raise Http404(f"There is no kind of run {kind!r}; known are {', '.join(LAUNCH_FORMS)}.")
-    chosen = {name: value for name, value in request.GET.items() if name in LAUNCH_FROM and value.isdecimal()}
-    like = access.get_run(request.user, lab_slug, int(chosen.pop("like"))) if "like" in chosen else None
+    asked = {name: row_number(request.GET.get(name, "")) for name in LAUNCH_FROM}
+    chosen = {name: number for name, number in asked.items() if number}
+    like = access.get_run(request.user, lab_slug, chosen.pop("like")) if "like" in chosen else None
     if like is not None and like.kind != kind:
         raise Http404(f"{like} is no run of the kind {kind!r}.")
     form = LAUNCH_FORMS[kind](request.POST or None, lab=lab, like=like, initial=chosen)

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 BAD_LIMIT = 20  # messages that make no sense, within BAD_WITHIN_S, until the socket is closed
 BAD_WITHIN_S = 10.0
+TASKS_LIMIT = 300  # answers among them
 WORK_LIMIT = 500  # things that wait for the database; more is refused
 CLOSED_WITHIN_S = 2.0
 BAD_MESSAGE, OVERLOADED = 4400, 4408
@@ -126,34 +127,39 @@ class Socket(AsyncWebsocketConsumer):
         try:
             await work()
         except access.Refused as error:
-            await self.refuse(str(error), message)
+            self.refuse(str(error), message)
         except (ValueError, ValidationError) as error:
-            await self.refuse(str(error), message)
-            await self.count_bad(str(error))
+            self.refuse(str(error), message)
+            self.count_bad(str(error))
         except DataError:
             sentence = "A value is too long, too large or no text at all."
-            await self.refuse(sentence, message)
-            await self.count_bad(sentence)
+            self.refuse(sentence, message)
+            self.count_bad(sentence)
         except (Error, RedisError, TimeoutError) as error:
             log.warning("%s: the database or Valkey does not answer: %s", self, str(error).partition("\n")[0])
-            await self.refuse("The server's database does not answer now; try again.", message)
+            self.refuse("The server's database does not answer now; try again.", message)
         except GONE as error:
             log.debug("%s: %r", self, error)
         except Exception:  # a mistake of ours must cost no station its link and no page its socket
             log.exception("%s: a message could not be taken", self)
             sentence = "The server could not make sense of this message."
-            await self.refuse(sentence, message)
-            await self.count_bad(sentence)
+            self.refuse(sentence, message)
+            self.count_bad(sentence)
 
-    async def refuse(self, sentence: str, message: dict | None) -> None:
-        await self.say({"error": sentence, "for": message})
+    def refuse(self, sentence: str, message: dict | None) -> None:
+        self.say_soon({"error": sentence, "for": message})
 
-    async def count_bad(self, sentence: str) -> None:
+    def say_soon(self, message: dict) -> None:
+        """Without waiting for a line that is full: what comes behind may be a stop. Who reads nothing gets no more."""
+        if len(self.tasks) < TASKS_LIMIT:
+            self.spawn(self.say(message))
+
+    def count_bad(self, sentence: str) -> None:
         now = time.monotonic()
         self.bad_at = [at for at in self.bad_at if now - at < BAD_WITHIN_S] + [now]
         if len(self.bad_at) >= BAD_LIMIT:
             log.warning("%s sent %d bad messages: %s", self, len(self.bad_at), sentence)
-            await self.hang_up(BAD_MESSAGE, sentence)
+            self.hang_up_soon(BAD_MESSAGE, sentence)
 
     async def say(self, message: dict) -> None:
         await self.send_out(text_data=strict_json.dumps(message))
@@ -167,6 +173,9 @@ class Socket(AsyncWebsocketConsumer):
         except GONE as error:
             self.over = True
             log.debug("%s: %r", self, error)
+
+    def hang_up_soon(self, code: int, reason: str = "") -> None:
+        asyncio.ensure_future(self.hang_up(code, reason))
 
     async def hang_up(self, code: int, reason: str = "") -> None:
         """Close it from here. A dead connection can neither raise nor make its caller wait."""

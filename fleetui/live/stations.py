@@ -133,7 +133,7 @@ class StationConsumer(Socket):
             self.do(lambda: self.take_hello(message))
             return
         if not self.present:
-            await self.hang_up(BAD_MESSAGE, "The first message must be hello, and the next one comes after welcome.")
+            self.hang_up_soon(BAD_MESSAGE, "The first message must be hello, and the next one comes after welcome.")
             return
         handler = self.HANDLERS.get(kind) if isinstance(kind, str) else None
         if handler is not None:  # a newer station may say more than this server knows
@@ -141,9 +141,9 @@ class StationConsumer(Socket):
         elif not isinstance(kind, str):
             raise BadRequest("type must be the kind of the message, a text.")
 
-    async def refuse(self, sentence, message):
+    def refuse(self, sentence, message):
         log.warning("%s sent a bad message: %s", self.station, sentence)
-        await self.say({"type": "error", "error": sentence})
+        self.say_soon({"type": "error", "error": sentence})
 
     async def take_hello(self, message):
         try:
@@ -154,6 +154,11 @@ class StationConsumer(Socket):
                     software=str(message.get("software") or ""),
                     renderer=str(message.get("renderer") or ""),
                 )
+                if self.over:  # it has gone meanwhile
+                    await in_thread(actions.disconnect_station)(station=self.station, reason="the connection was lost")
+                    return
+                settings = told[0]["settings"]
+                stops.set_latch(self, settings["stop"] if settings["stop_latched"] else "")
                 before = stops.links.get(self.pk)
                 stops.links[self.pk], self.present = self, True
                 messages.here[self.station.command_group] = self.tell
@@ -165,10 +170,8 @@ class StationConsumer(Socket):
             return
         if before is not None:
             before.present = False  # this one stands in its place
-            asyncio.ensure_future(before.hang_up(REPLACED, "The station connected anew."))
+            before.hang_up_soon(REPLACED, "The station connected anew.")
         telemetry.forget(self.pk)
-        settings = told[0]["settings"]
-        stops.set_latch(self, (settings["stop"] or stops.EARLIER) if settings["stop_latched"] else "")
         told[0]["server_time"] = time.monotonic()
         for order in told:
             await self.say(order)
@@ -186,7 +189,7 @@ class StationConsumer(Socket):
         while True:
             await asyncio.sleep(HEARTBEAT_EVERY_S)
             if self.silent_s() > SILENT_AFTER_S:
-                asyncio.ensure_future(self.hang_up(SILENT, f"Nothing was heard for {SILENT_AFTER_S:.0f} s."))
+                self.hang_up_soon(SILENT, f"Nothing was heard for {SILENT_AFTER_S:.0f} s.")
                 return
             if sending is None or sending.done():
                 sending = self.spawn(
@@ -302,7 +305,8 @@ class StationConsumer(Socket):
             self.close_old_token_in(message["old_works_s"])
             return
         if message["type"] == "command" and message["name"] == "clear_stop":
-            stops.set_latch(self, "")
+            if self.latch in (message["args"].get("stop"), stops.EARLIER):  # not where a newer one was told meanwhile
+                stops.set_latch(self, "")
         if "sent_at" in message:
             # By the steady clock from here on: wall clocks jump, and the way through the layer was a moment only.
             message = message | {"sent_at": time.monotonic() - max(0.0, time.time() - message["sent_at"])}

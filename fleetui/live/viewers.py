@@ -53,6 +53,7 @@ HEARTBEAT_EVERY_S = 2.0
 QUIET_AFTER_S, SILENT_AFTER_S = 5.0, 30.0
 COMPARE_NUMBERS_S = 4.0  # how often lost events are looked for
 VALKEY_WITHIN_S = 1.0
+STOPS_AT_ONCE = 20
 
 
 @dataclass
@@ -95,13 +96,16 @@ class LiveConsumer(Socket):
         self.pending: dict[tuple[str, str], tuple[dict, bool]] = {}
         self.numbers, self.noted_seen = None, -NOTE_SEEN_S
         self.telemetry_there, self.frames_there = asyncio.Event(), asyncio.Event()
-        self.events_waiting = 0
+        self.counted, self.stops_under_way = False, 0
         if not self.user.is_authenticated or not is_same_origin(self.scope):
             await self.hang_up(FORBIDDEN)
             return
         source.set("page")  # for everything that this socket asks
-        self.roles = await in_thread(access.get_roles)(self.user)
+        # As the page was drawn, and as they are by the newest look (is_welcome).
+        self.roles = self.known_roles = await in_thread(access.get_roles)(self.user)
         access.remember_person(self.session, self.user, self.roles)
+        access.count_page(self.session, 1)
+        self.counted = True
         await self.accept()
         self.numbers = redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=VALKEY_WITHIN_S)
         for part in (
@@ -115,6 +119,8 @@ class LiveConsumer(Socket):
             self.spawn(part())
 
     async def leave(self):
+        if self.counted:
+            access.count_page(self.session, -1)
         lapses = [await self.let_go(held) for held in list(self.held.values())]
         for watch in self.watches.values():
             frames.remove_watch(watch)
@@ -128,28 +134,32 @@ class LiveConsumer(Socket):
         message = read_json(text, LARGEST_TEXT)
         if "alive" in message:
             if message.get("ask") is True:  # the page was away, or its network changed
-                await self.say_alive()
+                self.say_soon(self.alive())
             return
         if "stop" in message:
-            self.stop(message)
+            try:
+                self.stop(message)
+            except access.Refused as error:
+                wanted = {"id": message["stop"].get("id"), "error": str(error), "status": error.status}
+                self.say_soon({"stop_done": wanted})
         elif "beat" in message:
-            await self.beat(message["beat"])
+            self.beat(message["beat"])
         elif "subscribe" in message:
             self.do(partial(self.subscribe, message), message)
         elif "unsubscribe" in message:
             self.do(partial(self.unsubscribe, message), message)
         elif "command" in message:
-            await self.command(message["command"])
+            self.command(message["command"])
         else:
             raise BadRequest("Send subscribe, unsubscribe, stop, command or beat.")
 
     async def send_heartbeats(self):
         while True:
             await asyncio.sleep(HEARTBEAT_EVERY_S)
-            await self.say_alive()
+            await self.say(self.alive())
 
-    async def say_alive(self):
-        await self.say({"heartbeat": {"server_time": time.time(), "clock": time.monotonic()}})
+    def alive(self):
+        return {"heartbeat": {"server_time": time.time(), "clock": time.monotonic()}}
 
     async def close_when_unwelcome(self):
         """The socket was opened by a session, and must not outlive it; nor show a lab to who has left it."""
@@ -166,6 +176,7 @@ class LiveConsumer(Socket):
         labs = {each.lab for each in self.subscriptions.values()} | {lab for lab, _ in self.watches}
         now = access.get_roles(self.user)
         access.remember_person(self.session, self.user, now)
+        self.known_roles = now
         if labs and time.monotonic() - self.noted_seen > NOTE_SEEN_S:
             self.noted_seen = time.monotonic()
             actions.note_seen(user=self.user, labs=list(labs))
@@ -428,22 +439,28 @@ class LiveConsumer(Socket):
         if not isinstance(wanted, dict):
             raise BadRequest("stop must be an object: {id, station}; without a station it is all of the lab.")
         station = text_of(wanted, "station") if wanted.get("station") is not None else None
+        access.check_role(self.known_roles.get(lab), lab, "command")
+        if self.stops_under_way >= STOPS_AT_ONCE:
+            raise BadRequest("So many stops at once are not needed: those before are under way.")
+        self.stops_under_way += 1
         self.spawn(self.give_stop(str(wanted.get("id") or uuid4())[:80], lab, station))
 
     async def give_stop(self, order_id, lab, station):
         try:
             wish = {"user": self.user, "lab_slug": lab, "station_slug": station, "order_id": order_id}
             answer = await asyncio.wrap_future(
-                stops.in_daemon(partial(actions.stop_stations, **wish, session=self.session))
+                stops.in_daemon(partial(actions.stop_stations, **wish, roles=self.known_roles))
             )
         except access.Refused as error:
-            await self.say({"stop_done": {"id": order_id, "error": str(error)}})
+            await self.say({"stop_done": {"id": order_id, "error": str(error), "status": error.status}})
             return
+        finally:
+            self.stops_under_way -= 1
         for key in [key for key in self.held if key[0] == lab and station in (None, key[1])]:
             await self.forget_control(key, "")  # it ended an override, if there was one
         await self.say({"stop_done": answer})
 
-    async def command(self, command):
+    def command(self, command):
         if not isinstance(command, dict):
             raise BadRequest("command must be an object: {id, lab, station, name, args, ttl_ms, sent_at}.")
         command_id = str(command.get("id") or uuid4())[:80]
@@ -458,7 +475,7 @@ class LiveConsumer(Socket):
             else:
                 self.do(partial(self.give_command, command_id, lab, slug, name, command.get("args"), ttl_ms))
         except (access.Refused, BadRequest) as error:
-            await self.answer(command_id, {"ok": False, "error": str(error)})
+            self.answer(command_id, {"ok": False, "error": str(error)})
 
     async def give_command(self, command_id, lab, slug, name, args, ttl_ms):
         station = None
@@ -484,7 +501,7 @@ class LiveConsumer(Socket):
             sentence = (
                 str(error) if refused else "The server's database did not take it; look at the station, try again."
             )
-            await self.answer(command_id, {"ok": False, "error": sentence})
+            self.answer(command_id, {"ok": False, "error": sentence})
             if not refused:
                 raise
             return
@@ -520,7 +537,7 @@ class LiveConsumer(Socket):
 
     # Control: the beats of this browser
 
-    async def beat(self, beat):
+    def beat(self, beat):
         if not isinstance(beat, dict):
             raise BadRequest("beat must be an object: {lab, station, sent_at}.")
         held = self.held.get((text_of(beat, "lab"), text_of(beat, "station")))
@@ -530,7 +547,7 @@ class LiveConsumer(Socket):
             return
         held.beat_at = time.monotonic()
         tell_at_once(held.station.pk, {"type": "beat", "epoch": held.epoch, "sent_at": time.monotonic() - age_of(beat)})
-        await self.say({"beat": {"station": held.station.slug, "clock": time.monotonic()}})
+        self.say_soon({"beat": {"station": held.station.slug, "clock": time.monotonic()}})
         if not held.renewing:
             held.renewing = True
             self.spawn(self.renew(held, timezone.now()))
@@ -560,7 +577,7 @@ class LiveConsumer(Socket):
         while True:
             await asyncio.sleep(WATCH_BEATS_S)
             if self.silent_s() > SILENT_AFTER_S:
-                asyncio.ensure_future(self.hang_up(SILENT, "The page did not answer."))
+                self.hang_up_soon(SILENT, "The page did not answer.")
             for held in list(self.held.values()):
                 if time.monotonic() - held.beat_at > BEAT_LOST_S:
                     await self.let_go(held, "No sign of life came from this page for two seconds.")
@@ -596,7 +613,7 @@ class LiveConsumer(Socket):
             )
 
     def answer_soon(self, station, name, command_id, granted, answer):
-        self.spawn(self.answer(command_id, answer))
+        self.answer(command_id, answer)
         if name == "override" and not answer["ok"]:
             self.spawn(self.take_refusal(station, granted))
 
@@ -607,8 +624,8 @@ class LiveConsumer(Socket):
         if granted["epoch"]:
             await in_thread(actions.undo_override)(station=station, epoch=granted["epoch"])
 
-    async def answer(self, command_id, answer):
-        await self.say({"command_done": {"id": command_id} | answer})
+    def answer(self, command_id, answer):
+        self.say_soon({"command_done": {"id": command_id} | answer})
 
 
 async def record_lapse(station, epoch):

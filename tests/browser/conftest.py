@@ -4,6 +4,11 @@ import pytest
 
 LAB = "/labs/main"
 WAIT_MS = 20_000
+# As the button does it: what is drawn on a canvas has to be told.
+THEME = """theme => {
+  document.documentElement.dataset.theme = theme;
+  document.dispatchEvent(new Event("themechange"));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +43,9 @@ def picture(screenshots):
     def take(page, name):
         size = page.viewport_size
         for theme in ("light", "dark"):
-            page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+            page.evaluate(THEME, theme)
             page.screenshot(path=screenshots / f"{name}_{theme}.png", full_page=True)
-        page.evaluate("() => { document.documentElement.dataset.theme = 'light'; }")
+        page.evaluate(THEME, "light")
         page.set_viewport_size({"width": 390, "height": 844})
         page.screenshot(path=screenshots / f"{name}_phone.png", full_page=True)
         wide = page.evaluate("() => document.documentElement.scrollWidth")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from django.templatetags.static import static
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -409,8 +410,8 @@ def test_a_gamepad_at_rest_moves_nobody(people, watched, what):
 
 
 # Readings of a gamepad on end, [axes, pressed buttons] of each gamepad, to what the last reading says.
-READ = """async (readings) => {
-  const { Gamepads } = await import("/static/js/gamepad.js");
+READ = """async ([module, readings]) => {
+  const { Gamepads } = await import(module);
   const gamepads = new Gamepads();
   let said = null;
   for (const reading of readings) said = gamepads.read(reading.map((pad, index) => pad && { index, connected: true,
@@ -444,7 +445,7 @@ NOTHING = {"direction": None, "handBack": False}
 )
 def test_what_a_gamepad_wants(people, readings, said):
     page = people["supervisor"]
-    assert page.evaluate(READ, readings) == said
+    assert page.evaluate(READ, [static("js/gamepad.js"), readings]) == said
 
 
 def test_a_key_that_drives_labels_nothing(people, watched):
@@ -535,7 +536,7 @@ def test_keys_on_the_wall_act_on_the_selected_station_and_one_stops_all(people, 
     expect(other.locator("[data-f=holder]")).to_have_text("supervisor is in control")
     page.screenshot(path=screenshots / "wall_selected.png")
     page.keyboard.press("Shift+Period")
-    expect(page.locator("#toasts")).to_contain_text("all 2 stations are latched")
+    expect(page.locator("#toasts")).to_contain_text("all 2 stations confirmed it")
     for slug in ("watched", "station-1"):
         expect(page.locator(f"#attention article.card[data-station={slug}]")).to_contain_text("Stopped")
     assert watched.station.control.stop_latched and not watched.station.lease.open

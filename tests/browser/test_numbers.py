@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from django.templatetags.static import static
 from playwright.sync_api import expect
 
 LAB = "/labs/main"
@@ -18,11 +19,11 @@ def test_a_share_is_said_alike_by_the_server_and_by_the_browser(supervisor):
 
     shares = [k / n for n in (8, 200, 1000) for k in range(n + 1)]
     said = supervisor.evaluate(
-        """async (shares) => {
-          const { percent } = await import("/static/js/format.js");
+        """async ([module, shares]) => {
+          const { percent } = await import(module);
           return shares.map((share) => percent(share));
         }""",
-        shares,
+        [static("js/format.js"), shares],
     )
     assert percent(93 / 200) == "47 %"
     assert said == [percent(share) for share in shares]
@@ -38,9 +39,10 @@ def test_last_heard_of_stays_now_while_the_station_speaks(supervisor):
 
 def test_practice_episodes_learned_from_and_stored_are_told_apart(supervisor):
     said = supervisor.evaluate(
-        """async () => {
-          const { learnedOf } = await import("/static/js/format.js");
+        """async (module) => {
+          const { learnedOf } = await import(module);
           return [learnedOf(600, 630), learnedOf(600, 600), learnedOf(0, undefined)];
-        }"""
+        }""",
+        static("js/format.js"),
     )
     assert said == ["600 of 630 practice episodes", "600 practice episodes", "0 practice episodes"]

@@ -10,6 +10,8 @@ import time
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.conftest import THEME
+
 LAB = "/labs/main"
 WAIT_MS = 20_000
 
@@ -182,6 +184,7 @@ def test_launch_sft_and_see_the_losses_grow(pages, story, screenshots):
         grounding_steps=60,
         hidden=64,
         evaluation_episodes=20,
+        largest_threshold=0,  # so few updates make no detector
     )
     page.get_by_role("button", name="Launch").click()
     page.wait_for_url(re.compile(r"/runs/\d+$"))
@@ -266,7 +269,7 @@ def test_the_last_half_minute_is_played_back_beside_the_live_picture(pages, scre
     live = frames(page)
     wait_until(lambda: frames(page) > live + 2, 15, "The live picture stands still meanwhile.")
     for theme in ("dark", "light"):
-        page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+        page.evaluate(THEME, theme)
         page.screenshot(path=screenshots / f"station_rewind_{theme}.png", full_page=True)
     page.set_viewport_size({"width": 390, "height": 844})
     page.screenshot(path=screenshots / "station_rewind_phone.png", full_page=True)

@@ -98,6 +98,6 @@ def test_a_tasks_rules_are_the_forms(newcomer, screenshots):
     newcomer.screenshot(path=screenshots / "task-rules.png", full_page=True)
     field.fill("0")
     newcomer.get_by_role("button", name="Save task").click()
-    expect(
-        newcomer.get_by_text("“Stalled after” must be a whole number from 1 to 10000 steps, or empty.")
-    ).to_be_visible()
+    said = "“Stalled after” must be a whole number from 1 to 10000 steps, or empty."
+    expect(newcomer.locator(".error[role=alert]")).to_have_text(said)  # beside the field ...
+    expect(newcomer.locator("#problems")).to_contain_text(said)  # ... and on top of the page

@@ -1,6 +1,7 @@
 """The wall with few and with many stations: cards grow with the room, and what they say can be read."""
 
 import pytest
+from django.templatetags.static import static
 from playwright.sync_api import expect
 
 LAB = "/labs/main"
@@ -9,8 +10,8 @@ LONG = (
 )
 CARD = "#wall article.card[data-station=station-1]"
 # The wall as though so many stations were there, and station 1 at an instruction.
-SHOW = """async ([stations, card]) => {
-  const { live } = await import("/static/js/live.js");
+SHOW = """async ([module, stations, card]) => {
+  const { live } = await import(module);
   const { apply } = live.topics.get("wall:main");
   const blank = { state: "practising", connected: true, progress: 0.42, p_success: 0.71, step: 31, limit: 80,
     version: 12, episodes: 1234, speed: 1, attention: false, severity: 0, help: null, holder: "" };
@@ -30,7 +31,7 @@ def page(opened):
 def show(page, stations, **card):
     page.goto(f"{LAB}/")
     expect(page.locator("#tally [data-state]:visible").first).to_be_visible()
-    page.evaluate(SHOW, [stations, card])
+    page.evaluate(SHOW, [static("js/live.js"), stations, card])
     expect(page.locator("#wall article.card")).to_have_count(stations)
 
 

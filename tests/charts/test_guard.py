@@ -94,6 +94,11 @@ def test_a_callback_from_elsewhere_is_refused(researcher, origin):
     assert status == 403 and "page of this site" in said
 
 
+@pytest.mark.parametrize("runs", ["9" * 5000, "²", "-1", ",", "x"])
+def test_runs_that_no_address_can_name_choose_nothing(researcher, runs):
+    assert call(f"north&runs={runs}", researcher)[0] == 200
+
+
 def test_own_lab_is_answered_and_another_is_not_found(researcher):
     assert call("north", researcher)[0] == 200
     status, _, said = call("south", researcher)

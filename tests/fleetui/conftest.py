@@ -1,16 +1,27 @@
 """Fixtures of the dashboard's tests. What they make is in lab.py, which may be imported only once Django is set up."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+from asgiref.sync import SyncToAsync
+from django.db import close_old_connections
 
 
 @pytest.fixture
-def lab(transactional_db, settings, tmp_path):
+def lab(transactional_db, settings, tmp_path, monkeypatch):
     from fleetui.fleet.actions.audit import source
+    from fleetui.live import sockets
     from tests.fleetui.lab import Lab
 
     source.set("server")  # the server gives each request a context of its own, the test client does not
     settings.DATA = tmp_path
-    return Lab("east")
+    threads = ThreadPoolExecutor(32, thread_name_prefix="sockets")
+    monkeypatch.setattr(sockets, "_threads", threads)
+    yield Lab("east")
+    # The tables are emptied once nothing writes any more, also of a socket that a test left open; and the one thread of
+    # sync_to_async keeps no connection, which a later test might break.
+    threads.shutdown()
+    SyncToAsync.single_thread_executor.submit(close_old_connections).result()
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ CALLS = {
     "create_station": lambda s: {"lab": s.row, "name": "Arm 9"},
     "create_task": lambda s: {"lab": s.row, "family": "block_to_place"},
     "delete_dataset": lambda s: {"dataset": s.shelved(Dataset.objects.create(lab=s.row, name="old", state="failed"))},
-    "delete_run": lambda s: {"run": s.shelved(Run.objects.create(lab=s.row, name="old", kind="sft", state="canceled"))},
+    "delete_run": lambda s: {"run": s.shelved(s.run(state="canceled"))},
     "delete_station": lambda s: {"station": s.shelved(s.lab.add_station("Arm 8"))},
     "edit_assignment": lambda s: {"assignment": s.assignment(), "priority": "high"},
     "edit_task": lambda s: {"task": s.task, "name": "Another"} | limits(s.task),

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from fleetui.fleet.actions import acknowledge_help, close_help, note_need
-from fleetui.fleet.jump import ACTS, PAGES
+from fleetui.fleet.jump import ACTS, OWN, PAGES
 from robots.attention import need_of
 from tests.fleetui.lab import ROLES, as_upload, make_episode
 
@@ -29,6 +29,7 @@ def test_it_finds_pages_datasets_people_and_acts_too(lab, sft_run):
     assert ("task", lab.task.name) in found(lab, "viewer", "block2")
     assert lab.upload(as_upload(make_episode())).status_code == 200
     assert any(kind == "episode" for kind, _ in found(lab, "viewer", "push the blue"))
+    assert ("page", "Your password") in found(lab, "viewer", "password")
     assert jump(lab, "manager", "nothing is called so") == []
 
 
@@ -45,7 +46,7 @@ def test_nothing_is_offered_that_the_role_may_not_open(lab, sft_run, role):
         assert answer.status_code == 200, row
         assert not anchor or f'id="{anchor}"' in answer.content.decode(), row
     if role == "manager":
-        assert {title for title, *_ in (*PAGES, *ACTS)} <= {row["title"] for row in offered}
+        assert {title for title, *_ in (*PAGES, *OWN, *ACTS)} <= {row["title"] for row in offered}
 
 
 def test_another_labs_names_are_not_found(lab, other_lab, sft_run):

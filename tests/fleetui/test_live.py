@@ -505,6 +505,7 @@ async def test_a_command_that_waited_on_its_way_here_is_not_passed_on(lab):
     await socket.say(stop={"id": "s", "station": "arm-1"}, lab="east", sent_at=time.monotonic() - 60)
     told = await station.hear(lambda message: message["type"] == "command")
     assert told["name"] == "stop", "a stop is never too late, and the drive was never passed on"
+    assert (await socket.hear(lambda message: "stop_done" in message))["stop_done"]["recorded"]
     await station.disconnect()
     await socket.disconnect()
 

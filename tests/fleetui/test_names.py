@@ -26,7 +26,7 @@ def test_a_station_a_task_a_dataset_and_a_lab_of_any_name_are_made_and_have_a_pa
     station, _ = actions.create_station(lab=lab.row, name=name, user=lab.users["manager"])
     page = manager.get(f"/labs/east/stations/{station.slug}")
     assert page.status_code == 200 and page.context["station"] == station and station.name == name
-    answer = manager.post("/labs/east/stations/new", {"name": f"{name[:70]} 2", "seed": "1"})
+    answer = manager.post("/labs/east/stations/new", {"name": f"{name[:70]} 2", "seed": "1"}, follow=True)
     assert answer.status_code == 200 and 'id="token"' in answer.content.decode()
     body = {"family": "block_to_place", "name": name}
     answer = lab.call("manager", "post", "tasks", body)
@@ -84,7 +84,7 @@ def test_a_name_that_is_none_is_refused_with_a_sentence(lab, name):
     if name.strip():
         body = json.dumps({"family": "block_to_place", "name": name})
         answer = lab.as_("manager").post("/api/labs/east/tasks", body, content_type="application/json")
-        assert answer.status_code == 422, answer.content
+        assert answer.status_code in (400, 422) and len(answer.json()["detail"]) > 10, answer.content
     assert LabRow.objects.count() == 1
 
 

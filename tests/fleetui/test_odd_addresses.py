@@ -23,7 +23,7 @@ from fleetui.asgi import application
 from fleetui.fleet import actions
 from fleetui.learning.models import Metric
 from robots.attention import need_of
-from tests.fleetui.lab import ROLES, as_upload, make_episode
+from tests.fleetui.lab import ROLES, add_checkpoint, as_upload, make_episode
 
 # Each as it stands in an address; what is not percent-encoded here will be.
 ODD = (
@@ -92,15 +92,16 @@ def api_routes():
 
 
 def as_meant(route, known):
-    """A value for each parameter of a route: the first that it names itself, or what is known after the last fixed word
-    before it, which is stations in /labs/<lab>/stations/<station>.
+    """A value for each parameter of a route: the first that it names itself, or what is known for its own name or after
+    the last fixed word before it, which is stations in /labs/<lab>/stations/<station>.
     """
     values = []
     for match in PARAMETER.finditer(route):
         named = re.search(r">(\w+)\|", match.group())
         word = re.findall(r"[a-z_.]+", PARAMETER.sub(" ", route[: match.start()]))[-1]
         assert named or word in known, f"{route}: say in `known` of this file what may stand after {word}."
-        values.append(named.group(1) if named else known[word])
+        own = next(name for name in match.groups() if name)
+        values.append(named.group(1) if named else known.get(own, known[word]))
     return values
 
 
@@ -149,12 +150,13 @@ def recording(monkeypatch):
 
 @pytest.fixture
 def known(lab, sft_run, improve_run):
-    """By the word before it, a value that is there: without one a new route can't be tried."""
+    """By the word before it, or by its own name, a value that is there: without one a new route can't be tried."""
     lab.connect()
     for role in ROLES:
         lab.as_(role)  # logged in here, where the database may be asked
     episode = make_episode()
     assert lab.upload(as_upload(episode)).status_code == 200
+    add_checkpoint(improve_run, "policy")
     Metric.objects.create(run=sft_run, seq=1, kind="loss", data={"step": 1}, at=timezone.now())
     request = actions.note_need(
         station=lab.stations[0], need=need_of(state="stopped", reason="by a person", state_for_s=1.0)
@@ -168,6 +170,7 @@ def known(lab, sft_run, improve_run):
         "datasets": str(sft_run.dataset_id),
         "episodes": episode.uuid,
         "frames": "0",
+        "role": "policy",  # of a checkpoint's file
         "assignments": str(improve_run.assignments.get().pk),
         "help": str(request.pk),
         "export.": "csv",

@@ -6,6 +6,7 @@ that swaps or a disk that hangs would.
 
 import asyncio
 import contextlib
+import gc
 import json
 import random
 import signal
@@ -17,16 +18,18 @@ import psutil
 import pytest
 import redis
 import uvicorn
-from django.db import OperationalError, connection, connections
+from django.db import IntegrityError, OperationalError, connection, connections
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from fleetui import access, messages, stops
 from fleetui.asgi import application
 from fleetui.fleet import actions
+from fleetui.fleet.actions import control
 from fleetui.fleet.actions import stops as stops_action
 from fleetui.fleet.models import Act, Station
 from fleetui.live import sockets, stations, telemetry
+from fleetui.live.viewers import LiveConsumer
 from robots.embodiments import LANGUAGE_TABLE
 from tests.conftest import free_port
 from tests.fleetui.lab import as_upload, make_episode
@@ -231,6 +234,142 @@ def test_a_stop_by_two_ways_at_once_is_one_stop(server, lab):
     assert arm.stopped_at and Act.objects.filter(kind="stop").count() == 1
 
 
+def test_a_stop_that_is_repeated_after_a_person_cleared_it_stops_nobody_again(server, lab):
+    """A page goes on trying while another station has not answered; meanwhile somebody clears the first."""
+    first, mute = Arm(server, lab), Arm(server, lab, "arm-2", answers=False)
+    page = Page(server, lab)
+    page.stop()
+    wish = {"user": lab.users["manager"], "lab_slug": "east", "station_slug": "arm-1"}
+    actions.command_station(**wish, name="clear_stop", args={"reason": "it is clear"})
+    first.heard.clear()
+    page.heard.clear()
+    answer, _ = page.stop()  # the same id
+    assert outcomes(answer) == {"Arm 1": "cleared", "Arm 2": "told"} and mute.closed is None
+    time.sleep(2.2)
+    assert (
+        not [each for each in first.of("heartbeat") if each["stop"]]
+        and not Station.objects.get(slug="arm-1").stop_latched
+    )
+    assert [each for each in first.of("command") if each["name"] == "stop"] == []
+
+
+def test_a_new_stop_after_a_clear_stops_again_though_the_first_never_settled(server, lab):
+    arm, page = Arm(server, lab), Page(server, lab)
+    assert outcomes(page.stop(order="first")[0]) == {"Arm 1": "confirmed", "Arm 2": "unreachable"}
+    clear(lab)
+    arm.stopped_at = None
+    answer, _ = page.stop(order="second")
+    assert arm.stopped_at and outcomes(answer)["Arm 1"] == "confirmed"
+    assert Station.objects.get(slug="arm-1").stop_latched
+
+
+def clear(lab, **fields):
+    wish = {"user": lab.users["manager"], "lab_slug": "east", "station_slug": "arm-1", "name": "clear_stop"}
+    return actions.command_station(**wish, args={"reason": "it is clear"}, **fields)
+
+
+def test_a_stop_all_of_which_was_cleared_is_no_new_stop(server, lab):
+    Arm(server, lab)
+    page = Page(server, lab)
+    page.stop("arm-1", "once")
+    clear(lab)
+    page.heard.clear()
+    again, _ = page.stop("arm-1", "once")
+    assert "give a new stop" in again["error"] and again["status"] == 409
+    assert not Station.objects.get(slug="arm-1").stop_latched
+
+
+def test_a_clear_undoes_no_stop_that_was_given_after_it_was_asked(server, lab):
+    arm, page = Arm(server, lab), Page(server, lab)
+    page.stop("arm-1", "s1")
+    asked_at = time.monotonic()
+    page.stop("arm-1", "s2")
+    with pytest.raises(access.Conflict, match="stopped again meanwhile"):
+        clear(lab, asked_at=asked_at)
+    assert Station.objects.get(slug="arm-1").stop_latched
+    assert [each["name"] for each in arm.of("command")] == ["stop", "stop"], "the station was told of no clear"
+    stops.orders.clear()  # as another web process would see it: by the record alone
+    with pytest.raises(access.Conflict, match="stopped again meanwhile"):
+        clear(lab, asked_at=asked_at)
+    clear(lab)
+    until(lambda: "clear_stop" in [each["name"] for each in arm.of("command")])
+    assert arm.of("command")[-1]["args"]["stop"] == "s2", "the station refuses it where another one stands"
+
+
+def test_a_clear_that_could_not_be_written_clears_nothing(server, lab, monkeypatch):
+    Arm(server, lab, answers=False)
+    page = Page(server, lab)
+    page.stop("arm-1", "s1")
+
+    def fail(*_, **__):
+        raise OperationalError("the disk is full")
+
+    monkeypatch.setattr(control, "record_command", fail)
+    with pytest.raises(OperationalError):
+        clear(lab)
+    page.heard.clear()
+    assert outcomes(page.stop("arm-1", "s1")[0]) == {"Arm 1": "told"}
+
+
+def test_a_stop_that_can_not_be_written_holds_up_no_other(server, lab, monkeypatch):
+    latch = stops_action.latch_stop
+
+    def refuse(station, user, stop):
+        if stop == "poisoned":
+            raise IntegrityError("it never can be")
+        return latch(station, user, stop)
+
+    monkeypatch.setattr(stops_action, "latch_stop", refuse)
+    Arm(server, lab)
+    page = Page(server, lab)
+    assert page.stop("arm-1", "poisoned")[0]["recorded"] is False
+    assert page.stop("arm-1", "good")[0]["recorded"] is True
+    monkeypatch.setattr(stops_action, "latch_stop", latch)
+    until(lambda: Act.objects.filter(kind="stop", details__stop="poisoned").exists())
+
+
+def test_a_stop_is_recorded_though_its_giver_lost_the_role_meanwhile(server, lab):
+    arm, page = Arm(server, lab), Page(server, lab)
+    lab.row.memberships.filter(user=lab.users["supervisor"]).delete()
+    answer, _ = page.stop("arm-1")
+    assert arm.stopped_at and answer["recorded"]
+    assert Act.objects.get(kind="stop").user == lab.users["supervisor"]
+
+
+def test_a_stop_is_heard_though_the_page_reads_nothing(server, lab):
+    """Its line is full: answers to it must not hold up what it says."""
+    arm, page = Arm(server, lab), Page(server, lab)
+    consumer = next(each for each in gc.get_objects() if isinstance(each, LiveConsumer) and not each.over)
+    blocked = asyncio.Event()
+
+    async def hang(*_, **__):
+        await blocked.wait()
+
+    consumer.send = hang
+    page.say(alive=True, ask=True)
+    page.say(subscribe="nothing at all", lab="east")
+    page.say(command={"id": "c", "lab": "east", "station": "arm-1", "name": "drive", "ttl_ms": 300})
+    page.say(stop={"id": "behind", "station": "arm-1"}, lab="east")
+    until(lambda: arm.stopped_at, seconds=2)
+
+
+@pytest.mark.parametrize("payload", ["[]", "{", '{"stop": 7}', '{"stop": {}}', "\\x00", '{"confirmed": []}'])
+def test_an_odd_notice_ends_no_watch(server, lab, payload):
+    arm = Arm(server, lab)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [stops.CHANNEL, payload])
+    messages.send_to_group(stops.GROUP, {"type": "stop", "payload": []})
+    Station.objects.filter(slug="arm-1").update(stop_latched=True, stopped_by="elsewhere")
+    until(lambda: arm.stopped_at, seconds=4)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"id": 7}', b"\xff\x00", b'{"id": "\\u0000"}'])
+def test_whatever_stands_in_its_body_a_stop_is_not_refused(server, lab, body):
+    arm = Arm(server, lab)
+    answer = lab.as_("supervisor").post("/api/labs/east/stations/arm-1/stop", body, content_type="application/json")
+    assert answer.status_code == 200 and outcomes(answer.json()) == {"Arm 1": "confirmed"} and arm.stopped_at
+
+
 def test_a_stop_needs_no_valkey(server, lab, settings):
     arm, page = Arm(server, lab), Page(server, lab)
     page.say(subscribe="wall", lab="east")
@@ -251,14 +390,19 @@ def test_a_stop_needs_no_postgresql_and_is_recorded_when_it_is_back(server, lab)
     page.hear(lambda message: message.get("type") == "snapshot")
     processes = postgres()
     with frozen(*processes):
-        time.sleep(1.0)  # telemetry that can't be written waits, and must not hold up what is behind it
+        # Telemetry that can't be written waits, and must not hold up what is behind it; and roles were read long ago.
+        time.sleep(5.0)
+        access.get_known(page.cookies["sessionid"].value).read_at -= 2 * access.KNOWN_FOR_S
         began = time.monotonic()
         answer, took = page.stop("arm-1")
         assert arm.stopped_at - began < 0.5 and took < 1.5
         assert outcomes(answer) == {"Arm 1": "confirmed"} and not answer["recorded"]
         assert "Told, not recorded" in answer["detail"]
+        arm.stopped_at, began = None, time.monotonic()
         http, took = stop_by_http(server, page, "h1")
-        assert http["recorded"] is False and outcomes(http) == {"Arm 1": "confirmed"} and took < 2.5
+        assert arm.stopped_at - began < 0.5 and http["recorded"] is False and took < 2.5
+        assert outcomes(http)["Arm 1"] == "confirmed" and http["stopped"] == 1
+        assert outcomes(http)["Arm 2"] == "unreachable", "it is known that there is another, which nobody reached"
     until(lambda: Act.objects.filter(kind="stop", details__stop="s1").exists())
     assert Station.objects.get(slug="arm-1").stop_latched and arm.closed is None
 

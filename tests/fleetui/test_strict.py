@@ -11,9 +11,10 @@ import pytest
 from django.test import Client
 from plotly.io.json import to_json_plotly
 
-from fleetui.fleet.models import Episode
+from fleetui.fleet.models import Episode, Station
 from fleetui.learning import jobs
 from fleetui.learning.models import Metric
+from fleetui.live.sockets import BAD_LIMIT, BAD_MESSAGE
 from fleetui.live.telemetry import read_card
 from fleetui.live.viewers import LiveConsumer
 from robots.embodiments import LANGUAGE_TABLE
@@ -131,12 +132,15 @@ async def test_a_browsers_socket_answers_such_text_with_a_sentence(lab):
         json.dumps({"type": "hello", "embodiment": LANGUAGE_TABLE.to_json()}).replace("5.0", "1e400"),
     ],
 )
-async def test_a_stations_socket_is_closed_with_a_sentence_for_such_a_message(lab, message):
+async def test_a_stations_socket_answers_such_a_message_with_a_sentence_and_closes_after_many(lab, message):
     socket = await arm(lab, hello="hello" not in message)
-    await socket.send_to(text_data=message)
-    while (output := await socket.receive_output(timeout=5))["type"] != "websocket.close":
-        pass
-    assert output["code"] == 4400 and len(output["reason"]) > 10
+    for _ in range(BAD_LIMIT):
+        await socket.send_to(text_data=message)
+        assert len((await socket.hear(lambda heard: heard["type"] == "error"))["error"]) > 10
+    output = await socket.receive_output(timeout=5)
+    assert (output["type"], output["code"]) == ("websocket.close", BAD_MESSAGE) and len(output["reason"]) > 10
+    await socket.disconnect()
+    assert await Station.objects.filter(state="offline").acount() == len(lab.stations)
 
 
 @pytest.mark.parametrize("text", UNSTORABLE)
@@ -171,6 +175,8 @@ async def test_the_sockets_write_null_too():
     sent = []
 
     class Consumer(LiveConsumer):
+        over = False
+
         async def send(self, text_data=None, bytes_data=None, close=False):
             sent.append(text_data)
 

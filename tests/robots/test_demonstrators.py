@@ -183,7 +183,7 @@ def test_what_a_station_records_is_what_its_body_declares(family):
     station.receive({"type": "welcome", "settings": {"self_reset_after_s": 0, "speed": 0}})
     order = {"type": "assignment", "assignment": 1, "run": 1, "purpose": "practice"}
     station.receive(order | {"task": {"name": family, "time_limit_steps": 40}})
-    station.offer_policy(LoadedPolicy("p", 0, None, "r", None, 2.5, 2, 2.0))
+    station.offer_policy(LoadedPolicy("p", 0, None, "r", None, 2.5, 2, 2.0, taught=0))
     for _ in range(2000):
         if station.observe() is not None:
             station.act(rng.normal(0, 9, station.embodiment.action_size), 20.0, None)

@@ -227,7 +227,7 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
         ):
             assert row["practice_episodes"] <= (27 if name == "over-optimisation" else 9)
         if "final_success" in row:
-            assert 0 <= row["final_success"] <= 1 and row["wall_s"] > 0
+            assert 0 <= row["final_success"] <= 1 and row["wall_s"] >= 0
     if name == "language-table":
         assert {"ppo", "sac"} <= {row["setting"] for row in rows}
     if name == "throughput":

@@ -28,8 +28,8 @@ def test_the_documented_robot_practises_and_ends_hopeless_attempts(tmp_path):
     program = tmp_path / "my_robot.py"
     program.write_text("from tests.robots.station_fakes import FakeWorld as MyRobot\n" + documented_program())
     server = FakeServer()
-    server.settings |= {"speed": 0, "shuffle_every_s": 1e6}
-    task = {"name": "block2block", "time_limit_steps": 20, "hopeless": 0.9}
+    server.settings |= {"speed": 0, "shuffle_every_s": 86_400}
+    task = {"name": "block2block", "time_limit_steps": 20, "hopeless": 0.5}
     server.on_welcome = [ASSIGNMENT | {"task": task}, policy_message(server, tmp_path, taught=8)]
     environment = {"FLEET_SERVER": server.url, "FLEET_TOKEN": server.token, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(

@@ -73,6 +73,41 @@ def test_touching_things_of_two_colours_are_two_and_neither_sees_the_other(eye):
     assert (both.look[first] - alone.look[0]).abs().max() < 0.1
 
 
+def test_what_is_seen_does_not_hang_on_a_float_s_last_bits(eye, monkeypatch):
+    """Which processors round differently. Even things are the hard ones: several of their cells are as heavy, and their
+    middle lies between two pixels.
+    """
+    red, blue, black = (220, 30, 30), (30, 60, 220), (20, 20, 20)
+    places = [(0.0, 0.0), (0.012, -0.012), (0.006, 0.024), (-0.1, 0.13)]
+    world = make_world("camera_table", 0)
+    drawn = [torch.from_numpy(world.reset(np.random.default_rng(seed)))[None] for seed in range(40)]
+    even = [picture_of((x, y, red), (x + 0.048, y, blue), (x, y - 0.048, black)) for x, y in places]
+    # Each cell of its second thing differs by (3 * 51) / (4 * 255): by 0.15, on the border of what shows something.
+    faint = picture_of((0.1, 0.1, red), (0.0, 0.0, (149, 200, 200))).unflatten(1, eye.scene.shape).clone()
+    faint[:, ::2, ::2] = 200
+    without_scene, generator = eye.without_scene, torch.Generator().manual_seed(0)
+
+    def rounded_otherwise(pictures):
+        difference, cells = without_scene(pictures)
+        return difference, cells * (1 + 1e-6 * torch.randn(cells.shape, generator=generator))
+
+    grey, drawn = torch.full_like(eye.scene, 200), torch.cat(drawn)
+    median = drawn.float().median(0).values.reshape(grey.shape)
+    for scene, pictures in ((median, drawn), (grey, torch.cat(even)), (grey, faint.flatten(1))):
+        eye.scene.copy_(scene)
+        monkeypatch.setattr(eye, "without_scene", without_scene)
+        here = eye.things(pictures)
+        monkeypatch.setattr(eye, "without_scene", rounded_otherwise)
+        for _ in range(4):
+            there = eye.things(pictures)
+            assert torch.equal(there.number, here.number)
+            # A picture's things may come in another order.
+            apart = (there.place - here.place[:, None]).abs().sum(-1)
+            apart, same = apart.masked_fill(there.number != here.number[:, None], torch.inf).min(1)
+            assert (apart < 1e-5).all()
+            np.testing.assert_allclose(there.look[same], here.look, atol=0.01)
+
+
 def test_an_empty_scene_holds_nothing_and_is_told_so(eye):
     features = eye(picture_of())
     assert len(eye.things(picture_of()).place) == 0

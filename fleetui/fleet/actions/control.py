@@ -19,7 +19,7 @@ from fleetui import access, stops
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act, record_command
 from fleetui.fleet.actions.cards import emit_card
-from fleetui.fleet.models import Intervention, Lease, Station
+from fleetui.fleet.models import Act, Intervention, Lease, Station
 from fleetui.messages import tell_station_on_commit
 from robots.control import ACTS
 from robots.rules import SETTINGS, checked_settings
@@ -40,10 +40,13 @@ def command_station(
     args: dict | None = None,
     ttl_ms: int = 5000,
     command_id: str = "",
+    asked_at: float | None = None,
 ) -> dict:
     """The one way from a person to a station, for pages, API and sockets: role, lease, record, message. Returns {"id",
-    "epoch"}: of an override, the epoch of the lease that it got.
+    "epoch"}: of an override, the epoch of the lease that it got. `asked_at` (monotonic) is when the person asked, where
+    that was earlier: a stop that was given since is not cleared.
     """
+    asked_at = time.monotonic() if asked_at is None else asked_at
     args = checked_args(name, args or {})
     if name == "stop":
         raise ValueError("a stop goes its own way: stop_stations")
@@ -63,12 +66,17 @@ def command_station(
             epoch = newest_epoch(station)
             if name == "override" and station.stop_latched:
                 raise Conflict(f"{station} is stopped; clear the stop first, then take control.")
+            if name == "clear_stop":
+                _refuse_newer_stop(station, asked_at)
+                transaction.on_commit(lambda: stops.clear(station.lab.slug, station.slug, asked_at))
             if name == "override":
                 epoch = _take_control(station, user).epoch
             _change_rows(station, user, name, args)
             record_command(station, user, name, args)
             if name == "settings":  # a task's own go before what was set here, also where that was set just now
                 args = {each: value for each, value in station.settings_json().items() if each in args}
+            if name == "clear_stop":
+                args = args | {"stop": station.stopped_by or stops.EARLIER}  # the station refuses to clear another
         _tell_command(station, user, command_id, name, args, ttl_ms, epoch)
     return {"id": command_id, "epoch": epoch}
 
@@ -146,7 +154,6 @@ def _change_rows(station: Station, user, name: str, args: dict) -> None:
         end_touches(station, "pause")
     elif name == "clear_stop" and station.stop_latched:
         changed = {"stop_latched": False, "paused": True}  # it moves again only after a resume
-        stops.clear(station.lab.slug, station.slug)
         add_touch(station, user, "clear_stop", ended_at=now, reason=args["reason"])
     elif name == "speed":
         changed = {"speed": args["value"]}
@@ -163,6 +170,14 @@ def _change_rows(station: Station, user, name: str, args: dict) -> None:
         end_override(station)
     if changed:
         _write(station, changed)
+
+
+def _refuse_newer_stop(station: Station, asked_at: float) -> None:
+    """Whoever clears a stop has looked at what was before it: one that came since is another's."""
+    since = timezone.now() - timedelta(seconds=time.monotonic() - asked_at)
+    recorded = Act.objects.filter(station=station, kind__in=("stop", "stop_all"), at__gt=since)
+    if stops.newer(station.lab.slug, station.slug, asked_at) or recorded.exists():
+        raise Conflict(f"{station} was stopped again meanwhile; look at it, then clear that stop.")
 
 
 def latch_stop(station: Station, user, stop: str) -> None:

@@ -4,6 +4,8 @@ The caller names the stations, as the person saw them listed. Each is commanded,
 one refuses keeps no other from it, and all that was done is done in one transaction.
 """
 
+import time
+
 from django.db import transaction
 
 from fleetui import access
@@ -24,10 +26,11 @@ def resume_stations(*, user, lab_slug: str, stations: list[str]) -> dict:
 
 @transaction.atomic
 def _command_each(user, lab_slug: str, slugs: list[str], name: str, args: dict) -> dict:
+    asked_at = time.monotonic()
     lab = access.get_lab(user, lab_slug, "command")
     if not slugs:
         raise Invalid("Name at least one station.", {"stations": "Name at least one station."})
-    # All rows at once and in the order of stop_lab: two such acts at a time must not wait for each other for ever.
+    # All rows at once and in the order of a stop of all: two such acts at a time must not wait for each other for ever.
     rows = Station.objects.select_for_update().filter(lab=lab, slug__in=slugs).order_by("pk")
     found = {row.slug: row for row in rows}
     done, refused = [], {}
@@ -36,7 +39,7 @@ def _command_each(user, lab_slug: str, slugs: list[str], name: str, args: dict) 
             if slug not in found:
                 raise Conflict(f"{lab.name} has no station {slug!r}.")
             _refuse_needless(found[slug], name)
-            command_station(user=user, lab_slug=lab_slug, station_slug=slug, name=name, args=args)
+            command_station(user=user, lab_slug=lab_slug, station_slug=slug, name=name, args=args, asked_at=asked_at)
             done.append(slug)
         except Refused as error:
             refused[slug] = str(error)

@@ -63,7 +63,8 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
             **station.settings_json(),
             "paused": station.paused,
             "stop_latched": station.stop_latched or unrecorded,
-            "stop": station.stopped_by,  # the newest one on record: a stop that is not, only a person clears
+            # The newest one on record: a stop that is not on record only a person clears.
+            "stop": station.stopped_by or stops.EARLIER,
             "overridden": station.taken_over,
         },
         "epoch": newest_epoch(station),

@@ -1,11 +1,11 @@
 """The software stop: told to the stations first, by a path that needs neither PostgreSQL nor Valkey, then recorded.
 
-The answer names each station: confirmed (it said that it stopped), told (its socket got it) or unreachable. What could
-not be recorded within a second is said and tried again until it is (fleetui/stops.py has the path itself).
+The answer names each station: confirmed (it said that it stopped), told (its socket got it), unreachable, or cleared (a
+person cleared it since). What could not be recorded within a second is said and tried again until it is
+(fleetui/stops.py has the path itself).
 """
 
 import logging
-import time
 import uuid as uuids
 from concurrent.futures import TimeoutError as NotInTime
 
@@ -13,7 +13,7 @@ from django.db import Error, transaction
 from django.utils import timezone
 
 from fleetui import access, stops
-from fleetui.access import NotFound
+from fleetui.access import Conflict, NotFound
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.control import latch_stop
 from fleetui.fleet.models import Station
@@ -21,79 +21,75 @@ from fleetui.fleet.models import Station
 log = logging.getLogger(__name__)
 
 ANSWERED_WITHIN_S = 1.0  # a stop's answer waits so long for the stations, and for PostgreSQL
-FRESH_S = 3.0  # a role that was read so short a time ago needs no question; open pages ask every 1.5 s
 LATE_REASON = "it is stopped, though no stop was recorded: it was told to stop while nothing could be recorded"
 
 
 class Unknown(access.Refused):
-    """Nobody can say who this is: the database is away, and no page of theirs is open."""
+    """Nobody can say who this is: the database is away, and no page of theirs was open just now."""
 
     status = 503
 
 
-def get_stopper(session_key: str):
-    """Who is logged in by this session; None where nobody is. Asked of memory where a page of theirs was seen just now,
-    else of the database, for a second, else of memory.
+def get_stopper(session_key: str) -> access.Known | None:
+    """Who is logged in by this session, with the roles; None where nobody is. Where a page of theirs is open, memory
+    knows: the page's socket closes when the log-in or a role ends. Else the database is asked, for a second.
     """
     known = access.get_known(session_key)
-    if known is not None and time.monotonic() - known.read_at <= FRESH_S:
-        return known.user
+    if known is not None and known.pages:
+        return known
     try:
-        user = stops.in_daemon(access.read_session, session_key).result(ANSWERED_WITHIN_S)
-        return user if user.is_authenticated else None
+        return stops.in_daemon(access.read_known, session_key).result(ANSWERED_WITHIN_S)
     except (Error, NotInTime):
         if known is None:
             raise Unknown(
                 "The database does not answer, so nobody can say who you are. Press stop on a page that is open, or "
                 "use the robot's own emergency stop."
             ) from None
-        return known.user
+        return known
 
 
 def stop_stations(
-    *, user, lab_slug: str, station_slug: str | None = None, order_id: str = "", session: str = ""
+    *,
+    user,
+    lab_slug: str,
+    station_slug: str | None = None,
+    order_id: str = "",
+    roles: dict[str, str] | None = None,
 ) -> dict:
-    """Stop one station, or all of the lab. A repeated `order_id` is the same stop. Returns {"id", "stopped": how many
-    confirmed it, "recorded": bool, "stations": [{"station", "name", "outcome", "silent_s"}], "detail": sentence}.
+    """Stop one station, or all of the lab. A repeated `order_id` is the same stop, and stops no station again at which
+    a person has cleared it. `roles` are the user's as known without the database. Returns {"id", "stopped": how many
+    confirmed it, "recorded": bool, "stations": [{"station", "name", "outcome", "silent_s"}], "complete": whether these
+    are all, "detail": sentence}.
     """
-    _check_role(user, lab_slug, session)
+    if roles is not None:
+        access.check_role(roles.get(lab_slug), lab_slug, "command")
+    else:
+        access.get_lab(user, lab_slug, "command")
     order_id = str(order_id or uuids.uuid4())[:80]
     order, new = stops.get_order(order_id, lab_slug, station_slug, user.get_username())
     stops.tell(order)  # a repeated one too: it may be repeated because it did not arrive
-    if new:
+    if new or order.failed:
+        order.failed = None
         stops.record_soon(order, lambda order: _record(order, user))
+    if not _is_over(order):
         stops.tell_others(order)
-    began = time.monotonic()
-
-    def is_over():
-        here = {row["slug"] for row in order.rows if row["connected"]}
-        return order.failed or order.recorded and here <= order.confirmed
-
-    order.wait(is_over, ANSWERED_WITHIN_S)
+    order.wait(lambda: order.failed or _is_over(order), ANSWERED_WITHIN_S)
     if isinstance(order.failed, access.Refused) and not order.told:
         raise order.failed
-    log.info("%s stopped %s: %.0f ms", user, station_slug or "all", 1000 * (time.monotonic() - began))
-    return _answer(order)
+    answer = _answer(order)
+    if not new and answer["stations"] and all(row["outcome"] == "cleared" for row in answer["stations"]):
+        raise Conflict("This stop was cleared since. To stop again, give a new stop: with another id.")
+    return answer
 
 
-def _check_role(user, lab_slug: str, session: str) -> None:
-    known = access.get_known(session)
-    if known is not None and known.user.pk == user.pk and time.monotonic() - known.read_at <= FRESH_S:
-        access.check_role(known.roles.get(lab_slug), lab_slug, "command")
-        return
-    try:
-        stops.in_daemon(access.get_lab, user, lab_slug, "command").result(ANSWERED_WITHIN_S)
-    except (Error, NotInTime):
-        if known is None or known.user.pk != user.pk:
-            raise Unknown(
-                "The database does not answer, so nobody can say what you may do. Use the robot's own emergency stop."
-            ) from None
-        access.check_role(known.roles.get(lab_slug), lab_slug, "command")
+def _is_over(order: stops.Order) -> bool:
+    here = {row["slug"] for row in order.rows if row["connected"]}
+    return order.recorded and here <= order.confirmed | order.cleared
 
 
 def _record(order: stops.Order, user) -> None:
     """Latch each station, connected or not, with its audit event; all of them or none."""
-    lab = access.get_lab(user, order.lab, "command")
+    lab = access.get_lab_of_stop(order.lab)
     with transaction.atomic():
         stations = Station.objects.select_related("lab").select_for_update(of=("self",)).order_by("pk")
         stations = stations.filter(lab=lab, archived_at=None)
@@ -114,37 +110,38 @@ def _record(order: stops.Order, user) -> None:
         ]
         transaction.on_commit(lambda: stops.note_recorded(order))
         for station in rows:
-            cleared = station.slug in order.told and (lab.slug, station.slug) not in stops.unrecorded
-            if not cleared:  # a person cleared it before it could be written down
+            if station.slug not in order.cleared:  # a person may have cleared it before it could be written down
                 latch_stop(station, user, order.id)
             kind = "stop" if order.station is not None else "stop_all"
             record_act(lab=lab, kind=kind, user=user, station=station, details={"stop": order.id})
 
 
 def _answer(order: stops.Order) -> dict:
-    here = {link.slug: link for link in list(stops.links.values()) if link.lab == order.lab}
-    rows = order.rows or [{"slug": slug, "name": name, "silent_s": None} for slug, name in order.told.items()]
-    if not rows and order.station is not None:
-        rows = [{"slug": order.station, "name": order.station, "silent_s": None}]
+    links = {link.slug: link for link in list(stops.links.values()) if link.lab == order.lab}
+    known = {slug: name for (lab, slug), name in list(stops.names.items()) if lab == order.lab}
+    if order.station is not None:
+        known = {order.station: known.get(order.station, order.station)}
+    rows = order.rows or [{"slug": slug, "name": name, "silent_s": None} for slug, name in (known | order.told).items()]
     stations = []
     for row in rows:
         slug = row["slug"]
-        outcome = "confirmed" if slug in order.confirmed else "told" if slug in order.told else "unreachable"
-        silent_s = here[slug].silent_s() if slug in here else row["silent_s"]
-        stations.append(
-            {
-                "station": slug,
-                "name": row["name"],
-                "outcome": outcome,
-                "silent_s": None if silent_s is None else round(silent_s, 1),
-            }
-        )
-    detail = "" if order.recorded else "Told, not recorded: the database does not answer now. It is tried again."
+        outcome = "told" if slug in order.told else "unreachable"
+        for word, slugs in (("confirmed", order.confirmed), ("cleared", order.cleared)):
+            outcome = word if slug in slugs else outcome
+        silent_s = links[slug].silent_s() if slug in links else row["silent_s"]
+        silent_s = None if silent_s is None else round(silent_s, 1)
+        stations.append({"station": slug, "name": row["name"], "outcome": outcome, "silent_s": silent_s})
+    detail = ""
+    if order.failed:
+        detail = f"Told, not recorded: {order.failed} Give the stop again."
+    elif not order.recorded:
+        detail = "Told, not recorded: the database does not answer now. It is tried again."
     return {
         "id": order.id,
-        "stopped": len(order.confirmed),
+        "stopped": len(order.confirmed - order.cleared),
         "recorded": order.recorded,
         "stations": stations,
+        "complete": bool(order.rows or known),
         "detail": detail,
     }
 

@@ -2,11 +2,12 @@
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import Http404, JsonResponse
+from django.http import Http404
 from django.shortcuts import redirect
 from django.views.decorators.http import require_GET, require_http_methods
 
 from fleetui import access
+from fleetui.answers import JsonAnswer
 from fleetui.fleet import actions, jobs, selectors
 from fleetui.fleet.forms import ContactForm
 from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page
@@ -47,7 +48,7 @@ def attention(request, lab_slug):
 @require_GET
 def help_count(request, lab_slug):
     """What the navigation of every page shows."""
-    return JsonResponse({"open": selectors.count_help(access.get_lab(request.user, lab_slug))})
+    return JsonAnswer({"open": selectors.count_help(access.get_lab(request.user, lab_slug))})
 
 
 def change_attention(request, lab, act, form) -> str:

@@ -35,10 +35,13 @@ def render_page(request, template, lab, section, status=200, **context):
     return render(request, template, {"lab": lab, "section": section, "may": may, **context}, status=status)
 
 
-def number_in(request, field) -> int:
-    """The number of a row that a form names; 0, which no row has, where it is none."""
-    given = request.POST.get(field, "")
+def row_number(given: str) -> int:
+    """The number of a row that an address or a form names; 0, which no row has, where it is none."""
     return int(given) if given.isdecimal() and len(given) < 18 else 0
+
+
+def number_in(request, field) -> int:
+    return row_number(request.POST.get(field, ""))
 
 
 def do_archive(request, row, acts: dict, back: str):

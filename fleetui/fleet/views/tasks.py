@@ -9,7 +9,7 @@ from fleetui import access
 from fleetui.fleet import actions, queue, selectors
 from fleetui.fleet.forms import AssignForm, TaskForm
 from fleetui.fleet.models import PRIORITIES, Assignment
-from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page
+from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page, row_number
 
 NO_BUDGET = {"episodes": None, "hours": None, "target_success": None}
 ENDED = tuple(state for state in Assignment.STATES if state not in Assignment.LIVE)
@@ -24,7 +24,7 @@ def tasks(request, lab_slug):
     if slug := request.GET.get("edit") or (request.POST.get("task", "") if act == "edit" else ""):
         edited = access.get_task(request.user, lab_slug, slug, "edit_task")
     task_form = TaskForm(request.POST if act in ("task", "edit") else None, task=edited)
-    asked = {"parent": number} if (number := request.GET.get("parent", "")).isdecimal() else {}
+    asked = {"parent": number} if (number := row_number(request.GET.get("parent", ""))) else {}
     assign_form = AssignForm(request.POST if act == "assign" else None, lab=lab, auto_id="assign_%s", initial=asked)
     if request.method == "POST":
         done = change_tasks(request, lab, act, task_form, assign_form, edited)

@@ -59,6 +59,7 @@ class LogOut(LogoutView):
         source.set("page")
         if request.user.is_authenticated:
             actions.record_account(user=request.user, kind="logged_out", address=client_address(request))
+        access.forget_person(request.session.session_key or "")
         return super().post(request, *args, **kwargs)
 
 

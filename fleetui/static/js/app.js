@@ -75,7 +75,8 @@ export async function commandStation(station, name, args = {}) {
 }
 
 // A slider takes no letters: the keys of the page, the stop's above all, work while it has the focus.
-export const typing = (event) => event.target.matches("input:not([type=range]), textarea, select, [contenteditable]") || document.querySelector("dialog[open]");
+export const writing = (event) => event.target.matches("input:not([type=range]), textarea, select, [contenteditable]");
+export const typing = (event) => writing(event) || document.querySelector("dialog[open]");
 
 document.addEventListener("submit", async (event) => {
   const form = event.target;

@@ -4,7 +4,7 @@
 
 import { live, postApi } from "./live.js";
 import { giveStop } from "./stop.js";
-import { askReason, commandStation, lab, page, toast, typing } from "./app.js";
+import { askReason, commandStation, lab, page, toast, typing, writing } from "./app.js";
 import { root } from "./format.js";
 import { Gamepads } from "./gamepad.js";
 
@@ -150,8 +150,9 @@ export class Drive {
 export function listenKeys(current, { drive, labelled = () => {} }) {
   const said = "Select a station first: press its number.";
   document.addEventListener("keydown", (event) => {
-    if (!mayAct || typing(event) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!mayAct || writing(event) || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.shiftKey && (event.code === "Period" || event.key === ">")) { event.preventDefault(); if (!event.repeat) stopAll(); return; }
+    if (typing(event) && event.key !== ".") return;   // a stop is heard while a dialog is open too
     const key = keyOf(event), card = current();
     if (key in ARROWS && drive.may && !event.shiftKey) {
       event.preventDefault();

@@ -62,6 +62,7 @@ class Live extends EventTarget {
     for (const station of [...this.held.keys()]) {
       this.control({ station, held: false, why: "The connection broke. Nobody drives it now, and it holds still." });
     }
+    this.lostAt ??= this.heardAt;   // it may have been silent for a while before that was clear
     this.setOnline(false);
     setTimeout(() => this.connect(), this.delay * (0.75 + Math.random() / 2));
     this.delay = Math.min(this.delay * 1.8, 8000);
@@ -208,7 +209,7 @@ export async function postApi(path, body = {}, signal = undefined) {
   try {
     const answer = await fetch(`${root}api/${path}`, { method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token }, body: JSON.stringify(body), signal });
     const said = await answer.json().catch(() => ({}));
-    return { ...said, ok: answer.ok, error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
+    return { ...said, ok: answer.ok, status: answer.status, error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
   } catch {
     return { ok: false, error: "The server can't be reached. If a robot must stop, use its own emergency stop." };
   }

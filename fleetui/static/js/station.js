@@ -78,7 +78,7 @@ function render() {
     setText($('[data-command="override"] span'), overridden && !mine && !data.holder ? "Take over" : "Override");
     setText(field("acts-why"), away ? `${away}${offline ? ", except a stop" : ""}.` : others ? `${others}. Anybody can stop it.` : "");
     $("#clear-stop").hidden = !(state === "stopped" || data.stop_latched);
-    $("#stop").hidden = state === "stopped" || Boolean(data.stop_latched);
+    $("#stop").hidden = state === "stopped";   // not by the latch alone: it may have missed it, and move
     // One primary act at a time: the one that this state asks for.
     $('[data-command="reset"]').classList.toggle("primary", state === "needs_person");
     $('[data-command="hand_back"]').classList.toggle("primary", overridden);
