@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "see_audit": {"supervisor", "manager"},
 }
 SAID = {
-    "help": "look after help requests",
+    "help": "take, mark and close help requests",
     "add_contact": "say who is told of help requests",
     "command": "act on stations",
     "label_episode": "mark episodes as true successes or failures",
@@ -52,7 +52,7 @@ SAID = {
     "create_task": "make tasks",
     "edit_task": "edit, archive or restore tasks",
     "assign": "assign tasks to stations",
-    "create_station": "make stations",
+    "create_station": "add stations",
     "maintain": "put stations in maintenance",
     "archive_station": "archive or delete stations",
     "archive_dataset": "archive or delete datasets",

@@ -38,13 +38,14 @@ class Failure:
 
 DISK = Failure(
     507,
-    "The server's disk is full, so this was not kept. Make room on it, then try again; stations keep what they have.",
+    "The server's disk is full, so this was not saved. Make room on it, then try again. Stations keep their episodes "
+    "until then.",
 )
 DATABASE = Failure(
-    503, "The database can't be reached just now. Try again in a moment; look first whether it was done."
+    503, "The database can't be reached just now. In a moment look whether it was done; if not, try again."
 )
 VALKEY = Failure(503, "Valkey can't be reached just now. Look in a moment whether it was done; if not, try again.")
-UNSTORABLE = Failure(422, "A value is too long, too large or no text at all; change it, then send it again.")
+UNSTORABLE = Failure(422, "A value is too long, too large or not readable as text. Change it, then send it again.")
 
 
 def explain(error: BaseException | None) -> Failure | None:
@@ -89,7 +90,7 @@ def as_page(request) -> HttpResponse:
     error = sys.exc_info()[1]
     failure = explain(error)
     if request.path.startswith("/api/"):
-        sentence = "The server failed at this. What stations do is not touched by that; the server's log has the cause."
+        sentence = "The server failed at this. The stations are not affected; the cause is in the server's log."
         return as_json(request, error) or JsonAnswer({"detail": sentence}, status=500)
     if failure is None:
         return server_error(request)

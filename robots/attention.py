@@ -30,6 +30,24 @@ UNDRIVEN_S = 20.0  # an override that nobody uses
 HELD_UP_S = 120.0  # waiting for a policy
 
 
+# What a person does about a need, by its kind; pages say it after the reason.
+ADVICE = {
+    "stopped": "Check that the workspace is clear, then press Clear stop and say why it is safe. It stays paused until "
+    "you press Resume.",
+    "table": "Put right what the reason names, then press Reset done.",
+    "shuffle": "Mix up the objects on the table, then press Reset done.",
+    "fault": "Look at the robot, its sensors and the program that drives it, and repair what failed. Then press Reset "
+    "done: if the reset succeeds, practice goes on.",
+    "undriven": "Nobody drives it now, and it holds still. Take over, or hand it back to the policy.",
+    "offline": "Its program is not connected. Check its machine and the network, and start the program again if it "
+    "has ended.",
+    "held_up": "Look at its run: it has to publish a policy before this station can go on.",
+    "slipped": "End the attempt, or override it and drive.",
+    "no_progress": "End the attempt, or override it and drive.",
+    "unlikely": "End the attempt, or override it and drive.",
+}
+
+
 @dataclass(frozen=True)
 class Need:
     kind: str

@@ -91,7 +91,7 @@ class Rules:
         int,
         None,
         "Time limit",
-        "Steps of an episode. Empty: the family's own.",
+        "The most steps an attempt may take. Left empty, it is the family's own limit.",
         unit="steps",
         minimum=1,
         maximum=10_000,
@@ -100,7 +100,7 @@ class Rules:
         int,
         None,
         "Stalled after",
-        "Ends an attempt whose steps-to-go made no new low for so many steps. Empty: never.",
+        "Ends an attempt that came no closer to its goal (d made no new low) for this many steps. Left empty: never.",
         unit="steps",
         minimum=1,
         maximum=10_000,
@@ -109,7 +109,7 @@ class Rules:
         float,
         None,
         "Gone wrong at",
-        "Ends an attempt whose steps-to-go rose by so many steps above its lowest. Empty: never.",
+        "Ends an attempt whose steps to go, d, rose this many steps above its lowest. Left empty: never.",
         unit="steps",
         minimum=0.1,
         maximum=10_000,
@@ -118,16 +118,17 @@ class Rules:
         float,
         None,
         "Hopeless below",
-        "Ends an attempt whose P(success) stays below this, such as 0.2; one in ten goes on, so that the policy learns "
-        "what comes of it. Empty: never.",
+        "Ends an attempt whose P(success) stays below this, such as 0.2. One in ten goes on all the same, so that it "
+        "becomes known when the policy gets better. Left empty: never.",
         minimum=0.001,
         maximum=0.5,
     )
     fewest_objects: int | None = rule(
         int,
         None,
-        "Go on with",
-        "Objects that are left: only when fewer are is a person asked for. Empty: as soon as one is lost.",
+        "Go on with at least",
+        "The fewest objects with which practice goes on. A person is asked for when fewer are left. Left empty: as "
+        "soon as one is lost.",
         unit="objects",
         minimum=1,
         maximum=100,
@@ -136,8 +137,8 @@ class Rules:
         float,
         None,
         "Keep objects from the edge by",
-        "Metres, such as 0.01: a push of the policy's that goes on is turned aside, so that less falls off. "
-        "Empty: no such fence.",
+        "In metres, such as 0.01. A push by the policy that would bring an object nearer to the edge is turned aside, "
+        "so that fewer fall off. Left empty: there is no such fence.",
         unit="m",
         minimum=0.005,
         maximum=0.08,
@@ -146,15 +147,15 @@ class Rules:
         str,
         "",
         "After a failure ask",
-        "Instructions of another family, until one succeeds or three failed: they spread what lies in each other's "
-        "way. The policy must have been trained on it.",
+        "The family of which instructions are given after a failure, until one succeeds or three have failed. They can "
+        "spread objects that lie in each other's way. The policy must have been trained on this family too.",
     )
     reset_each_attempt: bool = rule(
         bool,
         False,
         "Reset before each attempt",
-        "A station that can reset its world does so; a real one asks for a person. For goals that only a reset "
-        "changes; a world that can't do without says so itself.",
+        "For tasks whose goal changes only by a reset. A station that can reset its world does so by itself; others "
+        "ask for a person. A world that always needs this says so itself.",
     )
 
     @classmethod
@@ -175,7 +176,8 @@ class Settings:
         float,
         None,
         "Reset itself after",
-        "Seconds that a simulated station waits for a person. Empty: for ever. Counts as a touch.",
+        "How many seconds a simulated station waits for a person before it resets itself. Left empty, it waits for "
+        "ever. It counts as an intervention.",
         unit="s",
         minimum=0,
         maximum=3600,
@@ -184,12 +186,12 @@ class Settings:
         float,
         300.0,
         "Ask for a shuffle every",
-        "Seconds of practice without a reset.",
+        "Seconds of practice without a reset, after which a person is asked to mix the objects up.",
         unit="s",
         minimum=1,
         maximum=86_400,
     )
-    speed: int = rule(int, 1, "Speed", "Times real time; 0: as fast as it can.", choices=SPEEDS)
+    speed: int = rule(int, 1, "Speed", "How many times as fast as real time; 0: as fast as it can.", choices=SPEEDS)
 
     def update(self, told: Mapping) -> None:
         """Take what is named. RuleError, and nothing is changed, where a value is wrong."""
@@ -200,21 +202,24 @@ class Settings:
 
 RULES, SETTINGS = _declared(Rules), _declared(Settings)
 RESETS = MappingProxyType(
-    {"": "as each station is set", "person": "a person", "self": "the station itself (simulated ones)"}
+    {"": "as set at each station", "person": "a person", "self": "the station itself (simulated ones)"}
 )
 
 # What a task may say: the rules of an attempt, and settings that go before a station's own while it practises.
 TASK_RULES: dict[str, Rule] = RULES | {
-    "resets": Rule("resets", "Who resets", "While a station practises it.", str, "", choices=RESETS),
+    "resets": Rule(
+        "resets", "Who resets", "Who resets a station while it practises this task.", str, "", choices=RESETS
+    ),
     "self_reset_after_s": dataclasses.replace(
         SETTINGS["self_reset_after_s"],
         label="It resets itself after",
-        help="Seconds that it waits for a person; only if it resets itself.",
+        help="How many seconds it waits for a person first. Only for stations that reset themselves.",
     ),
     "shuffle_every_s": dataclasses.replace(
         SETTINGS["shuffle_every_s"],
         default=None,
-        help="Seconds of practice without a reset. Empty: as each station is set.",
+        help="Seconds of practice without a reset, after which a person is asked to mix the objects up. Left empty: as "
+        "set at each station.",
     ),
 }
 
@@ -230,16 +235,18 @@ def checked_task_rules(given: Mapping, family, families: Mapping) -> tuple[dict,
     if values.get("resets") == "self" and values.get("self_reset_after_s", 0) is None:
         problems["self_reset_after_s"] = "Say after how many seconds a station resets itself."
     elif values.get("resets", "self") != "self" and values.get("self_reset_after_s") is not None:
-        problems["self_reset_after_s"] = "Only a station that resets itself waits so many seconds; leave this empty."
+        problems["self_reset_after_s"] = (
+            "This is only for a station that resets itself: leave it empty, or choose that above."
+        )
     if other := values.get("after_failure"):
         if other not in families:
-            problems["after_failure"] = f"{other!r} is no task family; choose one that the body knows."
+            problems["after_failure"] = f"{other!r} is no task family; choose one of the same embodiment."
         elif families[other].embodiment != family.embodiment:
             problems["after_failure"] = (
-                f"{families[other].title} is for another body; choose a family of {family.embodiment}."
+                f"{families[other].title} is for another embodiment; choose a family of {family.embodiment}."
             )
         elif other == family.name:
-            problems["after_failure"] = "After a failure another family is asked; choose one, or none."
+            problems["after_failure"] = "This is the task's own family. Choose another one, or none."
     return values, problems
 
 

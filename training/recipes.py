@@ -118,50 +118,83 @@ class SFTRecipe(Recipe):
     """Stage 1: demonstrations -> a policy and a reward model."""
 
     seed: int = setting(0, "Seed", "The same seed on the same data gives the same weights.", 0, 2**31 - 1)
-    steps: int = setting(2000, "Updates", "Optimiser steps on actions and steps-to-go.", 1, 10_000_000)
-    batch: int = setting(256, "Batch", "Steps in a batch; half train the actions, half the steps-to-go.", 2, 65_536)
-    learning_rate: float = setting(1e-3, "Learning rate", "Of AdamW, annealed to zero.", 1e-6, 1.0)
-    weight_decay: float = setting(1e-2, "Weight decay", "Of AdamW.", 0.0, 1.0)
+    steps: int = setting(
+        2000, "Updates", "How many updates of the networks, on actions and on steps to go.", 1, 10_000_000
+    )
+    batch: int = setting(
+        256, "Batch size", "Recorded steps per update: half train the actions, half the steps to go.", 2, 65_536
+    )
+    learning_rate: float = setting(
+        1e-3, "Learning rate", "How large the first updates are (AdamW); it falls to zero by the end.", 1e-6, 1.0
+    )
+    weight_decay: float = setting(
+        1e-2, "Weight decay", "How strongly weights are pulled towards zero (AdamW).", 0.0, 1.0
+    )
     sight_steps: int = setting(
-        300, "Sight updates", "For pictures: updates that tie words to things, in each of three rounds.", 1, 100_000
+        300,
+        "Grounding updates, pictures",
+        "For camera images: updates that teach which thing a word means, in each of 3 passes.",
+        1,
+        100_000,
     )
     grounding_steps: int = setting(
-        300, "Grounding updates", "Updates that first tie words to objects; too many generalise worse.", 0, 100_000
+        300,
+        "Grounding updates",
+        "First updates, that teach which object a word means; too many generalize worse.",
+        0,
+        100_000,
     )
-    hidden: int = setting(256, "Hidden units", "Width of the trunk.", 8, 8192)
-    layers: int = setting(2, "Layers", "Depth of the trunk.", 1, 32)
-    action_bins: int = setting(7, "Action bins", "Tokens a dimension of the action; 5 to 7 work best.", 2, 256)
-    bins: int = setting(50, "Steps-to-go bins", "Bins of the steps-to-go distribution.", 2, 1000)
-    bin_width: float = setting(2.0, "Bin width", "Steps in a bin; later goals fall into the last bin.", 0.1, 1000.0)
+    hidden: int = setting(256, "Hidden units", "Width of each layer of the network.", 8, 8192)
+    layers: int = setting(2, "Layers", "How many layers the network has.", 1, 32)
+    action_bins: int = setting(7, "Action bins", "Choices per dimension of an action; 5 to 7 work best.", 2, 256)
+    bins: int = setting(
+        50, "Steps-to-go bins", "Into how many bins the prediction of the steps to go is divided.", 2, 1000
+    )
+    bin_width: float = setting(
+        2.0, "Bin width", "Steps per bin; what is farther away falls into the last bin.", 0.1, 1000.0
+    )
     validation_fraction: float = setting(
-        0.1, "Validation share", "Share of the episodes held out to choose checkpoints and the threshold.", 0.01, 0.5
+        0.1,
+        "Validation share",
+        "Share of the episodes that are not learned from, to choose checkpoints and the threshold s.",
+        0.01,
+        0.5,
     )
-    validate_every: int = setting(250, "Validate every", "Updates between two validations.", 1, 1_000_000)
+    validate_every: int = setting(250, "Validate every", "Updates from one validation to the next.", 1, 1_000_000)
     threshold_margin: float = setting(
         2.0,
         "Threshold margin",
-        "Steps that a demonstrator goes on after success; what is detected earlier than that is premature.",
+        "How many steps a demonstration goes on after success. What is detected earlier than that is too early.",
         0.0,
         100.0,
     )
     premature_share: float = setting(
-        0.05, "Premature share", "s and k may detect so much of the held-out demonstrations too early.", 0.0, 1.0
+        0.05,
+        "Early detections",
+        "The largest share of the held-out demonstrations that may be called a success too early.",
+        0.0,
+        1.0,
     )
     consecutive: int = setting(
-        2, "Detector frames", "The most frames in a row with d <= s that may be asked for.", 1, 100
+        2, "Detector frames", "The largest k to try: how many frames in a row must have d <= s.", 1, 100
     )
     largest_threshold: float = setting(
         0.2,
         "Largest threshold",
-        "Share of the median demonstration that s may be; above it the run ends. 0 = take whatever detector comes out.",
+        "The largest s that is accepted, as a share of the median length of a demonstration. Above it the run ends. "
+        "0 = accept any s.",
         0.0,
         1.0,
     )
     evaluation_episodes: int = setting(
-        200, "Evaluation episodes", "Simulated attempts at the end; 0 = none.", 0, 100_000
+        200, "Evaluation episodes", "Simulated attempts at the end, to measure success; 0 = none.", 0, 100_000
     )
-    evaluation_seed: int = setting(1_000_000, "Evaluation seed", "Start states of the evaluation.", 0, 2**31 - 1)
-    threads: int = setting(1, "Threads", "CPU threads of torch; more is often slower on a busy machine.", 1, 256)
+    evaluation_seed: int = setting(
+        1_000_000, "Evaluation seed", "Decides the start states of the evaluation.", 0, 2**31 - 1
+    )
+    threads: int = setting(
+        1, "Threads", "CPU threads used for training; on a busy machine more is often slower.", 1, 256
+    )
 
     KIND: ClassVar[str] = "sft"
     FIELDS: ClassVar[dict[str, Field]]
@@ -171,49 +204,79 @@ class SFTRecipe(Recipe):
 class ImproveRecipe(Recipe):
     """Stage 2: practice episodes, labelled by the frozen reward model -> a better policy."""
 
-    seed: int = setting(0, "Seed", "Order of the steps in the updates.", 0, 2**31 - 1)
-    max_episodes: int = setting(600, "Practice episodes", "The run ends after this many.", 1, 10_000_000)
-    max_rounds: int = setting(1000, "Rounds", "The run ends after this many policy versions.", 1, 1_000_000)
-    updates_per_round: int = setting(16, "Updates a round", "N: a round waits for N x B practice steps.", 1, 10_000)
-    batch: int = setting(64, "Batch", "B: practice steps in one update.", 1, 65_536)
-    epochs: int = setting(4, "Epochs", "How often a round's steps are used; the paper's 1 is slower.", 1, 100)
+    seed: int = setting(0, "Seed", "Decides the order of the recorded steps in the updates.", 0, 2**31 - 1)
+    max_episodes: int = setting(
+        600, "Practice episodes", "The run ends after this many episodes of practice.", 1, 10_000_000
+    )
+    max_rounds: int = setting(
+        1000,
+        "Rounds",
+        "The run ends after this many rounds, each of which makes a version of the policy.",
+        1,
+        1_000_000,
+    )
+    updates_per_round: int = setting(
+        16,
+        "Updates per round",
+        "A round waits until this number times the batch size of practice steps are there.",
+        1,
+        10_000,
+    )
+    batch: int = setting(64, "Batch size", "Practice steps per update.", 1, 65_536)
+    epochs: int = setting(
+        4, "Epochs", "How often each step of a round is used; with 1, as in the paper, learning takes longer.", 1, 100
+    )
     # On seeds 100 to 103, from .65 (1,600 demonstrations), after 160 episodes: .95 with 3e-4 that is annealed, .94 with
     # 2e-4 that is, .92 with 2e-4 that isn't. 3e-4 that isn't fell back by .1 to .3 on two of five seeds; 1e-3 failed.
-    learning_rate: float = setting(3e-4, "Learning rate", "Of AdamW.", 1e-7, 1.0)
+    learning_rate: float = setting(3e-4, "Learning rate", "How large an update is (AdamW).", 1e-7, 1.0)
     anneal: float = setting(
-        1.0, "Annealing", "Share of the learning rate that is gone, linearly, when the episodes are spent.", 0.0, 1.0
+        1.0, "Annealing", "Share of the learning rate that is gone when the run ends; it falls evenly.", 0.0, 1.0
     )
-    weight_decay: float = setting(0.0, "Weight decay", "Of AdamW.", 0.0, 1.0)
+    weight_decay: float = setting(
+        0.0, "Weight decay", "How strongly weights are pulled towards zero (AdamW).", 0.0, 1.0
+    )
     # The paper's .9 needs several times the practice: the more rewards are summed, the noisier. On seed 100, from .29
     # (1,600 demonstrations, 50 steps), after about 150 episodes: .59 to .73 at .9, .88 at .7, .91 at .6, .84 at .5, .90
     # at .3.
-    gamma: float = setting(0.6, "Discount", "0 to 0.9 work; 1.0 collapses.", 0.0, 1.0)
+    gamma: float = setting(
+        0.6, "Discount", "How much later rewards count. 0 to 0.9 work; with 1.0 the policy collapses.", 0.0, 1.0
+    )
     # From .74 (3,200 demonstrations), after 320 episodes: .98 and .97 on seeds 100 and 102, without it .95 on 100.
     clip: float = setting(
-        0.3, "Clip", "How far a round may move the policy from the one that acted, as a share.", 0.01, 100.0
+        0.3,
+        "Clip",
+        "How far a round may move the policy from the one that acted, as a share of its probabilities.",
+        0.01,
+        100.0,
     )
-    scale: float = setting(5e-2, "Loss scale c", "Factor of the loss; AdamW makes it matter little.", 1e-6, 100.0)
-    evaluate_every: int = setting(4, "Evaluate every", "Rounds between two evaluations.", 1, 100_000)
+    scale: float = setting(5e-2, "Loss scale", "A factor of the loss. With AdamW it matters little.", 1e-6, 100.0)
+    evaluate_every: int = setting(4, "Evaluate every", "Rounds from one evaluation to the next.", 1, 100_000)
     evaluation_episodes: int = setting(
-        200, "Evaluation episodes", "Simulated attempts; 0 = no success curve.", 0, 100_000
+        200, "Evaluation episodes", "Simulated attempts per evaluation; 0 = none, and no success curve.", 0, 100_000
     )
-    evaluation_seed: int = setting(1_000_000, "Evaluation seed", "Start states of the evaluation.", 0, 2**31 - 1)
+    evaluation_seed: int = setting(
+        1_000_000, "Evaluation seed", "Decides the start states of the evaluation.", 0, 2**31 - 1
+    )
     patience: int = setting(
         3,
         "Patience",
-        "The run stops after so many evaluations in a row that lie clearly below the best one; 0 = never.",
+        "The run ends after this many evaluations in a row that are clearly worse than the best one; 0 = never.",
         0,
         1000,
     )
     time_limit: int = setting(
         0,
         "Time limit",
-        "Steps of an evaluated attempt; 0 = the task's own.",
+        "The most steps of an evaluation attempt; 0 = the task's own limit.",
         0,
         RULES["time_limit_steps"].maximum,
     )
-    tasks: str = setting("", "Evaluated tasks", "Task families, with commas; empty = those of the demonstrations.")
-    threads: int = setting(1, "Threads", "CPU threads of torch; more is often slower on a busy machine.", 1, 256)
+    tasks: str = setting(
+        "", "Evaluated tasks", "Families of instructions, with commas between; empty = those of the demonstrations."
+    )
+    threads: int = setting(
+        1, "Threads", "CPU threads used for training; on a busy machine more is often slower.", 1, 256
+    )
 
     KIND: ClassVar[str] = "improve"
     FIELDS: ClassVar[dict[str, Field]]

@@ -192,7 +192,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             practise(run, policy, reward_model, recipe.steps_per_round)
         episodes, consumed, stale = gather(run, policy, progress["consumed"])
         if run.cancelled:
-            run.note("cancelled", level="warning")
+            run.note("canceled", level="warning")
             return {}
         steps = label(episodes, reward_model, policy, recipe.gamma, rewards_of or progress_rewards)
         losses, left_out = [], list(steps.left_out)

@@ -185,7 +185,7 @@ def sft(run: RunDir) -> dict:
             progress["step"] = step
             save_state(state, progress, optimiser, generator, network=network, kept_policy=kept_policy)
         if run.cancelled:
-            run.note("cancelled", level="warning")
+            run.note("canceled", level="warning")
             return {}
 
     # --- keep: the policy at its best validation loss, the reward model as it is now. With turned copies its validation
@@ -318,7 +318,7 @@ def ground(
         if due or run.cancelled:
             save_state(state, {"step": step}, optimiser, generator, words=network.words)
         if run.cancelled:
-            run.note("cancelled", level="warning")
+            run.note("canceled", level="warning")
             return False
     return True
 
@@ -358,7 +358,7 @@ def see(
         if step % sight.SAVE_EVERY == 0:
             run.log_loss(step, **losses)
         if run.cancelled:
-            run.note("cancelled", level="warning")
+            run.note("canceled", level="warning")
         return not run.cancelled
 
     state = run.path / "state-sight.safetensors"

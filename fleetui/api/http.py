@@ -478,7 +478,7 @@ def show_assignment(user, lab: str, number: int) -> dict:
 
 @labs.delete("/assignments/{number}", response=dict)
 def cancel_assignment(request: HttpRequest, lab: Path[str], number: int, force: bool = False):
-    """Its run is cancelled as well. Stations finish their episode; with force they end it where they are."""
+    """Its run is canceled as well. Stations finish their episode; with force they break it off at once."""
     assignment = access.get_assignment(request.user, lab, number, "assign")
     fleet_actions.cancel_assignment(assignment=assignment, user=request.user, force=force)
     return show_assignment(request.user, lab, number)

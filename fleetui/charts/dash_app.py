@@ -58,7 +58,7 @@ app.layout = html.Div(
                 (
                     "success",
                     "Success curves",
-                    "true success of evaluation episodes, Wilson 95 % band, SFT level dashed",
+                    "true success of evaluation episodes, each with its 95 % band (Wilson); dashed: before practice",
                 ),
                 (
                     "touches",
@@ -68,7 +68,7 @@ app.layout = html.Div(
                 (
                     "lengths",
                     "Episode lengths",
-                    "practice episodes of the chosen runs: median, and the middle half as a band",
+                    "practice episodes of the chosen runs: the median, with the middle half as a band",
                 ),
             )
         ),

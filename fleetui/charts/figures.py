@@ -70,7 +70,7 @@ def success_curves(runs: list[dict], theme: str = "light") -> go.Figure:
             "<br>95 %: %{customdata[3]:.0%} to %{customdata[4]:.0%}"
             "<br>%{x} practice episodes, policy v%{customdata[2]}",
         )
-    return figure if drawn else _say(figure, "No evaluation yet: curves begin with a run's first evaluation.")
+    return figure if drawn else _say(figure, "No evaluation yet. A curve begins with its run's first evaluation.")
 
 
 def interventions(rows: list[dict], theme: str = "light") -> go.Figure:
@@ -94,7 +94,7 @@ def interventions(rows: list[dict], theme: str = "light") -> go.Figure:
             )
     figure.update_layout(barmode="stack", bargap=0.35)
     if not having:
-        return _say(figure, "No station has run episodes for a minute yet.")
+        return _say(figure, "No station has practised for a minute yet.")
     return (
         figure
         if figure.data
@@ -135,7 +135,7 @@ def episode_lengths(runs: list[dict], theme: str = "light") -> go.Figure:
             customdata=[[len(versions[version])] for version in xs],
             hovertemplate="median %{y:.0f} steps<br>%{customdata[0]} episodes of v%{x}",
         )
-    return figure if figure.data else _say(figure, "No practice episodes of these runs yet.")
+    return figure if figure.data else _say(figure, "These runs have no practice episodes yet.")
 
 
 def _quartiles(values: list[int]) -> tuple[float, float, float]:

@@ -1,5 +1,5 @@
-"""What supervision costs and saves: touches a robot-hour, a person's seconds a touch, how many stations one person
-holds.
+"""What supervision costs and saves: interventions per robot-hour, a person's seconds for each, how many stations one
+person can look after.
 
 Read from what is recorded anyway: interventions, help requests and episodes. A touch is an act of a person on a
 station; a station's own reset in simulation and a label are none.

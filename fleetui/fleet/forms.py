@@ -34,13 +34,15 @@ class EpisodeFilterForm(forms.Form):
     station = forms.ChoiceField(label="Station", required=False)
     run = forms.ChoiceField(label="Run", required=False)
     detected = forms.ChoiceField(
-        label="Detected", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")]
+        label="Detected success", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")]
     )
-    true = forms.ChoiceField(label="True", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")])
+    true = forms.ChoiceField(
+        label="True success", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")]
+    )
     ending = forms.ChoiceField(
         label="Ended by", required=False, choices=[ANY, *((each, each.replace("_", " ")) for each in ENDINGS)]
     )
-    human = forms.ChoiceField(label="A person acted", required=False, choices=[ANY, ("yes", "yes"), ("no", "no")])
+    human = forms.ChoiceField(label="Human steps", required=False, choices=[ANY, ("yes", "some"), ("no", "none")])
 
     def __init__(self, *args, lab, **kwargs):
         super().__init__(*args, **kwargs)
@@ -83,14 +85,16 @@ class TaskForm(RuleFields):
     family = forms.ChoiceField(
         label="Family of instructions", choices=lambda: [(each.name, each.title) for each in TASKS.values()]
     )
-    name = forms.CharField(label="Name", required=False, max_length=80, help_text="Empty: the family's own.")
+    name = forms.CharField(
+        label="Name", required=False, max_length=80, help_text="Left empty, it takes the family's name."
+    )
     after_failure = forms.ChoiceField(
         label=TASK_RULES["after_failure"].label,
         required=False,
         choices=lambda: [SAME_FAMILY, *((each.name, each.title) for each in TASKS.values())],
         help_text=TASK_RULES["after_failure"].help,
     )
-    description = forms.CharField(label="About", required=False, widget=forms.Textarea(attrs={"rows": 2}))
+    description = forms.CharField(label="Description", required=False, widget=forms.Textarea(attrs={"rows": 2}))
     field_order = ("family", "name", *TASK_RULES, "description")
 
     def __init__(self, *args, task: Task | None = None, **kwargs):
@@ -99,7 +103,9 @@ class TaskForm(RuleFields):
         super().__init__(*args, **kwargs)
         if task is not None:
             self.fields["family"].disabled = True
-            self.fields["family"].help_text = "What a task is made of can't change: make another task."
+            self.fields[
+                "family"
+            ].help_text = "The family of a task can't be changed. For another family, make another task."
             self.fields["after_failure"].choices = [
                 SAME_FAMILY,
                 *(
@@ -113,7 +119,12 @@ class TaskForm(RuleFields):
         return {name: value for name, value in self.cleaned_data.items() if name != "family"}
 
 
-BUDGETS = {"": "Until its run ends", "episodes": "Episodes", "hours": "Hours", "target_success": "True success, %"}
+BUDGETS = {
+    "": "the run ends by itself",
+    "episodes": "so many episodes are done",
+    "hours": "so many hours have passed",
+    "target_success": "a true success of so many % is reached",
+}
 
 
 class AssignForm(forms.Form):
@@ -122,14 +133,14 @@ class AssignForm(forms.Form):
         label="Practise with",
         queryset=None,
         required=False,
-        empty_label="what a person launches",
-        help_text="Its run is launched as soon as the stations are free.",
+        empty_label="nothing yet: a person launches a run later",
+        help_text="The run whose policy practises. Practice begins by itself as soon as the stations are free.",
     )
     who = forms.ChoiceField(
         label="On",
         required=False,
         initial="chosen",
-        choices=[("chosen", "these stations"), ("any", "any with the task's body")],
+        choices=[("chosen", "these stations"), ("any", "any that fit the task")],
         widget=forms.RadioSelect(attrs={"class": "checks"}),
     )
     stations = forms.ModelMultipleChoiceField(
@@ -137,19 +148,25 @@ class AssignForm(forms.Form):
         queryset=None,
         required=False,
         widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
-        help_text="Those in use are waited for.",
+        help_text="It waits for those that are in use.",
     )
     any_count = forms.IntegerField(
-        label="How many", required=False, min_value=1, max_value=1000, help_text="They are chosen when it starts."
+        label="How many",
+        required=False,
+        min_value=1,
+        max_value=1000,
+        help_text="Which ones is decided when it starts, out of those whose embodiment fits.",
     )
-    budget = forms.ChoiceField(label="Budget", required=False, choices=list(BUDGETS.items()))
-    amount = forms.FloatField(label="How much", required=False, min_value=0.01, help_text="Of episodes, hours or %.")
+    budget = forms.ChoiceField(label="Until", required=False, choices=list(BUDGETS.items()))
+    amount = forms.FloatField(
+        label="How much", required=False, min_value=0.01, help_text="The number of episodes, hours or %."
+    )
     priority = forms.ChoiceField(
         label="Priority",
         required=False,
         initial="normal",
         choices=[(word, word) for _, word in sorted(PRIORITIES.items(), reverse=True)],
-        help_text="Where it enters the queue; you can move it.",
+        help_text="Decides where in the queue it is put. You can move it afterwards.",
     )
     not_before = forms.DateTimeField(
         label="Earliest start",
@@ -161,7 +178,7 @@ class AssignForm(forms.Form):
         label="Repeats",
         required=False,
         choices=[("", "no"), ("daily", "daily"), ("weekly", "weekly")],
-        help_text="At the earliest start's time; skipped while the last one goes on.",
+        help_text="It starts again at the same time of day, unless the one before still goes on.",
     )
     # In which the start was read when it was typed, whatever the person's own is by then.
     time_zone = forms.CharField(widget=forms.HiddenInput, required=False, max_length=64)
@@ -179,20 +196,26 @@ class AssignForm(forms.Form):
             self.offer_first_choices(lab)
         else:
             self.fields["task"].disabled = True
-            self.fields["task"].help_text = "Another task is another assignment: cancel this one."
+            self.fields[
+                "task"
+            ].help_text = "The task can't be changed. For another task, cancel this assignment and make a new one."
             self.fields["task"].queryset = lab.tasks.filter(pk=assignment.task_id)
         self.fields["time_zone"].initial = zone
         zone = (self.data.get(self.add_prefix("time_zone")) if self.is_bound else "") or zone
         own = format_html(' (<a href="{}">your time zone</a>)', reverse("time_zone"))
         own = own if zone == timezone.get_current_timezone_name() else ""
-        self.fields["not_before"].help_text = format_html("Time in {}{}. Empty: as soon as it can.", zone, own)
+        self.fields["not_before"].help_text = format_html(
+            "Time in {}{}. Left empty, it starts as soon as it can.", zone, own
+        )
         sources = learning.list_parents(lab)
         if assignment is not None and assignment.parent_id:
             sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
         self.fields["parent"].queryset = sources
         self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
         if not sources.exists():
-            self.fields["parent"].help_text = "No run has left a policy yet; a person launches one later."
+            self.fields[
+                "parent"
+            ].help_text = "There is no trained policy yet. Assign the task now, and launch a run for it later."
         self.fields["stations"].queryset = selectors.list_stations(lab)
 
     def offer_first_choices(self, lab):
@@ -246,18 +269,18 @@ class AssignForm(forms.Form):
         given = self.cleaned_data
         if given.get("who") == "any":
             if given.get("any_count") is None and "any_count" not in self.errors:
-                self.add_error("any_count", "Say how many stations it takes.")
+                self.add_error("any_count", "Say how many stations it shall have.")
         elif not given.get("stations") and "stations" not in self.errors:
             self.add_error("stations", "Choose at least one station.")
         amount, budget = given.get("amount"), given.get("budget")
         if budget and amount is None and "amount" not in self.errors:
-            self.add_error("amount", f"Say how much: {BUDGETS[budget].lower()}.")
+            self.add_error("amount", f"Say how many or how much, until {BUDGETS[budget]}.")
         elif amount is not None and not budget:
-            self.add_error("budget", "Say of what: episodes, hours or true success.")
+            self.add_error("budget", "Say what the number counts: episodes, hours or % of true success.")
         elif budget == "target_success" and amount is not None and not 1 <= amount <= 100:
-            self.add_error("amount", "A target success is 1 to 100 %.")
+            self.add_error("amount", "A true success to be reached is 1 to 100 %.")
         elif budget == "episodes" and amount is not None and amount != int(amount):
-            self.add_error("amount", "A budget of episodes is a whole number.")
+            self.add_error("amount", "A number of episodes is a whole number.")
         return given
 
     def wishes(self) -> dict:
@@ -299,29 +322,35 @@ class StationSettingsForm(forms.Form):
 
 
 class ContactForm(forms.Form):
-    name = forms.CharField(label="Name", max_length=80, help_text="As the lab calls it: “night shift on Slack”.")
+    name = forms.CharField(
+        label="Name", max_length=80, help_text="What it is called in your lab, such as “night shift on Slack”."
+    )
     address = forms.CharField(
         label="Address",
         max_length=500,
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
-        help_text="As apprise reads it: mailto://user:password@example.com, slack://TokenA/TokenB/TokenC, "
-        "ntfys://ntfy.sh/topic …",
+        help_text="Where messages go, in the form that the library apprise reads: "
+        "mailto://user:password@example.com, slack://TokenA/TokenB/TokenC, ntfys://ntfy.sh/topic …",
     )
     severity = forms.ChoiceField(
-        label="From",
+        label="From severity",
         choices=[(each, each) for each in SEVERITIES],
         initial="error",
-        help_text="This and anything worse.",
+        help_text="Told of help requests of this severity and of worse ones.",
     )
     after_s = forms.IntegerField(
-        label="After", initial=60, min_value=0, max_value=3600, help_text="Seconds without anyone taking it up."
+        label="After, seconds",
+        initial=60,
+        min_value=0,
+        max_value=3600,
+        help_text="How long nobody may have taken it or marked it as seen, until this contact is told.",
     )
 
 
 class PlanForm(forms.Form):
-    touches = forms.FloatField(label="Touches a robot-hour", min_value=0, max_value=3600)
-    seconds = forms.FloatField(label="Seconds a touch", min_value=0.1, max_value=3600)
-    busy = forms.FloatField(label="Of their time, %", min_value=1, max_value=100)
+    touches = forms.FloatField(label="Interventions per robot-hour", min_value=0, max_value=3600)
+    seconds = forms.FloatField(label="Seconds per intervention", min_value=0.1, max_value=3600)
+    busy = forms.FloatField(label="Share of a person's time, %", min_value=1, max_value=100)
 
 
 class StationForm(forms.Form):
@@ -330,36 +359,43 @@ class StationForm(forms.Form):
         label="Kind",
         required=False,
         initial="on",
-        choices=[("on", "simulated"), ("", "a real body")],
+        choices=[("on", "simulated"), ("", "a real robot")],
         widget=forms.RadioSelect(attrs={"class": "checks"}),
     )
     embodiment = forms.ChoiceField(
-        label="Body",
+        label="Embodiment",
         required=False,
         choices=lambda: [("", "it says so when it connects"), *((name, name) for name in EMBODIMENTS)],
-        help_text="A station that says another when it connects is turned away.",
+        help_text="If you choose one here, a station of another embodiment can't connect.",
     )
     world = forms.ChoiceField(
         label="World",
         required=False,
-        help_text="It decides the body too.",
+        help_text="The simulated world. The embodiment follows from it.",
         choices=lambda: [(name, name) for name in dict.fromkeys(each.world for each in TASKS.values())],
     )
     seed = forms.IntegerField(
-        label="Seed", initial=1, min_value=0, max_value=2**31 - 1, help_text="Start states of a simulated world."
+        label="Seed",
+        initial=1,
+        min_value=0,
+        max_value=2**31 - 1,
+        help_text="Decides how a simulated world is laid out at its resets.",
     )
 
 
 class MaintenanceForm(forms.Form):
     reason = forms.CharField(
-        label="Why", max_length=300, error_messages={"required": "Say why, for those who find it standing."}
+        label="Why", max_length=300, error_messages={"required": "Say why, so that others know why it stands still."}
     )
 
 
 class InviteForm(forms.Form):
     role = forms.ChoiceField(label="Role", choices=[(role, role) for role in ROLES])
     note = forms.CharField(
-        label="For", max_length=80, required=False, help_text="Whom the link is for, so that you know it in the list."
+        label="For",
+        max_length=80,
+        required=False,
+        help_text="Whom the link is for. Only managers see this, in the list of invitations.",
     )
 
 
@@ -373,7 +409,7 @@ class AccountForm(UserCreationForm):
         super().__init__(*args, **kwargs)
         self.fields["username"].label = "User name"
         self.fields["username"].help_text = "Letters, digits and @ . + - _"
-        self.fields["password1"].help_text = "At least 10 characters, not only digits and no common password."
+        self.fields["password1"].help_text = "At least 10 characters, not digits only, and no common password."
         self.fields["password2"].label, self.fields["password2"].help_text = "Password again", ""
 
 

@@ -4,6 +4,7 @@ from django.db.models import Q
 from django.urls import reverse
 
 from fleetui.access import may
+from fleetui.fleet.glossary import TERMS
 from fleetui.fleet.models import Lab
 
 # title, name of the address, and what a role must be allowed to do for it to be offered
@@ -17,6 +18,7 @@ PAGES = (
     ("Datasets", "datasets", "see"),
     ("Tasks and assignments", "tasks", "see"),
     ("Charts", "charts", "see"),
+    ("Glossary: what words and letters mean", "glossary", "see"),
     ("People", "people", "manage_people"),
     ("Audit log", "audit", "see_audit"),
 )
@@ -78,6 +80,8 @@ def jump_targets(lab: Lab, query: str, limit: int = 6) -> list[dict]:
         if may(lab.role, action) and _matches(query, title)
     ]
     if query:
+        terms = [term for term in TERMS.values() if _matches(query, term.name)]
+        targets += found("glossary", terms, lambda row: row.name, lambda row: f"{address('glossary')}#{row.slug}")
         targets += found(
             "episode",
             lab.episodes.filter(Q(instruction__icontains=query) | Q(uuid__startswith=query)),

@@ -16,7 +16,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from robots import tasks as task_families
-from robots.attention import SEVERITIES
+from robots.attention import ADVICE, SEVERITIES
 from robots.rules import RESETS, RULES, SPEEDS
 
 ROLES = ("viewer", "supervisor", "researcher", "manager")
@@ -514,6 +514,10 @@ class HelpRequest(models.Model):
 
     def __str__(self):
         return f"{self.station}: {self.reason}"
+
+    @property
+    def advice(self) -> str:
+        return ADVICE[self.kind]
 
 
 class Contact(models.Model):

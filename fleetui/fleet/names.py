@@ -16,7 +16,7 @@ def checked_name(name: str, kind: str, limit: int = 80) -> str:
     """The name as it is stored: something to read, and nothing that a database or a page can't hold."""
     name = name.strip()
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        problem = f"The name {shown(name)} holds a character that is no text; type it anew."
+        problem = f"The name {shown(name)} contains a character that is not readable text; type it again."
     elif not any(character.isprintable() and not character.isspace() for character in name):
         problem = f"A {kind} needs a name that can be read."
     elif len(name) > limit:

@@ -165,7 +165,7 @@ def _waiting(row, stations, held, claimed, now) -> Verdict:
     if row.not_before and row.not_before > now:
         return Verdict(row, "queued", f"earliest start {say_moment(row.not_before, now)}")
     if row.parent_id is None:
-        return _late(row, "waits for a run to stand behind it", now)
+        return _late(row, "waits for a person to launch a run for it", now)
     wanted = _wanted(row, stations)
     if row.any_count:
         wanted = [
@@ -188,7 +188,7 @@ def _waiting(row, stations, held, claimed, now) -> Verdict:
         station, holder = soonest
         said.append(f"waits for {station}, which practises {holder.assignment.task} until {_until(holder, now)}")
     if rivals:
-        said.append(f"{len(rivals)} ahead of it")
+        said.append(f"{len(rivals)} before it in the queue")
     if not said:
         unable = [s for s in _wanted(row, stations) if s not in wanted]
         said.append(f"waits for {', '.join(f'{s}, which {_inability(s, now)}' for s in unable[:2]) or 'stations'}")
@@ -211,19 +211,19 @@ def _blocked(row: Assignment, stations: list[Station]) -> str:
     here = [station for station in wanted if station.connected or row.parent_id is None]
     if not row.any_count:
         if not wanted:
-            return "none of its stations is left: cancel it and assign the task anew"
+            return "none of its stations is left: cancel it and assign the task again"
         if not here:
             return f"all of its stations are offline: start {' or '.join(map(str, wanted[:3]))}"
         return ""
     body = row.task.embodiment
     if not wanted:
-        return f"no station has the body {body}: add one on the wall, or cancel this"
+        return f"no station has the embodiment {body}: add one on the wall, or cancel this"
     if len(wanted) < row.any_count:
-        return f"it wants {row.any_count} stations with the body {body}, and the lab has {len(wanted)}: add more"
+        return f"it wants {row.any_count} stations with the embodiment {body}, and the lab has {len(wanted)}: add more"
     if not here:
-        return f"all stations with the body {body} are offline: start {row.any_count} of them"
+        return f"all stations with the embodiment {body} are offline: start {row.any_count} of them"
     if len(here) < row.any_count:
-        return f"it wants {row.any_count} stations with the body {body}, and {len(here)} are online: start more"
+        return f"it wants {row.any_count} stations with the embodiment {body}, and {len(here)} are online: start more"
     return ""
 
 

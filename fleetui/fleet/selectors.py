@@ -128,6 +128,7 @@ def help_row(request: HelpRequest) -> dict:
         "reason": request.reason,
         "severity": request.severity,
         "act": request.act,
+        "advice": request.advice,
         "episode": str(request.episode) if request.episode else None,
         "p_failure": request.p_failure,
         "robot_s": request.robot_s,
@@ -278,7 +279,7 @@ def _numbers(values: np.ndarray) -> list:
 
 def station_embodiment(station: Station) -> Embodiment:
     if not station.embodiment:
-        raise Invalid(f"{station} has not said yet what body it is: connect it to /ws/station first, then upload.")
+        raise Invalid(f"{station} has not named its embodiment yet: connect it to /ws/station first, then upload.")
     return Embodiment.from_json(station.embodiment)
 
 
@@ -439,7 +440,7 @@ def _health(station: Station, faults: int, reconnections: int) -> dict:
     return {
         "word": word,
         "state": {"healthy": "ready", "look at it": "needs_person"}.get(word, "offline"),  # whose shape it borrows
-        "why": "; ".join(why) or "connected, heard of, no faults in 24 h",
+        "why": "; ".join(why) or "connected, sends messages, no faults in 24 h",
         "faults": faults,
         "reconnections": reconnections,
     }

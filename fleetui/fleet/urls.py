@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from fleetui.fleet.views import attention, audit, effort, episodes, people, stations, tasks, time_zone, wall
+from fleetui.fleet.views import attention, audit, effort, episodes, glossary, people, stations, tasks, time_zone, wall
 
 urlpatterns = [
     path("", wall.home, name="home"),
@@ -18,6 +18,7 @@ urlpatterns = [
     path(
         "labs/<slug:lab_slug>/stations/<slug:station_slug>/settings", stations.station_settings, name="station_settings"
     ),
+    path("labs/<slug:lab_slug>/glossary", glossary.glossary, name="glossary"),
     path("labs/<slug:lab_slug>/attention/", attention.attention, name="attention"),
     path("labs/<slug:lab_slug>/attention/count", attention.help_count, name="help_count"),
     path("labs/<slug:lab_slug>/effort/", effort.effort, name="effort"),

@@ -87,7 +87,7 @@ def generate_dataset(*, lab: Lab, user, name: str, families: list[str], episodes
     if unknown or not families:
         problems["families"] = f"Choose task families among {', '.join(TASKS)}."
     elif len({TASKS[family].embodiment for family in families}) > 1:
-        problems["families"] = "All families of a dataset must be of one body."
+        problems["families"] = "All families of a dataset must be of one embodiment."
     most = MAX_DEMONSTRATIONS if problems else most_demonstrations(TASKS[families[0]].embodiment)
     if not 1 <= episodes <= most:
         problems["episodes"] = f"The number of episodes must be 1 to {most}, not {episodes}."
@@ -125,7 +125,7 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
         if episode.embodiment != episodes[0].embodiment:
             raise Invalid(
                 f"Episode {episode.uuid}, field embodiment: it is {episode.embodiment}, but the file began with "
-                f"{episodes[0].embodiment}; send one file a body."
+                f"{episodes[0].embodiment}; send one file per embodiment."
             )
     with transaction.atomic():
         dataset = _new_dataset(
@@ -327,11 +327,13 @@ def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> 
         problems["stations"] = f"{', '.join(archived)}: archived; bring it back first or leave it out."
     if assignment is not None:
         if assignment.lab_id != lab.pk or not assignment.waits:
-            problems["assignment"] = "This assignment has a run already or has ended; choose one that waits for a run."
+            problems["assignment"] = "This assignment already has a run, or has ended. Choose one that waits for a run."
         elif assignment.task.archived_at:
             problems["assignment"] = f"{assignment.task} is archived; restore the task first."
         elif assignment.any_count and assignment.any_count != len(stations):
-            problems["stations"] = f"This assignment takes any {assignment.any_count} stations; choose so many."
+            problems["stations"] = (
+                f"For this assignment, choose as many stations as it asks for: {assignment.any_count}."
+            )
         return problems
     if task is None:
         problems["task"] = "Choose the task to practise."
@@ -354,7 +356,7 @@ def _corrections_problems(lab, kind, dataset, corrections) -> dict[str, str]:
     elif dataset is not None:
         bodies = {TASKS[each].embodiment for each in (*dataset.families, *corrections.families) if each in TASKS}
         if len(bodies) > 1:
-            said = f"{dataset} and {corrections} are of different bodies ({' and '.join(sorted(bodies))})."
+            said = f"{dataset} and {corrections} are of different embodiments ({' and '.join(sorted(bodies))})."
     return {"corrections": said} if said else {}
 
 
@@ -366,11 +368,11 @@ def _body_problems(parent: Run, task: Task | None) -> dict[str, str]:
     trained = {TASKS[family].embodiment for family in families}
     wanted = TASKS[task.family].embodiment if task and task.family in TASKS else None
     if wanted and trained and wanted not in trained:
-        return {"task": f"{task} is for the body {wanted}, and {parent} was trained for {' and '.join(trained)}."}
+        return {"task": f"{task} is for the embodiment {wanted}, and {parent} was trained for {' and '.join(trained)}."}
     if task and trained and task.after_failure and task.after_failure not in families:
         return {
-            "task": f"{task} asks {task.after_failure} after a failure, which {parent} never learned; train it on "
-            "demonstrations of both, or edit the task."
+            "task": f"{task} gives instructions of {task.after_failure} after a failure, and {parent} was never "
+            "trained on them. Train on demonstrations of both, or edit the task."
         }
     return {}
 
@@ -679,4 +681,4 @@ def render_episode(*, episode: Episode) -> str:
 def reason_from_log(*, run: Run, ended: str) -> str:
     """Why the training process ended, in its own last words: what it printed, else what it noted in its metrics."""
     words = [line for line in selectors.log_tail(run, 12) if line.strip()] or selectors.last_notes(run)
-    return f"The training process {ended} Its last words:\n" + "\n".join(words)
+    return f"The training process {ended} Its last output:\n" + "\n".join(words)

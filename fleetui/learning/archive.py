@@ -61,7 +61,7 @@ def archive_run(*, run: Run, user) -> None:
     wanted |= Assignment.objects.filter(parent=run).exclude(repeats="")
     if assignment := wanted.select_related("task").first():
         raise Conflict(
-            f"An assignment of {assignment.task} practises with {run}; cancel it first, and what repeats it."
+            f"An assignment of {assignment.task} practises with {run}; cancel it first, and stop it from repeating."
         )
     child = run.children.filter(state__in=Run.LIVE).first()
     if child:
@@ -82,7 +82,7 @@ def delete_run(*, run: Run, user) -> None:
     checkpoints = list(run.checkpoints.all())
     for checkpoint in checkpoints:
         if list_references(checkpoint, own=()):
-            raise Conflict(f"{run} stays archived: stations or episodes have its {checkpoint}.")
+            raise Conflict(f"{run} can't be deleted: stations or episodes use its {checkpoint}.")
     record_act(lab=run.lab, kind="run_deleted", user=user, details={"run": run.name, "number": run.pk})
     for place in (*(checkpoint.file for checkpoint in checkpoints), run.dir):
         _remove_on_commit(place)

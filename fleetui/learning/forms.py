@@ -22,7 +22,9 @@ class LaunchForm(forms.Form):
     """Where a run starts from, and its recipe; the recipe itself checks its fields and words their errors."""
 
     KIND: str
-    name = forms.CharField(label="Name", required=False, max_length=80, help_text="Empty: the kind and a number.")
+    name = forms.CharField(
+        label="Name", required=False, max_length=80, help_text="Left empty, it is named after its kind, with a number."
+    )
 
     def __init__(self, *args, lab, like=None, **kwargs):
         """`like`: a run whose sources and recipe the form begins with."""
@@ -103,7 +105,7 @@ class SFTForm(LaunchForm):
         queryset=None,
         required=False,
         empty_label="none",
-        help_text="What people drove, to learn from as well.",
+        help_text="A dataset of episodes that people drove, to learn from beside the demonstrations.",
     )
 
     def __init__(self, *args, lab, **kwargs):
@@ -119,9 +121,12 @@ class SFTForm(LaunchForm):
             asked = self.initial.get(name)
             if asked and not self.fields[name].queryset.filter(pk=asked).exists():
                 found = lab.datasets.filter(pk=asked).first()
-                said = (
-                    f"{found} is {found.state} or holds none" if found else f"There is no dataset {asked} in {lab.name}"
-                )
+                if found is None:
+                    said = f"There is no dataset {asked} in {lab.name}"
+                elif found.state != "ready":
+                    said = f"{found} is {found.state}"
+                else:
+                    said = f"{found} is archived" if found.archived_at else f"{found} holds no corrections"
                 self.refuse(name, f"{said}; choose one of the list.")
 
     @property
@@ -137,7 +142,7 @@ class ImproveForm(LaunchForm):
         label="Start from",
         queryset=None,
         empty_label=None,
-        help_text="The run whose policy improves; its reward model judges.",
+        help_text="The run whose policy is improved. The reward model that came with it judges the attempts.",
         error_messages={"required": "Choose the run whose policy and reward model to start from."},
     )
     task = forms.ModelChoiceField(
@@ -147,7 +152,7 @@ class ImproveForm(LaunchForm):
         label="Stations",
         queryset=None,
         widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
-        help_text="Those on which no other run practises and that are not in maintenance.",
+        help_text="Only stations that no other run uses and that are not in maintenance are listed.",
         error_messages={"required": "Choose at least one station to practise on."},
     )
 
@@ -171,7 +176,7 @@ class ImproveForm(LaunchForm):
         chosen = self.initial.get("assignment")
         waiting = waiting.filter(pk=chosen).first() if chosen else waiting.first()
         if chosen and waiting is None:
-            self.impossible.append("The assignment that this link names has a run already or has ended.")
+            self.impossible.append("The assignment that this link names already has a run, or has ended.")
         # Else what the policy was shown: practice of a task that it never saw begins at nothing.
         origin = parent.sft_run.dataset if parent else None
         shown = lab.tasks.filter(family__in=origin.families, archived_at=None).first() if origin else None
@@ -183,9 +188,12 @@ class ImproveForm(LaunchForm):
     @property
     def missing(self):
         if not self.fields["parent"].queryset.exists():
-            return "No run has left a policy and a reward model yet: train from demonstrations first."
+            return "No run has made a policy and a reward model yet. Train from demonstrations first."
         if not self.fields["stations"].queryset.exists():
-            return "Every station is held by another run or in maintenance: wait for one, or free one."
+            return (
+                "Every station is used by another run or is in maintenance. Wait for one, or free one: cancel a run, "
+                "or end maintenance."
+            )
         return ""
 
 
@@ -205,7 +213,7 @@ class GenerateForm(forms.Form):
         label="Demonstrations",
         initial=800,
         min_value=1,
-        help_text="About 50 or more a second.",
+        help_text="How many the script shall make, at about 50 or more per second.",
         error_messages={"min_value": "Ask for at least one demonstration."},
     )
     seed = forms.IntegerField(label="Seed", initial=1, min_value=0, max_value=2**31 - 1)

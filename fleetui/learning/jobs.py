@@ -104,7 +104,7 @@ def how_it_ended(code: int) -> str:
     """An exit status in words, for a sentence that begins with who ended."""
     disk = ""
     if shutil.disk_usage(settings.DATA).free < DISK_FULL_BELOW:
-        disk = f" The disk of {settings.DATA} is full: make room, then start it anew."
+        disk = f" The disk of {settings.DATA} is full: make room, then start it again."
     if code >= 0:
         return f"ended with code {code}.{disk}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
@@ -511,7 +511,7 @@ def generate_dataset_job(dataset_id: int) -> None:
         log.error("dataset %s is left to the next job, the database is away: %s", dataset_id, first_line(error))
     except Exception as error:
         log.exception("dataset %s", dataset_id)
-        reason = f"It could not be made ({type(error).__name__}: {error}); mend that, then generate it anew."
+        reason = f"It could not be made ({type(error).__name__}: {error}). Mend that, then generate it again."
         actions.fail_dataset(dataset=dataset, error=reason)
 
 

@@ -66,8 +66,8 @@ def parent_problem(run: Run) -> str:
     if run.archived_at:
         return f"{run} is archived; bring it back first or choose another run."
     if run.state != "completed":
-        return f"{run} is {run.state}; choose a run that ended well and left a policy."
-    return f"{run} left no policy or no reward model; choose another run."
+        return f"{run} is {run.state}; choose a run that has ended and has a policy."
+    return f"{run} has no policy or no reward model; choose another run."
 
 
 def find_parent(lab: Lab, number: int) -> tuple[Run | None, str]:
@@ -173,7 +173,7 @@ def last_notes(run: Run) -> list[str]:
     notes = [row.data.get("text", "") for row in run.metrics.filter(kind="note").order_by("-seq")[:3]]
     place = run.metrics.filter(kind="progress").order_by("-seq").first()
     if place is None:
-        return [*reversed(notes), "It had not begun to learn."]
+        return [*reversed(notes), "It had not begun to train."]
     return [*reversed(notes), "It was at {done} of {total} of {phase}.".format_map({"phase": "?"} | place.data)]
 
 

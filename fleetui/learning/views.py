@@ -18,7 +18,7 @@ LAUNCH_FROM = ("dataset", "parent", "assignment", "like")  # what a link to the 
 CHECKPOINTS_SHOWN = 12  # as static/js/run.js shows
 CONTROLS = {
     "cancel": (actions.cancel_run, "is being canceled; it keeps its checkpoints."),
-    "pause": (actions.pause_run, "pauses at the end of the update under way."),
+    "pause": (actions.pause_run, "pauses after the current update."),
     "resume": (actions.resume_run, "goes on."),
 }
 
@@ -63,7 +63,7 @@ def new_run(request, lab_slug):
         except access.Refused as refused:
             add_refusal(form, refused)
         else:
-            messages.success(request, f"{run} is launched; it starts as soon as a worker is free.")
+            messages.success(request, f"{run} is launched. It starts as soon as the server has a free worker for it.")
             return redirect("run", lab_slug, run.pk)
     return render_page(request, "learning/new_run.html", lab, "runs", 422 if form.errors else 200, form=form, kind=kind)
 
@@ -174,4 +174,4 @@ def add_dataset(request, lab, act, given) -> str:
         made = actions.generate_dataset(lab=lab, user=request.user, **given)
         return f"{made} is being generated; it can be trained on when it is ready."
     made = actions.upload_dataset(lab=lab, user=request.user, name=given["name"], body=given["file"].read())
-    return f"{made}: {made.episodes} episodes were admitted."
+    return f"{made}: {made.episodes} episodes were accepted."

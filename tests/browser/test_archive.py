@@ -34,7 +34,7 @@ def test_an_archived_station_leaves_open_walls_and_comes_back_by_itself(manager,
     picture(manager, "stations_archived")
     manager.get_by_role("button", name="Delete").click()
     expect(manager.locator("#confirm")).to_contain_text("Delete Station 2 for good?")
-    manager.get_by_role("button", name="Keep it").click()
+    manager.get_by_role("button", name="Go back").click()
     manager.get_by_role("button", name="Bring back").click()
     expect(manager.locator("#toasts")).to_contain_text("Station 2 is back.")
     expect(card).to_contain_text("Idle", timeout=60_000)  # on the wall that was open all the time

@@ -149,7 +149,7 @@ def watched(fleet, people):
     page = people["manager"]
     page.goto("/labs/main/stations/new")
     page.get_by_label("Name").fill("Watched")
-    page.get_by_label("a real body").check()
+    page.get_by_label("a real robot").check()
     page.get_by_role("button", name="Add").click()
     token = page.inner_text("#token")
     with tempfile.TemporaryDirectory() as folder:
@@ -345,7 +345,7 @@ def test_keys_picture_and_gamepad_drive_and_blur_lets_go(people, watched, screen
     state_is(page, "idle")
     page.keyboard.press("?")
     for said in (
-        "Override on and off",
+        "Override: take control",
         "Reset done",
         "Software stop of all stations",
         "true failure",
@@ -574,7 +574,7 @@ def test_after_stop_all_two_acts_bring_all_back(people, watched, picture, screen
     expect(resume).to_have_text("Resume all (2)…")
     resume.click()
     expect(page.locator("#confirm .touched li")).to_have_text(["Station 1", "Watched"])
-    page.get_by_role("button", name="Keep it").click()
+    page.get_by_role("button", name="Go back").click()
     expect(resume).to_be_visible()
     resume.click()
     page.get_by_role("button", name="Resume these").click()

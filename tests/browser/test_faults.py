@@ -126,7 +126,7 @@ def watched(fleet, people):
     page = people["manager"]
     page.goto("/labs/main/stations/new")
     page.get_by_label("Name").fill("Watched")
-    page.get_by_label("a real body").check()
+    page.get_by_label("a real robot").check()
     page.get_by_role("button", name="Add").click()
     token = page.inner_text("#token")
     with tempfile.TemporaryDirectory() as folder:
@@ -273,7 +273,7 @@ def test_a_half_open_line_is_seen_and_a_stop_that_was_not_delivered_is_said(driv
     time.sleep(0.1)
     began = time.monotonic()
     page.keyboard.press("Shift+Period")
-    expect(page.locator("#unconfirmed")).to_contain_text("is not delivered", timeout=3000)
+    expect(page.locator("#unconfirmed")).to_contain_text("has not been delivered", timeout=3000)
     figures["half-open line"] = {"stop_said_undelivered_s": round(time.monotonic() - began, 3)}
     assert time.monotonic() - began < 1.3
     page.wait_for_selector("body[data-offline]", timeout=8000)

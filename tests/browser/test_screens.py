@@ -106,7 +106,7 @@ def test_reset_changes_the_picture(pages, screenshots):
     expect(page.locator("#feed")).to_have_class(re.compile("has-frame"))
     before = pixels(page)
     page.get_by_role("button", name="Reset done").click()
-    expect(page.locator("#toasts")).to_contain_text("the reset is noted")
+    expect(page.locator("#toasts")).to_contain_text("the reset is recorded")
     wait_until(lambda: pixels(page) != before, 15, "The table was scattered, but the picture is still the old one.")
     page.screenshot(path=screenshots / "station_reset.png")
 
@@ -391,7 +391,7 @@ def test_cancel_asks_once_with_the_name(pages, story, screenshots):
     state = page.locator("h1 + [data-f=state]")
     page.get_by_role("button", name="Cancel run").click()
     expect(page.locator("#confirm")).to_contain_text("Cancel first practice?")
-    page.get_by_role("button", name="Keep it").click()
+    page.get_by_role("button", name="Go back").click()
     expect(state).to_contain_text("Running")
     page.get_by_role("button", name="Cancel run").click()
     page.screenshot(path=screenshots / "confirm.png")

@@ -185,5 +185,5 @@ def test_the_audit_log_is_filtered_and_exported_as_it_was_filtered(manager, stor
         (row,) = read(path)
         assert (row["person"], row["station"], row["reason"]) == ("manager", "Station 2", "new gripper")
     manager.goto(f"{LAB}/audit?person=ada&kind=token_made")
-    expect(manager.locator("main")).to_contain_text("No act matches")
+    expect(manager.locator("main")).to_contain_text("No act found")
     picture(manager, "audit_none")

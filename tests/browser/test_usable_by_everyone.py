@@ -27,6 +27,7 @@ PAGES = {
         "manager",
         [f"{LAB}/stations/station-1", f"{LAB}/stations/station-2?rewind=1"],
     ),
+    "labs/<slug:lab_slug>/glossary": ("researcher", [f"{LAB}/glossary"]),
     "labs/<slug:lab_slug>/attention/": ("supervisor", [f"{LAB}/attention/"]),
     "labs/<slug:lab_slug>/effort/": ("manager", [f"{LAB}/effort/"]),
     "labs/<slug:lab_slug>/people": ("manager", [f"{LAB}/people"]),

@@ -50,7 +50,7 @@ def test_the_attention_page_says_who_is_on_the_way_and_lets_it_go(supervisor, ca
     supervisor.goto(f"{LAB}/attention/")
     row = supervisor.locator("tr", has_text=name).first
     expect(row).to_contain_text("taken by supervisor")
-    expect(row).to_contain_text("See that the workspace is clear")
+    expect(row).to_contain_text("Check that the workspace is clear")
     picture(supervisor, "attention")
     row.get_by_role("button", name="Give it back").click()
     row = supervisor.locator("tr", has_text=name).first
@@ -77,33 +77,33 @@ def test_the_attention_page_follows_without_a_reload(supervisor, manager, called
 
 def test_a_sound_is_kept_for_this_browser_and_a_refused_notification_said(supervisor):
     supervisor.goto(f"{LAB}/attention/")
-    supervisor.get_by_label("A sound when a station comes to need a person").check()
-    supervisor.get_by_label("A notification of the browser").click()
+    supervisor.get_by_label("Play a sound when a station needs a person").check()
+    supervisor.get_by_label("Show a notification").click()
     expect(supervisor.locator("#alert-said")).to_contain_text("does not allow notifications")
     supervisor.reload()
-    expect(supervisor.get_by_label("A sound when a station comes to need a person")).to_be_checked()
-    expect(supervisor.get_by_label("A notification of the browser")).not_to_be_checked()
+    expect(supervisor.get_by_label("Play a sound when a station needs a person")).to_be_checked()
+    expect(supervisor.get_by_label("Show a notification")).not_to_be_checked()
 
 
 def test_a_manager_says_who_is_told_and_the_secret_is_not_shown_again(supervisor, manager, picture):
     manager.goto(f"{LAB}/attention/")
-    manager.get_by_text("Tell somebody").click()
+    manager.get_by_text("Add a contact").click()
     manager.get_by_label("Name", exact=True).fill("Night shift")
     manager.get_by_label("Address", exact=True).fill("nonsense")
     manager.get_by_role("button", name="Add").click()
-    expect(manager.get_by_role("alert").filter(has_text="No address")).to_be_visible()
+    expect(manager.get_by_role("alert").filter(has_text="can't be sent")).to_be_visible()
     manager.get_by_label("Address", exact=True).fill("json://ann:secret@localhost:9/hook")
     manager.get_by_role("button", name="Add").click()
     expect(manager.locator("main")).to_contain_text("Night shift")
     assert "secret" not in manager.content()
-    manager.get_by_role("button", name="Try it").click()
+    manager.get_by_role("button", name="Send a test").click()
     expect(manager.locator("main")).to_contain_text("The message was not accepted")
     picture(manager, "attention_contacts")
     supervisor.goto(f"{LAB}/attention/")
-    expect(supervisor.get_by_text("Tell somebody")).to_have_count(0)
+    expect(supervisor.get_by_text("Add a contact")).to_have_count(0)
     manager.get_by_role("button", name="Remove").click()
     manager.locator("#confirm [value=yes]").click()
-    expect(manager.locator("main")).to_contain_text("Nobody: a request")
+    expect(manager.locator("main")).to_contain_text("Nobody is told")
 
 
 def test_the_call_closes_once_the_stop_is_cleared_and_the_effort_counts(supervisor, called, picture):
@@ -120,9 +120,9 @@ def test_the_call_closes_once_the_stop_is_cleared_and_the_effort_counts(supervis
     supervisor.get_by_role("link", name="Effort and planner").click()
     expect(supervisor.locator("main")).to_contain_text("By operator")
     expect(supervisor.locator("tr", has_text="supervisor").first).to_be_visible()
-    supervisor.get_by_label("Touches a robot-hour").fill("2")
-    supervisor.get_by_label("Seconds a touch").fill("8")
-    supervisor.get_by_role("button", name="What if?").click()
+    supervisor.get_by_label("Interventions per robot-hour").fill("2")
+    supervisor.get_by_label("Seconds per intervention").fill("8")
+    supervisor.get_by_role("button", name="Compute").click()
     expect(supervisor.locator("main")).to_contain_text("112 stations")
     picture(supervisor, "effort")
     supervisor.goto(link)
@@ -147,7 +147,7 @@ def test_new_needs_show_and_are_announced_while_somebody_closes_one_by_hand(supe
     manager.locator("#stop").click()
     expect(rows).to_have_count(2)  # the list goes on beside the form
     expect(supervisor.locator("#new-needs")).to_have_text(re.compile("A person is needed. Station 2: .*stopped"))
-    expect(dialog).to_contain_text(re.compile("New meanwhile: Station 2: .*stopped"))
+    expect(dialog).to_contain_text(re.compile("New since: Station 2: .*stopped"))
     expect(field).to_have_value("I looked: all is well")
     expect(field).to_be_focused()
     field.press("Enter")

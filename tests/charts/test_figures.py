@@ -47,7 +47,7 @@ def test_runs_side_by_side_differ_in_colour_dash_and_marker():
             figures.interventions([{"name": "s", "robot_hours": 2.0, "touches": {}, "per_hour": 0.0}]),
             "No intervention in 2.0",
         ),
-        (figures.episode_lengths([{"name": "a", "episodes": []}]), "No practice episodes"),
+        (figures.episode_lengths([{"name": "a", "episodes": []}]), "no practice episodes"),
     ],
 )
 def test_an_empty_chart_says_why(figure, said):

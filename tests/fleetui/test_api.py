@@ -188,7 +188,7 @@ def test_a_policy_is_not_asked_after_a_failure_for_what_it_never_learned(lab, sf
     answer = lab.call("manager", "patch", f"tasks/{lab.task.slug}", {"after_failure": "block_to_place"})
     assert answer.json()["after_failure"] == "block_to_place"
     body = {"kind": "improve", "parent": sft_run.pk, "task": lab.task.slug, "stations": ["arm-1"]}
-    assert "never learned" in refused(lab.call("researcher", "post", "runs", body), 422)
+    assert "never trained on them" in refused(lab.call("researcher", "post", "runs", body), 422)
     sft_run.dataset.families = ["block2block", "block_to_place"]
     sft_run.dataset.save()
     assert lab.call("researcher", "post", "runs", body).status_code < 300

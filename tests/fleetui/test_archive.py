@@ -109,7 +109,7 @@ def test_a_station_that_is_held_at_work_or_wanted_is_not_archived(lab, sft_run):
     assert "Arm 2 is practising" in change(lab, "stations/arm-2", True).json()["detail"]
     Station.objects.filter(slug="arm-2").update(state="idle")
     made = lab.call("manager", "post", "assignments", {"task": lab.task.slug, "stations": ["arm-2"]}).json()
-    assert "names Arm 2" in change(lab, "stations/arm-2", True).json()["detail"]
+    assert "uses Arm 2" in change(lab, "stations/arm-2", True).json()["detail"]
     lab.call("manager", "delete", f"assignments/{made['id']}")
     assert change(lab, "stations/arm-2", True).status_code == 200
 
@@ -182,7 +182,7 @@ def test_only_what_is_archived_and_nothing_refers_to_is_deleted(lab, rows, sft_r
 
     lab.stations[0].refresh_from_db()
     Station.objects.filter(slug="arm-1").update(loaded_checkpoint=sft_run.newest_checkpoint("policy"))
-    assert "have its policy v0" in lab.call("manager", "delete", rows["runs"]).json()["detail"]
+    assert "use its policy v0" in lab.call("manager", "delete", rows["runs"]).json()["detail"]
     Station.objects.update(loaded_checkpoint=None)
     files = [checkpoint.file for checkpoint in sft_run.checkpoints.all()]
     sft_run.dir.mkdir(parents=True)

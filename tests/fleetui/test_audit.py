@@ -233,7 +233,7 @@ def test_the_csv_is_read_back_and_can_start_no_formula(busy):
 
 
 def test_the_empty_log_and_the_empty_filter_say_what_to_do(lab):
-    assert "No act matches" in get(lab, "manager", "audit", kind="stop").content.decode()
+    assert "No act found" in get(lab, "manager", "audit", kind="stop").content.decode()
 
 
 def test_kinds_have_words(lab):

@@ -107,11 +107,11 @@ def test_what_has_started_or_ended_is_not_edited(lab, sft_run):
     row = assign(lab, parent=sft_run)
     assert row.state == "standby"
     answer = patch(lab, row, priority="high")
-    assert answer.status_code == 409 and "only what waits" in answer.json()["detail"]
+    assert answer.status_code == 409 and "only an assignment that waits" in answer.json()["detail"]
     actions.cancel_assignment(assignment=row, user=lab.users["manager"])
     assert patch(lab, row, priority="high").status_code == 409 and again(row).priority == 1
     answer = lab.as_("manager").get(f"/labs/{lab.slug}/tasks/assignments/{row.pk}", follow=True)
-    assert "only what waits can be edited" in answer.content.decode() and not edits()
+    assert "only an assignment that waits can be edited" in answer.content.decode() and not edits()
 
 
 def test_another_priority_gives_it_the_place_of_a_new_one(lab):
@@ -222,7 +222,7 @@ def test_the_queue_links_the_form_of_what_waits_and_the_form_shows_what_it_is(la
     )
     form = values | {"who": "any", "any_count": 2, "budget": "episodes", "amount": "40", "repeats": "daily"}
     answer = lab.as_("manager").post(url(lab, row), form)
-    assert answer.status_code == 422 and "Say when it starts first" in answer.content.decode()
+    assert answer.status_code == 422 and "Say when it starts for the first time" in answer.content.decode()
     day = ahead(days=30)
     answer = lab.as_("manager").post(url(lab, row), form | {"not_before": f"{day:%Y-%m-%d}T09:00"}, follow=True)
     assert "is in the queue" in answer.content.decode()

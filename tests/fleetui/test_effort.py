@@ -74,7 +74,7 @@ def test_the_planner_says_how_many_stations_one_person_holds(lab):
 
 def test_the_page_in_each_of_its_shapes(lab):
     page = f"/labs/{lab.slug}/effort/"
-    assert "Nothing has been recorded" in lab.as_("viewer").get(page).content.decode()
+    assert "Nothing was recorded" in lab.as_("viewer").get(page).content.decode()
     practise(lab, 1), touch(lab, "reset"), touch(lab, "reset")
     shown = lab.as_("viewer").get(page, {"touches": "2", "seconds": "8", "busy": "50"}).content.decode()
     assert "112 stations" in shown and "2.00" in shown and "157" in shown

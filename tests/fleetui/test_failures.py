@@ -78,7 +78,7 @@ def test_every_page_answers_with_a_short_page_and_logs_one_line(lab, visitor, mo
     monkeypatch.setattr("fleetui.fleet.selectors.wall_cards", raiser(error))
     answer = visitor.get("/labs/east/")
     text = answer.content.decode().replace("&#x27;", "'")
-    assert answer.status_code == status and said in text and "<h1>Not just now</h1>" in text
+    assert answer.status_code == status and said in text and "<h1>Not possible just now</h1>" in text
     (line,) = lines_of(caplog)
     assert "GET /labs/east/" in line.getMessage() and not line.exc_info
 
@@ -95,7 +95,7 @@ def test_a_database_that_is_away_is_said_wherever_it_is_asked_first(lab, visitor
 async def test_a_database_that_is_away_is_said_by_the_asynchronous_server_too(lab, monkeypatch, caplog):
     monkeypatch.setattr("fleetui.fleet.views.wall.LogIn.get", raiser(OperationalError("gone")))
     answer = await AsyncClient(raise_request_exception=False).get("/login")
-    assert answer.status_code == 503 and "Not just now" in answer.content.decode()
+    assert answer.status_code == 503 and "Not possible just now" in answer.content.decode()
     assert len(lines_of(caplog)) == 1
 
 

@@ -179,7 +179,7 @@ def test_an_end_without_done_is_no_success(queued, child):
 def test_cancel_asks_and_what_was_saved_stays(queued, child):
     child("""
 def stop(*_):
-    save("policy", 0); log("note", level="warning", text="cancelled"); sys.exit(0)
+    save("policy", 0); log("note", level="warning", text="canceled"); sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
 log("loss", step=1)
 until(lambda: False)

@@ -54,7 +54,7 @@ def test_members_see_every_page_each_with_its_own_title(lab, role):
 def test_acts_are_shown_to_those_who_may_act(lab):
     assert 'data-command="override"' in get(lab, "supervisor", "stations/arm-1").content.decode()
     page = get(lab, "viewer", "stations/arm-1").content.decode()
-    assert 'data-command="override"' not in page and "a supervisor or manager acts on it" in page
+    assert 'data-command="override"' not in page and "a supervisor or a manager can act on it" in page
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_launching_a_run_by_a_plain_form(lab):
 
 def test_an_improvement_without_a_start_says_what_comes_first(lab):
     page = get(lab, "researcher", "runs/new", kind="improve").content.decode()
-    assert "train from demonstrations first" in page
+    assert "Train from demonstrations first" in page
     assert "Train first" in page and ">Launch<" not in page
 
 
@@ -153,7 +153,7 @@ def test_tasks_are_made_assigned_and_canceled(lab):
     assert post(lab, "manager", "tasks/", act="assign", task=task.pk, stations=stations).status_code == 302
     assignment = Assignment.objects.get()
     assert assignment.stations.count() == 2
-    assert "waits for a run to stand behind it" in get(lab, "manager", "tasks/").content.decode()
+    assert "waits for a person to launch a run for it" in get(lab, "manager", "tasks/").content.decode()
     assert post(lab, "researcher", "tasks/", act="cancel", assignment=assignment.pk).status_code == 403
     assert post(lab, "manager", "tasks/", act="cancel", assignment=assignment.pk).status_code == 302
     assignment.refresh_from_db()
@@ -180,11 +180,11 @@ def test_episodes_are_filtered_and_shareable(lab):
             ),
         )
     )
-    assert "2 match" in get(lab, "viewer", "episodes/").content.decode()
+    assert "2 episodes" in get(lab, "viewer", "episodes/").content.decode()
     page = get(lab, "viewer", "episodes/", detected="yes").content.decode()
-    assert "1 matches" in page and "red moon" in page and "push the blue cube" not in page
+    assert "1 episode found" in page and "red moon" in page and "push the blue cube" not in page
     page = get(lab, "viewer", "episodes/", ending="sideways").content.decode()
-    assert "2 match" in page and "sideways is not one of the available choices" in page
+    assert "2 episodes found" in page and "sideways is not one of the available choices" in page
     assert get(lab, "viewer", f"episodes/{uuid.uuid4()}").status_code == 404
 
 
@@ -212,7 +212,7 @@ def test_errors_name_the_labels_and_stand_on_top_of_the_page(lab):
     assert "3 things need a change." in top
     for field, sentence in (
         ("steps", "Updates must be a whole number, not &#x27;many&#x27;."),
-        ("batch", "Batch is 1; it must be at least 2."),
+        ("batch", "Batch size is 1; it must be at least 2."),
         ("threads", "Threads is 0; it must be at least 1."),
     ):
         assert f'<a href="#id_{field}">' in top and f'id="id_{field}"' in page
@@ -263,5 +263,5 @@ def test_no_time_left_is_said_while_nobody_can_practise(lab, state, waits):
     Station.objects.update(connected=True, state=state, stop_latched=state == "stopped")
     for path in ("runs/", f"runs/{run.pk}"):
         assert ("19 min left" in get(lab, "viewer", path).content.decode()) is not waits, path
-    assert ("waits for its stations" in get(lab, "viewer", "runs/").content.decode()) is waits
+    assert ("waiting for its stations" in get(lab, "viewer", "runs/").content.decode()) is waits
     assert ("left" in get(lab, "viewer", "tasks/queue").content.decode()) is not waits

@@ -143,7 +143,7 @@ def test_expired_revoked_and_unknown_links_say_so(lab):
     made = Invitation.objects.latest("id")
     assert post(lab, "manager", "people", act="revoke", invitation=made.pk).status_code == 302
     answer = make_account(link)[1]
-    assert answer.status_code == 410 and "was taken back" in answer.content.decode()
+    assert answer.status_code == 410 and "was revoked" in answer.content.decode()
     answer = lab.as_("manager").post("/labs/east/people", {"act": "revoke", "invitation": made.pk}, follow=True)
     assert "accepted or revoked already" in answer.content.decode()
     answer = Client().get("/invitations/nonsense")

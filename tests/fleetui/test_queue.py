@@ -116,7 +116,7 @@ def test_a_launch_that_is_refused_blocks_and_says_why(online, sft_run):
     online.connect()
     assert again(row).state == "blocked"
     state, reason = verdict(again(row))
-    assert state == "blocked" and "left no policy or no reward model" in reason
+    assert state == "blocked" and "has no policy or no reward model" in reason
     add_checkpoint(sft_run, "reward_model", threshold=2.5, consecutive=2)
     dispatch(online)
     assert again(row).state == "standby" and again(row).reason == ""
@@ -124,7 +124,7 @@ def test_a_launch_that_is_refused_blocks_and_says_why(online, sft_run):
 
 def test_a_person_puts_a_run_behind_one_that_waits_for_it(online, sft_run):
     row = assign(online)
-    assert verdict(row) == ("queued", "waits for a run to stand behind it")
+    assert verdict(row) == ("queued", "waits for a person to launch a run for it")
     assert not AssignedStation.objects.filter(live=True).exists()
     run = learning.launch_run(
         lab=online.row, user=online.users["researcher"], kind="improve", recipe={}, parent=sft_run, assignment=row
@@ -136,7 +136,10 @@ def test_a_person_may_choose_the_stations_of_one_that_takes_any(online, sft_run)
     row = assign(online, any_count=1)
     body = {"kind": "improve", "recipe": {}, "parent": sft_run.pk}
     answer = online.call("researcher", "post", "runs", body | {"assignment": row.pk})
-    assert answer.status_code == 422 and "takes any 1 stations" in answer.json()["problems"]["stations"]
+    assert (
+        answer.status_code == 422
+        and "choose as many stations as it asks for: 1" in answer.json()["problems"]["stations"]
+    )
     answer = online.call("researcher", "post", "runs", body | {"task": online.task.slug, "stations": ["arm-2"]})
     assert answer.status_code == 200 and Assignment.objects.count() == 1
     assert [station.slug for station in again(row).stations.all()] == ["arm-2"] and again(row).state == "standby"
@@ -164,7 +167,7 @@ def test_it_waits_for_the_station_that_another_uses(online, sft_run):
     now = timezone.now().replace(hour=10, minute=0)
     Assignment.objects.filter(pk=first.pk).update(started_at=now - timedelta(minutes=10))
     assert verdict(second, now)[1] == "waits for Arm 1, which practises Block2Block until about 10:10 UTC"
-    assert verdict(third, now)[1].endswith("10:10 UTC; 1 ahead of it")
+    assert verdict(third, now)[1].endswith("10:10 UTC; 1 before it in the queue")
     actions.cancel_assignment(assignment=first, user=online.users["manager"])
     assert (again(second).state, again(third).state) == ("standby", "queued")
 
@@ -190,7 +193,7 @@ def test_it_waits_for_its_earliest_start_and_is_delayed_after_it(online, sft_run
     "prepare, wishes, says",
     [
         (lambda lab: Station.objects.update(connected=False), {}, "all of its stations are offline: start Arm 1"),
-        (lambda lab: None, {"any_count": 3}, "wants 3 stations with the body language_table, and the lab has 2"),
+        (lambda lab: None, {"any_count": 3}, "wants 3 stations with the embodiment language_table, and the lab has 2"),
         (
             lambda lab: Station.objects.filter(slug="arm-1").update(connected=False),
             {"any_count": 2},
@@ -200,7 +203,7 @@ def test_it_waits_for_its_earliest_start_and_is_delayed_after_it(online, sft_run
         (
             lambda lab: Station.objects.update(embodiment={"name": "other"}),
             {"any_count": 1},
-            "no station has the body language_table: add one",
+            "no station has the embodiment language_table: add one",
         ),
     ],
 )
@@ -428,7 +431,7 @@ def test_priority_decides_where_one_enters_and_a_person_where_it_stands(online, 
     actions.reorder_assignment(assignment=Assignment.objects.get(pk=high), before=None, user=user)
     assert order(online) == [low, normal, later, high]
     working = Assignment.objects.get(state="standby")
-    with pytest.raises(access.Conflict, match="does not wait any more"):
+    with pytest.raises(access.Conflict, match="is not waiting any more"):
         actions.reorder_assignment(assignment=working, before=None, user=user)
     with pytest.raises(access.Conflict, match="stand before"):
         actions.reorder_assignment(assignment=Assignment.objects.get(pk=low), before=working, user=user)
@@ -441,7 +444,7 @@ def test_small_ones_do_not_starve_a_large_one(online, sft_run):
     large = assign(online, one, two, parent=sft_run)
     for _ in range(3):
         behind = assign(online, two, parent=sft_run)
-        assert behind.state == "queued" and verdict(behind)[1].endswith("ahead of it")
+        assert behind.state == "queued" and verdict(behind)[1].endswith("before it in the queue")
     actions.cancel_assignment(assignment=small, user=user)
     assert again(large).state == "standby" and again(behind).state == "queued"
     anyone = assign(online, any_count=1, parent=sft_run)
@@ -767,9 +770,9 @@ def test_the_form_without_javascript(online, sft_run):
     assert order(online) == [second.pk, third.pk]
     assert "was killed" in post(online, act="kill", assignment=row.pk).content.decode()
     assert "Killed by east-manager" in page(online, ended="killed")
-    assert "None was failed" in page(online, ended="failed")
+    assert "No assignment is failed" in page(online, ended="failed")
     answer = post(online, act="move", assignment=row.pk, before="")
-    assert "does not wait any more" in answer.content.decode()
+    assert "is not waiting any more" in answer.content.decode()
 
 
 @pytest.mark.parametrize(
@@ -777,11 +780,11 @@ def test_the_form_without_javascript(online, sft_run):
     [
         ({"who": "any"}, "Say how many stations"),
         ({"who": "chosen"}, "Choose at least one station."),
-        ({"who": "any", "any_count": "1", "budget": "hours"}, "Say how much: hours"),
-        ({"who": "any", "any_count": "1", "amount": "3"}, "Say of what"),
+        ({"who": "any", "any_count": "1", "budget": "hours"}, "Say how many or how much, until so many hours"),
+        ({"who": "any", "any_count": "1", "amount": "3"}, "Say what the number counts"),
         ({"who": "any", "any_count": "1", "budget": "target_success", "amount": "300"}, "1 to 100 %"),
         ({"who": "any", "any_count": "1", "budget": "episodes", "amount": "1.5"}, "whole number"),
-        ({"who": "any", "any_count": "1", "repeats": "daily"}, "Say when it starts first"),
+        ({"who": "any", "any_count": "1", "repeats": "daily"}, "Say when it starts for the first time"),
     ],
 )
 def test_a_form_that_makes_no_sense_says_where(lab, wrong, says):
@@ -792,7 +795,7 @@ def test_a_form_that_makes_no_sense_says_where(lab, wrong, says):
 def test_series_are_listed_and_stopped_on_the_page(lab):
     first = assign(lab, not_before=ahead(days=1).replace(hour=8, minute=0), repeats="daily")
     assert "Daily at 08:00 UTC" in page(lab)
-    assert "repeats no more" in post(lab, act="stop_repeating", assignment=first.pk).content.decode()
+    assert "does not repeat any more" in post(lab, act="stop_repeating", assignment=first.pk).content.decode()
     assert "Repeating" not in page(lab)
 
 
@@ -805,7 +808,7 @@ def test_tasks_are_edited_archived_and_restored_on_the_page(lab):
     post(lab, act="edit", task=slug, name="New", resets="self", self_reset_after_s="3", stall_steps="20")
     task = Task.objects.get(slug=slug)
     assert (task.name, task.self_reset_after_s, task.stall_steps) == ("New", 3.0, 20)
-    assert "or 20 without a new low" in page(lab)
+    assert "or 20 steps without progress" in page(lab)
     assert post(lab, "researcher", act="archive", task=slug).status_code == 403
     assert "its history stays" in post(lab, act="archive", task=slug).content.decode()
     assert "Archived (1)" in page(lab)
@@ -829,7 +832,7 @@ def test_the_queue_alone_for_every_member_and_nobody_else(lab, other_lab):
     url = f"/labs/{lab.slug}/tasks/queue"
     for role in ROLES:
         shown = lab.as_(role).get(url).content.decode()
-        assert "waits for a run" in shown and "<html" not in shown
+        assert "waits for a person to launch a run" in shown and "<html" not in shown
         assert (f'data-key="cancel-{row.pk}"' in shown) == (role == "manager")
     assert other_lab.as_("manager").get(url).status_code == 404
 

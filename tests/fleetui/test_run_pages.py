@@ -50,7 +50,7 @@ def test_the_server_renders_the_buttons_of_the_runs_state(lab, sft_run, state, a
     assert [act for act in shown_acts(page) if act] == acts
     hidden = re.search(r'id="progress-panel"([^>]*)>', page)[1]
     assert ("hidden" in hidden) == (state == "completed")
-    assert "None kept yet" not in page and "done at d ≤ 2.5" in page
+    assert "None kept yet" not in page and "success at d ≤ 2.5" in page
 
 
 def test_a_completed_improvement_offers_what_comes_next(lab, improved):
@@ -146,4 +146,4 @@ def test_a_recipe_is_shown_in_the_forms_order_and_what_is_not_the_default_is_mar
     shown = re.findall(r"<dt>(.*?)</dt>", page.partition('id="recipe"')[2])
     labels = re.findall(r'<label for="id_(\w+)">(.*?)</label>', form)
     assert shown == [label for name, label in labels if name in SFTRecipe.FIELDS]
-    assert re.findall(r'<dd class="changed">(\S+) <span class="muted">\((.*?)\)', page) == [("64", "by default 256")]
+    assert re.findall(r'<dd class="changed">(\S+) <span class="muted">\((.*?)\)', page) == [("64", "default: 256")]

@@ -499,7 +499,7 @@ def test_a_station_that_stands_stopped_without_a_record_is_recorded(server, lab,
     arm.stopped_at = time.monotonic()  # from here on it says so
     until(lambda: Station.objects.get(slug="arm-1").stop_latched)
     act = Act.objects.get(kind="stop")
-    assert act.source == "station" and "no stop is on record" in act.reason
+    assert act.source == "station" and "no stop was recorded" in act.reason
 
 
 # A dead link is seen

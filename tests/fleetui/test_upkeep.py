@@ -41,7 +41,7 @@ def test_a_renewed_token_leaves_the_old_one_working_until_the_new_one_connects(l
     old = lab.tokens["arm-1"]
     answer = post(lab, "manager", "arm-1/token")
     new = shown_token(lab.as_("manager").get(answer.url))
-    assert "until the new one has connected" in page(lab, path="arm-1/token") and new != old
+    assert "until the station has connected with the new one" in page(lab, path="arm-1/token") and new != old
     assert access.get_station_by_token(old).token_is_old and not access.get_station_by_token(new).token_is_old
     lab.tokens["arm-1"] = old
     assert lab.upload(as_upload(make_episode())).status_code == 200
@@ -64,7 +64,7 @@ def test_the_old_token_dies_after_ten_minutes_or_at_once_where_that_was_asked(la
     second = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token").url))
     assert access.get_station_by_token(second) is not None
     post(lab, "manager", "arm-1/token", at_once="on")
-    assert access.get_station_by_token(second) is None and "is void" in page(lab, path="arm-1/token")
+    assert access.get_station_by_token(second) is None and "is invalid" in page(lab, path="arm-1/token")
     assert [row.details["minutes_the_old_works"] for row in Act.objects.filter(kind="token_renewed")] == [0, 10, 10]
 
 
@@ -103,7 +103,7 @@ def test_only_the_browser_of_whoever_made_a_token_shows_it_and_for_ten_minutes(l
     later = time.time() + 601
     monkeypatch.setattr("django.core.signing.time.time", lambda: later)
     answer = page(lab, path="arm-1/token")
-    assert new not in answer and "It is shown no more" in answer
+    assert new not in answer and "The token is not shown any more" in answer
 
 
 def test_only_a_manager_renews_a_token(lab):
@@ -282,7 +282,7 @@ def test_the_chart_stands_beside_its_table_on_both_pages(lab):
     assert said.count("<rect") >= 2 and "3.00" in said and "75 %" in said and "Practising 3.0 hours" in said
     assert "7 days ago" in page(lab, "viewer", use="7d")
     lab.add_station("Arm 3")
-    assert "Nothing is known of this window yet" in page(lab, "viewer", "arm-3")
+    assert "Nothing was recorded in this time" in page(lab, "viewer", "arm-3")
     assert "Practising 3.0 hours" in page(lab, "viewer", "")
 
 

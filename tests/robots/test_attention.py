@@ -2,7 +2,7 @@
 
 import pytest
 
-from robots.attention import largest_rise, need_of, steps_without_progress
+from robots.attention import ADVICE, largest_rise, need_of, steps_without_progress
 
 STILL = {"state_for_s": 5.0}
 
@@ -75,3 +75,26 @@ def test_the_largest_rise_and_the_steps_without_progress():
     assert largest_rise(trace) == (15.0, 8)
     assert steps_without_progress([30.0, 29.5, 28, 28.5, None, 27.8]) == 3, "less than a step is noise"
     assert largest_rise([]) == (0.0, 0) and steps_without_progress([]) == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "says", "never"),
+    [
+        ("needs_person", "the blue cube is off the table", "Put right what the reason names", "repair"),
+        ("needs_person", "not shuffled for 5 minutes of practice", "Mix up the objects", "repair"),
+        ("needs_person", "a step failed: the motor is hot", "repair what failed", "object"),
+        ("needs_person", "the policy gave no usable action", "repair what failed", "object"),
+        ("stopped", "stopped by a person", "Clear stop", "Reset done"),
+        ("offline", "the connection was lost", "network", "Reset done"),
+    ],
+)
+def test_the_advice_fits_the_reason(state, reason, says, never):
+    advice = ADVICE[need_of(state=state, reason=reason, **STILL).kind]
+    assert says in advice and never not in advice
+
+
+def test_every_kind_of_need_has_its_advice():
+    """The reason of a doubtful attempt names its own kind, which the table above doesn't reach."""
+    kinds = {attempt(0.05, trace).kind for trace in ([30.0, 20, 12, 30, 30], [30.0] + [20.0] * 71, [30.0, 29, 27])}
+    assert kinds == {"slipped", "no_progress", "unlikely"} and kinds <= set(ADVICE)
+    assert {"held_up", "undriven"} <= set(ADVICE)

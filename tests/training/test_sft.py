@@ -166,7 +166,7 @@ def test_sigterm_saves_and_exits_0(new_sft_run):
     finally:
         child.kill()
     lines = run.read_metrics()[0]
-    assert lines[-1]["kind"] == "note" and lines[-1]["text"] == "cancelled"
+    assert lines[-1]["kind"] == "note" and lines[-1]["text"] == "canceled"
     assert (run.path / "state.safetensors").exists()
 
 

@@ -31,7 +31,9 @@ def archive_station(*, station: Station, user) -> None:
         raise Conflict(f"{station} is {station.state.replace('_', ' ')}; pause it or hand it back first.")
     wanted = station.assignments.filter(state__in=Assignment.LIVE) | station.assignments.exclude(repeats="")
     if assignment := wanted.select_related("task").first():
-        raise Conflict(f"An assignment of {assignment.task} names {station}; cancel it first, and what repeats it.")
+        raise Conflict(
+            f"An assignment of {assignment.task} uses {station}; cancel it first, and stop it from repeating."
+        )
     Station.objects.filter(pk=station.pk).update(archived_at=timezone.now())
     note_need(station=station, need=None)
     record_act(lab=station.lab, kind="station_archived", user=user, station=station)
@@ -79,7 +81,7 @@ def refuse_deletion(row, own: tuple[str, ...]) -> None:
     found = list_references(row, own)
     if found:
         said = ", ".join(found)
-        raise Conflict(f"{row} stays archived, for something refers to it: {said}.")
+        raise Conflict(f"{row} can't be deleted, because something still refers to it: {said}.")
 
 
 def list_references(row, own: tuple[str, ...]) -> list[str]:

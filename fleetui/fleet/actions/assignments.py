@@ -124,9 +124,9 @@ def _assignment_problems(
     if any_count is None and not stations:
         problems["stations"] = "Choose at least one station."
     elif any_count is not None and stations:
-        problems["stations"] = "Either choose stations or say how many of any; not both."
+        problems["stations"] = "Either choose stations, or say how many of any stations; not both."
     elif any_count is not None and not 1 <= any_count <= 1000:
-        problems["any_count"] = "Any number of stations from 1 to 1000."
+        problems["any_count"] = "Choose 1 to 1000 stations."
     if any(row is not None and row.lab_id != lab.pk for row in (task, parent, *stations)):
         problems["task"] = "The task, the run and the stations must all belong to this lab."
     elif task.archived_at:
@@ -136,21 +136,21 @@ def _assignment_problems(
     if parent is not None and parent.lab_id == lab.pk and (problem := learning.parent_problem(parent)):
         problems["parent"] = problem
     if sum(each is not None for each in (episodes, hours, target_success)) > 1:
-        problems["budget"] = "Give one budget at most: episodes, hours or a target success."
+        problems["budget"] = "Give at most one end: a number of episodes, hours, or a true success."
     elif episodes is not None and not 1 <= episodes <= 10_000_000:
-        problems["budget"] = "A budget of episodes must be 1 to 10000000."
+        problems["budget"] = "The number of episodes must be 1 to 10000000."
     elif hours is not None and not 0.01 <= hours <= 10_000:
-        problems["budget"] = "A budget of hours must be 0.01 to 10000."
+        problems["budget"] = "The number of hours must be 0.01 to 10000."
     elif target_success is not None and not 0.01 <= target_success <= 1:
         problems["budget"] = "A target success must be a share from 0.01 to 1."
     if priority not in PRIORITIES.values():
         problems["priority"] = f"{priority!r} is no priority; choose {', '.join(PRIORITIES.values())}."
     if repeats not in REPEATS:
-        problems["repeats"] = f"{repeats!r} is no repetition; choose daily or weekly, or leave it out."
+        problems["repeats"] = f"{repeats!r} is no way to repeat; choose daily or weekly, or leave it out."
     elif repeats and not_before is None:
-        problems["not_before"] = "Say when it starts first: it repeats at that time of the day."
+        problems["not_before"] = "Say when it starts for the first time. It repeats at that time of day."
     elif repeats and not_before <= timezone.now():
-        problems["not_before"] = "The first start of what repeats must lie ahead."
+        problems["not_before"] = "An assignment that repeats must start in the future."
     if time_zone not in zone_names():
         problems["time_zone"] = f"{time_zone!r} is no time zone; give one such as Europe/Berlin."
     if not_before is not None and not_before > timezone.now() + timedelta(days=366):
@@ -163,10 +163,10 @@ def _unable(task: Task, stations: list[Station]) -> str:
         if station.archived_at:
             return f"{station} is archived; leave it out, or bring it back."
         if station.maintenance:
-            return f"{station} is in maintenance ({station.maintenance_reason}); leave it out, or end that."
+            return f"{station} is in maintenance ({station.maintenance_reason}); leave it out, or end maintenance."
         body = station.embodiment.get("name", task.embodiment)
         if body != task.embodiment:
-            return f"{station} has the body {body}, but {task} needs {task.embodiment}; leave this station out."
+            return f"{station} has the embodiment {body}, but {task} needs {task.embodiment}; leave this station out."
     return ""
 
 
@@ -200,9 +200,9 @@ def reorder_assignment(*, assignment: Assignment, before: Assignment | None, use
     lock_queue(assignment.lab)
     line = list_waiting(assignment.lab)
     if assignment not in line:
-        raise Conflict("It does not wait any more, so it has no place in the queue; look at the page anew.")
+        raise Conflict("It is not waiting any more, so it has no place in the queue. Reload the page.")
     if before is not None and before not in line:
-        raise Conflict("The one that it shall stand before does not wait any more; look at the page anew.")
+        raise Conflict("The assignment that it shall stand before is not waiting any more. Reload the page.")
     if before == assignment:
         return
     line.remove(assignment)
@@ -223,7 +223,7 @@ def edit_assignment(*, assignment: Assignment, user, **changes) -> Assignment:
     rows = Assignment.objects.select_related("lab", "task", "parent").select_for_update(of=("self",))
     row = rows.get(pk=assignment.pk)
     if not row.waits:
-        raise Conflict(f"It is {row.state}; only what waits in the queue can be edited. Look at the page anew.")
+        raise Conflict(f"It is {row.state}; only an assignment that waits in the queue can be edited. Reload the page.")
     before = _wishes_of(row)
     if any(changes.get(name) is not None for name in BUDGETS):
         changes = dict.fromkeys(BUDGETS) | changes
@@ -291,7 +291,7 @@ def _edit_problems(row: Assignment, after: dict, changed: set[str]) -> dict[str,
     }
     problems = {name: problem for name, problem in problems.items() if touched.get(name, True)}
     if row.series_id and after["repeats"]:
-        problems["repeats"] = "It was made by an assignment that repeats; leave this empty, or edit that one."
+        problems["repeats"] = "It was made by an assignment that repeats. Leave this empty, or edit that assignment."
     return problems
 
 
@@ -385,7 +385,7 @@ def _take_from_waiting_assignments(task: Task, stations: list[Station]) -> None:
     emptied = set(places.values_list("assignment_id", flat=True))
     places.delete()
     for assignment in Assignment.objects.filter(pk__in=emptied).exclude(places__isnull=False):
-        move_assignment(assignment=assignment, to="canceled", reason="A run took all of its stations over.")
+        move_assignment(assignment=assignment, to="canceled", reason="A run has taken all of its stations.")
 
 
 @transaction.atomic
@@ -401,7 +401,7 @@ def start_assignment(*, assignment: Assignment, run, stations: list[Station] | N
         started_at=timezone.now() if practises else None,
     )
     if not moved:
-        raise Conflict("This assignment already has a run or has ended; choose another one.")
+        raise Conflict("This assignment already has a run, or has ended; choose another one.")
     assignment.refresh_from_db()
     if stations is not None:
         if unable := _unable(assignment.task, stations):

@@ -55,7 +55,9 @@ def note_need(*, station: Station, need: Need | None, episode: str = "") -> Help
         fields |= {"taken_by": found.taken_by, "taken_at": found.taken_at}
         if not worse:
             fields |= {"acknowledged_by": found.acknowledged_by, "acknowledged_at": found.acknowledged_at}
-        HelpRequest.objects.filter(pk=found.pk).update(closed_at=now, outcome=f"became: {need.reason}"[:300])
+        HelpRequest.objects.filter(pk=found.pk).update(
+            closed_at=now, outcome=f"Another need took its place: {need.reason}"[:300]
+        )
     made = HelpRequest.objects.create(lab=station.lab, station=station, opened_at=now, **fields)
     _tell(station)
     for contact in station.lab.contacts.all():
@@ -102,7 +104,7 @@ def release_help(*, request: HelpRequest, user) -> HelpRequest:
 def close_help(*, request: HelpRequest, user, outcome: str) -> HelpRequest:
     """A person says that nothing more is to be done. A need that is still there comes back as a new request."""
     if not outcome.strip():
-        raise Invalid("Say in a few words what came of it.", {"outcome": "Say what came of it."})
+        raise Invalid("Say in a few words what came of this request.", {"outcome": "Say what came of it."})
     outcome = outcome.strip()[:300]
     return _change(request, user, "help_closed", closed_by=user, closed_at=timezone.now(), outcome=outcome)
 
@@ -130,7 +132,7 @@ def _told(request: HelpRequest) -> HelpRequest:
 
 def _why_not(request: HelpRequest) -> str:
     if request.closed_at is not None:
-        return f"This request is closed already: {request.outcome or 'the need has gone'}."
+        return f"This request is closed already: {request.outcome or 'the station needs nobody any more'}."
     return f"{request.taken_by} has taken it already."
 
 
@@ -151,7 +153,7 @@ def _close_as_helped(request: HelpRequest) -> None:
     if touch and request.taken_by_id == touch.user_id and touch.human_s is None:
         spent = ((touch.ended_at or now) - request.taken_at).total_seconds()
         Intervention.objects.filter(pk=touch.pk).update(human_s=max(0.0, spent))
-    outcome = touch.get_kind_display() if touch else "went by itself"
+    outcome = touch.get_kind_display() if touch else "needed nobody any more"
     HelpRequest.objects.filter(pk=request.pk, closed_at=None).update(
         closed_at=now, closed_by=touch.user if touch else None, outcome=outcome
     )
@@ -172,9 +174,9 @@ def add_contact(*, lab: Lab, user, name: str, address: str, severity: str, after
     scheme = address.partition(":")[0].lower()
     if scheme in LOCAL_SCHEMES or apprise.Apprise.instantiate(address, suppress_exceptions=True) is None:
         raise Invalid(
-            "This is no address that can be written to. Examples: mailto://user:password@example.com, "
+            "Messages can't be sent to this address. Examples: mailto://user:password@example.com, "
             "slack://TokenA/TokenB/TokenC, ntfys://ntfy.sh/my-topic.",
-            {"address": "No address that can be written to."},
+            {"address": "Messages can't be sent to this address."},
         )
     if lab.contacts.filter(name=name).exists():
         raise Conflict(f"{lab} already has a contact {name!r}; choose another name.")

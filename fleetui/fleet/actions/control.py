@@ -237,7 +237,11 @@ def _renew_by_driving(station: Station, user) -> int:
 
 
 def lapse_control(
-    *, station: Station, epoch: int | None = None, why: str = "its browser was not heard of", by_station: bool = False
+    *,
+    station: Station,
+    epoch: int | None = None,
+    why: str = "nothing was heard from its browser",
+    by_station: bool = False,
 ) -> bool:
     """The holder is gone: the lease ends and the station holds still until a person takes over or hands back. With an
     epoch, only if that one is still the live one.

@@ -75,7 +75,7 @@ def _checked_upload(station: Station, body: bytes):
     for episode in recorded:
         if episode.embodiment != embodiment.name:
             raise Invalid(
-                f"Episode {episode.uuid} was made by the body {episode.embodiment}; {station} is {embodiment.name}."
+                f"Episode {episode.uuid} is of the embodiment {episode.embodiment}; {station} is {embodiment.name}."
             )
         refuse_impossible(episode, embodiment)
     return recorded

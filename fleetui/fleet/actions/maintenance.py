@@ -19,7 +19,7 @@ def begin_maintenance(*, station: Station, user, reason: str) -> None:
     """Take it out of practice: it is paused, its run goes on without it, and nobody is asked to look at it."""
     reason = reason.strip()
     if not reason:
-        raise Invalid("Say why, for those who find it standing.", {"reason": "Say why, in a few words."})
+        raise Invalid("Say why, so that others know why it stands still.", {"reason": "Say why, in a few words."})
     if len(reason) > 300:
         raise Invalid("The reason is too long.", {"reason": "At most 300 characters."})
     moved = Station.objects.filter(pk=station.pk, maintenance_since=None).update(

@@ -75,7 +75,7 @@ def why_closed(invitation: Invitation) -> str:
     if invitation.accepted_at:
         return "This invitation was used already. If it was not you, tell the manager who sent it; ask for a new one."
     if invitation.revoked_at:
-        return "This invitation was taken back; ask the manager who sent it for a new one."
+        return "This invitation was revoked; ask the manager who sent it for a new one."
     if invitation.expires_at <= timezone.now():
         return "This invitation is older than 7 days and has expired; ask the manager who sent it for a new one."
     return ""
@@ -176,12 +176,12 @@ def reset_password(*, member: Membership, user) -> str:
     """
     person = member.user
     if person == user:
-        raise Conflict("Change your own password on the page that your name leads to, in the head of every page.")
+        raise Conflict("Change your own password on its own page: click your name at the top.")
     managed = Membership.objects.filter(user=user, role="manager").values("lab")
     beyond = Lab.objects.filter(memberships__user=person).exclude(pk__in=managed).order_by("name")
     if beyond:
         raise Conflict(
-            f"{person} is a member of {', '.join(map(str, beyond))} too, where you are no manager. Ask somebody who "
+            f"{person} is a member of {', '.join(map(str, beyond))} too, where you are not a manager. Ask somebody who "
             f"manages all of these labs, or whoever runs the server: manage.py changepassword {person}"
         )
     password = secrets.token_urlsafe(12)

@@ -32,8 +32,8 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         raise Invalid(str(error)) from None
     if station.embodiment and station.embodiment.get("name") != body.name:
         raise Invalid(
-            f"{station} is registered with the body {station.embodiment.get('name')}, but hello says {body.name}; "
-            "use the token of the right station."
+            f"{station} is registered with the embodiment {station.embodiment.get('name')}, but hello says "
+            f"{body.name}; use the token of the right station."
         )
     # It hasn't told its state yet; that it is here is all that is known.
     Station.objects.filter(pk=station.pk, state="offline").update(state="idle", reason="", state_since=timezone.now())
@@ -96,7 +96,7 @@ def disconnect_silent_stations() -> None:
     """A web process that was killed could not say who left with it. Whoever is there is seen every few seconds."""
     late = timezone.now() - SILENT_AFTER
     for station in Station.objects.select_related("lab").filter(connected=True, last_seen__lt=late):
-        disconnect_station(station=station, reason="not heard of for a while")
+        disconnect_station(station=station, reason="nothing was heard from it for a while")
         note_absence(station=station)
 
 
@@ -161,7 +161,7 @@ def record_loaded_everywhere(*, run) -> bool:
 def record_touch(*, station: Station, kind: str, reason: str = "", seconds: float = 0.0) -> None:
     """A simulated station reset itself: that counts as a touch too."""
     if kind != "self_reset":
-        raise Invalid(f"A station reports the touch self_reset only, not {kind!r}.")
+        raise Invalid(f"A station reports interventions of the kind self_reset only, not {kind!r}.")
     if not is_number(seconds) or seconds < 0:
         raise Invalid("seconds must be a number of 0 or more.")
     seconds = float(min(seconds, LONGEST_TOUCH_S))  # one that stood paused for days waited longer than any rule asks

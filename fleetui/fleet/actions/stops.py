@@ -21,7 +21,7 @@ from fleetui.fleet.models import Station
 log = logging.getLogger(__name__)
 
 ANSWERED_WITHIN_S = 1.0  # a stop's answer waits so long for the stations, and for PostgreSQL
-LATE_REASON = "it is stopped, and no stop is on record: it was told while nothing could be recorded"
+LATE_REASON = "it is stopped, though no stop was recorded: it was told to stop while nothing could be recorded"
 
 
 class Unknown(access.Refused):
@@ -43,7 +43,7 @@ def get_stopper(session_key: str) -> access.Known | None:
         if known is None:
             raise Unknown(
                 "The database does not answer, so nobody can say who you are. Press stop on a page that is open, or "
-                "stop the robot at its own switch."
+                "use the robot's own emergency stop."
             ) from None
         return known
 
@@ -135,7 +135,7 @@ def _answer(order: stops.Order) -> dict:
     if order.failed:
         detail = f"Told, not recorded: {order.failed} Give the stop again."
     elif not order.recorded:
-        detail = "Told, not recorded: the database does not take it now; it is tried again."
+        detail = "Told, not recorded: the database does not answer now. It is tried again."
     return {
         "id": order.id,
         "stopped": len(order.confirmed - order.cleared),

@@ -3,20 +3,15 @@
 from decimal import ROUND_HALF_UP, Decimal
 
 from django import template
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import mark_safe
 
+from fleetui.fleet.glossary import BY_FIELD, TERMS
+
 register = template.Library()
 STATE_WORDS = {"needs_person": "Needs a person"}
-# What a help request asks a person to do.
-HELP_WORDS = {
-    "reset": "Put the table right, then press Reset done",
-    "clear_stop": "See that the workspace is clear, then clear the stop",
-    "hand_back": "Drive it or hand it back",
-    "end_episode": "End the attempt, or take over",
-    "look": "Go and look",
-}
 
 
 @register.filter
@@ -31,9 +26,27 @@ def when(state, *states) -> str:
     return format_html('data-when="{}"{}', " ".join(states), "" if state in states else mark_safe(" hidden"))
 
 
-@register.filter
-def help_words(act) -> str:
-    return HELP_WORDS.get(act, "Go and look")
+@register.simple_tag(takes_context=True)
+def term(context, slug, words="") -> str:
+    """A word that the glossary explains: hovering shows one sentence, the link leads to the rest."""
+    if "lab" not in context:
+        return words
+    return _glossary_link(context["lab"], TERMS[slug], words or TERMS[slug].name)
+
+
+@register.simple_tag(takes_context=True)
+def term_of(context, field) -> str:
+    """After a form field's help: the link to the term that the field is about, where there is one."""
+    found = BY_FIELD.get(field.name)
+    if found is None or "lab" not in context:
+        return ""
+    name, _, _ = found.name.partition(",")[0].partition(":")
+    return format_html(" {}", _glossary_link(context["lab"], found, f"Glossary: {name}"))
+
+
+def _glossary_link(lab, found, words) -> str:
+    url = f"{reverse('glossary', args=[lab.slug])}#{found.slug}"
+    return format_html('<a class="term" href="{}"><abbr title="{}">{}</abbr></a>', url, found.short, words)
 
 
 @register.filter

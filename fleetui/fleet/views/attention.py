@@ -59,15 +59,17 @@ def change_attention(request, lab, act, form) -> str:
             access.get_lab(user, slug, "add_contact")
             if not form.is_valid():
                 return ""
-            return f"{actions.add_contact(lab=lab, user=user, **form.cleaned_data)} will be told."
+            return (
+                f"{actions.add_contact(lab=lab, user=user, **form.cleaned_data)} will get messages about help requests."
+            )
         number = number_in(request, "number")
         if act in ("remove", "try"):
             contact = access.get_contact(user, slug, number, "add_contact")
             if act == "remove":
                 actions.remove_contact(contact=contact, user=user)
-                return f"{contact} will be told nothing more."
-            if jobs.write_to(contact, f"{lab}: a trial", "This is how a help request would reach you."):
-                return f"{contact} was written to; see whether it arrived."
+                return f"{contact} gets no more messages."
+            if jobs.write_to(contact, f"{lab}: a test", "This is a test. A help request would reach you in this way."):
+                return f"{contact} was sent a test; see whether it arrived."
             contact.refresh_from_db()
             messages.error(request, f"{contact}: {contact.error}")
             return ""
@@ -80,7 +82,7 @@ def change_attention(request, lab, act, form) -> str:
             return f"{found.station} is yours."
         if act == "release":
             actions.release_help(request=found, user=user)
-            return f"{found.station} is free to be taken."
+            return f"{found.station} can be taken by others again."
         if act == "close":
             actions.close_help(request=found, user=user, outcome=request.POST.get("outcome", ""))
             return f"{found.station}: closed."

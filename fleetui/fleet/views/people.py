@@ -76,7 +76,7 @@ def change_people(request, lab, act) -> str:
     if act == "revoke":
         invitation = access.get_invitation(request.user, lab.slug, number_in(request, "invitation"))
         actions.revoke_invitation(invitation=invitation, user=request.user)
-        return "The invitation was revoked; its link does not work any more."
+        return "The invitation is revoked. Its link does not work any more."
     raise Http404("This page has no such form.")
 
 

@@ -212,10 +212,10 @@ def maintenance(request, lab_slug, station_slug):
     try:
         if request.POST.get("act") == "end":
             actions.end_maintenance(station=found, user=request.user)
-            messages.success(request, f"{found} is out of maintenance. It is paused: resume it when it may move.")
+            messages.success(request, f"{found} is out of maintenance. It is still paused: resume it when it may move.")
         elif form.is_valid():
             actions.begin_maintenance(station=found, user=request.user, reason=form.cleaned_data["reason"])
-            messages.success(request, f"{found} is in maintenance: it is paused and gets nothing to do.")
+            messages.success(request, f"{found} is in maintenance: it stays paused and gets no assignment.")
         else:
             return render_station(request, found, settings_form(found), 422, maintenance_form=form)
     except (access.Denied, access.NotFound):

@@ -95,7 +95,9 @@ def edit_assignment(request, lab_slug, number):
     row = access.get_assignment(request.user, lab_slug, number, "assign")
     form = AssignForm(request.POST or None, lab=row.lab, assignment=row, auto_id="assign_%s")
     if not row.waits:
-        messages.error(request, f"The assignment of {row.task} is {row.state}: only what waits can be edited.")
+        messages.error(
+            request, f"The assignment of {row.task} is {row.state}: only an assignment that waits can be edited."
+        )
         return redirect("tasks", lab_slug)
     if request.method == "POST" and form.is_valid():
         wishes = form.wishes()
@@ -123,7 +125,7 @@ def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
             return f"{actions.create_task(lab=lab, user=request.user, **form.cleaned_data)} can be assigned now."
         if act == "edit" and edited is not None:
             actions.edit_task(task=edited, user=request.user, **form.changes())
-            return f"{edited} is changed; stations that practise it take that on with their next attempt."
+            return f"{edited} is changed. Stations that practise it follow the change from their next attempt on."
         if act in ("archive", "restore"):
             task = access.get_task(request.user, lab.slug, request.POST.get("task", ""), "edit_task")
             if act == "archive":
@@ -159,7 +161,7 @@ def change_assignment(request, lab, act) -> str:
         return f"The assignment of {row.task} is moved."
     if act == "stop_repeating":
         actions.stop_repeating(assignment=row, user=request.user)
-        return f"The assignment of {row.task} repeats no more."
+        return f"The assignment of {row.task} does not repeat any more."
     actions.cancel_assignment(assignment=row, user=request.user, force=act == "kill")
     return f"The assignment of {row.task} was {'killed' if act == 'kill' else 'canceled'}."
 

@@ -71,7 +71,7 @@ def password(request):
     if request.method == "POST" and form.is_valid():
         actions.change_password(user=request.user, password=form.cleaned_data["new_password1"])
         update_session_auth_hash(request, request.user)
-        messages.success(request, "Your password is changed; wherever else you were logged in, you no longer are.")
+        messages.success(request, "Your password is changed. You are logged out everywhere else.")
         return redirect("home")
     return render(request, "password.html", {"form": form}, status=422 if form.errors else 200)
 
@@ -81,7 +81,7 @@ def password(request):
 def home(request):
     lab = access.get_labs(request.user).first()
     if lab is None:
-        raise PermissionDenied("You are no member of a lab yet; ask a manager of yours to add you.")
+        raise PermissionDenied("You are not a member of a lab yet. Ask the manager of a lab to invite you.")
     return redirect("wall", lab.slug)
 
 
@@ -131,7 +131,7 @@ def first_steps(lab) -> list[dict]:
         }
     elif dataset is None:
         train = {
-            "text": "A policy begins with demonstrations.",
+            "text": "A policy is first trained on demonstrations.",
             "label": "Make a dataset",
             "url": reverse("datasets", args=[lab.slug]),
         }

@@ -90,9 +90,9 @@ function announce(before) {
   if (said) setText(document.querySelector("#new-needs"), `A person is needed. ${said}`);
   if (!closing?.open) return;
   const number = closing.querySelector("[name=number]").value;
-  const gone = number && !drawnCalls().has(`help-${number}`) ? "This request was closed meanwhile." : "";
+  const gone = number && !drawnCalls().has(`help-${number}`) ? "This request has been closed by now." : "";
   const line = closing.querySelector("[data-f=meanwhile]");
-  setText(line, [gone, said && `New meanwhile: ${said}`].filter(Boolean).join(" ") || line.textContent);
+  setText(line, [gone, said && `New since: ${said}`].filter(Boolean).join(" ") || line.textContent);
 }
 
 // ---- close by hand
@@ -143,12 +143,12 @@ for (const name of [SOUND, NOTICE]) {
       const answer = "Notification" in window ? await Notification.requestPermission() : "denied";
       if (answer !== "granted") {
         box.checked = false;
-        setText(said, "The browser does not allow notifications for this site; its settings say so, and can be changed there.");
+        setText(said, "This browser does not allow notifications from this site. Allow them in its settings, then try again.");
         return;
       }
     }
     if (name === SOUND && box.checked) sound("warning");
     wish(name, box.checked);
-    setText(said, "Kept in this browser.");
+    setText(said, "Saved in this browser.");
   });
 }

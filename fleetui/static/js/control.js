@@ -184,7 +184,7 @@ export const LABELS = { s: true, f: false };
 const ACTS = {
   " ": (card) => act(card.slug, card.state === "paused" ? "resume" : "pause"),
   o: (card) => act(card.slug, live.holds(card.slug) ? "hand_back" : "override"),
-  r: async (card) => { if (await act(card.slug, "reset")) toast(`${card.name}: the reset is noted.`); },
+  r: async (card) => { if (await act(card.slug, "reset")) toast(`${card.name}: the reset is recorded.`); },
   e: (card) => act(card.slug, "end_episode"),
   c: (card) => { if (card.stop_latched || card.state === "stopped") act(card.slug, "clear_stop"); },
   ".": (card) => act(card.slug, "stop"),

@@ -60,7 +60,7 @@ class Live extends EventTarget {
     this.socket = socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close?.();
     for (const station of [...this.held.keys()]) {
-      this.control({ station, held: false, why: "The connection broke: nobody drives it now, and it holds still." });
+      this.control({ station, held: false, why: "The connection broke. Nobody drives it now, and it holds still." });
     }
     this.lostAt ??= this.heardAt;   // it may have been silent for a while before that was clear
     this.setOnline(false);
@@ -211,7 +211,7 @@ export async function postApi(path, body = {}, signal = undefined) {
     const said = await answer.json().catch(() => ({}));
     return { ...said, ok: answer.ok, status: answer.status, error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
   } catch {
-    return { ok: false, error: "The server cannot be reached. Stop the robot at its own switch." };
+    return { ok: false, error: "The server can't be reached. If a robot must stop, use its own emergency stop." };
   }
 }
 

@@ -38,7 +38,7 @@ async function open() {
   const answer = await fetch(`${root}api/labs/${lab}/stations/${page.station}/rewind`).catch(() => null);
   if (!answer?.ok) { toast("The last 30 s could not be fetched; try again.", "error"); return; }
   const body = await answer.json();
-  if (!body.samples.length) { toast("There is nothing to rewind yet: the station has not been heard since the server began."); return; }
+  if (!body.samples.length) { toast("There is nothing to rewind yet: nothing has come from the station since the server started."); return; }
   endedAt = performance.now() - 1000 * body.ended_s_ago;
   columns = inFifths(body.samples, body.seconds);
   frames = body.frames.map((frame) => ({ at: frame.at, picture: toBlob(frame.jpeg) }));
@@ -94,7 +94,7 @@ function show(column) {
   sayWhen();
   setText(field("past-state"), said ? STATES[said.state] ?? said.state : "stood still or not heard");
   setText(field("past-instruction"), said?.instruction || said?.reason || "");
-  setText(field("past-numbers"), said && isNumber(said.d) ? `step ${said.step}, d ${number(said.d, 1)}, P ${percent(said.p_success)}` : "");
+  setText(field("past-numbers"), said && isNumber(said.d) ? `step ${said.step}, d ${number(said.d, 1)}, P(success) ${percent(said.p_success)}` : "");
   drawPicture(time);
 }
 

@@ -51,7 +51,7 @@ function drawSuccess() {
     { x: xs, y: points.map((e) => e.rate), mode: "lines+markers", line: { color: ink, width: 2 }, marker: { size: 6, color: ink }, name: "true success",
       customdata: points.map((e) => [e.successes, e.n, e.version, percent(e.low), percent(e.high)]),
       hovertemplate: "%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>band %{customdata[3]} to %{customdata[4]}<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" },
-    { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", cliponaxis: false, marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } }, name: `best kept v${best.version}`, hoverinfo: "skip" },
+    { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", cliponaxis: false, marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } }, name: `best, kept: v${best.version}`, hoverinfo: "skip" },
   ];
   Plotly.react($("#success"), traces, layout("practice episodes", "true success", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { range: [-0.02 * most, 1.03 * most] } }), config);
   $("#success").dataset.points = points.length;
@@ -69,7 +69,7 @@ function showKept(first, best) {
   const band = (e) => `95 % band ${percent(e.low)} to ${percent(e.high)}`;
   const measured = fresh
     ? `Measured on ${done.kept_n} evaluation episodes with fresh seeds, ${band({ low: done.kept_low, high: done.kept_high })}.`
-    : `${best.successes} of ${best.n}, ${band(best)}, on the seeds by which it was chosen.`;
+    : `${best.successes} of ${best.n}, ${band(best)}, on the same seeds by which it was chosen.`;
   const before = fresh && isNumber(done.start_success) ? [done.start_success, done.start_n] : [first.rate, first.n];
   setText(field("result-note"), `${measured} Before practice: ${percent(before[0])} of ${before[1]}.`);
 }
@@ -80,7 +80,7 @@ function drawLosses() {
     const rounds = of("update");
     $("#losses").hidden = !rounds.length && ended();
     if (!rounds.length) { setText(field("loss-note"), ended() ? "no round was completed" : "the first round is being collected"); return; }
-    setText(field("loss-note"), "what the learner sees in each round; not true success");
+    setText(field("loss-note"), "what it learns from in each round; not true success");
     Plotly.react($("#losses"), [
       { x: rounds.map((r) => r.version), y: rounds.map((r) => r.detected_rate), mode: "lines+markers", marker: { size: 5, symbol: "square" }, line: { color: ink, width: 1.8 }, name: "detected success", hovertemplate: "v%{x}: %{y:.1%}<extra></extra>" },
       { x: rounds.map((r) => r.version), y: rounds.map((r) => r.mean_return), yaxis: "y2", mode: "lines", line: { color: soft, width: 1.8, dash: "dot" }, name: "mean return", hovertemplate: "v%{x}: %{y:.2f}<extra></extra>" },
@@ -110,7 +110,7 @@ function drawCheckpoints() {
   $("#checkpoints").replaceChildren(...newest.map((checkpoint) => {
     const row = document.createElement("tr");
     // Stations load policies of an improve run only; of an SFT run's two the threshold is what one wants to know.
-    const cells = kind === "sft" ? [checkpoint.role.replace("_", " "), "v0", isNumber(checkpoint.threshold) ? `done at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"] :
+    const cells = kind === "sft" ? [checkpoint.role.replace("_", " "), "v0", isNumber(checkpoint.threshold) ? `success at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"] :
       [checkpoint.role.replace("_", " "), `v${checkpoint.version}${checkpoint.version === run.kept_version && checkpoint.role === "policy" ? " ★ kept" : ""}`, null,
       isNumber(checkpoint.staleness_s) ? `${checkpoint.staleness_s.toFixed(1)} s` : "–"];
     cells.forEach((text, index) => {
@@ -156,10 +156,10 @@ function drawHead() {
   const stands = drawWaiting();
   $("#progress-panel").hidden = ended() && run.state !== "failed";
   $("#progress").value = run.progress ?? 0;
-  const phase = { grounding: "Grounding: learning to name what an episode did" }[run.phase] ?? run.phase;
+  const phase = { grounding: "Grounding: learning which object a word means" }[run.phase] ?? run.phase;
   setText(field("phase"), phase || { queued: "Waiting for its turn", starting: "Starting", paused: "Paused" }[run.state] || word);
   setText(field("eta"), isNumber(run.eta_s) && run.state === "running" && !stands ? `${percent(run.progress)}, about ${duration(run.eta_s)} left` : percent(run.progress));
-  setText(field("round"), run.round_target ? `Round of v${run.open_version ?? 0}: ${run.round_steps} of ${run.round_target} practice steps${run.holding ? ", stations hold for the next policy" : ""}. ${run.practice_episodes ?? 0} practice episodes so far.` : "");
+  setText(field("round"), run.round_target ? `Round of policy v${run.open_version ?? 0}: ${run.round_steps} of ${run.round_target} practice steps${run.holding ? "; its stations wait for the next policy" : ""}. ${run.practice_episodes ?? 0} practice episodes so far.` : "");
 }
 
 // A round closes when its stations have filled it: where people keep them waiting, the run waits too, and says so. Returns
@@ -180,9 +180,9 @@ function drawWaiting() {
 
 const LOGGED = {
   note: (data) => data.text,
-  update: (data) => `v${data.version} learned, after ${data.episodes} episodes in all; in its round of ${data.steps} steps ${percent(data.detected_rate)} detected, mean return ${number(data.mean_return, 2)}`,
-  evaluation: (data) => `v${data.version ?? 0} evaluated: ${data.successes} of ${data.n} succeeded`,
-  kept: (data) => `v${data.version} is kept as the best so far`,
+  update: (data) => `policy v${data.version} is learned, after ${data.episodes} episodes in all; its round had ${data.steps} steps, ${percent(data.detected_rate)} detected success and a mean return of ${number(data.mean_return, 2)}`,
+  evaluation: (data) => `policy v${data.version ?? 0} is evaluated: ${data.successes} of ${data.n} succeeded`,
+  kept: (data) => `policy v${data.version} is kept as the best so far`,
 };
 
 function drawLog() {

@@ -30,12 +30,12 @@ function render() {
   setText(field("p"), number(data.p_success, 2));
   setText(field("version"), isNumber(data.version) ? `v${data.version}` : "–");
   setText(field("episodes"), count(data.episodes));
-  setText(field("threshold"), isNumber(data.threshold) ? `done at d ≤ ${number(data.threshold, 1)}` : "");
+  setText(field("threshold"), isNumber(data.threshold) ? `success is detected at d ≤ ${number(data.threshold, 1)}` : "");
   setText(field("task"), data.task || "none");
   const inMemory = data.in_memory ? `, ${count(data.in_memory)} of them in memory: its disk is full` : "";
-  setText(field("unsent"), isNumber(data.unsent) ? `${count(data.unsent)}${inMemory}` : "unknown until it speaks");
-  const lost = data.lost ? `; ${count(data.lost)} lost for want of room` : "";
-  setText(field("refused"), isNumber(data.refused) ? `${count(data.refused)}${lost}` : "unknown until it speaks");
+  setText(field("unsent"), isNumber(data.unsent) ? `${count(data.unsent)}${inMemory}` : "unknown until it sends a message");
+  const lost = data.lost ? `; ${count(data.lost)} lost because there was no room` : "";
+  setText(field("refused"), isNumber(data.refused) ? `${count(data.refused)}${lost}` : "unknown until it sends a message");
   setText(field("seen"), data.connected ? "connected" : data.last_seen ? `last seen ${ago(new Date(data.last_seen))}` : "never seen yet");
 
   setText(feed.querySelector(".note"), data.camera_error || "waiting for a picture");
@@ -43,11 +43,12 @@ function render() {
   showHeard();
 
   const needs = $("#needs");
-  const advice = { needs_person: "Put every block back on the table and shuffle them, then press Reset done.",
-    stopped: "Check that the workspace is clear, then press Clear stop and say why it is safe. It stays paused until you press Resume.",
-    overridden: live.holds(slug) || data.holder ? "" : "The policy waits for a person: take over to drive it, or hand it back.",
-    offline: "Its process is not connected. A simulated station comes back with the station host; a real one with its own command." }[state];
-  needs.hidden = !advice;
+  // What to do is said in the server's words, by the kind of its need; what is missing from them is the state's own.
+  const words = data.help?.advice ?? "";
+  const advice = { needs_person: words, stopped: words,
+    overridden: live.holds(slug) || data.holder ? null : words || "Nobody drives it now. Take over, or hand it back to the policy.",
+    offline: "Its program is not connected. Simulated stations start with the fleet, a real one with its own program." }[state];
+  needs.hidden = advice === undefined || advice === null;
   needs.dataset.state = state;
   setText(field("need"), data.reason || STATES[state]);
   setText(field("need-advice"), advice ?? "");
@@ -56,7 +57,7 @@ function render() {
   const offline = "offline" in document.body.dataset;
   feed.classList.toggle("drivable", mine && overridden);
   setText(field("drive-hint"), !overridden ? "" : data.reason || (mine
-    ? "Hold an arrow key or W A S D, a gamepad's left stick, or press on the picture: it moves away from the middle. Let go: it holds still."
+    ? "Hold an arrow key or W A S D, or push a gamepad's left stick, or press on the picture: it moves in the direction from the middle of the picture to where you press. When you let go, it holds still."
     : data.holder ? `${data.holder} is in control.` : "Nobody drives it now. Take over or hand back."));
   setText(field("holder"), overridden ? (mine ? "you are in control" : data.holder ? `${data.holder} is in control` : "nobody is in control") : "");
   if (!mine) drive.release();
@@ -75,7 +76,7 @@ function render() {
     can("end_episode", away || others || (["practising", "evaluating"].includes(state) ? "" : "No episode is under way"));
     can("clear_stop", offline ? CONNECTION_LOST : "");
     setText($('[data-command="override"] span'), overridden && !mine && !data.holder ? "Take over" : "Override");
-    setText(field("acts-why"), away ? `${away}${offline ? ", save the stop" : ""}.` : others ? `${others}. The stop is anybody's.` : "");
+    setText(field("acts-why"), away ? `${away}${offline ? ", except a stop" : ""}.` : others ? `${others}. Anybody can stop it.` : "");
     $("#clear-stop").hidden = !(state === "stopped" || data.stop_latched);
     $("#stop").hidden = state === "stopped";   // not by the latch alone: it may have missed it, and move
     // One primary act at a time: the one that this state asks for.
@@ -85,7 +86,7 @@ function render() {
     pause.dataset.command = state === "paused" ? "resume" : "pause";
     pause.querySelector("use").setAttribute("href", state === "paused" ? "#i-play" : "#i-pause");
     setText(pause.querySelector("span"), state === "paused" ? "Resume" : "Pause");
-    pause.title = away || others || stopped || (data.maintenance ? "It is in maintenance, and stands still until that ends." : "");
+    pause.title = away || others || stopped || (data.maintenance ? "It is in maintenance: end that first." : "");
     pause.disabled = Boolean(pause.title);
     pause.classList.toggle("primary", state === "paused");
     for (const button of document.querySelectorAll("[data-speed]")) {
@@ -176,7 +177,7 @@ document.addEventListener("click", async (event) => {
   if (!button) return;
   const name = button.dataset.command;
   if (name === "speed") { if (await act(slug, "speed", { value: Number(button.dataset.speed) })) { data.speed = Number(button.dataset.speed); render(); } return; }
-  if (await act(slug, name) && name === "reset") toast(`${data.name}: the reset is noted.`);
+  if (await act(slug, name) && name === "reset") toast(`${data.name}: the reset is recorded.`);
 });
 
 function drawStick(pointer) {

@@ -9,7 +9,7 @@ const TRIED_FOR_MS = 60_000;   // a tab that somebody forgot must not stop the f
 const SAID_AFTER_MS = 800;     // without a confirmation by then the page says so
 const GIVEN_UP_MS = 4000;      // of one try by HTTP
 const REFUSED = [401, 403, 404, 409, 422];   // trying again would change nothing
-const SWITCH = "If it moves, use its own switch.";
+const SWITCH = "If the robot moves, use its own emergency stop.";
 const orders = new Map();      // id -> Order, of those that are not settled
 const isLeft = (row) => row.outcome !== "confirmed" && row.outcome !== "cleared";
 
@@ -78,7 +78,7 @@ class Order {
   // What a person reads: never that all is well while one station has not said so.
   words() {
     const again = this.over ? `Not tried any more: press stop again. ${SWITCH}` : `Trying again. ${SWITCH}`;
-    if (!this.rows) return `The stop of ${this.name} is not delivered: ${this.why.replace(/[.]$/, "")}. ${again}`;
+    if (!this.rows) return `The stop of ${this.name} has not been delivered: ${this.why.replace(/[.]$/, "")}. ${again}`;
     const said = this.left().map((row) => {
       const silent = row.silent_s === null ? "not heard of" : `silent for ${Math.round(row.silent_s)} s`;
       const how = row.outcome === "told" ? "was told and has not answered" : "can't be reached";
@@ -90,7 +90,7 @@ class Order {
     const n = this.count("confirmed");
     const others = this.complete ? "" : "; which other stations there are is not known";
     const now = [n ? `${n} confirmed it` : "No station confirmed it", ...said].join("; ") + others;
-    return `${now}. It is not recorded yet: the database does not take it. ${again}`;
+    return `${now}. It is not recorded yet, because the database does not answer. ${again}`;
   }
 
   say() { if (orders.has(this.id)) show(); }

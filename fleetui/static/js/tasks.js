@@ -37,7 +37,7 @@ async function move(assignment, before) {
     headers: { "Content-Type": "application/json", "X-CSRFToken": token },
     body: JSON.stringify({ before }),
   }).catch(() => null);
-  if (!answer?.ok) toast((await answer?.json().catch(() => null))?.detail || "The connection was lost: nothing was moved. Try again.", "error");
+  if (!answer?.ok) toast((await answer?.json().catch(() => null))?.detail || "The connection was lost, so nothing was moved. Try again.", "error");
   await refresh();
 }
 

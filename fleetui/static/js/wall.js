@@ -15,7 +15,7 @@ const cards = new Map();       // slug -> {element, data, strip}
 const inUse = () => [...cards.values()].filter((card) => !card.data.archived);
 const STALE_AFTER_MS = 5000;      // every station speaks each second, in every state
 const SETTLED_MS = 1000;
-const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waits for the next policy", paused: "Nothing moves until it is resumed",
+const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waiting for the next policy", paused: "It stands still until it is resumed",
   maintenance: "In maintenance" };
 
 function adopt(element) {
@@ -37,16 +37,19 @@ function make(slug) {
   return adopt(element);
 }
 
-// What to do and which button does it, by state.
+// What to do and which button does it. The words are the server's, by the kind of the need, since a driver's fault and a block on
+// the floor want different things of the same state; until the request has come, the reason alone says it.
 function advice(data) {
-  if (!mayAct) return ["A supervisor or a manager acts on it.", null, null];
-  if (data.state === "stopped" || data.stop_latched) return ["Check that the workspace is clear, then press Clear stop and say why it is safe. It stays paused until it is resumed.", "clear_stop", "Clear stop"];
-  if (data.state === "needs_person") return ["Put every block back on the table and shuffle them, then press Reset done.", "reset", "Reset done"];
+  if (!mayAct) return ["A supervisor or a manager can act on it.", null, null];
+  const words = data.help?.advice ?? "";
+  if (data.state === "stopped" || data.stop_latched) return [words, "clear_stop", "Clear stop"];
+  if (data.state === "needs_person") return [words, "reset", "Reset done"];
   if (data.state === "overridden" && live.holds(data.slug)) return ["Drive it with the arrow keys or a gamepad, then hand it back to the policy.", "hand_back", "Hand back"];
-  if (data.state === "overridden" && data.holder) return ["Nobody else can act on it until the hand-back, save stop it.", null, null];
-  if (data.state === "overridden") return ["The policy waits for a person: open the station to take over, or hand it back.", "hand_back", "Hand back"];
+  if (data.state === "overridden" && data.holder) return [`Until ${data.holder} hands it back, others can only stop it.`, null, null];
+  if (data.state === "overridden") return [words || "Nobody drives it now. Open the station to take over, or hand it back to the policy.", "hand_back", "Hand back"];
   if (data.state === "paused") return ["", "resume", "Resume"];
-  return ["Open the station to see what it needs.", null, null];
+  if (data.help?.act === "end_episode") return [words, "end_episode", "End episode"];
+  return [words || "Open the station to see what it needs.", null, null];
 }
 
 function render(card) {
@@ -221,7 +224,7 @@ clearAll?.addEventListener("click", async () => {
 
 resumeAll?.addEventListener("click", async () => {
   const found = pausedOnes();
-  const said = (data) => data.holder ? `${data.name}: ${data.holder} is in control` : data.name;
+  const said = (data) => data.holder ? `${data.name} (${data.holder} is in control)` : data.name;
   if (await confirmAct("Resume these stations? They may move at once.", "Resume these", found.map(said))) {
     await bringBack("resume", { stations: found.map((data) => data.slug) }, "Resumed");
   }
@@ -234,7 +237,7 @@ function select(slug) {
   selected = slug;
   for (const [each, card] of cards) card.element.classList.toggle("selected", each === slug);
   const card = cards.get(slug);
-  setText(document.querySelector("[data-f=selected]"), card ? `${card.data.name} is selected: keys act on it. Press ? for the list.` : "");
+  setText(document.querySelector("[data-f=selected]"), card ? `${card.data.name} is selected: the keys act on it. Press ? for the list of keys.` : "");
   card?.element.scrollIntoView({ block: "nearest" });
 }
 

@@ -141,7 +141,7 @@ class Command(BaseCommand):
                     break
                 await asyncio.sleep(1)
             else:
-                self.say("out of time: cancelling the run")
+                self.say("out of time: canceling the run")
                 await researcher.post(f"runs/{improve['id']}/cancel", {})
                 run = await self.finished_run(researcher, improve["id"], deadline, accept=("canceled", "completed"))
         finally:
