@@ -40,10 +40,12 @@ def parameters_of(operation):
 
 def body_of(operation, schema):
     for content in operation.get("requestBody", {}).get("content", {}).values():
-        name = content["schema"]["$ref"].rpartition("/")[2]
-        body = schema["components"]["schemas"][name]
-        for field, said in body["properties"].items():
-            yield describe(field, "in the body", said, field in body.get("required", ()))
+        for said in content["schema"].get("anyOf", [content["schema"]]):
+            if "$ref" not in said:
+                continue  # null: this body may be left out
+            body = schema["components"]["schemas"][said["$ref"].rpartition("/")[2]]
+            for field, described in body["properties"].items():
+                yield describe(field, "in the body", described, field in body.get("required", ()))
 
 
 def describe(name, where, said, required) -> dict:
