@@ -245,6 +245,7 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "fleetui.static_files.HashedFiles"},
 }
+FILE_UPLOAD_PERMISSIONS = None  # scripts and styles too are written by the umask of the start: for this user alone
 # They are small, so that Django reads them whole before it sends them is no news for the log.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 
