@@ -89,7 +89,7 @@ def as_page(request) -> HttpResponse:
     """Django's handler of what no view caught, wherever it happened: in a view, the session or the log-in."""
     error = sys.exc_info()[1]
     failure = explain(error)
-    if request.path.startswith("/api/"):
+    if request.path_info.startswith("/api/"):
         sentence = "The server failed at this. The stations are not affected; the cause is in the server's log."
         return as_json(request, error) or JsonAnswer({"detail": sentence}, status=500)
     if failure is None:

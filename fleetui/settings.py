@@ -27,7 +27,7 @@ from fleetui import embedded
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 # What addresses of the fleet begin with; tests/test_proxy.py keeps it true.
-FIRST_NAMES = ("api", "charts", "healthz", "invitations", "labs", "login", "logout", "static", "ws")
+FIRST_NAMES = tuple("api charts healthz invitations labs login logout password static time-zone ws".split())
 
 
 def read_flag(name, default=False):
@@ -245,6 +245,7 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "fleetui.static_files.HashedFiles"},
 }
+FILE_UPLOAD_PERMISSIONS = None  # scripts and styles too are written by the umask of the start: for this user alone
 # They are small, so that Django reads them whole before it sends them is no news for the log.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 

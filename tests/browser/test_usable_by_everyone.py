@@ -12,7 +12,14 @@ from playwright.sync_api import expect
 LAB = "/labs/main"
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 RECIPES = {
-    "sft": {"steps": 50, "batch": 64, "validate_every": 25, "grounding_steps": 20, "hidden": 32},
+    "sft": {
+        "steps": 50,
+        "batch": 64,
+        "validate_every": 25,
+        "grounding_steps": 20,
+        "hidden": 32,
+        "largest_threshold": 0,
+    },
     "improve": {"max_episodes": 100_000, "patience": 0, "updates_per_round": 2, "batch": 32, "evaluate_every": 1},
 }
 
@@ -20,6 +27,8 @@ RECIPES = {
 PAGES = {
     "login": (None, ["/login"]),
     "api/docs": ("manager", ["/api/docs"]),
+    "password": ("supervisor", ["/password"]),
+    "time-zone": ("supervisor", ["/time-zone"]),
     "labs/<slug:lab_slug>/": ("supervisor", [f"{LAB}/"]),
     "labs/<slug:lab_slug>/stations/": ("manager", [f"{LAB}/stations/"]),
     "labs/<slug:lab_slug>/stations/new": ("manager", [f"{LAB}/stations/new"]),
@@ -28,6 +37,10 @@ PAGES = {
         [f"{LAB}/stations/station-1", f"{LAB}/stations/station-2?rewind=1"],
     ),
     "labs/<slug:lab_slug>/glossary": ("researcher", [f"{LAB}/glossary"]),
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>/token": (
+        "manager",
+        ["{token}", f"{LAB}/stations/station-1/token"],
+    ),
     "labs/<slug:lab_slug>/attention/": ("supervisor", [f"{LAB}/attention/"]),
     "labs/<slug:lab_slug>/effort/": ("manager", [f"{LAB}/effort/"]),
     "labs/<slug:lab_slug>/people": ("manager", [f"{LAB}/people"]),
@@ -36,6 +49,7 @@ PAGES = {
     "labs/<slug:lab_slug>/episodes/": ("researcher", [f"{LAB}/episodes/", f"{LAB}/episodes/?query=nothing+such"]),
     "labs/<slug:lab_slug>/episodes/<uuid:episode_uuid>": ("researcher", ["{episode}"]),
     "labs/<slug:lab_slug>/tasks/": ("manager", [f"{LAB}/tasks/"]),
+    "labs/<slug:lab_slug>/tasks/assignments/<int:number>": ("manager", ["{assignment}"]),
     "labs/<slug:lab_slug>/charts/": ("researcher", [f"{LAB}/charts/"]),
     "labs/<slug:lab_slug>/runs/": ("researcher", [f"{LAB}/runs/"]),
     "labs/<slug:lab_slug>/runs/new": ("researcher", [f"{LAB}/runs/new?kind=sft", f"{LAB}/runs/new?kind=improve"]),
@@ -49,12 +63,15 @@ OTHERS = {
     "logout",
     "labs/<slug:lab_slug>/jump",
     "labs/<slug:lab_slug>/stations/<slug:station_slug>/settings",
-    "labs/<slug:lab_slug>/stations/<slug:station_slug>/token",
     "labs/<slug:lab_slug>/stations/<slug:station_slug>/maintenance",
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>/archive",
+    "labs/<slug:lab_slug>/attention/count",
     "labs/<slug:lab_slug>/audit/export.<slug:kind>",
     "labs/<slug:lab_slug>/tasks/queue",
-    r"^labs/(?P<lab_slug>[-\w]+)/runs/(?P<run_id>\d+)/(?P<act>cancel|pause|resume)$",
-    r"^labs/(?P<lab_slug>[-\w]+)/runs/(?P<run_id>\d+)/(?P<role>policy|reward_model)\.safetensors$",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/archive",
+    "labs/<slug:lab_slug>/runs/<int:run_id>/archive",
+    "labs/<slug:lab_slug>/runs/<int:run_id>/<slug:act>",
+    "labs/<slug:lab_slug>/runs/<int:run_id>/<slug:role>.safetensors",
 }
 
 
@@ -125,16 +142,27 @@ def furnished(people):
     episodes = lambda: api(page, "GET", f"episodes?run={improve}&limit=1")  # noqa: E731
     episode = wait_for(page, episodes, 120, "No practice episode came.")[0]
     api(page, "POST", "stations/station-2/command", {"name": "stop"})  # so that somebody is asked for
+    body = {"task": "block2block", "stations": ["station-2"], "episodes": 5}
+    assignment = api(page, "POST", "assignments", body)["id"]
+    page.goto(f"{LAB}/stations/new")
+    page.get_by_label("Name").fill("To be looked at")
+    page.get_by_role("button", name="Add").click()
+    page.wait_for_url("**/token")
+    token = page.url
     page.goto(f"{LAB}/people")
     page.get_by_label("Role", exact=True).select_option("viewer")
     page.get_by_role("button", name="Make an invitation").click()
     yield {
         "invitation": page.locator("#link").inner_text(),
+        "token": token,
+        "assignment": f"{LAB}/tasks/assignments/{assignment}",
         "episode": f"{LAB}/episodes/{episode['uuid']}",
         "sft": f"{LAB}/runs/{sft}",
         "improve": f"{LAB}/runs/{improve}",
     }
     page.goto(f"{LAB}/")
+    api(page, "DELETE", f"assignments/{assignment}")
+    api(page, "PATCH", "stations/to-be-looked-at", {"archived": True})
     api(page, "POST", f"runs/{improve}/cancel")
     api(page, "POST", "stations/station-2/command", {"name": "clear_stop", "args": {"reason": "looked at"}})
     api(page, "POST", "stations/station-2/command", {"name": "resume"})

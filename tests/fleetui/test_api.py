@@ -30,6 +30,15 @@ def test_the_schema_names_every_path(lab):
     assert "/api/station/episodes" in paths
 
 
+def test_the_apis_page_shows_every_address_also_where_a_body_may_be_left_out(lab):
+    client = lab.as_("viewer")
+    page = client.get("/api/docs")
+    assert page.status_code == 200
+    for path, operations in client.get("/api/openapi.json").json()["paths"].items():
+        for method in operations:
+            assert f"<code>{method.upper()} {path}</code>" in page.content.decode()
+
+
 # Uploads of stations
 
 

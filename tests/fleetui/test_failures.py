@@ -105,6 +105,15 @@ def test_a_station_hears_that_the_database_is_away(lab, monkeypatch):
     assert answer.status_code == 503 and "database" in answer.json()["detail"]
 
 
+def test_the_api_answers_in_json_below_a_sub_path_too(rf):
+    request = rf.get("/api/labs/main/runs", SCRIPT_NAME="/fleet")
+    try:
+        raise OperationalError("connection refused")
+    except OperationalError:
+        answer = failures.as_page(request)
+    assert answer.status_code == 503 and json.loads(answer.content)["detail"]
+
+
 def test_a_mistake_of_ours_stays_one(lab, visitor, monkeypatch, caplog):
     monkeypatch.setattr("fleetui.fleet.selectors.wall_cards", raiser(IntegrityError("one too many")))
     answer = visitor.get("/api/labs/east/stations")

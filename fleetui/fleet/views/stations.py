@@ -186,7 +186,7 @@ def station_token(request, lab_slug, station_slug):
         token = actions.renew_token(station=found, user=request.user, keep_old=keep_old)
         return show_token(request, found, token, renewed=True, keep_old=keep_old)
     kept = read_token(request, found)
-    server = request.build_absolute_uri("/").rstrip("/")
+    server = request.build_absolute_uri(reverse("home")).rstrip("/")
     context = {"station": found, "minutes": round(TOKEN_SHOWN_FOR.total_seconds() / 60), **(kept or {})}
     if kept:
         context["command"] = start_command(found, kept["token"], server)
