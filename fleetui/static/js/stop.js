@@ -90,7 +90,7 @@ class Order {
     const n = this.count("confirmed");
     const others = this.complete ? "" : "; which other stations there are is not known";
     const now = [n ? `${n} confirmed it` : "No station confirmed it", ...said].join("; ") + others;
-    return `${now}. It is not recorded yet, because the database does not answer. ${again}`;
+    return `${now}. It is not recorded yet: the database does not take it now. ${again}`;
   }
 
   say() { if (orders.has(this.id)) show(); }
