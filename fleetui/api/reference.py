@@ -49,7 +49,10 @@ def body_of(operation, schema):
 
 
 def describe(name, where, said, required) -> dict:
-    kinds = [each.get("format") or each.get("type") or "anything" for each in said.get("anyOf", [said])]
+    kinds = []
+    for each in said.get("anyOf", [said]):
+        kind = each.get("format") or each.get("type") or "anything"
+        kinds += kind if isinstance(kind, list) else [kind]  # a rule that may be left empty: ["number", "null"]
     return {
         "name": name,
         "where": where,
