@@ -51,7 +51,7 @@ def describe(name, where, said, required) -> dict:
     kinds = []
     for each in said.get("anyOf", [said]):
         kind = each.get("format") or each.get("type") or "anything"
-        kinds += kind if isinstance(kind, list) else [kind]
+        kinds += kind if isinstance(kind, list) else [kind]  # a rule that may be left empty: ["number", "null"]
     return {
         "name": name,
         "where": where,

@@ -21,7 +21,7 @@ def opened(running_fleet, browser):
         page = context.new_page()
         page.set_default_timeout(WAIT_MS)
         page.script_errors = []
-        page.on("pageerror", lambda error: page.script_errors.append(str(error)))
+        page.on("pageerror", lambda error: page.script_errors.append(f"{page.url}: {error.stack}"))
         pages.append(page)
         if role:
             login = running_fleet.logins[role]
