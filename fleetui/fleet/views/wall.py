@@ -100,7 +100,7 @@ def wall(request, lab_slug):
         cards=cards,
         blank={"word": words("offline")},
         states=[(state, words(state)) for state in TALLY],
-        drawn=any(card["renderer"] == "drawn" for card in cards),
+        drawn=[card["name"] for card in cards if card["renderer"] == "drawn"],
         first_steps=first_steps(lab),
     )
 

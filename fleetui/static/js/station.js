@@ -120,7 +120,7 @@ function addRecent(recent) {
     link.textContent = episode.instruction || "episode";
     const rest = document.createElement("span");
     rest.className = "muted small";
-    rest.textContent = `${(episode.ending ?? "").replaceAll("_", " ")} · ${episode.steps ?? "?"} steps · ${LABELS[episode.true_success] ?? "unknown"}`;
+    rest.textContent = `${(episode.ending ?? "").replaceAll("_", " ")} · ${episode.steps ?? "?"} step${episode.steps === 1 ? "" : "s"} · ${LABELS[episode.true_success] ?? "unknown"}`;
     const acts = document.createElement("span");
     acts.className = "row";
     const add = (text, pressed, does) => {
