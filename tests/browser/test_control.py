@@ -319,13 +319,18 @@ navigator.getGamepads = () => window.pads;
 AT_REST_S = 0.6  # a dozen readings of the gamepads
 
 
+TOO_WIDE = """() => [...document.querySelectorAll("body *")]
+  .filter((each) => each.getBoundingClientRect().right > 390.5)
+  .map((each) => `${each.tagName}.${each.className} ${each.textContent.trim().slice(0, 60)}`).slice(0, 8)"""
+
+
 def show_dark_and_narrow(page, screenshots, name):
     page.emulate_media(color_scheme="dark")
     page.screenshot(path=screenshots / f"{name}_dark.png")
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.screenshot(path=screenshots / f"{name}_390.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390, page.evaluate(TOO_WIDE)
     page.set_viewport_size({"width": 1440, "height": 900})
 
 
