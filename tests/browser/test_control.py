@@ -511,7 +511,7 @@ def test_a_correction_is_labelled_undone_and_added_to_a_dataset(people, watched,
     last.get_by_role("button", name="Add to a dataset").click()
     expect(toasts).to_contain_text("It is in the dataset “Corrections of")
     last.locator("a").click()
-    expect(page.locator("main")).to_contain_text("It is in the dataset Corrections of")
+    expect(page.locator("main")).to_contain_text("is in the dataset Corrections of")
     expect(page.get_by_role("button", name="True success")).to_have_attribute("aria-pressed", "true")
     page.wait_for_load_state()  # before that the page has no keys
     page.keyboard.press("Shift+F")
