@@ -604,7 +604,7 @@ def test_a_lost_connection_and_an_old_picture_are_unmistakable(people, watched, 
         button = page.get_by_role("button", name=act)
         expect(button).to_be_disabled()
         assert "Connection lost" in button.get_attribute("title")
-    expect(page.locator(".acts-why")).to_have_text("Connection lost: commands are not sent, save the stop.")
+    expect(page.locator(".acts-why")).to_have_text("Connection lost: commands are not sent, except a stop.")
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.screenshot(path=screenshots / "station_lost_390.png")
