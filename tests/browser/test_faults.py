@@ -286,7 +286,7 @@ def test_a_half_open_line_is_seen_and_a_stop_that_was_not_delivered_is_said(driv
     page.wait_for_selector("body[data-offline]", timeout=8000)
     knew = time.monotonic() - began
     figures["half-open line"]["page_knows_s"] = round(knew, 3)
-    assert knew < 5.5
+    assert knew < 5.2
     for slug in ("watched", "station-1"):  # one moves, one is idle: both are of the past
         expect(page.locator(f"article.card[data-station={slug}]")).to_have_class(re.compile("stale"))
     page.screenshot(path=screenshots / "half_open.png")

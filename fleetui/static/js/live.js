@@ -9,7 +9,7 @@ const BEAT_EVERY_MS = 400;
 const DRIVE_TTL_MS = 300;
 const STALE_FRAME_MS = 3000;
 const FIRST_CONNECTION_MS = 2000;
-const SILENT_MS = 5000;        // the server says something every 2 s: after so long nobody is there
+const SILENT_MS = 4500;        // the server says something every 2 s: after so long nobody is there, and 5 s are not over
 const ANSWER_MS = 2000;        // and it answers at once when a page asks whether it is there
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
