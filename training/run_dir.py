@@ -14,6 +14,7 @@ A job hands in and reads out, training does the rest; neither needs the other's 
 imports this module.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -146,10 +147,9 @@ class RunDir:
         whole = content[: content.rfind(b"\n") + 1]
         lines = []
         for line in whole.splitlines():
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
+            with contextlib.suppress(json.JSONDecodeError):
+                if isinstance(said := json.loads(line), dict):
+                    lines.append(said)
         return lines, offset + len(whole)
 
     def lines(self, kind: str) -> list[dict]:

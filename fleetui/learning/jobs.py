@@ -368,9 +368,11 @@ class Supervision:
             try:
                 line = strict_json.loads(text)
             except ValueError:
+                line = None
+            if not isinstance(line, dict):
                 log.warning("run %s: line %s of its metrics is torn", self.run.pk, number)
                 continue
-            if number > self.recorded and isinstance(line, dict):
+            if number > self.recorded:
                 fresh.append((number, line))
             if line.get("kind") == "done":
                 summary = line

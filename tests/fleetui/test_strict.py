@@ -199,7 +199,7 @@ def test_a_metric_that_is_no_number_is_null_and_stops_no_job(lab, improve_run):
     supervision = jobs.Supervision(improve_run)
     supervision.dir.path.mkdir(parents=True)
     supervision.dir.log("loss", step=1, curve=[1.0, {"deep": math.inf}], bc=math.nan)
-    supervision.dir.metrics.write_text(supervision.dir.metrics.read_text() + '{"kind": "loss", "bc": NaN}\n')
+    supervision.dir.metrics.write_text(supervision.dir.metrics.read_text() + '{"kind": "loss", "bc": NaN}\n7\n[]\n')
     supervision.dir.log("loss", step=2)
     supervision.read_metrics()
     rows = Metric.objects.filter(run=improve_run, kind="loss").order_by("seq")
