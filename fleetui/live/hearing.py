@@ -78,6 +78,8 @@ class Hearing:
                     self.hand_on(await layer.receive(self.channel))
             except AWAY as error:
                 log.warning("Valkey does not answer (%s); trying again", error or type(error).__name__)
+            except Exception:  # whatever else stands in Valkey under our names: this process must go on hearing
+                log.exception("What came through Valkey was not understood; listening anew")
             self.channel, self.joined = "", set()
             await asyncio.sleep(AGAIN_AFTER_S)
 

@@ -363,6 +363,17 @@ def test_an_odd_notice_ends_no_watch(server, lab, payload):
     until(lambda: arm.stopped_at, seconds=4)
 
 
+def test_rubbish_in_valkey_ends_no_hearing(server, lab, settings):
+    arm = Arm(server, lab)
+    time.sleep(0.5)
+    name = f"{settings.KEY_PREFIX}__group__{stops.GROUP}"
+    assert redis.Redis.from_url(settings.CHANNELS_ADDRESS).publish(name, b"\xc1 no msgpack") == 1
+    time.sleep(2.5)  # it listens anew a second later
+    order = {"stop": {"id": "r1", "lab": "east", "station": None, "by": "somebody"}, "from": "another process"}
+    assert messages.send_to_group(stops.GROUP, {"type": "stop", "payload": order})
+    until(lambda: arm.stopped_at)
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"id": 7}', b"\xff\x00", b'{"id": "\\u0000"}'])
 def test_whatever_stands_in_its_body_a_stop_is_not_refused(server, lab, body):
     arm = Arm(server, lab)
