@@ -27,7 +27,7 @@ BAD_WITHIN_S = 10.0
 TASKS_LIMIT = 300  # answers among them
 WORK_LIMIT = 500  # things that wait for the database; more is refused
 CLOSED_WITHIN_S = 2.0
-BAD_MESSAGE, OVERLOADED = 4400, 4408
+BAD_MESSAGE = 4400
 GONE = (RuntimeError, OSError)  # what sending raises once the other end is not there: uvicorn's and Channels' own
 # Enough that a database which hangs holds some sockets' work but not all; never used for a stop.
 _threads = ThreadPoolExecutor(32, thread_name_prefix="sockets")

@@ -5,7 +5,6 @@ person cleared it since). What could not be recorded within a second is said and
 (fleetui/stops.py has the path itself).
 """
 
-import logging
 import uuid as uuids
 from concurrent.futures import TimeoutError as NotInTime
 
@@ -17,8 +16,6 @@ from fleetui.access import Conflict, NotFound
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.control import latch_stop
 from fleetui.fleet.models import Station
-
-log = logging.getLogger(__name__)
 
 ANSWERED_WITHIN_S = 1.0  # a stop's answer waits so long for the stations, and for PostgreSQL
 LATE_REASON = "it is stopped, though no stop was recorded: it was told to stop while nothing could be recorded"
