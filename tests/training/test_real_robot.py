@@ -24,7 +24,7 @@ def documented_program() -> str:
 
 
 def interrupt(process) -> str:
-    """Ctrl-C until it ends: Python loses one that comes while it calls a finaliser. What it said."""
+    """Ctrl-C until it ends; what it said. Once, in a whole run, a first one was not heeded, and why was not found."""
     for _ in range(10):
         process.send_signal(signal.SIGINT)
         try:
