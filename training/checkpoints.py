@@ -144,7 +144,7 @@ class Loaded:
             if len(self._goals) > 100_000:  # years of typed-in sentences must not fill the memory
                 self._goals.clear()
                 new = sorted(set(instructions))
-            self._goals.update(zip(new, self.network.words(self.vocabulary.encode(new)), strict=True))
+            self._goals.update(zip(new, self.network.goal(self.vocabulary.encode(new)), strict=True))
         return torch.stack([self._goals[text] for text in instructions])
 
     @torch.inference_mode()

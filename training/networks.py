@@ -6,8 +6,8 @@
 
 On a table of objects the words must find the objects, and imitation alone never teaches them to: the signal of a single
 step is too weak. So Grounding is trained first and alone, with labels read off the demonstrations in hindsight (which
-block moved most, and near what it came to rest), then frozen. A body without objects gets a plain code of the sentence
-instead.
+block moved most, and near what it came to rest), then frozen, and decided: from then on a sentence means one object,
+never a mixture of two. A body without objects gets a plain code of the sentence instead.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from robots.embodiments import TABLE_SIZE, Embodiment
 from training.sight import Sight
-from training.vocabulary import PADDING, Vocabulary
+from training.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 # Metres by which the moved block may rest from what it was pushed to: about two touching blocks, or a place's radius.
 REST_DISTANCE = 0.04
@@ -50,6 +50,10 @@ class Grounding(nn.Module):
     the target. An object's key is made of the embeddings of its colour word and its shape word, the very ones that the
     sentence is read with, so that an object which was never named as a target in training is found all the same.
 
+    What a few dozen sentences teach is where in a sentence the source and the target are named; which words name them
+    must not be learned by heart. So in training the words of the objects' names are exchanged at random (renamed). With
+    50 demonstrations and without it a target was found in .6 to .87 of the sentences, with it in .99.
+
     goal [n, 2 K + 3] = source weights [K], target weights [K], place weight [1], place x and y in metres [2]
     """
 
@@ -63,25 +67,58 @@ class Grounding(nn.Module):
         self.register_buffer("names", names, persistent=False)  # [K, 2]
         self.size = 2 * len(embodiment.objects) + 3
 
-    def forward(self, words: Tensor) -> Tensor:
+    def forward(self, words: Tensor, names: Tensor | None = None) -> Tensor:
+        """[n, length] -> goal [n, 2 K + 3]. `names` [n, K, 2]: what the objects are called in each sentence, if not by
+        their own names.
+        """
         alone, context, mask = self.sentence(words)
         attention = self.attention(context).masked_fill(~mask[..., None], -torch.inf).softmax(1)  # [n, length, 2]
         gathered = attention.transpose(1, 2) @ alone  # [n, 2, width]
-        keys = self.sentence.embedding(self.names).mean(1)  # [K, width]
-        logits = self.query(gathered) @ keys.T  # [n, 2, K]
+        keys = self.sentence.embedding(self.names if names is None else names).mean(-2)  # [(n,) K, width]
+        logits = self.query(gathered) @ keys.transpose(-1, -2)  # [n, 2, K]
         # From the words alone as well, not from their context, which a wording that was never seen changes.
         place = self.place(gathered[:, 1])  # [n, 3] logit, x, y
         target = torch.cat([logits[:, 1], place[:, :1]], 1)
         return torch.cat([logits[:, 0].softmax(1), target.softmax(1), place[:, 1:]], 1)
 
+    def renamed(self, words: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The same sentences in worlds where each colour is called by another colour's word, and each shape by another
+        shape's. [n, length] -> [n, length], and the objects' names there [n, K, 2]
+        """
+        n = len(words)
+        called = torch.arange(self.sentence.embedding.num_embeddings).repeat(n, 1)
+        taken: set[int] = {PADDING, UNKNOWN}
+        for column in self.names.T:
+            kind = torch.tensor(sorted(set(column.tolist()) - taken), dtype=torch.int64)  # e.g. the words for colours
+            taken |= set(kind.tolist())
+            called[:, kind] = kind[torch.rand((n, len(kind)), generator=generator).argsort(1)]
+        return called.gather(1, words), called[:, self.names.flatten()].unflatten(1, self.names.shape)
+
+    def named(self, words: Tensor) -> Tensor:
+        """Whether a sentence holds an object's whole name. [n, length] -> bool [n, K]"""
+        longest = self.names.shape[1]
+        runs = F.pad(words, (0, longest - 1), value=PADDING).unfold(1, longest, 1)  # [n, length, 2]
+        return (runs[:, :, None] == self.names).all(-1).any(1)
+
     @staticmethod
-    def loss(goal: Tensor, moved: Tensor, resting: Tensor, others: Tensor, present: Tensor) -> Tensor:
+    def decided(goal: Tensor) -> Tensor:
+        """All weight on the likeliest source, and on the likeliest target or the place: a tenth of the weight on a
+        second block would move what is aimed at by a tenth of the way to it. [n, 2 K + 3] -> the same
+        """
+        count = (goal.shape[1] - 3) // 2
+        source, target, place = goal.split([count, count + 1, 2], 1)
+        sure = [F.one_hot(weights.argmax(1), weights.shape[1]).to(goal) for weights in (source, target)]
+        return torch.cat([*sure, place], 1)
+
+    @staticmethod
+    def loss(goal: Tensor, moved: Tensor, resting: Tensor, others: Tensor, present: Tensor, named: Tensor) -> Tensor:
         """How badly the goal explains what happened in each episode.
 
         moved [n] the object that moved most, resting [n, 2] where it ended, others [n, K, 2] where each object ended,
-        present [n, K] whether it is still there. The end is explained by a mixture of normal distributions, one about
-        every other object and one about the place that the words name: nobody says which family an instruction belongs
-        to.
+        present [n, K] whether it is still there, named [n, K] whether the sentence holds its name. The end is explained
+        by a mixture of normal distributions, one about every other object and one about the place that the words name:
+        nobody says which family an instruction belongs to. But where another object is named it is the target, and a
+        sentence that names two must not be explained by a place that is learned by heart.
         """
         count = others.shape[1]
         source, target, place = goal[:, :count], goal[:, count : 2 * count + 1], goal[:, 2 * count + 1 :]
@@ -89,12 +126,17 @@ class Grounding(nn.Module):
         away = (centres - resting[:, None]).norm(dim=-1) / REST_DISTANCE
         # Linear far away, so that an episode which went wrong pulls no harder than one that went right.
         cost = F.huber_loss(away, torch.zeros_like(away), reduction="none", delta=2.0)
-        possible = torch.cat([present & ~F.one_hot(moved, count).bool(), torch.ones_like(present[:, :1])], 1)
+        other = present & ~F.one_hot(moved, count).bool()
+        meant = other & named
+        placeless = meant.any(1, keepdim=True)
+        possible = torch.cat([torch.where(placeless, meant, other), ~placeless], 1)
         log_target = (target + 1e-6).log() - cost
         end = -log_target.masked_fill(~possible, -torch.inf).logsumexp(1)
-        # The place is pulled a little by every end, also by those that another object explains better so far: left to
-        # the mixture alone it can be given up before it is found. (One run in twenty took all places for objects.)
-        return F.nll_loss((source + 1e-6).log(), moved) + end.mean() + 0.1 * cost[:, -1].mean()
+        # The place is pulled a little by every end that it may explain, also where another object does so better by
+        # now: left to the mixture alone it can be given up before it is found. (One run in twenty took all places for
+        # objects.)
+        pull = (cost[:, -1:] * ~placeless).mean()
+        return F.nll_loss((source + 1e-6).log(), moved) + end.mean() + 0.1 * pull
 
 
 class TextCode(nn.Module):
@@ -285,6 +327,11 @@ class Network(nn.Module):
         )
         self.action_head = ActionHead(hidden, embodiment.action_range, action_bins)
         self.steps_to_go_head = nn.Linear(hidden, bins)
+
+    def goal(self, words: Tensor) -> Tensor:
+        """Sentences as what acts and judges is told them. [n, length] -> [n, goal size]"""
+        goal = self.words(words)
+        return self.words.decided(goal) if isinstance(self.words, Grounding) else goal
 
     def perceive(self, observations: Tensor) -> Tensor:
         """Observations as recorded [n, D] -> the features that the embodiment names [n, features_size]: the same,

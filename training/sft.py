@@ -111,14 +111,14 @@ def sft(run: RunDir) -> dict:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen))
     with torch.no_grad():
-        goals = network.words(words)  # [I, goal size]; fixed from here on if grounded
+        goals = network.goal(words)  # [I, goal size]; fixed from here on if grounded
 
     # --- training: -log p(a_t | o_t, g) on one half of a batch, -log p(t' - t | o_t, g) on the other
     bins = steps_to_go.bin_of_steps(demonstrations.steps_to_go, recipe.bins, recipe.bin_width)  # [F]
 
     def hidden_and_frame(frames: Tensor, turned: bool) -> tuple[Tensor, Tensor | None]:
         rows = demonstrations.instruction[frames]
-        goal = goals[rows] if grounded else network.words(words[rows])
+        goal = goals[rows] if grounded else network.goal(words[rows])
         # A table looks alike from every side, so that one demonstration stands for all its turned and mirrored copies.
         frame = random_frames(len(frames), generator) if grounded and turned else None
         return network.hidden(demonstrations.observations[frames], goal, frame), frame
@@ -284,12 +284,20 @@ def ground(
     else:
         run.note("In no demonstration all objects can be made out; more of them would help.", level="warning")
     sentence = demonstrations.instruction[demonstrations.first]  # [E]
+    named = network.words.named(words)[sentence]  # [E, K]
 
     def loss(episodes: Tensor, noisy: bool) -> Tensor:
-        text = words[sentence[episodes]]
-        goal = network.words(among_strangers(text, generator) if noisy else text)
+        text, names = words[sentence[episodes]], None
+        if noisy:
+            text, names = network.words.renamed(text, generator)
+            text = among_strangers(text, generator)
         return Grounding.loss(
-            goal, seen.moved[episodes], seen.resting[episodes], seen.others[episodes], seen.present[episodes]
+            network.words(text, names),
+            seen.moved[episodes],
+            seen.resting[episodes],
+            seen.others[episodes],
+            seen.present[episodes],
+            named[episodes],
         )
 
     parameters = list(network.words.parameters())

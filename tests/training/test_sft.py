@@ -257,14 +257,17 @@ def test_the_grounding_loss_prefers_what_happened():
     others = torch.tensor([[[0.1, 0.0], [-0.2, 0.1], [0.14, 0.0]]])
     happened = {"moved": torch.tensor([0]), "resting": others[:, 0], "others": others, "present": torch.ones(1, 3) > 0}
 
-    def loss(source, target, place=(0.0, 0.0)):
+    def loss(source, target, place=(0.0, 0.0), named=()):
         goal = torch.cat([torch.eye(3)[source], torch.eye(4)[target], torch.tensor(place)])[None]
-        return float(Grounding.loss(goal, **happened))
+        return float(Grounding.loss(goal, **happened, named=torch.tensor([[i in named for i in range(3)]])))
 
     assert loss(0, 2) < loss(0, 1) < loss(1, 1)
     # A block can't explain its own end, or every sentence would mean "push it to where it is"; a place named there can.
     assert loss(0, 0) > loss(0, 2)
     assert loss(0, 3, (0.1, 0.0)) < loss(0, 2)
+    # Unless the sentence names another block, even if that lies farther away: then this one is the target.
+    assert loss(0, 1, named=(0, 1)) < loss(0, 2, named=(0, 1))
+    assert loss(0, 1, named=(0, 1)) < loss(0, 3, (0.1, 0.0), named=(0, 1))
 
 
 def test_a_place_that_nothing_speaks_for_yet_is_still_pulled_to_where_blocks_came_to_rest():
@@ -273,8 +276,35 @@ def test_a_place_that_nothing_speaks_for_yet_is_still_pulled_to_where_blocks_cam
     happened = {"moved": torch.tensor([0]), "resting": others[:, 0], "others": others, "present": torch.ones(1, 3) > 0}
     place = torch.tensor([2.0, -1.0], requires_grad=True)
     goal = torch.cat([torch.eye(3)[0], torch.tensor([0.0, 0, 1, 0]), place])[None]
-    Grounding.loss(goal, **happened).backward()
+    Grounding.loss(goal, **happened, named=torch.zeros(1, 3) > 0).backward()
     assert place.grad[0] > 0.1 and place.grad[1] < -0.1
+
+
+def test_sentences_of_renamed_objects_name_the_same_objects():
+    vocabulary = Vocabulary.of(["push the to please"], LANGUAGE_TABLE)
+    words = Grounding(vocabulary, LANGUAGE_TABLE)
+    texts = ["please push the red moon to the blue cube", "push green star to yellow pentagon", "push the star"]
+    text = vocabulary.encode(texts)
+    names = [kind.name for kind in LANGUAGE_TABLE.objects]
+    said = [[names[i] for i in row.nonzero()[:, 0]] for row in words.named(text)]
+    assert said == [["red moon", "blue cube"], ["green star", "yellow pentagon"], []]
+
+    renamed, called = words.renamed(text, torch.Generator().manual_seed(1))
+    part_of_a_name = torch.isin(text, words.names)
+    assert renamed[~part_of_a_name].equal(text[~part_of_a_name]) and not renamed.equal(text)
+    for row in range(3):
+        words.names = called[row]
+        assert words.named(renamed[row : row + 1]).equal(Grounding(vocabulary, LANGUAGE_TABLE).named(text[row : row + 1]))
+        # A colour stays a colour, and the four stay four.
+        for column, kinds in ((0, {"red", "blue", "green", "yellow"}), (1, {"moon", "pentagon", "cube", "star"})):
+            assert {vocabulary.words[i - 2] for i in called[row, :, column].tolist()} == kinds
+
+
+def test_a_goal_is_decided():
+    goal = torch.tensor([[0.6, 0.4, 0.2, 0.3, 0.5, 0.1, 0.2], [0.1, 0.9, 0.45, 0.15, 0.4, 0.1, 0.2]])
+    assert Grounding.decided(goal).tolist() == pytest.approx(
+        np.array([[1, 0, 0, 0, 1, 0.1, 0.2], [0, 1, 1, 0, 0, 0.1, 0.2]]).tolist()
+    )
 
 
 def test_padding_does_not_change_a_sentence():
