@@ -83,6 +83,11 @@ class Episode:
     control_hz: float = 5.0
     interventions: int = 0
     frames: list[bytes] | None = None  # JPEGs [T+1] where a station recorded them
+    fenced: np.ndarray | None = None  # uint8 [T], 1 where the fence turned the policy's action aside; None: nowhere
+
+    def __post_init__(self):
+        if self.fenced is None:
+            self.fenced = np.zeros(len(self.actions), np.uint8)
 
     @property
     def steps(self) -> int:
@@ -175,6 +180,7 @@ class Episode:
             ("actions", 2, np.float32),
             ("actors", 1, np.uint8),
             ("steps_to_go", 1, np.float32),
+            ("fenced", 1, np.uint8),
         ):
             array = getattr(self, name)
             if not isinstance(array, np.ndarray) or array.ndim != dimensions or array.dtype != kind:
@@ -184,7 +190,8 @@ class Episode:
             refuse("actions", "the episode has no step.")
         if steps > LONGEST_EPISODE:
             refuse("actions", f"has {steps} steps, more than {LONGEST_EPISODE}; cut it into several episodes.")
-        for name, wanted in (("observations", steps + 1), ("actors", steps), ("steps_to_go", steps + 1)):
+        rows = {"observations": steps + 1, "actors": steps, "steps_to_go": steps + 1, "fenced": steps}
+        for name, wanted in rows.items():
             if len(getattr(self, name)) != wanted:
                 refuse(name, f"has {len(getattr(self, name))} rows, but {steps} actions need {wanted}.")
         if body is not None:
@@ -202,6 +209,8 @@ class Episode:
                 refuse(name, f"{said} at step {step}.")
         if (np.abs(self.steps_to_go) > LARGEST_NUMBER).any():
             refuse("steps_to_go", "is infinite or above 1e9 somewhere; write NaN where no reward model ran.")
+        if (self.fenced > 1).any():
+            refuse("fenced", "must be 0, or 1 where the fence turned the action aside.")
         if (self.actors >= len(ACTORS)).any():
             refuse("actors", f"must be below {len(ACTORS)} ({', '.join(ACTORS)}).")
         if self.frames is not None:
@@ -238,7 +247,8 @@ def _is_integer(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_ARRAYS = {"observations": 1, "actions": 0, "actors": 0, "steps_to_go": 1}  # rows an episode has beyond its T steps
+# Rows an episode has beyond its T steps
+_ARRAYS = {"observations": 1, "actions": 0, "actors": 0, "steps_to_go": 1, "fenced": 0}
 _FIELDS = (
     "uuid",
     "embodiment",
@@ -312,6 +322,8 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
         arrays = load(data)
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:  # the latter: a dtype unknown
         raise EpisodeError(f"The file is not a file of episodes: {_shown(str(error))}.") from None
+    if "fenced" not in arrays and "actors" in arrays:  # a file from before there was such an array, or without a fence
+        arrays["fenced"] = np.zeros(arrays["actors"].shape, np.uint8)
     steps = _steps_of_each(arrays, fields)
     taken = {name: 0 for name in _ARRAYS}
     sizes = arrays.get("frame_sizes")

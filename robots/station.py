@@ -91,6 +91,7 @@ class Recording:
         self.purpose, self.actor, self.loaded = purpose, actor, loaded
         self.observations = [observation]
         self.actions: list[np.ndarray] = []
+        self.fenced: list[bool] = []  # whether the fence turned the action aside
         self.d: list[float] = []  # one shorter than observations until the newest one is judged
         self.below = 0  # frames in a row with d <= s
         self.lowest, self.lowest_at = math.inf, 0  # of d, and its step
@@ -149,6 +150,7 @@ class Recording:
             actions=np.array(self.actions, np.float32),
             actors=np.full(self.steps, ACTORS.index(self.actor), np.uint8),
             steps_to_go=np.asarray(d, np.float32),
+            fenced=np.array(self.fenced, np.uint8),
             ending=ending,
             detected_success=ending == "detected_success",
             true_success=true_success,
@@ -761,10 +763,12 @@ class Station:
         done = action
         if recording.rules.edge_margin is not None and recording.actor == "policy":
             done = self.actions.bounded(self.driver.fenced(action, recording.rules.edge_margin), present)
+        fenced = not np.allclose(done, action, rtol=0, atol=1e-6)
         observation = self.driver.step(done)
         self.observation = observation
         recording.observations.append(observation)
         recording.actions.append(action)
+        recording.fenced.append(fenced)
         self.steps_taken += 1
         self.fresh = False
         self.scene += 1

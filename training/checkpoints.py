@@ -187,10 +187,9 @@ class Policy(Loaded):
         """[n, D] -> [n, A], and the outlook [n, bins]: p(steps to success | o, g) when this policy goes on; its last
         bin is "not before the time limit". From demonstrations first, then from how its own attempts ended.
         """
-        hidden = self.network.hidden(self.perceive(observations), self.goals(instructions))
-        head = self.network.action_head
-        actions = head.actions(head.draw(hidden, generator, greedy)).numpy()
-        return actions, steps_to_go.distribution(self.network.steps_to_go_head(hidden)).numpy()
+        perceived, goals = self.perceive(observations), self.goals(instructions)
+        actions, hidden = self.network.act(perceived, goals, generator, greedy)
+        return actions.numpy(), steps_to_go.distribution(self.network.steps_to_go_head(hidden)).numpy()
 
 
 class RewardModel(Loaded):
@@ -206,8 +205,7 @@ class RewardModel(Loaded):
     @torch.inference_mode()
     def judge(self, perceived: Tensor, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The same for what perceive() made of observations."""
-        hidden = self.network.hidden(perceived, self.goals(instructions))
-        distribution = steps_to_go.distribution(self.network.steps_to_go_head(hidden))
+        distribution = self.network.steps_to_go(perceived, self.goals(instructions))
         return steps_to_go.expected_steps(distribution, self.bin_width).numpy(), distribution.numpy()
 
     @property
@@ -253,5 +251,7 @@ def load_state(path: Path, optimiser: torch.optim.Optimizer, generator: torch.Ge
     optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
     for name, network in networks.items():
         prefix = f"{name}."
-        network.load_state_dict({key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)})
+        own = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+        if own:  # a state from before there was such a part begins it anew
+            network.load_state_dict(own)
     return progress

@@ -24,6 +24,8 @@ class Evaluation:
     low: float  # Wilson 95 %
     high: float
     mean_steps: float  # to success or to the time limit
+    steps_to_success: float | None  # mean, of those that succeeded
+    falls: int  # attempts in which the world came to need a reset
 
     @property
     def rate(self) -> float:
@@ -69,25 +71,36 @@ def evaluate(
     held_out: bool = False,
     batch: int = 200,
     time_limit: int = 0,
+    edge_margin: float = 0.0,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Evaluation:
     """Episode i has the same start, instruction and family whatever the policy and however many episodes follow it. A
-    time limit of 0 is the task's own.
+    time limit of 0 is the task's own; with an edge margin (metres) the fence turns aside what would push things off.
     """
     tasks = [get_task(name) for name in task_names]
     if wrong := [task.name for task in tasks if task.embodiment != policy.embodiment.name]:
         raise ValueError(
             f"Task {wrong[0]} is not for {policy.embodiment.name}; evaluate the policy on a task of its own body."
         )
-    successes, steps = [], []
+    successes, steps, falls = [], [], 0
     for first in range(0, episodes, batch):
         numbers = range(first, min(first + batch, episodes))
-        succeeded, taken = _attempt(policy, tasks, numbers, seed, greedy, held_out, time_limit)
+        succeeded, taken, fallen = _attempt(policy, tasks, numbers, seed, greedy, held_out, time_limit, edge_margin)
         successes += succeeded.tolist()
         steps += taken.tolist()
+        falls += int(fallen.sum())
         on_progress(len(successes))
     low, high = wilson(sum(successes), len(successes))
-    return Evaluation(sum(successes), len(successes), low, high, float(np.mean(steps)))
+    to_success = np.array(steps)[np.array(successes)]
+    return Evaluation(
+        sum(successes),
+        len(successes),
+        low,
+        high,
+        float(np.mean(steps)),
+        float(to_success.mean()) if len(to_success) else None,
+        falls,
+    )
 
 
 def evaluate_for(run: RunDir, policy: Policy, *arguments, **settings) -> Evaluation | None:
@@ -103,8 +116,8 @@ def evaluate_for(run: RunDir, policy: Policy, *arguments, **settings) -> Evaluat
 
 
 def _attempt(
-    policy, tasks, numbers: range, seed: int, greedy: bool, held_out: bool, time_limit: int
-) -> tuple[np.ndarray, np.ndarray]:
+    policy, tasks, numbers: range, seed: int, greedy: bool, held_out: bool, time_limit: int, edge_margin: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n = len(numbers)
     generator = torch.Generator().manual_seed(seed + numbers.start)
     families = [tasks[i % len(tasks)] for i in numbers]
@@ -119,15 +132,19 @@ def _attempt(
     observations = np.stack(observations)
     texts = [instruction.text for instruction in instructions]
     limits = np.array([time_limit or task.time_limit_steps for task in families])
-    succeeded, steps = np.zeros(n, bool), np.zeros(n, int)
+    succeeded, fallen, steps = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, int)
     while (active := ~succeeded & (steps < limits)).any():
         actions = np.zeros((n, policy.embodiment.action_size), np.float32)
         actions[active] = policy.act(
             observations[active], [texts[i] for i in np.flatnonzero(active)], generator, greedy
         )
+        if edge_margin:
+            for i in np.flatnonzero(active):
+                actions[i] = worlds.each[i].fenced(actions[i], edge_margin)
         observations = worlds.step(actions, active, observations)
         steps += active
         for i in np.flatnonzero(active):
             succeeded[i] = worlds.each[i].true_success(instructions[i])
+            fallen[i] = fallen[i] or bool(worlds.each[i].needs_reset())
     worlds.close()
-    return succeeded, steps
+    return succeeded, steps, fallen

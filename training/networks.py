@@ -10,6 +10,7 @@ block moved most, and near what it came to rest), then frozen, and decided: from
 never a mixture of two. A body without objects gets a plain code of the sentence instead.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -232,17 +233,23 @@ class TableFeatures(nn.Module):
         )
 
 
-def random_frames(n: int, generator: torch.Generator, quarters: bool = False) -> Tensor:
-    """Rotations by any angle, or by quarter turns, which map action tokens on each other; half of them mirrored.
-    [n, 2, 2]
-    """
-    if quarters:
-        angle = torch.pi / 2 * torch.randint(4, (n,), generator=generator)
-    else:
-        angle = 2 * torch.pi * torch.rand(n, generator=generator)
+def random_frames(n: int, generator: torch.Generator) -> Tensor:
+    """Rotations by any angle, half of them mirrored. [n, 2, 2]"""
+    angle = 2 * torch.pi * torch.rand(n, generator=generator)
     mirror = torch.randint(2, (n,), generator=generator) * 2.0 - 1
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([torch.stack([cos, -sin * mirror], 1), torch.stack([sin, cos * mirror], 1)], 1)
+
+
+# Quarter turns and their mirror images: of all rotations those that map a table's action tokens on each other.
+# [8, 2, 2]
+SYMMETRIES = torch.tensor(
+    [
+        [[cos, -sin * mirror], [sin, cos * mirror]]
+        for mirror in (1.0, -1.0)
+        for cos, sin in ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))
+    ]
+)
 
 
 class FlatFeatures(nn.Module):
@@ -289,7 +296,7 @@ class ActionHead(nn.Module):
             hidden = torch.cat([hidden, F.one_hot(tokens[:, i], self.bins).float()], 1)
         return total
 
-    def draw(self, hidden: Tensor, generator: torch.Generator | None, greedy: bool) -> Tensor:
+    def sample(self, hidden: Tensor, generator: torch.Generator | None, greedy: bool) -> Tensor:
         """[n, width] -> tokens [n, A]"""
         tokens = []
         for head in self.heads:
@@ -304,7 +311,13 @@ class ActionHead(nn.Module):
 
 
 class Network(nn.Module):
-    """One network with both heads. Stage 2 trains a copy's trunk and action head; sight and the words' part stay."""
+    """One network with both heads. Stage 2 trains a copy's trunk and action head; sight and the words' part stay.
+
+    A table looks alike from every side, and what acts and judges on one is exactly equivariant under its SYMMETRIES:
+    the policy is the even mixture of what the heads say of the eight turned and mirrored tables, p(a | o, g) = 1/8
+    sum_f p_net(f a | f o, g), and d the mean of theirs. So a step in practice stands for its eight copies by itself,
+    and the ratio of probabilities in the update is that of the very policy that acted.
+    """
 
     def __init__(
         self, embodiment: Embodiment, vocabulary: Vocabulary, hidden: int, layers: int, action_bins: int, bins: int
@@ -342,3 +355,51 @@ class Network(nn.Module):
     def hidden(self, perceived: Tensor, goal: Tensor, frame: Tensor | None = None) -> Tensor:
         """[n, features_size], [n, goal size] -> [n, hidden]"""
         return self.trunk(self.features(perceived, goal, frame))
+
+    @property
+    def symmetric(self) -> bool:
+        return isinstance(self.features, TableFeatures)
+
+    def frames(self, n: int) -> list[Tensor | None]:
+        """Each symmetry, for n rows; only None where the body has no such symmetries."""
+        return [frame.expand(n, 2, 2) for frame in SYMMETRIES] if self.symmetric else [None]
+
+    def random_symmetries(self, n: int, generator: torch.Generator | None) -> Tensor | None:
+        """One drawn for each row. [n, 2, 2]"""
+        return SYMMETRIES[torch.randint(len(SYMMETRIES), (n,), generator=generator)] if self.symmetric else None
+
+    def _from_all_sides(self, perceived: Tensor, goal: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """hidden, of all frames at once. [n, ...] -> [F n, hidden], the F frames"""
+        frames = self.frames(len(perceived))
+        if len(frames) == 1:
+            return self.hidden(perceived, goal), frames
+        times = len(frames)
+        return self.hidden(perceived.repeat(times, 1), goal.repeat(times, 1), torch.cat(frames)), frames
+
+    def act(
+        self, perceived: Tensor, goal: Tensor, generator: torch.Generator | None, greedy: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Actions [n, A] sampled from p(a | o, g), and the hidden layer that they came from. A greedy one is the
+        likeliest as seen from one side.
+        """
+        frame = None if greedy else self.random_symmetries(len(perceived), generator)
+        hidden = self.hidden(perceived, goal, frame)
+        actions = self.action_head.actions(self.action_head.sample(hidden, generator, greedy))
+        return (actions if frame is None else turned(frame.transpose(1, 2), actions)), hidden
+
+    def log_probability(self, perceived: Tensor, goal: Tensor, actions: Tensor) -> Tensor:
+        """log p(a | o, g) of the mixture. [n, features_size], [n, goal size], [n, A] -> [n]"""
+        hidden, frames = self._from_all_sides(perceived, goal)
+        seen = torch.cat([actions if frame is None else turned(frame, actions) for frame in frames])
+        each = self.action_head.log_probability(hidden, self.action_head.tokens(seen)).unflatten(0, (len(frames), -1))
+        return each.logsumexp(0) - math.log(len(frames))
+
+    def steps_to_go(self, perceived: Tensor, goal: Tensor) -> Tensor:
+        """p(steps-to-go | o, g), the mean over the symmetries. [n, features_size], [n, goal size] -> [n, bins]"""
+        hidden, frames = self._from_all_sides(perceived, goal)
+        return self.steps_to_go_head(hidden).softmax(-1).unflatten(0, (len(frames), -1)).mean(0)
+
+
+def turned(frame: Tensor, vectors: Tensor) -> Tensor:
+    """[n, 2, 2], [n, 2] -> [n, 2]"""
+    return (frame @ vectors[..., None])[..., 0]

@@ -3,14 +3,16 @@
     publish version v
     wait        until the stations have handed in a round of episodes, all acted by version v
     label       d at each observation, rewards, returns R_t
-    update      -c R_t log p(a_t | o_t, g), clipped, over the round's steps
+    criticise   the advantage: R_t less what the critic expected; then the critic learns from the newest rounds
+    update      -c A_t log p(a_t | o_t, g), clipped, over the round's steps; anchored at the policy of stage 1
     foresee     the policy's outlook, from how the round's attempts ended
     save        version v + 1, with all that a restart needs
     evaluate    every few rounds, on fixed seeds, apart from practice; stop well past the peak
     again
 
 Strictly on-policy: episodes of an older version are dropped and counted. A person's steps never enter the gradient, and
-true success is never read here. Read from top to bottom; a restart in the same directory goes on after the last update.
+neither does true success: in simulation it is measured apart from practice, draws the curve, and decides when to stop
+and which version is kept. Read from top to bottom; a restart in the same directory goes on after the last update.
 """
 
 import math
@@ -35,9 +37,11 @@ from training.checkpoints import (
     save_checkpoint,
     save_state,
 )
+from training.critics import LEARNING_RATE as CRITIC_RATE
+from training.critics import WEIGHT_DECAY as CRITIC_DECAY
+from training.critics import Critic, Memory
 from training.descent import descend, unlearnable
 from training.evaluation import evaluate_for
-from training.networks import random_frames
 from training.recipes import ImproveRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
 
@@ -97,17 +101,25 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
     trained = [*network.trunk.parameters(), *network.action_head.parameters()]
     for parameter in trained:
         parameter.requires_grad_(True)
-    # As in stage 1, one step on a table stands for its turned and mirrored copies.
-    turning = bool(origin.embodiment["objects"])
+    imitator, _ = load_checkpoint(run.start / "policy.safetensors")
     outlook = list(network.steps_to_go_head.parameters())
     for parameter in outlook:
         parameter.requires_grad_(True)
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)  # its initial weights
+        critic, memory = Critic(network.features.size), Memory()
+    critic_weights = list(critic.parameters())
     optimiser = torch.optim.AdamW(
-        [{"params": trained, "weight_decay": recipe.weight_decay}, {"params": outlook, "weight_decay": 0.0}],
+        [
+            {"params": trained, "weight_decay": recipe.weight_decay},
+            {"params": outlook, "lr": OUTLOOK_RATE, "weight_decay": 0.0},
+            {"params": critic_weights, "lr": CRITIC_RATE, "weight_decay": CRITIC_DECAY},
+        ],
         lr=recipe.learning_rate,
     )
     state = run.path / "state.safetensors"
-    progress = load_state(state, optimiser, generator, network=network)
+    learners = {"network": network, "critic": critic, "memory": memory}
+    progress = load_state(state, optimiser, generator, **learners)
     if progress is None:
         first = next_description(origin, 0, recipe, origin.taught)
         progress = {
@@ -119,7 +131,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             "deviation": [0, 0.0, 0.0],
         }
         save_checkpoint(policy_path(run, 0), network, first)
-        save_state(state, progress, optimiser, generator, network=network)
+        save_state(state, progress, optimiser, generator, **learners)
     else:
         progress.setdefault("taught", 0)  # of a state from before there was an outlook
         run.note(f"Going on with version {progress['version']}, after {progress['episodes']} practice episodes.")
@@ -133,18 +145,26 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         run.log("update", **last)
     countdown = Countdown(run, "practice", recipe.max_episodes, progress["episodes"])
     simulated = recipe.evaluation_episodes > 0
+    as_practised = {"time_limit": recipe.time_limit, "edge_margin": recipe.edge_margin}
 
-    def policy_loss(acted_by: Policy, perceived, actions, goals, returns, rows: Tensor) -> Tensor:
-        seen, acted, goal, frame = perceived[rows], actions[rows], goals[rows], None
-        if turning:
-            frame = random_frames(len(rows), generator, quarters=True)
-            acted = (frame @ acted[..., None])[..., 0]
-        tokens = network.action_head.tokens(acted)
-        log_probability = network.action_head.log_probability(network.hidden(seen, goal, frame), tokens)
-        with torch.no_grad():
-            before = acted_by.network.hidden(seen, goal, frame)
-            when_acted = acted_by.network.action_head.log_probability(before, tokens)
-        return steps_to_go.reinforce_loss(log_probability, when_acted, returns[rows], recipe.scale, recipe.clip)
+    def policy_loss(perceived, actions, goals, advantages, when_acted, rows: Tensor) -> Tensor:
+        seen, goal = perceived[rows], goals[rows]
+        log_probability = network.log_probability(seen, goal, actions[rows])
+        loss = steps_to_go.reinforce_loss(
+            log_probability, when_acted[rows], advantages[rows], recipe.scale, recipe.clip
+        )
+        if recipe.anchor:
+            frame = network.random_symmetries(len(rows), generator)
+            with torch.no_grad():
+                # What is no number is found out by the loss, and here it must not stop the sampling.
+                hidden = imitator.hidden(seen, goal, frame).nan_to_num()
+                imitated = imitator.action_head.sample(hidden, generator, greedy=False)
+            agreement = network.action_head.log_probability(network.hidden(seen, goal, frame), imitated)
+            loss = loss + steps_to_go.anchor_loss(agreement, recipe.scale * recipe.anchor)
+        return loss
+
+    def teach_critic(loss: Tensor) -> None:
+        descend(loss, optimiser, critic_weights, math.inf)
 
     while True:
         # --- publish
@@ -166,7 +186,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         due = finished or version % recipe.evaluate_every == 0
         if simulated and due and version not in evaluations:
             result = evaluate_for(
-                run, policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, time_limit=recipe.time_limit
+                run, policy, tasks, recipe.evaluation_episodes, recipe.evaluation_seed, **as_practised
             )
             simulated = result is not None  # said once
             if simulated:
@@ -194,21 +214,29 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         if run.cancelled:
             run.note("canceled", level="warning")
             return {}
-        steps = label(episodes, reward_model, policy, recipe.gamma, rewards_of or progress_rewards)
+        steps = label(episodes, reward_model, policy, recipe.gamma, recipe.fence_cost, rewards_of or progress_rewards)
         losses, left_out = [], list(steps.left_out)
         if len(steps.returns):
-            # --- update: steps_to_go.reinforce_loss, each step once an epoch, in random order
+            # --- criticise: the critic speaks of the round before it learns from it
             deviation.add(steps.returns)
             perceived = policy.perceive(steps.observations).clone()
             actions = torch.from_numpy(steps.actions)
             goals = policy.goals(steps.instructions).clone()
             returns = torch.from_numpy(deviation.divide(steps.returns)).float()
+            expected = recipe.baseline * critic.values(network, perceived, goals)
+            advantages = steps_to_go.advantages(returns, expected)
+            if recipe.baseline:
+                memory.add(perceived, goals, returns)
+                critic.learn(network, memory, torch.Generator().manual_seed(recipe.seed + version), teach_critic)
+            # --- update: steps_to_go.reinforce_loss, each step once an epoch, in random order
+            with torch.no_grad():
+                when_acted = network.log_probability(perceived, goals, actions)  # as yet it is the policy that acted
             spent = min(1.0, progress["episodes"] / recipe.max_episodes)
             optimiser.param_groups[0]["lr"] = recipe.learning_rate * (1 - recipe.anneal * spent)
             episode_of = torch.from_numpy(steps.episode)
             sound = torch.ones(len(returns), dtype=torch.bool)
 
-            loss_of = partial(policy_loss, policy, perceived, actions, goals, returns)
+            loss_of = partial(policy_loss, perceived, actions, goals, advantages, when_acted)
             for _ in range(recipe.epochs):
                 for rows in torch.randperm(len(returns), generator=generator).split(recipe.batch):
                     rows = rows[sound[rows]]
@@ -223,13 +251,12 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
                     sound &= ~torch.isin(episode_of, torch.tensor(bad, dtype=torch.int64))
                     left_out += [steps.uuids[each] for each in bad]
             # --- foresee: only its head learns, so that what supervisors are told can't change what the policy does
-            optimiser.param_groups[1]["lr"] = OUTLOOK_RATE
             known = torch.from_numpy(np.flatnonzero((steps.outlook >= 0) & sound.numpy()))
             bins = torch.from_numpy(steps.outlook)
             shuffler = torch.Generator().manual_seed(recipe.seed + version)
             for _ in range(OUTLOOK_EPOCHS):
                 for rows in known[torch.randperm(len(known), generator=shuffler)].split(recipe.batch):
-                    frame = random_frames(len(rows), shuffler, quarters=True) if turning else None
+                    frame = network.random_symmetries(len(rows), shuffler)
                     with torch.no_grad():
                         hidden = network.hidden(perceived[rows], goals[rows], frame)
                     descend(F.cross_entropy(network.steps_to_go_head(hidden), bins[rows]), optimiser, outlook, math.inf)
@@ -260,7 +287,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             "stale": stale,
             "left_out": len(left_out),
         }
-        save_state(state, progress, optimiser, generator, network=network)
+        save_state(state, progress, optimiser, generator, **learners)
         run.log("update", **progress["update"])
         countdown.tell(progress["episodes"])
 
@@ -284,7 +311,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
                 tasks,
                 recipe.evaluation_episodes,
                 recipe.evaluation_seed + FRESH_SEEDS,
-                time_limit=recipe.time_limit,
+                **as_practised,
             )
             if result is None:
                 continue
@@ -345,9 +372,12 @@ def label(
     reward_model: RewardModel,
     policy: Policy,
     gamma: float,
+    fence_cost: float = 0.0,
     rewards_of: RewardsOf = progress_rewards,
 ) -> Round:
-    """Rewards and returns of the steps before anybody but the policy acted."""
+    """Rewards and returns of the steps before anybody but the policy acted. An action that the fence had to turn aside
+    costs `fence_cost` steps: it would have pushed something off, and is to be unlearned without anything falling.
+    """
     parts, left_out = [], []
     for episode in episodes:
         steps = steps_to_go.policy_steps(episode.actors)
@@ -355,6 +385,7 @@ def label(
         if rewards is not None and not np.isfinite(rewards).all():
             left_out.append(episode.uuid)  # its returns would spoil the deviation of all that follow
         elif rewards is not None:
+            rewards = rewards - fence_cost * episode.fenced[:steps]
             parts.append(
                 Round(
                     episode.observations[:steps],

@@ -3,8 +3,10 @@
     d(o, g) = E[steps-to-go | o, g]                     what the reward model says of an observation
     r_t     = d(o_t, g) - d(o_{t+1}, g)                 progress made by the action a_t
     R_t     = sum_{i >= t} gamma^(i-t) r_i              cut off where the policy's part of the episode ends
-    loss    = -c R_t log p(a_t | o_t, g)                REINFORCE; V = -d is the baseline, built into r already;
+    A_t     = R_t - V(o_t, g)                           ours: V is a critic's (critics.py); V = 0 is the paper's
+    loss    = -c A_t log p(a_t | o_t, g)                REINFORCE; -d is a baseline that is built into r already;
                                                         clipped where steps are used more than once
+            - c k log p(a' | o_t, g), a' ~ p_sft        ours: the anchor, for where the reward says little
     success : d(o, g) <= s, k frames in a row           the detector, which ends an episode
 
 A policy's outlook, which tells supervisors what will come of an attempt, is learned in hindsight (outlook_bins).
@@ -107,16 +109,30 @@ class RunningDeviation:
         return np.clip(values / deviation if deviation > 1e-6 else values, -LARGEST_RETURN, LARGEST_RETURN)
 
 
-def reinforce_loss(log_probability: Tensor, when_acted: Tensor, returns: Tensor, scale: float, clip: float) -> Tensor:
-    """-c min(q R_t, clip(q, 1 - e, 1 + e) R_t), averaged over the batch; q = p(a_t | o_t, g) over what it was when the
+def advantages(returns: Tensor, expected: Tensor) -> Tensor:
+    """A_t = R_t - V(o_t, g), both in standard deviations of the returns, within +- LARGEST_RETURN. [n], [n] -> [n]"""
+    return (returns - expected).clamp(-LARGEST_RETURN, LARGEST_RETURN)
+
+
+def anchor_loss(agreement: Tensor, weight: float) -> Tensor:
+    """-w log p(a' | o_t, g), averaged, of actions a' that the policy of stage 1 would have sampled: up to a constant
+    w KL(p_sft || p). [batch] -> []
+    """
+    return -weight * agreement.mean()
+
+
+def reinforce_loss(
+    log_probability: Tensor, when_acted: Tensor, advantages: Tensor, scale: float, clip: float
+) -> Tensor:
+    """-c min(q A_t, clip(q, 1 - e, 1 + e) A_t), averaged over the batch; q = p(a_t | o_t, g) over what it was when the
     station acted. [batch], [batch] log probabilities, [batch] -> []
 
-    While q is 1, in the first update of a round, its gradient is that of -c R_t log p. When the same steps are used
+    While q is 1, in the first update of a round, its gradient is that of -c A_t log p. When the same steps are used
     again, nothing is gained by going farther from the policy that acted (Schulman et al., arXiv 1707.06347, equation
     7).
     """
     ratio = (log_probability - when_acted).exp()
-    return -(scale * torch.minimum(ratio * returns, ratio.clamp(1 - clip, 1 + clip) * returns)).mean()
+    return -(scale * torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)).mean()
 
 
 def first_detections(d: np.ndarray, thresholds: np.ndarray, consecutive: int) -> np.ndarray:
@@ -142,7 +158,7 @@ def first_detection(d: np.ndarray, threshold: float, consecutive: int) -> int | 
 def choose_detector(
     d_of_demonstrations: Sequence[np.ndarray], most_consecutive: int, margin: float, premature_share: float
 ) -> tuple[float, int]:
-    """s and k, from d over whole demonstrations that the reward model wasn't trained on.
+    """s and k, from d over whole demonstrations.
 
     A demonstrator goes on for about `margin` steps after success, so a detection with more than that still to go is
     premature. Of all pairs with at most `premature_share` premature detections the one that detects most

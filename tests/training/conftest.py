@@ -3,6 +3,7 @@ import torch
 
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import write_episodes
+from training.checkpoints import Policy, RewardModel
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir
 from training.sft import sft
@@ -64,3 +65,11 @@ def new_improve_run(tmp_path, finished_sft):
         return run
 
     return make
+
+
+@pytest.fixture
+def loaded(finished_sft):
+    return (
+        Policy.load(finished_sft.checkpoints / "policy.safetensors"),
+        RewardModel.load(finished_sft.checkpoints / "reward_model.safetensors"),
+    )

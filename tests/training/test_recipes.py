@@ -10,7 +10,7 @@ from training.run_dir import RunDir, RunError, wilson
 def test_a_recipe_survives_json():
     recipe = ImproveRecipe(seed=3, batch=32)
     assert recipe_from_json(recipe.to_json()) == recipe
-    assert recipe.steps_per_round == 16 * 32
+    assert recipe.steps_per_round == 3 * 32
 
 
 def test_what_a_form_sends_as_text_becomes_numbers():

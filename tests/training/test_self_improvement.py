@@ -5,14 +5,16 @@ import uuid
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from safetensors.torch import save
 
 from robots.episodes import Episode, read_episodes, unchecked_bytes, write_episodes
 from robots.tasks import get_task
 from robots.worlds import WorldError
-from training import self_improvement
-from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint, save_checkpoint
+from training import critics, self_improvement
+from training.checkpoints import CheckpointError, Policy, load_checkpoint, save_checkpoint
+from training.critics import Critic, Memory
 from training.evaluation import Evaluation, evaluate
 from training.recipes import SFTRecipe
 from training.rehearsal import LocalStations, rules_for
@@ -55,14 +57,6 @@ def newest_weights(run):
     return path.name, {name: array.tobytes() for name, array in load_file(path).items()}
 
 
-@pytest.fixture
-def loaded(finished_sft):
-    return (
-        Policy.load(finished_sft.checkpoints / "policy.safetensors"),
-        RewardModel.load(finished_sft.checkpoints / "reward_model.safetensors"),
-    )
-
-
 def test_the_whole_loop_in_one_process(new_improve_run):
     run = new_improve_run()
     stations = LocalStations(TASKS, 4, seed=1)
@@ -78,7 +72,6 @@ def test_the_whole_loop_in_one_process(new_improve_run):
     assert (curve[-1]["version"], curve[-1]["practice_episodes"]) == (summary["version"], summary["practice_episodes"])
     assert summary["practice_episodes"] >= 12 and summary["stale"] == 0
     assert lines(run, "kept")[-1]["version"] == summary["kept_version"]
-    assert "true_success" not in run.metrics.read_text()
     episodes = [episode for path in sorted(run.episodes.glob("*")) for episode in read_episodes(path)]
     assert {episode.policy for episode in episodes} <= {line["id"] for line in published}
     assert improve(run) == summary  # what is done is not done again
@@ -88,10 +81,10 @@ def test_the_last_word_on_the_kept_version_is_spoken_on_fresh_seeds(new_improve_
     """Version 4 looks best on the curve by luck; on other seeds it isn't, and that is what the summary says."""
     asked = []
 
-    def fake(policy, tasks, episodes, seed, time_limit):
+    def fake(policy, tasks, episodes, seed, **as_practised):
         asked.append((policy.version, seed))
         fresh = seed != 1_000_000
-        return Evaluation({0: 1, 4: 2 if fresh else 4}.get(policy.version, 0), episodes, 0.1, 0.9, 10.0)
+        return Evaluation({0: 1, 4: 2 if fresh else 4}.get(policy.version, 0), episodes, 0.1, 0.9, 10.0, 10.0, 0)
 
     monkeypatch.setattr("training.evaluation.evaluate", fake)
     summary = improve(new_improve_run(max_episodes=24), scripted_practice(demonstrations))
@@ -123,9 +116,9 @@ def test_the_guard_waits_for_several_evaluations_clearly_below_the_best():
 def test_a_run_well_past_its_peak_stops_and_keeps_the_peak(
     new_improve_run, demonstrations, monkeypatch, patience, last
 ):
-    def fake(policy, tasks, episodes, seed, time_limit):
+    def fake(policy, tasks, episodes, seed, **as_practised):
         count = {0: 40, 1: 90}.get(policy.version, 30)
-        return Evaluation(count, 100, *wilson(count, 100), 10.0)
+        return Evaluation(count, 100, *wilson(count, 100), 10.0, 10.0, 0)
 
     monkeypatch.setattr("training.evaluation.evaluate", fake)
     run = new_improve_run(max_episodes=24, evaluate_every=1, patience=patience)
@@ -173,9 +166,16 @@ def test_a_table_that_needs_a_reset_is_far_from_the_goal(loaded, demonstrations)
     assert cut == pytest.approx(before[:-1], abs=1e-4)  # of another batch, so not to the bit
 
 
-def test_the_words_and_the_reward_model_stay_as_stage_1_left_them(new_improve_run, demonstrations, finished_sft):
-    run = new_improve_run(evaluation_episodes=0)
-    improve(run, scripted_practice(demonstrations))
+def test_the_words_and_the_reward_model_stay_as_stage_1_left_them(new_improve_run, demonstrations, loaded):
+    run, practise, judged = new_improve_run(evaluation_episodes=0), scripted_practice(demonstrations), []
+
+    def watched(run, policy, reward_model, steps):
+        judged.append({name: tensor.clone() for name, tensor in reward_model.network.state_dict().items()})
+        practise(run, policy, reward_model, steps)
+
+    improve(run, watched)
+    of_stage_1 = loaded[1].network.state_dict()
+    assert len(judged) == 3 and all(weights[name].equal(of_stage_1[name]) for weights in judged for name in of_stage_1)
     before = load_file(run.start / "policy.safetensors")
     after = load_file(sorted(run.checkpoints.glob("policy-*"))[-1])
     changed = {name.split(".")[0] for name in before if (before[name] != after[name]).any()}
@@ -204,6 +204,100 @@ def test_the_outlook_learns_how_attempts_end_and_changes_nothing_that_the_policy
     without = practise("without").network.state_dict()
     differ = {name for name, tensor in failed.network.state_dict().items() if (tensor != without[name]).any()}
     assert {name.split(".")[0] for name in differ} == {"steps_to_go_head"}
+
+
+def test_true_success_teaches_nothing(new_improve_run, demonstrations):
+    ends = []
+    for name, said in (("failed", False), ("succeeded", True), ("unknown", None)):
+        run = new_improve_run(name, evaluation_episodes=0)
+        improve(run, scripted_practice(demonstrations, true_success=said))
+        ends.append(newest_weights(run))
+    assert ends[0] == ends[1] == ends[2]
+
+
+def weights_of(run, version):
+    return load_file(self_improvement.policy_path(run, version))
+
+
+def moved(run, version) -> float:
+    """How far the trunk of a version is from stage 1's."""
+    start, end = load_file(run.start / "policy.safetensors"), weights_of(run, version)
+    return sum(float(np.abs(end[name] - start[name]).sum()) for name in start if name.startswith("trunk"))
+
+
+def test_each_setting_of_the_update_does_what_it_says(new_improve_run, demonstrations):
+    def after(name, **settings):
+        run = new_improve_run(name, evaluation_episodes=0, **settings)
+        improve(run, scripted_practice(demonstrations))
+        return run
+
+    plain = {"anneal": 0.0, "anchor": 0.0, "baseline": 0.0}
+    steady, annealed = after("steady", **plain), after("annealed", **plain | {"anneal": 1.0})
+    assert moved(steady, 1) == moved(annealed, 1), "nothing is spent yet"
+    assert moved(annealed, 3) < 0.95 * moved(steady, 3)
+    assert moved(after("clipped", **plain, clip=0.01), 3) < 0.9 * moved(after("unclipped", **plain, clip=100.0), 3)
+    assert moved(after("anchored", **plain | {"anchor": 10.0}), 3) != moved(steady, 3)
+    criticised = after("criticised", **plain | {"baseline": 1.0})
+    same = [moved(steady, version) == moved(criticised, version) for version in (1, 2)]
+    assert same == [True, False], "the critic speaks once it has learned from a round"
+
+
+def test_the_anchor_keeps_what_imitation_taught(new_improve_run, demonstrations, loaded):
+    """Where there is no reward at all."""
+    policy, _ = loaded
+    attempt = demonstrations[0]
+    seen = policy.perceive(attempt.observations[:-1]), policy.goals([attempt.instruction] * attempt.steps)
+    actions = torch.from_numpy(attempt.actions)
+
+    def surprise(name, anchor):
+        run = new_improve_run(name, evaluation_episodes=0, anchor=anchor, max_episodes=40, learning_rate=1e-3)
+        improve(
+            run,
+            scripted_practice(demonstrations),
+            rewards_of=lambda episode, steps, *_: -np.ones(steps),  # whatever was done was wrong
+        )
+        network, _ = load_checkpoint(sorted(run.checkpoints.glob("policy-*"))[-1])
+        return -float(network.log_probability(*seen, actions).mean())
+
+    before = -float(policy.network.log_probability(*seen, actions).mean())
+    free, anchored = surprise("free", 0.0), surprise("anchored", 5.0)
+    assert abs(anchored - before) < 0.1 < free - before
+
+
+def test_what_the_fence_turned_aside_costs_steps(loaded, demonstrations):
+    policy, reward_model = loaded
+    attempt = practised(demonstrations[0], policy)
+    fenced = attempt.actors * 0
+    fenced[3] = 1
+    plain = label([attempt], reward_model, policy, 0.5, fence_cost=4.0)
+    costly = label([dataclasses.replace(attempt, fenced=fenced)], reward_model, policy, 0.5, fence_cost=4.0)
+    lost = np.zeros(attempt.steps)
+    lost[:4] = 0.5, 1.0, 2.0, 4.0
+    np.testing.assert_allclose(plain.returns - costly.returns, lost, atol=1e-6)
+
+
+def test_the_critic_learns_what_to_expect_and_remembers_the_newest_rounds(loaded, demonstrations):
+    policy, _ = loaded
+    attempt = demonstrations[0]
+    perceived = policy.perceive(attempt.observations[:-1]).clone()
+    goals = policy.goals([attempt.instruction] * attempt.steps).clone()
+    returns = torch.linspace(-1, 1, attempt.steps)
+    critic, memory = Critic(policy.network.features.size), Memory()
+    assert not critic.values(policy.network, perceived, goals).any(), "nothing is expected yet"
+    optimiser = torch.optim.AdamW(critic.parameters(), lr=1e-2)
+    for _ in range(10):
+        memory.add(perceived, goals, returns)
+        critic.learn(
+            policy.network,
+            memory,
+            torch.Generator().manual_seed(1),
+            lambda loss: (optimiser.zero_grad(), loss.backward(), optimiser.step()),
+        )
+    assert (critic.values(policy.network, perceived, goals) - returns).abs().mean() < 0.2
+    assert len(memory.rounds) == critics.ROUNDS
+    restored = Memory()
+    restored.load_state_dict(memory.state_dict())
+    assert all(a.equal(b) for a, b in zip(restored.all(), memory.all(), strict=True))
 
 
 def test_the_same_seed_gives_the_same_bits(new_improve_run, demonstrations):
@@ -430,7 +524,7 @@ def test_episodes_that_the_body_cannot_have_acted_are_left_out_by_name(new_impro
     endless = practised(demonstrations[3], policy)
     endless.actions, endless.actors = np.zeros((200_000, 2), np.float32), np.zeros(200_000, np.uint8)
     endless.observations = np.zeros((200_001, demonstrations[0].observations.shape[1]), np.float32)
-    endless.steps_to_go = np.zeros(200_001, np.float32)
+    endless.steps_to_go, endless.fenced = np.zeros(200_001, np.float32), np.zeros(200_000, np.uint8)
     for name, episode in (("a", good), ("b", absurd), ("c", wild), ("d", endless)):
         (run.episodes / f"{name}.safetensors").write_bytes(unchecked_bytes([episode]))
     run.close_round(0)

@@ -17,7 +17,7 @@ from robots.tasks import TASKS
 from training import sft as sft_module
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
 from training.datasets import demonstrations_of, read_demonstrations, split
-from training.networks import Grounding, Network, random_frames
+from training.networks import SYMMETRIES, Grounding, Network, random_frames
 from training.recipes import SFTRecipe
 from training.run_dir import Countdown, RunDir, RunError
 from training.sft import among_strangers, begin_from, refuse_blind_detector, sft
@@ -252,6 +252,47 @@ def test_a_turned_table_is_seen_the_same_but_for_directions(demonstrations):
     torch.testing.assert_close((frame @ plain[:, :2, None])[..., 0], turned[:, :2])
 
 
+def seen_from(frame, observations):
+    """A table's observations as another side's camera would have them. Of quarter turns the half one alone maps an
+    oblong table on itself, and the mirrors do.
+    """
+    seen = observations.clone()
+    for x in (0, 2, *range(4, seen.shape[1], 5)):
+        seen[:, x : x + 2] = observations[:, x : x + 2] @ frame.T
+    return seen
+
+
+def test_what_acts_and_judges_is_exactly_equivariant(loaded, demonstrations):
+    policy, reward_model = loaded
+    attempt = demonstrations[0]
+    observations, actions = torch.from_numpy(attempt.observations[:-1]), torch.from_numpy(attempt.actions)
+    goals = policy.goals([attempt.instruction] * attempt.steps)
+    network = policy.network
+    plain, d = network.log_probability(observations, goals, actions), network.steps_to_go(observations, goals)
+    assert len(SYMMETRIES.unique(dim=0)) == 8 and SYMMETRIES[0].equal(torch.eye(2))
+    oblong = [frame for frame in SYMMETRIES if frame[0, 1] == 0]
+    assert len(oblong) == 4
+    for frame in oblong[1:]:
+        seen = seen_from(frame, observations)
+        torch.testing.assert_close(network.log_probability(seen, goals, actions @ frame.T), plain, atol=1e-4, rtol=0)
+        assert (network.log_probability(seen, goals, actions) - plain).abs().max() > 0.1
+        torch.testing.assert_close(network.steps_to_go(seen, goals), d, atol=1e-5, rtol=0)
+
+
+def test_actions_are_sampled_as_likely_as_the_update_believes(loaded, demonstrations):
+    policy, _ = loaded
+    attempt, n = demonstrations[0], 40_000
+    for row in (0, attempt.steps // 2):
+        observations = torch.from_numpy(attempt.observations[row]).repeat(n, 1)
+        goals = policy.goals([attempt.instruction]).repeat(n, 1)
+        actions, _ = policy.network.act(observations, goals, torch.Generator().manual_seed(1), greedy=False)
+        often, count = actions.unique(dim=0, return_counts=True)
+        k = len(often)
+        said = policy.network.log_probability(observations[:k], goals[:k], often).exp()
+        torch.testing.assert_close(count / n, said, atol=0.01, rtol=0)
+        assert said.sum() > 0.99
+
+
 def test_the_grounding_loss_prefers_what_happened():
     # Block 0 of 3 moved and rests beside block 2.
     others = torch.tensor([[[0.1, 0.0], [-0.2, 0.1], [0.14, 0.0]]])
@@ -294,7 +335,9 @@ def test_sentences_of_renamed_objects_name_the_same_objects():
     assert renamed[~part_of_a_name].equal(text[~part_of_a_name]) and not renamed.equal(text)
     for row in range(3):
         words.names = called[row]
-        assert words.named(renamed[row : row + 1]).equal(Grounding(vocabulary, LANGUAGE_TABLE).named(text[row : row + 1]))
+        assert words.named(renamed[row : row + 1]).equal(
+            Grounding(vocabulary, LANGUAGE_TABLE).named(text[row : row + 1])
+        )
         # A colour stays a colour, and the four stay four.
         for column, kinds in ((0, {"red", "blue", "green", "yellow"}), (1, {"moon", "pentagon", "cube", "star"})):
             assert {vocabulary.words[i - 2] for i in called[row, :, column].tolist()} == kinds
@@ -302,9 +345,8 @@ def test_sentences_of_renamed_objects_name_the_same_objects():
 
 def test_a_goal_is_decided():
     goal = torch.tensor([[0.6, 0.4, 0.2, 0.3, 0.5, 0.1, 0.2], [0.1, 0.9, 0.45, 0.15, 0.4, 0.1, 0.2]])
-    assert Grounding.decided(goal).tolist() == pytest.approx(
-        np.array([[1, 0, 0, 0, 1, 0.1, 0.2], [0, 1, 1, 0, 0, 0.1, 0.2]]).tolist()
-    )
+    decided = torch.tensor([[1, 0, 0, 0, 1, 0.1, 0.2], [0, 1, 1, 0, 0, 0.1, 0.2]])
+    assert Grounding.decided(goal).equal(decided)
 
 
 def test_padding_does_not_change_a_sentence():
