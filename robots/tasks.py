@@ -24,6 +24,7 @@ MARGIN = 0.03
 # 32 s, within which the scripted demonstrator succeeds in more than .95 of its attempts: under a limit that the
 # demonstrator itself fails, a policy that is only quicker passes for one that is more skilled.
 TIME_LIMIT_STEPS = 160
+SLOW_TIME_LIMIT_STEPS = 300  # a worn arm: there it needs longer, and succeeds in .94; the rest falls off
 
 PLACES = {
     "left": (-0.2, 0.0),
@@ -255,7 +256,7 @@ TASKS: dict[str, TaskFamily] = {
             "Block2Block, worn table",
             "worn_table",
             "worn_table",
-            TIME_LIMIT_STEPS,
+            SLOW_TIME_LIMIT_STEPS,
             "Block2Block in another laboratory: other masses, friction, arm, delay and camera.",
         ),
         TaskFamily(
