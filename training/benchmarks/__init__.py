@@ -4,7 +4,8 @@
 
 One module a benchmark, with `run(seed, report) -> rows` and `summarise(rows) -> dict`:
 
-    run         everything of one seed; a row is {"setting": ..., figures}, and the frame adds "seed"
+    run         everything of one seed; a row is {"setting": ..., figures}, and the frame adds "seed"; where a setting
+                is measured in several regimes, a row names its "regime" too
     report      report(fraction, what): how far this seed is, 0 to 1, and what it is doing
     summarise   the figures that others read, from the rows of all seeds
 
@@ -13,12 +14,14 @@ Hyper-parameters are chosen on seeds from 100 on; the reported ones are 0 to 4.
 
 import importlib
 import math
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,18 +62,38 @@ def mean_and_interval(values) -> dict[str, float | int]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
-def mean_of(rows: list[Row], setting: str, figure: str) -> float | None:
+def values_of(rows: list[Row], setting: str, figure: str, regime: str | None = None) -> dict[int, float]:
+    """seed -> one setting's figure, of the rows that have it."""
+    return {
+        row["seed"]: row[figure]
+        for row in rows
+        if row["setting"] == setting and row.get("regime") == regime and row.get(figure) is not None
+    }
+
+
+def mean_of(rows: list[Row], setting: str, figure: str, regime: str | None = None) -> float | None:
     """Of one setting's figure over the seeds; None where no row has it."""
-    values = [row[figure] for row in rows if row["setting"] == setting and row.get(figure) is not None]
+    values = list(values_of(rows, setting, figure, regime).values())
     return float(np.mean(values)) if values else None
 
 
+def difference(rows: list[Row], setting: str, other: str, figure: str, regime: str | None = None) -> dict | None:
+    """The mean of setting - other over the seeds that have both, and its paired interval; None where none has."""
+    ours, theirs = (values_of(rows, each, figure, regime) for each in (setting, other))
+    both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    return mean_and_interval(both) if both else None
+
+
 def by_setting(rows: list[Row]) -> dict[str, dict[str, dict]]:
-    """setting -> figure -> mean and interval, for every figure that is a number in some row."""
+    """setting, or "regime: setting" -> figure -> mean and interval, for every figure that is a number in some row."""
+
+    def called(row: Row) -> str:
+        return f"{row['regime']}: {row['setting']}" if row.get("regime") else row["setting"]
+
     result: dict[str, dict[str, dict]] = {}
-    for setting in dict.fromkeys(row["setting"] for row in rows):
-        mine = [row for row in rows if row["setting"] == setting]
-        figures = dict.fromkeys(name for row in mine for name in row if name not in ("setting", "seed"))
+    for setting in dict.fromkeys(map(called, rows)):
+        mine = [row for row in rows if called(row) == setting]
+        figures = dict.fromkeys(name for row in mine for name in row if name not in ("setting", "regime", "seed"))
         values = {name: [row[name] for row in mine if isinstance(row.get(name), (int, float))] for name in figures}
         result[setting] = {name: mean_and_interval(numbers) for name, numbers in values.items() if numbers}
     return result
@@ -151,17 +174,38 @@ class Progress:
             self.stream.write("\r\033[K")
 
 
-def run_benchmark(name: str, seeds: int, first_seed: int, progress: Progress, save: Callable[[dict], None]) -> dict:
-    """All seeds; what is known so far is saved after each, since hours of work should survive the last one's crash."""
+def run_benchmark(
+    name: str, seeds: int, first_seed: int, progress: Progress, save: Callable[[dict], None], jobs: int = 1
+) -> dict:
+    """All seeds, `jobs` of them at once in processes of their own; what is known so far is saved after each, since
+    hours of work should survive the last one's crash.
+    """
     module = importlib.import_module(REGISTRY[name])
-    facts = {"name": name, "commit": commit(), "machine": machine()}
-    rows: list[Row] = []
-    for seed in range(first_seed, first_seed + seeds):
-        rows += [{"setting": row["setting"], "seed": seed} | row for row in module.run(seed, progress)]
+    facts = {"name": name, "commit": commit(), "machine": machine(), "jobs": jobs}
+    of_seed: dict[int, list[Row]] = {}
+
+    def taken(seed: int, found: list[Row]) -> dict:
+        of_seed[seed] = [{"setting": row["setting"], "seed": seed} | row for row in found]
+        rows = [row for number in sorted(of_seed) for row in of_seed[number]]
         progress.seeds_done += 1
         result = facts | {"rows": rows, "summary": module.summarise(rows) | {"settings": by_setting(rows)}}
         save(result)
+        return result
+
+    numbers = range(first_seed, first_seed + seeds)
+    if jobs == 1:
+        for seed in numbers:
+            result = taken(seed, module.run(seed, progress))
+        return result
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for seed, found in pool.imap_unordered(partial(_one_seed, name), numbers):
+            result = taken(seed, found)
+            progress(0.0, f"seed {seed} is done")
     return result
+
+
+def _one_seed(name: str, seed: int) -> tuple[int, list[Row]]:
+    return seed, importlib.import_module(REGISTRY[name]).run(seed, lambda fraction, what: None)
 
 
 def main(arguments) -> int:
@@ -170,10 +214,13 @@ def main(arguments) -> int:
             write_atomically(Path(arguments.json), strict_json.dumps(result, indent=1).encode())
 
     progress = Progress(arguments.name, arguments.seeds)
-    result = run_benchmark(arguments.name, arguments.seeds, arguments.first_seed, progress, save)
+    result = run_benchmark(arguments.name, arguments.seeds, arguments.first_seed, progress, save, arguments.jobs)
     progress.clear()
     print(table(result["summary"]["settings"]))
     for key, value in result["summary"].items():
-        if key != "settings":
+        if isinstance(value, dict) and "mean" in value:
+            interval = f" ({value['low']:+.3f} to {value['high']:+.3f})" if value["low"] is not None else ""
+            print(f"{key}: {value['mean']:+.3f}{interval}")
+        elif key != "settings":
             print(f"{key}: {value:.4g}" if isinstance(value, float) else f"{key}: {value}")
     return 0

@@ -1,7 +1,7 @@
 """detector: how far d <= s, k frames in a row, is to be believed.
 
-s and k are chosen in stage 1 from held-out demonstrations alone (steps_to_go.choose_detector). Here the simulator's
-true success says how good the choice is: on the held-out demonstrations themselves, and on practice episodes, where
+s and k are chosen in stage 1 from the demonstrations alone (steps_to_go.choose_detector). Here the simulator's true
+success says how good the choice is: on the held-out demonstrations, and on practice episodes, where
 every (s, k) of a grid is tried on the same recorded d. Practice episodes ended when the chosen detector fired, so a
 stricter one than that is shown with less recall than it would have had.
 
@@ -19,12 +19,12 @@ from robots.episodes import Episode
 from robots.tasks import block_positions, distance_left, get_task
 from training import steps_to_go
 from training.benchmarks import Report, Row, mean_of
-from training.benchmarks.language_table import BUDGET, REGIMES
+from training.benchmarks.language_table import PRACTICE, TASK, TIME_LIMIT
 from training.benchmarks.table_runs import demonstrations, folder, stage1, stage2
 from training.checkpoints import RewardModel
 from training.datasets import demonstrations_of, split
 
-REGIME = REGIMES["middle"]
+DEMONSTRATIONS = 100
 THRESHOLDS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 FRAMES = (1, 2, 3)
 
@@ -32,14 +32,14 @@ FRAMES = (1, 2, 3)
 def run(seed: int, report: Report) -> list[Row]:
     torch.set_num_threads(1)
     with folder() as path:
-        data = demonstrations(seed, REGIME.demonstrations, report, 0.4)
+        data = demonstrations(seed, DEMONSTRATIONS, report, 0.4, TASK)
         report(0.4, "stage 1")
         begin = stage1(path / "sft", data, seed)
         recipe = begin.run.recipe("sft")
         generator = torch.Generator().manual_seed(seed)
         _, held_out = split(demonstrations_of(data), recipe.validation_fraction, generator)
         report(0.7, "practice")
-        after = stage2(path / "improve", begin, seed, round(BUDGET * REGIME.demonstrations), REGIME.time_limit)
+        after = stage2(path / "improve", begin, seed, PRACTICE, TIME_LIMIT, TASK)
         practice = after.practice()
     s, k = begin.reward_model.threshold, begin.reward_model.consecutive
     rows = [figures("validation", [data[i] for i in held_out.tolist()], begin.reward_model, s, k)]
@@ -48,7 +48,7 @@ def run(seed: int, report: Report) -> list[Row]:
         for frames in FRAMES:
             name = f"practice, s = {threshold:g}, k = {frames}"
             rows.append(figures(name, practice, begin.reward_model, threshold, frames))
-    return [row | {"demonstrations": REGIME.demonstrations, "practice_episodes": len(practice)} for row in rows]
+    return [row | {"demonstrations": DEMONSTRATIONS, "practice_episodes": len(practice)} for row in rows]
 
 
 def summarise(rows: list[Row]) -> dict:

@@ -1,36 +1,52 @@
-"""language-table: does practice beat more imitation, and other ways to practise, on the full eight-block table?
+"""language-table: is practice worth more than imitation where skill is lacking? Block2Block from state observations.
 
-Three regimes, set by data and time limit. In each, practice episodes of 10 % of the demonstrations; in the smallest
-another run of 30 %. Beside it, on the smallest regime's data and time limit and with the 30 % budget:
+One time limit for every row, at which the scripted demonstrator succeeds in more than .95 of its attempts. Regimes
+differ in the number of demonstrations alone: small, middle and large are those of which SFT succeeds about .45, .60 and
+.75 (chosen on seeds 100 to 104), and beside them 50 and 100. In each:
 
-    sft-8x                  imitation of eight times the demonstrations, in four times the updates; no practice
-    ppo, sac                from scratch, the TRUE sparse reward, five times the practice episodes
-    filtered-bc             cloning of the practice episodes whose success was detected
-    sparse-reward           1 at a detected success, instead of the shaped reward
-    random-reward-network   d from a network that was never trained
-    unfrozen-reward-model   d from the policy's own network as it changes
-    hand-picked             the upper bound: the named blocks are looked up instead of found in the words
+    sft                 imitation alone
+    practice-200        and 200 practice episodes; practice-10 and -30 after 10 and 30 % of the demonstrations, of the same
+                        run, where that is a round at least
+    more-demonstrations imitation of 200 demonstrations more
+    data-4x, data-8x    of four and eight times the demonstrations (small, middle and large)
 
-Success is measured on one set of starts a seed, the same for every row, with sampled actions; of the regimes with
-greedy ones too. Nothing is chosen by it: the figure is that of the last version that the budget allows.
+In the smallest regime, 200 practice episodes each, other ways to practise:
+
+    no-fence            nothing is turned aside; no-fence-cost: it is, and costs nothing
+    no-critic, no-anchor
+    paper-settings      the paper's: gamma .9, c .05, 16 x 64 steps used once, no clip, no critic, anchor or fence
+    filtered-cloning    cloning of the practice episodes whose success was detected
+    sparse              ours, but 1 at a detected success instead of the steps-to-go reward
+    ppo                 that reward, gamma .98, no anchor and no fence cost: PPO with a critic, from the SFT weights
+    awac                that reward, off-policy, from the SFT weights (awac.py)
+    hand-picked         ours, but the named blocks are looked up instead of found in the words (an upper bound)
+
+Success is measured on one set of starts a seed, the same for every row, with sampled actions and without a fence;
+fenced_success with one, as the policies practise. Nothing is chosen by it: the figure is that of the last version.
+Privileged: exact poses (observation, fence), the true success that ends a demonstration, needs_reset.
 """
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
 
+from robots.demonstrators import demonstrate
 from robots.episodes import Episode
-from training.benchmarks import Report, Row, mean_of
+from robots.tasks import get_task
+from robots.worlds.language_table import LanguageTable
+from training.benchmarks import Report, Row, difference, mean_of, table_runs
+from training.benchmarks.awac import awac
 from training.benchmarks.table_runs import (
-    TASKS,
+    RULES,
     Stage1,
+    Stage2,
     demonstrations,
+    evaluation_seed,
     folder,
     picked,
     stage1,
@@ -38,116 +54,134 @@ from training.benchmarks.table_runs import (
     success,
 )
 from training.checkpoints import Loaded, Policy, RewardModel
-from training.self_improvement import progress_rewards
 
+TASK = ("block2block",)
+TIME_LIMIT = get_task(TASK[0]).time_limit_steps
+REGIMES = {"small": 3, "middle": 5, "large": 8, "50": 50, "100": 100}  # demonstrations
+BY_SFT = ("small", "middle", "large")
+PRACTICE = 200
+SHARES = (10, 30)  # per cent
+TIMES = (4, 8)
 
-@dataclass(frozen=True)
-class Regime:
-    demonstrations: int
-    time_limit: int
-
-
-REGIMES = {"small": Regime(800, 56), "middle": Regime(1600, 71), "large": Regime(3200, 78)}
-SMALL = REGIMES["small"]
-EIGHTFOLD = 8
-EIGHTFOLD_UPDATES = 8000  # so that more data is seen as often as less is
 UNCLIPPED = 100.0
-BUDGET = 0.1  # practice episodes for a demonstration
-LARGE_BUDGET = 0.3  # in the smallest regime
-SCRATCH_EPISODES = 5  # times ours, for PPO and SAC
+NO_FENCE = {"rules": {}, "fence_cost": 0.0}
+PLAIN = {"baseline": 0.0, "anchor": 0.0}
 
 
 def run(seed: int, report: Report) -> list[Row]:
     torch.set_num_threads(1)
-    rows: list[Row] = []
+    rows = [demonstrator(seed)]
     with folder() as path:
-        data = demonstrations(seed, EIGHTFOLD * SMALL.demonstrations, report, 0.3)
-        begins: dict[str, Stage1] = {}
-        for number, (name, regime) in enumerate(REGIMES.items()):
-            report(0.3 + 0.1 * number, f"regime-{name}")
-            begins[name] = stage1(path / f"sft-{name}", data[: regime.demonstrations], seed)
-            rows.append(regime_row(name, path, begins[name], seed))
-        report(0.6, "sft-8x")
-        rows.append(eightfold(path, data, seed))
-        for number, (name, rewards_of) in enumerate(OTHER_REWARDS.items()):
-            report(0.65 + 0.04 * number, name)
-            settings = {"clip": UNCLIPPED} if name == "filtered-bc" else {}
-            figures = practised(
-                name, path, begins["small"], SMALL, seed, LARGE_BUDGET, rewards_of=rewards_of, **settings
-            )
-            rows.append({"setting": name, **figures, "sft_success": rows[0]["sft_success"]})
-        report(0.81, "hand-picked")
-        with hand_picked_goals():
-            start = success(begins["small"].policy, seed, SMALL.time_limit).rate
-            figures = practised("hand-picked", path, begins["small"], SMALL, seed, LARGE_BUDGET)
-            rows.append({"setting": "hand-picked", **figures, "sft_success": start})
-        for number, name in enumerate(("ppo", "sac")):
-            report(0.85 + 0.05 * number, name)
-            rows += from_scratch(name, seed)
+        data = demonstrations(seed, max(REGIMES.values()) + PRACTICE, report, 0.1, TASK)
+        small = None
+        for number, (regime, count) in enumerate(REGIMES.items()):
+            report(0.1 + 0.1 * number, f"{regime}: {count} demonstrations")
+            begin = stage1(path / f"sft-{regime}", data[:count], seed)
+            small = small or begin
+            rows += of_regime(regime, count, begin, data, path, seed)
+        for number, (setting, other) in enumerate(OTHERS.items()):
+            report(0.6 + 0.4 * number / len(OTHERS), setting)
+            rows.append(other(setting, small, path, seed))
     return rows
 
 
 def summarise(rows: list[Row]) -> dict:
-    small = mean_of(rows, "regime-small", "final_success_30")
-    imitation = mean_of(rows, "sft-8x", "final_success")
-    trained, held_out = (
-        [row[figure] for row in rows if str(row["setting"]).startswith("regime-")]
-        for figure in ("final_success", "held_out_success")
+    def gain(setting: str, other: str, regime: str, figure: str = "success") -> dict | None:
+        return difference(rows, setting, other, figure, regime)
+
+    def mean(each: dict | None) -> float | None:
+        return None if each is None else each["mean"]
+
+    over_more = [mean(gain("practice-200", "more-demonstrations", regime)) for regime in REGIMES]
+    over_8x = [mean(gain("practice-200", "data-8x", regime)) for regime in BY_SFT]
+    before, after = (
+        sum(mean_of(rows, setting, "falls_per_100", regime) or 0 for regime in REGIMES)
+        for setting in ("sft", "practice-200")
     )
     return {
-        **{f"final_success_{name}": mean_of(rows, f"regime-{name}", "final_success") for name in REGIMES},
-        "final_success_30": small,
-        "practice_minus_8x": small - imitation,
-        "held_out_minus_trained": float(np.mean(held_out) - np.mean(trained)),
+        "demonstrator_success": mean_of(rows, "demonstrator", "success"),
+        "gain_small": mean(gain("practice-200", "sft", "small")),
+        "over_more_demonstrations": min((each for each in over_more if each is not None), default=None),
+        "over_8x": sorted(each for each in over_8x if each is not None)[-2] if len(over_8x) > 1 else None,
+        "falls_ratio": after / before if before else None,
+        **{
+            f"{regime}: practice-200 minus {other}": gain("practice-200", other, regime)
+            for regime in REGIMES
+            for other in ("sft", "more-demonstrations", "data-4x", "data-8x")
+            if gain("practice-200", other, regime)
+        },
+        **{f"small: {other} minus practice-200": gain(other, "practice-200", "small") for other in OTHERS},
     }
 
 
-def practised(
-    name: str, path: Path, begin: Stage1, regime: Regime, seed: int, budget: float, **stage2_settings
-) -> dict[str, float]:
-    """The figures of so many practice episodes for a demonstration."""
-    episodes = round(budget * regime.demonstrations)
-    after = stage2(path / f"{name}-{episodes}", begin, seed, episodes, regime.time_limit, **stage2_settings)
-    practice_episodes, policy = after.within(episodes)
-    figures = {
-        "demonstrations": regime.demonstrations,
-        "practice_episodes": practice_episodes,
-        "final_success": success(policy, seed, regime.time_limit).rate,
-        "wall_s": round(begin.wall_s + after.wall_s, 1),
-        "env_steps_per_s": round(after.env_steps / after.wall_s),
-    }
-    if name in REGIMES and budget == BUDGET:
-        figures["final_success_greedy"] = success(policy, seed, regime.time_limit, greedy=True).rate
-        figures["held_out_success"] = success(policy, seed, regime.time_limit, held_out=True).rate
-    return figures
-
-
-def regime_row(name: str, path: Path, begin: Stage1, seed: int) -> Row:
-    regime = REGIMES[name]
-    row = {
-        "setting": f"regime-{name}",
-        "sft_success": success(begin.policy, seed, regime.time_limit).rate,
-        "sft_success_greedy": success(begin.policy, seed, regime.time_limit, greedy=True).rate,
-        **practised(name, path, begin, regime, seed, BUDGET),
-    }
-    if regime is SMALL:
-        more = practised(name, path, begin, regime, seed, LARGE_BUDGET)
-        row |= {f"{figure}_30": more[figure] for figure in ("practice_episodes", "final_success", "wall_s")}
-    return row
-
-
-def eightfold(path: Path, data: Sequence[Episode], seed: int) -> Row:
-    begin = stage1(path / "sft-8x", data, seed, steps=EIGHTFOLD_UPDATES)
-    rate = success(begin.policy, seed, SMALL.time_limit).rate
+def demonstrator(seed: int) -> Row:
+    """The scripted one, from the starts that policies are judged by."""
+    started, task = time.monotonic(), get_task(TASK[0])
+    attempts, world = [], LanguageTable(0)
+    for number in range(table_runs.EVALUATION_EPISODES):
+        rng = np.random.default_rng([evaluation_seed(seed), number])
+        world.reset(rng)
+        attempts.append(demonstrate(world, task.sample(rng, world.objects_in_play()), rng))
+    reached = [episode.steps for episode in attempts if episode.true_success]
     return {
-        "setting": "sft-8x",
-        "demonstrations": len(data),
-        "sft_success": rate,
-        "practice_episodes": 0,
-        "final_success": rate,
-        "wall_s": round(begin.wall_s, 1),
-        "env_steps_per_s": 0,
+        "setting": "demonstrator",
+        "time_limit": TIME_LIMIT,
+        "success": len(reached) / len(attempts),
+        "steps_to_success": float(np.mean(reached)),
+        "falls_per_100": 100 * float(np.mean([episode.ending == "needs_reset" for episode in attempts])),
+        "wall_s": round(time.monotonic() - started, 1),
     }
+
+
+def judged(setting: str, regime: str, policy: Policy, seed: int, wall_s: float, **figures) -> Row:
+    bare = success(policy, seed, TIME_LIMIT, TASK)
+    fenced = success(policy, seed, TIME_LIMIT, TASK, edge_margin=RULES["edge_margin"])
+    return {
+        "setting": setting,
+        "regime": regime,
+        "time_limit": TIME_LIMIT,
+        **figures,
+        "success": bare.rate,
+        "steps_to_success": bare.steps_to_success,
+        "falls_per_100": 100 * bare.falls / bare.n,
+        "fenced_success": fenced.rate,
+        "wall_s": round(wall_s, 1),
+    }
+
+
+def practised(setting: str, regime: str, begin: Stage1, after: Stage2, episodes: int, seed: int) -> Row:
+    count, policy = after.within(episodes)
+    own = after.practice()[:count]
+    detected = [episode for episode in own if episode.detected_success]
+    return judged(
+        setting,
+        regime,
+        policy,
+        seed,
+        begin.wall_s + after.wall_s * count / max(1, after.versions[-1][0]),
+        demonstrations=begin.count,
+        practice_episodes=count,
+        resets_per_100=100 * float(np.mean([episode.ending == "needs_reset" for episode in own])),
+        false_detections=float(np.mean([not episode.true_success for episode in detected])) if detected else None,
+    )
+
+
+def of_regime(regime: str, count: int, begin: Stage1, data: Sequence[Episode], path: Path, seed: int) -> list[Row]:
+    def imitated(setting: str, demonstrations: int) -> Row:
+        more = stage1(path / f"{setting}-{regime}", data[:demonstrations], seed)
+        return judged(setting, regime, more.policy, seed, more.wall_s, demonstrations=demonstrations)
+
+    rows = [judged("sft", regime, begin.policy, seed, begin.wall_s, demonstrations=count)]
+    after = stage2(path / f"practice-{regime}", begin, seed, PRACTICE, TIME_LIMIT, TASK)
+    for share in SHARES:
+        budget = round(count * share / 100)
+        if after.within(budget)[0]:
+            rows.append(practised(f"practice-{share}", regime, begin, after, budget, seed))
+    rows.append(practised("practice-200", regime, begin, after, PRACTICE, seed))
+    rows.append(imitated("more-demonstrations", count + PRACTICE))
+    if regime in BY_SFT:
+        rows += [imitated(f"data-{times}x", times * count) for times in TIMES]
+    return rows
 
 
 # Other rewards for the same loop: rewards of an episode's first steps, or None to leave it out
@@ -170,32 +204,6 @@ def sparse_reward(episode: Episode, steps: int, reward_model: RewardModel, polic
     return rewards
 
 
-_random_networks: dict[str, RewardModel] = {}
-
-
-def random_reward_network(episode: Episode, steps: int, reward_model: RewardModel, policy: Policy) -> np.ndarray:
-    """The detector stays the true reward model's: the stations run it."""
-    if reward_model.id not in _random_networks:
-        with torch.random.fork_rng():
-            torch.manual_seed(reward_model.description.recipe["seed"])
-            network = reward_model.description.new_network().eval().requires_grad_(False)
-        network.words.load_state_dict(reward_model.network.words.state_dict())
-        _random_networks[reward_model.id] = RewardModel(network, reward_model.description)
-    return progress_rewards(episode, steps, _random_networks[reward_model.id], policy)
-
-
-def unfrozen_reward_model(episode: Episode, steps: int, reward_model: RewardModel, policy: Policy) -> np.ndarray:
-    return progress_rewards(episode, steps, RewardModel(policy.network, reward_model.description), policy)
-
-
-OTHER_REWARDS = {
-    "filtered-bc": filtered_cloning,
-    "sparse-reward": sparse_reward,
-    "random-reward-network": random_reward_network,
-    "unfrozen-reward-model": unfrozen_reward_model,
-}
-
-
 # The upper bound: no language
 
 
@@ -210,36 +218,38 @@ def hand_picked_goals() -> Iterator[None]:
         yield
 
 
-# From scratch, with the true reward
+# Other ways to practise, in the smallest regime
 
 
-def from_scratch(name: str, seed: int) -> list[Row]:
-    """No row where stable-baselines3 is not installed: it comes with the extra "benchmark"."""
-    try:
-        from stable_baselines3 import PPO, SAC
-    except ImportError:
-        return []
-    from training.benchmarks.sparse_table import Learned, SparseTable
+def another_way(rewards_of=None, **settings):
+    def row(setting: str, begin: Stage1, path: Path, seed: int) -> Row:
+        after = stage2(path / setting, begin, seed, PRACTICE, TIME_LIMIT, TASK, rewards_of=rewards_of, **settings)
+        return practised(setting, "small", begin, after, PRACTICE, seed)
 
-    started = time.monotonic()
-    episodes = SCRATCH_EPISODES * round(LARGE_BUDGET * SMALL.demonstrations)
-    table = SparseTable(TASKS, SMALL.time_limit, seed)
-    if name == "ppo":
-        model = PPO("MlpPolicy", table, seed=seed, device="cpu")
-    else:
-        # An update every sixteenth step: one a step would take hours on a CPU, and what is never rewarded never learns.
-        model = SAC("MlpPolicy", table, seed=seed, device="cpu", train_freq=16, gradient_steps=1, learning_starts=1000)
-    model.learn(10**9, callback=lambda *_: table.episodes < episodes)
-    wall_s = time.monotonic() - started
-    rate = success(Learned(model), seed, SMALL.time_limit).rate
-    return [
-        {
-            "setting": name,
-            "demonstrations": 0,
-            "sft_success": None,
-            "practice_episodes": table.episodes,
-            "final_success": rate,
-            "wall_s": round(wall_s, 1),
-            "env_steps_per_s": round(model.num_timesteps / wall_s),
-        }
-    ]
+    return row
+
+
+def off_policy(setting: str, begin: Stage1, path: Path, seed: int) -> Row:
+    after = awac(path / setting, begin, seed, PRACTICE, TIME_LIMIT, TASK, RULES)
+    return practised(setting, "small", begin, after, PRACTICE, seed)
+
+
+def with_hand_picked_goals(setting: str, begin: Stage1, path: Path, seed: int) -> Row:
+    with hand_picked_goals():
+        return another_way()(setting, begin, path, seed)
+
+
+OTHERS = {
+    "no-fence": another_way(**NO_FENCE),
+    "no-fence-cost": another_way(fence_cost=0.0),
+    "no-critic": another_way(baseline=0.0),
+    "no-anchor": another_way(anchor=0.0),
+    "paper-settings": another_way(
+        gamma=0.9, scale=0.05, updates_per_round=16, epochs=1, clip=UNCLIPPED, anneal=0.0, **NO_FENCE, **PLAIN
+    ),
+    "filtered-cloning": another_way(filtered_cloning, clip=UNCLIPPED, fence_cost=0.0, **PLAIN),
+    "sparse": another_way(sparse_reward),
+    "ppo": another_way(sparse_reward, gamma=0.98, anchor=0.0, fence_cost=0.0),
+    "awac": off_policy,
+    "hand-picked": with_hand_picked_goals,
+}

@@ -7,9 +7,10 @@ templates) that no demonstration used.
 import torch
 
 from training.benchmarks import Report, Row, mean_of
-from training.benchmarks.language_table import LARGE_BUDGET, SMALL
+from training.benchmarks.language_table import PRACTICE, TIME_LIMIT
 from training.benchmarks.table_runs import demonstrations, folder, stage1, stage2, success
 
+DEMONSTRATIONS = 50  # of both families together
 PRACTISED = ("block2block",)
 SETTINGS = {
     "practised": (PRACTISED, False),
@@ -21,22 +22,21 @@ SETTINGS = {
 def run(seed: int, report: Report) -> list[Row]:
     torch.set_num_threads(1)
     with folder() as path:
-        data = demonstrations(seed, SMALL.demonstrations, report, 0.2)
+        data = demonstrations(seed, DEMONSTRATIONS, report, 0.2)
         report(0.2, "stage 1")
         begin = stage1(path / "sft", data, seed)
         report(0.5, "practice")
-        budget = round(LARGE_BUDGET * SMALL.demonstrations)
-        after = stage2(path / "improve", begin, seed, budget, SMALL.time_limit, PRACTISED)
-        episodes, policy = after.within(budget)
+        after = stage2(path / "improve", begin, seed, PRACTICE, TIME_LIMIT, PRACTISED)
+        episodes, policy = after.within(PRACTICE)
         rows = []
         for setting, (tasks, held_out) in SETTINGS.items():
             before, final = (
-                success(each, seed, SMALL.time_limit, tasks, held_out=held_out).rate for each in (begin.policy, policy)
+                success(each, seed, TIME_LIMIT, tasks, held_out=held_out).rate for each in (begin.policy, policy)
             )
             rows.append(
                 {
                     "setting": setting,
-                    "demonstrations": SMALL.demonstrations,
+                    "demonstrations": DEMONSTRATIONS,
                     "sft_success": before,
                     "practice_episodes": episodes,
                     "final_success": final,

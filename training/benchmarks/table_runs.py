@@ -24,12 +24,11 @@ from training.sft import sft
 
 TASKS = ("block2block", "block_to_place")
 EVALUATION_EPISODES = 400
-# Small rounds of few stations, each used more often than in a fleet: more updates for the same practice, which counts
-# where practice is dear. Seed 105, small regime: .81 after 80 episodes, .76 with the fleet's 4 epochs.
 STATIONS = 4
 # Settings of stage 1 that differ from the fleet's: figures are wanted of poor detectors, too.
 SFT = {"largest_threshold": 0.0}
-ROUND = {"updates_per_round": 3, "epochs": 8}
+# Of practice, as a fleet's first task has them.
+RULES = {"edge_margin": 0.01}
 
 
 @contextmanager
@@ -81,6 +80,7 @@ class Stage1:
     run: RunDir
     policy: Policy
     reward_model: RewardModel
+    count: int  # of its demonstrations
     wall_s: float
 
 
@@ -96,6 +96,7 @@ def stage1(path: Path, episodes: Sequence[Episode], seed: int, earlier: Stage1 |
         run,
         Policy.load(run.checkpoints / "policy.safetensors"),
         RewardModel.load(run.checkpoints / "reward_model.safetensors"),
+        len(episodes),
         time.monotonic() - started,
     )
 
@@ -124,15 +125,16 @@ def stage2(
     tasks: Sequence[str] = TASKS,
     rewards_of: RewardsOf | None = None,
     judge: Stage1 | None = None,
+    rules: dict = RULES,
     **settings,
 ) -> Stage2:
     """Practice in one process, by the fleet's own stations and learner, without a success curve unless asked for."""
-    recipe = {"evaluation_episodes": 0, "tasks": ",".join(tasks), "time_limit": time_limit} | ROUND | settings
+    recipe = {"evaluation_episodes": 0, "tasks": ",".join(tasks), "time_limit": time_limit} | settings
     run = RunDir.create(path, ImproveRecipe(seed=seed, max_episodes=max_episodes, **recipe))
     (run.start / "policy.safetensors").symlink_to(begin.run.checkpoints / "policy.safetensors")
     # The reward model may be another run's than the policy.
     (run.start / "reward_model.safetensors").symlink_to((judge or begin).run.checkpoints / "reward_model.safetensors")
-    return keep_versions(run, LocalStations(list(tasks), STATIONS, seed, time_limit), rewards_of)
+    return keep_versions(run, LocalStations(list(tasks), STATIONS, seed, time_limit, rules), rewards_of)
 
 
 def keep_versions(run: RunDir, stations: LocalStations, rewards_of: RewardsOf | None = None) -> Stage2:
