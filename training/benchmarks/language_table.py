@@ -5,8 +5,8 @@ differ in the number of demonstrations alone: small, middle and large are those 
 .75 (chosen on seeds 100 to 104), and beside them 50 and 100. In each:
 
     sft                 imitation alone
-    practice-200        and 200 practice episodes; practice-10 and -30 after 10 and 30 % of the demonstrations, of the same
-                        run, where that is a round at least
+    practice-200        and 200 practice episodes; practice-10 and -30 after 10 and 30 % of the demonstrations, of the
+                        same run, where that is a round at least
     more-demonstrations imitation of 200 demonstrations more
     data-4x, data-8x    of four and eight times the demonstrations (small, middle and large)
 

@@ -1,8 +1,8 @@
 """over-optimisation: practice that goes wrong, with the guard and without it.
 
 Few demonstrations, no anchor and no critic, a learning rate that does not fall, and three times the practice of
-language-table: there the reward model is poor, and what is learned in the end is what it doesn't see. A third row is the
-same with the settings that practice has by default.
+language-table: there the reward model is poor, and what is learned in the end is what it doesn't see. A third row is
+the same with the settings that practice has by default.
 
 Both runs see the same success curve settings as a fleet's run; the guard (self_improvement.past_the_peak) may stop the
 one. The checkpoint that a run kept, and all the others on the run's curve, are then judged again on starts that chose
