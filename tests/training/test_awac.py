@@ -102,7 +102,8 @@ def test_a_step_is_kept_as_seen_from_each_side(begin, demonstrations):
 def test_q_learns_that_less_is_left_of_a_success_the_farther_it_is(begin, demonstrations):
     replay = Replay()
     replay.add(begin.policy, demonstrations[:1])
-    learner = Learner(copy.deepcopy(begin.policy.network), 0, Settings(gamma=0.8, polyak=0.1, batch=64, width=32))
+    settings = Settings(gamma=0.8, polyak=0.1, batch=64, width=32, critic_rate=5e-3)
+    learner = Learner(copy.deepcopy(begin.policy.network), 0, settings)
     for _ in range(150):
         learner.update(replay, acting=False)
     before, _, tokens, _, _ = steps_of(begin.policy, demonstrations[0])
