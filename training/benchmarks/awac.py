@@ -35,12 +35,12 @@ class Settings:
     gamma: float = 0.98
     temperature: float = 0.05  # lambda
     largest_weight: float = 20.0  # of exp(A / lambda)
-    updates: int = 200  # after each round, of Q and of the policy
+    updates: int = 100  # after each round, of Q and of the policy
     warm_up: int = 1000  # updates of Q alone, on the demonstrations, before practice
     batch: int = 256
     learning_rate: float = 3e-4  # of the policy, Adam
     critic_rate: float = 1e-3
-    polyak: float = 0.005  # share by which the slow copies follow, each update
+    polyak: float = 0.05  # share by which the slow copies follow, each update
     samples: int = 4  # actions whose mean Q is V
     width: int = 128  # of Q's two layers
 
