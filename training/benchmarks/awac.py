@@ -41,9 +41,9 @@ from training.self_improvement import next_description
 #   .2      3e-4  .05      .935, 66                       -               -
 #   .02     3e-4  .05      .985, 41                       .975, 35        .92, 32
 #
-# With polyak .005 the slow copies don't reach what a success is worth tens of steps before it: Q was .1 on average after
-# 2,000 updates on 50 demonstrations and 204 practice episodes. Differences of Q are small: there 90 % of A lay in -.04
-# to .09. PPO by stage 2's own learner, with the same reward: .97 and 57 steps, .985 and 38, .87 and 33.
+# With polyak .005 the slow copies don't reach what a success is worth tens of steps before it: Q was .1 on average
+# after 2,000 updates on 50 demonstrations and 204 practice episodes. Differences of Q are small: there 90 % of A lay
+# in -.04 to .09. PPO by stage 2's own learner, with the same reward: .97 and 57 steps, .985 and 38, .87 and 33.
 # More updates a round, other rates of Q and other discounts were not tried.
 @dataclass(frozen=True)
 class Settings:
