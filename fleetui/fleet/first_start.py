@@ -29,7 +29,7 @@ FAMILIES = ("block2block", "block_to_place")
 RULES = {"edge_margin": 0.01, "fewest_objects": 4}
 STATIONS = 4
 # Enough for a policy that succeeds now and then, few enough that there is much left for practice to improve.
-DEMONSTRATIONS = 800
+DEMONSTRATIONS = 100
 DEMONSTRATED = ("block2block",)
 
 
