@@ -320,6 +320,8 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
                 f"{name}_n": result.n,
                 f"{name}_low": result.low,
                 f"{name}_high": result.high,
+                f"{name}_steps_to_success": result.steps_to_success,
+                f"{name}_falls": result.falls,
             }
     run.log("done", **summary)
     return summary

@@ -24,8 +24,9 @@ PATTERNS = ("", "/", "x", "-", ".", "|", "+")
 
 
 def success_curves(runs: list[dict], theme: str = "light") -> go.Figure:
-    """runs: [{"name", "points": [{version, practice_episodes, successes, n, low, high}]}], each with its band and,
-    dashed in its colour, the SFT level: the first evaluation, of the same seeds before any practice."""
+    """runs: [{"name", "points": [{version, practice_episodes, successes, n, low, high, steps_to_success, falls}]}],
+    older evaluations lack the last two. Each has its band and, dashed in its colour, the SFT level: the first
+    evaluation, of the same seeds before any practice."""
     figure = _figure(theme, "practice episodes", "true success")
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     figure.update_xaxes(rangemode="tozero")
@@ -64,13 +65,24 @@ def success_curves(runs: list[dict], theme: str = "light") -> go.Figure:
             line={"color": colour, "width": 2, "dash": DASHES[index % 6]},
             marker={"size": 7, "symbol": MARKERS[index % 6]},
             customdata=[
-                [point["successes"], point["n"], point["version"], point["low"], point["high"]] for point in points
+                [point["successes"], point["n"], point["version"], point["low"], point["high"], speed_and_falls(point)]
+                for point in points
             ],
             hovertemplate="%{y:.1%} (%{customdata[0]} of %{customdata[1]})"
-            "<br>95 %: %{customdata[3]:.0%} to %{customdata[4]:.0%}"
+            "<br>95 %: %{customdata[3]:.0%} to %{customdata[4]:.0%}%{customdata[5]}"
             "<br>%{x} practice episodes, policy v%{customdata[2]}",
         )
     return figure if drawn else _say(figure, "No evaluation yet. A curve begins with its run's first evaluation.")
+
+
+def speed_and_falls(point: dict) -> str:
+    """Lines of the hover; evaluations from before they were counted have neither."""
+    said = ""
+    if point.get("steps_to_success") is not None:
+        said += f"<br>{point['steps_to_success']:.0f} steps to success"
+    if point.get("falls") is not None:
+        said += f"<br>{100 * point['falls'] / point['n']:.1f} falls per 100 attempts"
+    return said
 
 
 def interventions(rows: list[dict], theme: str = "light") -> go.Figure:

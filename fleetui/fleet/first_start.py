@@ -28,8 +28,9 @@ FAMILIES = ("block2block", "block_to_place")
 # Of the first tasks: without them a station with eight blocks calls somebody every two minutes.
 RULES = {"edge_margin": 0.01, "fewest_objects": 4}
 STATIONS = 4
-# Enough for a policy that succeeds now and then, few enough that there is much left for practice to improve.
-DEMONSTRATIONS = 800
+# One run of try_loop (seed 1): a policy of 100 succeeds in .985 of its attempts, in 66 steps; after practice in 51. One
+# of 50, judged on the curve's seeds: .945 and 63 steps, then .99 and 50.
+DEMONSTRATIONS = 100
 DEMONSTRATED = ("block2block",)
 
 

@@ -127,7 +127,7 @@ GROUPS: tuple[tuple[str, tuple[Term, ...]], ...] = (
             Term(
                 "epoch-training",
                 "Epoch (of training)",
-                "One pass over the steps of a round; with 4 epochs each step is used 4 times.",
+                "One pass over the steps of a round; with 8 epochs each step is used 8 times.",
                 "Not to be confused with the epoch of a lease.",
                 fields=("epochs",),
             ),
@@ -140,7 +140,7 @@ GROUPS: tuple[tuple[str, tuple[Term, ...]], ...] = (
             Term(
                 "discount",
                 "Discount (gamma)",
-                "How much later rewards count: with 0.6, the reward of the next step counts 0.6 of this step's.",
+                "How much later rewards count: with 0.8, the reward of the next step counts 0.8 of this step's.",
                 fields=("gamma",),
             ),
             Term(
@@ -175,6 +175,26 @@ GROUPS: tuple[tuple[str, tuple[Term, ...]], ...] = (
                 "A bound on how far one round may change the probability of an action that was taken.",
                 "It keeps one unlucky round from spoiling the policy, as in the method called PPO.",
                 fields=("clip",),
+            ),
+            Term(
+                "critic",
+                "Critic",
+                "A small network that learns which return to expect, so that an action is praised for what it adds.",
+                "It learns during practice, from the newest rounds. It judges no attempt: the reward model does.",
+                fields=("baseline",),
+            ),
+            Term(
+                "anchor",
+                "Anchor",
+                "A pull that keeps the policy near what the demonstrations taught, where the reward says little.",
+                fields=("anchor",),
+            ),
+            Term(
+                "fence-cost",
+                "Fence cost",
+                "How many steps an action costs in practice that the fence had to turn aside.",
+                "So the policy learns not to push things off the table, without anything falling.",
+                fields=("fence_cost",),
             ),
         ),
     ),

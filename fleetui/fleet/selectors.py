@@ -246,7 +246,7 @@ def episode_row(episode: Episode) -> dict:
 
 def episode_steps(episode: Episode) -> dict:
     """What the replay draws: d(o,g) at each observation, the reward r_t = d_t - d_{t+1}, actions, who acted,
-    observations.
+    where the fence turned the action aside, observations.
     """
     try:
         (recorded,) = read_episodes(episode.file)
@@ -263,6 +263,7 @@ def episode_steps(episode: Episode) -> dict:
         "reward": _numbers(d[:-1] - d[1:]),
         "actions": recorded.actions.round(5).tolist(),
         "actors": recorded.actors.tolist(),
+        "fenced": recorded.fenced.tolist(),
         # A picture is no list of numbers: it comes as the episode's frames.
         "observations": []
         if recorded.observations.dtype == np.uint8

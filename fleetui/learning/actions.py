@@ -267,8 +267,12 @@ def launch_run(
     """Check everything, write the run and enqueue its job.
 
     An improve run practises on an assignment that waits for a run, or on the task and stations given, which get one.
-    `with_stations` are those that the dispatcher found for an assignment of any stations.
+    `with_stations` are those that the dispatcher found for an assignment of any stations. Unless the recipe says
+    otherwise, evaluations have the fence of the task: the curve judges the policy as it is practised.
     """
+    practised = assignment.task if assignment else task
+    if kind == "improve" and practised is not None:
+        recipe = {"edge_margin": practised.edge_margin or 0.0} | recipe
     try:
         checked = recipe_from_json(recipe | {"kind": kind})
     except RecipeError as error:

@@ -156,8 +156,12 @@ class ImproveForm(LaunchForm):
         error_messages={"required": "Choose at least one station to practise on."},
     )
 
-    def __init__(self, *args, lab, **kwargs):
-        super().__init__(*args, lab=lab, **kwargs)
+    def __init__(self, *args, lab, like=None, **kwargs):
+        super().__init__(*args, lab=lab, like=like, **kwargs)
+        fence = self.fields["edge_margin"]
+        fence.help_text = f"{self.recipe_class.FIELDS['edge_margin'].help} Left empty, it is the task's."
+        if like is None or "edge_margin" not in like.recipe:
+            fence.initial = ""
         busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
         self.fields["parent"].queryset = parents = selectors.list_parents(lab)
         self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
@@ -185,6 +189,12 @@ class ImproveForm(LaunchForm):
             free.filter(places__assignment=waiting) if waiting and not waiting.any_count else free
         )
 
+    def clean(self):
+        super().clean()
+        if not self.errors and not self.cleaned_data["edge_margin"]:
+            del self.recipe["edge_margin"]  # launch_run takes the task's
+        return self.cleaned_data
+
     @property
     def missing(self):
         if not self.fields["parent"].queryset.exists():
@@ -211,7 +221,7 @@ class GenerateForm(forms.Form):
     )
     episodes = forms.IntegerField(
         label="Demonstrations",
-        initial=800,
+        initial=100,
         min_value=1,
         help_text="How many the script shall make, at about 50 or more per second.",
         error_messages={"min_value": "Ask for at least one demonstration."},

@@ -180,8 +180,8 @@ def last_notes(run: Run) -> list[str]:
 def success_curve(run: Run) -> dict:
     """True success on fixed seeds against practice episodes, and the SFT level it started from.
 
-    {"run", "name", "points": [{version, practice_episodes, successes, n, low, high}], "sft": {...} | None,
-    "kept_version"}
+    {"run", "name", "points": [{version, practice_episodes, successes, n, low, high, steps_to_success, falls}],
+    "sft": {...} | None, "kept_version"}; older evaluations lack the last two of a point.
     """
     points = [row.data for row in run.metrics.filter(kind="evaluation").order_by("seq")]
     source = run.parent if run.parent_id else run

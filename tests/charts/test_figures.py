@@ -31,6 +31,14 @@ def test_success_curve_has_its_band_and_the_sft_level_dashed():
     assert [list(trace.y) for trace in level] == [[0.45, 0.45]]
 
 
+def test_speed_and_falls_stand_beside_success_where_they_were_counted():
+    runs = [{"name": "a", "points": [point(0, 0, 90), point(4, 240, 150) | {"steps_to_success": 41.6, "falls": 3}]}]
+    (curve,) = traces(figures.success_curves(runs), name="a")
+    assert [row[5] for row in curve.customdata] == ["", "<br>42 steps to success<br>1.5 falls per 100 attempts"]
+    assert "%{customdata[5]}" in curve.hovertemplate
+    assert figures.speed_and_falls({"n": 9, "steps_to_success": None, "falls": 9}) == "<br>100.0 falls per 100 attempts"
+
+
 def test_runs_side_by_side_differ_in_colour_dash_and_marker():
     figure = figures.success_curves([{"name": name, "points": [point(0, 0, 90)]} for name in "abc"])
     curves = [traces(figure, name=name)[0] for name in "abc"]

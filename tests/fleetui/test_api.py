@@ -271,11 +271,11 @@ def test_a_dataset_of_pictures_is_bounded_by_its_size(lab):
 
 
 def test_steps_of_an_episode(lab):
-    episode = make_episode(steps=4)
+    episode = make_episode(steps=4, fenced=np.array([0, 1, 0, 0], np.uint8))
     lab.upload(as_upload(episode))
     shown = lab.call("viewer", "get", f"episodes/{episode.uuid}/steps").json()
     assert shown["d"] == [20, 19, 18, 17, 16] and shown["reward"] == [1, 1, 1, 1]
-    assert len(shown["actions"]) == 4 and shown["actors"] == [0, 0, 0, 0]
+    assert len(shown["actions"]) == 4 and shown["actors"] == [0, 0, 0, 0] and shown["fenced"] == [0, 1, 0, 0]
     assert np.allclose(shown["observations"], episode.observations, atol=1e-4)
 
 

@@ -86,6 +86,17 @@ def test_with_a_trained_run_it_starts_by_itself(online, sft_run):
     assert actions.list_orders(station=online.stations[0])[0]["assignment"] == row.pk
 
 
+@pytest.mark.parametrize("margin", [None, 0.01])
+def test_a_run_is_evaluated_with_the_fence_of_its_task(online, sft_run, margin):
+    online.task.edge_margin = margin
+    online.task.save()
+    row = assign(online, online.stations[0], parent=sft_run)
+    assert row.run.recipe["edge_margin"] == (margin or 0)
+    body = {"kind": "improve", "recipe": {}, "parent": sft_run.pk, "task": online.task.slug, "stations": ["arm-2"]}
+    by_hand = online.call("researcher", "post", "runs", body).json()
+    assert Run.objects.get(pk=by_hand["id"]).recipe["edge_margin"] == (margin or 0)
+
+
 def test_any_stations_are_chosen_when_it_starts(online, sft_run):
     online.connect(online.add_station("Arm 3"))
     busy = assign(online, online.stations[0], parent=sft_run)

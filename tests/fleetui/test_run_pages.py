@@ -121,12 +121,12 @@ def value_of(page, name):
 
 
 def test_another_like_it_keeps_the_recipe_and_where_it_started_from(lab, sft_run, improved):
-    recipe = ImproveRecipe(updates_per_round=3, learning_rate=0.000123456789, seed=7).to_json()
+    recipe = ImproveRecipe(updates_per_round=5, learning_rate=0.000123456789, seed=7).to_json()
     Run.objects.filter(pk=improved.pk).update(recipe=recipe)
     page = get(lab, "researcher", f"runs/{improved.pk}").content.decode()
     assert f'href="/labs/east/runs/new?kind=improve&amp;like={improved.pk}"' in page
     form = get(lab, "researcher", "runs/new", kind="improve", like=improved.pk).content.decode()
-    assert (value_of(form, "updates_per_round"), value_of(form, "seed")) == ("3", "7")
+    assert (value_of(form, "updates_per_round"), value_of(form, "seed")) == ("5", "7")
     assert float(value_of(form, "learning_rate")) == 0.000123456789
     assert choices(form, "parent")[1] == [str(sft_run.pk)] and choices(form, "task")[1] == [str(lab.task.pk)]
     changed = re.findall(r'class="field changed">\s*<label for="id_(\w+)"', form)
@@ -137,6 +137,20 @@ def test_another_like_it_keeps_the_recipe_and_where_it_started_from(lab, sft_run
     )
     assert answer.status_code == 302 and Run.objects.order_by("-pk").first().recipe == recipe
     assert get(lab, "researcher", "runs/new", kind="sft", like=improved.pk).status_code == 404
+
+
+@pytest.mark.parametrize("written, taken", [("", 0.01), ("0", 0.0), ("0.02", 0.02)])
+def test_evaluations_have_the_fence_of_the_task_unless_the_form_says_otherwise(lab, sft_run, written, taken):
+    lab.task.edge_margin = 0.01
+    lab.task.save()
+    form = get(lab, "researcher", "runs/new", kind="improve").content.decode()
+    given = {name: value_of(form, name) for name in ImproveRecipe.FIELDS} | {"parent": sft_run.pk, "task": lab.task.pk}
+    assert given["edge_margin"] == ""
+    answer = lab.as_("researcher").post(
+        f"/labs/{lab.slug}/runs/new?kind=improve",
+        given | {"edge_margin": written, "stations": [lab.stations[0].pk]},
+    )
+    assert answer.status_code == 302 and Run.objects.order_by("-pk").first().recipe["edge_margin"] == taken
 
 
 def test_a_recipe_is_shown_in_the_forms_order_and_what_is_not_the_default_is_marked(lab, sft_run):

@@ -93,6 +93,7 @@ def test_the_last_word_on_the_kept_version_is_spoken_on_fresh_seeds(new_improve_
     assert summary["kept_version"] == 4
     assert (summary["start_success"], summary["kept_success"]) == (1 / 4, 2 / 4)
     assert (summary["kept_n"], summary["kept_low"], summary["kept_high"]) == (4, 0.1, 0.9)
+    assert (summary["kept_steps_to_success"], summary["kept_falls"]) == (10.0, 0)
 
 
 def curve(*successes, n=100):

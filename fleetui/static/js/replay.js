@@ -66,7 +66,8 @@ function show(step, passing) {
     const d = valueAt(steps.d, step), action = valueAt(steps.actions, step), actor = valueAt(steps.actors, step);
     setText(field("d"), number(d, 1));
     setText(field("reward"), isNumber(valueAt(steps.reward, step)) ? steps.reward[step].toFixed(2) : "–");
-    setText(field("actor"), actor === undefined ? "–" : typeof actor === "number" ? ACTORS[actor] : actor);
+    const aside = valueAt(steps.fenced, step) ? ", turned aside by the fence" : "";
+    setText(field("actor"), actor === undefined ? "–" : (typeof actor === "number" ? ACTORS[actor] : actor) + aside);
     setText(field("action"), action ? action.map((value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3)).join(" ") : "–");
     field("action").title = action ? `${(steps.embodiment?.action_names ?? []).join(", ")} (metres)` : "";
     setText(field("time"), `${(step / (steps.control_hz || 5)).toFixed(1)} s`);

@@ -28,6 +28,12 @@ function layout(x, y, extra = {}) {
 }
 const config = { displayModeBar: false, responsive: true };
 
+// Skill is the success rate; speed and falls stand beside it. Evaluations from before they were counted have neither.
+function speedAndFalls(e) {
+  const speed = isNumber(e.steps_to_success) ? [`${number(e.steps_to_success)} steps to success`] : [];
+  return isNumber(e.falls) ? [...speed, `${number(100 * e.falls / e.n, 1)} falls per 100 attempts`] : speed;
+}
+
 // The first evaluation of an improve run is the SFT policy's own, on the same seeds: that is the level to beat.
 function drawSuccess() {
   const points = of("evaluation").map((e) => ({ ...e, rate: e.n ? e.successes / e.n : null })).filter((e) => e.rate !== null);
@@ -38,7 +44,7 @@ function drawSuccess() {
     const last = points.at(-1);
     $("#result-panel").hidden = false;
     setText(field("result"), `${percent(last.rate)} true success`);
-    setText(field("result-note"), `${last.successes} of ${last.n} evaluation episodes, 95 % band ${percent(last.low)} to ${percent(last.high)}`);
+    setText(field("result-note"), `${last.successes} of ${last.n} evaluation episodes, ${[`95 % band ${percent(last.low)} to ${percent(last.high)}`, ...speedAndFalls(last)].join(", ")}`);
     return;
   }
   const xs = points.map((e) => e.practice_episodes ?? 0), first = points[0], last = points.at(-1);
@@ -49,8 +55,8 @@ function drawSuccess() {
       line: { width: 0 }, mode: "lines", hoverinfo: "skip", name: "95 % band (Wilson)" },
     { x: span, y: [first.rate, first.rate], mode: "lines", line: { dash: "dash", color: colour("ink-3"), width: 1.5 }, name: `SFT level ${percent(first.rate)}`, hoverinfo: "skip" },
     { x: xs, y: points.map((e) => e.rate), mode: "lines+markers", line: { color: ink, width: 2 }, marker: { size: 6, color: ink }, name: "true success",
-      customdata: points.map((e) => [e.successes, e.n, e.version, percent(e.low), percent(e.high)]),
-      hovertemplate: "%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>band %{customdata[3]} to %{customdata[4]}<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" },
+      customdata: points.map((e) => [e.successes, e.n, e.version, percent(e.low), percent(e.high), speedAndFalls(e).map((said) => `<br>${said}`).join("")]),
+      hovertemplate: "%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>band %{customdata[3]} to %{customdata[4]}%{customdata[5]}<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" },
     { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", cliponaxis: false, marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } }, name: `best, kept: v${best.version}`, hoverinfo: "skip" },
   ];
   Plotly.react($("#success"), traces, layout("practice episodes", "true success", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { range: [-0.02 * most, 1.03 * most] } }), config);
@@ -67,11 +73,13 @@ function showKept(first, best) {
   $("#result-panel").hidden = false;
   setText(field("result"), `Kept policy v${best.version}: ${percent(fresh ? done.kept_success : best.rate)} true success`);
   const band = (e) => `95 % band ${percent(e.low)} to ${percent(e.high)}`;
+  const all = (e) => [band(e), ...speedAndFalls(e)].join(", ");
+  const judged = (name) => Object.fromEntries(["n", "low", "high", "steps_to_success", "falls"].map((key) => [key, done[`${name}_${key}`]]));
   const measured = fresh
-    ? `Measured on ${done.kept_n} evaluation episodes with fresh seeds, ${band({ low: done.kept_low, high: done.kept_high })}.`
-    : `${best.successes} of ${best.n}, ${band(best)}, on the same seeds by which it was chosen.`;
-  const before = fresh && isNumber(done.start_success) ? [done.start_success, done.start_n] : [first.rate, first.n];
-  setText(field("result-note"), `${measured} Before practice: ${percent(before[0])} of ${before[1]}.`);
+    ? `Measured on ${done.kept_n} evaluation episodes with fresh seeds, ${all(judged("kept"))}.`
+    : `${best.successes} of ${best.n}, ${all(best)}, on the same seeds by which it was chosen.`;
+  const before = fresh && isNumber(done.start_success) ? { ...judged("start"), rate: done.start_success } : first;
+  setText(field("result-note"), `${measured} Before practice: ${[`${percent(before.rate)} of ${before.n}`, ...speedAndFalls(before)].join(", ")}.`);
 }
 
 function drawLosses() {
@@ -181,7 +189,7 @@ function drawWaiting() {
 const LOGGED = {
   note: (data) => data.text,
   update: (data) => `policy v${data.version} is learned, after ${data.episodes} episodes in all; its round had ${data.steps} steps, ${percent(data.detected_rate)} detected success and a mean return of ${number(data.mean_return, 2)}`,
-  evaluation: (data) => `policy v${data.version ?? 0} is evaluated: ${data.successes} of ${data.n} succeeded`,
+  evaluation: (data) => `policy v${data.version ?? 0} is evaluated: ${data.successes} of ${[`${data.n} succeeded`, ...speedAndFalls(data)].join(", ")}`,
   kept: (data) => `policy v${data.version} is kept as the best so far`,
 };
 

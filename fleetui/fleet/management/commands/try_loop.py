@@ -27,6 +27,7 @@ import websockets
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from fleetui.fleet.first_start import DEMONSTRATIONS
 from robots import strict_json
 
 LAB = "main"
@@ -50,6 +51,9 @@ class Command(BaseCommand):
             "--minutes", type=float, default=10.0, help="wall-clock budget from the start of the server"
         )
         parser.add_argument("--stations", type=int, default=16, help="simulated stations (1 to 64)")
+        parser.add_argument(
+            "--demonstrations", type=int, default=DEMONSTRATIONS, help=f"to train on (default {DEMONSTRATIONS})"
+        )
         parser.add_argument("--json", required=True, help="file for the figures")
         parser.add_argument("--seed", type=int, default=1, help="seed of both runs")
         parser.add_argument("--keep", action="store_true", help="keep the data folder and say where it is")
@@ -57,6 +61,8 @@ class Command(BaseCommand):
     def handle(self, *args, **options):
         if not 1 <= options["stations"] <= 64:
             raise CommandError("--stations must be between 1 and 64.")
+        if options["demonstrations"] < 1:
+            raise CommandError("--demonstrations must be at least 1.")
         if options["minutes"] < 3:
             raise CommandError("--minutes must be at least 3: training, practice and the evaluations need that long.")
         logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request would bury the loop's own lines
@@ -101,7 +107,11 @@ class Command(BaseCommand):
             server.stop()
 
     async def through_the_loop(self, server, manager, researcher, supervisor, deadline, first_page_s, options):
-        dataset = await self.first_dataset(researcher, deadline)
+        dataset = await self.newest_dataset(researcher, deadline)
+        if options["demonstrations"] != DEMONSTRATIONS:
+            asked = {"families": dataset["families"], "episodes": options["demonstrations"], "seed": 1}
+            await researcher.post("datasets", {"name": "Demonstrations", **asked})
+            dataset = await self.newest_dataset(researcher, deadline)
         self.say(f"{dataset['episodes']} demonstrations are there")
         sft = await researcher.post(
             "runs",
@@ -165,6 +175,7 @@ class Command(BaseCommand):
             "first_page_s": round(first_page_s, 2),
             **success,
             "demonstrations": dataset["episodes"],
+            "time_limit": tasks[0]["time_limit_steps"],
             "practice_episodes": episodes,
             "episodes_per_s": round(episodes / practice_s, 2),
             "staleness_p50_s": round(percentile(staleness, 50), 3),
@@ -180,15 +191,15 @@ class Command(BaseCommand):
             "total_s": round(time.time() - self.began, 1),
         }
 
-    async def first_dataset(self, researcher, deadline):
+    async def newest_dataset(self, researcher, deadline):
         while time.time() < deadline:
             rows = await researcher.get("datasets")
             if rows and rows[0]["state"] == "ready":
                 return rows[0]
             if rows and rows[0]["state"] == "failed":
-                raise CommandError("Making the first demonstrations failed.")
+                raise CommandError("Making the demonstrations failed.")
             await asyncio.sleep(0.5)
-        raise CommandError("The first demonstrations were not ready in time.")
+        raise CommandError("The demonstrations were not ready in time.")
 
     async def finished_run(self, person, run_id, deadline, accept=("completed",)):
         said = 0.0
@@ -274,21 +285,21 @@ class Command(BaseCommand):
 
 
 def success_of(curve, done):
-    """True success before and after practice. A finished run judged both on fresh seeds, which did not choose the kept
-    version; of a cancelled run there are only the first and the newest point of the curve.
+    """True success, speed and falls before and after practice. A finished run judged both on fresh seeds,
+    which did not choose the kept version; of a cancelled run there are only the curve's first and newest point.
     """
     if done:
-        before, after = (
-            {key: done[0][f"{name}_{key}"] for key in ("success", "low", "high")} for name in ("start", "kept")
-        )
+        keys = ("success", "low", "high", "n", "steps_to_success", "falls")
+        before, after = ({key: done[0][f"{name}_{key}"] for key in keys} for name in ("start", "kept"))
     elif curve:
         before, after = ({**row, "success": row["successes"] / row["n"]} for row in (curve[0], curve[-1]))
     else:
         raise CommandError("The self-improvement run recorded no evaluation.")
+    before, after = ({**row, "falls_per_100": 100 * row["falls"] / row["n"]} for row in (before, after))
     return {
         f"{name}_{key}": row[key]
         for name, row in (("sft", before), ("final", after))
-        for key in ("success", "low", "high")
+        for key in ("success", "low", "high", "steps_to_success", "falls_per_100")
     }
 
 
