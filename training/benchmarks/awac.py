@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robots.episodes import Episode, read_episodes
-from training.benchmarks.table_runs import ROUND, STATIONS, Stage1
+from training.benchmarks.table_runs import STATIONS, Stage1
 from training.checkpoints import Policy
 from training.networks import Network, turned
 from training.recipes import ImproveRecipe
@@ -214,7 +214,7 @@ def awac(
     chosen by success: the last policy counts. `rules`: of the tasks, as LocalStations takes them.
     """
     started = time.monotonic()
-    recipe = ImproveRecipe(seed=seed, max_episodes=episodes, tasks=",".join(tasks), time_limit=time_limit, **ROUND)
+    recipe = ImproveRecipe(seed=seed, max_episodes=episodes, tasks=",".join(tasks), time_limit=time_limit)
     run = RunDir.create(path, recipe)
     origin = begin.policy.description
     learner = Learner(copy.deepcopy(begin.policy.network), seed, settings)
