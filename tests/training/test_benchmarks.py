@@ -2,10 +2,7 @@ import argparse
 import dataclasses
 import importlib
 import json
-import sys
-import types
 
-import gymnasium.utils.env_checker
 import numpy as np
 import pytest
 
@@ -13,6 +10,7 @@ from robots.tasks import PLACES, InstructionError
 from robots.worlds.language_table import LanguageTable
 from training import benchmarks, steps_to_go
 from training.benchmarks import (
+    awac,
     banana_table,
     by_setting,
     camera,
@@ -28,15 +26,7 @@ from training.benchmarks import (
     throughput,
     transfer,
 )
-from training.benchmarks.language_table import (
-    Regime,
-    filtered_cloning,
-    hand_picked_goals,
-    random_reward_network,
-    sparse_reward,
-    unfrozen_reward_model,
-)
-from training.benchmarks.sparse_table import SparseTable
+from training.benchmarks.language_table import filtered_cloning, hand_picked_goals, sparse_reward
 from training.benchmarks.table_runs import picked
 from training.checkpoints import Policy, RewardModel
 
@@ -58,6 +48,19 @@ def test_a_figure_that_some_rows_lack_is_averaged_over_the_others():
     settings = by_setting(rows)
     assert settings["a"]["x"]["mean"] == 2 and settings["a"]["y"]["n"] == 1 and settings["b"] == {}
     assert [line.split()[0] for line in table(settings).splitlines()] == ["setting", "a", "b"]
+
+
+def test_differences_are_paired_by_seed_within_a_regime():
+    rows = [
+        {"setting": setting, "regime": regime, "seed": seed, "x": base + seed + more}
+        for setting, base in (("a", 1.0), ("b", 0.0))
+        for regime, more in (("small", 0), ("large", 0.5 * (base == 0)))
+        for seed in (0, 10)
+    ] + [{"setting": "a", "regime": "small", "seed": 3, "x": 99.0}]
+    small, large = (benchmarks.difference(rows, "a", "b", "x", regime) for regime in ("small", "large"))
+    assert (small["mean"], small["low"], small["high"], small["n"]) == (1.0, 1.0, 1.0, 2) and large["mean"] == 0.5
+    assert benchmarks.difference(rows, "a", "c", "x", "small") is None
+    assert by_setting(rows)["small: a"]["x"]["n"] == 3
 
 
 def test_the_file_is_written_after_each_seed_and_holds_what_others_read(tmp_path, monkeypatch):
@@ -117,26 +120,11 @@ def test_other_rewards(finished_sft, demonstrations):
     assert cloned == pytest.approx(np.ones(steps))
     assert sparse_reward(failed, steps, reward_model, policy).sum() == 0
     assert sparse_reward(reached, steps, reward_model, policy).tolist() == [0.0] * (steps - 1) + [1.0]
-    d, _ = reward_model.steps_to_go(failed.observations, [failed.instruction] * (steps + 1))
-    for other in (random_reward_network, unfrozen_reward_model):
-        rewards = other(failed, steps, reward_model, policy)
-        assert rewards.shape == (steps,) and np.isfinite(rewards).all()
-    assert not np.allclose(random_reward_network(failed, steps, reward_model, policy), d[:-1] - d[1:], atol=0.1)
-
-
-def test_the_sparse_table_is_a_gymnasium_environment_that_counts_its_episodes():
-    env = SparseTable(["block2block", "block_to_place"], 5, seed=0)
-    gymnasium.utils.env_checker.check_env(env, skip_render_check=True, skip_close_check=True)
-    env = SparseTable(["block2block"], 5, seed=0)
-    env.reset()
-    ends = [env.step(np.zeros(2))[1:4] for _ in range(5)]
-    assert ends[-1] == (0.0, False, True) and not any(end[2] for end in ends[:-1]) and env.episodes == 1
 
 
 @pytest.mark.parametrize(
     "name, settings, keys",
     [
-        ("language-table", ["regime-small", "regime-middle", "regime-large", "sft-8x"], ["final_success_30"]),
         ("over-optimisation", ["guard", "no-guard"], ["kept_below_peak"]),
         ("reward-model", [f"{a}-{b}" for a in ("scratch", "pretrained") for b in (10, 20, 80)], []),
         ("detector", ["validation", "practice"], ["false_positive_rate"]),
@@ -155,23 +143,6 @@ def test_summaries_hold_the_keys_that_others_read(name, settings, keys):
         assert summary["pretrained_minus_scratch_at_10"] == 0
 
 
-class Wanderer:
-    """Stands for PPO and SAC, which come with the extra "benchmark"."""
-
-    def __init__(self, network, table, seed, device, **settings):
-        self.table, self.num_timesteps = table, 0
-
-    def learn(self, steps, callback):
-        self.table.reset()
-        while callback():
-            self.num_timesteps += 1
-            if any(self.table.step(self.table.action_space.sample())[2:4]):
-                self.table.reset()
-
-    def predict(self, observations, deterministic):
-        return np.zeros((len(observations), 2), np.float32), None
-
-
 @pytest.fixture
 def small(monkeypatch):
     """Figures of no worth, within seconds."""
@@ -180,29 +151,26 @@ def small(monkeypatch):
     monkeypatch.setattr(throughput, "STEPS", 90)
     monkeypatch.setattr(throughput, "TABLES", 3)
     monkeypatch.setattr(throughput.gl_context, "GLContext", throughput.gl_context.GLContext)  # put back at the end
-    monkeypatch.setitem(sys.modules, "stable_baselines3", types.SimpleNamespace(PPO=Wanderer, SAC=Wanderer))
     plan = {"demonstrations": 8, "practice": 6, "stations": 2, "improve": {"updates_per_round": 1, "batch": 8}}
     quick = {"steps": 20, "validate_every": 10, "grounding_steps": 10, "batch": 32, "hidden": 32}
     for module in (banana_table, transfer, point_mass):
         monkeypatch.setattr(module, "PLAN", dataclasses.replace(module.PLAN, sft=quick, **plan))
-    for module in (positive_transfer, over_optimisation, reward_model, language_table):
-        monkeypatch.setattr(module, "SMALL", Regime(30, 12))
+    for module in (positive_transfer, over_optimisation, reward_model, language_table, detector, camera):
+        monkeypatch.setattr(module, "TIME_LIMIT", 8)
+        monkeypatch.setattr(module, "PRACTICE", 9)
+    for module in (positive_transfer, over_optimisation, detector, camera):
+        monkeypatch.setattr(module, "DEMONSTRATIONS", 12)
     monkeypatch.setattr(table_runs, "EVALUATION_EPISODES", 4)
     few = {"steps": 20, "grounding_steps": 10, "sight_steps": 20, "hidden": 16, "validate_every": 10}
     monkeypatch.setattr(table_runs, "SFT", table_runs.SFT | few)
-    monkeypatch.setattr(reward_model, "UPDATES", {})
     monkeypatch.setattr(reward_model, "BROAD_DEMONSTRATIONS", 20)
     monkeypatch.setattr(reward_model, "DEMONSTRATIONS", 30)
-    monkeypatch.setattr(reward_model, "PRACTICE", 9)
-    monkeypatch.setattr(camera, "DEMONSTRATIONS", 12)
-    monkeypatch.setattr(camera, "PRACTICE", 6)
-    monkeypatch.setattr(camera, "TIME_LIMIT", 8)
     monkeypatch.setattr(camera, "ATTEMPTS", 2)
-    monkeypatch.setattr(detector, "REGIME", Regime(40, 12))
     monkeypatch.setattr(over_optimisation, "CURVE", over_optimisation.CURVE | {"evaluation_episodes": 4})
-    monkeypatch.setattr(language_table, "EIGHTFOLD_UPDATES", 20)
-    monkeypatch.setattr(language_table, "SCRATCH_EPISODES", 1)
-    monkeypatch.setattr(language_table, "REGIMES", {"small": language_table.SMALL, "large": Regime(40, 12)})
+    monkeypatch.setattr(language_table, "REGIMES", {"small": 3, "middle": 4, "50": 12})
+    monkeypatch.setattr(language_table, "BY_SFT", ("small", "middle"))
+    monkeypatch.setattr(language_table, "TIMES", (2,))
+    monkeypatch.setattr(awac, "SETTINGS", dataclasses.replace(awac.SETTINGS, warm_up=1, updates=1))
 
 
 @pytest.mark.parametrize("name", benchmarks.REGISTRY)
@@ -211,25 +179,26 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
     if name != "throughput":  # which leaves its camera out where there is no OpenGL
         monkeypatch.setattr(LanguageTable, "renderer", "drawn")
     path = tmp_path / "figures.json"
-    arguments = argparse.Namespace(name=name, seeds=1, first_seed=3, json=str(path))
+    arguments = argparse.Namespace(name=name, seeds=1, first_seed=3, json=str(path), jobs=1)
     assert benchmarks.main(arguments) == 0
     result = json.loads(path.read_text(), parse_constant=lambda constant: pytest.fail(f"{constant} is no figure"))
     rows = result["rows"]
-    assert rows and len({row["setting"] for row in rows}) == len(rows)
+    assert rows and len({(row["setting"], row.get("regime")) for row in rows}) == len(rows)
     assert all(row["setting"] in capsys.readouterr().out for row in rows[:1])
     for row in rows:
         if (
             "practice_episodes" in row
-            and row["setting"] not in ("no-guard", "guard", "ppo", "sac")
-            and (
-                name != "detector"  # which looks at all episodes of the last round
-            )
+            and name not in ("over-optimisation", "detector")  # which look at all episodes of the last round
         ):
-            assert row["practice_episodes"] <= (27 if name == "over-optimisation" else 9)
+            assert row["practice_episodes"] <= 9
         if "final_success" in row:
             assert 0 <= row["final_success"] <= 1 and row["wall_s"] >= 0
     if name == "language-table":
-        assert {"ppo", "sac"} <= {row["setting"] for row in rows}
+        assert {"demonstrator", "sft", "practice-200", "more-demonstrations", "ppo", "awac"} <= {
+            row["setting"] for row in rows
+        }
+        assert all(0 <= row["success"] <= 1 and row["falls_per_100"] >= 0 for row in rows)
+        assert {"gain_small", "over_more_demonstrations", "over_8x", "falls_ratio"} <= set(result["summary"])
     if name == "throughput":
         assert {"env", "batched"} <= {row["setting"] for row in rows} and all(row["share"] > 0 for row in rows)
 

@@ -181,7 +181,7 @@ def run_benchmark(
     hours of work should survive the last one's crash.
     """
     module = importlib.import_module(REGISTRY[name])
-    facts = {"name": name, "commit": commit(), "machine": machine(), "jobs": jobs}
+    facts = {"name": name, "commit": commit(), "machine": machine() | {"jobs": jobs}}
     of_seed: dict[int, list[Row]] = {}
 
     def taken(seed: int, found: list[Row]) -> dict:

@@ -150,18 +150,25 @@ def judged(setting: str, regime: str, policy: Policy, seed: int, wall_s: float, 
 
 
 def practised(setting: str, regime: str, begin: Stage1, after: Stage2, episodes: int, seed: int) -> Row:
+    """Of the last version that so many practice episodes could make."""
     count, policy = after.within(episodes)
-    own = after.practice()[:count]
-    detected = [episode for episode in own if episode.detected_success]
+    wall_s = begin.wall_s + after.wall_s * count / max(1, after.versions[-1][0])
+    return of_practice(setting, regime, begin, policy, after.practice()[:count], seed, wall_s)
+
+
+def of_practice(
+    setting: str, regime: str, begin: Stage1, policy: Policy, practice: list[Episode], seed: int, wall_s: float
+) -> Row:
+    detected = [episode for episode in practice if episode.detected_success]
     return judged(
         setting,
         regime,
         policy,
         seed,
-        begin.wall_s + after.wall_s * count / max(1, after.versions[-1][0]),
+        wall_s,
         demonstrations=begin.count,
-        practice_episodes=count,
-        resets_per_100=100 * float(np.mean([episode.ending == "needs_reset" for episode in own])),
+        practice_episodes=len(practice),
+        resets_per_100=100 * sum(episode.ending == "needs_reset" for episode in practice) / max(1, len(practice)),
         false_detections=float(np.mean([not episode.true_success for episode in detected])) if detected else None,
     )
 
@@ -231,7 +238,7 @@ def another_way(rewards_of=None, **settings):
 
 def off_policy(setting: str, begin: Stage1, path: Path, seed: int) -> Row:
     after = awac(path / setting, begin, seed, PRACTICE, TIME_LIMIT, TASK, RULES)
-    return practised(setting, "small", begin, after, PRACTICE, seed)
+    return of_practice(setting, "small", begin, after.policy, after.practice, seed, begin.wall_s + after.wall_s)
 
 
 def with_hand_picked_goals(setting: str, begin: Stage1, path: Path, seed: int) -> Row:
