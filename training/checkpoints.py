@@ -209,6 +209,11 @@ class RewardModel(Loaded):
         return steps_to_go.expected_steps(distribution, self.bin_width).numpy(), distribution.numpy()
 
     @property
+    def farthest(self) -> float:
+        """Steps to go of the last bin, beyond which d tells nothing."""
+        return self.description.sizes["bins"] * self.bin_width
+
+    @property
     def threshold(self) -> float:
         return self.description.threshold
 

@@ -100,6 +100,10 @@ def rehearse(
             link.symlink_to(path.resolve())
     before = sft(first)
     second = RunDir.create(folder / "improve", improve_recipe)
+    for path in first.data.glob("*.safetensors"):
+        link = second.data / path.name
+        if not link.exists():
+            link.symlink_to(path.resolve())
     for role in ("policy", "reward_model"):
         link = second.start / f"{role}.safetensors"
         if not link.exists():

@@ -1,33 +1,33 @@
 """Stage 2, self-improvement: practice episodes, labelled by the frozen reward model -> a better policy, and again.
 
     publish version v
-    wait        until the stations have handed in a round of episodes, all acted by version v
-    label       d at each observation, rewards, returns R_t
-    criticise   the advantage: R_t less what the critic expected; then the critic learns from the newest rounds
-    update      -c A_t log p(a_t | o_t, g), clipped, over the round's steps; anchored at the policy of stage 1
+    wait        until the stations have handed in a round of episodes
+    label       d at each observation, and rewards
+    update      advantage_weighted.py from all practice so far, or policy_gradient.py from this round alone
     foresee     the policy's outlook, from how the round's attempts ended
     save        version v + 1, with all that a restart needs
     evaluate    every few rounds, on fixed seeds, apart from practice; stop well past the peak
     again
 
-Strictly on-policy: episodes of an older version are dropped and counted. A person's steps never enter the gradient, and
-neither does true success: in simulation it is measured apart from practice, draws the curve, and decides when to stop
-and which version is kept. Read from top to bottom; a restart in the same directory goes on after the last update.
+What an older version acted is learned from where there is a replay; the policy gradient is strictly on-policy and drops
+it. Both count it. A person's steps never enter the gradient, and neither does true success: in simulation it is
+measured apart from practice, draws the curve, and decides when to stop and which version is kept. Read from top to
+bottom; a restart in the same directory goes on after the last update.
 """
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from robots.episodes import CONFIRMED_FRAMES, FAILURES, Episode, EpisodeError, read_episodes
 from training import steps_to_go
+from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import (
     Description,
     Policy,
@@ -37,11 +37,9 @@ from training.checkpoints import (
     save_checkpoint,
     save_state,
 )
-from training.critics import LEARNING_RATE as CRITIC_RATE
-from training.critics import WEIGHT_DECAY as CRITIC_DECAY
-from training.critics import Critic, Memory
-from training.descent import descend, unlearnable
+from training.descent import descend
 from training.evaluation import evaluate_for
+from training.policy_gradient import PolicyGradient
 from training.recipes import ImproveRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
 
@@ -62,17 +60,12 @@ RewardsOf = Callable[[Episode, int, RewardModel, Policy], np.ndarray | None]
 
 
 @dataclass
-class Round:
-    """The practice steps of one policy version, ready for the gradient."""
+class Labelled:
+    """What may be learned from an episode: the steps before anybody but the policy acted, and their rewards."""
 
-    observations: np.ndarray  # [S, D]
-    actions: np.ndarray  # [S, A]
-    instructions: list[str]  # [S]
-    returns: np.ndarray  # [S]
-    outlook: np.ndarray  # [S] int64, steps_to_go.outlook_bins; -1 where a person ended the attempt
-    episode: np.ndarray  # [S] int64, whose step it is: an index into uuids
-    uuids: list[str]
-    left_out: list[str] = field(default_factory=list)  # uuids of episodes whose rewards are no numbers
+    episode: Episode
+    steps: int
+    rewards: np.ndarray  # [steps]
 
 
 def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf | None = None) -> dict:
@@ -98,28 +91,24 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         )
     tasks = [name.strip() for name in recipe.tasks.split(",") if name.strip()] or origin.tasks
     # The words' part stays as stage 1 left it: practice tells how to push, not what a sentence means.
-    trained = [*network.trunk.parameters(), *network.action_head.parameters()]
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    imitator, _ = load_checkpoint(run.start / "policy.safetensors")
     outlook = list(network.steps_to_go_head.parameters())
-    for parameter in outlook:
+    for parameter in [*network.trunk.parameters(), *network.action_head.parameters(), *outlook]:
         parameter.requires_grad_(True)
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)  # its initial weights
-        critic, memory = Critic(network.features.size), Memory()
-    critic_weights = list(critic.parameters())
+    learner = AdvantageWeighted(network, recipe) if recipe.replay else PolicyGradient(network, recipe)
+    rewards_of = rewards_of or learner.rewards
     optimiser = torch.optim.AdamW(
-        [
-            {"params": trained, "weight_decay": recipe.weight_decay},
-            {"params": outlook, "lr": OUTLOOK_RATE, "weight_decay": 0.0},
-            {"params": critic_weights, "lr": CRITIC_RATE, "weight_decay": CRITIC_DECAY},
-        ],
+        [*learner.parameter_groups, {"params": outlook, "lr": OUTLOOK_RATE, "weight_decay": 0.0}],
         lr=recipe.learning_rate,
     )
     state = run.path / "state.safetensors"
-    learners = {"network": network, "critic": critic, "memory": memory}
-    progress = load_state(state, optimiser, generator, **learners)
+    modules = {"network": network, **learner.modules}
+    progress = load_state(state, optimiser, generator, **modules)
+    beginning = Policy.load(run.start / "policy.safetensors")
+    for path in sorted(run.data.glob("*.safetensors")):
+        for episode in read_episodes(path):
+            if recipe.replay and episode.true_success:
+                rewards = rewards_of(episode, episode.steps, reward_model, beginning)
+                learner.remember(episode, episode.steps, rewards, beginning)
     if progress is None:
         first = next_description(origin, 0, recipe, origin.taught)
         progress = {
@@ -128,14 +117,17 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             "episodes": 0,
             "stale": 0,
             "taught": origin.taught,
-            "deviation": [0, 0.0, 0.0],
         }
+        learner.warm_up(optimiser, generator)
         save_checkpoint(policy_path(run, 0), network, first)
-        save_state(state, progress, optimiser, generator, **learners)
+        save_state(state, progress, optimiser, generator, **modules)
     else:
+        for name in progress["consumed"] if recipe.replay else ():
+            again = practice_in(run.episodes / name, beginning, lambda *said, **level: None)
+            for each in labels(again, reward_model, beginning, rewards_of):
+                learner.remember(each.episode, each.steps, each.rewards, beginning)
         progress.setdefault("taught", 0)  # of a state from before there was an outlook
         run.note(f"Going on with version {progress['version']}, after {progress['episodes']} practice episodes.")
-    deviation = steps_to_go.RunningDeviation(*progress["deviation"])
     # A restart must not say twice what it has said, nor leave out what it had no time to say.
     published = {line["id"] for line in run.lines("checkpoint")}
     evaluations = {line["version"]: line for line in run.lines("evaluation")}
@@ -146,25 +138,6 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
     countdown = Countdown(run, "practice", recipe.max_episodes, progress["episodes"])
     simulated = recipe.evaluation_episodes > 0
     as_practised = {"time_limit": recipe.time_limit, "edge_margin": recipe.edge_margin}
-
-    def policy_loss(perceived, actions, goals, advantages, when_acted, rows: Tensor) -> Tensor:
-        seen, goal = perceived[rows], goals[rows]
-        log_probability = network.log_probability(seen, goal, actions[rows])
-        loss = steps_to_go.reinforce_loss(
-            log_probability, when_acted[rows], advantages[rows], recipe.scale, recipe.clip
-        )
-        if recipe.anchor:
-            frame = network.random_symmetries(len(rows), generator)
-            with torch.no_grad():
-                # What is no number is found out by the loss, and here it must not stop the sampling.
-                hidden = imitator.hidden(seen, goal, frame).nan_to_num()
-                imitated = imitator.action_head.sample(hidden, generator, greedy=False)
-            agreement = network.action_head.log_probability(network.hidden(seen, goal, frame), imitated)
-            loss = loss + steps_to_go.anchor_loss(agreement, recipe.scale * recipe.anchor)
-        return loss
-
-    def teach_critic(loss: Tensor) -> None:
-        descend(loss, optimiser, critic_weights, math.inf)
 
     while True:
         # --- publish
@@ -210,49 +183,33 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         # --- practise, and label what comes in
         if practise is not None:
             practise(run, policy, reward_model, recipe.steps_per_round)
-        episodes, consumed, stale = gather(run, policy, progress["consumed"])
+        episodes, consumed, stale = gather(run, policy, progress["consumed"], stale_too=bool(recipe.replay))
         if run.cancelled:
             run.note("canceled", level="warning")
             return {}
-        steps = label(episodes, reward_model, policy, recipe.gamma, recipe.fence_cost, rewards_of or progress_rewards)
-        losses, left_out = [], list(steps.left_out)
-        if len(steps.returns):
-            # --- criticise: the critic speaks of the round before it learns from it
-            deviation.add(steps.returns)
-            perceived = policy.perceive(steps.observations).clone()
-            actions = torch.from_numpy(steps.actions)
-            goals = policy.goals(steps.instructions).clone()
-            returns = torch.from_numpy(deviation.divide(steps.returns)).float()
-            expected = recipe.baseline * critic.values(network, perceived, goals)
-            advantages = steps_to_go.advantages(returns, expected)
-            if recipe.baseline:
-                memory.add(perceived, goals, returns)
-                critic.learn(network, memory, torch.Generator().manual_seed(recipe.seed + version), teach_critic)
-            # --- update: steps_to_go.reinforce_loss, each step once an epoch, in random order
-            with torch.no_grad():
-                when_acted = network.log_probability(perceived, goals, actions)  # as yet it is the policy that acted
+        learned, left_out, losses = [], [], []
+        for labelled in labels(episodes, reward_model, policy, rewards_of):
+            if learner.remember(labelled.episode, labelled.steps, labelled.rewards, policy):
+                learned.append(labelled)
+            else:
+                left_out.append(labelled.episode.uuid)
+                run.note(f"Episode {left_out[-1]} is left out: what it teaches is no number.", level="warning")
+        steps = sum(labelled.steps for labelled in learned)
+        handed_in = len(episodes) + (0 if recipe.replay else stale)
+        if learned:
+            # --- update
             spent = min(1.0, progress["episodes"] / recipe.max_episodes)
             optimiser.param_groups[0]["lr"] = recipe.learning_rate * (1 - recipe.anneal * spent)
-            episode_of = torch.from_numpy(steps.episode)
-            sound = torch.ones(len(returns), dtype=torch.bool)
-
-            loss_of = partial(policy_loss, perceived, actions, goals, advantages, when_acted)
-            for _ in range(recipe.epochs):
-                for rows in torch.randperm(len(returns), generator=generator).split(recipe.batch):
-                    rows = rows[sound[rows]]
-                    if not len(rows):
-                        continue
-                    loss = loss_of(rows)
-                    if descend(loss, optimiser, trained):
-                        losses.append(float(loss.detach()))
-                        continue
-                    groups = [(int(each), rows[episode_of[rows] == each]) for each in episode_of[rows].unique()]
-                    bad = unlearnable(groups, loss_of, optimiser, trained)
-                    sound &= ~torch.isin(episode_of, torch.tensor(bad, dtype=torch.int64))
-                    left_out += [steps.uuids[each] for each in bad]
+            losses = learner.learn(steps, optimiser, generator)
             # --- foresee: only its head learns, so that what supervisors are told can't change what the policy does
-            known = torch.from_numpy(np.flatnonzero((steps.outlook >= 0) & sound.numpy()))
-            bins = torch.from_numpy(steps.outlook)
+            perceived = torch.cat(
+                [policy.perceive(each.episode.observations[: each.steps]) for each in learned]
+            ).clone()
+            goals = policy.goals([each.episode.instruction for each in learned for _ in range(each.steps)]).clone()
+            bins = torch.from_numpy(
+                np.concatenate([outlook_of(each.episode, policy)[: each.steps] for each in learned])
+            )
+            known = (bins >= 0).nonzero()[:, 0]
             shuffler = torch.Generator().manual_seed(recipe.seed + version)
             for _ in range(OUTLOOK_EPOCHS):
                 for rows in known[torch.randperm(len(known), generator=shuffler)].split(recipe.batch):
@@ -264,8 +221,6 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
             progress["taught"] += bool(len(known))
         else:
             run.note(f"The round of version {version} held no step to learn from.", level="warning")
-        for name in left_out:
-            run.note(f"Episode {name} is left out: what it teaches is no number.", level="warning")
 
         # --- save version + 1: first its file, then the state that names it, so that a crash repeats just this update
         successor = next_description(origin, version + 1, recipe, progress["taught"], parent=policy.id)
@@ -273,21 +228,20 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         progress |= {
             "version": version + 1,
             "consumed": [*progress["consumed"], *consumed],
-            "episodes": progress["episodes"] + len(episodes) + stale,
+            "episodes": progress["episodes"] + handed_in,
             "stale": progress["stale"] + stale,
-            "deviation": [deviation.count, deviation.mean, deviation.squares],
         }
         progress["update"] = {
             "version": version + 1,
             "episodes": progress["episodes"],
-            "steps": len(steps.returns),
-            "mean_return": float(steps.returns.mean()) if len(steps.returns) else None,
+            "steps": steps,
+            "mean_return": float(np.mean([each.rewards.sum() for each in learned])) if learned else None,
             "detected_rate": sum(episode.detected_success for episode in episodes) / max(1, len(episodes)),
             "loss": float(np.mean(losses)) if losses else None,
             "stale": stale,
             "left_out": len(left_out),
         }
-        save_state(state, progress, optimiser, generator, **learners)
+        save_state(state, progress, optimiser, generator, **modules)
         run.log("update", **progress["update"])
         countdown.tell(progress["episodes"])
 
@@ -328,90 +282,52 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
 
 
 def gather(
-    run: RunDir, policy: Policy, consumed: list[str], poll_s: float = 0.1
+    run: RunDir, policy: Policy, consumed: list[str], stale_too: bool = False, poll_s: float = 0.1
 ) -> tuple[list[Episode], list[str], int]:
-    """Wait until the round is closed; its episodes in the order of their files, the files, and how many were stale."""
+    """Wait until the round is closed; its episodes in the order of their files, the files, and how many episodes were
+    of an older version: these are among them only if `stale_too`.
+    """
     files: dict[str, list[Episode]] = {}
     while True:
         run.wait_while_paused()
         closed = run.closed(policy.version)  # asked before looking, so that no file slips in between
         for path in run.episode_files({*consumed, *files}):
-            try:
-                files[path.name] = read_episodes(path)
-            except EpisodeError as error:
-                files[path.name] = []
-                run.note(f"{path.name} is left out: {error}", level="warning")
-            files[path.name] = [episode for episode in files[path.name] if _fits(run, episode, policy)]
+            files[path.name] = practice_in(path, policy, run.note)
         if closed or run.cancelled:
             break
         time.sleep(poll_s)
-    practised = [episode for name in sorted(files) for episode in files[name] if episode.purpose == "practice"]
+    practised = [episode for name in sorted(files) for episode in files[name]]
     current = [episode for episode in practised if episode.policy == policy.id]
-    return current, sorted(files), len(practised) - len(current)
+    return practised if stale_too else current, sorted(files), len(practised) - len(current)
 
 
-def _fits(run: RunDir, episode: Episode, policy: Policy) -> bool:
+def practice_in(path: Path, policy: Policy, note: Callable[..., None]) -> list[Episode]:
+    """A file's practice episodes that this body can have acted; what is wrong is named in a note."""
     try:
-        episode.check_against(policy.embodiment)
+        episodes = read_episodes(path)
     except EpisodeError as error:
-        run.note(f"An episode is left out: {error}", level="warning")
-        return False
-    return True
+        note(f"{path.name} is left out: {error}", level="warning")
+        return []
+    fitting = []
+    for episode in episodes:
+        try:
+            episode.check_against(policy.embodiment)
+        except EpisodeError as error:
+            note(f"An episode is left out: {error}", level="warning")
+        else:
+            fitting.append(episode)
+    return [episode for episode in fitting if episode.purpose == "practice"]
 
 
-def progress_rewards(episode: Episode, steps: int, reward_model: RewardModel, policy: Policy) -> np.ndarray | None:
-    """r_t of the first `steps` steps: what each of them took off d, by the frozen reward model."""
-    d, _ = reward_model.steps_to_go(episode.observations[: steps + 1], [episode.instruction] * (steps + 1))
-    if episode.ending == "needs_reset" and steps == episode.steps:
-        # A table that has to be put right is as far from the goal as can be; no demonstration shows one, so the reward
-        # model can't know. Without this, practice never learned to keep blocks on the table.
-        d[-1] = steps_to_go.bin_values(reward_model.description.sizes["bins"], reward_model.bin_width)[-1]
-    return steps_to_go.rewards(d)
-
-
-def label(
-    episodes: list[Episode],
-    reward_model: RewardModel,
-    policy: Policy,
-    gamma: float,
-    fence_cost: float = 0.0,
-    rewards_of: RewardsOf = progress_rewards,
-) -> Round:
-    """Rewards and returns of the steps before anybody but the policy acted. An action that the fence had to turn aside
-    costs `fence_cost` steps: it would have pushed something off, and is to be unlearned without anything falling.
-    """
-    parts, left_out = [], []
+def labels(episodes: list[Episode], reward_model: RewardModel, policy: Policy, rewards_of: RewardsOf) -> list[Labelled]:
+    """Of those of which something may be learned."""
+    found = []
     for episode in episodes:
         steps = steps_to_go.policy_steps(episode.actors)
         rewards = rewards_of(episode, steps, reward_model, policy) if steps else None
-        if rewards is not None and not np.isfinite(rewards).all():
-            left_out.append(episode.uuid)  # its returns would spoil the deviation of all that follow
-        elif rewards is not None:
-            rewards = rewards - fence_cost * episode.fenced[:steps]
-            parts.append(
-                Round(
-                    episode.observations[:steps],
-                    episode.actions[:steps],
-                    [episode.instruction] * steps,
-                    steps_to_go.returns(rewards, gamma),
-                    outlook_of(episode, policy)[:steps],
-                    np.full(steps, len(parts)),
-                    [episode.uuid],
-                )
-            )
-    if not parts:
-        none = np.zeros(0, np.int64)
-        return Round(np.zeros((0, 0)), np.zeros((0, 0)), [], np.zeros(0), none, none, [], left_out)
-    return Round(
-        np.concatenate([part.observations for part in parts]),
-        np.concatenate([part.actions for part in parts]),
-        [text for part in parts for text in part.instructions],
-        np.concatenate([part.returns for part in parts]),
-        np.concatenate([part.outlook for part in parts]),
-        np.concatenate([part.episode for part in parts]),
-        [part.uuids[0] for part in parts],
-        left_out,
-    )
+        if rewards is not None:
+            found.append(Labelled(episode, steps, rewards))
+    return found
 
 
 def outlook_of(episode: Episode, policy: Policy) -> np.ndarray:

@@ -6,7 +6,6 @@
     A_t     = R_t - V(o_t, g)                           ours: V is a critic's (critics.py); V = 0 is the paper's
     loss    = -c A_t log p(a_t | o_t, g)                REINFORCE; -d is a baseline that is built into r already;
                                                         clipped where steps are used more than once
-            - c k log p(a' | o_t, g), a' ~ p_sft        ours: the anchor, for where the reward says little
     success : d(o, g) <= s, k frames in a row           the detector, which ends an episode
 
 A policy's outlook, which tells supervisors what will come of an attempt, is learned in hindsight (outlook_bins).
@@ -65,6 +64,17 @@ def rewards(d: np.ndarray) -> np.ndarray:
     return d[:-1] - d[1:]
 
 
+def potential_rewards(d: np.ndarray, farthest: float, gamma: float, ended: bool) -> np.ndarray:
+    """gamma Phi(o_{t+1}) - Phi(o_t) of T actions from d at their T + 1 observations; Phi = -d / farthest, and 0 where
+    an attempt has come to its end. What is best to do is the same with it and without (Ng, Harada, Russell, 1999).
+    """
+    potential = -d / farthest
+    after = potential[1:].copy()
+    if ended:
+        after[-1] = 0.0
+    return gamma * after - potential[:-1]
+
+
 def returns(rewards: np.ndarray, gamma: float) -> np.ndarray:
     """R_t. The sum is cut off at the last reward: a time limit is not terminal, and nothing is bootstrapped."""
     total, result = 0.0, np.zeros(len(rewards), np.float64)
@@ -92,6 +102,14 @@ class RunningDeviation:
     mean: float = 0.0
     squares: float = 0.0  # sum of squared distances from the mean
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Saved and restored as networks are."""
+        return {"sums": torch.tensor([self.count, self.mean, self.squares], dtype=torch.float64)}
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        count, self.mean, self.squares = tensors["sums"].tolist()
+        self.count = int(count)
+
     def add(self, values: np.ndarray) -> None:
         """Chan's update of count, mean and squares with a batch."""
         if not len(values):
@@ -112,13 +130,6 @@ class RunningDeviation:
 def advantages(returns: Tensor, expected: Tensor) -> Tensor:
     """A_t = R_t - V(o_t, g), both in standard deviations of the returns, within +- LARGEST_RETURN. [n], [n] -> [n]"""
     return (returns - expected).clamp(-LARGEST_RETURN, LARGEST_RETURN)
-
-
-def anchor_loss(agreement: Tensor, weight: float) -> Tensor:
-    """-w log p(a' | o_t, g), averaged, of actions a' that the policy of stage 1 would have sampled: up to a constant
-    w KL(p_sft || p). [batch] -> []
-    """
-    return -weight * agreement.mean()
 
 
 def reinforce_loss(

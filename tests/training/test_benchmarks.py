@@ -8,9 +8,8 @@ import pytest
 
 from robots.tasks import PLACES, InstructionError
 from robots.worlds.language_table import LanguageTable
-from training import benchmarks, steps_to_go
+from training import advantage_weighted, benchmarks, steps_to_go
 from training.benchmarks import (
-    awac,
     banana_table,
     by_setting,
     camera,
@@ -170,7 +169,7 @@ def small(monkeypatch):
     monkeypatch.setattr(language_table, "REGIMES", {"small": 3, "middle": 4, "50": 12})
     monkeypatch.setattr(language_table, "BY_SFT", ("small", "middle"))
     monkeypatch.setattr(language_table, "TIMES", (2,))
-    monkeypatch.setattr(awac, "SETTINGS", dataclasses.replace(awac.SETTINGS, warm_up=1, updates=1))
+    monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
 
 
 @pytest.mark.parametrize("name", benchmarks.REGISTRY)

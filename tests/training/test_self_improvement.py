@@ -13,13 +13,15 @@ from robots.episodes import Episode, read_episodes, unchecked_bytes, write_episo
 from robots.tasks import get_task
 from robots.worlds import WorldError
 from training import critics, self_improvement
+from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import CheckpointError, Policy, load_checkpoint, save_checkpoint
 from training.critics import Critic, Memory
 from training.evaluation import Evaluation, evaluate
-from training.recipes import SFTRecipe
+from training.policy_gradient import PolicyGradient, progress_rewards
+from training.recipes import ImproveRecipe, SFTRecipe
 from training.rehearsal import LocalStations, rules_for
 from training.run_dir import RunDir, RunError, wilson
-from training.self_improvement import gather, improve, label, outlook_of, past_the_peak, progress_rewards
+from training.self_improvement import gather, improve, labels, outlook_of, past_the_peak
 
 TASKS = ["block2block", "block_to_place"]
 
@@ -232,49 +234,18 @@ def test_each_setting_of_the_update_does_what_it_says(new_improve_run, demonstra
         improve(run, scripted_practice(demonstrations))
         return run
 
-    plain = {"anneal": 0.0, "anchor": 0.0, "baseline": 0.0}
+    plain = {"replay": 0, "gamma": 0.9, "anneal": 0.0}
     steady, annealed = after("steady", **plain), after("annealed", **plain | {"anneal": 1.0})
     assert moved(steady, 1) == moved(annealed, 1), "nothing is spent yet"
     assert moved(annealed, 3) < 0.95 * moved(steady, 3)
     assert moved(after("clipped", **plain, clip=0.01), 3) < 0.9 * moved(after("unclipped", **plain, clip=100.0), 3)
-    assert moved(after("anchored", **plain | {"anchor": 10.0}), 3) != moved(steady, 3)
-    criticised = after("criticised", **plain | {"baseline": 1.0})
-    same = [moved(steady, version) == moved(criticised, version) for version in (1, 2)]
-    assert same == [True, False], "the critic speaks once it has learned from a round"
-
-
-def test_the_anchor_keeps_what_imitation_taught(new_improve_run, demonstrations, loaded):
-    """Where there is no reward at all."""
-    policy, _ = loaded
-    attempt = demonstrations[0]
-    seen = policy.perceive(attempt.observations[:-1]), policy.goals([attempt.instruction] * attempt.steps)
-    actions = torch.from_numpy(attempt.actions)
-
-    def surprise(name, anchor):
-        run = new_improve_run(name, evaluation_episodes=0, anchor=anchor, max_episodes=40, learning_rate=1e-3)
-        improve(
-            run,
-            scripted_practice(demonstrations),
-            rewards_of=lambda episode, steps, *_: -np.ones(steps),  # whatever was done was wrong
-        )
-        network, _ = load_checkpoint(sorted(run.checkpoints.glob("policy-*"))[-1])
-        return -float(network.log_probability(*seen, actions).mean())
-
-    before = -float(policy.network.log_probability(*seen, actions).mean())
-    free, anchored = surprise("free", 0.0), surprise("anchored", 5.0)
-    assert abs(anchored - before) < 0.1 < free - before
-
-
-def test_what_the_fence_turned_aside_costs_steps(loaded, demonstrations):
-    policy, reward_model = loaded
-    attempt = practised(demonstrations[0], policy)
-    fenced = attempt.actors * 0
-    fenced[3] = 1
-    plain = label([attempt], reward_model, policy, 0.5, fence_cost=4.0)
-    costly = label([dataclasses.replace(attempt, fenced=fenced)], reward_model, policy, 0.5, fence_cost=4.0)
-    lost = np.zeros(attempt.steps)
-    lost[:4] = 0.5, 1.0, 2.0, 4.0
-    np.testing.assert_allclose(plain.returns - costly.returns, lost, atol=1e-6)
+    assert moved(after("criticised", **plain, baseline=1.0), 3) != moved(steady, 3)
+    again = {"anneal": 0.0}
+    replayed = after("replayed", **again)
+    assert moved(after("replayed, annealed", anneal=1.0), 3) < 0.95 * moved(replayed, 3)
+    assert moved(after("replayed, more", **again, updates_per_step=0.5), 3) > 1.05 * moved(replayed, 3)
+    for name, value in (("temperature", 5.0), ("shaping", 0.0), ("replay", 3)):
+        assert moved(after(f"replayed, other {name}", **again | {name: value}), 3) != moved(replayed, 3)
 
 
 def test_the_critic_learns_what_to_expect_and_remembers_the_newest_rounds(loaded, demonstrations):
@@ -412,15 +383,26 @@ def test_stale_and_foreign_episodes_are_dropped_and_counted(new_improve_run, loa
 def test_a_persons_steps_never_enter_the_gradient(loaded, demonstrations):
     policy, reward_model = loaded
     demonstration = demonstrations[0]
-    alone = label([practised(demonstration, policy)], reward_model, policy, 0.9)
+
+    def labelled(**changes):
+        return labels([practised(demonstration, policy, **changes)], reward_model, policy, progress_rewards)
+
+    (alone,) = labelled()
     actors = demonstration.actors * 0
     actors[5:8] = 1  # a person takes over, then hands back
-    cut = label([practised(demonstration, policy, actors=actors)], reward_model, policy, 0.9)
-    assert len(alone.returns) == demonstration.steps and len(cut.returns) == 5
-    # Nor does what the person achieved: the return ends where the policy's part ends.
+    (cut,) = labelled(actors=actors)
+    assert (alone.steps, cut.steps, len(cut.rewards)) == (demonstration.steps, 5, 5)
+    # Nor does what the person achieved: the rewards end where the policy's part ends.
     d, _ = reward_model.steps_to_go(demonstration.observations[:6], [demonstration.instruction] * 6)
-    assert cut.returns[4] == pytest.approx(d[4] - d[5], abs=1e-5)
-    assert len(label([practised(demonstration, policy, actors=actors * 0 + 1)], reward_model, policy, 0.9).returns) == 0
+    assert cut.rewards[4] == pytest.approx(d[4] - d[5], abs=1e-5)
+    assert labelled(actors=actors * 0 + 1) == []
+    recipe = ImproveRecipe()
+    reached = practised(demonstration, policy, actors=actors, ending="detected_success", detected_success=True)
+    for learner in (AdvantageWeighted(policy.network, recipe), PolicyGradient(policy.network, recipe)):
+        assert learner.rewards(reached, 5, reward_model, policy)[-1] < 0.5, "the success was the person's"
+        assert learner.remember(reached, 5, cut.rewards, policy)
+        kept = learner.replay.episodes[0] if isinstance(learner, AdvantageWeighted) else learner.round[0]
+        assert len(kept[0]) == 5
 
 
 def test_true_success_and_the_stations_own_d_change_nothing(new_improve_run, demonstrations):
@@ -489,15 +471,17 @@ def notes(run):
     return [line["text"] for line in lines(run, "note")]
 
 
-@pytest.mark.parametrize("rewards_of", [progress_rewards, lambda episode, steps, *_: np.ones(steps)])
+@pytest.mark.parametrize("replay", [0, 1000])
+@pytest.mark.parametrize("rewards_of", [None, lambda episode, steps, *_: np.ones(steps)])
 def test_an_episode_that_makes_the_loss_no_number_is_left_out_by_name_and_no_nan_is_published(
-    new_improve_run, demonstrations, monkeypatch, rewards_of
+    new_improve_run, demonstrations, monkeypatch, rewards_of, replay
 ):
-    """Once in the rewards, once in the gradient."""
-    run, found, bad = new_improve_run(evaluation_episodes=0, max_episodes=8), self_improvement.gather, []
+    """Once in the rewards, once in what the networks make of it."""
+    run = new_improve_run(evaluation_episodes=0, max_episodes=8, replay=replay)
+    found, bad = self_improvement.gather, []
 
-    def gather_with_one_bad(*arguments):
-        episodes, files, stale = found(*arguments)
+    def gather_with_one_bad(*arguments, **more):
+        episodes, files, stale = found(*arguments, **more)
         bad.append(episodes[1].uuid)
         episodes[1].observations[:] = 3e38
         return episodes, files, stale

@@ -14,6 +14,7 @@ PLAN = Plan(
     demonstrations=600,
     practised="banana_to_place",
     practice=600,
+    improve={"replay": 0, "gamma": 0.6, "updates_per_round": 16, "epochs": 4},
 )
 
 

@@ -1,8 +1,8 @@
 """over-optimisation: practice that goes wrong, with the guard and without it.
 
-Few demonstrations, no anchor and no critic, a learning rate that does not fall, and three times the practice of
-language-table: there the reward model is poor, and what is learned in the end is what it doesn't see. A third row is
-the same with the settings that practice has by default.
+Few demonstrations, policy gradient on the steps-to-go reward alone, a learning rate that does not fall, and three times
+the practice of language-table: there the reward model is poor, and what is learned in the end is what it doesn't see. A
+third row is the same with the settings that practice has by default.
 
 Both runs see the same success curve settings as a fleet's run; the guard (self_improvement.past_the_peak) may stop the
 one. The checkpoint that a run kept, and all the others on the run's curve, are then judged again on starts that chose
@@ -13,7 +13,7 @@ figures, that best is a little too high, so the difference is if anything too la
 import torch
 
 from training.benchmarks import Report, Row, mean_of
-from training.benchmarks.language_table import PLAIN, PRACTICE, TASK, TIME_LIMIT
+from training.benchmarks.language_table import PRACTICE, TASK, TIME_LIMIT
 from training.benchmarks.table_runs import RULES, demonstrations, folder, stage1, stage2, success
 from training.checkpoints import Policy
 from training.self_improvement import policy_path
@@ -21,7 +21,7 @@ from training.self_improvement import policy_path
 DEMONSTRATIONS = 10
 TIMES = 3
 CURVE = {"evaluate_every": 6, "evaluation_episodes": 200}
-WRONG = PLAIN | {"anneal": 0.0}
+WRONG = {"replay": 0, "gamma": 0.9, "anneal": 0.0}
 SETTINGS = {"guard": WRONG, "no-guard": WRONG | {"patience": 0}, "defaults": {"patience": 0}}
 
 

@@ -134,6 +134,8 @@ def stage2(
     (run.start / "policy.safetensors").symlink_to(begin.run.checkpoints / "policy.safetensors")
     # The reward model may be another run's than the policy.
     (run.start / "reward_model.safetensors").symlink_to((judge or begin).run.checkpoints / "reward_model.safetensors")
+    for path in begin.run.data.glob("*.safetensors"):
+        (run.data / path.name).symlink_to(path)
     return keep_versions(run, LocalStations(list(tasks), STATIONS, seed, time_limit, rules), rewards_of)
 
 

@@ -1,0 +1,176 @@
+"""The off-policy update of stage 2: a critic Q and advantage-weighted cloning, from all practice that is remembered.
+
+    r_t  =  1 where the success detector ended the attempt  +  k (gamma Phi(o_{t+1}) - Phi(o_t)),  Phi = -d / d_max
+    Q    <- r + gamma Q'(o', a'), a' ~ p(a | o', g); Q' the lesser of two slow copies; 0 instead of it at an end
+    A    =  Q(o, g, a) - V(o, g), V = the mean of Q over actions that the policy samples
+    loss =  -exp(A / lambda) log p(a | o, g)                    (Nair et al., arXiv 2006.09359, equation 13: AWAC)
+
+The paper learns from each step once, with returns that look ten steps ahead. Here each step is learned from again and
+again, and what is optimised is what the tables report: to be detected as a success, and soon. The steps-to-go reward
+remains as a potential, which tells the way and changes nothing of what is best (Ng, Harada, Russell, 1999, equation 2).
+
+An end is a detected success or a fall, which brings nothing. A time limit is none: what would have come after it is
+bootstrapped, as is what would have come after a stop or an override. True success is read nowhere.
+
+A step is seen from one random side of the table each time it is used, for the policy at an eighth of the cost of
+Network.log_probability. That is right, since the log of the even mixture over the sides is at least the mean of the
+sides' logs (Jensen): the loss is an upper bound of the exact one. And the even mixture is what acts.
+"""
+
+import copy
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robots.episodes import Episode
+from training import steps_to_go
+from training.checkpoints import Policy, RewardModel
+from training.descent import descend
+from training.networks import Network, turned
+from training.recipes import ImproveRecipe
+from training.replay import Replay
+
+# Chosen on Block2Block with 3, 8, 10 and 50 demonstrations, seeds 100 to 104; docs/benchmarks.md has the figures.
+BATCH = 256
+CRITIC_RATE, WIDTH = 1e-3, 128
+POLYAK = 0.05  # share by which the slow copies follow; with .005 they don't reach what a success is worth in time
+SAMPLES = 4  # actions whose mean Q is V
+LARGEST_WEIGHT = 20.0  # of exp(A / lambda)
+WARM_UP = 1000  # updates of Q alone, before practice
+LEAST, MOST = -1.0, 2.0  # that a return can be: a discounted success, and the potential
+
+
+def ends(episode: Episode) -> bool:
+    """Whether nothing comes after its last step. A demonstration has reached its goal there."""
+    return episode.detected_success or episode.ending == "needs_reset" or episode.purpose == "demonstration"
+
+
+class TwinQ(nn.Module):
+    """Two Q networks over what the policy's trunk reads and one-hot action tokens; the lesser one is believed."""
+
+    def __init__(self, features: int, tokens: int, bins: int):
+        super().__init__()
+        self.bins = bins
+        self.both = nn.ModuleList(
+            nn.Sequential(
+                *(nn.Linear(features + tokens * bins, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()),
+                *(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()),
+                nn.Linear(WIDTH, 1),
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """[n, features], [n, A] -> [2, n]"""
+        seen = torch.cat([features, F.one_hot(tokens, self.bins).flatten(1).float()], 1)
+        return torch.stack([each(seen)[:, 0] for each in self.both])
+
+    def least(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """[n, features], [n, A] -> [n]"""
+        return self(features, tokens).min(0).values
+
+
+class AdvantageWeighted:
+    """The policy's trunk and action head, their critic, and the replay."""
+
+    def __init__(self, network: Network, recipe: ImproveRecipe):
+        head = network.action_head
+        self.network, self.recipe = network, recipe
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.seed)  # Q's initial weights
+            self.q = TwinQ(network.features.size, len(head.heads), head.bins)
+        self.slow = copy.deepcopy(self.q).requires_grad_(False)
+        self.acting = [*network.trunk.parameters(), *head.parameters()]
+        self.judging = list(self.q.parameters())
+        self.replay = Replay(recipe.replay)
+
+    @property
+    def parameter_groups(self) -> list[dict]:
+        return [
+            {"params": self.acting, "weight_decay": self.recipe.weight_decay},
+            {"params": self.judging, "lr": CRITIC_RATE, "weight_decay": 0.0},
+        ]
+
+    @property
+    def modules(self) -> dict:
+        """What a restart must find as it was."""
+        return {"q": self.q, "slow": self.slow}
+
+    def rewards(self, episode: Episode, steps: int, reward_model: RewardModel, policy: Policy) -> np.ndarray:
+        """r_t of the first `steps` steps: 1 at a success, as the detector or a demonstration has it, and the potential
+        of steps-to-go.
+        """
+        d, _ = reward_model.steps_to_go(episode.observations[: steps + 1], [episode.instruction] * (steps + 1))
+        ended = steps == episode.steps and ends(episode)
+        potential = steps_to_go.potential_rewards(d, reward_model.farthest, self.recipe.gamma, ended)
+        rewards = self.recipe.shaping * potential
+        rewards[-1] += float(ended and episode.ending != "needs_reset")
+        return rewards
+
+    def remember(self, episode: Episode, steps: int, rewards: np.ndarray, policy: Policy) -> bool:
+        """The first `steps` steps of an episode. False, and nothing is kept, where what it teaches is no number."""
+        seen = policy.perceive(episode.observations[: steps + 1]).clone()
+        goals = policy.goals([episode.instruction]).clone().expand(steps, -1)
+        actions = torch.from_numpy(episode.actions[:steps])
+        demonstrated = episode.purpose == "demonstration"
+        going_on = torch.ones(steps)
+        if steps == episode.steps and ends(episode):
+            going_on[-1] = 0.0
+        with torch.no_grad():
+            likely = self.network.log_probability(seen[:-1], goals, actions)
+        rewards = torch.from_numpy(rewards).float()
+        if not torch.isfinite(likely + rewards).all() or not torch.isfinite(seen).all():
+            return False
+        self.replay.add((seen[:-1], seen[1:], goals, actions, rewards, going_on), demonstrated)
+        return True
+
+    def warm_up(self, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
+        """Q alone, on the demonstrations, so that the first rounds are not judged at random."""
+        if self.replay.demonstrations:
+            for _ in range(WARM_UP):
+                self._update(optimiser, generator, acting=False)
+
+    def learn(self, new_steps: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> list[float]:
+        """After a round of so many new steps: the losses of the policy."""
+        updates = math.ceil(self.recipe.updates_per_step * new_steps)
+        losses = [self._update(optimiser, generator) for _ in range(updates)]
+        return [loss for loss in losses if loss is not None]
+
+    def _update(
+        self, optimiser: torch.optim.Optimizer, generator: torch.Generator, acting: bool = True
+    ) -> float | None:
+        """One of Q, then, if `acting`, one of the policy on the same steps; its loss, if it was a number."""
+        before, after, goals, actions, rewards, going_on = self.replay.sample(BATCH, generator)
+        side = self.network.random_symmetries(BATCH, generator)
+        features = self.network.features(before, goals, side)
+        tokens = self.network.action_head.tokens(actions if side is None else turned(side, actions))
+        with torch.no_grad():
+            following = self.network.features(after, goals, side)
+            later = self.slow.least(following, self._sampled(following, generator)).clamp(LEAST, MOST)
+            target = rewards + self.recipe.gamma * going_on * later
+        descend(F.mse_loss(self.q(features, tokens), target.expand(2, -1)), optimiser, self.judging, math.inf)
+        with torch.no_grad():
+            for slow, fast in zip(self.slow.parameters(), self.q.parameters(), strict=True):
+                slow.lerp_(fast, POLYAK)
+        if not acting:
+            return None
+        with torch.no_grad():
+            weight = self._weight(features, tokens, before, goals, generator)
+        likely = self.network.action_head.log_probability(self.network.trunk(features), tokens)
+        loss = -(weight * likely).mean()
+        return float(loss.detach()) if descend(loss, optimiser, self.acting, math.inf) else None
+
+    def _weight(self, features, tokens, before, goals, generator: torch.Generator) -> Tensor:
+        """exp(A / lambda). V is of the mixture, so each action that it is the mean of is of a side of its own. [n]"""
+        many = SAMPLES * len(before)
+        sides = self.network.random_symmetries(many, generator)
+        others = self.network.features(before.repeat(SAMPLES, 1), goals.repeat(SAMPLES, 1), sides)
+        value = self.q.least(others, self._sampled(others, generator)).unflatten(0, (SAMPLES, -1)).mean(0)
+        return ((self.q.least(features, tokens) - value) / self.recipe.temperature).exp().clamp(max=LARGEST_WEIGHT)
+
+    def _sampled(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Action tokens of the policy, as seen from the features' side. [n, features] -> [n, A]"""
+        return self.network.action_head.sample(self.network.trunk(features), generator, greedy=False)

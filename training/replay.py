@@ -1,0 +1,38 @@
+"""The steps of past practice, to be learned from again: what the off-policy update of stage 2 samples.
+
+Stands between the label and the update (advantage_weighted.py). It holds no more than what a restart finds in the
+episodes' files again.
+"""
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+PARTS = ("before", "after", "goals", "actions", "rewards", "going_on")
+
+
+class Replay:
+    """The demonstrations, for good, and the newest practice episodes; each a tuple of its T steps' parts:
+
+    before [T, features_size], after [T, features_size]  what is perceived before and after each action
+    goals [T, goal size], actions [T, A]
+    rewards [T]
+    going_on [T]                                         1, or 0 where nothing comes after the step
+    """
+
+    def __init__(self, most_episodes: int):
+        self.demonstrations: list[tuple[Tensor, ...]] = []
+        self.episodes: deque[tuple[Tensor, ...]] = deque(maxlen=most_episodes)
+        self._together: tuple[Tensor, ...] | None = None
+
+    def add(self, parts: tuple[Tensor, ...], demonstrated: bool) -> None:
+        (self.demonstrations if demonstrated else self.episodes).append(parts)
+        self._together = None
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """n random steps, each as likely as any other, with their parts. RuntimeError where there are none."""
+        if self._together is None:
+            self._together = tuple(map(torch.cat, zip(*self.demonstrations, *self.episodes, strict=True)))
+        rows = torch.randint(len(self._together[0]), (n,), generator=generator)
+        return tuple(part[rows] for part in self._together)
