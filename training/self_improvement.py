@@ -104,9 +104,9 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
     modules = {"network": network, **learner.modules}
     progress = load_state(state, optimiser, generator, **modules)
     beginning = Policy.load(run.start / "policy.safetensors")
-    for path in sorted(run.data.glob("*.safetensors")):
+    for path in sorted(run.data.glob("*.safetensors")) if recipe.replay else ():
         for episode in read_episodes(path):
-            if recipe.replay and episode.true_success:
+            if episode.purpose == "demonstration" and episode.true_success and fits(episode, beginning, run.note):
                 rewards = rewards_of(episode, episode.steps, reward_model, beginning)
                 learner.remember(episode, episode.steps, rewards, beginning)
     if progress is None:
@@ -308,15 +308,16 @@ def practice_in(path: Path, policy: Policy, note: Callable[..., None]) -> list[E
     except EpisodeError as error:
         note(f"{path.name} is left out: {error}", level="warning")
         return []
-    fitting = []
-    for episode in episodes:
-        try:
-            episode.check_against(policy.embodiment)
-        except EpisodeError as error:
-            note(f"An episode is left out: {error}", level="warning")
-        else:
-            fitting.append(episode)
-    return [episode for episode in fitting if episode.purpose == "practice"]
+    return [each for each in episodes if fits(each, policy, note) and each.purpose == "practice"]
+
+
+def fits(episode: Episode, policy: Policy, note: Callable[..., None]) -> bool:
+    try:
+        episode.check_against(policy.embodiment)
+    except EpisodeError as error:
+        note(f"An episode is left out: {error}", level="warning")
+        return False
+    return True
 
 
 def labels(episodes: list[Episode], reward_model: RewardModel, policy: Policy, rewards_of: RewardsOf) -> list[Labelled]:

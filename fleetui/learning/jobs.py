@@ -263,23 +263,26 @@ class Supervision:
     def prepare(self) -> None:
         run = self.run
         RunDir.create(run.dir, run.load_recipe())
-        if run.kind == "sft":
-            sources = [each for each in (run.dataset, run.corrections) if each is not None]
-            wanted = {f"{each.pk}.safetensors": each.file for each in sources}
-            folder = self.dir.data
-        else:
-            wanted = {
+        # Practice learns from the demonstrations too, as long as they are there.
+        first = run.sft_run
+        sources = [each for each in (first.dataset, first.corrections) if each is not None]
+        data = {f"{each.pk}.safetensors": each.file for each in sources if run.kind == "sft" or each.file.is_file()}
+        start = {}
+        if run.kind == "improve":
+            start = {
                 f"{role}.safetensors": run.parent.best_checkpoint(role).file for role in ("policy", "reward_model")
             }
-            folder = self.dir.start
-        for path in folder.iterdir():  # nothing but what this run is made of
-            if path.name not in wanted:
-                path.unlink()
-        for name, source in wanted.items():
-            if not source.is_file():
-                raise RunError(f"{source} is missing; restore the data folder or launch the run from something else.")
-            if not (folder / name).exists():
-                (folder / name).symlink_to(source)
+        for folder, wanted in ((self.dir.data, data), (self.dir.start, start)):
+            for path in folder.iterdir():  # nothing but what this run is made of
+                if path.name not in wanted:
+                    path.unlink()
+            for name, source in wanted.items():
+                if not source.is_file():
+                    raise RunError(
+                        f"{source} is missing; restore the data folder or launch the run from something else."
+                    )
+                if not (folder / name).exists():
+                    (folder / name).symlink_to(source)
         self.handed_in = {path.stem[-36:] for path in self.dir.episodes.glob("*.safetensors")}
 
     def end_leftover(self) -> None:
