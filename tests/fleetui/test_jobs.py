@@ -520,6 +520,7 @@ def consume(version):
     return len(list((run / "episodes").glob("*.safetensors")))
 assert (run / "start" / "policy.safetensors").read_bytes().startswith(b"policy 0")
 assert (run / "start" / "reward_model.safetensors").read_bytes().startswith(b"reward_model 0")
+assert len(list((run / "data").glob("*.safetensors"))) == 1  # the demonstrations of its SFT run
 save("policy", 0, publish=True)
 log("update", version=1, files=consume(0))
 save("policy", 1, publish=True)
