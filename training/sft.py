@@ -282,7 +282,7 @@ def ground(
     else:
         run.note("In no demonstration all objects can be made out; more of them would help.", level="warning")
     sentence = demonstrations.instruction[demonstrations.first]  # [E]
-    named = network.words.named(words)[sentence]  # [E, K]
+    mentioned = network.words.named(words)[sentence]  # [E, K]
 
     def loss(episodes: Tensor, noisy: bool) -> Tensor:
         text, names = words[sentence[episodes]], None
@@ -295,7 +295,7 @@ def ground(
             seen.resting[episodes],
             seen.others[episodes],
             seen.present[episodes],
-            named[episodes],
+            mentioned[episodes],
         )
 
     parameters = list(network.words.parameters())

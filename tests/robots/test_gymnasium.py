@@ -55,9 +55,9 @@ def test_language_table_env_rewards_true_success_only():
 def test_language_table_env_is_cut_at_the_time_limit():
     env = gymnasium.make("robots.worlds.gymnasium_world:FleetUI/LanguageTable-v0")
     env.reset(seed=0)
-    for step in range(60):
+    for step in range(160):
         *_, terminated, truncated, _ = env.step(np.zeros(2, np.float32))
-        assert not terminated and truncated == (step == 59)
+        assert not terminated and truncated == (step == 159)
 
 
 def test_example_world_steps_renders_and_asks_for_resets(description):
