@@ -139,7 +139,9 @@ def test_it_learns_from_words_and_movement_alone_which_thing_bears_which_name(ep
 
 def test_pictures_in_which_nothing_moves_are_refused_with_a_sentence(episodes):
     still = dataclasses.replace(episodes[0], observations=np.repeat(episodes[0].observations[:1], 31, 0))
-    still = dataclasses.replace(still, actions=np.zeros((30, 2), np.float32), actors=np.full(30, 2, np.uint8))
+    still = dataclasses.replace(
+        still, actions=np.zeros((30, 2), np.float32), actors=np.full(30, 2, np.uint8), fenced=None
+    )
     still = dataclasses.replace(still, steps_to_go=np.full(31, np.nan, np.float32))
     eye, generator = sight.Sight(CAMERA_TABLE), torch.Generator().manual_seed(1)
     with pytest.raises(DatasetError, match="nothing is seen to leave its place"):
