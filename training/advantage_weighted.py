@@ -40,7 +40,7 @@ POLYAK = 0.05  # share by which the slow copies follow; with .005 they don't rea
 SAMPLES = 4  # actions whose mean Q is V
 LARGEST_WEIGHT = 20.0  # of exp(A / lambda)
 WARM_UP = 1000  # updates of Q alone, before practice
-LEAST, MOST = -1.0, 2.0  # that a return can be: a discounted success, and the potential
+LEAST, MOST = -1.0, 2.0  # that a return can be: a discounted success, and the potential, whose weight is at most 1
 
 
 def ends(episode: Episode) -> bool:

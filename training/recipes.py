@@ -255,7 +255,7 @@ class ImproveRecipe(Recipe):
         "Steps-to-go reward",
         "With a replay: weight of the progress in steps-to-go beside the 1 for a detected success.",
         0.0,
-        100.0,
+        1.0,
     )
     epochs: int = setting(
         8, "Epochs", "How often each step of a round is used; with 1, as in the paper, learning takes longer.", 1, 100

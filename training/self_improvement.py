@@ -96,10 +96,10 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         parameter.requires_grad_(True)
     learner = AdvantageWeighted(network, recipe) if recipe.replay else PolicyGradient(network, recipe)
     rewards_of = rewards_of or learner.rewards
-    optimiser = torch.optim.AdamW(
-        [*learner.parameter_groups, {"params": outlook, "lr": OUTLOOK_RATE, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-    )
+    acting, judging = learner.parameter_groups
+    foreseeing = {"params": outlook, "lr": OUTLOOK_RATE, "weight_decay": 0.0}
+    # The critic last: a state from before there was one has the moments of the others at the same places.
+    optimiser = torch.optim.AdamW([acting, foreseeing, judging], lr=recipe.learning_rate)
     state = run.path / "state.safetensors"
     modules = {"network": network, **learner.modules}
     progress = load_state(state, optimiser, generator, **modules)

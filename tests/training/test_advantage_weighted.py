@@ -66,7 +66,7 @@ def test_q_learns_that_a_success_is_worth_less_the_farther_it_is(loaded, demonst
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 150)
     monkeypatch.setattr(advantage_weighted, "POLYAK", 0.1)
     monkeypatch.setattr(advantage_weighted, "CRITIC_RATE", 5e-3)
-    network, _ = policy.network, None
+    network = policy.network
     learner = AdvantageWeighted(network, ImproveRecipe(gamma=0.8, shaping=0.0))
     optimiser = torch.optim.AdamW(learner.parameter_groups, lr=3e-4)
     episode = demonstrations[0]
