@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from safetensors.numpy import save as numpy_save
 from safetensors.torch import save
 
 from robots.episodes import Episode, read_episodes, unchecked_bytes, write_episodes
@@ -319,6 +320,31 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(new_improve_run, demonst
     # Nothing is said twice and nothing is left out.
     for kind in ("checkpoint", "evaluation", "update", "kept"):
         assert [line["version"] for line in lines(killed, kind)] == [line["version"] for line in lines(whole, kind)]
+
+
+def test_a_state_from_before_there_was_a_critic_goes_on(new_improve_run, demonstrations, monkeypatch):
+    run, save = new_improve_run(evaluation_episodes=0), self_improvement.save_state
+
+    def save_as_before(path, progress, optimiser, generator, network, **_):
+        save(path, progress, optimiser, generator, network=network)
+        first = len([*network.trunk.parameters(), *network.action_head.parameters()])
+        last = first + len(list(network.steps_to_go_head.parameters()))
+        kept = {
+            name: array
+            for name, array in load_file(path).items()
+            if not name.startswith("optimiser.") or int(name.split(".")[1]) < last
+        }
+        path.write_bytes(numpy_save(kept, metadata={"progress": json.dumps(progress)}))
+        if progress["version"] == 1:
+            moments = kept[f"optimiser.{first}.exp_avg"]
+            assert moments.shape == network.steps_to_go_head.weight.shape, "as those older states have them"
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(self_improvement, "save_state", save_as_before)
+    with pytest.raises(KeyboardInterrupt):
+        improve(run, scripted_practice(demonstrations))
+    monkeypatch.undo()
+    assert improve(run, scripted_practice(demonstrations))["version"] == 3
 
 
 def test_a_run_killed_between_an_evaluation_and_its_mark_marks_it_afterwards(
