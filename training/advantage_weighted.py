@@ -10,7 +10,7 @@ again, and what is optimised is what the tables report: to be detected as a succ
 remains as a potential, which tells the way and changes nothing of what is best (Ng, Harada, Russell, 1999, equation 2).
 
 An end is a detected success or a fall, which brings nothing. A time limit is none: what would have come after it is
-bootstrapped, as is what would have come after a stop or an override. True success is read nowhere.
+bootstrapped, as is what would have come after a stop or an override. True success of practice is read nowhere.
 
 A step is seen from one random side of the table each time it is used, for the policy at an eighth of the cost of
 Network.log_probability. That is right, since the log of the even mixture over the sides is at least the mean of the

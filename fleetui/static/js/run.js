@@ -34,6 +34,9 @@ function speedAndFalls(e) {
   return isNumber(e.falls) ? [...speed, `${number(100 * e.falls / e.n, 1)} falls per 100 attempts`] : speed;
 }
 
+const bandSpeedAndFalls = (e) =>
+  [`95 % band ${percent(e.low)} to ${percent(e.high)}`, ...speedAndFalls(e)].join(", ");
+
 // The first evaluation of an improve run is the SFT policy's own, on the same seeds: that is the level to beat.
 function drawSuccess() {
   const points = of("evaluation").map((e) => ({ ...e, rate: e.n ? e.successes / e.n : null })).filter((e) => e.rate !== null);
@@ -44,7 +47,7 @@ function drawSuccess() {
     const last = points.at(-1);
     $("#result-panel").hidden = false;
     setText(field("result"), `${percent(last.rate)} true success`);
-    setText(field("result-note"), `${last.successes} of ${last.n} evaluation episodes, ${[`95 % band ${percent(last.low)} to ${percent(last.high)}`, ...speedAndFalls(last)].join(", ")}`);
+    setText(field("result-note"), `${last.successes} of ${last.n} evaluation episodes, ${bandSpeedAndFalls(last)}`);
     return;
   }
   const xs = points.map((e) => e.practice_episodes ?? 0), first = points[0], last = points.at(-1);
@@ -55,8 +58,12 @@ function drawSuccess() {
       line: { width: 0 }, mode: "lines", hoverinfo: "skip", name: "95 % band (Wilson)" },
     { x: span, y: [first.rate, first.rate], mode: "lines", line: { dash: "dash", color: colour("ink-3"), width: 1.5 }, name: `SFT level ${percent(first.rate)}`, hoverinfo: "skip" },
     { x: xs, y: points.map((e) => e.rate), mode: "lines+markers", line: { color: ink, width: 2 }, marker: { size: 6, color: ink }, name: "true success",
-      customdata: points.map((e) => [e.successes, e.n, e.version, percent(e.low), percent(e.high), speedAndFalls(e).map((said) => `<br>${said}`).join("")]),
-      hovertemplate: "%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>band %{customdata[3]} to %{customdata[4]}%{customdata[5]}<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" },
+      customdata: points.map((e) => [
+        e.successes, e.n, e.version, percent(e.low), percent(e.high),
+        speedAndFalls(e).map((said) => `<br>${said}`).join(""),
+      ]),
+      hovertemplate: "%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>band %{customdata[3]} to %{customdata[4]}" +
+        "%{customdata[5]}<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" },
     { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", cliponaxis: false, marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } }, name: `best, kept: v${best.version}`, hoverinfo: "skip" },
   ];
   Plotly.react($("#success"), traces, layout("practice episodes", "true success", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { range: [-0.02 * most, 1.03 * most] } }), config);
@@ -72,14 +79,14 @@ function showKept(first, best) {
   const fresh = isNumber(done.kept_success);
   $("#result-panel").hidden = false;
   setText(field("result"), `Kept policy v${best.version}: ${percent(fresh ? done.kept_success : best.rate)} true success`);
-  const band = (e) => `95 % band ${percent(e.low)} to ${percent(e.high)}`;
-  const all = (e) => [band(e), ...speedAndFalls(e)].join(", ");
-  const judged = (name) => Object.fromEntries(["n", "low", "high", "steps_to_success", "falls"].map((key) => [key, done[`${name}_${key}`]]));
+  const figures = ["n", "low", "high", "steps_to_success", "falls"];
+  const judged = (name) => Object.fromEntries(figures.map((key) => [key, done[`${name}_${key}`]]));
   const measured = fresh
-    ? `Measured on ${done.kept_n} evaluation episodes with fresh seeds, ${all(judged("kept"))}.`
-    : `${best.successes} of ${best.n}, ${all(best)}, on the same seeds by which it was chosen.`;
+    ? `Measured on ${done.kept_n} evaluation episodes with fresh seeds, ${bandSpeedAndFalls(judged("kept"))}.`
+    : `${best.successes} of ${best.n}, ${bandSpeedAndFalls(best)}, on the same seeds by which it was chosen.`;
   const before = fresh && isNumber(done.start_success) ? { ...judged("start"), rate: done.start_success } : first;
-  setText(field("result-note"), `${measured} Before practice: ${[`${percent(before.rate)} of ${before.n}`, ...speedAndFalls(before)].join(", ")}.`);
+  const said = [`${percent(before.rate)} of ${before.n}`, ...speedAndFalls(before)].join(", ");
+  setText(field("result-note"), `${measured} Before practice: ${said}.`);
 }
 
 function drawLosses() {
