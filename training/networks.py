@@ -204,7 +204,13 @@ class TableFeatures(nn.Module):
         self.size = 3 * 7 + 2 + 5 * 4 + 3
 
     def forward(self, observations: Tensor, goal: Tensor, frame: Tensor | None) -> Tensor:
-        """`frame` [n, 2, 2], if given, turns or mirrors what is seen."""
+        """`frame` [n, 2, 2], if given, turns or mirrors what is seen. [n, D], [n, goal size] -> [n, size]"""
+        return self.seen_from(frame, self.relations(observations, goal))
+
+    def relations(self, observations: Tensor, goal: Tensor) -> Tensor:
+        """What lies between things, before a frame turns it: eight ways in metres, and whether source and target lie on
+        the table and a place is meant. The costly half, alike for every frame. [n, D], [n, goal size] -> [n, 19]
+        """
         ee = observations[:, :2]
         objects = observations[:, self.body :].unflatten(1, (self.count, -1))  # [n, K, (x, y, cos, sin, on_table)]
         source_weights, target_weights = goal[:, : self.count], goal[:, self.count : 2 * self.count]
@@ -218,6 +224,12 @@ class TableFeatures(nn.Module):
         others = objects[..., 4] * (1 - source_weights - target_weights).clamp(min=0)
         obstacles = nearest(torch.stack([ee, start, ahead], 1), objects[..., :2], others)
         ways = torch.cat([ways, obstacles, to_edges(start)], 1)  # [n, 8, 2]
+        return torch.cat([ways.flatten(1), source[:, 4:], target_object[:, 4:], place_weight], 1)
+
+    def seen_from(self, frame: Tensor | None, relations: Tensor) -> Tensor:
+        """[n, 2, 2], [n, 19] -> [n, size]"""
+        ways, flags = relations.split([16, 3], 1)
+        ways = ways.unflatten(1, (8, 2))
         if frame is not None:
             ways = ways @ frame.transpose(1, 2)
         reach, way, whole = ways[:, :3].unbind(1)
@@ -227,7 +239,7 @@ class TableFeatures(nn.Module):
                 # Whether the end effector stands behind the block, as seen from where the block shall go.
                 turn(reach, way),
                 felt(ways[:, 3:]),
-                *(source[:, 4:], target_object[:, 4:], place_weight),
+                flags,
             ],
             1,
         )
@@ -266,7 +278,14 @@ class FlatFeatures(nn.Module):
         self.deviation.copy_(observations.std(0).clamp(min=1e-4))
 
     def forward(self, observations: Tensor, goal: Tensor, frame: None) -> Tensor:
+        return self.relations(observations, goal)
+
+    def relations(self, observations: Tensor, goal: Tensor) -> Tensor:
+        """[n, D], [n, goal size] -> [n, size]"""
         return torch.cat([((observations - self.mean) / self.deviation).clamp(-10, 10), goal], 1)
+
+    def seen_from(self, frame: None, relations: Tensor) -> Tensor:
+        return relations
 
 
 class ActionHead(nn.Module):

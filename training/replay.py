@@ -9,16 +9,14 @@ from collections import deque
 import torch
 from torch import Tensor
 
-PARTS = ("before", "after", "goals", "actions", "rewards", "going_on")
-
 
 class Replay:
     """The demonstrations, for good, and the newest practice episodes; each a tuple of its T steps' parts:
 
-    before [T, features_size], after [T, features_size]  what is perceived before and after each action
-    goals [T, goal size], actions [T, A]
+    before [T, R], after [T, R]  what lies between the goal and what is perceived, before and after each action
+    actions [T, A]
     rewards [T]
-    going_on [T]                                         1, or 0 where nothing comes after the step
+    going_on [T]                 1, or 0 where nothing comes after the step
     """
 
     def __init__(self, most_episodes: int):

@@ -99,7 +99,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
     acting, judging = learner.parameter_groups
     foreseeing = {"params": outlook, "lr": OUTLOOK_RATE, "weight_decay": 0.0}
     # The critic last: a state from before there was one has the moments of the others at the same places.
-    optimiser = torch.optim.AdamW([acting, foreseeing, judging], lr=recipe.learning_rate)
+    optimiser = torch.optim.AdamW([acting, foreseeing, judging], lr=recipe.learning_rate, fused=True)
     state = run.path / "state.safetensors"
     modules = {"network": network, **learner.modules}
     progress = load_state(state, optimiser, generator, **modules)

@@ -30,9 +30,9 @@ def test_what_the_last_step_of_an_episode_teaches(loaded, demonstrations, purpos
     assert rewards.tolist() == [0] * (episode.steps - 1) + [reward] and ends(episode) == (not going_on)
     assert learner.remember(episode, episode.steps, rewards, policy)
     kept = (learner.replay.demonstrations if purpose == "demonstration" else learner.replay.episodes)[0]
-    before, after, goals, actions, remembered, goes_on = kept
+    before, after, actions, remembered, goes_on = kept
     assert goes_on.tolist() == [1] * (episode.steps - 1) + [going_on] and remembered.tolist() == rewards.tolist()
-    assert before[1:].equal(after[:-1]) and len(before) == len(goals) == len(actions) == episode.steps
+    assert before[1:].equal(after[:-1]) and len(before) == len(actions) == episode.steps
     # What a person did after the policy's steps ends nothing, and is nobody's success here.
     assert learner.rewards(episode, 5, reward_model, policy).tolist() == [0] * 5
 
@@ -72,9 +72,9 @@ def test_q_learns_that_a_success_is_worth_less_the_farther_it_is(loaded, demonst
     episode = demonstrations[0]
     learner.remember(episode, episode.steps, learner.rewards(episode, episode.steps, reward_model, policy), policy)
     learner.warm_up(optimiser, torch.Generator().manual_seed(1))
-    before, _, goals, actions, _, _ = learner.replay.demonstrations[0]
+    before, _, actions, _, _ = learner.replay.demonstrations[0]
     with torch.no_grad():
-        features = network.features(before, goals, network.frames(len(before))[0])
+        features = network.features.seen_from(network.frames(len(before))[0], before)
         value = learner.q.least(features, network.action_head.tokens(actions)).tolist()
     assert value[-1] > 0.5 > 0.2 > sum(value[:10]) / 10
 
@@ -90,9 +90,7 @@ def test_what_did_better_than_expected_becomes_likelier(loaded, demonstrations, 
         learner.remember(
             dataclasses.replace(episode, purpose="practice"), episode.steps, np.full(episode.steps, reward), policy
         )
-    monkeypatch.setattr(
-        AdvantageWeighted, "_weight", lambda self, features, tokens, before, goals, generator: self.told
-    )
+    monkeypatch.setattr(AdvantageWeighted, "_weight", lambda self, features, tokens, before, generator: self.told)
 
     def likely(episode) -> float:
         goals = policy.goals([episode.instruction]).expand(episode.steps, -1)
@@ -104,13 +102,13 @@ def test_what_did_better_than_expected_becomes_likelier(loaded, demonstrations, 
 
     def sampled(n, generator):
         parts = sample(n, generator)
-        learner.told = (parts[4] > 0).float()
+        learner.told = (parts[3] > 0).float()
         return parts
 
     monkeypatch.setattr(learner.replay, "sample", sampled)
     before = likely(good)
     optimiser = torch.optim.AdamW(learner.parameter_groups, lr=1e-3)
-    losses = learner.learn(30, optimiser, torch.Generator().manual_seed(1))
+    losses = learner.learn(60, optimiser, torch.Generator().manual_seed(1))
     assert len(losses) == 30 and likely(good) > before + 0.05
 
 
