@@ -2,6 +2,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from training.benchmarks import (
     over_optimisation,
     point_mass,
     positive_transfer,
+    regimes,
     reward_model,
     table,
     table_runs,
@@ -127,15 +129,16 @@ def test_other_rewards(finished_sft, demonstrations):
         ("over-optimisation", ["guard", "no-guard"], ["kept_below_peak"]),
         ("reward-model", [f"{a}-{b}" for a in ("scratch", "pretrained") for b in (10, 20, 80)], []),
         ("detector", ["validation", "practice"], ["false_positive_rate"]),
-        ("camera", ["self-improvement"], ["final_success"]),
+        ("camera", ["sft", "practice-200"], ["final_success", "sft_success"]),
         ("positive-transfer", ["practised", "block-to-place", "held-out-wordings"], []),
         ("throughput", ["env", "batched", "camera"], ["env_to_raw", "batched_to_rollout", "camera_to_renderer"]),
     ],
 )
 def test_summaries_hold_the_keys_that_others_read(name, settings, keys):
     figures = ("final_success", "final_success_30", "held_out_success", "kept_success", "peak_success", "below_peak")
-    figures += ("false_positive_rate", "recall", "precision", "gain", "share", "sft_success", "rise")
-    rows = [{"setting": setting, "seed": 0} | dict.fromkeys(figures, 0.5) for setting in settings]
+    figures += ("success", "false_positive_rate", "recall", "precision", "gain", "share", "sft_success", "rise")
+    regime = "large" if name == "camera" else None
+    rows = [{"setting": each, "seed": 0, "regime": regime} | dict.fromkeys(figures, 0.5) for each in settings]
     summary = importlib.import_module(benchmarks.REGISTRY[name]).summarise(rows)
     assert all(summary[key] == 0.5 for key in keys)
     if name == "reward-model":
@@ -154,21 +157,22 @@ def small(monkeypatch):
     quick = {"steps": 20, "validate_every": 10, "grounding_steps": 10, "batch": 32, "hidden": 32}
     for module in (banana_table, transfer, point_mass):
         monkeypatch.setattr(module, "PLAN", dataclasses.replace(module.PLAN, sft=quick, **plan))
-    for module in (positive_transfer, over_optimisation, reward_model, language_table, detector, camera):
+    for module in (positive_transfer, over_optimisation, reward_model, language_table, detector):
         monkeypatch.setattr(module, "TIME_LIMIT", 8)
+    for module in (positive_transfer, over_optimisation, reward_model, language_table, detector, regimes):
         monkeypatch.setattr(module, "PRACTICE", 9)
-    for module in (positive_transfer, over_optimisation, detector, camera):
+    for module in (positive_transfer, over_optimisation, detector):
         monkeypatch.setattr(module, "DEMONSTRATIONS", 12)
     monkeypatch.setattr(table_runs, "EVALUATION_EPISODES", 4)
     few = {"steps": 20, "grounding_steps": 10, "sight_steps": 20, "hidden": 16, "validate_every": 10}
     monkeypatch.setattr(table_runs, "SFT", table_runs.SFT | few)
     monkeypatch.setattr(reward_model, "BROAD_DEMONSTRATIONS", 20)
     monkeypatch.setattr(reward_model, "DEMONSTRATIONS", 30)
-    monkeypatch.setattr(camera, "ATTEMPTS", 2)
     monkeypatch.setattr(over_optimisation, "CURVE", over_optimisation.CURVE | {"evaluation_episodes": 4})
-    monkeypatch.setattr(language_table, "REGIMES", {"small": 3, "middle": 4, "50": 12})
-    monkeypatch.setattr(language_table, "BY_SFT", ("small", "middle"))
-    monkeypatch.setattr(language_table, "TIMES", (2,))
+    few = {"demonstrations": {"small": 3, "middle": 4, "50": 12}, "by_sft": ("small", "middle"), "time_limit": 8}
+    for module, attempts in ((language_table, 4), (camera, 2)):
+        monkeypatch.setattr(module, "REGIMES", dataclasses.replace(module.REGIMES, attempts=attempts, **few))
+    monkeypatch.setattr(regimes, "TIMES", (2,))
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
 
 
@@ -193,13 +197,28 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
         if "final_success" in row:
             assert 0 <= row["final_success"] <= 1 and row["wall_s"] >= 0
     if name == "language-table":
-        assert {"demonstrator", "sft", "practice-200", "more-demonstrations", "ppo", "awac"} <= {
+        assert {"ppo", "awac", "paper-settings", "hand-picked"} <= {row["setting"] for row in rows}
+    if name in ("language-table", "camera"):
+        assert {"demonstrator", "sft", "practice-200", "kept-by-detections", "more-demonstrations"} <= {
             row["setting"] for row in rows
         }
         assert all(0 <= row["success"] <= 1 and row["falls_per_100"] >= 0 for row in rows)
         assert {"gain_small", "over_more_demonstrations", "over_8x", "falls_ratio"} <= set(result["summary"])
     if name == "throughput":
         assert {"env", "batched"} <= {row["setting"] for row in rows} and all(row["share"] > 0 for row in rows)
+
+
+def test_a_real_station_keeps_the_version_that_was_most_often_detected():
+    def practised(version: str, detected: bool) -> SimpleNamespace:
+        return SimpleNamespace(policy=version, detected_success=detected)
+
+    class Practised(table_runs.Stage2):
+        def practice(self):
+            attempts = {"a": [False, True, False], "b": [True] * 6 + [False], "c": [True]}
+            return [practised(version, each) for version, detected in attempts.items() for each in detected]
+
+    versions = [(number, SimpleNamespace(id=name)) for number, name in enumerate("abcd")]
+    assert Practised(None, versions, 1.0, 0).most_detected() == versions[1]  # not c, once of once; nor d, the last
 
 
 def test_practice_counts_up_to_the_budget_and_not_beyond():

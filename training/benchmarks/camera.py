@@ -1,54 +1,36 @@
-"""camera: SFT and practice of a policy that sees pictures, 124 x 88 pixels, and reads words; nothing else.
+"""camera: the table of language-table once more, by a policy that sees pictures, 124 x 88 pixels, and reads words.
 
-Nobody tells it where blocks lie, in training neither: sight.py has to find out. Beside it a policy that is told, with
-as many demonstrations, practice episodes and attempts.
+Nobody tells it where blocks lie, in training neither: sight.py has to find out. So it needs more demonstrations, and
+words are lacking no more: what is, is to see. The demonstrator is told. As many practice episodes as there, fewer
+attempts a figure, because rendering is what takes the time.
 """
-
-import time
-from pathlib import Path
 
 import torch
 
-from training.benchmarks import Report, Row, mean_of, table_runs
-from training.benchmarks.table_runs import demonstrations, folder, stage1, stage2, success
+from training.benchmarks import Report, Row, mean_of
+from training.benchmarks.regimes import Regimes, demonstrator
+from training.benchmarks.table_runs import demonstrations, folder, stage1
 
-TASKS = {"self-improvement": ("camera_block2block", "camera_block_to_place"), "told": table_runs.TASKS}
-DEMONSTRATIONS = 300
-TIME_LIMIT = 160
-PRACTICE = 200
-ATTEMPTS = 200  # rendering is what takes the time
+REGIMES = Regimes("camera_block2block", {"small": 50, "middle": 75, "large": 100}, attempts=200)
 
 
 def run(seed: int, report: Report) -> list[Row]:
     torch.set_num_threads(1)
+    rows = [demonstrator(seed)]
     with folder() as path:
-        seen = one(path / "seen", "self-improvement", seed, lambda done, what: report(0.8 * done, what))
-        told = one(path / "told", "told", seed, lambda done, what: report(0.8 + 0.2 * done, what))
-    return [seen, told]
-
-
-def one(path: Path, setting: str, seed: int, report: Report) -> Row:
-    started, tasks = time.monotonic(), TASKS[setting]
-    path.mkdir()
-    data = demonstrations(seed, DEMONSTRATIONS, report, 0.2, tasks)
-    report(0.2, f"{setting}: stage 1")
-    begin = stage1(path / "sft", data, seed)
-    report(0.4, f"{setting}: practice")
-    after = stage2(path / "improve", begin, seed, PRACTICE, TIME_LIMIT, tasks)
-    practised, last = after.within(PRACTICE)
-    report(0.7, f"{setting}: evaluation")
-    before, final = (success(policy, seed, TIME_LIMIT, tasks, ATTEMPTS).rate for policy in (begin.policy, last))
-    return {
-        "setting": setting,
-        "demonstrations": DEMONSTRATIONS,
-        "sft_success": before,
-        "practice_episodes": practised,
-        "final_success": final,
-        "rise": final - before,
-        "wall_s": round(time.monotonic() - started, 1),  # of demonstrations, both stages and both evaluations
-        "env_steps_per_s": round(after.env_steps / after.wall_s),
-    }
+        data = demonstrations(seed, REGIMES.most, lambda done, what: report(0.1 * done, what), 1, [REGIMES.task])
+        for number, (regime, count) in enumerate(REGIMES.demonstrations.items()):
+            report(0.1 + 0.3 * number, f"{regime}: {count} demonstrations")
+            begin = stage1(path / f"sft-{regime}", data[:count], seed)
+            rows += REGIMES.rows(regime, begin, data, path, seed)
+    return rows
 
 
 def summarise(rows: list[Row]) -> dict:
-    return {name: mean_of(rows, "self-improvement", name) for name in ("sft_success", "final_success", "rise")}
+    before, after = (mean_of(rows, setting, "success", "large") for setting in ("sft", "practice-200"))
+    known = before is not None and after is not None
+    return REGIMES.summary(rows) | {
+        "sft_success": before,
+        "final_success": after,
+        "rise": after - before if known else None,
+    }

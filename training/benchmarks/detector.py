@@ -19,7 +19,8 @@ from robots.episodes import Episode
 from robots.tasks import block_positions, distance_left, get_task
 from training import steps_to_go
 from training.benchmarks import Report, Row, mean_of
-from training.benchmarks.language_table import PRACTICE, TASK, TIME_LIMIT
+from training.benchmarks.language_table import TASK, TIME_LIMIT
+from training.benchmarks.regimes import PRACTICE
 from training.benchmarks.table_runs import demonstrations, folder, stage1, stage2
 from training.checkpoints import RewardModel
 from training.datasets import demonstrations_of, split

@@ -7,6 +7,8 @@ differ in the number of demonstrations alone: small, middle and large are those 
     sft                 imitation alone
     practice-200        and 200 practice episodes; practice-10 and -30 after 10 and 30 % of the demonstrations, of the
                         same run, where that is a round at least
+    kept-by-detections  that version of the run whose own attempts were most often called a success: what a real
+                        station, which knows no true success, could choose
     more-demonstrations imitation of 200 demonstrations more
     data-4x, data-8x    of four and eight times the demonstrations (small, middle and large)
 
@@ -20,12 +22,10 @@ In the smallest regime, 200 practice episodes each, other ways to practise:
     sparse, ppo         that reward by policy gradient, and with a critic
     hand-picked         ours, but the named blocks are looked up instead of found in the words (an upper bound)
 
-Success is measured on one set of starts a seed, the same for every row, with sampled actions and without a fence;
-fenced_success with one, as the policies practise. Nothing is chosen by it: the figure is that of the last version.
-Privileged: exact poses (observation, fence), the true success that ends a demonstration, needs_reset.
+How rows are measured: regimes.py. Privileged: exact poses (observation, fence), the true success that ends a
+demonstration, needs_reset.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,32 +34,16 @@ from unittest import mock
 import numpy as np
 import torch
 
-from robots.demonstrators import demonstrate
 from robots.episodes import Episode
-from robots.tasks import get_task
-from robots.worlds.language_table import LanguageTable
-from training.benchmarks import Report, Row, difference, mean_of, table_runs
-from training.benchmarks.table_runs import (
-    RULES,
-    Stage1,
-    Stage2,
-    demonstrations,
-    evaluation_seed,
-    folder,
-    picked,
-    stage1,
-    stage2,
-    success,
-)
+from robots.tasks import TIME_LIMIT_STEPS
+from training.benchmarks import Report, Row, difference
+from training.benchmarks.regimes import PRACTICE, Regimes, demonstrator
+from training.benchmarks.table_runs import Stage1, demonstrations, folder, picked, stage1, stage2
 from training.checkpoints import Loaded, Policy, RewardModel
 
 TASK = ("block2block",)
-TIME_LIMIT = get_task(TASK[0]).time_limit_steps
-REGIMES = {"small": 3, "middle": 5, "large": 8, "50": 50, "100": 100}  # demonstrations
-BY_SFT = ("small", "middle", "large")
-PRACTICE = 200
-SHARES = (10, 30)  # per cent
-TIMES = (4, 8)
+TIME_LIMIT = TIME_LIMIT_STEPS
+REGIMES = Regimes(TASK[0], {"small": 3, "middle": 5, "large": 8, "50": 50, "100": 100})
 
 UNCLIPPED = 100.0
 
@@ -68,123 +52,24 @@ def run(seed: int, report: Report) -> list[Row]:
     torch.set_num_threads(1)
     rows = [demonstrator(seed)]
     with folder() as path:
-        data = demonstrations(seed, max(REGIMES.values()) + PRACTICE, report, 0.1, TASK)
+        data = demonstrations(seed, REGIMES.most, report, 0.05, TASK)
         small = None
-        for number, (regime, count) in enumerate(REGIMES.items()):
-            report(0.1 + 0.1 * number, f"{regime}: {count} demonstrations")
+        for number, (regime, count) in enumerate(REGIMES.demonstrations.items()):
+            report(0.05 + 0.1 * number, f"{regime}: {count} demonstrations")
             begin = stage1(path / f"sft-{regime}", data[:count], seed)
             small = small or begin
-            rows += of_regime(regime, count, begin, data, path, seed)
+            rows += REGIMES.rows(regime, begin, data, path, seed)
         for number, (setting, other) in enumerate(OTHERS.items()):
-            report(0.6 + 0.4 * number / len(OTHERS), setting)
+            report(0.55 + 0.45 * number / len(OTHERS), setting)
             rows.append(other(setting, small, path, seed))
     return rows
 
 
 def summarise(rows: list[Row]) -> dict:
-    def gain(setting: str, other: str, regime: str, figure: str = "success") -> dict | None:
-        return difference(rows, setting, other, figure, regime)
-
-    def mean(each: dict | None) -> float | None:
-        return None if each is None else each["mean"]
-
-    over_more = [mean(gain("practice-200", "more-demonstrations", regime)) for regime in REGIMES]
-    over_8x = sorted(mean(each) for regime in BY_SFT if (each := gain("practice-200", "data-8x", regime)) is not None)
-    before, after = (
-        sum(mean_of(rows, setting, "falls_per_100", regime) or 0 for regime in REGIMES)
-        for setting in ("sft", "practice-200")
-    )
-    return {
-        "demonstrator_success": mean_of(rows, "demonstrator", "success"),
-        "gain_small": mean(gain("practice-200", "sft", "small")),
-        "over_more_demonstrations": min((each for each in over_more if each is not None), default=None),
-        "over_8x": over_8x[-2] if len(over_8x) > 1 else None,
-        "falls_ratio": after / before if before else None,
-        **{
-            f"{regime}: practice-200 minus {other}": gain("practice-200", other, regime)
-            for regime in REGIMES
-            for other in ("sft", "more-demonstrations", "data-4x", "data-8x")
-            if gain("practice-200", other, regime)
-        },
-        **{f"small: {other} minus practice-200": gain(other, "practice-200", "small") for other in OTHERS},
+    return REGIMES.summary(rows) | {
+        f"small: {other} minus practice-200": difference(rows, other, "practice-200", "success", "small")
+        for other in OTHERS
     }
-
-
-def demonstrator(seed: int) -> Row:
-    """The scripted one, from the starts that policies are judged by."""
-    started, task = time.monotonic(), get_task(TASK[0])
-    attempts, world = [], LanguageTable(0)
-    for number in range(table_runs.EVALUATION_EPISODES):
-        rng = np.random.default_rng([evaluation_seed(seed), number])
-        world.reset(rng)
-        attempts.append(demonstrate(world, task.sample(rng, world.objects_in_play()), rng))
-    reached = [episode.steps for episode in attempts if episode.true_success]
-    return {
-        "setting": "demonstrator",
-        "time_limit": TIME_LIMIT,
-        "success": len(reached) / len(attempts),
-        "steps_to_success": float(np.mean(reached)),
-        "falls_per_100": 100 * float(np.mean([episode.ending == "needs_reset" for episode in attempts])),
-        "wall_s": round(time.monotonic() - started, 1),
-    }
-
-
-def judged(setting: str, regime: str, policy: Policy, seed: int, wall_s: float, **figures) -> Row:
-    bare = success(policy, seed, TIME_LIMIT, TASK)
-    fenced = success(policy, seed, TIME_LIMIT, TASK, edge_margin=RULES["edge_margin"])
-    return {
-        "setting": setting,
-        "regime": regime,
-        "time_limit": TIME_LIMIT,
-        **figures,
-        "success": bare.rate,
-        "steps_to_success": bare.steps_to_success,
-        "falls_per_100": 100 * bare.falls / bare.n,
-        "fenced_success": fenced.rate,
-        "wall_s": round(wall_s, 1),
-    }
-
-
-def practised(setting: str, regime: str, begin: Stage1, after: Stage2, episodes: int, seed: int) -> Row:
-    """Of the last version that so many practice episodes could make."""
-    count, policy = after.within(episodes)
-    wall_s = begin.wall_s + after.wall_s * count / max(1, after.versions[-1][0])
-    return of_practice(setting, regime, begin, policy, after.practice()[:count], seed, wall_s)
-
-
-def of_practice(
-    setting: str, regime: str, begin: Stage1, policy: Policy, practice: list[Episode], seed: int, wall_s: float
-) -> Row:
-    detected = [episode for episode in practice if episode.detected_success]
-    return judged(
-        setting,
-        regime,
-        policy,
-        seed,
-        wall_s,
-        demonstrations=begin.count,
-        practice_episodes=len(practice),
-        resets_per_100=100 * sum(episode.ending == "needs_reset" for episode in practice) / max(1, len(practice)),
-        false_detections=float(np.mean([not episode.true_success for episode in detected])) if detected else None,
-    )
-
-
-def of_regime(regime: str, count: int, begin: Stage1, data: Sequence[Episode], path: Path, seed: int) -> list[Row]:
-    def imitated(setting: str, demonstrations: int) -> Row:
-        more = stage1(path / f"{setting}-{regime}", data[:demonstrations], seed)
-        return judged(setting, regime, more.policy, seed, more.wall_s, demonstrations=demonstrations)
-
-    rows = [judged("sft", regime, begin.policy, seed, begin.wall_s, demonstrations=count)]
-    after = stage2(path / f"practice-{regime}", begin, seed, PRACTICE, TIME_LIMIT, TASK)
-    for share in SHARES:
-        budget = round(count * share / 100)
-        if after.within(budget)[0]:
-            rows.append(practised(f"practice-{share}", regime, begin, after, budget, seed))
-    rows.append(practised("practice-200", regime, begin, after, PRACTICE, seed))
-    rows.append(imitated("more-demonstrations", count + PRACTICE))
-    if regime in BY_SFT:
-        rows += [imitated(f"data-{times}x", times * count) for times in TIMES]
-    return rows
 
 
 # Other rewards for the same loop: rewards of an episode's first steps, or None to leave it out
@@ -227,7 +112,7 @@ def hand_picked_goals() -> Iterator[None]:
 def another_way(rewards_of=None, **settings):
     def row(setting: str, begin: Stage1, path: Path, seed: int) -> Row:
         after = stage2(path / setting, begin, seed, PRACTICE, TIME_LIMIT, TASK, rewards_of=rewards_of, **settings)
-        return practised(setting, "small", begin, after, PRACTICE, seed)
+        return REGIMES.practised(setting, "small", begin, after, PRACTICE, seed)
 
     return row
 

@@ -4,6 +4,8 @@ Few demonstrations, policy gradient on the steps-to-go reward alone, a learning 
 the practice of language-table: there the reward model is poor, and what is learned in the end is what it doesn't see. A
 third row is the same with the settings that practice has by default.
 
+kept_by_detections is the version that a real station could choose: whose own attempts were most often called a success.
+
 Both runs see the same success curve settings as a fleet's run; the guard (self_improvement.past_the_peak) may stop the
 one. The checkpoint that a run kept, and all the others on the run's curve, are then judged again on starts that chose
 nothing: kept_below_peak is by how much the kept one is worse than the best of them. Being the best of many noisy
@@ -13,7 +15,8 @@ figures, that best is a little too high, so the difference is if anything too la
 import torch
 
 from training.benchmarks import Report, Row, mean_of
-from training.benchmarks.language_table import PRACTICE, TASK, TIME_LIMIT
+from training.benchmarks.language_table import TASK, TIME_LIMIT
+from training.benchmarks.regimes import PRACTICE
 from training.benchmarks.table_runs import RULES, demonstrations, folder, stage1, stage2, success
 from training.checkpoints import Policy
 from training.self_improvement import policy_path
@@ -38,13 +41,7 @@ def run(seed: int, report: Report) -> list[Row]:
             summary = after.run.summary()
             curve = [line["version"] for line in after.run.read_metrics()[0] if line["kind"] == "evaluation"]
             judged = {
-                version: success(
-                    Policy.load(policy_path(after.run, version)),
-                    seed,
-                    TIME_LIMIT,
-                    TASK,
-                    edge_margin=RULES["edge_margin"],
-                ).rate
+                version: success(Policy.load(policy_path(after.run, version)), seed, TIME_LIMIT, TASK, **RULES).rate
                 for version in curve
             }
             rows.append(
@@ -55,6 +52,7 @@ def run(seed: int, report: Report) -> list[Row]:
                     "practice_episodes": summary["practice_episodes"],
                     "final_success": judged[curve[-1]],
                     "kept_success": judged[summary["kept_version"]],
+                    "kept_by_detections": success(after.most_detected()[1], seed, TIME_LIMIT, TASK, **RULES).rate,
                     "peak_success": max(judged.values()),
                     "below_peak": max(judged.values()) - judged[summary["kept_version"]],
                     "wall_s": round(begin.wall_s + after.wall_s, 1),

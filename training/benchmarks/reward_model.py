@@ -8,7 +8,8 @@ that is pushed to places, then blocks that are pushed to places. Neither is Bloc
 import torch
 
 from training.benchmarks import Report, Row, mean_of
-from training.benchmarks.language_table import PRACTICE, TASK, TIME_LIMIT
+from training.benchmarks.language_table import TASK, TIME_LIMIT
+from training.benchmarks.regimes import PRACTICE
 from training.benchmarks.table_runs import demonstrations, folder, stage1, stage2, success
 
 OF_THE_POLICY = 10

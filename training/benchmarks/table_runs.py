@@ -112,6 +112,20 @@ class Stage2:
         """The newest version that so many practice episodes could make; nothing is chosen by its success."""
         return [version for version in self.versions if version[0] <= episodes][-1]
 
+    def most_detected(self) -> tuple[int, Policy]:
+        """The version that a real station could choose, who knows no true success: the one whose own attempts were most
+        often detected as successes. The last one, which nobody has practised with, can't be.
+        """
+        detected: dict[str, list[bool]] = {}
+        for episode in self.practice():
+            detected.setdefault(episode.policy, []).append(episode.detected_success)
+
+        def share(version: tuple[int, Policy]) -> float:
+            mine = detected.get(version[1].id, [])
+            return (sum(mine) + 1) / (len(mine) + 2)  # so that two of two are not more than nine of ten
+
+        return max(self.versions[:-1], key=share)
+
     def practice(self) -> list[Episode]:
         return [episode for path in sorted(self.run.episodes.glob("*")) for episode in read_episodes(path)]
 
