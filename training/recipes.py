@@ -260,7 +260,7 @@ class ImproveRecipe(Recipe):
     epochs: int = setting(
         8, "Epochs", "How often each step of a round is used; with 1, as in the paper, learning takes longer.", 1, 100
     )
-    # Of the policy gradient, success within a short limit, which is a figure of speed (71 steps, seeds 100 to 103): from
+    # Of the policy gradient, success within a short limit, a figure of speed (71 steps, seeds 100 to 103): from
     # .65 to .95 with 3e-4 that is annealed, .94 with 2e-4 that is, .92 with 2e-4 that isn't. 3e-4 that isn't fell back
     # by .1 to .3 on two of five seeds; 1e-3 failed.
     learning_rate: float = setting(3e-4, "Learning rate", "How large an update is (AdamW).", 1e-7, 1.0)

@@ -25,8 +25,8 @@ from torch import Tensor
 THRESHOLDS = np.arange(1, 121) / 10
 
 # The paper chooses c so that c R_t lies about in [-1, 1]. A block that falls costs as much as a hundred steps, and the
-# few steps before a fall must not drown all others: on seeds 100 and 102, 800 demonstrations, 240 episodes led to .94 and
-# .93 within 56 steps, a figure of speed, with the bound; to .89 and .94 without.
+# few steps before a fall must not drown all others: on seeds 100 and 102, 800 demonstrations, 240 episodes led to .94
+# and .93 within 56 steps, a figure of speed, with the bound; to .89 and .94 without.
 LARGEST_RETURN = 3.0
 
 
