@@ -190,14 +190,18 @@ def _wrapped(angle: float) -> float:
 
 
 def demonstrate(
-    world: LanguageTable, instruction: Instruction, rng: np.random.Generator, seed: int | None = None
+    world: LanguageTable,
+    instruction: Instruction,
+    rng: np.random.Generator,
+    seed: int | None = None,
+    time_limit: int = TIME_LIMIT_STEPS,
 ) -> Episode:
     """One attempt from where the table stands; it may fail, then the episode ends by time_limit or needs_reset."""
     pusher = Pusher(instruction, Habits.draw(rng), rng)
     limit = world.embodiment.action_limit[0]
     observations, actions = [world.observation()], []
     succeeded_at, ending = None, "time_limit"
-    for step in range(TIME_LIMIT_STEPS):
+    for step in range(time_limit):
         x, y = pusher.act(*world.layout())
         action = np.array([min(max(x, -limit), limit), min(max(y, -limit), limit)], np.float32)
         actions.append(action)

@@ -26,6 +26,7 @@ class Plan:
     stations: int = 16
     sft: dict = field(default_factory=dict)  # settings of the recipes
     improve: dict = field(default_factory=dict)
+    rules: dict = field(default_factory=dict)  # of the task that is practised
 
 
 class WatchedRun(RunDir):
@@ -75,18 +76,24 @@ def carry_out(plan: Plan, folder: Path, seed: int, report: Report) -> Row:
     second = WatchedRun.create(folder / "improve", recipe)
     second.report, second.part = report, (0.6, 1.0)
     carry_over(first, second, task)
-    stations = LocalStations([task.name], plan.stations, seed)
-    practised, last = keep_versions(second, stations).within(plan.practice)
+    stations = LocalStations([task.name], plan.stations, seed, rules=plan.rules)
+    after = keep_versions(second, stations)
+    practised, last = after.within(plan.practice)
+    practice = after.practice()[:practised]
     wall_s = round(time.monotonic() - started, 1)
     start = Policy.load(second.start / "policy.safetensors")
-    before, after = (success(policy, seed, task.time_limit_steps, [task.name]) for policy in (start, last))
+    before, final = (success(policy, seed, task.time_limit_steps, [task.name]) for policy in (start, last))
     return {
         "setting": "self-improvement",
         "demonstrations": plan.demonstrations,
+        "time_limit": task.time_limit_steps,
         "sft_success": before.rate,
         "practice_episodes": practised,
-        "final_success": after.rate,
+        "final_success": final.rate,
         "sft_steps": before.mean_steps,
-        "final_steps": after.mean_steps,
+        "final_steps": final.mean_steps,
+        "sft_falls_per_100": 100 * before.falls / before.n,
+        "final_falls_per_100": 100 * final.falls / final.n,
+        "resets_per_100": 100 * sum(each.ending == "needs_reset" for each in practice) / max(1, practised),
         "wall_s": wall_s,
     }

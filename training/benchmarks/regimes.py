@@ -15,7 +15,7 @@ import numpy as np
 from robots.demonstrators import demonstrate
 from robots.episodes import Episode
 from robots.tasks import TIME_LIMIT_STEPS, get_task
-from robots.worlds.language_table import LanguageTable
+from robots.worlds import make_world
 from training.benchmarks import Row, difference, mean_of, table_runs
 from training.benchmarks.table_runs import (
     RULES,
@@ -141,20 +141,21 @@ class Regimes:
         }
 
 
-def demonstrator(seed: int) -> Row:
-    """The scripted one, who is told where blocks lie, from the starts that policies are judged by."""
-    started, task = time.monotonic(), get_task("block2block")
-    attempts, world = [], LanguageTable(0)
+def demonstrator(seed: int, name: str = "block2block") -> Row:
+    """The scripted one of a table's family, who is told where things are; from the starts that judge policies."""
+    started, task = time.monotonic(), get_task(name)
+    attempts, world = [], make_world(task.world, 0)
     for number in range(table_runs.EVALUATION_EPISODES):
         rng = np.random.default_rng([evaluation_seed(seed), number])
         world.reset(rng)
-        attempts.append(demonstrate(world, task.sample(rng, world.objects_in_play()), rng))
+        instruction = task.sample(rng, world.objects_in_play())
+        attempts.append(demonstrate(world, instruction, rng, time_limit=task.time_limit_steps))
     reached = [episode.steps for episode in attempts if episode.true_success]
     return {
         "setting": "demonstrator",
         "time_limit": task.time_limit_steps,
         "success": len(reached) / len(attempts),
-        "steps_to_success": float(np.mean(reached)),
+        "steps_to_success": float(np.mean(reached)) if reached else None,
         "falls_per_100": 100 * float(np.mean([episode.ending == "needs_reset" for episode in attempts])),
         "wall_s": round(time.monotonic() - started, 1),
     }
