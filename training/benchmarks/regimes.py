@@ -31,7 +31,8 @@ from training.checkpoints import Policy
 PRACTICE = 200
 SHARES = (10, 30)  # per cent
 TIMES = (4, 8)
-FENCED = ("sft", "practice-200", "no-fence")  # rows that are measured with a fence as well
+# Rows that are measured with a fence as well.
+FENCED = ("sft", "practice-200", "more-demonstrations", "data-8x", "no-fence", "policy-gradient", "paper-settings")
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,12 @@ class Regimes:
                 for regime in self.demonstrations
                 for other in ("sft", "kept-by-detections", "more-demonstrations", "data-4x", "data-8x")
                 if (each := difference(rows, "practice-200", other, "success", regime))
+            },
+            **{
+                f"{regime}: practice-200 minus {other}, both fenced": each
+                for regime in self.demonstrations
+                for other in ("sft", "more-demonstrations", "data-8x")
+                if (each := difference(rows, "practice-200", other, "fenced_success", regime))
             },
         }
 
