@@ -17,7 +17,7 @@ In the smallest regime, 200 practice episodes each, other ways to practise:
     no-fence            nothing is turned aside
     policy-gradient     on-policy, gamma .9, several epochs and a clip, instead of the replay
     paper-settings      the paper's: gamma .9, c .05, 16 x 64 steps used once, no clip; no fence
-    filtered-cloning    cloning of the practice episodes whose success was detected
+    filtered-cloning    cloning of the demonstrations and the practice episodes whose success was detected
     awac                ours without the steps-to-go reward: 1 at a detected success alone
     sparse, ppo         that reward by policy gradient, and with a critic
     hand-picked         ours, but the named blocks are looked up instead of found in the words (an upper bound)
@@ -76,14 +76,10 @@ def summarise(rows: list[Row]) -> dict:
 
 
 def filtered_cloning(episode: Episode, steps: int, reward_model: RewardModel, policy: Policy) -> np.ndarray | None:
-    """Rewards whose return is 1 at each step, for the recipe's discount: -1 R_t log p is plain cloning, unless it is
-    clipped.
-    """
-    if not episode.detected_success:
+    """What was detected, and the demonstrations; with a temperature at which every step weighs the same."""
+    if not episode.detected_success and episode.purpose != "demonstration":
         return None
-    rewards = np.full(steps, 1 - policy.description.recipe["gamma"])
-    rewards[-1] = 1.0
-    return rewards
+    return sparse_reward(episode, steps, reward_model, policy)
 
 
 def sparse_reward(episode: Episode, steps: int, reward_model: RewardModel, policy: Policy) -> np.ndarray:
@@ -129,7 +125,7 @@ OTHERS = {
     "paper-settings": another_way(
         **ON_POLICY, gamma=0.9, updates_per_round=16, epochs=1, clip=UNCLIPPED, anneal=0.0, rules={}
     ),
-    "filtered-cloning": another_way(filtered_cloning, **ON_POLICY, clip=UNCLIPPED),
+    "filtered-cloning": another_way(filtered_cloning, temperature=100.0),
     "awac": another_way(shaping=0.0),
     "sparse": another_way(sparse_reward, **ON_POLICY),
     "ppo": another_way(sparse_reward, **ON_POLICY, baseline=1.0),
