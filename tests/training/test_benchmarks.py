@@ -170,10 +170,10 @@ def small(monkeypatch):
     monkeypatch.setattr(reward_model, "BROAD_DEMONSTRATIONS", 20)
     monkeypatch.setattr(reward_model, "DEMONSTRATIONS", 30)
     monkeypatch.setattr(over_optimisation, "CURVE", over_optimisation.CURVE | {"evaluation_episodes": 4})
-    few = {"demonstrations": {"small": 3, "middle": 4, "50": 12}, "by_sft": ("small", "middle"), "time_limit": 8}
+    few = {"demonstrations": {"small": 3, "middle": 4, "50": 12}, "by_sft": ("small", "middle")}
+    few |= {"times": (2,), "time_limit": 8}
     for module, attempts in ((language_table, 4), (camera, 2)):
         monkeypatch.setattr(module, "REGIMES", dataclasses.replace(module.REGIMES, attempts=attempts, **few))
-    monkeypatch.setattr(regimes, "TIMES", (2,))
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
 
 

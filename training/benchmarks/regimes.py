@@ -29,8 +29,6 @@ from training.benchmarks.table_runs import (
 from training.checkpoints import Policy
 
 PRACTICE = 200
-SHARES = (10, 30)  # per cent
-TIMES = (4, 8)
 # Rows that are measured with a fence as well.
 FENCED = ("sft", "practice-200", "more-demonstrations", "data-8x", "no-fence", "policy-gradient", "paper-settings")
 
@@ -48,12 +46,15 @@ class Regimes:
     time_limit: int = TIME_LIMIT_STEPS
     attempts: int = 0
     by_sft: tuple[str, ...] = ("small", "middle", "large")
+    shares: tuple[int, ...] = (10, 30)  # per cent of the demonstrations, in practice episodes
+    times: tuple[int, ...] = (4, 8)  # as many demonstrations
+    fenced: bool = True  # whether the rows of FENCED are measured behind a fence too
 
     @property
     def most(self) -> int:
         """Demonstrations that some row needs."""
         more = max(self.demonstrations.values()) + PRACTICE
-        return max([more, *(self.demonstrations[regime] * max(TIMES) for regime in self.by_sft)])
+        return max([more, *(self.demonstrations[regime] * max(self.times) for regime in self.by_sft)])
 
     def rows(self, regime: str, begin: Stage1, data: Sequence[Episode], path: Path, seed: int) -> list[Row]:
         def imitated(setting: str, demonstrations: int) -> Row:
@@ -63,7 +64,7 @@ class Regimes:
         count = self.demonstrations[regime]
         rows = [self.judged("sft", regime, begin.policy, seed, begin.wall_s, demonstrations=count)]
         after = stage2(path / f"practice-{regime}", begin, seed, PRACTICE, self.time_limit, [self.task])
-        for share in SHARES:
+        for share in self.shares:
             budget = round(count * share / 100)
             if after.within(budget)[0]:
                 rows.append(self.practised(f"practice-{share}", regime, begin, after, budget, seed))
@@ -71,7 +72,7 @@ class Regimes:
         rows.append(self.of_version("kept-by-detections", regime, begin, after, *after.most_detected(), seed))
         rows.append(imitated("more-demonstrations", count + PRACTICE))
         if regime in self.by_sft:
-            rows += [imitated(f"data-{times}x", times * count) for times in TIMES]
+            rows += [imitated(f"data-{times}x", times * count) for times in self.times]
         return rows
 
     def practised(self, setting: str, regime: str, begin: Stage1, after: Stage2, episodes: int, seed: int) -> Row:
@@ -107,7 +108,7 @@ class Regimes:
             "falls_per_100": 100 * bare.falls / bare.n,
             "wall_s": round(wall_s, 1),
         }
-        if setting in FENCED:
+        if self.fenced and setting in FENCED:
             fenced = success(
                 policy, seed, self.time_limit, [self.task], self.attempts, edge_margin=RULES["edge_margin"]
             )
