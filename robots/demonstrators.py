@@ -58,12 +58,13 @@ class Habits:
 class Pusher:
     """Acts one instruction; one instance an episode."""
 
-    def __init__(self, instruction: Instruction, habits: Habits, rng: np.random.Generator):
+    def __init__(self, instruction: Instruction, habits: Habits, rng: np.random.Generator, steps: int):
+        """`steps`: how often it will be asked at most."""
         self.target = instruction.target
         self.habits = habits
         # Drawn in one go: single draws would cost more than the physics.
-        self.noise = rng.normal(0, 1, (TIME_LIMIT_STEPS, 2)).tolist()
-        self.chances = rng.random((TIME_LIMIT_STEPS, 4)).tolist()
+        self.noise = rng.normal(0, 1, (steps, 2)).tolist()
+        self.chances = rng.random((steps, 4)).tolist()
         self.step = 0
         self.waver = (0.0, 0.0)
         self.pausing = 0
@@ -197,7 +198,7 @@ def demonstrate(
     time_limit: int = TIME_LIMIT_STEPS,
 ) -> Episode:
     """One attempt from where the table stands; it may fail, then the episode ends by time_limit or needs_reset."""
-    pusher = Pusher(instruction, Habits.draw(rng), rng)
+    pusher = Pusher(instruction, Habits.draw(rng), rng, time_limit)
     limit = world.embodiment.action_limit[0]
     observations, actions = [world.observation()], []
     succeeded_at, ending = None, "time_limit"
