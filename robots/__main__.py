@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from robots import strict_json
+from robots.demonstrators import collect_demonstrations
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.worlds import make_world
 
@@ -34,8 +35,6 @@ class _Progress:
 
 
 def demonstrate(arguments: argparse.Namespace) -> None:
-    from robots.demonstrators import collect_demonstrations
-
     if not arguments.out.parent.is_dir():
         raise ValueError(f"The folder {arguments.out.parent} does not exist; make it first.")
     progress = _Progress() if arguments.progress else None

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from robots.tasks import get_task
-from robots.worlds import make_world
+from robots.worlds import WORLDS, make_world
 from training.checkpoints import Policy
 from training.run_dir import RunDir, wilson
 
@@ -39,11 +39,9 @@ class Worlds:
     """n worlds of one kind, stepped together where the world knows how to."""
 
     def __init__(self, name: str, n: int):
-        self.batch = None
-        if name == "language_table":
-            from robots.worlds.language_table import BatchWorld
-
-            self.batch = BatchWorld(n, 0)
+        spec = WORLDS.get(name)
+        self.batch = spec.make_batch(n, 0) if spec and spec.make_batch else None
+        if self.batch is not None:
             self.each = [self.batch.world(i) for i in range(n)]
         else:
             self.each = [make_world(name, i) for i in range(n)]

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robots.embodiments import TABLE_SIZE, Embodiment
+from robots.embodiments import Embodiment
+from robots.worlds.language_table import TABLE_SIZE
 from training.sight import Sight
 from training.vocabulary import PADDING, UNKNOWN, Vocabulary
 

@@ -66,6 +66,8 @@ def rule_field(rule: Rule, **wording) -> forms.Field:
     common = {"label": rule.label, "help_text": rule.help, "required": False} | wording
     if rule.choices is not None:
         return forms.ChoiceField(choices=list(rule.choices.items()), **common)
+    if rule.type is str:
+        return forms.ChoiceField(**common)  # what may be chosen says the form
     if rule.type is bool:
         return forms.BooleanField(**common)
     number = forms.IntegerField if rule.type is int else forms.FloatField
@@ -88,11 +90,9 @@ class TaskForm(RuleFields):
     name = forms.CharField(
         label="Name", required=False, max_length=80, help_text="Left empty, it takes the family's name."
     )
-    after_failure = forms.ChoiceField(
-        label=TASK_RULES["after_failure"].label,
-        required=False,
+    after_failure = rule_field(
+        TASK_RULES["after_failure"],
         choices=lambda: [SAME_FAMILY, *((each.name, each.title) for each in TASKS.values())],
-        help_text=TASK_RULES["after_failure"].help,
     )
     description = forms.CharField(label="Description", required=False, widget=forms.Textarea(attrs={"rows": 2}))
     field_order = ("family", "name", *TASK_RULES, "description")

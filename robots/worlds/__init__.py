@@ -1,16 +1,22 @@
-"""The worlds that stations live in, one file a world. A world resets, steps, renders, and alone knows true success.
+"""The worlds that stations live in. A world resets, steps, renders, and alone knows true success.
 
-Importing this package loads no simulator; make_world does.
+A built-in world is a folder in here, and nothing else. Its __init__.py says what everybody may know without a simulator
+(the web server reads bodies and tasks, too) and lists it in WORLDS; where its physics, its demonstrator and its batch
+are, it says by name, and `on_demand` imports them when they are first used. find_worlds() finds the folders, as soon as
+robots is imported.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Protocol
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
 
 import numpy as np
 
-from robots.embodiments import EMBODIMENTS, THIRD_PARTY_WORLDS, Embodiment
-from robots.tasks import Instruction
+from robots.embodiments import EMBODIMENTS, Embodiment
+from robots.tasks import TASKS, Instruction, TaskFamily
 
 
 class World(Protocol):
@@ -55,6 +61,20 @@ class World(Protocol):
     def close(self) -> None: ...
 
 
+class BatchWorld(Protocol):
+    """n worlds of one kind that are stepped together, each to the bit as it would be alone."""
+
+    def world(self, i: int) -> World:
+        """One of them; stepping or resetting it moves no other."""
+        ...
+
+    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
+        """actions [n, A] -> observations [n, D]. With `active` [n] bool the others stand still."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class WorldError(ValueError):
     """A world cannot be made, or was given an action or a state that it cannot take."""
 
@@ -72,36 +92,64 @@ def checked(name: str, value: np.ndarray, size: int) -> np.ndarray:
     return array
 
 
+def on_demand(name: str, *given) -> Callable[..., Any]:
+    """A function that calls what `package.module:name` names, with what is given first, and imports it only then: so a
+    declaration costs no simulator.
+    """
+    module, _, attribute = name.partition(":")
+
+    def call(*arguments):
+        return getattr(import_module(module), attribute)(*given, *arguments)
+
+    return call
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """All that there is to know of a world before it is made. It has the name of its body."""
+
+    embodiment: Embodiment
+    families: tuple[TaskFamily, ...]
+    make: Callable[[int], World]  # seed -> the world, already reset from it
+    # (world, instruction, rng, seed) -> Episode: one attempt from where the world stands, which may fail; None: a
+    # person has to demonstrate
+    demonstrate: Callable[..., Any] | None = None
+    episodes_between_resets: int = 1  # of demonstrations
+    make_batch: Callable[[int, int], BatchWorld] | None = None  # (n, seed); None: worlds are stepped one by one
+
+    @property
+    def name(self) -> str:
+        return self.embodiment.name
+
+
+WORLDS: dict[str, WorldSpec] = {}
+
+
+def register(spec: WorldSpec) -> None:
+    """Its name, its body and its tasks are known from here on. WorldError, and nothing is changed, if it can't be."""
+    if spec.name in WORLDS:
+        raise WorldError(f"There is a world {spec.name!r} already; names must differ.")
+    for family in spec.families:
+        if family.name in TASKS:
+            raise WorldError(f"World {spec.name!r}: there is a task {family.name!r} already; names must differ.")
+        if (family.world, family.embodiment) != (spec.name, spec.name):
+            raise WorldError(f"World {spec.name!r}: its task {family.name!r} must name it as world and as embodiment.")
+    WORLDS[spec.name], EMBODIMENTS[spec.name] = spec, spec.embodiment
+    TASKS.update((family.name, family) for family in spec.families)
+
+
+def find_worlds() -> Iterator[WorldSpec]:
+    """What the folders in here declare, by the folders' names in order."""
+    for found in pkgutil.iter_modules(__path__, f"{__name__}."):
+        if found.ispkg:
+            yield from import_module(found.name).WORLDS
+
+
 def make_world(name: str, seed: int) -> World:
     """The world of that name, already reset from the seed."""
-    match name:
-        case "language_table":
-            from robots.worlds.language_table import LanguageTable
-
-            return LanguageTable(seed)
-        case "worn_table":
-            from robots.worlds.language_table import LanguageTable
-            from robots.worlds.worn_table import WORN_TABLE_SETUP
-
-            return LanguageTable(seed, WORN_TABLE_SETUP)
-        case "camera_table":
-            from robots.worlds.camera_table import CameraTable
-
-            return CameraTable(seed)
-        case "banana_table":
-            from robots.worlds.banana_table import BANANA_TABLE_SETUP
-            from robots.worlds.language_table import LanguageTable
-
-            return LanguageTable(seed, BANANA_TABLE_SETUP)
-        case "point_mass":
-            from robots.worlds.point_mass import PointMass
-
-            return PointMass(seed)
-    if name in THIRD_PARTY_WORLDS:
-        from robots.worlds.gymnasium_world import GymnasiumWorld
-
-        return GymnasiumWorld(name, seed)
-    raise WorldError(
-        f"There is no world {name!r}; known are {', '.join(sorted(EMBODIMENTS))}. "
-        "Third-party worlds are described in the file that FLEETUI_WORLDS names."
-    )
+    if name not in WORLDS:
+        raise WorldError(
+            f"There is no world {name!r}; known are {', '.join(sorted(WORLDS))}. "
+            "Third-party worlds are described in the file that FLEETUI_WORLDS names."
+        )
+    return WORLDS[name].make(seed)

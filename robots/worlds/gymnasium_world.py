@@ -11,11 +11,12 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from robots.embodiments import LANGUAGE_TABLE, THIRD_PARTY_WORLDS, WorldDescription
-from robots.tasks import TIME_LIMIT_STEPS, Instruction, block_positions, distance_left, get_task
+from robots.tasks import Instruction, get_task
 from robots.worlds import WorldError, checked
-from robots.worlds.language_table import LanguageTable
+from robots.worlds.language_table import LANGUAGE_TABLE, TIME_LIMIT_STEPS, block_positions, distance_left
+from robots.worlds.language_table.physics import LanguageTable
 from robots.worlds.rendering import circle, draw_top_view, forget, render, renderer_name
+from robots.worlds.third_party import WorldDescription
 
 
 class GymnasiumWorld:
@@ -23,9 +24,9 @@ class GymnasiumWorld:
 
     resets_itself = True
 
-    def __init__(self, name: str, seed: int, description: WorldDescription | None = None):
-        self.description = description or THIRD_PARTY_WORLDS[name]
-        self.embodiment = self.description.embodiment
+    def __init__(self, description: WorldDescription, seed: int):
+        self.description = description
+        self.embodiment = description.embodiment
         try:
             # No time limit of Gymnasium's own: a station's episodes end by its rules.
             self._env = gymnasium.make(

@@ -24,9 +24,9 @@ from django.templatetags.static import static
 from PIL import Image
 from playwright.sync_api import expect
 
-from robots.embodiments import LANGUAGE_TABLE
 from robots.link import Link, LinkThread
 from robots.station import Station
+from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.browser.test_screens import log_in
 from tests.chromium import find_chromium
 from tests.conftest import free_port, own_place, start_fleet

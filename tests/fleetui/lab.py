@@ -13,8 +13,8 @@ from django.utils import timezone
 
 from fleetui.fleet import actions
 from fleetui.learning.models import Checkpoint, Dataset, Run
-from robots.embodiments import LANGUAGE_TABLE
 from robots.episodes import Episode, episodes_to_bytes
+from robots.worlds.language_table import LANGUAGE_TABLE
 from training.recipes import ImproveRecipe, SFTRecipe
 
 ROLES = ("viewer", "supervisor", "researcher", "manager")

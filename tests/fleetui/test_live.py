@@ -19,7 +19,7 @@ from fleetui.fleet.models import Lease
 from fleetui.learning import actions as learning_actions
 from fleetui.live import rewind, sockets, stations, viewers
 from fleetui.live.routing import websocket_urlpatterns
-from robots.embodiments import LANGUAGE_TABLE
+from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
 
 ORIGIN = (b"origin", b"http://testserver")

@@ -30,7 +30,7 @@ from fleetui.fleet.actions import stops as stops_action
 from fleetui.fleet.models import Act, Station
 from fleetui.live import sockets, stations, telemetry
 from fleetui.live.viewers import LiveConsumer
-from robots.embodiments import LANGUAGE_TABLE
+from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.conftest import free_port
 from tests.fleetui.lab import as_upload, make_episode
 from tests.fleetui.test_live import telemetry as said

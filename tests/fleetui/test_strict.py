@@ -17,8 +17,8 @@ from fleetui.learning.models import Metric
 from fleetui.live.sockets import BAD_LIMIT, BAD_MESSAGE
 from fleetui.live.telemetry import read_card
 from fleetui.live.viewers import LiveConsumer
-from robots.embodiments import LANGUAGE_TABLE
 from robots.episodes import unchecked_bytes
+from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.charts.test_guard import call
 from tests.fleetui.lab import as_upload, make_episode
 from tests.fleetui.test_live import arm, browser, telemetry

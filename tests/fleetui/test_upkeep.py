@@ -14,7 +14,7 @@ from fleetui.fleet import actions, selectors
 from fleetui.fleet.actions.spans import note_state
 from fleetui.fleet.models import Act, AssignedStation, Episode, Station, StationSpan
 from fleetui.learning import selectors as learning
-from robots.embodiments import LANGUAGE_TABLE
+from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.fleetui.lab import as_upload, make_episode
 
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from robots.embodiments import LANGUAGE_TABLE
 from robots.station import LoadedPolicy
-from robots.tasks import block_positions
+from robots.worlds.language_table import LANGUAGE_TABLE, block_positions
 
 
 class Clock:

@@ -8,8 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robots.actions import Actions
-from robots.embodiments import BUILT_IN, LANGUAGE_TABLE, POINT_MASS, Embodiment, Motion
+from robots.embodiments import Embodiment, Motion
 from robots.station import Station
+from robots.worlds import find_worlds
+from robots.worlds.language_table import LANGUAGE_TABLE
+from robots.worlds.point_mass import POINT_MASS
 from tests.robots.station_fakes import FakePolicy, FakeRewardModel, loaded_policy
 from tests.robots.test_station import Bench
 
@@ -184,7 +187,7 @@ def test_where_no_motion_is_declared_nobody_drives_and_the_attempt_goes_on():
     assert bench.state == "practising" and bench.tick() and not bench.episodes
 
 
-@pytest.mark.parametrize("body", BUILT_IN.values(), ids=lambda body: body.name)
+@pytest.mark.parametrize("body", [spec.embodiment for spec in find_worlds()], ids=lambda body: body.name)
 def test_every_built_in_body_declares_its_motions(body):
     body.check()
     assert not Actions(body).undriven

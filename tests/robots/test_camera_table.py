@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from robots.demonstrators import collect_demonstrations
-from robots.embodiments import CAMERA_TABLE, Embodiment
+from robots.embodiments import Embodiment
 from robots.episodes import EpisodeError, read_episodes, write_episodes
-from robots.tasks import block_positions
 from robots.worlds import make_world
-from robots.worlds.language_table import LanguageTable
+from robots.worlds.language_table import CAMERA_TABLE, block_positions
+from robots.worlds.language_table.physics import LanguageTable
 
 PICTURE = CAMERA_TABLE.picture
 

@@ -8,13 +8,15 @@ import pytest
 from PIL import Image
 
 from robots.__main__ import main
-from robots.demonstrators import TIME_LIMIT_STEPS, DemonstrationError, collect_demonstrations, demonstrate
+from robots.demonstrators import DemonstrationError, collect_demonstrations
 from robots.embodiments import EMBODIMENTS, get_embodiment
 from robots.episodes import read_episodes
 from robots.station import LoadedPolicy, Station
-from robots.tasks import TASKS, block_positions, distance_left, get_task
+from robots.tasks import TASKS, get_task
 from robots.worlds import make_world
-from robots.worlds.language_table import LanguageTable
+from robots.worlds.language_table import block_positions, distance_left
+from robots.worlds.language_table.demonstrator import TIME_LIMIT_STEPS, demonstrate
+from robots.worlds.language_table.physics import LanguageTable
 
 FAMILIES = ("block2block", "block_to_place")
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from robots.driver import Driver, DriverError, as_picture
-from robots.embodiments import CAMERA_TABLE, LANGUAGE_TABLE, POINT_MASS
 from robots.station import Station
+from robots.worlds.language_table import CAMERA_TABLE, LANGUAGE_TABLE
+from robots.worlds.point_mass import POINT_MASS
 from tests.robots.station_fakes import FakeRewardModel, FakeWorld, loaded_policy
 from tests.robots.test_station import Bench
 

@@ -2,15 +2,9 @@ import math
 
 import pytest
 
-from robots.embodiments import (
-    EMBODIMENTS,
-    LANGUAGE_TABLE,
-    Embodiment,
-    Motion,
-    WorldsFileError,
-    get_embodiment,
-    read_worlds_file,
-)
+from robots.embodiments import EMBODIMENTS, Embodiment, Motion, get_embodiment
+from robots.worlds.language_table import LANGUAGE_TABLE
+from robots.worlds.third_party import WorldsFileError, read_worlds_file
 
 
 def test_language_table_has_the_sizes_that_networks_are_built_from():

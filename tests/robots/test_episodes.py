@@ -7,8 +7,8 @@ import uuid
 import numpy as np
 import pytest
 
-from robots.embodiments import LANGUAGE_TABLE
 from robots.episodes import Episode, EpisodeError, episodes_to_bytes, read_episodes, write_episodes
+from robots.worlds.language_table import LANGUAGE_TABLE
 
 ID = str(uuid.UUID(int=7))
 

@@ -7,7 +7,7 @@ import pytest
 
 from robots.fence import MET, fenced, foresee
 from robots.worlds import make_world
-from robots.worlds.language_table import END_EFFECTOR_RADIUS, HALF_TABLE, LanguageTable
+from robots.worlds.language_table.physics import END_EFFECTOR_RADIUS, HALF_TABLE, LanguageTable
 
 RADIUS = 0.0255
 TABLE = tuple(HALF_TABLE.tolist())

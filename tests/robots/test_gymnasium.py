@@ -13,10 +13,11 @@ from gymnasium.utils.env_checker import check_env
 
 import robots.worlds
 from robots.demonstrators import collect_demonstrations
-from robots.embodiments import Motion, read_worlds_file
+from robots.embodiments import Motion
 from robots.tasks import Instruction
 from robots.worlds import WorldError
 from robots.worlds.gymnasium_world import GymnasiumWorld, LanguageTableEnv
+from robots.worlds.third_party import read_worlds_file
 
 EXAMPLE = Path(robots.worlds.__file__).parent / "reacher.toml"
 REACH = Instruction("reach the target", "reacher", {})
@@ -62,7 +63,7 @@ def test_language_table_env_is_cut_at_the_time_limit():
 
 def test_example_world_steps_renders_and_asks_for_resets(description):
     description = dataclasses.replace(description, reset_every_steps=50)
-    world, rng = GymnasiumWorld("reacher", 0, description), np.random.default_rng(0)
+    world, rng = GymnasiumWorld(description, 0), np.random.default_rng(0)
     for _ in range(3):
         assert world.reset(rng).shape == (10,)
         assert not world.true_success(REACH) and world.needs_reset() == ""
@@ -80,7 +81,7 @@ def test_example_world_steps_renders_and_asks_for_resets(description):
 
 def test_example_world_succeeds_when_the_target_is_reached(description):
     """Moving the arm by hand until its finger is on the target."""
-    world = GymnasiumWorld("reacher", 3, description)
+    world = GymnasiumWorld(description, 3)
     env = world._env.unwrapped
     best = None
     for a in np.linspace(-3, 3, 60):
@@ -95,7 +96,7 @@ def test_example_world_succeeds_when_the_target_is_reached(description):
 
 
 def test_same_seed_same_world(description):
-    a, b, c = (GymnasiumWorld("reacher", seed, description) for seed in (1, 1, 2))
+    a, b, c = (GymnasiumWorld(description, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(a.step(np.ones(2)), b.step(np.ones(2)))
     assert (a.observation() != c.observation()).any()
 
@@ -115,7 +116,7 @@ def test_same_seed_same_world(description):
 )
 def test_a_description_that_contradicts_the_environment_is_refused(description, change, words):
     with pytest.raises(WorldError, match=words):
-        GymnasiumWorld("reacher", 0, dataclasses.replace(description, **change))
+        GymnasiumWorld(dataclasses.replace(description, **change), 0)
 
 
 class OneSided(MujocoEnv):
@@ -158,16 +159,16 @@ def one_sided(description, monkeypatch):
 
 
 def test_an_action_of_one_side_is_never_sent_to_the_other(one_sided):
-    world = GymnasiumWorld("reacher", 0, one_sided)
+    world = GymnasiumWorld(one_sided, 0)
     world.step(np.array([-0.7, 9]))
     assert world._env.unwrapped.given[-1].tolist() == [0, 4]
     with pytest.raises(WorldError, match="takes 0 to 4; say action_kind, action_low = 0 and action_high = 4"):
-        GymnasiumWorld("reacher", 0, dataclasses.replace(one_sided, motions=()))
+        GymnasiumWorld(dataclasses.replace(one_sided, motions=()), 0)
 
 
 def test_a_whole_number_is_the_nearest_one(one_sided, monkeypatch):
     monkeypatch.setattr(OneSided, "kind", np.int64)
-    world = GymnasiumWorld("reacher", 0, one_sided)
+    world = GymnasiumWorld(one_sided, 0)
     world.step(np.array([0.8, 2.4]))
     given = world._env.unwrapped.given[-1]
     assert given.tolist() == [1, 2] and given.dtype == np.int64
@@ -176,7 +177,7 @@ def test_a_whole_number_is_the_nearest_one(one_sided, monkeypatch):
 @pytest.mark.parametrize("info", [None, np.nan])
 def test_true_success_that_the_environment_can_not_tell_is_unknown(one_sided, monkeypatch, info):
     monkeypatch.setattr(OneSided, "info", info)
-    world = GymnasiumWorld("reacher", 0, one_sided)
+    world = GymnasiumWorld(one_sided, 0)
     world.step(np.zeros(2))
     assert world.true_success(REACH) is None
 
@@ -188,12 +189,12 @@ def test_an_environment_that_can_not_be_made_is_said_in_one_sentence(one_sided, 
 
     monkeypatch.setattr(OneSided, "__init__", fail)
     with pytest.raises(WorldError, match="World 'reacher': Gymnasium cannot make OneSided-v0"):
-        GymnasiumWorld("reacher", 0, one_sided)
+        GymnasiumWorld(one_sided, 0)
 
 
 def test_its_state_cannot_be_set(description):
     with pytest.raises(WorldError, match="recorded frames"):
-        GymnasiumWorld("reacher", 0, description).set_observation(np.zeros(10))
+        GymnasiumWorld(description, 0).set_observation(np.zeros(10))
 
 
 def run_with_example(code: str, path: Path) -> subprocess.CompletedProcess:
@@ -232,7 +233,7 @@ except ValueError as error: print(error)
 
 def test_a_drawn_view_stands_in_for_the_camera(description, monkeypatch):
     monkeypatch.setattr("robots.worlds.gymnasium_world.renderer_name", lambda: "drawn")
-    picture = GymnasiumWorld("reacher", 0, description).render(160, 120)
+    picture = GymnasiumWorld(description, 0).render(160, 120)
     assert picture.shape == (120, 160, 3) and picture.std() > 5
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from robots import link as link_module
-from robots.embodiments import LANGUAGE_TABLE
 from robots.episodes import Episode
 from robots.link import (
     FRAME_HEADER,
@@ -25,6 +24,7 @@ from robots.link import (
     Unreachable,
     upload,
 )
+from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.robots.fake_server import FakeServer, until
 
 

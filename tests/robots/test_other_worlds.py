@@ -5,14 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from robots.demonstrators import DETOURS, collect_demonstrations, demonstrate, fastest_force
-from robots.embodiments import BANANA_TABLE, LANGUAGE_TABLE, WORN_TABLE
-from robots.tasks import PLACES, block_positions, get_task
+from robots.demonstrators import collect_demonstrations
+from robots.tasks import get_task
 from robots.worlds import make_world
-from robots.worlds.banana_table import BANANA_TABLE_SETUP
-from robots.worlds.language_table import BatchWorld
-from robots.worlds.point_mass import GOAL_RADIUS
-from robots.worlds.worn_table import WORN_TABLE_SETUP
+from robots.worlds.language_table import BANANA_TABLE, LANGUAGE_TABLE, PLACES, WORN_TABLE, block_positions
+from robots.worlds.language_table.banana import BANANA_TABLE_SETUP
+from robots.worlds.language_table.demonstrator import demonstrate
+from robots.worlds.language_table.physics import BatchWorld
+from robots.worlds.language_table.worn import WORN_TABLE_SETUP
+from robots.worlds.point_mass.demonstrator import DETOURS, fastest_force
+from robots.worlds.point_mass.physics import GOAL_RADIUS
 
 
 def banana_at_the_centre(end_effector):

@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from robots.embodiments import POINT_MASS, read_worlds_file
 from robots.rules import RULES, SETTINGS, TASK_RULES, RuleError, Rules, Settings
 from robots.station import Station
 from robots.tasks import TASKS, get_task
 from robots.worlds import make_world
+from robots.worlds.point_mass import POINT_MASS
+from robots.worlds.third_party import read_worlds_file
 from tests.robots.station_fakes import Clock, loaded_policy
 from tests.robots.test_embodiments import WORLD
 from tests.robots.test_station import ASSIGNMENT, Bench

@@ -4,8 +4,8 @@ import sys
 import numpy as np
 import pytest
 
-from robots.embodiments import BLOCKS, LANGUAGE_TABLE
-from robots.tasks import MARGIN, TASKS, InstructionError, block_positions, distance_left, get_task
+from robots.tasks import MARGIN, TASKS, InstructionError, get_task
+from robots.worlds.language_table import BLOCKS, LANGUAGE_TABLE, block_positions, distance_left
 
 NAMES = tuple(kind.name for kind in BLOCKS)
 TABLE_FAMILIES = ("block2block", "block_to_place")

@@ -7,10 +7,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from robots.embodiments import BLOCKS, EMBODIMENTS, LANGUAGE_TABLE
-from robots.tasks import TASKS, block_positions, get_task
+from robots.embodiments import EMBODIMENTS
+from robots.tasks import TASKS, get_task
 from robots.worlds import WorldError, make_world
-from robots.worlds.language_table import HALF_TABLE, REACH, BatchWorld, LanguageTable
+from robots.worlds.language_table import BLOCKS, LANGUAGE_TABLE, PLACES, block_positions
+from robots.worlds.language_table.physics import HALF_TABLE, REACH, BatchWorld, LanguageTable
 
 
 @pytest.mark.parametrize("name", EMBODIMENTS)
@@ -154,7 +155,7 @@ def test_true_success_of_block2block(text, positions, expected):
 def test_true_success_of_each_place_holds_there_only(place, where):
     world = alone({"red moon": (0.21 * where[0], 0.12 * where[1])}, (0.1, 0.05))
     task = get_task("block_to_place")
-    fulfilled = [p for p in task._slots["place"] if world.true_success(task.parse(f"push the red moon to the {p}"))]
+    fulfilled = [p for p in PLACES if world.true_success(task.parse(f"push the red moon to the {p}"))]
     assert fulfilled == [place]
 
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from robots.tasks import PLACES, InstructionError
-from robots.worlds.language_table import LanguageTable
+from robots.tasks import InstructionError
+from robots.worlds.language_table import PLACES
+from robots.worlds.language_table.physics import LanguageTable
 from training import advantage_weighted, benchmarks
 from training.benchmarks import (
     banana_table,

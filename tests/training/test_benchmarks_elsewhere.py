@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from robots.embodiments import BANANA_TABLE
 from robots.tasks import get_task
+from robots.worlds.language_table import BANANA_TABLE
 from training.benchmarks import REGISTRY, banana_table, elsewhere, point_mass, table_runs, transfer
 from training.checkpoints import Policy, RewardModel, load_checkpoint
 from training.recipes import ImproveRecipe

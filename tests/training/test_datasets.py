@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from robots.embodiments import CAMERA_TABLE
 from robots.episodes import write_episodes
+from robots.worlds.language_table import CAMERA_TABLE
 from training.datasets import DatasetError, demonstrations_of, look_back, read_demonstrations, split
 
 

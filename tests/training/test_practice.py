@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robots.embodiments import LANGUAGE_TABLE
 from robots.episodes import ACTORS, read_episodes
 from robots.link import FRAME_HEADER
 from robots.station import Station
 from robots.tasks import get_task
+from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.robots.fake_server import FakeServer, until
 from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy
 from training import practice

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from robots.embodiments import EMBODIMENTS, LANGUAGE_TABLE, Embodiment
+from robots.embodiments import EMBODIMENTS, Embodiment
 from robots.episodes import Episode, write_episodes
 from robots.tasks import TASKS
+from robots.worlds.language_table import LANGUAGE_TABLE
 from training import sft as sft_module
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
 from training.datasets import demonstrations_of, read_demonstrations, split

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from robots.demonstrators import collect_demonstrations
-from robots.embodiments import CAMERA_TABLE, LANGUAGE_TABLE
 from robots.episodes import write_episodes
 from robots.worlds import make_world
-from robots.worlds.language_table import LanguageTable
+from robots.worlds.language_table import CAMERA_TABLE, LANGUAGE_TABLE
+from robots.worlds.language_table.physics import LanguageTable
 from training import sight
 from training.checkpoints import Policy, RewardModel
 from training.datasets import DatasetError, demonstrations_of

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from robots.episodes import Episode
-from robots.tasks import block_positions, distance_left, get_task
+from robots.tasks import get_task
+from robots.worlds.language_table import block_positions, distance_left
 from training import steps_to_go
 from training.benchmarks import Report, Row, mean_of
 from training.benchmarks.language_table import TASK, TIME_LIMIT

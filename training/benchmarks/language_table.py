@@ -35,7 +35,7 @@ import numpy as np
 import torch
 
 from robots.episodes import Episode
-from robots.tasks import TIME_LIMIT_STEPS
+from robots.worlds.language_table import TIME_LIMIT_STEPS
 from training.benchmarks import Report, Row, difference
 from training.benchmarks.regimes import PRACTICE, Regimes, demonstrator
 from training.benchmarks.table_runs import Stage1, demonstrations, folder, picked, stage1, stage2

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from robots.demonstrators import fastest_force
 from robots.tasks import get_task
 from robots.worlds import make_world
+from robots.worlds.point_mass.demonstrator import fastest_force
 from training.benchmarks import Report, Row, mean_of, table_runs
 from training.benchmarks.elsewhere import Plan, carry_out
 from training.benchmarks.table_runs import evaluation_seed

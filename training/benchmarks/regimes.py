@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from robots.demonstrators import demonstrate
 from robots.episodes import Episode
-from robots.tasks import TIME_LIMIT_STEPS, get_task
+from robots.tasks import get_task
 from robots.worlds import make_world
+from robots.worlds.language_table import TIME_LIMIT_STEPS
+from robots.worlds.language_table.demonstrator import demonstrate
 from training.benchmarks import Row, difference, mean_of, table_runs
 from training.benchmarks.table_runs import (
     RULES,

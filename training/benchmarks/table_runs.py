@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from robots.demonstrators import collect_demonstrations
-from robots.embodiments import BLOCKS
 from robots.episodes import Episode, read_episodes, write_episodes
-from robots.tasks import PLACES, InstructionError, get_task
+from robots.tasks import InstructionError, get_task
+from robots.worlds.language_table import BLOCKS, PLACES
 from training.benchmarks import Report
 from training.checkpoints import Policy, RewardModel
 from training.evaluation import Evaluation, evaluate

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from mujoco.rendering.classic import gl_context
 
-from robots.embodiments import LANGUAGE_TABLE
 from robots.station import Recording, Rules
 from robots.tasks import get_task
-from robots.worlds.language_table import PHYSICS_STEPS, REACH, BatchWorld, LanguageTable
+from robots.worlds.language_table import LANGUAGE_TABLE
+from robots.worlds.language_table.physics import PHYSICS_STEPS, REACH, BatchWorld, LanguageTable
 from robots.worlds.rendering import renderer_name
 from training.benchmarks import Report, Row, mean_of
 

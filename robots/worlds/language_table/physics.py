@@ -6,7 +6,7 @@ contact with the table, so one control step takes some 50 microseconds. Velociti
 have died down to a few percent by then), therefore an observation is the whole state, and a step is a pure function of
 it and the action (a table with a delay also remembers the actions that are still to come).
 
-What lies on a table and how it behaves is a TableSetup, so that other tables (banana_table.py, worn_table.py) are the
+What lies on a table and how it behaves is a TableSetup, so that other tables (banana.py, worn.py) are the
 same code with another setup.
 
 A block whose centre passes the edge has fallen: it is parked far away, touches nothing, and stays so until a reset.
@@ -21,10 +21,11 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 
-from robots.embodiments import CAMERA_TABLE, LANGUAGE_TABLE, TABLE_SIZE, Embodiment
+from robots.embodiments import Embodiment
 from robots.fence import fenced
-from robots.tasks import Instruction, distance_left
+from robots.tasks import Instruction
 from robots.worlds import WorldError, checked
+from robots.worlds.language_table import CAMERA_TABLE, LANGUAGE_TABLE, TABLE_SIZE, distance_left
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
 
 PHYSICS_STEPS = 10  # of 20 ms: one control step of 200 ms

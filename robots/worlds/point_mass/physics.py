@@ -10,9 +10,9 @@ from functools import cache
 import mujoco
 import numpy as np
 
-from robots.embodiments import POINT_MASS
 from robots.tasks import Instruction
 from robots.worlds import checked
+from robots.worlds.point_mass import POINT_MASS
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
 
 HALF_PLANE = 1.0  # metres from the middle to an edge

@@ -7,8 +7,8 @@ same, so a policy of LanguageTable can act here, badly at first.
 
 import math
 
-from robots.embodiments import WORN_TABLE
-from robots.worlds.language_table import BLOCK_SHAPES, TableSetup
+from robots.worlds.language_table import WORN_TABLE
+from robots.worlds.language_table.physics import BLOCK_SHAPES, LanguageTable, TableSetup
 
 WORN_TABLE_SETUP = TableSetup(
     WORN_TABLE,
@@ -22,3 +22,7 @@ WORN_TABLE_SETUP = TableSetup(
     delay=1,
     camera_scale=1.1,
 )
+
+
+def worn_table(seed: int) -> LanguageTable:
+    return LanguageTable(seed, WORN_TABLE_SETUP)

@@ -5,8 +5,8 @@ It is more than twice as long as a block, so a push that misses its middle spins
 
 import numpy as np
 
-from robots.embodiments import BANANA_TABLE
-from robots.worlds.language_table import TableSetup
+from robots.worlds.language_table import BANANA_TABLE
+from robots.worlds.language_table.physics import LanguageTable, TableSetup
 
 LENGTH_ANGLE = 1.05  # radians, half of the arc it is bent along
 RADIUS = 0.055  # metres, of that arc
@@ -29,3 +29,7 @@ def _banana(parts: int = 7) -> list[np.ndarray]:
 BANANA_TABLE_SETUP = TableSetup(
     BANANA_TABLE, {"banana": _banana()}, apart=0.085, mass=0.06, inertia=5e-5, damping=3.0, turn_damping=2.4e-3
 )
+
+
+def banana_table(seed: int) -> LanguageTable:
+    return LanguageTable(seed, BANANA_TABLE_SETUP)

@@ -7,9 +7,9 @@ the demonstrator, the drawing of instructions, the fence and the true success on
 import numpy as np
 from PIL import Image
 
-from robots.embodiments import CAMERA_TABLE
 from robots.worlds import checked
-from robots.worlds.language_table import BLOCK_SHAPES, LanguageTable, TableSetup
+from robots.worlds.language_table import CAMERA_TABLE
+from robots.worlds.language_table.physics import BLOCK_SHAPES, LanguageTable, TableSetup
 
 CAMERA_TABLE_SETUP = TableSetup(CAMERA_TABLE, BLOCK_SHAPES)
 

@@ -1,0 +1,250 @@
+"""Third-party Gymnasium environments as stations' worlds, described by some lines of TOML (docs/worlds.md).
+
+The environment variable FLEETUI_WORLDS names the file. Its worlds are registered after the built-in ones, like them
+without loading a simulator: gymnasium_world.py is imported when one of them is made.
+"""
+
+import os
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from robots.embodiments import MOTIONS, Camera, Embodiment, Motion, is_number
+from robots.rules import RULES, RuleError
+from robots.tasks import Grammar, TaskFamily, cleaned
+from robots.worlds import WORLDS, WorldSpec, on_demand
+
+
+class WorldsFileError(ValueError):
+    """The file named by FLEETUI_WORLDS cannot be used; the message says which entry is wrong and how to mend it."""
+
+
+@dataclass(frozen=True)
+class WorldDescription:
+    """One [[world]] of the FLEETUI_WORLDS file: a third-party Gymnasium environment as a station's world."""
+
+    name: str
+    env_id: str
+    title: str
+    description: str
+    options: dict
+    observation_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    action_limit: tuple[float, ...]
+    control_hz: float
+    time_limit_steps: int
+    success_info: str
+    success_at_least: float | None
+    success_at_most: float | None
+    reset_every_steps: int  # ask for a reset after so many; 0: never
+    reset_each_attempt: bool  # for environments that set a new goal only when they are reset
+    wordings: tuple[str, ...]
+    held_out_wordings: tuple[str, ...] = field(default=())
+    motions: tuple[Motion, ...] = ()
+
+    @property
+    def embodiment(self) -> Embodiment:
+        return Embodiment(
+            name=self.name,
+            control_hz=self.control_hz,
+            body=self.observation_names,
+            objects=(),
+            object_features=(),
+            action_names=self.action_names,
+            action_limit=self.action_limit,
+            cameras=(Camera("front", 320, 240),),
+            motions=self.motions,
+        )
+
+    @property
+    def spec(self) -> WorldSpec:
+        grammar = Grammar(
+            verbs=("",),
+            templates=tuple(map(cleaned, self.wordings)),
+            held_out_templates=tuple(map(cleaned, self.held_out_wordings or self.wordings)),
+        )
+        family = TaskFamily(
+            name=self.name,
+            title=self.title,
+            embodiment=self.name,
+            world=self.name,
+            time_limit_steps=self.time_limit_steps,
+            description=self.description.strip(),
+            grammar=grammar,
+            reset_each_attempt=self.reset_each_attempt,
+        )
+        make = on_demand("robots.worlds.gymnasium_world:GymnasiumWorld", self)
+        return WorldSpec(self.embodiment, (family,), make)
+
+
+def read_worlds_file(path: str | Path) -> tuple[WorldDescription, ...]:
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WorldsFileError(
+            f"FLEETUI_WORLDS names {path}, which cannot be read ({error.strerror}). "
+            "Correct the path or unset the variable."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WorldsFileError(f"{path} is not valid TOML: {error}.") from None
+    entries = data.get("world")
+    if not isinstance(entries, list) or not entries:
+        raise WorldsFileError(f"{path} describes no world; add a [[world]] table (docs/worlds.md shows one).")
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise WorldsFileError(f"{path}: world must be [[world]] tables (docs/worlds.md shows one).")
+    worlds = tuple(_world_description(entry, path) for entry in entries)
+    names = [*WORLDS, *(world.name for world in worlds)]
+    for name in names:
+        if names.count(name) > 1:
+            raise WorldsFileError(f"{path}: the world name {name!r} is taken twice; names must differ.")
+    return worlds
+
+
+MOST_NUMBERS, MOST_STEPS = 10_000, 1_000_000
+_WORLD_KEYS = {
+    "name",
+    "env_id",
+    "title",
+    "description",
+    "options",
+    "observations",
+    "actions",
+    "action_limit",
+    "action_kind",
+    "action_low",
+    "action_high",
+    "largest_change",
+    "sensed_by",
+    "control_hz",
+    "time_limit_steps",
+    "success",
+    "reset_every_steps",
+    "reset_each_attempt",
+    "wordings",
+    "held_out_wordings",
+}
+
+
+def _world_description(entry: dict, path) -> WorldDescription:
+    where = f"{path}: world {entry.get('name', '(without a name)')!r}"
+
+    def refuse(sentence: str):
+        raise WorldsFileError(f"{where}: {sentence}")
+
+    def get(key: str, kind: type | tuple, default=None):
+        if key not in entry and default is None:
+            refuse(f"{key} is missing.")
+        value = entry.get(key, default)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            refuse(f"{key} has the wrong type ({type(value).__name__}).")
+        return value
+
+    def names(key: str, prefix: str) -> tuple[str, ...]:
+        """Either the features' names, or only how many there are."""
+        value = get(key, (int, list))
+        if isinstance(value, int):
+            if value > MOST_NUMBERS:
+                refuse(f"{key} may be {MOST_NUMBERS} at most.")
+            value = [f"{prefix}_{i}" for i in range(value)]
+        if not value or not all(isinstance(name, str) for name in value):
+            refuse(f"{key} must be a count above 0 or a list of names.")
+        return tuple(value)
+
+    unknown = set(entry) - _WORLD_KEYS
+    if unknown:
+        refuse(f"{', '.join(sorted(unknown))} is not a setting; known are {', '.join(sorted(_WORLD_KEYS))}.")
+    name = get("name", str)
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+        refuse("name must be lower-case letters, digits and underscores, beginning with a letter.")
+    action_names = names("actions", "action")
+
+    def for_each(key: str, wanted: str, fits) -> tuple:
+        """One value for each action, from one for all or a list; empty where the key is not given."""
+        if key not in entry:
+            return ()
+        values = entry[key]
+        values = tuple(values) if isinstance(values, list) else (values,) * len(action_names)
+        if len(values) != len(action_names) or not all(map(fits, values)):
+            refuse(f"{key} must be {wanted}, or a list of {len(action_names)} of them.")
+        return values
+
+    limits = for_each("action_limit", "one finite number above 0", lambda x: is_number(x) and x > 0)
+    low, high = (for_each(key, "one finite number", is_number) for key in ("action_low", "action_high"))
+    if bool(low) != bool(high) or bool(limits) == bool(low):
+        refuse("action_limit is missing, or in its place action_low and action_high.")
+    if low and not all(a < b for a, b in zip(low, high, strict=True)):
+        refuse("action_low must be below action_high.")
+    kinds = for_each("action_kind", f"one of {', '.join(MOTIONS)}", lambda kind: kind in MOTIONS)
+    changes = for_each("largest_change", "one finite number above 0", lambda x: is_number(x) and x > 0)
+    sensed_by = for_each("sensed_by", "the name of an observation", lambda x: isinstance(x, str))
+    if not kinds and (low or changes or sensed_by):
+        refuse(f"action_kind is missing; it says what the actions are: {', '.join(MOTIONS)}.")
+    low, high = low or tuple(-x for x in limits), high or limits
+    limits = limits or tuple(max(-a, b) for a, b in zip(low, high, strict=True))
+    motions = tuple(
+        Motion(
+            kind,
+            float(low[i]),
+            float(high[i]),
+            float(changes[i]) if changes and kind != "effort" else None,
+            sensed_by[i] if sensed_by and kind == "position" else "",
+        )
+        for i, kind in enumerate(kinds)
+    )
+    success = get("success", dict)
+    bounds = {key: success.get(key) for key in ("at_least", "at_most")}
+    given = [bound for bound in bounds.values() if bound is not None]
+    if not isinstance(success.get("info"), str) or not given or not all(map(is_number, given)):
+        refuse('success needs an info key and at_least or at_most, as in {info = "reward_dist", at_least = -0.05}.')
+    if len(given) == 2 and bounds["at_least"] > bounds["at_most"]:
+        refuse("success can never be: at_least is above at_most.")
+    wordings = tuple(get("wordings", list))
+    held_out = tuple(get("held_out_wordings", list, []))
+    if not wordings or not all(
+        isinstance(text, str) and text.strip() and not set("{}\0") & set(text) and len(text) <= 300
+        for text in wordings + held_out
+    ):
+        refuse("wordings must be a list of one or more instructions in words, without braces, of at most 300 letters.")
+    control_hz, time_limit = float(get("control_hz", (int, float))), get("time_limit_steps", int)
+    reset_every, reset_each = get("reset_every_steps", int, 0), entry.get("reset_each_attempt", False)
+    if not 0.1 <= control_hz <= 1000:  # NaN and infinity are not either
+        refuse("control_hz must be a number above 0, from 0.1 to 1000 actions a second.")
+    if not 0 <= reset_every <= MOST_STEPS:
+        refuse(f"reset_every_steps must be from 0 to {MOST_STEPS}.")
+    for key, value in (("time_limit_steps", time_limit), ("reset_each_attempt", reset_each)):
+        try:
+            RULES[key].check(value)
+        except RuleError as error:
+            refuse(f"{key} is wrong: {error}")
+    world = WorldDescription(
+        name=name,
+        env_id=get("env_id", str),
+        title=get("title", str, name),
+        description=get("description", str, " "),
+        options=get("options", dict, {}),
+        observation_names=names("observations", "observation"),
+        action_names=action_names,
+        action_limit=tuple(float(x) for x in limits),
+        control_hz=float(control_hz),
+        time_limit_steps=time_limit,
+        success_info=success["info"],
+        success_at_least=bounds["at_least"],
+        success_at_most=bounds["at_most"],
+        reset_every_steps=reset_every,
+        reset_each_attempt=reset_each,
+        wordings=wordings,
+        held_out_wordings=held_out,
+        motions=motions,
+    )
+    try:
+        world.embodiment.check()
+    except ValueError as error:
+        refuse(str(error))
+    return world
+
+
+def described_worlds() -> tuple[WorldSpec, ...]:
+    """Those of the file that FLEETUI_WORLDS names; none where it names no file."""
+    path = os.environ.get("FLEETUI_WORLDS")
+    return tuple(world.spec for world in read_worlds_file(path)) if path else ()
