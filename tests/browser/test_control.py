@@ -26,6 +26,7 @@ from playwright.sync_api import expect
 
 from robots.embodiments import LANGUAGE_TABLE
 from robots.link import Link, LinkThread
+from robots.protocol import Command, Hello
 from robots.station import Station
 from tests.browser.test_screens import log_in
 from tests.chromium import find_chromium
@@ -86,7 +87,7 @@ class WatchedStation:
 
     def __init__(self, server, token, folder):
         self.world = WatchedWorld()
-        hello = {"embodiment": LANGUAGE_TABLE.to_json(), "software": "test", "renderer": "drawn", "tasks": []}
+        hello = Hello(embodiment=LANGUAGE_TABLE.to_json(), software="test", renderer="drawn", tasks=[])
         self.links = LinkThread()
         self.arrived = threading.Event()
         self.link = Link(server, token, hello, folder, name="watched", arrived=self.arrived.set)
@@ -101,8 +102,8 @@ class WatchedStation:
         while not self.ending:
             self.station.server_gone(self.link.gone_for())
             for message, received_at in self.link.received():
-                if message.get("name") == "drive":
-                    self.heard[message["id"]] = time.time()
+                if isinstance(message, Command) and message.name == "drive":
+                    self.heard[message.id] = time.time()
                 self.station.receive(message, received_at)
             if self.station.observe() is not None:
                 self.station.act(None, np.nan, None)

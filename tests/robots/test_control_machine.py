@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from robots.control import COMMANDS_REMEMBERED, DRIVE_HELD_S
+from robots.protocol import to_json
 from robots.station import SILENCE_S, Station
-from tests.robots.station_fakes import Clock, FakeWorld, loaded_policy
+from tests.robots.station_fakes import Clock, FakeWorld, loaded_policy, told
 
 INTERLEAVINGS = int(os.environ.get("FLEETUI_INTERLEAVINGS", "10000"))
 LEASE_S = 2.0
@@ -80,7 +81,9 @@ class ControlOfAStation(RuleBasedStateMachine):
 
     def restart(self):
         """A host that begins anew knows nothing but what the server says."""
-        self.station = Station(self.world, seed=1, emit=self.answers.append, clock=self.clock)
+        self.station = Station(
+            self.world, seed=1, emit=lambda message: self.answers.append(to_json(message)), clock=self.clock
+        )
         self.executed_before = Counter(self.executed)
         execute = self.station._execute
 
@@ -90,8 +93,8 @@ class ControlOfAStation(RuleBasedStateMachine):
             self.accepted.append((name, epoch, by))
 
         self.station._execute = note
-        self.station.receive(self.server.welcome())
-        self.station.receive(ASSIGNMENT)
+        self.station.receive(told(self.server.welcome()))
+        self.station.receive(told(ASSIGNMENT))
         self.station.offer_policy(loaded_policy())
         self.newest = max(self.server.epoch, 1)  # that the station was told
 
@@ -111,7 +114,7 @@ class ControlOfAStation(RuleBasedStateMachine):
         sent_at, message = self.wire[index] if keep else self.wire.pop(index)
         before, self.accepted, self.delivering = self.station.lease.taken, [], message
         age = self.clock() - sent_at
-        self.station.receive({**message, "age_s": age})
+        self.station.receive(told({**message, "age_s": age}))
         for name, epoch, by in self.accepted:
             assert name == "stop" or age * 1000 <= message["ttl_ms"] + 1e-6, "executed too late"
             assert name == "stop" or epoch >= self.newest, "an older epoch was accepted"
@@ -191,7 +194,7 @@ class ControlOfAStation(RuleBasedStateMachine):
     @rule()
     def reconnect(self):
         self.server.end()  # with the link the lease ends
-        self.station.receive(self.server.welcome())
+        self.station.receive(told(self.server.welcome()))
         self.newest = max(self.newest, self.server.epoch)
         assert not self.station.lease.live
 

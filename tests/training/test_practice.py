@@ -18,7 +18,7 @@ from robots.link import FRAME_HEADER
 from robots.station import Station
 from robots.tasks import get_task
 from tests.robots.fake_server import FakeServer, until
-from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy
+from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
 from training import practice
 from training.checkpoints import Description, save_checkpoint
 from training.networks import Network
@@ -130,8 +130,8 @@ def host(server, tokens, tmp_path, monkeypatch):
 
 def acting_station(loaded, seed=0):
     station = Station(FakeWorld(), seed=seed)
-    station.receive({"type": "command", "id": "fast", "name": "speed", "args": {"value": 0}, "ttl_ms": 9})
-    station.receive(ASSIGNMENT)
+    station.receive(told({"type": "command", "id": "fast", "name": "speed", "args": {"value": 0}, "ttl_ms": 9}))
+    station.receive(told(ASSIGNMENT))
     if loaded is not None:
         station.offer_policy(loaded)
     return station
@@ -156,9 +156,9 @@ def test_a_station_without_a_policy_takes_no_part():
 
 def test_a_person_drives_a_station_among_others():
     driven, other = acting_station(None), acting_station(loaded_policy(1))
-    driven.receive({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 900, "epoch": 1})
+    driven.receive(told({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 900, "epoch": 1}))
     drive = {"type": "command", "id": "b", "name": "drive", "args": {"dx": -1}, "ttl_ms": 900, "epoch": 1}
-    driven.receive(drive)
+    driven.receive(told(drive))
     assert step_together([driven, other]) == 2
     assert driven.recording.actions[0][0] == pytest.approx(-0.03) and other.recording.actions[0][0] == pytest.approx(
         0.01
