@@ -7,7 +7,7 @@ Times are monotonic seconds, so that a changed wall clock can neither revive an 
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from robots.protocol import STATES, Command, CommandDone
 
@@ -50,7 +50,8 @@ class TransitionError(AssertionError):
 class Control:
     """State, reason and latches of one station. The loop asks it before anything moves."""
 
-    def __init__(self):
+    def __init__(self, changed: Callable[[], None] = lambda: None):
+        self.changed = changed  # called after each change of the state or its reason
         self.state = "idle"
         self.reason = ""
         self.code = ""  # what the reason means, for programs
@@ -69,6 +70,7 @@ class Control:
         if state != self.state and state not in TRANSITIONS[self.state]:
             raise TransitionError(f"A station cannot go from {self.state} to {state}.")
         self.state, self.reason, self.code = state, reason, code
+        self.changed()
         return True
 
     def check(self, act: str) -> None:

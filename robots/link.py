@@ -332,6 +332,28 @@ class CheckpointCache:
             path.unlink(missing_ok=True)
 
 
+class ServerClock:
+    """The server's steady clock, as far as its heartbeats tell. Both clocks are steady; of the newest heartbeats the
+    least delayed tells best how they differ.
+    """
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock = clock
+        self._ahead_s: deque[float] = deque(maxlen=5)
+
+    def forget(self) -> None:
+        self._ahead_s.clear()
+
+    def hear(self, server_time: float | None) -> None:
+        if server_time is not None:
+            self._ahead_s.append(server_time - self.clock())
+
+    def age(self, sent_at: float) -> float:
+        """Seconds since the server's clock said so; 0 while nothing is known of it."""
+        ahead = max(self._ahead_s, default=sent_at - self.clock())
+        return max(0.0, self.clock() + ahead - sent_at)
+
+
 class Link:
     """One station's link. `send`, `show`, `show_frame`, `store`, `received` and `gone_for` may be called from any
     thread.
@@ -361,7 +383,7 @@ class Link:
         self.clock = clock
         self.connected = False
         self._heard = clock()
-        self._server_ahead_s: deque[float] = deque(maxlen=5)  # the server's steady clock against ours, as heard
+        self._server_clock = ServerClock(clock)
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._outbox: deque[Message] = deque()
         self._telemetry: Telemetry | None = None
@@ -567,17 +589,15 @@ class Link:
                 # Before the station hears of it, and answers with telemetry; what it said to nobody is no news any
                 # more.
                 self.connected, self._telemetry = True, None
-                self._server_ahead_s.clear()
-                self._note_server_time(message.server_time)
+                self._server_clock.forget()
+                self._server_clock.hear(message.server_time)
             case ServerHeartbeat():
-                self._note_server_time(message.server_time)
+                self._server_clock.hear(message.server_time)
             case Complaint():
                 self._say(f"the server could not use a message of this station: {message.error}")
             case Command() | Beat() if message.sent_at is not None:
                 # A command that waited somewhere on the way is as old as it is, whenever it arrived.
-                # Both clocks are steady; of the newest heartbeats the least delayed tells best how they differ.
-                ahead = max(self._server_ahead_s, default=message.sent_at - self.clock())
-                message = replace(message, age_s=max(0.0, self.clock() + ahead - message.sent_at))
+                message = replace(message, age_s=self._server_clock.age(message.sent_at))
             case Policy():
                 self._wanted_policy = message
                 self._to_fetch.set()
@@ -586,10 +606,6 @@ class Link:
                 return None  # of a newer server
         self._deliver(message)
         return message
-
-    def _note_server_time(self, server_time: float | None) -> None:
-        if server_time is not None:
-            self._server_ahead_s.append(server_time - self.clock())
 
     def _refuse_policy(self, reason: str) -> None:
         self._say(reason)
@@ -608,8 +624,10 @@ class Link:
                 await self._to_fetch.wait()
                 continue
             try:
-                path = await self.cache.fetch(http, self._address(wanted.url), wanted.sha256)
-                judge = await self.cache.fetch(http, self._address(wanted.reward_model_url), wanted.reward_model_sha256)
+                path = await self.cache.fetch(http, _address(self.server, wanted.url), wanted.sha256)
+                judge = await self.cache.fetch(
+                    http, _address(self.server, wanted.reward_model_url), wanted.reward_model_sha256
+                )
             except (Unreachable, OSError) as error:  # OSError: this machine's disk
                 self._say(f"{error} Trying again.")
                 delay = await self._pause(delay)
@@ -621,14 +639,6 @@ class Link:
             delay = FIRST_DELAY_S
             if self._wanted_policy is wanted:  # else a newer one came meanwhile
                 self._wanted_policy = None
-
-    def _address(self, url: str) -> str:
-        address = self.server + url if url.startswith("/") else url  # the server may stand under a sub-path
-        if urlsplit(address)[:2] != urlsplit(self.server)[:2]:
-            raise Refused(
-                f"The server named a checkpoint elsewhere ({urlsplit(address).netloc}); the token stays here."
-            )
-        return address
 
     async def _keep_uploading(self, http: httpx.AsyncClient) -> None:
         delay = FIRST_DELAY_S
@@ -715,6 +725,13 @@ async def upload(http: httpx.AsyncClient, server: str, episodes: list[Episode]) 
         return {"hold": bool(answer.json()["hold"])}
     except (ValueError, KeyError, TypeError):
         raise Unreachable("Something else than the fleet's server answered the upload of episodes.") from None
+
+
+def _address(server: str, url: str) -> str:
+    address = server + url if url.startswith("/") else url  # the server may stand under a sub-path
+    if urlsplit(address)[:2] != urlsplit(server)[:2]:
+        raise Refused(f"The server named a checkpoint elsewhere ({urlsplit(address).netloc}); the token stays here.")
+    return address
 
 
 def _rejection(code: int, reason: str = "") -> str:

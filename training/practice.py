@@ -444,7 +444,7 @@ class StationHost:
 
     def _show_frame(self, member: Member) -> None:
         station = member.station
-        stamp = station.recording.steps if station.recording else 0, station.episode_number, time.time()
+        stamp = station.recording.steps if station.recording else 0, station.attempts.number, time.time()
         picture = station.workspace.scene, member.size
         if member.rendered == picture and station.driver.renderer != "camera":
             if member.jpeg is not None:

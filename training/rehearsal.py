@@ -37,7 +37,7 @@ class LocalStations:
     """Stations that practise when the learner calls them and hand their episodes in through the run directory."""
 
     def __init__(self, task_names: list[str], stations: int, seed: int, time_limit: int = 0, rules: dict | None = None):
-        """`rules`: of the tasks, as an assignment names them (robots.station.Rules)."""
+        """`rules`: of the tasks, as an assignment names them (robots/rules.py)."""
         self.generator = torch.Generator().manual_seed(seed)
         self.episodes: list[Episode] = []
         self.stations = []

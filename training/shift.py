@@ -147,7 +147,7 @@ def work_a_shift(
     for station in fleet:
         station.offer_policy(loaded)
     generator = torch.Generator().manual_seed(seed)
-    period = fleet[0].period
+    period = fleet[0].attempts.period
     needs: dict[int, tuple[float, Need]] = {}  # since when, what
     errand: tuple[int, Need, str, float] | None = None  # station, need, its attempt, done at
     last, looked_at, commands, started = -1, -math.inf, 0, time.monotonic()
@@ -219,7 +219,7 @@ def what_it_needs(station: Station, supervision: Supervision) -> Need | None:
         trace=station.recording.d if doubtful else (),
         step=told.step,
         limit=told.limit,
-        step_s=station.period,
+        step_s=station.attempts.period,
     )
 
 

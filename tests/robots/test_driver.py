@@ -100,7 +100,7 @@ def test_a_success_sensor_that_fails_takes_no_correction_from_a_person_and_no_st
 def test_a_stop_holds_though_what_was_under_way_can_not_be_kept():
     bench = Bench().practise()
     bench.tick()
-    bench.station.store = raises(OSError("no space left on device"))
+    bench.station.attempts.store = raises(OSError("no space left on device"))
     with pytest.raises(OSError):
         bench.command("stop")
     assert bench.state == "stopped" and not any(bench.tick() for _ in range(5))

@@ -159,10 +159,10 @@ def test_steps_keep_real_time_and_four_times_it_and_no_time_at_all():
         )
         for _ in range(400):
             bench.tick(0.005)
-        assert bench.station.steps_taken == pytest.approx(expected, abs=2)
+        assert bench.station.attempts.steps_taken == pytest.approx(expected, abs=2)
     bench = Bench(speed=0).practise(loaded_policy(reward_model=FakeRewardModel(distance=1e9)), time_limit_steps=10_000)
     assert all(bench.tick(0) for _ in range(50))
-    assert bench.station.steps_taken == 50
+    assert bench.station.attempts.steps_taken == 50
     assert bench.command("speed", value=1)["ok"] and bench.station.settings.speed == 1
     refused = bench.command("speed", value=3)
     assert not refused["ok"] and "1 (1×), 4 (4×), 0 (max)" in refused["error"]
@@ -600,7 +600,7 @@ def test_an_override_keeps_the_policys_steps_and_records_the_persons_apart():
     bench = Bench().practise()
     for _ in range(3):
         bench.tick()
-    words = bench.station.instruction.text
+    words = bench.station.attempts.instruction.text
     assert bench.command("override")["ok"] and bench.state == "overridden"
     (cut,) = bench.episodes
     assert cut.ending == "override" and cut.steps == 3 and not cut.detected_success and cut.interventions == 1
@@ -680,16 +680,16 @@ def test_a_person_drives_at_the_control_rate_even_at_full_speed():
     bench = Bench(speed=0).practise()
     bench.tick()
     bench.command("override")
-    before = bench.station.steps_taken
+    before = bench.station.attempts.steps_taken
     for _ in range(100):
         bench.command("drive", dx=0.1)
         bench.tick(0.01)
-    assert bench.station.steps_taken - before == pytest.approx(5, abs=1)
+    assert bench.station.attempts.steps_taken - before == pytest.approx(5, abs=1)
 
 
 def test_an_override_works_from_idle_and_without_a_policy():
     bench = Bench()
-    assert bench.command("override")["ok"] and bench.station.instruction.text
+    assert bench.command("override")["ok"] and bench.station.attempts.instruction.text
     bench.command("drive", dy=1)
     assert bench.tick()
     bench.command("hand_back")

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from mujoco.rendering.classic import gl_context
 
+from robots.attempts import Recording
 from robots.embodiments import LANGUAGE_TABLE
 from robots.rules import Rules
-from robots.station import Recording
 from robots.tasks import get_task
 from robots.worlds.language_table import PHYSICS_STEPS, REACH, BatchWorld, LanguageTable
 from robots.worlds.rendering import renderer_name
