@@ -21,6 +21,8 @@ from django.conf import settings
 from django.db import transaction
 from redis.exceptions import RedisError
 
+from robots import protocol
+
 log = logging.getLogger(__name__)
 
 VALKEY_WITHIN_S = 1.0  # what takes longer is given up: no act may wait for a hint
@@ -55,10 +57,28 @@ class CheckpointsChanged:
     checkpoints: list[dict]
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaintenanceChanged(protocol.Message):
+    """Told to a station's consumer only: a person began or ended to work on it."""
+
+    TYPE = "maintenance"
+    on: bool = protocol.part(protocol.FLAG)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRenewed(protocol.Message):
+    """Told to a station's consumer only: the token that opened its socket works for so long."""
+
+    TYPE = "token_renewed"
+    old_works_s: float = protocol.part(protocol.NEEDED_NUMBER)
+
+
+# What a station's consumer hears through its group: most of it is for the station.
+TO_CONSUMER: protocol.Kinds = protocol.TO_STATION | {kind.TYPE: kind for kind in (MaintenanceChanged, TokenRenewed)}
 Payload = CardChanged | RunChanged | MetricsAdded | CheckpointsChanged
 
 # Stations whose sockets are in this process, by their group: a function that tells one of them, from any thread.
-here: dict[str, Callable[[dict], None]] = {}
+here: dict[str, Callable[[protocol.Message], None]] = {}
 
 
 def group_of(topic: str) -> str:
@@ -76,7 +96,7 @@ def send_on_commit(topic: str, payload: Payload) -> None:
     transaction.on_commit(lambda: _publish(topic, asdict(payload)), robust=True)
 
 
-def tell_station_on_commit(group: str, *messages: dict) -> None:
+def tell_station_on_commit(group: str, *messages: protocol.Message) -> None:
     """Send messages of the link protocol to a station's consumer, whichever process writes, in their order."""
     transaction.on_commit(lambda: _tell(group, messages), robust=True)
 
@@ -107,7 +127,7 @@ def _tell(group, messages):
         if tell is not None:
             tell(message)
         else:
-            send_to_group(group, {"type": "tell.station", "message": message})
+            send_to_group(group, {"type": "tell.station", "message": protocol.to_json(message)})
 
 
 # Sending from sync code would open a connection to Valkey for each message (async_to_sync makes an event loop each

@@ -23,6 +23,7 @@ from django.db import Error, connection, connections
 
 from fleetui import messages
 from robots import strict_json
+from robots.protocol import Command, Message
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Link(Protocol):
     latch: str  # the stop by which it is latched, as far as is known here; "": it is not
     latch_changed_at: float
 
-    def tell(self, message: dict) -> None: ...  # from any thread, never waits
+    def tell(self, message: Message) -> None: ...  # from any thread, never waits
     def silent_s(self) -> float: ...
 
 
@@ -100,7 +101,7 @@ def get_order(order_id: str, lab: str, station: str | None, by: str) -> tuple[Or
 
 def tell(order: Order) -> None:
     """Every station of the order whose socket is here and that has not answered yet, at once. Never waits."""
-    message = {"type": "command", "id": order.id, "name": "stop", "args": {}, "ttl_ms": 60_000, "by": order.by}
+    message = Command(id=order.id, name="stop", ttl_ms=60_000, by=order.by)
     for link in list(links.values()):
         over = link.slug in order.confirmed or link.slug in order.cleared
         if link.lab == order.lab and order.station in (None, link.slug) and not over:

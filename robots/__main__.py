@@ -1,4 +1,5 @@
-"""python -m robots demonstrate | render: the commands by which the server makes demonstrations and pictures.
+"""python -m robots demonstrate | render: the commands by which the server makes demonstrations and pictures; and
+protocol, which writes the reference of the link's messages.
 
 A job of the server starts them as child processes, since the server itself never loads a simulator. With --progress
 each line on stdout is JSON: {"done": 12, "total": 400}. What a user can put right is said in one sentence on stderr,
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from robots import strict_json
+from robots import protocol, strict_json
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.worlds import make_world
@@ -68,6 +69,14 @@ def render(arguments: argparse.Namespace) -> None:
         world.close()
 
 
+def show_protocol(arguments: argparse.Namespace) -> None:
+    if arguments.into is None:
+        print(protocol.reference(), end="")
+    else:
+        text = protocol.with_reference(arguments.into.read_text(encoding="utf-8"))
+        arguments.into.write_text(text, encoding="utf-8")
+
+
 def to_jpeg(picture: np.ndarray) -> bytes:
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=85)
@@ -75,7 +84,9 @@ def to_jpeg(picture: np.ndarray) -> bytes:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m robots", description="Make demonstrations; render episodes.")
+    parser = argparse.ArgumentParser(
+        prog="python -m robots", description="Make demonstrations; render episodes; say the protocol."
+    )
     commands = parser.add_subparsers(required=True)
 
     command = commands.add_parser("demonstrate", help="write demonstrations by the scripted demonstrator")
@@ -96,6 +107,10 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--height", type=int, default=240)
     command.add_argument("--progress", action="store_true")
     command.set_defaults(run=render)
+
+    command = commands.add_parser("protocol", help="every message between a station and the server, in Markdown")
+    command.add_argument("--into", type=Path, help="a document to write it into, between its two marks")
+    command.set_defaults(run=show_protocol)
 
     arguments = parser.parse_args(argv)
     try:

@@ -13,6 +13,8 @@ seconds is never worth a walk. Pure: the same rule serves the live queue and the
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from robots.protocol import IN_EPISODE, Code
+
 SEVERITIES = ("info", "warning", "error", "critical")
 
 # What a station that stands still goes on losing if the person does something else first.
@@ -73,6 +75,7 @@ def need_of(
     state: str,
     reason: str,
     state_for_s: float,
+    code: str = "",
     stop_latched: bool = False,
     assigned: bool = True,
     p_success: float | None = None,
@@ -81,28 +84,43 @@ def need_of(
     limit: int = 0,
     step_s: float = 0.2,
 ) -> Need | None:
-    """What the station needs, or None. `trace` is d at each step of the attempt (None: not told), `step_s` the seconds
+    """What the station needs, or None. `code` is what its reason means (a station of before says none, and it is read
+    from the sentence), `trace` is d at each step of the attempt (None: not told), `step_s` the seconds
     that a step takes at its speed, `state_for_s` how long it has been in its state.
     """
     if stop_latched or state == "stopped":
         return _standing("stopped", reason or "stopped by a person", "error", "clear_stop")
     if state == "offline":
         return _standing("offline", reason or "the connection was lost", "error", "look") if assigned else None
+    code = code if code in tuple(Code) else _code_in(state, reason)
     if state == "needs_person":
-        if reason.startswith("not shuffled"):
+        if code == Code.NOT_SHUFFLED:
             return _standing("shuffle", reason, "warning", "reset")
-        if "failed" in reason or "no usable action" in reason:
+        if code in (Code.FAULT, Code.NO_ACTION):
             return _standing("fault", reason, "critical", "look")
         return _standing("table", reason, "error", "reset")
-    if state == "overridden" and reason.endswith("take over or hand back"):
+    if state == "overridden" and code == Code.UNHELD:
         return _standing("undriven", reason, "error", "hand_back")  # its holder is gone, and it waits for a person
     if state == "overridden" and reason and state_for_s >= UNDRIVEN_S:
         return _standing("undriven", reason, "warning", "hand_back")
     if state == "waiting" and state_for_s >= HELD_UP_S:
         return _standing("held_up", f"{reason or 'waiting'}, for {state_for_s / 60:.0f} min", "info", "look")
-    if state in ("practising", "evaluating") and p_success is not None and limit > step:
+    if state in IN_EPISODE and p_success is not None and limit > step:
         return _doubtful(1 - p_success, trace, step, (limit - step) * step_s, step_s)
     return None
+
+
+def _code_in(state: str, reason: str) -> str:
+    """The code of a sentence, where a station of before gives none with it, and a newer one an unknown one."""
+    if state == "needs_person" and reason.startswith("not shuffled"):
+        return Code.NOT_SHUFFLED
+    if state == "needs_person" and "failed" in reason:
+        return Code.FAULT
+    if state == "needs_person" and "no usable action" in reason:
+        return Code.NO_ACTION
+    if state == "overridden" and reason.endswith("take over or hand back"):
+        return Code.UNHELD
+    return ""
 
 
 def _standing(kind: str, reason: str, severity: str, act: str) -> Need:

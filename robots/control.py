@@ -7,12 +7,9 @@ Times are monotonic seconds, so that a changed wall clock can neither revive an 
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-STATES = ("offline", "idle", "practising", "evaluating", "overridden", "needs_person", "paused", "stopped", "waiting")
-
-# Who moves the body in a state; in every other state nobody does and the body holds still.
-MOVED_BY = {"practising": "policy", "evaluating": "policy", "overridden": "human"}
+from robots.protocol import STATES, Command, CommandDone
 
 _UNLATCHED = frozenset(STATES) - {"stopped"}
 TRANSITIONS: dict[str, frozenset[str]] = {state: frozenset(STATES) - {state} for state in STATES}
@@ -53,24 +50,27 @@ class TransitionError(AssertionError):
 class Control:
     """State, reason and latches of one station. The loop asks it before anything moves."""
 
-    def __init__(self):
+    def __init__(self, changed: Callable[[], None] = lambda: None):
+        self.changed = changed  # called after each change of the state or its reason
         self.state = "idle"
         self.reason = ""
+        self.code = ""  # what the reason means, for programs
         self.paused = False
         self.stop_latched = False
         self.stop = ""  # the id of the stop that latched it, as the server gave it
 
     @property
     def moved_by(self) -> str | None:
-        return MOVED_BY.get(self.state)
+        return STATES[self.state].moved_by
 
-    def become(self, state: str, reason: str = "") -> bool:
+    def become(self, state: str, reason: str = "", code: str = "") -> bool:
         """Change the state or its reason; False when nothing changed."""
-        if (state, reason) == (self.state, self.reason):
+        if (state, reason, code) == (self.state, self.reason, self.code):
             return False
         if state != self.state and state not in TRANSITIONS[self.state]:
             raise TransitionError(f"A station cannot go from {self.state} to {state}.")
-        self.state, self.reason = state, reason
+        self.state, self.reason, self.code = state, reason, code
+        self.changed()
         return True
 
     def check(self, act: str) -> None:
@@ -154,23 +154,23 @@ class CommandLog:
     """Command ids are executed at most once: a repeated id gets the first answer again, without the act."""
 
     def __init__(self):
-        self._answers: OrderedDict[str, dict] = OrderedDict()
+        self._answers: OrderedDict[str, CommandDone] = OrderedDict()
 
-    def answered(self, command_id: str) -> dict | None:
+    def answered(self, command_id: str) -> CommandDone | None:
         return self._answers.get(command_id)
 
-    def answer(self, command_id: str, error: str = "") -> dict:
-        message = {"type": "command_done", "id": command_id, "ok": not error, "error": error}
+    def answer(self, command_id: str, error: str = "") -> CommandDone:
+        message = CommandDone(id=command_id, ok=not error, error=error)
         self._answers[command_id] = message
         if len(self._answers) > COMMANDS_REMEMBERED:
             self._answers.popitem(last=False)
         return message
 
 
-def refuse_expired(command: Mapping, age_s: float) -> None:
+def refuse_expired(command: Command, age_s: float) -> None:
     """A late command is dangerous (a drive) or surprising (an override): refused. Only a stop is never too late."""
-    ttl_ms = command.get("ttl_ms")
-    if command.get("name") == "stop" or ttl_ms is None:
+    ttl_ms = command.ttl_ms
+    if command.name == "stop" or ttl_ms is None:
         return
     if not isinstance(ttl_ms, (int, float)) or isinstance(ttl_ms, bool) or not ttl_ms >= 0:
         raise CommandRefused(f"ttl_ms must be a number of milliseconds, not {ttl_ms!r}.")

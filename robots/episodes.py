@@ -61,6 +61,10 @@ class EpisodeError(ValueError):
     """An episode or a file of episodes that cannot be used; the message names the episode and the field."""
 
 
+class FieldError(EpisodeError):
+    """The file is whole, a field of an episode in it is wrong: sending it again would not help."""
+
+
 @dataclass
 class Episode:
     uuid: str
@@ -170,7 +174,7 @@ class Episode:
                 )
 
     def _refuse(self, name: str, sentence: str):
-        raise EpisodeError(f"Episode {_shown(self.uuid)}, field {name}: {sentence}")
+        raise FieldError(f"Episode {_shown(self.uuid)}, field {name}: {sentence}")
 
     def _validate_arrays(self, refuse) -> None:
         body = EMBODIMENTS.get(self.embodiment)
@@ -274,7 +278,7 @@ def episodes_to_bytes(episodes: Sequence[Episode]) -> bytes:
     for episode in episodes:
         episode.validate()
         if episode.embodiment != episodes[0].embodiment:
-            raise EpisodeError(
+            raise FieldError(
                 f"Episode {episode.uuid}, field embodiment: one file holds one embodiment, and this file holds "
                 f"{episodes[0].embodiment}; write {episode.embodiment} to another file."
             )
@@ -385,9 +389,9 @@ def _read_header(data: bytes, most: int) -> tuple[list[dict], dict, int]:
         for name in _FIELDS:
             if name not in entry:
                 said = _shown(entry.get("uuid", "(without an id)"))
-                raise EpisodeError(f"Episode {said}, field {name}: is missing.")
+                raise FieldError(f"Episode {said}, field {name}: is missing.")
         for name in set(entry) - set(_FIELDS):
-            raise EpisodeError(f"Episode {_shown(entry['uuid'])}, field {_shown(name)}: is unknown.")
+            raise FieldError(f"Episode {_shown(entry['uuid'])}, field {_shown(name)}: is unknown.")
     return fields, header, 8 + size
 
 
@@ -409,7 +413,7 @@ def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndar
     first = _shown(fields[0]["uuid"])
     for name in ("offsets", *_ARRAYS):
         if name not in arrays:
-            raise EpisodeError(f"Episode {first}, field {name}: is missing in the file.")
+            raise FieldError(f"Episode {first}, field {name}: is missing in the file.")
     offsets = arrays["offsets"]
     if (
         offsets.ndim != 1
@@ -418,16 +422,16 @@ def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndar
         or offsets[0] != 0
         or (offsets[1:] < offsets[:-1]).any()  # a difference might overflow
     ):
-        raise EpisodeError(f"Episode {first}, field offsets: must rise from 0, one for each of {len(fields)} episodes.")
+        raise FieldError(f"Episode {first}, field offsets: must rise from 0, one for each of {len(fields)} episodes.")
     for name, extra in _ARRAYS.items():
         wanted = int(offsets[-1]) + extra * len(fields)
         if arrays[name].ndim == 0 or len(arrays[name]) != wanted:
-            raise EpisodeError(
+            raise FieldError(
                 f"Episode {first} and those after it, field {name}: the file holds shape "
                 f"{arrays[name].shape}, but {int(offsets[-1])} steps need {wanted} rows."
             )
     if ("frames" in arrays) != ("frame_sizes" in arrays):
-        raise EpisodeError(f"Episode {first}, field frames: frames and frame_sizes belong together.")
+        raise FieldError(f"Episode {first}, field frames: frames and frame_sizes belong together.")
     if "frame_sizes" in arrays:
         sizes = arrays["frame_sizes"]
         if (
@@ -438,5 +442,5 @@ def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndar
             or ((sizes < 0) | (sizes > arrays["frames"].size)).any()  # a sum of such can't overflow
             or sizes.sum() != arrays["frames"].size
         ):
-            raise EpisodeError(f"Episode {first}, field frames: the sizes do not match the bytes.")
+            raise FieldError(f"Episode {first}, field frames: the sizes do not match the bytes.")
     return np.diff(offsets)

@@ -6,7 +6,7 @@ touch) is queued; of telemetry and camera frames only the newest waits to be sen
 disk first, so neither a lost network nor a killed process loses one; sending one twice is harmless, as the server knows
 its uuid.
 
-    link = Link("https://fleet.example", token, hello={...}, folder=Path("spool/arm-1"))
+    link = Link("https://fleet.example", token, hello=Hello(...), folder=Path("spool/arm-1"))
     links = LinkThread(); links.add(link)
     station = Station(MyRobot(), emit=link.send, show=link.show, store=link.store)
     while running:
@@ -18,7 +18,6 @@ its uuid.
 import asyncio
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import queue
@@ -28,6 +27,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,8 +35,23 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from robots import strict_json
+from robots import protocol
 from robots.episodes import Episode, EpisodeError, episodes_to_bytes, read_episodes, unchecked_bytes
+from robots.protocol import (
+    Beat,
+    Command,
+    Complaint,
+    Hello,
+    Hold,
+    Message,
+    MessageError,
+    Policy,
+    PolicyFailed,
+    ServerHeartbeat,
+    StationHeartbeat,
+    Telemetry,
+    Welcome,
+)
 
 log = logging.getLogger(__name__)
 
@@ -317,6 +332,28 @@ class CheckpointCache:
             path.unlink(missing_ok=True)
 
 
+class ServerClock:
+    """The server's steady clock, as far as its heartbeats tell. Both clocks are steady; of the newest heartbeats the
+    least delayed tells best how they differ.
+    """
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock = clock
+        self._ahead_s: deque[float] = deque(maxlen=5)
+
+    def forget(self) -> None:
+        self._ahead_s.clear()
+
+    def hear(self, server_time: float | None) -> None:
+        if server_time is not None:
+            self._ahead_s.append(server_time - self.clock())
+
+    def age(self, sent_at: float) -> float:
+        """Seconds since the server's clock said so; 0 while nothing is known of it."""
+        ahead = max(self._ahead_s, default=sent_at - self.clock())
+        return max(0.0, self.clock() + ahead - sent_at)
+
+
 class Link:
     """One station's link. `send`, `show`, `show_frame`, `store`, `received` and `gone_for` may be called from any
     thread.
@@ -326,7 +363,7 @@ class Link:
         self,
         server: str,
         token: str,
-        hello: dict,
+        hello: Hello,
         folder: Path,
         *,
         cache: CheckpointCache | None = None,
@@ -340,18 +377,18 @@ class Link:
             raise LinkError(f"The server's address must begin with http:// or https://, not {server!r}.")
         # In a header only: an address ends up in logs.
         self._headers = {"Authorization": f"Bearer {check_token(token, name)}"}
-        self._hello = {"type": "hello", **hello}
+        self._hello = hello
         self.spool = Spool(Path(folder) / "spool")
         self.cache = cache or CheckpointCache(Path(folder) / "checkpoints")
         self.clock = clock
         self.connected = False
         self._heard = clock()
-        self._server_ahead_s: deque[float] = deque(maxlen=5)  # the server's steady clock against ours, as heard
+        self._server_clock = ServerClock(clock)
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
-        self._outbox: deque[dict] = deque()
-        self._telemetry: dict | None = None
+        self._outbox: deque[Message] = deque()
+        self._telemetry: Telemetry | None = None
         self._frame: bytes | None = None
-        self._wanted_policy: dict | None = None
+        self._wanted_policy: Policy | None = None
         self.closing = False
         self._said = ""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -361,16 +398,16 @@ class Link:
 
     # From the station's thread
 
-    def send(self, message: dict) -> None:
+    def send(self, message: Message) -> None:
         """A message that must arrive."""
-        if message["type"] == "telemetry":
+        if isinstance(message, Telemetry):
             self._telemetry = None  # older than this one
             if not self.connected:
                 return self.show(message)  # of the states passed while nobody listened, only the last matters
         self._outbox.append(message)
         self._wake("_to_send")
 
-    def show(self, telemetry: dict) -> None:
+    def show(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._wake("_to_send")
 
@@ -388,7 +425,7 @@ class Link:
             return
         self._wake("_to_upload")
 
-    def received(self) -> list[tuple[dict, float]]:
+    def received(self) -> list[tuple[Message, float]]:
         """Messages with the clock's time of their arrival, in order. A policy comes with `path` and
         `reward_model_path`.
         """
@@ -459,9 +496,9 @@ class Link:
                     max_size=2**20,
                     proxy=None,
                 ) as socket:
-                    await socket.send(strict_json.dumps(self._hello))
+                    await socket.send(protocol.encode(self._hello))
                     async with asyncio.timeout(WELCOME_WITHIN_S):
-                        while self._take(await socket.recv()) != "welcome":
+                        while not isinstance(self._take(await socket.recv()), Welcome):
                             pass
                     delay, self._said = FIRST_DELAY_S, ""
                     await self._converse(socket)
@@ -512,21 +549,21 @@ class Link:
             self._to_send.clear()
             await self._to_send.wait()
 
-    def _text(self, message: dict) -> str:
-        if message["type"] == "telemetry":
+    def _text(self, message: Message) -> str:
+        if isinstance(message, Telemetry):
             spool = self.spool
-            message = {
-                **message,
-                "unsent": len(spool),
-                "in_memory": spool.in_memory,
-                "refused": spool.refused_count,
-                "lost": spool.lost_count,
-            }
-        return strict_json.dumps(message)
+            message = replace(
+                message,
+                unsent=len(spool),
+                in_memory=spool.in_memory,
+                refused=spool.refused_count,
+                lost=spool.lost_count,
+            )
+        return protocol.encode(message)
 
     async def _keep_beating(self, socket: ClientConnection) -> None:
         while True:
-            await socket.send('{"type": "heartbeat"}')
+            await socket.send(protocol.encode(StationHeartbeat()))
             await asyncio.sleep(HEARTBEAT_EVERY_S)
 
     async def _watch_silence(self, socket: ClientConnection) -> None:
@@ -536,36 +573,45 @@ class Link:
         socket.transport.abort()  # a farewell would wait for an answer
         raise TimeoutError
 
-    def _take(self, text: str | bytes) -> str:
-        """Hand a message to the station; its kind."""
+    def _take(self, text: str | bytes) -> Message | None:
+        """Hand a message to the station; None where it was none that is known here."""
         self._heard = self.clock()
         try:
-            message = json.loads(text)
-            kind = message["type"]
-        except (ValueError, KeyError, TypeError):
-            log.warning("%s: the server sent something that is no message; it is ignored", self.name)
-            return ""
-        if kind == "welcome":
-            # Before the station hears of it, and answers with telemetry; what it said to nobody is no news any more.
-            self.connected, self._telemetry = True, None
-            self._server_ahead_s.clear()
-        if kind == "error":
-            self._say(f"the server could not use a message of this station: {message.get('error')}")
-        if kind in ("welcome", "heartbeat") and isinstance(message.get("server_time"), (int, float)):
-            self._server_ahead_s.append(message["server_time"] - self.clock())
-        if kind in ("command", "beat") and isinstance(message.get("sent_at"), (int, float)):
-            # A command that waited somewhere on the way is as old as it is, whenever it arrived.
-            # Both clocks are steady; of the newest heartbeats the least delayed tells best how they differ.
-            ahead = max(self._server_ahead_s, default=message["sent_at"] - self.clock())
-            message["age_s"] = max(0.0, self.clock() + ahead - message["sent_at"])
-        if kind == "policy":
-            self._wanted_policy = message
-            self._to_fetch.set()
-        else:
-            self._deliver(message)
-        return kind
+            message = protocol.decode_text(text, protocol.TO_STATION)
+        except MessageError as error:
+            if error.type == Policy.TYPE:
+                self._refuse_policy(f"The server's policy message is wrong: {error}")
+            else:
+                log.warning("%s: the server sent something that is no message; it is ignored: %s", self.name, error)
+            return None
+        match message:
+            case Welcome():
+                # Before the station hears of it, and answers with telemetry; what it said to nobody is no news any
+                # more.
+                self.connected, self._telemetry = True, None
+                self._server_clock.forget()
+                self._server_clock.hear(message.server_time)
+            case ServerHeartbeat():
+                self._server_clock.hear(message.server_time)
+            case Complaint():
+                self._say(f"the server could not use a message of this station: {message.error}")
+            case Command() | Beat() if message.sent_at is not None:
+                # A command that waited somewhere on the way is as old as it is, whenever it arrived.
+                message = replace(message, age_s=self._server_clock.age(message.sent_at))
+            case Policy():
+                self._wanted_policy = message
+                self._to_fetch.set()
+                return message
+            case None:
+                return None  # of a newer server
+        self._deliver(message)
+        return message
 
-    def _deliver(self, message: dict) -> None:
+    def _refuse_policy(self, reason: str) -> None:
+        self._say(reason)
+        self._deliver(PolicyFailed(reason=reason))
+
+    def _deliver(self, message: Message) -> None:
         self._inbox.put((message, self.clock()))
         self.arrived()
 
@@ -578,31 +624,21 @@ class Link:
                 await self._to_fetch.wait()
                 continue
             try:
-                path = await self.cache.fetch(http, self._address(wanted["url"]), wanted["sha256"])
+                path = await self.cache.fetch(http, _address(self.server, wanted.url), wanted.sha256)
                 judge = await self.cache.fetch(
-                    http, self._address(wanted["reward_model_url"]), wanted["reward_model_sha256"]
+                    http, _address(self.server, wanted.reward_model_url), wanted.reward_model_sha256
                 )
             except (Unreachable, OSError) as error:  # OSError: this machine's disk
                 self._say(f"{error} Trying again.")
                 delay = await self._pause(delay)
                 continue
-            except (LinkError, KeyError) as error:
-                reason = str(error) if isinstance(error, LinkError) else f"The server's policy message lacks {error}."
-                self._say(reason)
-                self._deliver({"type": "policy_failed", "checkpoint": wanted.get("checkpoint"), "reason": reason})
+            except LinkError as error:
+                self._refuse_policy(str(error))
             else:
-                self._deliver({**wanted, "path": str(path), "reward_model_path": str(judge)})
+                self._deliver(replace(wanted, path=str(path), reward_model_path=str(judge)))
             delay = FIRST_DELAY_S
             if self._wanted_policy is wanted:  # else a newer one came meanwhile
                 self._wanted_policy = None
-
-    def _address(self, url: str) -> str:
-        address = self.server + url if url.startswith("/") else url  # the server may stand under a sub-path
-        if urlsplit(address)[:2] != urlsplit(self.server)[:2]:
-            raise Refused(
-                f"The server named a checkpoint elsewhere ({urlsplit(address).netloc}); the token stays here."
-            )
-        return address
 
     async def _keep_uploading(self, http: httpx.AsyncClient) -> None:
         delay = FIRST_DELAY_S
@@ -646,8 +682,7 @@ class Link:
             return
         self.spool.remove(names)
         if answer["hold"]:
-            policies = {episode.policy for episode in episodes}
-            self._deliver({"type": "hold", "policies": sorted(policies)})
+            self._deliver(Hold(policies=tuple(sorted({episode.policy for episode in episodes}))))
 
     async def _upload_alone(self, http: httpx.AsyncClient, names: list[str], error: Broken) -> None:
         """One of these, or the server itself, is the cause. What fails alone, time and again, while the server takes
@@ -690,6 +725,13 @@ async def upload(http: httpx.AsyncClient, server: str, episodes: list[Episode]) 
         return {"hold": bool(answer.json()["hold"])}
     except (ValueError, KeyError, TypeError):
         raise Unreachable("Something else than the fleet's server answered the upload of episodes.") from None
+
+
+def _address(server: str, url: str) -> str:
+    address = server + url if url.startswith("/") else url  # the server may stand under a sub-path
+    if urlsplit(address)[:2] != urlsplit(server)[:2]:
+        raise Refused(f"The server named a checkpoint elsewhere ({urlsplit(address).netloc}); the token stays here.")
+    return address
 
 
 def _rejection(code: int, reason: str = "") -> str:

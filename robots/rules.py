@@ -2,7 +2,7 @@
 
 The pages' forms, the API's schema, the check of what is stored and the station's reading of what it is told are all
 made from these two classes, so what one of them takes the others take too. A new rule is a field here, a column of Task
-and the place in station.py that obeys it.
+and the place that obeys it (attempts.py, termination.py).
 """
 
 import dataclasses

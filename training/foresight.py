@@ -10,7 +10,7 @@ import numpy as np
 
 from robots.attention import DOUBTFUL
 from robots.episodes import FAILURES, Episode
-from robots.station import chance_of_success
+from robots.termination import chance_of_success
 from training.checkpoints import Policy
 
 JUDGED = ("detected_success", *FAILURES)  # a person's act decides nothing here

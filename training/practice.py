@@ -29,7 +29,10 @@ from PIL import Image
 from robots.driver import Driver, DriverError
 from robots.embodiments import EMBODIMENTS, Embodiment
 from robots.link import CheckpointCache, Link, LinkError, LinkThread, check_token
-from robots.station import LoadedPolicy, Station
+from robots.orders import LoadedPolicy
+from robots.protocol import Hello, Message, PolicyFailed, Watch, Welcome
+from robots.protocol import Policy as PolicyMessage
+from robots.station import Station
 from robots.tasks import TASKS
 from robots.worlds import WorldError, make_world
 from training.checkpoints import CheckpointError, Policy, RewardModel
@@ -115,46 +118,41 @@ def _from_disk(kind: type[Policy] | type[RewardModel], path: str):
     return kind.load(path)
 
 
-def policy_of(message: dict, body: Embodiment, load: Callable = _from_disk) -> LoadedPolicy:
+def policy_of(message: PolicyMessage, body: Embodiment, load: Callable = _from_disk) -> LoadedPolicy:
     """What the link's policy message brought, both files on disk; CheckpointError where this body can't act with it."""
-    try:
-        policy, reward_model = load(Policy, message["path"]), load(RewardModel, message["reward_model_path"])
-        for checkpoint in (policy, reward_model):
-            theirs = checkpoint.embodiment
-            if theirs.name != body.name:
-                raise CheckpointError(f"The {checkpoint.role} is for {theirs.name}, and this station is {body.name}.")
-            sizes, wanted = [(each.observation_size, each.action_size) for each in (theirs, body)]
-            if sizes != wanted:
-                raise CheckpointError(
-                    f"The {checkpoint.role} is for another {body.name}: of {sizes[0]} observed numbers and {sizes[1]} "
-                    f"of an action, where this station has {wanted[0]} and {wanted[1]}."
-                )
-        return replace(
-            together(policy, reward_model),
-            checkpoint=message["checkpoint"],
-            version=int(message["version"]),
-            reward_model_checkpoint=message["reward_model"],
-            threshold=float(message["threshold"]),
-            consecutive=int(message["consecutive"]),
-        )
-    except CheckpointError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"the server's policy message is wrong ({type(error).__name__}: {error})") from None
+    policy, reward_model = load(Policy, message.path), load(RewardModel, message.reward_model_path)
+    for checkpoint in (policy, reward_model):
+        theirs = checkpoint.embodiment
+        if theirs.name != body.name:
+            raise CheckpointError(f"The {checkpoint.role} is for {theirs.name}, and this station is {body.name}.")
+        sizes, wanted = [(each.observation_size, each.action_size) for each in (theirs, body)]
+        if sizes != wanted:
+            raise CheckpointError(
+                f"The {checkpoint.role} is for another {body.name}: of {sizes[0]} observed numbers and {sizes[1]} "
+                f"of an action, where this station has {wanted[0]} and {wanted[1]}."
+            )
+    return replace(
+        together(policy, reward_model),
+        checkpoint=message.checkpoint,
+        version=message.version,
+        reward_model_checkpoint=message.reward_model,
+        threshold=float(message.threshold),
+        consecutive=message.consecutive,
+    )
 
 
-def hear(station: Station, message: dict, received_at: float, load: Callable = _from_disk) -> None:
+def hear(station: Station, message: Message, received_at: float, load: Callable = _from_disk) -> None:
     """One message of a station's link, policies included."""
-    kind = message.get("type")
-    if kind == "policy":
-        try:
-            station.offer_policy(policy_of(message, station.embodiment, load))
-        except CheckpointError as error:
-            station.policy_failed(f"the policy cannot be loaded: {error}")
-    elif kind == "policy_failed":
-        station.policy_failed(message["reason"])
-    else:
-        station.receive(message, received_at)
+    match message:
+        case PolicyMessage():
+            try:
+                station.offer_policy(policy_of(message, station.embodiment, load))
+            except CheckpointError as error:
+                station.policy_failed(f"the policy cannot be loaded: {error}")
+        case PolicyFailed():
+            station.policy_failed(message.reason)
+        case _:
+            station.receive(message, received_at)
 
 
 def step_together(stations: Iterable[Station], generator: torch.Generator | None = None) -> int:
@@ -192,8 +190,8 @@ def _sharing(due: list, part: Callable) -> list[tuple[object, list[int]]]:
     """The rows of `due` that share one loaded checkpoint; a station that a person drives may have none."""
     groups: dict[int, tuple[object, list[int]]] = {}
     for row, (station, *_) in enumerate(due):
-        if station.loaded is not None:
-            shared = part(station.loaded)
+        if station.orders.loaded is not None:
+            shared = part(station.orders.loaded)
             groups.setdefault(id(shared), (shared, []))[1].append(row)
     return list(groups.values())
 
@@ -275,16 +273,10 @@ class Member:
         self.rendered, self.jpeg = None, None
         self.frame_due = time.monotonic() + CAMERA_AGAIN_S
 
-    def watch(self, message: dict) -> None:
-        try:
-            fps, width, height = (float(message[key]) for key in ("fps", "width", "height"))
-        except (KeyError, TypeError, ValueError):
-            log.warning("%s: a watch message needs fps, width and height; it is ignored", self.entry.station)
-            return
-        self.fps = min(30.0, max(0.0, fps))
-        self.size = tuple(
-            int(min(most, max(16, asked))) for asked, most in zip((width, height), LARGEST_FRAME, strict=True)
-        )
+    def watch(self, message: Watch) -> None:
+        self.fps = min(30.0, max(0.0, message.fps))
+        asked = message.width, message.height
+        self.size = tuple(int(min(most, max(16, side))) for side, most in zip(asked, LARGEST_FRAME, strict=True))
 
 
 class StationHost:
@@ -348,12 +340,11 @@ class StationHost:
         due += [member.frame_due for member in self.members.values() if member.fps and member.link.connected]
         self._arrived.wait(min(LONGEST_NAP_S, max(0.001, min(due, default=now + LONGEST_NAP_S) - now)))
 
-    def _receive(self, member: Member, message: dict, received_at: float) -> None:
-        kind = message.get("type")
-        if kind == "watch":
+    def _receive(self, member: Member, message: Message, received_at: float) -> None:
+        if isinstance(message, Watch):
             member.watch(message)
             return
-        if kind == "welcome":
+        if isinstance(message, Welcome):
             member.fps = 0.0  # the server says anew who watches
         hear(member.station, message, received_at, self._checkpoint)
 
@@ -404,12 +395,12 @@ class StationHost:
         driver = Driver(None, make=lambda: self.make_world(entry.world, entry.seed), embodiment=body)
         if driver.missing:
             log.error("The station %s has no world, the others go on: %s", entry.station, driver.missing)
-        hello = {
-            "embodiment": driver.embodiment.to_json(),
-            "software": SOFTWARE,
-            "renderer": driver.renderer,
-            "tasks": [task.name for task in TASKS.values() if task.embodiment == driver.embodiment.name],
-        }
+        hello = Hello(
+            embodiment=driver.embodiment.to_json(),
+            software=SOFTWARE,
+            renderer=driver.renderer,
+            tasks=[task.name for task in TASKS.values() if task.embodiment == driver.embodiment.name],
+        )
         link = Link(
             self.server,
             entry.token,
@@ -453,8 +444,8 @@ class StationHost:
 
     def _show_frame(self, member: Member) -> None:
         station = member.station
-        stamp = station.recording.steps if station.recording else 0, station.episode_number, time.time()
-        picture = station.scene, member.size
+        stamp = station.recording.steps if station.recording else 0, station.attempts.number, time.time()
+        picture = station.workspace.scene, member.size
         if member.rendered == picture and station.driver.renderer != "camera":
             if member.jpeg is not None:
                 member.link.show_frame(*stamp, member.jpeg)  # nothing has moved since

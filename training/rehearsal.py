@@ -14,6 +14,7 @@ import torch
 
 from robots import strict_json
 from robots.episodes import Episode, write_episodes
+from robots.protocol import Assignment, Code, Hold, Welcome
 from robots.station import Station
 from robots.tasks import TaskFamily, get_task
 from robots.worlds import make_world
@@ -36,26 +37,20 @@ class LocalStations:
     """Stations that practise when the learner calls them and hand their episodes in through the run directory."""
 
     def __init__(self, task_names: list[str], stations: int, seed: int, time_limit: int = 0, rules: dict | None = None):
-        """`rules`: of the tasks, as an assignment names them (robots.station.Rules)."""
+        """`rules`: of the tasks, as an assignment names them (robots/rules.py)."""
         self.generator = torch.Generator().manual_seed(seed)
         self.episodes: list[Episode] = []
         self.stations = []
         for i in range(stations):
             task = get_task(task_names[i % len(task_names)])
             station = Station(make_world(task.world, seed * 1000 + i), seed=seed * 1000 + i, store=self.episodes.append)
-            station.receive({"type": "welcome", "settings": {"self_reset_after_s": 0, "speed": 0}})
-            station.receive(
-                {
-                    "type": "assignment",
-                    "assignment": 1,
-                    "run": 1,
-                    "task": {"name": task.name, "time_limit_steps": time_limit or task.time_limit_steps}
-                    | rules_for(task, rules or {}, task_names),
-                    "purpose": "practice",
-                }
-            )
-            if station.task is None:
-                raise RunError(f"The rehearsal's tables can't practise {task.name}: {station.waiting_reason}.")
+            station.receive(Welcome(settings={"self_reset_after_s": 0, "speed": 0}))
+            assigned = {"name": task.name, "time_limit_steps": time_limit or task.time_limit_steps}
+            assigned |= rules_for(task, rules or {}, task_names)
+            station.receive(Assignment(assignment=1, run=1, task=assigned))
+            if station.orders.task is None:
+                why = station.orders.waiting_reason
+                raise RunError(f"The rehearsal's tables can't practise {task.name}: {why}.")
             self.stations.append(station)
 
     def __call__(self, run: RunDir, policy: Policy, reward_model: RewardModel, steps: int) -> None:
@@ -67,14 +62,14 @@ class LocalStations:
         held = False
         while not run.cancelled:
             acted = step_together(self.stations, self.generator)
-            if any("no usable action" in station.need for station in self.stations):
+            if any(station.workspace.code == Code.NO_ACTION for station in self.stations):
                 raise RunError("The policy gives no usable action; the log may say why.")
             if not acted and held and all(station.recording is None for station in self.stations):
                 break
             if not held and sum(episode.steps for episode in self.episodes) >= steps:
                 held = True
                 for station in self.stations:
-                    station.receive({"type": "hold", "version": policy.version})
+                    station.receive(Hold(version=policy.version))
         if self.episodes:
             write_episodes(run.episodes / f"{policy.version:06d}.safetensors", self.episodes)
         run.close_round(policy.version)

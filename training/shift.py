@@ -27,6 +27,7 @@ from robots import strict_json
 from robots.attention import DOUBTFUL, Need, need_of
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import Episode, write_episodes
+from robots.protocol import Assignment, Code, Command, Welcome
 from robots.station import Station
 from robots.tasks import get_task
 from robots.worlds import make_world
@@ -146,14 +147,14 @@ def work_a_shift(
     for station in fleet:
         station.offer_policy(loaded)
     generator = torch.Generator().manual_seed(seed)
-    period = fleet[0].period
+    period = fleet[0].attempts.period
     needs: dict[int, tuple[float, Need]] = {}  # since when, what
     errand: tuple[int, Need, str, float] | None = None  # station, need, its attempt, done at
     last, looked_at, commands, started = -1, -math.inf, 0, time.monotonic()
     for tick in range(round(hours * 3600 / period)):
         clock.now = tick * period
         step_together(fleet, generator)
-        if any("no usable action" in station.need for station in fleet):
+        if any(station.workspace.code == Code.NO_ACTION for station in fleet):
             raise RunError("The policy gives no usable action; the log may say why.")
         done.practised_s += period * sum(station.control.state == "practising" for station in fleet)
         if errand and clock.now >= errand[3]:
@@ -162,7 +163,7 @@ def work_a_shift(
             # Whoever comes to an attempt that has ended meanwhile has walked in vain; the walk counts all the same.
             if need.act != "end_episode" or (station.recording is not None and station.recording.uuid == attempt):
                 commands += 1
-                station.receive({"type": "command", "id": str(commands), "name": need.act})
+                station.receive(Command(id=str(commands), name=need.act))
             done.touches[need.act] = done.touches.get(need.act, 0) + 1
             needs.pop(number, None)
         if clock.now - looked_at >= LOOK_EVERY_S:
@@ -198,11 +199,11 @@ def hire(
     station = Station(make_world(task.world, seed), seed=seed, store=keep, clock=clock)
     # Each begins somewhere within its five minutes, as stations do that were not all shuffled at one time.
     settings = {"self_reset_after_s": None, "speed": 1, "shuffle_every_s": supervision.shuffle_every_s}
-    station.receive({"type": "welcome", "settings": settings})
-    station.practised_s = float(station.rng.uniform(0, min(supervision.shuffle_every_s, 300.0)))
+    station.receive(Welcome(settings=settings))
+    station.workspace.practised_s = float(station.rng.uniform(0, min(supervision.shuffle_every_s, 300.0)))
     assigned = {"name": task.name, "time_limit_steps": task.time_limit_steps}
     assigned |= rules_for(task, supervision.rules, tasks)
-    station.receive({"type": "assignment", "assignment": 1, "run": 1, "task": assigned, "purpose": "practice"})
+    station.receive(Assignment(assignment=1, run=1, task=assigned))
     return station
 
 
@@ -210,14 +211,15 @@ def what_it_needs(station: Station, supervision: Supervision) -> Need | None:
     told = station.telemetry()
     doubtful = supervision.doubtful and station.recording is not None
     return need_of(
-        state=told["state"],
-        reason=told["reason"],
+        state=told.state,
+        reason=told.reason,
+        code=told.code,
         state_for_s=0.0,
-        p_success=told["p_success"] if doubtful else None,
+        p_success=told.p_success if doubtful else None,
         trace=station.recording.d if doubtful else (),
-        step=told["step"],
-        limit=told["limit"],
-        step_s=station.period,
+        step=told.step,
+        limit=told.limit,
+        step_s=station.attempts.period,
     )
 
 

@@ -10,8 +10,8 @@
 
 A policy's outlook, which tells supervisors what will come of an attempt, is learned in hindsight (outlook_bins).
 
-Stage 1 (sft.py) uses the bins, stage 2 (self_improvement.py) the rest. A station's detector is in robots/station.py,
-which knows no torch.
+Stage 1 (sft.py) uses the bins, stage 2 (self_improvement.py) the rest. A station's detector is in
+robots/termination.py, which knows no torch.
 """
 
 from collections.abc import Sequence

@@ -17,21 +17,10 @@ from django.utils import timezone
 
 from robots import tasks as task_families
 from robots.attention import ADVICE, SEVERITIES
+from robots.protocol import STATES, State
 from robots.rules import RESETS, RULES, SPEEDS
 
 ROLES = ("viewer", "supervisor", "researcher", "manager")
-STATION_STATES = (
-    "offline",
-    "idle",
-    "practising",
-    "evaluating",
-    "overridden",
-    "needs_person",
-    "paused",
-    "stopped",
-    "waiting",
-)
-IN_EPISODE = ("practising", "evaluating")  # the states in which an episode of the loaded policy may still be under way
 ASSIGNMENT_STATES = (
     "queued",
     "standby",
@@ -60,8 +49,9 @@ NEEDS = (
     "no_progress",
     "unlikely",
 )
-# What a person has to look at first; 0 = nothing to do. The wall sorts by it.
-SEVERITY = {"needs_person": 3, "stopped": 2, "overridden": 1}
+# The server's own word, in which no station is: a person works on it.
+MAINTENANCE = State("maintenance", "Maintenance", "a person works on it", place=7)
+SHOWN_STATES = STATES | {MAINTENANCE.name: MAINTENANCE}
 
 
 def choices(values):
@@ -72,14 +62,14 @@ def shown_state(state: str, maintenance: bool) -> str:
     """The state as people see it: maintenance says why a station does nothing, but never hides that it moves or is
     stopped.
     """
-    return "maintenance" if maintenance and state not in ("overridden", "stopped") else state
+    return MAINTENANCE.name if maintenance and state not in ("overridden", "stopped") else state
 
 
 def severity(state: str, stop_latched: bool = False, maintenance: bool = False) -> int:
     """How urgently a station in this state wants a person; one in maintenance has its person already."""
     if maintenance:
         return 0
-    return max(SEVERITY.get(state, 0), SEVERITY["stopped"] if stop_latched else 0)
+    return max(STATES[state].urgency, STATES["stopped"].urgency if stop_latched else 0)
 
 
 class Lab(models.Model):
@@ -134,7 +124,7 @@ class Station(models.Model):
     seed = models.BigIntegerField(default=0)
     token_hash = models.CharField(max_length=64, unique=True)
     token_prefix = models.CharField(max_length=8)
-    state = models.CharField(max_length=12, choices=choices(STATION_STATES), default="offline")
+    state = models.CharField(max_length=12, choices=choices(STATES), default="offline")
     state_since = models.DateTimeField(default=timezone.now)
     reason = models.CharField(max_length=300, blank=True)
     connected = models.BooleanField(default=False)
@@ -168,7 +158,7 @@ class Station(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["lab", "slug"], name="station_slug_unique_in_lab"),
             models.UniqueConstraint(fields=["lab", "number"], name="station_number_unique_in_lab"),
-            models.CheckConstraint(condition=Q(state__in=STATION_STATES), name="station_state_known"),
+            models.CheckConstraint(condition=Q(state__in=tuple(STATES)), name="station_state_known"),
             models.CheckConstraint(condition=Q(speed__in=tuple(sorted(SPEEDS))), name="station_speed_known"),
         ]
 
@@ -603,7 +593,6 @@ ACTS = (
     "password_changed",
     "password_reset",
 )
-SPAN_STATES = (*STATION_STATES, "maintenance")
 
 
 def kept_reference(model):
@@ -686,7 +675,7 @@ class StationSpan(models.Model):
     """A stretch of time that a station spent in one state, as people saw it; the open one goes on."""
 
     station = models.ForeignKey(Station, on_delete=models.CASCADE, related_name="spans")
-    state = models.CharField(max_length=16, choices=choices(SPAN_STATES))
+    state = models.CharField(max_length=16, choices=choices(SHOWN_STATES))
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)
 
@@ -695,7 +684,7 @@ class StationSpan(models.Model):
         indexes = [models.Index(fields=["station", "ended_at"]), models.Index(fields=["ended_at"])]
         constraints = [
             models.UniqueConstraint(fields=["station"], condition=Q(ended_at=None), name="one_open_span_a_station"),
-            models.CheckConstraint(condition=Q(state__in=SPAN_STATES), name="span_state_known"),
+            models.CheckConstraint(condition=Q(state__in=tuple(SHOWN_STATES)), name="span_state_known"),
             models.CheckConstraint(
                 condition=Q(ended_at=None) | Q(ended_at__gte=models.F("started_at")), name="span_ends_after_its_start"
             ),

@@ -14,17 +14,11 @@ from fleetui.fleet.templatetags.fleet_words import percent
 from fleetui.fleet.templatetags.fleet_words import seconds as say_seconds
 from fleetui.fleet.time_zones import zone_named
 from fleetui.learning.models import Metric
+from robots.protocol import STATES
 
 LATE = timedelta(minutes=1)  # so much after its earliest start one that waits is delayed
 RESET_TAKES = timedelta(seconds=30)
 KNOWN_RATE = 5  # episodes from which on a rate says something about the time left
-UNABLE = {
-    "offline": "is offline",
-    "stopped": "is stopped",
-    "paused": "is paused",
-    "needs_person": "needs a person",
-    "overridden": "is driven by a person",
-}
 
 
 @dataclass
@@ -109,14 +103,14 @@ def _inability(station: Station, now: datetime) -> str:
     A reset is a part of practice: only one that nobody has made for a while holds anything up.
     """
     if not station.connected:
-        return UNABLE["offline"]
+        return STATES["offline"].unable
     if station.maintenance:
         return "is in maintenance"
     if station.stop_latched:
-        return UNABLE["stopped"]
+        return STATES["stopped"].unable
     if station.state == "needs_person" and now - station.state_since < RESET_TAKES:
         return ""
-    return UNABLE.get("paused" if station.paused else station.state, "")
+    return STATES["paused" if station.paused else station.state].unable
 
 
 def progress_of(row: Assignment, evaluation: dict | None, now: datetime, stands: bool = False) -> Progress:

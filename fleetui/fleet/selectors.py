@@ -11,7 +11,6 @@ from django.utils import timezone
 
 from fleetui.access import Invalid, Refused
 from fleetui.fleet.models import (
-    IN_EPISODE,
     ROLES,
     Act,
     AssignedStation,
@@ -28,6 +27,7 @@ from fleetui.fleet.models import (
 )
 from robots.embodiments import Embodiment
 from robots.episodes import EpisodeError, read_episodes
+from robots.protocol import IN_EPISODE
 
 # What only telemetry knows; a card from the database carries these empty.
 NOT_LIVE = {

@@ -37,6 +37,7 @@ from fleetui.messages import tell_station_on_commit
 from fleetui.servers import ServerAway, check_servers
 from robots import strict_json
 from robots.episodes import read_episodes
+from robots.protocol import Hold
 from training.run_dir import RunDir, RunError, write_atomically
 
 log = logging.getLogger(__name__)
@@ -446,7 +447,7 @@ class Supervision:
         for station in selectors.stations_behind(self.run):
             tell_station_on_commit(station.command_group, *fleet_actions.list_orders(station=station))
         if self.run.holding:
-            message = {"type": "hold", "version": self.run.open_version}
+            message = Hold(version=self.run.open_version)
             fleet_actions.tell_stations_of_run(run=self.run, message=message)
 
     # The end

@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from robots.protocol import Policy
 from training.recipes import Recipe, recipe_from_json
 
 DATASET_STATES = ("generating", "ready", "failed")
@@ -160,21 +161,20 @@ class Run(models.Model):
         kept = self.checkpoints.filter(role=role, version=self.kept_version).first()
         return kept or self.newest_checkpoint(role)
 
-    def policy_message(self, policy: "Checkpoint") -> dict:
+    def policy_message(self, policy: "Checkpoint") -> Policy:
         """What a station is told to load: the policy, and the parent's frozen reward model that judges it."""
         judge = self.parent.best_checkpoint("reward_model")
-        return {
-            "type": "policy",
-            "checkpoint": str(policy.uuid),
-            "version": policy.version,
-            "url": policy.url,
-            "sha256": policy.sha256,
-            "reward_model": str(judge.uuid),
-            "reward_model_url": judge.url,
-            "reward_model_sha256": judge.sha256,
-            "threshold": judge.threshold,
-            "consecutive": judge.consecutive or 1,
-        }
+        return Policy(
+            checkpoint=str(policy.uuid),
+            version=policy.version,
+            url=policy.url,
+            sha256=policy.sha256,
+            reward_model=str(judge.uuid),
+            reward_model_url=judge.url,
+            reward_model_sha256=judge.sha256,
+            threshold=judge.threshold,
+            consecutive=judge.consecutive or 1,
+        )
 
 
 class DataFolder(models.Model):

@@ -4,8 +4,9 @@ from collections import deque
 
 from django.db.models import Prefetch, Q
 
-from fleetui.fleet.models import IN_EPISODE, Episode, Lab, Station
+from fleetui.fleet.models import Episode, Lab, Station
 from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
+from robots.protocol import IN_EPISODE
 
 SNAPSHOT_METRICS = 4000
 

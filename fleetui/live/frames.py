@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fleetui.live import rewind
+from robots import protocol
 
 SIZES = {"small": (160, 120), "large": (320, 240)}
 FPS_LIMIT = 30
@@ -33,8 +34,8 @@ class Watch:
 
 newest: dict[int, bytes] = {}
 _watches: dict[int, set[Watch]] = {}
-_asked: dict[int, dict] = {}
-_ask: dict[int, Callable[[dict], None]] = {}
+_asked: dict[int, protocol.Watch] = {}
+_ask: dict[int, Callable[[protocol.Watch], None]] = {}
 
 
 def stamp(frame: bytes, now: float) -> bytes:
@@ -62,15 +63,15 @@ def remove_watch(watch: Watch) -> None:
     _ask_station(watch.station)
 
 
-def wanted(station: int) -> dict:
+def wanted(station: int) -> protocol.Watch:
     """The `watch` message for the station: the most that any of its viewers wants."""
     watches = _watches.get(station, ())
     width, height = max((SIZES[watch.size] for watch in watches), default=SIZES["small"])
     fps = max((watch.fps for watch in watches), default=rewind.UNWATCHED_FPS)
-    return {"type": "watch", "fps": fps, "width": width, "height": height}
+    return protocol.Watch(fps=fps, width=width, height=height)
 
 
-def add_camera(station: int, ask: Callable[[dict], None]) -> None:
+def add_camera(station: int, ask: Callable[[protocol.Watch], None]) -> None:
     """A station has connected; `ask` sends it a watch message, now and whenever the demand changes."""
     _ask[station] = ask
     _asked[station] = wanted(station)

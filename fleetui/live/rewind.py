@@ -12,7 +12,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from fleetui.fleet.models import IN_EPISODE
+from robots.protocol import IN_EPISODE
 
 KEPT_S = 30.0
 # What a station is asked for when nobody watches: enough to see a slip, and hardly a load for its computer.

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from django.db import Error
@@ -19,6 +20,17 @@ from fleetui.fleet import actions
 from fleetui.live import frames, telemetry
 from fleetui.live.hearing import get_hearing
 from fleetui.live.sockets import BAD_MESSAGE, BadRequest, Socket, in_thread, read_json
+from robots import protocol
+from robots.protocol import (
+    Command,
+    CommandDone,
+    Complaint,
+    Hello,
+    PolicyLoaded,
+    ServerHeartbeat,
+    Telemetry,
+    Touch,
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,41 +135,37 @@ class StationConsumer(Socket):
         if data is not None:
             self.take_frame(data)
             return
-        message = read_json(text, LARGEST_TEXT)
-        kind = message.get("type")
-        if kind == "hello":
+        told = read_json(text, LARGEST_TEXT)
+        if told.get("type") != Hello.TYPE and not self.present:
+            self.hang_up_soon(BAD_MESSAGE, "The first message must be hello, and the next one comes after welcome.")
+            return
+        message = protocol.decode(told, protocol.FROM_STATION)
+        if isinstance(message, Hello):
             if self.greeted:
                 raise BadRequest("hello is said once, at the beginning.")
             self.greeted = True
             self.hello_late.cancel()
             self.do(lambda: self.take_hello(message))
-            return
-        if not self.present:
-            self.hang_up_soon(BAD_MESSAGE, "The first message must be hello, and the next one comes after welcome.")
-            return
-        handler = self.HANDLERS.get(kind) if isinstance(kind, str) else None
-        if handler is not None:  # a newer station may say more than this server knows
+        elif (handler := self.HANDLERS.get(type(message))) is not None:  # a newer station may say more than is known
             handler(self, message)
-        elif not isinstance(kind, str):
-            raise BadRequest("type must be the kind of the message, a text.")
 
     def refuse(self, sentence, message):
         log.warning("%s sent a bad message: %s", self.station, sentence)
-        self.say_soon({"type": "error", "error": sentence})
+        self.say_soon(protocol.to_json(Complaint(error=sentence)))
 
-    async def take_hello(self, message):
+    async def take_hello(self, hello):
         try:
             async with self.turn:
                 told = await in_thread(actions.connect_station)(
                     station=self.station,
-                    embodiment=message.get("embodiment"),
-                    software=str(message.get("software") or ""),
-                    renderer=str(message.get("renderer") or ""),
+                    embodiment=hello.embodiment,
+                    software=hello.software,
+                    renderer=hello.renderer,
                 )
                 if self.over:  # it has gone meanwhile
                     await in_thread(actions.disconnect_station)(station=self.station, reason="the connection was lost")
                     return
-                settings = told[0]["settings"]
+                settings = told[0].settings
                 stops.set_latch(self, settings["stop"] if settings["stop_latched"] else "")
                 before = stops.links.get(self.pk)
                 stops.links[self.pk], self.present = self, True
@@ -172,9 +180,9 @@ class StationConsumer(Socket):
             before.present = False  # this one stands in its place
             before.hang_up_soon(REPLACED, "The station connected anew.")
         telemetry.forget(self.pk)
-        told[0]["server_time"] = time.monotonic()
-        for order in told:
-            await self.say(order)
+        welcome, *orders = told
+        for message in (replace(welcome, server_time=time.monotonic()), *orders):
+            await self.say(protocol.to_json(message))
         frames.add_camera(self.pk, lambda watch: self.tell(watch))
         self.spawn(self.keep_beating())
         self.spawn(self.join_group())
@@ -192,9 +200,8 @@ class StationConsumer(Socket):
                 self.hang_up_soon(SILENT, f"Nothing was heard for {SILENT_AFTER_S:.0f} s.")
                 return
             if sending is None or sending.done():
-                sending = self.spawn(
-                    self.say({"type": "heartbeat", "server_time": time.monotonic(), "stop": self.latch})
-                )
+                heartbeat = ServerHeartbeat(server_time=time.monotonic(), stop=self.latch)
+                sending = self.spawn(self.say(protocol.to_json(heartbeat)))
 
     def show(self, message) -> bool:
         changed = telemetry.show(self.pk, self.topics, self.slug, message, bool(self.latch), self.station.maintenance)
@@ -210,8 +217,8 @@ class StationConsumer(Socket):
             self.written_at = now
             waits = self.to_write is not None
             self.to_write = {
-                "state": message["state"],
-                "reason": str(message.get("reason") or ""),
+                "state": message.state,
+                "reason": message.reason,
                 "episode": telemetry.newest[self.pk].uuid,
             }
             if not waits:
@@ -226,13 +233,13 @@ class StationConsumer(Socket):
 
     def look_for_lost_stop(self, message, now):
         """A stop is recorded after it was told; a server that died in between finds it here."""
-        if message["state"] != "stopped" or self.latch:
+        if message.state != "stopped" or self.latch:
             self.stopped_since = None
         elif self.stopped_since is None:
             self.stopped_since = now
         elif now - self.stopped_since > FOUND_STOPPED_AFTER_S:
             self.stopped_since = now
-            stop = str(message.get("stop") or "")[:80]
+            stop = message.stop[:80]
             self.do(lambda: in_thread(actions.record_found_stopped)(station=self.station, stop=stop))
 
     def note_need(self, state_for_s):
@@ -260,28 +267,23 @@ class StationConsumer(Socket):
             frames.put_frame(self.pk, frames.stamp(frame, time.time()))
 
     def take_policy_loaded(self, message):
-        uuid = str(message.get("checkpoint"))
+        uuid = message.checkpoint
         self.do(lambda: in_thread(actions.record_policy_loaded)(station=self.station, checkpoint_uuid=uuid))
 
     def take_command_done(self, message):
-        command_id = str(message.get("id"))
-        if message.get("ok") is True:
-            stops.confirm(command_id, self.lab, self.slug)
+        if message.ok:
+            stops.confirm(message.id, self.lab, self.slug)
         telemetry.answer_command(self.pk, message)
 
     def take_touch(self, message):
-        touch = {
-            "kind": message.get("kind"),
-            "reason": str(message.get("reason") or ""),
-            "seconds": message.get("seconds") or 0.0,
-        }
+        touch = {"kind": message.kind, "reason": message.reason, "seconds": message.seconds or 0.0}
         self.do(lambda: in_thread(actions.record_touch)(station=self.station, **touch))
 
     HANDLERS = {
-        "telemetry": take_telemetry,
-        "policy_loaded": take_policy_loaded,
-        "command_done": take_command_done,
-        "touch": take_touch,
+        Telemetry: take_telemetry,
+        PolicyLoaded: take_policy_loaded,
+        CommandDone: take_command_done,
+        Touch: take_touch,
     }
 
     # What the server says, from any thread or process
@@ -292,31 +294,33 @@ class StationConsumer(Socket):
 
     def take_event(self, event):
         """From another process, through the channel layer."""
-        self.take_order(event["message"])
+        message = protocol.decode(event["message"], messages.TO_CONSUMER)
+        if message is not None:
+            self.take_order(message)
 
     def take_order(self, message):
         """Never waits: a station whose line is full must not hold whoever tells it something."""
-        if message["type"] == "maintenance":
-            self.station.maintenance_since = timezone.now() if message["on"] else None
+        if isinstance(message, messages.MaintenanceChanged):
+            self.station.maintenance_since = timezone.now() if message.on else None
             if self.newest is not None:
                 self.show(self.newest)  # what it said last is shown by another word from now on
             return
-        if message["type"] == "token_renewed":
-            self.close_old_token_in(message["old_works_s"])
+        if isinstance(message, messages.TokenRenewed):
+            self.close_old_token_in(message.old_works_s)
             return
-        if message["type"] == "command" and message["name"] == "clear_stop":
-            if self.latch in (message["args"].get("stop"), stops.EARLIER):  # not where a newer one was told meanwhile
+        if isinstance(message, Command) and message.name == "clear_stop":
+            if self.latch in (message.args.get("stop"), stops.EARLIER):  # not where a newer one was told meanwhile
                 stops.set_latch(self, "")
-        if "sent_at" in message:
+        if isinstance(message, Command) and message.sent_at is not None:
             # By the steady clock from here on: wall clocks jump, and the way through the layer was a moment only.
-            message = message | {"sent_at": time.monotonic() - max(0.0, time.time() - message["sent_at"])}
+            message = replace(message, sent_at=time.monotonic() - max(0.0, time.time() - message.sent_at))
         self.tell_by_steady_clock(message)
 
     def tell_by_steady_clock(self, message):
-        self.spawn(self.say(message))
+        self.spawn(self.say(protocol.to_json(message)))
 
 
-def tell_at_once(station: int, message: dict) -> bool:
+def tell_at_once(station: int, message: protocol.Message) -> bool:
     """Past the channel layer and the database, for what ages within 300 ms; False where the station isn't here.
     `sent_at` is by the steady clock.
     """

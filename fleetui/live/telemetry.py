@@ -5,23 +5,37 @@ PostgreSQL holds what lasts (states, counts); this holds the newest telemetry of
 browser sees is the row's card with this laid over it.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fleetui.fleet.models import IN_EPISODE, STATION_STATES, severity, shown_state
+from fleetui.fleet.models import severity, shown_state
 from fleetui.live import rewind
 from robots.attention import Need, need_of
+from robots.protocol import IN_EPISODE, CommandDone, Telemetry
 
-BINS_LIMIT = 1000
+LONGEST_TEXT = 300
+TEXTS = ("reason", "instruction", "uuid", "camera_error")
+NUMBERS = (
+    "step",
+    "limit",
+    "d",
+    "d_start",
+    "progress",
+    "p_success",
+    "bin_width",
+    "threshold",
+    "version",
+    "speed",
+    "sent_at",
+    "unsent",
+    "in_memory",
+    "refused",
+    "lost",
+)
 SETTLED_S = 0.9  # a station that resets itself at once calls nobody
 AS_FAST_AS_IT_CAN = 20.0  # times real time, about, where a station's speed is 0
 TRACE_LIMIT = 5000
-
-
-class BadTelemetry(ValueError):
-    """The message is not what the link protocol says; the text names the field."""
 
 
 class Viewer(Protocol):
@@ -33,6 +47,7 @@ class Newest:
     """A connected station's newest telemetry as card fields, and d over the steps of its episode."""
 
     card: dict = field(default_factory=dict)
+    code: str = ""  # what the card's reason means
     uuid: str = ""
     trace: list[float | None] = field(default_factory=list)
 
@@ -42,55 +57,23 @@ _viewers: dict[str, set[Viewer]] = {}
 _waiting: dict[tuple[int, str], Callable[[dict], None]] = {}
 
 
-def read_card(message: dict) -> dict:
-    """The card fields of a telemetry message, checked: a station must not be able to break the pages of those who
-    watch it.
+def read_card(message: Telemetry) -> dict:
+    """The card fields of a telemetry message. Its texts are cut: a station must not be able to break the pages of those
+    who watch it.
     """
-    state = message.get("state")
-    if state not in STATION_STATES:
-        raise BadTelemetry(f"state is {state!r}; known are {', '.join(STATION_STATES)}.")
-    card = {"state": state, "human": bool(message.get("human"))}
-    for name in ("reason", "instruction", "uuid", "camera_error"):
-        card[name] = str(message.get(name) or "")[:300]
-    for name in (
-        "step",
-        "limit",
-        "d",
-        "d_start",
-        "progress",
-        "p_success",
-        "bin_width",
-        "threshold",
-        "version",
-        "speed",
-        "sent_at",
-        "unsent",
-        "in_memory",
-        "refused",
-        "lost",
-    ):
-        value = message.get(name)
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)
-        ):
-            raise BadTelemetry(f"{name} must be a finite number or null, not {value!r}.")
+    card = {"state": message.state, "human": message.human}
+    card |= {name: getattr(message, name)[:LONGEST_TEXT] for name in TEXTS}
+    for name in NUMBERS:
+        value = getattr(message, name)
         if value is not None or name not in ("version", "speed"):  # those the row knows too
             card[name] = value
-    bins = message.get("distribution")
-    if bins is not None:
-        if (
-            not isinstance(bins, list)
-            or len(bins) > BINS_LIMIT
-            or not all(isinstance(mass, (int, float)) and math.isfinite(mass) for mass in bins)
-        ):
-            raise BadTelemetry(f"distribution must be at most {BINS_LIMIT} finite numbers, or null.")
-        bins = [round(mass, 4) for mass in bins]
-    card["distribution"] = bins
+    bins = message.distribution
+    card["distribution"] = None if bins is None else [round(mass, 4) for mass in bins]
     return card
 
 
 def show(
-    station: int, topics: tuple[str, ...], slug: str, message: dict, stop_latched: bool, maintenance: bool = False
+    station: int, topics: tuple[str, ...], slug: str, message: Telemetry, stop_latched: bool, maintenance: bool = False
 ) -> bool:
     """Keep it and tell the viewers of the topics. True if state or reason changed: then it is worth a row."""
     card = read_card(message)
@@ -99,7 +82,7 @@ def show(
     card |= {"state": shown, "severity": urgent, "attention": urgent > 0}
     now = newest.setdefault(station, Newest())
     changed = any(card[name] != now.card.get(name) for name in ("state", "reason"))
-    now.card = card
+    now.card, now.code = card, message.code
     _extend_trace(now, card)
     rewind.note(station, card)
     for topic in topics:
@@ -138,6 +121,7 @@ def need_of_station(station: int, body: dict, state_for_s: float, stop_latched: 
     need = need_of(
         state=card["state"],
         reason=card["reason"],
+        code=live.code,
         state_for_s=state_for_s,
         stop_latched=stop_latched,
         p_success=card["p_success"] if under_way else None,
@@ -176,7 +160,7 @@ def stop_waiting(station: int, command_id: str) -> Callable[[dict], None] | None
     return _waiting.pop((station, command_id), None)
 
 
-def answer_command(station: int, message: dict) -> None:
-    answer = stop_waiting(station, str(message.get("id")))
+def answer_command(station: int, done: CommandDone) -> None:
+    answer = stop_waiting(station, done.id)
     if answer is not None:
-        answer({"ok": bool(message.get("ok")), "error": str(message.get("error") or "")[:300]})
+        answer({"ok": done.ok, "error": done.error[:LONGEST_TEXT]})

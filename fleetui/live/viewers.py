@@ -35,6 +35,7 @@ from fleetui.live import frames, telemetry
 from fleetui.live.hearing import get_hearing
 from fleetui.live.sockets import BadRequest, Socket, in_thread, read_json
 from fleetui.live.stations import tell_at_once
+from robots.protocol import Beat, Command, Lapse
 
 log = logging.getLogger(__name__)
 
@@ -522,16 +523,15 @@ class LiveConsumer(Socket):
         held = self.held.get((command["lab"], command["station"]))
         if held is None or time.monotonic() - held.beat_at > BEAT_LOST_S:
             raise access.Conflict("This page is not in control of the station: take control (override) first.")
-        message = {
-            "type": "command",
-            "id": command_id,
-            "name": "drive",
-            "args": actions.checked_args("drive", command.get("args") or {}),
-            "ttl_ms": min(ttl_ms, actions.DRIVE_TTL_MS),
-            "sent_at": time.monotonic() - age_of(command),
-            "epoch": held.epoch,
-            "by": self.user.get_username(),
-        }
+        message = Command(
+            id=command_id,
+            name="drive",
+            args=actions.checked_args("drive", command.get("args") or {}),
+            ttl_ms=min(ttl_ms, actions.DRIVE_TTL_MS),
+            sent_at=time.monotonic() - age_of(command),
+            epoch=held.epoch,
+            by=self.user.get_username(),
+        )
         if not tell_at_once(held.station.pk, message):
             raise access.Conflict(f"{held.station} is offline, so it can't be driven.")
 
@@ -546,7 +546,7 @@ class LiveConsumer(Socket):
         if age_of(beat) > BEAT_LOST_S:
             return
         held.beat_at = time.monotonic()
-        tell_at_once(held.station.pk, {"type": "beat", "epoch": held.epoch, "sent_at": time.monotonic() - age_of(beat)})
+        tell_at_once(held.station.pk, Beat(epoch=held.epoch, sent_at=time.monotonic() - age_of(beat)))
         self.say_soon({"beat": {"station": held.station.slug, "clock": time.monotonic()}})
         if not held.renewing:
             held.renewing = True
@@ -585,7 +585,7 @@ class LiveConsumer(Socket):
     async def let_go(self, held, why=""):
         """The lease ends and the station holds still, until a person takes over or hands back."""
         await self.forget_control((held.station.lab.slug, held.station.slug), why, held)
-        tell_at_once(held.station.pk, {"type": "lapse", "epoch": held.epoch})
+        tell_at_once(held.station.pk, Lapse(epoch=held.epoch))
         # Told first, recorded after; without a database it expires by itself.
         return asyncio.ensure_future(record_lapse(held.station, held.epoch))
 

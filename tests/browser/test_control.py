@@ -25,6 +25,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from robots.link import Link, LinkThread
+from robots.protocol import Command, Hello
 from robots.station import Station
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.browser.test_screens import log_in
@@ -86,7 +87,7 @@ class WatchedStation:
 
     def __init__(self, server, token, folder):
         self.world = WatchedWorld()
-        hello = {"embodiment": LANGUAGE_TABLE.to_json(), "software": "test", "renderer": "drawn", "tasks": []}
+        hello = Hello(embodiment=LANGUAGE_TABLE.to_json(), software="test", renderer="drawn", tasks=[])
         self.links = LinkThread()
         self.arrived = threading.Event()
         self.link = Link(server, token, hello, folder, name="watched", arrived=self.arrived.set)
@@ -101,8 +102,8 @@ class WatchedStation:
         while not self.ending:
             self.station.server_gone(self.link.gone_for())
             for message, received_at in self.link.received():
-                if message.get("name") == "drive":
-                    self.heard[message["id"]] = time.time()
+                if isinstance(message, Command) and message.name == "drive":
+                    self.heard[message.id] = time.time()
                 self.station.receive(message, received_at)
             if self.station.observe() is not None:
                 self.station.act(None, np.nan, None)
@@ -276,7 +277,9 @@ def test_the_dead_man_when_the_holders_browser_is_killed_or_frozen(fleet, people
             ended = time.time()
             wait_until(lambda: not holder(other), 5, "the lease was never freed")
             frees.append(time.time() - ended)
-            wait_until(lambda: not watched.station.lease.live, 1, "the station did not hear that its holder is gone")
+            wait_until(
+                lambda: not watched.station.commands.lease.live, 1, "the station did not hear that its holder is gone"
+            )
             time.sleep(max(0.0, ended + 1.0 - time.time()))
             stills.append(max(0.0, watched.world.moved_at[-1] - ended))
         finally:
@@ -544,7 +547,7 @@ def test_keys_on_the_wall_act_on_the_selected_station_and_one_stops_all(people, 
     expect(page.locator("#toasts")).to_contain_text("all 2 stations confirmed it")
     for slug in ("watched", "station-1"):
         expect(page.locator(f"#attention article.card[data-station={slug}]")).to_contain_text("Stopped")
-    assert watched.station.control.stop_latched and not watched.station.lease.open
+    assert watched.station.control.stop_latched and not watched.station.commands.lease.open
     page.screenshot(path=screenshots / "wall_all_stopped.png")
     show_dark_and_narrow(page, screenshots, "wall_all_stopped")
     for number in "12":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetui.fleet.models import ASSIGNMENT_STATES, STATION_STATES
+from fleetui.fleet.models import ASSIGNMENT_STATES, SHOWN_STATES
 from fleetui.learning.models import DATASET_STATES, RUN_STATES
 from tests.charts.test_figures import contrast
 
@@ -35,8 +35,8 @@ def test_a_state_has_contrast_on_each_of_its_grounds(state, theme):
 def test_each_state_has_a_shape_and_no_two_of_a_station_are_alike():
     sprite = (ROOT / "templates" / "_sprite.html").read_text()
     shapes = dict(re.findall(r'<symbol id="s-([\w]+)"[^>]*>(.*?)</symbol>', sprite))
-    assert {*STATION_STATES, *RUN_STATES, *ASSIGNMENT_STATES, *DATASET_STATES} <= set(shapes)
-    assert len({shapes[state] for state in STATION_STATES}) == len(STATION_STATES)
+    assert {*SHOWN_STATES, *RUN_STATES, *ASSIGNMENT_STATES, *DATASET_STATES} <= set(shapes)
+    assert len({shapes[state] for state in SHOWN_STATES}) == len(SHOWN_STATES)
 
 
 def test_pages_hold_no_inline_script_and_no_foreign_address():

@@ -9,6 +9,7 @@ from fleetui.fleet import actions, first_start
 from fleetui.fleet.models import Act, AssignedStation, HelpRequest, Station
 from fleetui.learning.actions import add_correction
 from fleetui.learning.models import Checkpoint, Dataset, Run
+from fleetui.messages import TokenRenewed
 from robots.attention import need_of
 from tests.fleetui.lab import ROLES, as_upload, make_episode
 
@@ -97,7 +98,7 @@ def test_its_connection_ends_and_its_call_is_closed(lab, monkeypatch):
     )
     change(lab, "stations/arm-2", True)
     # With this its consumer closes a socket whose token is void.
-    assert told == [(lab.stations[1].command_group, ({"type": "token_renewed", "old_works_s": 0.0},))]
+    assert told == [(lab.stations[1].command_group, (TokenRenewed(old_works_s=0.0),))]
     assert not HelpRequest.objects.filter(closed_at=None).exists()
 
 

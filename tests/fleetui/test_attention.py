@@ -139,6 +139,28 @@ def test_open_requests_come_by_what_a_visit_saves(lab):
 # Live
 
 
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"reason": "the cube failed to stay", "code": "table"}, "table"),
+        ({"reason": "in other words", "code": "fault"}, "fault"),
+        ({"reason": "a step failed: the motor is hot"}, "fault"),
+    ],
+)
+async def test_a_need_is_known_by_its_code_and_without_one_by_its_words(lab, fields, kind):
+    station = await arm(lab)
+    await station.say(**telemetry("needs_person", p_success=None, **fields))
+    await asyncio.sleep(1.0)
+    await station.say(**telemetry("needs_person", p_success=None, **fields))
+    for _ in range(100):
+        request = await HelpRequest.objects.filter(closed_at=None).afirst()
+        if request is not None:
+            break
+        await asyncio.sleep(0.05)
+    assert request.kind == kind
+    await station.disconnect()
+
+
 async def test_telemetry_opens_and_closes_a_request_and_the_wall_hears_of_it(lab):
     station, page = await arm(lab), await browser(lab)
     await page.say(subscribe="wall", lab=lab.slug)

@@ -16,6 +16,7 @@ from fleetui.learning import jobs
 from fleetui.learning import selectors as learning
 from fleetui.learning.models import Dataset
 from robots.episodes import EpisodeError, read_episodes, unchecked_bytes
+from robots.protocol import Welcome
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
 
 
@@ -153,7 +154,7 @@ def test_the_upload_that_fills_the_round_holds_the_stations(lab, improve_run):
     improve_run.refresh_from_db()
     assert improve_run.holding and improve_run.round_steps == 32
     orders = actions.list_orders(station=lab.stations[1])
-    assert [order["type"] for order in orders] == ["assignment", "policy", "hold"] and orders[2]["version"] == 0
+    assert [order.TYPE for order in orders] == ["assignment", "policy", "hold"] and orders[2].version == 0
     # The next version begins a round of its own.
     newer = add_checkpoint(improve_run, "policy", 1)
     learning_actions.publish_checkpoint(run=improve_run, checkpoint=newer)
@@ -169,12 +170,12 @@ def test_what_a_station_is_told(lab, improve_run, sft_run):
     limits = {"time_limit_steps": lab.task.time_limit_steps, "stall_steps": None, "regression": None}
     limits |= {"hopeless": None, "fewest_objects": None, "edge_margin": None, "after_failure": ""}
     limits |= {"reset_each_attempt": False}
-    assert assignment["task"] == {"name": "block2block"} | limits
+    assert assignment.task == {"name": "block2block"} | limits
     judge = sft_run.newest_checkpoint("reward_model")
-    assert (told["checkpoint"], told["sha256"]) == (str(policy.uuid), policy.sha256)
-    assert (told["reward_model"], told["threshold"], told["consecutive"]) == (str(judge.uuid), 2.5, 2)
+    assert (told.checkpoint, told.sha256) == (str(policy.uuid), policy.sha256)
+    assert (told.reward_model, told.threshold, told.consecutive) == (str(judge.uuid), 2.5, 2)
     learning_actions.pause_run(run=improve_run, user=lab.users["researcher"])
-    assert [order["assignment"] for order in actions.list_orders(station=lab.stations[0])] == [None]
+    assert [order.assignment for order in actions.list_orders(station=lab.stations[0])] == [None]
 
 
 def test_a_publication_has_arrived_once_every_connected_station_has_loaded_it(lab, improve_run):
@@ -255,7 +256,7 @@ def test_an_override_ends_on_both_sides_and_only_a_persons_word_gives_the_statio
     assert station.taken_over and not live.exists(), "the policy waits for a person"
     lab.connect(station)
     (welcome, *_) = actions.connect_station(station=station, embodiment=station.embodiment)
-    assert welcome["settings"]["overridden"] is True and welcome["epoch"] == epoch
+    assert welcome.settings["overridden"] is True and welcome.epoch == epoch
     with pytest.raises(access.Conflict, match="not in control"):
         command(lab, "supervisor", "drive", dx=0, dy=0)
     command(lab, "manager", "hand_back")
@@ -271,7 +272,7 @@ def test_each_command_names_the_newest_epoch_and_who_gave_it(lab, improve_run, m
     first = command(lab, "supervisor", "override")["epoch"]
     second = command(lab, "supervisor", "override")["epoch"]
     command(lab, "supervisor", "hand_back")
-    said = [(message["name"], message["epoch"], message["by"]) for message in told]
+    said = [(message.name, message.epoch, message.by) for message in told]
     assert said == [
         ("speed", first - 1, "east-manager"),
         ("override", first, "east-supervisor"),
@@ -372,8 +373,8 @@ def test_an_offline_station_keeps_its_latches_for_its_return(lab):
     station = lab.stations[0]
     station.refresh_from_db()
     told = actions.connect_station(station=station, embodiment=station.embodiment)
-    assert told[0]["settings"]["speed"] == 0
-    assert told[0]["type"] == "welcome" and told[0]["settings"]["stop_latched"] is True
+    assert told[0].settings["speed"] == 0
+    assert isinstance(told[0], Welcome) and told[0].settings["stop_latched"] is True
 
 
 @pytest.mark.parametrize(

@@ -577,7 +577,7 @@ log("done")
     assert first.uuid != second.uuid and Checkpoint.objects.get(pk=first.pk).staleness_s is not None
     # The stations are free again.
     assert Assignment.objects.get().state == "completed" and not AssignedStation.objects.filter(live=True).exists()
-    assert fleet_actions.list_orders(station=one)[0]["assignment"] is None
+    assert fleet_actions.list_orders(station=one)[0].assignment is None
 
 
 # Datasets and frames

@@ -1,9 +1,12 @@
 """Every page for every role: what is shown, what is refused in words, and that a form with an error loses nothing."""
 
+import html
+import json
 import re
 import time
 import uuid
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
 
-from fleetui.fleet.models import Assignment, Station, Task
+from fleetui.fleet.models import SHOWN_STATES, Assignment, Station, Task
 from fleetui.learning.models import Dataset, Run
 from tests.fleetui.lab import ROLES, Lab, as_upload, make_dataset, make_episode, make_improve_run, make_sft_run
 
@@ -49,6 +52,27 @@ def test_members_see_every_page_each_with_its_own_title(lab, role):
         assert answer.status_code == 200
         titles.add(answer.content.decode().partition("<title>")[2].partition("</title>")[0])
     assert len(titles) == len(PAGES)
+
+
+def test_scripts_have_the_states_of_stations_from_their_one_declaration(lab):
+    (served,) = re.findall(r'data-states="([^"]*)"', get(lab, "viewer", "").content.decode())
+    states = json.loads(html.unescape(served))
+    assert {name: each["words"] for name, each in states.items()} == {
+        state.name: state.words for state in SHOWN_STATES.values()
+    }
+    assert [name for name, each in states.items() if each["moved_by"] == "policy"] == ["practising", "evaluating"]
+    scripts = Path(__file__).resolve().parents[2] / "fleetui" / "static" / "js"
+    for script in scripts.glob("*.js"):
+        text = script.read_text()
+        assert not re.search(r'"(Needs a person|Practising|Evaluating|Overridden)"', text), script.name
+
+
+def test_the_wall_counts_first_what_needs_a_person(lab):
+    counted = re.findall(r'<span class="state" data-state="(\w+)" hidden>', get(lab, "viewer", "").content.decode())
+    assert counted == [
+        *("needs_person", "stopped", "overridden", "practising", "evaluating"),
+        *("waiting", "paused", "maintenance", "idle", "offline"),
+    ]
 
 
 def test_acts_are_shown_to_those_who_may_act(lab):

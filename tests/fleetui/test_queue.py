@@ -17,6 +17,7 @@ from fleetui.fleet.models import AssignedStation, Assignment, Lease, Station, Ta
 from fleetui.learning import actions as learning
 from fleetui.learning import jobs
 from fleetui.learning.models import Metric, Run
+from robots.protocol import Assignment as AssignmentMessage
 from tests.fleetui.lab import ROLES, add_checkpoint
 
 
@@ -83,7 +84,7 @@ def test_with_a_trained_run_it_starts_by_itself(online, sft_run):
     begin(row)
     row = again(row)
     assert row.state == "underway" and row.started_at is not None
-    assert actions.list_orders(station=online.stations[0])[0]["assignment"] == row.pk
+    assert actions.list_orders(station=online.stations[0])[0].assignment == row.pk
 
 
 @pytest.mark.parametrize("margin", [None, 0.01])
@@ -117,7 +118,7 @@ def test_practice_may_go_on_from_practice(online, improve_run, sft_run):
     assert (start / "policy.safetensors").resolve() == kept.file.resolve() != newest.file.resolve()
     judge = sft_run.newest_checkpoint("reward_model")
     assert (start / "reward_model.safetensors").resolve() == judge.file.resolve()
-    assert row.run.policy_message(kept)["reward_model"] == str(judge.uuid)
+    assert row.run.policy_message(kept).reward_model == str(judge.uuid)
 
 
 def test_a_launch_that_is_refused_blocks_and_says_why(online, sft_run):
@@ -314,7 +315,7 @@ def test_cancel_works_from_every_state_at_once(online, sft_run, state):
     row = again(row)
     assert row.state == "canceled" and row.reason == "Canceled by east-manager."
     assert not AssignedStation.objects.filter(live=True).exists()
-    assert [order["assignment"] for order in actions.list_orders(station=online.stations[0])] == [None]
+    assert [order.assignment for order in actions.list_orders(station=online.stations[0])] == [None]
     if row.run:  # one that no job holds ends at once, else its job ends it
         assert row.run.state == ("canceled" if state == "standby" else "canceling")
         learning.finish_run(run=row.run, state="canceled", sources=("canceling",))
@@ -330,7 +331,7 @@ def test_killing_ends_the_episodes_under_way(online, sft_run, monkeypatch):
     monkeypatch.setattr(assignments, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
     actions.cancel_assignment(assignment=row, user=online.users["manager"], force=True)
     assert (again(row).state, again(row).reason) == ("killed", "Killed by east-manager.")
-    assert [(message["assignment"], message["at_once"]) for message in told] == [(None, True), (None, True)]
+    assert [(message.assignment, message.at_once) for message in told] == [(None, True), (None, True)]
 
 
 def test_the_next_one_gets_the_stations_of_one_that_is_cancelled(online, sft_run):
@@ -607,13 +608,13 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
     )
     told = []
     monkeypatch.setattr(assignments, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
-    settings = lambda: [message["settings"] for message in told if message["type"] == "assignment"]  # noqa: E731
+    settings = lambda: [message.settings for message in told if isinstance(message, AssignmentMessage)]  # noqa: E731
     row = assign(online, station, task=task, parent=sft_run)
     assert settings() and settings()[-1] == {"self_reset_after_s": None, "shuffle_every_s": 60}
     begin(row)
     actions.order_stations_of_run(run=again(row).run)
-    order = next(message for message in reversed(told) if message["type"] == "assignment")
-    assert order["task"] == {
+    order = next(message for message in reversed(told) if isinstance(message, AssignmentMessage))
+    assert order.task == {
         "name": "block2block",
         "time_limit_steps": task.time_limit_steps,
         "stall_steps": 12,
@@ -629,10 +630,10 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
     rules["after_failure"] = "block_to_place"
     actions.edit_task(task=task, user=online.users["manager"], name="Bold", **rules, **limits)
     assert settings()[-1] == {"self_reset_after_s": 2.0, "shuffle_every_s": 300.0}
-    order = next(message for message in reversed(told) if message["type"] == "assignment")
+    order = next(message for message in reversed(told) if isinstance(message, AssignmentMessage))
     told_of = ("time_limit_steps", "regression", "hopeless", "edge_margin", "after_failure")
-    assert [order["task"][name] for name in told_of] == [50, 4.5, 0.05, 0.03, "block_to_place"]
-    assert actions.connect_station(station=station, embodiment=station.embodiment)[0]["settings"][
+    assert [order.task[name] for name in told_of] == [50, 4.5, 0.05, 0.03, "block_to_place"]
+    assert actions.connect_station(station=station, embodiment=station.embodiment)[0].settings[
         "self_reset_after_s"
     ] == (2.0)
     actions.cancel_assignment(assignment=row, user=online.users["manager"])

@@ -87,7 +87,7 @@ def test_only_those_who_may_command_bring_stations_back(lab, other_lab, act):
 def test_stations_are_told_once_all_is_written(lab, monkeypatch):
     told = []
     monkeypatch.setattr(
-        "fleetui.fleet.actions.control.tell_station_on_commit", lambda group, message: told.append(message["name"])
+        "fleetui.fleet.actions.control.tell_station_on_commit", lambda group, message: told.append(message.name)
     )
     lab.call("supervisor", "post", "stop")
     clear(lab)

@@ -10,6 +10,7 @@ from fleetui.fleet import actions
 from fleetui.fleet.actions import assignments, control
 from fleetui.fleet.forms import StationSettingsForm, TaskForm
 from fleetui.fleet.models import Station, Task
+from robots.protocol import Command
 from robots.rules import RULES, SETTINGS, TASK_RULES, RuleError, Rules, Settings
 from robots.tasks import TASKS
 from tests.fleetui.lab import make_improve_run
@@ -149,7 +150,7 @@ def heard(lab, monkeypatch):
     def tell(group, *messages):
         for message in messages:
             told.append(message)
-            if message["type"] in ("assignment", "command", "hold", "lapse", "welcome"):
+            if message.TYPE in ("assignment", "command", "hold", "lapse", "welcome"):
                 bench.station.receive(message)
 
     for module in (assignments, control):
@@ -213,9 +214,9 @@ def test_nothing_that_the_server_orders_by_itself_is_a_command(lab, sft_run, hea
     command(lab, "supervisor", "override")
     edit_task(lab, shuffle_every_s=62.0)
     actions.cancel_assignment(assignment=row, user=lab.users["manager"], force=True)
-    commands = [message for message in told if message["type"] == "command"]
-    assert all(message["epoch"] >= 1 and message["by"] for message in commands)
-    assert {message["name"] for message in commands} == {"override"} and not refusals(bench)
+    commands = [message for message in told if isinstance(message, Command)]
+    assert all(message.epoch >= 1 and message.by for message in commands)
+    assert {message.name for message in commands} == {"override"} and not refusals(bench)
     assert bench.state == "overridden", "a person's correction is not cut"
     command(lab, "supervisor", "hand_back")
     assert bench.state == "idle" and bench.station.settings.shuffle_every_s == 300.0

@@ -18,6 +18,7 @@ from fleetui.live.sockets import BAD_LIMIT, BAD_MESSAGE
 from fleetui.live.telemetry import read_card
 from fleetui.live.viewers import LiveConsumer
 from robots.episodes import unchecked_bytes
+from robots.protocol import FROM_STATION, decode
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.charts.test_guard import call
 from tests.fleetui.lab import as_upload, make_episode
@@ -191,7 +192,7 @@ async def test_the_sockets_write_null_too():
 
 
 def test_what_stations_set_aside_and_hold_in_memory_is_on_the_card():
-    card = read_card(telemetry(unsent=3, in_memory=2, refused=1, lost=0))
+    card = read_card(decode(telemetry(unsent=3, in_memory=2, refused=1, lost=0), FROM_STATION))
     assert (card["unsent"], card["in_memory"], card["refused"], card["lost"]) == (3, 2, 1, 0)
 
 

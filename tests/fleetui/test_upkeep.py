@@ -164,10 +164,10 @@ def test_a_station_in_maintenance_wants_nobody_but_is_never_shown_as_still_while
 def test_a_station_in_maintenance_is_offered_no_task_and_its_run_goes_on_without_it(lab, improve_run):
     lab.connect()
     first = fresh(lab.stations[0])
-    assert actions.list_orders(station=first)[0]["run"] == improve_run.pk
+    assert actions.list_orders(station=first)[0].run == improve_run.pk
     post(lab, "manager", "arm-1/maintenance", reason="a")
     first = fresh(first)
-    assert [order["run"] for order in actions.list_orders(station=first)] == [None]
+    assert [order.run for order in actions.list_orders(station=first)] == [None]
     assert AssignedStation.objects.filter(station=first, live=True).exists()  # its place waits for it
     from tests.fleetui.lab import add_checkpoint
 
@@ -177,7 +177,7 @@ def test_a_station_in_maintenance_is_offered_no_task_and_its_run_goes_on_without
     policy.refresh_from_db()
     assert policy.loaded_everywhere_at is not None
     post(lab, "manager", "arm-1/maintenance", act="end")
-    assert actions.list_orders(station=fresh(first))[0]["run"] == improve_run.pk
+    assert actions.list_orders(station=fresh(first))[0].run == improve_run.pk
 
 
 def test_a_station_in_maintenance_is_assigned_to_nothing(lab):

@@ -1,9 +1,18 @@
 """A world without physics and a clock that a test turns by hand, for tests of stations and hosts."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from robots.station import LoadedPolicy
+from robots.orders import LoadedPolicy
+from robots.protocol import TO_STATION, Message, decode
 from robots.worlds.language_table import LANGUAGE_TABLE, block_positions
+
+
+def told(message: dict) -> Message:
+    """A message of the server as a link hands it to its station, with what the link notes of it."""
+    noted = {name: message[name] for name in ("age_s", "policies") if name in message}
+    return replace(decode(message, TO_STATION), **noted)
 
 
 class Clock:

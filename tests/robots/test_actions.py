@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from robots.actions import Actions
 from robots.embodiments import Embodiment, Motion
+from robots.protocol import to_json
 from robots.station import Station
 from robots.worlds import find_worlds
 from robots.worlds.language_table import LANGUAGE_TABLE
 from robots.worlds.point_mass import POINT_MASS
-from tests.robots.station_fakes import FakePolicy, FakeRewardModel, loaded_policy
+from tests.robots.station_fakes import FakePolicy, FakeRewardModel, loaded_policy, told
 from tests.robots.test_station import Bench
 
 JOINTS = ("base", "shoulder", "elbow", "wrist", "roll", "grip")
@@ -82,8 +83,10 @@ class ArmBench(Bench):
     def __init__(self, world):
         super().__init__()
         self.world = world
-        self.station = Station(world, emit=self.sent.append, store=self.episodes.append, clock=self.clock)
-        self.station.receive({"type": "welcome", "settings": {}})
+        self.station = Station(
+            world, emit=lambda message: self.sent.append(to_json(message)), store=self.episodes.append, clock=self.clock
+        )
+        self.station.receive(told({"type": "welcome", "settings": {}}))
 
     def practise(self, policy=None, **task):
         loaded = loaded_policy(policy=policy, reward_model=FakeRewardModel(distance=1e6))
@@ -118,7 +121,7 @@ def test_no_joint_moves_further_than_its_largest_change_whoever_acts(body, data)
     wild = st.lists(st.floats(-1e6, 1e6, width=32), min_size=body.action_size, max_size=body.action_size)
     push = st.sampled_from([-1.0, -0.3, 0.0, 1.0, 7.0])
     for _ in range(4):
-        bench.station.loaded.policy.action = np.array(data.draw(wild), np.float32)
+        bench.station.orders.loaded.policy.action = np.array(data.draw(wild), np.float32)
         bench.tick(0.27)
     assert bench.command("override")["ok"]
     for _ in range(4):
@@ -130,10 +133,10 @@ def test_no_joint_moves_further_than_its_largest_change_whoever_acts(body, data)
     bench.tick(0.27)
     assert len(bench.world.moved) >= 5
     allowed = np.array([np.inf if each.kind == "effort" else each.largest_change for each in body.motions])
-    for told, moved in zip(bench.world.told, bench.world.moved, strict=True):
+    for asked, moved in zip(bench.world.told, bench.world.moved, strict=True):
         # Single precision: the ends of a range of 1000 are known to a ten-thousandth.
         assert (moved <= allowed * (1 + 1e-5) + 1e-3).all()
-        for value, motion in zip(told, body.motions, strict=True):
+        for value, motion in zip(asked, body.motions, strict=True):
             if motion.kind != "position":
                 assert motion.low - 1e-3 <= value <= motion.high + 1e-3
 

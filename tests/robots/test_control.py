@@ -2,7 +2,6 @@ import pytest
 
 from robots.control import (
     ACTS,
-    STATES,
     TRANSITIONS,
     CommandLog,
     CommandRefused,
@@ -11,6 +10,7 @@ from robots.control import (
     TransitionError,
     refuse_expired,
 )
+from robots.protocol import STATES, Command, CommandDone
 
 
 def test_every_state_has_a_row_and_leads_to_known_states_only():
@@ -127,18 +127,18 @@ def test_a_drive_beyond_the_limit_is_clipped():
 
 
 def test_an_expired_command_is_refused_but_a_stop_never_is():
-    refuse_expired({"name": "override", "ttl_ms": 500}, age_s=0.4)
+    refuse_expired(Command(id="a", name="override", ttl_ms=500), age_s=0.4)
     with pytest.raises(CommandRefused, match="600 ms old and was good for 500 ms"):
-        refuse_expired({"name": "override", "ttl_ms": 500}, age_s=0.6)
-    refuse_expired({"name": "stop", "ttl_ms": 500}, age_s=60)
+        refuse_expired(Command(id="a", name="override", ttl_ms=500), age_s=0.6)
+    refuse_expired(Command(id="a", name="stop", ttl_ms=500), age_s=60)
     with pytest.raises(CommandRefused, match="ttl_ms"):
-        refuse_expired({"name": "pause", "ttl_ms": "soon"}, age_s=0)
+        refuse_expired(Command(id="a", name="pause", ttl_ms="soon"), age_s=0)
 
 
 def test_the_command_log_remembers_answers_and_is_bounded():
     commands = CommandLog()
     first = commands.answer("a", "no")
-    assert commands.answered("a") == first == {"type": "command_done", "id": "a", "ok": False, "error": "no"}
+    assert commands.answered("a") == first == CommandDone(id="a", ok=False, error="no")
     for number in range(1000):
         commands.answer(str(number))
-    assert commands.answered("a") is None and commands.answered("999")["ok"]
+    assert commands.answered("a") is None and commands.answered("999").ok

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from robots.control import COMMANDS_REMEMBERED, DRIVE_HELD_S
+from robots.protocol import to_json
 from robots.station import SILENCE_S, Station
-from tests.robots.station_fakes import Clock, FakeWorld, loaded_policy
+from tests.robots.station_fakes import Clock, FakeWorld, loaded_policy, told
 
 INTERLEAVINGS = int(os.environ.get("FLEETUI_INTERLEAVINGS", "10000"))
 LEASE_S = 2.0
@@ -80,18 +81,20 @@ class ControlOfAStation(RuleBasedStateMachine):
 
     def restart(self):
         """A host that begins anew knows nothing but what the server says."""
-        self.station = Station(self.world, seed=1, emit=self.answers.append, clock=self.clock)
+        self.station = Station(
+            self.world, seed=1, emit=lambda message: self.answers.append(to_json(message)), clock=self.clock
+        )
         self.executed_before = Counter(self.executed)
-        execute = self.station._execute
+        execute = self.station.commands.execute
 
         def note(command_id, name, args, epoch, by):
             execute(command_id, name, args, epoch, by)
             self.executed[self.delivering["id"]] += 1
             self.accepted.append((name, epoch, by))
 
-        self.station._execute = note
-        self.station.receive(self.server.welcome())
-        self.station.receive(ASSIGNMENT)
+        self.station.commands.execute = note
+        self.station.receive(told(self.server.welcome()))
+        self.station.receive(told(ASSIGNMENT))
         self.station.offer_policy(loaded_policy())
         self.newest = max(self.server.epoch, 1)  # that the station was told
 
@@ -109,16 +112,18 @@ class ControlOfAStation(RuleBasedStateMachine):
 
     def deliver(self, index, keep):
         sent_at, message = self.wire[index] if keep else self.wire.pop(index)
-        before, self.accepted, self.delivering = self.station.lease.taken, [], message
+        before, self.accepted, self.delivering = self.station.commands.lease.taken, [], message
         age = self.clock() - sent_at
-        self.station.receive({**message, "age_s": age})
+        self.station.receive(told({**message, "age_s": age}))
         for name, epoch, by in self.accepted:
             assert name == "stop" or age * 1000 <= message["ttl_ms"] + 1e-6, "executed too late"
             assert name == "stop" or epoch >= self.newest, "an older epoch was accepted"
             if name == "override":
                 assert epoch > before, "one grant took control twice"
             elif name == "drive":
-                assert (epoch, by) == (self.station.lease.taken, self.station.lease.by), "driven by who doesn't hold it"
+                assert (epoch, by) == (self.station.commands.lease.taken, self.station.commands.lease.by), (
+                    "driven by who doesn't hold it"
+                )
         if "epoch" in message:
             self.newest = max(self.newest, message["epoch"])
 
@@ -168,7 +173,7 @@ class ControlOfAStation(RuleBasedStateMachine):
         """The host steps the station as it would in that time."""
         for _ in range(max(1, round(seconds / 0.2))):
             self.clock.pass_(min(seconds, 0.2))
-            lease, driven_at = self.station.lease, self.station.dead_man._since
+            lease, driven_at = self.station.commands.lease, self.station.commands.dead_man._since
             seen = self.station.observe()
             if seen is None:
                 continue
@@ -186,14 +191,14 @@ class ControlOfAStation(RuleBasedStateMachine):
     def expire(self):
         self.clock.pass_(LEASE_S + 0.6)
         self.station.observe()
-        assert not self.station.lease.live
+        assert not self.station.commands.lease.live
 
     @rule()
     def reconnect(self):
         self.server.end()  # with the link the lease ends
-        self.station.receive(self.server.welcome())
+        self.station.receive(told(self.server.welcome()))
         self.newest = max(self.newest, self.server.epoch)
-        assert not self.station.lease.live
+        assert not self.station.commands.lease.live
 
     @rule()
     def the_server_falls_silent(self):
@@ -206,7 +211,7 @@ class ControlOfAStation(RuleBasedStateMachine):
     def the_host_begins_anew(self):
         self.server.end()
         self.restart()
-        assert self.station.lease.open is self.server.taken_over or self.server.stopped or self.server.paused
+        assert self.station.commands.lease.open is self.server.taken_over or self.server.stopped or self.server.paused
 
     # What must hold at every moment
 
@@ -220,7 +225,7 @@ class ControlOfAStation(RuleBasedStateMachine):
     def the_states_agree(self):
         if not hasattr(self, "station"):
             return
-        control, lease = self.station.control, self.station.lease
+        control, lease = self.station.control, self.station.commands.lease
         assert lease.taken <= lease.newest and (lease.open or not lease.live)
         if control.stop_latched:
             assert control.state in ("stopped", "offline") and not lease.open

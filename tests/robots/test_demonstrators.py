@@ -11,12 +11,14 @@ from robots.__main__ import main
 from robots.demonstrators import DemonstrationError, collect_demonstrations
 from robots.embodiments import EMBODIMENTS, get_embodiment
 from robots.episodes import read_episodes
-from robots.station import LoadedPolicy, Station
+from robots.orders import LoadedPolicy
+from robots.station import Station
 from robots.tasks import TASKS, get_task
 from robots.worlds import make_world
 from robots.worlds.language_table import block_positions, distance_left
 from robots.worlds.language_table.demonstrator import TIME_LIMIT_STEPS, demonstrate
 from robots.worlds.language_table.physics import LanguageTable
+from tests.robots.station_fakes import told
 
 FAMILIES = ("block2block", "block_to_place")
 
@@ -182,9 +184,9 @@ def test_what_a_station_records_is_what_its_body_declares(family):
     """The wildest policy, on every body: what its own server would refuse would never leave its disk."""
     task, episodes, rng = get_task(family), [], np.random.default_rng(3)
     station = Station(make_world(task.world, 5), seed=5, store=episodes.append)
-    station.receive({"type": "welcome", "settings": {"self_reset_after_s": 0, "speed": 0}})
+    station.receive(told({"type": "welcome", "settings": {"self_reset_after_s": 0, "speed": 0}}))
     order = {"type": "assignment", "assignment": 1, "run": 1, "purpose": "practice"}
-    station.receive(order | {"task": {"name": family, "time_limit_steps": 40}})
+    station.receive(told(order | {"task": {"name": family, "time_limit_steps": 40}}))
     station.offer_policy(LoadedPolicy("p", 0, None, "r", None, 2.5, 2, 2.0, taught=0))
     for _ in range(2000):
         if station.observe() is not None:

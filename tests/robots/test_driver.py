@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from robots.driver import Driver, DriverError, as_picture
+from robots.protocol import to_json
 from robots.station import Station
 from robots.worlds.language_table import CAMERA_TABLE, LANGUAGE_TABLE
 from robots.worlds.point_mass import POINT_MASS
-from tests.robots.station_fakes import FakeRewardModel, FakeWorld, loaded_policy
+from tests.robots.station_fakes import FakeRewardModel, FakeWorld, loaded_policy, told
 from tests.robots.test_station import Bench
 
 
@@ -100,7 +101,7 @@ def test_a_success_sensor_that_fails_takes_no_correction_from_a_person_and_no_st
 def test_a_stop_holds_though_what_was_under_way_can_not_be_kept():
     bench = Bench().practise()
     bench.tick()
-    bench.station.store = raises(OSError("no space left on device"))
+    bench.station.attempts.store = raises(OSError("no space left on device"))
     with pytest.raises(OSError):
         bench.command("stop")
     assert bench.state == "stopped" and not any(bench.tick() for _ in range(5))
@@ -132,8 +133,8 @@ def test_a_fault_is_said_whatever_is_assigned_and_a_reset_that_fails_is_not_trie
 def test_a_driver_that_is_broken_from_the_start_makes_a_station_all_the_same(broken):
     world, said = FakeWorld(), []
     setattr(world, broken, raises(RuntimeError("no power")))
-    station = Station(world, emit=said.append)
-    station.receive({"type": "welcome", "settings": {}})
+    station = Station(world, emit=lambda message: said.append(to_json(message)))
+    station.receive(told({"type": "welcome", "settings": {}}))
     assert station.control.state == "needs_person" and "no power" in said[-1]["reason"]
 
 
@@ -143,10 +144,10 @@ def test_a_world_that_can_not_be_made_is_a_station_with_the_reason_and_made_at_a
     station = Station(driver)
     assert station.control.state == "needs_person" and "no licence" in station.control.reason and len(tries) == 2
     reset = {"type": "command", "name": "reset", "args": {}}
-    station.receive({**reset, "id": "a"})
+    station.receive(told({**reset, "id": "a"}))
     assert "ZeroDivisionError" in station.control.reason
-    station.receive({**reset, "id": "b"})
-    assert station.control.state == "idle" and station.observation is not None
+    station.receive(told({**reset, "id": "b"}))
+    assert station.control.state == "idle" and station.workspace.observation is not None
     station.close()
 
 

@@ -241,20 +241,22 @@ def test_each_attempt_at_the_example_world_has_a_target_of_its_own_and_asks_nobo
     run = run_with_example(
         """
 import numpy as np
-from robots.station import LoadedPolicy, Station
+from robots.orders import LoadedPolicy
+from robots.protocol import Assignment
+from robots.station import Station
 from robots.worlds import make_world
 now, sent, targets = [0.0], [], []
 station = Station(make_world("reacher", 1), seed=1, emit=sent.append, clock=lambda: now[0])
 task = {"name": "reacher", "time_limit_steps": 3}
-station.receive({"type": "assignment", "assignment": 1, "run": 1, "task": task, "purpose": "practice"})
+station.receive(Assignment(assignment=1, run=1, task=task))
 station.offer_policy(LoadedPolicy("p", 1, None, "r", None, 0.5, 1, 2.0, taught=0))
 for _ in range(40):
     now[0] += 0.1
     if station.observe() is not None:
         if not station.recording.steps:
-            targets.append(tuple(np.round(station.observation[4:6], 4)))
+            targets.append(tuple(np.round(station.workspace.observation[4:6], 4)))
         station.act(np.zeros(2), 9.0, None)
-print(len(set(targets)) == len(targets) >= 4, *sorted({message["type"] for message in sent}), station.need)
+print(len(set(targets)) == len(targets) >= 4, *sorted({message.TYPE for message in sent}), station.workspace.need)
 """,
         EXAMPLE,
     )

@@ -24,6 +24,7 @@ from robots.link import (
     Unreachable,
     upload,
 )
+from robots.protocol import CommandDone, Hello, Policy, PolicyLoaded, Telemetry, Touch
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.robots.fake_server import FakeServer, until
 
@@ -48,7 +49,7 @@ def connect(tmp_path):
     thread = LinkThread()
 
     def connect(server, token="good-token", folder=tmp_path, **options):
-        link = Link(server.url, token, {"embodiment": LANGUAGE_TABLE.to_json()}, folder, name="arm", **options)
+        link = Link(server.url, token, Hello(embodiment=LANGUAGE_TABLE.to_json()), folder, name="arm", **options)
         thread.add(link)
         link.thread = thread
         return link
@@ -80,7 +81,7 @@ def received(link, kind, seconds=8.0):
 
     def look():
         got.extend(message for message, _ in link.received())
-        return [message for message in got if message["type"] == kind]
+        return [message for message in got if message.TYPE == kind]
 
     return until(look, seconds)
 
@@ -89,11 +90,11 @@ def test_a_link_says_hello_and_carries_messages_both_ways(server, connect):
     link = connect(server)
     received(link, "welcome")
     assert server.of("hello")[0]["embodiment"]["name"] == "language_table"
-    link.send({"type": "policy_loaded", "checkpoint": "p"})
+    link.send(PolicyLoaded(checkpoint="p"))
     until(lambda: server.of("policy_loaded"))
     until(lambda: server.sockets)
     server.command("pause")
-    assert received(link, "command")[0]["name"] == "pause"
+    assert received(link, "command")[0].name == "pause"
     assert link.gone_for() < 2
 
 
@@ -103,8 +104,8 @@ def test_a_broken_connection_is_made_again_and_nothing_that_must_arrive_is_lost(
     server.stop()
     until(lambda: not link.connected)
     for number in range(20):
-        link.send({"type": "command_done", "id": str(number), "ok": True, "error": ""})
-        link.send({"type": "telemetry", "state": "offline", "number": number})
+        link.send(CommandDone(id=str(number), ok=True))
+        link.send(Telemetry(state="offline", step=number))
     server.start()
     until(lambda: server.connections == 2)
     until(lambda: len(server.of("command_done")) == 20)
@@ -112,10 +113,10 @@ def test_a_broken_connection_is_made_again_and_nothing_that_must_arrive_is_lost(
     until(lambda: link.connected)
     server.answers = [(503, "busy")] * 1000
     link.store(an_episode())
-    link.send({"type": "telemetry", "state": "idle", "number": 20})
+    link.send(Telemetry(state="idle", step=20))
     until(lambda: server.of("telemetry"))
     assert server.of("telemetry")[0]["unsent"] == 1, "what lies on its disk only is told"
-    assert [message["number"] for message in server.of("telemetry")] == [20], "states of the past are no news"
+    assert [message["step"] for message in server.of("telemetry")] == [20], "states of the past are no news"
 
 
 def test_a_station_knows_a_silent_server_by_its_heartbeats_and_connects_anew(server, connect, monkeypatch):
@@ -136,14 +137,14 @@ def test_telemetry_and_frames_are_latest_only_and_messages_are_all_there(server,
     until(lambda: link.connected)
     image = bytes(200_000)
     for number in range(300):
-        link.show({"type": "telemetry", "number": number})
+        link.show(Telemetry(state="idle", step=number))
         link.show_frame(number, 1, 2.5, image)
         if number % 100 == 0:
-            link.send({"type": "touch", "number": number})
-    until(lambda: server.of("telemetry") and server.of("telemetry")[-1]["number"] == 299)
+            link.send(Touch(kind="self_reset", seconds=number))
+    until(lambda: server.of("telemetry") and server.of("telemetry")[-1]["step"] == 299)
     until(lambda: server.frames and FRAME_HEADER.unpack_from(server.frames[-1][1])[0] == 299)
     assert len(server.frames) < 150 and len(server.of("telemetry")) < 300
-    assert [message["number"] for message in server.of("touch")] == [0, 100, 200]
+    assert [message["seconds"] for message in server.of("touch")] == [0, 100, 200]
     assert FRAME_HEADER.unpack_from(server.frames[-1][1]) == (299, 1, 2.5)
     assert len(server.frames[-1][1]) == 16 + 200_000
 
@@ -162,7 +163,7 @@ def test_a_command_that_waited_on_the_way_has_its_age_by_the_servers_steady_cloc
     server.send(
         {"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 500, "sent_at": time.monotonic() - 3}
     )
-    assert received(link, "command")[0]["age_s"] == pytest.approx(3, abs=0.5)
+    assert received(link, "command")[0].age_s == pytest.approx(3, abs=0.5)
 
 
 # Tokens
@@ -171,12 +172,12 @@ def test_a_command_that_waited_on_the_way_has_its_age_by_the_servers_steady_cloc
 @pytest.mark.parametrize("token", ["", "  ", None])
 def test_a_missing_token_is_said_at_once(tmp_path, token):
     with pytest.raises(MissingToken, match="The station arm has no token. A lab manager"):
-        Link("http://127.0.0.1:1", token, {}, tmp_path, name="arm")
+        Link("http://127.0.0.1:1", token, Hello(), tmp_path, name="arm")
 
 
 def test_a_wrong_address_is_said_at_once(tmp_path):
     with pytest.raises(LinkError, match="must begin with http"):
-        Link("localhost:8000", "t", {}, tmp_path)
+        Link("localhost:8000", "t", Hello(), tmp_path)
 
 
 def test_a_wrong_token_is_said_once_and_never_logged(server, connect, caplog):
@@ -224,7 +225,7 @@ def test_episodes_go_to_disk_then_to_the_server_and_leave_the_disk(server, conne
 
 def test_the_spool_survives_a_killed_process(server, connect, tmp_path):
     server.stop()
-    before = Link(server.url, "good-token", {}, tmp_path)  # never ran: as if killed before it could send
+    before = Link(server.url, "good-token", Hello(), tmp_path)  # never ran: as if killed before it could send
     episode = an_episode()
     before.store(episode)
     server.start()
@@ -313,7 +314,7 @@ def test_an_episode_at_which_the_server_breaks_is_set_aside_while_others_arrive(
     assert poison.uuid in reason.name and "while others were taken" in reason.read_text()
     assert reason.with_suffix("").exists() and len(link.spool) == 0
     until(lambda: link.connected)
-    link.send({"type": "telemetry", "state": "idle"})
+    link.send(Telemetry(state="idle"))
     until(lambda: server.of("telemetry"))
     assert (server.of("telemetry")[-1]["refused"], server.of("telemetry")[-1]["unsent"]) == (1, 0), "and it is said"
 
@@ -367,13 +368,8 @@ def test_what_a_person_drove_survives_a_full_disk(server, connect, tmp_path, ful
     driven = an_episode(purpose="correction")
     link.store(driven)
     assert (len(link.spool), link.spool.in_memory) == (1, 1) and "wait in memory" in caplog.text
-    assert json.loads(link._text({"type": "telemetry"})) == {
-        "type": "telemetry",
-        "unsent": 1,
-        "in_memory": 1,
-        "refused": 0,
-        "lost": 0,
-    }
+    told = json.loads(link._text(Telemetry(state="idle")))
+    assert [told[name] for name in ("type", "unsent", "in_memory", "refused", "lost")] == ["telemetry", 1, 1, 0, 0]
     full_disk["full"] = False
     until(lambda: link.spool.in_memory == 0)
     assert len(list((tmp_path / "spool").glob("*-correction-*.safetensors"))) == 1, "as soon as there is room"
@@ -417,7 +413,7 @@ def test_a_spool_full_of_corrections_drops_none(tmp_path, monkeypatch):
 def test_a_number_that_is_none_leaves_as_null_and_breaks_no_link(server, connect):
     link = connect(server)
     until(lambda: link.connected)
-    link.send({"type": "telemetry", "state": "idle", "d": float("inf"), "distribution": [float("nan")]})
+    link.send(Telemetry(state="idle", d=float("inf"), distribution=[float("nan")]))
     until(lambda: server.of("telemetry"))
     assert (server.of("telemetry")[0]["d"], server.of("telemetry")[0]["distribution"]) == (None, [None])
 
@@ -426,7 +422,7 @@ def test_the_answer_hold_names_the_policies_that_it_speaks_of(server, connect):
     server.hold = True
     link = connect(server)
     link.store(an_episode())
-    assert received(link, "hold")[0]["policies"] == ["policy-1"]
+    assert received(link, "hold")[0].policies == ("policy-1",)
 
 
 def test_closing_sends_what_is_left(server, connect):
@@ -434,7 +430,7 @@ def test_closing_sends_what_is_left(server, connect):
     until(lambda: link.connected)
     episode = an_episode()
     link.store(episode)
-    link.send({"type": "touch"})
+    link.send(Touch(kind="self_reset"))
     link.thread.close()
     assert episode.uuid in server.episodes and server.of("touch")
 
@@ -477,9 +473,9 @@ def test_a_policy_comes_with_both_files_on_disk_each_downloaded_once(server, con
         server.send(policy_message(server, version, content=b"policy %d" % version))
         for link in links:
             (message,) = received(link, "policy")
-            with open(message["path"], "rb") as file:
+            with open(message.path, "rb") as file:
                 assert file.read() == b"policy %d" % version
-            assert json.dumps(message)
+            assert Path(message.reward_model_path).read_bytes() == b"judge"
     assert server.downloads == {"judge": 1, "policy-1": 1, "policy-2": 1}
 
 
@@ -501,7 +497,7 @@ def test_a_checkpoint_cut_short_is_not_used_and_fetched_again(server, connect):
     server.files["policy-1"] = b"the who"
     server.send(message)
     until(lambda: server.downloads["policy-1"] >= 2)
-    assert not [m for m, _ in link.received() if m["type"] == "policy"]
+    assert not [m for m, _ in link.received() if isinstance(m, Policy)]
     server.files["policy-1"] = b"the whole file"
     received(link, "policy")
 
@@ -513,7 +509,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server, connect, tmp_path)
     link = connect(server, cache=cache)
     until(lambda: server.sockets)
     server.send(message)
-    with open(received(link, "policy")[0]["path"], "rb") as file:
+    with open(received(link, "policy")[0].path, "rb") as file:
         assert file.read() == b"policy"
 
 
@@ -523,13 +519,15 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server, connect, tmp_path)
         ({"url": "http://elsewhere.example/policy"}, "named a checkpoint elsewhere"),
         ({"sha256": "../../etc/passwd"}, "no sha256 sum"),
         ({"url": "/api/station/checkpoints/none"}, "There is no such checkpoint"),
+        ({"url": None}, "policy message is wrong: url must be a text"),
+        ({"consecutive": "two"}, "policy message is wrong: consecutive must be a whole number"),
     ],
 )
 def test_a_policy_that_cannot_be_had_is_said(server, connect, changes, sentence):
     link = connect(server)
     until(lambda: server.sockets)
     server.send(policy_message(server) | changes)
-    assert sentence in received(link, "policy_failed")[0]["reason"]
+    assert sentence in received(link, "policy_failed")[0].reason
 
 
 def test_a_link_that_broke_begins_anew(server, connect, monkeypatch):

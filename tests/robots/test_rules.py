@@ -6,13 +6,14 @@ import math
 import numpy as np
 import pytest
 
+from robots.protocol import to_json
 from robots.rules import RULES, SETTINGS, TASK_RULES, RuleError, Rules, Settings
 from robots.station import Station
 from robots.tasks import TASKS, get_task
 from robots.worlds import make_world
 from robots.worlds.point_mass import POINT_MASS
 from robots.worlds.third_party import read_worlds_file
-from tests.robots.station_fakes import Clock, loaded_policy
+from tests.robots.station_fakes import Clock, loaded_policy, told
 from tests.robots.test_embodiments import WORLD
 from tests.robots.test_station import ASSIGNMENT, Bench
 
@@ -54,7 +55,7 @@ def test_settings_of_a_task_reach_a_station_that_a_person_holds():
     bench.command("override")
     bench.command("drive", dx=1, dy=0)
     settings = {"self_reset_after_s": 5.0, "shuffle_every_s": 60.0}
-    bench.station.receive({**ASSIGNMENT, "task": {**ASSIGNMENT["task"], "stall_steps": 3}, "settings": settings})
+    bench.station.receive(told({**ASSIGNMENT, "task": {**ASSIGNMENT["task"], "stall_steps": 3}, "settings": settings}))
     assert bench.state == "overridden" and bench.station.recording.rules.stall_steps is None, "the correction goes on"
     assert bench.station.settings == Settings(5.0, 60.0, 1)
     bench.command("hand_back")
@@ -64,7 +65,7 @@ def test_settings_of_a_task_reach_a_station_that_a_person_holds():
 
 def test_wrong_settings_of_an_assignment_leave_the_old_ones_and_the_practice():
     bench = Bench().practise()
-    bench.station.receive({**ASSIGNMENT, "settings": {"shuffle_every_s": -1}})
+    bench.station.receive(told({**ASSIGNMENT, "settings": {"shuffle_every_s": -1}}))
     assert bench.tick() and bench.station.settings == Settings()
 
 
@@ -72,11 +73,11 @@ def test_a_killed_assignment_ends_the_policys_attempt_and_no_persons():
     ended = {"type": "assignment", "assignment": None, "run": None, "task": None, "at_once": True}
     bench = Bench().practise()
     bench.tick()
-    bench.station.receive(ended)
+    bench.station.receive(told(ended))
     assert bench.state == "idle" and [episode.ending for episode in bench.episodes] == ["operator"]
     bench.practise()
     bench.tick(), bench.command("override"), bench.command("drive", dx=1, dy=0), bench.tick()
-    bench.station.receive(ended)
+    bench.station.receive(told(ended))
     assert bench.state == "overridden" and bench.station.recording.purpose == "correction"
     bench.command("hand_back")
     assert bench.state == "idle" and bench.episodes[-1].purpose == "correction"
@@ -87,9 +88,11 @@ def test_a_killed_assignment_ends_the_policys_attempt_and_no_persons():
 
 def of_point_mass(world=None, **rules):
     clock, sent = Clock(), []
-    station = Station(world or make_world("point_mass", 5), seed=5, emit=sent.append, clock=clock)
+    station = Station(
+        world or make_world("point_mass", 5), seed=5, emit=lambda message: sent.append(to_json(message)), clock=clock
+    )
     task = {"name": "point_mass", "time_limit_steps": 4, **rules}
-    station.receive({"type": "assignment", "assignment": 1, "run": 1, "task": task, "purpose": "practice"})
+    station.receive(told({"type": "assignment", "assignment": 1, "run": 1, "task": task, "purpose": "practice"}))
     station.offer_policy(loaded_policy())
     return station, clock, sent
 
@@ -133,7 +136,7 @@ def test_a_real_world_asks_for_a_person_before_each_attempt():
     assert len(goals_of(station, clock, 2)) == 1, "the first is fresh, and the second waits"
     assert station.control.state == "needs_person" and "before each attempt" in station.control.reason
     before = tuple(station.driver.world.goal)
-    station.receive({"type": "command", "id": "r", "name": "reset", "args": {}, "epoch": 1, "by": "ada"})
+    station.receive(told({"type": "command", "id": "r", "name": "reset", "args": {}, "epoch": 1, "by": "ada"}))
     assert station.control.state == "practising" and tuple(station.driver.world.goal) != before
     assert len(goals_of(station, clock, 2)) == 1
 
@@ -147,7 +150,7 @@ def test_a_task_may_ask_for_a_reset_before_each_attempt_and_take_it_back():
     bench.until_episodes(3)
     bench.tick()
     assert bench.state == "needs_person"
-    bench.station.receive(ASSIGNMENT)
+    bench.station.receive(told(ASSIGNMENT))
     assert bench.state == "practising" and bench.tick()
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from robots.episodes import ACTORS, episodes_to_bytes
+from robots.protocol import to_json
 from robots.rules import RULES
-from robots.station import Station, chance_of_success
-from tests.robots.station_fakes import Clock, FakePolicy, FakeRewardModel, FakeWorld, loaded_policy
+from robots.station import Station
+from robots.termination import chance_of_success
+from tests.robots.station_fakes import Clock, FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
 
 ASSIGNMENT = {
     "type": "assignment",
@@ -29,15 +31,15 @@ class Bench:
         self.station = Station(
             self.world,
             seed=3,
-            emit=self.sent.append,
-            show=self.shown.append,
+            emit=lambda message: self.sent.append(to_json(message)),
+            show=lambda message: self.shown.append(to_json(message)),
             store=self.episodes.append,
             clock=self.clock,
         )
-        self.station.receive({"type": "welcome", "settings": settings})
+        self.station.receive(told({"type": "welcome", "settings": settings}))
 
     def practise(self, loaded=None, **task):
-        self.station.receive({**ASSIGNMENT, "task": {**ASSIGNMENT["task"], **task}})
+        self.station.receive(told({**ASSIGNMENT, "task": {**ASSIGNMENT["task"], **task}}))
         self.station.offer_policy(loaded or loaded_policy())
         return self
 
@@ -47,11 +49,11 @@ class Bench:
             self.epoch += name == "override"
             epoch = self.epoch
         message = {"type": "command", "id": id or f"c{next(_ids)}", "name": name, "args": args, "ttl_ms": ttl_ms}
-        self.station.receive({**message, "epoch": epoch, "by": by})
+        self.station.receive(told({**message, "epoch": epoch, "by": by}))
         return self.sent_of("command_done")[-1]
 
     def beat(self, epoch=None):
-        self.station.receive({"type": "beat", "epoch": self.epoch if epoch is None else epoch})
+        self.station.receive(told({"type": "beat", "epoch": self.epoch if epoch is None else epoch}))
 
     def sent_of(self, kind):
         return [message for message in self.sent if message["type"] == kind]
@@ -62,7 +64,7 @@ class Bench:
         seen = self.station.observe()
         if seen is None:
             return False
-        loaded = self.station.loaded
+        loaded = self.station.orders.loaded
         if loaded is None:
             self.station.act(None, np.nan, None)
         else:
@@ -157,10 +159,10 @@ def test_steps_keep_real_time_and_four_times_it_and_no_time_at_all():
         )
         for _ in range(400):
             bench.tick(0.005)
-        assert bench.station.steps_taken == pytest.approx(expected, abs=2)
+        assert bench.station.attempts.steps_taken == pytest.approx(expected, abs=2)
     bench = Bench(speed=0).practise(loaded_policy(reward_model=FakeRewardModel(distance=1e9)), time_limit_steps=10_000)
     assert all(bench.tick(0) for _ in range(50))
-    assert bench.station.steps_taken == 50
+    assert bench.station.attempts.steps_taken == 50
     assert bench.command("speed", value=1)["ok"] and bench.station.settings.speed == 1
     refused = bench.command("speed", value=3)
     assert not refused["ok"] and "1 (1×), 4 (4×), 0 (max)" in refused["error"]
@@ -203,7 +205,7 @@ def test_a_policy_is_loaded_at_the_episode_boundary_only():
 def test_a_hold_lets_the_episode_end_then_waits_for_a_newer_policy():
     bench = Bench().practise(loaded_policy(4))
     bench.tick(), bench.tick()
-    bench.station.receive({"type": "hold", "version": 4})
+    bench.station.receive(told({"type": "hold", "version": 4}))
     assert bench.state == "practising", "the episode under way goes on"
     bench.until_episodes(1)
     assert bench.state == "waiting" and not any(bench.tick() for _ in range(20))
@@ -215,20 +217,20 @@ def test_a_hold_lets_the_episode_end_then_waits_for_a_newer_policy():
 
 def test_the_answer_to_an_old_upload_does_not_hold_a_station_that_has_the_next_policy():
     bench = Bench().practise(loaded_policy(5))
-    bench.station.receive({"type": "hold", "policies": ["policy-4"]})
+    bench.station.receive(told({"type": "hold", "policies": ["policy-4"]}))
     bench.tick()
     assert bench.state == "practising"
-    bench.station.receive({"type": "hold", "policies": ["policy-5"]})
+    bench.station.receive(told({"type": "hold", "policies": ["policy-5"]}))
     bench.until_episodes(1)
     assert bench.state == "waiting"
 
 
 def test_a_new_run_counts_its_versions_anew():
     bench = Bench().practise(loaded_policy(9))
-    bench.station.receive({"type": "hold", "version": 9})
+    bench.station.receive(told({"type": "hold", "version": 9}))
     bench.station.offer_policy(loaded_policy(10))
-    bench.station.receive({"type": "hold", "version": 10})
-    bench.station.receive({**ASSIGNMENT, "assignment": 2, "run": 2})
+    bench.station.receive(told({"type": "hold", "version": 10}))
+    bench.station.receive(told({**ASSIGNMENT, "assignment": 2, "run": 2}))
     assert bench.state == "waiting", "the last run's policy acts no episode of the next"
     bench.station.offer_policy(loaded_policy(0, checkpoint="of-another-run"))
     assert bench.state == "practising"
@@ -237,7 +239,7 @@ def test_a_new_run_counts_its_versions_anew():
 def test_another_run_lets_the_episode_under_way_end_with_its_policy():
     bench = Bench().practise(loaded_policy(9))
     bench.tick()
-    bench.station.receive({**ASSIGNMENT, "assignment": 2, "run": 2})
+    bench.station.receive(told({**ASSIGNMENT, "assignment": 2, "run": 2}))
     bench.until_episodes(1)
     assert bench.episodes[0].policy == "policy-9" and bench.episodes[0].steps == 9 and bench.state == "waiting"
 
@@ -245,8 +247,8 @@ def test_another_run_lets_the_episode_under_way_end_with_its_policy():
 def test_a_hold_that_overtakes_its_policy_holds_it_all_the_same():
     """The policy comes late, since its file is fetched first."""
     bench = Bench()
-    bench.station.receive(ASSIGNMENT)
-    bench.station.receive({"type": "hold", "version": 3})
+    bench.station.receive(told(ASSIGNMENT))
+    bench.station.receive(told({"type": "hold", "version": 3}))
     bench.station.offer_policy(loaded_policy(3))
     assert bench.state == "waiting"
     bench.station.offer_policy(loaded_policy(4))
@@ -255,7 +257,7 @@ def test_a_hold_that_overtakes_its_policy_holds_it_all_the_same():
 
 def test_without_a_policy_the_station_waits_and_says_why():
     bench = Bench()
-    bench.station.receive(ASSIGNMENT)
+    bench.station.receive(told(ASSIGNMENT))
     assert bench.state == "waiting" and "no policy" in bench.station.control.reason
     bench.station.policy_failed("the policy cannot be loaded: it is for another body")
     assert "another body" in bench.station.control.reason
@@ -264,7 +266,7 @@ def test_without_a_policy_the_station_waits_and_says_why():
 def test_an_assignment_that_ends_lets_the_episode_end():
     bench = Bench().practise()
     bench.tick()
-    bench.station.receive({"type": "assignment", "assignment": None, "run": None, "task": None})
+    bench.station.receive(told({"type": "assignment", "assignment": None, "run": None, "task": None}))
     bench.tick()
     assert bench.state == "practising"
     bench.until_episodes(1)
@@ -274,7 +276,7 @@ def test_an_assignment_that_ends_lets_the_episode_end():
 @pytest.mark.parametrize("name", ["juggle", ""])
 def test_an_unknown_task_is_said_and_not_tried(name):
     bench = Bench()
-    bench.station.receive({**ASSIGNMENT, "task": {"name": name}})
+    bench.station.receive(told({**ASSIGNMENT, "task": {"name": name}}))
     assert bench.state == "idle" and "known are" in bench.station.control.reason
 
 
@@ -411,7 +413,7 @@ def test_the_other_family_is_no_business_of_a_reset_or_of_an_evaluation():
     assert asked(bench) == "block2block", "a fresh table has nothing to be put right"
     bench.until_episodes(2)
     bench.tick()
-    bench.station.receive({**ASSIGNMENT, "task": bench.station.assignment["task"], "purpose": "evaluation"})
+    bench.station.receive(told({**ASSIGNMENT, "task": bench.station.orders.assignment.task, "purpose": "evaluation"}))
     bench.until_episodes(4)
     assert [episode.task for episode in bench.episodes] == ["block2block"] * 2 + ["block_to_place", "block2block"]
 
@@ -419,7 +421,7 @@ def test_the_other_family_is_no_business_of_a_reset_or_of_an_evaluation():
 def all_at_one_place(bench):
     for block in bench.world.embodiment.objects:
         bench.world.state[bench.world.embodiment.object_slice(block.name)][:2] = 0.0
-    bench.station.observation = bench.world.observation()
+    bench.station.workspace.observation = bench.world.observation()
 
 
 def test_where_all_is_fulfilled_the_other_family_is_asked_or_a_person():
@@ -479,7 +481,7 @@ def test_a_station_left_alone_resets_itself_after_its_delay_and_says_so():
 def test_the_wait_for_a_policy_does_not_hide_that_a_person_is_needed():
     bench = Bench().practise(loaded_policy(1))
     bench.tick(), bench.tick()
-    bench.station.receive({"type": "hold", "version": 1})
+    bench.station.receive(told({"type": "hold", "version": 1}))
     bench.world.off_table = "the red moon is off the table"
     bench.until_episodes(1)
     assert bench.state == "needs_person"
@@ -499,11 +501,11 @@ def test_a_command_id_is_executed_once_and_answered_each_time():
 def test_an_expired_command_is_refused_and_an_expired_stop_is_not():
     bench = Bench().practise()
     command = {"type": "command", "id": "late", "name": "pause", "args": {}, "ttl_ms": 300}
-    bench.station.receive(command, received_at=bench.clock.now - 0.4)
+    bench.station.receive(told(command), received_at=bench.clock.now - 0.4)
     assert not bench.sent[-1]["ok"] and "400 ms old" in bench.sent[-1]["error"] and bench.state == "practising"
-    bench.station.receive({**command, "id": "late on the way", "age_s": 0.5})
+    bench.station.receive(told({**command, "id": "late on the way", "age_s": 0.5}))
     assert not bench.sent[-1]["ok"] and bench.state == "practising"
-    bench.station.receive({**command, "id": "stop", "name": "stop", "age_s": 60})
+    bench.station.receive(told({**command, "id": "stop", "name": "stop", "age_s": 60}))
     assert bench.state == "stopped"
 
 
@@ -514,9 +516,9 @@ def test_a_stop_is_latched_until_it_is_cleared_and_then_waits_for_resume():
     assert bench.state == "stopped" and bench.episodes[0].ending == "stop" and bench.episodes[0].interventions == 1
     for name in ("resume", "override", "pause", "hand_back"):
         assert not bench.command(name)["ok"]
-    bench.station.receive(ASSIGNMENT)
+    bench.station.receive(told(ASSIGNMENT))
     bench.station.offer_policy(loaded_policy(2))
-    bench.station.receive({"type": "welcome", "settings": {"speed": 0}})
+    bench.station.receive(told({"type": "welcome", "settings": {"speed": 0}}))
     bench.command("reset")
     assert bench.state == "stopped" and not any(bench.tick() for _ in range(10))
     assert bench.command("clear_stop")["ok"]
@@ -533,12 +535,12 @@ def test_a_host_that_starts_anew_is_reminded_of_a_stop_and_a_pause():
 def test_what_people_ordered_while_the_link_was_down_is_done_at_the_welcome():
     bench = Bench().practise()
     bench.command("stop", id="s1")
-    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "stop": "s1", "paused": True}})
+    bench.station.receive(told({"type": "welcome", "settings": {"stop_latched": False, "stop": "s1", "paused": True}}))
     assert bench.state == "paused", "its stop is on record, and was cleared"
-    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "paused": False}})
+    bench.station.receive(told({"type": "welcome", "settings": {"stop_latched": False, "paused": False}}))
     assert bench.state == "practising"
     bench.tick()
-    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "paused": True}})
+    bench.station.receive(told({"type": "welcome", "settings": {"stop_latched": False, "paused": True}}))
     assert bench.state == "paused" and bench.episodes[-1].ending == "operator"
 
 
@@ -546,21 +548,21 @@ def test_a_stop_that_the_server_has_no_record_of_outlives_the_welcome():
     """It was told first, and the server died before it could write it down: only a person clears it."""
     bench = Bench().practise()
     bench.command("stop", id="s2")
-    bench.station.receive({"type": "welcome", "settings": {"stop_latched": False, "stop": "s1", "paused": False}})
-    assert bench.state == "stopped" and bench.station.telemetry()["stop"] == "s2"
-    assert bench.command("clear_stop")["ok"] and bench.state == "paused" and bench.station.telemetry()["stop"] == ""
+    bench.station.receive(told({"type": "welcome", "settings": {"stop_latched": False, "stop": "s1", "paused": False}}))
+    assert bench.state == "stopped" and bench.station.telemetry().stop == "s2"
+    assert bench.command("clear_stop")["ok"] and bench.state == "paused" and bench.station.telemetry().stop == ""
 
 
 def test_a_heartbeat_says_a_missed_stop_and_never_clears_one():
     bench = Bench().practise()
-    bench.station.receive({"type": "heartbeat", "stop": ""})
+    bench.station.receive(told({"type": "heartbeat", "stop": ""}))
     assert bench.state == "practising" and bench.tick()
-    bench.station.receive({"type": "heartbeat", "stop": "s3"})
+    bench.station.receive(told({"type": "heartbeat", "stop": "s3"}))
     assert bench.state == "stopped" and bench.station.control.stop == "s3" and not bench.tick()
-    bench.station.receive({"type": "heartbeat", "stop": ""})
+    bench.station.receive(told({"type": "heartbeat", "stop": ""}))
     assert bench.state == "stopped"
     for odd in (None, 7, ["s3"]):
-        bench.station.receive({"type": "heartbeat", "stop": odd})
+        bench.station.receive(told({"type": "heartbeat", "stop": odd}))
 
 
 def test_pause_ends_the_episode_and_resume_draws_a_new_instruction():
@@ -598,7 +600,7 @@ def test_an_override_keeps_the_policys_steps_and_records_the_persons_apart():
     bench = Bench().practise()
     for _ in range(3):
         bench.tick()
-    words = bench.station.instruction.text
+    words = bench.station.attempts.instruction.text
     assert bench.command("override")["ok"] and bench.state == "overridden"
     (cut,) = bench.episodes
     assert cut.ending == "override" and cut.steps == 3 and not cut.detected_success and cut.interventions == 1
@@ -645,13 +647,13 @@ def test_the_body_holds_still_when_the_drive_commands_end():
     bench.tick(0.05)
     assert bench.station.control.reason == ""
     bench.tick(0.1)
-    assert "holds still" in bench.station.telemetry()["reason"]
+    assert "holds still" in bench.station.telemetry().reason
     for _ in range(20):
         bench.beat()
         bench.tick(0.1)
     assert (bench.world.observation() == there).all() and bench.state == "overridden"
     bench.command("drive", dx=1)
-    assert bench.station.telemetry()["reason"] == ""
+    assert bench.station.telemetry().reason == ""
     assert bench.tick()
 
 
@@ -659,7 +661,7 @@ def test_an_override_ends_with_the_link_and_with_a_pause():
     bench = Bench().practise()
     bench.tick()
     bench.command("override")
-    bench.station.receive({"type": "welcome", "settings": {"paused": True}})
+    bench.station.receive(told({"type": "welcome", "settings": {"paused": True}}))
     assert bench.state == "paused"
     bench.command("override")
     assert bench.state == "overridden"
@@ -671,23 +673,23 @@ def test_telemetry_of_a_reward_model_that_broke_is_still_json():
     bench = Bench().practise()
     bench.station.observe()
     bench.station.act(np.zeros(2), math.nan, np.full(50, math.nan), np.full(50, math.nan))
-    json.dumps(bench.station.telemetry(), allow_nan=False)
+    json.dumps(to_json(bench.station.telemetry()), allow_nan=False)
 
 
 def test_a_person_drives_at_the_control_rate_even_at_full_speed():
     bench = Bench(speed=0).practise()
     bench.tick()
     bench.command("override")
-    before = bench.station.steps_taken
+    before = bench.station.attempts.steps_taken
     for _ in range(100):
         bench.command("drive", dx=0.1)
         bench.tick(0.01)
-    assert bench.station.steps_taken - before == pytest.approx(5, abs=1)
+    assert bench.station.attempts.steps_taken - before == pytest.approx(5, abs=1)
 
 
 def test_an_override_works_from_idle_and_without_a_policy():
     bench = Bench()
-    assert bench.command("override")["ok"] and bench.station.instruction.text
+    assert bench.command("override")["ok"] and bench.station.attempts.instruction.text
     bench.command("drive", dy=1)
     assert bench.tick()
     bench.command("hand_back")
@@ -742,11 +744,11 @@ def test_after_an_override_that_nobody_ended_the_policy_waits_for_a_person(troub
         assert bench.state == "offline" and not bench.tick()
         bench.station.server_gone(0)
     elif trouble == "new link":
-        bench.station.receive({"type": "welcome", "settings": {"overridden": True}})
+        bench.station.receive(told({"type": "welcome", "settings": {"overridden": True}}))
     elif trouble == "the server says so":
-        bench.station.receive({"type": "lapse", "epoch": bench.epoch - 1})
+        bench.station.receive(told({"type": "lapse", "epoch": bench.epoch - 1}))
         assert bench.station.recording is not None, "the lapse of an older lease is nobody's business"
-        bench.station.receive({"type": "lapse", "epoch": bench.epoch})
+        bench.station.receive(told({"type": "lapse", "epoch": bench.epoch}))
     elif trouble == "fault":
         bench.world.broken = True
         bench.command("drive", dx=1)
@@ -788,12 +790,12 @@ def test_an_epoch_counts_even_where_its_own_command_never_came():
     newer = bench.epoch + 1
     assert not bench.command("drive", epoch=newer, dx=1)["ok"], "that override was lost on the way"
     assert not bench.command("drive", dx=1)["ok"] and not bench.tick(), "but who held it before has lost it"
-    bench.station.receive({"type": "welcome", "settings": {}, "epoch": 90})
+    bench.station.receive(told({"type": "welcome", "settings": {}, "epoch": 90}))
     assert not bench.command("override")["ok"], "and a host that begins anew is told the newest epoch"
     for strange in (0, -1, True, "7", 2.5):
         assert not bench.command("override", epoch=strange)["ok"]
     message = {"type": "command", "id": "bare", "name": "override", "args": {}}
-    bench.station.receive(message)
+    bench.station.receive(told(message))
     assert "names no epoch" in bench.sent_of("command_done")[-1]["error"]
 
 
@@ -813,7 +815,7 @@ def test_beats_keep_a_lease_and_their_absence_is_said():
         assert bench.state == "overridden" and bench.station.control.reason == ""
     bench.tick(1.1)
     assert "no sign of life from the browser of ada" in bench.station.control.reason
-    bench.station.receive({"type": "beat", "epoch": bench.epoch, "age_s": 0.6})
+    bench.station.receive(told({"type": "beat", "epoch": bench.epoch, "age_s": 0.6}))
     assert "no sign of life" in bench.station.control.reason, "that one tells of a life long ago"
     bench.beat(bench.epoch - 1)
     assert "no sign of life" in bench.station.control.reason

@@ -18,7 +18,7 @@ from robots.station import Station
 from robots.tasks import get_task
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.robots.fake_server import FakeServer, until
-from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy
+from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
 from training import practice
 from training.checkpoints import Description, save_checkpoint
 from training.networks import Network
@@ -130,8 +130,8 @@ def host(server, tokens, tmp_path, monkeypatch):
 
 def acting_station(loaded, seed=0):
     station = Station(FakeWorld(), seed=seed)
-    station.receive({"type": "command", "id": "fast", "name": "speed", "args": {"value": 0}, "ttl_ms": 9})
-    station.receive(ASSIGNMENT)
+    station.receive(told({"type": "command", "id": "fast", "name": "speed", "args": {"value": 0}, "ttl_ms": 9}))
+    station.receive(told(ASSIGNMENT))
     if loaded is not None:
         station.offer_policy(loaded)
     return station
@@ -151,14 +151,14 @@ def test_one_network_call_for_each_distinct_checkpoint():
 def test_a_station_without_a_policy_takes_no_part():
     waiting, acting = acting_station(None), acting_station(loaded_policy(1))
     assert step_together([waiting, acting]) == 1
-    assert waiting.steps_taken == 0
+    assert waiting.attempts.steps_taken == 0
 
 
 def test_a_person_drives_a_station_among_others():
     driven, other = acting_station(None), acting_station(loaded_policy(1))
-    driven.receive({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 900, "epoch": 1})
+    driven.receive(told({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 900, "epoch": 1}))
     drive = {"type": "command", "id": "b", "name": "drive", "args": {"dx": -1}, "ttl_ms": 900, "epoch": 1}
-    driven.receive(drive)
+    driven.receive(told(drive))
     assert step_together([driven, other]) == 2
     assert driven.recording.actions[0][0] == pytest.approx(-0.03) and other.recording.actions[0][0] == pytest.approx(
         0.01
@@ -408,7 +408,7 @@ def test_a_reward_model_that_broke_stops_only_its_own_stations():
     stations = [acting_station(loaded_policy(reward_model=judge)) for judge in (Broken(), FakeRewardModel())]
     step_together(stations)
     assert [station.control.state for station in stations] == ["needs_person", "practising"]
-    assert stations[0].steps_taken == 0 and stations[1].recording.steps == 1
+    assert stations[0].attempts.steps_taken == 0 and stations[1].recording.steps == 1
 
 
 @pytest.mark.parametrize("name", ["step", "true_success", "needs_reset", "objects_in_play", "reset"])
@@ -426,8 +426,8 @@ def test_a_driver_that_fails_touches_no_neighbour(server, host, tmp_path, name, 
     if name == "reset":
         server.command("reset", id="r")
     until(lambda: broken.station.control.state == "needs_person")
-    before = [member.station.episode_number for member in others]
-    until(lambda: all(m.station.episode_number > b + 3 for m, b in zip(others, before, strict=True)))
+    before = [member.station.attempts.number for member in others]
+    until(lambda: all(m.station.attempts.number > b + 3 for m, b in zip(others, before, strict=True)))
     assert "failed" in broken.station.control.reason and broken.link.connected
     until(lambda: any("failed" in telemetry["reason"] for telemetry in server.of("telemetry")))
     if name == "true_success":

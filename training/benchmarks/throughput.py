@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from mujoco.rendering.classic import gl_context
 
-from robots.station import Recording, Rules
+from robots.attempts import Recording
+from robots.rules import Rules
 from robots.tasks import get_task
 from robots.worlds.language_table import LANGUAGE_TABLE
 from robots.worlds.language_table.physics import PHYSICS_STEPS, REACH, BatchWorld, LanguageTable

@@ -11,8 +11,9 @@ from fleetui.fleet.actions.attention import note_need
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import operator_of
-from fleetui.fleet.models import IN_EPISODE, Assignment, Station
-from fleetui.messages import CardChanged, send_on_commit, tell_station_on_commit
+from fleetui.fleet.models import Assignment, Station
+from fleetui.messages import CardChanged, TokenRenewed, send_on_commit, tell_station_on_commit
+from robots.protocol import IN_EPISODE
 
 
 @transaction.atomic
@@ -37,7 +38,7 @@ def archive_station(*, station: Station, user) -> None:
     Station.objects.filter(pk=station.pk).update(archived_at=timezone.now())
     note_need(station=station, need=None)
     record_act(lab=station.lab, kind="station_archived", user=user, station=station)
-    tell_station_on_commit(station.command_group, {"type": "token_renewed", "old_works_s": 0.0})
+    tell_station_on_commit(station.command_group, TokenRenewed(old_works_s=0.0))
     _show_gone(station)
     dispatch_on_commit(station.lab)
 

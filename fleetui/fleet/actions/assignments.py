@@ -1,6 +1,7 @@
 """Assignments: tasks given to stations, and what a station is told to do about them."""
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from django.apps import apps
@@ -17,6 +18,8 @@ from fleetui.fleet.models import PRIORITIES, REPEATS, AssignedStation, Assignmen
 from fleetui.fleet.time_zones import newest_due, zone_named, zone_names
 from fleetui.learning import selectors as learning
 from fleetui.messages import tell_station_on_commit
+from robots.protocol import Assignment as AssignmentMessage
+from robots.protocol import Hold, Message
 
 PATIENCE = timedelta(hours=24)  # one that has waited so long is not overtaken any more, whatever has priority
 # What the occurrences of a series have in common.
@@ -537,7 +540,7 @@ def tell_of_task(*, task: Task) -> None:
 # What a station is told
 
 
-def list_orders(*, station: Station) -> list[dict]:
+def list_orders(*, station: Station) -> list[Message]:
     """What the station should be doing now, in messages of the link protocol; saying it twice does no harm.
 
     None of them is a command: a command is a person's word, with the epoch of a lease, and a station refuses it while
@@ -545,17 +548,17 @@ def list_orders(*, station: Station) -> list[dict]:
     """
     settings = station.settings_json()
     del settings["speed"]  # a person's command alone
-    order = {"type": "assignment", "purpose": "practice", "settings": settings}
     assignment = station.live_assignment()
     run = assignment.run if assignment else None
     if run is None or not run.practises() or station.maintenance:
-        return [order | {"assignment": None, "run": None, "task": None}]
-    orders = [order | {"assignment": assignment.pk, "run": run.pk, "task": assignment.task.order_json()}]
+        return [AssignmentMessage(settings=settings)]
+    task = assignment.task.order_json()
+    orders: list[Message] = [AssignmentMessage(settings=settings, assignment=assignment.pk, run=run.pk, task=task)]
     policy = run.published_policy()
     if policy is not None:
         orders.append(run.policy_message(policy))
     if run.holding:
-        orders.append({"type": "hold", "version": run.open_version})
+        orders.append(Hold(version=run.open_version))
     return orders
 
 
@@ -566,7 +569,7 @@ def order_station(*, station: Station, at_once: bool = False) -> None:
 
     def tell():
         order, *others = list_orders(station=station)
-        tell_station_on_commit(station.command_group, order | ({"at_once": True} if at_once else {}), *others)
+        tell_station_on_commit(station.command_group, replace(order, at_once=at_once), *others)
 
     transaction.on_commit(tell, robust=True)
 
@@ -577,6 +580,6 @@ def order_stations_of_run(*, run) -> None:
         order_station(station=place.station)
 
 
-def tell_stations_of_run(*, run, message: dict) -> None:
+def tell_stations_of_run(*, run, message: Message) -> None:
     for station in Station.objects.filter(places__live=True, places__assignment__run=run, connected=True):
         tell_station_on_commit(station.command_group, message)

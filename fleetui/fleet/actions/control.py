@@ -22,6 +22,7 @@ from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import Act, Intervention, Lease, Station
 from fleetui.messages import tell_station_on_commit
 from robots.control import ACTS
+from robots.protocol import Command, Lapse
 from robots.rules import SETTINGS, checked_settings
 
 OPERATOR_LEASE = timedelta(seconds=2)  # from the newest sign of life; afterwards another person may take over
@@ -82,16 +83,15 @@ def command_station(
 
 
 def _tell_command(station: Station, user, command_id: str, name: str, args: dict, ttl_ms: int, epoch: int) -> None:
-    message = {
-        "type": "command",
-        "id": command_id,
-        "name": name,
-        "args": args,
-        "ttl_ms": ttl_ms,
-        "sent_at": time.time(),
-        "epoch": max(epoch, 1),
-        "by": user.get_username(),
-    }
+    message = Command(
+        id=command_id,
+        name=name,
+        args=args,
+        ttl_ms=ttl_ms,
+        sent_at=time.time(),
+        epoch=max(epoch, 1),
+        by=user.get_username(),
+    )
     tell_station_on_commit(station.command_group, message)
 
 
@@ -254,7 +254,7 @@ def lapse_control(
         Lease.objects.filter(pk=lease.pk).update(released_at=timezone.now())
         end_touches(station, "override")
         emit_card(station, {"holder": ""})
-        tell_station_on_commit(station.command_group, {"type": "lapse", "epoch": lease.epoch})
+        tell_station_on_commit(station.command_group, Lapse(epoch=lease.epoch))
         details = {"whose": lease.user.get_username(), "why": why}
         record_act(lab=station.lab, kind="override_ended", station=station, details=details, by_station=by_station)
     return True

@@ -19,8 +19,9 @@ from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import AssignedStation, Episode, Intervention, Station
 from fleetui.messages import RunChanged, send_on_commit
 from robots.embodiments import Embodiment
-from robots.episodes import ACTORS, EpisodeError, read_episodes, write_episodes
+from robots.episodes import ACTORS, EpisodeError, FieldError, read_episodes, write_episodes
 from robots.episodes import Episode as RecordedEpisode
+from robots.protocol import Hold
 
 UPLOAD_LIMIT = 64 * 2**20
 EPISODES_A_FILE = 64
@@ -85,9 +86,9 @@ def read_upload(body: bytes) -> list[RecordedEpisode]:
     """What someone sent, each episode sound by itself and there once."""
     try:
         recorded = read_episodes(body)
+    except FieldError as error:
+        raise Invalid(str(error)) from None
     except EpisodeError as error:
-        if str(error).startswith("Episode "):  # the file is whole, an episode in it is wrong
-            raise Invalid(str(error)) from None
         raise Refused(str(error)) from None
     times = Counter(episode.uuid for episode in recorded)
     if twice := [uuid for uuid, count in times.items() if count > 1]:
@@ -189,7 +190,7 @@ def _count_practice(station: Station, rows: list[Episode]) -> bool:
         filled = full.update(holding=True)
         run = Run.objects.select_related("lab").get(pk=run_id)
         if filled:
-            tell_stations_of_run(run=run, message={"type": "hold", "version": run.open_version})
+            tell_stations_of_run(run=run, message=Hold(version=run.open_version))
         send_on_commit(
             run.topic,
             RunChanged(

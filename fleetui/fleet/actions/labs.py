@@ -13,7 +13,7 @@ from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.models import ROLES, Lab, Membership, Station, Task
 from fleetui.fleet.names import checked_name, free_slug, shown
-from fleetui.messages import tell_station_on_commit
+from fleetui.messages import TokenRenewed, tell_station_on_commit
 from robots import tasks as task_families
 from robots.embodiments import Embodiment
 from robots.rules import TASK_RULES, checked_settings, checked_task_rules
@@ -95,7 +95,7 @@ def renew_token(*, station: Station, user=None, keep_old: bool = False) -> str:
     )
     record_act(lab=station.lab, kind="token_renewed", user=user, station=station, details=details)
     seconds = OLD_TOKEN_FOR.total_seconds() if keep_old else 0.0
-    tell_station_on_commit(station.command_group, {"type": "token_renewed", "old_works_s": seconds})
+    tell_station_on_commit(station.command_group, TokenRenewed(old_works_s=seconds))
     return token
 
 

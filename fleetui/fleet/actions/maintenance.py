@@ -11,7 +11,7 @@ from fleetui.fleet.actions.control import command_station
 from fleetui.fleet.actions.reports import record_loaded_everywhere
 from fleetui.fleet.actions.spans import note_state
 from fleetui.fleet.models import Station
-from fleetui.messages import tell_station_on_commit
+from fleetui.messages import MaintenanceChanged, tell_station_on_commit
 
 
 @transaction.atomic
@@ -57,5 +57,5 @@ def _after_maintenance_change(station: Station) -> None:
     note_state(station=station, state=station.state)
     order_station(station=station)
     # The consumer that speaks for the station shows its telemetry as maintenance; the station itself needs not know.
-    tell_station_on_commit(station.command_group, {"type": "maintenance", "on": station.maintenance})
+    tell_station_on_commit(station.command_group, MaintenanceChanged(on=station.maintenance))
     show_card(station)

@@ -15,16 +15,17 @@ from fleetui.fleet.actions.cards import emit_card, show_card
 from fleetui.fleet.actions.control import add_touch, is_number, lapse_control, newest_epoch
 from fleetui.fleet.actions.episodes import uuid_or_none
 from fleetui.fleet.actions.spans import note_state
-from fleetui.fleet.models import STATION_STATES, Station
+from fleetui.fleet.models import Station
 from fleetui.messages import CheckpointsChanged, send_on_commit
 from robots.embodiments import Embodiment
+from robots.protocol import STATES, Message, Welcome
 
 SILENT_AFTER = timedelta(seconds=20)
 LONGEST_TOUCH_S = 86_400.0
 
 
 @transaction.atomic
-def connect_station(*, station: Station, embodiment: dict, software: str = "", renderer: str = "") -> list[dict]:
+def connect_station(*, station: Station, embodiment: dict, software: str = "", renderer: str = "") -> list[Message]:
     """A station said hello. Returns what it is told: welcome, then its orders."""
     try:
         body = Embodiment.from_json(embodiment)
@@ -53,13 +54,11 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
     show_card(station)
     dispatch_on_commit(station.lab)
     unrecorded = (station.lab.slug, station.slug) in stops.unrecorded
-    welcome = {
-        "type": "welcome",
-        "station": station.slug,
-        "name": station.name,
-        "server_time": timezone.now().timestamp(),
+    welcome = Welcome(
+        station=station.slug,
+        name=station.name,
         # What was ordered while it was away holds too: the latch and the pause come as states, not as commands.
-        "settings": {
+        settings={
             **station.settings_json(),
             "paused": station.paused,
             "stop_latched": station.stop_latched or unrecorded,
@@ -67,8 +66,8 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
             "stop": station.stopped_by or stops.EARLIER,
             "overridden": station.taken_over,
         },
-        "epoch": newest_epoch(station),
-    }
+        epoch=newest_epoch(station),
+    )
     return [welcome, *list_orders(station=station)]
 
 
@@ -102,8 +101,8 @@ def disconnect_silent_stations() -> None:
 
 def record_telemetry(*, station: Station, state: str, reason: str = "", episode: str = "") -> None:
     """What is kept of telemetry: the consumer calls this on a change and every few seconds, not for each message."""
-    if state not in STATION_STATES:
-        raise Invalid(f"{state!r} is no state of a station; known are {', '.join(STATION_STATES)}.")
+    if state not in STATES:
+        raise Invalid(f"{state!r} is no state of a station; known are {', '.join(STATES)}.")
     now = timezone.now()
     fields = {"reason": str(reason)[:300], "last_seen": now}
     if episode:

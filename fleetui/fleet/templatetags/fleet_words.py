@@ -9,15 +9,34 @@ from django.utils.html import format_html
 from django.utils.safestring import mark_safe
 
 from fleetui.fleet.glossary import BY_FIELD, TERMS
+from fleetui.fleet.models import SHOWN_STATES
+from robots import strict_json
 
 register = template.Library()
-STATE_WORDS = {"needs_person": "Needs a person"}
 
 
 @register.filter
 def words(value) -> str:
     """A state or an ending as words."""
-    return STATE_WORDS.get(value) or str(value or "none").replace("_", " ").capitalize()
+    if value in SHOWN_STATES:
+        return SHOWN_STATES[value].words
+    return str(value or "none").replace("_", " ").capitalize()
+
+
+@register.simple_tag
+def station_states() -> str:
+    """The states of stations for the pages' scripts (static/js/format.js), which have no list of their own."""
+    return strict_json.dumps(
+        {
+            state.name: {
+                "words": state.words,
+                "many": state.many or state.words.lower(),
+                "moved_by": state.moved_by,
+                "until_person": state.until_person,
+            }
+            for state in SHOWN_STATES.values()
+        }
+    )
 
 
 @register.simple_tag

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from fleetui import access
 from fleetui.fleet import actions, selectors
 from fleetui.fleet.forms import MaintenanceForm, StationForm, StationSettingsForm
-from fleetui.fleet.models import SPAN_STATES
+from fleetui.fleet.models import SHOWN_STATES
 from fleetui.fleet.templatetags.fleet_words import words
 from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page
 from robots.embodiments import EMBODIMENTS
@@ -89,7 +89,7 @@ def stations(request, lab_slug):
         "stations",
         rows=selectors.list_upkeep(lab),
         archived=selectors.list_stations(lab, archived=True),
-        legend=SPAN_STATES,
+        legend=tuple(SHOWN_STATES),
     )
 
 

@@ -14,24 +14,11 @@ from fleetui.answers import JsonAnswer
 from fleetui.fleet import actions, selectors
 from fleetui.fleet.actions.audit import source
 from fleetui.fleet.jump import jump_targets
+from fleetui.fleet.models import SHOWN_STATES
 from fleetui.fleet.templatetags.fleet_words import percent, words
 from fleetui.fleet.views.pages import page, render_page
 from fleetui.headers import client_address
 from fleetui.learning.models import Run
-
-# What needs a person is said first.
-TALLY = (
-    "needs_person",
-    "stopped",
-    "overridden",
-    "practising",
-    "evaluating",
-    "waiting",
-    "paused",
-    "maintenance",
-    "idle",
-    "offline",
-)
 
 
 class LogIn(LoginView):
@@ -99,7 +86,7 @@ def wall(request, lab_slug):
         "wall",
         cards=cards,
         blank={"word": words("offline")},
-        states=[(state, words(state)) for state in TALLY],
+        states=sorted(SHOWN_STATES.values(), key=lambda state: state.place),
         drawn=[card["name"] for card in cards if card["renderer"] == "drawn"],
         first_steps=first_steps(lab),
     )

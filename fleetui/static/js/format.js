@@ -3,13 +3,11 @@
 // What every address of the site begins with: "/", or the sub-path under which a proxy shows it.
 export const root = document.body.dataset.root;
 
-export const STATES = {
-  offline: "Offline", idle: "Idle", practising: "Practising", evaluating: "Evaluating", overridden: "Overridden",
-  needs_person: "Needs a person", paused: "Paused", stopped: "Stopped", waiting: "Waiting",
-  maintenance: "Maintenance",
-};
+// A station's states as the server declares them: {state: {words, many, moved_by, until_person}}.
+export const STATES = JSON.parse(document.body.dataset.states);
+export const stateWord = (state) => STATES[state]?.words ?? state;
 
-export function setState(element, state, word = STATES[state] ?? state) {
+export function setState(element, state, word = stateWord(state)) {
   element.dataset.state = state;
   element.querySelector("use")?.setAttribute("href", `#s-${state}`);
   const text = element.querySelector("span");

@@ -4,7 +4,7 @@
 import { Player } from "./player.js";
 import { Strip } from "./strip.js";
 import { lab, page, toast, typing } from "./app.js";
-import { isNumber, number, percent, root, setText, STATES } from "./format.js";
+import { isNumber, number, percent, root, setText, stateWord } from "./format.js";
 
 const A_SECOND = 5;
 const CARRY_S = 1.3;             // a station where nothing happens speaks once a second, and sends two pictures
@@ -92,7 +92,7 @@ function show(column) {
   scrub.setAttribute("aria-valuetext", saidAgo(time));
   past.dataset.column = column;
   sayWhen();
-  setText(field("past-state"), said ? STATES[said.state] ?? said.state : "stood still or not heard");
+  setText(field("past-state"), said ? stateWord(said.state) : "stood still or not heard");
   setText(field("past-instruction"), said?.instruction || said?.reason || "");
   setText(field("past-numbers"), said && isNumber(said.d) ? `step ${said.step}, d ${number(said.d, 1)}, P(success) ${percent(said.p_success)}` : "");
   drawPicture(time);

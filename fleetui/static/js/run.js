@@ -2,12 +2,11 @@
 
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
-import { colour, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText, timeOfDay, withAlpha, STATES } from "./format.js";
+import { colour, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText, timeOfDay, withAlpha, STATES, stateWord } from "./format.js";
 
 const Plotly = window.Plotly;
 const runId = Number(page.run), kind = page.kind;
 const LIVE = ["queued", "starting", "running", "pausing", "paused", "canceling"];
-const WANTING = ["needs_person", "stopped", "paused", "overridden"];   // nothing is practised there until a person acts
 const SETTLED_MS = 3000;   // a station that resets itself is no news
 const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
@@ -162,7 +161,7 @@ function drawStations() {
 }
 
 function drawHead() {
-  const word = { ...STATES, queued: "Queued", starting: "Starting", running: "Running", pausing: "Pausing", canceling: "Canceling", canceled: "Canceled", failed: "Failed", completed: "Completed" }[run.state];
+  const word = { queued: "Queued", starting: "Starting", running: "Running", pausing: "Pausing", canceling: "Canceling", canceled: "Canceled", failed: "Failed", completed: "Completed" }[run.state] ?? stateWord(run.state);
   setState(field("state"), run.state, word);
   for (const element of document.querySelectorAll("[data-when]")) element.hidden = !element.dataset.when.split(" ").includes(run.state);
   const error = $("#error");
@@ -181,7 +180,7 @@ function drawHead() {
 // whether it stands still: then nobody knows how long it will take.
 function drawWaiting() {
   const there = stations.filter((station) => station.connected !== false);
-  const wanting = there.filter((station) => WANTING.includes(station.state) && Date.now() - (station.since ?? 0) > SETTLED_MS);
+  const wanting = there.filter((station) => STATES[station.state]?.until_person && Date.now() - (station.since ?? 0) > SETTLED_MS);
   const waits = run.state === "running" && (wanting.length > 0 || (kind === "improve" && stations.length > 0 && there.length === 0));
   $("#waiting").hidden = !waits;
   if (!waits) return false;

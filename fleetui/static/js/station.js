@@ -5,7 +5,7 @@ import { Strip } from "./strip.js";
 import { lab, page, toast } from "./app.js";
 import "./rewind.js";
 import { act, addToDataset, CONNECTION_LOST, Drive, label, listenKeys, mayAct } from "./control.js";
-import { ago, count, isNumber, number, percent, refreshTimes, root, serverNow, setState, setText, STATES } from "./format.js";
+import { ago, count, isNumber, number, percent, refreshTimes, root, serverNow, setState, setText, STATES, stateWord } from "./format.js";
 
 const slug = page.station;
 const mayAdd = page.mayAdd === "1";
@@ -50,7 +50,7 @@ function render() {
     offline: "Its program is not connected. Simulated stations start with the fleet, a real one with its own program." }[state];
   needs.hidden = advice === undefined || advice === null;
   needs.dataset.state = state;
-  setText(field("need"), data.reason || STATES[state]);
+  setText(field("need"), data.reason || stateWord(state));
   setText(field("need-advice"), advice ?? "");
 
   const overridden = state === "overridden", mine = live.holds(slug);
@@ -73,7 +73,7 @@ function render() {
     can("reset", away || others || stopped || (overridden ? "Hand back first" : ""));
     can("override", away || others || stopped || (mine && overridden ? "You are in control" : ""));
     can("hand_back", away || others || (overridden ? "" : "Nobody has taken control"));
-    can("end_episode", away || others || (["practising", "evaluating"].includes(state) ? "" : "No episode is under way"));
+    can("end_episode", away || others || (STATES[state]?.moved_by === "policy" ? "" : "No episode is under way"));
     can("clear_stop", offline ? CONNECTION_LOST : "");
     setText($('[data-command="override"] span'), overridden && !mine && !data.holder ? "Take over" : "Override");
     setText(field("acts-why"), away ? `${away}${offline ? ", except a stop" : ""}.` : others ? `${others}. Anybody can stop it.` : "");

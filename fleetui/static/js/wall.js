@@ -5,7 +5,7 @@ import { Strip } from "./strip.js";
 import { hearCalls, timeLeft } from "./attention.js";
 import { askReason, confirmAct, lab, toast, typing } from "./app.js";
 import { act, CONNECTION_LOST, Drive, listenKeys, mayAct } from "./control.js";
-import { ago, count, isNumber, number, percent, root, serverNow, setState, setText, speedWord, STATES } from "./format.js";
+import { ago, count, isNumber, number, percent, root, serverNow, setState, setText, speedWord, STATES, stateWord } from "./format.js";
 
 const wall = document.querySelector("#wall");
 const work = document.querySelector("#at-work");
@@ -71,7 +71,7 @@ function render(card) {
   setText(field("number"), String(data.number ?? ""));
   const mine = live.holds(data.slug);
   setText(field("holder"), state !== "overridden" ? "" : mine ? "You are in control" : data.holder ? `${data.holder} is in control` : "");
-  setText(field("reason"), data.help?.reason || data.reason || STATES[state] || "");
+  setText(field("reason"), data.help?.reason || data.reason || STATES[state]?.words || "");
   renderCall(card);
   const [words, act, label] = advice(data);
   setText(field("advice"), words);
@@ -146,7 +146,7 @@ function tally() {
   for (const element of document.querySelectorAll("#tally [data-state]")) {
     const n = counts[element.dataset.state] ?? 0;
     element.hidden = n === 0;
-    setText(element.querySelector("span"), `${n} ${element.dataset.state === "needs_person" && n > 1 ? "need a person" : STATES[element.dataset.state].toLowerCase()}`);
+    setText(element.querySelector("span"), `${n} ${n > 1 ? STATES[element.dataset.state].many : stateWord(element.dataset.state).toLowerCase()}`);
   }
 }
 

@@ -1,0 +1,256 @@
+"""The attempts of one station: the next instruction from what is on the table, each step, the end, the episode.
+
+Stands between the loop in station.py, which says when and who, and the workspace, in which things move. An attempt
+under way is a Recording; when it is cut it becomes an Episode, which goes to `store`.
+"""
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from robots.actions import Actions
+from robots.control import CommandRefused
+from robots.driver import DriverError
+from robots.embodiments import Embodiment
+from robots.episodes import ACTORS, FAILURES, Episode
+from robots.orders import LoadedPolicy, Orders
+from robots.protocol import Code
+from robots.rules import Rules, Settings
+from robots.tasks import TASKS, Instruction, TaskFamily, get_task
+from robots.termination import Termination
+from robots.workspace import Workspace
+
+SPREADING = 3  # failures in a row after which another family is asked; then the task's own again, and so on
+TRIED_OUT = 0.1  # the share of attempts that go on, however hopeless
+
+
+class Recording:
+    """The episode under way."""
+
+    def __init__(
+        self,
+        task: TaskFamily,
+        instruction: Instruction,
+        limit: int,
+        purpose: str,
+        actor: str,
+        observation: np.ndarray,
+        loaded: LoadedPolicy | None,
+        rules: Rules,
+    ):
+        self.uuid = str(uuid.uuid4())
+        self.task, self.instruction, self.limit = task, instruction, limit
+        self.purpose, self.actor, self.loaded = purpose, actor, loaded
+        self.observations = [observation]  # T+1 of [D]
+        self.actions: list[np.ndarray] = []  # T of [A]
+        self.fenced: list[bool] = []  # whether the fence turned the action aside
+        self.rules = rules  # as they were when it began
+        self.termination = Termination(rules, limit, loaded)
+        self.started_at = time.time()
+
+    @property
+    def steps(self) -> int:
+        return len(self.actions)
+
+    @property
+    def d(self) -> list[float]:
+        """One shorter than the observations until the newest one is judged."""
+        return self.termination.d
+
+    def finish(
+        self, ending: str, *, embodiment: Embodiment, true_success: bool | None, seed: int, interventions: int
+    ) -> Episode:
+        d = self.d + [math.nan] * (len(self.observations) - len(self.d))
+        loaded = self.loaded
+        return Episode(
+            uuid=self.uuid,
+            embodiment=embodiment.name,
+            task=self.task.name,
+            instruction=self.instruction.text,
+            observations=np.array(self.observations, embodiment.observation_type),
+            actions=np.array(self.actions, np.float32),
+            actors=np.full(self.steps, ACTORS.index(self.actor), np.uint8),
+            steps_to_go=np.asarray(d, np.float32),
+            fenced=np.array(self.fenced, np.uint8),
+            ending=ending,
+            detected_success=ending == "detected_success",
+            true_success=true_success,
+            purpose=self.purpose,
+            policy=loaded.checkpoint if loaded else "",
+            reward_model=loaded.reward_model_checkpoint if loaded else "",
+            threshold=loaded.threshold if loaded else None,
+            seed=seed,
+            started_at=self.started_at,
+            control_hz=embodiment.control_hz,
+            interventions=interventions,
+        )
+
+
+class Attempts:
+    def __init__(
+        self, workspace: Workspace, orders: Orders, settings: Settings, *, seed: int, store: Callable[[Episode], None]
+    ):
+        self.workspace, self.orders, self.settings = workspace, orders, settings
+        self.driver, self.rng = workspace.driver, workspace.rng
+        self.seed, self.store = seed, store
+        self.embodiment = self.driver.embodiment
+        self.actions = Actions(self.embodiment)
+        self.period = 1.0 / self.embodiment.control_hz
+        self.recording: Recording | None = None
+        self.instruction: Instruction | None = None
+        self.d = math.nan
+        self.distribution: np.ndarray | None = None  # p(steps to go) [bins], by the reward model
+        self.number = 0
+        self.steps_taken = 0
+        self.step_due = 0.0
+
+    # The beginning
+
+    def begin(self, purpose: str) -> bool:
+        """The policy's next attempt; False where the table allows none, and then the workspace says why."""
+        orders, workspace = self.orders, self.workspace
+        if workspace.reset_due:
+            if self.driver.resets_itself:
+                workspace.reset()  # no touch: it is part of the task, and nobody was asked
+            else:
+                workspace.ask(Code.RESET_FIRST, "a reset is due before each attempt of its task")
+        families = [orders.task]
+        if orders.rules.after_failure and purpose == "practice":
+            other = get_task(orders.rules.after_failure)
+            # Without a reset a table stays as a failure left it, and the same would fail again and again.
+            # Nor is it the other one's alone: a policy may never have learned that.
+            families = [other, orders.task] if workspace.failures % (SPREADING + 1) else [orders.task, other]
+        workspace.check()
+        if not workspace.need:
+            try:
+                task, instruction = self._first_of(families)
+                tolerated = self.driver.needs_reset()
+            except CommandRefused as error:
+                workspace.ask(Code.NO_INSTRUCTION, str(error))
+            except DriverError as error:
+                workspace.blame(error)
+        if workspace.need:
+            return False
+        limit = orders.rules.time_limit_steps or task.time_limit_steps
+        termination = self._record(task, instruction, limit, purpose, "policy").termination
+        termination.tolerated = tolerated
+        if orders.rules.hopeless is not None:
+            termination.tried_out = purpose == "evaluation" or self.rng.random() < TRIED_OUT
+        return True
+
+    def begin_correction(self) -> None:
+        """The attempt ends here and keeps the policy's steps; the person's go into an episode of their own."""
+        attempt = self.recording
+        self.cut("override")
+        if attempt is not None:
+            self._record(attempt.task, attempt.instruction, attempt.limit, "correction", "human")
+            return
+        # Nothing was being tried: the person is given words to drive by, or the steps would have no goal to learn from.
+        families = [family for family in TASKS.values() if family.embodiment == self.embodiment.name]
+        if not families:
+            raise CommandRefused(
+                f"No task is known for {self.embodiment.name}, so there is nothing to show by driving."
+            )
+        task, instruction = self._first_of([self.orders.task, *families] if self.orders.task else families)
+        self._record(task, instruction, task.time_limit_steps, "correction", "human")
+
+    def _first_of(self, families: Sequence[TaskFamily]) -> tuple[TaskFamily, Instruction]:
+        """Of the first family that has an instruction for this table; CommandRefused with the first one's reason."""
+        reasons, objects = [], self.driver.objects_in_play()
+        for family in families:
+            try:
+                return family, family.sample(self.rng, objects)
+            except ValueError as error:
+                reasons.append(str(error))
+        raise CommandRefused(reasons[0])
+
+    def _record(self, task: TaskFamily, instruction: Instruction, limit: int, purpose: str, actor: str) -> Recording:
+        self.instruction = instruction
+        self.d, self.distribution = math.nan, None
+        self.number += 1
+        observation, orders = self.workspace.observation, self.orders
+        self.recording = Recording(task, instruction, limit, purpose, actor, observation, orders.loaded, orders.rules)
+        return self.recording
+
+    # Each step
+
+    def judge(self, d: float, distribution: np.ndarray | None, outlook: np.ndarray | None) -> None:
+        self.d, self.distribution = d, distribution
+        self.recording.termination.judge(d, outlook, self.recording.steps)
+
+    def ending(self) -> str:
+        """Why the policy's attempt is over by itself; "": it goes on."""
+        return self.recording.termination.ending(self.recording.steps, self.driver.needs_reset())
+
+    def usable(self, action: np.ndarray | None) -> bool:
+        return np.shape(action) == self.actions.low.shape and bool(np.isfinite(action).all())
+
+    def step(self, action: np.ndarray, now: float) -> None:
+        """The policy's action [A]."""
+        self._step(np.asarray(action, np.float32), self._present(), now)
+        self.workspace.practised_s += self.period
+
+    def push(self, direction: tuple[float, float], now: float) -> None:
+        """Where a person pushes."""
+        before = self.recording.actions[-1] if self.recording.actions else None
+        present = self._present()
+        self._step(self.actions.pushed(direction, present, before), present, now)
+
+    def _present(self) -> np.ndarray:
+        """Where the body is. Since the last step somebody may have moved it, or it may have sunk, and an absolute
+        target that is near to where it was may be far from where it is.
+        """
+        return self.driver.observation() if self.actions.need_a_look else self.workspace.observation
+
+    def _step(self, action: np.ndarray, present: np.ndarray, now: float) -> None:
+        recording = self.recording
+        action = self.actions.bounded(action, present)
+        # The episode keeps what was asked for: the fence is part of the world that it was asked of.
+        done = action
+        if recording.rules.edge_margin is not None and recording.actor == "policy":
+            done = self.actions.bounded(self.driver.fenced(action, recording.rules.edge_margin), present)
+        fenced = not np.allclose(done, action, rtol=0, atol=1e-6)
+        observation = self.driver.step(done)
+        self.workspace.moved(observation)
+        recording.observations.append(observation)
+        recording.actions.append(action)
+        recording.fenced.append(fenced)
+        self.steps_taken += 1
+        # Real time counts from when the step was due, so that a late tick does not slow the rate down, but never
+        # catches up.
+        speed = 1 if recording.actor == "human" else self.settings.speed
+        period = self.period / speed if speed else 0.0
+        self.step_due = max(self.step_due + period, now + period / 2) if self.step_due > now - period else now + period
+
+    # The end
+
+    def cut(self, ending: str) -> None:
+        """End the episode under way, if any, here and now. An episode without a step is nobody's attempt and is
+        dropped.
+        """
+        recording, self.recording = self.recording, None
+        self.instruction = None
+        if recording is None or not recording.steps:
+            return
+        if recording.actor == "policy" and ending in FAILURES:
+            self.workspace.failures += 1
+        elif recording.actor == "policy" and ending == "detected_success":
+            self.workspace.failures = 0
+        true_success = None
+        try:
+            true_success = self.driver.true_success(recording.instruction)  # reported only
+        except DriverError as error:
+            self.workspace.blame(error)
+        by_person = ending in ("operator", "override", "stop") and recording.actor == "policy"
+        episode = recording.finish(
+            ending,
+            embodiment=self.embodiment,
+            seed=self.seed,
+            interventions=int(by_person),
+            true_success=true_success,
+        )
+        self.store(episode)
+        self.workspace.check()

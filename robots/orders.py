@@ -1,0 +1,126 @@
+"""What the server wants of one station: the task and its rules, whose policies act, and whether to wait for the next.
+
+Stands between the server's messages and the loop in station.py, which asks it what to do where no person drives.
+Nothing here moves anything or speaks to anybody.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from robots.embodiments import Embodiment
+from robots.protocol import Assignment, Hold
+from robots.rules import Rules
+from robots.tasks import TaskFamily, get_task
+
+
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """What a host gives a station to act with: the objects, and the ids that every episode carries."""
+
+    checkpoint: str
+    version: int
+    policy: Any  # what it does with observations and instructions is the host's business
+    reward_model_checkpoint: str
+    reward_model: Any
+    threshold: float
+    consecutive: int
+    bin_width: float
+    taught: int  # rounds of practice that the policy's outlook has learned from
+
+
+class Orders:
+    """The newest assignment and the policy that it is practised with."""
+
+    def __init__(self, embodiment: Embodiment):
+        self.embodiment = embodiment
+        self.assignment: Assignment | None = None
+        self.task: TaskFamily | None = None  # None: nothing that can be practised here
+        self.rules = Rules()
+        self.run = None  # whose policies these are
+        self.loaded: LoadedPolicy | None = None
+        self.next_policy: LoadedPolicy | None = None
+        self.hold_version: int | None = None  # wait for a policy newer than this one
+        self.waiting_reason = ""  # why there is no policy, where more is known than that
+        self._policy_outdated = False  # to be dropped at the episode boundary
+
+    @property
+    def resets_each_attempt(self) -> bool:
+        return self.rules.reset_each_attempt or (self.task is not None and self.task.reset_each_attempt)
+
+    @property
+    def evaluates(self) -> bool:
+        return self.assignment.purpose == "evaluation"
+
+    def take(self, message: Assignment) -> None:
+        """From now on the last one's task is over; its rules hold until `read_task`."""
+        assigned = message.assignment is not None and message.task
+        self.assignment, self.task = (message if assigned else None), None
+
+    def follow_run(self, run) -> bool:
+        """Whether it is another run than before: its versions begin anew, and it must get no episode that the last
+        run's policy acted.
+        """
+        if self.run == run:
+            return False
+        self.run, self.next_policy, self.hold_version, self._policy_outdated = run, None, None, True
+        return True
+
+    def read_task(self) -> None:
+        """The assignment's rules and task, or why this station can't practise it."""
+        told = self.assignment.task
+        try:
+            self.rules = Rules.from_json(told)
+            task = get_task(told.get("name", ""))
+            families = [task, *([get_task(self.rules.after_failure)] if self.rules.after_failure else [])]
+        except ValueError as error:
+            self.waiting_reason = str(error)
+            return
+        self.task, self.waiting_reason = task, ""
+        for family in families:
+            if family.embodiment != self.embodiment.name:
+                self.waiting_reason = (
+                    f"the task {family.name} is for {family.embodiment}, and this station is "
+                    f"{self.embodiment.name}: assign another task"
+                )
+                self.task = None
+                break
+
+    def hold(self, message: Hold) -> None:
+        """`version` comes from the server's hold, `policies` from the answer to an upload of episodes of these."""
+        version = message.version
+        if message.policies is not None:
+            # An answer that speaks of an older policy's episodes must not stop the station that has the next one
+            # already.
+            newest = self.next_policy or self.loaded
+            if newest is None or newest.checkpoint not in message.policies:
+                return
+            version = newest.version
+        if version is not None:
+            self.hold_version = max(version, self.hold_version if self.hold_version is not None else version)
+
+    def offer(self, loaded: LoadedPolicy) -> bool:
+        """False where it is the one that acts already: sent again, after a reconnection, and a hold on it stays."""
+        if self.loaded is not None and loaded.checkpoint == self.loaded.checkpoint and not self._policy_outdated:
+            self.next_policy = None
+            return False
+        self.next_policy = loaded
+        if self.task is not None:  # otherwise a policy is not what it waits for
+            self.waiting_reason = ""
+        return True
+
+    def take_next_policy(self) -> bool:
+        """At an episode's boundary; whether another one acts from now on."""
+        if self._policy_outdated:
+            self.loaded, self._policy_outdated = None, False
+        if self.next_policy is None:
+            return False
+        self.loaded, self.next_policy = self.next_policy, None
+        return True
+
+    def why_waiting(self) -> str:
+        """Why no policy may act now; "" where one may."""
+        if self.loaded is None:
+            return self.waiting_reason or "no policy has come yet"
+        if self.hold_version is not None and self.loaded.version <= self.hold_version:
+            return f"holding for a policy newer than version {self.hold_version}"
+        return ""
