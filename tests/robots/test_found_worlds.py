@@ -12,7 +12,7 @@ from robots.embodiments import EMBODIMENTS, get_embodiment
 from robots.station import Station
 from robots.tasks import TASKS, get_task
 from robots.worlds import WORLDS, WorldError, find_worlds, make_world, register
-from tests.robots.station_fakes import Clock, FakePolicy, loaded_policy
+from tests.robots.station_fakes import Clock, FakePolicy, loaded_policy, told
 
 FOLDER = {
     "__init__.py": """
@@ -152,15 +152,14 @@ def test_the_folder_names_its_body_and_its_task_before_its_physics_is_imported(f
 def test_a_station_practises_in_it(found):
     clock, sent, episodes = Clock(), [], []
     station = Station(make_world("rail", 3), seed=3, emit=sent.append, store=episodes.append, clock=clock)
-    station.receive(
-        {
-            "type": "assignment",
-            "assignment": 1,
-            "run": 1,
-            "task": {"name": "cup_to_side", "time_limit_steps": 5},
-            "purpose": "practice",
-        }
-    )
+    order = {
+        "type": "assignment",
+        "assignment": 1,
+        "run": 1,
+        "task": {"name": "cup_to_side", "time_limit_steps": 5},
+        "purpose": "practice",
+    }
+    station.receive(told(order))
     station.offer_policy(loaded_policy(policy=FakePolicy([0.05])))
     while not episodes:
         clock.pass_(0.1)
