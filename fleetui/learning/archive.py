@@ -10,8 +10,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleetui.access import Conflict
-from fleetui.fleet.actions import lock_queue, record_act
 from fleetui.fleet.actions.archive import list_references, refuse_deletion
+from fleetui.fleet.actions.audit import record_act
+from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment
 from fleetui.learning.models import Checkpoint, Dataset, Run
 

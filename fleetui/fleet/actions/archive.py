@@ -6,12 +6,13 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleetui.access import Conflict
-from fleetui.fleet.actions.assignments import dispatch_on_commit, lock_queue
 from fleetui.fleet.actions.attention import note_need
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import operator_of
-from fleetui.fleet.models import IN_EPISODE, Assignment, Station
+from fleetui.fleet.actions.labs import lock_queue
+from fleetui.fleet.models import IN_EPISODE, Assignment, Lab, Station
+from fleetui.fleet.signals import queue_changed
 from fleetui.messages import CardChanged, send_on_commit, tell_station_on_commit
 
 
@@ -39,7 +40,7 @@ def archive_station(*, station: Station, user) -> None:
     record_act(lab=station.lab, kind="station_archived", user=user, station=station)
     tell_station_on_commit(station.command_group, {"type": "token_renewed", "old_works_s": 0.0})
     _show_gone(station)
-    dispatch_on_commit(station.lab)
+    queue_changed.send(sender=Lab, lab=station.lab)
 
 
 @transaction.atomic
@@ -52,7 +53,7 @@ def restore_station(*, station: Station, user) -> None:
     station.refresh_from_db()
     record_act(lab=station.lab, kind="station_restored", user=user, station=station)
     show_card(station)
-    dispatch_on_commit(station.lab)
+    queue_changed.send(sender=Lab, lab=station.lab)
 
 
 @transaction.atomic

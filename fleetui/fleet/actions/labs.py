@@ -8,11 +8,11 @@ from django.db.models import Max
 from django.utils import timezone
 
 from fleetui.access import Conflict, Invalid
-from fleetui.fleet.actions.assignments import dispatch_on_commit, tell_of_task
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.models import ROLES, Lab, Membership, Station, Task
 from fleetui.fleet.names import checked_name, free_slug, shown
+from fleetui.fleet.signals import queue_changed, task_edited
 from fleetui.messages import tell_station_on_commit
 from robots import tasks as task_families
 from robots.embodiments import Embodiment
@@ -26,6 +26,14 @@ def create_lab(*, name: str, slug: str = "") -> Lab:
     name = checked_name(name, "lab")
     slug = slug or free_slug(name, "lab", Lab.objects.values_list("slug", flat=True), 40)
     return Lab.objects.create(slug=slug, name=name)
+
+
+def lock_queue(lab: Lab) -> None:
+    """Whoever changes a lab's queue or gives its stations away does so alone, until the transaction ends.
+
+    The lock lets rows that merely name the lab be written, so no upload waits for it.
+    """
+    Lab.objects.select_for_update(no_key=True).get(pk=lab.pk)
 
 
 def add_member(*, lab: Lab, user, role: str) -> Membership:
@@ -73,7 +81,7 @@ def create_station(
     )
     record_act(lab=lab, kind="token_made", user=user, station=station, details={"prefix": station.token_prefix})
     show_card(station)
-    dispatch_on_commit(lab)
+    queue_changed.send(sender=Lab, lab=lab)
     return station, token
 
 
@@ -157,7 +165,7 @@ def edit_task(*, task: Task, user, name: str | None = None, description: str | N
     Task.objects.filter(pk=task.pk).update(name=name, description=description or family.description, **rules)
     task.refresh_from_db()
     record_act(lab=task.lab, kind="task_edited", user=user, details={"task": task.slug})
-    tell_of_task(task=task)
+    task_edited.send(sender=Task, task=task)
     return task
 
 
@@ -167,7 +175,7 @@ def archive_task(*, task: Task, user) -> None:
     if not Task.objects.filter(pk=task.pk, archived_at=None).update(archived_at=timezone.now()):
         raise Conflict(f"{task} is archived already.")
     record_act(lab=task.lab, kind="task_archived", user=user, details={"task": task.slug})
-    dispatch_on_commit(task.lab)
+    queue_changed.send(sender=Lab, lab=task.lab)
 
 
 @transaction.atomic
@@ -175,4 +183,4 @@ def restore_task(*, task: Task, user) -> None:
     if not Task.objects.filter(pk=task.pk, archived_at__isnull=False).update(archived_at=None):
         raise Conflict(f"{task} is not archived.")
     record_act(lab=task.lab, kind="task_restored", user=user, details={"task": task.slug})
-    dispatch_on_commit(task.lab)
+    queue_changed.send(sender=Lab, lab=task.lab)

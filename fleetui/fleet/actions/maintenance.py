@@ -4,13 +4,12 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleetui.access import Conflict, Invalid
-from fleetui.fleet.actions.assignments import order_station
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import command_station
-from fleetui.fleet.actions.reports import record_loaded_everywhere
 from fleetui.fleet.actions.spans import note_state
 from fleetui.fleet.models import Station
+from fleetui.fleet.signals import maintenance_changed, station_left
 from fleetui.messages import tell_station_on_commit
 
 
@@ -33,9 +32,7 @@ def begin_maintenance(*, station: Station, user, reason: str) -> None:
         station.refresh_from_db()
     record_act(lab=station.lab, kind="maintenance_on", user=user, station=station, reason=reason)
     _after_maintenance_change(station)
-    assignment = station.live_assignment()
-    if assignment and assignment.run:  # it may have been the last one that a publication waited for
-        transaction.on_commit(lambda: record_loaded_everywhere(run=assignment.run), robust=True)
+    station_left.send(sender=Station, station=station)
 
 
 @transaction.atomic
@@ -55,7 +52,7 @@ def end_maintenance(*, station: Station, user) -> None:
 
 def _after_maintenance_change(station: Station) -> None:
     note_state(station=station, state=station.state)
-    order_station(station=station)
+    maintenance_changed.send(sender=Station, station=station)
     # The consumer that speaks for the station shows its telemetry as maintenance; the station itself needs not know.
     tell_station_on_commit(station.command_group, {"type": "maintenance", "on": station.maintenance})
     show_card(station)

@@ -10,7 +10,8 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 
 from fleetui import access
-from fleetui.fleet import actions, selectors
+from fleetui.fleet import selectors
+from fleetui.fleet.actions import people
 from fleetui.fleet.actions.audit import source
 from fleetui.fleet.forms import in_words
 
@@ -28,7 +29,7 @@ def page(view):
 
 def render_page(request, template, lab, section, status=200, **context):
     """With what base.html needs: the lab, the part of the site, and what the user's role may do here."""
-    actions.note_seen(user=request.user, labs=[lab.slug])
+    people.note_seen(user=request.user, labs=[lab.slug])
     # Counted only where the navigation is drawn; a part of a page has none.
     context |= {"problems": list_problems(context), "help_count": partial(selectors.count_help, lab)}
     may = {action: access.may(lab.role, action) for action in access.ALLOWED}

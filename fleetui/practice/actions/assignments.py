@@ -1,9 +1,8 @@
-"""Assignments: tasks given to stations, and what a station is told to do about them."""
+"""Assignments: tasks given to stations, from the queue that they wait in to the end of the run behind them."""
 
 import json
 from datetime import datetime, timedelta
 
-from django.apps import apps
 from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -13,10 +12,14 @@ from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import grant_lease
+from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import PRIORITIES, REPEATS, AssignedStation, Assignment, Lab, Lease, Station, Task
+from fleetui.fleet.signals import queue_changed
 from fleetui.fleet.time_zones import newest_due, zone_named, zone_names
+from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
-from fleetui.messages import tell_station_on_commit
+from fleetui.learning.models import Run
+from fleetui.practice.actions.publishing import order_station, order_stations_of_run
 
 PATIENCE = timedelta(hours=24)  # one that has waited so long is not overtaken any more, whatever has priority
 # What the occurrences of a series have in common.
@@ -24,21 +27,7 @@ REPEATED = ("lab", "task", "created_by", "any_count", "parent", "budget_episodes
 REPEATED += ("priority", "time_zone")
 REPEAT_DAYS = {"daily": 1, "weekly": 7}
 BUDGETS = {"episodes": "budget_episodes", "hours": "budget_hours", "target_success": "target_success"}
-
-
-def lock_queue(lab: Lab) -> None:
-    """Whoever changes a lab's queue or gives its stations away does so alone, until the transaction ends.
-
-    The lock lets rows that merely name the lab be written, so no upload waits for it.
-    """
-    Lab.objects.select_for_update(no_key=True).get(pk=lab.pk)
-
-
-def dispatch_on_commit(lab: Lab) -> None:
-    """Something was freed, added or moved: see who may start."""
-    from fleetui.fleet.actions.dispatch import dispatch_assignments  # it starts assignments, so it imports this module
-
-    transaction.on_commit(lambda: dispatch_assignments(lab=lab), robust=True)
+STEERED = ("starting", "running", "pausing", "canceling")  # a run that entered one has other work for its stations
 
 
 @transaction.atomic
@@ -48,9 +37,9 @@ def assign_task(
     task: Task,
     stations: list[Station],
     user,
-    run=None,
+    run: Run | None = None,
     any_count: int | None = None,
-    parent=None,
+    parent: Run | None = None,
     episodes: int | None = None,
     hours: float | None = None,
     target_success: float | None = None,
@@ -109,7 +98,7 @@ def assign_task(
     details = {"assignment": assignment.pk, "task": task.name, "run": run.pk if run else None, "any": any_count}
     for station in stations or [None]:
         record_act(lab=lab, kind="assigned", user=user, station=station, details=details)
-    dispatch_on_commit(lab)
+    queue_changed.send(sender=Lab, lab=lab)
     return assignment
 
 
@@ -210,7 +199,7 @@ def reorder_assignment(*, assignment: Assignment, before: Assignment | None, use
     renumber(line)
     details = {"assignment": assignment.pk, "before": before.pk if before else None}
     record_act(lab=assignment.lab, kind="assignment_moved", user=user, details=details)
-    dispatch_on_commit(assignment.lab)
+    queue_changed.send(sender=Lab, lab=assignment.lab)
 
 
 @transaction.atomic
@@ -263,7 +252,7 @@ def edit_assignment(*, assignment: Assignment, user, **changes) -> Assignment:
         enter_queue(row)
     details = {"assignment": row.pk, "task": row.task.name} | {name: _said(after[name]) for name in sorted(changed)}
     record_act(lab=lab, kind="assignment_edited", user=user, details=details)
-    dispatch_on_commit(lab)
+    queue_changed.send(sender=Lab, lab=lab)
     return row
 
 
@@ -358,7 +347,7 @@ def repeat_assignment(*, assignment_id: int, now: datetime | None = None) -> Ass
         move_assignment(assignment=again, to="skipped", reason=reason)
     else:
         enter_queue(again)
-        dispatch_on_commit(first.lab)
+        queue_changed.send(sender=Lab, lab=first.lab)
     again.refresh_from_db()
     return again
 
@@ -389,7 +378,7 @@ def _take_from_waiting_assignments(task: Task, stations: list[Station]) -> None:
 
 
 @transaction.atomic
-def start_assignment(*, assignment: Assignment, run, stations: list[Station] | None = None) -> None:
+def start_assignment(*, assignment: Assignment, run: Run, stations: list[Station] | None = None) -> None:
     """Put a run behind a waiting assignment: from now on it holds its stations, or those that were found for it."""
     practises = run.state == "running"
     moved = move_assignment(
@@ -429,7 +418,20 @@ def start_assignment(*, assignment: Assignment, run, stations: list[Station] | N
     _after_assignment_change(assignment)
 
 
-def begin_practice(*, run) -> None:
+def follow_run(*, run: Run) -> None:
+    """A run is in another state: what stands behind it follows."""
+    if run.state == "running":
+        begin_practice(run=run)
+    if run.state in STEERED:
+        order_stations_of_run(run=run)
+    elif not run.is_live:
+        for assignment in run.assignments.filter(state__in=Assignment.LIVE):
+            ending = {"completed": "completed", "failed": "failed"}.get(run.state, "killed")
+            reason = {"failed": f"{run} failed: {run.error}", "killed": f"Its run {run} was stopped."}.get(ending, "")
+            end_assignment(assignment=assignment, state=ending, reason=reason)
+
+
+def begin_practice(*, run: Run) -> None:
     """Its training process runs: what stood by for it is under way."""
     now = timezone.now()
     for assignment in Assignment.objects.filter(run=run, state__in=("standby", "delayed")):
@@ -464,7 +466,7 @@ def end_assignment(*, assignment: Assignment, state: str, reason: str = "", at_o
     for station in stations:
         order_station(station=station, at_once=at_once)
         show_card(station)
-    dispatch_on_commit(assignment.lab)
+    queue_changed.send(sender=Lab, lab=assignment.lab)
     return True
 
 
@@ -499,21 +501,19 @@ def complete_assignment(*, assignment: Assignment, reason: str) -> None:
         _cancel_run(run, None, reason)
 
 
-def _end_alone(assignment: Assignment):
+def _end_alone(assignment: Assignment) -> Run | None:
     """Lock what ends together, in the order in which a run that ends by itself does; returns the run."""
     lock_queue(assignment.lab)
     assignment.refresh_from_db()
     if assignment.run_id is None:
         return None
-    runs = apps.get_model("learning", "Run").objects.select_related("lab")
+    runs = Run.objects.select_related("lab")
     return runs.select_for_update(of=("self",), no_key=True).get(pk=assignment.run_id)
 
 
-def _cancel_run(run, user, reason: str = "") -> None:
-    from fleetui.learning.actions import cancel_run  # learning's actions import these
-
+def _cancel_run(run: Run, user, reason: str = "") -> None:
     try:
-        cancel_run(run=run, user=user, reason=reason)
+        learning_actions.cancel_run(run=run, user=user, reason=reason)
     except Conflict:
         pass  # it has ended, or is being canceled already
 
@@ -526,57 +526,3 @@ def _after_assignment_change(assignment: Assignment) -> None:
                 grant_lease(station=station, run=assignment.run)
         order_station(station=place.station)
         show_card(place.station)
-
-
-def tell_of_task(*, task: Task) -> None:
-    """The task was edited: the stations that practise it hear of it; an attempt under way keeps its limits."""
-    for place in AssignedStation.objects.filter(live=True, assignment__task=task).select_related("station__lab"):
-        order_station(station=place.station)
-
-
-# What a station is told
-
-
-def list_orders(*, station: Station) -> list[dict]:
-    """What the station should be doing now, in messages of the link protocol; saying it twice does no harm.
-
-    None of them is a command: a command is a person's word, with the epoch of a lease, and a station refuses it while
-    somebody else is in control. What the server decides by itself has to reach it all the same.
-    """
-    settings = station.settings_json()
-    del settings["speed"]  # a person's command alone
-    order = {"type": "assignment", "purpose": "practice", "settings": settings}
-    assignment = station.live_assignment()
-    run = assignment.run if assignment else None
-    if run is None or not run.practises() or station.maintenance:
-        return [order | {"assignment": None, "run": None, "task": None}]
-    orders = [order | {"assignment": assignment.pk, "run": run.pk, "task": assignment.task.order_json()}]
-    policy = run.published_policy()
-    if policy is not None:
-        orders.append(run.policy_message(policy))
-    if run.holding:
-        orders.append({"type": "hold", "version": run.open_version})
-    return orders
-
-
-def order_station(*, station: Station, at_once: bool = False) -> None:
-    """Tell the station on commit what it should be doing; an offline one is told when it connects. At once: the
-    policy's attempt under way ends where it is.
-    """
-
-    def tell():
-        order, *others = list_orders(station=station)
-        tell_station_on_commit(station.command_group, order | ({"at_once": True} if at_once else {}), *others)
-
-    transaction.on_commit(tell, robust=True)
-
-
-def order_stations_of_run(*, run) -> None:
-    places = AssignedStation.objects.filter(live=True, assignment__run=run, station__connected=True)
-    for place in places.select_related("station__lab"):
-        order_station(station=place.station)
-
-
-def tell_stations_of_run(*, run, message: dict) -> None:
-    for station in Station.objects.filter(places__live=True, places__assignment__run=run, connected=True):
-        tell_station_on_commit(station.command_group, message)
