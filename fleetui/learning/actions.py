@@ -83,7 +83,9 @@ def most_demonstrations(embodiment: str) -> int:
 
 
 @transaction.atomic
-def generate_dataset(*, lab: Lab, user, name: str, families: list[str], episodes: int, seed: int = 0) -> Dataset:
+def generate_dataset(
+    *, lab: Lab, user, name: str, families: list[str], episodes: int, seed: int = 0, source: str = "server"
+) -> Dataset:
     """Let the scripted demonstrator make a dataset, in a job."""
     problems = {}
     unknown = [family for family in families if family not in TASKS]
@@ -101,12 +103,12 @@ def generate_dataset(*, lab: Lab, user, name: str, families: list[str], episodes
     dataset = _new_dataset(lab, name, families=list(families), episodes=episodes, created_by=user, seed=seed)
     Dataset.objects.filter(pk=dataset.pk).update(path=f"datasets/{dataset.pk}.safetensors")
     dataset.refresh_from_db()
-    _record_dataset(dataset, "dataset_generated", user, episodes=episodes)
+    _record_dataset(dataset, "dataset_generated", user, episodes=episodes, source=source)
     enqueue_on_commit("learning.generate_dataset", dataset.pk)
     return dataset
 
 
-def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
+def upload_dataset(*, lab: Lab, user, name: str, body: bytes, source: str = "server") -> Dataset:
     """Admit demonstrations made elsewhere: one file of episodes, at most 64 MiB, of one body and acted by people or
     scripts.
     """
@@ -145,16 +147,18 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
         Dataset.objects.filter(pk=dataset.pk).update(path=dataset.path)
         dataset.file.parent.mkdir(parents=True, exist_ok=True)
         write_episodes(dataset.file, episodes)
-        _record_dataset(dataset, "dataset_uploaded", user, episodes=len(episodes))
+        _record_dataset(dataset, "dataset_uploaded", user, episodes=len(episodes), source=source)
     return dataset
 
 
-def _record_dataset(dataset: Dataset, kind: str, user, **details) -> None:
+def _record_dataset(dataset: Dataset, kind: str, user, *, source: str, **details) -> None:
     details = {"dataset": dataset.name, "number": dataset.pk, **details}
-    record_act(lab=dataset.lab, kind=kind, user=user, details=details)
+    record_act(lab=dataset.lab, kind=kind, user=user, details=details, source=source)
 
 
-def extend_corrections(*, lab: Lab, user, known: Dataset | None, episode: Episode) -> tuple[Dataset, bool]:
+def extend_corrections(
+    *, lab: Lab, user, known: Dataset | None, episode: Episode, source: str = "server"
+) -> tuple[Dataset, bool]:
     """What a person drove joins the known dataset of corrections; without one, or where it takes no more, a new one.
 
     A dataset that a run has used stays as it was: the new one begins with all that it held. Returns the dataset that
@@ -181,7 +185,7 @@ def extend_corrections(*, lab: Lab, user, known: Dataset | None, episode: Episod
         episodes=len(episodes),
         steps=sum(each.steps for each in episodes),
     )
-    _record_dataset(dataset, "dataset_extended", user, episode=str(episode.uuid))
+    _record_dataset(dataset, "dataset_extended", user, episode=str(episode.uuid), source=source)
     dataset.refresh_from_db()
     return dataset, known is not None and dataset != known
 
@@ -252,6 +256,7 @@ def launch_training(
     dataset: Dataset | None = None,
     corrections: Dataset | None = None,
     parent: Run | None = None,
+    source: str = "server",
 ) -> Run:
     """Check everything, write a run that learns from a dataset alone, and enqueue its job."""
     checked = read_recipe(kind=kind, recipe=recipe)
@@ -262,7 +267,7 @@ def launch_training(
         raise Invalid(" ".join(problems.values()), problems)
     sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     run = create_run(lab=lab, user=user, recipe=checked, name=name, **sources)
-    enqueue_run(run=run, user=user)
+    enqueue_run(run=run, user=user, source=source)
     return run
 
 
@@ -280,9 +285,9 @@ def create_run(*, lab: Lab, user, recipe: Recipe, name: str, round_target: int =
     )
 
 
-def enqueue_run(*, run: Run, user) -> None:
+def enqueue_run(*, run: Run, user, source: str = "server") -> None:
     """Everything that it needs is there: its launch is recorded, and its job may begin."""
-    _record_run(run, "run_launched", user)
+    _record_run(run, "run_launched", user, source=source)
     enqueue_on_commit("learning.run", run.pk)
 
 
@@ -313,17 +318,17 @@ def _corrections_problems(lab: Lab, dataset: Dataset | None, corrections: Datase
     return {"corrections": said} if said else {}
 
 
-def _record_run(run: Run, kind: str, user, reason: str = "") -> None:
+def _record_run(run: Run, kind: str, user, reason: str = "", *, source: str) -> None:
     details = {"run": run.name, "number": run.pk, "kind": run.kind}
-    record_act(lab=run.lab, kind=kind, user=user, reason=reason, details=details)
+    record_act(lab=run.lab, kind=kind, user=user, reason=reason, details=details, source=source)
 
 
 @transaction.atomic
-def cancel_run(*, run: Run, user, reason: str = "") -> None:
+def cancel_run(*, run: Run, user, reason: str = "", source: str = "server") -> None:
     """A run that no job holds ends at once; else its job ends the training process, which keeps its newest
     checkpoint. Without a user it is the server that cancels, and says why.
     """
-    _record_run(run, "run_canceled", user, reason)
+    _record_run(run, "run_canceled", user, reason, source=source)
     if finish_run(run=run, state="canceled", sources=("queued",)):
         return
     if not move_run(run=run, to="canceling"):
@@ -332,16 +337,16 @@ def cancel_run(*, run: Run, user, reason: str = "") -> None:
 
 
 @transaction.atomic
-def pause_run(*, run: Run, user) -> None:
-    _record_run(run, "run_paused", user)
+def pause_run(*, run: Run, user, source: str = "server") -> None:
+    _record_run(run, "run_paused", user, source=source)
     if not move_run(run=run, to="pausing", pause_wanted=True):
         run.refresh_from_db()
         raise Conflict(f"{run} is {run.state}; only a running run can be paused.")
 
 
 @transaction.atomic
-def resume_run(*, run: Run, user) -> None:
-    _record_run(run, "run_resumed", user)
+def resume_run(*, run: Run, user, source: str = "server") -> None:
+    _record_run(run, "run_resumed", user, source=source)
     if not move_run(run=run, to="running", sources=("pausing", "paused"), pause_wanted=False):
         run.refresh_from_db()
         raise Conflict(f"{run} is {run.state}; only a paused run can be resumed.")

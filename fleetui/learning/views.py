@@ -38,7 +38,7 @@ def control_run(request, lab_slug, run_id, act):
         raise Http404(f"A run can't {act}; it can {', '.join(CONTROLS)}.")
     do, said = CONTROLS[act]
     try:
-        do(run=found, user=request.user)
+        do(run=found, user=request.user, source="page")
         messages.success(request, f"{found} {said}")
     except access.Conflict as refused:
         messages.error(request, str(refused))
@@ -99,7 +99,9 @@ def datasets(request, lab_slug):
 
 def add_dataset(request, lab, act, given) -> str:
     if act == "generate":
-        made = actions.generate_dataset(lab=lab, user=request.user, **given)
+        made = actions.generate_dataset(lab=lab, user=request.user, **given, source="page")
         return f"{made} is being generated; it can be trained on when it is ready."
-    made = actions.upload_dataset(lab=lab, user=request.user, name=given["name"], body=given["file"].read())
+    made = actions.upload_dataset(
+        lab=lab, user=request.user, name=given["name"], body=given["file"].read(), source="page"
+    )
     return f"{made}: {made.episodes} episodes were accepted."

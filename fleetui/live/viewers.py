@@ -30,7 +30,6 @@ from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import control as control_actions
 from fleetui.fleet.actions import people
 from fleetui.fleet.actions import stops as stop_actions
-from fleetui.fleet.actions.audit import source
 from fleetui.fleet.models import Station
 from fleetui.learning import selectors as learning
 from fleetui.live import frames, telemetry
@@ -102,7 +101,6 @@ class LiveConsumer(Socket):
         if not self.user.is_authenticated or not is_same_origin(self.scope):
             await self.hang_up(FORBIDDEN)
             return
-        source.set("page")  # for everything that this socket asks
         # As the page was drawn, and as they are by the newest look (is_welcome).
         self.roles = self.known_roles = await in_thread(access.get_roles)(self.user)
         access.remember_person(self.session, self.user, self.roles)
@@ -449,7 +447,7 @@ class LiveConsumer(Socket):
 
     async def give_stop(self, order_id, lab, station):
         try:
-            wish = {"user": self.user, "lab_slug": lab, "station_slug": station, "order_id": order_id}
+            wish = {"user": self.user, "lab_slug": lab, "station_slug": station, "order_id": order_id, "source": "page"}
             answer = await asyncio.wrap_future(
                 stops.in_daemon(partial(stop_actions.stop_stations, **wish, roles=self.known_roles))
             )
@@ -495,6 +493,7 @@ class LiveConsumer(Socket):
                 args=args,
                 ttl_ms=ttl_ms,
                 command_id=command_id,
+                source="page",
             )
         except (access.Refused, Error, ValueError) as error:
             if station is not None:
@@ -632,7 +631,7 @@ class LiveConsumer(Socket):
 
 async def record_lapse(station, epoch):
     with contextlib.suppress(Error):
-        await in_thread(control_actions.lapse_control)(station=station, epoch=epoch)
+        await in_thread(control_actions.lapse_control)(station=station, epoch=epoch, source="page")
 
 
 def age_of(message: dict) -> float:

@@ -236,10 +236,10 @@ def test_every_act_of_a_user_is_in_the_audit_log(lab, sft_run, dataset, name):
     scene = Scene(lab, sft_run, dataset)
     given = {"user": scene.user} | CALLS[name](scene)
     newest = Act.objects.order_by("-id").values_list("pk", flat=True).first() or 0
-    action(**given)
+    action(**given, source="API")
     written = Act.objects.filter(pk__gt=newest, user=given["user"], lab=lab.row)
     assert written, f"The action {name} was done by {given['user']}, and the audit log says nothing of it."
-    assert all(act.user_name == given["user"].username for act in written)
+    assert {(act.user_name, act.source) for act in written} == {(given["user"].username, "API")}
 
 
 # What the doors call
@@ -257,8 +257,10 @@ FOR_NOBODY = {
 
 
 def called_at_the_doors():
-    """The actions that pages, API and browsers' sockets call: name to the places."""
-    found, modules = {}, {module.__name__ for module in action_modules()}
+    """The actions that pages, API and browsers' sockets call: name to the places, and the places of those calls that
+    do not say where the act came from.
+    """
+    found, silent, modules = {}, [], {module.__name__ for module in action_modules()}
     for door in DOORS:
         place = ROOT / "fleetui" / door
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
@@ -278,16 +280,28 @@ def called_at_the_doors():
                     and node.attr.islower()
                 ):
                     found.setdefault(node.attr, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    return found
+                if isinstance(node, ast.Call) and not any(each.arg == "source" for each in node.keywords):
+                    called = node.func
+                    if isinstance(called, ast.Call) and called.args:  # in_thread(action)(...)
+                        called = called.args[0]
+                    if (
+                        isinstance(called, ast.Attribute)
+                        and isinstance(called.value, ast.Name)
+                        and called.value.id in names
+                        and called.attr in exported()
+                    ):
+                        silent.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    return found, silent
 
 
 def test_every_action_that_a_door_calls_knows_who_does_it():
-    called = called_at_the_doors()
+    called, silent = called_at_the_doors()
     assert {"stop_stations", "create_task", "pause_run", "close_help"} <= called.keys()
     nameless = {name: places for name, places in called.items() if name not in exported().keys() | NO_ACTS.keys()}
     assert nameless.keys() <= FOR_NOBODY.keys(), (
         f"These take no user, so the audit log can't say who did them: {nameless}. Give them one."
     )
+    assert not silent, "These calls do not say `source`, so the audit log would take their acts for the server's."
 
 
 # Where an act came from

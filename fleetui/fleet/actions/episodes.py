@@ -10,7 +10,9 @@ from fleetui.fleet.models import Episode, Intervention
 LABELS = {True: "yes", False: "no", None: "unknown"}
 
 
-def label_episode(*, user, episode: Episode, true_success: bool | None, reason: str = "") -> bool | None:
+def label_episode(
+    *, user, episode: Episode, true_success: bool | None, reason: str = "", source: str = "server"
+) -> bool | None:
     """A person says whether it was a true success; None: nobody knows. Returns what was said before, for an undo.
 
     Only ever reported: neither training nor an evaluation's curve reads it.
@@ -42,6 +44,7 @@ def label_episode(*, user, episode: Episode, true_success: bool | None, reason: 
                 station=episode.station,
                 reason=reason.strip(),
                 details=details,
+                source=source,
             )
     episode.true_success = true_success
     return before

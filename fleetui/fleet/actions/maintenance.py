@@ -14,7 +14,7 @@ from fleetui.messages import tell_station_on_commit
 
 
 @transaction.atomic
-def begin_maintenance(*, station: Station, user, reason: str) -> None:
+def begin_maintenance(*, station: Station, user, reason: str, source: str = "server") -> None:
     """Take it out of practice: it is paused, its run goes on without it, and nobody is asked to look at it."""
     reason = reason.strip()
     if not reason:
@@ -28,15 +28,15 @@ def begin_maintenance(*, station: Station, user, reason: str) -> None:
         raise Conflict(f"{station} is in maintenance already.")
     station.refresh_from_db()
     if not station.paused:
-        command_station(user=user, lab_slug=station.lab.slug, station_slug=station.slug, name="pause")
+        command_station(user=user, lab_slug=station.lab.slug, station_slug=station.slug, name="pause", source=source)
         station.refresh_from_db()
-    record_act(lab=station.lab, kind="maintenance_on", user=user, station=station, reason=reason)
+    record_act(lab=station.lab, kind="maintenance_on", user=user, station=station, reason=reason, source=source)
     _after_maintenance_change(station)
     station_left.send(sender=Station, station=station)
 
 
 @transaction.atomic
-def end_maintenance(*, station: Station, user) -> None:
+def end_maintenance(*, station: Station, user, source: str = "server") -> None:
     """Back among the others. It stays paused: whoever stands beside it resumes it."""
     since = station.maintenance_since
     moved = Station.objects.filter(pk=station.pk, maintenance_since__isnull=False).update(
@@ -46,7 +46,7 @@ def end_maintenance(*, station: Station, user) -> None:
         raise Conflict(f"{station} is not in maintenance any more.")
     station.refresh_from_db()
     details = {"minutes": round((timezone.now() - since).total_seconds() / 60)} if since else {}
-    record_act(lab=station.lab, kind="maintenance_off", user=user, station=station, details=details)
+    record_act(lab=station.lab, kind="maintenance_off", user=user, station=station, details=details, source=source)
     _after_maintenance_change(station)
 
 

@@ -81,7 +81,7 @@ def disconnect_station(*, station: Station, reason: str = "") -> None:
     station.refresh_from_db()
     note_state(station=station, state=station.state)
     # The lease ends with the link; the policy waits for a person all the same.
-    lapse_control(station=station, why="the connection of the station was lost", by_station=True)
+    lapse_control(station=station, why="the connection of the station was lost", source="station")
     show_card(station)
     station_left.send(sender=Station, station=station)
 
@@ -128,4 +128,4 @@ def record_touch(*, station: Station, kind: str, reason: str = "", seconds: floa
     now = timezone.now()
     with transaction.atomic():
         add_touch(station, None, kind, started_at=now - timedelta(seconds=seconds), ended_at=now, reason=str(reason))
-        record_act(lab=station.lab, kind=kind, station=station, reason=str(reason), by_station=True)
+        record_act(lab=station.lab, kind=kind, station=station, reason=str(reason), source="station")

@@ -60,13 +60,13 @@ def change_attention(request, lab, act, form) -> str:
             access.get_lab(user, slug, "add_contact")
             if not form.is_valid():
                 return ""
-            made = attention_actions.add_contact(lab=lab, user=user, **form.cleaned_data)
+            made = attention_actions.add_contact(lab=lab, user=user, **form.cleaned_data, source="page")
             return f"{made} will get messages about help requests."
         number = number_in(request, "number")
         if act in ("remove", "try"):
             contact = access.get_contact(user, slug, number, "add_contact")
             if act == "remove":
-                attention_actions.remove_contact(contact=contact, user=user)
+                attention_actions.remove_contact(contact=contact, user=user, source="page")
                 return f"{contact} gets no more messages."
             if jobs.write_to(contact, f"{lab}: a test", "This is a test. A help request would reach you in this way."):
                 return f"{contact} was sent a test; see whether it arrived."
@@ -75,16 +75,18 @@ def change_attention(request, lab, act, form) -> str:
             return ""
         found = access.get_help_request(user, slug, number, "help")
         if act == "acknowledge":
-            attention_actions.acknowledge_help(request=found, user=user)
+            attention_actions.acknowledge_help(request=found, user=user, source="page")
             return f"{found.station}: seen."
         if act == "take":
-            attention_actions.take_help(request=found, user=user)
+            attention_actions.take_help(request=found, user=user, source="page")
             return f"{found.station} is yours."
         if act == "release":
-            attention_actions.release_help(request=found, user=user)
+            attention_actions.release_help(request=found, user=user, source="page")
             return f"{found.station} can be taken by others again."
         if act == "close":
-            attention_actions.close_help(request=found, user=user, outcome=request.POST.get("outcome", ""))
+            attention_actions.close_help(
+                request=found, user=user, outcome=request.POST.get("outcome", ""), source="page"
+            )
             return f"{found.station}: closed."
     except (access.Denied, access.NotFound):
         raise

@@ -11,7 +11,6 @@ from django.views.decorators.http import require_GET, require_http_methods
 from fleetui import access
 from fleetui.answers import JsonAnswer
 from fleetui.fleet.actions import people
-from fleetui.fleet.actions.audit import source
 from fleetui.fleet.jump import jump_targets
 from fleetui.fleet.views.pages import page
 from fleetui.headers import client_address
@@ -22,26 +21,25 @@ class LogIn(LoginView):
     redirect_authenticated_user = True
 
     def form_valid(self, form):
-        source.set("page")
         answer = super().form_valid(form)
-        people.record_account(user=form.get_user(), kind="logged_in", address=client_address(self.request))
+        people.record_account(
+            user=form.get_user(), kind="logged_in", address=client_address(self.request), source="page"
+        )
         return answer
 
     def form_invalid(self, form):
         """django-axes has counted it by now; while it keeps the name out, tries are no longer counted."""
-        source.set("page")
         name, counted = form.cleaned_data.get("username"), getattr(self.request, "axes_failures_since_start", None)
         if name and counted is not None:
             locks = self.request.axes_locked_out
-            people.record_failed_log_in(name=name, address=client_address(self.request), locks=locks)
+            people.record_failed_log_in(name=name, address=client_address(self.request), locks=locks, source="page")
         return super().form_invalid(form)
 
 
 class LogOut(LogoutView):
     def post(self, request, *args, **kwargs):
-        source.set("page")
         if request.user.is_authenticated:
-            people.record_account(user=request.user, kind="logged_out", address=client_address(request))
+            people.record_account(user=request.user, kind="logged_out", address=client_address(request), source="page")
         access.forget_person(request.session.session_key or "")
         return super().post(request, *args, **kwargs)
 
@@ -52,7 +50,7 @@ def password(request):
     """One's own password. This session stays; all others of this person end."""
     form = PasswordChangeForm(request.user, request.POST or None)
     if request.method == "POST" and form.is_valid():
-        people.change_password(user=request.user, password=form.cleaned_data["new_password1"])
+        people.change_password(user=request.user, password=form.cleaned_data["new_password1"], source="page")
         update_session_auth_hash(request, request.user)
         messages.success(request, "Your password is changed. You are logged out everywhere else.")
         return redirect("home")

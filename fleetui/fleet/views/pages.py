@@ -1,6 +1,6 @@
 """What every page of a lab has in common: the log-in, no cache, the head, and where a refusal is said."""
 
-from functools import partial, wraps
+from functools import partial
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -12,19 +12,12 @@ from django.views.decorators.cache import never_cache
 from fleetui import access
 from fleetui.fleet import selectors
 from fleetui.fleet.actions import people
-from fleetui.fleet.actions.audit import source
 from fleetui.fleet.forms import in_words
 
 
 def page(view):
     """A page of a lab: behind the log-in, and never taken from a cache, since it shows what is now."""
-
-    @wraps(view)
-    def from_a_page(request, *args, **kwargs):
-        source.set("page")
-        return view(request, *args, **kwargs)
-
-    return never_cache(login_required(from_a_page))
+    return never_cache(login_required(view))
 
 
 def render_page(request, template, lab, section, status=200, **context):
@@ -52,7 +45,7 @@ def do_archive(request, row, acts: dict, back: str):
     if act not in done:
         raise Http404("This page has no such form.")
     try:
-        acts[act](user=request.user, **row)
+        acts[act](user=request.user, source="page", **row)
         (named,) = row.values()
         messages.success(request, f"{named} {done[act]}.")
     except access.Conflict as refused:

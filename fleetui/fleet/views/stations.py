@@ -69,7 +69,12 @@ def station_settings(request, lab_slug, station_slug):
     if form.is_valid():
         try:
             control.command_station(
-                user=request.user, lab_slug=lab_slug, station_slug=station_slug, name="settings", args=form.cleaned_data
+                user=request.user,
+                lab_slug=lab_slug,
+                station_slug=station_slug,
+                name="settings",
+                args=form.cleaned_data,
+                source="page",
             )
         except access.Refused as refused:
             add_refusal(form, refused)
@@ -126,6 +131,7 @@ def new_station(request, lab_slug):
                 world=given["world"] if simulated else "",
                 embodiment=None if simulated else body,
                 user=request.user,
+                source="page",
             )
         except access.Refused as refused:
             add_refusal(form, refused)
@@ -185,7 +191,7 @@ def station_token(request, lab_slug, station_slug):
         return answer
     if request.method == "POST":
         keep_old = request.POST.get("at_once") != "on"
-        token = labs.renew_token(station=found, user=request.user, keep_old=keep_old)
+        token = labs.renew_token(station=found, user=request.user, keep_old=keep_old, source="page")
         return show_token(request, found, token, renewed=True, keep_old=keep_old)
     kept = read_token(request, found)
     server = request.build_absolute_uri(reverse("home")).rstrip("/")
@@ -213,10 +219,12 @@ def maintenance(request, lab_slug, station_slug):
     form = MaintenanceForm(request.POST)
     try:
         if request.POST.get("act") == "end":
-            maintenance_actions.end_maintenance(station=found, user=request.user)
+            maintenance_actions.end_maintenance(station=found, user=request.user, source="page")
             messages.success(request, f"{found} is out of maintenance. It is still paused: resume it when it may move.")
         elif form.is_valid():
-            maintenance_actions.begin_maintenance(station=found, user=request.user, reason=form.cleaned_data["reason"])
+            maintenance_actions.begin_maintenance(
+                station=found, user=request.user, reason=form.cleaned_data["reason"], source="page"
+            )
             messages.success(request, f"{found} is in maintenance: it stays paused and gets no assignment.")
         else:
             return render_station(request, found, settings_form(found), 422, maintenance_form=form)

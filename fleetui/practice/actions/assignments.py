@@ -47,6 +47,7 @@ def assign_task(
     not_before: datetime | None = None,
     repeats: str = "",
     time_zone: str = "UTC",
+    source: str = "server",
 ) -> Assignment:
     """Give the task to these stations, or to any so many with its body.
 
@@ -97,7 +98,7 @@ def assign_task(
         _schedule(assignment)
     details = {"assignment": assignment.pk, "task": task.name, "run": run.pk if run else None, "any": any_count}
     for station in stations or [None]:
-        record_act(lab=lab, kind="assigned", user=user, station=station, details=details)
+        record_act(lab=lab, kind="assigned", user=user, station=station, details=details, source=source)
     queue_changed.send(sender=Lab, lab=lab)
     return assignment
 
@@ -184,7 +185,7 @@ def renumber(line: list[Assignment]) -> None:
 
 
 @transaction.atomic
-def reorder_assignment(*, assignment: Assignment, before: Assignment | None, user) -> None:
+def reorder_assignment(*, assignment: Assignment, before: Assignment | None, user, source: str = "server") -> None:
     """Put a waiting one just before another waiting one, or at the end: a person's order goes before priorities."""
     lock_queue(assignment.lab)
     line = list_waiting(assignment.lab)
@@ -198,12 +199,12 @@ def reorder_assignment(*, assignment: Assignment, before: Assignment | None, use
     line.insert(len(line) if before is None else line.index(before), assignment)
     renumber(line)
     details = {"assignment": assignment.pk, "before": before.pk if before else None}
-    record_act(lab=assignment.lab, kind="assignment_moved", user=user, details=details)
+    record_act(lab=assignment.lab, kind="assignment_moved", user=user, details=details, source=source)
     queue_changed.send(sender=Lab, lab=assignment.lab)
 
 
 @transaction.atomic
-def edit_assignment(*, assignment: Assignment, user, **changes) -> Assignment:
+def edit_assignment(*, assignment: Assignment, user, source: str = "server", **changes) -> Assignment:
     """Change what is named, of what assign_task takes but the task and a run, while it waits. Another priority gives
     it the place that a new one would get. What repeats goes on by what it says now; what was made of it before stays.
     """
@@ -251,7 +252,7 @@ def edit_assignment(*, assignment: Assignment, user, **changes) -> Assignment:
     if "priority" in changed:
         enter_queue(row)
     details = {"assignment": row.pk, "task": row.task.name} | {name: _said(after[name]) for name in sorted(changed)}
-    record_act(lab=lab, kind="assignment_edited", user=user, details=details)
+    record_act(lab=lab, kind="assignment_edited", user=user, details=details, source=source)
     queue_changed.send(sender=Lab, lab=lab)
     return row
 
@@ -353,13 +354,19 @@ def repeat_assignment(*, assignment_id: int, now: datetime | None = None) -> Ass
 
 
 @transaction.atomic
-def stop_repeating(*, assignment: Assignment, user) -> None:
+def stop_repeating(*, assignment: Assignment, user, source: str = "server") -> None:
     """No more of this series; what is queued or under way of it stays."""
     first = assignment.series or assignment
     if not Assignment.objects.filter(pk=first.pk).exclude(repeats="").update(repeats=""):
         raise Conflict(f"The assignment of {first.task} does not repeat.")
     PeriodicTask.objects.filter(name=f"assignment {first.pk}").delete()
-    record_act(lab=first.lab, kind="repeat_ended", user=user, details={"assignment": first.pk, "task": first.task.name})
+    record_act(
+        lab=first.lab,
+        kind="repeat_ended",
+        user=user,
+        details={"assignment": first.pk, "task": first.task.name},
+        source=source,
+    )
 
 
 def _take_from_waiting_assignments(task: Task, stations: list[Station]) -> None:
@@ -471,7 +478,7 @@ def end_assignment(*, assignment: Assignment, state: str, reason: str = "", at_o
 
 
 @transaction.atomic
-def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> None:
+def cancel_assignment(*, assignment: Assignment, user, force: bool = False, source: str = "server") -> None:
     """Take it out of the queue, or its stations away from it, at once; the run behind it is cancelled as well.
 
     Stations finish their episode. With force they end it where they are: the assignment was killed, not canceled.
@@ -488,9 +495,11 @@ def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> N
         raise Conflict(f"It is {assignment.state} already.")
     details = {"assignment": assignment.pk, "task": assignment.task.name, "force": force}
     for station in list(assignment.stations.all()) or [None]:  # of any that are free, it may have none yet
-        record_act(lab=assignment.lab, kind="assignment_canceled", user=user, station=station, details=details)
+        record_act(
+            lab=assignment.lab, kind="assignment_canceled", user=user, station=station, details=details, source=source
+        )
     if run is not None:
-        _cancel_run(run, user)
+        _cancel_run(run, user, source=source)
 
 
 @transaction.atomic
@@ -498,7 +507,7 @@ def complete_assignment(*, assignment: Assignment, reason: str) -> None:
     """Its budget is reached: it ends, and its run with it."""
     run = _end_alone(assignment)
     if end_assignment(assignment=assignment, state="completed", reason=reason) and run is not None:
-        _cancel_run(run, None, reason)
+        _cancel_run(run, None, reason, source="server")
 
 
 def _end_alone(assignment: Assignment) -> Run | None:
@@ -511,9 +520,9 @@ def _end_alone(assignment: Assignment) -> Run | None:
     return runs.select_for_update(of=("self",), no_key=True).get(pk=assignment.run_id)
 
 
-def _cancel_run(run: Run, user, reason: str = "") -> None:
+def _cancel_run(run: Run, user, reason: str = "", *, source: str) -> None:
     try:
-        learning_actions.cancel_run(run=run, user=user, reason=reason)
+        learning_actions.cancel_run(run=run, user=user, reason=reason, source=source)
     except Conflict:
         pass  # it has ended, or is being canceled already
 

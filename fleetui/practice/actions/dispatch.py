@@ -5,7 +5,6 @@ import logging
 from django.db import transaction
 
 from fleetui.access import Conflict, Refused
-from fleetui.fleet.actions.audit import source
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment, Lab
 from fleetui.practice.actions.assignments import complete_assignment, move_assignment
@@ -61,8 +60,8 @@ def dispatch_assignments(*, lab: Lab) -> None:
 
 
 def _launch(verdict: Verdict) -> None:
+    """The server's act, whosever freed the stations."""
     row = verdict.assignment
-    came_from = source.set("server")  # whosever act freed the stations did not launch this
     try:
         with transaction.atomic():
             launch_practice(
@@ -81,8 +80,6 @@ def _launch(verdict: Verdict) -> None:
         if (row.state, row.reason) != ("blocked", reason):
             Assignment.objects.filter(pk=row.pk, state="blocked").update(reason=reason)
             move_assignment(assignment=row, to="blocked", reason=reason)
-    finally:
-        source.reset(came_from)
 
 
 def recipe_of(row: Assignment) -> dict:

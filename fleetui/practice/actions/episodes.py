@@ -182,7 +182,7 @@ def hand_in_episodes(*, episodes: list[Episode]) -> None:
 
 
 @transaction.atomic
-def add_correction(*, lab: Lab, user, episode: Episode) -> Dataset:
+def add_correction(*, lab: Lab, user, episode: Episode, source: str = "server") -> Dataset:
     """What a person drove joins the lab's dataset of corrections, which begins with the first one.
 
     A dataset that a run has used stays as it was: the next correction begins another one, with all that it held.
@@ -196,7 +196,9 @@ def add_correction(*, lab: Lab, user, episode: Episode) -> Dataset:
     driven = Episode.objects.filter(lab=lab, dataset__isnull=False).values("dataset")
     corrections = Dataset.objects.select_for_update().filter(lab=lab, state="ready", archived_at=None, pk__in=driven)
     known = corrections.first()
-    dataset, replaces = learning_actions.extend_corrections(lab=lab, user=user, known=known, episode=episode)
+    dataset, replaces = learning_actions.extend_corrections(
+        lab=lab, user=user, known=known, episode=episode, source=source
+    )
     if replaces:
         Episode.objects.filter(dataset=known).update(dataset=dataset)
     Episode.objects.filter(pk=episode.pk).update(dataset=dataset)

@@ -25,13 +25,14 @@ def launch_run(
     assignment: Assignment | None = None,
     task: Task | None = None,
     stations: list[Station] | tuple = (),
+    source: str = "server",
 ) -> Run:
     """As a person asks for it, in the form or by the API; practice takes an assignment, or a task and stations."""
     common = {"lab": lab, "user": user, "recipe": recipe, "name": name, "parent": parent}
     common |= {"dataset": dataset, "corrections": corrections}
     if kind == "improve":
-        return launch_practice(**common, assignment=assignment, task=task, stations=stations)
-    return learning_actions.launch_training(**common, kind=kind)
+        return launch_practice(**common, assignment=assignment, task=task, stations=stations, source=source)
+    return learning_actions.launch_training(**common, kind=kind, source=source)
 
 
 @transaction.atomic
@@ -48,6 +49,7 @@ def launch_practice(
     task: Task | None = None,
     stations: list[Station] | tuple = (),
     with_stations: list[Station] | None = None,
+    source: str = "server",
 ) -> Run:
     """Check everything, write the run and enqueue its job.
 
@@ -80,8 +82,8 @@ def launch_practice(
         chosen = stations if assignment.any_count else None
         start_assignment(assignment=assignment, run=run, stations=chosen)
     else:
-        assign_task(lab=lab, task=task, stations=stations, user=user, run=run)
-    learning_actions.enqueue_run(run=run, user=user)
+        assign_task(lab=lab, task=task, stations=stations, user=user, run=run, source=source)
+    learning_actions.enqueue_run(run=run, user=user, source=source)
     return run
 
 

@@ -55,7 +55,9 @@ def new_run(request, lab_slug):
     form = LAUNCH_FORMS[kind](request.POST or None, lab=lab, like=like, initial=chosen)
     if request.method == "POST" and form.is_valid():
         try:
-            run = launching.launch_run(lab=lab, user=request.user, kind=kind, recipe=form.recipe, **form.sources())
+            run = launching.launch_run(
+                lab=lab, user=request.user, kind=kind, recipe=form.recipe, **form.sources(), source="page"
+            )
         except access.Refused as refused:
             add_refusal(form, refused)
         else:

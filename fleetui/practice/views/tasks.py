@@ -107,7 +107,7 @@ def edit_assignment(request, lab_slug, number):
         wishes = form.wishes()
         del wishes["task"]
         try:
-            assignments.edit_assignment(assignment=row, user=request.user, **(NO_BUDGET | wishes))
+            assignments.edit_assignment(assignment=row, user=request.user, **(NO_BUDGET | wishes), source="page")
         except access.Refused as refused:
             add_refusal(form, refused)
         else:
@@ -126,20 +126,21 @@ def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
     try:
         if act == "task":
             access.get_lab(request.user, lab.slug, "create_task")
-            return f"{labs.create_task(lab=lab, user=request.user, **form.cleaned_data)} can be assigned now."
+            made = labs.create_task(lab=lab, user=request.user, **form.cleaned_data, source="page")
+            return f"{made} can be assigned now."
         if act == "edit" and edited is not None:
-            labs.edit_task(task=edited, user=request.user, **form.changes())
+            labs.edit_task(task=edited, user=request.user, **form.changes(), source="page")
             return f"{edited} is changed. Stations that practise it follow the change from their next attempt on."
         if act in ("archive", "restore"):
             task = access.get_task(request.user, lab.slug, request.POST.get("task", ""), "edit_task")
             if act == "archive":
-                labs.archive_task(task=task, user=request.user)
+                labs.archive_task(task=task, user=request.user, source="page")
                 return f"{task} is archived; its history stays."
-            labs.restore_task(task=task, user=request.user)
+            labs.restore_task(task=task, user=request.user, source="page")
             return f"{task} can be assigned again."
         if act == "assign":
             access.get_lab(request.user, lab.slug, "assign")
-            made = assignments.assign_task(lab=lab, user=request.user, **form.wishes())
+            made = assignments.assign_task(lab=lab, user=request.user, **form.wishes(), source="page")
             return say_assigned(lab, made)
         if act in ("cancel", "kill", "move", "stop_repeating"):
             return change_assignment(request, lab, act)
@@ -161,12 +162,12 @@ def change_assignment(request, lab, act) -> str:
     row = named("assignment")
     if act == "move":
         before = named("before") if request.POST.get("before") else None
-        assignments.reorder_assignment(assignment=row, before=before, user=request.user)
+        assignments.reorder_assignment(assignment=row, before=before, user=request.user, source="page")
         return f"The assignment of {row.task} is moved."
     if act == "stop_repeating":
-        assignments.stop_repeating(assignment=row, user=request.user)
+        assignments.stop_repeating(assignment=row, user=request.user, source="page")
         return f"The assignment of {row.task} does not repeat any more."
-    assignments.cancel_assignment(assignment=row, user=request.user, force=act == "kill")
+    assignments.cancel_assignment(assignment=row, user=request.user, force=act == "kill", source="page")
     return f"The assignment of {row.task} was {'killed' if act == 'kill' else 'canceled'}."
 
 
