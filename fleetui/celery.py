@@ -11,4 +11,5 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetui.settings")
 
 app = Celery("fleetui")
 app.config_from_object("django.conf:settings", namespace="CELERY")
-app.autodiscover_tasks(["fleetui.learning", "fleetui.fleet"], related_name="jobs")
+app.autodiscover_tasks(["fleetui.fleet", "fleetui.learning", "fleetui.practice"], related_name="jobs")
+app.autodiscover_tasks(["fleetui"], related_name="worker")

@@ -163,6 +163,7 @@ INSTALLED_APPS = [
     "axes",
     "fleetui.fleet",
     "fleetui.learning",
+    "fleetui.practice",
 ]
 
 MIDDLEWARE = [

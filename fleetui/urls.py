@@ -1,4 +1,4 @@
-"""The addresses: pages of the fleet and of learning, the HTTP API, and a health check for whoever starts the server."""
+"""The addresses: the pages of each app, the HTTP API, and a health check for whoever starts the server."""
 
 from functools import wraps
 
@@ -23,6 +23,7 @@ urlpatterns = [
     path("api/", api.urls),
     path("", include("fleetui.fleet.urls")),
     path("", include("fleetui.learning.urls")),
+    path("", include("fleetui.practice.urls")),
 ]
 
 

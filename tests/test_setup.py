@@ -19,8 +19,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from fleetui import embedded
 from fleetui import settings as settings_file
-from fleetui.fleet import first_start
 from fleetui.fleet.models import Station
+from fleetui.practice import first_start
 from tests.conftest import ROOT, free_port, own_place, start_fleet
 
 
@@ -312,14 +312,14 @@ def test_first_start_makes_everything_once(db, settings, tmp_path):
 def test_what_people_removed_after_the_first_start_stays_removed(db, settings, tmp_path):
     from django.contrib.auth.models import User
 
-    from fleetui.fleet import actions
+    from fleetui.fleet.actions import people
     from fleetui.fleet.models import Lab, Membership
 
     settings.DATA = tmp_path
     first_start.prepare(1)
     lab, logins = Lab.objects.get(), (tmp_path / "logins.json").read_text()
-    actions.remove_member(member=lab.memberships.get(role="supervisor"), user=None)
-    actions.change_password(user=User.objects.get(username="manager"), password="another one 7")
+    people.remove_member(member=lab.memberships.get(role="supervisor"), user=None)
+    people.change_password(user=User.objects.get(username="manager"), password="another one 7")
     User.objects.get(username="researcher").delete()
     lab.datasets.all().delete()
     assert first_start.prepare(1)[1] is False

@@ -20,15 +20,20 @@ from fleetui import access, failures
 from fleetui.access import Invalid, NotFound
 from fleetui.answers import JsonAnswer, StrictParser, StrictRenderer
 from fleetui.api.reference import Reference
-from fleetui.fleet import actions as fleet_actions
-from fleetui.fleet import queue
 from fleetui.fleet import selectors as fleet
-from fleetui.fleet.actions.audit import source
+from fleetui.fleet.actions import archive as station_archive
+from fleetui.fleet.actions import attention, control, recovery, stops
+from fleetui.fleet.actions import episodes as episode_actions
+from fleetui.fleet.actions import labs as lab_actions
 from fleetui.headers import comes_from_a_page
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import archive
 from fleetui.learning import selectors as learning
 from fleetui.live import rewind, telemetry
+from fleetui.practice import queue
+from fleetui.practice import selectors as practice
+from fleetui.practice.actions import assignments, launching
+from fleetui.practice.actions import episodes as practice_episodes
 from robots import strict_json
 from robots.rules import TASK_RULES
 from robots.strict_json import JSONError
@@ -101,23 +106,19 @@ def answer_http_error(request, error):
 # What people ask for, a lab at a time
 
 
-class Session(SessionAuth):
-    """The session of a signed-in user; the audit log says whether the act is a page's or a script's."""
+class StopSession(SessionAuth):
+    """A stop must not wait for the database to say who gives it."""
 
     def authenticate(self, request, key):
-        source.set("page" if comes_from_a_page(request) else "API")
-        return super().authenticate(request, key)
+        return stops.get_stopper(key or "")  # access.Known
 
 
-class StopSession(Session):
-    """The same for a stop, which must not wait for the database to say who gives it."""
-
-    def authenticate(self, request, key):
-        source.set("page" if comes_from_a_page(request) else "API")
-        return fleet_actions.get_stopper(key or "")  # access.Known
+def source_of(request) -> str:
+    """For the audit log: whether the act is a page's or a script's."""
+    return "page" if comes_from_a_page(request) else "API"
 
 
-labs = Router(auth=Session(csrf=True), tags=["lab"])
+labs = Router(auth=SessionAuth(csrf=True), tags=["lab"])
 
 
 class CommandBody(Schema):
@@ -241,8 +242,8 @@ def show_station(request: HttpRequest, lab: Path[str], slug: str):
 def archive_station(request: HttpRequest, lab: Path[str], slug: str, body: ArchiveBody):
     """archived: true takes it off the wall and out of use, false brings it back."""
     station = access.get_station(request.user, lab, slug, "archive_station")
-    change = fleet_actions.archive_station if body.archived else fleet_actions.restore_station
-    change(station=station, user=request.user)
+    change = station_archive.archive_station if body.archived else station_archive.restore_station
+    change(station=station, user=request.user, source=source_of(request))
     return fleet.station_card(access.get_station(request.user, lab, slug))
 
 
@@ -250,7 +251,7 @@ def archive_station(request: HttpRequest, lab: Path[str], slug: str, body: Archi
 def delete_station(request: HttpRequest, lab: Path[str], slug: str):
     """For good; only an archived one to which nothing refers."""
     station = access.get_station(request.user, lab, slug, "archive_station")
-    fleet_actions.delete_station(station=station, user=request.user)
+    station_archive.delete_station(station=station, user=request.user, source=source_of(request))
     return {"deleted": slug}
 
 
@@ -268,9 +269,15 @@ def command_station(request: HttpRequest, lab: Path[str], slug: str, body: Comma
     settings, and stop, whose own way is POST stop. An override lasts two seconds from the newest drive.
     """
     if body.name == "stop":
-        return fleet_actions.stop_stations(user=request.user, lab_slug=lab, station_slug=slug)
-    return fleet_actions.command_station(
-        user=request.user, lab_slug=lab, station_slug=slug, name=body.name, args=body.args, ttl_ms=body.ttl_ms
+        return stops.stop_stations(user=request.user, lab_slug=lab, station_slug=slug, source=source_of(request))
+    return control.command_station(
+        user=request.user,
+        lab_slug=lab,
+        station_slug=slug,
+        name=body.name,
+        args=body.args,
+        ttl_ms=body.ttl_ms,
+        source=source_of(request),
     )
 
 
@@ -287,25 +294,27 @@ def list_help(request: HttpRequest, lab: Path[str]):
 @labs.post("/help/{number}/acknowledge", response=dict)
 def acknowledge_help(request: HttpRequest, lab: Path[str], number: int):
     found = access.get_help_request(request.user, lab, number, "help")
-    return fleet.help_row(fleet_actions.acknowledge_help(request=found, user=request.user))
+    return fleet.help_row(attention.acknowledge_help(request=found, user=request.user, source=source_of(request)))
 
 
 @labs.post("/help/{number}/take", response=dict)
 def take_help(request: HttpRequest, lab: Path[str], number: int):
     found = access.get_help_request(request.user, lab, number, "help")
-    return fleet.help_row(fleet_actions.take_help(request=found, user=request.user))
+    return fleet.help_row(attention.take_help(request=found, user=request.user, source=source_of(request)))
 
 
 @labs.post("/help/{number}/release", response=dict)
 def release_help(request: HttpRequest, lab: Path[str], number: int):
     found = access.get_help_request(request.user, lab, number, "help")
-    return fleet.help_row(fleet_actions.release_help(request=found, user=request.user))
+    return fleet.help_row(attention.release_help(request=found, user=request.user, source=source_of(request)))
 
 
 @labs.post("/help/{number}/close", response=dict)
 def close_help(request: HttpRequest, lab: Path[str], number: int, body: OutcomeBody):
     found = access.get_help_request(request.user, lab, number, "help")
-    return fleet.help_row(fleet_actions.close_help(request=found, user=request.user, outcome=body.outcome))
+    return fleet.help_row(
+        attention.close_help(request=found, user=request.user, outcome=body.outcome, source=source_of(request))
+    )
 
 
 # What may stand in a stop's body. It is read by hand: whatever comes, a stop is not refused for it.
@@ -351,12 +360,13 @@ def give_stop(request, lab, slug):
     except (ValueError, RequestDataTooBig):
         order_id = ""
     known = request.auth
-    return fleet_actions.stop_stations(
+    return stops.stop_stations(
         user=known.user,
         lab_slug=lab,
         station_slug=slug,
         order_id=order_id if isinstance(order_id, str) else "",
         roles=known.roles,
+        source=source_of(request),
     )
 
 
@@ -373,13 +383,15 @@ def clear_stops(request: HttpRequest, lab: Path[str], body: ClearBody):
     """Clear the software stop of these stations, with one reason. They stay paused. Answers who was cleared (`done`)
     and, by slug, why not (`refused`).
     """
-    return fleet_actions.clear_stops(user=request.user, lab_slug=lab, stations=body.stations, reason=body.reason)
+    return recovery.clear_stops(
+        user=request.user, lab_slug=lab, stations=body.stations, reason=body.reason, source=source_of(request)
+    )
 
 
 @labs.post("/resume", response=dict)
 def resume_stations(request: HttpRequest, lab: Path[str], body: StationsBody):
     """Let these paused stations go on. Answers who does (`done`) and, by slug, why not (`refused`)."""
-    return fleet_actions.resume_stations(user=request.user, lab_slug=lab, stations=body.stations)
+    return recovery.resume_stations(user=request.user, lab_slug=lab, stations=body.stations, source=source_of(request))
 
 
 @labs.get("/tasks", response=list[dict])
@@ -401,7 +413,7 @@ def task_row(task):
 @labs.post("/tasks", response=dict)
 def create_task(request: HttpRequest, lab: Path[str], body: TaskBody):
     found = access.get_lab(request.user, lab, "create_task")
-    return task_row(fleet_actions.create_task(lab=found, user=request.user, **body.dict()))
+    return task_row(lab_actions.create_task(lab=found, user=request.user, **body.dict(), source=source_of(request)))
 
 
 @labs.patch("/tasks/{slug}", response=dict)
@@ -411,10 +423,10 @@ def edit_task(request: HttpRequest, lab: Path[str], slug: str, body: TaskChanges
     given = body.dict(exclude_unset=True)
     archived = given.pop("archived", None)
     if given:
-        fleet_actions.edit_task(task=task, user=request.user, **given)
+        lab_actions.edit_task(task=task, user=request.user, **given, source=source_of(request))
     if archived is not None and archived != bool(task.archived_at):
-        change = fleet_actions.archive_task if archived else fleet_actions.restore_task
-        change(task=task, user=request.user)
+        change = lab_actions.archive_task if archived else lab_actions.restore_task
+        change(task=task, user=request.user, source=source_of(request))
     task.refresh_from_db()
     return task_row(task)
 
@@ -426,7 +438,7 @@ def list_assignments(request: HttpRequest, lab: Path[str], state: str = ""):
     """
     found = access.get_lab(request.user, lab)
     live = [queue.assignment_row(verdict.assignment, verdict) for verdict in queue.read_queue(found)]
-    ended = [queue.assignment_row(row) for row in fleet.list_ended_assignments(found, state)[:200]]
+    ended = [queue.assignment_row(row) for row in practice.list_ended_assignments(found, state)[:200]]
     return [row for row in live if not state or row["state"] == state] + ended
 
 
@@ -437,7 +449,7 @@ def assign_task(request: HttpRequest, lab: Path[str], body: AssignmentBody):
     """
     user = request.user
     found = access.get_lab(user, lab, "assign")
-    assignment = fleet_actions.assign_task(
+    assignment = assignments.assign_task(
         lab=found,
         task=access.get_task(user, lab, body.task),
         stations=[access.get_station(user, lab, slug) for slug in dict.fromkeys(body.stations)],
@@ -446,6 +458,7 @@ def assign_task(request: HttpRequest, lab: Path[str], body: AssignmentBody):
         user=user,
         time_zone=timezone.get_current_timezone_name() if body.time_zone is None else body.time_zone,
         **body.dict(include={"episodes", "hours", "target_success", "priority", "not_before", "repeats"}),
+        source=source_of(request),
     )
     return show_assignment(user, lab, assignment.pk)
 
@@ -465,7 +478,7 @@ def edit_assignment(request: HttpRequest, lab: Path[str], number: int, body: Ass
         given["any_count"] = given.pop("any")
     if given.get("parent") is not None:
         given["parent"] = access.get_run(user, lab, given["parent"])
-    fleet_actions.edit_assignment(assignment=assignment, user=user, **given)
+    assignments.edit_assignment(assignment=assignment, user=user, **given, source=source_of(request))
     return show_assignment(user, lab, number)
 
 
@@ -480,7 +493,7 @@ def show_assignment(user, lab: str, number: int) -> dict:
 def cancel_assignment(request: HttpRequest, lab: Path[str], number: int, force: bool = False):
     """Its run is canceled as well. Stations finish their episode; with force they break it off at once."""
     assignment = access.get_assignment(request.user, lab, number, "assign")
-    fleet_actions.cancel_assignment(assignment=assignment, user=request.user, force=force)
+    assignments.cancel_assignment(assignment=assignment, user=request.user, force=force, source=source_of(request))
     return show_assignment(request.user, lab, number)
 
 
@@ -489,14 +502,14 @@ def move_assignment(request: HttpRequest, lab: Path[str], number: int, body: Pla
     """Just before another one that waits, or null for the end of the queue."""
     assignment = access.get_assignment(request.user, lab, number, "assign")
     before = None if body.before is None else access.get_assignment(request.user, lab, body.before, "assign")
-    fleet_actions.reorder_assignment(assignment=assignment, before=before, user=request.user)
+    assignments.reorder_assignment(assignment=assignment, before=before, user=request.user, source=source_of(request))
     return show_assignment(request.user, lab, number)
 
 
 @labs.post("/assignments/{number}/stop_repeating", response=dict)
 def stop_repeating(request: HttpRequest, lab: Path[str], number: int):
     assignment = access.get_assignment(request.user, lab, number, "assign")
-    fleet_actions.stop_repeating(assignment=assignment, user=request.user)
+    assignments.stop_repeating(assignment=assignment, user=request.user, source=source_of(request))
     return show_assignment(request.user, lab, number)
 
 
@@ -510,21 +523,27 @@ def archive_dataset(request: HttpRequest, lab: Path[str], number: int, body: Arc
     """archived: true hides it, and nothing can learn from it; false brings it back."""
     dataset = access.get_dataset(request.user, lab, number, "archive_dataset")
     change = archive.archive_dataset if body.archived else archive.restore_dataset
-    change(dataset=dataset, user=request.user)
+    change(dataset=dataset, user=request.user, source=source_of(request))
     return learning.dataset_row(access.get_dataset(request.user, lab, number))
 
 
 @labs.delete("/datasets/{int:number}", response=dict)
 def delete_dataset(request: HttpRequest, lab: Path[str], number: int):
     """For good, with its file; only an archived one to which nothing refers."""
-    archive.delete_dataset(dataset=access.get_dataset(request.user, lab, number, "archive_dataset"), user=request.user)
+    archive.delete_dataset(
+        dataset=access.get_dataset(request.user, lab, number, "archive_dataset"),
+        user=request.user,
+        source=source_of(request),
+    )
     return {"deleted": number}
 
 
 @labs.post("/datasets", response=dict)
 def generate_dataset(request: HttpRequest, lab: Path[str], body: DatasetBody):
     found = access.get_lab(request.user, lab, "generate_dataset")
-    return learning.dataset_row(learning_actions.generate_dataset(lab=found, user=request.user, **body.dict()))
+    return learning.dataset_row(
+        learning_actions.generate_dataset(lab=found, user=request.user, **body.dict(), source=source_of(request))
+    )
 
 
 @labs.post("/datasets/upload", response=dict)
@@ -532,7 +551,9 @@ def upload_dataset(request: HttpRequest, lab: Path[str], name: str):
     """The body is one file of episodes (robots/episodes.py), at most 64 MiB."""
     found = access.get_lab(request.user, lab, "upload_dataset")
     return learning.dataset_row(
-        learning_actions.upload_dataset(lab=found, user=request.user, name=name, body=request.body)
+        learning_actions.upload_dataset(
+            lab=found, user=request.user, name=name, body=request.body, source=source_of(request)
+        )
     )
 
 
@@ -546,7 +567,7 @@ def launch_run(request: HttpRequest, lab: Path[str], body: RunBody):
     """An improve run takes an assignment that waits for a run, or a task and stations."""
     user = request.user
     found = access.get_lab(user, lab, "launch_run")
-    run = learning_actions.launch_run(
+    run = launching.launch_run(
         lab=found,
         user=user,
         kind=body.kind,
@@ -558,6 +579,7 @@ def launch_run(request: HttpRequest, lab: Path[str], body: RunBody):
         assignment=None if body.assignment is None else access.get_assignment(user, lab, body.assignment),
         task=None if body.task is None else access.get_task(user, lab, body.task),
         stations=[access.get_station(user, lab, slug) for slug in dict.fromkeys(body.stations)],
+        source=source_of(request),
     )
     return learning.run_row(run)
 
@@ -572,14 +594,16 @@ def archive_run(request: HttpRequest, lab: Path[str], number: int, body: Archive
     """archived: true hides it, and nothing can start from it; false brings it back."""
     run = access.get_run(request.user, lab, number, "archive_run")
     change = archive.archive_run if body.archived else archive.restore_run
-    change(run=run, user=request.user)
+    change(run=run, user=request.user, source=source_of(request))
     return learning.run_row(access.get_run(request.user, lab, number))
 
 
 @labs.delete("/runs/{number}", response=dict)
 def delete_run(request: HttpRequest, lab: Path[str], number: int):
     """For good, with its checkpoints; only an archived one of which nothing came."""
-    archive.delete_run(run=access.get_run(request.user, lab, number, "archive_run"), user=request.user)
+    archive.delete_run(
+        run=access.get_run(request.user, lab, number, "archive_run"), user=request.user, source=source_of(request)
+    )
     return {"deleted": number}
 
 
@@ -599,7 +623,7 @@ def control_run(request: HttpRequest, lab: Path[str], number: int, wish: str):
     if act is None:
         raise NotFound(f"A run can't {wish}; it can cancel, pause or resume.")
     run = access.get_run(request.user, lab, number, "control_run")
-    act(run=run, user=request.user)
+    act(run=run, user=request.user, source=source_of(request))
     return learning.run_row(access.get_run(request.user, lab, number))
 
 
@@ -646,8 +670,12 @@ def show_episode(request: HttpRequest, lab: Path[str], uuid: UUID):
 def label_episode(request: HttpRequest, lab: Path[str], uuid: UUID, body: LabelBody):
     """Whether it was a true success: true, false, or null for unknown. `previous` undoes it."""
     episode = access.get_episode(request.user, lab, uuid, "label_episode")
-    before = fleet_actions.label_episode(
-        user=request.user, episode=episode, true_success=body.true_success, reason=body.reason
+    before = episode_actions.label_episode(
+        user=request.user,
+        episode=episode,
+        true_success=body.true_success,
+        reason=body.reason,
+        source=source_of(request),
     )
     return fleet.episode_row(episode) | {"previous": before}
 
@@ -656,7 +684,9 @@ def label_episode(request: HttpRequest, lab: Path[str], uuid: UUID, body: LabelB
 def add_correction(request: HttpRequest, lab: Path[str], uuid: UUID):
     """A correction joins the lab's dataset of corrections, which begins with the first one."""
     episode = access.get_episode(request.user, lab, uuid, "add_correction")
-    return learning.dataset_row(learning_actions.add_correction(lab=episode.lab, user=request.user, episode=episode))
+    return learning.dataset_row(
+        practice_episodes.add_correction(lab=episode.lab, user=request.user, episode=episode, source=source_of(request))
+    )
 
 
 @labs.get("/episodes/{uuid}/steps", response=dict)
@@ -697,7 +727,7 @@ stations = Router(auth=StationToken(), tags=["station"])
 @stations.post("/episodes", response=dict)
 def store_episodes(request: HttpRequest):
     """The body is one file of 1 to 64 episodes, at most 64 MiB. Sending it again stores nothing twice."""
-    return fleet_actions.store_episodes(station=request.auth, body=request.body)
+    return practice_episodes.store_episodes(station=request.auth, body=request.body)
 
 
 @stations.get("/checkpoints/{uuid}")

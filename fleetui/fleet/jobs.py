@@ -5,7 +5,7 @@ import logging
 from celery import shared_task
 from django.db import connection
 
-from fleetui.fleet import actions
+from fleetui.fleet.actions import attention
 from fleetui.fleet.models import Contact, HelpRequest
 
 log = logging.getLogger(__name__)
@@ -46,5 +46,5 @@ def write_to(contact: Contact, title: str, body: str) -> bool:
     except Exception as failure:  # any of a hundred plugins, in any way
         log.exception("Telling %s failed", contact)
         error = f"{type(failure).__name__}: {failure}"
-    actions.record_told(contact=contact, error=error)
+    attention.record_told(contact=contact, error=error)
     return not error

@@ -1,8 +1,8 @@
 """What the fleet is: labs own stations and tasks, assignments give tasks to stations, stations send episodes, people
 touch them.
 
-Rows change only in actions/. What must always hold is a constraint of the database: one live lease a station, one
-live assignment a station, one row an episode.
+Rows change only in actions/, here and in practice/. What must always hold is a constraint of the database: one live
+lease a station, one live assignment a station, one row an episode.
 """
 
 import hashlib
@@ -264,7 +264,7 @@ class Assignment(models.Model):
 
     It waits in the lab's queue until its stations are free, and holds them (standby) from the moment that a run stands
     behind it. With a `parent`, the trained run to practise with, the dispatcher launches that run; without one it waits
-    for a person's. The reason for which it waits is computed (queue.py); `reason` keeps what history needs.
+    for a person's. The reason for which it waits is computed (practice/queue.py); `reason` keeps what history needs.
     """
 
     STATES = ASSIGNMENT_STATES

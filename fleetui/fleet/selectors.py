@@ -160,24 +160,9 @@ def list_stations(lab: Lab, archived: bool = False):
     return rows.select_related("loaded_checkpoint").order_by("number")
 
 
-def free_stations(lab: Lab):
-    """Stations that no live assignment holds and nobody repairs."""
-    return list_stations(lab).filter(maintenance_since=None).exclude(places__live=True).order_by("number")
-
-
 def list_tasks(lab: Lab, archived: bool = False):
     """Those that can be assigned, or those that no longer can."""
     return lab.tasks.filter(archived_at__isnull=not archived).order_by("name")
-
-
-def list_assignments(lab: Lab):
-    return lab.assignments.select_related("task", "run", "created_by").prefetch_related("places__station")
-
-
-def list_ended_assignments(lab: Lab, state: str = ""):
-    """The newest first; of one final state, if it is named."""
-    rows = list_assignments(lab).exclude(state__in=Assignment.LIVE).order_by("-ended_at", "-pk")
-    return rows.filter(state=state) if state else rows
 
 
 def list_episodes(

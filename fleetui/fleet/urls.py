@@ -2,16 +2,15 @@
 
 from django.urls import path
 
-from fleetui.fleet.views import attention, audit, effort, episodes, glossary, people, stations, tasks, time_zone, wall
+from fleetui.fleet.views import attention, audit, effort, episodes, glossary, home, people, stations, time_zone
 
 urlpatterns = [
-    path("", wall.home, name="home"),
-    path("login", wall.LogIn.as_view(), name="login"),
-    path("logout", wall.LogOut.as_view(), name="logout"),
-    path("password", wall.password, name="password"),
+    path("", home.home, name="home"),
+    path("login", home.LogIn.as_view(), name="login"),
+    path("logout", home.LogOut.as_view(), name="logout"),
+    path("password", home.password, name="password"),
     path("time-zone", time_zone.time_zone, name="time_zone"),
-    path("labs/<slug:lab_slug>/", wall.wall, name="wall"),
-    path("labs/<slug:lab_slug>/jump", wall.jump, name="jump"),
+    path("labs/<slug:lab_slug>/jump", home.jump, name="jump"),
     path("labs/<slug:lab_slug>/stations/", stations.stations, name="stations"),
     path("labs/<slug:lab_slug>/stations/new", stations.new_station, name="new_station"),
     path("labs/<slug:lab_slug>/stations/<slug:station_slug>", stations.station, name="station"),
@@ -31,8 +30,5 @@ urlpatterns = [
     path("invitations/<str:token>", people.invitation, name="invitation"),
     path("labs/<slug:lab_slug>/episodes/", episodes.episodes, name="episodes"),
     path("labs/<slug:lab_slug>/episodes/<uuid:episode_uuid>", episodes.episode, name="episode"),
-    path("labs/<slug:lab_slug>/tasks/", tasks.tasks, name="tasks"),
-    path("labs/<slug:lab_slug>/tasks/assignments/<int:number>", tasks.edit_assignment, name="edit_assignment"),
-    path("labs/<slug:lab_slug>/tasks/queue", tasks.task_queue, name="task_queue"),
     path("labs/<slug:lab_slug>/charts/", episodes.charts, name="charts"),
 ]

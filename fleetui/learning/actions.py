@@ -1,8 +1,9 @@
-"""Everything that changes learning: the only place that writes its rows, enqueues its jobs and emits its live messages.
+"""What changes learning: here its rows are written, its jobs enqueued and its live messages emitted. What practice
+adds to a run, the round under way and what was published, is written above, in practice/actions/.
 
 People launch, pause and cancel here; the job that supervises a run (jobs.py) reports here. The Run row decides who
 supervises: claiming is one conditional UPDATE, and whatever a job reports carries its attempt, so a job that lost the
-run changes nothing.
+run changes nothing. Who builds on runs hears of each new state by the signal run_moved.
 """
 
 import itertools
@@ -21,16 +22,18 @@ from django.utils import timezone
 
 from fleetui.access import Conflict, Invalid, Refused
 from fleetui.celery import app as celery_app
-from fleetui.fleet import actions as fleet_actions
-from fleetui.fleet.models import Assignment, Episode, Lab, Station, Task
+from fleetui.fleet import uploads
+from fleetui.fleet.actions.audit import record_act
+from fleetui.fleet.models import Episode, Lab
 from fleetui.fleet.names import checked_name, shown
 from fleetui.learning import selectors
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
+from fleetui.learning.signals import run_moved
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
 from robots.embodiments import get_embodiment
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
-from training.recipes import RecipeError, recipe_from_json
+from training.recipes import Recipe, RecipeError, recipe_from_json
 from training.run_dir import sha256_of, write_atomically
 
 STALE_AFTER = timedelta(seconds=10)  # a job heartbeats each second
@@ -80,7 +83,9 @@ def most_demonstrations(embodiment: str) -> int:
 
 
 @transaction.atomic
-def generate_dataset(*, lab: Lab, user, name: str, families: list[str], episodes: int, seed: int = 0) -> Dataset:
+def generate_dataset(
+    *, lab: Lab, user, name: str, families: list[str], episodes: int, seed: int = 0, source: str = "server"
+) -> Dataset:
     """Let the scripted demonstrator make a dataset, in a job."""
     problems = {}
     unknown = [family for family in families if family not in TASKS]
@@ -98,20 +103,20 @@ def generate_dataset(*, lab: Lab, user, name: str, families: list[str], episodes
     dataset = _new_dataset(lab, name, families=list(families), episodes=episodes, created_by=user, seed=seed)
     Dataset.objects.filter(pk=dataset.pk).update(path=f"datasets/{dataset.pk}.safetensors")
     dataset.refresh_from_db()
-    _record_dataset(dataset, "dataset_generated", user, episodes=episodes)
+    _record_dataset(dataset, "dataset_generated", user, episodes=episodes, source=source)
     enqueue_on_commit("learning.generate_dataset", dataset.pk)
     return dataset
 
 
-def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
+def upload_dataset(*, lab: Lab, user, name: str, body: bytes, source: str = "server") -> Dataset:
     """Admit demonstrations made elsewhere: one file of episodes, at most 64 MiB, of one body and acted by people or
     scripts.
     """
-    if len(body) > fleet_actions.UPLOAD_LIMIT:
+    if len(body) > uploads.UPLOAD_LIMIT:
         refused = Refused(f"The file has {len(body)} bytes, more than 64 MiB; split it into several datasets.")
         refused.status = 413
         raise refused
-    episodes = fleet_actions.read_upload(body)
+    episodes = uploads.read_upload(body)
     for episode in episodes:
         if episode.purpose not in ("demonstration", "correction"):
             raise Invalid(
@@ -121,7 +126,7 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
             body_of_episode = get_embodiment(episode.embodiment)
         except ValueError as error:
             raise Invalid(f"Episode {episode.uuid}, field embodiment: {error}") from None
-        fleet_actions.refuse_impossible(episode, body_of_episode)
+        uploads.refuse_impossible(episode, body_of_episode)
         if episode.embodiment != episodes[0].embodiment:
             raise Invalid(
                 f"Episode {episode.uuid}, field embodiment: it is {episode.embodiment}, but the file began with "
@@ -142,46 +147,35 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes) -> Dataset:
         Dataset.objects.filter(pk=dataset.pk).update(path=dataset.path)
         dataset.file.parent.mkdir(parents=True, exist_ok=True)
         write_episodes(dataset.file, episodes)
-        _record_dataset(dataset, "dataset_uploaded", user, episodes=len(episodes))
+        _record_dataset(dataset, "dataset_uploaded", user, episodes=len(episodes), source=source)
     return dataset
 
 
-def _record_dataset(dataset: Dataset, kind: str, user, **details) -> None:
+def _record_dataset(dataset: Dataset, kind: str, user, *, source: str, **details) -> None:
     details = {"dataset": dataset.name, "number": dataset.pk, **details}
-    fleet_actions.record_act(lab=dataset.lab, kind=kind, user=user, details=details)
+    record_act(lab=dataset.lab, kind=kind, user=user, details=details, source=source)
 
 
-@transaction.atomic
-def add_correction(*, lab: Lab, user, episode: Episode) -> Dataset:
-    """What a person drove joins the lab's dataset of corrections, which begins with the first one.
+def extend_corrections(
+    *, lab: Lab, user, known: Dataset | None, episode: Episode, source: str = "server"
+) -> tuple[Dataset, bool]:
+    """What a person drove joins the known dataset of corrections; without one, or where it takes no more, a new one.
 
-    A dataset that a run has used stays as it was: the next correction begins another one, with all that it held.
+    A dataset that a run has used stays as it was: the new one begins with all that it held. Returns the dataset that
+    has it now, and whether that replaces the known one.
     """
-    if episode.purpose != "correction":
-        raise Invalid(f"{episode} is {episode.purpose}; only what a person drove, a correction, can join a dataset.")
-    Lab.objects.select_for_update().get(pk=lab.pk)  # two clicks must not write one file
-    known = Episode.objects.select_related("dataset").get(pk=episode.pk)
-    if known.dataset is not None:
-        raise Conflict(f"{episode} is in the dataset {known.dataset} already.")
     (fresh,) = _read_recorded(episode.file, str(episode))
-    dataset = (
-        Dataset.objects.select_for_update()
-        .filter(lab=lab, state="ready", archived_at=None, pk__in=_correction_datasets(lab))
-        .first()
-    )
-    kept = [each for each in _read_recorded(dataset.file, str(dataset)) if each.uuid != fresh.uuid] if dataset else []
-    if kept and (kept[0].embodiment != fresh.embodiment or _size_of([*kept, fresh]) > fleet_actions.UPLOAD_LIMIT):
-        dataset, kept = None, []  # another body, or a file too large to be written anew at each click
+    kept = [each for each in _read_recorded(known.file, str(known)) if each.uuid != fresh.uuid] if known else []
+    if kept and (kept[0].embodiment != fresh.embodiment or _size_of([*kept, fresh]) > uploads.UPLOAD_LIMIT):
+        known, kept = None, []  # another body, or a file too large to be written anew at each click
+    dataset = known
     if dataset is None or dataset.runs.exists() or dataset.corrected_runs.exists():
-        carried = dataset
         first = f"Corrections of {lab.name}"[:70]
         taken = set(Dataset.objects.filter(lab=lab, name__startswith=first).values_list("name", flat=True))
         names = itertools.chain([first], (f"{first} {number}" for number in itertools.count(2)))
         name = next(name for name in names if name not in taken)
         dataset = _new_dataset(lab, name, created_by=user, state="ready", progress=1.0)
         dataset.path = f"datasets/{dataset.pk}.safetensors"
-        if carried is not None:
-            Episode.objects.filter(dataset=carried).update(dataset=dataset)
     episodes = [*kept, fresh]
     dataset.file.parent.mkdir(parents=True, exist_ok=True)
     write_episodes(dataset.file, episodes)
@@ -191,14 +185,9 @@ def add_correction(*, lab: Lab, user, episode: Episode) -> Dataset:
         episodes=len(episodes),
         steps=sum(each.steps for each in episodes),
     )
-    Episode.objects.filter(pk=episode.pk).update(dataset=dataset)
-    _record_dataset(dataset, "dataset_extended", user, episode=str(episode.uuid))
+    _record_dataset(dataset, "dataset_extended", user, episode=str(episode.uuid), source=source)
     dataset.refresh_from_db()
-    return dataset
-
-
-def _correction_datasets(lab: Lab):
-    return Episode.objects.filter(lab=lab, dataset__isnull=False).values("dataset")
+    return dataset, known is not None and dataset != known
 
 
 def _read_recorded(path: Path, said: str):
@@ -248,8 +237,16 @@ def fail_dataset(*, dataset: Dataset, error: str) -> None:
 # Runs: what people do
 
 
+def read_recipe(*, kind: str, recipe: dict) -> Recipe:
+    """What a launch asked for, checked and with the defaults."""
+    try:
+        return recipe_from_json(recipe | {"kind": kind})
+    except RecipeError as error:
+        raise Invalid(str(error), error.problems) from None
+
+
 @transaction.atomic
-def launch_run(
+def launch_training(
     *,
     lab: Lab,
     user,
@@ -259,99 +256,56 @@ def launch_run(
     dataset: Dataset | None = None,
     corrections: Dataset | None = None,
     parent: Run | None = None,
-    assignment: Assignment | None = None,
-    task: Task | None = None,
-    stations: list[Station] | tuple = (),
-    with_stations: list[Station] | None = None,
+    source: str = "server",
 ) -> Run:
-    """Check everything, write the run and enqueue its job.
-
-    An improve run practises on an assignment that waits for a run, or on the task and stations given, which get one.
-    `with_stations` are those that the dispatcher found for an assignment of any stations. Unless the recipe says
-    otherwise, evaluations have the fence of the task: the curve judges the policy as it is practised.
-    """
-    practised = assignment.task if assignment else task
-    if kind == "improve" and practised is not None:
-        recipe = {"edge_margin": practised.edge_margin or 0.0} | recipe
-    try:
-        checked = recipe_from_json(recipe | {"kind": kind})
-    except RecipeError as error:
-        raise Invalid(str(error), error.problems) from None
-    stations = list(with_stations or stations)
-    problems = _launch_problems(lab, kind, dataset, parent, assignment, task, stations)
+    """Check everything, write a run that learns from a dataset alone, and enqueue its job."""
+    checked = read_recipe(kind=kind, recipe=recipe)
+    problems = _dataset_problems(lab, dataset)
     if corrections is not None:
-        problems |= _corrections_problems(lab, kind, dataset, corrections)
+        problems |= _corrections_problems(lab, dataset, corrections)
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
-    if kind == "improve":
-        fleet_actions.lock_queue(lab)  # the dispatcher must not give the same stations away meanwhile
-    number = Run.objects.filter(lab=lab).count() + 1
-    run = Run.objects.create(
-        lab=lab,
-        name=name.strip()[:80] or f"{kind} {number}",
-        kind=kind,
-        recipe=checked.to_json(),
-        dataset=dataset,
-        corrections=corrections,
-        parent=parent,
-        created_by=user,
-        round_target=checked.steps_per_round if kind == "improve" else 0,
-    )
-    if kind == "improve":
-        assignment = assignment or _waiting_assignment(task, stations)
-        if assignment is not None:
-            chosen = stations if assignment.any_count else None
-            fleet_actions.start_assignment(assignment=assignment, run=run, stations=chosen)
-        else:
-            fleet_actions.assign_task(lab=lab, task=task, stations=stations, user=user, run=run)
-    _record_run(run, "run_launched", user)
-    enqueue_on_commit("learning.run", run.pk)
+    sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
+    run = create_run(lab=lab, user=user, recipe=checked, name=name, **sources)
+    enqueue_run(run=run, user=user, source=source)
     return run
 
 
-def _launch_problems(lab, kind, dataset, parent, assignment, task, stations) -> dict[str, str]:
+def create_run(*, lab: Lab, user, recipe: Recipe, name: str, round_target: int = 0, **sources) -> Run:
+    """The row alone. Whoever asked for the run has checked its recipe and its sources, and enqueues it in the end."""
+    number = Run.objects.filter(lab=lab).count() + 1
+    return Run.objects.create(
+        lab=lab,
+        name=name.strip()[:80] or f"{recipe.KIND} {number}",
+        kind=recipe.KIND,
+        recipe=recipe.to_json(),
+        created_by=user,
+        round_target=round_target,
+        **sources,
+    )
+
+
+def enqueue_run(*, run: Run, user, source: str = "server") -> None:
+    """Everything that it needs is there: its launch is recorded, and its job may begin."""
+    _record_run(run, "run_launched", user, source=source)
+    enqueue_on_commit("learning.run", run.pk)
+
+
+def _dataset_problems(lab: Lab, dataset: Dataset | None) -> dict[str, str]:
     problems = {}
-    if kind == "sft":
-        if dataset is None or dataset.lab_id != lab.pk:
-            problems["dataset"] = "Choose the dataset to train on."
-        elif dataset.state != "ready":
-            problems["dataset"] = (
-                f"The dataset {dataset} is {dataset.state}; wait until it is ready or choose another one."
-            )
-        elif dataset.archived_at:
-            problems["dataset"] = f"The dataset {dataset} is archived; bring it back first or choose another one."
-        return problems
-    if parent is None or parent.lab_id != lab.pk:
-        problems["parent"] = "Choose the run whose policy and reward model to start from."
-    elif problem := selectors.parent_problem(parent):
-        problems["parent"] = problem
-    else:
-        problems |= _body_problems(parent, assignment.task if assignment else task)
-    if archived := [station.name for station in stations if station.archived_at]:
-        problems["stations"] = f"{', '.join(archived)}: archived; bring it back first or leave it out."
-    if assignment is not None:
-        if assignment.lab_id != lab.pk or not assignment.waits:
-            problems["assignment"] = "This assignment already has a run, or has ended. Choose one that waits for a run."
-        elif assignment.task.archived_at:
-            problems["assignment"] = f"{assignment.task} is archived; restore the task first."
-        elif assignment.any_count and assignment.any_count != len(stations):
-            problems["stations"] = (
-                f"For this assignment, choose as many stations as it asks for: {assignment.any_count}."
-            )
-        return problems
-    if task is None:
-        problems["task"] = "Choose the task to practise."
-    if not stations:
-        problems["stations"] = "Choose at least one station to practise on."
+    if dataset is None or dataset.lab_id != lab.pk:
+        problems["dataset"] = "Choose the dataset to train on."
+    elif dataset.state != "ready":
+        problems["dataset"] = f"The dataset {dataset} is {dataset.state}; wait until it is ready or choose another one."
+    elif dataset.archived_at:
+        problems["dataset"] = f"The dataset {dataset} is archived; bring it back first or choose another one."
     return problems
 
 
-def _corrections_problems(lab, kind, dataset, corrections) -> dict[str, str]:
+def _corrections_problems(lab: Lab, dataset: Dataset | None, corrections: Dataset) -> dict[str, str]:
     """A second dataset beside the demonstrations: of the same body, and whole."""
     said = ""
-    if kind != "sft":
-        said = "Only a run that trains from demonstrations learns from corrections too."
-    elif corrections.lab_id != lab.pk or corrections.state != "ready":
+    if corrections.lab_id != lab.pk or corrections.state != "ready":
         said = f"The dataset {corrections} is not ready; choose another one, or none."
     elif corrections.archived_at:
         said = f"The dataset {corrections} is archived; bring it back first or choose another one, or none."
@@ -364,67 +318,38 @@ def _corrections_problems(lab, kind, dataset, corrections) -> dict[str, str]:
     return {"corrections": said} if said else {}
 
 
-def _body_problems(parent: Run, task: Task | None) -> dict[str, str]:
-    """A policy moves only the body it was trained for; stations of another one would wait for it for ever."""
-    origin = parent.sft_run
-    learned = [dataset.families for dataset in (origin.dataset, origin.corrections) if dataset is not None]
-    families = {family for names in learned for family in names if family in TASKS}
-    trained = {TASKS[family].embodiment for family in families}
-    wanted = TASKS[task.family].embodiment if task and task.family in TASKS else None
-    if wanted and trained and wanted not in trained:
-        return {"task": f"{task} is for the embodiment {wanted}, and {parent} was trained for {' and '.join(trained)}."}
-    if task and trained and task.after_failure and task.after_failure not in families:
-        return {
-            "task": f"{task} gives instructions of {task.after_failure} after a failure, and {parent} was never "
-            "trained on them. Train on demonstrations of both, or edit the task."
-        }
-    return {}
-
-
-def _waiting_assignment(task: Task, stations) -> Assignment | None:
-    """The manager's assignment of this task to exactly these stations, or to any so many, if it waits for a run."""
-    wanted = {station.pk for station in stations}
-    waiting = Assignment.objects.filter(task=task, state__in=Assignment.WAITING, run=None, parent=None)
-    named = {row: set(row.places.values_list("station_id", flat=True)) for row in waiting.order_by("position")}
-    exact = [row for row, stations in named.items() if not row.any_count and stations == wanted]
-    return next(iter(exact + [row for row in named if row.any_count == len(wanted)]), None)
-
-
-def _record_run(run: Run, kind: str, user, reason: str = "") -> None:
+def _record_run(run: Run, kind: str, user, reason: str = "", *, source: str) -> None:
     details = {"run": run.name, "number": run.pk, "kind": run.kind}
-    fleet_actions.record_act(lab=run.lab, kind=kind, user=user, reason=reason, details=details)
+    record_act(lab=run.lab, kind=kind, user=user, reason=reason, details=details, source=source)
 
 
 @transaction.atomic
-def cancel_run(*, run: Run, user, reason: str = "") -> None:
+def cancel_run(*, run: Run, user, reason: str = "", source: str = "server") -> None:
     """A run that no job holds ends at once; else its job ends the training process, which keeps its newest
     checkpoint. Without a user it is the server that cancels, and says why.
     """
-    _record_run(run, "run_canceled", user, reason)
+    _record_run(run, "run_canceled", user, reason, source=source)
     if finish_run(run=run, state="canceled", sources=("queued",)):
         return
     if not move_run(run=run, to="canceling"):
         run.refresh_from_db()
         raise Conflict(f"{run} is {run.state}; there is nothing to cancel.")
-    fleet_actions.order_stations_of_run(run=run)
 
 
 @transaction.atomic
-def pause_run(*, run: Run, user) -> None:
-    _record_run(run, "run_paused", user)
+def pause_run(*, run: Run, user, source: str = "server") -> None:
+    _record_run(run, "run_paused", user, source=source)
     if not move_run(run=run, to="pausing", pause_wanted=True):
         run.refresh_from_db()
         raise Conflict(f"{run} is {run.state}; only a running run can be paused.")
-    fleet_actions.order_stations_of_run(run=run)
 
 
 @transaction.atomic
-def resume_run(*, run: Run, user) -> None:
-    _record_run(run, "run_resumed", user)
+def resume_run(*, run: Run, user, source: str = "server") -> None:
+    _record_run(run, "run_resumed", user, source=source)
     if not move_run(run=run, to="running", sources=("pausing", "paused"), pause_wanted=False):
         run.refresh_from_db()
         raise Conflict(f"{run} is {run.state}; only a paused run can be resumed.")
-    fleet_actions.order_stations_of_run(run=run)
 
 
 # Runs: what their job does
@@ -442,13 +367,13 @@ def move_run(
         rows = rows.filter(attempt=attempt)
     if not rows.update(state=to, **fields):
         return False
-    if to == "running":
-        fleet_actions.begin_practice(run=run)
-    _emit_head(run)
+    show_run(run=run)
+    run_moved.send(sender=Run, run=run)
     return True
 
 
-def _emit_head(run: Run) -> None:
+def show_run(*, run: Run) -> None:
+    """Read it anew, and tell the pages that watch it."""
     run.refresh_from_db()
     send_on_commit(run.topic, RunChanged(selectors.run_head(run)))
 
@@ -470,7 +395,6 @@ def claim_run(*, run_id: int) -> Run | None:
         attempt=F("attempt") + 1, heartbeat_at=now, started_at=Coalesce("started_at", now), error=""
     )
     run.refresh_from_db()
-    fleet_actions.order_stations_of_run(run=run)
     return run
 
 
@@ -488,22 +412,15 @@ def beat_run(*, run: Run) -> bool:
 def finish_run(
     *, run: Run, state: str, error: str = "", sources: tuple[str, ...] | None = None, attempt: int | None = None
 ) -> bool:
-    """The run has ended: its stations become free and idle, and its assignment says how it ended.
-
-    A run that was cancelled because its assignment's budget is reached is completed, not canceled.
+    """The run has ended. One that was cancelled because its assignment's budget is reached is completed, not
+    canceled.
     """
     if state == "canceled" and sources is None and run.assignments.filter(state="completed").exists():
         state = "completed"
     fields = {"error": error, "ended_at": timezone.now(), "eta_s": None, "heartbeat_at": None, "holding": False}
     if state == "completed":
         fields["progress"] = 1.0
-    if not move_run(run=run, to=state, sources=sources, attempt=attempt, **fields):
-        return False
-    for assignment in run.assignments.filter(state__in=Assignment.LIVE):
-        ending = {"completed": "completed", "failed": "failed"}.get(state, "killed")
-        reason = {"failed": f"{run} failed: {error}", "killed": f"Its run {run} was stopped."}.get(ending, "")
-        fleet_actions.end_assignment(assignment=assignment, state=ending, reason=reason)
-    return True
+    return move_run(run=run, to=state, sources=sources, attempt=attempt, **fields)
 
 
 @transaction.atomic
@@ -641,24 +558,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         if isinstance(error, FileNotFoundError):
             raise
         shutil.copyfile(source, target)
-
-
-@transaction.atomic
-def publish_checkpoint(*, run: Run, checkpoint: Checkpoint) -> bool:
-    """A new round begins: all stations of the run shall load this policy, and its episodes are counted from zero.
-    False if it is published already, or the run is no longer this attempt's.
-    """
-    now = timezone.now()
-    if not beat_run(run=run) or not Checkpoint.objects.filter(pk=checkpoint.pk, published_at=None).update(
-        published_at=now
-    ):
-        return False
-    checkpoint.published_at = now
-    Run.objects.filter(pk=run.pk).update(open_version=checkpoint.version, round_steps=0, holding=False)
-    _emit_head(run)
-    send_on_commit(run.topic, CheckpointsChanged([checkpoint.row()]))
-    fleet_actions.tell_stations_of_run(run=run, message=run.policy_message(checkpoint))
-    return True
 
 
 # Replay

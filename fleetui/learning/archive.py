@@ -10,8 +10,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleetui.access import Conflict
-from fleetui.fleet.actions import lock_queue, record_act
 from fleetui.fleet.actions.archive import list_references, refuse_deletion
+from fleetui.fleet.actions.audit import record_act
+from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment
 from fleetui.learning.models import Checkpoint, Dataset, Run
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @transaction.atomic
-def archive_dataset(*, dataset: Dataset, user) -> None:
+def archive_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
     """Nobody can train on it then. Runs that learned from it stay as they are."""
     dataset = _locked(dataset)
     if dataset.archived_at is not None:
@@ -29,27 +30,27 @@ def archive_dataset(*, dataset: Dataset, user) -> None:
     learning = (dataset.runs.filter(state__in=Run.LIVE) | dataset.corrected_runs.filter(state__in=Run.LIVE)).first()
     if learning:
         raise Conflict(f"{learning} learns from {dataset}; wait until it has ended, or cancel it.")
-    _archive(dataset, user, "dataset_archived")
+    _archive(dataset, user, "dataset_archived", source=source)
 
 
 @transaction.atomic
-def restore_dataset(*, dataset: Dataset, user) -> None:
-    _restore(_locked(dataset), user, "dataset_restored")
+def restore_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
+    _restore(_locked(dataset), user, "dataset_restored", source=source)
 
 
 @transaction.atomic
-def delete_dataset(*, dataset: Dataset, user) -> None:
+def delete_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
     """For good, its file too; only an archived one from which no run learned and that holds no correction."""
     dataset = _locked(dataset)
     refuse_deletion(dataset, own=())
-    record_act(lab=dataset.lab, kind="dataset_deleted", user=user, details={"dataset": dataset.name})
+    record_act(lab=dataset.lab, kind="dataset_deleted", user=user, details={"dataset": dataset.name}, source=source)
     if dataset.path:
         _remove_on_commit(dataset.file)
     dataset.delete()
 
 
 @transaction.atomic
-def archive_run(*, run: Run, user) -> None:
+def archive_run(*, run: Run, user, source: str = "server") -> None:
     """Nothing can start from it then. What came of it stays as it is."""
     lock_queue(run.lab)
     run = _locked(run)
@@ -66,16 +67,16 @@ def archive_run(*, run: Run, user) -> None:
     child = run.children.filter(state__in=Run.LIVE).first()
     if child:
         raise Conflict(f"{child} goes on from {run}; wait until it has ended, or cancel it.")
-    _archive(run, user, "run_archived")
+    _archive(run, user, "run_archived", source=source)
 
 
 @transaction.atomic
-def restore_run(*, run: Run, user) -> None:
-    _restore(_locked(run), user, "run_restored")
+def restore_run(*, run: Run, user, source: str = "server") -> None:
+    _restore(_locked(run), user, "run_restored", source=source)
 
 
 @transaction.atomic
-def delete_run(*, run: Run, user) -> None:
+def delete_run(*, run: Run, user, source: str = "server") -> None:
     """For good, with its checkpoints and its folder; only an archived one of which nothing came."""
     run = _locked(run)
     refuse_deletion(run, own=("Checkpoint", "Metric"))
@@ -83,7 +84,7 @@ def delete_run(*, run: Run, user) -> None:
     for checkpoint in checkpoints:
         if list_references(checkpoint, own=()):
             raise Conflict(f"{run} can't be deleted: stations or episodes use its {checkpoint}.")
-    record_act(lab=run.lab, kind="run_deleted", user=user, details={"run": run.name, "number": run.pk})
+    record_act(lab=run.lab, kind="run_deleted", user=user, details={"run": run.name, "number": run.pk}, source=source)
     for place in (*(checkpoint.file for checkpoint in checkpoints), run.dir):
         _remove_on_commit(place)
     Checkpoint.objects.filter(run=run).delete()
@@ -94,16 +95,16 @@ def _locked(row):
     return type(row).objects.select_related("lab").select_for_update(of=("self",)).get(pk=row.pk)
 
 
-def _archive(row, user, kind: str) -> None:
+def _archive(row, user, kind: str, *, source: str) -> None:
     type(row).objects.filter(pk=row.pk).update(archived_at=timezone.now())
-    record_act(lab=row.lab, kind=kind, user=user, details={kind.partition("_")[0]: row.name})
+    record_act(lab=row.lab, kind=kind, user=user, details={kind.partition("_")[0]: row.name}, source=source)
 
 
-def _restore(row, user, kind: str) -> None:
+def _restore(row, user, kind: str, *, source: str) -> None:
     if row.archived_at is None:
         raise Conflict(f"{row} is not archived.")
     type(row).objects.filter(pk=row.pk).update(archived_at=None)
-    record_act(lab=row.lab, kind=kind, user=user, details={kind.partition("_")[0]: row.name})
+    record_act(lab=row.lab, kind=kind, user=user, details={kind.partition("_")[0]: row.name}, source=source)
 
 
 def _remove_on_commit(place: Path) -> None:

@@ -3,9 +3,6 @@
 from django import forms
 
 from fleetui.fleet.forms import in_words
-from fleetui.fleet.models import AssignedStation, Assignment
-from fleetui.fleet.templatetags.fleet_words import kind_words
-from fleetui.learning import selectors
 from robots.tasks import TASKS
 from training.recipes import RECIPES, RecipeError
 
@@ -134,80 +131,6 @@ class SFTForm(LaunchForm):
         if not self.fields["dataset"].queryset.exists():
             return "No dataset is ready yet: make one on the Datasets page, or wait until it is generated."
         return ""
-
-
-class ImproveForm(LaunchForm):
-    KIND = "improve"
-    parent = forms.ModelChoiceField(
-        label="Start from",
-        queryset=None,
-        empty_label=None,
-        help_text="The run whose policy is improved. The reward model that came with it judges the attempts.",
-        error_messages={"required": "Choose the run whose policy and reward model to start from."},
-    )
-    task = forms.ModelChoiceField(
-        label="Task", queryset=None, empty_label=None, error_messages={"required": "Choose the task to practise."}
-    )
-    stations = forms.ModelMultipleChoiceField(
-        label="Stations",
-        queryset=None,
-        widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
-        help_text="Only stations that no other run uses and that are not in maintenance are listed.",
-        error_messages={"required": "Choose at least one station to practise on."},
-    )
-
-    def __init__(self, *args, lab, like=None, **kwargs):
-        super().__init__(*args, lab=lab, like=like, **kwargs)
-        fence = self.fields["edge_margin"]
-        fence.help_text = f"{self.recipe_class.FIELDS['edge_margin'].help} Left empty, it is the task's."
-        if like is None or "edge_margin" not in like.recipe:
-            fence.initial = ""
-        busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
-        self.fields["parent"].queryset = parents = selectors.list_parents(lab)
-        self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
-        parent = parents.first()
-        if asked := self.initial.get("parent"):
-            found, problem = selectors.find_parent(lab, asked)
-            parent = found or parent
-            if problem:
-                self.refuse("parent", problem)
-        self.fields["task"].queryset = lab.tasks.filter(archived_at=None).order_by("name")
-        able = lab.stations.filter(maintenance_since=None, archived_at=None)
-        free = self.fields["stations"].queryset = able.exclude(pk__in=busy.values("station")).order_by("number")
-        # What a manager assigned already is what one most likely wants to practise.
-        waiting = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)
-        waiting = waiting.filter(task__archived_at=None).order_by("position")
-        chosen = self.initial.get("assignment")
-        waiting = waiting.filter(pk=chosen).first() if chosen else waiting.first()
-        if chosen and waiting is None:
-            self.impossible.append("The assignment that this link names already has a run, or has ended.")
-        # Else what the policy was shown: practice of a task that it never saw begins at nothing.
-        origin = parent.sft_run.dataset if parent else None
-        shown = lab.tasks.filter(family__in=origin.families, archived_at=None).first() if origin else None
-        self.fields["task"].initial = waiting.task_id if waiting else shown and shown.pk
-        self.fields["stations"].initial = (
-            free.filter(places__assignment=waiting) if waiting and not waiting.any_count else free
-        )
-
-    def clean(self):
-        super().clean()
-        if not self.errors and not self.cleaned_data["edge_margin"]:
-            del self.recipe["edge_margin"]  # launch_run takes the task's
-        return self.cleaned_data
-
-    @property
-    def missing(self):
-        if not self.fields["parent"].queryset.exists():
-            return "No run has made a policy and a reward model yet. Train from demonstrations first."
-        if not self.fields["stations"].queryset.exists():
-            return (
-                "Every station is used by another run or is in maintenance. Wait for one, or free one: cancel a run, "
-                "or end maintenance."
-            )
-        return ""
-
-
-LAUNCH_FORMS = {form.KIND: form for form in (SFTForm, ImproveForm)}
 
 
 class GenerateForm(forms.Form):

@@ -1,15 +1,14 @@
 """The Celery jobs: each supervises a child process and reports through the actions. None of them trains in its own
 process.
 
-A run's job prepares the run directory, starts `python -m training`, reads metrics.jsonl, hands practice episodes in,
-publishes checkpoints and closes rounds. The run directory is all that the two share, so either may be killed at any
-time: the run is claimed again and the training process goes on where its directory says.
+A run's job prepares the run directory, starts `python -m training`, reads metrics.jsonl and keeps checkpoints; what
+practice needs beyond that stands in practice/jobs.py. The run directory is all that the two processes share, so either
+may be killed at any time: the run is claimed again and the training process goes on where its directory says.
 """
 
 import copy
 import json
 import logging
-import math
 import os
 import shutil
 import signal
@@ -22,22 +21,15 @@ from pathlib import Path
 
 import psutil
 from celery import shared_task
-from celery.beat import EmbeddedService
-from celery.signals import worker_init, worker_ready, worker_shutting_down
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, close_old_connections, connection
 
-from fleetui.celery import app as celery_app
 from fleetui.embedded import end_with_parent
-from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet.models import Episode
 from fleetui.learning import actions, selectors
-from fleetui.learning.models import Dataset, Run
-from fleetui.messages import tell_station_on_commit
-from fleetui.servers import ServerAway, check_servers
+from fleetui.learning.models import Checkpoint, Dataset, Run
 from robots import strict_json
 from robots.episodes import read_episodes
-from robots.protocol import Hold
 from training.run_dir import RunDir, RunError, write_atomically
 
 log = logging.getLogger(__name__)
@@ -45,19 +37,11 @@ log = logging.getLogger(__name__)
 TICK_S = 0.15
 BEAT_S = 1.0
 LOG_EVERY_S = 2.0
-REPEAT_S = 3.0  # a channel layer may drop: what stations must know is said again
-WATCH_S = 5.0  # between two looks for runs that were left behind
-WATCH_ALL_S = 60.0  # between two looks for those whose message was lost
-# A cancelled training saves what it has; practice was saved after its last update, so no evaluation is waited for.
-TERMINATE_S = {"sft": 30.0, "improve": 4.0}
 SHUTDOWN_S = 5.0
-LATE_UPLOAD_S = 3.0  # a station has ended its episode, whose upload is on its way
-STATION_STUCK_S = 60.0  # a station that doesn't end its episode doesn't stop the round for ever
 DATABASE_AWAY = (OperationalError, InterfaceError)
 DISK_FULL_BELOW = 64 * 2**20  # bytes: with fewer a child that ended most likely could not write
 
 stopping = threading.Event()  # the worker is going down
-beat = None  # Celery's clock for what repeats, while a worker runs
 foreign_said = False  # that this worker's data folder is not the database's
 
 
@@ -175,7 +159,7 @@ def run_job(run_id: int) -> None:
     run = actions.claim_run(run_id=run_id)
     if run is None:
         return
-    supervision = Supervision(run)
+    supervision = SUPERVISIONS[run.kind](run)
     try:
         supervision.carry_out()
     except DATABASE_AWAY as error:
@@ -194,8 +178,10 @@ def run_job(run_id: int) -> None:
 
 class Supervision:
     """One attempt at a run: what the job knows between two ticks. The database and the directory know everything
-    else.
+    else. Training needs no more than this; another kind of run overrides what it does beside.
     """
+
+    TERMINATE_S = 30.0  # cancelled, it saves what it has
 
     def __init__(self, run: Run):
         self.run = run
@@ -204,15 +190,12 @@ class Supervision:
         self.offset = 0  # in metrics.jsonl
         self.line = 0  # number of the last line read
         self.recorded = run.metrics.order_by("-seq").values_list("seq", flat=True).first() or 0
-        self.handed_in: set[str] = set()
         self.summary: dict | None = None
         self.failure = ""
         self.saved_at = self.dir.saved_at()
         self.database_away = False
-        self.repeated_at = self.logged_at = 0.0
+        self.logged_at = 0.0
         self.log_shown: list[str] = []
-        self.holding_since: float | None = None
-        self.episodes_over_since: float | None = None
         self.terminated_at: float | None = None
 
     def carry_out(self) -> None:
@@ -262,18 +245,8 @@ class Supervision:
     # The directory
 
     def prepare(self) -> None:
-        run = self.run
-        RunDir.create(run.dir, run.load_recipe())
-        # Practice learns from the demonstrations too, as long as they are there.
-        first = run.sft_run
-        sources = [each for each in (first.dataset, first.corrections) if each is not None]
-        data = {f"{each.pk}.safetensors": each.file for each in sources if run.kind == "sft" or each.file.is_file()}
-        start = {}
-        if run.kind == "improve":
-            start = {
-                f"{role}.safetensors": run.parent.best_checkpoint(role).file for role in ("policy", "reward_model")
-            }
-        for folder, wanted in ((self.dir.data, data), (self.dir.start, start)):
+        RunDir.create(self.run.dir, self.run.load_recipe())
+        for folder, wanted in ((self.dir.data, self.list_data()), (self.dir.start, self.list_start())):
             for path in folder.iterdir():  # nothing but what this run is made of
                 if path.name not in wanted:
                     path.unlink()
@@ -284,7 +257,16 @@ class Supervision:
                     )
                 if not (folder / name).exists():
                     (folder / name).symlink_to(source)
-        self.handed_in = {path.stem[-36:] for path in self.dir.episodes.glob("*.safetensors")}
+
+    def list_data(self) -> dict[str, Path]:
+        """The demonstrations and corrections that it learns from: name in the run directory -> the file."""
+        first = self.run.sft_run
+        sources = [each for each in (first.dataset, first.corrections) if each is not None]
+        return {f"{each.pk}.safetensors": each.file for each in sources}
+
+    def list_start(self) -> dict[str, Path]:
+        """The weights that it begins with, likewise."""
+        return {}
 
     def end_leftover(self) -> None:
         """A training process of an earlier attempt must not write beside the new one."""
@@ -303,18 +285,17 @@ class Supervision:
         close_old_connections()
         self.refresh()
         self.follow_wishes(now)
-        if self.run.kind == "improve" and self.run.state == "running" and not self.run.pause_wanted:
-            self.hand_in()
-            self.close_round(now)
-            if now - self.repeated_at > REPEAT_S:
-                self.repeated_at = now
-                self.repeat_orders()
+        if self.run.state == "running" and not self.run.pause_wanted:
+            self.serve(now)
         if now - self.logged_at > LOG_EVERY_S:
             self.logged_at = now
             lines = selectors.log_tail(self.run)
             if lines != self.log_shown:
                 self.log_shown = lines
                 actions.show_log(run=self.run, lines=lines)
+
+    def serve(self, now: float) -> None:
+        """What the learner waits for while it runs: training has all it needs."""
 
     def refresh(self) -> None:
         attempt = self.run.attempt
@@ -331,7 +312,7 @@ class Supervision:
             if self.terminated_at is None:
                 self.terminated_at = now
                 self.signal_child(signal.SIGTERM)
-            elif now - self.terminated_at > TERMINATE_S[run.kind]:
+            elif now - self.terminated_at > self.TERMINATE_S:
                 self.signal_child(signal.SIGKILL)
             return
         if run.pause_wanted:
@@ -344,8 +325,7 @@ class Supervision:
             pause.unlink(missing_ok=True)
         if run.state == "starting":
             # Its process runs; what it says first may take seconds.
-            if actions.move_run(run=run, to="running", sources=("starting",), attempt=run.attempt):
-                fleet_actions.order_stations_of_run(run=run)
+            actions.move_run(run=run, to="running", sources=("starting",), attempt=run.attempt)
 
     def signal_child(self, number: int) -> None:
         try:
@@ -400,55 +380,11 @@ class Supervision:
             return
         if checkpoint is None:
             log.warning("run %s: %s is no longer the file of its line", self.run.pk, line.get("path"))
-        elif line.get("publish") and self.run.kind == "improve":
-            if actions.publish_checkpoint(run=self.run, checkpoint=checkpoint):
-                self.holding_since = self.episodes_over_since = None
+        elif line.get("publish"):
+            self.publish(checkpoint)
 
-    # Practice episodes in, rounds closed
-
-    def hand_in(self) -> None:
-        """Episodes of the open version, each once; the number keeps the order in which they came."""
-        if self.run.open_version is None:
-            return
-        episodes = selectors.episodes_to_hand_in(self.run)
-        for episode in episodes:
-            name = str(episode.pk)
-            if name not in self.handed_in:
-                self.handed_in.add(name)
-                target = self.dir.episodes / f"{len(self.handed_in):07d}-{name}.safetensors"
-                # A symlink appears whole, and the file it names was complete before its row was.
-                target.symlink_to(episode.file)
-        if episodes:
-            fleet_actions.hand_in_episodes(episodes=episodes)
-
-    def close_round(self, now: float) -> None:
-        """Once the stations hold: wait for the episodes under way and their uploads, then tell the learner that this
-        was all.
-        """
-        version = self.run.open_version
-        if not self.run.holding or version is None or self.dir.closed(version):
-            return
-        self.holding_since = self.holding_since or now
-        in_episode, not_uploaded = selectors.unsettled_stations(self.run)
-        if in_episode and now - self.holding_since < STATION_STUCK_S:
-            self.episodes_over_since = None
-            return
-        self.episodes_over_since = self.episodes_over_since or now
-        if not_uploaded and now - self.episodes_over_since < LATE_UPLOAD_S:
-            return
-        self.hand_in()  # what was stored between the last look and the settling
-        write_atomically(self.dir.rounds / f"{version}.closed", b"")
-
-    def repeat_orders(self) -> None:
-        policy = self.run.published_policy()
-        if policy is None:
-            return
-        fleet_actions.record_loaded_everywhere(run=self.run)
-        for station in selectors.stations_behind(self.run):
-            tell_station_on_commit(station.command_group, *fleet_actions.list_orders(station=station))
-        if self.run.holding:
-            message = Hold(version=self.run.open_version)
-            fleet_actions.tell_stations_of_run(run=self.run, message=message)
+    def publish(self, checkpoint: Checkpoint) -> None:
+        """Others shall act with it: nobody does while it trains."""
 
     # The end
 
@@ -479,6 +415,10 @@ class Supervision:
     def deaths(self) -> int:
         """In a row, this one included: a state that this attempt saved is progress, and counting starts anew."""
         return 1 if self.dir.saved_at() > self.saved_at else self.run.deaths + 1
+
+
+# Who supervises a run of which kind; practice/jobs.py adds its own.
+SUPERVISIONS: dict[str, type[Supervision]] = {"sft": Supervision}
 
 
 # Datasets
@@ -614,67 +554,3 @@ def render(episode: Episode, part: Path) -> str:
         return " ".join([*words, f"The renderer {how_it_ended(child.returncode)}"])
     os.replace(part, episode.frames_dir)
     return ""
-
-
-# The queue of assignments
-
-
-@shared_task(name="fleet.repeat_assignment")
-def repeat_assignment_job(assignment_id: int) -> None:
-    """Celery's beat sends this when an occurrence of a repeating assignment is due."""
-    fleet_actions.repeat_assignment(assignment_id=assignment_id)
-
-
-# The worker's own life
-
-
-@worker_init.connect
-def end_without_servers(**_) -> None:
-    try:
-        check_servers()
-    except ServerAway as error:
-        raise SystemExit(str(error)) from None
-
-
-@worker_ready.connect
-def begin_watch(**_) -> None:
-    """Look for what a crash left behind: at once, then every few seconds."""
-
-    def watch():
-        looked_at_all = -math.inf
-        while not stopping.is_set():
-            try:
-                close_old_connections()
-                all_waiting = time.monotonic() - looked_at_all > WATCH_ALL_S
-                if owns_folder():
-                    actions.requeue_stale_jobs(all_waiting=all_waiting)
-                if all_waiting:
-                    looked_at_all = time.monotonic()
-                    fleet_actions.drop_old_spans()
-                fleet_actions.disconnect_silent_stations()
-                fleet_actions.dispatch_all()
-                keep_clock_running()
-                fleet_actions.lapse_expired_control()
-            except DATABASE_AWAY as error:
-                log.warning("the watch waits, the database is away: %s", first_line(error))
-                connection.close()
-            except Exception:
-                log.exception("looking for stale runs")
-            stopping.wait(WATCH_S)
-
-    threading.Thread(target=watch, name="watch", daemon=True).start()
-
-
-def keep_clock_running() -> None:
-    """Celery's beat, in a thread of this worker: what repeats needs no process of its own. A lost database ends it."""
-    global beat
-    if beat is None or not beat.is_alive():
-        beat = EmbeddedService(celery_app, thread=True, scheduler_cls=settings.CELERY_BEAT_SCHEDULER)
-        beat.start()
-
-
-@worker_shutting_down.connect
-def begin_stop(**_) -> None:
-    stopping.set()
-    if beat is not None:
-        beat.service.stop()

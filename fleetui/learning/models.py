@@ -1,7 +1,7 @@
 """What learning is: datasets of demonstrations, runs of a recipe, the checkpoints and metrics that runs leave behind.
 
 The Run row is the truth about a run: which attempt supervises it, when that one was last alive, and which policy
-version the stations practise with. Rows change only in actions.py.
+version the stations practise with. Rows change only in actions.py, archive.py and practice/actions/.
 """
 
 import uuid

@@ -4,9 +4,8 @@ from collections import deque
 
 from django.db.models import Prefetch, Q
 
-from fleetui.fleet.models import Episode, Lab, Station
+from fleetui.fleet.models import Lab, Station
 from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
-from robots.protocol import IN_EPISODE
 
 SNAPSHOT_METRICS = 4000
 
@@ -194,34 +193,3 @@ def success_curve(run: Run) -> dict:
         "sft": level.data if level else None,
         "kept_version": run.kept_version,
     }
-
-
-# For the run's job
-
-
-def episodes_to_hand_in(run: Run) -> list[Episode]:
-    """Practice episodes of the open version that the learner hasn't got, in the order they came."""
-    rows = run.episodes.filter(handed_in_at=None, purpose="practice", version=run.open_version)
-    return list(rows.order_by("stored_at")[:500])
-
-
-def unsettled_stations(run: Run) -> tuple[int, int]:
-    """(stations that may be in an episode, stations whose last episode isn't stored yet), of the run's connected
-    ones.
-    """
-    stations = Station.objects.filter(places__live=True, places__assignment__run=run, connected=True)
-    rows = list(stations.values_list("state", "last_episode"))
-    told = {last for state, last in rows if state not in IN_EPISODE and last}
-    stored = set(Episode.objects.filter(pk__in=told).values_list("pk", flat=True))
-    return sum(state in IN_EPISODE for state, _ in rows), len(told - stored)
-
-
-def stations_behind(run: Run) -> list[Station]:
-    """Connected stations of the run that haven't loaded its published policy."""
-    policy = run.published_policy()
-    if policy is None:
-        return []
-    stations = Station.objects.filter(
-        places__live=True, places__assignment__run=run, connected=True, maintenance_since=None
-    )
-    return list(stations.exclude(loaded_checkpoint=policy).select_related("lab"))

@@ -5,9 +5,6 @@ from django.urls import path
 from fleetui.learning import views
 
 urlpatterns = [
-    path("labs/<slug:lab_slug>/runs/", views.runs, name="runs"),
-    path("labs/<slug:lab_slug>/runs/new", views.new_run, name="new_run"),
-    path("labs/<slug:lab_slug>/runs/<int:run_id>", views.run, name="run"),
     path("labs/<slug:lab_slug>/runs/<int:run_id>/<slug:role>.safetensors", views.run_checkpoint, name="run_checkpoint"),
     path("labs/<slug:lab_slug>/runs/<int:run_id>/archive", views.archive_run, name="archive_run"),
     path("labs/<slug:lab_slug>/runs/<int:run_id>/<slug:act>", views.control_run, name="control_run"),

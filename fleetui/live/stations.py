@@ -16,10 +16,12 @@ from django.db import Error
 from django.utils import timezone
 
 from fleetui import access, messages, stops
-from fleetui.fleet import actions
+from fleetui.fleet.actions import attention, reports
+from fleetui.fleet.actions import stops as stop_actions
 from fleetui.live import frames, telemetry
 from fleetui.live.hearing import get_hearing
 from fleetui.live.sockets import BAD_MESSAGE, BadRequest, Socket, in_thread, read_json
+from fleetui.practice.actions import publishing
 from robots import protocol
 from robots.protocol import (
     Command,
@@ -124,7 +126,7 @@ class StationConsumer(Socket):
             if self.pk in stops.links:  # it has returned meanwhile
                 return
             try:
-                await in_thread(actions.disconnect_station)(station=self.station, reason="the connection was lost")
+                await in_thread(reports.disconnect_station)(station=self.station, reason="the connection was lost")
             except Error:  # the worker finds a station that is not heard of (disconnect_silent_stations)
                 log.exception("That %s has gone could not be written", self.station)
             self.loop.call_later(ABSENT_AFTER_S, call_for, self.station)
@@ -156,14 +158,14 @@ class StationConsumer(Socket):
     async def take_hello(self, hello):
         try:
             async with self.turn:
-                told = await in_thread(actions.connect_station)(
+                told = await in_thread(publishing.welcome_station)(
                     station=self.station,
                     embodiment=hello.embodiment,
                     software=hello.software,
                     renderer=hello.renderer,
                 )
                 if self.over:  # it has gone meanwhile
-                    await in_thread(actions.disconnect_station)(station=self.station, reason="the connection was lost")
+                    await in_thread(reports.disconnect_station)(station=self.station, reason="the connection was lost")
                     return
                 settings = told[0].settings
                 stops.set_latch(self, settings["stop"] if settings["stop_latched"] else "")
@@ -229,7 +231,7 @@ class StationConsumer(Socket):
     async def write_state(self):
         """The newest of what waited to be written."""
         row, self.to_write = self.to_write, None
-        await in_thread(actions.record_telemetry)(station=self.station, **row)
+        await in_thread(reports.record_telemetry)(station=self.station, **row)
 
     def look_for_lost_stop(self, message, now):
         """A stop is recorded after it was told; a server that died in between finds it here."""
@@ -240,7 +242,7 @@ class StationConsumer(Socket):
         elif now - self.stopped_since > FOUND_STOPPED_AFTER_S:
             self.stopped_since = now
             stop = message.stop[:80]
-            self.do(lambda: in_thread(actions.record_found_stopped)(station=self.station, stop=stop))
+            self.do(lambda: in_thread(stop_actions.record_found_stopped)(station=self.station, stop=stop))
 
     def note_need(self, state_for_s):
         """A station that wants a person gets a row, once for each need; one that doesn't any more loses it."""
@@ -256,7 +258,7 @@ class StationConsumer(Socket):
 
     async def write_need(self, need, attempt):
         try:
-            await in_thread(actions.note_need)(station=self.station, need=need, episode=attempt if need else "")
+            await in_thread(attention.note_need)(station=self.station, need=need, episode=attempt if need else "")
         except Error:
             self.noted = NOTHING_NOTED  # with the next telemetry again
             raise
@@ -268,7 +270,7 @@ class StationConsumer(Socket):
 
     def take_policy_loaded(self, message):
         uuid = message.checkpoint
-        self.do(lambda: in_thread(actions.record_policy_loaded)(station=self.station, checkpoint_uuid=uuid))
+        self.do(lambda: in_thread(publishing.record_policy_loaded)(station=self.station, checkpoint_uuid=uuid))
 
     def take_command_done(self, message):
         if message.ok:
@@ -277,7 +279,7 @@ class StationConsumer(Socket):
 
     def take_touch(self, message):
         touch = {"kind": message.kind, "reason": message.reason, "seconds": message.seconds or 0.0}
-        self.do(lambda: in_thread(actions.record_touch)(station=self.station, **touch))
+        self.do(lambda: in_thread(reports.record_touch)(station=self.station, **touch))
 
     HANDLERS = {
         Telemetry: take_telemetry,
@@ -335,7 +337,7 @@ def call_for(station):
 
     async def call():
         with contextlib.suppress(Error):  # the worker asks the same of every station
-            await in_thread(actions.note_absence)(station=station)
+            await in_thread(attention.note_absence)(station=station)
 
     if station.pk not in stops.links:
         asyncio.ensure_future(call())

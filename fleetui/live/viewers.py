@@ -26,9 +26,10 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from fleetui import access, messages, stops
-from fleetui.fleet import actions
 from fleetui.fleet import selectors as fleet
-from fleetui.fleet.actions.audit import source
+from fleetui.fleet.actions import control as control_actions
+from fleetui.fleet.actions import people
+from fleetui.fleet.actions import stops as stop_actions
 from fleetui.fleet.models import Station
 from fleetui.learning import selectors as learning
 from fleetui.live import frames, telemetry
@@ -101,7 +102,6 @@ class LiveConsumer(Socket):
         if not self.user.is_authenticated or not is_same_origin(self.scope):
             await self.hang_up(FORBIDDEN)
             return
-        source.set("page")  # for everything that this socket asks
         # As the page was drawn, and as they are by the newest look (is_welcome).
         self.roles = self.known_roles = await in_thread(access.get_roles)(self.user)
         access.remember_person(self.session, self.user, self.roles)
@@ -180,7 +180,7 @@ class LiveConsumer(Socket):
         self.known_roles = now
         if labs and time.monotonic() - self.noted_seen > NOTE_SEEN_S:
             self.noted_seen = time.monotonic()
-            actions.note_seen(user=self.user, labs=list(labs))
+            people.note_seen(user=self.user, labs=list(labs))
         # The page of another role offers other acts: it is drawn anew, as after a log-out.
         return all(lab in now and now[lab] == self.roles.get(lab) for lab in labs)
 
@@ -448,9 +448,9 @@ class LiveConsumer(Socket):
 
     async def give_stop(self, order_id, lab, station):
         try:
-            wish = {"user": self.user, "lab_slug": lab, "station_slug": station, "order_id": order_id}
+            wish = {"user": self.user, "lab_slug": lab, "station_slug": station, "order_id": order_id, "source": "page"}
             answer = await asyncio.wrap_future(
-                stops.in_daemon(partial(actions.stop_stations, **wish, roles=self.known_roles))
+                stops.in_daemon(partial(stop_actions.stop_stations, **wish, roles=self.known_roles))
             )
         except access.Refused as error:
             await self.say({"stop_done": {"id": order_id, "error": str(error), "status": error.status}})
@@ -486,7 +486,7 @@ class LiveConsumer(Socket):
             telemetry.await_answer(
                 station.pk, command_id, lambda answer: self.answer_soon(station, name, command_id, granted, answer)
             )
-            granted |= await in_thread(actions.command_station)(
+            granted |= await in_thread(control_actions.command_station)(
                 user=self.user,
                 lab_slug=lab,
                 station_slug=slug,
@@ -494,6 +494,7 @@ class LiveConsumer(Socket):
                 args=args,
                 ttl_ms=ttl_ms,
                 command_id=command_id,
+                source="page",
             )
         except (access.Refused, Error, ValueError) as error:
             if station is not None:
@@ -526,8 +527,8 @@ class LiveConsumer(Socket):
         message = Command(
             id=command_id,
             name="drive",
-            args=actions.checked_args("drive", command.get("args") or {}),
-            ttl_ms=min(ttl_ms, actions.DRIVE_TTL_MS),
+            args=control_actions.checked_args("drive", command.get("args") or {}),
+            ttl_ms=min(ttl_ms, control_actions.DRIVE_TTL_MS),
             sent_at=time.monotonic() - age_of(command),
             epoch=held.epoch,
             by=self.user.get_username(),
@@ -559,7 +560,7 @@ class LiveConsumer(Socket):
                 await self.let_go(held)
                 await self.hang_up(FORBIDDEN)
                 return
-            await in_thread(actions.renew_control)(
+            await in_thread(control_actions.renew_control)(
                 user=self.user,
                 lab_slug=held.station.lab.slug,
                 station_slug=held.station.slug,
@@ -622,7 +623,7 @@ class LiveConsumer(Socket):
         granted["refused"] = True
         await self.forget_control((station.lab.slug, station.slug), "")
         if granted["epoch"]:
-            await in_thread(actions.undo_override)(station=station, epoch=granted["epoch"])
+            await in_thread(control_actions.undo_override)(station=station, epoch=granted["epoch"])
 
     def answer(self, command_id, answer):
         self.say_soon({"command_done": {"id": command_id} | answer})
@@ -630,7 +631,7 @@ class LiveConsumer(Socket):
 
 async def record_lapse(station, epoch):
     with contextlib.suppress(Error):
-        await in_thread(actions.lapse_control)(station=station, epoch=epoch)
+        await in_thread(control_actions.lapse_control)(station=station, epoch=epoch, source="page")
 
 
 def age_of(message: dict) -> float:

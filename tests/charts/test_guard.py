@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from fleetui.charts.asgi import guarded
-from fleetui.fleet import actions
+from fleetui.fleet.actions import labs
 
 pytestmark = pytest.mark.django_db
 HOST = "localhost:8000"
@@ -17,8 +17,8 @@ HOST = "localhost:8000"
 @pytest.fixture
 def researcher():
     user = User.objects.create_user("rita", password="a long password")
-    actions.add_member(lab=actions.create_lab(slug="north", name="North"), user=user, role="researcher")
-    actions.create_lab(slug="south", name="South")
+    labs.add_member(lab=labs.create_lab(slug="north", name="North"), user=user, role="researcher")
+    labs.create_lab(slug="south", name="South")
     return user
 
 

@@ -9,11 +9,9 @@ from django.db import close_old_connections
 
 @pytest.fixture
 def lab(transactional_db, settings, tmp_path, monkeypatch):
-    from fleetui.fleet.actions.audit import source
     from fleetui.live import sockets
     from tests.fleetui.lab import Lab
 
-    source.set("server")  # the server gives each request a context of its own, the test client does not
     settings.DATA = tmp_path
     threads = ThreadPoolExecutor(32, thread_name_prefix="sockets")
     monkeypatch.setattr(sockets, "_threads", threads)

@@ -11,8 +11,9 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
-from fleetui.fleet import actions
+from fleetui.fleet.actions import labs
 from fleetui.learning.models import Checkpoint, Dataset, Run
+from fleetui.practice.actions import assignments, publishing
 from robots.episodes import Episode, episodes_to_bytes
 from robots.worlds.language_table import LANGUAGE_TABLE
 from training.recipes import ImproveRecipe, SFTRecipe
@@ -24,20 +25,18 @@ class Lab:
     """One lab and the doors to it: `as_(role)` is a signed-in browser, `users[role]` its user."""
 
     def __init__(self, slug):
-        self.row = actions.create_lab(slug=slug, name=f"Lab {slug}")
+        self.row = labs.create_lab(slug=slug, name=f"Lab {slug}")
         self.slug = slug
         self.users = {role: User.objects.create_user(f"{slug}-{role}") for role in ROLES}
         for role, user in self.users.items():
-            actions.add_member(lab=self.row, user=user, role=role)
-        self.task = actions.create_task(lab=self.row, family="block2block")
+            labs.add_member(lab=self.row, user=user, role=role)
+        self.task = labs.create_task(lab=self.row, family="block2block")
         self.tokens = {}
         self.stations = [self.add_station(f"Arm {number}") for number in (1, 2)]
         self.clients = {}
 
     def add_station(self, name):
-        station, token = actions.create_station(
-            lab=self.row, name=name, world="language_table", embodiment=LANGUAGE_TABLE
-        )
+        station, token = labs.create_station(lab=self.row, name=name, world="language_table", embodiment=LANGUAGE_TABLE)
         self.tokens[station.slug] = token
         return station
 
@@ -63,7 +62,7 @@ class Lab:
     def connect(self, *stations):
         """As if the stations' sockets were open."""
         for station in stations or self.stations:
-            actions.connect_station(station=station, embodiment=LANGUAGE_TABLE.to_json(), renderer="drawn")
+            publishing.welcome_station(station=station, embodiment=LANGUAGE_TABLE.to_json(), renderer="drawn")
             station.refresh_from_db()
 
 
@@ -153,7 +152,7 @@ def make_improve_run(lab, sft_run):
         heartbeat_at=timezone.now(),
         round_target=recipe.steps_per_round,
     )
-    actions.assign_task(lab=lab.row, task=lab.task, stations=lab.stations, user=lab.users["manager"], run=run)
+    assignments.assign_task(lab=lab.row, task=lab.task, stations=lab.stations, user=lab.users["manager"], run=run)
     return run
 
 

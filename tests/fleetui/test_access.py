@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 
 from fleetui import access
-from fleetui.fleet.actions import note_need
+from fleetui.fleet.actions.attention import note_need
 from fleetui.fleet.models import Intervention
 from robots.attention import need_of
 from tests.fleetui.lab import ROLES, as_upload, make_episode

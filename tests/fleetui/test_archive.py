@@ -5,11 +5,12 @@ import json
 import pytest
 
 from fleetui import access
-from fleetui.fleet import actions, first_start
+from fleetui.fleet.actions import attention
 from fleetui.fleet.models import Act, AssignedStation, HelpRequest, Station
-from fleetui.learning.actions import add_correction
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from fleetui.messages import TokenRenewed
+from fleetui.practice import first_start
+from fleetui.practice.actions.episodes import add_correction
 from robots.attention import need_of
 from tests.fleetui.lab import ROLES, as_upload, make_episode
 
@@ -91,7 +92,7 @@ def test_an_archived_station_gets_no_work_and_no_connection(lab, sft_run):
 
 def test_its_connection_ends_and_its_call_is_closed(lab, monkeypatch):
     lab.connect()
-    actions.note_need(station=lab.stations[1], need=need_of(state="stopped", reason="by a person", state_for_s=1.0))
+    attention.note_need(station=lab.stations[1], need=need_of(state="stopped", reason="by a person", state_for_s=1.0))
     told = []
     monkeypatch.setattr(
         "fleetui.fleet.actions.archive.tell_station_on_commit", lambda group, *messages: told.append((group, messages))

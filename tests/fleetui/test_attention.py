@@ -8,7 +8,8 @@ from asgiref.sync import sync_to_async
 from django.db import IntegrityError, connection, transaction
 
 from fleetui import access
-from fleetui.fleet import actions, jobs, selectors
+from fleetui.fleet import jobs, selectors
+from fleetui.fleet.actions import attention, control, reports
 from fleetui.fleet.models import Contact, HelpRequest
 from robots.attention import need_of
 from tests.fleetui.test_live import arm, browser, telemetry
@@ -23,7 +24,7 @@ def doubtful(left=4000):
 
 
 def note(lab, need, episode=""):
-    return actions.note_need(station=lab.stations[0], need=need, episode=episode)
+    return attention.note_need(station=lab.stations[0], need=need, episode=episode)
 
 
 def test_a_need_is_one_row_however_often_it_is_said_and_closes_when_it_has_gone(lab):
@@ -41,7 +42,7 @@ def test_a_need_is_one_row_however_often_it_is_said_and_closes_when_it_has_gone(
 def test_who_helped_is_kept(lab):
     lab.connect()
     request = note(lab, fallen())
-    actions.command_station(
+    control.command_station(
         user=lab.users["supervisor"], lab_slug=lab.slug, station_slug=lab.stations[0].slug, name="reset"
     )
     note(lab, None)
@@ -52,7 +53,7 @@ def test_who_helped_is_kept(lab):
 def test_a_worse_need_takes_its_place_and_has_to_be_seen_anew(lab):
     request = note(lab, doubtful(), "00000000-0000-0000-0000-000000000001")
     assert request.help_by is not None and request.severity == "info"
-    actions.take_help(request=request, user=lab.users["supervisor"])
+    attention.take_help(request=request, user=lab.users["supervisor"])
     worse = note(lab, fallen())
     request.refresh_from_db()
     assert request.closed_at and request.outcome == "Another need took its place: the blue cube is off the table"
@@ -62,17 +63,17 @@ def test_a_worse_need_takes_its_place_and_has_to_be_seen_anew(lab):
 
 def test_one_person_takes_it(lab):
     request = note(lab, fallen())
-    actions.take_help(request=request, user=lab.users["supervisor"])
-    actions.take_help(request=request, user=lab.users["supervisor"])  # twice is once
+    attention.take_help(request=request, user=lab.users["supervisor"])
+    attention.take_help(request=request, user=lab.users["supervisor"])  # twice is once
     with pytest.raises(access.Conflict, match="east-supervisor has taken it already"):
-        actions.take_help(request=request, user=lab.users["manager"])
-    actions.release_help(request=request, user=lab.users["manager"])
-    assert actions.take_help(request=request, user=lab.users["manager"]).taken_by == lab.users["manager"]
+        attention.take_help(request=request, user=lab.users["manager"])
+    attention.release_help(request=request, user=lab.users["manager"])
+    assert attention.take_help(request=request, user=lab.users["manager"]).taken_by == lab.users["manager"]
     with pytest.raises(access.Invalid, match="few words"):
-        actions.close_help(request=request, user=lab.users["manager"], outcome="  ")
-    actions.close_help(request=request, user=lab.users["manager"], outcome="a cable was loose")
+        attention.close_help(request=request, user=lab.users["manager"], outcome="  ")
+    attention.close_help(request=request, user=lab.users["manager"], outcome="a cable was loose")
     with pytest.raises(access.Conflict, match="closed already: a cable was loose"):
-        actions.acknowledge_help(request=request, user=lab.users["manager"])
+        attention.acknowledge_help(request=request, user=lab.users["manager"])
 
 
 def test_of_two_who_take_it_at_once_one_has_it(lab):
@@ -82,7 +83,7 @@ def test_of_two_who_take_it_at_once_one_has_it(lab):
     def take(role):
         try:
             ready.wait()
-            actions.take_help(request=HelpRequest.objects.get(pk=request.pk), user=lab.users[role])
+            attention.take_help(request=HelpRequest.objects.get(pk=request.pk), user=lab.users[role])
             taken.append(role)
         except access.Conflict:
             refused.append(role)
@@ -109,13 +110,13 @@ def test_the_database_holds_one_open_request_a_station(lab):
 def test_a_station_that_went_while_it_had_work_calls(lab, improve_run):
     lab.connect()
     station = lab.stations[0]
-    actions.disconnect_station(station=station, reason="the connection was lost")
-    actions.note_absence(station=station)
+    reports.disconnect_station(station=station, reason="the connection was lost")
+    attention.note_absence(station=station)
     assert HelpRequest.objects.get(station=station).kind == "offline"
     lab.connect(station)
-    actions.note_absence(station=station)  # it is here: nothing more to say
+    attention.note_absence(station=station)  # it is here: nothing more to say
     free = lab.add_station("Arm 9")
-    actions.note_absence(station=free)
+    attention.note_absence(station=free)
     assert not free.help_requests.exists(), "nobody misses a station without work"
 
 
@@ -130,7 +131,7 @@ def test_only_those_who_act_on_stations_look_after_requests(lab, other_lab, act)
 
 
 def test_open_requests_come_by_what_a_visit_saves(lab):
-    actions.note_need(station=lab.stations[1], need=fallen())
+    attention.note_need(station=lab.stations[1], need=fallen())
     note(lab, doubtful(left=800))
     kinds = [row["kind"] for row in lab.call("viewer", "get", "help").json()]
     assert kinds == ["table", "unlikely"]
@@ -199,7 +200,7 @@ async def test_a_request_that_was_open_when_the_server_died_closes_once_the_stat
 
 @pytest.fixture
 def contact(lab):
-    return actions.add_contact(
+    return attention.add_contact(
         lab=lab.row, user=None, name="night shift", address="json://localhost:1/hook", severity="error", after_s=0
     )
 
@@ -207,7 +208,7 @@ def contact(lab):
 @pytest.mark.parametrize("address", ["nonsense", "syslog://", "file:///etc/passwd", "slack://"])
 def test_an_address_that_reaches_nobody_is_refused(lab, address):
     with pytest.raises(access.Invalid, match="can't be sent"):
-        actions.add_contact(lab=lab.row, user=None, name="x", address=address, severity="error", after_s=0)
+        attention.add_contact(lab=lab.row, user=None, name="x", address=address, severity="error", after_s=0)
 
 
 def test_a_request_is_told_of_unless_somebody_has_taken_it_up(lab, contact, monkeypatch):
@@ -223,7 +224,7 @@ def test_a_request_is_told_of_unless_somebody_has_taken_it_up(lab, contact, monk
     assert asked == [([contact.pk, request.pk], 0)]
     jobs.tell_contact(*asked[0][0])
     assert len(told) == 1 and "the blue cube is off the table" in told[0]
-    actions.acknowledge_help(request=request, user=lab.users["supervisor"])
+    attention.acknowledge_help(request=request, user=lab.users["supervisor"])
     jobs.tell_contact(*asked[0][0])
     assert len(told) == 1
 

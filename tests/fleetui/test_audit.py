@@ -8,9 +8,11 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from fleetui.access import Conflict
-from fleetui.fleet import actions
+from fleetui.fleet.actions import audit as audit_actions
+from fleetui.fleet.actions import labs, reports
 from fleetui.fleet.models import ACTS, Act, Lab, Station
 from fleetui.fleet.templatetags.fleet_words import details
+from fleetui.practice.actions import assignments
 from tests.fleetui.lab import Lab as LabWithPeople
 
 # The server streams the export; the test client is synchronous and takes it whole.
@@ -116,7 +118,7 @@ def test_driving_is_one_override_not_a_row_a_message(lab):
     for _ in range(5):
         lab.call("supervisor", "post", "stations/arm-1/command", {"name": "drive", "args": {"dx": 1, "dy": 0}})
     assert len(acts(lab)) == count
-    actions.disconnect_station(station=lab.stations[0], reason="the connection was lost")
+    reports.disconnect_station(station=lab.stations[0], reason="the connection was lost")
     (ended,) = acts(lab, kind="override_ended")
     assert ended.source == "station" and ended.details["whose"] == "east-supervisor" and ended.lease_epoch == 1
 
@@ -124,10 +126,10 @@ def test_driving_is_one_override_not_a_row_a_message(lab):
 def test_assignments_tokens_settings_and_self_resets_are_written(lab):
     lab.connect()
     manager = lab.users["manager"]
-    assignment = actions.assign_task(lab=lab.row, task=lab.task, stations=lab.stations, user=manager)
-    actions.cancel_assignment(assignment=assignment, user=manager)
-    actions.renew_token(station=lab.stations[0], user=manager)
-    actions.record_touch(station=lab.stations[1], kind="self_reset", reason="off the table", seconds=2.0)
+    assignment = assignments.assign_task(lab=lab.row, task=lab.task, stations=lab.stations, user=manager)
+    assignments.cancel_assignment(assignment=assignment, user=manager)
+    labs.renew_token(station=lab.stations[0], user=manager)
+    reports.record_touch(station=lab.stations[1], kind="self_reset", reason="off the table", seconds=2.0)
     lab.as_("supervisor").post(
         f"/labs/{lab.slug}/stations/arm-1/settings", {"self_reset_after_s": "3", "shuffle_every_s": "60"}
     )
@@ -148,12 +150,12 @@ def test_assignments_tokens_settings_and_self_resets_are_written(lab):
 
 def test_an_unknown_kind_is_a_mistake_of_the_code(lab):
     with pytest.raises(ValueError, match="no act"):
-        actions.record_act(lab=lab.row, kind="danced")
+        audit_actions.record_act(lab=lab.row, kind="danced")
 
 
 def test_an_act_that_fails_afterwards_leaves_no_record(lab):
     with pytest.raises(Conflict), transaction.atomic():
-        actions.record_act(lab=lab.row, kind="relabel", user=lab.users["manager"])
+        audit_actions.record_act(lab=lab.row, kind="relabel", user=lab.users["manager"])
         raise Conflict("no")
     assert not acts(lab, kind="relabel")
 
@@ -207,7 +209,7 @@ def test_pages_and_an_export_of_more_rows_than_one_read(busy, monkeypatch):
 
     monkeypatch.setattr(audit, "ROWS_A_READ", 7)
     for _ in range(60):
-        actions.record_act(lab=busy.row, kind="relabel", user=busy.users["manager"], station=busy.stations[0])
+        audit_actions.record_act(lab=busy.row, kind="relabel", user=busy.users["manager"], station=busy.stations[0])
     everything = exported(busy)
     assert [row["id"] for row in everything] == list(Act.objects.order_by("-id").values_list("id", flat=True))
     assert "Older" in get(busy, "manager", "audit").content.decode()
@@ -216,7 +218,7 @@ def test_pages_and_an_export_of_more_rows_than_one_read(busy, monkeypatch):
 
 def test_the_csv_is_read_back_and_can_start_no_formula(busy):
     for reason in ("=1+1", "@SUM(A1)", "-2", "+3", "\t=1", 'a, "quoted"\nline', "plain"):
-        actions.record_act(lab=busy.row, kind="relabel", user=busy.users["manager"], reason=reason)
+        audit_actions.record_act(lab=busy.row, kind="relabel", user=busy.users["manager"], reason=reason)
     answer = get(busy, "manager", "audit/export.csv", kind="relabel")
     assert "attachment" in answer["Content-Disposition"] and answer["Content-Type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(b"".join(answer).decode())))

@@ -7,14 +7,16 @@ from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 
 from fleetui import access
-from fleetui.fleet import actions, queue
+from fleetui.fleet.actions import profiles
 from fleetui.fleet.models import Act, Assignment
+from fleetui.practice import queue
+from fleetui.practice.actions import assignments, dispatch
 from tests.fleetui.lab import ROLES
 
 
 def assign(lab, *stations, **wishes):
     stations = [] if "any_count" in wishes else list(stations or lab.stations)
-    row = actions.assign_task(lab=lab.row, task=lab.task, stations=stations, user=lab.users["manager"], **wishes)
+    row = assignments.assign_task(lab=lab.row, task=lab.task, stations=stations, user=lab.users["manager"], **wishes)
     return again(row)
 
 
@@ -108,7 +110,7 @@ def test_what_has_started_or_ended_is_not_edited(lab, sft_run):
     assert row.state == "standby"
     answer = patch(lab, row, priority="high")
     assert answer.status_code == 409 and "only an assignment that waits" in answer.json()["detail"]
-    actions.cancel_assignment(assignment=row, user=lab.users["manager"])
+    assignments.cancel_assignment(assignment=row, user=lab.users["manager"])
     assert patch(lab, row, priority="high").status_code == 409 and again(row).priority == 1
     answer = lab.as_("manager").get(f"/labs/{lab.slug}/tasks/assignments/{row.pk}", follow=True)
     assert "only an assignment that waits can be edited" in answer.content.decode() and not edits()
@@ -138,25 +140,25 @@ def test_what_repeats_is_moved_to_another_time_and_stopped_and_begun_again(lab):
     row = again(row)
     assert row.due_at == later and str(row.schedule.crontab.timezone) == "Europe/Berlin"
     assert row.schedule.start_time == later and PeriodicTask.objects.filter(name=f"assignment {row.pk}").count() == 1
-    made = actions.repeat_assignment(assignment_id=row.pk, now=later + timedelta(days=1, minutes=1))
+    made = assignments.repeat_assignment(assignment_id=row.pk, now=later + timedelta(days=1, minutes=1))
     assert made.due_at.astimezone(UTC) - later <= timedelta(days=1, hours=1)
     assert patch(lab, row, repeats="").json()["repeats"] == "" and again(row).schedule is None
     assert not PeriodicTask.objects.filter(name=f"assignment {row.pk}").exists()
-    assert actions.repeat_assignment(assignment_id=row.pk, now=later + timedelta(days=3)) is None
+    assert assignments.repeat_assignment(assignment_id=row.pk, now=later + timedelta(days=3)) is None
     assert patch(lab, row, repeats="weekly").json()["repeats"] == "weekly" and again(row).schedule is not None
 
 
 def test_a_later_one_of_a_series_is_edited_alone(lab):
     first = assign(lab, not_before=ahead(days=1), repeats="daily")
-    actions.cancel_assignment(assignment=first, user=lab.users["manager"])
-    made = actions.repeat_assignment(assignment_id=first.pk, now=first.due_at + timedelta(days=1))
+    assignments.cancel_assignment(assignment=first, user=lab.users["manager"])
+    made = assignments.repeat_assignment(assignment_id=first.pk, now=first.due_at + timedelta(days=1))
     assert made.state != "skipped"
     answer = patch(lab, made, repeats="weekly")
     assert answer.status_code == 422 and list(answer.json()["problems"]) == ["repeats"]
     due = made.due_at
     assert patch(lab, made, not_before=ahead(days=5).isoformat(), episodes=7).status_code == 200
     assert (again(made).due_at, again(made).budget_episodes, again(first).budget_episodes) == (due, 7, None)
-    assert actions.repeat_assignment(assignment_id=first.pk, now=due + timedelta(minutes=1)) is None, "made once"
+    assert assignments.repeat_assignment(assignment_id=first.pk, now=due + timedelta(minutes=1)) is None, "made once"
 
 
 def test_saving_what_is_there_changes_nothing(lab):
@@ -186,10 +188,10 @@ def test_a_change_that_loses_the_race_with_the_start_is_refused(lab, sft_run):
     row = assign(lab, not_before=ahead(days=1), parent=sft_run)
     stale = again(row)
     Assignment.objects.filter(pk=row.pk).update(not_before=None)
-    actions.dispatch_assignments(lab=lab.row)
+    dispatch.dispatch_assignments(lab=lab.row)
     assert again(row).state == "standby"
     with pytest.raises(access.Conflict):
-        actions.edit_assignment(assignment=stale, user=lab.users["manager"], any_count=1)
+        assignments.edit_assignment(assignment=stale, user=lab.users["manager"], any_count=1)
     assert again(row).places.filter(live=True).count() == 2
 
 
@@ -211,7 +213,7 @@ def page_form(lab, row):
 
 def test_the_queue_links_the_form_of_what_waits_and_the_form_shows_what_it_is(lab, sft_run):
     lab.connect()
-    actions.set_time_zone(user=lab.users["manager"], name="Europe/Berlin")
+    profiles.set_time_zone(user=lab.users["manager"], name="Europe/Berlin")
     started, row = assign(lab, parent=sft_run), assign(lab, target_success=0.9, priority="low")
     shown = lab.as_("manager").get(f"/labs/{lab.slug}/tasks/queue").content.decode()
     assert url(lab, row) in shown and url(lab, started) not in shown
@@ -237,7 +239,7 @@ def test_the_form_of_what_repeats_keeps_its_zone_whoever_edits_it(lab):
     form |= {"not_before": f"{day:%Y-%m-%d}T09:00", "repeats": "daily"}
     lab.as_("manager").post(f"/labs/{lab.slug}/tasks/", form)
     row = Assignment.objects.get()
-    actions.set_time_zone(user=lab.users["manager"], name="America/New_York")
+    profiles.set_time_zone(user=lab.users["manager"], name="America/New_York")
     values = page_form(lab, row)
     assert values["not_before"].endswith("T09:00") and values["time_zone"] == "Europe/Berlin"
     assert "Time in Europe/Berlin." in lab.as_("manager").get(url(lab, row)).content.decode()

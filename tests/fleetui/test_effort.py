@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from fleetui.fleet import actions
+from fleetui.fleet.actions import attention, control
 from fleetui.fleet.effort import Plan, effort_of, plans_of
 from fleetui.fleet.models import Episode, HelpRequest, Intervention
+from fleetui.practice.actions import episodes
 from robots.attention import HUMAN_S, need_of
 from tests.fleetui.lab import as_upload, make_episode
 
@@ -16,7 +17,7 @@ HOUR = timedelta(hours=1)
 
 def practise(lab, hours, station=0):
     """So many robot-hours of practice at one station, as one row."""
-    actions.store_episodes(station=lab.stations[station], body=as_upload(make_episode()))
+    episodes.store_episodes(station=lab.stations[station], body=as_upload(make_episode()))
     Episode.objects.filter(station=lab.stations[station]).update(duration_s=hours * 3600)
 
 
@@ -43,13 +44,13 @@ def test_touches_are_acts_of_people_and_their_seconds_are_measured_where_somebod
 def test_whoever_took_the_request_is_timed_from_then(lab):
     lab.connect()
     need = need_of(state="needs_person", reason="the blue cube is off the table", state_for_s=1.0)
-    request = actions.note_need(station=lab.stations[0], need=need)
-    actions.take_help(request=request, user=lab.users["supervisor"])
+    request = attention.note_need(station=lab.stations[0], need=need)
+    attention.take_help(request=request, user=lab.users["supervisor"])
     HelpRequest.objects.filter(pk=request.pk).update(taken_at=timezone.now() - timedelta(seconds=6))
-    actions.command_station(
+    control.command_station(
         user=lab.users["supervisor"], lab_slug=lab.slug, station_slug=lab.stations[0].slug, name="reset"
     )
-    actions.note_need(station=lab.stations[0], need=None)
+    attention.note_need(station=lab.stations[0], need=None)
     assert Intervention.objects.get(kind="reset").human_s == pytest.approx(6.0, abs=1.0)
     whole = effort_of(lab.row, timezone.now() - HOUR)["all"]
     assert whole.timed == 1 and whole.saved_per_human_second == pytest.approx(600 / whole.human_s)

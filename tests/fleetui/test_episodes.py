@@ -8,13 +8,14 @@ from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from fleetui import access
-from fleetui.fleet import actions, selectors
-from fleetui.fleet.actions import control
+from fleetui.fleet import selectors
+from fleetui.fleet.actions import control, labs, reports, stops
 from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lease, Station
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import jobs
-from fleetui.learning import selectors as learning
 from fleetui.learning.models import Dataset
+from fleetui.practice import selectors as practice
+from fleetui.practice.actions import assignments, episodes, publishing
 from robots.episodes import EpisodeError, read_episodes, unchecked_bytes
 from robots.protocol import Welcome
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
@@ -22,9 +23,9 @@ from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
 
 def test_an_episode_is_stored_once_however_often_it_is_sent(lab):
     first, second = make_episode(), make_episode()
-    assert actions.store_episodes(station=lab.stations[0], body=as_upload(first))["stored"] == 1
-    assert actions.store_episodes(station=lab.stations[0], body=as_upload(first, second))["stored"] == 1
-    assert actions.store_episodes(station=lab.stations[0], body=as_upload(first, second))["stored"] == 0
+    assert episodes.store_episodes(station=lab.stations[0], body=as_upload(first))["stored"] == 1
+    assert episodes.store_episodes(station=lab.stations[0], body=as_upload(first, second))["stored"] == 1
+    assert episodes.store_episodes(station=lab.stations[0], body=as_upload(first, second))["stored"] == 0
     lab.stations[0].refresh_from_db()
     assert Episode.objects.count() == lab.stations[0].episodes_count == 2
 
@@ -44,7 +45,7 @@ def test_the_summary_and_the_file(lab, sft_run):
         true_success=False,
         control_hz=5.0,
     )
-    actions.store_episodes(station=lab.stations[0], body=as_upload(episode))
+    episodes.store_episodes(station=lab.stations[0], body=as_upload(episode))
     row = Episode.objects.get()
     assert (row.steps, row.human_steps, row.d_start, row.d_end, row.return_sum) == (10, 4, 20.0, 12.0, 8.0)
     assert (row.duration_s, row.version, row.policy, row.reward_model) == (2.0, 0, policy, judge)
@@ -70,7 +71,7 @@ def test_a_true_success_that_nobody_knows_stays_unknown_everywhere(lab):
 
 def test_only_a_station_that_was_given_a_run_sends_it_episodes(lab, improve_run):
     policy = add_checkpoint(improve_run, "policy", 0)
-    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+    publishing.publish_checkpoint(run=improve_run, checkpoint=policy)
     stranger = lab.add_station("Stranger")
     lab.connect(stranger)
     for purpose in ("practice", "evaluation", "correction"):
@@ -86,8 +87,8 @@ def test_only_a_station_that_was_given_a_run_sends_it_episodes(lab, improve_run)
 
 def test_what_a_station_still_had_on_its_disk_is_taken_after_its_assignment_ended(lab, improve_run):
     policy = add_checkpoint(improve_run, "policy", 0)
-    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
-    actions.cancel_assignment(assignment=lab.stations[0].live_assignment(), user=lab.users["manager"])
+    publishing.publish_checkpoint(run=improve_run, checkpoint=policy)
+    assignments.cancel_assignment(assignment=lab.stations[0].live_assignment(), user=lab.users["manager"])
     assert lab.stations[0].live_assignment() is None
     driven = make_episode(policy=str(policy.uuid), purpose="correction", actors=np.ones(10, np.uint8))
     late = make_episode(policy=str(policy.uuid))
@@ -138,12 +139,12 @@ def test_one_uuid_in_two_spellings_is_one_episode(lab):
 
 def test_the_upload_that_fills_the_round_holds_the_stations(lab, improve_run):
     policy = add_checkpoint(improve_run, "policy", 0)
-    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+    publishing.publish_checkpoint(run=improve_run, checkpoint=policy)
     lab.connect()
 
     def upload(steps, **fields):
         episode = make_episode(steps=steps, policy=str(policy.uuid), **fields)
-        return actions.store_episodes(station=lab.stations[0], body=as_upload(episode))["hold"]
+        return episodes.store_episodes(station=lab.stations[0], body=as_upload(episode))["hold"]
 
     assert upload(20) is False
     assert upload(30, purpose="evaluation") is False  # never learned from, so it does not count
@@ -153,11 +154,11 @@ def test_the_upload_that_fills_the_round_holds_the_stations(lab, improve_run):
     assert upload(6) is True
     improve_run.refresh_from_db()
     assert improve_run.holding and improve_run.round_steps == 32
-    orders = actions.list_orders(station=lab.stations[1])
+    orders = publishing.list_orders(station=lab.stations[1])
     assert [order.TYPE for order in orders] == ["assignment", "policy", "hold"] and orders[2].version == 0
     # The next version begins a round of its own.
     newer = add_checkpoint(improve_run, "policy", 1)
-    learning_actions.publish_checkpoint(run=improve_run, checkpoint=newer)
+    publishing.publish_checkpoint(run=improve_run, checkpoint=newer)
     assert upload(40) is False  # of the older policy: kept, but not counted
     improve_run.refresh_from_db()
     assert (improve_run.open_version, improve_run.round_steps, improve_run.holding) == (1, 0, False)
@@ -165,8 +166,8 @@ def test_the_upload_that_fills_the_round_holds_the_stations(lab, improve_run):
 
 def test_what_a_station_is_told(lab, improve_run, sft_run):
     policy = add_checkpoint(improve_run, "policy", 0)
-    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
-    assignment, told = actions.list_orders(station=lab.stations[0])
+    publishing.publish_checkpoint(run=improve_run, checkpoint=policy)
+    assignment, told = publishing.list_orders(station=lab.stations[0])
     limits = {"time_limit_steps": lab.task.time_limit_steps, "stall_steps": None, "regression": None}
     limits |= {"hopeless": None, "fewest_objects": None, "edge_margin": None, "after_failure": ""}
     limits |= {"reset_each_attempt": False}
@@ -175,21 +176,21 @@ def test_what_a_station_is_told(lab, improve_run, sft_run):
     assert (told.checkpoint, told.sha256) == (str(policy.uuid), policy.sha256)
     assert (told.reward_model, told.threshold, told.consecutive) == (str(judge.uuid), 2.5, 2)
     learning_actions.pause_run(run=improve_run, user=lab.users["researcher"])
-    assert [order.assignment for order in actions.list_orders(station=lab.stations[0])] == [None]
+    assert [order.assignment for order in publishing.list_orders(station=lab.stations[0])] == [None]
 
 
 def test_a_publication_has_arrived_once_every_connected_station_has_loaded_it(lab, improve_run):
     policy = add_checkpoint(improve_run, "policy", 0)
-    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+    publishing.publish_checkpoint(run=improve_run, checkpoint=policy)
     lab.connect()
-    actions.record_policy_loaded(station=lab.stations[0], checkpoint_uuid=str(policy.uuid))
+    publishing.record_policy_loaded(station=lab.stations[0], checkpoint_uuid=str(policy.uuid))
     policy.refresh_from_db()
     assert policy.loaded_everywhere_at is None
-    actions.record_policy_loaded(station=lab.stations[1], checkpoint_uuid=str(policy.uuid))
+    publishing.record_policy_loaded(station=lab.stations[1], checkpoint_uuid=str(policy.uuid))
     policy.refresh_from_db()
     assert policy.staleness_s > 0
     first = policy.loaded_everywhere_at
-    actions.record_policy_loaded(station=lab.stations[1], checkpoint_uuid=str(policy.uuid))
+    publishing.record_policy_loaded(station=lab.stations[1], checkpoint_uuid=str(policy.uuid))
     policy.refresh_from_db()
     assert policy.loaded_everywhere_at == first
 
@@ -197,12 +198,12 @@ def test_a_publication_has_arrived_once_every_connected_station_has_loaded_it(la
 def test_a_station_that_begins_anew_has_not_loaded_what_it_had(lab, improve_run):
     lab.connect()
     policy = add_checkpoint(improve_run, "policy")
-    learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+    publishing.publish_checkpoint(run=improve_run, checkpoint=policy)
     for station in lab.stations:
-        actions.record_policy_loaded(station=station, checkpoint_uuid=str(policy.uuid))
-    assert learning.stations_behind(improve_run) == []
+        publishing.record_policy_loaded(station=station, checkpoint_uuid=str(policy.uuid))
+    assert practice.stations_behind(improve_run) == []
     lab.connect(lab.stations[0])
-    assert learning.stations_behind(improve_run) == [lab.stations[0]]
+    assert practice.stations_behind(improve_run) == [lab.stations[0]]
 
 
 # Touches and leases
@@ -210,8 +211,8 @@ def test_a_station_that_begins_anew_has_not_loaded_what_it_had(lab, improve_run)
 
 def command(lab, role, name, **args):
     if name == "stop":
-        return actions.stop_stations(user=lab.users[role], lab_slug="east", station_slug="arm-1")
-    return actions.command_station(user=lab.users[role], lab_slug="east", station_slug="arm-1", name=name, args=args)
+        return stops.stop_stations(user=lab.users[role], lab_slug="east", station_slug="arm-1")
+    return control.command_station(user=lab.users[role], lab_slug="east", station_slug="arm-1", name=name, args=args)
 
 
 def test_an_override_is_one_touch_from_taking_to_handing_back(lab, improve_run):
@@ -238,12 +239,12 @@ def test_an_override_ends_on_both_sides_and_only_a_persons_word_gives_the_statio
     epoch = command(lab, "supervisor", "override")["epoch"]
     station = lab.stations[0]
     if end == "lost link":
-        actions.disconnect_station(station=station)
+        reports.disconnect_station(station=station)
     elif end == "new link":
         lab.connect(station)
     elif end == "expiry":
         Lease.objects.filter(epoch=epoch, station=station).update(expires_at=timezone.now())
-        actions.lapse_expired_control()
+        control.lapse_expired_control()
     else:
         command(lab, "manager" if end == "stop" else "supervisor", end)
     touch = Intervention.objects.get(kind="override")
@@ -255,7 +256,7 @@ def test_an_override_ends_on_both_sides_and_only_a_persons_word_gives_the_statio
         return
     assert station.taken_over and not live.exists(), "the policy waits for a person"
     lab.connect(station)
-    (welcome, *_) = actions.connect_station(station=station, embodiment=station.embodiment)
+    (welcome, *_) = publishing.welcome_station(station=station, embodiment=station.embodiment)
     assert welcome.settings["overridden"] is True and welcome.epoch == epoch
     with pytest.raises(access.Conflict, match="not in control"):
         command(lab, "supervisor", "drive", dx=0, dy=0)
@@ -314,12 +315,12 @@ def test_a_role_that_was_taken_away_renews_nothing(lab):
     lab.connect()
     epoch = command(lab, "supervisor", "override")["epoch"]
     wish = {"user": lab.users["supervisor"], "lab_slug": "east", "station_slug": "arm-1", "epoch": epoch}
-    actions.renew_control(**wish)
+    control.renew_control(**wish)
     with pytest.raises(access.Conflict, match="not in control"):
-        actions.renew_control(**wish | {"epoch": epoch + 1})
-    actions.add_member(lab=lab.row, user=lab.users["supervisor"], role="viewer")
+        control.renew_control(**wish | {"epoch": epoch + 1})
+    labs.add_member(lab=lab.row, user=lab.users["supervisor"], role="viewer")
     with pytest.raises(access.Denied):
-        actions.renew_control(**wish)
+        control.renew_control(**wish)
 
 
 def test_a_stop_is_cleared_only_with_a_reason_that_is_kept(lab):
@@ -337,7 +338,7 @@ def test_a_stop_is_cleared_only_with_a_reason_that_is_kept(lab):
 def test_stop_all_latches_every_station_of_the_lab_and_no_other(lab, other_lab):
     lab.connect(lab.stations[0])
     command(lab, "supervisor", "override")
-    answer = actions.stop_stations(user=lab.users["manager"], lab_slug="east")
+    answer = stops.stop_stations(user=lab.users["manager"], lab_slug="east")
     assert (answer["stopped"], answer["recorded"]) == (0, True)
     said = [(row["station"], row["name"], row["outcome"]) for row in answer["stations"]]
     assert said == [("arm-1", "Arm 1", "unreachable"), ("arm-2", "Arm 2", "unreachable")], "no socket is here"
@@ -350,15 +351,15 @@ def test_stop_all_latches_every_station_of_the_lab_and_no_other(lab, other_lab):
 
 def test_a_station_that_was_only_thought_to_be_gone_is_here_again(lab):
     lab.connect()
-    actions.disconnect_station(station=lab.stations[0], reason="not heard of for a while")
-    actions.record_telemetry(station=lab.stations[0], state="practising")
+    reports.disconnect_station(station=lab.stations[0], reason="not heard of for a while")
+    reports.record_telemetry(station=lab.stations[0], state="practising")
     lab.stations[0].refresh_from_db()
     assert lab.stations[0].connected and lab.stations[0].state == "practising"
 
 
 def test_a_reset_counts_from_when_the_station_asked(lab):
     lab.connect()
-    actions.record_telemetry(station=lab.stations[0], state="needs_person", reason="the blue cube is off the table")
+    reports.record_telemetry(station=lab.stations[0], state="needs_person", reason="the blue cube is off the table")
     command(lab, "supervisor", "reset")
     touch = Intervention.objects.get()
     assert (touch.kind, touch.reason) == ("reset", "the blue cube is off the table")
@@ -372,7 +373,7 @@ def test_an_offline_station_keeps_its_latches_for_its_return(lab):
     command(lab, "supervisor", "speed", value=0)
     station = lab.stations[0]
     station.refresh_from_db()
-    told = actions.connect_station(station=station, embodiment=station.embodiment)
+    told = publishing.welcome_station(station=station, embodiment=station.embodiment)
     assert told[0].settings["speed"] == 0
     assert isinstance(told[0], Welcome) and told[0].settings["stop_latched"] is True
 
@@ -484,7 +485,7 @@ def test_a_full_dataset_of_corrections_is_followed_by_another_one(lab, monkeypat
     first, second = upload_correction(lab), upload_correction(lab)
     add = lambda row: lab.call("supervisor", "post", f"episodes/{row.uuid}/dataset").json()  # noqa: E731
     one = add(first)
-    monkeypatch.setattr("fleetui.fleet.actions.UPLOAD_LIMIT", 3000)
+    monkeypatch.setattr("fleetui.fleet.uploads.UPLOAD_LIMIT", 3000)
     two = add(second)
     assert one["id"] != two["id"] and one["episodes"] == two["episodes"] == 1
 
@@ -497,7 +498,7 @@ def test_a_station_has_one_live_assignment_and_one_live_lease(lab, improve_run):
     with pytest.raises(IntegrityError), transaction.atomic():
         Lease.objects.create(station=lab.stations[0], user=lab.users["manager"], epoch=lease.epoch + 1)
     with pytest.raises(access.Conflict, match="Already assigned: Arm 1"):
-        actions.assign_task(
+        assignments.assign_task(
             lab=lab.row, task=lab.task, stations=[lab.stations[0]], user=lab.users["manager"], run=improve_run
         )
     assert AssignedStation.objects.filter(live=True).count() == 2

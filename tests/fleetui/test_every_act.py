@@ -1,8 +1,10 @@
 """Every act is in the audit log: by the list of actions that there is, so a new one without its entry fails here."""
 
 import ast
+import importlib
 import inspect
 import json
+import pkgutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,11 +13,14 @@ import pytest
 from django.utils import timezone
 
 from fleetui import access
-from fleetui.fleet import actions as fleet
+from fleetui.fleet import actions as fleet_actions
+from fleetui.fleet.actions import attention, labs, maintenance, people
 from fleetui.fleet.models import ACTS, Act, Episode, Membership, Station
 from fleetui.learning import actions as learning
 from fleetui.learning import archive
 from fleetui.learning.models import Dataset, Run
+from fleetui.practice import actions as practice_actions
+from fleetui.practice.actions import assignments, launching
 from robots.attention import need_of
 from robots.control import ACTS as COMMANDS
 from robots.rules import TASK_RULES
@@ -26,18 +31,31 @@ from training.recipes import SFTRecipe
 # Actions that take a user and are no act of one, each with the reason.
 NO_ACTS = {
     "add_member": "is the first start's; people invite",
+    "add_touch": "is the touch of a command or a stop, which writes",
+    "create_run": "is a part of a launch, which enqueue_run records",
+    "grant_lease": "is a part of an override, which writes",
+    "latch_stop": "is a part of a stop, which writes",
     "note_seen": "says when somebody was last here",
     "note_time_zone": "is what a browser says of its person",
     "renew_control": "is the beat of an override, which is in the log itself",
     "record_act": "is how the others write",
+    "record_command": "is how a command writes",
     "set_time_zone": "is one's own, and changes what one sees alone",
 }
 
 
+def action_modules():
+    modules = [learning, archive]
+    for package in (fleet_actions, practice_actions):
+        names = [each.name for each in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
+        modules += [importlib.import_module(name) for name in names]
+    return modules
+
+
 def exported():
     """Each action that is done for a user, by its name."""
-    found = {name: getattr(fleet, name) for name in fleet.__all__}
-    for module in (learning, archive):
+    found = {}
+    for module in action_modules():
         found |= {
             name: each for name, each in vars(module).items() if getattr(each, "__module__", "") == module.__name__
         }
@@ -64,10 +82,10 @@ class Scene:
 
     def assignment(self, **wishes):
         given = {"lab": self.row, "task": self.task, "user": self.user, "stations": [self.station]} | wishes
-        return fleet.assign_task(**given)
+        return assignments.assign_task(**given)
 
     def run(self, state="queued"):
-        run = learning.launch_run(
+        run = launching.launch_run(
             lab=self.row, user=self.user, kind="sft", recipe=SFTRecipe().to_json(), dataset=self.dataset
         )
         Run.objects.filter(pk=run.pk).update(state=state)
@@ -75,10 +93,10 @@ class Scene:
         return run
 
     def help(self, taken=False):
-        request = fleet.note_need(
+        request = attention.note_need(
             station=self.station, need=need_of(state="stopped", reason="by a person", state_for_s=1.0)
         )
-        return fleet.take_help(request=request, user=self.user) if taken else request
+        return attention.take_help(request=request, user=self.user) if taken else request
 
     def episode(self, **fields):
         recorded = make_episode(**fields)
@@ -86,22 +104,22 @@ class Scene:
         return Episode.objects.get(uuid=recorded.uuid)
 
     def invitation(self):
-        return fleet.invite_member(lab=self.row, user=self.user, role="viewer")[0]
+        return people.invite_member(lab=self.row, user=self.user, role="viewer")[0]
 
     def contact(self):
         given = {"name": "night", "address": "json://localhost:1/hook", "severity": "error", "after_s": 0}
-        return fleet.add_contact(lab=self.row, user=self.user, **given)
+        return attention.add_contact(lab=self.row, user=self.user, **given)
 
     def archived(self):
-        fleet.archive_task(task=self.task, user=self.user)
+        labs.archive_task(task=self.task, user=self.user)
         return self.task
 
     def stranger(self):
-        fleet.remove_member(member=self.member(), user=self.user)
+        people.remove_member(member=self.member(), user=self.user)
         return self.lab.users["viewer"]
 
     def kept(self):
-        fleet.begin_maintenance(station=self.station, user=self.user, reason="a new gripper")
+        maintenance.begin_maintenance(station=self.station, user=self.user, reason="a new gripper")
         return self.station
 
     def shelved(self, row):
@@ -159,10 +177,24 @@ CALLS = {
     "edit_assignment": lambda s: {"assignment": s.assignment(), "priority": "high"},
     "edit_task": lambda s: {"task": s.task, "name": "Another"} | limits(s.task),
     "end_maintenance": lambda s: {"station": s.kept()},
+    "enqueue_run": lambda s: {"run": s.run()},
+    "extend_corrections": lambda s: {
+        "lab": s.row,
+        "known": None,
+        "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
+    },
     "generate_dataset": lambda s: {"lab": s.row, "name": "more", "families": ["block2block"], "episodes": 5},
     "invite_member": lambda s: {"lab": s.row, "role": "viewer"},
     "label_episode": lambda s: {"episode": s.episode(true_success=None), "true_success": True},
+    "launch_practice": lambda s: {
+        "lab": s.row,
+        "recipe": {},
+        "parent": s.sft,
+        "task": s.task,
+        "stations": [s.station],
+    },
     "launch_run": lambda s: {"lab": s.row, "kind": "sft", "recipe": SFTRecipe().to_json(), "dataset": s.dataset},
+    "launch_training": lambda s: {"lab": s.row, "kind": "sft", "recipe": SFTRecipe().to_json(), "dataset": s.dataset},
     "pause_run": lambda s: {"run": s.run("running")},
     "record_account": lambda s: {"kind": "logged_in"},
     "release_help": lambda s: {"request": s.help(taken=True)},
@@ -204,15 +236,15 @@ def test_every_act_of_a_user_is_in_the_audit_log(lab, sft_run, dataset, name):
     scene = Scene(lab, sft_run, dataset)
     given = {"user": scene.user} | CALLS[name](scene)
     newest = Act.objects.order_by("-id").values_list("pk", flat=True).first() or 0
-    action(**given)
+    action(**given, source="API")
     written = Act.objects.filter(pk__gt=newest, user=given["user"], lab=lab.row)
     assert written, f"The action {name} was done by {given['user']}, and the audit log says nothing of it."
-    assert all(act.user_name == given["user"].username for act in written)
+    assert {(act.user_name, act.source) for act in written} == {(given["user"].username, "API")}
 
 
 # What the doors call
 
-DOORS = ("fleet/views", "learning/views.py", "api", "live/viewers.py")
+DOORS = ("fleet/views", "learning/views.py", "practice/views", "api", "live/viewers.py")
 FOR_NOBODY = {
     "checked_args": "looks at what was given",
     "get_stopper": "asks who gives a stop",
@@ -225,29 +257,51 @@ FOR_NOBODY = {
 
 
 def called_at_the_doors():
-    """The actions that pages, API and browsers' sockets call: name to the places."""
-    found = {}
+    """The actions that pages, API and browsers' sockets call: name to the places, and the places of those calls that
+    do not say where the act came from.
+    """
+    found, silent, modules = {}, [], {module.__name__ for module in action_modules()}
     for door in DOORS:
         place = ROOT / "fleetui" / door
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            for node in ast.walk(ast.parse(path.read_text())):
+            nodes = list(ast.walk(ast.parse(path.read_text())))
+            names = {
+                each.asname or each.name
+                for node in nodes
+                if isinstance(node, ast.ImportFrom)
+                for each in node.names
+                if f"{node.module}.{each.name}" in modules
+            }
+            for node in nodes:
                 if (
                     isinstance(node, ast.Attribute)
                     and isinstance(node.value, ast.Name)
-                    and node.value.id in ("actions", "fleet_actions", "learning_actions", "archive")
+                    and node.value.id in names
                     and node.attr.islower()
                 ):
                     found.setdefault(node.attr, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
-    return found
+                if isinstance(node, ast.Call) and not any(each.arg == "source" for each in node.keywords):
+                    called = node.func
+                    if isinstance(called, ast.Call) and called.args:  # in_thread(action)(...)
+                        called = called.args[0]
+                    if (
+                        isinstance(called, ast.Attribute)
+                        and isinstance(called.value, ast.Name)
+                        and called.value.id in names
+                        and called.attr in exported()
+                    ):
+                        silent.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    return found, silent
 
 
 def test_every_action_that_a_door_calls_knows_who_does_it():
-    called = called_at_the_doors()
+    called, silent = called_at_the_doors()
     assert {"stop_stations", "create_task", "pause_run", "close_help"} <= called.keys()
     nameless = {name: places for name, places in called.items() if name not in exported().keys() | NO_ACTS.keys()}
     assert nameless.keys() <= FOR_NOBODY.keys(), (
         f"These take no user, so the audit log can't say who did them: {nameless}. Give them one."
     )
+    assert not silent, "These calls do not say `source`, so the audit log would take their acts for the server's."
 
 
 # Where an act came from

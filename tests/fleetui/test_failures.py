@@ -93,7 +93,7 @@ def test_a_database_that_is_away_is_said_wherever_it_is_asked_first(lab, visitor
 
 
 async def test_a_database_that_is_away_is_said_by_the_asynchronous_server_too(lab, monkeypatch, caplog):
-    monkeypatch.setattr("fleetui.fleet.views.wall.LogIn.get", raiser(OperationalError("gone")))
+    monkeypatch.setattr("fleetui.fleet.views.home.LogIn.get", raiser(OperationalError("gone")))
     answer = await AsyncClient(raise_request_exception=False).get("/login")
     assert answer.status_code == 503 and "Not possible just now" in answer.content.decode()
     assert len(lines_of(caplog)) == 1

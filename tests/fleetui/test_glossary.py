@@ -9,7 +9,8 @@ from django.conf import settings
 
 from fleetui.fleet.forms import PlanForm, StationForm, StationSettingsForm, TaskForm
 from fleetui.fleet.glossary import BY_FIELD, TERMS
-from fleetui.learning.forms import GenerateForm, ImproveForm, SFTForm
+from fleetui.learning.forms import GenerateForm, SFTForm
+from fleetui.practice.forms import ImproveForm
 from training.recipes import RECIPES
 
 TEMPLATES = Path(settings.BASE_DIR, "templates")

@@ -17,10 +17,12 @@ from django.conf import settings
 from django.db import OperationalError, connection
 from django.utils import timezone
 
-from fleetui.fleet import actions as fleet_actions
+from fleetui.fleet.actions import reports
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
 from fleetui.learning import actions, jobs, selectors
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
+from fleetui.practice.actions import episodes, launching, publishing
+from fleetui.practice.jobs import PracticeSupervision
 from tests.fleetui.lab import as_upload, make_episode
 from training.run_dir import sha256_of
 
@@ -60,7 +62,7 @@ def child(monkeypatch, tmp_path):
 
 @pytest.fixture
 def queued(lab, dataset):
-    return actions.launch_run(
+    return launching.launch_run(
         lab=lab.row, user=lab.users["researcher"], kind="sft", recipe={"seed": 1}, dataset=dataset
     )
 
@@ -158,7 +160,7 @@ log("done")
     Job(queued).end()
     queued.refresh_from_db()
     assert queued.state == "completed" and queued in selectors.list_parents(lab.row)
-    run = actions.launch_run(
+    run = launching.launch_run(
         lab=lab.row,
         user=lab.users["researcher"],
         kind="improve",
@@ -192,7 +194,7 @@ until(lambda: False)
 
 
 def test_cancel_insists_and_takes_the_childs_children_along(queued, child, monkeypatch):
-    monkeypatch.setitem(jobs.TERMINATE_S, "sft", 0.3)
+    monkeypatch.setattr(jobs.Supervision, "TERMINATE_S", 0.3)
     child("""
 import subprocess
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -432,7 +434,7 @@ def test_an_older_attempt_publishes_registers_and_records_nothing(improve_run):
     }
     checkpoint = actions.register_checkpoint(run=older, line=line)
     Run.objects.filter(pk=older.pk).update(attempt=7)
-    assert not actions.publish_checkpoint(run=older, checkpoint=checkpoint)
+    assert not publishing.publish_checkpoint(run=older, checkpoint=checkpoint)
     assert not actions.record_metrics(run=older, lines=[(1, {"kind": "kept", "version": 0})])
     assert actions.register_checkpoint(run=older, line=line | {"id": str(uuid.uuid4())}) is None
     improve_run.refresh_from_db()
@@ -440,8 +442,8 @@ def test_an_older_attempt_publishes_registers_and_records_nothing(improve_run):
     assert not Metric.objects.exists() and Checkpoint.objects.filter(run=older, published_at=None).count() == 1
     newest = Run.objects.get(pk=older.pk)
     assert actions.record_metrics(run=newest, lines=[(1, {"kind": "kept", "version": 0})])
-    assert actions.publish_checkpoint(run=newest, checkpoint=checkpoint)
-    assert not actions.publish_checkpoint(run=newest, checkpoint=checkpoint)  # once is enough
+    assert publishing.publish_checkpoint(run=newest, checkpoint=checkpoint)
+    assert not publishing.publish_checkpoint(run=newest, checkpoint=checkpoint)  # once is enough
     # An ended run takes nothing more, whatever attempt speaks.
     actions.finish_run(run=newest, state="failed")
     assert not actions.record_metrics(run=newest, lines=[(2, {"kind": "kept", "version": 1})])
@@ -514,6 +516,7 @@ def test_a_job_that_lost_its_run_ends_its_child_and_changes_nothing(queued, chil
 
 
 def test_rounds_episodes_in_and_policies_out(lab, sft_run, child):
+    assert jobs.SUPERVISIONS["improve"] is PracticeSupervision
     child("""
 def consume(version):
     until((run / "rounds" / f"{version}.closed").exists)
@@ -527,7 +530,7 @@ save("policy", 1, publish=True)
 log("update", version=2, files=consume(1))
 log("done")
 """)
-    run = actions.launch_run(
+    run = launching.launch_run(
         lab=lab.row,
         user=lab.users["researcher"],
         kind="improve",
@@ -545,24 +548,24 @@ log("done")
 
     def practise(station, policy, steps, **fields):
         episode = make_episode(steps=steps, policy=str(policy.uuid), **fields)
-        return fleet_actions.store_episodes(station=station, body=as_upload(episode))["hold"]
+        return episodes.store_episodes(station=station, body=as_upload(episode))["hold"]
 
     wait_for(lambda: published(0))
     first = published(0)
     for station in lab.stations:
-        fleet_actions.record_telemetry(station=station, state="practising")
-        fleet_actions.record_policy_loaded(station=station, checkpoint_uuid=str(first.uuid))
+        reports.record_telemetry(station=station, state="practising")
+        publishing.record_policy_loaded(station=station, checkpoint_uuid=str(first.uuid))
     assert not practise(one, first, 10)
     assert practise(one, first, 10, purpose="practice")
-    fleet_actions.record_telemetry(station=one, state="waiting")
+    reports.record_telemetry(station=one, state="waiting")
     closed = run.dir / "rounds" / "0.closed"
     time.sleep(0.6)
     assert not closed.exists()  # the other station is still in its episode
     under_way = make_episode(steps=5, policy=str(first.uuid))
-    fleet_actions.record_telemetry(station=two, state="waiting", episode=under_way.uuid)
+    reports.record_telemetry(station=two, state="waiting", episode=under_way.uuid)
     time.sleep(0.6)
     assert not closed.exists()  # that episode has not come yet
-    fleet_actions.store_episodes(station=two, body=as_upload(under_way))
+    episodes.store_episodes(station=two, body=as_upload(under_way))
     wait_for(closed.exists, 3)
     wait_for(lambda: published(1))
     second = published(1)
@@ -577,7 +580,7 @@ log("done")
     assert first.uuid != second.uuid and Checkpoint.objects.get(pk=first.pk).staleness_s is not None
     # The stations are free again.
     assert Assignment.objects.get().state == "completed" and not AssignedStation.objects.filter(live=True).exists()
-    assert fleet_actions.list_orders(station=one)[0].assignment is None
+    assert publishing.list_orders(station=one)[0].assignment is None
 
 
 # Datasets and frames
@@ -698,7 +701,7 @@ def test_a_long_silent_demonstrator_is_not_taken_for_dead(generating, monkeypatc
 @pytest.mark.parametrize("broken", ["start_child", "how_it_ended"])
 def test_frames_that_cannot_be_written_say_why(lab, monkeypatch, broken):
     """On a full disk the half-made pictures go first, so that the reason finds room."""
-    fleet_actions.store_episodes(station=lab.stations[0], body=as_upload(make_episode(steps=2)))
+    episodes.store_episodes(station=lab.stations[0], body=as_upload(make_episode(steps=2)))
     row = Episode.objects.get()
     row.file.write_bytes(b"damaged")
 
@@ -715,7 +718,7 @@ def test_frames_that_cannot_be_written_say_why(lab, monkeypatch, broken):
 def test_frames_of_an_episode_are_rendered(lab, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "disable")  # the drawn view: a test of the job, not of OpenGL
     episode = make_episode(steps=2)
-    fleet_actions.store_episodes(station=lab.stations[0], body=as_upload(episode))
+    episodes.store_episodes(station=lab.stations[0], body=as_upload(episode))
     row = Episode.objects.get()
     assert actions.render_episode(episode=row) == ""
     jobs.render_episode_job(str(row.pk))
@@ -725,7 +728,7 @@ def test_frames_of_an_episode_are_rendered(lab, monkeypatch):
 
 def test_rendering_that_fails_is_told_instead_of_waiting_for_ever(lab):
     episode = make_episode(steps=2)
-    fleet_actions.store_episodes(station=lab.stations[0], body=as_upload(episode))
+    episodes.store_episodes(station=lab.stations[0], body=as_upload(episode))
     row = Episode.objects.get()
     row.file.write_bytes(b"damaged")
     assert actions.render_episode(episode=row) == ""

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from fleetui.fleet.actions import acknowledge_help, close_help, note_need
+from fleetui.fleet.actions.attention import acknowledge_help, close_help, note_need
 from fleetui.fleet.jump import ACTS, OWN, PAGES
 from robots.attention import need_of
 from tests.fleetui.lab import ROLES, as_upload, make_episode

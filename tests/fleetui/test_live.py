@@ -14,11 +14,13 @@ from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 
 from fleetui import messages
-from fleetui.fleet import actions
+from fleetui.fleet.actions import control as control_actions
+from fleetui.fleet.actions import labs, maintenance, people, reports, stops
 from fleetui.fleet.models import Lease
 from fleetui.learning import actions as learning_actions
 from fleetui.live import rewind, sockets, stations, viewers
 from fleetui.live.routing import websocket_urlpatterns
+from fleetui.practice.actions import episodes, publishing
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
 
@@ -209,8 +211,8 @@ async def test_the_wall_stays_true(lab):
     await station.say(**telemetry())
     seq = await listen(socket, data, seq)
     assert data["stations"][0]["d"] == 12.5
-    await sync_to_async(actions.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
-    await sync_to_async(actions.stop_stations)(user=lab.users["supervisor"], lab_slug="east", station_slug="arm-1")
+    await sync_to_async(episodes.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
+    await sync_to_async(stops.stop_stations)(user=lab.users["supervisor"], lab_slug="east", station_slug="arm-1")
     await station.say(**telemetry("needs_person", reason="the blue cube is off the table"))
     seq = await listen(socket, data, seq)
     await same_as_fresh(lab, data)
@@ -231,8 +233,8 @@ async def test_a_stations_page_stays_true(lab):
         await station.say(**telemetry(step=step, d=d))
         seq = await listen(socket, data, seq, seconds=0.3)
     assert data["trace"] == [20.0, 19.0, 17.5]
-    await sync_to_async(actions.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
-    await sync_to_async(actions.command_station)(
+    await sync_to_async(episodes.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
+    await sync_to_async(control_actions.command_station)(
         user=lab.users["supervisor"], lab_slug="east", station_slug="arm-1", name="pause"
     )
     await station.say(**telemetry("paused", reason="paused by a person", uuid="", step=0, d=None))
@@ -277,10 +279,10 @@ async def test_a_runs_page_stays_true(lab, improve_run):
             ],
         )
         policy = add_checkpoint(improve_run, "policy", 0)
-        learning_actions.publish_checkpoint(run=improve_run, checkpoint=policy)
+        publishing.publish_checkpoint(run=improve_run, checkpoint=policy)
         learning_actions.record_metrics(run=improve_run, lines=[(3, {"kind": "kept", "version": 0})])
         episode = make_episode(policy=str(policy.uuid))
-        actions.store_episodes(station=lab.stations[0], body=as_upload(episode))
+        episodes.store_episodes(station=lab.stations[0], body=as_upload(episode))
         learning_actions.pause_run(run=improve_run, user=lab.users["manager"])
 
     await sync_to_async(happen)()
@@ -300,7 +302,7 @@ async def test_after_a_lost_event_there_is_a_new_snapshot(lab, settings):
     await socket.say(subscribe="wall", lab="east")
     await socket.hear()
     redis.Redis.from_url(settings.CHANNELS_ADDRESS).incr(messages.number_key("wall:east"))  # one that nobody got
-    await sync_to_async(actions.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
+    await sync_to_async(episodes.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
     again = await socket.hear()
     assert (again["type"], again["seq"]) == ("snapshot", 2)
     assert again["data"]["stations"][0]["episodes"] == 1
@@ -453,7 +455,7 @@ async def test_an_override_ends_with_its_socket_its_role_and_its_log_in(lab, end
         await socket.disconnect()
     else:
         change = (
-            (lambda: actions.add_member(lab=lab.row, user=lab.users["supervisor"], role="viewer"))
+            (lambda: labs.add_member(lab=lab.row, user=lab.users["supervisor"], role="viewer"))
             if end == "the role is taken away"
             else lab.as_("supervisor").logout
         )
@@ -618,13 +620,13 @@ async def test_a_second_link_of_a_station_replaces_the_first(lab):
 
 
 async def test_a_station_that_returns_at_once_is_not_overtaken_by_its_leaving(lab, monkeypatch):
-    leave = actions.disconnect_station
+    leave = reports.disconnect_station
 
     def leave_slowly(**fields):
         time.sleep(0.5)
         leave(**fields)
 
-    monkeypatch.setattr(actions, "disconnect_station", leave_slowly)
+    monkeypatch.setattr(reports, "disconnect_station", leave_slowly)
     first = await arm(lab)
     leaving = asyncio.create_task(first.disconnect())
     await asyncio.sleep(0.1)
@@ -664,7 +666,7 @@ async def test_a_changed_role_closes_the_socket_within_two_seconds(lab):
         await each.say(subscribe="wall", lab="east")
         await each.hear(lambda message: message.get("type") == "snapshot")
     member = await sync_to_async(lab.row.memberships.select_related("user", "lab").get)(user=lab.users["supervisor"])
-    await sync_to_async(actions.change_role)(member=member, role="viewer", user=lab.users["manager"])
+    await sync_to_async(people.change_role)(member=member, role="viewer", user=lab.users["manager"])
     output = await socket.receive_output(timeout=2)
     assert (output["type"], output["code"]) == ("websocket.close", viewers.FORBIDDEN)
     assert await other.receive_nothing(timeout=0.5)
@@ -676,7 +678,7 @@ async def test_maintenance_is_shown_over_what_the_station_says_and_keeps_the_wal
     socket, station = await browser(lab, "viewer"), await arm(lab)
     await socket.say(subscribe="wall", lab="east")
     await socket.hear(lambda message: message.get("type") == "snapshot")
-    await sync_to_async(actions.begin_maintenance)(
+    await sync_to_async(maintenance.begin_maintenance)(
         station=lab.stations[0], user=lab.users["supervisor"], reason="new gripper"
     )
     assert (await station.hear(lambda message: message["type"] == "command"))["name"] == "pause"
@@ -696,7 +698,7 @@ async def test_maintenance_is_shown_over_what_the_station_says_and_keeps_the_wal
     await station.say(**telemetry("paused"))
     await socket.hear(of("maintenance"))
     row = await sync_to_async(lambda: lab.row.stations.get(slug="arm-1"))()
-    await sync_to_async(actions.end_maintenance)(station=row, user=lab.users["supervisor"])
+    await sync_to_async(maintenance.end_maintenance)(station=row, user=lab.users["supervisor"])
     await socket.hear(of("paused"))  # before the station says anything anew
     await socket.disconnect()
     await station.disconnect()
@@ -704,7 +706,7 @@ async def test_maintenance_is_shown_over_what_the_station_says_and_keeps_the_wal
 
 async def test_a_token_that_dies_at_once_takes_its_socket_with_it(lab):
     station = await arm(lab)
-    await sync_to_async(actions.renew_token)(station=lab.stations[0], user=lab.users["manager"])
+    await sync_to_async(labs.renew_token)(station=lab.stations[0], user=lab.users["manager"])
     while (output := await station.receive_output(timeout=2))["type"] != "websocket.close":
         pass
     assert output["code"] == 4401
@@ -713,7 +715,7 @@ async def test_a_token_that_dies_at_once_takes_its_socket_with_it(lab):
 
 async def test_the_socket_of_an_old_token_lives_until_the_new_one_has_connected(lab, monkeypatch):
     old = await arm(lab)
-    token = await sync_to_async(actions.renew_token)(station=lab.stations[0], user=lab.users["manager"], keep_old=True)
+    token = await sync_to_async(labs.renew_token)(station=lab.stations[0], user=lab.users["manager"], keep_old=True)
     again = await arm(lab)  # a network that broke: the old token still opens a socket
     while (output := await old.receive_output(timeout=2))["type"] != "websocket.close":
         pass
@@ -733,11 +735,9 @@ async def test_the_socket_of_an_old_token_lives_until_the_new_one_has_connected(
 async def test_the_socket_of_an_old_token_ends_with_its_ten_minutes(lab, monkeypatch):
     from datetime import timedelta
 
-    from fleetui.fleet.actions import labs
-
     monkeypatch.setattr(labs, "OLD_TOKEN_FOR", timedelta(seconds=0.5))
     station = await arm(lab)
-    await sync_to_async(actions.renew_token)(station=lab.stations[0], user=lab.users["manager"], keep_old=True)
+    await sync_to_async(labs.renew_token)(station=lab.stations[0], user=lab.users["manager"], keep_old=True)
     renewed_at = time.monotonic()
     while (output := await station.receive_output(timeout=2))["type"] != "websocket.close":
         pass  # its orders

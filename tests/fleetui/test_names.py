@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetui.access import Conflict, Invalid
-from fleetui.fleet import actions
+from fleetui.fleet.actions import labs
 from fleetui.fleet.models import Lab as LabRow
 from fleetui.fleet.models import Station
 from fleetui.fleet.names import checked_name, free_slug, reserved_words
@@ -23,7 +23,7 @@ ODD += ("👩🏽‍🔬 team", "new", "!!!", "——", "a" * 80)
 @pytest.mark.parametrize("name", ODD)
 def test_a_station_a_task_a_dataset_and_a_lab_of_any_name_are_made_and_have_a_page(lab, name):
     manager = lab.as_("manager")
-    station, _ = actions.create_station(lab=lab.row, name=name, user=lab.users["manager"])
+    station, _ = labs.create_station(lab=lab.row, name=name, user=lab.users["manager"])
     page = manager.get(f"/labs/east/stations/{station.slug}")
     assert page.status_code == 200 and page.context["station"] == station and station.name == name
     answer = manager.post("/labs/east/stations/new", {"name": f"{name[:70]} 2", "seed": "1"}, follow=True)
@@ -38,14 +38,14 @@ def test_a_station_a_task_a_dataset_and_a_lab_of_any_name_are_made_and_have_a_pa
         lab=lab.row, user=lab.users["manager"], name=name, families=["block2block"], episodes=1
     )
     assert made.name == name and manager.get("/labs/east/datasets/").status_code == 200
-    other = actions.create_lab(name=name)
-    actions.add_member(lab=other, user=lab.users["viewer"], role="viewer")
+    other = labs.create_lab(name=name)
+    labs.add_member(lab=other, user=lab.users["viewer"], role="viewer")
     assert lab.as_("viewer").get(f"/labs/{other.slug}/").status_code == 200
 
 
 def test_slugs_say_the_name_and_what_is_taken_gets_a_number(lab):
     slugs = [
-        actions.create_station(lab=lab.row, name=name)[0].slug
+        labs.create_station(lab=lab.row, name=name)[0].slug
         for name in ("机器人", "Лаба", "Laba", "laba!", "new", "New", "…", "‹›", "🤖")
     ]
     assert slugs == ["jiqiren", "laba", "laba-2", "laba-3", "new-2", "new-3", "station-1", "station-2", "robot"]
@@ -59,9 +59,9 @@ def test_the_reserved_words_are_those_of_the_addresses():
 @pytest.mark.parametrize("kind, make", [("station", "create_station"), ("task", "create_task")])
 def test_a_name_that_is_taken_is_named_in_the_refusal(lab, kind, make):
     more = {"family": "block_to_place"} if kind == "task" else {}
-    getattr(actions, make)(lab=lab.row, name="机器人", **more)
+    getattr(labs, make)(lab=lab.row, name="机器人", **more)
     with pytest.raises(Conflict, match=f"already has a {kind} named “机器人”"):
-        getattr(actions, make)(lab=lab.row, name=" 机器人 ", **more)
+        getattr(labs, make)(lab=lab.row, name=" 机器人 ", **more)
 
 
 def test_a_task_is_not_renamed_to_a_name_that_is_taken(lab):
@@ -74,8 +74,8 @@ def test_a_task_is_not_renamed_to_a_name_that_is_taken(lab):
 @pytest.mark.parametrize("name", ["", "   ", "\u200b", "a\0b", "line\nbreak", "\ud800", "x" * 81])
 def test_a_name_that_is_none_is_refused_with_a_sentence(lab, name):
     for make in (
-        lambda: actions.create_station(lab=lab.row, name=name),
-        lambda: actions.create_lab(name=name),
+        lambda: labs.create_station(lab=lab.row, name=name),
+        lambda: labs.create_lab(name=name),
         lambda: learning.generate_dataset(lab=lab.row, user=None, name=name, families=["block2block"], episodes=1),
     ):
         with pytest.raises(Invalid) as refusal:

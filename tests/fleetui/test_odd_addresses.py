@@ -20,7 +20,7 @@ from django.utils.functional import cached_property
 
 from fleetui.api.http import api
 from fleetui.asgi import application
-from fleetui.fleet import actions
+from fleetui.fleet.actions import attention, people
 from fleetui.learning.models import Metric
 from robots.attention import need_of
 from tests.fleetui.lab import ROLES, add_checkpoint, as_upload, make_episode
@@ -158,10 +158,10 @@ def known(lab, sft_run, improve_run):
     assert lab.upload(as_upload(episode)).status_code == 200
     add_checkpoint(improve_run, "policy")
     Metric.objects.create(run=sft_run, seq=1, kind="loss", data={"step": 1}, at=timezone.now())
-    request = actions.note_need(
+    request = attention.note_need(
         station=lab.stations[0], need=need_of(state="stopped", reason="by a person", state_for_s=1.0)
     )
-    _, token = actions.invite_member(lab=lab.row, user=lab.users["manager"], role="viewer")
+    _, token = people.invite_member(lab=lab.row, user=lab.users["manager"], role="viewer")
     return {
         "labs": lab.slug,
         "stations": lab.stations[0].slug,

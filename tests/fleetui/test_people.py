@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.access import Conflict
-from fleetui.fleet import actions
+from fleetui.fleet.actions import people
 from fleetui.fleet.models import Act, Invitation, Lease, Membership, Station
 from tests.fleetui.lab import ROLES
 
@@ -56,7 +56,7 @@ def test_another_labs_people_are_not_found(lab, other_lab):
     stranger = member(other_lab, "viewer")
     for act in ("role", "remove"):
         assert post(lab, "manager", "people", act=act, role="viewer", member=stranger.pk).status_code == 404
-    other, _ = actions.invite_member(lab=other_lab.row, user=other_lab.users["manager"], role="viewer")
+    other, _ = people.invite_member(lab=other_lab.row, user=other_lab.users["manager"], role="viewer")
     assert post(lab, "manager", "people", act="revoke", invitation=other.pk).status_code == 404
     for number in ("", "x", "9" * 30):
         assert post(lab, "manager", "people", act="remove", member=number).status_code == 404
@@ -159,14 +159,14 @@ def test_a_member_does_not_use_a_link_up(lab):
 
 
 def test_of_two_who_come_at_once_one_gets_in(lab):
-    made, _ = actions.invite_member(lab=lab.row, user=lab.users["manager"], role="viewer")
+    made, _ = people.invite_member(lab=lab.row, user=lab.users["manager"], role="viewer")
     users = [User.objects.create_user(f"u{number}") for number in range(4)]
     start, ended = threading.Barrier(len(users)), []
 
     def accept(user):
         start.wait()
         try:
-            actions.accept_invitation(invitation=Invitation.objects.get(pk=made.pk), user=user)
+            people.accept_invitation(invitation=Invitation.objects.get(pk=made.pk), user=user)
             ended.append("in")
         except Conflict:
             ended.append("refused")
@@ -205,14 +205,14 @@ def test_the_last_manager_stays_one(lab):
         answer = lab.as_("manager").post("/labs/east/people", data | {"member": last.pk}, follow=True)
         assert "is the last manager of Lab east" in answer.content.decode()
     assert member(lab, "manager").role == "manager"
-    actions.change_role(member=member(lab, "viewer"), role="manager", user=lab.users["manager"])
+    people.change_role(member=member(lab, "viewer"), role="manager", user=lab.users["manager"])
     post(lab, "manager", "people", act="remove", member=last.pk)
     assert not Membership.objects.filter(pk=last.pk).exists()
     assert lab.as_("manager").get("/labs/east/").status_code == 404
 
 
 def test_two_managers_who_remove_each_other_do_not_both_succeed(lab):
-    actions.change_role(member=member(lab, "viewer"), role="manager", user=lab.users["manager"])
+    people.change_role(member=member(lab, "viewer"), role="manager", user=lab.users["manager"])
     pair = [("manager", "viewer"), ("viewer", "manager")]
     start, refused = threading.Barrier(2), []
 
@@ -220,7 +220,7 @@ def test_two_managers_who_remove_each_other_do_not_both_succeed(lab):
         row = member(lab, whom)
         start.wait()
         try:
-            actions.remove_member(member=row, user=lab.users[by])
+            people.remove_member(member=row, user=lab.users[by])
         except Conflict as error:
             refused.append(str(error))
         finally:

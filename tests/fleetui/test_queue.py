@@ -9,14 +9,15 @@ from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 from django_celery_beat.schedulers import DatabaseScheduler
 
-from fleetui import access
+from fleetui import access, worker
 from fleetui.celery import app as celery_app
-from fleetui.fleet import actions, queue
-from fleetui.fleet.actions import assignments
+from fleetui.fleet.actions import labs
 from fleetui.fleet.models import AssignedStation, Assignment, Lease, Station, Task
 from fleetui.learning import actions as learning
-from fleetui.learning import jobs
 from fleetui.learning.models import Metric, Run
+from fleetui.practice import jobs, queue
+from fleetui.practice.actions import assignments, launching, publishing
+from fleetui.practice.actions import dispatch as dispatch_actions
 from robots.protocol import Assignment as AssignmentMessage
 from tests.fleetui.lab import ROLES, add_checkpoint
 
@@ -25,7 +26,7 @@ def assign(lab, *stations, task=None, **wishes):
     """To these stations, else to both; the lab's stations are online."""
     if "any_count" not in wishes:
         stations = stations or lab.stations
-    row = actions.assign_task(
+    row = assignments.assign_task(
         lab=lab.row, task=task or lab.task, stations=list(stations), user=lab.users["manager"], **wishes
     )
     return again(row)
@@ -42,7 +43,7 @@ def verdict(row, now=None):
 
 
 def dispatch(lab):
-    actions.dispatch_assignments(lab=lab.row)
+    dispatch_actions.dispatch_assignments(lab=lab.row)
 
 
 def run_in(row, state, **fields):
@@ -84,7 +85,7 @@ def test_with_a_trained_run_it_starts_by_itself(online, sft_run):
     begin(row)
     row = again(row)
     assert row.state == "underway" and row.started_at is not None
-    assert actions.list_orders(station=online.stations[0])[0].assignment == row.pk
+    assert publishing.list_orders(station=online.stations[0])[0].assignment == row.pk
 
 
 @pytest.mark.parametrize("margin", [None, 0.01])
@@ -113,7 +114,7 @@ def test_practice_may_go_on_from_practice(online, improve_run, sft_run):
     learning.finish_run(run=again(improve_run), state="completed")
     row = assign(online, parent=again(improve_run))
     assert row.state == "standby"
-    jobs.Supervision(row.run).prepare()
+    jobs.PracticeSupervision(row.run).prepare()
     start = row.run.dir / "start"
     assert (start / "policy.safetensors").resolve() == kept.file.resolve() != newest.file.resolve()
     judge = sft_run.newest_checkpoint("reward_model")
@@ -138,7 +139,7 @@ def test_a_person_puts_a_run_behind_one_that_waits_for_it(online, sft_run):
     row = assign(online)
     assert verdict(row) == ("queued", "waits for a person to launch a run for it")
     assert not AssignedStation.objects.filter(live=True).exists()
-    run = learning.launch_run(
+    run = launching.launch_run(
         lab=online.row, user=online.users["researcher"], kind="improve", recipe={}, parent=sft_run, assignment=row
     )
     assert (again(row).state, again(row).run) == ("standby", run)
@@ -180,7 +181,7 @@ def test_it_waits_for_the_station_that_another_uses(online, sft_run):
     Assignment.objects.filter(pk=first.pk).update(started_at=now - timedelta(minutes=10))
     assert verdict(second, now)[1] == "waits for Arm 1, which practises Block2Block until about 10:10 UTC"
     assert verdict(third, now)[1].endswith("10:10 UTC; 1 before it in the queue")
-    actions.cancel_assignment(assignment=first, user=online.users["manager"])
+    assignments.cancel_assignment(assignment=first, user=online.users["manager"])
     assert (again(second).state, again(third).state) == ("standby", "queued")
 
 
@@ -197,7 +198,7 @@ def test_it_waits_for_its_earliest_start_and_is_delayed_after_it(online, sft_run
     dispatch(online)
     assert again(row).state == "delayed"
     assert verdict(row)[1].startswith("12 min late: waits for Arm 1")
-    actions.cancel_assignment(assignment=busy, user=online.users["manager"])
+    assignments.cancel_assignment(assignment=busy, user=online.users["manager"])
     assert again(row).state == "standby"
 
 
@@ -227,13 +228,13 @@ def test_blocked_says_what_to_do(online, sft_run, prepare, wishes, says):
 
 def test_an_archived_task_blocks_until_it_is_restored(online, sft_run):
     row = assign(online, parent=sft_run, not_before=ahead(hours=1))
-    actions.archive_task(task=online.task, user=online.users["manager"])
+    labs.archive_task(task=online.task, user=online.users["manager"])
     assert again(row).state == "blocked" and "is archived: restore the task" in verdict(row)[1]
     with pytest.raises(access.Invalid, match="archived"):
         assign(online, task=again(online.task))
     with pytest.raises(access.Conflict):
-        actions.archive_task(task=online.task, user=online.users["manager"])
-    actions.restore_task(task=online.task, user=online.users["manager"])
+        labs.archive_task(task=online.task, user=online.users["manager"])
+    labs.restore_task(task=online.task, user=online.users["manager"])
     assert again(row).state == "queued"
 
 
@@ -311,25 +312,25 @@ def test_cancel_works_from_every_state_at_once(online, sft_run, state):
         dispatch(online)
     row = again(row)
     assert row.state == state
-    actions.cancel_assignment(assignment=row, user=online.users["manager"])
+    assignments.cancel_assignment(assignment=row, user=online.users["manager"])
     row = again(row)
     assert row.state == "canceled" and row.reason == "Canceled by east-manager."
     assert not AssignedStation.objects.filter(live=True).exists()
-    assert [order.assignment for order in actions.list_orders(station=online.stations[0])] == [None]
+    assert [order.assignment for order in publishing.list_orders(station=online.stations[0])] == [None]
     if row.run:  # one that no job holds ends at once, else its job ends it
         assert row.run.state == ("canceled" if state == "standby" else "canceling")
         learning.finish_run(run=row.run, state="canceled", sources=("canceling",))
         assert again(row).state == "canceled"
     with pytest.raises(access.Conflict, match="canceled already"):
-        actions.cancel_assignment(assignment=row, user=online.users["manager"])
+        assignments.cancel_assignment(assignment=row, user=online.users["manager"])
 
 
 def test_killing_ends_the_episodes_under_way(online, sft_run, monkeypatch):
     row = assign(online, parent=sft_run)
     begin(row)
     told = []
-    monkeypatch.setattr(assignments, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
-    actions.cancel_assignment(assignment=row, user=online.users["manager"], force=True)
+    monkeypatch.setattr(publishing, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
+    assignments.cancel_assignment(assignment=row, user=online.users["manager"], force=True)
     assert (again(row).state, again(row).reason) == ("killed", "Killed by east-manager.")
     assert [(message.assignment, message.at_once) for message in told] == [(None, True), (None, True)]
 
@@ -337,7 +338,7 @@ def test_killing_ends_the_episodes_under_way(online, sft_run, monkeypatch):
 def test_the_next_one_gets_the_stations_of_one_that_is_cancelled(online, sft_run):
     first, second = assign(online, parent=sft_run), assign(online, parent=sft_run)
     begin(first)
-    actions.cancel_assignment(assignment=first, user=online.users["manager"])
+    assignments.cancel_assignment(assignment=first, user=online.users["manager"])
     second = again(second)
     assert second.state == "standby" and second.places.filter(live=True).count() == 2
     # The end of the first one's training comes later, and takes nothing away from the second.
@@ -349,7 +350,7 @@ def test_a_final_state_is_final(online, sft_run):
     for final in ("skipped", "canceled", "killed", "failed", "completed"):
         row = Assignment.objects.create(lab=online.row, task=online.task, state=final)
         for state in Assignment.STATES:
-            assert not actions.move_assignment(assignment=row, to=state)
+            assert not assignments.move_assignment(assignment=row, to=state)
     assert set(Assignment.TRANSITIONS) == set(Assignment.STATES)
 
 
@@ -418,7 +419,7 @@ def test_hours_and_a_target_leave_the_episodes_open(online, sft_run):
     for wish in ({"hours": 1.5}, {"target_success": 0.9}):
         recipe = assign(online, parent=sft_run, **wish).run.recipe
         assert recipe["max_episodes"] == 10_000_000 and recipe["anneal"] == 0
-        actions.cancel_assignment(assignment=Assignment.objects.first(), user=online.users["manager"])
+        assignments.cancel_assignment(assignment=Assignment.objects.first(), user=online.users["manager"])
 
 
 # Order
@@ -436,17 +437,17 @@ def test_priority_decides_where_one_enters_and_a_person_where_it_stands(online, 
     later = assign(online, parent=sft_run).pk
     assert order(online) == [high, normal, later, low]
     user = online.users["manager"]
-    actions.reorder_assignment(
+    assignments.reorder_assignment(
         assignment=Assignment.objects.get(pk=low), before=Assignment.objects.get(pk=high), user=user
     )
     assert order(online) == [low, high, normal, later]
-    actions.reorder_assignment(assignment=Assignment.objects.get(pk=high), before=None, user=user)
+    assignments.reorder_assignment(assignment=Assignment.objects.get(pk=high), before=None, user=user)
     assert order(online) == [low, normal, later, high]
     working = Assignment.objects.get(state="standby")
     with pytest.raises(access.Conflict, match="is not waiting any more"):
-        actions.reorder_assignment(assignment=working, before=None, user=user)
+        assignments.reorder_assignment(assignment=working, before=None, user=user)
     with pytest.raises(access.Conflict, match="stand before"):
-        actions.reorder_assignment(assignment=Assignment.objects.get(pk=low), before=working, user=user)
+        assignments.reorder_assignment(assignment=Assignment.objects.get(pk=low), before=working, user=user)
 
 
 def test_small_ones_do_not_starve_a_large_one(online, sft_run):
@@ -457,10 +458,10 @@ def test_small_ones_do_not_starve_a_large_one(online, sft_run):
     for _ in range(3):
         behind = assign(online, two, parent=sft_run)
         assert behind.state == "queued" and verdict(behind)[1].endswith("before it in the queue")
-    actions.cancel_assignment(assignment=small, user=user)
+    assignments.cancel_assignment(assignment=small, user=user)
     assert again(large).state == "standby" and again(behind).state == "queued"
     anyone = assign(online, any_count=1, parent=sft_run)
-    actions.cancel_assignment(assignment=large, user=user)
+    assignments.cancel_assignment(assignment=large, user=user)
     assert again(anyone).state == "standby"  # the station that nobody ahead of it waits for
 
 
@@ -482,7 +483,7 @@ def test_two_dispatchers_at_once_launch_each_run_once(online, sft_run):
     def dispatch_alone():
         try:
             together.wait(10)
-            actions.dispatch_assignments(lab=online.row)
+            dispatch_actions.dispatch_assignments(lab=online.row)
         except Exception as error:
             errors.append(error)
         finally:
@@ -506,7 +507,7 @@ def test_a_person_and_the_dispatcher_do_not_take_one_station_twice(online, sft_r
     def launch():
         try:
             together.wait(10)
-            learning.launch_run(
+            launching.launch_run(
                 lab=online.row,
                 user=online.users["researcher"],
                 kind="improve",
@@ -536,21 +537,21 @@ def test_a_person_and_the_dispatcher_do_not_take_one_station_twice(online, sft_r
 def test_an_occurrence_is_made_once_and_skipped_while_the_last_goes_on(online, sft_run):
     first = assign(online, parent=sft_run, hours=1, priority="high", not_before=ahead(minutes=1), repeats="daily")
     day, due = timedelta(days=1), first.due_at
-    assert actions.repeat_assignment(assignment_id=first.pk, now=due) is None  # it is itself the first
-    skipped = actions.repeat_assignment(assignment_id=first.pk, now=due + day)
+    assert assignments.repeat_assignment(assignment_id=first.pk, now=due) is None  # it is itself the first
+    skipped = assignments.repeat_assignment(assignment_id=first.pk, now=due + day)
     assert skipped.state == "skipped" and "was still queued" in skipped.reason and skipped.due_at == due + day
-    assert actions.repeat_assignment(assignment_id=first.pk, now=due + day) is None
-    actions.cancel_assignment(assignment=first, user=online.users["manager"])
-    second = actions.repeat_assignment(assignment_id=first.pk, now=due + 2 * day + timedelta(seconds=3))
+    assert assignments.repeat_assignment(assignment_id=first.pk, now=due + day) is None
+    assignments.cancel_assignment(assignment=first, user=online.users["manager"])
+    second = assignments.repeat_assignment(assignment_id=first.pk, now=due + 2 * day + timedelta(seconds=3))
     assert (second.state, second.series, second.not_before) == ("queued", first, due + 2 * day)
     assert (second.budget_hours, second.priority, second.parent) == (1, 2, sft_run)
     assert {station.slug for station in second.stations.all()} == {"arm-1", "arm-2"}
-    actions.stop_repeating(assignment=second, user=online.users["manager"])
+    assignments.stop_repeating(assignment=second, user=online.users["manager"])
     assert not PeriodicTask.objects.filter(name__startswith="assignment").exists()
-    assert actions.repeat_assignment(assignment_id=first.pk, now=due + 3 * day) is None
+    assert assignments.repeat_assignment(assignment_id=first.pk, now=due + 3 * day) is None
     assert again(second).state == "queued"
     with pytest.raises(access.Conflict, match="does not repeat"):
-        actions.stop_repeating(assignment=first, user=online.users["manager"])
+        assignments.stop_repeating(assignment=first, user=online.users["manager"])
 
 
 def test_the_clock_knows_a_job_and_an_id(online, sft_run):
@@ -567,7 +568,7 @@ def test_the_clock_knows_a_job_and_an_id(online, sft_run):
 
 def test_the_clock_makes_the_next_occurrence_when_it_is_due(online, sft_run, monkeypatch):
     first = assign(online, parent=sft_run, not_before=ahead(seconds=50), repeats="daily")
-    actions.cancel_assignment(assignment=first, user=online.users["manager"])
+    assignments.cancel_assignment(assignment=first, user=online.users["manager"])
     scheduler = DatabaseScheduler(app=celery_app)
     job = celery_app.tasks["fleet.repeat_assignment"]
     monkeypatch.setattr(job, "apply_async", lambda args, kwargs, **_: job.apply(args))
@@ -583,18 +584,18 @@ def test_the_clock_makes_the_next_occurrence_when_it_is_due(online, sft_run, mon
 
 def test_the_clock_runs_in_the_worker_and_is_started_again(online, monkeypatch):
     try:
-        jobs.keep_clock_running()
-        clock = jobs.beat
-        jobs.keep_clock_running()
-        assert jobs.beat is clock and clock.is_alive()
+        worker.keep_clock_running()
+        clock = worker.beat
+        worker.keep_clock_running()
+        assert worker.beat is clock and clock.is_alive()
         clock.stop()
         clock.join(10)
-        jobs.keep_clock_running()
-        assert jobs.beat is not clock and jobs.beat.is_alive()
+        worker.keep_clock_running()
+        assert worker.beat is not clock and worker.beat.is_alive()
     finally:
-        jobs.beat.stop()
-        jobs.beat.join(10)
-        jobs.beat = None
+        worker.beat.stop()
+        worker.beat.join(10)
+        worker.beat = None
 
 
 # What a task says
@@ -603,16 +604,16 @@ def test_the_clock_runs_in_the_worker_and_is_started_again(online, monkeypatch):
 def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch):
     station = online.stations[0]
     Station.objects.filter(pk=station.pk).update(self_reset_after_s=9.0)
-    task = actions.create_task(
+    task = labs.create_task(
         lab=online.row, family="block2block", name="Careful", resets="person", shuffle_every_s=60, stall_steps=12
     )
     told = []
-    monkeypatch.setattr(assignments, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
+    monkeypatch.setattr(publishing, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
     settings = lambda: [message.settings for message in told if isinstance(message, AssignmentMessage)]  # noqa: E731
     row = assign(online, station, task=task, parent=sft_run)
     assert settings() and settings()[-1] == {"self_reset_after_s": None, "shuffle_every_s": 60}
     begin(row)
-    actions.order_stations_of_run(run=again(row).run)
+    publishing.order_stations_of_run(run=again(row).run)
     order = next(message for message in reversed(told) if isinstance(message, AssignmentMessage))
     assert order.task == {
         "name": "block2block",
@@ -628,15 +629,15 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
     limits = {"time_limit_steps": 50, "resets": "self", "self_reset_after_s": 2.0, "shuffle_every_s": None}
     rules = {"stall_steps": None, "regression": 4.5, "hopeless": 0.05, "fewest_objects": None, "edge_margin": 0.03}
     rules["after_failure"] = "block_to_place"
-    actions.edit_task(task=task, user=online.users["manager"], name="Bold", **rules, **limits)
+    labs.edit_task(task=task, user=online.users["manager"], name="Bold", **rules, **limits)
     assert settings()[-1] == {"self_reset_after_s": 2.0, "shuffle_every_s": 300.0}
     order = next(message for message in reversed(told) if isinstance(message, AssignmentMessage))
     told_of = ("time_limit_steps", "regression", "hopeless", "edge_margin", "after_failure")
     assert [order.task[name] for name in told_of] == [50, 4.5, 0.05, 0.03, "block_to_place"]
-    assert actions.connect_station(station=station, embodiment=station.embodiment)[0].settings[
+    assert publishing.welcome_station(station=station, embodiment=station.embodiment)[0].settings[
         "self_reset_after_s"
     ] == (2.0)
-    actions.cancel_assignment(assignment=row, user=online.users["manager"])
+    assignments.cancel_assignment(assignment=row, user=online.users["manager"])
     assert settings()[-1] == {"self_reset_after_s": 9.0, "shuffle_every_s": 300.0}
 
 

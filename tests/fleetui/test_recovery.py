@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleetui.fleet import actions
+from fleetui.fleet.actions import maintenance
 from fleetui.fleet.models import Act, Intervention, Station
 from tests.fleetui.lab import ROLES
 
@@ -56,7 +56,7 @@ def test_what_needs_no_clearing_or_must_not_move_is_said(lab):
     }
     lab.call("supervisor", "post", "stations/arm-2/command", {"name": "stop"})
     station = rows(lab)["arm-1"]
-    actions.begin_maintenance(station=station, user=lab.users["manager"], reason="a new gripper")
+    maintenance.begin_maintenance(station=station, user=lab.users["manager"], reason="a new gripper")
     answer = resume(lab).json()
     assert answer["done"] == []
     assert "in maintenance (a new gripper)" in answer["refused"]["arm-1"]

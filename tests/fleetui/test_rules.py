@@ -6,10 +6,10 @@ import math
 import pytest
 
 from fleetui import access
-from fleetui.fleet import actions
-from fleetui.fleet.actions import assignments, control
+from fleetui.fleet.actions import control, labs, reports
 from fleetui.fleet.forms import StationSettingsForm, TaskForm
 from fleetui.fleet.models import Station, Task
+from fleetui.practice.actions import assignments, publishing
 from robots.protocol import Command
 from robots.rules import RULES, SETTINGS, TASK_RULES, RuleError, Rules, Settings
 from robots.tasks import TASKS
@@ -49,7 +49,7 @@ def test_form_api_action_and_station_agree_on_each_rule(lab, rule, value, fits):
     answer = lab.call("manager", "post", "tasks", {"family": "block2block", "name": f"T{next(_names)}", **given})
     assert (answer.status_code == 200) == fits, answer.content
     try:
-        task = actions.create_task(lab=lab.row, family="block2block", name=f"T{next(_names)}", **given)
+        task = labs.create_task(lab=lab.row, family="block2block", name=f"T{next(_names)}", **given)
         assert fits and getattr(task, rule.name) == value
         assert fits_station(task.order_json())
     except access.Invalid as refusal:
@@ -78,10 +78,10 @@ def test_form_api_action_and_station_agree_on_each_setting(lab, rule, value, fit
     if rule.name == "self_reset_after_s":
         make = {"lab": lab.row, "name": "Arm 9", "self_reset_after_s": value}
         if fits:
-            assert actions.create_station(**make)[0].self_reset_after_s == value
+            assert labs.create_station(**make)[0].self_reset_after_s == value
         else:
             with pytest.raises(access.Invalid):
-                actions.create_station(**make)
+                labs.create_station(**make)
 
 
 @pytest.mark.parametrize("value", [True, "12", 1.5, [1]])
@@ -96,7 +96,7 @@ def test_what_is_no_number_of_json_is_refused_by_the_api_and_by_the_rule(lab, va
     answer = lab.call("manager", "patch", f"tasks/{lab.task.slug}", {"stall_steps": value})
     assert answer.status_code == 400 and "can't be used" in answer.json()["detail"]
     with pytest.raises(access.Invalid, match="Stalled after") as refusal:
-        actions.edit_task(task=lab.task, user=lab.users["manager"], stall_steps=value)
+        labs.edit_task(task=lab.task, user=lab.users["manager"], stall_steps=value)
     assert list(refusal.value.problems) == ["stall_steps"]
     assert Task.objects.get().stall_steps == lab.task.stall_steps
 
@@ -118,14 +118,14 @@ def test_every_familys_own_time_limit_is_one_that_a_task_may_have():
 
 
 def test_an_edit_changes_what_it_names_and_nothing_else(lab):
-    task = actions.create_task(
+    task = labs.create_task(
         lab=lab.row, family="block2block", name="Mine", resets="self", self_reset_after_s=3, stall_steps=7
     )
-    actions.edit_task(task=task, user=lab.users["manager"], regression=4.0)
+    labs.edit_task(task=task, user=lab.users["manager"], regression=4.0)
     assert (task.name, task.resets, task.self_reset_after_s, task.stall_steps, task.regression) == (
         ("Mine", "self", 3.0, 7, 4.0)
     )
-    actions.edit_task(task=task, user=lab.users["manager"], resets="person")
+    labs.edit_task(task=task, user=lab.users["manager"], resets="person")
     assert (task.resets, task.self_reset_after_s, task.regression) == ("person", None, 4.0)
 
 
@@ -135,7 +135,7 @@ def test_a_reset_before_each_attempt_is_said_on_the_page_and_told_to_stations(la
     lab.task.refresh_from_db()
     assert lab.task.order_json()["reset_each_attempt"] is True
     assert "before each attempt" in lab.as_("viewer").get(f"/labs/{lab.slug}/tasks/").content.decode()
-    point = actions.create_task(lab=lab.row, family="point_mass")
+    point = labs.create_task(lab=lab.row, family="point_mass")
     assert point.always_resets and not point.reset_each_attempt, "its world can't do without"
 
 
@@ -153,7 +153,7 @@ def heard(lab, monkeypatch):
             if message.TYPE in ("assignment", "command", "hold", "lapse", "welcome"):
                 bench.station.receive(message)
 
-    for module in (assignments, control):
+    for module in (publishing, control):
         monkeypatch.setattr(module, "tell_station_on_commit", tell)
     lab.connect()
     return bench, told
@@ -164,7 +164,7 @@ def refusals(bench):
 
 
 def command(lab, role, name, **args):
-    return actions.command_station(user=lab.users[role], lab_slug=lab.slug, station_slug="arm-1", name=name, args=args)
+    return control.command_station(user=lab.users[role], lab_slug=lab.slug, station_slug="arm-1", name=name, args=args)
 
 
 def edit_task(lab, **rules):
@@ -197,11 +197,11 @@ def test_a_task_that_is_edited_while_the_link_is_down_holds_when_it_is_back(lab,
     practise(lab, sft_run, bench)
     command(lab, "supervisor", "override")
     station = lab.stations[0]
-    actions.disconnect_station(station=station)
+    reports.disconnect_station(station=station)
     bench.station.receive, receive = (lambda message: None), bench.station.receive
     edit_task(lab, resets="person", shuffle_every_s=61.0)
     bench.station.receive = receive
-    for message in actions.connect_station(station=station, embodiment=station.embodiment):
+    for message in publishing.welcome_station(station=station, embodiment=station.embodiment):
         bench.station.receive(message)
     command(lab, "supervisor", "hand_back")
     assert not refusals(bench) and bench.station.settings.shuffle_every_s == 61.0
@@ -213,7 +213,7 @@ def test_nothing_that_the_server_orders_by_itself_is_a_command(lab, sft_run, hea
     row = practise(lab, sft_run, bench)
     command(lab, "supervisor", "override")
     edit_task(lab, shuffle_every_s=62.0)
-    actions.cancel_assignment(assignment=row, user=lab.users["manager"], force=True)
+    assignments.cancel_assignment(assignment=row, user=lab.users["manager"], force=True)
     commands = [message for message in told if isinstance(message, Command)]
     assert all(message.epoch >= 1 and message.by for message in commands)
     assert {message.name for message in commands} == {"override"} and not refusals(bench)
@@ -234,5 +234,5 @@ def test_what_a_person_sets_on_a_station_does_not_undo_what_its_task_says(lab, s
 @pytest.mark.parametrize("seconds, kept", [(2, 2.0), (3 * 86_400, 86_400.0), (10**400, 86_400.0)])
 def test_a_self_reset_after_any_wait_is_recorded(lab, seconds, kept):
     """A station that was paused while it waited resets itself days later: its link must not be closed for that."""
-    actions.record_touch(station=lab.stations[0], kind="self_reset", reason="off the table", seconds=seconds)
+    reports.record_touch(station=lab.stations[0], kind="self_reset", reason="off the table", seconds=seconds)
     assert lab.row.interventions.get().seconds == kept

@@ -24,12 +24,12 @@ from websockets.sync.client import connect
 
 from fleetui import access, messages, stops
 from fleetui.asgi import application
-from fleetui.fleet import actions
 from fleetui.fleet.actions import control
 from fleetui.fleet.actions import stops as stops_action
 from fleetui.fleet.models import Act, Station
 from fleetui.live import sockets, stations, telemetry
 from fleetui.live.viewers import LiveConsumer
+from fleetui.practice.actions import episodes, publishing
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.conftest import free_port
 from tests.fleetui.lab import as_upload, make_episode
@@ -240,7 +240,7 @@ def test_a_stop_that_is_repeated_after_a_person_cleared_it_stops_nobody_again(se
     page = Page(server, lab)
     page.stop()
     wish = {"user": lab.users["manager"], "lab_slug": "east", "station_slug": "arm-1"}
-    actions.command_station(**wish, name="clear_stop", args={"reason": "it is clear"})
+    control.command_station(**wish, name="clear_stop", args={"reason": "it is clear"})
     first.heard.clear()
     page.heard.clear()
     answer, _ = page.stop()  # the same id
@@ -265,7 +265,7 @@ def test_a_new_stop_after_a_clear_stops_again_though_the_first_never_settled(ser
 
 def clear(lab, **fields):
     wish = {"user": lab.users["manager"], "lab_slug": "east", "station_slug": "arm-1", "name": "clear_stop"}
-    return actions.command_station(**wish, args={"reason": "it is clear"}, **fields)
+    return control.command_station(**wish, args={"reason": "it is clear"}, **fields)
 
 
 def test_a_stop_all_of_which_was_cleared_is_no_new_stop(server, lab):
@@ -555,13 +555,13 @@ def test_a_dead_predecessor_does_no_harm_to_its_successor(server, lab, how):
 
 
 def test_a_link_that_breaks_between_hello_and_welcome_locks_nobody_out(server, lab, monkeypatch):
-    slow = actions.connect_station
+    slow = publishing.welcome_station
 
     def connect_slowly(**fields):
         time.sleep(0.05)
         return slow(**fields)
 
-    monkeypatch.setattr(actions, "connect_station", connect_slowly)
+    monkeypatch.setattr(publishing, "welcome_station", connect_slowly)
     for _ in range(10):
         broken = Arm(server, lab, hello=False)
         broken.say(**HELLO)
@@ -701,7 +701,7 @@ def test_a_clock_that_jumps_refuses_no_command(server, lab, monkeypatch, jump):
 def test_after_flushall_pages_get_everything_anew(server, lab, settings, next_event):
     """Valkey counts from one again: a lower number is a gap, not news of the past."""
     for _ in range(5):
-        actions.store_episodes(station=lab.stations[0], body=as_upload(make_episode()))
+        episodes.store_episodes(station=lab.stations[0], body=as_upload(make_episode()))
     page = Page(server, lab)
     page.say(subscribe="wall", lab="east")
     page.hear(lambda message: message.get("type") == "snapshot")
@@ -709,7 +709,7 @@ def test_after_flushall_pages_get_everything_anew(server, lab, settings, next_ev
     Station.objects.filter(slug="arm-1").update(episodes_count=77)  # a change whose event is lost
     redis.Redis.from_url(settings.CHANNELS_ADDRESS).flushall()
     if next_event:
-        actions.store_episodes(station=lab.stations[1], body=as_upload(make_episode()))
+        episodes.store_episodes(station=lab.stations[1], body=as_upload(make_episode()))
 
     def renewed(message):
         return message.get("type") == "snapshot" and message["data"]["stations"][0]["episodes"] == 77
@@ -724,7 +724,7 @@ def test_pages_live_while_valkey_is_away_and_catch_up_after(server, lab, setting
         page.hear(lambda message: message.get("type") == "snapshot")
         began = time.monotonic()
         for _ in range(3):
-            actions.store_episodes(station=lab.stations[0], body=as_upload(make_episode()))
+            episodes.store_episodes(station=lab.stations[0], body=as_upload(make_episode()))
         assert time.monotonic() - began < 5, "nobody waits long for a hint"
     page.hear(lambda message: message.get("type") == "snapshot" and message["data"]["stations"][0]["episodes"] == 3, 12)
 

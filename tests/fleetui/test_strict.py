@@ -219,12 +219,12 @@ OTHERS = {
     "robots/episodes.py",  # refuses what is no number
     "training/checkpoints.py",  # likewise; and a run's own state
     "fleetui/embedded.py",
-    "fleetui/fleet/actions/assignments.py",
-    "fleetui/fleet/first_start.py",
-    "fleetui/fleet/management/commands/logins.py",
-    "fleetui/fleet/management/commands/try_loop.py",
     "fleetui/fleet/management/commands/try_shift.py",
     "fleetui/fleet/views/stations.py",
+    "fleetui/practice/actions/assignments.py",
+    "fleetui/practice/first_start.py",
+    "fleetui/practice/management/commands/logins.py",
+    "fleetui/practice/management/commands/try_loop.py",
 }
 
 

@@ -9,12 +9,13 @@ from django_celery_beat.models import CrontabSchedule, PeriodicTask
 from django_celery_beat.tzcrontab import TzAwareCrontab
 
 from fleetui import access
-from fleetui.fleet import actions, queue
-from fleetui.fleet.actions import assignments
+from fleetui.fleet.actions import audit, profiles
 from fleetui.fleet.effort import effort_of
 from fleetui.fleet.models import Act, Assignment, Profile
 from fleetui.fleet.selectors import list_acts
 from fleetui.fleet.time_zones import newest_due, zone_names
+from fleetui.practice import queue
+from fleetui.practice.actions import assignments
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SPRING, AUTUMN = datetime(2027, 3, 28, tzinfo=BERLIN), datetime(2027, 10, 31, tzinfo=BERLIN)  # clocks change at night
@@ -26,7 +27,7 @@ def local(moment):
 
 def daily(lab, first, **wishes):
     """An assignment made for this moment, as a manager in Berlin makes it a week before."""
-    return actions.assign_task(
+    return assignments.assign_task(
         lab=lab.row,
         task=lab.task,
         stations=lab.stations,
@@ -61,9 +62,11 @@ def test_a_daily_schedule_of_nine_in_berlin_is_at_nine_after_the_clock_change(la
     dues = []
     for days in range(1, 5):
         moment = (first + timedelta(days=days)).replace(hour=9, tzinfo=BERLIN)
-        again = actions.repeat_assignment(assignment_id=row.pk, now=moment.astimezone(UTC))
+        again = assignments.repeat_assignment(assignment_id=row.pk, now=moment.astimezone(UTC))
         dues.append(local(again.due_at))
-        assert actions.repeat_assignment(assignment_id=row.pk, now=moment + timedelta(minutes=5)) is None, "made once"
+        assert assignments.repeat_assignment(assignment_id=row.pk, now=moment + timedelta(minutes=5)) is None, (
+            "made once"
+        )
         assert again.state == "skipped" and f" 09:00 {row.due_at.astimezone(BERLIN):%Z} was" in again.reason
     assert [due.hour for due in dues] == [9] * 4
     assert [due.utcoffset() for due in dues] == [timedelta(hours=offsets[0]), *[timedelta(hours=offsets[1])] * 3]
@@ -77,7 +80,7 @@ def test_a_weekly_schedule_keeps_its_weekday_and_time_over_the_clock_change(lab,
     row = daily(lab, first, repeats="weekly")
     assert row.schedule.crontab.day_of_week == "4" and row.schedule.crontab.hour == "0"
     week = (first + timedelta(days=7)).replace(tzinfo=BERLIN)
-    again = actions.repeat_assignment(assignment_id=row.pk, now=week.astimezone(UTC))
+    again = assignments.repeat_assignment(assignment_id=row.pk, now=week.astimezone(UTC))
     assert f"{local(again.due_at):%a %H:%M}" == "Thu 00:30" and queue.say_repeats(row).startswith("each Thursday at")
 
 
@@ -109,11 +112,11 @@ def test_celerys_beat_and_the_series_mean_the_same_moments(change, hour, minute)
 def test_a_series_in_utc_goes_on_as_it_was(lab):
     """Those that were there before they had a zone."""
     first = timezone.now() + timedelta(days=1)
-    row = actions.assign_task(
+    row = assignments.assign_task(
         lab=lab.row, task=lab.task, stations=lab.stations, user=lab.users["manager"], not_before=first, repeats="daily"
     )
     assert row.time_zone == "UTC" and str(row.schedule.crontab.timezone) == "UTC"
-    again = actions.repeat_assignment(assignment_id=row.pk, now=first + timedelta(days=200, hours=1))
+    again = assignments.repeat_assignment(assignment_id=row.pk, now=first + timedelta(days=200, hours=1))
     assert again.due_at == first + timedelta(days=200) and again.time_zone == "UTC"
 
 
@@ -145,14 +148,16 @@ def test_a_person_chooses_a_zone_and_only_a_known_one(lab):
     wrong = client.post("/time-zone", {"time_zone": "Nowhere"})
     assert wrong.status_code == 422 and "Choose a time zone of the list." in wrong.content.decode()
     with pytest.raises(access.Invalid):
-        actions.set_time_zone(user=lab.users["viewer"], name="Nowhere")
+        profiles.set_time_zone(user=lab.users["viewer"], name="Nowhere")
     assert Profile.objects.get().time_zone == "Asia/Kathmandu"
 
 
 def test_each_person_sees_times_in_their_own_zone(lab):
-    actions.set_time_zone(user=lab.users["manager"], name="Asia/Kathmandu")
+    profiles.set_time_zone(user=lab.users["manager"], name="Asia/Kathmandu")
     start = (timezone.now() + timedelta(days=20)).replace(hour=8, minute=0, second=0, microsecond=0)
-    actions.assign_task(lab=lab.row, task=lab.task, stations=lab.stations, user=lab.users["manager"], not_before=start)
+    assignments.assign_task(
+        lab=lab.row, task=lab.task, stations=lab.stations, user=lab.users["manager"], not_before=start
+    )
     mine = lab.call("manager", "get", "assignments").json()[0]
     assert "13:45 +0545" in mine["reason"] and mine["not_before"].endswith("08:00:00+00:00"), "data stays in UTC"
     assert "08:00 UTC" in lab.call("viewer", "get", "assignments").json()[0]["reason"]
@@ -161,7 +166,7 @@ def test_each_person_sees_times_in_their_own_zone(lab):
 
 def test_hours_of_shifts_and_days_of_the_audit_log_are_those_of_who_asks(lab):
     moment = datetime(2027, 1, 10, 23, 30, tzinfo=UTC)  # the next day in Berlin
-    actions.record_act(lab=lab.row, kind="stop_all", user=lab.users["manager"])
+    audit.record_act(lab=lab.row, kind="stop_all", user=lab.users["manager"])
     act = Act.objects.get(kind="stop_all")
     for zone in ("Pacific/Kiritimati", "UTC", "Pacific/Pago_Pago"):  # 14 hours ahead, 11 behind: never one day in all
         with timezone.override(zone):
@@ -177,7 +182,7 @@ def test_hours_of_shifts_and_days_of_the_audit_log_are_those_of_who_asks(lab):
 
 def test_a_start_is_read_in_the_zone_in_which_it_was_typed(lab):
     """A page that was drawn before the zone was known, or was changed in another tab."""
-    actions.set_time_zone(user=lab.users["manager"], name="Europe/Berlin")
+    profiles.set_time_zone(user=lab.users["manager"], name="Europe/Berlin")
     shown = lab.as_("manager").get(f"/labs/{lab.slug}/tasks/").content.decode()
     assert "Time in Europe/Berlin (" in shown and 'name="time_zone" value="Europe/Berlin"' in shown
     day = timezone.now() + timedelta(days=30)

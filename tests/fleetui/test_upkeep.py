@@ -10,10 +10,13 @@ from django.test import Client
 from django.utils import timezone
 
 from fleetui import access
-from fleetui.fleet import actions, selectors
+from fleetui.fleet import selectors
+from fleetui.fleet.actions import labs, reports
+from fleetui.fleet.actions import spans as spans_actions
 from fleetui.fleet.actions.spans import note_state
 from fleetui.fleet.models import Act, AssignedStation, Episode, Station, StationSpan
-from fleetui.learning import selectors as learning
+from fleetui.practice import selectors as practice
+from fleetui.practice.actions import publishing
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.fleetui.lab import as_upload, make_episode
 
@@ -46,9 +49,9 @@ def test_a_renewed_token_leaves_the_old_one_working_until_the_new_one_connects(l
     lab.tokens["arm-1"] = old
     assert lab.upload(as_upload(make_episode())).status_code == 200
     embodiment = lab.stations[0].embodiment
-    actions.connect_station(station=access.get_station_by_token(old), embodiment=embodiment)
+    publishing.welcome_station(station=access.get_station_by_token(old), embodiment=embodiment)
     assert access.get_station_by_token(old) is not None  # a reconnection of the old one ends nothing
-    actions.connect_station(station=access.get_station_by_token(new), embodiment=embodiment)
+    publishing.welcome_station(station=access.get_station_by_token(new), embodiment=embodiment)
     assert access.get_station_by_token(old) is None
     assert lab.upload(as_upload(make_episode())).status_code == 401
     assert new not in page(lab) and new[:6] in page(lab)
@@ -72,12 +75,12 @@ def test_a_reload_shows_the_token_again_until_the_station_connects_or_done(lab):
     new = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token", at_once="on").url))
     for _ in range(2):
         assert new in page(lab, path="arm-1/token")
-    actions.connect_station(station=access.get_station_by_token(new), embodiment=LANGUAGE_TABLE.to_json())
+    publishing.welcome_station(station=access.get_station_by_token(new), embodiment=LANGUAGE_TABLE.to_json())
     assert new not in page(lab, path="arm-1/token") and "Make a new token" in page(lab, path="arm-1/token")
     assert access.get_station_by_token(new) is not None
 
     newer = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token").url))
-    actions.connect_station(station=access.get_station_by_token(new), embodiment=LANGUAGE_TABLE.to_json())
+    publishing.welcome_station(station=access.get_station_by_token(new), embodiment=LANGUAGE_TABLE.to_json())
     assert newer in page(lab, path="arm-1/token")  # the old one came back, which says nothing of the new one
     assert post(lab, "manager", "arm-1/token", act="done").url == "/labs/east/stations/arm-1"
     assert newer not in page(lab, path="arm-1/token")
@@ -91,7 +94,7 @@ def test_only_the_browser_of_whoever_made_a_token_shows_it_and_for_ten_minutes(l
     value = cookie.value
     assert new not in answer.url
     other = Client()
-    actions.add_member(lab=lab.row, user=lab.users["supervisor"], role="manager")
+    labs.add_member(lab=lab.row, user=lab.users["supervisor"], role="manager")
     other.force_login(lab.users["supervisor"])
     assert new not in other.get(answer.url).content.decode()
     other.cookies["station_token"] = value  # even with what another browser kept
@@ -156,7 +159,7 @@ def test_a_station_in_maintenance_wants_nobody_but_is_never_shown_as_still_while
     station = lab.stations[0]
     post(lab, "manager", "arm-1/maintenance", reason="a")
     for state, shown in (("needs_person", "maintenance"), ("overridden", "overridden"), ("stopped", "stopped")):
-        actions.record_telemetry(station=station, state=state)
+        reports.record_telemetry(station=station, state=state)
         card = selectors.station_card(fresh(station))
         assert (card["state"], card["severity"]) == (shown, 0)
 
@@ -164,25 +167,25 @@ def test_a_station_in_maintenance_wants_nobody_but_is_never_shown_as_still_while
 def test_a_station_in_maintenance_is_offered_no_task_and_its_run_goes_on_without_it(lab, improve_run):
     lab.connect()
     first = fresh(lab.stations[0])
-    assert actions.list_orders(station=first)[0].run == improve_run.pk
+    assert publishing.list_orders(station=first)[0].run == improve_run.pk
     post(lab, "manager", "arm-1/maintenance", reason="a")
     first = fresh(first)
-    assert [order.run for order in actions.list_orders(station=first)] == [None]
+    assert [order.run for order in publishing.list_orders(station=first)] == [None]
     assert AssignedStation.objects.filter(station=first, live=True).exists()  # its place waits for it
     from tests.fleetui.lab import add_checkpoint
 
     policy = add_checkpoint(improve_run, "policy", published_at=timezone.now())
-    assert [row.slug for row in learning.stations_behind(improve_run)] == ["arm-2"]
-    actions.record_policy_loaded(station=lab.stations[1], checkpoint_uuid=str(policy.uuid))
+    assert [row.slug for row in practice.stations_behind(improve_run)] == ["arm-2"]
+    publishing.record_policy_loaded(station=lab.stations[1], checkpoint_uuid=str(policy.uuid))
     policy.refresh_from_db()
     assert policy.loaded_everywhere_at is not None
     post(lab, "manager", "arm-1/maintenance", act="end")
-    assert actions.list_orders(station=fresh(first))[0].run == improve_run.pk
+    assert publishing.list_orders(station=fresh(first))[0].run == improve_run.pk
 
 
 def test_a_station_in_maintenance_is_assigned_to_nothing(lab):
     post(lab, "manager", "arm-1/maintenance", reason="a")
-    assert [row.slug for row in selectors.free_stations(lab.row)] == ["arm-2"]
+    assert [row.slug for row in practice.free_stations(lab.row)] == ["arm-2"]
     answer = lab.call("manager", "post", "assignments", {"task": "block2block", "stations": ["arm-1"]})
     assert answer.status_code == 422 and "in maintenance" in answer.json()["detail"]
 
@@ -198,9 +201,9 @@ def test_each_change_of_state_is_a_span_and_a_repetition_is_none(lab):
     station = lab.stations[0]
     lab.connect(station)
     for state in ("idle", "practising", "practising", "needs_person", "practising"):
-        actions.record_telemetry(station=station, state=state)
-    actions.disconnect_station(station=station)
-    actions.disconnect_station(station=station)
+        reports.record_telemetry(station=station, state=state)
+    reports.disconnect_station(station=station)
+    reports.disconnect_station(station=station)
     assert spans(station) == ["idle", "practising", "needs_person", "practising", "offline"]
     assert StationSpan.objects.filter(station=station, ended_at=None).count() == 1
     ended = StationSpan.objects.filter(station=station).exclude(ended_at=None)
@@ -211,7 +214,7 @@ def test_each_change_of_state_is_a_span_and_a_repetition_is_none(lab):
 def test_maintenance_is_a_span_of_its_own(lab):
     lab.connect()
     post(lab, "manager", "arm-1/maintenance", reason="a")
-    actions.record_telemetry(station=lab.stations[0], state="paused")
+    reports.record_telemetry(station=lab.stations[0], state="paused")
     post(lab, "manager", "arm-1/maintenance", act="end")
     assert spans(lab.stations[0])[-3:] == ["idle", "maintenance", "paused"]
 
@@ -239,7 +242,7 @@ def test_old_spans_go_and_open_ones_stay(lab):
     for days in (91, 89):
         ended = now - timedelta(days=days)
         StationSpan.objects.create(station=station, state="idle", started_at=ended - timedelta(hours=1), ended_at=ended)
-    assert actions.drop_old_spans() == 1
+    assert spans_actions.drop_old_spans() == 1
     assert StationSpan.objects.filter(station=station).count() == 2
 
 
@@ -297,7 +300,7 @@ def test_health_is_a_word_and_why(lab):
     assert health["word"] == "healthy"
     Station.objects.filter(pk=station.pk).update(last_seen=timezone.now() - timedelta(seconds=40))
     assert "silent for 40 s" in selectors.station_health(fresh(station))["why"]
-    actions.disconnect_station(station=station, reason="the connection was lost")
+    reports.disconnect_station(station=station, reason="the connection was lost")
     health = selectors.station_health(fresh(station))
     assert (health["word"], health["why"]) == ("offline", "the connection was lost")
 
@@ -310,7 +313,7 @@ def test_faults_and_reconnections_of_a_day_count(lab):
         stored_at=timezone.now() - timedelta(hours=25)
     )
     for _ in range(5):
-        actions.disconnect_station(station=station)
+        reports.disconnect_station(station=station)
         lab.connect(station)
     health = selectors.station_health(fresh(station))
     assert (health["word"], health["faults"], health["reconnections"]) == ("look at it", 1, 5)
@@ -333,7 +336,7 @@ def test_connected_since_is_of_this_connection(lab):
     station = lab.stations[0]
     lab.connect(station)
     first = fresh(station).connected_since
-    actions.disconnect_station(station=station)
+    reports.disconnect_station(station=station)
     assert fresh(station).connected_since is None
     lab.connect(station)
     assert fresh(station).connected_since > first

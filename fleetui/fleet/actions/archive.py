@@ -6,18 +6,19 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleetui.access import Conflict
-from fleetui.fleet.actions.assignments import dispatch_on_commit, lock_queue
 from fleetui.fleet.actions.attention import note_need
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import operator_of
-from fleetui.fleet.models import Assignment, Station
+from fleetui.fleet.actions.labs import lock_queue
+from fleetui.fleet.models import Assignment, Lab, Station
+from fleetui.fleet.signals import queue_changed
 from fleetui.messages import CardChanged, TokenRenewed, send_on_commit, tell_station_on_commit
 from robots.protocol import IN_EPISODE
 
 
 @transaction.atomic
-def archive_station(*, station: Station, user) -> None:
+def archive_station(*, station: Station, user, source: str = "server") -> None:
     """Take it off the wall and out of use. Its connection ends, and its token opens none until it is brought back: a
     robot that nobody sees must not move. What it has spooled waits on its own disk.
     """
@@ -37,31 +38,31 @@ def archive_station(*, station: Station, user) -> None:
         )
     Station.objects.filter(pk=station.pk).update(archived_at=timezone.now())
     note_need(station=station, need=None)
-    record_act(lab=station.lab, kind="station_archived", user=user, station=station)
+    record_act(lab=station.lab, kind="station_archived", user=user, station=station, source=source)
     tell_station_on_commit(station.command_group, TokenRenewed(old_works_s=0.0))
     _show_gone(station)
-    dispatch_on_commit(station.lab)
+    queue_changed.send(sender=Lab, lab=station.lab)
 
 
 @transaction.atomic
-def restore_station(*, station: Station, user) -> None:
+def restore_station(*, station: Station, user, source: str = "server") -> None:
     """Back on the wall, as it was: its token works again."""
     station = _locked(station)
     if station.archived_at is None:
         raise Conflict(f"{station} is not archived.")
     Station.objects.filter(pk=station.pk).update(archived_at=None)
     station.refresh_from_db()
-    record_act(lab=station.lab, kind="station_restored", user=user, station=station)
+    record_act(lab=station.lab, kind="station_restored", user=user, station=station, source=source)
     show_card(station)
-    dispatch_on_commit(station.lab)
+    queue_changed.send(sender=Lab, lab=station.lab)
 
 
 @transaction.atomic
-def delete_station(*, station: Station, user) -> None:
+def delete_station(*, station: Station, user, source: str = "server") -> None:
     """For good; only an archived one that never did anything that is kept."""
     station = _locked(station)
     refuse_deletion(station, own=("Act", "StationSpan"))
-    record_act(lab=station.lab, kind="station_deleted", user=user, station=station)
+    record_act(lab=station.lab, kind="station_deleted", user=user, station=station, source=source)
     station.delete()
 
 

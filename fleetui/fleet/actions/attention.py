@@ -76,13 +76,15 @@ def note_absence(*, station: Station) -> None:
         note_need(station=station, need=need)
 
 
-def acknowledge_help(*, request: HelpRequest, user) -> HelpRequest:
+def acknowledge_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequest:
     """Somebody has seen it: it makes no more noise, and nobody is written to."""
-    return _change(request, user, "help_acknowledged", acknowledged_by=user, acknowledged_at=timezone.now())
+    return _change(
+        request, user, "help_acknowledged", acknowledged_by=user, acknowledged_at=timezone.now(), source=source
+    )
 
 
 @transaction.atomic
-def take_help(*, request: HelpRequest, user) -> HelpRequest:
+def take_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequest:
     """One person goes there; the others see who."""
     now = timezone.now()
     free = HelpRequest.objects.filter(pk=request.pk, closed_at=None, taken_by=None)
@@ -92,36 +94,38 @@ def take_help(*, request: HelpRequest, user) -> HelpRequest:
             raise Conflict(_why_not(request))
     if request.acknowledged_at is None:
         HelpRequest.objects.filter(pk=request.pk).update(acknowledged_by=user, acknowledged_at=now)
-    _record(request, user, "help_taken")
+    _record(request, user, "help_taken", source=source)
     return _told(request)
 
 
-def release_help(*, request: HelpRequest, user) -> HelpRequest:
+def release_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequest:
     """Whoever took it gives it back; so may anyone, since people forget and go home."""
-    return _change(request, user, "help_released", taken_by=None, taken_at=None)
+    return _change(request, user, "help_released", taken_by=None, taken_at=None, source=source)
 
 
-def close_help(*, request: HelpRequest, user, outcome: str) -> HelpRequest:
+def close_help(*, request: HelpRequest, user, outcome: str, source: str = "server") -> HelpRequest:
     """A person says that nothing more is to be done. A need that is still there comes back as a new request."""
     if not outcome.strip():
         raise Invalid("Say in a few words what came of this request.", {"outcome": "Say what came of it."})
     outcome = outcome.strip()[:300]
-    return _change(request, user, "help_closed", closed_by=user, closed_at=timezone.now(), outcome=outcome)
+    return _change(
+        request, user, "help_closed", closed_by=user, closed_at=timezone.now(), outcome=outcome, source=source
+    )
 
 
-def _change(request: HelpRequest, user, kind: str, **fields) -> HelpRequest:
+def _change(request: HelpRequest, user, kind: str, *, source: str, **fields) -> HelpRequest:
     with transaction.atomic():
         if not HelpRequest.objects.filter(pk=request.pk, closed_at=None).update(**fields):
             request.refresh_from_db()
             raise Conflict(_why_not(request))
-        _record(request, user, kind)
+        _record(request, user, kind, source=source)
         return _told(request)
 
 
-def _record(request: HelpRequest, user, kind: str) -> None:
+def _record(request: HelpRequest, user, kind: str, *, source: str) -> None:
     request.refresh_from_db()
     details = {"request": request.pk, "need": request.reason, "outcome": request.outcome or None}
-    record_act(lab=request.lab, kind=kind, user=user, station=request.station, details=details)
+    record_act(lab=request.lab, kind=kind, user=user, station=request.station, details=details, source=source)
 
 
 def _told(request: HelpRequest) -> HelpRequest:
@@ -168,7 +172,9 @@ def _tell(station: Station) -> None:
 
 
 @transaction.atomic
-def add_contact(*, lab: Lab, user, name: str, address: str, severity: str, after_s: int) -> Contact:
+def add_contact(
+    *, lab: Lab, user, name: str, address: str, severity: str, after_s: int, source: str = "server"
+) -> Contact:
     import apprise  # slow to import, and only managers come here
 
     scheme = address.partition(":")[0].lower()
@@ -181,14 +187,15 @@ def add_contact(*, lab: Lab, user, name: str, address: str, severity: str, after
     if lab.contacts.filter(name=name).exists():
         raise Conflict(f"{lab} already has a contact {name!r}; choose another name.")
     made = Contact.objects.create(lab=lab, name=name, address=address, severity=severity, after_s=after_s)
-    record_act(lab=lab, kind="contact_added", user=user, details={"contact": name})  # the address holds secrets
+    details = {"contact": name}  # the address holds secrets
+    record_act(lab=lab, kind="contact_added", user=user, details=details, source=source)
     return made
 
 
 @transaction.atomic
-def remove_contact(*, contact: Contact, user) -> None:
+def remove_contact(*, contact: Contact, user, source: str = "server") -> None:
     contact.delete()
-    record_act(lab=contact.lab, kind="contact_removed", user=user, details={"contact": contact.name})
+    record_act(lab=contact.lab, kind="contact_removed", user=user, details={"contact": contact.name}, source=source)
 
 
 def record_told(*, contact: Contact, error: str = "") -> None:

@@ -3,13 +3,8 @@
 An act and its record are written in one transaction, so neither is there without the other.
 """
 
-from contextvars import ContextVar
-
 from fleetui.access import Conflict
 from fleetui.fleet.models import ACTS, Act, Lab, Station
-
-# Through which door the act under way came: the pages, the API and the sockets each say so; a job says nothing.
-source: ContextVar[str] = ContextVar("source", default="server")
 
 
 def record_act(
@@ -20,10 +15,11 @@ def record_act(
     station: Station | None = None,
     reason: str = "",
     details: dict | None = None,
-    by_station: bool = False,
+    source: str = "server",
 ) -> None:
     """Write the act down; without a lab it is in the log of every one. The epoch is that of the station's newest
-    lease, which the act may just have begun.
+    lease, which the act may just have begun. `source`: through which door it came, "page", "API" or "station"; what a
+    job does by itself is the server's.
     """
     if kind not in ACTS:
         raise ValueError(f"{kind!r} is no act that the audit log knows: add it to ACTS")
@@ -38,14 +34,14 @@ def record_act(
         lease_epoch=newest.epoch if newest else None,
         reason=reason[:300],
         details=details or {},
-        source="station" if by_station else source.get(),
+        source=source,
     )
 
 
-def record_command(station: Station, user, name: str, args: dict) -> None:
+def record_command(station: Station, user, name: str, args: dict, *, source: str) -> None:
     """Write a command down, unless maintenance forbids it: then the command is undone with this transaction."""
     if name == "resume" and station.maintenance:
         raise Conflict(f"{station} is in maintenance ({station.maintenance_reason}); end that first, then resume it.")
     details = {key: value for key, value in args.items() if key != "reason"}
     reason = str(args.get("reason") or (station.reason if name == "reset" else ""))
-    record_act(lab=station.lab, kind=name, user=user, station=station, reason=reason, details=details)
+    record_act(lab=station.lab, kind=name, user=user, station=station, reason=reason, details=details, source=source)

@@ -42,6 +42,7 @@ def command_station(
     ttl_ms: int = 5000,
     command_id: str = "",
     asked_at: float | None = None,
+    source: str = "server",
 ) -> dict:
     """The one way from a person to a station, for pages, API and sockets: role, lease, record, message. Returns {"id",
     "epoch"}: of an override, the epoch of the lease that it got. `asked_at` (monotonic) is when the person asked, where
@@ -73,7 +74,7 @@ def command_station(
             if name == "override":
                 epoch = _take_control(station, user).epoch
             _change_rows(station, user, name, args)
-            record_command(station, user, name, args)
+            record_command(station, user, name, args, source=source)
             if name == "settings":  # a task's own go before what was set here, also where that was set just now
                 args = {each: value for each, value in station.settings_json().items() if each in args}
             if name == "clear_stop":
@@ -241,7 +242,7 @@ def lapse_control(
     station: Station,
     epoch: int | None = None,
     why: str = "nothing was heard from its browser",
-    by_station: bool = False,
+    source: str = "server",
 ) -> bool:
     """The holder is gone: the lease ends and the station holds still until a person takes over or hands back. With an
     epoch, only if that one is still the live one.
@@ -256,7 +257,7 @@ def lapse_control(
         emit_card(station, {"holder": ""})
         tell_station_on_commit(station.command_group, Lapse(epoch=lease.epoch))
         details = {"whose": lease.user.get_username(), "why": why}
-        record_act(lab=station.lab, kind="override_ended", station=station, details=details, by_station=by_station)
+        record_act(lab=station.lab, kind="override_ended", station=station, details=details, source=source)
     return True
 
 

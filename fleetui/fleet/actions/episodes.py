@@ -1,217 +1,18 @@
-"""An upload becomes episodes: files on disk, a row each, a round that fills, and work for a run's job to hand in."""
+"""What a person says of an episode: whether it was a true success."""
 
-import uuid as uuids
-from collections import Counter
-from datetime import UTC, datetime
-
-import numpy as np
-from django.apps import apps
-from django.conf import settings
 from django.db import transaction
-from django.db.models import F
 from django.utils import timezone
 
-from fleetui.access import Invalid, Refused
-from fleetui.fleet import selectors
-from fleetui.fleet.actions.assignments import tell_stations_of_run
+from fleetui.access import Invalid
 from fleetui.fleet.actions.audit import record_act
-from fleetui.fleet.actions.cards import emit_card
-from fleetui.fleet.models import AssignedStation, Episode, Intervention, Station
-from fleetui.messages import RunChanged, send_on_commit
-from robots.embodiments import Embodiment
-from robots.episodes import ACTORS, EpisodeError, FieldError, read_episodes, write_episodes
-from robots.episodes import Episode as RecordedEpisode
-from robots.protocol import Hold
+from fleetui.fleet.models import Episode, Intervention
 
-UPLOAD_LIMIT = 64 * 2**20
-EPISODES_A_FILE = 64
 LABELS = {True: "yes", False: "no", None: "unknown"}
 
 
-def store_episodes(*, station: Station, body: bytes) -> dict:
-    """An upload becomes files and rows, once an episode however often it is sent. Returns {"stored": n, "hold": bool}.
-
-    Nothing is stored unless everything in the upload is sound, so a refused upload can be mended and sent again.
-    """
-    recorded = _checked_upload(station, body)
-    folder = settings.DATA / "episodes" / str(station.lab_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    with transaction.atomic():
-        # The row's lock makes two deliveries of one upload wait for each other.
-        Station.objects.select_for_update().get(pk=station.pk)
-        known = {
-            str(uuid)
-            for uuid in Episode.objects.filter(uuid__in=[episode.uuid for episode in recorded]).values_list(
-                "uuid", flat=True
-            )
-        }
-        fresh = [episode for episode in recorded if episode.uuid not in known]
-        rows = _episode_rows(station, fresh, folder)
-        try:
-            for episode, row in zip(fresh, rows, strict=True):
-                write_episodes(row.file, [episode])
-            Episode.objects.bulk_create(rows)
-        except BaseException:  # a full disk, as like as not: what has no row must not fill it further
-            for row in rows:
-                row.file.unlink(missing_ok=True)
-            raise
-        if rows:
-            Station.objects.filter(pk=station.pk).update(episodes_count=F("episodes_count") + len(rows))
-            station.refresh_from_db(fields=["episodes_count"])
-            emit_card(station, {"episodes": station.episodes_count})
-            _tie_touches(station, rows)
-        hold = _count_practice(station, rows)
-    return {"stored": len(rows), "hold": hold}
-
-
-def _checked_upload(station: Station, body: bytes):
-    if len(body) > UPLOAD_LIMIT:
-        refused = Refused(f"The upload has {len(body)} bytes, more than 64 MiB; send fewer episodes at once.")
-        refused.status = 413
-        raise refused
-    recorded = read_upload(body)
-    if len(recorded) > EPISODES_A_FILE:
-        raise Invalid(f"The upload has {len(recorded)} episodes; send at most {EPISODES_A_FILE} at once.")
-    embodiment = selectors.station_embodiment(station)
-    for episode in recorded:
-        if episode.embodiment != embodiment.name:
-            raise Invalid(
-                f"Episode {episode.uuid} is of the embodiment {episode.embodiment}; {station} is {embodiment.name}."
-            )
-        refuse_impossible(episode, embodiment)
-    return recorded
-
-
-def read_upload(body: bytes) -> list[RecordedEpisode]:
-    """What someone sent, each episode sound by itself and there once."""
-    try:
-        recorded = read_episodes(body)
-    except FieldError as error:
-        raise Invalid(str(error)) from None
-    except EpisodeError as error:
-        raise Refused(str(error)) from None
-    times = Counter(episode.uuid for episode in recorded)
-    if twice := [uuid for uuid, count in times.items() if count > 1]:
-        raise Invalid(f"Episode {twice[0]}, field uuid: two episodes of the upload have it; each needs its own.")
-    return recorded
-
-
-def refuse_impossible(episode: RecordedEpisode, body: Embodiment) -> None:
-    """Another rate, other units, a number beyond anything: it would train, and ruin what it trains."""
-    try:
-        episode.check_against(body)
-    except EpisodeError as error:
-        raise Invalid(str(error)) from None
-
-
-def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
-    """The summary of each episode: what lists, filters and charts read without opening its file."""
-    Checkpoint = apps.get_model("learning", "Checkpoint")
-    named = {uuid_or_none(name) for episode in recorded for name in (episode.policy, episode.reward_model)} - {None}
-    found = Checkpoint.objects.filter(uuid__in=named, run__lab_id=station.lab_id).select_related("run")
-    checkpoints = {str(row.uuid): row for row in found}
-    assignment = station.live_assignment()
-    # Those that ended too: what a station still had on its disk is wanted.
-    its_runs = set(AssignedStation.objects.filter(station=station).values_list("assignment__run_id", flat=True))
-    rows = []
-    for episode in recorded:
-        policy = checkpoints.get(str(uuid_or_none(episode.policy)))
-        judge = checkpoints.get(str(uuid_or_none(episode.reward_model)))
-        if policy and policy.run_id not in its_runs and policy.run.kind == "improve":
-            raise Invalid(
-                f"Episode {episode.uuid}, field policy: it is of {policy.run}, in which {station} never had a place; "
-                "only stations that a run was given send it episodes."
-            )
-        judged = episode.steps_to_go[np.isfinite(episode.steps_to_go)]
-        d_start, d_end = (float(judged[0]), float(judged[-1])) if len(judged) else (None, None)
-        task = assignment.task if assignment and assignment.task.family == episode.task else None
-        rows.append(
-            Episode(
-                uuid=uuids.UUID(episode.uuid),
-                lab=station.lab,
-                station=station,
-                task=task or selectors.task_of_family(station.lab, episode.task),
-                # The policy says which run it was made for, so that a late upload finds the right one.
-                run_id=policy.run_id if policy and policy.run_id in its_runs else None,
-                instruction=episode.instruction,
-                purpose=episode.purpose,
-                ending=episode.ending,
-                detected_success=episode.detected_success,
-                true_success=episode.true_success,
-                steps=episode.steps,
-                human_steps=int((episode.actors == ACTORS.index("human")).sum()),
-                interventions=episode.interventions,
-                started_at=_time_of(episode.started_at),
-                policy=policy,
-                reward_model=judge,
-                threshold=episode.threshold,
-                version=policy.version if policy else None,
-                path=str((folder / f"{episode.uuid}.safetensors").relative_to(settings.DATA)),
-                d_start=d_start,
-                d_end=d_end,
-                return_sum=d_start - d_end if d_start is not None else None,
-                duration_s=episode.steps / episode.control_hz,
-            )
-        )
-    return rows
-
-
-def _time_of(seconds: float) -> datetime:
-    """A station's clock may be absurd; its episodes are still worth keeping."""
-    try:
-        return datetime.fromtimestamp(seconds, UTC)
-    except (OverflowError, OSError, ValueError):
-        return timezone.now()
-
-
-def _tie_touches(station: Station, rows: list[Episode]) -> None:
-    for row in rows:
-        if row.interventions:
-            Intervention.objects.filter(
-                station=station,
-                episode=None,
-                started_at__gte=row.started_at,
-                started_at__lte=row.stored_at,
-            ).update(episode=row)
-
-
-def _count_practice(station: Station, rows: list[Episode]) -> bool:
-    """Count the steps into their run's round. The upload that fills the round sends hold to all stations of the run."""
-    Run = apps.get_model("learning", "Run")
-    assignment = station.live_assignment()
-    run_ids = {row.run_id for row in rows if row.purpose == "practice" and row.run_id}
-    for run_id in run_ids:
-        practice = [row for row in rows if row.run_id == run_id and row.purpose == "practice"]
-        Run.objects.filter(pk=run_id).update(practice_episodes=F("practice_episodes") + len(practice))
-        for version in {row.version for row in practice}:
-            steps = sum(row.steps - row.human_steps for row in practice if row.version == version)
-            Run.objects.filter(pk=run_id, open_version=version).update(round_steps=F("round_steps") + steps)
-        full = Run.objects.filter(pk=run_id, holding=False, round_target__gt=0, round_steps__gte=F("round_target"))
-        filled = full.update(holding=True)
-        run = Run.objects.select_related("lab").get(pk=run_id)
-        if filled:
-            tell_stations_of_run(run=run, message=Hold(version=run.open_version))
-        send_on_commit(
-            run.topic,
-            RunChanged(
-                {
-                    "practice_episodes": run.practice_episodes,
-                    "round_steps": run.round_steps,
-                    "holding": run.holding,
-                }
-            ),
-        )
-    if assignment is None or assignment.run_id is None:
-        return False
-    return Run.objects.filter(pk=assignment.run_id, holding=True).exists()
-
-
-def hand_in_episodes(*, episodes: list[Episode]) -> None:
-    """Note that the run's job gave these to the learner."""
-    Episode.objects.filter(pk__in=[row.pk for row in episodes]).update(handed_in_at=timezone.now())
-
-
-def label_episode(*, user, episode: Episode, true_success: bool | None, reason: str = "") -> bool | None:
+def label_episode(
+    *, user, episode: Episode, true_success: bool | None, reason: str = "", source: str = "server"
+) -> bool | None:
     """A person says whether it was a true success; None: nobody knows. Returns what was said before, for an undo.
 
     Only ever reported: neither training nor an evaluation's curve reads it.
@@ -243,13 +44,7 @@ def label_episode(*, user, episode: Episode, true_success: bool | None, reason: 
                 station=episode.station,
                 reason=reason.strip(),
                 details=details,
+                source=source,
             )
     episode.true_success = true_success
     return before
-
-
-def uuid_or_none(text) -> uuids.UUID | None:
-    try:
-        return uuids.UUID(str(text))
-    except ValueError:
-        return None

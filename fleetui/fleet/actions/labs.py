@@ -8,11 +8,11 @@ from django.db.models import Max
 from django.utils import timezone
 
 from fleetui.access import Conflict, Invalid
-from fleetui.fleet.actions.assignments import dispatch_on_commit, tell_of_task
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.models import ROLES, Lab, Membership, Station, Task
 from fleetui.fleet.names import checked_name, free_slug, shown
+from fleetui.fleet.signals import queue_changed, task_edited
 from fleetui.messages import TokenRenewed, tell_station_on_commit
 from robots import tasks as task_families
 from robots.embodiments import Embodiment
@@ -26,6 +26,14 @@ def create_lab(*, name: str, slug: str = "") -> Lab:
     name = checked_name(name, "lab")
     slug = slug or free_slug(name, "lab", Lab.objects.values_list("slug", flat=True), 40)
     return Lab.objects.create(slug=slug, name=name)
+
+
+def lock_queue(lab: Lab) -> None:
+    """Whoever changes a lab's queue or gives its stations away does so alone, until the transaction ends.
+
+    The lock lets rows that merely name the lab be written, so no upload waits for it.
+    """
+    Lab.objects.select_for_update(no_key=True).get(pk=lab.pk)
 
 
 def add_member(*, lab: Lab, user, role: str) -> Membership:
@@ -48,6 +56,7 @@ def create_station(
     self_reset_after_s: float | None = None,
     speed: int = 1,
     user=None,
+    source: str = "server",
 ) -> tuple[Station, str]:
     """Returns the station and its token. The token is shown this once: only its hash is kept."""
     name = checked_name(name, "station")
@@ -71,14 +80,16 @@ def create_station(
         token_hash=Station.hash_token(token),
         token_prefix=token[:6],
     )
-    record_act(lab=lab, kind="token_made", user=user, station=station, details={"prefix": station.token_prefix})
+    record_act(
+        lab=lab, kind="token_made", user=user, station=station, details={"prefix": station.token_prefix}, source=source
+    )
     show_card(station)
-    dispatch_on_commit(lab)
+    queue_changed.send(sender=Lab, lab=lab)
     return station, token
 
 
 @transaction.atomic
-def renew_token(*, station: Station, user=None, keep_old: bool = False) -> str:
+def renew_token(*, station: Station, user=None, keep_old: bool = False, source: str = "server") -> str:
     """A new token, shown this once. The old one is void at once, and a connection that it opened ends; or, kept, it
     works until the new one has connected, 10 minutes at most.
     """
@@ -93,7 +104,7 @@ def renew_token(*, station: Station, user=None, keep_old: bool = False) -> str:
         old_token_hash=station.token_hash if keep_old else "",
         old_token_until=until,
     )
-    record_act(lab=station.lab, kind="token_renewed", user=user, station=station, details=details)
+    record_act(lab=station.lab, kind="token_renewed", user=user, station=station, details=details, source=source)
     seconds = OLD_TOKEN_FOR.total_seconds() if keep_old else 0.0
     tell_station_on_commit(station.command_group, TokenRenewed(old_works_s=seconds))
     return token
@@ -114,6 +125,7 @@ def create_task(
     name: str = "",
     slug: str = "",
     description: str = "",
+    source: str = "server",
     **rules,
 ) -> Task:
     if family not in task_families.TASKS:
@@ -128,7 +140,7 @@ def create_task(
     slug = slug or free_slug(name, "task", lab.tasks.values_list("slug", flat=True), 60)
     description = description or known.description
     task = Task.objects.create(lab=lab, slug=slug, name=name, family=family, description=description, **values)
-    record_act(lab=lab, kind="task_created", user=user, details={"task": name})
+    record_act(lab=lab, kind="task_created", user=user, details={"task": name}, source=source)
     return task
 
 
@@ -142,7 +154,9 @@ def _checked_rules(family: task_families.TaskFamily, given: dict) -> dict:
 
 
 @transaction.atomic
-def edit_task(*, task: Task, user, name: str | None = None, description: str | None = None, **rules) -> Task:
+def edit_task(
+    *, task: Task, user, name: str | None = None, description: str | None = None, source: str = "server", **rules
+) -> Task:
     """Change what is named; its family can't change. Stations that practise it take that on with their next attempt."""
     family = task_families.get_task(task.family)
     name = task.name if name is None else name
@@ -156,23 +170,23 @@ def edit_task(*, task: Task, user, name: str | None = None, description: str | N
         _refuse_taken_name(task.lab.tasks, task.lab, "task", name)
     Task.objects.filter(pk=task.pk).update(name=name, description=description or family.description, **rules)
     task.refresh_from_db()
-    record_act(lab=task.lab, kind="task_edited", user=user, details={"task": task.slug})
-    tell_of_task(task=task)
+    record_act(lab=task.lab, kind="task_edited", user=user, details={"task": task.slug}, source=source)
+    task_edited.send(sender=Task, task=task)
     return task
 
 
 @transaction.atomic
-def archive_task(*, task: Task, user) -> None:
+def archive_task(*, task: Task, user, source: str = "server") -> None:
     """No longer wanted: nobody can assign it, and what waits of it is blocked. What is under way goes on."""
     if not Task.objects.filter(pk=task.pk, archived_at=None).update(archived_at=timezone.now()):
         raise Conflict(f"{task} is archived already.")
-    record_act(lab=task.lab, kind="task_archived", user=user, details={"task": task.slug})
-    dispatch_on_commit(task.lab)
+    record_act(lab=task.lab, kind="task_archived", user=user, details={"task": task.slug}, source=source)
+    queue_changed.send(sender=Lab, lab=task.lab)
 
 
 @transaction.atomic
-def restore_task(*, task: Task, user) -> None:
+def restore_task(*, task: Task, user, source: str = "server") -> None:
     if not Task.objects.filter(pk=task.pk, archived_at__isnull=False).update(archived_at=None):
         raise Conflict(f"{task} is not archived.")
-    record_act(lab=task.lab, kind="task_restored", user=user, details={"task": task.slug})
-    dispatch_on_commit(task.lab)
+    record_act(lab=task.lab, kind="task_restored", user=user, details={"task": task.slug}, source=source)
+    queue_changed.send(sender=Lab, lab=task.lab)

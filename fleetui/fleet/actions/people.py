@@ -21,7 +21,7 @@ STRANGER_EVERY = timedelta(minutes=1)  # so often at most are tries with unknown
 SEEN_EVERY = timedelta(minutes=1)
 
 
-def invite_member(*, lab: Lab, user, role: str, note: str = "") -> tuple[Invitation, str]:
+def invite_member(*, lab: Lab, user, role: str, note: str = "", source: str = "server") -> tuple[Invitation, str]:
     """Returns the invitation and the secret of its link, which is shown this once: only its hash is kept."""
     if role not in ROLES:
         raise Invalid(f"{role!r} is no role; choose one of {', '.join(ROLES)}.", {"role": "Choose a role."})
@@ -36,23 +36,23 @@ def invite_member(*, lab: Lab, user, role: str, note: str = "") -> tuple[Invitat
             expires_at=timezone.now() + Invitation.VALID_FOR,
         )
         details = {"invitation": made.pk, "role": role, "for": made.note}
-        record_act(lab=lab, kind="member_invited", user=user, details=details)
+        record_act(lab=lab, kind="member_invited", user=user, details=details, source=source)
     return made, token
 
 
 @transaction.atomic
-def revoke_invitation(*, invitation: Invitation, user) -> None:
+def revoke_invitation(*, invitation: Invitation, user, source: str = "server") -> None:
     moved = Invitation.objects.filter(pk=invitation.pk, accepted_at=None, revoked_at=None).update(
         revoked_at=timezone.now()
     )
     if not moved:
         raise Conflict("This invitation was accepted or revoked already.")
     details = {"invitation": invitation.pk, "role": invitation.role, "for": invitation.note}
-    record_act(lab=invitation.lab, kind="invitation_revoked", user=user, details=details)
+    record_act(lab=invitation.lab, kind="invitation_revoked", user=user, details=details, source=source)
 
 
 @transaction.atomic
-def accept_invitation(*, invitation: Invitation, user) -> Membership:
+def accept_invitation(*, invitation: Invitation, user, source: str = "server") -> Membership:
     """The link's one use. A member gains nothing by it, and the link stays good for the one it was meant for."""
     lab = Lab.objects.select_for_update().get(pk=invitation.lab_id)  # two links at once must not make two members
     member = Membership.objects.filter(lab=lab, user=user).first()
@@ -66,7 +66,7 @@ def accept_invitation(*, invitation: Invitation, user) -> Membership:
         raise Conflict(why_closed(invitation))
     member = Membership.objects.create(lab=lab, user=user, role=invitation.role, last_seen=now)
     details = {"invitation": invitation.pk, "role": invitation.role}
-    record_act(lab=lab, kind="member_joined", user=user, details=details)
+    record_act(lab=lab, kind="member_joined", user=user, details=details, source=source)
     return member
 
 
@@ -82,7 +82,7 @@ def why_closed(invitation: Invitation) -> str:
 
 
 @transaction.atomic
-def change_role(*, member: Membership, role: str, user) -> None:
+def change_role(*, member: Membership, role: str, user, source: str = "server") -> None:
     """Another role, from the next request on; live sockets of the old one are closed within 2 s."""
     if role not in ROLES:
         raise Invalid(f"{role!r} is no role; choose one of {', '.join(ROLES)}.")
@@ -94,21 +94,21 @@ def change_role(*, member: Membership, role: str, user) -> None:
     Membership.objects.filter(pk=member.pk).update(role=role)
     details = {"member": member.user.get_username(), "from": member.role, "to": role}
     member.role = role
-    record_act(lab=member.lab, kind="role_changed", user=user, details=details)
+    record_act(lab=member.lab, kind="role_changed", user=user, details=details, source=source)
     if not may(role, "command"):
-        _take_leases(member)
+        _take_leases(member, source=source)
 
 
 @transaction.atomic
-def remove_member(*, member: Membership, user) -> None:
+def remove_member(*, member: Membership, user, source: str = "server") -> None:
     """Out of the lab, with what it let them see and hold; what they did stays in the audit log."""
     _lock_managers(member)
     if member.role == "manager":
         _refuse_last_manager(member, "make someone else a manager before you remove this one")
     details = {"member": member.user.get_username(), "role": member.role}
     Membership.objects.filter(pk=member.pk).delete()
-    record_act(lab=member.lab, kind="member_removed", user=user, details=details)
-    _take_leases(member)
+    record_act(lab=member.lab, kind="member_removed", user=user, details=details, source=source)
+    _take_leases(member, source=source)
 
 
 def _lock_managers(member: Membership) -> None:
@@ -125,11 +125,11 @@ def _refuse_last_manager(member: Membership, mend: str) -> None:
         raise Conflict(f"{member.user} is the last manager of {member.lab.name}: {mend}.")
 
 
-def _take_leases(member: Membership) -> None:
+def _take_leases(member: Membership, *, source: str) -> None:
     """Who may not act any more holds no station; it stands still until another person hands it back."""
     held = Lease.objects.filter(user=member.user, station__lab=member.lab, released_at=None)
     for lease in held.select_related("station__lab"):
-        lapse_control(station=lease.station, epoch=lease.epoch, why="the role was taken away")
+        lapse_control(station=lease.station, epoch=lease.epoch, why="the role was taken away", source=source)
         show_card(lease.station)
 
 
@@ -137,39 +137,39 @@ def _take_leases(member: Membership) -> None:
 
 
 @transaction.atomic
-def record_account(*, user, kind: str, by=None, **details) -> None:
+def record_account(*, user, kind: str, by=None, source: str = "server", **details) -> None:
     """Log-ins, log-outs and changed passwords; `by` is who did it where that is another person."""
     if by is not None:
         details = {"member": user.get_username(), **details}
     for lab in Lab.objects.filter(memberships__user=user) or [None]:
-        record_act(lab=lab, kind=kind, user=by or user, details=details)
+        record_act(lab=lab, kind=kind, user=by or user, details=details, source=source)
 
 
-def record_failed_log_in(*, name: str, address: str | None, locks: bool) -> None:
+def record_failed_log_in(*, name: str, address: str | None, locks: bool, source: str = "server") -> None:
     """Somebody gave a wrong password for this name; `locks`: once too often. A name that is unknown isn't kept, as it
     may be a password that was typed in the wrong place.
     """
     user = User.objects.filter(username=name).first()
     if user is not None:
-        record_account(user=user, kind="log_in_failed", address=address)
+        record_account(user=user, kind="log_in_failed", address=address, source=source)
         if locks:
-            record_account(user=user, kind="locked_out", address=address)
+            record_account(user=user, kind="locked_out", address=address, source=source)
         return
     last = Act.objects.filter(lab=None, kind="log_in_failed", user=None).order_by("-id").first()
     if last is None or last.at < timezone.now() - STRANGER_EVERY:
-        record_act(lab=None, kind="log_in_failed", details={"unknown_name": True, "address": address})
+        record_act(lab=None, kind="log_in_failed", details={"unknown_name": True, "address": address}, source=source)
 
 
 @transaction.atomic
-def change_password(*, user, password: str) -> None:
+def change_password(*, user, password: str, source: str = "server") -> None:
     """One's own. Every other session of this person ends: it was opened with the old one."""
     user.set_password(password)
     user.save(update_fields=["password"])
-    record_account(user=user, kind="password_changed")
+    record_account(user=user, kind="password_changed", source=source)
 
 
 @transaction.atomic
-def reset_password(*, member: Membership, user) -> str:
+def reset_password(*, member: Membership, user, source: str = "server") -> str:
     """A manager makes a member a new password, shown this once. The member's sessions end, and so does a lock-out.
 
     An account may be of several labs: then it takes a manager of all of them, or one lab's could enter the others.
@@ -188,7 +188,7 @@ def reset_password(*, member: Membership, user) -> str:
     person.set_password(password)
     person.save(update_fields=["password"])
     AxesProxyHandler.reset_attempts(username=person.get_username())
-    record_account(user=person, kind="password_reset", by=user)
+    record_account(user=person, kind="password_reset", by=user, source=source)
     return password
 
 

@@ -14,18 +14,20 @@ from fleetui.fleet.actions.control import checked_args, command_station
 from fleetui.fleet.models import Station
 
 
-def clear_stops(*, user, lab_slug: str, stations: list[str], reason: str) -> dict:
+def clear_stops(*, user, lab_slug: str, stations: list[str], reason: str, source: str = "server") -> dict:
     """Clear the software stop of these stations, which stay paused. Returns {"done": [slug], "refused": {slug: why}}"""
-    return _command_each(user, lab_slug, stations, "clear_stop", checked_args("clear_stop", {"reason": reason}))
+    return _command_each(
+        user, lab_slug, stations, "clear_stop", checked_args("clear_stop", {"reason": reason}), source=source
+    )
 
 
-def resume_stations(*, user, lab_slug: str, stations: list[str]) -> dict:
+def resume_stations(*, user, lab_slug: str, stations: list[str], source: str = "server") -> dict:
     """Let these paused stations go on. Returns {"done": [slug], "refused": {slug: why}}"""
-    return _command_each(user, lab_slug, stations, "resume", {})
+    return _command_each(user, lab_slug, stations, "resume", {}, source=source)
 
 
 @transaction.atomic
-def _command_each(user, lab_slug: str, slugs: list[str], name: str, args: dict) -> dict:
+def _command_each(user, lab_slug: str, slugs: list[str], name: str, args: dict, *, source: str) -> dict:
     asked_at = time.monotonic()
     lab = access.get_lab(user, lab_slug, "command")
     if not slugs:
@@ -39,7 +41,9 @@ def _command_each(user, lab_slug: str, slugs: list[str], name: str, args: dict) 
             if slug not in found:
                 raise Conflict(f"{lab.name} has no station {slug!r}.")
             _refuse_needless(found[slug], name)
-            command_station(user=user, lab_slug=lab_slug, station_slug=slug, name=name, args=args, asked_at=asked_at)
+            command_station(
+                user=user, lab_slug=lab_slug, station_slug=slug, name=name, args=args, asked_at=asked_at, source=source
+            )
             done.append(slug)
         except Refused as error:
             refused[slug] = str(error)

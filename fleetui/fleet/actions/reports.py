@@ -1,32 +1,29 @@
-"""What stations say of themselves, written down: that they came or went, their state, the policy they loaded."""
+"""What stations say of themselves, written down: that they came or went, their state, that they reset themselves."""
 
 from datetime import timedelta
 
-from django.apps import apps
 from django.db import transaction
 from django.utils import timezone
 
-from fleetui import access, stops
+from fleetui import stops
 from fleetui.access import Invalid
-from fleetui.fleet.actions.assignments import dispatch_on_commit, list_orders
 from fleetui.fleet.actions.attention import note_absence
 from fleetui.fleet.actions.audit import record_act
-from fleetui.fleet.actions.cards import emit_card, show_card
+from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import add_touch, is_number, lapse_control, newest_epoch
-from fleetui.fleet.actions.episodes import uuid_or_none
 from fleetui.fleet.actions.spans import note_state
-from fleetui.fleet.models import Station
-from fleetui.messages import CheckpointsChanged, send_on_commit
+from fleetui.fleet.models import Lab, Station
+from fleetui.fleet.signals import queue_changed, station_left
 from robots.embodiments import Embodiment
-from robots.protocol import STATES, Message, Welcome
+from robots.protocol import STATES, Welcome
 
 SILENT_AFTER = timedelta(seconds=20)
 LONGEST_TOUCH_S = 86_400.0
 
 
 @transaction.atomic
-def connect_station(*, station: Station, embodiment: dict, software: str = "", renderer: str = "") -> list[Message]:
-    """A station said hello. Returns what it is told: welcome, then its orders."""
+def connect_station(*, station: Station, embodiment: dict, software: str = "", renderer: str = "") -> Welcome:
+    """A station said hello. Returns the welcome that it is told; its orders come after that (practice/)."""
     try:
         body = Embodiment.from_json(embodiment)
     except ValueError as error:
@@ -52,9 +49,9 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
     note_state(station=station, state=station.state)
     lapse_control(station=station)  # a web process that was killed could not do it
     show_card(station)
-    dispatch_on_commit(station.lab)
+    queue_changed.send(sender=Lab, lab=station.lab)
     unrecorded = (station.lab.slug, station.slug) in stops.unrecorded
-    welcome = Welcome(
+    return Welcome(
         station=station.slug,
         name=station.name,
         # What was ordered while it was away holds too: the latch and the pause come as states, not as commands.
@@ -68,7 +65,6 @@ def connect_station(*, station: Station, embodiment: dict, software: str = "", r
         },
         epoch=newest_epoch(station),
     )
-    return [welcome, *list_orders(station=station)]
 
 
 @transaction.atomic
@@ -84,11 +80,9 @@ def disconnect_station(*, station: Station, reason: str = "") -> None:
     station.refresh_from_db()
     note_state(station=station, state=station.state)
     # The lease ends with the link; the policy waits for a person all the same.
-    lapse_control(station=station, why="the connection of the station was lost", by_station=True)
+    lapse_control(station=station, why="the connection of the station was lost", source="station")
     show_card(station)
-    assignment = station.live_assignment()
-    if assignment and assignment.run:  # it may have been the last one that a publication waited for
-        transaction.on_commit(lambda: record_loaded_everywhere(run=assignment.run), robust=True)
+    station_left.send(sender=Station, station=station)
 
 
 def disconnect_silent_stations() -> None:
@@ -123,40 +117,6 @@ def record_telemetry(*, station: Station, state: str, reason: str = "", episode:
         show_card(station)
 
 
-@transaction.atomic
-def record_policy_loaded(*, station: Station, checkpoint_uuid: str) -> None:
-    """A station acts with this checkpoint from now on; when it is the last one, the publication has reached
-    everyone.
-    """
-    checkpoint = access.get_checkpoint_for_station(station, uuid_or_none(checkpoint_uuid))
-    Station.objects.filter(pk=station.pk).update(loaded_checkpoint=checkpoint)
-    emit_card(station, {"version": checkpoint.version})
-    # After the commit: of two stations that load at the same time, the later one must see the other.
-    transaction.on_commit(lambda: record_loaded_everywhere(run=checkpoint.run), robust=True)
-
-
-def record_loaded_everywhere(*, run) -> bool:
-    """Note the time at which every connected station of the run had loaded its newest policy; only the first time
-    counts.
-    """
-    policy = run.published_policy()
-    if policy is None or policy.loaded_everywhere_at is not None:
-        return False
-    stations = Station.objects.filter(
-        places__live=True, places__assignment__run=run, connected=True, maintenance_since=None
-    )
-    loaded = set(stations.values_list("loaded_checkpoint_id", flat=True))
-    if loaded != {policy.pk}:
-        return False
-    Checkpoint = apps.get_model("learning", "Checkpoint")
-    now = timezone.now()
-    if not Checkpoint.objects.filter(pk=policy.pk, loaded_everywhere_at=None).update(loaded_everywhere_at=now):
-        return False
-    policy.loaded_everywhere_at = now
-    send_on_commit(run.topic, CheckpointsChanged([policy.row()]))
-    return True
-
-
 def record_touch(*, station: Station, kind: str, reason: str = "", seconds: float = 0.0) -> None:
     """A simulated station reset itself: that counts as a touch too."""
     if kind != "self_reset":
@@ -167,4 +127,4 @@ def record_touch(*, station: Station, kind: str, reason: str = "", seconds: floa
     now = timezone.now()
     with transaction.atomic():
         add_touch(station, None, kind, started_at=now - timedelta(seconds=seconds), ended_at=now, reason=str(reason))
-        record_act(lab=station.lab, kind=kind, station=station, reason=str(reason), by_station=True)
+        record_act(lab=station.lab, kind=kind, station=station, reason=str(reason), source="station")

@@ -52,6 +52,7 @@ def stop_stations(
     station_slug: str | None = None,
     order_id: str = "",
     roles: dict[str, str] | None = None,
+    source: str = "server",
 ) -> dict:
     """Stop one station, or all of the lab. A repeated `order_id` is the same stop, and stops no station again at which
     a person has cleared it. `roles` are the user's as known without the database. Returns {"id", "stopped": how many
@@ -67,7 +68,7 @@ def stop_stations(
     stops.tell(order)  # a repeated one too: it may be repeated because it did not arrive
     if new or order.failed:
         order.failed = None
-        stops.record_soon(order, lambda order: _record(order, user))
+        stops.record_soon(order, lambda order: _record(order, user, source=source))
     if not _is_over(order):
         stops.tell_others(order)
     order.wait(lambda: order.failed or _is_over(order), ANSWERED_WITHIN_S)
@@ -84,7 +85,7 @@ def _is_over(order: stops.Order) -> bool:
     return order.recorded and here <= order.confirmed | order.cleared
 
 
-def _record(order: stops.Order, user) -> None:
+def _record(order: stops.Order, user, *, source: str) -> None:
     """Latch each station, connected or not, with its audit event; all of them or none."""
     lab = access.get_lab_of_stop(order.lab)
     with transaction.atomic():
@@ -110,7 +111,7 @@ def _record(order: stops.Order, user) -> None:
             if station.slug not in order.cleared:  # a person may have cleared it before it could be written down
                 latch_stop(station, user, order.id)
             kind = "stop" if order.station is not None else "stop_all"
-            record_act(lab=lab, kind=kind, user=user, station=station, details={"stop": order.id})
+            record_act(lab=lab, kind=kind, user=user, station=station, details={"stop": order.id}, source=source)
 
 
 def _answer(order: stops.Order) -> dict:
@@ -151,4 +152,4 @@ def record_found_stopped(*, station: Station, stop: str) -> None:
             return
         latch_stop(station, None, stop)
         details = {"stop": stop} if stop else {}
-        record_act(lab=station.lab, kind="stop", station=station, reason=LATE_REASON, details=details, by_station=True)
+        record_act(lab=station.lab, kind="stop", station=station, reason=LATE_REASON, details=details, source="station")

@@ -8,7 +8,8 @@ from django.views.decorators.http import require_GET, require_http_methods
 
 from fleetui import access
 from fleetui.answers import JsonAnswer
-from fleetui.fleet import actions, jobs, selectors
+from fleetui.fleet import jobs, selectors
+from fleetui.fleet.actions import attention as attention_actions
 from fleetui.fleet.forms import ContactForm
 from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page
 
@@ -59,14 +60,13 @@ def change_attention(request, lab, act, form) -> str:
             access.get_lab(user, slug, "add_contact")
             if not form.is_valid():
                 return ""
-            return (
-                f"{actions.add_contact(lab=lab, user=user, **form.cleaned_data)} will get messages about help requests."
-            )
+            made = attention_actions.add_contact(lab=lab, user=user, **form.cleaned_data, source="page")
+            return f"{made} will get messages about help requests."
         number = number_in(request, "number")
         if act in ("remove", "try"):
             contact = access.get_contact(user, slug, number, "add_contact")
             if act == "remove":
-                actions.remove_contact(contact=contact, user=user)
+                attention_actions.remove_contact(contact=contact, user=user, source="page")
                 return f"{contact} gets no more messages."
             if jobs.write_to(contact, f"{lab}: a test", "This is a test. A help request would reach you in this way."):
                 return f"{contact} was sent a test; see whether it arrived."
@@ -75,16 +75,18 @@ def change_attention(request, lab, act, form) -> str:
             return ""
         found = access.get_help_request(user, slug, number, "help")
         if act == "acknowledge":
-            actions.acknowledge_help(request=found, user=user)
+            attention_actions.acknowledge_help(request=found, user=user, source="page")
             return f"{found.station}: seen."
         if act == "take":
-            actions.take_help(request=found, user=user)
+            attention_actions.take_help(request=found, user=user, source="page")
             return f"{found.station} is yours."
         if act == "release":
-            actions.release_help(request=found, user=user)
+            attention_actions.release_help(request=found, user=user, source="page")
             return f"{found.station} can be taken by others again."
         if act == "close":
-            actions.close_help(request=found, user=user, outcome=request.POST.get("outcome", ""))
+            attention_actions.close_help(
+                request=found, user=user, outcome=request.POST.get("outcome", ""), source="page"
+            )
             return f"{found.station}: closed."
     except (access.Denied, access.NotFound):
         raise

@@ -1,6 +1,6 @@
 """What every page of a lab has in common: the log-in, no cache, the head, and where a refusal is said."""
 
-from functools import partial, wraps
+from functools import partial
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
@@ -10,25 +10,19 @@ from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 
 from fleetui import access
-from fleetui.fleet import actions, selectors
-from fleetui.fleet.actions.audit import source
+from fleetui.fleet import selectors
+from fleetui.fleet.actions import people
 from fleetui.fleet.forms import in_words
 
 
 def page(view):
     """A page of a lab: behind the log-in, and never taken from a cache, since it shows what is now."""
-
-    @wraps(view)
-    def from_a_page(request, *args, **kwargs):
-        source.set("page")
-        return view(request, *args, **kwargs)
-
-    return never_cache(login_required(from_a_page))
+    return never_cache(login_required(view))
 
 
 def render_page(request, template, lab, section, status=200, **context):
     """With what base.html needs: the lab, the part of the site, and what the user's role may do here."""
-    actions.note_seen(user=request.user, labs=[lab.slug])
+    people.note_seen(user=request.user, labs=[lab.slug])
     # Counted only where the navigation is drawn; a part of a page has none.
     context |= {"problems": list_problems(context), "help_count": partial(selectors.count_help, lab)}
     may = {action: access.may(lab.role, action) for action in access.ALLOWED}
@@ -51,7 +45,7 @@ def do_archive(request, row, acts: dict, back: str):
     if act not in done:
         raise Http404("This page has no such form.")
     try:
-        acts[act](user=request.user, **row)
+        acts[act](user=request.user, source="page", **row)
         (named,) = row.values()
         messages.success(request, f"{named} {done[act]}.")
     except access.Conflict as refused:

@@ -10,8 +10,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from fleetui import access
-from fleetui.fleet import actions, selectors
-from fleetui.fleet.actions.audit import source
+from fleetui.fleet import selectors
+from fleetui.fleet.actions import people as people_actions
 from fleetui.fleet.actions.people import why_closed
 from fleetui.fleet.forms import AccountForm, InviteForm
 from fleetui.fleet.models import ROLES
@@ -28,12 +28,12 @@ def people(request, lab_slug):
     link, made, reset, password = "", None, None, ""
     if request.method == "POST" and act == "invite":
         if form.is_valid():
-            made, token = actions.invite_member(lab=lab, user=request.user, **form.cleaned_data)
+            made, token = people_actions.invite_member(lab=lab, user=request.user, **form.cleaned_data, source="page")
             link = request.build_absolute_uri(reverse("invitation", args=[token]))
             form = InviteForm()
     elif request.method == "POST" and act == "reset" and (reset := named_member(request, lab)):
         try:
-            password = actions.reset_password(member=reset, user=request.user)
+            password = people_actions.reset_password(member=reset, user=request.user, source="page")
         except access.Conflict as refused:
             messages.error(request, str(refused))
             return redirect("people", lab_slug)
@@ -68,14 +68,14 @@ def change_people(request, lab, act) -> str:
     if act in ("role", "remove"):
         member = named_member(request, lab)
         if act == "remove":
-            actions.remove_member(member=member, user=request.user)
+            people_actions.remove_member(member=member, user=request.user, source="page")
             return f"{member.user} is no member of {lab.name} any more."
         role = request.POST.get("role", "")
-        actions.change_role(member=member, role=role, user=request.user)
+        people_actions.change_role(member=member, role=role, user=request.user, source="page")
         return f"{member.user} is {role} now."
     if act == "revoke":
         invitation = access.get_invitation(request.user, lab.slug, number_in(request, "invitation"))
-        actions.revoke_invitation(invitation=invitation, user=request.user)
+        people_actions.revoke_invitation(invitation=invitation, user=request.user, source="page")
         return "The invitation is revoked. Its link does not work any more."
     raise Http404("This page has no such form.")
 
@@ -98,7 +98,6 @@ def roles_table() -> list[dict]:
 def invitation(request, token):
     """Where an invitation's link leads: sign in or make an account, then join."""
     found = access.get_invitation_by_token(token)
-    source.set("page")
     closed, user = why_closed(found), request.user
     form = AccountForm(request.POST if request.method == "POST" and not user.is_authenticated else None)
     if request.method == "POST" and not closed:
@@ -111,7 +110,7 @@ def invitation(request, token):
                 else:
                     joined = None
                 if joined is not None:
-                    actions.accept_invitation(invitation=found, user=joined)
+                    people_actions.accept_invitation(invitation=found, user=joined, source="page")
         except access.Refused as refused:
             closed = str(refused)
         except IntegrityError:  # someone took the name between the check and the write
@@ -120,7 +119,9 @@ def invitation(request, token):
             if joined is not None:
                 if not user.is_authenticated:
                     login(request, joined, backend="django.contrib.auth.backends.ModelBackend")
-                    actions.record_account(user=joined, kind="logged_in", address=client_address(request))
+                    people_actions.record_account(
+                        user=joined, kind="logged_in", address=client_address(request), source="page"
+                    )
                 messages.success(request, f"Welcome to {found.lab.name}: you are {found.role} here.")
                 return redirect("wall", found.lab.slug)
     may = [access.SAID[action] for action in access.SAID if access.may(found.role, action)]

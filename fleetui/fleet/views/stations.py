@@ -12,7 +12,9 @@ from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
-from fleetui.fleet import actions, selectors
+from fleetui.fleet import selectors
+from fleetui.fleet.actions import archive, control, labs
+from fleetui.fleet.actions import maintenance as maintenance_actions
 from fleetui.fleet.forms import MaintenanceForm, StationForm, StationSettingsForm
 from fleetui.fleet.models import SHOWN_STATES
 from fleetui.fleet.templatetags.fleet_words import words
@@ -66,8 +68,13 @@ def station_settings(request, lab_slug, station_slug):
     form = settings_form(found, request.POST)
     if form.is_valid():
         try:
-            actions.command_station(
-                user=request.user, lab_slug=lab_slug, station_slug=station_slug, name="settings", args=form.cleaned_data
+            control.command_station(
+                user=request.user,
+                lab_slug=lab_slug,
+                station_slug=station_slug,
+                name="settings",
+                args=form.cleaned_data,
+                source="page",
             )
         except access.Refused as refused:
             add_refusal(form, refused)
@@ -98,9 +105,9 @@ def stations(request, lab_slug):
 def archive_station(request, lab_slug, station_slug):
     found = access.get_station(request.user, lab_slug, station_slug, "archive_station")
     acts = {
-        "archive": actions.archive_station,
-        "restore": actions.restore_station,
-        "delete": actions.delete_station,
+        "archive": archive.archive_station,
+        "restore": archive.restore_station,
+        "delete": archive.delete_station,
     }
     return do_archive(request, {"station": found}, acts, reverse("stations", args=[lab_slug]))
 
@@ -116,7 +123,7 @@ def new_station(request, lab_slug):
         simulated = given["simulated"] == "on"
         body = EMBODIMENTS.get(given["embodiment"])
         try:
-            made, token = actions.create_station(
+            made, token = labs.create_station(
                 lab=lab,
                 name=given["name"],
                 simulated=simulated,
@@ -124,6 +131,7 @@ def new_station(request, lab_slug):
                 world=given["world"] if simulated else "",
                 embodiment=None if simulated else body,
                 user=request.user,
+                source="page",
             )
         except access.Refused as refused:
             add_refusal(form, refused)
@@ -183,7 +191,7 @@ def station_token(request, lab_slug, station_slug):
         return answer
     if request.method == "POST":
         keep_old = request.POST.get("at_once") != "on"
-        token = actions.renew_token(station=found, user=request.user, keep_old=keep_old)
+        token = labs.renew_token(station=found, user=request.user, keep_old=keep_old, source="page")
         return show_token(request, found, token, renewed=True, keep_old=keep_old)
     kept = read_token(request, found)
     server = request.build_absolute_uri(reverse("home")).rstrip("/")
@@ -211,10 +219,12 @@ def maintenance(request, lab_slug, station_slug):
     form = MaintenanceForm(request.POST)
     try:
         if request.POST.get("act") == "end":
-            actions.end_maintenance(station=found, user=request.user)
+            maintenance_actions.end_maintenance(station=found, user=request.user, source="page")
             messages.success(request, f"{found} is out of maintenance. It is still paused: resume it when it may move.")
         elif form.is_valid():
-            actions.begin_maintenance(station=found, user=request.user, reason=form.cleaned_data["reason"])
+            maintenance_actions.begin_maintenance(
+                station=found, user=request.user, reason=form.cleaned_data["reason"], source="page"
+            )
             messages.success(request, f"{found} is in maintenance: it stays paused and gets no assignment.")
         else:
             return render_station(request, found, settings_form(found), 422, maintenance_form=form)

@@ -6,7 +6,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods
 
-from fleetui.fleet import actions
+from fleetui.fleet.actions import profiles
 from fleetui.fleet.forms import TimeZoneForm
 from fleetui.fleet.views.pages import page
 
@@ -15,12 +15,12 @@ from fleetui.fleet.views.pages import page
 @require_http_methods(["GET", "POST"])
 def time_zone(request):
     if "seen" in request.POST:  # by the page's script, in the zone of its browser
-        actions.note_time_zone(user=request.user, name=request.POST["seen"])
+        profiles.note_time_zone(user=request.user, name=request.POST["seen"])
         return HttpResponse(status=204)
     form = TimeZoneForm(request.POST or None, initial={"time_zone": timezone.get_current_timezone_name()})
     if request.method == "POST" and form.is_valid():
         name = form.cleaned_data["time_zone"]
-        actions.set_time_zone(user=request.user, name=name)
+        profiles.set_time_zone(user=request.user, name=name)
         messages.success(request, f"You see times in {name} now.")
         return redirect("time_zone")
     return render(request, "fleet/time_zone.html", {"form": form}, status=422 if form.errors else 200)

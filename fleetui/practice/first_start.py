@@ -14,7 +14,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
-from fleetui.fleet.actions import add_member, create_lab, create_station, create_task, renew_token
+from fleetui.fleet.actions.labs import add_member, create_lab, create_station, create_task, renew_token
 from fleetui.fleet.models import Lab, Station
 from fleetui.learning.actions import generate_dataset, recognise_folder
 from fleetui.learning.models import DataFolder

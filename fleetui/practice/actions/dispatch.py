@@ -5,13 +5,19 @@ import logging
 from django.db import transaction
 
 from fleetui.access import Conflict, Refused
-from fleetui.fleet.actions.assignments import complete_assignment, lock_queue, move_assignment
-from fleetui.fleet.actions.audit import source
+from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment, Lab
-from fleetui.fleet.queue import Verdict, read_queue
+from fleetui.practice.actions.assignments import complete_assignment, move_assignment
+from fleetui.practice.actions.launching import launch_practice
+from fleetui.practice.queue import Verdict, read_queue
 
 log = logging.getLogger(__name__)
 NO_END = 10_000_000  # practice episodes of a run that something else ends
+
+
+def dispatch_on_commit(*, lab: Lab) -> None:
+    """Something was freed, added or moved: see who may start."""
+    transaction.on_commit(lambda: dispatch_assignments(lab=lab), robust=True)
 
 
 def dispatch_all() -> None:
@@ -54,16 +60,13 @@ def dispatch_assignments(*, lab: Lab) -> None:
 
 
 def _launch(verdict: Verdict) -> None:
-    from fleetui.learning.actions import launch_run  # learning's actions import the fleet's
-
+    """The server's act, whosever freed the stations."""
     row = verdict.assignment
-    came_from = source.set("server")  # whosever act freed the stations did not launch this
     try:
         with transaction.atomic():
-            launch_run(
+            launch_practice(
                 lab=row.lab,
                 user=row.created_by,
-                kind="improve",
                 name=f"{row.task.name[:60]} {row.pk}",
                 parent=row.parent,
                 assignment=row,
@@ -77,8 +80,6 @@ def _launch(verdict: Verdict) -> None:
         if (row.state, row.reason) != ("blocked", reason):
             Assignment.objects.filter(pk=row.pk, state="blocked").update(reason=reason)
             move_assignment(assignment=row, to="blocked", reason=reason)
-    finally:
-        source.reset(came_from)
 
 
 def recipe_of(row: Assignment) -> dict:

@@ -4,7 +4,7 @@ import json
 
 from django.core.management.base import BaseCommand, CommandError
 
-from fleetui.fleet import first_start
+from fleetui.practice import first_start
 
 
 class Command(BaseCommand):

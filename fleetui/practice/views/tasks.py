@@ -6,10 +6,14 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_GET, require_http_methods
 
 from fleetui import access
-from fleetui.fleet import actions, queue, selectors
-from fleetui.fleet.forms import AssignForm, TaskForm
+from fleetui.fleet import selectors as fleet
+from fleetui.fleet.actions import labs
+from fleetui.fleet.forms import TaskForm
 from fleetui.fleet.models import PRIORITIES, Assignment
 from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page, row_number
+from fleetui.practice import queue, selectors
+from fleetui.practice.actions import assignments
+from fleetui.practice.forms import AssignForm
 
 NO_BUDGET = {"episodes": None, "hours": None, "target_success": None}
 ENDED = tuple(state for state in Assignment.STATES if state not in Assignment.LIVE)
@@ -48,8 +52,8 @@ def tasks(request, lab_slug):
         ended=selectors.list_ended_assignments(lab, ended)[:50],
         ended_filter=ended,
         ended_states=ENDED,
-        tasks=selectors.list_tasks(lab),
-        archived=selectors.list_tasks(lab, archived=True),
+        tasks=fleet.list_tasks(lab),
+        archived=fleet.list_tasks(lab, archived=True),
         edited=edited,
         task_form=task_form,
         assign_form=assign_form,
@@ -103,7 +107,7 @@ def edit_assignment(request, lab_slug, number):
         wishes = form.wishes()
         del wishes["task"]
         try:
-            actions.edit_assignment(assignment=row, user=request.user, **(NO_BUDGET | wishes))
+            assignments.edit_assignment(assignment=row, user=request.user, **(NO_BUDGET | wishes), source="page")
         except access.Refused as refused:
             add_refusal(form, refused)
         else:
@@ -122,20 +126,21 @@ def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
     try:
         if act == "task":
             access.get_lab(request.user, lab.slug, "create_task")
-            return f"{actions.create_task(lab=lab, user=request.user, **form.cleaned_data)} can be assigned now."
+            made = labs.create_task(lab=lab, user=request.user, **form.cleaned_data, source="page")
+            return f"{made} can be assigned now."
         if act == "edit" and edited is not None:
-            actions.edit_task(task=edited, user=request.user, **form.changes())
+            labs.edit_task(task=edited, user=request.user, **form.changes(), source="page")
             return f"{edited} is changed. Stations that practise it follow the change from their next attempt on."
         if act in ("archive", "restore"):
             task = access.get_task(request.user, lab.slug, request.POST.get("task", ""), "edit_task")
             if act == "archive":
-                actions.archive_task(task=task, user=request.user)
+                labs.archive_task(task=task, user=request.user, source="page")
                 return f"{task} is archived; its history stays."
-            actions.restore_task(task=task, user=request.user)
+            labs.restore_task(task=task, user=request.user, source="page")
             return f"{task} can be assigned again."
         if act == "assign":
             access.get_lab(request.user, lab.slug, "assign")
-            made = actions.assign_task(lab=lab, user=request.user, **form.wishes())
+            made = assignments.assign_task(lab=lab, user=request.user, **form.wishes(), source="page")
             return say_assigned(lab, made)
         if act in ("cancel", "kill", "move", "stop_repeating"):
             return change_assignment(request, lab, act)
@@ -157,12 +162,12 @@ def change_assignment(request, lab, act) -> str:
     row = named("assignment")
     if act == "move":
         before = named("before") if request.POST.get("before") else None
-        actions.reorder_assignment(assignment=row, before=before, user=request.user)
+        assignments.reorder_assignment(assignment=row, before=before, user=request.user, source="page")
         return f"The assignment of {row.task} is moved."
     if act == "stop_repeating":
-        actions.stop_repeating(assignment=row, user=request.user)
+        assignments.stop_repeating(assignment=row, user=request.user, source="page")
         return f"The assignment of {row.task} does not repeat any more."
-    actions.cancel_assignment(assignment=row, user=request.user, force=act == "kill")
+    assignments.cancel_assignment(assignment=row, user=request.user, force=act == "kill", source="page")
     return f"The assignment of {row.task} was {'killed' if act == 'kill' else 'canceled'}."
 
 

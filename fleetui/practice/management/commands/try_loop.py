@@ -27,7 +27,7 @@ import websockets
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from fleetui.fleet.first_start import DEMONSTRATIONS
+from fleetui.practice.first_start import DEMONSTRATIONS
 from robots import strict_json
 
 LAB = "main"

@@ -24,7 +24,7 @@ from django.core.management.base import BaseCommand
 from django.db import connection
 
 from fleetui import embedded, servers, static_files
-from fleetui.fleet import first_start
+from fleetui.practice import first_start
 
 # Every process of a fleet inherits this variable: by it a descendant is known, whoever its parent is by now.
 TAG = "FLEETUI_FLEET"

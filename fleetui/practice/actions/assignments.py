@@ -1,10 +1,8 @@
-"""Assignments: tasks given to stations, and what a station is told to do about them."""
+"""Assignments: tasks given to stations, from the queue that they wait in to the end of the run behind them."""
 
 import json
-from dataclasses import replace
 from datetime import datetime, timedelta
 
-from django.apps import apps
 from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -14,12 +12,14 @@ from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import grant_lease
+from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import PRIORITIES, REPEATS, AssignedStation, Assignment, Lab, Lease, Station, Task
+from fleetui.fleet.signals import queue_changed
 from fleetui.fleet.time_zones import newest_due, zone_named, zone_names
+from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
-from fleetui.messages import tell_station_on_commit
-from robots.protocol import Assignment as AssignmentMessage
-from robots.protocol import Hold, Message
+from fleetui.learning.models import Run
+from fleetui.practice.actions.publishing import order_station, order_stations_of_run
 
 PATIENCE = timedelta(hours=24)  # one that has waited so long is not overtaken any more, whatever has priority
 # What the occurrences of a series have in common.
@@ -27,21 +27,7 @@ REPEATED = ("lab", "task", "created_by", "any_count", "parent", "budget_episodes
 REPEATED += ("priority", "time_zone")
 REPEAT_DAYS = {"daily": 1, "weekly": 7}
 BUDGETS = {"episodes": "budget_episodes", "hours": "budget_hours", "target_success": "target_success"}
-
-
-def lock_queue(lab: Lab) -> None:
-    """Whoever changes a lab's queue or gives its stations away does so alone, until the transaction ends.
-
-    The lock lets rows that merely name the lab be written, so no upload waits for it.
-    """
-    Lab.objects.select_for_update(no_key=True).get(pk=lab.pk)
-
-
-def dispatch_on_commit(lab: Lab) -> None:
-    """Something was freed, added or moved: see who may start."""
-    from fleetui.fleet.actions.dispatch import dispatch_assignments  # it starts assignments, so it imports this module
-
-    transaction.on_commit(lambda: dispatch_assignments(lab=lab), robust=True)
+STEERED = ("starting", "running", "pausing", "canceling")  # a run that entered one has other work for its stations
 
 
 @transaction.atomic
@@ -51,9 +37,9 @@ def assign_task(
     task: Task,
     stations: list[Station],
     user,
-    run=None,
+    run: Run | None = None,
     any_count: int | None = None,
-    parent=None,
+    parent: Run | None = None,
     episodes: int | None = None,
     hours: float | None = None,
     target_success: float | None = None,
@@ -61,6 +47,7 @@ def assign_task(
     not_before: datetime | None = None,
     repeats: str = "",
     time_zone: str = "UTC",
+    source: str = "server",
 ) -> Assignment:
     """Give the task to these stations, or to any so many with its body.
 
@@ -111,8 +98,8 @@ def assign_task(
         _schedule(assignment)
     details = {"assignment": assignment.pk, "task": task.name, "run": run.pk if run else None, "any": any_count}
     for station in stations or [None]:
-        record_act(lab=lab, kind="assigned", user=user, station=station, details=details)
-    dispatch_on_commit(lab)
+        record_act(lab=lab, kind="assigned", user=user, station=station, details=details, source=source)
+    queue_changed.send(sender=Lab, lab=lab)
     return assignment
 
 
@@ -198,7 +185,7 @@ def renumber(line: list[Assignment]) -> None:
 
 
 @transaction.atomic
-def reorder_assignment(*, assignment: Assignment, before: Assignment | None, user) -> None:
+def reorder_assignment(*, assignment: Assignment, before: Assignment | None, user, source: str = "server") -> None:
     """Put a waiting one just before another waiting one, or at the end: a person's order goes before priorities."""
     lock_queue(assignment.lab)
     line = list_waiting(assignment.lab)
@@ -212,12 +199,12 @@ def reorder_assignment(*, assignment: Assignment, before: Assignment | None, use
     line.insert(len(line) if before is None else line.index(before), assignment)
     renumber(line)
     details = {"assignment": assignment.pk, "before": before.pk if before else None}
-    record_act(lab=assignment.lab, kind="assignment_moved", user=user, details=details)
-    dispatch_on_commit(assignment.lab)
+    record_act(lab=assignment.lab, kind="assignment_moved", user=user, details=details, source=source)
+    queue_changed.send(sender=Lab, lab=assignment.lab)
 
 
 @transaction.atomic
-def edit_assignment(*, assignment: Assignment, user, **changes) -> Assignment:
+def edit_assignment(*, assignment: Assignment, user, source: str = "server", **changes) -> Assignment:
     """Change what is named, of what assign_task takes but the task and a run, while it waits. Another priority gives
     it the place that a new one would get. What repeats goes on by what it says now; what was made of it before stays.
     """
@@ -265,8 +252,8 @@ def edit_assignment(*, assignment: Assignment, user, **changes) -> Assignment:
     if "priority" in changed:
         enter_queue(row)
     details = {"assignment": row.pk, "task": row.task.name} | {name: _said(after[name]) for name in sorted(changed)}
-    record_act(lab=lab, kind="assignment_edited", user=user, details=details)
-    dispatch_on_commit(lab)
+    record_act(lab=lab, kind="assignment_edited", user=user, details=details, source=source)
+    queue_changed.send(sender=Lab, lab=lab)
     return row
 
 
@@ -361,19 +348,25 @@ def repeat_assignment(*, assignment_id: int, now: datetime | None = None) -> Ass
         move_assignment(assignment=again, to="skipped", reason=reason)
     else:
         enter_queue(again)
-        dispatch_on_commit(first.lab)
+        queue_changed.send(sender=Lab, lab=first.lab)
     again.refresh_from_db()
     return again
 
 
 @transaction.atomic
-def stop_repeating(*, assignment: Assignment, user) -> None:
+def stop_repeating(*, assignment: Assignment, user, source: str = "server") -> None:
     """No more of this series; what is queued or under way of it stays."""
     first = assignment.series or assignment
     if not Assignment.objects.filter(pk=first.pk).exclude(repeats="").update(repeats=""):
         raise Conflict(f"The assignment of {first.task} does not repeat.")
     PeriodicTask.objects.filter(name=f"assignment {first.pk}").delete()
-    record_act(lab=first.lab, kind="repeat_ended", user=user, details={"assignment": first.pk, "task": first.task.name})
+    record_act(
+        lab=first.lab,
+        kind="repeat_ended",
+        user=user,
+        details={"assignment": first.pk, "task": first.task.name},
+        source=source,
+    )
 
 
 def _take_from_waiting_assignments(task: Task, stations: list[Station]) -> None:
@@ -392,7 +385,7 @@ def _take_from_waiting_assignments(task: Task, stations: list[Station]) -> None:
 
 
 @transaction.atomic
-def start_assignment(*, assignment: Assignment, run, stations: list[Station] | None = None) -> None:
+def start_assignment(*, assignment: Assignment, run: Run, stations: list[Station] | None = None) -> None:
     """Put a run behind a waiting assignment: from now on it holds its stations, or those that were found for it."""
     practises = run.state == "running"
     moved = move_assignment(
@@ -432,7 +425,20 @@ def start_assignment(*, assignment: Assignment, run, stations: list[Station] | N
     _after_assignment_change(assignment)
 
 
-def begin_practice(*, run) -> None:
+def follow_run(*, run: Run) -> None:
+    """A run is in another state: what stands behind it follows."""
+    if run.state == "running":
+        begin_practice(run=run)
+    if run.state in STEERED:
+        order_stations_of_run(run=run)
+    elif not run.is_live:
+        for assignment in run.assignments.filter(state__in=Assignment.LIVE):
+            ending = {"completed": "completed", "failed": "failed"}.get(run.state, "killed")
+            reason = {"failed": f"{run} failed: {run.error}", "killed": f"Its run {run} was stopped."}.get(ending, "")
+            end_assignment(assignment=assignment, state=ending, reason=reason)
+
+
+def begin_practice(*, run: Run) -> None:
     """Its training process runs: what stood by for it is under way."""
     now = timezone.now()
     for assignment in Assignment.objects.filter(run=run, state__in=("standby", "delayed")):
@@ -467,12 +473,12 @@ def end_assignment(*, assignment: Assignment, state: str, reason: str = "", at_o
     for station in stations:
         order_station(station=station, at_once=at_once)
         show_card(station)
-    dispatch_on_commit(assignment.lab)
+    queue_changed.send(sender=Lab, lab=assignment.lab)
     return True
 
 
 @transaction.atomic
-def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> None:
+def cancel_assignment(*, assignment: Assignment, user, force: bool = False, source: str = "server") -> None:
     """Take it out of the queue, or its stations away from it, at once; the run behind it is cancelled as well.
 
     Stations finish their episode. With force they end it where they are: the assignment was killed, not canceled.
@@ -489,9 +495,11 @@ def cancel_assignment(*, assignment: Assignment, user, force: bool = False) -> N
         raise Conflict(f"It is {assignment.state} already.")
     details = {"assignment": assignment.pk, "task": assignment.task.name, "force": force}
     for station in list(assignment.stations.all()) or [None]:  # of any that are free, it may have none yet
-        record_act(lab=assignment.lab, kind="assignment_canceled", user=user, station=station, details=details)
+        record_act(
+            lab=assignment.lab, kind="assignment_canceled", user=user, station=station, details=details, source=source
+        )
     if run is not None:
-        _cancel_run(run, user)
+        _cancel_run(run, user, source=source)
 
 
 @transaction.atomic
@@ -499,24 +507,22 @@ def complete_assignment(*, assignment: Assignment, reason: str) -> None:
     """Its budget is reached: it ends, and its run with it."""
     run = _end_alone(assignment)
     if end_assignment(assignment=assignment, state="completed", reason=reason) and run is not None:
-        _cancel_run(run, None, reason)
+        _cancel_run(run, None, reason, source="server")
 
 
-def _end_alone(assignment: Assignment):
+def _end_alone(assignment: Assignment) -> Run | None:
     """Lock what ends together, in the order in which a run that ends by itself does; returns the run."""
     lock_queue(assignment.lab)
     assignment.refresh_from_db()
     if assignment.run_id is None:
         return None
-    runs = apps.get_model("learning", "Run").objects.select_related("lab")
+    runs = Run.objects.select_related("lab")
     return runs.select_for_update(of=("self",), no_key=True).get(pk=assignment.run_id)
 
 
-def _cancel_run(run, user, reason: str = "") -> None:
-    from fleetui.learning.actions import cancel_run  # learning's actions import these
-
+def _cancel_run(run: Run, user, reason: str = "", *, source: str) -> None:
     try:
-        cancel_run(run=run, user=user, reason=reason)
+        learning_actions.cancel_run(run=run, user=user, reason=reason, source=source)
     except Conflict:
         pass  # it has ended, or is being canceled already
 
@@ -529,57 +535,3 @@ def _after_assignment_change(assignment: Assignment) -> None:
                 grant_lease(station=station, run=assignment.run)
         order_station(station=place.station)
         show_card(place.station)
-
-
-def tell_of_task(*, task: Task) -> None:
-    """The task was edited: the stations that practise it hear of it; an attempt under way keeps its limits."""
-    for place in AssignedStation.objects.filter(live=True, assignment__task=task).select_related("station__lab"):
-        order_station(station=place.station)
-
-
-# What a station is told
-
-
-def list_orders(*, station: Station) -> list[Message]:
-    """What the station should be doing now, in messages of the link protocol; saying it twice does no harm.
-
-    None of them is a command: a command is a person's word, with the epoch of a lease, and a station refuses it while
-    somebody else is in control. What the server decides by itself has to reach it all the same.
-    """
-    settings = station.settings_json()
-    del settings["speed"]  # a person's command alone
-    assignment = station.live_assignment()
-    run = assignment.run if assignment else None
-    if run is None or not run.practises() or station.maintenance:
-        return [AssignmentMessage(settings=settings)]
-    task = assignment.task.order_json()
-    orders: list[Message] = [AssignmentMessage(settings=settings, assignment=assignment.pk, run=run.pk, task=task)]
-    policy = run.published_policy()
-    if policy is not None:
-        orders.append(run.policy_message(policy))
-    if run.holding:
-        orders.append(Hold(version=run.open_version))
-    return orders
-
-
-def order_station(*, station: Station, at_once: bool = False) -> None:
-    """Tell the station on commit what it should be doing; an offline one is told when it connects. At once: the
-    policy's attempt under way ends where it is.
-    """
-
-    def tell():
-        order, *others = list_orders(station=station)
-        tell_station_on_commit(station.command_group, replace(order, at_once=at_once), *others)
-
-    transaction.on_commit(tell, robust=True)
-
-
-def order_stations_of_run(*, run) -> None:
-    places = AssignedStation.objects.filter(live=True, assignment__run=run, station__connected=True)
-    for place in places.select_related("station__lab"):
-        order_station(station=place.station)
-
-
-def tell_stations_of_run(*, run, message: Message) -> None:
-    for station in Station.objects.filter(places__live=True, places__assignment__run=run, connected=True):
-        tell_station_on_commit(station.command_group, message)

@@ -1,75 +1,14 @@
-"""The first pages: log in and out, one's own password, the way to the lab, the wall, and Ctrl+K."""
+"""The wall, with the first steps of a lab that has not practised yet."""
 
-from django.contrib import messages
-from django.contrib.auth import update_session_auth_hash
-from django.contrib.auth.forms import PasswordChangeForm
-from django.contrib.auth.views import LoginView, LogoutView
-from django.core.exceptions import PermissionDenied
-from django.shortcuts import redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET
 
 from fleetui import access
-from fleetui.answers import JsonAnswer
-from fleetui.fleet import actions, selectors
-from fleetui.fleet.actions.audit import source
-from fleetui.fleet.jump import jump_targets
+from fleetui.fleet import selectors
 from fleetui.fleet.models import SHOWN_STATES
 from fleetui.fleet.templatetags.fleet_words import percent, words
 from fleetui.fleet.views.pages import page, render_page
-from fleetui.headers import client_address
 from fleetui.learning.models import Run
-
-
-class LogIn(LoginView):
-    template_name = "login.html"
-    redirect_authenticated_user = True
-
-    def form_valid(self, form):
-        source.set("page")
-        answer = super().form_valid(form)
-        actions.record_account(user=form.get_user(), kind="logged_in", address=client_address(self.request))
-        return answer
-
-    def form_invalid(self, form):
-        """django-axes has counted it by now; while it keeps the name out, tries are no longer counted."""
-        source.set("page")
-        name, counted = form.cleaned_data.get("username"), getattr(self.request, "axes_failures_since_start", None)
-        if name and counted is not None:
-            locks = self.request.axes_locked_out
-            actions.record_failed_log_in(name=name, address=client_address(self.request), locks=locks)
-        return super().form_invalid(form)
-
-
-class LogOut(LogoutView):
-    def post(self, request, *args, **kwargs):
-        source.set("page")
-        if request.user.is_authenticated:
-            actions.record_account(user=request.user, kind="logged_out", address=client_address(request))
-        access.forget_person(request.session.session_key or "")
-        return super().post(request, *args, **kwargs)
-
-
-@page
-@require_http_methods(["GET", "POST"])
-def password(request):
-    """One's own password. This session stays; all others of this person end."""
-    form = PasswordChangeForm(request.user, request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        actions.change_password(user=request.user, password=form.cleaned_data["new_password1"])
-        update_session_auth_hash(request, request.user)
-        messages.success(request, "Your password is changed. You are logged out everywhere else.")
-        return redirect("home")
-    return render(request, "password.html", {"form": form}, status=422 if form.errors else 200)
-
-
-@page
-@require_GET
-def home(request):
-    lab = access.get_labs(request.user).first()
-    if lab is None:
-        raise PermissionDenied("You are not a member of a lab yet. Ask the manager of a lab to invite you.")
-    return redirect("wall", lab.slug)
 
 
 @page
@@ -161,10 +100,3 @@ def first_steps(lab) -> list[dict]:
 
 def run_url(run) -> str:
     return reverse("run", args=[run.lab.slug, run.pk])
-
-
-@page
-@require_GET
-def jump(request, lab_slug):
-    lab = access.get_lab(request.user, lab_slug)
-    return JsonAnswer({"results": jump_targets(lab, request.GET.get("q", "").strip()[:100])})

@@ -1,0 +1,206 @@
+"""An upload becomes episodes: files on disk, a row each, a round that fills, and work for a run's job to hand in."""
+
+import uuid as uuids
+from datetime import UTC, datetime
+
+import numpy as np
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from fleetui.access import Conflict, Invalid, Refused
+from fleetui.fleet import selectors, uploads
+from fleetui.fleet.actions.cards import emit_card
+from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lab, Station
+from fleetui.learning import actions as learning_actions
+from fleetui.learning.models import Checkpoint, Dataset, Run
+from fleetui.messages import RunChanged, send_on_commit
+from fleetui.practice.actions.publishing import tell_stations_of_run, uuid_or_none
+from robots.episodes import ACTORS, write_episodes
+from robots.protocol import Hold
+
+EPISODES_A_FILE = 64
+
+
+def store_episodes(*, station: Station, body: bytes) -> dict:
+    """An upload becomes files and rows, once an episode however often it is sent. Returns {"stored": n, "hold": bool}.
+
+    Nothing is stored unless everything in the upload is sound, so a refused upload can be mended and sent again.
+    """
+    recorded = _checked_upload(station, body)
+    folder = settings.DATA / "episodes" / str(station.lab_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with transaction.atomic():
+        # The row's lock makes two deliveries of one upload wait for each other.
+        Station.objects.select_for_update().get(pk=station.pk)
+        known = {
+            str(uuid)
+            for uuid in Episode.objects.filter(uuid__in=[episode.uuid for episode in recorded]).values_list(
+                "uuid", flat=True
+            )
+        }
+        fresh = [episode for episode in recorded if episode.uuid not in known]
+        rows = _episode_rows(station, fresh, folder)
+        try:
+            for episode, row in zip(fresh, rows, strict=True):
+                write_episodes(row.file, [episode])
+            Episode.objects.bulk_create(rows)
+        except BaseException:  # a full disk, as like as not: what has no row must not fill it further
+            for row in rows:
+                row.file.unlink(missing_ok=True)
+            raise
+        if rows:
+            Station.objects.filter(pk=station.pk).update(episodes_count=F("episodes_count") + len(rows))
+            station.refresh_from_db(fields=["episodes_count"])
+            emit_card(station, {"episodes": station.episodes_count})
+            _tie_touches(station, rows)
+        hold = _count_practice(station, rows)
+    return {"stored": len(rows), "hold": hold}
+
+
+def _checked_upload(station: Station, body: bytes):
+    if len(body) > uploads.UPLOAD_LIMIT:
+        refused = Refused(f"The upload has {len(body)} bytes, more than 64 MiB; send fewer episodes at once.")
+        refused.status = 413
+        raise refused
+    recorded = uploads.read_upload(body)
+    if len(recorded) > EPISODES_A_FILE:
+        raise Invalid(f"The upload has {len(recorded)} episodes; send at most {EPISODES_A_FILE} at once.")
+    embodiment = selectors.station_embodiment(station)
+    for episode in recorded:
+        if episode.embodiment != embodiment.name:
+            raise Invalid(
+                f"Episode {episode.uuid} is of the embodiment {episode.embodiment}; {station} is {embodiment.name}."
+            )
+        uploads.refuse_impossible(episode, embodiment)
+    return recorded
+
+
+def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
+    """The summary of each episode: what lists, filters and charts read without opening its file."""
+    named = {uuid_or_none(name) for episode in recorded for name in (episode.policy, episode.reward_model)} - {None}
+    found = Checkpoint.objects.filter(uuid__in=named, run__lab_id=station.lab_id).select_related("run")
+    checkpoints = {str(row.uuid): row for row in found}
+    assignment = station.live_assignment()
+    # Those that ended too: what a station still had on its disk is wanted.
+    its_runs = set(AssignedStation.objects.filter(station=station).values_list("assignment__run_id", flat=True))
+    rows = []
+    for episode in recorded:
+        policy = checkpoints.get(str(uuid_or_none(episode.policy)))
+        judge = checkpoints.get(str(uuid_or_none(episode.reward_model)))
+        if policy and policy.run_id not in its_runs and policy.run.kind == "improve":
+            raise Invalid(
+                f"Episode {episode.uuid}, field policy: it is of {policy.run}, in which {station} never had a place; "
+                "only stations that a run was given send it episodes."
+            )
+        judged = episode.steps_to_go[np.isfinite(episode.steps_to_go)]
+        d_start, d_end = (float(judged[0]), float(judged[-1])) if len(judged) else (None, None)
+        task = assignment.task if assignment and assignment.task.family == episode.task else None
+        rows.append(
+            Episode(
+                uuid=uuids.UUID(episode.uuid),
+                lab=station.lab,
+                station=station,
+                task=task or selectors.task_of_family(station.lab, episode.task),
+                # The policy says which run it was made for, so that a late upload finds the right one.
+                run_id=policy.run_id if policy and policy.run_id in its_runs else None,
+                instruction=episode.instruction,
+                purpose=episode.purpose,
+                ending=episode.ending,
+                detected_success=episode.detected_success,
+                true_success=episode.true_success,
+                steps=episode.steps,
+                human_steps=int((episode.actors == ACTORS.index("human")).sum()),
+                interventions=episode.interventions,
+                started_at=_time_of(episode.started_at),
+                policy=policy,
+                reward_model=judge,
+                threshold=episode.threshold,
+                version=policy.version if policy else None,
+                path=str((folder / f"{episode.uuid}.safetensors").relative_to(settings.DATA)),
+                d_start=d_start,
+                d_end=d_end,
+                return_sum=d_start - d_end if d_start is not None else None,
+                duration_s=episode.steps / episode.control_hz,
+            )
+        )
+    return rows
+
+
+def _time_of(seconds: float) -> datetime:
+    """A station's clock may be absurd; its episodes are still worth keeping."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError):
+        return timezone.now()
+
+
+def _tie_touches(station: Station, rows: list[Episode]) -> None:
+    for row in rows:
+        if row.interventions:
+            Intervention.objects.filter(
+                station=station,
+                episode=None,
+                started_at__gte=row.started_at,
+                started_at__lte=row.stored_at,
+            ).update(episode=row)
+
+
+def _count_practice(station: Station, rows: list[Episode]) -> bool:
+    """Count the steps into their run's round. The upload that fills the round sends hold to all stations of the run."""
+    assignment = station.live_assignment()
+    run_ids = {row.run_id for row in rows if row.purpose == "practice" and row.run_id}
+    for run_id in run_ids:
+        practice = [row for row in rows if row.run_id == run_id and row.purpose == "practice"]
+        Run.objects.filter(pk=run_id).update(practice_episodes=F("practice_episodes") + len(practice))
+        for version in {row.version for row in practice}:
+            steps = sum(row.steps - row.human_steps for row in practice if row.version == version)
+            Run.objects.filter(pk=run_id, open_version=version).update(round_steps=F("round_steps") + steps)
+        full = Run.objects.filter(pk=run_id, holding=False, round_target__gt=0, round_steps__gte=F("round_target"))
+        filled = full.update(holding=True)
+        run = Run.objects.select_related("lab").get(pk=run_id)
+        if filled:
+            tell_stations_of_run(run=run, message=Hold(version=run.open_version))
+        send_on_commit(
+            run.topic,
+            RunChanged(
+                {
+                    "practice_episodes": run.practice_episodes,
+                    "round_steps": run.round_steps,
+                    "holding": run.holding,
+                }
+            ),
+        )
+    if assignment is None or assignment.run_id is None:
+        return False
+    return Run.objects.filter(pk=assignment.run_id, holding=True).exists()
+
+
+def hand_in_episodes(*, episodes: list[Episode]) -> None:
+    """Note that the run's job gave these to the learner."""
+    Episode.objects.filter(pk__in=[row.pk for row in episodes]).update(handed_in_at=timezone.now())
+
+
+@transaction.atomic
+def add_correction(*, lab: Lab, user, episode: Episode, source: str = "server") -> Dataset:
+    """What a person drove joins the lab's dataset of corrections, which begins with the first one.
+
+    A dataset that a run has used stays as it was: the next correction begins another one, with all that it held.
+    """
+    if episode.purpose != "correction":
+        raise Invalid(f"{episode} is {episode.purpose}; only what a person drove, a correction, can join a dataset.")
+    Lab.objects.select_for_update().get(pk=lab.pk)  # two clicks must not write one file
+    row = Episode.objects.select_related("dataset").get(pk=episode.pk)
+    if row.dataset is not None:
+        raise Conflict(f"{episode} is in the dataset {row.dataset} already.")
+    driven = Episode.objects.filter(lab=lab, dataset__isnull=False).values("dataset")
+    corrections = Dataset.objects.select_for_update().filter(lab=lab, state="ready", archived_at=None, pk__in=driven)
+    known = corrections.first()
+    dataset, replaces = learning_actions.extend_corrections(
+        lab=lab, user=user, known=known, episode=episode, source=source
+    )
+    if replaces:
+        Episode.objects.filter(dataset=known).update(dataset=dataset)
+    Episode.objects.filter(pk=episode.pk).update(dataset=dataset)
+    return dataset

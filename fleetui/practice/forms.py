@@ -1,0 +1,270 @@
+"""Forms of practice: to assign a task, and to launch a run that practises. Rules about rows live in actions/."""
+
+from django import forms
+from django.db.models import Q
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from fleetui.fleet import selectors as fleet
+from fleetui.fleet.models import PRIORITIES, AssignedStation, Assignment
+from fleetui.fleet.templatetags.fleet_words import kind_words
+from fleetui.fleet.time_zones import zone_named
+from fleetui.learning import selectors as learning
+from fleetui.learning.forms import LaunchForm, SFTForm
+from fleetui.practice import selectors
+
+BUDGETS = {
+    "": "the run ends by itself",
+    "episodes": "so many episodes are done",
+    "hours": "so many hours have passed",
+    "target_success": "a true success of so many % is reached",
+}
+
+
+class AssignForm(forms.Form):
+    task = forms.ModelChoiceField(label="Task", queryset=None, empty_label=None)
+    parent = forms.ModelChoiceField(
+        label="Practise with",
+        queryset=None,
+        required=False,
+        empty_label="nothing yet: a person launches a run later",
+        help_text="The run whose policy practises. Practice begins by itself as soon as the stations are free.",
+    )
+    who = forms.ChoiceField(
+        label="On",
+        required=False,
+        initial="chosen",
+        choices=[("chosen", "these stations"), ("any", "any that fit the task")],
+        widget=forms.RadioSelect(attrs={"class": "checks"}),
+    )
+    stations = forms.ModelMultipleChoiceField(
+        label="Stations",
+        queryset=None,
+        required=False,
+        widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
+        help_text="It waits for those that are in use.",
+    )
+    any_count = forms.IntegerField(
+        label="How many",
+        required=False,
+        min_value=1,
+        max_value=1000,
+        help_text="Which ones is decided when it starts, out of those whose embodiment fits.",
+    )
+    budget = forms.ChoiceField(label="Until", required=False, choices=list(BUDGETS.items()))
+    amount = forms.FloatField(
+        label="How much", required=False, min_value=0.01, help_text="The number of episodes, hours or %."
+    )
+    priority = forms.ChoiceField(
+        label="Priority",
+        required=False,
+        initial="normal",
+        choices=[(word, word) for _, word in sorted(PRIORITIES.items(), reverse=True)],
+        help_text="Decides where in the queue it is put. You can move it afterwards.",
+    )
+    not_before = forms.DateTimeField(
+        label="Earliest start",
+        required=False,
+        widget=forms.DateTimeInput(attrs={"type": "datetime-local"}, format="%Y-%m-%dT%H:%M"),
+        input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"],
+    )
+    repeats = forms.ChoiceField(
+        label="Repeats",
+        required=False,
+        choices=[("", "no"), ("daily", "daily"), ("weekly", "weekly")],
+        help_text="It starts again at the same time of day, unless the one before still goes on.",
+    )
+    # In which the start was read when it was typed, whatever the person's own is by then.
+    time_zone = forms.CharField(widget=forms.HiddenInput, required=False, max_length=64)
+
+    def __init__(self, *args, lab, assignment: Assignment | None = None, **kwargs):
+        """With an assignment that waits, a form to edit it: all but its task."""
+        self.assignment = assignment
+        zone = timezone.get_current_timezone_name()
+        if assignment is not None:
+            zone = assignment.time_zone if assignment.repeats else zone
+            kwargs["initial"] = self.wishes_of(assignment, zone)
+        super().__init__(*args, **kwargs)
+        self.impossible = ""  # why what a link asks for can't be had: nothing else is chosen in its place
+        if assignment is None:
+            self.offer_first_choices(lab)
+        else:
+            self.fields["task"].disabled = True
+            self.fields[
+                "task"
+            ].help_text = "The task can't be changed. For another task, cancel this assignment and make a new one."
+            self.fields["task"].queryset = lab.tasks.filter(pk=assignment.task_id)
+        self.fields["time_zone"].initial = zone
+        zone = (self.data.get(self.add_prefix("time_zone")) if self.is_bound else "") or zone
+        own = format_html(' (<a href="{}">your time zone</a>)', reverse("time_zone"))
+        own = own if zone == timezone.get_current_timezone_name() else ""
+        self.fields["not_before"].help_text = format_html(
+            "Time in {}{}. Left empty, it starts as soon as it can.", zone, own
+        )
+        sources = learning.list_parents(lab)
+        if assignment is not None and assignment.parent_id:
+            sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
+        self.fields["parent"].queryset = sources
+        self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
+        if not sources.exists():
+            self.fields[
+                "parent"
+            ].help_text = "There is no trained policy yet. Assign the task now, and launch a run for it later."
+        self.fields["stations"].queryset = fleet.list_stations(lab)
+
+    def offer_first_choices(self, lab):
+        self.fields["task"].queryset = fleet.list_tasks(lab)
+        # What the newest demonstrations show is what a policy will know.
+        shown = lab.datasets.filter(state="ready", archived_at=None).order_by("-id").first()
+        self.fields["task"].initial = shown and fleet.list_tasks(lab).filter(family__in=shown.families).first()
+        self.fields["parent"].initial = learning.list_parents(lab).first()
+        if asked := self.initial.get("parent"):
+            self.initial["parent"], self.impossible = learning.find_parent(lab, asked)
+        self.fields["stations"].initial = selectors.free_stations(lab)
+
+    @staticmethod
+    def wishes_of(row: Assignment, zone: str) -> dict:
+        """What the form shows of an assignment."""
+        budgets = {"episodes": row.budget_episodes, "hours": row.budget_hours, "target_success": row.target_success}
+        budget = next((name for name, amount in budgets.items() if amount is not None), "")
+        amount = budgets.get(budget)
+        local = row.not_before and row.not_before.astimezone(zone_named(zone)).replace(tzinfo=None)
+        return {
+            "task": row.task_id,
+            "parent": row.parent_id,
+            "who": "chosen" if row.any_count is None else "any",
+            "stations": [station.pk for station in row.stations.all()],
+            "any_count": row.any_count,
+            "budget": budget,
+            "amount": round(100 * amount, 6) if budget == "target_success" else amount,
+            "priority": PRIORITIES[row.priority],
+            "not_before": local,
+            "repeats": row.repeats,
+        }
+
+    def full_clean(self):
+        given = self.data.get(self.add_prefix("time_zone")) or timezone.get_current_timezone_name()
+        with timezone.override(zone_named(given)):
+            super().full_clean()
+
+    @property
+    def main_fields(self):
+        return [self[name] for name in ("task", "parent", "who", "stations", "any_count", "budget", "amount")]
+
+    @property
+    def further_fields(self):
+        return [self[name] for name in ("priority", "not_before", "repeats")]
+
+    @property
+    def further_bad(self):
+        return any(field.errors for field in self.further_fields)
+
+    def clean(self):
+        given = self.cleaned_data
+        if given.get("who") == "any":
+            if given.get("any_count") is None and "any_count" not in self.errors:
+                self.add_error("any_count", "Say how many stations it shall have.")
+        elif not given.get("stations") and "stations" not in self.errors:
+            self.add_error("stations", "Choose at least one station.")
+        amount, budget = given.get("amount"), given.get("budget")
+        if budget and amount is None and "amount" not in self.errors:
+            self.add_error("amount", f"Say how many or how much, until {BUDGETS[budget]}.")
+        elif amount is not None and not budget:
+            self.add_error("budget", "Say what the number counts: episodes, hours or % of true success.")
+        elif budget == "target_success" and amount is not None and not 1 <= amount <= 100:
+            self.add_error("amount", "A true success to be reached is 1 to 100 %.")
+        elif budget == "episodes" and amount is not None and amount != int(amount):
+            self.add_error("amount", "A number of episodes is a whole number.")
+        return given
+
+    def wishes(self) -> dict:
+        """The keywords of assign_task."""
+        given = self.cleaned_data
+        found = {name: given[name] for name in ("task", "parent", "not_before", "repeats")}
+        start = self.assignment and self.assignment.not_before
+        if start and found["not_before"] == start.replace(second=0, microsecond=0):
+            found["not_before"] = start  # the form shows minutes only
+        found["time_zone"] = given["time_zone"] or timezone.get_current_timezone_name()
+        found["priority"] = given["priority"] or "normal"
+        takes_any = given["who"] == "any"
+        found["stations"] = [] if takes_any else list(given["stations"])
+        found["any_count"] = given["any_count"] if takes_any else None
+        if budget := given["budget"]:
+            amount = given["amount"]
+            found[budget] = {"episodes": int(amount), "hours": amount, "target_success": amount / 100}[budget]
+        return found
+
+
+class ImproveForm(LaunchForm):
+    KIND = "improve"
+    parent = forms.ModelChoiceField(
+        label="Start from",
+        queryset=None,
+        empty_label=None,
+        help_text="The run whose policy is improved. The reward model that came with it judges the attempts.",
+        error_messages={"required": "Choose the run whose policy and reward model to start from."},
+    )
+    task = forms.ModelChoiceField(
+        label="Task", queryset=None, empty_label=None, error_messages={"required": "Choose the task to practise."}
+    )
+    stations = forms.ModelMultipleChoiceField(
+        label="Stations",
+        queryset=None,
+        widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
+        help_text="Only stations that no other run uses and that are not in maintenance are listed.",
+        error_messages={"required": "Choose at least one station to practise on."},
+    )
+
+    def __init__(self, *args, lab, like=None, **kwargs):
+        super().__init__(*args, lab=lab, like=like, **kwargs)
+        fence = self.fields["edge_margin"]
+        fence.help_text = f"{self.recipe_class.FIELDS['edge_margin'].help} Left empty, it is the task's."
+        if like is None or "edge_margin" not in like.recipe:
+            fence.initial = ""
+        busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
+        self.fields["parent"].queryset = parents = learning.list_parents(lab)
+        self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
+        parent = parents.first()
+        if asked := self.initial.get("parent"):
+            found, problem = learning.find_parent(lab, asked)
+            parent = found or parent
+            if problem:
+                self.refuse("parent", problem)
+        self.fields["task"].queryset = lab.tasks.filter(archived_at=None).order_by("name")
+        able = lab.stations.filter(maintenance_since=None, archived_at=None)
+        free = self.fields["stations"].queryset = able.exclude(pk__in=busy.values("station")).order_by("number")
+        # What a manager assigned already is what one most likely wants to practise.
+        waiting = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)
+        waiting = waiting.filter(task__archived_at=None).order_by("position")
+        chosen = self.initial.get("assignment")
+        waiting = waiting.filter(pk=chosen).first() if chosen else waiting.first()
+        if chosen and waiting is None:
+            self.impossible.append("The assignment that this link names already has a run, or has ended.")
+        # Else what the policy was shown: practice of a task that it never saw begins at nothing.
+        origin = parent.sft_run.dataset if parent else None
+        shown = lab.tasks.filter(family__in=origin.families, archived_at=None).first() if origin else None
+        self.fields["task"].initial = waiting.task_id if waiting else shown and shown.pk
+        self.fields["stations"].initial = (
+            free.filter(places__assignment=waiting) if waiting and not waiting.any_count else free
+        )
+
+    def clean(self):
+        super().clean()
+        if not self.errors and not self.cleaned_data["edge_margin"]:
+            del self.recipe["edge_margin"]  # launch_run takes the task's
+        return self.cleaned_data
+
+    @property
+    def missing(self):
+        if not self.fields["parent"].queryset.exists():
+            return "No run has made a policy and a reward model yet. Train from demonstrations first."
+        if not self.fields["stations"].queryset.exists():
+            return (
+                "Every station is used by another run or is in maintenance. Wait for one, or free one: cancel a run, "
+                "or end maintenance."
+            )
+        return ""
+
+
+LAUNCH_FORMS = {form.KIND: form for form in (SFTForm, ImproveForm)}

@@ -1,0 +1,110 @@
+"""The jobs of practice: a run's job beside what all runs need (learning/jobs.py), and what repeats in the queue.
+
+While the learner runs, its job hands finished episodes in, tells the stations again what they must know, and once they
+hold closes the round: from the stations to the learner by the run directory, and back by what it publishes.
+"""
+
+from pathlib import Path
+
+from celery import shared_task
+
+from fleetui.learning.jobs import SUPERVISIONS, Supervision
+from fleetui.learning.models import Checkpoint, Run
+from fleetui.messages import tell_station_on_commit
+from fleetui.practice import selectors
+from fleetui.practice.actions import assignments, episodes, publishing
+from robots.protocol import Hold
+from training.run_dir import write_atomically
+
+REPEAT_S = 3.0  # a channel layer may drop: what stations must know is said again
+LATE_UPLOAD_S = 3.0  # a station has ended its episode, whose upload is on its way
+STATION_STUCK_S = 60.0  # a station that doesn't end its episode doesn't stop the round for ever
+
+
+class PracticeSupervision(Supervision):
+    """One attempt at a run that practises on stations."""
+
+    TERMINATE_S = 4.0  # it was saved after its last update, so no evaluation is waited for
+
+    def __init__(self, run: Run):
+        super().__init__(run)
+        self.handed_in: set[str] = set()
+        self.repeated_at = 0.0
+        self.holding_since: float | None = None
+        self.episodes_over_since: float | None = None
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.handed_in = {path.stem[-36:] for path in self.dir.episodes.glob("*.safetensors")}
+
+    def list_data(self) -> dict[str, Path]:
+        """Practice learns from the demonstrations too, as long as they are there."""
+        return {name: file for name, file in super().list_data().items() if file.is_file()}
+
+    def list_start(self) -> dict[str, Path]:
+        parent = self.run.parent
+        return {f"{role}.safetensors": parent.best_checkpoint(role).file for role in ("policy", "reward_model")}
+
+    def serve(self, now: float) -> None:
+        self.hand_in()
+        self.close_round(now)
+        if now - self.repeated_at > REPEAT_S:
+            self.repeated_at = now
+            self.repeat_orders()
+
+    def publish(self, checkpoint: Checkpoint) -> None:
+        if publishing.publish_checkpoint(run=self.run, checkpoint=checkpoint):
+            self.holding_since = self.episodes_over_since = None
+
+    def hand_in(self) -> None:
+        """Episodes of the open version, each once; the number keeps the order in which they came."""
+        if self.run.open_version is None:
+            return
+        fresh = selectors.episodes_to_hand_in(self.run)
+        for episode in fresh:
+            name = str(episode.pk)
+            if name not in self.handed_in:
+                self.handed_in.add(name)
+                target = self.dir.episodes / f"{len(self.handed_in):07d}-{name}.safetensors"
+                # A symlink appears whole, and the file it names was complete before its row was.
+                target.symlink_to(episode.file)
+        if fresh:
+            episodes.hand_in_episodes(episodes=fresh)
+
+    def close_round(self, now: float) -> None:
+        """Once the stations hold: wait for the episodes under way and their uploads, then tell the learner that this
+        was all.
+        """
+        version = self.run.open_version
+        if not self.run.holding or version is None or self.dir.closed(version):
+            return
+        self.holding_since = self.holding_since or now
+        in_episode, not_uploaded = selectors.unsettled_stations(self.run)
+        if in_episode and now - self.holding_since < STATION_STUCK_S:
+            self.episodes_over_since = None
+            return
+        self.episodes_over_since = self.episodes_over_since or now
+        if not_uploaded and now - self.episodes_over_since < LATE_UPLOAD_S:
+            return
+        self.hand_in()  # what was stored between the last look and the settling
+        write_atomically(self.dir.rounds / f"{version}.closed", b"")
+
+    def repeat_orders(self) -> None:
+        policy = self.run.published_policy()
+        if policy is None:
+            return
+        publishing.record_loaded_everywhere(run=self.run)
+        for station in selectors.stations_behind(self.run):
+            tell_station_on_commit(station.command_group, *publishing.list_orders(station=station))
+        if self.run.holding:
+            message = Hold(version=self.run.open_version)
+            publishing.tell_stations_of_run(run=self.run, message=message)
+
+
+SUPERVISIONS["improve"] = PracticeSupervision
+
+
+@shared_task(name="fleet.repeat_assignment")
+def repeat_assignment_job(assignment_id: int) -> None:
+    """Celery's beat sends this when an occurrence of a repeating assignment is due."""
+    assignments.repeat_assignment(assignment_id=assignment_id)

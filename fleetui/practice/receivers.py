@@ -1,0 +1,32 @@
+"""What practice hears from below: the fleet and learning know nothing of it, and say what happened by their signals."""
+
+from django.dispatch import receiver
+
+from fleetui.fleet.signals import maintenance_changed, queue_changed, station_left, task_edited
+from fleetui.learning.signals import run_moved
+from fleetui.practice.actions import assignments, dispatch, publishing
+
+
+@receiver(queue_changed)
+def see_who_may_start(*, lab, **_):
+    dispatch.dispatch_on_commit(lab=lab)
+
+
+@receiver(task_edited)
+def tell_of_task(*, task, **_):
+    publishing.tell_of_task(task=task)
+
+
+@receiver(maintenance_changed)
+def order_station(*, station, **_):
+    publishing.order_station(station=station)
+
+
+@receiver(station_left)
+def stop_waiting_for_station(*, station, **_):
+    publishing.stop_waiting_for_station(station=station)
+
+
+@receiver(run_moved)
+def follow_run(*, run, **_):
+    assignments.follow_run(run=run)

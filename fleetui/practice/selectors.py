@@ -1,0 +1,52 @@
+"""Reading many rows of practice: free stations and assignments for the pages, episodes and stations for a run's job."""
+
+from fleetui.fleet.models import Assignment, Episode, Lab, Station
+from fleetui.fleet.selectors import list_stations
+from fleetui.learning.models import Run
+from robots.protocol import IN_EPISODE
+
+
+def free_stations(lab: Lab):
+    """Stations that no live assignment holds and nobody repairs."""
+    return list_stations(lab).filter(maintenance_since=None).exclude(places__live=True).order_by("number")
+
+
+def list_assignments(lab: Lab):
+    return lab.assignments.select_related("task", "run", "created_by").prefetch_related("places__station")
+
+
+def list_ended_assignments(lab: Lab, state: str = ""):
+    """The newest first; of one final state, if it is named."""
+    rows = list_assignments(lab).exclude(state__in=Assignment.LIVE).order_by("-ended_at", "-pk")
+    return rows.filter(state=state) if state else rows
+
+
+# For the run's job
+
+
+def episodes_to_hand_in(run: Run) -> list[Episode]:
+    """Practice episodes of the open version that the learner hasn't got, in the order they came."""
+    rows = run.episodes.filter(handed_in_at=None, purpose="practice", version=run.open_version)
+    return list(rows.order_by("stored_at")[:500])
+
+
+def unsettled_stations(run: Run) -> tuple[int, int]:
+    """(stations that may be in an episode, stations whose last episode isn't stored yet), of the run's connected
+    ones.
+    """
+    stations = Station.objects.filter(places__live=True, places__assignment__run=run, connected=True)
+    rows = list(stations.values_list("state", "last_episode"))
+    told = {last for state, last in rows if state not in IN_EPISODE and last}
+    stored = set(Episode.objects.filter(pk__in=told).values_list("pk", flat=True))
+    return sum(state in IN_EPISODE for state, _ in rows), len(told - stored)
+
+
+def stations_behind(run: Run) -> list[Station]:
+    """Connected stations of the run that haven't loaded its published policy."""
+    policy = run.published_policy()
+    if policy is None:
+        return []
+    stations = Station.objects.filter(
+        places__live=True, places__assignment__run=run, connected=True, maintenance_since=None
+    )
+    return list(stations.exclude(loaded_checkpoint=policy).select_related("lab"))

@@ -1,0 +1,88 @@
+"""The pages of runs: the list, the launch form, a run as it goes. Curves grow over the live socket."""
+
+from django.contrib import messages
+from django.db.models import OuterRef, Subquery
+from django.http import Http404
+from django.shortcuts import redirect
+from django.views.decorators.http import require_GET, require_http_methods
+
+from fleetui import access
+from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
+from fleetui.learning import selectors as learning
+from fleetui.learning.forms import recipe_rows
+from fleetui.learning.models import Metric
+from fleetui.practice.actions import launching
+from fleetui.practice.forms import LAUNCH_FORMS
+from fleetui.practice.queue import read_queue
+
+LAUNCH_FROM = ("dataset", "parent", "assignment", "like")  # what a link to the launch form may choose
+CHECKPOINTS_SHOWN = 12  # as static/js/run.js shows
+
+
+@page
+@require_GET
+def runs(request, lab_slug):
+    lab = access.get_lab(request.user, lab_slug)
+    newest = Metric.objects.filter(run=OuterRef("pk"), kind="evaluation").order_by("-seq").values("data")[:1]
+    return render_page(
+        request,
+        "learning/runs.html",
+        lab,
+        "runs",
+        runs=learning.list_runs(lab).annotate(evaluation=Subquery(newest)),
+        standing=standing_runs(lab),
+        archived=learning.list_runs(lab, archived=True),
+    )
+
+
+def standing_runs(lab) -> set[int]:
+    """Ids of the runs that nobody can practise for now: how long they will take, nobody knows."""
+    return {verdict.assignment.run_id for verdict in read_queue(lab) if verdict.state == "delayed"}
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def new_run(request, lab_slug):
+    lab = access.get_lab(request.user, lab_slug, "launch_run")
+    kind = request.GET.get("kind", "sft")
+    if kind not in LAUNCH_FORMS:
+        raise Http404(f"There is no kind of run {kind!r}; known are {', '.join(LAUNCH_FORMS)}.")
+    asked = {name: row_number(request.GET.get(name, "")) for name in LAUNCH_FROM}
+    chosen = {name: number for name, number in asked.items() if number}
+    like = access.get_run(request.user, lab_slug, chosen.pop("like")) if "like" in chosen else None
+    if like is not None and like.kind != kind:
+        raise Http404(f"{like} is no run of the kind {kind!r}.")
+    form = LAUNCH_FORMS[kind](request.POST or None, lab=lab, like=like, initial=chosen)
+    if request.method == "POST" and form.is_valid():
+        try:
+            run = launching.launch_run(
+                lab=lab, user=request.user, kind=kind, recipe=form.recipe, **form.sources(), source="page"
+            )
+        except access.Refused as refused:
+            add_refusal(form, refused)
+        else:
+            messages.success(request, f"{run} is launched. It starts as soon as the server has a free worker for it.")
+            return redirect("run", lab_slug, run.pk)
+    return render_page(request, "learning/new_run.html", lab, "runs", 422 if form.errors else 200, form=form, kind=kind)
+
+
+@page
+@require_GET
+def run(request, lab_slug, run_id):
+    found = access.get_run(request.user, lab_slug, run_id)
+    recipe = recipe_rows(found)
+    return render_page(
+        request,
+        "learning/run.html",
+        found.lab,
+        "runs",
+        run=found,
+        recipe=recipe,
+        recipe_changed=sum(row["changed"] for row in recipe),
+        checkpoints=found.checkpoints.order_by("-version", "role")[:CHECKPOINTS_SHOWN],
+        policy=found.best_checkpoint("policy"),
+        practice_can_start=not learning.parent_problem(found),
+        stations=learning.run_stations(found),
+        stands=found.pk in standing_runs(found.lab),
+        log="\n".join(learning.log_tail(found)),
+    )
