@@ -17,7 +17,6 @@ imports this module.
 import contextlib
 import hashlib
 import json
-import math
 import os
 import signal
 import time
@@ -30,16 +29,6 @@ from training.recipes import Recipe, RecipeError, recipe_from_json
 
 class RunError(Exception):
     """A run that can't start or go on; the text says what is wrong and what to do."""
-
-
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson interval of a success rate, 95 % by default: sensible for few episodes and near 0 and 1."""
-    if n == 0:
-        return 0.0, 1.0
-    rate = successes / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from training.recipes import ImproveRecipe, RecipeError, SFTRecipe, recipe_from_json
-from training.run_dir import RunDir, RunError, wilson
+from training.run_dir import RunDir, RunError
 
 
 def test_a_recipe_survives_json():
@@ -45,13 +45,6 @@ def test_every_setting_can_be_explained_in_a_form():
 def test_neither_recipes_nor_run_directories_need_torch():
     code = "import sys, training.recipes, training.run_dir; sys.exit('torch' in sys.modules or 'mujoco' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_wilson():
-    # 8 of 10 with z = 1.96: centre (.8 + .19208) / 1.38416 = .7167, half width .2266
-    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == pytest.approx(1)
-    assert wilson(0, 0) == (0, 1)
 
 
 def test_metrics_are_read_on_from_an_offset_and_a_torn_line_is_left_out(tmp_path):
