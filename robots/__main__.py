@@ -7,7 +7,6 @@ with exit code 2.
 """
 
 import argparse
-import os
 import sys
 import time
 from io import BytesIO
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from robots import protocol, strict_json
+from robots.atomic_files import write_atomically
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.worlds import make_world
@@ -59,10 +59,7 @@ def render(arguments: argparse.Namespace) -> None:
         else:
             world.set_observation(observation)
             jpeg = to_jpeg(world.render(arguments.width, arguments.height))
-        # A reader who finds the name must find the whole picture.
-        temporary = arguments.out / f".{step:05d}.{os.getpid()}.tmp"
-        temporary.write_bytes(jpeg)
-        temporary.replace(arguments.out / f"{step:05d}.jpg")
+        write_atomically(arguments.out / f"{step:05d}.jpg", jpeg, durable=False)
         if progress is not None:
             progress(step + 1, episode.steps + 1)
     if world is not None:

@@ -88,6 +88,7 @@ def train(arguments) -> int:
 
     run = RunDir(arguments.run_dir)
     run.listen_for_cancel()
+    run.clear_leftovers()
     try:
         summary = {"sft": sft, "improve": improve}[arguments.command](run)
     except (RunError, DatasetError, CheckpointError) as error:

@@ -30,11 +30,12 @@ from fleetui.learning import selectors
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from fleetui.learning.signals import run_moved
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
+from robots.atomic_files import replacing, write_atomically
 from robots.embodiments import get_embodiment
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
 from training.recipes import Recipe, RecipeError, recipe_from_json
-from training.run_dir import sha256_of, write_atomically
+from training.run_dir import sha256_of
 
 STALE_AFTER = timedelta(seconds=10)  # a job heartbeats each second
 RENDER_STALE_S = 120
@@ -521,16 +522,13 @@ def register_checkpoint(*, run: Run, line: dict) -> Checkpoint | None:
     target = settings.DATA / kept
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
-        temporary = target.with_suffix(f".{run.pk}.tmp")
-        temporary.unlink(missing_ok=True)
         try:
-            _link_or_copy(source, temporary)
+            with replacing(target, durable=False) as temporary:  # its content has been written durably already
+                _link_or_copy(source, temporary)
+                if sha256_of(temporary) != line["sha256"]:
+                    raise FileNotFoundError(source)  # a newer one has its name
         except FileNotFoundError:
             return None
-        if sha256_of(temporary) != line["sha256"]:
-            temporary.unlink()
-            return None
-        temporary.replace(target)
     with transaction.atomic():
         if not beat_run(run=run):
             return None

@@ -29,8 +29,9 @@ from fleetui.fleet.models import Episode
 from fleetui.learning import actions, selectors
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from robots import strict_json
+from robots.atomic_files import write_atomically
 from robots.episodes import read_episodes
-from training.run_dir import RunDir, RunError, write_atomically
+from training.run_dir import RunDir, RunError
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from fleetui.learning.models import Checkpoint, Run
 from fleetui.messages import tell_station_on_commit
 from fleetui.practice import selectors
 from fleetui.practice.actions import assignments, episodes, publishing
+from robots.atomic_files import write_atomically
 from robots.protocol import Hold
-from training.run_dir import write_atomically
 
 REPEAT_S = 3.0  # a channel layer may drop: what stations must know is said again
 LATE_UPLOAD_S = 3.0  # a station has ended its episode, whose upload is on its way

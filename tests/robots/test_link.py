@@ -350,14 +350,18 @@ def test_a_server_in_trouble_gets_nothing_set_aside(server, connect, monkeypatch
 @pytest.fixture
 def full_disk(monkeypatch):
     """A switch: while it is on, nothing can be written."""
-    written, switch = Path.write_bytes, {"full": False}
+    switch = {"full": False}
 
-    def write_bytes(path, content):
-        if switch["full"]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return written(path, content)
+    def unless_full(written):
+        def write(path, content, **options):
+            if switch["full"]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return written(path, content, **options)
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+        return write
+
+    monkeypatch.setattr(link_module, "write_atomically", unless_full(link_module.write_atomically))
+    monkeypatch.setattr(Path, "write_bytes", unless_full(Path.write_bytes))  # of what is set aside
     return switch
 
 

@@ -47,6 +47,16 @@ def test_neither_recipes_nor_run_directories_need_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_learner_clears_what_a_killed_one_was_writing(tmp_path):
+    run = RunDir.create(tmp_path, SFTRecipe())
+    kept = [run.checkpoints / "policy.safetensors", tmp_path / "state.safetensors"]
+    for path in kept:
+        path.write_bytes(b"whole")
+        path.with_name(f".{path.name}.0a1b2c3d.tmp").write_bytes(b"ha")
+    run.clear_leftovers()
+    assert [path for path in tmp_path.rglob("*.tmp")] == [] and all(path.exists() for path in kept)
+
+
 def test_metrics_are_read_on_from_an_offset_and_a_torn_line_is_left_out(tmp_path):
     run = RunDir(tmp_path)
     run.log("loss", step=1, bc=float("nan"))

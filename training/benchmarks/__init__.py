@@ -29,7 +29,7 @@ import numpy as np
 import scipy  # loads scipy.stats at its first use: a station host starts through this file and needs none
 
 from robots import strict_json
-from training.run_dir import write_atomically
+from robots.atomic_files import write_atomically
 
 Row = dict[str, object]
 Report = Callable[[float, str], None]
