@@ -480,6 +480,10 @@ class Link:
         return min(2 * delay, LONGEST_DELAY_S)
 
     async def _keep_talking(self) -> None:
+        """A loop of our own, as connect()'s iterator waits too little and remembers too much: a connection that was
+        opened at all, and be it to be told that the token is revoked, is made anew at once; and after a redirect (the
+        log-in page of some Wi-Fi) it asks that address, without the token, for good.
+        """
         address = self.server.replace("http", "ws", 1) + "/ws/station"
         delay = FIRST_DELAY_S
         while not self.closing:
