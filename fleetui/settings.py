@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from csp.constants import NONE, SELF, UNSAFE_INLINE
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_core import PydanticUseDefault
@@ -206,6 +207,7 @@ INSTALLED_APPS = [
     "django_celery_beat",
     "pgtrigger",
     "axes",
+    "csp",
     "fleetui.fleet",
     "fleetui.learning",
     "fleetui.practice",
@@ -214,6 +216,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -221,7 +224,6 @@ MIDDLEWARE = [
     "fleetui.fleet.time_zones.use_own_time_zone",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "fleetui.headers.content_security_policy",
     "axes.middleware.AxesMiddleware",
 ]
 
@@ -331,6 +333,19 @@ CSRF_TRUSTED_ORIGINS += [PUBLIC_ORIGIN] if PUBLIC_ORIGIN else []
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "SAMEORIGIN"  # the charts stand in a frame of our own page
+# What a page may load: this server's own files only, and no inline script. Dash's own pages, which need inline scripts,
+# are served beside Django and don't pass here.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "style-src": [SELF, UNSAFE_INLINE],  # plotly.js writes style elements
+        "img-src": [SELF, "data:", "blob:"],  # frames and downloads of a chart are blobs
+        "object-src": [NONE],
+        "base-uri": [NONE],
+        "form-action": [SELF],
+        "frame-ancestors": [SELF],
+    }
+}
 DATA_UPLOAD_MAX_MEMORY_SIZE = 65 * 2**20  # a station uploads at most 64 MiB of episodes at once
 
 LOGGING = {
