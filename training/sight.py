@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from robots.embodiments import Embodiment
 from training.datasets import DatasetError, Demonstrations
-from training.recipes import warm_up_and_anneal
+from training.descent import anneal
 from training.vocabulary import Vocabulary
 
 CELL = 2  # pixels
@@ -259,13 +259,13 @@ def learn_to_see(
             optimiser = _new_optimiser(sight)
         if within == 0 or loss is None:
             loss = own_cases(begun) if number else by_what_left
-        for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * warm_up_and_anneal(within + 1, steps)
+            schedule = anneal(optimiser, steps, within)
         losses = loss()
         optimiser.zero_grad()
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(sight.parameters(), 1.0)
         optimiser.step()
+        schedule.step()
         go_on = step_done(step, {name: float(value.detach()) for name, value in losses.items()})
         if not go_on or step % SAVE_EVERY == 0 or step == ROUNDS * steps:
             save({"step": step}, optimiser, generator, sight=sight, begun=begun)
