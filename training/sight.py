@@ -248,6 +248,22 @@ def learn_to_see(
 
         return by_own_cases
 
+    def loss_of(number: int, begun: Sight) -> Callable[[], dict[str, Tensor]]:
+        return own_cases(begun) if number else by_what_left
+
+    return _learn_in_rounds(sight, steps, loss_of, generator, step_done, load, save)
+
+
+def _learn_in_rounds(
+    sight: Sight,
+    steps: int,
+    loss_of: Callable[[int, Sight], Callable[[], dict[str, Tensor]]],
+    generator: torch.Generator,
+    step_done: Callable[[int, dict], bool],
+    load: Callable,
+    save: Callable,
+) -> bool:
+    """ROUNDS of so many updates, each with the loss that it has from its number and from the sight as it began."""
     # As the round began: a restart in its middle has to find the same cases.
     begun, loss = copy.deepcopy(sight), None
     optimiser = _new_optimiser(sight)
@@ -258,7 +274,7 @@ def learn_to_see(
             begun.load_state_dict(sight.state_dict())
             optimiser = _new_optimiser(sight)
         if within == 0 or loss is None:
-            loss = own_cases(begun) if number else by_what_left
+            loss = loss_of(number, begun)
             schedule = anneal(optimiser, steps, within)
         losses = loss()
         optimiser.zero_grad()

@@ -202,7 +202,7 @@ class ParentForm(LaunchForm):
         label="Start from",
         queryset=None,
         empty_label=None,
-        help_text="The run whose policy is improved. The reward model that came with it judges the attempts.",
+        help_text="The run with whose policy it begins. The reward model that came with it judges the attempts.",
         error_messages={"required": "Choose the run whose policy and reward model to start from."},
     )
 

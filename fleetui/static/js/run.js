@@ -41,7 +41,10 @@ const bandSpeedAndFalls = (e) =>
 function drawSuccess() {
   const points = of("evaluation").map((e) => ({ ...e, rate: e.n ? e.successes / e.n : null })).filter((e) => e.rate !== null);
   $("#success").hidden = !points.length && ended();
-  if (!points.length) return;
+  if (!points.length) {
+    if (ended()) setText(field("success-note"), "no evaluation was made");
+    return;
+  }
   const ink = colour("ink");
   if (!method.practises) {
     const last = points.at(-1);
