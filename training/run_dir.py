@@ -25,7 +25,8 @@ from pathlib import Path
 
 from robots import strict_json
 from robots.atomic_files import write_atomically
-from training.recipes import Recipe, RecipeError, recipe_from_json
+from training.methods.registry import recipe_from_json
+from training.recipes import Recipe, RecipeError
 
 
 class RunError(Exception):

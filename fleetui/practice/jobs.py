@@ -41,10 +41,6 @@ class PracticeSupervision(Supervision):
         """Practice learns from the demonstrations too, as long as they are there."""
         return {name: file for name, file in super().list_data().items() if file.is_file()}
 
-    def list_start(self) -> dict[str, Path]:
-        parent = self.run.parent
-        return {f"{role}.safetensors": parent.best_checkpoint(role).file for role in ("policy", "reward_model")}
-
     def serve(self, now: float) -> None:
         self.hand_in()
         self.close_round(now)
@@ -101,7 +97,7 @@ class PracticeSupervision(Supervision):
             publishing.tell_stations_of_run(run=self.run, message=message)
 
 
-SUPERVISIONS["improve"] = PracticeSupervision
+SUPERVISIONS[True] = PracticeSupervision
 
 
 @shared_task(name="fleet.repeat_assignment")

@@ -189,7 +189,7 @@ def test_launch_sft_and_see_the_losses_grow(pages, story, screenshots):
     page.get_by_role("button", name="Launch").click()
     page.wait_for_url(re.compile(r"/runs/\d+$"))
     story["sft"] = page.url
-    points = lambda: int(page.get_attribute("#losses", "data-points") or 0)  # noqa: E731
+    points = lambda: int(page.get_attribute("#curve-0", "data-points") or 0)  # noqa: E731
     state = page.locator("h1 + [data-f=state]")
     wait_until(lambda: points() > 0, 60, lambda: f"No loss appeared; the run says: {page.inner_text('main')}")
     first = points()

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from training.recipes import ImproveRecipe, RecipeError, SFTRecipe, recipe_from_json
+from training.methods.registry import recipe_from_json
+from training.recipes import ImproveRecipe, RecipeError, SFTRecipe
 from training.run_dir import RunDir, RunError
 
 
