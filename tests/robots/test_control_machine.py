@@ -1,6 +1,6 @@
-"""10,000 random interleavings of what people, the server and a bad network do to one station, and what must always
-hold: never two in control, no command of an older epoch accepted, none executed late or twice, a stopped body never
-moves.
+"""Random interleavings of what people, the server and a bad network do to one station, and what must always hold: never
+two in control, no command of an older epoch accepted, none executed late or twice, a stopped body never moves. `make
+faults` plays 10,000.
 
 The station is the real one (robots/station.py). The server's rule, which lives in PostgreSQL, is written here once more
 in its simplest form: one live lease, each with a higher epoch, two seconds from its newest sign of life.
@@ -19,7 +19,7 @@ from robots.protocol import to_json
 from robots.station import SILENCE_S, Station
 from tests.robots.station_fakes import Clock, FakeWorld, loaded_policy, told
 
-INTERLEAVINGS = int(os.environ.get("FLEETUI_INTERLEAVINGS", "10000"))
+INTERLEAVINGS = int(os.environ.get("FLEETUI_INTERLEAVINGS", "300"))
 LEASE_S = 2.0
 PEOPLE = ("ada", "grace", "alan")
 ASSIGNMENT = {"type": "assignment", "assignment": 1, "run": 1, "task": {"name": "block2block", "time_limit_steps": 20}}
@@ -235,12 +235,12 @@ class ControlOfAStation(RuleBasedStateMachine):
             assert control.state in ("overridden", "offline"), "an override that nobody ended lets nothing else move"
 
 
-def test_ten_thousand_interleavings():
+def test_random_interleavings():
     run_state_machine_as_test(
         ControlOfAStation,
         settings=settings(
             max_examples=INTERLEAVINGS,
-            stateful_step_count=12,
+            stateful_step_count=50,  # in twelve, hardly any command of a lease arrives too late
             deadline=None,
             database=None,
             derandomize=True,
