@@ -127,7 +127,7 @@ class RunningFleet:
         """Role to {role, username, password}."""
         return {row["role"]: row for row in json.loads((self.data / "logins.json").read_text())}
 
-    def wait_until_answering(self, seconds=90):
+    def wait_until_answering(self, seconds=180):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"manage.py start ended:\n{self.output.read_text()}"
