@@ -234,6 +234,6 @@ def test_the_audit_log_is_filtered_and_exported_as_it_was_filtered(manager, pict
         download.value.save_as(path)
         (row,) = read(path)
         assert (row["person"], row["station"], row["reason"]) == ("manager", "Station 1", "new camera")
-    manager.goto(f"{LAB}/audit?person=supervisor&kind=token_made")
+    manager.goto(f"{LAB}/audit?person=manager&kind=dataset_deleted")
     expect(manager.locator("main")).to_contain_text("No act found")
     picture(manager, "audit_none")

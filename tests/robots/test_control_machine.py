@@ -185,11 +185,12 @@ class ControlOfAStation(RuleBasedStateMachine):
             if seen is None:
                 continue
             state = self.station.control.state
-            assert not self.station.control.stop_latched and not self.station.control.paused, "a stopped body moved"
-            if state == "overridden":
+            assert not self.station.control.stop_latched, "a stopped body moved"
+            if state == "overridden":  # also where it was paused before: a pause holds the policy, not a person
                 assert lease.live and self.clock() - driven_at <= DRIVE_HELD_S, "nobody holds it, and it moves"
                 assert self.station.recording.actor == "human"
             else:
+                assert not self.station.control.paused, "a paused body moved"
                 assert state in ("practising", "evaluating") and not lease.open, "the policy went on by itself"
                 assert self.station.recording.actor == "policy"
             self.station.act(np.array([0.01, 0.0], np.float32), 9.0, None)
