@@ -16,7 +16,7 @@ from robots.control import CommandRefused
 from robots.driver import DriverError
 from robots.embodiments import Embodiment
 from robots.episodes import ACTORS, FAILURES, Episode
-from robots.orders import LoadedPolicy, Orders
+from robots.orders import Orders, PolicyBundle
 from robots.protocol import Code
 from robots.rules import Rules, Settings
 from robots.tasks import TASKS, Instruction, TaskFamily, get_task
@@ -24,7 +24,7 @@ from robots.termination import Termination
 from robots.workspace import Workspace
 
 SPREADING = 3  # failures in a row after which another family is asked; then the task's own again, and so on
-TRIED_OUT = 0.1  # the share of attempts that go on, however hopeless
+PROBE_SHARE = 0.1  # the share of attempts that go on, however low their probability of success
 
 
 class Recording:
@@ -38,7 +38,7 @@ class Recording:
         purpose: str,
         actor: str,
         observation: np.ndarray,
-        loaded: LoadedPolicy | None,
+        loaded: PolicyBundle | None,
         rules: Rules,
     ):
         self.uuid = str(uuid.uuid4())
@@ -138,7 +138,7 @@ class Attempts:
         termination = self._record(task, instruction, limit, purpose, "policy").termination
         termination.tolerated = tolerated
         if orders.rules.hopeless is not None:
-            termination.tried_out = purpose == "evaluation" or self.rng.random() < TRIED_OUT
+            termination.probe = purpose == "evaluation" or self.rng.random() < PROBE_SHARE
         return True
 
     def begin_correction(self) -> None:
@@ -177,9 +177,9 @@ class Attempts:
 
     # Each step
 
-    def judge(self, d: float, distribution: np.ndarray | None, outlook: np.ndarray | None) -> None:
+    def judge(self, d: float, distribution: np.ndarray | None, prediction: np.ndarray | None) -> None:
         self.d, self.distribution = d, distribution
-        self.recording.termination.judge(d, outlook, self.recording.steps)
+        self.recording.termination.judge(d, prediction, self.recording.steps)
 
     def ending(self) -> str:
         """Why the policy's attempt is over by itself; "": it goes on."""

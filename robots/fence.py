@@ -6,7 +6,7 @@ place: the effector may go behind an object at the edge, and bring it back.
 
 Objects are discs here and pushing is quasi-static: what is touched gives way, along the line from the centre that
 touches it, and so does what it touches in turn; or, caught by a corner or a hollow, it is carried along. What would
-bring an object out in either way is refused. So an action's outcome is foreseen from tracked places alone, without a
+bring an object out in either way is refused. So an action's outcome is predicted from tracked places alone, without a
 simulator.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 Point = tuple[float, float]
 
-PARTS = 4  # in which an action is foreseen: 3 cm at once could jump over an object's middle
+PARTS = 4  # in which an action is predicted: 3 cm at once could jump over an object's middle
 LEAVING = -0.7  # cosine between the effector's way and the way to an object's centre
 # Two objects rarely meet corner to corner: at full distance, what is at the edge could never be touched by another.
 MET = 0.95
@@ -43,7 +43,7 @@ def fenced(
     (0, 0) where no turn helps.
     """
     inner = half_table[0] - margin, half_table[1] - margin
-    # An object moves no farther than the action, so far from the edge there is nothing to foresee.
+    # An object moves no farther than the action, so far from the edge there is nothing to predict.
     close = math.hypot(*action) + SLACK
     if all(abs(x) < inner[0] - close and abs(y) < inner[1] - close for x, y in objects):
         return action
@@ -51,7 +51,7 @@ def fenced(
         x, y = action[0] * cos - action[1] * sin, action[0] * sin + action[1] * cos
         share = min([1.0] + [most / abs(way) for most, way in zip(limit, (x, y), strict=True) if way])
         tried = (x * share, y * share) if share < 1 else (x, y)
-        outcomes = foresee(tried, effector, effector_radius, objects, radii)
+        outcomes = predict_push(tried, effector, effector_radius, objects, radii)
         if not any(_leaves(objects[i], there, inner) for i, places in outcomes.items() for there in places):
             return tried
     return 0.0, 0.0
@@ -61,7 +61,7 @@ def _leaves(here: Point, there: Point, inner: Point) -> bool:
     return any(abs(b) > max(limit + SLACK, abs(a)) for a, b, limit in zip(here, there, inner, strict=True))
 
 
-def foresee(
+def predict_push(
     action: Point, effector: Point, effector_radius: float, objects: Sequence[Point], radii: Sequence[float]
 ) -> dict[int, tuple[Point, Point]]:
     """Where the action may bring objects: by index, of those that it moves, where it ends when it gives way and where

@@ -14,7 +14,7 @@ from robots.tasks import TaskFamily, get_task
 
 
 @dataclass(frozen=True)
-class LoadedPolicy:
+class PolicyBundle:
     """What a host gives a station to act with: the objects, and the ids that every episode carries."""
 
     checkpoint: str
@@ -25,7 +25,7 @@ class LoadedPolicy:
     threshold: float
     consecutive: int
     bin_width: float
-    taught: int  # rounds of practice that the policy's outlook has learned from
+    value_updates: int  # rounds of practice that the policy's success prediction has learned from
 
 
 class Orders:
@@ -37,8 +37,8 @@ class Orders:
         self.task: TaskFamily | None = None  # None: nothing that can be practised here
         self.rules = Rules()
         self.run = None  # whose policies these are
-        self.loaded: LoadedPolicy | None = None
-        self.next_policy: LoadedPolicy | None = None
+        self.loaded: PolicyBundle | None = None
+        self.next_policy: PolicyBundle | None = None
         self.hold_version: int | None = None  # wait for a policy newer than this one
         self.waiting_reason = ""  # why there is no policy, where more is known than that
         self._policy_outdated = False  # to be dropped at the episode boundary
@@ -98,7 +98,7 @@ class Orders:
         if version is not None:
             self.hold_version = max(version, self.hold_version if self.hold_version is not None else version)
 
-    def offer(self, loaded: LoadedPolicy) -> bool:
+    def offer(self, loaded: PolicyBundle) -> bool:
         """False where it is the one that acts already: sent again, after a reconnection, and a hold on it stays."""
         if self.loaded is not None and loaded.checkpoint == self.loaded.checkpoint and not self._policy_outdated:
             self.next_policy = None

@@ -238,7 +238,7 @@ class Telemetry(Message):
     d_start: float | None = part(NUMBER, "d at the attempt's beginning", default=None)
     progress: float | None = part(NUMBER, "0 to 1, from d and d_start", default=None)
     p_success: float | None = part(
-        NUMBER, 'the mass that the policy\'s outlook puts on "done within the steps that are left"', default=None
+        NUMBER, 'the mass that the policy\'s prediction puts on "done within the steps that are left"', default=None
     )
     distribution: list[float] | None = part(DISTRIBUTION, "the reward model's, over the steps to go", default=None)
     bin_width: float | None = part(NUMBER, "steps, of the distribution's bins", default=None)

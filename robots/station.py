@@ -4,7 +4,7 @@ A state machine stepped by a host, which brings the policy: many stations then s
 
     station.receive(message)                     assignment, hold, command, settings, as they come from the server
     if (due := station.observe()) is not None:   (observation, instruction); None: nothing to do now
-        station.act(action, d, distribution, outlook)    the policy's action and outlook, the reward model's d
+        station.act(action, d, distribution, prediction)    the policy's action and prediction, the reward model's d
 
 Practice is reset-free. An episode ends by the success detector, the time limit, the operator, an override, a stop or a
 world that needs a reset, never by the simulator's true success, which is only written down. The ending is decided on an
@@ -24,7 +24,7 @@ from robots.commands import Commands
 from robots.control import Control
 from robots.driver import Driver, DriverError
 from robots.episodes import Episode
-from robots.orders import LoadedPolicy, Orders
+from robots.orders import Orders, PolicyBundle
 from robots.protocol import (
     Assignment,
     Beat,
@@ -151,7 +151,7 @@ class Station:
         if workspace.code == Code.RESET_FIRST and orders.task is not None and not orders.resets_each_attempt:
             workspace.forget_need()
 
-    def offer_policy(self, loaded: LoadedPolicy) -> None:
+    def offer_policy(self, loaded: PolicyBundle) -> None:
         """Taken at the next episode boundary; at once where no episode is under way."""
         if self.orders.offer(loaded):
             self._rest()
@@ -258,13 +258,13 @@ class Station:
         action: np.ndarray | None,
         d: float,
         distribution: np.ndarray | None,
-        outlook: np.ndarray | None = None,
+        prediction: np.ndarray | None = None,
     ) -> None:
         """The policy's action for what observe() returned, the reward model's judgement of it, and p(steps to success)
         under this policy [bins] (NaN, None: there is none).
         """
         now = self.clock()
-        self.attempts.judge(float(d), distribution, outlook)
+        self.attempts.judge(float(d), distribution, prediction)
         if now - self._shown_at >= TELEMETRY_EVERY_S:
             self._show(now)
         try:

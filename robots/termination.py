@@ -1,8 +1,8 @@
 """When an attempt is over, and why: the success detector, the time limit, the world, or that it leads nowhere.
 
-Stands between the judgements of each frame (the reward model's d, the policy's outlook) and the loop in station.py. The
-ending is decided on a frame that the reward model has judged, and never by the simulator's true success. What people
-end (operator, override, stop) and faults end an attempt in the loop itself.
+Stands between the judgements of each frame (the reward model's d, the policy's success prediction) and the loop in
+station.py. The ending is decided on a frame that the reward model has judged, and never by the simulator's true
+success. What people end (operator, override, stop) and faults end an attempt in the loop itself.
 """
 
 import math
@@ -10,38 +10,38 @@ import math
 import numpy as np
 
 from robots.episodes import CONFIRMED_FRAMES
-from robots.orders import LoadedPolicy
+from robots.orders import PolicyBundle
 from robots.rules import Rules
 
 # d is a noisy estimate: less than this below the lowest so far is no progress, and one high frame is no regression.
 NEW_LOW = 1.0
-# Rounds until a policy's outlook is acted upon: at first it speaks of demonstrations. After 8 rounds (300 episodes)
-# P(failure) was off by .09 on average, before the first by .28.
-UNTAUGHT = 8
+# Rounds until a policy's success prediction is acted upon: at first it speaks of demonstrations. After 8 rounds (300
+# episodes) P(failure) was off by .09 on average, before the first by .28.
+FEWEST_VALUE_UPDATES = 8
 
 
 class Termination:
     """What the frames of one attempt say of its end."""
 
-    def __init__(self, rules: Rules, limit: int, loaded: LoadedPolicy | None):
+    def __init__(self, rules: Rules, limit: int, loaded: PolicyBundle | None):
         self.rules, self.limit, self.loaded = rules, limit, loaded  # rules: as they were when it began
         self.d: list[float] = []  # one for each frame that was judged
-        self.p_success: float | None = None  # of the newest frame, by the policy's outlook
+        self.p_success: float | None = None  # of the newest frame, by the policy's success prediction
         self.tolerated = ""  # what was out of play at the start
-        self.tried_out = False  # however hopeless: what comes of such attempts is what outlook is learned from
+        self.probe = False  # goes on all the same: what comes of such attempts is what the prediction learns from
         self._below = 0  # frames in a row with d <= s
         self._lowest, self._lowest_at = math.inf, 0  # of d, and its step
         self._above = 0  # frames in a row in which d has risen too far
-        self._forlorn = 0  # frames in a row in which p_success was too little
+        self._improbable = 0  # frames in a row in which p_success was too little
 
-    def judge(self, d: float, outlook: np.ndarray | None, steps: int) -> None:
-        """The frame after so many steps, once. `outlook` is p(steps to success) [bins]; NaN, None: there is none."""
+    def judge(self, d: float, prediction: np.ndarray | None, steps: int) -> None:
+        """The frame after so many steps, once. `prediction` is p(steps to success) [bins]; NaN, None: there is none."""
         if len(self.d) > steps:
             return
         self.d.append(d)
         self.p_success = None
-        if outlook is not None and self.loaded is not None and np.isfinite(outlook).all():
-            self.p_success = chance_of_success(outlook, self.limit - steps, self.loaded.bin_width)
+        if prediction is not None and self.loaded is not None and np.isfinite(prediction).all():
+            self.p_success = chance_of_success(prediction, self.limit - steps, self.loaded.bin_width)
         self._below = self._below + 1 if self.loaded and d <= self.loaded.threshold else 0
         if d <= self._lowest - NEW_LOW or self._lowest == math.inf:
             self._lowest, self._lowest_at = d, steps
@@ -62,10 +62,10 @@ class Termination:
     def _given_up(self, steps: int) -> str:
         """The ending, if this attempt leads nowhere by the task's rules."""
         rules = self.rules
-        taught = rules.hopeless is not None and self.p_success is not None and self.loaded.taught >= UNTAUGHT
-        doubted = taught and self.p_success < rules.hopeless
-        self._forlorn = self._forlorn + 1 if doubted else 0
-        if self._forlorn >= CONFIRMED_FRAMES and not self.tried_out:
+        known = self.p_success is not None and self.loaded.value_updates >= FEWEST_VALUE_UPDATES
+        doubted = rules.hopeless is not None and known and self.p_success < rules.hopeless
+        self._improbable = self._improbable + 1 if doubted else 0
+        if self._improbable >= CONFIRMED_FRAMES and not self.probe:
             return "hopeless"
         risen = rules.regression is not None and self.d[-1] - self._lowest >= rules.regression
         self._above = self._above + 1 if risen else 0

@@ -1,5 +1,5 @@
 """python -m training METHOD RUN_DIR | evaluate --checkpoint FILE | practise --server URL --tokens FILE
-                     | rehearse --dir DIR --demonstrations FILE | shift --json FILE
+                     | local-practice --dir DIR --demonstrations FILE | supervision --json FILE
                      | benchmark NAME --seeds K --json FILE
 
 METHOD is a method's kind: sft, improve, or one that FLEETUI_METHODS adds (methods/registry.py).
@@ -35,7 +35,7 @@ def main() -> int:
     )
     command.add_argument("--greedy", action="store_true", help="the likeliest action instead of a sampled one")
     command.add_argument("--held-out", action="store_true", help="wordings that no demonstration uses")
-    command = commands.add_parser("rehearse", help="SFT and practice in one process, without a server")
+    command = commands.add_parser("local-practice", help="SFT and practice in one process, without a server")
     command.add_argument("--dir", required=True)
     command.add_argument("--demonstrations", required=True, nargs="+")
     command.add_argument("--sft", default="{}", help="settings of the SFT recipe, as JSON")
@@ -47,7 +47,7 @@ def main() -> int:
     command.add_argument("--first-seed", type=int, default=0)
     command.add_argument("--jobs", type=int, default=1, help="how many seeds at once, each in a process of its own")
     command.add_argument("--json", default="", help="where the rows and the summary are written, after each seed")
-    command = commands.add_parser("shift", help="a simulated shift under several ways to supervise")
+    command = commands.add_parser("supervision", help="a simulated shift under several ways to supervise")
     command.add_argument("--stations", type=int, default=16)
     command.add_argument("--hours", type=float, default=1.0)
     command.add_argument("--speed", choices=("1", "4", "max"), default="max")
@@ -64,14 +64,14 @@ def main() -> int:
         return practice.main(rest) or 0
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    if arguments.command == "rehearse":
-        from training import rehearsal
+    if arguments.command == "local-practice":
+        from training import local_practice
 
-        return rehearsal.main(arguments)
-    if arguments.command == "shift":
-        from training import shift
+        return local_practice.main(arguments)
+    if arguments.command == "supervision":
+        from training import supervision_simulation
 
-        return shift.main(arguments)
+        return supervision_simulation.main(arguments)
     if arguments.command == "benchmark":
         return benchmarks.main(arguments)
     if arguments.command == "evaluate":
@@ -123,7 +123,7 @@ def evaluate(arguments) -> int:
     except CheckpointError as error:
         print(error, file=sys.stderr)
         return 2
-    tasks = [name.strip() for name in arguments.task.split(",") if name.strip()] or policy.description.tasks
+    tasks = [name.strip() for name in arguments.task.split(",") if name.strip()] or policy.metadata.tasks
     if unknown := [name for name in tasks if name not in TASKS]:
         print(f"There is no task {unknown[0]!r}; known are {', '.join(TASKS)}.", file=sys.stderr)
         return 2

@@ -25,6 +25,9 @@ from training.vocabulary import Vocabulary
 
 LARGEST_HEADER = 10**6  # bytes of JSON; a checkpoint may have come over the network
 FORMAT = "fleetui-checkpoint-1"
+# What older files call by another name: facts of the metadata, and the beginnings of weights' names.
+RENAMED_FACTS = {"taught": "value_updates"}
+RENAMED_WEIGHTS = {"sight.tell.": "perception.object_detector.", "sight.": "perception."}
 
 
 class CheckpointError(ValueError):
@@ -32,7 +35,7 @@ class CheckpointError(ValueError):
 
 
 @dataclass
-class Description:
+class CheckpointMetadata:
     """What a checkpoint file says about itself."""
 
     role: str  # policy | reward_model
@@ -46,23 +49,36 @@ class Description:
     consecutive: int  # frames in a row with d <= s
     recipe: dict
     parent: str = ""  # the checkpoint it was trained from
-    taught: int = 0  # rounds of practice that a policy's outlook has learned from
+    value_updates: int = 0  # rounds of practice that a policy's success prediction has learned from
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     kind: str = FORMAT
+
+    @classmethod
+    def from_json(cls, data: dict) -> "CheckpointMetadata":
+        """Also of a file that calls the value updates by their older name."""
+        return cls(**{RENAMED_FACTS.get(name, name): value for name, value in data.items()})
 
     def new_network(self) -> Network:
         return Network(Embodiment.from_json(self.embodiment), Vocabulary(self.vocabulary), **self.sizes)
 
 
-def save_checkpoint(path: Path, network: Network, description: Description) -> None:
+def present_name(weight: str) -> str:
+    """Of a weight that a file may name as older code did."""
+    for old, new in RENAMED_WEIGHTS.items():
+        if weight.startswith(old):
+            return new + weight.removeprefix(old)
+    return weight
+
+
+def save_checkpoint(path: Path, network: Network, metadata: CheckpointMetadata) -> None:
     """CheckpointError, and no file, where a weight is no number: whoever loaded it could only stand still."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    refuse_nan(tensors, f"The {description.role} of version {description.version} is not kept")
+    refuse_nan(tensors, f"The {metadata.role} of version {metadata.version} is not kept")
     try:
-        said = json.dumps(asdict(description), allow_nan=False)
+        said = json.dumps(asdict(metadata), allow_nan=False)
     except ValueError:
         raise CheckpointError(
-            f"The {description.role} of version {description.version} is not kept: its threshold or recipe holds a "
+            f"The {metadata.role} of version {metadata.version} is not kept: its threshold or recipe holds a "
             "number that is none."
         ) from None
     write_atomically(path, save(tensors, metadata={"description": said}))
@@ -85,12 +101,12 @@ def refuse_large_header(path: Path | str) -> None:
         raise ValueError(f"its header has {size} bytes, more than {LARGEST_HEADER}")
 
 
-def load_checkpoint(path: Path | str) -> tuple[Network, Description]:
+def load_checkpoint(path: Path | str) -> tuple[Network, CheckpointMetadata]:
     try:
         refuse_large_header(path)
         with safe_open(path, framework="pt") as file:
-            description = Description(**json.loads(file.metadata()["description"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = CheckpointMetadata.from_json(json.loads(file.metadata()["description"]))
+            tensors = {present_name(name): file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise CheckpointError(
             f"There is no checkpoint {path}; was it removed, or did the run that makes it fail?"
@@ -99,29 +115,29 @@ def load_checkpoint(path: Path | str) -> tuple[Network, Description]:
         raise CheckpointError(
             f"{path} is no checkpoint of this system, or it is truncated ({error}); fetch it again."
         ) from None
-    if description.kind != FORMAT:
-        raise CheckpointError(f"{path} has the format {description.kind!r}; this software reads {FORMAT!r}.")
+    if metadata.kind != FORMAT:
+        raise CheckpointError(f"{path} has the format {metadata.kind!r}; this software reads {FORMAT!r}.")
     refuse_nan(tensors, f"{path} can't be used")
-    network = description.new_network()
+    network = metadata.new_network()
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}'s weights don't fit its own description: {error}") from None
+        raise CheckpointError(f"{path}'s weights don't fit its own metadata: {error}") from None
     network.eval().requires_grad_(False)
-    return network, description
+    return network, metadata
 
 
-class Loaded:
+class FrozenCheckpoint:
     """A frozen checkpoint with the goal of every instruction it has met: words are encoded once."""
 
     role: str
 
-    def __init__(self, network: Network, description: Description):
-        if description.role != self.role:
-            raise CheckpointError(f"Checkpoint {description.id} is a {description.role}; a {self.role} is needed here.")
-        self.network, self.description = network, description
-        self.embodiment = Embodiment.from_json(description.embodiment)
-        self.vocabulary = Vocabulary(description.vocabulary)
+    def __init__(self, network: Network, metadata: CheckpointMetadata):
+        if metadata.role != self.role:
+            raise CheckpointError(f"Checkpoint {metadata.id} is a {metadata.role}; a {self.role} is needed here.")
+        self.network, self.metadata = network, metadata
+        self.embodiment = Embodiment.from_json(metadata.embodiment)
+        self.vocabulary = Vocabulary(metadata.vocabulary)
         self._goals: dict[str, Tensor] = {}
 
     @classmethod
@@ -130,11 +146,11 @@ class Loaded:
 
     @property
     def id(self) -> str:
-        return self.description.id
+        return self.metadata.id
 
     @property
     def version(self) -> int:
-        return self.description.version
+        return self.metadata.version
 
     @torch.inference_mode()
     def goals(self, instructions: Sequence[str]) -> Tensor:
@@ -160,7 +176,7 @@ class Loaded:
         return self.network.perceive(torch.as_tensor(np.ascontiguousarray(observations, kind)))
 
 
-class Policy(Loaded):
+class Policy(FrozenCheckpoint):
     """p(a | o, g), ready to act. Sampled actions beat greedy ones after stage 1, and practice needs them anyway."""
 
     role = "policy"
@@ -174,25 +190,25 @@ class Policy(Loaded):
         greedy: bool = False,
     ) -> np.ndarray:
         """[n, D] -> [n, A] in the units of the body's action space"""
-        return self.act_with_outlook(observations, instructions, generator, greedy)[0]
+        return self.act_with_prediction(observations, instructions, generator, greedy)[0]
 
     @torch.inference_mode()
-    def act_with_outlook(
+    def act_with_prediction(
         self,
         observations: np.ndarray,
         instructions: Sequence[str],
         generator: torch.Generator | None = None,
         greedy: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """[n, D] -> [n, A], and the outlook [n, bins]: p(steps to success | o, g) when this policy goes on; its last
-        bin is "not before the time limit". From demonstrations first, then from how its own attempts ended.
+        """[n, D] -> [n, A], and the success prediction [n, bins]: p(steps to success | o, g) when this policy goes on;
+        its last bin is "not before the time limit". From demonstrations first, then from how its own attempts ended.
         """
         perceived, goals = self.perceive(observations), self.goals(instructions)
         actions, hidden = self.network.act(perceived, goals, generator, greedy)
         return actions.numpy(), steps_to_go.distribution(self.network.steps_to_go_head(hidden)).numpy()
 
 
-class RewardModel(Loaded):
+class RewardModel(FrozenCheckpoint):
     """d(o, g) and the success detector. Frozen for a whole run, or the reward would drift with the policy."""
 
     role = "reward_model"
@@ -211,19 +227,19 @@ class RewardModel(Loaded):
     @property
     def farthest(self) -> float:
         """Steps to go of the last bin, beyond which d tells nothing."""
-        return self.description.sizes["bins"] * self.bin_width
+        return self.metadata.sizes["bins"] * self.bin_width
 
     @property
     def threshold(self) -> float:
-        return self.description.threshold
+        return self.metadata.threshold
 
     @property
     def consecutive(self) -> int:
-        return self.description.consecutive
+        return self.metadata.consecutive
 
     @property
     def bin_width(self) -> float:
-        return self.description.bin_width
+        return self.metadata.bin_width
 
 
 def save_state(
@@ -256,7 +272,7 @@ def load_state(path: Path, optimiser: torch.optim.Optimizer, generator: torch.Ge
     optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
     for name, network in networks.items():
         prefix = f"{name}."
-        own = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+        own = {present_name(key[len(prefix) :]): value for key, value in tensors.items() if key.startswith(prefix)}
         if own:  # a state from before there was such a part begins it anew
             network.load_state_dict(own)
     return progress

@@ -30,7 +30,7 @@ class Demonstrations:
     embodiment: Embodiment
     tasks: list[str]
     instructions: list[str]  # [I] distinct sentences
-    observations: Tensor  # [F, D] as recorded; [F, features_size] once sight has been there
+    observations: Tensor  # [F, D] as recorded; [F, features_size] once perception has been there
     actions: Tensor  # [F, A], zero at each last frame
     imitable: Tensor  # [F] bool: a human or a script acted here, so the action is worth copying
     steps_to_go: Tensor  # [F]

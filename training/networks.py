@@ -2,7 +2,7 @@
 
     instruction --Grounding or TextCode--> goal --+
                                                   +--> features -> trunk -> action head      p(a | o, g)
-    observation (a picture: sight.py first) ------+                      -> steps-to-go head p(t' - t | o, g)
+    observation (a picture: perception.py first) ------+                      -> steps-to-go head p(t' - t | o, g)
 
 On a table of objects the words must find the objects, and imitation alone never teaches them to: the signal of a single
 step is too weak. So Grounding is trained first and alone, with labels read off the demonstrations in hindsight (which
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from robots.embodiments import Embodiment
 from robots.worlds.language_table import TABLE_SIZE
-from training.sight import Sight
+from training.perception import Perception
 from training.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 # Metres by which the moved block may rest from what it was pushed to: about two touching blocks, or a place's radius.
@@ -331,7 +331,7 @@ class ActionHead(nn.Module):
 
 
 class Network(nn.Module):
-    """One network with both heads. Stage 2 trains a copy's trunk and action head; sight and the words' part stay.
+    """One network with both heads. Stage 2 trains a copy's trunk and action head; perception and the words' part stay.
 
     A table looks alike from every side, and what acts and judges on one is exactly equivariant under its SYMMETRIES:
     the policy is the even mixture of what the heads say of the eight turned and mirrored tables, p(a | o, g) = 1/8
@@ -344,7 +344,7 @@ class Network(nn.Module):
     ):
         super().__init__()
         if embodiment.picture:
-            self.sight = Sight(embodiment)
+            self.perception = Perception(embodiment)
         if embodiment.objects:
             self.words = Grounding(vocabulary, embodiment)
             self.features = TableFeatures(embodiment)
@@ -370,7 +370,7 @@ class Network(nn.Module):
         """Observations as recorded [n, D] -> the features that the embodiment names [n, features_size]: the same,
         but where observations are pictures.
         """
-        return self.sight(observations) if hasattr(self, "sight") else observations
+        return self.perception(observations) if hasattr(self, "perception") else observations
 
     def hidden(self, perceived: Tensor, goal: Tensor, frame: Tensor | None = None) -> Tensor:
         """[n, features_size], [n, goal size] -> [n, hidden]"""

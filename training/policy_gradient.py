@@ -25,7 +25,7 @@ def progress_rewards(episode: Episode, steps: int, reward_model: RewardModel, po
     if episode.ending == "needs_reset" and steps == episode.steps:
         # A table that has to be put right is as far from the goal as can be; no demonstration shows one, so the reward
         # model can't know. Without this, practice never learned to keep blocks on the table.
-        d[-1] = steps_to_go.bin_values(reward_model.description.sizes["bins"], reward_model.bin_width)[-1]
+        d[-1] = steps_to_go.bin_values(reward_model.metadata.sizes["bins"], reward_model.bin_width)[-1]
     return steps_to_go.rewards(d)
 
 

@@ -29,7 +29,7 @@ from PIL import Image
 from robots.driver import Driver, DriverError
 from robots.embodiments import EMBODIMENTS, Embodiment
 from robots.link import CheckpointCache, Link, LinkError, LinkThread, check_token
-from robots.orders import LoadedPolicy
+from robots.orders import PolicyBundle
 from robots.protocol import Hello, Message, PolicyFailed, Watch, Welcome
 from robots.protocol import Policy as PolicyMessage
 from robots.station import Station
@@ -99,9 +99,9 @@ def read_tokens(path: Path) -> list[Entry]:
 # One tick of many stations
 
 
-def together(policy: Policy, reward_model: RewardModel) -> LoadedPolicy:
+def bundle(policy: Policy, reward_model: RewardModel) -> PolicyBundle:
     """The two as a station acts with them, where no server says which belong together."""
-    return LoadedPolicy(
+    return PolicyBundle(
         checkpoint=policy.id,
         version=policy.version,
         policy=policy,
@@ -110,7 +110,7 @@ def together(policy: Policy, reward_model: RewardModel) -> LoadedPolicy:
         threshold=reward_model.threshold,
         consecutive=reward_model.consecutive,
         bin_width=reward_model.bin_width,
-        taught=policy.description.taught,
+        value_updates=policy.metadata.value_updates,
     )
 
 
@@ -118,7 +118,7 @@ def _from_disk(kind: type[Policy] | type[RewardModel], path: str):
     return kind.load(path)
 
 
-def policy_of(message: PolicyMessage, body: Embodiment, load: Callable = _from_disk) -> LoadedPolicy:
+def policy_of(message: PolicyMessage, body: Embodiment, load: Callable = _from_disk) -> PolicyBundle:
     """What the link's policy message brought, both files on disk; CheckpointError where this body can't act with it."""
     policy, reward_model = load(Policy, message.path), load(RewardModel, message.reward_model_path)
     for checkpoint in (policy, reward_model):
@@ -132,7 +132,7 @@ def policy_of(message: PolicyMessage, body: Embodiment, load: Callable = _from_d
                 f"of an action, where this station has {wanted[0]} and {wanted[1]}."
             )
     return replace(
-        together(policy, reward_model),
+        bundle(policy, reward_model),
         checkpoint=message.checkpoint,
         version=message.version,
         reward_model_checkpoint=message.reward_model,
@@ -161,16 +161,16 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
     """
     due = [(station, *seen) for station in stations if (seen := station.observe()) is not None]
     actions: list = [None] * len(due)
-    outlooks: list = [None] * len(due)
+    predictions: list = [None] * len(due)
     judged: list = [(float("nan"), None)] * len(due)
     for policy, rows in _sharing(due, lambda loaded: loaded.policy):
         try:
-            acted = policy.act_with_outlook(*_batch(due, rows), generator)
+            acted = policy.act_with_prediction(*_batch(due, rows), generator)
         except Exception:  # such as weights that became NaN: its stations ask for a person, the others go on
             log.exception("A policy gave no action")
             continue
-        for row, action, outlook in zip(rows, *acted, strict=True):
-            actions[row], outlooks[row] = action, outlook
+        for row, action, prediction in zip(rows, *acted, strict=True):
+            actions[row], predictions[row] = action, prediction
     for reward_model, rows in _sharing(due, lambda loaded: loaded.reward_model):
         try:
             d, distribution = reward_model.steps_to_go(*_batch(due, rows))
@@ -181,8 +181,8 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
             continue
         for row, *judgement in zip(rows, d, distribution, strict=True):
             judged[row] = judgement
-    for (station, *_), action, judgement, outlook in zip(due, actions, judged, outlooks, strict=True):
-        station.act(action, *judgement, outlook)
+    for (station, *_), action, judgement, prediction in zip(due, actions, judged, predictions, strict=True):
+        station.act(action, *judgement, prediction)
     return len(due)
 
 

@@ -12,6 +12,9 @@ from typing import Any, ClassVar
 
 from robots.rules import RULES
 
+# Settings that a stored recipe may call as older code did.
+RENAMED = {"sight_steps": "perception_steps"}
+
 
 class RecipeError(ValueError):
     """A recipe that can't be run: `problems` maps each bad field to a sentence that says what to write instead."""
@@ -86,7 +89,7 @@ class Recipe:
         """Settings that are missing take their defaults; unknown ones are refused: most likely misspelt."""
         if not isinstance(data, dict):
             raise RecipeError({"recipe": 'A recipe is an object of settings, for example {"seed": 1}.'})
-        settings = {name: value for name, value in data.items() if name != "kind"}
+        settings = {RENAMED.get(name, name): value for name, value in data.items() if name != "kind"}
         if data.get("kind", cls.KIND) != cls.KIND:
             raise RecipeError({"kind": f"kind is {data['kind']!r}; this recipe needs kind {cls.KIND!r}."})
         unknown = {
@@ -151,7 +154,7 @@ class SFTRecipe(Recipe):
     weight_decay: float = setting(
         1e-2, "Weight decay", "How strongly weights are pulled towards zero (AdamW).", 0.0, 1.0
     )
-    sight_steps: int = setting(
+    perception_steps: int = setting(
         300,
         "Grounding updates, pictures",
         "For camera images: updates that teach which thing a word means, in each of 3 passes.",

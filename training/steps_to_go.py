@@ -8,7 +8,8 @@
                                                         clipped where steps are used more than once
     success : d(o, g) <= s, k frames in a row           the detector, which ends an episode
 
-A policy's outlook, which tells supervisors what will come of an attempt, is learned in hindsight (outlook_bins).
+A policy's success prediction, which tells supervisors what will come of an attempt, is learned in hindsight
+(success_bins).
 
 Stage 1 (methods/sft.py) uses the bins, stage 2 (methods/self_improvement.py) the rest. A station's detector is in
 robots/termination.py, which knows no torch.
@@ -45,9 +46,9 @@ def distribution(logits: Tensor) -> Tensor:
     return logits.softmax(-1)
 
 
-def outlook_bins(steps: int, succeeded: bool, bins: int, width: float) -> Tensor:
-    """What a policy's outlook should have said at the T + 1 frames of an attempt of T steps, in hindsight: the bin of
-    the steps to its success, or the last one for "not before the time limit". [T + 1]
+def success_bins(steps: int, succeeded: bool, bins: int, width: float) -> Tensor:
+    """What a policy's success prediction should have said at the T + 1 frames of an attempt of T steps, in hindsight:
+    the bin of the steps to its success, or the last one for "not before the time limit". [T + 1]
     """
     if not succeeded:
         return torch.full((steps + 1,), bins - 1)

@@ -155,7 +155,7 @@ GROUPS: tuple[tuple[str, tuple[Term, ...]], ...] = (
                 "Learning which object a word means.",
                 "Fine-tuning begins with it: from what moved in a demonstration and the words of its instruction, the "
                 "network learns to tell the objects apart by name.",
-                fields=("grounding_steps", "sight_steps"),
+                fields=("grounding_steps", "perception_steps"),
             ),
             Term(
                 "nats",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from robots.orders import LoadedPolicy
+from robots.orders import PolicyBundle
 from robots.protocol import TO_STATION, Message, decode
 from robots.worlds.language_table import LANGUAGE_TABLE, block_positions
 
@@ -94,18 +94,18 @@ class FakeWorld:
 
 
 class FakePolicy:
-    """Always the same action, and the same outlook."""
+    """Always the same action, and the same prediction."""
 
     def __init__(self, action=(0.01, 0.0), p_success=1.0):
         self.action, self.calls = np.asarray(action, np.float32), []
-        self.outlook = np.array([p_success] + 48 * [0] + [1 - p_success], np.float32)
+        self.value_head = np.array([p_success] + 48 * [0] + [1 - p_success], np.float32)
 
     def act(self, observations, instructions, generator=None, greedy=False):
         self.calls.append(len(observations))
         return np.tile(self.action, (len(observations), 1))
 
-    def act_with_outlook(self, observations, instructions, generator=None, greedy=False):
-        return self.act(observations, instructions), np.tile(self.outlook, (len(observations), 1))
+    def act_with_prediction(self, observations, instructions, generator=None, greedy=False):
+        return self.act(observations, instructions), np.tile(self.value_head, (len(observations), 1))
 
 
 class FakeRewardModel:
@@ -123,9 +123,9 @@ class FakeRewardModel:
 
 
 def loaded_policy(
-    version=1, *, checkpoint=None, threshold=1.5, consecutive=1, policy=None, reward_model=None, taught=0
+    version=1, *, checkpoint=None, threshold=1.5, consecutive=1, policy=None, reward_model=None, value_updates=0
 ):
-    return LoadedPolicy(
+    return PolicyBundle(
         checkpoint or f"policy-{version}",
         version,
         policy or FakePolicy(),
@@ -134,5 +134,5 @@ def loaded_policy(
         threshold,
         consecutive,
         2.0,
-        taught,
+        value_updates,
     )

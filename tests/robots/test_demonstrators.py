@@ -11,7 +11,7 @@ from robots.__main__ import main
 from robots.demonstrators import DemonstrationError, collect_demonstrations
 from robots.embodiments import EMBODIMENTS, get_embodiment
 from robots.episodes import read_episodes
-from robots.orders import LoadedPolicy
+from robots.orders import PolicyBundle
 from robots.station import Station
 from robots.tasks import TASKS, get_task
 from robots.worlds import make_world
@@ -187,7 +187,7 @@ def test_what_a_station_records_is_what_its_body_declares(family):
     station.receive(told({"type": "welcome", "settings": {"self_reset_after_s": 0, "speed": 0}}))
     order = {"type": "assignment", "assignment": 1, "run": 1, "purpose": "practice"}
     station.receive(told(order | {"task": {"name": family, "time_limit_steps": 40}}))
-    station.offer_policy(LoadedPolicy("p", 0, None, "r", None, 2.5, 2, 2.0, taught=0))
+    station.offer_policy(PolicyBundle("p", 0, None, "r", None, 2.5, 2, 2.0, value_updates=0))
     for _ in range(2000):
         if station.observe() is not None:
             station.act(rng.normal(0, 9, station.embodiment.action_size), 20.0, None)

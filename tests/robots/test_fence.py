@@ -1,11 +1,11 @@
-"""The fence against the real physics: what it foresees happens, nothing falls, and no other action is touched."""
+"""The fence against the real physics: what it predicts happens, nothing falls, and no other action is touched."""
 
 import math
 
 import numpy as np
 import pytest
 
-from robots.fence import MET, fenced, foresee
+from robots.fence import MET, fenced, predict_push
 from robots.worlds import make_world
 from robots.worlds.language_table.physics import END_EFFECTOR_RADIUS, HALF_TABLE, LanguageTable
 
@@ -64,7 +64,7 @@ def test_small_steps_do_not_creep_over_the_edge():
 
 
 @pytest.mark.parametrize("name", ["red pentagon", "blue cube", "green star", "red moon"])
-def test_a_push_is_foreseen_a_little_too_far_and_never_too_short(name):
+def test_a_push_is_predicted_a_little_too_far_and_never_too_short(name):
     """A block is pushed from all sides, turned anyhow, and gives way no farther than a disc around its corners."""
     rng = np.random.default_rng(3)
     for seed in range(30):
@@ -77,7 +77,9 @@ def test_a_push_is_foreseen_a_little_too_far_and_never_too_short(name):
         state[world.embodiment.object_slice(name)] = *place, math.cos(turn), math.sin(turn), 1
         state[:2] = state[2:4] = place - 0.045 * way
         world.set_observation(state)
-        told = foresee(tuple(0.03 * way), tuple(state[:2]), END_EFFECTOR_RADIUS, [tuple(place)], [world._radii[name]])
+        told = predict_push(
+            tuple(0.03 * way), tuple(state[:2]), END_EFFECTOR_RADIUS, [tuple(place)], [world._radii[name]]
+        )
         world.step((0.03 * way).astype(np.float32))
         if name not in world.objects_in_play():
             continue
@@ -87,14 +89,14 @@ def test_a_push_is_foreseen_a_little_too_far_and_never_too_short(name):
 
 def test_what_lies_in_the_way_of_an_effector_in_its_hollow_may_be_carried_along():
     """A moon is pushed by its horns: not away from the effector's middle, but where that goes."""
-    gives_way, carried = foresee((0.0, 0.03), (0.01, 0.0), END_EFFECTOR_RADIUS, [(0.0, 0.0)], [RADIUS])[0]
+    gives_way, carried = predict_push((0.0, 0.03), (0.01, 0.0), END_EFFECTOR_RADIUS, [(0.0, 0.0)], [RADIUS])[0]
     assert carried[0] == 0 and carried[1] > 0.01 > gives_way[1]
-    assert not foresee((0.03, 0.0), (0.01, 0.0), END_EFFECTOR_RADIUS, [(0.0, 0.0)], [RADIUS]), "it leaves it"
+    assert not predict_push((0.03, 0.0), (0.01, 0.0), END_EFFECTOR_RADIUS, [(0.0, 0.0)], [RADIUS]), "it leaves it"
 
 
-def test_a_chain_is_foreseen():
+def test_a_chain_is_predicted():
     places = [(0.0, 0.0), (0.05, 0.0), (0.2, 0.0)]
-    moved = foresee((0.03, 0.0), (-0.04, 0.0), END_EFFECTOR_RADIUS, places, [RADIUS] * 3)
+    moved = predict_push((0.03, 0.0), (-0.04, 0.0), END_EFFECTOR_RADIUS, places, [RADIUS] * 3)
     ((first, _), _), ((second, _), _) = moved[0], moved[1]
     assert first == pytest.approx(-0.01 + END_EFFECTOR_RADIUS + RADIUS)
     assert second == pytest.approx(first + MET * 2 * RADIUS), "as near as two of them come without their corners"

@@ -241,7 +241,7 @@ def test_each_attempt_at_the_example_world_has_a_target_of_its_own_and_asks_nobo
     run = run_with_example(
         """
 import numpy as np
-from robots.orders import LoadedPolicy
+from robots.orders import PolicyBundle
 from robots.protocol import Assignment
 from robots.station import Station
 from robots.worlds import make_world
@@ -249,7 +249,7 @@ now, sent, targets = [0.0], [], []
 station = Station(make_world("reacher", 1), seed=1, emit=sent.append, clock=lambda: now[0])
 task = {"name": "reacher", "time_limit_steps": 3}
 station.receive(Assignment(assignment=1, run=1, task=task))
-station.offer_policy(LoadedPolicy("p", 1, None, "r", None, 0.5, 1, 2.0, taught=0))
+station.offer_policy(PolicyBundle("p", 1, None, "r", None, 0.5, 1, 2.0, value_updates=0))
 for _ in range(40):
     now[0] += 0.1
     if station.observe() is not None:

@@ -69,8 +69,8 @@ class Bench:
             self.station.act(None, np.nan, None)
         else:
             d, distribution = loaded.reward_model.steps_to_go(seen[0][None], [seen[1]])
-            actions, outlooks = loaded.policy.act_with_outlook(seen[0][None], [seen[1]])
-            self.station.act(actions[0], d[0], distribution[0], outlooks[0])
+            actions, predictions = loaded.policy.act_with_prediction(seen[0][None], [seen[1]])
+            self.station.act(actions[0], d[0], distribution[0], predictions[0])
         return True
 
     def until_episodes(self, count, ticks=500):
@@ -355,15 +355,18 @@ def test_an_attempt_that_fell_back_ends_by_itself_but_not_for_one_high_frame():
     assert (episode.ending, episode.steps) == ("regression", 7)
 
 
-def test_a_hopeless_attempt_ends_by_itself_but_one_in_ten_is_tried_out():
-    bench = Bench().practise(loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=0.04), taught=8), hopeless=0.05)
+def test_a_hopeless_attempt_ends_by_itself_but_one_in_ten_is_a_probe():
+    bench = Bench().practise(
+        loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=0.04), value_updates=8), hopeless=0.05
+    )
     episodes = bench.until_episodes(200, ticks=5000)
     ended = [episode for episode in episodes if episode.ending == "hopeless"]
     assert {episode.steps for episode in ended} == {2}, "at the third doubtful frame in a row"
-    tried_out = [episode for episode in episodes if episode.ending == "time_limit"]
-    assert len(ended) + len(tried_out) == len(episodes) and 0.04 < len(tried_out) / len(episodes) < 0.2
-    for taught, p_success in ((8, 0.06), (7, 0.04)):  # hopeful; an outlook that has hardly learned anything yet
-        policy = loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=p_success), taught=taught)
+    probes = [episode for episode in episodes if episode.ending == "time_limit"]
+    assert len(ended) + len(probes) == len(episodes) and 0.04 < len(probes) / len(episodes) < 0.2
+    # Hopeful; hardly anything learned yet.
+    for value_updates, p_success in ((8, 0.06), (7, 0.04)):
+        policy = loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=p_success), value_updates=value_updates)
         episodes = Bench().practise(policy, hopeless=0.05).until_episodes(20, ticks=5000)
         assert {episode.ending for episode in episodes} == {"time_limit"}
 

@@ -113,7 +113,7 @@ def test_what_did_better_than_expected_becomes_likelier(loaded, demonstrations, 
 
 
 def load_copy(policy):
-    network = policy.description.new_network()
+    network = policy.metadata.new_network()
     network.load_state_dict(policy.network.state_dict())
     return network
 

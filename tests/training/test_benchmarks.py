@@ -26,12 +26,12 @@ from training.benchmarks import (
     regimes,
     reward_model,
     table,
-    table_runs,
     throughput,
     transfer,
+    two_stage_pipeline,
 )
 from training.benchmarks.language_table import filtered_cloning, hand_picked_goals, sparse_reward
-from training.benchmarks.table_runs import picked
+from training.benchmarks.two_stage_pipeline import picked
 from training.checkpoints import Policy, RewardModel
 from training.evaluation import wilson
 
@@ -140,7 +140,7 @@ def test_hand_picked_goals_last_as_long_as_their_block(finished_sft):
 
 def test_other_rewards(finished_sft, demonstrations):
     policy = Policy.load(finished_sft.checkpoints / "policy.safetensors")
-    policy.description.recipe = {"gamma": 0.6}
+    policy.metadata.recipe = {"gamma": 0.6}
     reward_model = RewardModel.load(finished_sft.checkpoints / "reward_model.safetensors")
     failed = type(demonstrations[0])(**vars(demonstrations[0]) | {"purpose": "practice"})
     assert not failed.detected_success
@@ -194,9 +194,9 @@ def small(monkeypatch):
         monkeypatch.setattr(module, "PRACTICE", 9)
     for module in (positive_transfer, over_optimisation, detector):
         monkeypatch.setattr(module, "DEMONSTRATIONS", 12)
-    monkeypatch.setattr(table_runs, "EVALUATION_EPISODES", 4)
-    few = {"steps": 20, "grounding_steps": 10, "sight_steps": 20, "hidden": 16, "validate_every": 10}
-    monkeypatch.setattr(table_runs, "SFT", table_runs.SFT | few)
+    monkeypatch.setattr(two_stage_pipeline, "EVALUATION_EPISODES", 4)
+    few = {"steps": 20, "grounding_steps": 10, "perception_steps": 20, "hidden": 16, "validate_every": 10}
+    monkeypatch.setattr(two_stage_pipeline, "SFT", two_stage_pipeline.SFT | few)
     monkeypatch.setattr(reward_model, "BROAD_DEMONSTRATIONS", 20)
     monkeypatch.setattr(reward_model, "DEMONSTRATIONS", 30)
     monkeypatch.setattr(over_optimisation, "CURVE", over_optimisation.CURVE | {"evaluation_episodes": 4})
@@ -243,7 +243,7 @@ def test_a_real_station_keeps_the_version_that_was_most_often_detected():
     def practised(version: str, detected: bool) -> SimpleNamespace:
         return SimpleNamespace(policy=version, detected_success=detected)
 
-    class Practised(table_runs.Stage2):
+    class Practised(two_stage_pipeline.Stage2):
         def practice(self):
             attempts = {"a": [False, True, False], "b": [True] * 6 + [False], "c": [True]}
             return [practised(version, each) for version, detected in attempts.items() for each in detected]
@@ -253,5 +253,5 @@ def test_a_real_station_keeps_the_version_that_was_most_often_detected():
 
 
 def test_practice_counts_up_to_the_budget_and_not_beyond():
-    after = table_runs.Stage2(None, [(0, "first"), (7, "second"), (9, "third")], 1.0, 0)
+    after = two_stage_pipeline.Stage2(None, [(0, "first"), (7, "second"), (9, "third")], 1.0, 0)
     assert [after.within(n) for n in (6, 7, 8, 9)] == [(0, "first"), (7, "second"), (7, "second"), (9, "third")]

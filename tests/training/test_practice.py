@@ -20,7 +20,7 @@ from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.robots.fake_server import FakeServer, until
 from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
 from training import practice
-from training.checkpoints import Description, save_checkpoint
+from training.checkpoints import CheckpointMetadata, save_checkpoint
 from training.networks import Network
 from training.practice import HostError, StationHost, read_tokens, step_together
 from training.vocabulary import Vocabulary
@@ -35,10 +35,10 @@ ASSIGNMENT = {
 SIZES = {"hidden": 16, "layers": 1, "action_bins": 11, "bins": 50}
 
 
-def checkpoint_bytes(folder, role, version=1, embodiment=LANGUAGE_TABLE, taught=0):
+def checkpoint_bytes(folder, role, version=1, embodiment=LANGUAGE_TABLE, value_updates=0):
     rng = np.random.default_rng(0)
     words = {word for _ in range(50) for word in get_task("block2block").sample(rng, _blocks()).text.split()}
-    description = Description(
+    metadata = CheckpointMetadata(
         role=role,
         version=version,
         embodiment=embodiment.to_json(),
@@ -49,11 +49,11 @@ def checkpoint_bytes(folder, role, version=1, embodiment=LANGUAGE_TABLE, taught=
         threshold=0.0,
         consecutive=1,
         recipe={},
-        taught=taught,
+        value_updates=value_updates,
     )
-    network = Network(embodiment, Vocabulary(description.vocabulary), **SIZES)
+    network = Network(embodiment, Vocabulary(metadata.vocabulary), **SIZES)
     path = folder / f"{role}-{version}.safetensors"
-    save_checkpoint(path, network, description)
+    save_checkpoint(path, network, metadata)
     return path.read_bytes()
 
 
@@ -61,8 +61,8 @@ def _blocks():
     return [kind.name for kind in LANGUAGE_TABLE.objects]
 
 
-def policy_message(server, folder, version=1, threshold=0.0, taught=0, **changes):
-    content = checkpoint_bytes(folder, "policy", version, taught=taught)
+def policy_message(server, folder, version=1, threshold=0.0, value_updates=0, **changes):
+    content = checkpoint_bytes(folder, "policy", version, value_updates=value_updates)
     url, sha256 = server.add_file(f"policy-{version}", content)
     judge_url, judge_sha256 = server.add_file("judge", _judge(folder))
     return {

@@ -41,7 +41,7 @@ def test_the_documented_robot_practises_and_ends_hopeless_attempts(tmp_path):
     server = FakeServer()
     server.settings |= {"speed": 0, "shuffle_every_s": 86_400}
     task = {"name": "block2block", "time_limit_steps": 20, "hopeless": 0.5}
-    server.on_welcome = [ASSIGNMENT | {"task": task}, policy_message(server, tmp_path, taught=8)]
+    server.on_welcome = [ASSIGNMENT | {"task": task}, policy_message(server, tmp_path, value_updates=8)]
     environment = {"FLEET_SERVER": server.url, "FLEET_TOKEN": server.token, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, str(program)],

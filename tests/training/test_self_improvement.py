@@ -18,11 +18,11 @@ from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import CheckpointError, Policy, load_checkpoint, save_checkpoint
 from training.critics import Critic, Memory
 from training.evaluation import Evaluation, evaluate, wilson
+from training.local_practice import LocalStations, rules_for
 from training.methods import self_improvement
-from training.methods.self_improvement import gather, improve, labels, outlook_of, past_the_peak
+from training.methods.self_improvement import gather, improve, labels, past_the_peak, success_bins_of
 from training.policy_gradient import PolicyGradient, progress_rewards
 from training.recipes import ImproveRecipe, SFTRecipe
-from training.rehearsal import LocalStations, rules_for
 from training.run_dir import RunDir, RunError
 
 TASKS = ["block2block", "block_to_place"]
@@ -132,11 +132,11 @@ def test_a_run_well_past_its_peak_stops_and_keeps_the_peak(
     assert bool(patience) == any("Stopped" in line["text"] for line in lines(run, "note"))
 
 
-def test_only_what_was_tried_out_tells_what_comes_of_hopeless_attempts(loaded, demonstrations):
+def test_only_what_was_probes_tells_what_comes_of_hopeless_attempts(loaded, demonstrations):
     policy, _ = loaded
-    given_up = outlook_of(practised(demonstrations[0], policy, ending="hopeless"), policy)
+    given_up = success_bins_of(practised(demonstrations[0], policy, ending="hopeless"), policy)
     assert (given_up[-3:] == -1).all() and (given_up[:-3] == 49).all()
-    assert (outlook_of(practised(demonstrations[0], policy, ending="operator"), policy) == -1).all()
+    assert (success_bins_of(practised(demonstrations[0], policy, ending="operator"), policy) == -1).all()
 
 
 def test_another_family_is_asked_only_where_it_is_practised():
@@ -147,7 +147,7 @@ def test_another_family_is_asked_only_where_it_is_practised():
     assert rules_for(get_task("point_mass"), rules, ["point_mass", "block_to_place"]) == {"edge_margin": 0.01}
 
 
-def test_weights_that_are_no_numbers_end_a_rehearsal(new_improve_run, loaded):
+def test_weights_that_are_no_numbers_end_local_practice(new_improve_run, loaded):
     """Its stations would reset and ask again for ever."""
     policy, reward_model = loaded
     for parameter in policy.network.action_head.parameters():
@@ -198,14 +198,14 @@ def test_the_outlook_learns_how_attempts_end_and_changes_nothing_that_the_policy
     failed = practise("failed")  # at the time limit
     reached = practise("reached", ending="detected_success", detected_success=True)
     stopped = practise("stopped", ending="operator")  # nobody knows what would have come of it
-    assert failed.description.taught == failed.version and stopped.description.taught == 0
+    assert failed.metadata.value_updates == failed.version and stopped.metadata.value_updates == 0
     attempt = demonstrations[0]
     seen = attempt.observations[:-1], [attempt.instruction] * attempt.steps
     of_failed, of_reached, of_stopped = (
-        policy.act_with_outlook(*seen, greedy=True)[1][:, -1].mean() for policy in (failed, reached, stopped)
+        policy.act_with_prediction(*seen, greedy=True)[1][:, -1].mean() for policy in (failed, reached, stopped)
     )
     assert of_failed > of_stopped + 0.02 and of_reached < of_failed - 0.02
-    monkeypatch.setattr(self_improvement, "OUTLOOK_EPOCHS", 0)
+    monkeypatch.setattr(self_improvement, "VALUE_EPOCHS", 0)
     without = practise("without").network.state_dict()
     differ = {name for name, tensor in failed.network.state_dict().items() if (tensor != without[name]).any()}
     assert {name.split(".")[0] for name in differ} == {"steps_to_go_head"}
@@ -475,10 +475,10 @@ def test_a_pause_file_holds_the_run(new_improve_run, loaded, monkeypatch):
 
 def test_a_policy_and_a_reward_model_of_different_bodies_are_refused(new_improve_run, finished_sft):
     run = new_improve_run()
-    network, description = load_checkpoint(finished_sft.checkpoints / "policy.safetensors")
-    description.embodiment = description.embodiment | {"name": "another"}
+    network, metadata = load_checkpoint(finished_sft.checkpoints / "policy.safetensors")
+    metadata.embodiment = metadata.embodiment | {"name": "another"}
     (run.start / "policy.safetensors").unlink()
-    save_checkpoint(run.start / "policy.safetensors", network, description)
+    save_checkpoint(run.start / "policy.safetensors", network, metadata)
     with pytest.raises(RunError, match="different embodiments"):
         improve(run)
 
@@ -548,25 +548,25 @@ def test_episodes_that_the_body_cannot_have_acted_are_left_out_by_name(new_impro
 
 def test_a_checkpoint_with_a_nan_is_neither_kept_nor_loaded(tmp_path, loaded, finished_sft):
     policy, _ = loaded
-    network, description = load_checkpoint(finished_sft.checkpoints / "policy.safetensors")
+    network, metadata = load_checkpoint(finished_sft.checkpoints / "policy.safetensors")
     path = tmp_path / "policy.safetensors"
-    save_checkpoint(path, network, description)
+    save_checkpoint(path, network, metadata)
     before = path.read_bytes()
     for value in (np.nan, np.inf):
         network.action_head.heads[0].bias[3] = value
         with pytest.raises(CheckpointError, match="1 of .* tensors hold NaN or infinity, such as action_head.heads.0"):
-            save_checkpoint(path, network, description)
+            save_checkpoint(path, network, metadata)
         assert path.read_bytes() == before
-    path.write_bytes(save(network.state_dict(), metadata={"description": json.dumps(dataclasses.asdict(description))}))
+    path.write_bytes(save(network.state_dict(), metadata={"metadata": json.dumps(dataclasses.asdict(metadata))}))
     with pytest.raises(CheckpointError, match="NaN"):
         load_checkpoint(path)
     with pytest.raises(CheckpointError, match="threshold or recipe"):
         good, _ = load_checkpoint(finished_sft.checkpoints / "policy.safetensors")
-        save_checkpoint(path, good, dataclasses.replace(description, threshold=float("inf")))
+        save_checkpoint(path, good, dataclasses.replace(metadata, threshold=float("inf")))
 
 
 def test_a_checkpoint_with_a_bomb_in_its_header_is_refused_before_it_is_parsed(tmp_path):
-    header = b'{"__metadata__":{"description":"' + b"[" * 2_000_000 + b'"}}'
+    header = b'{"__metadata__":{"metadata":"' + b"[" * 2_000_000 + b'"}}'
     (tmp_path / "p.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(CheckpointError, match="header has 20000.* bytes, more than 1000000"):
         load_checkpoint(tmp_path / "p.safetensors")

@@ -489,14 +489,14 @@ def test_sentences_keep_their_order_among_strangers(monkeypatch):
 def test_a_run_begins_with_an_earlier_ones_weights_if_they_lie_in_start(new_sft_run, finished_sft):
     """Words that both know bring their embeddings; a word that is new keeps its own."""
     source = finished_sft.checkpoints / "reward_model.safetensors"
-    older, description = load_checkpoint(source)
-    old = Vocabulary(description.vocabulary)
-    new = Vocabulary([*description.vocabulary[5:], "aardvark"])
-    network = Network(Embodiment.from_json(description.embodiment), new, **description.sizes)
+    older, metadata = load_checkpoint(source)
+    old = Vocabulary(metadata.vocabulary)
+    new = Vocabulary([*metadata.vocabulary[5:], "aardvark"])
+    network = Network(Embodiment.from_json(metadata.embodiment), new, **metadata.sizes)
     own = network.words.sentence.embedding.weight.detach().clone()
     begin_from(source, network, new)
     embedding, theirs = network.words.sentence.embedding.weight, older.words.sentence.embedding.weight
-    for word in description.vocabulary[5:]:
+    for word in metadata.vocabulary[5:]:
         assert embedding[new.encode([word])[0, 0]].equal(theirs[old.encode([word])[0, 0]])
     at = new.encode(["aardvark"])[0, 0]
     assert embedding[at].equal(own[at])

@@ -15,10 +15,10 @@ def test_two_steps_share_a_bin_and_far_goals_fall_into_the_last():
 
 
 def test_an_outlook_is_the_steps_to_success_or_never():
-    assert steps_to_go.outlook_bins(4, True, bins=50, width=2).tolist() == [2, 1, 1, 0, 0]
-    assert steps_to_go.outlook_bins(3, False, bins=50, width=2).tolist() == [49] * 4
+    assert steps_to_go.success_bins(4, True, bins=50, width=2).tolist() == [2, 1, 1, 0, 0]
+    assert steps_to_go.success_bins(3, False, bins=50, width=2).tolist() == [49] * 4
     # The last bin says "never": however long it took, a success is none of it.
-    assert steps_to_go.outlook_bins(120, True, bins=50, width=2)[0] == 48
+    assert steps_to_go.success_bins(120, True, bins=50, width=2)[0] == 48
 
 
 def test_a_bin_stands_for_the_mean_of_its_whole_numbers():

@@ -1,15 +1,15 @@
 """camera: the table of language-table once more, by a policy that sees pictures, 124 x 88 pixels, and reads words.
 
-Nobody tells it where blocks lie, in training neither: sight.py has to find out. So it needs more demonstrations, and
-words are lacking no more: what is, is to see. The demonstrator is told. As many practice episodes as there, but fewer
-rows and attempts, because rendering is what takes the time.
+Nobody tells it where blocks lie, in training neither: perception.py has to find out. So it needs more demonstrations,
+and words are lacking no more: what is, is to see. The demonstrator is told. As many practice episodes as there, but
+fewer rows and attempts, because rendering is what takes the time.
 """
 
 import torch
 
 from training.benchmarks import Report, Row, mean_of
 from training.benchmarks.regimes import Regimes, demonstrator
-from training.benchmarks.table_runs import demonstrations, folder, stage1
+from training.benchmarks.two_stage_pipeline import demonstrations, folder, stage1
 
 REGIMES = Regimes(
     "camera_block2block", {"small": 50, "middle": 70, "large": 100}, attempts=120, shares=(), times=(8,), fenced=False

@@ -22,7 +22,7 @@ from training import steps_to_go
 from training.benchmarks import Report, Row, mean_of
 from training.benchmarks.language_table import TASK, TIME_LIMIT
 from training.benchmarks.regimes import PRACTICE
-from training.benchmarks.table_runs import demonstrations, folder, stage1, stage2
+from training.benchmarks.two_stage_pipeline import demonstrations, folder, stage1, stage2
 from training.checkpoints import RewardModel
 from training.datasets import demonstrations_of, split
 
@@ -69,7 +69,7 @@ def fulfilled(episode: Episode) -> np.ndarray:
 
 
 def figures(setting: str, episodes: list[Episode], reward_model: RewardModel, s: float, k: int) -> Row:
-    judge = RewardModel(reward_model.network, dataclasses.replace(reward_model.description, threshold=s, consecutive=k))
+    judge = RewardModel(reward_model.network, dataclasses.replace(reward_model.metadata, threshold=s, consecutive=k))
     fires = right = truly = found = 0
     for episode in episodes:
         d, _ = judge.steps_to_go(episode.observations, [episode.instruction] * len(episode.observations))

@@ -38,8 +38,8 @@ from robots.episodes import Episode
 from robots.worlds.language_table import TIME_LIMIT_STEPS
 from training.benchmarks import Report, Row, difference
 from training.benchmarks.regimes import PRACTICE, Regimes, demonstrator
-from training.benchmarks.table_runs import Stage1, demonstrations, folder, picked, stage1, stage2
-from training.checkpoints import Loaded, Policy, RewardModel
+from training.benchmarks.two_stage_pipeline import Stage1, demonstrations, folder, picked, stage1, stage2
+from training.checkpoints import FrozenCheckpoint, Policy, RewardModel
 
 TASK = ("block2block",)
 TIME_LIMIT = TIME_LIMIT_STEPS
@@ -95,10 +95,10 @@ def sparse_reward(episode: Episode, steps: int, reward_model: RewardModel, polic
 def hand_picked_goals() -> Iterator[None]:
     """Within it every checkpoint is told the named blocks instead of finding them in the words."""
 
-    def goals(self: Loaded, instructions: Sequence[str]) -> torch.Tensor:
+    def goals(self: FrozenCheckpoint, instructions: Sequence[str]) -> torch.Tensor:
         return torch.from_numpy(np.stack([picked(text) for text in instructions]))
 
-    with mock.patch.object(Loaded, "goals", goals):
+    with mock.patch.object(FrozenCheckpoint, "goals", goals):
         yield
 
 

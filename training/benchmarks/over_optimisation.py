@@ -17,7 +17,7 @@ import torch
 from training.benchmarks import Report, Row, mean_of
 from training.benchmarks.language_table import TASK, TIME_LIMIT
 from training.benchmarks.regimes import PRACTICE
-from training.benchmarks.table_runs import RULES, demonstrations, folder, stage1, stage2, success
+from training.benchmarks.two_stage_pipeline import RULES, demonstrations, folder, stage1, stage2, success
 from training.checkpoints import Policy
 from training.methods.self_improvement import policy_path
 

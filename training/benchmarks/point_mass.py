@@ -12,9 +12,9 @@ import numpy as np
 from robots.tasks import get_task
 from robots.worlds import make_world
 from robots.worlds.point_mass.demonstrator import fastest_force
-from training.benchmarks import Report, Row, mean_of, table_runs
-from training.benchmarks.elsewhere import Plan, carry_out
-from training.benchmarks.table_runs import evaluation_seed
+from training.benchmarks import Report, Row, mean_of, two_stage_pipeline
+from training.benchmarks.domain_transfer import Plan, carry_out
+from training.benchmarks.two_stage_pipeline import evaluation_seed
 
 TASK = "point_mass"
 PLAN = Plan(
@@ -34,7 +34,7 @@ PLAN = Plan(
 def run(seed: int, report: Report) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         row = carry_out(PLAN, Path(folder), seed, report)
-    return [row | {"optimal_steps": optimal_steps(table_runs.EVALUATION_EPISODES, evaluation_seed(seed))}]
+    return [row | {"optimal_steps": optimal_steps(two_stage_pipeline.EVALUATION_EPISODES, evaluation_seed(seed))}]
 
 
 def optimal_steps(episodes: int, seed: int) -> float:

@@ -9,7 +9,7 @@ import torch
 from training.benchmarks import Report, Row, mean_of
 from training.benchmarks.language_table import TIME_LIMIT
 from training.benchmarks.regimes import PRACTICE
-from training.benchmarks.table_runs import demonstrations, folder, stage1, stage2, success
+from training.benchmarks.two_stage_pipeline import demonstrations, folder, stage1, stage2, success
 
 DEMONSTRATIONS = 50  # of both families together
 PRACTISED = ("block2block",)

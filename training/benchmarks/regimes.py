@@ -17,8 +17,8 @@ from robots.tasks import get_task
 from robots.worlds import make_world
 from robots.worlds.language_table import TIME_LIMIT_STEPS
 from robots.worlds.language_table.demonstrator import demonstrate
-from training.benchmarks import Row, difference, mean_of, table_runs
-from training.benchmarks.table_runs import (
+from training.benchmarks import Row, difference, mean_of, two_stage_pipeline
+from training.benchmarks.two_stage_pipeline import (
     RULES,
     Stage1,
     Stage2,
@@ -154,7 +154,7 @@ def demonstrator(seed: int, name: str = "block2block") -> Row:
     """The scripted one of a table's family, who is told where things are; from the starts that judge policies."""
     started, task = time.monotonic(), get_task(name)
     attempts, world = [], make_world(task.world, 0)
-    for number in range(table_runs.EVALUATION_EPISODES):
+    for number in range(two_stage_pipeline.EVALUATION_EPISODES):
         rng = np.random.default_rng([evaluation_seed(seed), number])
         world.reset(rng)
         instruction = task.sample(rng, world.objects_in_play())

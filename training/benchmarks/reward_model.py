@@ -10,7 +10,7 @@ import torch
 from training.benchmarks import Report, Row, mean_of
 from training.benchmarks.language_table import TASK, TIME_LIMIT
 from training.benchmarks.regimes import PRACTICE
-from training.benchmarks.table_runs import demonstrations, folder, stage1, stage2, success
+from training.benchmarks.two_stage_pipeline import demonstrations, folder, stage1, stage2, success
 
 OF_THE_POLICY = 10
 DEMONSTRATIONS = 40  # so few that a tenth of them teaches a reward model little

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 from training.benchmarks import Report, Row, mean_of
-from training.benchmarks.elsewhere import Plan, carry_out
+from training.benchmarks.domain_transfer import Plan, carry_out
 from training.benchmarks.regimes import demonstrator
-from training.benchmarks.table_runs import RULES
+from training.benchmarks.two_stage_pipeline import RULES
 
 PLAN = Plan(
     demonstrated=("block2block",),

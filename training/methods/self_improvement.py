@@ -4,7 +4,7 @@
     wait        until the stations have handed in a round of episodes
     label       d at each observation, and rewards
     update      advantage_weighted.py from all practice so far, or policy_gradient.py from this round alone
-    foresee     the policy's outlook, from how the round's attempts ended
+    value head  the policy's success prediction, from how the round's attempts ended
     save        version v + 1, with all that a restart needs
     evaluate    every few rounds, on fixed seeds, apart from practice; stop well past the peak
     again
@@ -29,7 +29,7 @@ from robots.episodes import CONFIRMED_FRAMES, FAILURES, Episode, EpisodeError, r
 from training import steps_to_go
 from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import (
-    Description,
+    CheckpointMetadata,
     Policy,
     RewardModel,
     load_checkpoint,
@@ -50,10 +50,10 @@ FRESH_SEEDS = 1_000_003
 NEWEST_KEPT = 5
 STATE = "state.safetensors"
 
-# Of the head that foresees. After 2,400 practice episodes it tells failing attempts from others at half of their time
+# Of the value head. After 2,400 practice episodes it tells failing attempts from others at half of their time
 # limit with an area under the curve of .86 (the reward model: .59); a network of its own, trained on as many episodes
 # at once, .90. Other values were not tried.
-OUTLOOK_RATE, OUTLOOK_EPOCHS = 1e-3, 4
+VALUE_RATE, VALUE_EPOCHS = 1e-3, 4
 
 Practise = Callable[[RunDir, Policy, RewardModel, int], None]
 # Rewards of an episode's first steps, or None to leave the episode out.
@@ -122,7 +122,7 @@ class Learning:
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.reward_model = RewardModel.load(run.start / "reward_model.safetensors")
         self.network, self.origin = load_checkpoint(run.start / "policy.safetensors")
-        if self.origin.embodiment != self.reward_model.description.embodiment:
+        if self.origin.embodiment != self.reward_model.metadata.embodiment:
             raise RunError(
                 "The policy and the reward model are of different embodiments; start from one SFT run's two "
                 "checkpoints."
@@ -130,15 +130,15 @@ class Learning:
         self.tasks = [name.strip() for name in recipe.tasks.split(",") if name.strip()] or self.origin.tasks
         # The words' part stays as stage 1 left it: practice tells how to push, not what a sentence means.
         network = self.network
-        self.outlook = list(network.steps_to_go_head.parameters())
-        for parameter in [*network.trunk.parameters(), *network.action_head.parameters(), *self.outlook]:
+        self.value_head = list(network.steps_to_go_head.parameters())
+        for parameter in [*network.trunk.parameters(), *network.action_head.parameters(), *self.value_head]:
             parameter.requires_grad_(True)
         self.learner = AdvantageWeighted(network, recipe) if recipe.replay else PolicyGradient(network, recipe)
         self.rewards_of = rewards_of or self.learner.rewards
         acting, judging = self.learner.parameter_groups
-        foreseeing = {"params": self.outlook, "lr": OUTLOOK_RATE, "weight_decay": 0.0}
+        predicting = {"params": self.value_head, "lr": VALUE_RATE, "weight_decay": 0.0}
         # The critic last: a state from before there was one has the moments of the others at the same places.
-        self.optimiser = torch.optim.AdamW([acting, foreseeing, judging], lr=recipe.learning_rate, fused=True)
+        self.optimiser = torch.optim.AdamW([acting, predicting, judging], lr=recipe.learning_rate, fused=True)
         self.progress: dict = {}
         self.published = {line["id"] for line in run.lines("checkpoint")}
 
@@ -167,14 +167,15 @@ class Learning:
                 "consumed": [],  # names of the files read
                 "episodes": 0,
                 "stale": 0,
-                "taught": self.origin.taught,
+                "value_updates": self.origin.value_updates,
             }
-            first = next_description(self.origin, 0, self.recipe, self.origin.taught)
+            first = next_metadata(self.origin, 0, self.recipe, self.origin.value_updates)
             self.learner.warm_up(self.optimiser, self.generator)
             save_checkpoint(policy_path(self.run, 0), self.network, first)
             self.save()
             return
-        self.progress = {"taught": 0} | progress  # a state from before there was an outlook has not taught it
+        # An older state calls them taught, or is from before there was a value head.
+        self.progress = {"value_updates": progress.get("taught", 0)} | progress
         for name in progress["consumed"] if self.recipe.replay else ():
             again = practice_in(self.run.episodes / name, beginning, lambda *said, **level: None)
             for each in labels(again, self.reward_model, beginning, self.rewards_of):
@@ -211,19 +212,19 @@ class Learning:
         return policy
 
     def learn(self, policy: Policy, episodes: list[Episode], consumed: list[str], stale: int) -> None:
-        """Label a round, update the policy and its outlook, and save the next version: first its file, then the state
-        that names it, so that a crash repeats just this update.
+        """Label a round, update the policy and its value head, and save the next version: first its file, then the
+        state that names it, so that a crash repeats just this update.
         """
         learned, left_out = self.label(policy, episodes)
         steps = sum(labelled.steps for labelled in learned)
         losses: list[float] = []
         if learned:
             losses = self.update_policy(steps)
-            self.progress["taught"] += self.update_outlook(policy, learned)
+            self.progress["value_updates"] += self.update_value_head(policy, learned)
         else:
             self.run.note(f"The round of version {self.version} held no step to learn from.", level="warning")
         version = self.version + 1
-        successor = next_description(self.origin, version, self.recipe, self.progress["taught"], parent=policy.id)
+        successor = next_metadata(self.origin, version, self.recipe, self.progress["value_updates"], parent=policy.id)
         save_checkpoint(policy_path(self.run, version), self.network, successor)
         self.progress |= {
             "version": version,
@@ -262,23 +263,25 @@ class Learning:
         self.optimiser.param_groups[0]["lr"] = self.recipe.learning_rate * (1 - self.recipe.anneal * spent)
         return self.learner.learn(steps, self.optimiser, self.generator)
 
-    def update_outlook(self, policy: Policy, learned: list[Labelled]) -> bool:
+    def update_value_head(self, policy: Policy, learned: list[Labelled]) -> bool:
         """Only its head learns, so that what supervisors are told can't change what the policy does. False: nobody
         knows what would have come of any of these attempts.
         """
-        network, outlook = self.network, self.outlook
+        network, prediction = self.network, self.value_head
         perceived = torch.cat([policy.perceive(each.episode.observations[: each.steps]) for each in learned]).clone()
         goals = policy.goals([each.episode.instruction for each in learned for _ in range(each.steps)]).clone()
-        bins = torch.from_numpy(np.concatenate([outlook_of(each.episode, policy)[: each.steps] for each in learned]))
+        bins = torch.from_numpy(
+            np.concatenate([success_bins_of(each.episode, policy)[: each.steps] for each in learned])
+        )
         known = (bins >= 0).nonzero()[:, 0]
         shuffler = torch.Generator().manual_seed(self.recipe.seed + self.version)
-        for _ in range(OUTLOOK_EPOCHS):
+        for _ in range(VALUE_EPOCHS):
             for rows in known[torch.randperm(len(known), generator=shuffler)].split(self.recipe.batch):
                 frame = network.random_symmetries(len(rows), shuffler)
                 with torch.no_grad():
                     hidden = network.hidden(perceived[rows], goals[rows], frame)
                 loss = F.cross_entropy(network.steps_to_go_head(hidden), bins[rows])
-                descend(loss, self.optimiser, outlook, math.inf)
+                descend(loss, self.optimiser, prediction, math.inf)
         self.optimiser.zero_grad()
         return bool(len(known))
 
@@ -409,14 +412,14 @@ def labels(episodes: list[Episode], reward_model: RewardModel, policy: Policy, r
     return found
 
 
-def outlook_of(episode: Episode, policy: Policy) -> np.ndarray:
+def success_bins_of(episode: Episode, policy: Policy) -> np.ndarray:
     """[T + 1] int64, -1 throughout where nobody knows what would have come of the attempt."""
     if not episode.detected_success and episode.ending not in FAILURES:
         return np.full(episode.steps + 1, -1)
-    sizes, width = policy.description.sizes, policy.description.bin_width
-    bins = steps_to_go.outlook_bins(episode.steps, episode.detected_success, sizes["bins"], width).numpy()
+    sizes, width = policy.metadata.sizes, policy.metadata.bin_width
+    bins = steps_to_go.success_bins(episode.steps, episode.detected_success, sizes["bins"], width).numpy()
     if episode.ending == "hopeless":
-        # The frames that ended it were the outlook's own word: there only attempts that were tried out may speak.
+        # The frames that ended it were the prediction's own word: there only attempts that were tried out may speak.
         bins[-CONFIRMED_FRAMES:] = -1
     return bins
 
@@ -434,11 +437,11 @@ def past_the_peak(evaluations: dict[int, dict], patience: int) -> bool:
     )
 
 
-def next_description(
-    origin: Description, version: int, recipe: ImproveRecipe, taught: int, parent: str = ""
-) -> Description:
+def next_metadata(
+    origin: CheckpointMetadata, version: int, recipe: ImproveRecipe, value_updates: int, parent: str = ""
+) -> CheckpointMetadata:
     """A new version, under a new id, otherwise as the SFT policy it descends from."""
-    return Description(
+    return CheckpointMetadata(
         role="policy",
         version=version,
         embodiment=origin.embodiment,
@@ -450,7 +453,7 @@ def next_description(
         consecutive=origin.consecutive,
         recipe=recipe.to_json(),
         parent=parent or origin.id,
-        taught=taught,
+        value_updates=value_updates,
     )
 
 

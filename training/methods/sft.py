@@ -1,7 +1,7 @@
 """Stage 1, supervised fine-tuning: demonstrations -> a policy and a reward model.
 
     read the demonstrations, hold some episodes out; begin with an earlier run's weights if they lie in start/
-    sight       where observations are pictures: find in them what the body's features name; then frozen
+    perception  where observations are pictures: find in them what the body's features name; then frozen
     grounding   tie the words to the objects, alone, with labels in hindsight; then frozen
     training    each batch half behavioural cloning, half steps-to-go, on one network
     detector    s and k, from what the network says of all demonstrations
@@ -9,7 +9,7 @@
     evaluate    the policy's true success: the level that practice starts from
 
 sft() is the order of the phases; each has a function of its own, in that order. A restart in the same directory goes on
-at the last state that was saved, in every phase: at a validation, or SAVE_EVERY updates of sight or grounding.
+at the last state that was saved, in every phase: at a validation, or SAVE_EVERY updates of perception or grounding.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training import sight, steps_to_go
+from training import perception, steps_to_go
 from training.checkpoints import (
-    Description,
-    Loaded,
+    CheckpointMetadata,
+    FrozenCheckpoint,
     Policy,
     RewardModel,
     load_checkpoint,
@@ -51,7 +51,7 @@ WORD_DROPOUT = 0.3
 STRANGERS = 3
 
 STATE = "state.safetensors"
-SAVE_EVERY = 50  # updates of grounding; sight.py has the same of its own
+SAVE_EVERY = 50  # updates of grounding; perception.py has the same of its own
 GROUNDING_RATE = 1e-2
 
 
@@ -77,14 +77,14 @@ def sft(run: RunDir) -> dict:
     network = new_network(run, recipe, demonstrations, vocabulary)
     grounded = bool(demonstrations.embodiment.objects)
     sees = demonstrations.embodiment.picture is not None
-    frozen = ("sight.", "words.") if grounded else ("sight.",)
+    frozen = ("perception.", "words.") if grounded else ("perception.",)
     trained = [parameter for name, parameter in network.named_parameters() if not name.startswith(frozen)]
     optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     progress = load_state(run.path / STATE, optimiser, generator, network=network)
 
     # --- what comes before training, and is frozen then
     if progress is None and sees:
-        if not see(run, recipe, network, demonstrations, training, generator):
+        if not learn_perception(run, recipe, network, demonstrations, training, generator):
             return {}
     if sees:
         demonstrations = dataclasses.replace(demonstrations, observations=seen_by(network, demonstrations))
@@ -119,7 +119,7 @@ def sft(run: RunDir) -> dict:
     threshold, consecutive = choose_detector(reward_model, demonstrations, sound, recipe)
     policy = Policy(network, describe("policy", recipe, demonstrations, vocabulary, progress["ids"]))
     for each in (reward_model, policy):
-        each.description.threshold, each.description.consecutive = threshold, consecutive
+        each.metadata.threshold, each.metadata.consecutive = threshold, consecutive
         keep(run, each)
     summary = {
         "demonstrations": demonstrations.episodes,
@@ -155,10 +155,10 @@ def begin_from(path: Path, network: Network, vocabulary: Vocabulary) -> None:
 
     Of a run's two checkpoints the reward model is the one with the last weights of both heads.
     """
-    older, description = load_checkpoint(path)
+    older, metadata = load_checkpoint(path)
     weights, mine = older.state_dict(), network.state_dict()
     name = "words.sentence.embedding.weight"
-    embedding, old_vocabulary = mine[name].clone(), Vocabulary(description.vocabulary)
+    embedding, old_vocabulary = mine[name].clone(), Vocabulary(metadata.vocabulary)
     known = [word for word in vocabulary.words if word in set(old_vocabulary.words)]
     if known:
         embedding[vocabulary.encode(known)[:, 0]] = weights[name][old_vocabulary.encode(known)[:, 0]]
@@ -168,7 +168,7 @@ def begin_from(path: Path, network: Network, vocabulary: Vocabulary) -> None:
         raise RunError(f"{path} can't be the beginning of this run: {error}") from None
 
 
-def see(
+def learn_perception(
     run: RunDir,
     recipe: SFTRecipe,
     network: Network,
@@ -176,8 +176,8 @@ def see(
     training: Tensor,
     generator: torch.Generator,
 ) -> bool:
-    """Train the network's sight alone. False: cancelled."""
-    countdown = Countdown(run, "sight", sight.ROUNDS * recipe.sight_steps)
+    """Train the network's perception alone. False: cancelled."""
+    countdown = Countdown(run, "perception", perception.ROUNDS * recipe.perception_steps)
     learnt_from = dataclasses.replace(
         demonstrations, first=demonstrations.first[training], last=demonstrations.last[training]
     )
@@ -185,17 +185,17 @@ def see(
     def step_done(step: int, losses: dict) -> bool:
         run.wait_while_paused()
         countdown.tell(step)
-        if step % sight.SAVE_EVERY == 0:
+        if step % perception.SAVE_EVERY == 0:
             run.log_loss(step, **losses)
         if run.cancelled:
             run.note("canceled", level="warning")
         return not run.cancelled
 
-    state = run.path / "state-sight.safetensors"
-    return sight.learn_to_see(
-        network.sight,
+    state = run.path / "state-perception.safetensors"
+    return perception.train_perception(
+        network.perception,
         learnt_from,
-        recipe.sight_steps,
+        recipe.perception_steps,
         generator,
         step_done,
         load=partial(load_state, state),
@@ -432,9 +432,9 @@ def some_of(left: Tensor) -> Tensor:
 
 def describe(
     role: str, recipe: SFTRecipe, demonstrations: Demonstrations, vocabulary: Vocabulary, ids: dict[str, str]
-) -> Description:
+) -> CheckpointMetadata:
     """One of the two checkpoints, with a detector that finds everything: the true one is chosen by it."""
-    return Description(
+    return CheckpointMetadata(
         role=role,
         version=0,
         embodiment=demonstrations.embodiment.to_json(),
@@ -495,21 +495,21 @@ def refuse_blind_detector(
         )
 
 
-def keep(run: RunDir, loaded: Loaded) -> None:
-    description = loaded.description
-    path = run.checkpoints / f"{description.role}.safetensors"
-    if path.exists() and description.id in [line["id"] for line in run.lines("checkpoint")]:
+def keep(run: RunDir, loaded: FrozenCheckpoint) -> None:
+    metadata = loaded.metadata
+    path = run.checkpoints / f"{metadata.role}.safetensors"
+    if path.exists() and metadata.id in [line["id"] for line in run.lines("checkpoint")]:
         return  # an earlier process kept it
-    save_checkpoint(path, loaded.network, description)
+    save_checkpoint(path, loaded.network, metadata)
     run.log(
         "checkpoint",
-        id=description.id,
-        role=description.role,
+        id=metadata.id,
+        role=metadata.role,
         version=0,
         path=str(path.relative_to(run.path)),
         sha256=sha256_of(path),
-        threshold=description.threshold,
-        consecutive=description.consecutive,
+        threshold=metadata.threshold,
+        consecutive=metadata.consecutive,
         publish=False,
     )
 
@@ -521,7 +521,7 @@ def judge_policy(run: RunDir, recipe: SFTRecipe, policy: Policy) -> dict:
         result = evaluate_for(
             run,
             policy,
-            policy.description.tasks,
+            policy.metadata.tasks,
             recipe.evaluation_episodes,
             recipe.evaluation_seed,
             on_progress=countdown.tell,

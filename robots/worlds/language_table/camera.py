@@ -1,7 +1,7 @@
 """The camera table: LanguageTable whose observation is a picture from straight above, and nothing else.
 
-What the picture shows has to be learned (training/sight.py). The simulator's own knowledge of where blocks lie serves
-the demonstrator, the drawing of instructions, the fence and the true success only.
+What the picture shows has to be learned (training/perception.py). The simulator's own knowledge of where blocks lie
+serves the demonstrator, the drawing of instructions, the fence and the true success only.
 """
 
 import numpy as np

@@ -365,7 +365,7 @@ class LanguageTable(_Tables):
         return self.layout()[1]
 
     def fenced(self, action: np.ndarray, margin: float) -> np.ndarray:
-        """As it is where the arm does something else than it is told: what would come of it can't be foreseen then."""
+        """As it is where the arm does something else than it is told: what would come of it can't be predicted then."""
         if not self._exact:
             return action
         effector, objects = self.layout()

@@ -1,7 +1,7 @@
 """`manage.py try_shift`: an hour of supervision, simulated under several rules for where to go next, and compared.
 
-The shift itself runs in a child process (training/shift.py), since it needs the networks; this shows its progress and
-the table.
+The shift itself runs in a child process (training/supervision_simulation.py), since it needs the networks; this shows
+its progress and the table.
 """
 
 import json
@@ -36,7 +36,7 @@ class Command(BaseCommand):
         target = Path(options["json"])
         if not target.resolve().parent.is_dir():
             raise CommandError(f"The folder of {target} does not exist: make it first.")
-        command = [sys.executable, "-m", "training", "shift", "--json", str(target)]
+        command = [sys.executable, "-m", "training", "supervision", "--json", str(target)]
         for name in ("stations", "hours", "speed", "seed", "policy", "reward_model"):
             if options[name] != "":
                 command += [f"--{name.replace('_', '-')}", str(options[name])]
@@ -51,7 +51,7 @@ class Command(BaseCommand):
             self.stdout.write(
                 "  ".join(f"{row[name] if name == 'policy' else round(row[name], 3):>24}" for name in COLUMNS)
             )
-        self.stdout.write(f"foresight: {json.dumps(result['foresight'])}")
+        self.stdout.write(f"failure prediction: {json.dumps(result['failure_prediction'])}")
 
     def show(self, line):
         try:

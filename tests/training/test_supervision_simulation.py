@@ -9,8 +9,8 @@ import pytest
 
 from robots.attention import need_of
 from training.checkpoints import Policy, RewardModel
-from training.foresight import auroc, brier, calibration_error, doubtful_since, foresee
-from training.shift import ACT_S, SUPERVISIONS, first_come, most_worth, next_in_turn, work_a_shift
+from training.failure_prediction import auroc, brier, calibration_error, doubtful_since, judge_prediction
+from training.supervision_simulation import ACT_S, SUPERVISIONS, first_come, most_worth, next_in_turn, work_a_shift
 
 TABLE = need_of(state="needs_person", reason="the blue cube is off the table", state_for_s=1.0)
 STOPPED = need_of(state="stopped", reason="", state_for_s=1.0)  # the same standstill, a longer act
@@ -84,12 +84,12 @@ class Oracle:
 
     description = SimpleNamespace(bin_width=2.0)
 
-    def act_with_outlook(self, observations, instructions, greedy):
+    def act_with_prediction(self, observations, instructions, greedy):
         p = observations[:, :1]
         return np.zeros((len(p), 2)), np.concatenate([p, 1 - p], axis=1)
 
 
-def test_foresight_tells_those_under_way_from_all(demonstrations):
+def test_failure_prediction_tells_those_under_way_from_all(demonstrations):
     def attempt(steps, p, success, ending="time_limit"):
         whole = demonstrations[0]
         observations = np.full((steps + 1, whole.observations.shape[1]), p, np.float32)
@@ -111,13 +111,13 @@ def test_foresight_tells_those_under_way_from_all(demonstrations):
         attempt(3, 0.05, True, "detected_success"),  # over before half
         attempt(10, 0.9, False, "operator"),  # a person's act decides nothing
     ]
-    figures = foresee(episodes, Oracle(), limit=10)
+    figures = judge_prediction(episodes, Oracle(), limit=10)
     assert (figures["episodes"], figures["under_way_at_half"]) == (3, 2)
-    assert figures["auroc_under_way"] == figures["auroc_all"] == 1.0 and figures["foreseen"] == 1.0
+    assert figures["auroc_under_way"] == figures["auroc_all"] == 1.0 and figures["foretold"] == 1.0
     # What nobody knows is neither.
-    assert foresee([*episodes, attempt(10, 0.05, None)], Oracle(), limit=10) == figures
+    assert judge_prediction([*episodes, attempt(10, 0.05, None)], Oracle(), limit=10) == figures
     # A success that the detector missed is a failure to the station, and is foreseen as badly as it was doubted.
-    missed = foresee([*episodes, attempt(10, 0.95, True)], Oracle(), limit=10)
+    missed = judge_prediction([*episodes, attempt(10, 0.95, True)], Oracle(), limit=10)
     assert (missed["auroc_under_way"], missed["auroc_under_way_detected"]) == (1.0, 0.5)
     # 11 frames of doubt, the last one at step 10: doubt from the very first
     assert figures["lead_time_s"] == pytest.approx(10 / demonstrations[0].control_hz)

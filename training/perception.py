@@ -1,4 +1,4 @@
-"""Sight: a camera's picture -> the features that a network reads, for bodies whose observation is a picture.
+"""Perception: a camera's picture -> the features that a network reads, for bodies whose observation is a picture.
 
     empty scene   what stays the same in most pictures; it is taken away from each
     things        cells of like colour that lie together, found by mean shift; a thing lies where their middle is
@@ -58,7 +58,7 @@ class Things:
         return Things(*(torch.cat([getattr(part, name) for part in parts]) for name in ("number", "place", "look")))
 
 
-class Sight(nn.Module):
+class Perception(nn.Module):
     """Pictures, uint8 [n, H * W * 3] -> features, float32 [n, the embodiment's features_size]"""
 
     def __init__(self, embodiment: Embodiment):
@@ -69,7 +69,7 @@ class Sight(nn.Module):
         names = [Vocabulary.split(f"{kind.colour} {kind.shape}") for kind in embodiment.objects]
         self.words = sorted({word for name in names for word in name})
         self.name_words = torch.tensor([[self.words.index(word) for word in name] for name in names])  # [K, 2]
-        self.tell = nn.Sequential(
+        self.object_detector = nn.Sequential(
             nn.Linear(3 * (2 * LOOK + 1) ** 2, 128),
             nn.LayerNorm(128),
             nn.GELU(),
@@ -105,7 +105,7 @@ class Sight(nn.Module):
 
     def scores(self, look: Tensor) -> Tensor:
         """log p(all its words, not the hand) of each name, and log p(the hand). [M, ..] -> [M, K + 1]"""
-        told = self.tell(look)
+        told = self.object_detector(look)
         hand, words = told[:, :1], told[:, 1:]
         named = F.logsigmoid(words)[:, self.name_words].sum(-1) + F.logsigmoid(-hand)
         return torch.cat([named, F.logsigmoid(hand)], 1)
@@ -182,8 +182,8 @@ def padded(rows: Tensor, number: Tensor, n: int, filling: float) -> Tensor:
     return result
 
 
-def learn_to_see(
-    sight: Sight,
+def train_perception(
+    perception: Perception,
     demonstrations: Demonstrations,
     steps: int,
     generator: torch.Generator,
@@ -198,13 +198,13 @@ def learn_to_see(
     apart = max(1, round(SECONDS_APART * demonstrations.embodiment.control_hz))
     with torch.no_grad():
         some = pictures[torch.randint(len(pictures), (500,), generator=generator)]
-        sight.scene.copy_(some.float().median(0).values.reshape(sight.scene.shape))
+        perception.scene.copy_(some.float().median(0).values.reshape(perception.scene.shape))
         early = first + (torch.rand(len(first), generator=generator) * (last - first + 1 - apart).clamp(min=1)).long()
         late = torch.minimum(early + apart, last)
-        moving, gone = _pairs(sight, pictures, early, late)
-        told, left = _pairs(sight, pictures, first, last)
+        moving, gone = _pairs(perception, pictures, early, late)
+        told, left = _pairs(perception, pictures, first, last)
     texts = [set(Vocabulary.split(text)) for text in demonstrations.instructions]
-    said = torch.tensor([[float(word in text) for word in sight.words] for text in texts])  # [I, words]
+    said = torch.tensor([[float(word in text) for word in perception.words] for text in texts])  # [I, words]
     said = said[demonstrations.instruction[first]]  # [E, words]
     spoken_of = left.nonzero()[:, 0]
     if not gone.any() or not len(spoken_of):
@@ -215,9 +215,9 @@ def learn_to_see(
 
     def by_what_left() -> dict[str, Tensor]:
         some = torch.randint(len(moving.look), (BATCH,), generator=generator)
-        hand = sight.tell(_turned(moving.look[some], generator))[:, 0]
+        hand = perception.object_detector(_turned(moving.look[some], generator))[:, 0]
         rows = spoken_of[torch.randint(len(spoken_of), (BATCH,), generator=generator)]
-        told_of = sight.tell(_turned(told.look[rows], generator))
+        told_of = perception.object_detector(_turned(told.look[rows], generator))
         words = F.binary_cross_entropy_with_logits(
             told_of[:, 1:], said[told.number[rows] % len(first)], reduction="none"
         )
@@ -228,11 +228,13 @@ def learn_to_see(
         }
 
     every = Things.all_of([moving, Things(told.number + 2 * len(first), told.place, told.look)])
-    ideal = torch.zeros(len(sight.name_words) + 1, 1 + len(sight.words))  # what is told of each name, and of the hand
+    ideal = torch.zeros(
+        len(perception.name_words) + 1, 1 + len(perception.words)
+    )  # what is told of each name, and of the hand
     ideal[-1, 0] = 1
-    ideal[:-1].scatter_(1, sight.name_words + 1, 1.0)
+    ideal[:-1].scatter_(1, perception.name_words + 1, 1.0)
 
-    def own_cases(begun: Sight) -> Callable[[], dict[str, Tensor]]:
+    def own_cases(begun: Perception) -> Callable[[], dict[str, Tensor]]:
         """Clear is a case where no other name fits the thing better, and no other thing in the picture the name."""
         with torch.no_grad():
             scores = begun.scores(every.look)
@@ -243,58 +245,58 @@ def learn_to_see(
 
         def by_own_cases() -> dict[str, Tensor]:
             some = torch.randint(len(cases), (BATCH,), generator=generator)
-            told = sight.tell(_turned(every.look[cases[some]], generator))
+            told = perception.object_detector(_turned(every.look[cases[some]], generator))
             return {"own_cases": F.binary_cross_entropy_with_logits(told, ideal[names[some]])}
 
         return by_own_cases
 
-    def loss_of(number: int, begun: Sight) -> Callable[[], dict[str, Tensor]]:
+    def loss_of(number: int, begun: Perception) -> Callable[[], dict[str, Tensor]]:
         return own_cases(begun) if number else by_what_left
 
-    return _learn_in_rounds(sight, steps, loss_of, generator, step_done, load, save)
+    return _learn_in_rounds(perception, steps, loss_of, generator, step_done, load, save)
 
 
 def _learn_in_rounds(
-    sight: Sight,
+    perception: Perception,
     steps: int,
-    loss_of: Callable[[int, Sight], Callable[[], dict[str, Tensor]]],
+    loss_of: Callable[[int, Perception], Callable[[], dict[str, Tensor]]],
     generator: torch.Generator,
     step_done: Callable[[int, dict], bool],
     load: Callable,
     save: Callable,
 ) -> bool:
-    """ROUNDS of so many updates, each with the loss that it has from its number and from the sight as it began."""
+    """ROUNDS of so many updates, each with the loss that it has from its number and from the perception as it began."""
     # As the round began: a restart in its middle has to find the same cases.
-    begun, loss = copy.deepcopy(sight), None
-    optimiser = _new_optimiser(sight)
-    progress = load(optimiser, generator, sight=sight, begun=begun) or {"step": 0}
+    begun, loss = copy.deepcopy(perception), None
+    optimiser = _new_optimiser(perception)
+    progress = load(optimiser, generator, perception=perception, begun=begun) or {"step": 0}
     for step in range(progress["step"] + 1, ROUNDS * steps + 1):
         number, within = divmod(step - 1, steps)
         if within == 0:
-            begun.load_state_dict(sight.state_dict())
-            optimiser = _new_optimiser(sight)
+            begun.load_state_dict(perception.state_dict())
+            optimiser = _new_optimiser(perception)
         if within == 0 or loss is None:
             loss = loss_of(number, begun)
             schedule = anneal(optimiser, steps, within)
         losses = loss()
         optimiser.zero_grad()
         sum(losses.values()).backward()
-        nn.utils.clip_grad_norm_(sight.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(perception.parameters(), 1.0)
         optimiser.step()
         schedule.step()
         go_on = step_done(step, {name: float(value.detach()) for name, value in losses.items()})
         if not go_on or step % SAVE_EVERY == 0 or step == ROUNDS * steps:
-            save({"step": step}, optimiser, generator, sight=sight, begun=begun)
+            save({"step": step}, optimiser, generator, perception=perception, begun=begun)
         if not go_on:
             return False
     return True
 
 
-def _new_optimiser(sight: Sight) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(sight.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
+def _new_optimiser(perception: Perception) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(perception.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
 
 
-def _pairs(sight: Sight, pictures: Tensor, ones: Tensor, others: Tensor) -> tuple[Things, Tensor]:
+def _pairs(perception: Perception, pictures: Tensor, ones: Tensor, others: Tensor) -> tuple[Things, Tensor]:
     """The things of both pictures of each pair, and which of them are no longer there in the other one. Pair p's
     pictures are the numbers p and p + number of pairs.
     """
@@ -302,8 +304,8 @@ def _pairs(sight: Sight, pictures: Tensor, ones: Tensor, others: Tensor) -> tupl
     for begin, (a, b) in ((0, (ones, others)), (len(ones), (others, ones))):
         for at in range(0, len(a), AT_ONCE):
             rows = slice(at, at + AT_ONCE)
-            things = sight.things(pictures[a[rows]])
-            left.append(sight.left_behind(things, pictures[b[rows]]))
+            things = perception.things(pictures[a[rows]])
+            left.append(perception.left_behind(things, pictures[b[rows]]))
             parts.append(Things(things.number + begin + at, things.place, things.look))
     return Things.all_of(parts), torch.cat(left)
 

@@ -9,13 +9,13 @@ from robots.episodes import write_episodes
 from robots.worlds import make_world
 from robots.worlds.language_table import CAMERA_TABLE, LANGUAGE_TABLE
 from robots.worlds.language_table.physics import LanguageTable
-from training import sight
+from training import perception
 from training.checkpoints import Policy, RewardModel
 from training.datasets import DatasetError, demonstrations_of
+from training.local_practice import LocalStations
 from training.methods.self_improvement import improve
 from training.methods.sft import sft
 from training.recipes import ImproveRecipe, SFTRecipe
-from training.rehearsal import LocalStations
 from training.run_dir import RunDir
 
 TASKS = ["camera_block2block", "camera_block_to_place"]
@@ -49,7 +49,7 @@ def picture_of(*squares) -> torch.Tensor:
 @pytest.fixture
 def eye():
     torch.manual_seed(0)
-    eye = sight.Sight(CAMERA_TABLE)
+    eye = perception.Perception(CAMERA_TABLE)
     eye.scene.fill_(200)
     return eye
 
@@ -124,8 +124,8 @@ def test_what_has_left_its_place_is_known_by_the_other_picture(eye):
 
 def test_it_learns_from_words_and_movement_alone_which_thing_bears_which_name(episodes):
     demonstrations = demonstrations_of(episodes)
-    eye, generator = sight.Sight(CAMERA_TABLE), torch.Generator().manual_seed(1)
-    assert sight.learn_to_see(eye, demonstrations, 150, generator, lambda step, losses: True)
+    eye, generator = perception.Perception(CAMERA_TABLE), torch.Generator().manual_seed(1)
+    assert perception.train_perception(eye, demonstrations, 150, generator, lambda step, losses: True)
     world, hits, hands = make_world("camera_table", 0), [], []
     for seed in range(40):
         with torch.no_grad():
@@ -143,24 +143,31 @@ def test_pictures_in_which_nothing_moves_are_refused_with_a_sentence(episodes):
         still, actions=np.zeros((30, 2), np.float32), actors=np.full(30, 2, np.uint8), fenced=None
     )
     still = dataclasses.replace(still, steps_to_go=np.full(31, np.nan, np.float32))
-    eye, generator = sight.Sight(CAMERA_TABLE), torch.Generator().manual_seed(1)
+    eye, generator = perception.Perception(CAMERA_TABLE), torch.Generator().manual_seed(1)
     with pytest.raises(DatasetError, match="nothing is seen to leave its place"):
-        sight.learn_to_see(eye, demonstrations_of([still] * 12), 5, generator, lambda step, losses: True)
+        perception.train_perception(eye, demonstrations_of([still] * 12), 5, generator, lambda step, losses: True)
 
 
 def new_run(path, episodes, **settings) -> RunDir:
-    small = {"steps": 20, "validate_every": 10, "sight_steps": 10, "grounding_steps": 10, "batch": 32, "hidden": 32}
+    small = {
+        "steps": 20,
+        "validate_every": 10,
+        "perception_steps": 10,
+        "grounding_steps": 10,
+        "batch": 32,
+        "hidden": 32,
+    }
     small |= {"evaluation_episodes": 0, "largest_threshold": 0.0, "seed": 2}
     run = RunDir.create(path, SFTRecipe(**small | settings))
     write_episodes(run.data / "demonstrations.safetensors", episodes[:12])
     return run
 
 
-def test_both_stages_run_on_pictures_and_sight_stays_frozen(episodes, tmp_path):
+def test_both_stages_run_on_pictures_and_perception_stays_frozen(episodes, tmp_path):
     run = new_run(tmp_path / "sft", episodes, evaluation_episodes=2)
     sft(run)
     policy, judge = (loaded.load(run.checkpoints / f"{loaded.role}.safetensors") for loaded in (Policy, RewardModel))
-    for one, other in zip(policy.network.sight.parameters(), judge.network.sight.parameters(), strict=True):
+    for one, other in zip(policy.network.perception.parameters(), judge.network.perception.parameters(), strict=True):
         assert torch.equal(one, other)
     practice = RunDir.create(
         tmp_path / "improve",
@@ -208,7 +215,7 @@ def test_a_run_that_died_after_learning_to_see_ends_in_the_same_bits(episodes, t
 
 @pytest.mark.parametrize("step", [100, 150])  # in the first round of learning to see, and in the second
 def test_a_run_killed_while_it_learns_to_see_goes_on_there(episodes, tmp_path, monkeypatch, step):
-    settings = {"sight_steps": 80}
+    settings = {"perception_steps": 80}
     whole, killed = (new_run(tmp_path / name, episodes, **settings) for name in ("whole", "killed"))
     sft(whole)
     log = killed.log
@@ -223,12 +230,14 @@ def test_a_run_killed_while_it_learns_to_see_goes_on_there(episodes, tmp_path, m
         sft(killed)
     monkeypatch.undo()
     monkeypatch.setattr(LanguageTable, "renderer", "drawn")
-    updates, whole_sight = [], sight.learn_to_see
+    updates, whole_perception = [], perception.train_perception
 
-    def learn_to_see(eye, shown, steps, generator, step_done, **state):
-        return whole_sight(eye, shown, steps, generator, lambda *said: updates.append(1) or step_done(*said), **state)
+    def train_perception(eye, shown, steps, generator, step_done, **state):
+        return whole_perception(
+            eye, shown, steps, generator, lambda *said: updates.append(1) or step_done(*said), **state
+        )
 
-    monkeypatch.setattr(sight, "learn_to_see", learn_to_see)
+    monkeypatch.setattr(perception, "train_perception", train_perception)
     sft(killed)
     assert len(updates) == 3 * 80 - (step - 50)  # at most since the last saved state
     for role in (Policy, RewardModel):
@@ -237,5 +246,5 @@ def test_a_run_killed_while_it_learns_to_see_goes_on_there(episodes, tmp_path, m
             assert torch.equal(one, other)
     steps = [[(*line, line["step"]) for line in run.lines("loss")] for run in (whole, killed)]
     assert steps[0] == steps[1]
-    done = [line["done"] for line in killed.lines("progress") if line["phase"] == "sight"]
+    done = [line["done"] for line in killed.lines("progress") if line["phase"] == "perception"]
     assert done == sorted(done)

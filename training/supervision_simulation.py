@@ -2,7 +2,7 @@
 where to go next, and with what a task lets stations do by themselves. Nothing is learned meanwhile, and all rows have
 the same policy, which practised by the first one's rules.
 
-    python -m training shift --stations 16 --hours 1 --json FILE [--policy F --reward-model F]
+    python -m training supervision --stations 16 --hours 1 --json FILE [--policy F --reward-model F]
 
     ranked   the live queue's rule (robots/attention.py): the need with the most robot time saved for a second of the
              person's; nobody is called for what is not worth the walk. Stations go on with the blocks that are left,
@@ -32,17 +32,17 @@ from robots.station import Station
 from robots.tasks import get_task
 from robots.worlds import make_world
 from training.checkpoints import Policy, RewardModel
-from training.foresight import foresee
-from training.practice import step_together, together
+from training.failure_prediction import judge_prediction
+from training.local_practice import practise_locally, rules_for
+from training.practice import bundle, step_together
 from training.recipes import ImproveRecipe, SFTRecipe
-from training.rehearsal import rehearse, rules_for
 from training.run_dir import RunError
 
 ACT_S = 8.0  # of the person's time, the walk included
 LOOK_EVERY_S = 1.0  # how often stations tell what they need
 TASKS = ("block2block", "block_to_place")
 DEMONSTRATIONS, PRACTICE = 1600, 2400  # where no policy is given
-FORESEEN_H = 0.4  # of another shift that the figures of foresight are taken from: about 3000 episodes
+PREDICTION_H = 0.4  # of another shift that the figures of the failure prediction are taken from: about 3000 episodes
 SPEEDS = {"1": 1.0, "4": 4.0, "max": math.inf}
 Progress = Callable[[float, str], None]
 
@@ -80,7 +80,7 @@ SUPERVISIONS = (
     Supervision("paper", {}, 300.0, False, next_in_turn),
     Supervision("fifo", SPARING, 86_400.0, True, first_come),
 )
-# As `ranked`, but nobody ends a doubtful attempt: what comes of it is what foresight is judged by.
+# As `ranked`, but nobody ends a doubtful attempt: what comes of it is what the failure prediction is judged by.
 WATCHED = Supervision("watched", SPARING, 86_400.0, False, most_worth)
 
 
@@ -142,8 +142,8 @@ def work_a_shift(
         done.detected_successes += episode.detected_success
         also_keep(episode)
 
-    fleet = [hire(supervision, tasks, i, clock, seed * 1000 + i, keep) for i in range(stations)]
-    loaded = together(policy, reward_model)
+    fleet = [new_station(supervision, tasks, i, clock, seed * 1000 + i, keep) for i in range(stations)]
+    loaded = bundle(policy, reward_model)
     for station in fleet:
         station.offer_policy(loaded)
     generator = torch.Generator().manual_seed(seed)
@@ -187,7 +187,7 @@ def work_a_shift(
     return done
 
 
-def hire(
+def new_station(
     supervision: Supervision,
     tasks: Sequence[str],
     number: int,
@@ -230,7 +230,9 @@ def trained(folder: Path, tasks: Sequence[str], seed: int, say: Progress) -> tup
     write_episodes(demonstrations, collect_demonstrations(tasks, DEMONSTRATIONS, seed))
     say(0.3, "training and practice")
     improved = ImproveRecipe(seed=seed, max_episodes=PRACTICE, evaluation_episodes=0, tasks=",".join(tasks))
-    rehearse(folder, [demonstrations], SFTRecipe(seed=seed, evaluation_episodes=0), improved, rules=PRACTICE_RULES)
+    practise_locally(
+        folder, [demonstrations], SFTRecipe(seed=seed, evaluation_episodes=0), improved, rules=PRACTICE_RULES
+    )
     newest = max((folder / "improve" / "checkpoints").glob("policy-*.safetensors"))
     return Policy.load(newest), RewardModel.load(folder / "sft" / "checkpoints" / "reward_model.safetensors")
 
@@ -252,14 +254,14 @@ def main(arguments) -> int:
     with tempfile.TemporaryDirectory(prefix="fleetui-shift-") as folder:
         if arguments.policy and arguments.reward_model:
             policy, reward_model = Policy.load(arguments.policy), RewardModel.load(arguments.reward_model)
-            tasks = tasks or policy.description.tasks
+            tasks = tasks or policy.metadata.tasks
         else:
             tasks = tasks or list(TASKS)
             policy, reward_model = trained(
                 Path(folder), tasks, arguments.seed, lambda share, what: say(0.2 * share, what)
             )
     rows, kept = [], []
-    shifts = [(each, arguments.hours) for each in SUPERVISIONS] + [(WATCHED, min(arguments.hours, FORESEEN_H))]
+    shifts = [(each, arguments.hours) for each in SUPERVISIONS] + [(WATCHED, min(arguments.hours, PREDICTION_H))]
     for number, (supervision, hours) in enumerate(shifts):
         began = time.monotonic()
 
@@ -289,7 +291,7 @@ def main(arguments) -> int:
         "hours": arguments.hours,
         "seed": arguments.seed,
         "rows": rows,
-        "foresight": {"time_limit_steps": limit} | foresee(episodes, policy, limit),
+        "failure_prediction": {"time_limit_steps": limit} | judge_prediction(episodes, policy, limit),
     }
     Path(arguments.json).write_text(strict_json.dumps(result, indent=1))
     return 0

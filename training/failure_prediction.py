@@ -1,7 +1,7 @@
 """How well does P(no success before the time limit) tell which attempts will fail, and how early?
 
 Reads stored practice episodes after the fact; the live queue (robots/attention.py) reads the same number off the same
-policy's outlook while they happen. True success is the judge here, and nothing is learned from it.
+policy's success prediction while they happen. True success is the judge here, and nothing is learned from it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from training.checkpoints import Policy
 JUDGED = ("detected_success", *FAILURES)  # a person's act decides nothing here
 
 
-def foresee(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict:
+def judge_prediction(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict:
     """Figures at half of the time limit (in steps): of the attempts still under way then, and of all.
 
     auroc_under_way    ranking of those that have not ended by then, by true success
@@ -53,7 +53,7 @@ def foresee(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict:
         "auroc_under_way_detected": auroc(known[under_way], undetected[under_way]),
         "auroc_all_detected": auroc(known, undetected),
         "lead_time_s": float(np.median(lead)) if lead else None,
-        "foreseen": len(lead) / int(failed.sum()) if failed.any() else None,
+        "foretold": len(lead) / int(failed.sum()) if failed.any() else None,
         "calibration_error": calibration_error(known[under_way], failed[under_way]),
         "brier": brier(known[under_way], failed[under_way]),
     }
@@ -61,10 +61,12 @@ def foresee(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict:
 
 def doubt(episode: Episode, policy: Policy, limit: int) -> np.ndarray:
     """P(no success before the time limit) at each observation. [T + 1]"""
-    _, outlook = policy.act_with_outlook(episode.observations, [episode.instruction] * (episode.steps + 1), greedy=True)
+    _, prediction = policy.act_with_prediction(
+        episode.observations, [episode.instruction] * (episode.steps + 1), greedy=True
+    )
     left = limit - np.arange(episode.steps + 1)
     return np.array(
-        [1 - chance_of_success(p, k, policy.description.bin_width) for p, k in zip(outlook, left, strict=True)]
+        [1 - chance_of_success(p, k, policy.metadata.bin_width) for p, k in zip(prediction, left, strict=True)]
     )
 
 

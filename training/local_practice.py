@@ -1,9 +1,9 @@
 """The whole loop in one process: the same station loop, episode format and learner as a fleet, without a server. (Its
-stations do not survive the process: a rehearsal that is started again goes on with the learner's state and new tables.)
+stations do not survive the process: what is started again goes on with the learner's state and new tables.)
 
 For tests, for choosing a recipe, and for a researcher without a fleet:
 
-    python -m training rehearse --dir DIR --demonstrations FILE [--sft JSON] [--improve JSON] [--stations 16]
+    python -m training local-practice --dir DIR --demonstrations FILE [--sft JSON] [--improve JSON] [--stations 16]
 """
 
 import json
@@ -21,7 +21,7 @@ from robots.worlds import make_world
 from training.checkpoints import Policy, RewardModel
 from training.methods.self_improvement import improve
 from training.methods.sft import sft
-from training.practice import step_together, together
+from training.practice import bundle, step_together
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir, RunError
 
@@ -50,12 +50,12 @@ class LocalStations:
             station.receive(Assignment(assignment=1, run=1, task=assigned))
             if station.orders.task is None:
                 why = station.orders.waiting_reason
-                raise RunError(f"The rehearsal's tables can't practise {task.name}: {why}.")
+                raise RunError(f"The local tables can't practise {task.name}: {why}.")
             self.stations.append(station)
 
     def __call__(self, run: RunDir, policy: Policy, reward_model: RewardModel, steps: int) -> None:
         """One round: at least `steps` steps of this version, every episode finished."""
-        loaded = together(policy, reward_model)
+        loaded = bundle(policy, reward_model)
         self.episodes.clear()
         for station in self.stations:
             station.offer_policy(loaded)
@@ -79,7 +79,7 @@ class LocalStations:
             station.close()
 
 
-def rehearse(
+def practise_locally(
     folder: Path,
     demonstrations: list[Path],
     sft_recipe: SFTRecipe,
@@ -105,7 +105,7 @@ def rehearse(
             link.symlink_to((first.checkpoints / link.name).resolve())
     tasks = [name.strip() for name in improve_recipe.tasks.split(",") if name.strip()]
     local = LocalStations(
-        tasks or Policy.load(second.start / "policy.safetensors").description.tasks,
+        tasks or Policy.load(second.start / "policy.safetensors").metadata.tasks,
         stations,
         improve_recipe.seed,
         improve_recipe.time_limit,
@@ -119,7 +119,7 @@ def rehearse(
 
 
 def main(arguments) -> int:
-    result = rehearse(
+    result = practise_locally(
         Path(arguments.dir),
         [Path(path) for path in arguments.demonstrations],
         SFTRecipe.from_json(json.loads(arguments.sft)),

@@ -9,11 +9,11 @@ from robots.embodiments import get_embodiment
 from robots.episodes import write_episodes
 from robots.tasks import TaskFamily, get_task
 from training.benchmarks import Report, Row
-from training.benchmarks.table_runs import SFT, keep_versions, success
+from training.benchmarks.two_stage_pipeline import SFT, keep_versions, success
 from training.checkpoints import Policy, load_checkpoint, save_checkpoint
+from training.local_practice import LocalStations
 from training.methods.sft import sft
 from training.recipes import ImproveRecipe, SFTRecipe
-from training.rehearsal import LocalStations
 from training.run_dir import RunDir
 
 
@@ -52,9 +52,9 @@ def carry_over(before: RunDir, after: RunDir, task: TaskFamily) -> None:
     """
     body = get_embodiment(task.embodiment).to_json()
     for role in ("policy", "reward_model"):
-        network, description = load_checkpoint(before.checkpoints / f"{role}.safetensors")
-        description = replace(description, embodiment=body, tasks=[task.name])
-        save_checkpoint(after.start / f"{role}.safetensors", network, description)
+        network, metadata = load_checkpoint(before.checkpoints / f"{role}.safetensors")
+        metadata = replace(metadata, embodiment=body, tasks=[task.name])
+        save_checkpoint(after.start / f"{role}.safetensors", network, metadata)
 
 
 def carry_out(plan: Plan, folder: Path, seed: int, report: Report) -> Row:

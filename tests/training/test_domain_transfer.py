@@ -7,7 +7,7 @@ import pytest
 
 from robots.tasks import get_task
 from robots.worlds.language_table import BANANA_TABLE
-from training.benchmarks import REGISTRY, banana_table, elsewhere, point_mass, table_runs, transfer
+from training.benchmarks import REGISTRY, banana_table, domain_transfer, point_mass, transfer, two_stage_pipeline
 from training.checkpoints import Policy, RewardModel, load_checkpoint
 from training.recipes import ImproveRecipe
 from training.run_dir import RunDir
@@ -23,7 +23,7 @@ SMALL = {
 def test_a_small_plan_gives_a_row_and_a_summary(benchmark, monkeypatch):
     plan = dataclasses.replace(benchmark.PLAN, demonstrations=8, practice=6, stations=2, **SMALL)
     monkeypatch.setattr(benchmark, "PLAN", plan)
-    monkeypatch.setattr(table_runs, "EVALUATION_EPISODES", 4)
+    monkeypatch.setattr(two_stage_pipeline, "EVALUATION_EPISODES", 4)
     said = []
     rows = benchmark.run(7, lambda fraction, what: said.append(fraction))
     row = rows[-1]
@@ -44,7 +44,7 @@ def test_they_are_registered_and_practise_within_their_budgets():
 
 def test_checkpoints_go_over_to_a_table_with_one_object_of_an_unknown_name(finished_sft, tmp_path):
     after = RunDir.create(tmp_path / "improve", ImproveRecipe())
-    elsewhere.carry_over(finished_sft, after, get_task("banana_to_place"))
+    domain_transfer.carry_over(finished_sft, after, get_task("banana_to_place"))
     for role in ("policy", "reward_model"):
         before, carried = (
             load_checkpoint(run / f"{role}.safetensors")[0].state_dict()
