@@ -25,10 +25,12 @@ from fleetui.fleet.actions import archive as station_archive
 from fleetui.fleet.actions import attention, control, recovery, stops
 from fleetui.fleet.actions import episodes as episode_actions
 from fleetui.fleet.actions import labs as lab_actions
+from fleetui.fleet.models import Assignment, Episode, HelpRequest, Station, Task
 from fleetui.headers import comes_from_a_page
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import archive
 from fleetui.learning import selectors as learning
+from fleetui.learning.models import Checkpoint, Dataset, Run
 from fleetui.live import rewind, telemetry
 from fleetui.practice import queue
 from fleetui.practice import selectors as practice
@@ -233,7 +235,7 @@ def list_stations(request: HttpRequest, lab: Path[str], archived: bool = False):
 
 @labs.get("/stations/{slug}", response=dict)
 def show_station(request: HttpRequest, lab: Path[str], slug: str):
-    station = access.get_station(request.user, lab, slug)
+    station = access.get_row(Station, request.user, lab, slug=slug)
     card = telemetry.lay_over(station.pk, fleet.station_card(station))
     return card | {"embodiment": station.embodiment, "recent": fleet.recent_episodes(station)}
 
@@ -241,16 +243,16 @@ def show_station(request: HttpRequest, lab: Path[str], slug: str):
 @labs.patch("/stations/{slug}", response=dict)
 def archive_station(request: HttpRequest, lab: Path[str], slug: str, body: ArchiveBody):
     """archived: true takes it off the wall and out of use, false brings it back."""
-    station = access.get_station(request.user, lab, slug, "archive_station")
+    station = access.get_row(Station, request.user, lab, "archive_station", slug=slug)
     change = station_archive.archive_station if body.archived else station_archive.restore_station
     change(station=station, user=request.user, source=source_of(request))
-    return fleet.station_card(access.get_station(request.user, lab, slug))
+    return fleet.station_card(access.get_row(Station, request.user, lab, slug=slug))
 
 
 @labs.delete("/stations/{slug}", response=dict)
 def delete_station(request: HttpRequest, lab: Path[str], slug: str):
     """For good; only an archived one to which nothing refers."""
-    station = access.get_station(request.user, lab, slug, "archive_station")
+    station = access.get_row(Station, request.user, lab, "archive_station", slug=slug)
     station_archive.delete_station(station=station, user=request.user, source=source_of(request))
     return {"deleted": slug}
 
@@ -260,7 +262,7 @@ def rewind_station(request: HttpRequest, lab: Path[str], slug: str):
     """The last 30 s, oldest first: what it said (`samples`) and its pictures (`frames`, JPEG in base64). `at` counts
     the seconds from the end, and is 0 or less.
     """
-    return rewind.of_station(access.get_station(request.user, lab, slug).pk)
+    return rewind.of_station(access.get_row(Station, request.user, lab, slug=slug).pk)
 
 
 @labs.post("/stations/{slug}/command", response=dict)
@@ -293,25 +295,25 @@ def list_help(request: HttpRequest, lab: Path[str]):
 
 @labs.post("/help/{number}/acknowledge", response=dict)
 def acknowledge_help(request: HttpRequest, lab: Path[str], number: int):
-    found = access.get_help_request(request.user, lab, number, "help")
+    found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return fleet.help_row(attention.acknowledge_help(request=found, user=request.user, source=source_of(request)))
 
 
 @labs.post("/help/{number}/take", response=dict)
 def take_help(request: HttpRequest, lab: Path[str], number: int):
-    found = access.get_help_request(request.user, lab, number, "help")
+    found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return fleet.help_row(attention.take_help(request=found, user=request.user, source=source_of(request)))
 
 
 @labs.post("/help/{number}/release", response=dict)
 def release_help(request: HttpRequest, lab: Path[str], number: int):
-    found = access.get_help_request(request.user, lab, number, "help")
+    found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return fleet.help_row(attention.release_help(request=found, user=request.user, source=source_of(request)))
 
 
 @labs.post("/help/{number}/close", response=dict)
 def close_help(request: HttpRequest, lab: Path[str], number: int, body: OutcomeBody):
-    found = access.get_help_request(request.user, lab, number, "help")
+    found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return fleet.help_row(
         attention.close_help(request=found, user=request.user, outcome=body.outcome, source=source_of(request))
     )
@@ -419,7 +421,7 @@ def create_task(request: HttpRequest, lab: Path[str], body: TaskBody):
 @labs.patch("/tasks/{slug}", response=dict)
 def edit_task(request: HttpRequest, lab: Path[str], slug: str, body: TaskChanges):
     """What the body leaves out stays as it is. archived: true takes it out of use, false brings it back."""
-    task = access.get_task(request.user, lab, slug, "edit_task")
+    task = access.get_row(Task, request.user, lab, "edit_task", slug=slug)
     given = body.dict(exclude_unset=True)
     archived = given.pop("archived", None)
     if given:
@@ -451,10 +453,10 @@ def assign_task(request: HttpRequest, lab: Path[str], body: AssignmentBody):
     found = access.get_lab(user, lab, "assign")
     assignment = assignments.assign_task(
         lab=found,
-        task=access.get_task(user, lab, body.task),
-        stations=[access.get_station(user, lab, slug) for slug in dict.fromkeys(body.stations)],
+        task=access.get_row(Task, user, lab, slug=body.task),
+        stations=[access.get_row(Station, user, lab, slug=slug) for slug in dict.fromkeys(body.stations)],
         any_count=body.any,
-        parent=None if body.parent is None else access.get_run(user, lab, body.parent),
+        parent=None if body.parent is None else access.get_row(Run, user, lab, pk=body.parent),
         user=user,
         time_zone=timezone.get_current_timezone_name() if body.time_zone is None else body.time_zone,
         **body.dict(include={"episodes", "hours", "target_success", "priority", "not_before", "repeats"}),
@@ -469,22 +471,22 @@ def edit_assignment(request: HttpRequest, lab: Path[str], number: int, body: Ass
     as stations and `any` take each other's.
     """
     user = request.user
-    assignment = access.get_assignment(user, lab, number, "assign")
+    assignment = access.get_row(Assignment, user, lab, "assign", pk=number)
     given = body.dict(exclude_unset=True)
     if "stations" in given:
         slugs = dict.fromkeys(given["stations"] or [])
-        given["stations"] = [access.get_station(user, lab, slug) for slug in slugs]
+        given["stations"] = [access.get_row(Station, user, lab, slug=slug) for slug in slugs]
     if "any" in given:
         given["any_count"] = given.pop("any")
     if given.get("parent") is not None:
-        given["parent"] = access.get_run(user, lab, given["parent"])
+        given["parent"] = access.get_row(Run, user, lab, pk=given["parent"])
     assignments.edit_assignment(assignment=assignment, user=user, **given, source=source_of(request))
     return show_assignment(user, lab, number)
 
 
 def show_assignment(user, lab: str, number: int) -> dict:
     """As it is after the dispatcher has seen it."""
-    row = access.get_assignment(user, lab, number)
+    row = access.get_row(Assignment, user, lab, pk=number)
     verdicts = {verdict.assignment.pk: verdict for verdict in queue.read_queue(row.lab)} if row.is_live else {}
     return queue.assignment_row(row, verdicts.get(row.pk))
 
@@ -492,7 +494,7 @@ def show_assignment(user, lab: str, number: int) -> dict:
 @labs.delete("/assignments/{number}", response=dict)
 def cancel_assignment(request: HttpRequest, lab: Path[str], number: int, force: bool = False):
     """Its run is canceled as well. Stations finish their episode; with force they break it off at once."""
-    assignment = access.get_assignment(request.user, lab, number, "assign")
+    assignment = access.get_row(Assignment, request.user, lab, "assign", pk=number)
     assignments.cancel_assignment(assignment=assignment, user=request.user, force=force, source=source_of(request))
     return show_assignment(request.user, lab, number)
 
@@ -500,15 +502,15 @@ def cancel_assignment(request: HttpRequest, lab: Path[str], number: int, force: 
 @labs.post("/assignments/{number}/move", response=dict)
 def move_assignment(request: HttpRequest, lab: Path[str], number: int, body: PlaceBody):
     """Just before another one that waits, or null for the end of the queue."""
-    assignment = access.get_assignment(request.user, lab, number, "assign")
-    before = None if body.before is None else access.get_assignment(request.user, lab, body.before, "assign")
+    assignment = access.get_row(Assignment, request.user, lab, "assign", pk=number)
+    before = None if body.before is None else access.get_row(Assignment, request.user, lab, "assign", pk=body.before)
     assignments.reorder_assignment(assignment=assignment, before=before, user=request.user, source=source_of(request))
     return show_assignment(request.user, lab, number)
 
 
 @labs.post("/assignments/{number}/stop_repeating", response=dict)
 def stop_repeating(request: HttpRequest, lab: Path[str], number: int):
-    assignment = access.get_assignment(request.user, lab, number, "assign")
+    assignment = access.get_row(Assignment, request.user, lab, "assign", pk=number)
     assignments.stop_repeating(assignment=assignment, user=request.user, source=source_of(request))
     return show_assignment(request.user, lab, number)
 
@@ -521,17 +523,17 @@ def list_datasets(request: HttpRequest, lab: Path[str], archived: bool = False):
 @labs.patch("/datasets/{int:number}", response=dict)
 def archive_dataset(request: HttpRequest, lab: Path[str], number: int, body: ArchiveBody):
     """archived: true hides it, and nothing can learn from it; false brings it back."""
-    dataset = access.get_dataset(request.user, lab, number, "archive_dataset")
+    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
     change = archive.archive_dataset if body.archived else archive.restore_dataset
     change(dataset=dataset, user=request.user, source=source_of(request))
-    return learning.dataset_row(access.get_dataset(request.user, lab, number))
+    return learning.dataset_row(access.get_row(Dataset, request.user, lab, pk=number))
 
 
 @labs.delete("/datasets/{int:number}", response=dict)
 def delete_dataset(request: HttpRequest, lab: Path[str], number: int):
     """For good, with its file; only an archived one to which nothing refers."""
     archive.delete_dataset(
-        dataset=access.get_dataset(request.user, lab, number, "archive_dataset"),
+        dataset=access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number),
         user=request.user,
         source=source_of(request),
     )
@@ -573,12 +575,12 @@ def launch_run(request: HttpRequest, lab: Path[str], body: RunBody):
         kind=body.kind,
         name=body.name,
         recipe=body.recipe,
-        dataset=None if body.dataset is None else access.get_dataset(user, lab, body.dataset),
-        corrections=None if body.corrections is None else access.get_dataset(user, lab, body.corrections),
-        parent=None if body.parent is None else access.get_run(user, lab, body.parent),
-        assignment=None if body.assignment is None else access.get_assignment(user, lab, body.assignment),
-        task=None if body.task is None else access.get_task(user, lab, body.task),
-        stations=[access.get_station(user, lab, slug) for slug in dict.fromkeys(body.stations)],
+        dataset=None if body.dataset is None else access.get_row(Dataset, user, lab, pk=body.dataset),
+        corrections=None if body.corrections is None else access.get_row(Dataset, user, lab, pk=body.corrections),
+        parent=None if body.parent is None else access.get_row(Run, user, lab, pk=body.parent),
+        assignment=None if body.assignment is None else access.get_row(Assignment, user, lab, pk=body.assignment),
+        task=None if body.task is None else access.get_row(Task, user, lab, slug=body.task),
+        stations=[access.get_row(Station, user, lab, slug=slug) for slug in dict.fromkeys(body.stations)],
         source=source_of(request),
     )
     return learning.run_row(run)
@@ -586,30 +588,32 @@ def launch_run(request: HttpRequest, lab: Path[str], body: RunBody):
 
 @labs.get("/runs/{number}", response=dict)
 def show_run(request: HttpRequest, lab: Path[str], number: int):
-    return learning.run_row(access.get_run(request.user, lab, number))
+    return learning.run_row(access.get_row(Run, request.user, lab, pk=number))
 
 
 @labs.patch("/runs/{number}", response=dict)
 def archive_run(request: HttpRequest, lab: Path[str], number: int, body: ArchiveBody):
     """archived: true hides it, and nothing can start from it; false brings it back."""
-    run = access.get_run(request.user, lab, number, "archive_run")
+    run = access.get_row(Run, request.user, lab, "archive_run", pk=number)
     change = archive.archive_run if body.archived else archive.restore_run
     change(run=run, user=request.user, source=source_of(request))
-    return learning.run_row(access.get_run(request.user, lab, number))
+    return learning.run_row(access.get_row(Run, request.user, lab, pk=number))
 
 
 @labs.delete("/runs/{number}", response=dict)
 def delete_run(request: HttpRequest, lab: Path[str], number: int):
     """For good, with its checkpoints; only an archived one of which nothing came."""
     archive.delete_run(
-        run=access.get_run(request.user, lab, number, "archive_run"), user=request.user, source=source_of(request)
+        run=access.get_row(Run, request.user, lab, "archive_run", pk=number),
+        user=request.user,
+        source=source_of(request),
     )
     return {"deleted": number}
 
 
 @labs.get("/runs/{number}/metrics", response=list[dict])
 def list_metrics(request: HttpRequest, lab: Path[str], number: int, after: int = 0, kind: str = ""):
-    return learning.list_metrics(access.get_run(request.user, lab, number), after=after, kind=kind)
+    return learning.list_metrics(access.get_row(Run, request.user, lab, pk=number), after=after, kind=kind)
 
 
 @labs.post("/runs/{number}/{wish}", response=dict)
@@ -622,9 +626,9 @@ def control_run(request: HttpRequest, lab: Path[str], number: int, wish: str):
     }.get(wish)
     if act is None:
         raise NotFound(f"A run can't {wish}; it can cancel, pause or resume.")
-    run = access.get_run(request.user, lab, number, "control_run")
+    run = access.get_row(Run, request.user, lab, "control_run", pk=number)
     act(run=run, user=request.user, source=source_of(request))
-    return learning.run_row(access.get_run(request.user, lab, number))
+    return learning.run_row(access.get_row(Run, request.user, lab, pk=number))
 
 
 @labs.get("/episodes", response=list[dict])
@@ -663,13 +667,13 @@ def list_episodes(
 
 @labs.get("/episodes/{uuid}", response=dict)
 def show_episode(request: HttpRequest, lab: Path[str], uuid: UUID):
-    return fleet.episode_row(access.get_episode(request.user, lab, uuid))
+    return fleet.episode_row(access.get_row(Episode, request.user, lab, uuid=uuid))
 
 
 @labs.post("/episodes/{uuid}/label", response=dict)
 def label_episode(request: HttpRequest, lab: Path[str], uuid: UUID, body: LabelBody):
     """Whether it was a true success: true, false, or null for unknown. `previous` undoes it."""
-    episode = access.get_episode(request.user, lab, uuid, "label_episode")
+    episode = access.get_row(Episode, request.user, lab, "label_episode", uuid=uuid)
     before = episode_actions.label_episode(
         user=request.user,
         episode=episode,
@@ -683,7 +687,7 @@ def label_episode(request: HttpRequest, lab: Path[str], uuid: UUID, body: LabelB
 @labs.post("/episodes/{uuid}/dataset", response=dict)
 def add_correction(request: HttpRequest, lab: Path[str], uuid: UUID):
     """A correction joins the lab's dataset of corrections, which begins with the first one."""
-    episode = access.get_episode(request.user, lab, uuid, "add_correction")
+    episode = access.get_row(Episode, request.user, lab, "add_correction", uuid=uuid)
     return learning.dataset_row(
         practice_episodes.add_correction(lab=episode.lab, user=request.user, episode=episode, source=source_of(request))
     )
@@ -694,13 +698,13 @@ def show_steps(request: HttpRequest, lab: Path[str], uuid: UUID):
     """d at each observation, reward r_t = d_t - d_(t+1), actions, who acted, and the observations for a drawn top
     view.
     """
-    return fleet.episode_steps(access.get_episode(request.user, lab, uuid))
+    return fleet.episode_steps(access.get_row(Episode, request.user, lab, uuid=uuid))
 
 
 @labs.get("/episodes/{uuid}/frames/{step}.jpg")
 def show_frame(request: HttpRequest, lab: Path[str], uuid: UUID, step: int):
     """The camera's view at an observation. The first ask has the whole episode rendered: 202 until that is done."""
-    episode = access.get_episode(request.user, lab, uuid)
+    episode = access.get_row(Episode, request.user, lab, uuid=uuid)
     if not 0 <= step <= episode.steps:
         raise NotFound(f"{episode} has frames 0 to {episode.steps}.")
     if not episode.frames_dir.is_dir():
@@ -718,7 +722,7 @@ def show_frame(request: HttpRequest, lab: Path[str], uuid: UUID, step: int):
 
 class StationToken(HttpBearer):
     def authenticate(self, request, token):
-        return access.get_station_by_token(token)
+        return access.get_station_by_token(Station, token)
 
 
 stations = Router(auth=StationToken(), tags=["station"])
@@ -732,7 +736,7 @@ def store_episodes(request: HttpRequest):
 
 @stations.get("/checkpoints/{uuid}")
 def fetch_checkpoint(request: HttpRequest, uuid: UUID):
-    checkpoint = access.get_checkpoint_for_station(request.auth, uuid)
+    checkpoint = access.get_checkpoint_for_station(Checkpoint, request.auth, uuid)
     if not checkpoint.file.is_file():
         raise NotFound(f"The weights of {checkpoint} are missing; restore {checkpoint.path} in the data folder.")
     return HttpResponse(checkpoint.file.read_bytes(), content_type="application/octet-stream")

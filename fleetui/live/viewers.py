@@ -32,6 +32,7 @@ from fleetui.fleet.actions import people
 from fleetui.fleet.actions import stops as stop_actions
 from fleetui.fleet.models import Station
 from fleetui.learning import selectors as learning
+from fleetui.learning.models import Run
 from fleetui.live import frames, telemetry
 from fleetui.live.hearing import get_hearing
 from fleetui.live.sockets import BadRequest, Socket, in_thread, read_json
@@ -208,14 +209,14 @@ class LiveConsumer(Socket):
             return Subscription(kind, lab, "", access.get_lab(user, lab).wall_topic)
         if kind == "station":
             slug = text_of(message, "station")
-            return Subscription(kind, lab, slug, access.get_station(user, lab, slug).topic)
+            return Subscription(kind, lab, slug, access.get_row(Station, user, lab, slug=slug).topic)
         if kind == "run":
             number = message.get("run")
             if isinstance(number, str) and number.isdecimal():
                 number = int(number)
             if isinstance(number, bool) or not isinstance(number, int) or not 0 < number < 2**62:
                 raise BadRequest("run must be the run's number.")
-            return Subscription(kind, lab, str(number), access.get_run(user, lab, number).topic)
+            return Subscription(kind, lab, str(number), access.get_row(Run, user, lab, pk=number).topic)
         raise BadRequest(f"There is nothing called {kind!r} to subscribe to; try wall, station, run or frames.")
 
     async def unsubscribe(self, message):
@@ -249,11 +250,11 @@ class LiveConsumer(Socket):
         """Reads the database in a thread, and authorises anew: a role may have been taken away meanwhile."""
         user, lab_slug = self.user, subscription.lab
         if subscription.kind == "run":
-            data = learning.run_snapshot(access.get_run(user, lab_slug, int(subscription.key)))
+            data = learning.run_snapshot(access.get_row(Run, user, lab_slug, pk=int(subscription.key)))
             subscription.metric = data["metrics"][-1]["seq"] if data["metrics"] else 0
             return data
         if subscription.kind == "station":
-            station = access.get_station(user, lab_slug, subscription.key)
+            station = access.get_row(Station, user, lab_slug, slug=subscription.key)
             card = telemetry.lay_over(station.pk, fleet.station_card(station))
             subscription.stations, subscription.sent = {station.slug: station.pk}, {station.slug: dict(card)}
             live = telemetry.newest.get(station.pk)
@@ -397,7 +398,7 @@ class LiveConsumer(Socket):
             raise BadRequest(f"fps must be a number above 0, at most {frames.FPS_LIMIT}.")
         if size not in frames.SIZES:
             raise BadRequest(f"size must be one of {', '.join(frames.SIZES)}.")
-        station = await in_thread(access.get_station)(self.user, lab, slug)
+        station = await in_thread(access.get_row)(Station, self.user, lab, slug=slug)
         if len(self.watches) >= SUBSCRIPTIONS_LIMIT:
             raise BadRequest("That are too many cameras for one socket; unsubscribe some.")
         before = self.watches.pop((lab, slug), None)
@@ -481,7 +482,7 @@ class LiveConsumer(Socket):
     async def give_command(self, command_id, lab, slug, name, args, ttl_ms):
         station = None
         try:
-            station = await in_thread(access.get_station)(self.user, lab, slug)
+            station = await in_thread(access.get_row)(Station, self.user, lab, slug=slug)
             granted = {"epoch": 0}
             telemetry.await_answer(
                 station.pk, command_id, lambda answer: self.answer_soon(station, name, command_id, granted, answer)

@@ -14,8 +14,9 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
+from fleetui import access
 from fleetui.fleet.actions.labs import add_member, create_lab, create_station, create_task, renew_token
-from fleetui.fleet.models import Lab, Station
+from fleetui.fleet.models import Lab
 from fleetui.learning.actions import generate_dataset, recognise_folder
 from fleetui.learning.models import DataFolder
 from robots.embodiments import get_embodiment
@@ -90,7 +91,7 @@ def prepare_stations(lab, wanted):
     there = list(lab.stations.filter(simulated=True, world=WORLD))
     for station in there:
         # The file was lost, or the database is another one's: the station gets a new token, the old one is void.
-        if Station.hash_token(tokens.get(station.slug, "")) != station.token_hash:
+        if access.hash_token(tokens.get(station.slug, "")) != station.token_hash:
             tokens[station.slug] = renew_token(station=station)
     taken = {station.number for station in lab.stations.all()}
     if wanted is None:

@@ -45,14 +45,17 @@ def test_a_renewed_token_leaves_the_old_one_working_until_the_new_one_connects(l
     answer = post(lab, "manager", "arm-1/token")
     new = shown_token(lab.as_("manager").get(answer.url))
     assert "until the station has connected with the new one" in page(lab, path="arm-1/token") and new != old
-    assert access.get_station_by_token(old).token_is_old and not access.get_station_by_token(new).token_is_old
+    assert (
+        access.get_station_by_token(Station, old).token_is_old
+        and not access.get_station_by_token(Station, new).token_is_old
+    )
     lab.tokens["arm-1"] = old
     assert lab.upload(as_upload(make_episode())).status_code == 200
     embodiment = lab.stations[0].embodiment
-    publishing.welcome_station(station=access.get_station_by_token(old), embodiment=embodiment)
-    assert access.get_station_by_token(old) is not None  # a reconnection of the old one ends nothing
-    publishing.welcome_station(station=access.get_station_by_token(new), embodiment=embodiment)
-    assert access.get_station_by_token(old) is None
+    publishing.welcome_station(station=access.get_station_by_token(Station, old), embodiment=embodiment)
+    assert access.get_station_by_token(Station, old) is not None  # a reconnection of the old one ends nothing
+    publishing.welcome_station(station=access.get_station_by_token(Station, new), embodiment=embodiment)
+    assert access.get_station_by_token(Station, old) is None
     assert lab.upload(as_upload(make_episode())).status_code == 401
     assert new not in page(lab) and new[:6] in page(lab)
 
@@ -63,11 +66,11 @@ def test_the_old_token_dies_after_ten_minutes_or_at_once_where_that_was_asked(la
     until = fresh(lab.stations[0]).old_token_until
     assert until - timezone.now() == pytest.approx(timedelta(minutes=10), abs=timedelta(seconds=10))
     Station.objects.update(old_token_until=timezone.now() - timedelta(seconds=1))
-    assert access.get_station_by_token(old) is None
+    assert access.get_station_by_token(Station, old) is None
     second = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token").url))
-    assert access.get_station_by_token(second) is not None
+    assert access.get_station_by_token(Station, second) is not None
     post(lab, "manager", "arm-1/token", at_once="on")
-    assert access.get_station_by_token(second) is None and "is invalid" in page(lab, path="arm-1/token")
+    assert access.get_station_by_token(Station, second) is None and "is invalid" in page(lab, path="arm-1/token")
     assert [row.details["minutes_the_old_works"] for row in Act.objects.filter(kind="token_renewed")] == [0, 10, 10]
 
 
@@ -75,16 +78,16 @@ def test_a_reload_shows_the_token_again_until_the_station_connects_or_done(lab):
     new = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token", at_once="on").url))
     for _ in range(2):
         assert new in page(lab, path="arm-1/token")
-    publishing.welcome_station(station=access.get_station_by_token(new), embodiment=LANGUAGE_TABLE.to_json())
+    publishing.welcome_station(station=access.get_station_by_token(Station, new), embodiment=LANGUAGE_TABLE.to_json())
     assert new not in page(lab, path="arm-1/token") and "Make a new token" in page(lab, path="arm-1/token")
-    assert access.get_station_by_token(new) is not None
+    assert access.get_station_by_token(Station, new) is not None
 
     newer = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token").url))
-    publishing.welcome_station(station=access.get_station_by_token(new), embodiment=LANGUAGE_TABLE.to_json())
+    publishing.welcome_station(station=access.get_station_by_token(Station, new), embodiment=LANGUAGE_TABLE.to_json())
     assert newer in page(lab, path="arm-1/token")  # the old one came back, which says nothing of the new one
     assert post(lab, "manager", "arm-1/token", act="done").url == "/labs/east/stations/arm-1"
     assert newer not in page(lab, path="arm-1/token")
-    assert access.get_station_by_token(newer) is not None  # seen, not renewed
+    assert access.get_station_by_token(Station, newer) is not None  # seen, not renewed
 
 
 def test_only_the_browser_of_whoever_made_a_token_shows_it_and_for_ten_minutes(lab, monkeypatch):
@@ -114,7 +117,7 @@ def test_only_a_manager_renews_a_token(lab):
         assert post(lab, role, "arm-1/token").status_code == 403
         assert "Renew the token" not in page(lab, role)
         assert lab.as_(role).get("/labs/east/stations/arm-1/token").status_code == 403
-    assert access.get_station_by_token(lab.tokens["arm-1"]) is not None
+    assert access.get_station_by_token(Station, lab.tokens["arm-1"]) is not None
 
 
 # Maintenance

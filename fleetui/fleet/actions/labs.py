@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
@@ -77,7 +78,7 @@ def create_station(
         embodiment=embodiment.to_json() if embodiment else {},
         simulated=simulated,
         **settings,
-        token_hash=Station.hash_token(token),
+        token_hash=access.hash_token(token),
         token_prefix=token[:6],
     )
     record_act(
@@ -99,7 +100,7 @@ def renew_token(*, station: Station, user=None, keep_old: bool = False, source: 
     minutes = round(OLD_TOKEN_FOR.total_seconds() / 60) if keep_old else 0
     details = {"old": station.token_prefix, "new": token[:6], "minutes_the_old_works": minutes}
     Station.objects.filter(pk=station.pk).update(
-        token_hash=Station.hash_token(token),
+        token_hash=access.hash_token(token),
         token_prefix=token[:6],
         old_token_hash=station.token_hash if keep_old else "",
         old_token_until=until,

@@ -11,11 +11,12 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.access import Conflict, Invalid, may
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import lapse_control
-from fleetui.fleet.models import ROLES, Act, Invitation, Lab, Lease, Membership, Station
+from fleetui.fleet.models import ROLES, Act, Invitation, Lab, Lease, Membership
 
 STRANGER_EVERY = timedelta(minutes=1)  # so often at most are tries with unknown names written down
 SEEN_EVERY = timedelta(minutes=1)
@@ -31,7 +32,7 @@ def invite_member(*, lab: Lab, user, role: str, note: str = "", source: str = "s
             lab=lab,
             role=role,
             note=note.strip()[:80],
-            token_hash=Station.hash_token(token),
+            token_hash=access.hash_token(token),
             created_by=user,
             expires_at=timezone.now() + Invitation.VALID_FOR,
         )

@@ -11,6 +11,7 @@ from fleetui.answers import JsonAnswer
 from fleetui.fleet import jobs, selectors
 from fleetui.fleet.actions import attention as attention_actions
 from fleetui.fleet.forms import ContactForm
+from fleetui.fleet.models import Contact, HelpRequest
 from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page
 
 CLOSED_A_PAGE = 30
@@ -64,7 +65,7 @@ def change_attention(request, lab, act, form) -> str:
             return f"{made} will get messages about help requests."
         number = number_in(request, "number")
         if act in ("remove", "try"):
-            contact = access.get_contact(user, slug, number, "add_contact")
+            contact = access.get_row(Contact, user, slug, "add_contact", pk=number)
             if act == "remove":
                 attention_actions.remove_contact(contact=contact, user=user, source="page")
                 return f"{contact} gets no more messages."
@@ -73,7 +74,7 @@ def change_attention(request, lab, act, form) -> str:
             contact.refresh_from_db()
             messages.error(request, f"{contact}: {contact.error}")
             return ""
-        found = access.get_help_request(user, slug, number, "help")
+        found = access.get_row(HelpRequest, user, slug, "help", pk=number)
         if act == "acknowledge":
             attention_actions.acknowledge_help(request=found, user=user, source="page")
             return f"{found.station}: seen."

@@ -14,7 +14,7 @@ from fleetui.fleet import selectors
 from fleetui.fleet.actions import people as people_actions
 from fleetui.fleet.actions.people import why_closed
 from fleetui.fleet.forms import AccountForm, InviteForm
-from fleetui.fleet.models import ROLES
+from fleetui.fleet.models import ROLES, Invitation, Membership
 from fleetui.fleet.views.pages import number_in, page, render_page
 from fleetui.headers import client_address
 
@@ -74,14 +74,16 @@ def change_people(request, lab, act) -> str:
         people_actions.change_role(member=member, role=role, user=request.user, source="page")
         return f"{member.user} is {role} now."
     if act == "revoke":
-        invitation = access.get_invitation(request.user, lab.slug, number_in(request, "invitation"))
+        invitation = access.get_row(
+            Invitation, request.user, lab.slug, "manage_people", pk=number_in(request, "invitation")
+        )
         people_actions.revoke_invitation(invitation=invitation, user=request.user, source="page")
         return "The invitation is revoked. Its link does not work any more."
     raise Http404("This page has no such form.")
 
 
 def named_member(request, lab):
-    return access.get_member(request.user, lab.slug, number_in(request, "member"))
+    return access.get_row(Membership, request.user, lab.slug, "manage_people", pk=number_in(request, "member"))
 
 
 def roles_table() -> list[dict]:
@@ -97,7 +99,7 @@ def roles_table() -> list[dict]:
 @require_http_methods(["GET", "POST"])
 def invitation(request, token):
     """Where an invitation's link leads: sign in or make an account, then join."""
-    found = access.get_invitation_by_token(token)
+    found = access.get_invitation_by_token(Invitation, token)
     closed, user = why_closed(found), request.user
     form = AccountForm(request.POST if request.method == "POST" and not user.is_authenticated else None)
     if request.method == "POST" and not closed:

@@ -16,7 +16,7 @@ from fleetui.fleet import selectors
 from fleetui.fleet.actions import archive, control, labs
 from fleetui.fleet.actions import maintenance as maintenance_actions
 from fleetui.fleet.forms import MaintenanceForm, StationForm, StationSettingsForm
-from fleetui.fleet.models import SHOWN_STATES
+from fleetui.fleet.models import SHOWN_STATES, Station
 from fleetui.fleet.templatetags.fleet_words import words
 from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page
 from robots.embodiments import EMBODIMENTS
@@ -30,7 +30,7 @@ TOKEN_COOKIE = "station_token"
 @page
 @require_GET
 def station(request, lab_slug, station_slug):
-    found = access.get_station(request.user, lab_slug, station_slug)
+    found = access.get_row(Station, request.user, lab_slug, slug=station_slug)
     return render_station(request, found, settings_form(found))
 
 
@@ -64,7 +64,7 @@ def render_station(request, station, form, status=200, maintenance_form=None):
 @page
 @require_POST
 def station_settings(request, lab_slug, station_slug):
-    found = access.get_station(request.user, lab_slug, station_slug, "command")
+    found = access.get_row(Station, request.user, lab_slug, "command", slug=station_slug)
     form = settings_form(found, request.POST)
     if form.is_valid():
         try:
@@ -103,7 +103,7 @@ def stations(request, lab_slug):
 @page
 @require_POST
 def archive_station(request, lab_slug, station_slug):
-    found = access.get_station(request.user, lab_slug, station_slug, "archive_station")
+    found = access.get_row(Station, request.user, lab_slug, "archive_station", slug=station_slug)
     acts = {
         "archive": archive.archive_station,
         "restore": archive.restore_station,
@@ -169,7 +169,7 @@ def read_token(request, station) -> dict | None:
     salt = token_salt(request, station)
     kept = request.get_signed_cookie(TOKEN_COOKIE, default="", salt=salt, max_age=TOKEN_SHOWN_FOR.total_seconds())
     found = json.loads(kept) if kept else None
-    if found is None or station.token_hash != station.hash_token(found["token"]):
+    if found is None or station.token_hash != access.hash_token(found["token"]):
         return None
     since = station.connected_since.isoformat() if station.connected_since else ""
     # With an old token that still works it may be connected all the time: only a newer connection was made with this.
@@ -182,7 +182,7 @@ def station_token(request, lab_slug, station_slug):
     """The one page that shows a token, with the one command that uses it; it waits until the station is here. What is
     sent to it makes a new token, or says that the one shown has been noted.
     """
-    found = access.get_station(request.user, lab_slug, station_slug, "renew_token")
+    found = access.get_row(Station, request.user, lab_slug, "renew_token", slug=station_slug)
     if request.method == "POST" and request.POST.get("act") == "done":
         answer = redirect("station", lab_slug, found.slug)
         answer.delete_cookie(
@@ -215,7 +215,7 @@ def start_command(station, token, server) -> str:
 @page
 @require_POST
 def maintenance(request, lab_slug, station_slug):
-    found = access.get_station(request.user, lab_slug, station_slug, "maintain")
+    found = access.get_row(Station, request.user, lab_slug, "maintain", slug=station_slug)
     form = MaintenanceForm(request.POST)
     try:
         if request.POST.get("act") == "end":

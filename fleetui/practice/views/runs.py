@@ -10,7 +10,7 @@ from fleetui import access
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
 from fleetui.learning import selectors as learning
 from fleetui.learning.forms import recipe_rows
-from fleetui.learning.models import Metric
+from fleetui.learning.models import Metric, Run
 from fleetui.practice.actions import launching
 from fleetui.practice.forms import LAUNCH_FORMS
 from fleetui.practice.queue import read_queue
@@ -49,7 +49,7 @@ def new_run(request, lab_slug):
         raise Http404(f"There is no kind of run {kind!r}; known are {', '.join(LAUNCH_FORMS)}.")
     asked = {name: row_number(request.GET.get(name, "")) for name in LAUNCH_FROM}
     chosen = {name: number for name, number in asked.items() if number}
-    like = access.get_run(request.user, lab_slug, chosen.pop("like")) if "like" in chosen else None
+    like = access.get_row(Run, request.user, lab_slug, pk=chosen.pop("like")) if "like" in chosen else None
     if like is not None and like.kind != kind:
         raise Http404(f"{like} is no run of the kind {kind!r}.")
     form = LAUNCH_FORMS[kind](request.POST or None, lab=lab, like=like, initial=chosen)
@@ -69,7 +69,7 @@ def new_run(request, lab_slug):
 @page
 @require_GET
 def run(request, lab_slug, run_id):
-    found = access.get_run(request.user, lab_slug, run_id)
+    found = access.get_row(Run, request.user, lab_slug, pk=run_id)
     recipe = recipe_rows(found)
     return render_page(
         request,
