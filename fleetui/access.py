@@ -2,7 +2,7 @@
 
 The door knows no model: whoever asks brings the model of the row, and the user's own memberships say the role. Another
 lab's object is not found, whoever asks; a missing role is denied with a sentence that names the role. The refusals
-below are the one hierarchy of errors that a user can cause: pages show the sentence, the API answers with `status`.
+below are the one hierarchy of errors that a user can cause: pages show the sentence, the API adds `status` and `code`.
 """
 
 import hashlib
@@ -72,30 +72,42 @@ class Refused(Exception):
     """Something a user asked for can't be done; the text says what is wrong and what to do."""
 
     status = 400
+    code = "refused"
 
 
 class NotFound(Refused, Http404):
     """The object does not exist, or belongs to a lab that the user is no member of."""
 
     status = 404
+    code = "not_found"
 
 
 class Denied(Refused, PermissionDenied):
     """The user's role in this lab does not allow this."""
 
     status = 403
+    code = "denied"
 
 
 class Conflict(Refused):
     """The object is not in a state that allows this."""
 
     status = 409
+    code = "conflict"
+
+
+class TooLarge(Refused):
+    """More was sent than is taken at once."""
+
+    status = 413
+    code = "too_large"
 
 
 class Invalid(Refused):
     """A value can't be accepted; `problems` maps fields to sentences where there are fields."""
 
     status = 422
+    code = "invalid"
 
     def __init__(self, sentence: str, problems: dict[str, str] | None = None):
         super().__init__(sentence)

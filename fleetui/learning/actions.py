@@ -20,7 +20,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from fleetui.access import Conflict, Invalid, Refused
+from fleetui.access import Conflict, Invalid, Refused, TooLarge
 from fleetui.celery import app as celery_app
 from fleetui.fleet import uploads
 from fleetui.fleet.actions.audit import record_act
@@ -113,9 +113,7 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes, source: str = "ser
     scripts.
     """
     if len(body) > uploads.UPLOAD_LIMIT:
-        refused = Refused(f"The file has {len(body)} bytes, more than 64 MiB; split it into several datasets.")
-        refused.status = 413
-        raise refused
+        raise TooLarge(f"The file has {len(body)} bytes, more than 64 MiB; split it into several datasets.")
     episodes = uploads.read_upload(body)
     for episode in episodes:
         if episode.purpose not in ("demonstration", "correction"):

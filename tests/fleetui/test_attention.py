@@ -133,7 +133,7 @@ def test_only_those_who_act_on_stations_look_after_requests(lab, other_lab, act)
 def test_open_requests_come_by_what_a_visit_saves(lab):
     attention.note_need(station=lab.stations[1], need=fallen())
     note(lab, doubtful(left=800))
-    kinds = [row["kind"] for row in lab.call("viewer", "get", "help").json()]
+    kinds = [row["kind"] for row in lab.call("viewer", "get", "help").json()["items"]]
     assert kinds == ["table", "unlikely"]
 
 

@@ -158,9 +158,9 @@ def test_each_person_sees_times_in_their_own_zone(lab):
     assignments.assign_task(
         lab=lab.row, task=lab.task, stations=lab.stations, user=lab.users["manager"], not_before=start
     )
-    mine = lab.call("manager", "get", "assignments").json()[0]
+    mine = lab.call("manager", "get", "assignments").json()["items"][0]
     assert "13:45 +0545" in mine["reason"] and mine["not_before"].endswith("08:00:00+00:00"), "data stays in UTC"
-    assert "08:00 UTC" in lab.call("viewer", "get", "assignments").json()[0]["reason"]
+    assert "08:00 UTC" in lab.call("viewer", "get", "assignments").json()["items"][0]["reason"]
     assert timezone.get_current_timezone_name() == "UTC", "and nobody else's zone is changed by it"
 
 

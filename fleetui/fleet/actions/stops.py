@@ -25,6 +25,7 @@ class Unknown(access.Refused):
     """Nobody can say who this is: the database is away, and no page of theirs was open just now."""
 
     status = 503
+    code = "unknown_person"
 
 
 def get_stopper(session_key: str) -> access.Known | None:
