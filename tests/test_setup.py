@@ -318,7 +318,7 @@ def test_what_people_removed_after_the_first_start_stays_removed(db, settings, t
     settings.DATA = tmp_path
     first_start.prepare(1)
     lab, logins = Lab.objects.get(), (tmp_path / "logins.json").read_text()
-    people.remove_member(member=lab.memberships.get(role="supervisor"), user=None)
+    people.remove_member(member=lab.memberships.get(role="supervisor"), user=access.SERVER)
     people.change_password(user=User.objects.get(username="manager"), password="another one 7")
     User.objects.get(username="researcher").delete()
     lab.datasets.all().delete()

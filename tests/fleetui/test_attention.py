@@ -201,14 +201,19 @@ async def test_a_request_that_was_open_when_the_server_died_closes_once_the_stat
 @pytest.fixture
 def contact(lab):
     return attention.add_contact(
-        lab=lab.row, user=None, name="night shift", address="json://localhost:1/hook", severity="error", after_s=0
+        lab=lab.row,
+        user=access.SERVER,
+        name="night shift",
+        address="json://localhost:1/hook",
+        severity="error",
+        after_s=0,
     )
 
 
 @pytest.mark.parametrize("address", ["nonsense", "syslog://", "file:///etc/passwd", "slack://"])
 def test_an_address_that_reaches_nobody_is_refused(lab, address):
     with pytest.raises(access.Invalid, match="can't be sent"):
-        attention.add_contact(lab=lab.row, user=None, name="x", address=address, severity="error", after_s=0)
+        attention.add_contact(lab=lab.row, user=access.SERVER, name="x", address=address, severity="error", after_s=0)
 
 
 def test_a_request_is_told_of_unless_somebody_has_taken_it_up(lab, contact, monkeypatch):

@@ -318,7 +318,7 @@ def test_a_role_that_was_taken_away_renews_nothing(lab):
     control.renew_control(**wish)
     with pytest.raises(access.Conflict, match="not in control"):
         control.renew_control(**wish | {"epoch": epoch + 1})
-    labs.add_member(lab=lab.row, user=lab.users["supervisor"], role="viewer")
+    labs.add_member(lab=lab.row, person=lab.users["supervisor"], role="viewer")
     with pytest.raises(access.Denied):
         control.renew_control(**wish)
 

@@ -275,7 +275,7 @@ def test_it_is_delayed_while_its_run_is_paused_or_begins_again(online, sft_run):
     run_in(row, "paused")
     dispatch(online)
     assert again(row).state == "delayed" and "is paused: resume it" in verdict(row)[1]
-    learning.resume_run(run=again(row).run, user=None)
+    learning.resume_run(run=again(row).run, user=access.SERVER)
     assert again(row).state == "underway"
     started = again(row).started_at
     run_in(row, "queued")
@@ -291,7 +291,7 @@ def test_how_its_run_ends_is_how_it_ends(online, sft_run, ending, expected):
     begin(row)
     run = again(row).run
     if ending == "canceled":
-        learning.cancel_run(run=run, user=None)
+        learning.cancel_run(run=run, user=access.SERVER)
     learning.finish_run(run=again(run), state=ending, error="There was no more memory.")
     row = again(row)
     assert row.state == expected and row.ended_at is not None and not row.places.filter(live=True).exists()

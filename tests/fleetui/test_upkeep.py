@@ -97,7 +97,7 @@ def test_only_the_browser_of_whoever_made_a_token_shows_it_and_for_ten_minutes(l
     value = cookie.value
     assert new not in answer.url
     other = Client()
-    labs.add_member(lab=lab.row, user=lab.users["supervisor"], role="manager")
+    labs.add_member(lab=lab.row, person=lab.users["supervisor"], role="manager")
     other.force_login(lab.users["supervisor"])
     assert new not in other.get(answer.url).content.decode()
     other.cookies["station_token"] = value  # even with what another browser kept

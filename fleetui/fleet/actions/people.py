@@ -24,6 +24,7 @@ SEEN_EVERY = timedelta(minutes=1)
 
 def invite_member(*, lab: Lab, user, role: str, note: str = "", source: str = "server") -> tuple[Invitation, str]:
     """Returns the invitation and the secret of its link, which is shown this once: only its hash is kept."""
+    access.check(user, lab, "manage_people")
     if role not in ROLES:
         raise Invalid(f"{role!r} is no role; choose one of {', '.join(ROLES)}.", {"role": "Choose a role."})
     token = secrets.token_urlsafe(32)
@@ -43,6 +44,7 @@ def invite_member(*, lab: Lab, user, role: str, note: str = "", source: str = "s
 
 @transaction.atomic
 def revoke_invitation(*, invitation: Invitation, user, source: str = "server") -> None:
+    access.check(user, invitation.lab, "manage_people")
     moved = Invitation.objects.filter(pk=invitation.pk, accepted_at=None, revoked_at=None).update(
         revoked_at=timezone.now()
     )
@@ -85,6 +87,7 @@ def why_closed(invitation: Invitation) -> str:
 @transaction.atomic
 def change_role(*, member: Membership, role: str, user, source: str = "server") -> None:
     """Another role, from the next request on; live sockets of the old one are closed within 2 s."""
+    access.check(user, member.lab, "manage_people")
     if role not in ROLES:
         raise Invalid(f"{role!r} is no role; choose one of {', '.join(ROLES)}.")
     _lock_managers(member)
@@ -103,6 +106,7 @@ def change_role(*, member: Membership, role: str, user, source: str = "server") 
 @transaction.atomic
 def remove_member(*, member: Membership, user, source: str = "server") -> None:
     """Out of the lab, with what it let them see and hold; what they did stays in the audit log."""
+    access.check(user, member.lab, "manage_people")
     _lock_managers(member)
     if member.role == "manager":
         _refuse_last_manager(member, "make someone else a manager before you remove this one")
@@ -175,6 +179,7 @@ def reset_password(*, member: Membership, user, source: str = "server") -> str:
 
     An account may be of several labs: then it takes a manager of all of them, or one lab's could enter the others.
     """
+    access.check(user, member.lab, "manage_people")
     person = member.user
     if person == user:
         raise Conflict("Change your own password on its own page: click your name at the top.")

@@ -4,6 +4,7 @@ import logging
 
 from django.db import transaction
 
+from fleetui import access
 from fleetui.access import Conflict, Refused
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment, Lab
@@ -60,13 +61,13 @@ def dispatch_assignments(*, lab: Lab) -> None:
 
 
 def _launch(verdict: Verdict) -> None:
-    """The server's act, whosever freed the stations."""
+    """The server's act, whosever freed the stations, in the name of the person who asked for it."""
     row = verdict.assignment
     try:
         with transaction.atomic():
             launch_practice(
                 lab=row.lab,
-                user=row.created_by,
+                user=access.Server(row.created_by),
                 name=f"{row.task.name[:60]} {row.pk}",
                 parent=row.parent,
                 assignment=row,

@@ -9,6 +9,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.access import Conflict, Invalid, TooLarge
 from fleetui.fleet import selectors, uploads
 from fleetui.fleet.actions.cards import emit_card
@@ -186,6 +187,7 @@ def add_correction(*, lab: Lab, user, episode: Episode, source: str = "server") 
 
     A dataset that a run has used stays as it was: the next correction begins another one, with all that it held.
     """
+    access.check(user, lab, "add_correction")
     if episode.purpose != "correction":
         raise Invalid(f"{episode} is {episode.purpose}; only what a person drove, a correction, can join a dataset.")
     Lab.objects.select_for_update().get(pk=lab.pk)  # two clicks must not write one file
