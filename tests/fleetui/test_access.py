@@ -141,12 +141,14 @@ UPKEEP = {  # page -> who may; (method, path)
     ("get", "stations/"): EVERYONE,
     ("get", "stations/new"): {"manager"},
     ("get", "people"): {"manager"},
-    ("post", "people"): {"manager"},
+    ("post", "people/invite"): {"manager"},
     ("get", "audit"): {"supervisor", "manager"},
     ("get", "audit/export.csv"): {"supervisor", "manager"},
     ("get", "audit/export.json"): {"supervisor", "manager"},
     ("post", "stations/arm-1/maintenance"): {"supervisor", "manager"},
-    ("post", "stations/arm-1/token"): {"manager"},
+    ("post", "stations/arm-1/token/renew"): {"manager"},
+    ("post", "stations/arm-1/archive"): {"manager"},
+    ("post", "attention/contacts"): {"manager"},
 }
 
 

@@ -35,7 +35,7 @@ def kinds(lab):
 
 def reset(lab, role, by="manager", **follow):
     member = Membership.objects.get(lab=lab.row, user=lab.users[role])
-    return lab.as_(by).post(f"/labs/{lab.slug}/people", {"act": "reset", "member": member.pk}, **follow)
+    return lab.as_(by).post(f"/labs/{lab.slug}/people/{member.pk}/password", **follow)
 
 
 # The audit log
@@ -172,14 +172,13 @@ def test_no_reset_reaches_into_a_lab_that_is_not_the_managers(people, other_lab)
     manager = people.users["manager"]
     labs.add_member(lab=people.row, person=other_lab.users["manager"], role="viewer")
     member = Membership.objects.get(lab=people.row, user=other_lab.users["manager"])
-    form = {"act": "reset", "member": member.pk}
-    answer = people.as_("manager").post("/labs/east/people", form, follow=True)
+    address = f"/labs/east/people/{member.pk}/password"
+    answer = people.as_("manager").post(address, follow=True)
     assert "is a member of Lab west too" in answer.content.decode() and 'id="password"' not in answer.content.decode()
     labs.add_member(lab=other_lab.row, person=manager, role="manager")
-    assert 'id="password"' in people.as_("manager").post("/labs/east/people", form).content.decode()
+    assert 'id="password"' in people.as_("manager").post(address).content.decode()
     stranger = Membership.objects.get(lab=other_lab.row, user=other_lab.users["viewer"])
-    form = {"act": "reset", "member": stranger.pk}
-    assert people.as_("manager").post("/labs/east/people", form).status_code == 404
+    assert people.as_("manager").post(f"/labs/east/people/{stranger.pk}/password").status_code == 404
 
 
 def test_the_own_password_is_not_reset_but_changed(people):

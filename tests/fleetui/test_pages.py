@@ -251,8 +251,8 @@ REFUSED = {  # page -> what is sent to it, which one of its forms refuses, and a
     "stations/new": ({"name": "", "seed": "1"}, "Name"),
     "stations/arm-1/settings": ({"shuffle_every_s": "0"}, "Ask for a shuffle every"),
     "stations/arm-1/maintenance": ({"reason": ""}, "Why"),
-    "attention/": ({"act": "add", "name": "", "address": "x", "severity": "error", "after_s": "1"}, "Name"),
-    "people": ({"act": "invite", "role": "king"}, "Role"),
+    "attention/contacts": ({"name": "", "address": "x", "severity": "error", "after_s": "1"}, "Name"),
+    "people/invite": ({"role": "king"}, "Role"),
 }
 
 

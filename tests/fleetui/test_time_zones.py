@@ -133,9 +133,9 @@ def test_an_unknown_zone_is_refused_by_name_and_nothing_is_made(lab):
 def test_the_zone_of_the_browser_counts_where_a_person_has_none_yet(lab):
     client, url = lab.as_("manager"), "/time-zone"
     assert 'data-zone=""' in client.get(f"/labs/{lab.slug}/tasks/").content.decode()
-    assert client.post(url, {"seen": "Mars/Olympus"}).status_code == 204 and not Profile.objects.exists()
-    assert client.post(url, {"seen": "Europe/Berlin"}).status_code == 204
-    assert client.post(url, {"seen": "America/New_York"}).status_code == 204, "on another machine"
+    assert client.post(f"{url}/seen", {"seen": "Mars/Olympus"}).status_code == 204 and not Profile.objects.exists()
+    assert client.post(f"{url}/seen", {"seen": "Europe/Berlin"}).status_code == 204
+    assert client.post(f"{url}/seen", {"seen": "America/New_York"}).status_code == 204, "on another machine"
     assert lab.users["manager"].profile.time_zone == "Europe/Berlin"
     assert 'data-zone="Europe/Berlin"' in client.get(f"/labs/{lab.slug}/tasks/").content.decode()
 
