@@ -268,7 +268,7 @@ def test_every_act_of_a_user_is_in_the_audit_log(lab, sft_run, dataset, name):
 
 # What the doors call
 
-DOORS = ("fleet/views", "learning/views.py", "practice/views", "api", "live/viewers.py")
+DOORS = ("fleet/views", "learning/views.py", "practice/views", "api", "live/viewers.py", "live/commanding.py")
 FOR_NOBODY = {
     "checked_args": "looks at what was given",
     "get_stopper": "asks who gives a stop",
