@@ -1,19 +1,24 @@
 """Who may do what: the only door to objects. Pages, API and sockets fetch through here and never by Model.objects.
 
-Another lab's object is not found, whoever asks; a missing role is denied with a sentence that names the role. The
-refusals below are the one hierarchy of errors that a user can cause: pages show the sentence, the API answers with
-`status`.
+The door knows no model: whoever asks brings the model of the row, and the user's own memberships say the role. Another
+lab's object is not found, whoever asks; a missing role is denied with a sentence that names the role. The refusals
+below are the one hierarchy of errors that a user can cause: pages show the sentence, the API adds `status` and `code`.
 """
 
+import hashlib
 import time
 from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
 
-from django.apps import apps
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import PermissionDenied
+from django.db.models import Model
 from django.http import Http404, HttpRequest
 from django.utils import timezone
+
+Row = TypeVar("Row", bound=Model)
 
 EVERYONE = {"viewer", "supervisor", "researcher", "manager"}
 ALLOWED: dict[str, set[str]] = {
@@ -67,30 +72,42 @@ class Refused(Exception):
     """Something a user asked for can't be done; the text says what is wrong and what to do."""
 
     status = 400
+    code = "refused"
 
 
 class NotFound(Refused, Http404):
     """The object does not exist, or belongs to a lab that the user is no member of."""
 
     status = 404
+    code = "not_found"
 
 
 class Denied(Refused, PermissionDenied):
     """The user's role in this lab does not allow this."""
 
     status = 403
+    code = "denied"
 
 
 class Conflict(Refused):
     """The object is not in a state that allows this."""
 
     status = 409
+    code = "conflict"
+
+
+class TooLarge(Refused):
+    """More was sent than is taken at once."""
+
+    status = 413
+    code = "too_large"
 
 
 class Invalid(Refused):
     """A value can't be accepted; `problems` maps fields to sentences where there are fields."""
 
     status = 422
+    code = "invalid"
 
     def __init__(self, sentence: str, problems: dict[str, str] | None = None):
         super().__init__(sentence)
@@ -152,6 +169,35 @@ def read_known(session_key: str) -> Known | None:
     return Known(user, get_roles(user), time.monotonic()) if user.is_authenticated else None
 
 
+@dataclass(frozen=True)
+class Server:
+    """Who acts where no person does: at the first start, by the clock, when a budget is reached. What it does because
+    a person asked for it earlier bears that person's name in rows and log; the role was asked for then.
+    """
+
+    person: Any = None
+
+
+SERVER = Server()
+
+
+def check(user, lab, action: str) -> None:
+    """The first line of every action: refuse unless the user's role in the lab allows it, whoever has asked before.
+    Only the server itself, which says so, is asked for none.
+    """
+    if isinstance(user, Server):
+        return
+    role = None
+    if user is not None and user.is_authenticated:
+        role = user.memberships.filter(lab=lab).values_list("role", flat=True).first()
+    check_role(role, lab.slug, action, lab.name)
+
+
+def person_of(user):
+    """Whose name an act of the user bears; None where it is nobody's but the server's."""
+    return user.person if isinstance(user, Server) else user
+
+
 def check_role(role: str | None, lab_slug: str, action: str, lab_name: str = "") -> None:
     """Refuse where the role, None for somebody who is no member, does not allow the action."""
     if role is None:
@@ -168,105 +214,63 @@ def read_session(session_key: str):
     return get_user(request)
 
 
-def get_labs(user):
+def get_labs(user) -> list:
     """The labs that the user is a member of, by name."""
-    return apps.get_model("fleet", "Lab").objects.filter(memberships__user_id=user.pk).order_by("name")
+    return [membership.lab for membership in user.memberships.select_related("lab").order_by("lab__name")]
+
+
+def get_roles(user) -> dict[str, str]:
+    """The user's role in each lab, by the lab's slug."""
+    return dict(user.memberships.values_list("lab__slug", "role"))
 
 
 def get_lab(user, slug: str, action: str = "see"):
     """The lab, if the user is a member whose role allows the action. Carries the role as `lab.role`, for templates."""
-    membership = (
-        apps.get_model("fleet", "Membership")
-        .objects.filter(user_id=user.pk, lab__slug=slug)
-        .select_related("lab")
-        .first()
-    )
+    membership = None
+    if user.is_authenticated:
+        membership = user.memberships.filter(lab__slug=slug).select_related("lab").first()
     check_role(membership and membership.role, slug, action, membership and membership.lab.name)
     membership.lab.role = membership.role
     return membership.lab
 
 
-def get_lab_of_stop(slug: str):
-    """The lab of a stop that was told already: whoever gave it was asked for the role then."""
-    lab = apps.get_model("fleet", "Lab").objects.filter(slug=slug).first()
-    if lab is None:
-        raise NotFound(f"There is no lab {slug!r}.")
-    return lab
-
-
-def get_roles(user) -> dict[str, str]:
-    """The user's role in each lab, by the lab's slug."""
-    return dict(apps.get_model("fleet", "Membership").objects.filter(user_id=user.pk).values_list("lab__slug", "role"))
-
-
-def get_member(user, lab_slug: str, membership_id: int, action: str = "manage_people"):
+def get_row(model: type[Row], user, lab_slug: str, action: str = "see", **key) -> Row:
+    """The row of the lab that the key names, as in get_row(Station, user, "east", "command", slug="arm-1")."""
     lab = get_lab(user, lab_slug, action)
-    return _one(lab, "fleet", "Membership", f"member {membership_id}", pk=membership_id)
+    found = model._default_manager.filter(lab=lab, **key).first()
+    if found is None:
+        (value,) = key.values()
+        said = value if isinstance(value, (int, UUID)) else repr(value)
+        raise NotFound(f"{lab.name} has no {model._meta.verbose_name} {said}.")
+    found.lab = lab  # the caller wants its slug, and its role, without another query
+    return found
 
 
-def get_invitation(user, lab_slug: str, invitation_id: int, action: str = "manage_people"):
-    lab = get_lab(user, lab_slug, action)
-    return _one(lab, "fleet", "Invitation", f"invitation {invitation_id}", pk=invitation_id)
+# Who has no role but a secret, or a place in the lab by being a station
 
 
-def get_invitation_by_token(token: str):
+def hash_token(token: str) -> str:
+    """Only this is stored of a secret."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def get_invitation_by_token(invitations: type[Row], token: str) -> Row:
     """The invitation behind a link, used up or not; whoever holds the link may look at it, member or not."""
-    station, invitation = apps.get_model("fleet", "Station"), apps.get_model("fleet", "Invitation")
-    found = invitation.objects.select_related("lab", "created_by").filter(token_hash=station.hash_token(token)).first()
+    rows = invitations._default_manager.select_related("lab", "created_by")
+    found = rows.filter(token_hash=hash_token(token)).first()
     if found is None:
         raise NotFound("This invitation does not exist; check that the link is whole, or ask for a new one.")
     return found
 
 
-def get_station(user, lab_slug: str, station_slug: str, action: str = "see"):
-    lab = get_lab(user, lab_slug, action)
-    return _one(lab, "fleet", "Station", f"station {station_slug!r}", slug=station_slug)
-
-
-def get_task(user, lab_slug: str, task_slug: str, action: str = "see"):
-    lab = get_lab(user, lab_slug, action)
-    return _one(lab, "fleet", "Task", f"task {task_slug!r}", slug=task_slug)
-
-
-def get_assignment(user, lab_slug: str, assignment_id: int, action: str = "see"):
-    lab = get_lab(user, lab_slug, action)
-    return _one(lab, "fleet", "Assignment", f"assignment {assignment_id}", pk=assignment_id)
-
-
-def get_help_request(user, lab_slug: str, request_id: int, action: str = "see"):
-    lab = get_lab(user, lab_slug, action)
-    return _one(lab, "fleet", "HelpRequest", f"help request {request_id}", pk=request_id)
-
-
-def get_contact(user, lab_slug: str, contact_id: int, action: str = "see"):
-    lab = get_lab(user, lab_slug, action)
-    return _one(lab, "fleet", "Contact", f"contact {contact_id}", pk=contact_id)
-
-
-def get_episode(user, lab_slug: str, episode_uuid, action: str = "see"):
-    lab = get_lab(user, lab_slug, action)
-    return _one(lab, "fleet", "Episode", f"episode {episode_uuid}", uuid=episode_uuid)
-
-
-def get_dataset(user, lab_slug: str, dataset_id: int, action: str = "see"):
-    lab = get_lab(user, lab_slug, action)
-    return _one(lab, "learning", "Dataset", f"dataset {dataset_id}", pk=dataset_id)
-
-
-def get_run(user, lab_slug: str, run_id: int, action: str = "see"):
-    lab = get_lab(user, lab_slug, action)
-    return _one(lab, "learning", "Run", f"run {run_id}", pk=run_id)
-
-
-def get_station_by_token(token: str):
+def get_station_by_token(stations: type[Row], token: str) -> Row | None:
     """The station whose secret this is, or None. Only the hash is stored, and the comparison is an index look-up of
     it.
     """
     if not token:
         return None
-    model = apps.get_model("fleet", "Station")
-    given = model.hash_token(token)
-    rows = model.objects.select_related("lab").filter(archived_at=None)
+    given = hash_token(token)
+    rows = stations._default_manager.select_related("lab").filter(archived_at=None)
     station = rows.filter(token_hash=given).first()
     if station is None:
         station = rows.filter(old_token_hash=given, old_token_until__gt=timezone.now()).first()
@@ -275,21 +279,10 @@ def get_station_by_token(token: str):
     return station
 
 
-def get_checkpoint_for_station(station, checkpoint_uuid):
+def get_checkpoint_for_station(checkpoints: type[Row], station, checkpoint_uuid) -> Row:
     """A checkpoint of a run of the station's own lab."""
-    checkpoint = (
-        apps.get_model("learning", "Checkpoint")
-        .objects.filter(uuid=checkpoint_uuid, run__lab_id=station.lab_id)
-        .first()
-    )
+    rows = checkpoints._default_manager.filter(run__lab_id=station.lab_id)
+    checkpoint = rows.filter(uuid=checkpoint_uuid).first()
     if checkpoint is None:
         raise NotFound(f"There is no checkpoint {checkpoint_uuid} in this station's lab.")
     return checkpoint
-
-
-def _one(lab, app, model, said, **key):
-    found = apps.get_model(app, model).objects.filter(lab=lab, **key).first()
-    if found is None:
-        raise NotFound(f"{lab.name} has no {said}.")
-    found.lab = lab  # the caller wants its slug, and its role, without another query
-    return found

@@ -33,19 +33,27 @@ RETRY_AFTER_S = 5
 @dataclass(frozen=True)
 class Failure:
     status: int
+    code: str
     sentence: str
 
 
 DISK = Failure(
     507,
+    "disk_full",
     "The server's disk is full, so this was not saved. Make room on it, then try again. Stations keep their episodes "
     "until then.",
 )
 DATABASE = Failure(
-    503, "The database can't be reached just now. In a moment look whether it was done; if not, try again."
+    503,
+    "database_away",
+    "The database can't be reached just now. In a moment look whether it was done; if not, try again.",
 )
-VALKEY = Failure(503, "Valkey can't be reached just now. Look in a moment whether it was done; if not, try again.")
-UNSTORABLE = Failure(422, "A value is too long, too large or not readable as text. Change it, then send it again.")
+VALKEY = Failure(
+    503, "valkey_away", "Valkey can't be reached just now. Look in a moment whether it was done; if not, try again."
+)
+UNSTORABLE = Failure(
+    422, "invalid", "A value is too long, too large or not readable as text. Change it, then send it again."
+)
 
 
 def explain(error: BaseException | None) -> Failure | None:
@@ -82,7 +90,9 @@ def as_json(request, error: BaseException) -> HttpResponse | None:
     failure = explain(error)
     if failure is None:
         return None
-    return _finish(request, failure, error, JsonAnswer({"detail": failure.sentence}, status=failure.status))
+    return _finish(
+        request, failure, error, JsonAnswer({"detail": failure.sentence, "code": failure.code}, status=failure.status)
+    )
 
 
 def as_page(request) -> HttpResponse:
@@ -91,7 +101,7 @@ def as_page(request) -> HttpResponse:
     failure = explain(error)
     if request.path_info.startswith("/api/"):
         sentence = "The server failed at this. The stations are not affected; the cause is in the server's log."
-        return as_json(request, error) or JsonAnswer({"detail": sentence}, status=500)
+        return as_json(request, error) or JsonAnswer({"detail": sentence, "code": "server_error"}, status=500)
     if failure is None:
         return server_error(request)
     page = render_to_string("failure.html", {"failure": failure})  # without the request: its user is a row

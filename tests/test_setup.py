@@ -17,7 +17,7 @@ import psutil
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from fleetui import embedded
+from fleetui import access, embedded
 from fleetui import settings as settings_file
 from fleetui.fleet.models import Station
 from fleetui.practice import first_start
@@ -332,7 +332,7 @@ def test_first_start_makes_everything_once(db, settings, tmp_path):
         assert user.memberships.get().role == row["role"]
         assert row["password"] not in user.password
     assert [row["station"] for row in rows] == ["station-1", "station-2", "station-3", "station-4"]
-    assert Station.objects.get(token_hash=Station.hash_token(rows[2]["token"])).slug == "station-3"
+    assert Station.objects.get(token_hash=access.hash_token(rows[2]["token"])).slug == "station-3"
 
     assert first_start.prepare(None) == (tokens, False)
     assert (tmp_path / "logins.json").read_text() == logins
@@ -346,8 +346,8 @@ def test_first_start_makes_everything_once(db, settings, tmp_path):
     first_start.prepare(2)  # never fewer; tokens that were lost are void
     again = json.loads(tokens.read_text())
     assert lab.stations.count() == 6 and again[0]["token"] != rows[0]["token"]
-    assert not Station.objects.filter(token_hash=Station.hash_token(rows[0]["token"])).exists()
-    assert Station.objects.filter(token_hash=Station.hash_token(again[5]["token"])).exists()
+    assert not Station.objects.filter(token_hash=access.hash_token(rows[0]["token"])).exists()
+    assert Station.objects.filter(token_hash=access.hash_token(again[5]["token"])).exists()
 
 
 def test_what_people_removed_after_the_first_start_stays_removed(db, settings, tmp_path):
@@ -359,7 +359,7 @@ def test_what_people_removed_after_the_first_start_stays_removed(db, settings, t
     settings.DATA = tmp_path
     first_start.prepare(1)
     lab, logins = Lab.objects.get(), (tmp_path / "logins.json").read_text()
-    people.remove_member(member=lab.memberships.get(role="supervisor"), user=None)
+    people.remove_member(member=lab.memberships.get(role="supervisor"), user=access.SERVER)
     people.change_password(user=User.objects.get(username="manager"), password="another one 7")
     User.objects.get(username="researcher").delete()
     lab.datasets.all().delete()

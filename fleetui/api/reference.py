@@ -23,11 +23,14 @@ class Reference(DocsBase):
                         "path": path,
                         "text": operation.get("description", "") or operation["summary"],
                         "fields": [*parameters_of(operation), *body_of(operation, schema)],
+                        "answer": answer_of(operation, schema),
                     }
                 )
+        named = [(WHO[tag], found) for tag, found in groups.items()]
         context = {
             "api": api,
-            "groups": [(WHO[tag], found) for tag, found in groups.items()],
+            "groups": named,
+            "shapes": list(shapes_of(schema, named)),
             "schema_url": self.get_openapi_url(api, kwargs),
         }
         return render(request, "api/reference.html", context)
@@ -47,14 +50,55 @@ def body_of(operation, schema):
             yield describe(field, "in the body", said, field in body.get("required", ()))
 
 
-def describe(name, where, said, required) -> dict:
+def answer_of(operation, schema) -> str:
+    """What comes back where all is well, by name; the names are explained at the page's end. Empty: a file."""
+    for status, answer in operation["responses"].items():
+        if int(status) < 300 and answer.get("content"):
+            return type_of(answer["content"]["application/json"]["schema"])
+    return ""
+
+
+def shapes_of(schema, groups):
+    """(name, what it is, its fields) of each answer that the calls name, and of what stands in these."""
+    known, wanted = schema["components"]["schemas"], []
+    asked = [name for _, calls in groups for call in calls for name in known if name in call["answer"].split()]
+    for name in asked + ["Problem"]:
+        for each in (name, *names_in(known[name])):
+            if each not in wanted:
+                wanted.append(each)
+    for name in wanted:
+        shape = known[name]
+        fields = [
+            {"name": field, "type": type_of(said), "text": said.get("description", "")}
+            for field, said in shape["properties"].items()
+        ]
+        yield name, shape.get("description", ""), fields
+
+
+def names_in(said) -> list[str]:
+    """Of the shapes that a schema refers to."""
+    if isinstance(said, dict):
+        own = [said["$ref"].rpartition("/")[2]] if "$ref" in said else []
+        return own + [name for each in said.values() for name in names_in(each)]
+    return [name for each in said for name in names_in(each)] if isinstance(said, list) else []
+
+
+def type_of(said) -> str:
     kinds = []
     for each in said.get("anyOf", [said]):
         kind = each.get("format") or each.get("type") or "anything"
+        if "$ref" in each:
+            kind = each["$ref"].rpartition("/")[2]
+        elif kind == "array":
+            kind = f"list of {type_of(each['items'])}"
         kinds += kind if isinstance(kind, list) else [kind]  # a rule that may be left empty: ["number", "null"]
+    return " or ".join(kinds)
+
+
+def describe(name, where, said, required) -> dict:
     return {
         "name": name,
         "where": where,
-        "type": " or ".join(kinds),
+        "type": type_of(said),
         "default": "" if required else strict_json.dumps(said.get("default")),
     }

@@ -5,7 +5,6 @@ Rows change only in actions/, here and in practice/. What must always hold is a 
 lease a station, one live assignment a station, one row an episode.
 """
 
-import hashlib
 import uuid
 from datetime import timedelta
 
@@ -200,10 +199,6 @@ class Station(models.Model):
     def live_assignment(self):
         place = self.places.filter(live=True).select_related("assignment__task", "assignment__run").first()
         return place.assignment if place else None
-
-    @staticmethod
-    def hash_token(token: str) -> str:
-        return hashlib.sha256(token.encode()).hexdigest()
 
 
 class Task(models.Model):

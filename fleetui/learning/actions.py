@@ -20,7 +20,8 @@ from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from fleetui.access import Conflict, Invalid, Refused
+from fleetui import access
+from fleetui.access import Conflict, Invalid, Refused, TooLarge
 from fleetui.celery import app as celery_app
 from fleetui.fleet import uploads
 from fleetui.fleet.actions.audit import record_act
@@ -89,6 +90,7 @@ def generate_dataset(
     *, lab: Lab, user, name: str, families: list[str], episodes: int, seed: int = 0, source: str = "server"
 ) -> Dataset:
     """Let the scripted demonstrator make a dataset, in a job."""
+    access.check(user, lab, "generate_dataset")
     problems = {}
     unknown = [family for family in families if family not in TASKS]
     if unknown or not families:
@@ -102,7 +104,9 @@ def generate_dataset(
         problems["seed"] = "The seed must be 0 to 2147483647."
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
-    dataset = _new_dataset(lab, name, families=list(families), episodes=episodes, created_by=user, seed=seed)
+    dataset = _new_dataset(
+        lab, name, families=list(families), episodes=episodes, created_by=access.person_of(user), seed=seed
+    )
     Dataset.objects.filter(pk=dataset.pk).update(path=f"datasets/{dataset.pk}.safetensors")
     dataset.refresh_from_db()
     _record_dataset(dataset, "dataset_generated", user, episodes=episodes, source=source)
@@ -114,10 +118,9 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes, source: str = "ser
     """Admit demonstrations made elsewhere: one file of episodes, at most 64 MiB, of one body and acted by people or
     scripts.
     """
+    access.check(user, lab, "upload_dataset")
     if len(body) > uploads.UPLOAD_LIMIT:
-        refused = Refused(f"The file has {len(body)} bytes, more than 64 MiB; split it into several datasets.")
-        refused.status = 413
-        raise refused
+        raise TooLarge(f"The file has {len(body)} bytes, more than 64 MiB; split it into several datasets.")
     episodes = uploads.read_upload(body)
     for episode in episodes:
         if episode.purpose not in ("demonstration", "correction"):
@@ -139,7 +142,7 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes, source: str = "ser
             lab,
             name,
             families=sorted({episode.task for episode in episodes}),
-            created_by=user,
+            created_by=access.person_of(user),
             episodes=len(episodes),
             steps=sum(episode.steps for episode in episodes),
             state="ready",
@@ -166,6 +169,7 @@ def extend_corrections(
     A dataset that a run has used stays as it was: the new one begins with all that it held. Returns the dataset that
     has it now, and whether that replaces the known one.
     """
+    access.check(user, lab, "add_correction")
     (fresh,) = _read_recorded(episode.file, str(episode))
     kept = [each for each in _read_recorded(known.file, str(known)) if each.uuid != fresh.uuid] if known else []
     if kept and (kept[0].embodiment != fresh.embodiment or _size_of([*kept, fresh]) > uploads.UPLOAD_LIMIT):
@@ -176,7 +180,7 @@ def extend_corrections(
         taken = set(Dataset.objects.filter(lab=lab, name__startswith=first).values_list("name", flat=True))
         names = itertools.chain([first], (f"{first} {number}" for number in itertools.count(2)))
         name = next(name for name in names if name not in taken)
-        dataset = _new_dataset(lab, name, created_by=user, state="ready", progress=1.0)
+        dataset = _new_dataset(lab, name, created_by=access.person_of(user), state="ready", progress=1.0)
         dataset.path = f"datasets/{dataset.pk}.safetensors"
     episodes = [*kept, fresh]
     dataset.file.parent.mkdir(parents=True, exist_ok=True)
@@ -261,6 +265,7 @@ def launch_training(
     source: str = "server",
 ) -> Run:
     """Check everything, write a run that learns without stations, and enqueue its job."""
+    access.check(user, lab, "launch_run")
     checked = read_recipe(kind=kind, recipe=recipe)
     sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     if problems := source_problems(lab=lab, method=method_of(kind), **sources):
@@ -278,7 +283,7 @@ def create_run(*, lab: Lab, user, recipe: Recipe, name: str, round_target: int =
         name=name.strip()[:80] or f"{recipe.KIND} {number}",
         kind=recipe.KIND,
         recipe=recipe.to_json(),
-        created_by=user,
+        created_by=access.person_of(user),
         round_target=round_target,
         **sources,
     )
@@ -286,6 +291,7 @@ def create_run(*, lab: Lab, user, recipe: Recipe, name: str, round_target: int =
 
 def enqueue_run(*, run: Run, user, source: str = "server") -> None:
     """Everything that it needs is there: its launch is recorded, and its job may begin."""
+    access.check(user, run.lab, "launch_run")
     _record_run(run, "run_launched", user, source=source)
     enqueue_on_commit("learning.run", run.pk)
 
@@ -344,8 +350,9 @@ def _record_run(run: Run, kind: str, user, reason: str = "", *, source: str) -> 
 @transaction.atomic
 def cancel_run(*, run: Run, user, reason: str = "", source: str = "server") -> None:
     """A run that no job holds ends at once; else its job ends the training process, which keeps its newest
-    checkpoint. Without a user it is the server that cancels, and says why.
+    checkpoint. Where it is the server that cancels, it says why.
     """
+    access.check(user, run.lab, "control_run")
     _record_run(run, "run_canceled", user, reason, source=source)
     if finish_run(run=run, state="canceled", sources=("queued",)):
         return
@@ -356,6 +363,7 @@ def cancel_run(*, run: Run, user, reason: str = "", source: str = "server") -> N
 
 @transaction.atomic
 def pause_run(*, run: Run, user, source: str = "server") -> None:
+    access.check(user, run.lab, "control_run")
     _record_run(run, "run_paused", user, source=source)
     if not move_run(run=run, to="pausing", pause_wanted=True):
         run.refresh_from_db()
@@ -364,6 +372,7 @@ def pause_run(*, run: Run, user, source: str = "server") -> None:
 
 @transaction.atomic
 def resume_run(*, run: Run, user, source: str = "server") -> None:
+    access.check(user, run.lab, "control_run")
     _record_run(run, "run_resumed", user, source=source)
     if not move_run(run=run, to="running", sources=("pausing", "paused"), pause_wanted=False):
         run.refresh_from_db()

@@ -9,6 +9,7 @@ from pathlib import Path
 from django.db import transaction
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.access import Conflict
 from fleetui.fleet.actions.archive import list_references, refuse_deletion
 from fleetui.fleet.actions.audit import record_act
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 @transaction.atomic
 def archive_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
     """Nobody can train on it then. Runs that learned from it stay as they are."""
+    access.check(user, dataset.lab, "archive_dataset")
     dataset = _locked(dataset)
     if dataset.archived_at is not None:
         raise Conflict(f"{dataset} is archived already.")
@@ -35,12 +37,14 @@ def archive_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
 
 @transaction.atomic
 def restore_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
+    access.check(user, dataset.lab, "archive_dataset")
     _restore(_locked(dataset), user, "dataset_restored", source=source)
 
 
 @transaction.atomic
 def delete_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
     """For good, its file too; only an archived one from which no run learned and that holds no correction."""
+    access.check(user, dataset.lab, "archive_dataset")
     dataset = _locked(dataset)
     refuse_deletion(dataset, own=())
     record_act(lab=dataset.lab, kind="dataset_deleted", user=user, details={"dataset": dataset.name}, source=source)
@@ -52,6 +56,7 @@ def delete_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
 @transaction.atomic
 def archive_run(*, run: Run, user, source: str = "server") -> None:
     """Nothing can start from it then. What came of it stays as it is."""
+    access.check(user, run.lab, "archive_run")
     lock_queue(run.lab)
     run = _locked(run)
     if run.archived_at is not None:
@@ -72,12 +77,14 @@ def archive_run(*, run: Run, user, source: str = "server") -> None:
 
 @transaction.atomic
 def restore_run(*, run: Run, user, source: str = "server") -> None:
+    access.check(user, run.lab, "archive_run")
     _restore(_locked(run), user, "run_restored", source=source)
 
 
 @transaction.atomic
 def delete_run(*, run: Run, user, source: str = "server") -> None:
     """For good, with its checkpoints and its folder; only an archived one of which nothing came."""
+    access.check(user, run.lab, "archive_run")
     run = _locked(run)
     refuse_deletion(run, own=("Checkpoint", "Metric"))
     checkpoints = list(run.checkpoints.all())

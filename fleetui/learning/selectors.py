@@ -42,10 +42,11 @@ def list_runs(lab: Lab, kind: str = "", archived: bool = False):
     return rows.filter(kind=kind) if kind else rows
 
 
-def list_run_rows(lab: Lab, kind: str = "", archived: bool = False) -> list[dict]:
+def list_runs_with_parts(lab: Lab, kind: str = "", archived: bool = False):
+    """The same with all that run_row() says of them."""
     checkpoints = Prefetch("checkpoints", queryset=Checkpoint.objects.order_by("version", "created_at"))
-    runs = list_runs(lab, kind, archived).prefetch_related(checkpoints, "assignments__task", "assignments__stations")
-    return [run_row(run) for run in runs]
+    runs = list_runs(lab, kind, archived)
+    return runs.prefetch_related(checkpoints, "assignments__task", "assignments__stations")
 
 
 def list_parents(lab: Lab):
@@ -125,12 +126,12 @@ def metric_row(metric: Metric) -> dict:
     return {"seq": metric.seq, "kind": metric.kind, "data": metric.data, "at": metric.at.isoformat()}
 
 
-def list_metrics(run: Run, *, after: int = 0, kind: str = "", limit: int = 5000) -> list[dict]:
+def list_metrics(run: Run, *, after: int = 0, kind: str = ""):
     """In the order they were written, after a sequence number."""
     rows = run.metrics.filter(seq__gt=after)
     if kind:
         rows = rows.filter(kind=kind)
-    return [metric_row(row) for row in rows.order_by("seq")[:limit]]
+    return rows.order_by("seq")
 
 
 def run_snapshot(run: Run) -> dict:

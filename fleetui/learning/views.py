@@ -10,6 +10,7 @@ from fleetui import access
 from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page
 from fleetui.learning import actions, archive, selectors
 from fleetui.learning.forms import GenerateForm, UploadForm
+from fleetui.learning.models import Dataset, Run
 
 CONTROLS = {
     "cancel": (actions.cancel_run, "is being canceled; it keeps its checkpoints."),
@@ -22,7 +23,7 @@ CONTROLS = {
 @require_GET
 def run_checkpoint(request, lab_slug, run_id, role):
     """The weights that another run would start from, to be used elsewhere."""
-    found = access.get_run(request.user, lab_slug, run_id)
+    found = access.get_row(Run, request.user, lab_slug, pk=run_id)
     checkpoint = found.best_checkpoint(role)
     if checkpoint is None or not checkpoint.file.is_file():
         raise Http404(f"{found} has no file of a {role.replace('_', ' ')}.")
@@ -33,7 +34,7 @@ def run_checkpoint(request, lab_slug, run_id, role):
 @page
 @require_POST
 def control_run(request, lab_slug, run_id, act):
-    found = access.get_run(request.user, lab_slug, run_id, "control_run")
+    found = access.get_row(Run, request.user, lab_slug, "control_run", pk=run_id)
     if act not in CONTROLS:
         raise Http404(f"A run can't {act}; it can {', '.join(CONTROLS)}.")
     do, said = CONTROLS[act]
@@ -48,7 +49,7 @@ def control_run(request, lab_slug, run_id, act):
 @page
 @require_POST
 def archive_run(request, lab_slug, run_id):
-    found = access.get_run(request.user, lab_slug, run_id, "archive_run")
+    found = access.get_row(Run, request.user, lab_slug, "archive_run", pk=run_id)
     acts = {"archive": archive.archive_run, "restore": archive.restore_run, "delete": archive.delete_run}
     return do_archive(request, {"run": found}, acts, reverse("runs", args=[lab_slug]))
 
@@ -56,7 +57,7 @@ def archive_run(request, lab_slug, run_id):
 @page
 @require_POST
 def archive_dataset(request, lab_slug, dataset_id):
-    found = access.get_dataset(request.user, lab_slug, dataset_id, "archive_dataset")
+    found = access.get_row(Dataset, request.user, lab_slug, "archive_dataset", pk=dataset_id)
     acts = {
         "archive": archive.archive_dataset,
         "restore": archive.restore_dataset,

@@ -18,6 +18,7 @@ from django.utils import timezone
 from fleetui import access, messages, stops
 from fleetui.fleet.actions import attention, reports
 from fleetui.fleet.actions import stops as stop_actions
+from fleetui.fleet.models import Station
 from fleetui.live import frames, telemetry
 from fleetui.live.hearing import get_hearing
 from fleetui.live.sockets import BAD_MESSAGE, BadRequest, Socket, in_thread, read_json
@@ -66,7 +67,7 @@ class StationConsumer(Socket):
         self.loop = asyncio.get_running_loop()
         await self.accept()
         try:
-            self.station = await in_thread(access.get_station_by_token)(bearer_token(self.scope))
+            self.station = await in_thread(access.get_station_by_token)(Station, bearer_token(self.scope))
         except Error:
             await self.hang_up(TRY_AGAIN, "The server's database does not answer now; try again.")
             return

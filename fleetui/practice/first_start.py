@@ -13,8 +13,9 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 
+from fleetui import access
 from fleetui.fleet.actions.labs import add_member, create_lab, create_station, create_task, renew_token
-from fleetui.fleet.models import Lab, Station
+from fleetui.fleet.models import Lab
 from fleetui.learning.actions import generate_dataset, recognise_folder
 from fleetui.learning.models import DataFolder
 from robots.atomic_files import write_atomically
@@ -53,7 +54,7 @@ def prepare(stations: int | None) -> tuple[Path, bool]:
             lab = create_lab(slug=LAB, name="Main lab")
             make_logins(lab)
             for family in FAMILIES:
-                create_task(lab=lab, family=family, **RULES)
+                create_task(lab=lab, user=access.SERVER, family=family, **RULES)
             make_demonstrations(lab)
         return prepare_stations(lab, stations), first
 
@@ -65,7 +66,7 @@ def make_logins(lab):
         password = secrets.token_urlsafe(9)
         user.set_password(password)
         user.save()
-        add_member(lab=lab, user=user, role=role)
+        add_member(lab=lab, person=user, role=role)
         rows.append({"role": role, "username": role, "password": password})
     write_private(settings.DATA / "logins.json", rows)
 
@@ -90,8 +91,8 @@ def prepare_stations(lab, wanted):
     there = list(lab.stations.filter(simulated=True, world=WORLD))
     for station in there:
         # The file was lost, or the database is another one's: the station gets a new token, the old one is void.
-        if Station.hash_token(tokens.get(station.slug, "")) != station.token_hash:
-            tokens[station.slug] = renew_token(station=station)
+        if access.hash_token(tokens.get(station.slug, "")) != station.token_hash:
+            tokens[station.slug] = renew_token(station=station, user=access.SERVER)
     taken = {station.number for station in lab.stations.all()}
     if wanted is None:
         wanted = STATIONS if not there else len(there)
@@ -99,7 +100,9 @@ def prepare_stations(lab, wanted):
         number = max(taken, default=0) + 1
         taken.add(number)
         body = get_embodiment(WORLD)
-        station, token = create_station(lab=lab, name=f"Station {number}", world=WORLD, seed=number, embodiment=body)
+        station, token = create_station(
+            lab=lab, user=access.SERVER, name=f"Station {number}", world=WORLD, seed=number, embodiment=body
+        )
         tokens[station.slug] = token
         there.append(station)
     rows = [

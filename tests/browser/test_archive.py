@@ -23,7 +23,7 @@ def test_an_archived_station_leaves_open_walls_and_comes_back_by_itself(manager,
     manager.get_by_role("button", name="Archive Station 2").click()
     expect(manager.locator("#toasts")).to_contain_text("Station 2 is archived.")
     expect(card).to_have_count(0)
-    archived = manager.request.get(f"/api{LAB}/stations?archived=true").json()
+    archived = manager.request.get(f"/api{LAB}/stations?archived=true").json()["items"]
     assert [row["slug"] for row in archived] == ["station-2"]
     other.wait_for_function(
         """() => fetch('/api/labs/main/stations/station-2').then((answer) => answer.json())

@@ -33,7 +33,7 @@ def newcomer(running_fleet, browser):
     page.get_by_label("User name").fill("bogota")
     page.get_by_label("Password", exact=True).fill(PASSWORD)
     page.get_by_label("Password again").fill(PASSWORD)
-    with page.expect_response(lambda answer: answer.url.endswith("/time-zone") and answer.status == 204):
+    with page.expect_response(lambda answer: answer.url.endswith("/time-zone/seen") and answer.status == 204):
         page.get_by_role("button", name="Make the account and join").click()
     yield page
     page.goto(f"{LAB}/tasks/")

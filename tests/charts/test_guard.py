@@ -17,7 +17,7 @@ HOST = "localhost:8000"
 @pytest.fixture
 def researcher():
     user = User.objects.create_user("rita", password="a long password")
-    labs.add_member(lab=labs.create_lab(slug="north", name="North"), user=user, role="researcher")
+    labs.add_member(lab=labs.create_lab(slug="north", name="North"), person=user, role="researcher")
     labs.create_lab(slug="south", name="South")
     return user
 

@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.fleet.actions import labs
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from fleetui.practice.actions import assignments, publishing
@@ -29,14 +30,16 @@ class Lab:
         self.slug = slug
         self.users = {role: User.objects.create_user(f"{slug}-{role}") for role in ROLES}
         for role, user in self.users.items():
-            labs.add_member(lab=self.row, user=user, role=role)
-        self.task = labs.create_task(lab=self.row, family="block2block")
+            labs.add_member(lab=self.row, person=user, role=role)
+        self.task = labs.create_task(lab=self.row, user=access.SERVER, family="block2block")
         self.tokens = {}
         self.stations = [self.add_station(f"Arm {number}") for number in (1, 2)]
         self.clients = {}
 
     def add_station(self, name):
-        station, token = labs.create_station(lab=self.row, name=name, world="language_table", embodiment=LANGUAGE_TABLE)
+        station, token = labs.create_station(
+            lab=self.row, user=access.SERVER, name=name, world="language_table", embodiment=LANGUAGE_TABLE
+        )
         self.tokens[station.slug] = token
         return station
 

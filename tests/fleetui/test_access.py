@@ -8,7 +8,7 @@ from django.test import Client
 
 from fleetui import access
 from fleetui.fleet.actions.attention import note_need
-from fleetui.fleet.models import Intervention
+from fleetui.fleet.models import Intervention, Station
 from robots.attention import need_of
 from tests.fleetui.lab import ROLES, as_upload, make_episode
 
@@ -132,8 +132,8 @@ def test_without_a_session_or_its_token_nothing_is_answered(lab):
 def test_the_token_is_kept_as_a_hash(lab):
     station, token = lab.stations[0], lab.tokens["arm-1"]
     assert token not in json.dumps({name: str(value) for name, value in vars(station).items()})
-    assert access.get_station_by_token(token) == station
-    assert access.get_station_by_token("") is None
+    assert access.get_station_by_token(Station, token) == station
+    assert access.get_station_by_token(Station, "") is None
 
 
 EVERYONE = set(ROLES)
@@ -141,12 +141,14 @@ UPKEEP = {  # page -> who may; (method, path)
     ("get", "stations/"): EVERYONE,
     ("get", "stations/new"): {"manager"},
     ("get", "people"): {"manager"},
-    ("post", "people"): {"manager"},
+    ("post", "people/invite"): {"manager"},
     ("get", "audit"): {"supervisor", "manager"},
     ("get", "audit/export.csv"): {"supervisor", "manager"},
     ("get", "audit/export.json"): {"supervisor", "manager"},
     ("post", "stations/arm-1/maintenance"): {"supervisor", "manager"},
-    ("post", "stations/arm-1/token"): {"manager"},
+    ("post", "stations/arm-1/token/renew"): {"manager"},
+    ("post", "stations/arm-1/archive"): {"manager"},
+    ("post", "attention/contacts"): {"manager"},
 }
 
 

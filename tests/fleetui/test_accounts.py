@@ -35,14 +35,14 @@ def kinds(lab):
 
 def reset(lab, role, by="manager", **follow):
     member = Membership.objects.get(lab=lab.row, user=lab.users[role])
-    return lab.as_(by).post(f"/labs/{lab.slug}/people", {"act": "reset", "member": member.pk}, **follow)
+    return lab.as_(by).post(f"/labs/{lab.slug}/people/{member.pk}/password", **follow)
 
 
 # The audit log
 
 
 def test_log_ins_and_log_outs_are_in_the_log_of_each_lab_of_their_user(people, other_lab):
-    labs.add_member(lab=other_lab.row, user=people.users["viewer"], role="viewer")
+    labs.add_member(lab=other_lab.row, person=people.users["viewer"], role="viewer")
     before = len(kinds(people))
     client, answer = log_in("east-viewer")
     assert answer.status_code == 302
@@ -170,16 +170,15 @@ def test_only_managers_reset_passwords(people, role):
 def test_no_reset_reaches_into_a_lab_that_is_not_the_managers(people, other_lab):
     """Else whoever manages one lab could log in as the manager of another."""
     manager = people.users["manager"]
-    labs.add_member(lab=people.row, user=other_lab.users["manager"], role="viewer")
+    labs.add_member(lab=people.row, person=other_lab.users["manager"], role="viewer")
     member = Membership.objects.get(lab=people.row, user=other_lab.users["manager"])
-    form = {"act": "reset", "member": member.pk}
-    answer = people.as_("manager").post("/labs/east/people", form, follow=True)
+    address = f"/labs/east/people/{member.pk}/password"
+    answer = people.as_("manager").post(address, follow=True)
     assert "is a member of Lab west too" in answer.content.decode() and 'id="password"' not in answer.content.decode()
-    labs.add_member(lab=other_lab.row, user=manager, role="manager")
-    assert 'id="password"' in people.as_("manager").post("/labs/east/people", form).content.decode()
+    labs.add_member(lab=other_lab.row, person=manager, role="manager")
+    assert 'id="password"' in people.as_("manager").post(address).content.decode()
     stranger = Membership.objects.get(lab=other_lab.row, user=other_lab.users["viewer"])
-    form = {"act": "reset", "member": stranger.pk}
-    assert people.as_("manager").post("/labs/east/people", form).status_code == 404
+    assert people.as_("manager").post(f"/labs/east/people/{stranger.pk}/password").status_code == 404
 
 
 def test_the_own_password_is_not_reset_but_changed(people):

@@ -8,9 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from django.test import Client
+from django.utils import timezone
 
+from fleetui.api import fleet as fleet_api
+from fleetui.api import learning as learning_api
+from fleetui.api import practice as practice_api
+from fleetui.api.shape import CODES
+from fleetui.fleet import selectors as fleet
+from fleetui.fleet.actions.attention import note_need
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
-from fleetui.learning.models import Dataset, Run
+from fleetui.learning import selectors as learning
+from fleetui.learning.models import Dataset, Metric, Run
+from fleetui.live import rewind
+from fleetui.practice import queue
+from robots.attention import need_of
 from robots.episodes import unchecked_bytes
 from robots.tasks import TASKS
 from tests.fleetui.lab import as_upload, make_episode
@@ -18,9 +29,10 @@ from tests.fleetui.lab import as_upload, make_episode
 
 def refused(answer, status):
     assert answer.status_code == status, answer.content
-    detail = answer.json()["detail"]
-    assert isinstance(detail, str) and len(detail) > 10
-    return detail
+    body = answer.json()
+    assert isinstance(body["detail"], str) and len(body["detail"]) > 10
+    assert body["code"] in CODES and body.keys() <= {"detail", "code", "problems"}
+    return body["detail"]
 
 
 def test_the_schema_names_every_path(lab):
@@ -37,6 +49,105 @@ def test_the_apis_page_shows_every_address_also_where_a_body_may_be_left_out(lab
     for path, operations in client.get("/api/openapi.json").json()["paths"].items():
         for method in operations:
             assert f"<code>{method.upper()} {path}</code>" in page.content.decode()
+
+
+def answers(schema):
+    """(method and path, status, the answer's JSON schema) of every call that says what it answers."""
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            for status, answer in operation["responses"].items():
+                content = answer.get("content", {}).get("application/json", {}).get("schema")
+                yield f"{method} {path}", int(status), content
+
+
+FILES = {"get /api/station/checkpoints/{uuid}", "get /api/labs/{lab}/episodes/{uuid}/frames/{step}.jpg"}
+
+
+def test_every_call_declares_its_answer_and_its_problem(lab):
+    schema = lab.as_("viewer").get("/api/openapi.json").json()
+    good, problems = {}, {}
+    for call, status, content in answers(schema):
+        (problems if status >= 400 else good).setdefault(call, []).append(content)
+    calls = {f"{method} {path}" for path, operations in schema["paths"].items() for method in operations}
+    assert len(calls) >= 39 and problems.keys() == calls and calls - good.keys() <= FILES
+    for call, contents in good.items():
+        for content in contents:
+            named = [each["$ref"] for each in content.get("anyOf", [content]) if "$ref" in each]
+            assert named, f"{call} answers {content}: declare its shape."
+            for ref in named:
+                assert schema["components"]["schemas"][ref.rpartition("/")[2]]["properties"], call
+    for call, contents in problems.items():
+        assert all(content["$ref"].endswith("/Problem") for content in contents), call
+
+
+def test_a_declared_shape_leaves_nothing_out_of_what_a_row_says(lab, sft_run, improve_run):
+    """ninja drops what a shape does not name, so each must name all that its row says, and no more."""
+    lab.upload(as_upload(make_episode()))
+    note_need(station=lab.stations[0], need=need_of(state="stopped", reason="by a person", state_for_s=1.0))
+    episode, assignment = Episode.objects.get(), Assignment.objects.get()
+    Metric.objects.create(run=improve_run, seq=1, kind="note", data={"text": "hello"}, at=timezone.now())
+    rewind.note(lab.stations[0].pk, {"state": "idle", "reason": "", "uuid": ""} | fleet.NOT_LIVE)
+    rewind.keep_frame(lab.stations[0].pk, b"a picture")
+    past = rewind.of_station(lab.stations[0].pk)
+    card = fleet.station_card(lab.stations[0])
+    shapes = [
+        (fleet_api.Card, card),
+        (fleet_api.HelpRow, card["help"]),
+        (fleet_api.TaskRow, fleet_api.task_row(lab.task)),
+        (fleet_api.EpisodeRow, fleet.episode_row(episode)),
+        (fleet_api.RewindRow, past),
+        (fleet_api.Sample, past["samples"][0]),
+        (fleet_api.Frame, past["frames"][0]),
+        (learning_api.DatasetRow, learning.dataset_row(sft_run.dataset)),
+        (learning_api.RunRow, learning.run_row(sft_run)),
+        (learning_api.CheckpointRow, sft_run.checkpoints.first().row()),
+        (learning_api.MetricRow, learning.metric_row(Metric.objects.get())),
+        (practice_api.AssignmentRow, queue.assignment_row(assignment)),
+        (practice_api.ProgressRow, queue.Progress("", 0.0).json()),
+        (practice_api.StepsRow, fleet.episode_steps(episode)),
+    ]
+    for shape, row in shapes:
+        assert shape.model_fields.keys() == row.keys(), shape.__name__
+        assert shape.model_validate(row).dict() == row, shape.__name__
+
+
+def test_a_list_comes_page_by_page(lab, improve_run):
+    Metric.objects.bulk_create(
+        Metric(run=improve_run, seq=seq, kind="note", data={}, at=timezone.now()) for seq in range(1, 12)
+    )
+
+    def page(path):
+        return lab.call("viewer", "get", path).json()
+
+    found = page(f"runs/{improve_run.pk}/metrics?after=1&limit=4&offset=8")
+    assert [row["seq"] for row in found["items"]] == [10, 11] and found["count"] == 10
+    assert [row["slug"] for row in page("stations?limit=1&offset=1")["items"]] == ["arm-2"]
+    assert page("stations?limit=1&offset=2") == {"items": [], "count": 2}
+    lab.call("manager", "delete", f"assignments/{Assignment.objects.get().pk}")
+    for name in ("arm-1", "arm-2"):
+        lab.call("manager", "post", "assignments", {"task": "block2block", "stations": [name]})
+    whole = page("assignments")
+    assert [row["state"] for row in whole["items"]] == ["queued", "queued", "canceled"] and whole["count"] == 3
+    pages = [page(f"assignments?limit=1&offset={start}") for start in range(4)]
+    assert [row for each in pages for row in each["items"]] == whole["items"]
+    for wrong in ("limit=0", "limit=501", "offset=-1", "limit=many", "offset=" + "9" * 30):
+        for path in ("stations", "runs", "episodes", "assignments", "help", "tasks", "datasets"):
+            refused(lab.call("viewer", "get", f"{path}?{wrong}"), 422)
+
+
+def test_a_problem_has_the_code_of_what_went_wrong(lab):
+    for role, method, path, body, code in (
+        ("viewer", "post", "tasks", {"family": "block2block"}, "denied"),
+        ("viewer", "get", "runs/12345", None, "not_found"),
+        ("supervisor", "post", "stations/arm-1/command", {"name": "reset"}, "conflict"),
+        ("manager", "post", "tasks", {"family": "no_family"}, "invalid"),
+        ("manager", "post", "tasks", {}, "invalid"),
+    ):
+        answer = lab.call(role, method, path, *([body] if body is not None else []))
+        assert answer.json()["code"] == code, answer.content
+    assert Client().get("/api/labs/east/stations").json()["code"] == "unauthenticated"
+    broken = lab.as_("manager").post("/api/labs/east/tasks", b"{", content_type="application/json")
+    assert broken.json()["code"] == "unreadable"
 
 
 # Uploads of stations
@@ -178,7 +289,7 @@ def test_an_assignment_is_cancelled_with_its_run(lab, improve_run):
 def test_pausing_what_does_not_run(lab, sft_run):
     for wish in ("pause", "resume", "cancel"):
         assert "completed" in refused(lab.call("researcher", "post", f"runs/{sft_run.pk}/{wish}"), 409)
-    refused(lab.call("researcher", "post", f"runs/{sft_run.pk}/explode"), 404)
+    assert lab.call("researcher", "post", f"runs/{sft_run.pk}/explode").status_code == 404
 
 
 def test_a_policy_is_not_sent_to_practise_with_another_body(lab, sft_run):
@@ -281,9 +392,9 @@ def test_steps_of_an_episode(lab):
 
 def test_filters_of_the_list(lab):
     lab.upload(as_upload(make_episode(ending="detected_success", detected_success=True), make_episode()))
-    assert len(lab.call("viewer", "get", "episodes").json()) == 2
-    assert len(lab.call("viewer", "get", "episodes?detected=true&station=arm-1").json()) == 1
-    assert lab.call("viewer", "get", "episodes?station=arm-2").json() == []
+    assert len(lab.call("viewer", "get", "episodes").json()["items"]) == 2
+    assert len(lab.call("viewer", "get", "episodes?detected=true&station=arm-1").json()["items"]) == 1
+    assert lab.call("viewer", "get", "episodes?station=arm-2").json()["items"] == []
     refused(lab.call("viewer", "get", "episodes?limit=100000"), 422)
 
 

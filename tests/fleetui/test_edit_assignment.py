@@ -54,7 +54,7 @@ CHANGES = [
 @pytest.mark.parametrize("change, shown", CHANGES, ids=lambda given: "-".join(given))
 def test_each_wish_of_one_that_waits_can_be_changed_and_the_rest_stays(lab, change, shown):
     row = assign(lab, hours=2, not_before=ahead(days=1))
-    before = lab.call("viewer", "get", "assignments").json()[0]
+    before = lab.call("viewer", "get", "assignments").json()["items"][0]
     answer = patch(lab, row, **change)
     assert answer.status_code == 200, answer.content
     after = answer.json()
@@ -98,10 +98,10 @@ def test_what_it_waited_for_is_looked_at_anew(lab, sft_run):
 )
 def test_a_change_that_makes_no_sense_is_refused_by_name_and_changes_nothing(lab, change, field):
     row = assign(lab, hours=2, not_before=ahead(days=1))
-    before = lab.call("viewer", "get", "assignments").json()
+    before = lab.call("viewer", "get", "assignments").json()["items"]
     answer = patch(lab, row, **change)
     assert answer.status_code == 422 and list(answer.json()["problems"]) == [field], answer.content
-    assert lab.call("viewer", "get", "assignments").json() == before and not edits()
+    assert lab.call("viewer", "get", "assignments").json()["items"] == before and not edits()
 
 
 def test_what_has_started_or_ended_is_not_edited(lab, sft_run):

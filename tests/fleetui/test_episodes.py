@@ -60,11 +60,11 @@ def test_a_true_success_that_nobody_knows_stays_unknown_everywhere(lab):
     assert row.true_success is None and read_episodes(row.file)[0].true_success is None
     for path in ("episodes", "stations/arm-1"):
         answer = lab.call("viewer", "get", path).json()
-        (episode,) = answer if path == "episodes" else answer["recent"]
+        (episode,) = answer["items" if path == "episodes" else "recent"]
         assert episode["true_success"] is None
     assert lab.call("viewer", "get", f"episodes/{row.uuid}").json()["true_success"] is None
     for wanted in ("true", "false"):
-        assert lab.call("viewer", "get", f"episodes?true={wanted}").json() == [], "it is neither"
+        assert lab.call("viewer", "get", f"episodes?true={wanted}").json()["count"] == 0, "it is neither"
     for page in ("episodes/", f"episodes/{row.uuid}"):
         assert b"unknown" in lab.as_("viewer").get(f"/labs/{lab.slug}/{page}").content
 
@@ -318,7 +318,7 @@ def test_a_role_that_was_taken_away_renews_nothing(lab):
     control.renew_control(**wish)
     with pytest.raises(access.Conflict, match="not in control"):
         control.renew_control(**wish | {"epoch": epoch + 1})
-    labs.add_member(lab=lab.row, user=lab.users["supervisor"], role="viewer")
+    labs.add_member(lab=lab.row, person=lab.users["supervisor"], role="viewer")
     with pytest.raises(access.Denied):
         control.renew_control(**wish)
 

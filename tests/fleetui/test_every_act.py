@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from django.contrib.auth.models import AnonymousUser
 from django.utils import timezone
 
 from fleetui import access
@@ -30,7 +31,6 @@ from training.recipes import SFTRecipe
 
 # Actions that take a user and are no act of one, each with the reason.
 NO_ACTS = {
-    "add_member": "is the first start's; people invite",
     "add_touch": "is the touch of a command or a stop, which writes",
     "create_run": "is a part of a launch, which enqueue_run records",
     "grant_lease": "is a part of an override, which writes",
@@ -41,6 +41,13 @@ NO_ACTS = {
     "record_act": "is how the others write",
     "record_command": "is how a command writes",
     "set_time_zone": "is one's own, and changes what one sees alone",
+}
+
+# Actions of a user that take no role, each with the reason.
+ONES_OWN = {
+    "accept_invitation": "is of whoever holds the link",
+    "change_password": "is one's own",
+    "record_account": "writes down that somebody came or went",
 }
 
 
@@ -222,6 +229,23 @@ CALLS = {
 }
 
 
+@pytest.mark.parametrize("name", sorted(exported().keys() - ONES_OWN.keys()))
+def test_every_act_asks_for_the_role_itself(lab, other_lab, sft_run, dataset, name):
+    """Whatever page, socket or call forgets to ask, the action doesn't."""
+    assert name in CALLS, f"Say in CALLS how {name} is called."
+    given = CALLS[name](Scene(lab, sft_run, dataset))
+    written = Act.objects.count()
+    nobody = AnonymousUser()
+    for user, refusal in (
+        (lab.users["viewer"], access.Denied),
+        (other_lab.users["manager"], access.NotFound),
+        (nobody, access.NotFound),
+    ):
+        with pytest.raises(refusal):
+            exported()[name](**given, user=user, source="API")
+    assert Act.objects.count() == written
+
+
 def limits(task):
     return {name: getattr(task, name) for name in TASK_RULES}
 
@@ -245,7 +269,7 @@ def test_every_act_of_a_user_is_in_the_audit_log(lab, sft_run, dataset, name):
 
 # What the doors call
 
-DOORS = ("fleet/views", "learning/views.py", "practice/views", "api", "live/viewers.py")
+DOORS = ("fleet/views", "learning/views.py", "practice/views", "api", "live/viewers.py", "live/commanding.py")
 FOR_NOBODY = {
     "checked_args": "looks at what was given",
     "get_stopper": "asks who gives a stop",

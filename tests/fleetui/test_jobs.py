@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import OperationalError, connection
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.fleet.actions import reports
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
 from fleetui.learning import actions, jobs, selectors
@@ -188,7 +189,7 @@ until(lambda: False)
 """)
     job = Job(queued)
     wait_for(lambda: Metric.objects.exists())
-    actions.cancel_run(run=Run.objects.get(pk=queued.pk), user=None)
+    actions.cancel_run(run=Run.objects.get(pk=queued.pk), user=access.SERVER)
     job.end()
     assert state_of(queued) == "canceled" and Checkpoint.objects.count() == 1
 
@@ -207,7 +208,7 @@ time.sleep(60)
     job = Job(queued)
     wait_for(lambda: Metric.objects.exists())
     grandchild = int(Metric.objects.get().data["text"])
-    actions.cancel_run(run=Run.objects.get(pk=queued.pk), user=None)
+    actions.cancel_run(run=Run.objects.get(pk=queued.pk), user=access.SERVER)
     job.end()
     assert state_of(queued) == "canceled"
     wait_for(lambda: not alive(grandchild), 3)
@@ -223,7 +224,7 @@ def alive(pid):
 
 def test_a_queued_run_is_cancelled_without_a_job(queued, child):
     child("log('done')")
-    actions.cancel_run(run=queued, user=None)
+    actions.cancel_run(run=queued, user=access.SERVER)
     assert state_of(queued) == "canceled"
     Job(queued).end()
     assert state_of(queued) == "canceled" and not Metric.objects.exists()
@@ -239,9 +240,9 @@ log("done")
 """)
     job = Job(queued)
     wait_for(lambda: state_of(queued) == "running")
-    actions.pause_run(run=Run.objects.get(pk=queued.pk), user=None)
+    actions.pause_run(run=Run.objects.get(pk=queued.pk), user=access.SERVER)
     wait_for(lambda: state_of(queued) == "paused" and Metric.objects.filter(kind="note").exists())
-    actions.resume_run(run=Run.objects.get(pk=queued.pk), user=None)
+    actions.resume_run(run=Run.objects.get(pk=queued.pk), user=access.SERVER)
     job.end()
     assert state_of(queued) == "completed"
 

@@ -482,7 +482,7 @@ async def test_an_override_ends_with_its_socket_its_role_and_its_log_in(lab, end
         await socket.disconnect()
     else:
         change = (
-            (lambda: labs.add_member(lab=lab.row, user=lab.users["supervisor"], role="viewer"))
+            (lambda: labs.add_member(lab=lab.row, person=lab.users["supervisor"], role="viewer"))
             if end == "the role is taken away"
             else lab.as_("supervisor").logout
         )

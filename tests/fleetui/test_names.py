@@ -9,6 +9,7 @@ from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions import labs
 from fleetui.fleet.models import Lab as LabRow
@@ -39,13 +40,13 @@ def test_a_station_a_task_a_dataset_and_a_lab_of_any_name_are_made_and_have_a_pa
     )
     assert made.name == name and manager.get("/labs/east/datasets/").status_code == 200
     other = labs.create_lab(name=name)
-    labs.add_member(lab=other, user=lab.users["viewer"], role="viewer")
+    labs.add_member(lab=other, person=lab.users["viewer"], role="viewer")
     assert lab.as_("viewer").get(f"/labs/{other.slug}/").status_code == 200
 
 
 def test_slugs_say_the_name_and_what_is_taken_gets_a_number(lab):
     slugs = [
-        labs.create_station(lab=lab.row, name=name)[0].slug
+        labs.create_station(lab=lab.row, user=access.SERVER, name=name)[0].slug
         for name in ("机器人", "Лаба", "Laba", "laba!", "new", "New", "…", "‹›", "🤖")
     ]
     assert slugs == ["jiqiren", "laba", "laba-2", "laba-3", "new-2", "new-3", "station-1", "station-2", "robot"]
@@ -58,7 +59,7 @@ def test_the_reserved_words_are_those_of_the_addresses():
 
 @pytest.mark.parametrize("kind, make", [("station", "create_station"), ("task", "create_task")])
 def test_a_name_that_is_taken_is_named_in_the_refusal(lab, kind, make):
-    more = {"family": "block_to_place"} if kind == "task" else {}
+    more = {"user": access.SERVER} | ({"family": "block_to_place"} if kind == "task" else {})
     getattr(labs, make)(lab=lab.row, name="机器人", **more)
     with pytest.raises(Conflict, match=f"already has a {kind} named “机器人”"):
         getattr(labs, make)(lab=lab.row, name=" 机器人 ", **more)
@@ -74,9 +75,11 @@ def test_a_task_is_not_renamed_to_a_name_that_is_taken(lab):
 @pytest.mark.parametrize("name", ["", "   ", "\u200b", "a\0b", "line\nbreak", "\ud800", "x" * 81])
 def test_a_name_that_is_none_is_refused_with_a_sentence(lab, name):
     for make in (
-        lambda: labs.create_station(lab=lab.row, name=name),
+        lambda: labs.create_station(lab=lab.row, user=access.SERVER, name=name),
         lambda: labs.create_lab(name=name),
-        lambda: learning.generate_dataset(lab=lab.row, user=None, name=name, families=["block2block"], episodes=1),
+        lambda: learning.generate_dataset(
+            lab=lab.row, user=access.SERVER, name=name, families=["block2block"], episodes=1
+        ),
     ):
         with pytest.raises(Invalid) as refusal:
             make()

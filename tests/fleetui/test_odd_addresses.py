@@ -161,9 +161,15 @@ def known(lab, sft_run, improve_run):
     request = attention.note_need(
         station=lab.stations[0], need=need_of(state="stopped", reason="by a person", state_for_s=1.0)
     )
-    _, token = people.invite_member(lab=lab.row, user=lab.users["manager"], role="viewer")
+    contact = {"name": "night", "address": "json://localhost:1/hook", "severity": "error", "after_s": 0}
+    contact = attention.add_contact(lab=lab.row, user=lab.users["manager"], **contact)
+    invitation, token = people.invite_member(lab=lab.row, user=lab.users["manager"], role="viewer")
     return {
         "labs": lab.slug,
+        "attention": str(request.pk),
+        "contacts": str(contact.pk),
+        "people": str(lab.row.memberships.get(role="viewer").pk),
+        "invited": str(invitation.pk),
         "stations": lab.stations[0].slug,
         "tasks": lab.task.slug,
         "runs": str(improve_run.pk),

@@ -14,6 +14,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.fleet.models import SHOWN_STATES, Assignment, Station, Task
 from fleetui.learning.models import Dataset, Run
 from tests.fleetui.lab import ROLES, Lab, as_upload, make_dataset, make_episode, make_improve_run, make_sft_run
@@ -146,7 +147,7 @@ def test_a_new_station_shows_its_token_and_no_other_page_does(lab):
     page = add_station(lab, name="Arm 9", simulated="on", world="language_table", seed="3")
     token = page.partition('id="token">')[2].partition("<")[0]
     station = Station.objects.get(slug="arm-9")
-    assert station.token_hash == Station.hash_token(token)
+    assert station.token_hash == access.hash_token(token)
     assert "practise --server http://testserver --tokens arm-9.json" in page
     assert token not in get(lab, "manager", "stations/arm-9").content.decode()
     answer = post(lab, "manager", "stations/new", name="Arm 9", simulated="on", world="language_table", seed="3")
@@ -250,8 +251,8 @@ REFUSED = {  # page -> what is sent to it, which one of its forms refuses, and a
     "stations/new": ({"name": "", "seed": "1"}, "Name"),
     "stations/arm-1/settings": ({"shuffle_every_s": "0"}, "Ask for a shuffle every"),
     "stations/arm-1/maintenance": ({"reason": ""}, "Why"),
-    "attention/": ({"act": "add", "name": "", "address": "x", "severity": "error", "after_s": "1"}, "Name"),
-    "people": ({"act": "invite", "role": "king"}, "Role"),
+    "attention/contacts": ({"name": "", "address": "x", "severity": "error", "after_s": "1"}, "Name"),
+    "people/invite": ({"role": "king"}, "Role"),
 }
 
 

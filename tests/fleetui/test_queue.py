@@ -275,7 +275,7 @@ def test_it_is_delayed_while_its_run_is_paused_or_begins_again(online, sft_run):
     run_in(row, "paused")
     dispatch(online)
     assert again(row).state == "delayed" and "is paused: resume it" in verdict(row)[1]
-    learning.resume_run(run=again(row).run, user=None)
+    learning.resume_run(run=again(row).run, user=access.SERVER)
     assert again(row).state == "underway"
     started = again(row).started_at
     run_in(row, "queued")
@@ -291,7 +291,7 @@ def test_how_its_run_ends_is_how_it_ends(online, sft_run, ending, expected):
     begin(row)
     run = again(row).run
     if ending == "canceled":
-        learning.cancel_run(run=run, user=None)
+        learning.cancel_run(run=run, user=access.SERVER)
     learning.finish_run(run=again(run), state=ending, error="There was no more memory.")
     row = again(row)
     assert row.state == expected and row.ended_at is not None and not row.places.filter(live=True).exists()
@@ -605,7 +605,13 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
     station = online.stations[0]
     Station.objects.filter(pk=station.pk).update(self_reset_after_s=9.0)
     task = labs.create_task(
-        lab=online.row, family="block2block", name="Careful", resets="person", shuffle_every_s=60, stall_steps=12
+        lab=online.row,
+        user=online.users["manager"],
+        family="block2block",
+        name="Careful",
+        resets="person",
+        shuffle_every_s=60,
+        stall_steps=12,
     )
     told = []
     monkeypatch.setattr(publishing, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
@@ -706,11 +712,13 @@ def test_the_api_makes_moves_and_tells(online, sft_run):
     assert third["repeats"] == "weekly" and third["due_at"] and third["reason"].startswith("earliest start")
     moved = online.call("manager", "post", f"assignments/{third['id']}/move", {"before": second["id"]}).json()
     assert moved["position"] == 1
-    rows = online.call("viewer", "get", "assignments").json()
+    rows = online.call("viewer", "get", "assignments").json()["items"]
     assert [row["id"] for row in rows] == [first["id"], third["id"], second["id"]]
     gone = online.call("manager", "delete", f"assignments/{first['id']}?force=true").json()
     assert gone["state"] == "killed"
-    assert [row["id"] for row in online.call("viewer", "get", "assignments?state=killed").json()] == [first["id"]]
+    assert [row["id"] for row in online.call("viewer", "get", "assignments?state=killed").json()["items"]] == [
+        first["id"]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -746,8 +754,8 @@ def test_a_task_is_edited_in_part(lab):
     assert answer.json()["self_reset_after_s"] == 3 and answer.json()["name"] == lab.task.name
     answer = lab.call("manager", "patch", f"tasks/{lab.task.slug}", {"resets": "person", "archived": True}).json()
     assert answer["self_reset_after_s"] is None and answer["archived_at"]
-    assert lab.call("viewer", "get", "tasks").json() == []
-    assert len(lab.call("viewer", "get", "tasks?archived=true").json()) == 1
+    assert lab.call("viewer", "get", "tasks").json()["items"] == []
+    assert len(lab.call("viewer", "get", "tasks?archived=true").json()["items"]) == 1
 
 
 # The page, as plain forms
@@ -837,7 +845,7 @@ def test_a_long_queue_costs_no_more_questions(online, sft_run, django_assert_max
     with django_assert_max_num_queries(10):
         assert "daily at" in online.as_("manager").get(f"/labs/{online.slug}/tasks/queue").content.decode()
     with django_assert_max_num_queries(11):
-        assert len(online.call("viewer", "get", "assignments").json()) == 9
+        assert len(online.call("viewer", "get", "assignments").json()["items"]) == 9
 
 
 def test_the_queue_alone_for_every_member_and_nobody_else(lab, other_lab):

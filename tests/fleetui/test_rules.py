@@ -49,7 +49,7 @@ def test_form_api_action_and_station_agree_on_each_rule(lab, rule, value, fits):
     answer = lab.call("manager", "post", "tasks", {"family": "block2block", "name": f"T{next(_names)}", **given})
     assert (answer.status_code == 200) == fits, answer.content
     try:
-        task = labs.create_task(lab=lab.row, family="block2block", name=f"T{next(_names)}", **given)
+        task = labs.create_task(lab=lab.row, user=access.SERVER, family="block2block", name=f"T{next(_names)}", **given)
         assert fits and getattr(task, rule.name) == value
         assert fits_station(task.order_json())
     except access.Invalid as refusal:
@@ -76,7 +76,7 @@ def test_form_api_action_and_station_agree_on_each_setting(lab, rule, value, fit
     answer = Bench().command("settings", **{rule.name: value})
     assert answer["ok"] == fits
     if rule.name == "self_reset_after_s":
-        make = {"lab": lab.row, "name": "Arm 9", "self_reset_after_s": value}
+        make = {"lab": lab.row, "user": access.SERVER, "name": "Arm 9", "self_reset_after_s": value}
         if fits:
             assert labs.create_station(**make)[0].self_reset_after_s == value
         else:
@@ -119,7 +119,13 @@ def test_every_familys_own_time_limit_is_one_that_a_task_may_have():
 
 def test_an_edit_changes_what_it_names_and_nothing_else(lab):
     task = labs.create_task(
-        lab=lab.row, family="block2block", name="Mine", resets="self", self_reset_after_s=3, stall_steps=7
+        lab=lab.row,
+        user=access.SERVER,
+        family="block2block",
+        name="Mine",
+        resets="self",
+        self_reset_after_s=3,
+        stall_steps=7,
     )
     labs.edit_task(task=task, user=lab.users["manager"], regression=4.0)
     assert (task.name, task.resets, task.self_reset_after_s, task.stall_steps, task.regression) == (
@@ -135,7 +141,7 @@ def test_a_reset_before_each_attempt_is_said_on_the_page_and_told_to_stations(la
     lab.task.refresh_from_db()
     assert lab.task.order_json()["reset_each_attempt"] is True
     assert "before each attempt" in lab.as_("viewer").get(f"/labs/{lab.slug}/tasks/").content.decode()
-    point = labs.create_task(lab=lab.row, family="point_mass")
+    point = labs.create_task(lab=lab.row, user=access.SERVER, family="point_mass")
     assert point.always_resets and not point.reset_each_attempt, "its world can't do without"
 
 

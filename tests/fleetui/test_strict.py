@@ -62,7 +62,7 @@ def test_every_call_of_the_api_refuses_text_that_cannot_be_stored(lab, improve_r
     lab.upload(as_upload(make_episode()))
     episode = Episode.objects.get()
     browser = lab.as_("manager")
-    known = {"{lab}": "east", "{slug}": "arm-1", "{number}": "1", "{uuid}": str(episode.uuid), "{wish}": "pause"}
+    known = {"{lab}": "east", "{slug}": "arm-1", "{number}": "1", "{uuid}": str(episode.uuid)}
     calls = list(bodies(browser.get("/api/openapi.json").json()))
     assert len(calls) >= 9
     for path, method, fields in calls:
@@ -94,13 +94,14 @@ def test_a_number_that_is_none_is_refused_by_the_api(lab, number):
         ("stations/new", b"name=%s&world=language_table"),
         ("stations/arm-1/settings", b"self_reset_after_s=%s"),
         ("stations/arm-1/maintenance", b"reason=%s"),
-        ("people", b"act=invite&role=viewer&note=%s"),
-        ("people", b"act=role&member=%s&role=%s"),
+        ("people/invite", b"role=viewer&note=%s"),
+        ("people/1/role", b"role=%s"),
         ("tasks/", b"act=task&family=block2block&name=%s&description=%s"),
         ("tasks/", b"act=archive&task=%s"),
         ("tasks/queue", b"act=cancel&assignment=%s"),
         ("datasets/", b"act=generate&name=%s&families=block2block&episodes=1&seed=1"),
-        ("attention/", b"act=add&address=%s&name=%s"),
+        ("attention/contacts", b"address=%s&name=%s"),
+        ("attention/1/close", b"outcome=%s"),
         ("runs/new", b"name=%s&dataset=%s"),
         ("/login", b"username=%s&password=%s"),
     ],
@@ -162,7 +163,7 @@ def test_a_callback_of_the_charts_refuses_such_text(lab, text):
 def test_the_api_writes_null_for_what_an_older_row_holds(lab):
     lab.upload(as_upload(make_episode()))
     Episode.objects.update(duration_s=math.inf, d_start=math.nan, return_sum=-math.inf)
-    (row,) = strictly(lab.as_("viewer").get("/api/labs/east/episodes").content)
+    (row,) = strictly(lab.as_("viewer").get("/api/labs/east/episodes").content)["items"]
     assert (row["duration_s"], row["d_start"], row["return_sum"]) == (None, None, None)
 
 

@@ -133,9 +133,9 @@ def test_an_unknown_zone_is_refused_by_name_and_nothing_is_made(lab):
 def test_the_zone_of_the_browser_counts_where_a_person_has_none_yet(lab):
     client, url = lab.as_("manager"), "/time-zone"
     assert 'data-zone=""' in client.get(f"/labs/{lab.slug}/tasks/").content.decode()
-    assert client.post(url, {"seen": "Mars/Olympus"}).status_code == 204 and not Profile.objects.exists()
-    assert client.post(url, {"seen": "Europe/Berlin"}).status_code == 204
-    assert client.post(url, {"seen": "America/New_York"}).status_code == 204, "on another machine"
+    assert client.post(f"{url}/seen", {"seen": "Mars/Olympus"}).status_code == 204 and not Profile.objects.exists()
+    assert client.post(f"{url}/seen", {"seen": "Europe/Berlin"}).status_code == 204
+    assert client.post(f"{url}/seen", {"seen": "America/New_York"}).status_code == 204, "on another machine"
     assert lab.users["manager"].profile.time_zone == "Europe/Berlin"
     assert 'data-zone="Europe/Berlin"' in client.get(f"/labs/{lab.slug}/tasks/").content.decode()
 
@@ -158,9 +158,9 @@ def test_each_person_sees_times_in_their_own_zone(lab):
     assignments.assign_task(
         lab=lab.row, task=lab.task, stations=lab.stations, user=lab.users["manager"], not_before=start
     )
-    mine = lab.call("manager", "get", "assignments").json()[0]
+    mine = lab.call("manager", "get", "assignments").json()["items"][0]
     assert "13:45 +0545" in mine["reason"] and mine["not_before"].endswith("08:00:00+00:00"), "data stays in UTC"
-    assert "08:00 UTC" in lab.call("viewer", "get", "assignments").json()[0]["reason"]
+    assert "08:00 UTC" in lab.call("viewer", "get", "assignments").json()["items"][0]["reason"]
     assert timezone.get_current_timezone_name() == "UTC", "and nobody else's zone is changed by it"
 
 

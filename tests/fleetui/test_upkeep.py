@@ -42,59 +42,62 @@ def shown_token(answer):
 
 def test_a_renewed_token_leaves_the_old_one_working_until_the_new_one_connects(lab):
     old = lab.tokens["arm-1"]
-    answer = post(lab, "manager", "arm-1/token")
+    answer = post(lab, "manager", "arm-1/token/renew")
     new = shown_token(lab.as_("manager").get(answer.url))
     assert "until the station has connected with the new one" in page(lab, path="arm-1/token") and new != old
-    assert access.get_station_by_token(old).token_is_old and not access.get_station_by_token(new).token_is_old
+    assert (
+        access.get_station_by_token(Station, old).token_is_old
+        and not access.get_station_by_token(Station, new).token_is_old
+    )
     lab.tokens["arm-1"] = old
     assert lab.upload(as_upload(make_episode())).status_code == 200
     embodiment = lab.stations[0].embodiment
-    publishing.welcome_station(station=access.get_station_by_token(old), embodiment=embodiment)
-    assert access.get_station_by_token(old) is not None  # a reconnection of the old one ends nothing
-    publishing.welcome_station(station=access.get_station_by_token(new), embodiment=embodiment)
-    assert access.get_station_by_token(old) is None
+    publishing.welcome_station(station=access.get_station_by_token(Station, old), embodiment=embodiment)
+    assert access.get_station_by_token(Station, old) is not None  # a reconnection of the old one ends nothing
+    publishing.welcome_station(station=access.get_station_by_token(Station, new), embodiment=embodiment)
+    assert access.get_station_by_token(Station, old) is None
     assert lab.upload(as_upload(make_episode())).status_code == 401
     assert new not in page(lab) and new[:6] in page(lab)
 
 
 def test_the_old_token_dies_after_ten_minutes_or_at_once_where_that_was_asked(lab):
     old = lab.tokens["arm-1"]
-    post(lab, "manager", "arm-1/token")
+    post(lab, "manager", "arm-1/token/renew")
     until = fresh(lab.stations[0]).old_token_until
     assert until - timezone.now() == pytest.approx(timedelta(minutes=10), abs=timedelta(seconds=10))
     Station.objects.update(old_token_until=timezone.now() - timedelta(seconds=1))
-    assert access.get_station_by_token(old) is None
-    second = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token").url))
-    assert access.get_station_by_token(second) is not None
-    post(lab, "manager", "arm-1/token", at_once="on")
-    assert access.get_station_by_token(second) is None and "is invalid" in page(lab, path="arm-1/token")
+    assert access.get_station_by_token(Station, old) is None
+    second = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token/renew").url))
+    assert access.get_station_by_token(Station, second) is not None
+    post(lab, "manager", "arm-1/token/renew", at_once="on")
+    assert access.get_station_by_token(Station, second) is None and "is invalid" in page(lab, path="arm-1/token")
     assert [row.details["minutes_the_old_works"] for row in Act.objects.filter(kind="token_renewed")] == [0, 10, 10]
 
 
 def test_a_reload_shows_the_token_again_until_the_station_connects_or_done(lab):
-    new = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token", at_once="on").url))
+    new = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token/renew", at_once="on").url))
     for _ in range(2):
         assert new in page(lab, path="arm-1/token")
-    publishing.welcome_station(station=access.get_station_by_token(new), embodiment=LANGUAGE_TABLE.to_json())
+    publishing.welcome_station(station=access.get_station_by_token(Station, new), embodiment=LANGUAGE_TABLE.to_json())
     assert new not in page(lab, path="arm-1/token") and "Make a new token" in page(lab, path="arm-1/token")
-    assert access.get_station_by_token(new) is not None
+    assert access.get_station_by_token(Station, new) is not None
 
-    newer = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token").url))
-    publishing.welcome_station(station=access.get_station_by_token(new), embodiment=LANGUAGE_TABLE.to_json())
+    newer = shown_token(lab.as_("manager").get(post(lab, "manager", "arm-1/token/renew").url))
+    publishing.welcome_station(station=access.get_station_by_token(Station, new), embodiment=LANGUAGE_TABLE.to_json())
     assert newer in page(lab, path="arm-1/token")  # the old one came back, which says nothing of the new one
-    assert post(lab, "manager", "arm-1/token", act="done").url == "/labs/east/stations/arm-1"
+    assert post(lab, "manager", "arm-1/token/noted").url == "/labs/east/stations/arm-1"
     assert newer not in page(lab, path="arm-1/token")
-    assert access.get_station_by_token(newer) is not None  # seen, not renewed
+    assert access.get_station_by_token(Station, newer) is not None  # seen, not renewed
 
 
 def test_only_the_browser_of_whoever_made_a_token_shows_it_and_for_ten_minutes(lab, monkeypatch):
-    answer = post(lab, "manager", "arm-1/token", at_once="on")
+    answer = post(lab, "manager", "arm-1/token/renew", at_once="on")
     new, cookie = shown_token(lab.as_("manager").get(answer.url)), answer.cookies["station_token"]
     assert cookie["httponly"] and cookie["samesite"] == "Strict" and cookie["path"] == "/labs/east/stations/arm-1/token"
     value = cookie.value
     assert new not in answer.url
     other = Client()
-    labs.add_member(lab=lab.row, user=lab.users["supervisor"], role="manager")
+    labs.add_member(lab=lab.row, person=lab.users["supervisor"], role="manager")
     other.force_login(lab.users["supervisor"])
     assert new not in other.get(answer.url).content.decode()
     other.cookies["station_token"] = value  # even with what another browser kept
@@ -111,10 +114,10 @@ def test_only_the_browser_of_whoever_made_a_token_shows_it_and_for_ten_minutes(l
 
 def test_only_a_manager_renews_a_token(lab):
     for role in ("viewer", "supervisor", "researcher"):
-        assert post(lab, role, "arm-1/token").status_code == 403
+        assert post(lab, role, "arm-1/token/renew").status_code == 403
         assert "Renew the token" not in page(lab, role)
         assert lab.as_(role).get("/labs/east/stations/arm-1/token").status_code == 403
-    assert access.get_station_by_token(lab.tokens["arm-1"]) is not None
+    assert access.get_station_by_token(Station, lab.tokens["arm-1"]) is not None
 
 
 # Maintenance
@@ -132,7 +135,7 @@ def test_maintenance_pauses_and_says_why_and_ends_by_an_act(lab):
     answer = lab.call("supervisor", "post", "stations/arm-1/command", {"name": "resume"})
     assert answer.status_code == 409 and "in maintenance (new gripper)" in answer.json()["detail"]
     assert fresh(station).paused
-    assert post(lab, "supervisor", "arm-1/maintenance", act="end").status_code == 302
+    assert post(lab, "supervisor", "arm-1/maintenance/end").status_code == 302
     station = fresh(station)
     assert not station.maintenance and station.paused and not station.maintenance_reason
     assert lab.call("supervisor", "post", "stations/arm-1/command", {"name": "resume"}).status_code == 200
@@ -147,8 +150,8 @@ def test_maintenance_takes_a_reason_and_is_not_begun_twice(lab):
     for data, said in (({"reason": "b"}, "in maintenance already"),):
         answer = lab.as_("manager").post("/labs/east/stations/arm-1/maintenance", data, follow=True)
         assert said in answer.content.decode()
-    post(lab, "manager", "arm-1/maintenance", act="end")
-    answer = lab.as_("manager").post("/labs/east/stations/arm-1/maintenance", {"act": "end"}, follow=True)
+    post(lab, "manager", "arm-1/maintenance/end")
+    answer = lab.as_("manager").post("/labs/east/stations/arm-1/maintenance/end", follow=True)
     assert "not in maintenance any more" in answer.content.decode()
     for role in ("viewer", "researcher"):
         assert post(lab, role, "arm-1/maintenance", reason="c").status_code == 403
@@ -179,7 +182,7 @@ def test_a_station_in_maintenance_is_offered_no_task_and_its_run_goes_on_without
     publishing.record_policy_loaded(station=lab.stations[1], checkpoint_uuid=str(policy.uuid))
     policy.refresh_from_db()
     assert policy.loaded_everywhere_at is not None
-    post(lab, "manager", "arm-1/maintenance", act="end")
+    post(lab, "manager", "arm-1/maintenance/end")
     assert publishing.list_orders(station=fresh(first))[0].run == improve_run.pk
 
 
@@ -215,7 +218,7 @@ def test_maintenance_is_a_span_of_its_own(lab):
     lab.connect()
     post(lab, "manager", "arm-1/maintenance", reason="a")
     reports.record_telemetry(station=lab.stations[0], state="paused")
-    post(lab, "manager", "arm-1/maintenance", act="end")
+    post(lab, "manager", "arm-1/maintenance/end")
     assert spans(lab.stations[0])[-3:] == ["idle", "maintenance", "paused"]
 
 

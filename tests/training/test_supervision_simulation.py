@@ -82,7 +82,7 @@ def test_doubt_counts_from_when_it_stays(series, since):
 class Oracle:
     """Sees from the first number of an observation how likely success is."""
 
-    description = SimpleNamespace(bin_width=2.0)
+    metadata = SimpleNamespace(bin_width=2.0)
 
     def act_with_prediction(self, observations, instructions, greedy):
         p = observations[:, :1]

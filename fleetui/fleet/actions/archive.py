@@ -5,6 +5,7 @@ what nothing refers to is deleted. Here the stations; learning/archive.py has da
 from django.db import transaction
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.access import Conflict
 from fleetui.fleet.actions.attention import note_need
 from fleetui.fleet.actions.audit import record_act
@@ -22,6 +23,7 @@ def archive_station(*, station: Station, user, source: str = "server") -> None:
     """Take it off the wall and out of use. Its connection ends, and its token opens none until it is brought back: a
     robot that nobody sees must not move. What it has spooled waits on its own disk.
     """
+    access.check(user, station.lab, "archive_station")
     lock_queue(station.lab)
     station = _locked(station)
     if station.archived_at is not None:
@@ -47,6 +49,7 @@ def archive_station(*, station: Station, user, source: str = "server") -> None:
 @transaction.atomic
 def restore_station(*, station: Station, user, source: str = "server") -> None:
     """Back on the wall, as it was: its token works again."""
+    access.check(user, station.lab, "archive_station")
     station = _locked(station)
     if station.archived_at is None:
         raise Conflict(f"{station} is not archived.")
@@ -60,6 +63,7 @@ def restore_station(*, station: Station, user, source: str = "server") -> None:
 @transaction.atomic
 def delete_station(*, station: Station, user, source: str = "server") -> None:
     """For good; only an archived one that never did anything that is kept."""
+    access.check(user, station.lab, "archive_station")
     station = _locked(station)
     refuse_deletion(station, own=("Act", "StationSpan"))
     record_act(lab=station.lab, kind="station_deleted", user=user, station=station, source=source)

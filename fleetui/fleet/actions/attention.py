@@ -8,6 +8,7 @@ from datetime import timedelta
 from django.db import transaction
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.celery import app as celery_app
 from fleetui.fleet import selectors
@@ -78,6 +79,7 @@ def note_absence(*, station: Station) -> None:
 
 def acknowledge_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequest:
     """Somebody has seen it: it makes no more noise, and nobody is written to."""
+    access.check(user, request.lab, "help")
     return _change(
         request, user, "help_acknowledged", acknowledged_by=user, acknowledged_at=timezone.now(), source=source
     )
@@ -86,6 +88,7 @@ def acknowledge_help(*, request: HelpRequest, user, source: str = "server") -> H
 @transaction.atomic
 def take_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequest:
     """One person goes there; the others see who."""
+    access.check(user, request.lab, "help")
     now = timezone.now()
     free = HelpRequest.objects.filter(pk=request.pk, closed_at=None, taken_by=None)
     if not free.update(taken_by=user, taken_at=now):
@@ -100,11 +103,13 @@ def take_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequ
 
 def release_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequest:
     """Whoever took it gives it back; so may anyone, since people forget and go home."""
+    access.check(user, request.lab, "help")
     return _change(request, user, "help_released", taken_by=None, taken_at=None, source=source)
 
 
 def close_help(*, request: HelpRequest, user, outcome: str, source: str = "server") -> HelpRequest:
     """A person says that nothing more is to be done. A need that is still there comes back as a new request."""
+    access.check(user, request.lab, "help")
     if not outcome.strip():
         raise Invalid("Say in a few words what came of this request.", {"outcome": "Say what came of it."})
     outcome = outcome.strip()[:300]
@@ -175,6 +180,7 @@ def _tell(station: Station) -> None:
 def add_contact(
     *, lab: Lab, user, name: str, address: str, severity: str, after_s: int, source: str = "server"
 ) -> Contact:
+    access.check(user, lab, "add_contact")
     import apprise  # slow to import, and only managers come here
 
     scheme = address.partition(":")[0].lower()
@@ -194,6 +200,7 @@ def add_contact(
 
 @transaction.atomic
 def remove_contact(*, contact: Contact, user, source: str = "server") -> None:
+    access.check(user, contact.lab, "add_contact")
     contact.delete()
     record_act(lab=contact.lab, kind="contact_removed", user=user, details={"contact": contact.name}, source=source)
 

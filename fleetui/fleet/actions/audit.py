@@ -3,7 +3,7 @@
 An act and its record are written in one transaction, so neither is there without the other.
 """
 
-from fleetui.access import Conflict
+from fleetui.access import Conflict, person_of
 from fleetui.fleet.models import ACTS, Act, Lab, Station
 
 
@@ -23,11 +23,12 @@ def record_act(
     """
     if kind not in ACTS:
         raise ValueError(f"{kind!r} is no act that the audit log knows: add it to ACTS")
+    person = person_of(user)
     newest = station.leases.order_by("-epoch").first() if station else None
     Act.objects.create(
         lab=lab,
-        user=user,
-        user_name=user.get_username() if user else "",
+        user=person,
+        user_name=person.get_username() if person else "",
         station=station,
         station_name=station.name if station else "",
         kind=kind,

@@ -52,7 +52,7 @@ def command_station(
     args = checked_args(name, args or {})
     if name == "stop":
         raise ValueError("a stop goes its own way: stop_stations")
-    station = access.get_station(user, lab_slug, station_slug, "command")
+    station = access.get_row(Station, user, lab_slug, "command", slug=station_slug)
     if not station.connected and name not in KEPT_FOR_LATER:
         raise Conflict(f"{station} is offline, so it can't {name.replace('_', ' ')}; start it and try again.")
     if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int) or not 1 <= ttl_ms <= 60_000:
@@ -222,7 +222,7 @@ def renew_control(*, user, lab_slug: str, station_slug: str, epoch: int, heard_a
     """A sign of life of the browser that holds the station, by when it was heard: a slow database makes no lease
     longer. Refused once the lease has ended or the role is gone.
     """
-    station = access.get_station(user, lab_slug, station_slug, "command")
+    station = access.get_row(Station, user, lab_slug, "command", slug=station_slug)
     now = timezone.now()
     lease = station.leases.filter(user_id=user.pk, epoch=epoch, released_at=None, expires_at__gt=now)
     if not lease.update(expires_at=(heard_at or now) + OPERATOR_LEASE):

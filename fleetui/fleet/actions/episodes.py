@@ -3,6 +3,7 @@
 from django.db import transaction
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.access import Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.models import Episode, Intervention
@@ -17,6 +18,7 @@ def label_episode(
 
     Only ever reported: neither training nor an evaluation's curve reads it.
     """
+    access.check(user, episode.lab, "label_episode")
     if not isinstance(reason, str) or len(reason) > 200:
         raise Invalid("A reason for the label has at most 200 characters.", {"reason": "At most 200 characters."})
     with transaction.atomic():

@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
@@ -36,17 +37,18 @@ def lock_queue(lab: Lab) -> None:
     Lab.objects.select_for_update(no_key=True).get(pk=lab.pk)
 
 
-def add_member(*, lab: Lab, user, role: str) -> Membership:
-    """Make the user a member, or give a member another role."""
+def add_member(*, lab: Lab, person, role: str) -> Membership:
+    """Make the person a member, or give a member another role: the first start's alone, for people are invited."""
     if role not in ROLES:
         raise Invalid(f"{role!r} is no role; choose one of {', '.join(ROLES)}.")
-    return Membership.objects.update_or_create(user=user, lab=lab, defaults={"role": role})[0]
+    return Membership.objects.update_or_create(user=person, lab=lab, defaults={"role": role})[0]
 
 
 @transaction.atomic
 def create_station(
     *,
     lab: Lab,
+    user,
     name: str,
     slug: str = "",
     world: str = "",
@@ -55,10 +57,10 @@ def create_station(
     simulated: bool = True,
     self_reset_after_s: float | None = None,
     speed: int = 1,
-    user=None,
     source: str = "server",
 ) -> tuple[Station, str]:
     """Returns the station and its token. The token is shown this once: only its hash is kept."""
+    access.check(user, lab, "create_station")
     name = checked_name(name, "station")
     settings, problems = checked_settings({"self_reset_after_s": self_reset_after_s, "speed": speed})
     if problems:
@@ -77,7 +79,7 @@ def create_station(
         embodiment=embodiment.to_json() if embodiment else {},
         simulated=simulated,
         **settings,
-        token_hash=Station.hash_token(token),
+        token_hash=access.hash_token(token),
         token_prefix=token[:6],
     )
     record_act(
@@ -89,17 +91,18 @@ def create_station(
 
 
 @transaction.atomic
-def renew_token(*, station: Station, user=None, keep_old: bool = False, source: str = "server") -> str:
+def renew_token(*, station: Station, user, keep_old: bool = False, source: str = "server") -> str:
     """A new token, shown this once. The old one is void at once, and a connection that it opened ends; or, kept, it
     works until the new one has connected, 10 minutes at most.
     """
+    access.check(user, station.lab, "renew_token")
     token = secrets.token_urlsafe(32)
     station = Station.objects.select_related("lab").select_for_update(of=("self",)).get(pk=station.pk)
     until = timezone.now() + OLD_TOKEN_FOR if keep_old else None
     minutes = round(OLD_TOKEN_FOR.total_seconds() / 60) if keep_old else 0
     details = {"old": station.token_prefix, "new": token[:6], "minutes_the_old_works": minutes}
     Station.objects.filter(pk=station.pk).update(
-        token_hash=Station.hash_token(token),
+        token_hash=access.hash_token(token),
         token_prefix=token[:6],
         old_token_hash=station.token_hash if keep_old else "",
         old_token_until=until,
@@ -120,7 +123,7 @@ def _refuse_taken_name(rows, lab: Lab, kind: str, name: str) -> None:
 def create_task(
     *,
     lab: Lab,
-    user=None,
+    user,
     family: str,
     name: str = "",
     slug: str = "",
@@ -128,6 +131,7 @@ def create_task(
     source: str = "server",
     **rules,
 ) -> Task:
+    access.check(user, lab, "create_task")
     if family not in task_families.TASKS:
         raise Invalid(
             f"{family!r} is no task family; known are {', '.join(task_families.TASKS)}.", {"family": "Unknown."}
@@ -158,6 +162,7 @@ def edit_task(
     *, task: Task, user, name: str | None = None, description: str | None = None, source: str = "server", **rules
 ) -> Task:
     """Change what is named; its family can't change. Stations that practise it take that on with their next attempt."""
+    access.check(user, task.lab, "edit_task")
     family = task_families.get_task(task.family)
     name = task.name if name is None else name
     description = task.description if description is None else description
@@ -178,6 +183,7 @@ def edit_task(
 @transaction.atomic
 def archive_task(*, task: Task, user, source: str = "server") -> None:
     """No longer wanted: nobody can assign it, and what waits of it is blocked. What is under way goes on."""
+    access.check(user, task.lab, "edit_task")
     if not Task.objects.filter(pk=task.pk, archived_at=None).update(archived_at=timezone.now()):
         raise Conflict(f"{task} is archived already.")
     record_act(lab=task.lab, kind="task_archived", user=user, details={"task": task.slug}, source=source)
@@ -186,6 +192,7 @@ def archive_task(*, task: Task, user, source: str = "server") -> None:
 
 @transaction.atomic
 def restore_task(*, task: Task, user, source: str = "server") -> None:
+    access.check(user, task.lab, "edit_task")
     if not Task.objects.filter(pk=task.pk, archived_at__isnull=False).update(archived_at=None):
         raise Conflict(f"{task} is not archived.")
     record_act(lab=task.lab, kind="task_restored", user=user, details={"task": task.slug}, source=source)

@@ -3,6 +3,7 @@
 from django.db import transaction
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
@@ -16,6 +17,7 @@ from fleetui.messages import MaintenanceChanged, tell_station_on_commit
 @transaction.atomic
 def begin_maintenance(*, station: Station, user, reason: str, source: str = "server") -> None:
     """Take it out of practice: it is paused, its run goes on without it, and nobody is asked to look at it."""
+    access.check(user, station.lab, "maintain")
     reason = reason.strip()
     if not reason:
         raise Invalid("Say why, so that others know why it stands still.", {"reason": "Say why, in a few words."})
@@ -38,6 +40,7 @@ def begin_maintenance(*, station: Station, user, reason: str, source: str = "ser
 @transaction.atomic
 def end_maintenance(*, station: Station, user, source: str = "server") -> None:
     """Back among the others. It stays paused: whoever stands beside it resumes it."""
+    access.check(user, station.lab, "maintain")
     since = station.maintenance_since
     moved = Station.objects.filter(pk=station.pk, maintenance_since__isnull=False).update(
         maintenance_since=None, maintenance_reason=""

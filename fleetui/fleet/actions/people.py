@@ -11,11 +11,12 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from fleetui import access
 from fleetui.access import Conflict, Invalid, may
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import lapse_control
-from fleetui.fleet.models import ROLES, Act, Invitation, Lab, Lease, Membership, Station
+from fleetui.fleet.models import ROLES, Act, Invitation, Lab, Lease, Membership
 
 STRANGER_EVERY = timedelta(minutes=1)  # so often at most are tries with unknown names written down
 SEEN_EVERY = timedelta(minutes=1)
@@ -23,6 +24,7 @@ SEEN_EVERY = timedelta(minutes=1)
 
 def invite_member(*, lab: Lab, user, role: str, note: str = "", source: str = "server") -> tuple[Invitation, str]:
     """Returns the invitation and the secret of its link, which is shown this once: only its hash is kept."""
+    access.check(user, lab, "manage_people")
     if role not in ROLES:
         raise Invalid(f"{role!r} is no role; choose one of {', '.join(ROLES)}.", {"role": "Choose a role."})
     token = secrets.token_urlsafe(32)
@@ -31,7 +33,7 @@ def invite_member(*, lab: Lab, user, role: str, note: str = "", source: str = "s
             lab=lab,
             role=role,
             note=note.strip()[:80],
-            token_hash=Station.hash_token(token),
+            token_hash=access.hash_token(token),
             created_by=user,
             expires_at=timezone.now() + Invitation.VALID_FOR,
         )
@@ -42,6 +44,7 @@ def invite_member(*, lab: Lab, user, role: str, note: str = "", source: str = "s
 
 @transaction.atomic
 def revoke_invitation(*, invitation: Invitation, user, source: str = "server") -> None:
+    access.check(user, invitation.lab, "manage_people")
     moved = Invitation.objects.filter(pk=invitation.pk, accepted_at=None, revoked_at=None).update(
         revoked_at=timezone.now()
     )
@@ -84,6 +87,7 @@ def why_closed(invitation: Invitation) -> str:
 @transaction.atomic
 def change_role(*, member: Membership, role: str, user, source: str = "server") -> None:
     """Another role, from the next request on; live sockets of the old one are closed within 2 s."""
+    access.check(user, member.lab, "manage_people")
     if role not in ROLES:
         raise Invalid(f"{role!r} is no role; choose one of {', '.join(ROLES)}.")
     _lock_managers(member)
@@ -102,6 +106,7 @@ def change_role(*, member: Membership, role: str, user, source: str = "server") 
 @transaction.atomic
 def remove_member(*, member: Membership, user, source: str = "server") -> None:
     """Out of the lab, with what it let them see and hold; what they did stays in the audit log."""
+    access.check(user, member.lab, "manage_people")
     _lock_managers(member)
     if member.role == "manager":
         _refuse_last_manager(member, "make someone else a manager before you remove this one")
@@ -174,6 +179,7 @@ def reset_password(*, member: Membership, user, source: str = "server") -> str:
 
     An account may be of several labs: then it takes a manager of all of them, or one lab's could enter the others.
     """
+    access.check(user, member.lab, "manage_people")
     person = member.user
     if person == user:
         raise Conflict("Change your own password on its own page: click your name at the top.")

@@ -1,33 +1,30 @@
-"""The attention page: what is open and who is on it, what was, and who elsewhere is told."""
+"""The attention page: what is open and who is on it, what was, and who elsewhere is told. Each of its forms has an
+address of its own.
+"""
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import Http404
 from django.shortcuts import redirect
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_POST
 
 from fleetui import access
 from fleetui.answers import JsonAnswer
 from fleetui.fleet import jobs, selectors
 from fleetui.fleet.actions import attention as attention_actions
 from fleetui.fleet.forms import ContactForm
-from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page
+from fleetui.fleet.models import Contact, HelpRequest
+from fleetui.fleet.views.pages import add_refusal, page, render_page, saying_refusals
 
 CLOSED_A_PAGE = 30
 
 
 @page
-@require_http_methods(["GET", "POST"])
+@require_GET
 def attention(request, lab_slug):
-    lab = access.get_lab(request.user, lab_slug)
-    act = request.POST.get("act", "")
-    form = ContactForm(request.POST if act == "add" else None)
-    if request.method == "POST":
-        said = change_attention(request, lab, act, form)
-        if said:
-            messages.success(request, said)
-        if said or not form.errors:
-            return redirect("attention", lab_slug)
+    return render_attention(request, access.get_lab(request.user, lab_slug), ContactForm())
+
+
+def render_attention(request, lab, form):
     closed = selectors.list_help(lab).exclude(closed_at=None)
     open_requests = list(selectors.list_help(lab, open_only=True))
     asked = request.GET.get("close", "")
@@ -52,48 +49,85 @@ def help_count(request, lab_slug):
     return JsonAnswer({"open": selectors.count_help(access.get_lab(request.user, lab_slug))})
 
 
-def change_attention(request, lab, act, form) -> str:
-    """Do what one of the page's forms asks; returns what was done, or "" where something was refused."""
-    user, slug = request.user, lab.slug
-    try:
-        if act == "add":
-            access.get_lab(user, slug, "add_contact")
-            if not form.is_valid():
-                return ""
-            made = attention_actions.add_contact(lab=lab, user=user, **form.cleaned_data, source="page")
-            return f"{made} will get messages about help requests."
-        number = number_in(request, "number")
-        if act in ("remove", "try"):
-            contact = access.get_contact(user, slug, number, "add_contact")
-            if act == "remove":
-                attention_actions.remove_contact(contact=contact, user=user, source="page")
-                return f"{contact} gets no more messages."
-            if jobs.write_to(contact, f"{lab}: a test", "This is a test. A help request would reach you in this way."):
-                return f"{contact} was sent a test; see whether it arrived."
-            contact.refresh_from_db()
-            messages.error(request, f"{contact}: {contact.error}")
-            return ""
-        found = access.get_help_request(user, slug, number, "help")
-        if act == "acknowledge":
-            attention_actions.acknowledge_help(request=found, user=user, source="page")
-            return f"{found.station}: seen."
-        if act == "take":
-            attention_actions.take_help(request=found, user=user, source="page")
-            return f"{found.station} is yours."
-        if act == "release":
-            attention_actions.release_help(request=found, user=user, source="page")
-            return f"{found.station} can be taken by others again."
-        if act == "close":
-            attention_actions.close_help(
-                request=found, user=user, outcome=request.POST.get("outcome", ""), source="page"
-            )
-            return f"{found.station}: closed."
-    except (access.Denied, access.NotFound):
-        raise
-    except access.Refused as refused:
-        if act == "add":
+# Help requests
+
+
+@page
+@require_POST
+def acknowledge_help(request, lab_slug, number):
+    found = access.get_row(HelpRequest, request.user, lab_slug, "help", pk=number)
+    with saying_refusals(request):
+        attention_actions.acknowledge_help(request=found, user=request.user, source="page")
+        messages.success(request, f"{found.station}: seen.")
+    return redirect("attention", lab_slug)
+
+
+@page
+@require_POST
+def take_help(request, lab_slug, number):
+    found = access.get_row(HelpRequest, request.user, lab_slug, "help", pk=number)
+    with saying_refusals(request):
+        attention_actions.take_help(request=found, user=request.user, source="page")
+        messages.success(request, f"{found.station} is yours.")
+    return redirect("attention", lab_slug)
+
+
+@page
+@require_POST
+def release_help(request, lab_slug, number):
+    found = access.get_row(HelpRequest, request.user, lab_slug, "help", pk=number)
+    with saying_refusals(request):
+        attention_actions.release_help(request=found, user=request.user, source="page")
+        messages.success(request, f"{found.station} can be taken by others again.")
+    return redirect("attention", lab_slug)
+
+
+@page
+@require_POST
+def close_help(request, lab_slug, number):
+    found = access.get_row(HelpRequest, request.user, lab_slug, "help", pk=number)
+    outcome = request.POST.get("outcome", "")
+    with saying_refusals(request):
+        attention_actions.close_help(request=found, user=request.user, outcome=outcome, source="page")
+        messages.success(request, f"{found.station}: closed.")
+    return redirect("attention", lab_slug)
+
+
+# People elsewhere
+
+
+@page
+@require_POST
+def add_contact(request, lab_slug):
+    lab = access.get_lab(request.user, lab_slug, "add_contact")
+    form = ContactForm(request.POST)
+    if form.is_valid():
+        try:
+            made = attention_actions.add_contact(lab=lab, user=request.user, **form.cleaned_data, source="page")
+        except access.Refused as refused:
             add_refusal(form, refused)
         else:
-            messages.error(request, str(refused))
-        return ""
-    raise Http404("This page has no such form.")
+            messages.success(request, f"{made} will get messages about help requests.")
+            return redirect("attention", lab_slug)
+    return render_attention(request, lab, form)
+
+
+@page
+@require_POST
+def remove_contact(request, lab_slug, number):
+    contact = access.get_row(Contact, request.user, lab_slug, "add_contact", pk=number)
+    attention_actions.remove_contact(contact=contact, user=request.user, source="page")
+    messages.success(request, f"{contact} gets no more messages.")
+    return redirect("attention", lab_slug)
+
+
+@page
+@require_POST
+def try_contact(request, lab_slug, number):
+    contact = access.get_row(Contact, request.user, lab_slug, "add_contact", pk=number)
+    if jobs.write_to(contact, f"{contact.lab}: a test", "This is a test. A help request would reach you in this way."):
+        messages.success(request, f"{contact} was sent a test; see whether it arrived.")
+    else:
+        contact.refresh_from_db()
+        messages.error(request, f"{contact}: {contact.error}")
+    return redirect("attention", lab_slug)

@@ -6,6 +6,7 @@ from django.views.decorators.http import require_GET
 from fleetui import access
 from fleetui.fleet import selectors
 from fleetui.fleet.forms import EpisodeFilterForm
+from fleetui.fleet.models import Episode
 from fleetui.fleet.views.pages import page, render_page
 
 EPISODES_A_PAGE = 50
@@ -34,7 +35,7 @@ def episodes(request, lab_slug):
 @page
 @require_GET
 def episode(request, lab_slug, episode_uuid):
-    found = access.get_episode(request.user, lab_slug, episode_uuid)
+    found = access.get_row(Episode, request.user, lab_slug, uuid=episode_uuid)
     return render_page(request, "fleet/episode.html", found.lab, "episodes", episode=found)
 
 

@@ -60,10 +60,10 @@ def password(request):
 @page
 @require_GET
 def home(request):
-    lab = access.get_labs(request.user).first()
-    if lab is None:
+    labs = access.get_labs(request.user)
+    if not labs:
         raise PermissionDenied("You are not a member of a lab yet. Ask the manager of a lab to invite you.")
-    return redirect("wall", lab.slug)
+    return redirect("wall", labs[0].slug)
 
 
 @page

@@ -1,5 +1,6 @@
 """What every page of a lab has in common: the log-in, no cache, the head, and where a refusal is said."""
 
+from contextlib import contextmanager
 from functools import partial
 
 from django.contrib import messages
@@ -51,6 +52,17 @@ def do_archive(request, row, acts: dict, back: str):
     except access.Conflict as refused:
         messages.error(request, str(refused))
     return redirect(back)
+
+
+@contextmanager
+def saying_refusals(request):
+    """Where the act within is refused, the page that follows says why; who may not do it gets a page that says so."""
+    try:
+        yield
+    except (access.Denied, access.NotFound):
+        raise
+    except access.Refused as refused:
+        messages.error(request, str(refused))
 
 
 def add_refusal(form, refused: access.Refused) -> None:

@@ -3,48 +3,28 @@
 from django.contrib import messages
 from django.contrib.auth import login
 from django.db import IntegrityError, transaction
-from django.http import Http404
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
 from fleetui.fleet import selectors
 from fleetui.fleet.actions import people as people_actions
 from fleetui.fleet.actions.people import why_closed
 from fleetui.fleet.forms import AccountForm, InviteForm
-from fleetui.fleet.models import ROLES
-from fleetui.fleet.views.pages import number_in, page, render_page
+from fleetui.fleet.models import ROLES, Invitation, Membership
+from fleetui.fleet.views.pages import page, render_page, saying_refusals
 from fleetui.headers import client_address
 
 
 @page
-@require_http_methods(["GET", "POST"])
+@require_GET
 def people(request, lab_slug):
-    lab = access.get_lab(request.user, lab_slug, "manage_people")
-    act = request.POST.get("act", "")
-    form = InviteForm(request.POST if act == "invite" else None)
-    link, made, reset, password = "", None, None, ""
-    if request.method == "POST" and act == "invite":
-        if form.is_valid():
-            made, token = people_actions.invite_member(lab=lab, user=request.user, **form.cleaned_data, source="page")
-            link = request.build_absolute_uri(reverse("invitation", args=[token]))
-            form = InviteForm()
-    elif request.method == "POST" and act == "reset" and (reset := named_member(request, lab)):
-        try:
-            password = people_actions.reset_password(member=reset, user=request.user, source="page")
-        except access.Conflict as refused:
-            messages.error(request, str(refused))
-            return redirect("people", lab_slug)
-    elif request.method == "POST":
-        try:
-            messages.success(request, change_people(request, lab, act))
-        except (access.Denied, access.NotFound):
-            raise
-        except access.Refused as refused:
-            messages.error(request, str(refused))
-        return redirect("people", lab_slug)
+    return render_people(request, access.get_lab(request.user, lab_slug, "manage_people"), InviteForm())
+
+
+def render_people(request, lab, form, **shown_once):
     return render_page(
         request,
         "fleet/people.html",
@@ -56,32 +36,63 @@ def people(request, lab_slug):
         roles=ROLES,
         allowed=roles_table(),
         form=form,
-        link=link,
-        made=made,
-        reset=reset,
-        password=password,
+        **shown_once,
     )
 
 
-def change_people(request, lab, act) -> str:
-    """Do what one of the page's small forms asks; returns what was done."""
-    if act in ("role", "remove"):
-        member = named_member(request, lab)
-        if act == "remove":
-            people_actions.remove_member(member=member, user=request.user, source="page")
-            return f"{member.user} is no member of {lab.name} any more."
-        role = request.POST.get("role", "")
+@page
+@require_POST
+def invite_member(request, lab_slug):
+    """The answer shows the invitation's link, this once."""
+    lab = access.get_lab(request.user, lab_slug, "manage_people")
+    form = InviteForm(request.POST)
+    if not form.is_valid():
+        return render_people(request, lab, form)
+    made, token = people_actions.invite_member(lab=lab, user=request.user, **form.cleaned_data, source="page")
+    link = request.build_absolute_uri(reverse("invitation", args=[token]))
+    return render_people(request, lab, InviteForm(), made=made, link=link)
+
+
+@page
+@require_POST
+def revoke_invitation(request, lab_slug, number):
+    found = access.get_row(Invitation, request.user, lab_slug, "manage_people", pk=number)
+    with saying_refusals(request):
+        people_actions.revoke_invitation(invitation=found, user=request.user, source="page")
+        messages.success(request, "The invitation is revoked. Its link does not work any more.")
+    return redirect("people", lab_slug)
+
+
+@page
+@require_POST
+def change_role(request, lab_slug, number):
+    member = access.get_row(Membership, request.user, lab_slug, "manage_people", pk=number)
+    role = request.POST.get("role", "")
+    with saying_refusals(request):
         people_actions.change_role(member=member, role=role, user=request.user, source="page")
-        return f"{member.user} is {role} now."
-    if act == "revoke":
-        invitation = access.get_invitation(request.user, lab.slug, number_in(request, "invitation"))
-        people_actions.revoke_invitation(invitation=invitation, user=request.user, source="page")
-        return "The invitation is revoked. Its link does not work any more."
-    raise Http404("This page has no such form.")
+        messages.success(request, f"{member.user} is {role} now.")
+    return redirect("people", lab_slug)
 
 
-def named_member(request, lab):
-    return access.get_member(request.user, lab.slug, number_in(request, "member"))
+@page
+@require_POST
+def remove_member(request, lab_slug, number):
+    member = access.get_row(Membership, request.user, lab_slug, "manage_people", pk=number)
+    with saying_refusals(request):
+        people_actions.remove_member(member=member, user=request.user, source="page")
+        messages.success(request, f"{member.user} is no member of {member.lab.name} any more.")
+    return redirect("people", lab_slug)
+
+
+@page
+@require_POST
+def reset_password(request, lab_slug, number):
+    """The answer shows the member's new password, this once."""
+    member = access.get_row(Membership, request.user, lab_slug, "manage_people", pk=number)
+    with saying_refusals(request):
+        password = people_actions.reset_password(member=member, user=request.user, source="page")
+        return render_people(request, member.lab, InviteForm(), reset=member, password=password)
+    return redirect("people", lab_slug)
 
 
 def roles_table() -> list[dict]:
@@ -97,7 +108,7 @@ def roles_table() -> list[dict]:
 @require_http_methods(["GET", "POST"])
 def invitation(request, token):
     """Where an invitation's link leads: sign in or make an account, then join."""
-    found = access.get_invitation_by_token(token)
+    found = access.get_invitation_by_token(Invitation, token)
     closed, user = why_closed(found), request.user
     form = AccountForm(request.POST if request.method == "POST" and not user.is_authenticated else None)
     if request.method == "POST" and not closed:

@@ -13,12 +13,11 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from fleetui import access
 from fleetui.fleet import selectors
-from fleetui.fleet.actions import archive, control, labs
-from fleetui.fleet.actions import maintenance as maintenance_actions
+from fleetui.fleet.actions import archive, control, labs, maintenance
 from fleetui.fleet.forms import MaintenanceForm, StationForm, StationSettingsForm
-from fleetui.fleet.models import SHOWN_STATES
+from fleetui.fleet.models import SHOWN_STATES, Station
 from fleetui.fleet.templatetags.fleet_words import words
-from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page
+from fleetui.fleet.views.pages import add_refusal, page, render_page, saying_refusals
 from robots.embodiments import EMBODIMENTS
 from robots.rules import SPEEDS
 
@@ -30,7 +29,7 @@ TOKEN_COOKIE = "station_token"
 @page
 @require_GET
 def station(request, lab_slug, station_slug):
-    found = access.get_station(request.user, lab_slug, station_slug)
+    found = access.get_row(Station, request.user, lab_slug, slug=station_slug)
     return render_station(request, found, settings_form(found))
 
 
@@ -64,7 +63,7 @@ def render_station(request, station, form, status=200, maintenance_form=None):
 @page
 @require_POST
 def station_settings(request, lab_slug, station_slug):
-    found = access.get_station(request.user, lab_slug, station_slug, "command")
+    found = access.get_row(Station, request.user, lab_slug, "command", slug=station_slug)
     form = settings_form(found, request.POST)
     if form.is_valid():
         try:
@@ -103,13 +102,31 @@ def stations(request, lab_slug):
 @page
 @require_POST
 def archive_station(request, lab_slug, station_slug):
-    found = access.get_station(request.user, lab_slug, station_slug, "archive_station")
-    acts = {
-        "archive": archive.archive_station,
-        "restore": archive.restore_station,
-        "delete": archive.delete_station,
-    }
-    return do_archive(request, {"station": found}, acts, reverse("stations", args=[lab_slug]))
+    found = access.get_row(Station, request.user, lab_slug, "archive_station", slug=station_slug)
+    with saying_refusals(request):
+        archive.archive_station(station=found, user=request.user, source="page")
+        messages.success(request, f"{found} is archived.")
+    return redirect("stations", lab_slug)
+
+
+@page
+@require_POST
+def restore_station(request, lab_slug, station_slug):
+    found = access.get_row(Station, request.user, lab_slug, "archive_station", slug=station_slug)
+    with saying_refusals(request):
+        archive.restore_station(station=found, user=request.user, source="page")
+        messages.success(request, f"{found} is back.")
+    return redirect("stations", lab_slug)
+
+
+@page
+@require_POST
+def delete_station(request, lab_slug, station_slug):
+    found = access.get_row(Station, request.user, lab_slug, "archive_station", slug=station_slug)
+    with saying_refusals(request):
+        archive.delete_station(station=found, user=request.user, source="page")
+        messages.success(request, f"{found} is deleted.")
+    return redirect("stations", lab_slug)
 
 
 @page
@@ -169,7 +186,7 @@ def read_token(request, station) -> dict | None:
     salt = token_salt(request, station)
     kept = request.get_signed_cookie(TOKEN_COOKIE, default="", salt=salt, max_age=TOKEN_SHOWN_FOR.total_seconds())
     found = json.loads(kept) if kept else None
-    if found is None or station.token_hash != station.hash_token(found["token"]):
+    if found is None or station.token_hash != access.hash_token(found["token"]):
         return None
     since = station.connected_since.isoformat() if station.connected_since else ""
     # With an old token that still works it may be connected all the time: only a newer connection was made with this.
@@ -177,22 +194,30 @@ def read_token(request, station) -> dict | None:
 
 
 @page
-@require_http_methods(["GET", "POST"])
+@require_POST
+def renew_token(request, lab_slug, station_slug):
+    """A new token; the page that shows it follows."""
+    found = access.get_row(Station, request.user, lab_slug, "renew_token", slug=station_slug)
+    keep_old = request.POST.get("at_once") != "on"
+    token = labs.renew_token(station=found, user=request.user, keep_old=keep_old, source="page")
+    return show_token(request, found, token, renewed=True, keep_old=keep_old)
+
+
+@page
+@require_POST
+def put_token_away(request, lab_slug, station_slug):
+    """It has been noted: this browser shows it no more."""
+    found = access.get_row(Station, request.user, lab_slug, "renew_token", slug=station_slug)
+    answer = redirect("station", lab_slug, found.slug)
+    answer.delete_cookie(TOKEN_COOKIE, path=reverse("station_token", args=[lab_slug, found.slug]), samesite="Strict")
+    return answer
+
+
+@page
+@require_GET
 def station_token(request, lab_slug, station_slug):
-    """The one page that shows a token, with the one command that uses it; it waits until the station is here. What is
-    sent to it makes a new token, or says that the one shown has been noted.
-    """
-    found = access.get_station(request.user, lab_slug, station_slug, "renew_token")
-    if request.method == "POST" and request.POST.get("act") == "done":
-        answer = redirect("station", lab_slug, found.slug)
-        answer.delete_cookie(
-            TOKEN_COOKIE, path=reverse("station_token", args=[lab_slug, found.slug]), samesite="Strict"
-        )
-        return answer
-    if request.method == "POST":
-        keep_old = request.POST.get("at_once") != "on"
-        token = labs.renew_token(station=found, user=request.user, keep_old=keep_old, source="page")
-        return show_token(request, found, token, renewed=True, keep_old=keep_old)
+    """The one page that shows a token, with the one command that uses it; it waits until the station is here."""
+    found = access.get_row(Station, request.user, lab_slug, "renew_token", slug=station_slug)
     kept = read_token(request, found)
     server = request.build_absolute_uri(reverse("home")).rstrip("/")
     context = {"station": found, "minutes": round(TOKEN_SHOWN_FOR.total_seconds() / 60), **(kept or {})}
@@ -214,22 +239,23 @@ def start_command(station, token, server) -> str:
 
 @page
 @require_POST
-def maintenance(request, lab_slug, station_slug):
-    found = access.get_station(request.user, lab_slug, station_slug, "maintain")
+def begin_maintenance(request, lab_slug, station_slug):
+    found = access.get_row(Station, request.user, lab_slug, "maintain", slug=station_slug)
     form = MaintenanceForm(request.POST)
-    try:
-        if request.POST.get("act") == "end":
-            maintenance_actions.end_maintenance(station=found, user=request.user, source="page")
-            messages.success(request, f"{found} is out of maintenance. It is still paused: resume it when it may move.")
-        elif form.is_valid():
-            maintenance_actions.begin_maintenance(
-                station=found, user=request.user, reason=form.cleaned_data["reason"], source="page"
-            )
-            messages.success(request, f"{found} is in maintenance: it stays paused and gets no assignment.")
-        else:
-            return render_station(request, found, settings_form(found), 422, maintenance_form=form)
-    except (access.Denied, access.NotFound):
-        raise
-    except access.Refused as refused:
-        messages.error(request, str(refused))
+    if not form.is_valid():
+        return render_station(request, found, settings_form(found), 422, maintenance_form=form)
+    reason = form.cleaned_data["reason"]
+    with saying_refusals(request):
+        maintenance.begin_maintenance(station=found, user=request.user, reason=reason, source="page")
+        messages.success(request, f"{found} is in maintenance: it stays paused and gets no assignment.")
+    return redirect("station", lab_slug, station_slug)
+
+
+@page
+@require_POST
+def end_maintenance(request, lab_slug, station_slug):
+    found = access.get_row(Station, request.user, lab_slug, "maintain", slug=station_slug)
+    with saying_refusals(request):
+        maintenance.end_maintenance(station=found, user=request.user, source="page")
+        messages.success(request, f"{found} is out of maintenance. It is still paused: resume it when it may move.")
     return redirect("station", lab_slug, station_slug)

@@ -4,7 +4,7 @@ from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_http_methods, require_POST
 
 from fleetui.fleet.actions import profiles
 from fleetui.fleet.forms import TimeZoneForm
@@ -12,11 +12,17 @@ from fleetui.fleet.views.pages import page
 
 
 @page
+@require_POST
+def note_time_zone(request):
+    """What a page's script says of the zone of its browser."""
+    profiles.note_time_zone(user=request.user, name=request.POST.get("seen", ""))
+    return HttpResponse(status=204)
+
+
+@page
 @require_http_methods(["GET", "POST"])
 def time_zone(request):
-    if "seen" in request.POST:  # by the page's script, in the zone of its browser
-        profiles.note_time_zone(user=request.user, name=request.POST["seen"])
-        return HttpResponse(status=204)
+    """The zone that one chooses oneself."""
     form = TimeZoneForm(request.POST or None, initial={"time_zone": timezone.get_current_timezone_name()})
     if request.method == "POST" and form.is_valid():
         name = form.cleaned_data["time_zone"]

@@ -8,6 +8,7 @@ from django.db.models import Q
 from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule, PeriodicTask
 
+from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
@@ -55,6 +56,7 @@ def assign_task(
     queue: behind those of its priority or a higher one, and behind all that have waited for a day. What repeats does
     so at its time of the day in the time zone.
     """
+    access.check(user, lab, "assign")
     problems = _assignment_problems(
         lab,
         task,
@@ -77,7 +79,7 @@ def assign_task(
     assignment = Assignment.objects.create(
         lab=lab,
         task=task,
-        created_by=user,
+        created_by=access.person_of(user),
         any_count=any_count,
         parent=parent,
         budget_episodes=episodes,
@@ -187,6 +189,7 @@ def renumber(line: list[Assignment]) -> None:
 @transaction.atomic
 def reorder_assignment(*, assignment: Assignment, before: Assignment | None, user, source: str = "server") -> None:
     """Put a waiting one just before another waiting one, or at the end: a person's order goes before priorities."""
+    access.check(user, assignment.lab, "assign")
     lock_queue(assignment.lab)
     line = list_waiting(assignment.lab)
     if assignment not in line:
@@ -208,6 +211,7 @@ def edit_assignment(*, assignment: Assignment, user, source: str = "server", **c
     """Change what is named, of what assign_task takes but the task and a run, while it waits. Another priority gives
     it the place that a new one would get. What repeats goes on by what it says now; what was made of it before stays.
     """
+    access.check(user, assignment.lab, "assign")
     lab = assignment.lab
     lock_queue(lab)
     rows = Assignment.objects.select_related("lab", "task", "parent").select_for_update(of=("self",))
@@ -356,6 +360,7 @@ def repeat_assignment(*, assignment_id: int, now: datetime | None = None) -> Ass
 @transaction.atomic
 def stop_repeating(*, assignment: Assignment, user, source: str = "server") -> None:
     """No more of this series; what is queued or under way of it stays."""
+    access.check(user, assignment.lab, "assign")
     first = assignment.series or assignment
     if not Assignment.objects.filter(pk=first.pk).exclude(repeats="").update(repeats=""):
         raise Conflict(f"The assignment of {first.task} does not repeat.")
@@ -483,6 +488,7 @@ def cancel_assignment(*, assignment: Assignment, user, force: bool = False, sour
 
     Stations finish their episode. With force they end it where they are: the assignment was killed, not canceled.
     """
+    access.check(user, assignment.lab, "assign")
     run = _end_alone(assignment)
     ended = end_assignment(
         assignment=assignment,
@@ -507,7 +513,7 @@ def complete_assignment(*, assignment: Assignment, reason: str) -> None:
     """Its budget is reached: it ends, and its run with it."""
     run = _end_alone(assignment)
     if end_assignment(assignment=assignment, state="completed", reason=reason) and run is not None:
-        _cancel_run(run, None, reason, source="server")
+        _cancel_run(run, access.SERVER, reason, source="server")
 
 
 def _end_alone(assignment: Assignment) -> Run | None:

@@ -4,6 +4,7 @@ import logging
 
 from django.db import transaction
 
+from fleetui import access
 from fleetui.access import Conflict, Refused
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment, Lab
@@ -61,13 +62,15 @@ def dispatch_assignments(*, lab: Lab) -> None:
 
 
 def _launch(verdict: Verdict) -> None:
-    """The server's act, whosever freed the stations. The queue practises by the first method that can."""
+    """The server's act, whosever freed the stations, in the name of the person who asked for it. The queue practises
+    by the first method that can.
+    """
     row, method = verdict.assignment, methods_that_need("parent", "stations")[0]
     try:
         with transaction.atomic():
             launch_practice(
                 lab=row.lab,
-                user=row.created_by,
+                user=access.Server(row.created_by),
                 kind=method.kind,
                 name=f"{row.task.name[:60]} {row.pk}",
                 parent=row.parent,

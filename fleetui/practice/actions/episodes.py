@@ -9,7 +9,8 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from fleetui.access import Conflict, Invalid, Refused
+from fleetui import access
+from fleetui.access import Conflict, Invalid, TooLarge
 from fleetui.fleet import selectors, uploads
 from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lab, Station
@@ -61,9 +62,7 @@ def store_episodes(*, station: Station, body: bytes) -> dict:
 
 def _checked_upload(station: Station, body: bytes):
     if len(body) > uploads.UPLOAD_LIMIT:
-        refused = Refused(f"The upload has {len(body)} bytes, more than 64 MiB; send fewer episodes at once.")
-        refused.status = 413
-        raise refused
+        raise TooLarge(f"The upload has {len(body)} bytes, more than 64 MiB; send fewer episodes at once.")
     recorded = uploads.read_upload(body)
     if len(recorded) > EPISODES_A_FILE:
         raise Invalid(f"The upload has {len(recorded)} episodes; send at most {EPISODES_A_FILE} at once.")
@@ -188,6 +187,7 @@ def add_correction(*, lab: Lab, user, episode: Episode, source: str = "server") 
 
     A dataset that a run has used stays as it was: the next correction begins another one, with all that it held.
     """
+    access.check(user, lab, "add_correction")
     if episode.purpose != "correction":
         raise Invalid(f"{episode} is {episode.purpose}; only what a person drove, a correction, can join a dataset.")
     Lab.objects.select_for_update().get(pk=lab.pk)  # two clicks must not write one file

@@ -2,6 +2,7 @@
 
 from django.db import transaction
 
+from fleetui import access
 from fleetui.access import Invalid
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment, Lab, Station, Task
@@ -58,6 +59,7 @@ def launch_practice(
     `with_stations` are those that the dispatcher found for an assignment of any stations. Unless the recipe says
     otherwise, evaluations have the fence of the task: the curve judges the policy as it is practised.
     """
+    access.check(user, lab, "launch_run")
     method = method_of(kind)
     practised = assignment.task if assignment else task
     if practised is not None:
@@ -85,7 +87,9 @@ def launch_practice(
         chosen = stations if assignment.any_count else None
         start_assignment(assignment=assignment, run=run, stations=chosen)
     else:
-        assign_task(lab=lab, task=task, stations=stations, user=user, run=run, source=source)
+        # Who may launch a run may give it stations that are free: the assignment is a part of it.
+        launcher = access.Server(access.person_of(user))
+        assign_task(lab=lab, task=task, stations=stations, user=launcher, run=run, source=source)
     learning_actions.enqueue_run(run=run, user=user, source=source)
     return run
 

@@ -105,7 +105,7 @@ def record_policy_loaded(*, station: Station, checkpoint_uuid: str) -> None:
     """A station acts with this checkpoint from now on; when it is the last one, the publication has reached
     everyone.
     """
-    checkpoint = access.get_checkpoint_for_station(station, uuid_or_none(checkpoint_uuid))
+    checkpoint = access.get_checkpoint_for_station(Checkpoint, station, uuid_or_none(checkpoint_uuid))
     Station.objects.filter(pk=station.pk).update(loaded_checkpoint=checkpoint)
     emit_card(station, {"version": checkpoint.version})
     # After the commit: of two stations that load at the same time, the later one must see the other.

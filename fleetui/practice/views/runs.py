@@ -10,7 +10,7 @@ from fleetui import access
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
 from fleetui.learning import selectors as learning
 from fleetui.learning.forms import recipe_rows
-from fleetui.learning.models import Metric
+from fleetui.learning.models import Metric, Run
 from fleetui.practice.actions import launching
 from fleetui.practice.forms import launch_form
 from fleetui.practice.queue import read_queue
@@ -61,7 +61,7 @@ def new_run(request, lab_slug):
         query = "".join(f"&{name}={number}" for name, number in chosen.items())
         return render_page(request, "learning/methods.html", lab, "runs", methods=fitting, query=query)
     method = fitting[0]
-    like = access.get_run(request.user, lab_slug, chosen.pop("like")) if "like" in chosen else None
+    like = access.get_row(Run, request.user, lab_slug, pk=chosen.pop("like")) if "like" in chosen else None
     if like is not None and like.kind != method.kind:
         raise Http404(f"{like} is no run of the kind {method.kind!r}.")
     form = launch_form(method)(request.POST or None, lab=lab, method=method, like=like, initial=chosen)
@@ -85,7 +85,7 @@ def new_run(request, lab_slug):
 @page
 @require_GET
 def run(request, lab_slug, run_id):
-    found = access.get_run(request.user, lab_slug, run_id)
+    found = access.get_row(Run, request.user, lab_slug, pk=run_id)
     recipe = recipe_rows(found)
     return render_page(
         request,

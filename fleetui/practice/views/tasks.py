@@ -9,7 +9,7 @@ from fleetui import access
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import labs
 from fleetui.fleet.forms import TaskForm
-from fleetui.fleet.models import PRIORITIES, Assignment
+from fleetui.fleet.models import PRIORITIES, Assignment, Task
 from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page, row_number
 from fleetui.practice import queue, selectors
 from fleetui.practice.actions import assignments
@@ -26,7 +26,7 @@ def tasks(request, lab_slug):
     act = request.POST.get("act", "")
     edited = None
     if slug := request.GET.get("edit") or (request.POST.get("task", "") if act == "edit" else ""):
-        edited = access.get_task(request.user, lab_slug, slug, "edit_task")
+        edited = access.get_row(Task, request.user, lab_slug, "edit_task", slug=slug)
     task_form = TaskForm(request.POST if act in ("task", "edit") else None, task=edited)
     asked = {"parent": number} if (number := row_number(request.GET.get("parent", ""))) else {}
     assign_form = AssignForm(request.POST if act == "assign" else None, lab=lab, auto_id="assign_%s", initial=asked)
@@ -96,7 +96,7 @@ def queue_rows(lab) -> dict:
 @require_http_methods(["GET", "POST"])
 def edit_assignment(request, lab_slug, number):
     """The form of one that waits; what has started is changed by canceling it."""
-    row = access.get_assignment(request.user, lab_slug, number, "assign")
+    row = access.get_row(Assignment, request.user, lab_slug, "assign", pk=number)
     form = AssignForm(request.POST or None, lab=row.lab, assignment=row, auto_id="assign_%s")
     if not row.waits:
         messages.error(
@@ -132,7 +132,7 @@ def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
             labs.edit_task(task=edited, user=request.user, **form.changes(), source="page")
             return f"{edited} is changed. Stations that practise it follow the change from their next attempt on."
         if act in ("archive", "restore"):
-            task = access.get_task(request.user, lab.slug, request.POST.get("task", ""), "edit_task")
+            task = access.get_row(Task, request.user, lab.slug, "edit_task", slug=request.POST.get("task", ""))
             if act == "archive":
                 labs.archive_task(task=task, user=request.user, source="page")
                 return f"{task} is archived; its history stays."
@@ -157,7 +157,7 @@ def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
 
 def change_assignment(request, lab, act) -> str:
     def named(field):
-        return access.get_assignment(request.user, lab.slug, number_in(request, field), "assign")
+        return access.get_row(Assignment, request.user, lab.slug, "assign", pk=number_in(request, field))
 
     row = named("assignment")
     if act == "move":

@@ -89,17 +89,18 @@ function announce(before) {
   const said = fresh.map((row) => `${row.cells[0].textContent.trim()}: ${row.querySelector("[data-f=reason]").textContent.trim()}`).join("; ");
   if (said) setText(document.querySelector("#new-needs"), `A person is needed. ${said}`);
   if (!closing?.open) return;
-  const number = closing.querySelector("[name=number]").value;
+  const { number } = closing.dataset;
   const gone = number && !drawnCalls().has(`help-${number}`) ? "This request has been closed by now." : "";
   const line = closing.querySelector("[data-f=meanwhile]");
   setText(line, [gone, said && `New since: ${said}`].filter(Boolean).join(" ") || line.textContent);
 }
 
 // ---- close by hand
-function openClosing(number, name) {
+function openClosing(number, name, action) {
   setText(closing.querySelector("[data-f=closing]"), name);
   setText(closing.querySelector("[data-f=meanwhile]"), "");
-  closing.querySelector("[name=number]").value = number;
+  closing.dataset.number = number;
+  closing.querySelector("form").action = action;
   closing.querySelector("[name=outcome]").value = "";
   closing.close();                // a page without JavaScript opened it beside the list, not above it
   closing.showModal();
@@ -109,10 +110,10 @@ requests?.addEventListener("click", (event) => {
   const link = event.target.closest("[data-close]");
   if (!link) return;
   event.preventDefault();
-  openClosing(link.dataset.close, link.dataset.name);
+  openClosing(link.dataset.close, link.dataset.name, link.dataset.action);
 });
 closing?.querySelector("#close-help-no").addEventListener("click", (event) => { event.preventDefault(); closing.close(); });
-if (closing?.open) openClosing(closing.querySelector("[name=number]").value, closing.querySelector("[data-f=closing]").textContent);
+if (closing?.open) openClosing(closing.dataset.number, closing.querySelector("[data-f=closing]").textContent, closing.querySelector("form").action);
 
 // Whether the page as it was drawn lacks one of these calls, or has one more.
 function differs(cards) {

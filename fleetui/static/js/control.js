@@ -40,7 +40,7 @@ export async function label(uuid, value, said, changed = () => {}) {
 
 export async function labelLast(station, value, changed) {
   const answer = await fetch(`${root}api/labs/${lab}/episodes?station=${station}&limit=1`).catch(() => null);
-  const [last] = answer?.ok ? await answer.json() : [];
+  const [last] = answer?.ok ? (await answer.json()).items : [];
   if (last) label(last.uuid, value, `The last episode of ${station}, “${last.instruction}”,`, changed);
   else toast(answer?.ok ? `${station} has finished no episode yet.` : "The episodes could not be read; try again.", "error");
 }

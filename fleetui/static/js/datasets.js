@@ -9,7 +9,7 @@ async function refresh() {
   if (document.hidden || !waiting().length) return;
   const answer = await fetch(`${root}api/labs/${lab}/datasets`).catch(() => null);
   if (!answer?.ok) return;
-  const datasets = await answer.json();
+  const { items: datasets } = await answer.json();
   for (const row of waiting()) {
     const dataset = datasets.find((each) => String(each.id) === row.dataset.dataset);
     if (!dataset) continue;

@@ -148,7 +148,7 @@ function addRecent(recent) {
 
 async function readRecent() {
   const answer = await fetch(`${root}api/labs/${lab}/episodes?station=${slug}&limit=8`).catch(() => null);
-  if (answer?.ok) addRecent(await answer.json());
+  if (answer?.ok) addRecent((await answer.json()).items);
 }
 
 live.subscribe(`station:${lab}/${slug}`, { subscribe: "station", lab, station: slug }, (type, change) => {

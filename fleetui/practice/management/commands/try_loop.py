@@ -121,9 +121,9 @@ class Command(BaseCommand):
         level = await self.metrics(researcher, sft["id"], "evaluation")
         self.say(f"SFT done: {level[-1]['successes']}/{level[-1]['n']}")
 
-        stations = [row["slug"] for row in await manager.get("stations")]
+        stations = [row["slug"] for row in (await manager.get("stations?limit=500"))["items"]]
         families = dataset["families"]
-        tasks = [row for row in await manager.get("tasks") if row["family"] in families]
+        tasks = [row for row in (await manager.get("tasks"))["items"] if row["family"] in families]
         for slug in stations:
             await supervisor.post(f"stations/{slug}/command", {"name": "speed", "args": {"value": 0}})
         assignment = await manager.post("assignments", {"task": tasks[0]["slug"], "stations": stations})
@@ -193,7 +193,7 @@ class Command(BaseCommand):
 
     async def newest_dataset(self, researcher, deadline):
         while time.time() < deadline:
-            rows = await researcher.get("datasets")
+            rows = (await researcher.get("datasets?limit=1"))["items"]
             if rows and rows[0]["state"] == "ready":
                 return rows[0]
             if rows and rows[0]["state"] == "failed":
@@ -216,7 +216,7 @@ class Command(BaseCommand):
         raise CommandError(f"Run {run_id} had not ended when the time was up (--minutes).")
 
     async def metrics(self, person, run_id, kind):
-        return [row["data"] for row in await person.get(f"runs/{run_id}/metrics?after=0&kind={kind}")]
+        return [row["data"] for row in (await person.get(f"runs/{run_id}/metrics?kind={kind}"))["items"]]
 
     async def watch(self, supervisor, seen, run_id, stations):
         """The supervisor's browser: the wall, one camera, and a reset wherever a station asks for a person."""

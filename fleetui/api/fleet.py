@@ -1,0 +1,444 @@
+"""The API of the fleet, for people's scripts: stations and their commands, stops, help requests, tasks."""
+
+from typing import Annotated, Any, Literal
+
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest
+from ninja import Path, Router, Schema
+from ninja.pagination import paginate
+from ninja.security import SessionAuth
+from pydantic import Field, WithJsonSchema, create_model
+
+from fleetui import access
+from fleetui.api.shape import ArchiveBody, Deleted, Moment, Number, Pages, Rows, Uuid, or_problem, source_of
+from fleetui.fleet import selectors
+from fleetui.fleet.actions import archive, attention, control, labs, recovery, stops
+from fleetui.fleet.models import SHOWN_STATES, HelpRequest, Station, Task
+from fleetui.live import rewind, telemetry
+from robots import strict_json
+from robots.rules import TASK_RULES
+
+
+class StopSession(SessionAuth):
+    """A stop must not wait for the database to say who gives it."""
+
+    def authenticate(self, request, key):
+        return stops.get_stopper(key or "")  # access.Known
+
+
+router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
+
+
+class HelpRow(Schema):
+    id: int
+    station: str
+    kind: str
+    reason: str
+    severity: str
+    act: str = Field(description="What is advised, as the button that does it; empty where none does.")
+    advice: str
+    episode: Uuid | None
+    p_failure: float | None
+    robot_s: float | None = Field(description="The robot's time that a person's act saves, as it is foreseen.")
+    human_s: float | None
+    rank: float | None
+    help_by: Moment | None
+    opened_at: Moment
+    acknowledged_by: str | None
+    taken_by: str | None
+    closed_by: str | None
+    closed_at: Moment | None
+    outcome: str
+
+
+class Card(Schema):
+    """A station as the wall shows it; what only its telemetry knows is null, or empty, while nothing is heard."""
+
+    slug: str
+    name: str
+    number: int
+    state: str = Field(json_schema_extra={"enum": list(SHOWN_STATES)})
+    state_since: Moment
+    reason: str
+    version: Number | None = Field(description="Of the policy that it acts with.")
+    episodes: int
+    speed: Number = Field(description="1 is real time, 0 as fast as it can.")
+    connected: bool
+    last_seen: Moment | None
+    stop_latched: bool
+    paused: bool
+    holder: str = Field(description="Who is in control of it; empty: nobody.")
+    task: str
+    run: int | None
+    renderer: str
+    self_reset_after_s: float | None
+    shuffle_every_s: float
+    help: HelpRow | None
+    maintenance: str = Field(description="Why it is in maintenance; empty: it is not.")
+    connected_since: Moment | None
+    severity: int
+    attention: bool = Field(description="Whether it wants a person.")
+    archived: bool
+    instruction: str
+    step: Number | None
+    limit: Number | None
+    d: float | None = Field(description="Predicted steps to go.")
+    d_start: float | None
+    progress: float | None
+    p_success: float | None
+    distribution: list[float] | None = Field(description="Of the steps to go, over bins of bin_width.")
+    bin_width: float | None
+    threshold: float | None
+    human: bool
+    sent_at: float | None
+    uuid: str = Field(description="Of the attempt under way.")
+    unsent: Number | None = Field(description="Episodes on its disk that wait to be uploaded.")
+    camera_error: str
+    in_memory: Number | None
+    refused: Number | None
+    lost: Number | None
+
+
+class EpisodeRow(Schema):
+    uuid: Uuid
+    station: str
+    task: str | None
+    run: int | None
+    instruction: str
+    purpose: str
+    ending: str
+    detected_success: bool
+    true_success: bool | None
+    steps: int
+    human_steps: int
+    interventions: int
+    started_at: Moment
+    stored_at: Moment
+    policy: Uuid | None
+    reward_model: Uuid | None
+    threshold: float | None
+    version: int | None
+    d_start: float | None
+    d_end: float | None
+    return_sum: float | None
+    duration_s: float | None
+    dataset: int | None
+
+
+class StationRow(Card):
+    embodiment: dict
+    recent: list[EpisodeRow]
+
+
+@router.get("/stations", response=or_problem(list[Card]))
+@paginate(Pages)
+def list_stations(request: HttpRequest, lab: Path[str], archived: bool = False):
+    """The wall's cards, by number, with the newest telemetry; or the cards of those that are archived."""
+    found = access.get_lab(request.user, lab)
+    if archived:
+        return Rows(selectors.list_stations(found, archived=True), selectors.station_card)
+    ids = dict(found.stations.values_list("slug", "pk"))
+    cards = sorted(selectors.wall_cards(found), key=lambda card: card["number"])
+    return Rows(cards, lambda card: telemetry.lay_over(ids[card["slug"]], card))
+
+
+@router.get("/stations/{slug}", response=or_problem(StationRow))
+def show_station(request: HttpRequest, lab: Path[str], slug: str):
+    station = access.get_row(Station, request.user, lab, slug=slug)
+    card = telemetry.lay_over(station.pk, selectors.station_card(station))
+    return card | {"embodiment": station.embodiment, "recent": selectors.recent_episodes(station)}
+
+
+@router.patch("/stations/{slug}", response=or_problem(Card))
+def archive_station(request: HttpRequest, lab: Path[str], slug: str, body: ArchiveBody):
+    """archived: true takes it off the wall and out of use, false brings it back."""
+    station = access.get_row(Station, request.user, lab, "archive_station", slug=slug)
+    change = archive.archive_station if body.archived else archive.restore_station
+    change(station=station, user=request.user, source=source_of(request))
+    return selectors.station_card(access.get_row(Station, request.user, lab, slug=slug))
+
+
+@router.delete("/stations/{slug}", response=or_problem(Deleted))
+def delete_station(request: HttpRequest, lab: Path[str], slug: str):
+    """For good; only an archived one to which nothing refers."""
+    station = access.get_row(Station, request.user, lab, "archive_station", slug=slug)
+    archive.delete_station(station=station, user=request.user, source=source_of(request))
+    return {"deleted": slug}
+
+
+class Sample(Schema):
+    at: float = Field(description="Seconds from the end; 0 or less.")
+    uuid: str | None
+    step: Number | None
+    limit: Number | None
+    d: float | None
+    p_success: float | None
+    threshold: float | None
+    state: str | None
+    reason: str | None
+    instruction: str | None
+    human: bool | None
+
+
+class Frame(Schema):
+    at: float = Field(description="Seconds from the end; 0 or less.")
+    jpeg: str = Field(description="In base64.")
+
+
+class RewindRow(Schema):
+    seconds: float
+    ended_s_ago: float | None
+    samples: list[Sample]
+    frames: list[Frame]
+
+
+@router.get("/stations/{slug}/rewind", response=or_problem(RewindRow))
+def rewind_station(request: HttpRequest, lab: Path[str], slug: str):
+    """The last 30 s, oldest first: what it said (`samples`) and its pictures (`frames`, JPEG in base64). `at` counts
+    the seconds from the end, and is 0 or less.
+    """
+    return rewind.of_station(access.get_row(Station, request.user, lab, slug=slug).pk)
+
+
+# Commands, and the stop
+
+
+class CommandBody(Schema):
+    name: str
+    args: dict = Field(default_factory=dict)
+    ttl_ms: int = 5000
+
+
+class CommandAnswer(Schema):
+    id: str
+    epoch: int = Field(description="Of an override: of the lease that it got.")
+
+
+class StoppedStation(Schema):
+    station: str
+    name: str
+    outcome: Literal["confirmed", "told", "unreachable", "cleared"]
+    silent_s: float | None = Field(description="Seconds since the station was last heard, where that is known.")
+
+
+class StopAnswer(Schema):
+    id: str
+    stopped: int = Field(description="How many stations said that they stopped.")
+    recorded: bool
+    stations: list[StoppedStation]
+    complete: bool = Field(description="False: the database is away, and other stations of the lab are not known.")
+    detail: str = Field(description="What to know beyond that, such as: told, not recorded.")
+
+
+class StationsBody(Schema):
+    stations: list[str]
+
+
+class ClearBody(StationsBody):
+    reason: str
+
+
+class EachAnswer(Schema):
+    done: list[str]
+    refused: dict[str, str] = Field(description="By slug: why not.")
+
+
+@router.post("/stations/{slug}/command", response=or_problem(CommandAnswer | StopAnswer))
+def command_station(request: HttpRequest, lab: Path[str], slug: str, body: CommandBody):
+    """pause, resume, clear_stop {reason}, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back,
+    settings, and stop, whose own way is POST stop. An override lasts two seconds from the newest drive.
+    """
+    if body.name == "stop":
+        return stops.stop_stations(user=request.user, lab_slug=lab, station_slug=slug, source=source_of(request))
+    return control.command_station(
+        user=request.user,
+        lab_slug=lab,
+        station_slug=slug,
+        name=body.name,
+        args=body.args,
+        ttl_ms=body.ttl_ms,
+        source=source_of(request),
+    )
+
+
+# What may stand in a stop's body. It is read by hand: whatever comes, a stop is not refused for it.
+STOP_BODY = {
+    "requestBody": {
+        "required": False,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "id": {
+                            "type": "string",
+                            "maxLength": 80,
+                            "description": "Repeated with the same id it is the same stop; a new one has another.",
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("/stop", response=or_problem(StopAnswer), auth=StopSession(csrf=True), openapi_extra=STOP_BODY)
+def stop_lab(request: HttpRequest, lab: Path[str]):
+    """The software stop of every station of the lab: told at once, then latched and recorded. The answer says of each
+    station whether it confirmed it, was told, or could not be reached.
+    """
+    return give_stop(request, lab, None)
+
+
+@router.post(
+    "/stations/{slug}/stop", response=or_problem(StopAnswer), auth=StopSession(csrf=True), openapi_extra=STOP_BODY
+)
+def stop_station(request: HttpRequest, lab: Path[str], slug: str):
+    """The software stop of one station."""
+    return give_stop(request, lab, slug)
+
+
+def give_stop(request, lab, slug):
+    try:
+        body = strict_json.loads(request.body or b"{}")
+        order_id = body.get("id") if isinstance(body, dict) else ""
+    except (ValueError, RequestDataTooBig):
+        order_id = ""
+    known = request.auth
+    return stops.stop_stations(
+        user=known.user,
+        lab_slug=lab,
+        station_slug=slug,
+        order_id=order_id if isinstance(order_id, str) else "",
+        roles=known.roles,
+        source=source_of(request),
+    )
+
+
+@router.post("/clear_stops", response=or_problem(EachAnswer))
+def clear_stops(request: HttpRequest, lab: Path[str], body: ClearBody):
+    """Clear the software stop of these stations, with one reason. They stay paused. Answers who was cleared (`done`)
+    and, by slug, why not (`refused`).
+    """
+    return recovery.clear_stops(
+        user=request.user, lab_slug=lab, stations=body.stations, reason=body.reason, source=source_of(request)
+    )
+
+
+@router.post("/resume", response=or_problem(EachAnswer))
+def resume_stations(request: HttpRequest, lab: Path[str], body: StationsBody):
+    """Let these paused stations go on. Answers who does (`done`) and, by slug, why not (`refused`)."""
+    return recovery.resume_stations(user=request.user, lab_slug=lab, stations=body.stations, source=source_of(request))
+
+
+# Help requests
+
+
+class OutcomeBody(Schema):
+    outcome: str
+
+
+@router.get("/help", response=or_problem(list[HelpRow]))
+@paginate(Pages)
+def list_help(request: HttpRequest, lab: Path[str]):
+    """Open help requests, those first where a person's time saves most."""
+    return Rows(selectors.list_help(access.get_lab(request.user, lab), open_only=True), selectors.help_row)
+
+
+@router.post("/help/{number}/acknowledge", response=or_problem(HelpRow))
+def acknowledge_help(request: HttpRequest, lab: Path[str], number: int):
+    """Somebody has seen it."""
+    found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
+    return selectors.help_row(attention.acknowledge_help(request=found, user=request.user, source=source_of(request)))
+
+
+@router.post("/help/{number}/take", response=or_problem(HelpRow))
+def take_help(request: HttpRequest, lab: Path[str], number: int):
+    """One person goes there; the others see who."""
+    found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
+    return selectors.help_row(attention.take_help(request=found, user=request.user, source=source_of(request)))
+
+
+@router.post("/help/{number}/release", response=or_problem(HelpRow))
+def release_help(request: HttpRequest, lab: Path[str], number: int):
+    """Others can take it again."""
+    found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
+    return selectors.help_row(attention.release_help(request=found, user=request.user, source=source_of(request)))
+
+
+@router.post("/help/{number}/close", response=or_problem(HelpRow))
+def close_help(request: HttpRequest, lab: Path[str], number: int, body: OutcomeBody):
+    """Nothing more is to be done."""
+    found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
+    return selectors.help_row(
+        attention.close_help(request=found, user=request.user, outcome=body.outcome, source=source_of(request))
+    )
+
+
+# Tasks: the rules as they are declared. The schema shows their bounds, and the action that checks them says what is
+# wrong.
+RULE_TYPES = {rule.name: Annotated[Any, WithJsonSchema(rule.json_schema())] for rule in TASK_RULES.values()}
+TaskLimits = create_model(
+    "TaskLimits",
+    __base__=Schema,
+    name=(str, ""),
+    description=(str, ""),
+    **{name: (kind, TASK_RULES[name].default) for name, kind in RULE_TYPES.items()},
+)
+TaskRules = create_model("TaskRules", __base__=Schema, **{name: (kind, ...) for name, kind in RULE_TYPES.items()})
+
+
+class TaskBody(TaskLimits):
+    family: str
+
+
+class TaskChanges(TaskLimits):
+    archived: bool | None = None
+
+
+class TaskRow(TaskRules):
+    slug: str
+    name: str
+    family: str
+    description: str
+    archived_at: Moment | None
+
+
+def task_row(task: Task) -> dict:
+    return {
+        "slug": task.slug,
+        "name": task.name,
+        "family": task.family,
+        "description": task.description,
+        **{name: getattr(task, name) for name in TASK_RULES},
+        "archived_at": task.archived_at.isoformat() if task.archived_at else None,
+    }
+
+
+@router.get("/tasks", response=or_problem(list[TaskRow]))
+@paginate(Pages)
+def list_tasks(request: HttpRequest, lab: Path[str], archived: bool = False):
+    """By name; those that can be assigned, or those that no longer can."""
+    return Rows(selectors.list_tasks(access.get_lab(request.user, lab), archived), task_row)
+
+
+@router.post("/tasks", response=or_problem(TaskRow))
+def create_task(request: HttpRequest, lab: Path[str], body: TaskBody):
+    found = access.get_lab(request.user, lab, "create_task")
+    return task_row(labs.create_task(lab=found, user=request.user, **body.dict(), source=source_of(request)))
+
+
+@router.patch("/tasks/{slug}", response=or_problem(TaskRow))
+def edit_task(request: HttpRequest, lab: Path[str], slug: str, body: TaskChanges):
+    """What the body leaves out stays as it is. archived: true takes it out of use, false brings it back."""
+    task = access.get_row(Task, request.user, lab, "edit_task", slug=slug)
+    given = body.dict(exclude_unset=True)
+    archived = given.pop("archived", None)
+    if given:
+        labs.edit_task(task=task, user=request.user, **given, source=source_of(request))
+    if archived is not None and archived != bool(task.archived_at):
+        change = labs.archive_task if archived else labs.restore_task
+        change(task=task, user=request.user, source=source_of(request))
+    task.refresh_from_db()
+    return task_row(task)

@@ -1,0 +1,279 @@
+"""The API of practice, for people's scripts: assignments in the queue, and the episodes that came of them."""
+
+from uuid import UUID
+
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from ninja import Path, Router, Schema
+from ninja.pagination import paginate
+from ninja.security import SessionAuth
+from pydantic import AwareDatetime, Field
+
+from fleetui import access
+from fleetui.access import NotFound
+from fleetui.answers import JsonAnswer
+from fleetui.api.fleet import EpisodeRow
+from fleetui.api.learning import DatasetRow
+from fleetui.api.shape import ERRORS, Moment, Pages, Problem, Rows, Uuid, or_problem, source_of
+from fleetui.fleet import selectors as fleet
+from fleetui.fleet.actions import episodes as episode_actions
+from fleetui.fleet.models import Assignment, Episode, Station, Task
+from fleetui.learning import actions as learning_actions
+from fleetui.learning import selectors as learning
+from fleetui.learning.models import Run
+from fleetui.practice import queue, selectors
+from fleetui.practice.actions import assignments
+from fleetui.practice.actions import episodes as practice_episodes
+
+router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
+
+# Assignments
+
+
+class AssignmentBody(Schema):
+    task: str
+    stations: list[str] = Field(default_factory=list)
+    any: int | None = None
+    parent: int | None = None
+    episodes: int | None = None
+    hours: float | None = None
+    target_success: float | None = None
+    priority: str = "normal"
+    not_before: AwareDatetime | None = None
+    repeats: str = ""
+    time_zone: str | None = None  # of what repeats; None: that of who asks
+
+
+class AssignmentChanges(Schema):
+    stations: list[str] | None = None
+    any: int | None = None
+    parent: int | None = None
+    episodes: int | None = None
+    hours: float | None = None
+    target_success: float | None = None
+    priority: str = "normal"
+    not_before: AwareDatetime | None = None
+    repeats: str = ""
+    time_zone: str = "UTC"
+
+
+class PlaceBody(Schema):
+    before: int | None
+
+
+class ProgressRow(Schema):
+    text: str
+    share: float
+    eta_s: float | None
+
+
+class AssignmentRow(Schema):
+    id: int
+    task: str
+    state: str
+    reason: str
+    run: int | None
+    parent: int | None
+    stations: list[str]
+    any: int | None
+    episodes: int | None
+    hours: float | None
+    target_success: float | None
+    progress: ProgressRow | None = Field(description="Against its budget; null where it does not practise.")
+    priority: str
+    position: int
+    repeats: str
+    time_zone: str
+    series: int | None = Field(description="The assignment whose repetition made it.")
+    not_before: Moment | None
+    due_at: Moment | None
+    created_at: Moment
+    started_at: Moment | None
+    ended_at: Moment | None
+
+
+@router.get("/assignments", response=or_problem(list[AssignmentRow]))
+@paginate(Pages)
+def list_assignments(request: HttpRequest, lab: Path[str], state: str = ""):
+    """Those at work and those that wait, in the queue's order, then those that have ended, the newest first; or those
+    of one state.
+    """
+    found = access.get_lab(request.user, lab)
+    live = [queue.assignment_row(verdict.assignment, verdict) for verdict in queue.read_queue(found)]
+    wanted = [row for row in live if not state or row["state"] == state]
+    return Rows(selectors.list_ended_assignments(found, state), queue.assignment_row, first=wanted)
+
+
+@router.post("/assignments", response=or_problem(AssignmentRow))
+def assign_task(request: HttpRequest, lab: Path[str], body: AssignmentBody):
+    """To `stations`, or to `any` so many with the task's body. With a `parent`, the trained run to practise with, its
+    run is launched as soon as its stations are free.
+    """
+    user = request.user
+    found = access.get_lab(user, lab, "assign")
+    assignment = assignments.assign_task(
+        lab=found,
+        task=access.get_row(Task, user, lab, slug=body.task),
+        stations=[access.get_row(Station, user, lab, slug=slug) for slug in dict.fromkeys(body.stations)],
+        any_count=body.any,
+        parent=None if body.parent is None else access.get_row(Run, user, lab, pk=body.parent),
+        user=user,
+        time_zone=timezone.get_current_timezone_name() if body.time_zone is None else body.time_zone,
+        **body.dict(include={"episodes", "hours", "target_success", "priority", "not_before", "repeats"}),
+        source=source_of(request),
+    )
+    return show_assignment(user, lab, assignment.pk)
+
+
+@router.patch("/assignments/{number}", response=or_problem(AssignmentRow))
+def edit_assignment(request: HttpRequest, lab: Path[str], number: int, body: AssignmentChanges):
+    """What the body leaves out stays as it is; only one that waits can be edited. A budget takes the place of another,
+    as stations and `any` take each other's.
+    """
+    user = request.user
+    assignment = access.get_row(Assignment, user, lab, "assign", pk=number)
+    given = body.dict(exclude_unset=True)
+    if "stations" in given:
+        slugs = dict.fromkeys(given["stations"] or [])
+        given["stations"] = [access.get_row(Station, user, lab, slug=slug) for slug in slugs]
+    if "any" in given:
+        given["any_count"] = given.pop("any")
+    if given.get("parent") is not None:
+        given["parent"] = access.get_row(Run, user, lab, pk=given["parent"])
+    assignments.edit_assignment(assignment=assignment, user=user, **given, source=source_of(request))
+    return show_assignment(user, lab, number)
+
+
+def show_assignment(user, lab: str, number: int) -> dict:
+    """As it is after the dispatcher has seen it."""
+    row = access.get_row(Assignment, user, lab, pk=number)
+    verdicts = {verdict.assignment.pk: verdict for verdict in queue.read_queue(row.lab)} if row.is_live else {}
+    return queue.assignment_row(row, verdicts.get(row.pk))
+
+
+@router.delete("/assignments/{number}", response=or_problem(AssignmentRow))
+def cancel_assignment(request: HttpRequest, lab: Path[str], number: int, force: bool = False):
+    """Its run is canceled as well. Stations finish their episode; with force they break it off at once."""
+    assignment = access.get_row(Assignment, request.user, lab, "assign", pk=number)
+    assignments.cancel_assignment(assignment=assignment, user=request.user, force=force, source=source_of(request))
+    return show_assignment(request.user, lab, number)
+
+
+@router.post("/assignments/{number}/move", response=or_problem(AssignmentRow))
+def move_assignment(request: HttpRequest, lab: Path[str], number: int, body: PlaceBody):
+    """Just before another one that waits, or null for the end of the queue."""
+    user = request.user
+    assignment = access.get_row(Assignment, user, lab, "assign", pk=number)
+    before = None if body.before is None else access.get_row(Assignment, user, lab, "assign", pk=body.before)
+    assignments.reorder_assignment(assignment=assignment, before=before, user=user, source=source_of(request))
+    return show_assignment(user, lab, number)
+
+
+@router.post("/assignments/{number}/stop_repeating", response=or_problem(AssignmentRow))
+def stop_repeating(request: HttpRequest, lab: Path[str], number: int):
+    assignment = access.get_row(Assignment, request.user, lab, "assign", pk=number)
+    assignments.stop_repeating(assignment=assignment, user=request.user, source=source_of(request))
+    return show_assignment(request.user, lab, number)
+
+
+# Episodes
+
+
+class LabelBody(Schema):
+    true_success: bool | None
+    reason: str = ""
+
+
+class LabelledEpisode(EpisodeRow):
+    previous: bool | None = Field(description="What was said of its true success before; said again, it undoes this.")
+
+
+class StepsRow(Schema):
+    uuid: Uuid
+    control_hz: float
+    threshold: float | None
+    d: list[float | None] = Field(description="Predicted steps to go at each observation; null: nobody judged it.")
+    reward: list[float | None] = Field(description="r_t = d_t - d_(t+1)")
+    actions: list[list[float]]
+    actors: list[int] = Field(description="Who acted: 0 the policy, 1 a person, 2 a script.")
+    fenced: list[int] = Field(description="1 where the fence turned the action aside.")
+    observations: list[list[float]] = Field(description="Empty where they are pictures: those come as frames.")
+    embodiment: dict
+    frames: int
+
+
+class Rendering(Schema):
+    state: str = Field(json_schema_extra={"enum": ["rendering"]})
+
+
+@router.get("/episodes", response=or_problem(list[EpisodeRow]))
+@paginate(Pages)
+def list_episodes(
+    request: HttpRequest,
+    lab: Path[str],
+    station: str = "",
+    task: str = "",
+    run: int | None = None,
+    purpose: str = "",
+    ending: str = "",
+    detected: bool | None = None,
+    true: bool | None = None,
+    human: bool | None = None,
+    query: str = "",
+):
+    """Newest first; each filter that is given must hold."""
+    filters = {"station": station, "task": task, "run": run, "purpose": purpose, "ending": ending}
+    filters |= {"detected": detected, "true": true, "human": human, "query": query}
+    return Rows(fleet.list_episodes(access.get_lab(request.user, lab), **filters), fleet.episode_row)
+
+
+@router.get("/episodes/{uuid}", response=or_problem(EpisodeRow))
+def show_episode(request: HttpRequest, lab: Path[str], uuid: UUID):
+    return fleet.episode_row(access.get_row(Episode, request.user, lab, uuid=uuid))
+
+
+@router.post("/episodes/{uuid}/label", response=or_problem(LabelledEpisode))
+def label_episode(request: HttpRequest, lab: Path[str], uuid: UUID, body: LabelBody):
+    """Whether it was a true success: true, false, or null for unknown. `previous` undoes it."""
+    episode = access.get_row(Episode, request.user, lab, "label_episode", uuid=uuid)
+    before = episode_actions.label_episode(
+        user=request.user,
+        episode=episode,
+        true_success=body.true_success,
+        reason=body.reason,
+        source=source_of(request),
+    )
+    return fleet.episode_row(episode) | {"previous": before}
+
+
+@router.post("/episodes/{uuid}/dataset", response=or_problem(DatasetRow))
+def add_correction(request: HttpRequest, lab: Path[str], uuid: UUID):
+    """A correction joins the lab's dataset of corrections, which begins with the first one."""
+    episode = access.get_row(Episode, request.user, lab, "add_correction", uuid=uuid)
+    return learning.dataset_row(
+        practice_episodes.add_correction(lab=episode.lab, user=request.user, episode=episode, source=source_of(request))
+    )
+
+
+@router.get("/episodes/{uuid}/steps", response=or_problem(StepsRow))
+def show_steps(request: HttpRequest, lab: Path[str], uuid: UUID):
+    """What a replay draws: d and reward, actions, who acted, and the observations for a drawn top view."""
+    return fleet.episode_steps(access.get_row(Episode, request.user, lab, uuid=uuid))
+
+
+@router.get("/episodes/{uuid}/frames/{step}.jpg", response={202: Rendering, ERRORS: Problem})
+def show_frame(request: HttpRequest, lab: Path[str], uuid: UUID, step: int):
+    """The camera's view at an observation, a JPEG. The first ask has the whole episode rendered: 202 until that is
+    done.
+    """
+    episode = access.get_row(Episode, request.user, lab, uuid=uuid)
+    if not 0 <= step <= episode.steps:
+        raise NotFound(f"{episode} has frames 0 to {episode.steps}.")
+    if not episode.frames_dir.is_dir():
+        problem = learning_actions.render_episode(episode=episode)
+        if problem:
+            raise access.Conflict(problem)
+        return JsonAnswer({"state": "rendering"}, status=202)
+    response = HttpResponse((episode.frames_dir / f"{step:05d}.jpg").read_bytes(), content_type="image/jpeg")
+    response["Cache-Control"] = "private, max-age=86400, immutable"
+    return response

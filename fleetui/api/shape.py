@@ -1,0 +1,103 @@
+"""What all calls of the API have in common: the answer to a mistake, lists page by page, and by whom an act came."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from ninja import Schema
+from ninja.pagination import LimitOffsetPagination
+from pydantic import Field, WithJsonSchema
+
+from fleetui.headers import comes_from_a_page
+
+Moment = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]  # as the rows say it: ISO 8601, UTC
+Uuid = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
+Number = int | float
+
+ERRORS = frozenset({400, 401, 403, 404, 409, 413, 422, 503, 507})
+CODES = (
+    "refused",  # it can't be done, for a reason that only the sentence has
+    "unreadable",  # the body is no JSON, or holds what can't be kept
+    "unauthenticated",
+    "unknown_person",  # the database is away, so nobody knows whose session it is
+    "denied",  # the role does not allow it
+    "not_found",
+    "conflict",  # the object's state does not allow it now
+    "too_large",
+    "invalid",  # a value is wrong: `problems` says which
+    "disk_full",
+    "database_away",
+    "valkey_away",
+    "server_error",
+)
+
+
+class Problem(Schema):
+    """The answer to every mistake: a code for scripts, a sentence for people."""
+
+    detail: str
+    code: str = Field(json_schema_extra={"enum": list(CODES)})
+    problems: dict[str, str] | None = Field(None, description="Of an invalid call: a sentence for each field.")
+
+
+def or_problem(answer) -> dict:
+    """The `response` of a call that answers so, or with a problem."""
+    return {200: answer, ERRORS: Problem}
+
+
+def source_of(request) -> str:
+    """For the audit log: whether the act is a page's or a script's."""
+    return "page" if comes_from_a_page(request) else "API"
+
+
+class ArchiveBody(Schema):
+    archived: bool
+
+
+class Deleted(Schema):
+    deleted: int | str = Field(description="The number or the slug of what is gone.")
+
+
+# Lists
+
+
+@dataclass
+class Rows:
+    """A list to be read by pages: `first`, shown already, then each of `rows`, a query or a list, as `show` shows it.
+    Only what stands on the asked page is read and shown.
+    """
+
+    rows: Any
+    show: Callable[[Any], dict]
+    first: list[dict] = field(default_factory=list)
+
+    def part(self, start: int, end: int) -> list[dict]:
+        before = len(self.first)
+        rest: Iterable = self.rows[max(0, start - before) : max(0, end - before)]
+        return self.first[start:end] + [self.show(row) for row in rest]
+
+    def count(self) -> int:
+        return len(self.first) + (len(self.rows) if isinstance(self.rows, list) else self.rows.count())
+
+
+class Pages(LimitOffsetPagination):
+    """{"items": [...], "count": how many there are in all}: 100 at once, or as many as are asked for, up to 500."""
+
+    class Input(Schema):
+        limit: int = Field(100, ge=1, le=500, description="How many at most.")
+        offset: int = Field(0, ge=0, le=10**9, description="How many to leave out first.")
+
+    class Output(Schema):
+        items: list[Any]
+        count: int = Field(description="How many there are in all.")
+
+    def paginate_queryset(self, queryset: Rows, pagination: Input, request, **params) -> dict:
+        start = pagination.offset
+        return {"items": queryset.part(start, start + pagination.limit), "count": queryset.count()}
+
+
+class LongPages(Pages):
+    """Of short rows: 5000 at once."""
+
+    class Input(Pages.Input):
+        limit: int = Field(5000, ge=1, le=5000, description="How many at most.")
