@@ -35,7 +35,8 @@ def pytest_configure(config):
     pytest-xdist divides the tests, each of its workers does so, with a data folder, servers and fleets of its own.
     """
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
-        return  # it hands the tests out and reads none
+        del os.environ["DJANGO_SETTINGS_MODULE"]  # else a worker reads the settings before it has its own data folder
+        return  # this process hands the tests out and reads none
     without_django = [ROOT / "tests" / "robots", ROOT / "tests" / "training"]
     asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
     if not all(any(path.is_relative_to(folder) for folder in without_django) for path in asked):

@@ -234,11 +234,14 @@ def test_launch_sft_and_see_the_losses_grow(pages, trained):
 def practising(pages, story, trained, screenshots):
     """The page of a practice that was launched by its form, whose success curve grew, and which goes on."""
     if "improve" not in story:
-        practise(pages("researcher"), pages("supervisor"), story, screenshots)
+        practise(pages("researcher"), pages("supervisor"), story)
+    if story.get("grown") != story["improve"]:
+        see_the_curve_grow(pages("researcher"), story["improve"], screenshots)
+        story["grown"] = story["improve"]
     return story["improve"]
 
 
-def practise(page, supervisor, story, screenshots):
+def practise(page, supervisor, story):
     page.goto(f"{LAB}/runs/new?kind=improve")
     fill_recipe(
         page,
@@ -262,8 +265,13 @@ def practise(page, supervisor, story, screenshots):
         supervisor.wait_for_load_state()  # before that no button acts
         supervisor.get_by_role("button", name="max", exact=True).click()
         expect(supervisor.get_by_role("button", name="max", exact=True)).to_have_attribute("aria-pressed", "true")
+
+
+def see_the_curve_grow(page, address, screenshots):
+    if page.url != address:
+        page.goto(address)
     points = lambda: int(page.get_attribute("#success", "data-points") or 0)  # noqa: E731
-    wait_until(lambda: points() > 0, 60, lambda: f"No evaluation appeared; the run says: {page.inner_text('main')}")
+    wait_until(lambda: points() > 0, 150, lambda: f"No evaluation appeared; the run says: {page.inner_text('main')}")
     first = points()
     wait_until(
         lambda: points() > first, 90, lambda: f"The success curve did not grow; the run says: {page.inner_text('main')}"
@@ -278,6 +286,8 @@ def at_rest(pages, story):
     if "improve" in story:
         call(pages("researcher"), f"runs/{story.pop('improve').rsplit('/', 1)[1]}/cancel")
     for slug in ("station-1", "station-2"):
+        if page.request.get(f"/api{LAB}/stations/{slug}").json()["paused"]:
+            call(page, f"stations/{slug}/command", {"name": "resume"})
         call(page, f"stations/{slug}/command", {"name": "speed", "args": {"value": 1}})
         address = f"/api{LAB}/stations/{slug}"
         wait_until(
