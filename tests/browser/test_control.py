@@ -500,6 +500,14 @@ def test_a_held_key_lets_go_where_its_end_is_not_told(people, watched):
 def test_a_correction_is_labelled_undone_and_added_to_a_dataset(people, watched, screenshots):
     page = people["supervisor"]
     page.goto(PAGE)
+    state_is(page, "idle")
+    page.keyboard.press("o")
+    state_is(page, "overridden")
+    moved_while(watched, lambda: page.keyboard.down("ArrowLeft"))
+    page.keyboard.up("ArrowLeft")
+    page.keyboard.press("o")
+    state_is(page, "idle")
+    page.reload()
     last = page.locator("#recent li").first
     expect(last).to_contain_text("true failure")  # what the world itself said
     page.keyboard.press("Shift+S")

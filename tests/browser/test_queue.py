@@ -154,6 +154,7 @@ def test_reorder_by_keyboard_keeps_the_focus(page, three):
 
 def test_a_move_that_came_too_late_is_said(page, three):
     one, two, _ = three
+    expect(page.locator(f"[data-key='down-{one}']")).to_be_visible()
     page.route("**/tasks/queue", lambda route: route.abort())  # the page doesn't hear of the cancellation
     api(page, "DELETE", f"assignments/{one}")
     page.locator(f"[data-key='down-{one}']").click()
