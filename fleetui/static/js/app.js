@@ -87,10 +87,10 @@ document.addEventListener("submit", async (event) => {
 
 // ---- theme: the system's, until the person chooses
 document.querySelector("#theme")?.addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  try { localStorage.setItem("theme", root.dataset.theme); } catch { /* not kept then */ }
+  const { dataset } = document.documentElement;
+  const dark = dataset.theme ? dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  dataset.theme = dark ? "light" : "dark";
+  try { localStorage.setItem("theme", dataset.theme); } catch { /* not kept then */ }
   document.dispatchEvent(new Event("themechange"));
 });
 

@@ -65,8 +65,8 @@ export const zone = (() => {
 export const timeOfDay = (date) => date.toLocaleTimeString("en-GB", { timeZone: zone });
 
 // <time datetime="..."> is relative, with the absolute time on hover.
-export function refreshTimes(root = document) {
-  for (const element of root.querySelectorAll("time[datetime]")) {
+export function refreshTimes(within = document) {
+  for (const element of within.querySelectorAll("time[datetime]")) {
     const date = new Date(element.dateTime);
     if (Number.isNaN(date.getTime())) continue;
     setText(element, ago(date));

@@ -73,10 +73,10 @@ function render(card) {
   setText(field("holder"), state !== "overridden" ? "" : mine ? "You are in control" : data.holder ? `${data.holder} is in control` : "");
   setText(field("reason"), data.help?.reason || data.reason || STATES[state]?.words || "");
   renderCall(card);
-  const [words, act, label] = advice(data);
+  const [words, command, label] = advice(data);
   setText(field("advice"), words);
   const button = field("act");
-  if (button) { button.hidden = !act; button.dataset.command = act ?? ""; setText(button, label ?? ""); }
+  if (button) { button.hidden = !command; button.dataset.command = command ?? ""; setText(button, label ?? ""); }
   refuseOffline(button);
   setText(element.querySelector(".feed .note"), state === "offline" ? "offline" : data.camera_error || "waiting for a picture");
   if (data.camera_error) element.querySelector(".feed").classList.remove("has-frame");
@@ -252,7 +252,7 @@ document.addEventListener("keydown", (event) => {
   if (!/^[0-9]$/.test(event.key)) return;
   digits = (event.timeStamp - digitAt < 700 ? digits : "") + event.key;
   digitAt = event.timeStamp;
-  const find = (number) => [...cards].find(([, card]) => card.data.number === Number(number) && !card.data.archived)?.[0];
+  const find = (typed) => [...cards].find(([, card]) => card.data.number === Number(typed) && !card.data.archived)?.[0];
   const slug = find(digits) ?? find(event.key);
   if (slug) { if (slug !== selected) drive.release(); select(slug); }
 });
