@@ -5,6 +5,7 @@ fields as a JSON list in the metadata. Reading validates everything, since files
 refused with the episode's id and the field.
 """
 
+import itertools
 import json
 import math
 import os
@@ -329,7 +330,7 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
     if "fenced" not in arrays and "actors" in arrays:  # a file from before there was such an array, or without a fence
         arrays["fenced"] = np.zeros(arrays["actors"].shape, np.uint8)
     steps = _steps_of_each(arrays, fields)
-    taken = {name: 0 for name in _ARRAYS}
+    taken = dict.fromkeys(_ARRAYS, 0)
     sizes = arrays.get("frame_sizes")
     frame_ends = None if sizes is None else np.concatenate([[0], np.cumsum(sizes)])
     episodes = []
@@ -342,7 +343,7 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
         if frame_ends is not None:
             ends = frame_ends[taken["observations"] - count - 1 : taken["observations"] + 1]
             if ends[-1] > ends[0]:
-                frames = [arrays["frames"][a:b].tobytes() for a, b in zip(ends[:-1], ends[1:], strict=True)]
+                frames = [arrays["frames"][a:b].tobytes() for a, b in itertools.pairwise(ends)]
         episode = Episode(**entry, **parts, frames=frames)
         episode.validate()
         for name in ("uuid", "policy", "reward_model"):  # one spelling of each id, so that equals are seen to be equal

@@ -220,7 +220,7 @@ class Spool:
     def next(self) -> list[str]:
         self._flush()
         names, size = [], 0
-        waiting = sorted(list(self._names), key=lambda name: self.failed[name])  # what failed must not block
+        waiting = sorted(self._names, key=lambda name: self.failed[name])  # what failed must not block
         for name in waiting[:EPISODES_A_REQUEST]:
             size += self._size(name)
             if names and size > BYTES_A_REQUEST:
@@ -403,7 +403,8 @@ class Link:
         if isinstance(message, Telemetry):
             self._telemetry = None  # older than this one
             if not self.connected:
-                return self.show(message)  # of the states passed while nobody listened, only the last matters
+                self.show(message)  # of the states passed while nobody listened, only the last matters
+                return
         self._outbox.append(message)
         self._wake("_to_send")
 

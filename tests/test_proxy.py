@@ -240,7 +240,7 @@ def test_the_public_address_is_read(monkeypatch, url, parts):
 @pytest.mark.parametrize("url", ["fleet.example", "ftp://fleet.example/", "https://fleet.example/?a=1", "http://[::1/"])
 def test_a_wrong_public_address_is_refused_with_a_sentence(monkeypatch, url):
     monkeypatch.setenv("FLEETUI_URL", url)
-    with pytest.raises(ImproperlyConfigured, match="must look like https://fleet.example:8443/fleet/"):
+    with pytest.raises(ImproperlyConfigured, match=r"must look like https://fleet.example:8443/fleet/"):
         settings_file.read_public_url()
 
 

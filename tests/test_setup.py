@@ -141,7 +141,7 @@ def test_a_socket_folder_of_someone_else_is_not_trusted(tmp_path):
 def test_a_data_folder_is_served_once(tmp_path):
     first, second = embedded.DataLock(tmp_path), embedded.DataLock(tmp_path)
     first.take("process 12, http://localhost:8000/")
-    with pytest.raises(embedded.AlreadyRunning, match="already running .process 12, http://localhost:8000/."):
+    with pytest.raises(embedded.AlreadyRunning, match=r"already running .process 12, http://localhost:8000/."):
         second.take("process 13")
     first.release()
     second.take("process 13")

@@ -90,7 +90,7 @@ def load_checkpoint(path: Path | str) -> tuple[Network, Description]:
         refuse_large_header(path)
         with safe_open(path, framework="pt") as file:
             description = Description(**json.loads(file.metadata()["description"]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, no dict)
     except FileNotFoundError:
         raise CheckpointError(
             f"There is no checkpoint {path}; was it removed, or did the run that makes it fail?"
@@ -246,7 +246,7 @@ def load_state(path: Path, optimiser: torch.optim.Optimizer, generator: torch.Ge
         return None
     with safe_open(path, framework="pt") as file:
         progress = json.loads(file.metadata()["progress"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, no dict)
     generator.set_state(tensors.pop("generator"))
     moments: dict[int, dict[str, Tensor]] = {}
     for name in [name for name in tensors if name.startswith("optimiser.")]:

@@ -6,6 +6,7 @@ importing this module: gymnasium.make("robots.worlds.gymnasium_world:FleetUI/Lan
 """
 
 import string
+from typing import ClassVar
 
 import gymnasium
 import mujoco
@@ -155,7 +156,7 @@ class GymnasiumWorld:
 class LanguageTableEnv(gymnasium.Env):
     """LanguageTable for any reinforcement learner: reward 1 and the end when the instruction is fulfilled."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": int(LANGUAGE_TABLE.control_hz)}
+    metadata: ClassVar = {"render_modes": ["rgb_array"], "render_fps": int(LANGUAGE_TABLE.control_hz)}
 
     def __init__(self, task: str = "block2block", render_mode: str | None = None):
         self.family = get_task(task)

@@ -59,7 +59,7 @@ def expect_order(page, wanted):
 @pytest.fixture(scope="module")
 def three(page):
     """Three that wait for a person's run, made elsewhere while the page is open."""
-    made = [
+    return [
         api(page, "POST", "assignments", {"task": task, "stations": stations, "episodes": 100})["id"]
         for task, stations in (
             ("block2block", ["station-1"]),
@@ -67,7 +67,6 @@ def three(page):
             ("block2block", ["station-1", "station-2"]),
         )
     ]
-    return made
 
 
 def test_the_form_shows_what_matters_and_says_what_is_missing(page, screenshots):
@@ -146,7 +145,7 @@ def test_reorder_by_keyboard_keeps_the_focus(page, three):
 
 
 def test_a_move_that_came_too_late_is_said(page, three):
-    one, two, _ = three
+    one, *_ = three
     page.route("**/tasks/queue", lambda route: route.abort())  # the page doesn't hear of the cancellation
     api(page, "DELETE", f"assignments/{one}")
     page.locator(f"[data-key='down-{one}']").click()

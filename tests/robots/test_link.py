@@ -81,7 +81,7 @@ def received(link, kind, seconds=8.0):
 
     def look():
         got.extend(message for message, _ in link.received())
-        return [message for message in got if message.TYPE == kind]
+        return [message for message in got if kind == message.TYPE]
 
     return until(look, seconds)
 
@@ -171,7 +171,7 @@ def test_a_command_that_waited_on_the_way_has_its_age_by_the_servers_steady_cloc
 
 @pytest.mark.parametrize("token", ["", "  ", None])
 def test_a_missing_token_is_said_at_once(tmp_path, token):
-    with pytest.raises(MissingToken, match="The station arm has no token. A lab manager"):
+    with pytest.raises(MissingToken, match=r"The station arm has no token. A lab manager"):
         Link("http://127.0.0.1:1", token, Hello(), tmp_path, name="arm")
 
 

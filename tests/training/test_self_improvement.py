@@ -545,15 +545,14 @@ def test_episodes_that_the_body_cannot_have_acted_are_left_out_by_name(new_impro
         assert [text for text in notes(run) if "left out" in text and f"Episode {episode.uuid}, field" in text]
 
 
-def test_a_checkpoint_with_a_nan_is_neither_kept_nor_loaded(tmp_path, loaded, finished_sft):
-    policy, _ = loaded
+def test_a_checkpoint_with_a_nan_is_neither_kept_nor_loaded(tmp_path, finished_sft):
     network, description = load_checkpoint(finished_sft.checkpoints / "policy.safetensors")
     path = tmp_path / "policy.safetensors"
     save_checkpoint(path, network, description)
     before = path.read_bytes()
     for value in (np.nan, np.inf):
         network.action_head.heads[0].bias[3] = value
-        with pytest.raises(CheckpointError, match="1 of .* tensors hold NaN or infinity, such as action_head.heads.0"):
+        with pytest.raises(CheckpointError, match=r"1 of .* tensors hold NaN or infinity, such as action_head.heads.0"):
             save_checkpoint(path, network, description)
         assert path.read_bytes() == before
     path.write_bytes(save(network.state_dict(), metadata={"description": json.dumps(dataclasses.asdict(description))}))
@@ -567,5 +566,5 @@ def test_a_checkpoint_with_a_nan_is_neither_kept_nor_loaded(tmp_path, loaded, fi
 def test_a_checkpoint_with_a_bomb_in_its_header_is_refused_before_it_is_parsed(tmp_path):
     header = b'{"__metadata__":{"description":"' + b"[" * 2_000_000 + b'"}}'
     (tmp_path / "p.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(CheckpointError, match="header has 20000.* bytes, more than 1000000"):
+    with pytest.raises(CheckpointError, match=r"header has 20000.* bytes, more than 1000000"):
         load_checkpoint(tmp_path / "p.safetensors")
