@@ -17,6 +17,7 @@ check: $(VENV)/.installed-tests
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/mypy
 	@$(VENV)/bin/oxlint $(SCRIPTS)
 
 test: $(VENV)/.installed-tests $(VENV)/.graphics chromium nginx

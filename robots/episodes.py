@@ -12,9 +12,10 @@ import os
 import struct
 import tempfile
 import uuid as uuids
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
 from safetensors import SafetensorError
@@ -68,6 +69,8 @@ class FieldError(EpisodeError):
 
 @dataclass
 class Episode:
+    """One attempt from its first observation to its end, with all that is recorded of it."""
+
     uuid: str
     embodiment: str
     task: str  # the task family's name
@@ -88,19 +91,20 @@ class Episode:
     control_hz: float = 5.0
     interventions: int = 0
     frames: list[bytes] | None = None  # JPEGs [T+1] where a station recorded them
-    fenced: np.ndarray | None = None  # uint8 [T], 1 where the fence turned the policy's action aside; None: nowhere
+    # uint8 [T], 1 where the fence turned the policy's action aside; None: nowhere, and zeros are put here at once
+    fenced: np.ndarray = None  # type: ignore[assignment]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.fenced is None:
             self.fenced = np.zeros(len(self.actions), np.uint8)
 
     @property
     def steps(self) -> int:
+        """T: how often somebody acted."""
         return len(self.actions)
 
     def validate(self) -> None:
         """Raise EpisodeError at the first field that is wrong."""
-
         refuse = self._refuse
         try:
             uuids.UUID(self.uuid)
@@ -174,10 +178,10 @@ class Episode:
                     f"{limits[column]:g} at most; are the units right?",
                 )
 
-    def _refuse(self, name: str, sentence: str):
+    def _refuse(self, name: str, sentence: str) -> NoReturn:
         raise FieldError(f"Episode {_shown(self.uuid)}, field {name}: {sentence}")
 
-    def _validate_arrays(self, refuse) -> None:
+    def _validate_arrays(self, refuse: Callable[[str, str], NoReturn]) -> None:
         body = EMBODIMENTS.get(self.embodiment)
         pictures = body.observation_type == "uint8" if body else getattr(self.observations, "dtype", None) == np.uint8
         for name, dimensions, kind in (
@@ -238,17 +242,17 @@ def observation_limits(body: Embodiment) -> np.ndarray:
     return np.array([1.0 if name in UNIT_FEATURES else math.inf for name in features], np.float32)
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     """For a message: short, and plain characters only, whatever was sent."""
     text = value if isinstance(value, str) else repr(value)
     return text if text.isascii() and text.isprintable() and len(text) <= 60 else ascii(text)[:60]
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_integer(value) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -274,6 +278,7 @@ _FIELDS = (
 
 
 def episodes_to_bytes(episodes: Sequence[Episode]) -> bytes:
+    """A whole file of episodes; EpisodeError where one is wrong."""
     if not episodes:
         raise EpisodeError("A file of episodes needs at least one episode.")
     for episode in episodes:
@@ -319,9 +324,11 @@ def write_episodes(path: str | Path, episodes: Sequence[Episode]) -> None:
 
 def read_episodes(source: str | Path | bytes) -> list[Episode]:
     """Of bytes, which come from elsewhere, the header is bounded tightly before it is parsed."""
-    sent = isinstance(source, (bytes, bytearray, memoryview))
-    data = bytes(source) if sent else Path(source).read_bytes()
-    fields, header, start = _read_header(data, LARGEST_SENT_HEADER if sent else LARGEST_HEADER)
+    if isinstance(source, bytes):
+        data, most = source, LARGEST_SENT_HEADER
+    else:
+        data, most = Path(source).read_bytes(), LARGEST_HEADER
+    fields, header, start = _read_header(data, most)
     _refuse_truncated(data, fields, header, start)
     try:
         arrays = load(data)
@@ -335,7 +342,7 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
     frame_ends = None if sizes is None else np.concatenate([[0], np.cumsum(sizes)])
     episodes = []
     for entry, count in zip(fields, steps, strict=True):
-        parts = {}
+        parts: dict[str, Any] = {}
         for name, extra in _ARRAYS.items():
             parts[name] = arrays[name][taken[name] : taken[name] + count + extra].copy()
             taken[name] += count + extra
@@ -359,7 +366,7 @@ def _one_spelling(text: str) -> str:
         return text
 
 
-def _read_header(data: bytes, most: int) -> tuple[list[dict], dict, int]:
+def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
     """(fields of each episode, tensor descriptions, where the tensors' bytes begin)"""
     broken = "The file is not a file of episodes, or its header is broken; send it again."
     try:
@@ -396,7 +403,7 @@ def _read_header(data: bytes, most: int) -> tuple[list[dict], dict, int]:
     return fields, header, 8 + size
 
 
-def _refuse_truncated(data: bytes, fields: list[dict], header: dict, start: int) -> None:
+def _refuse_truncated(data: bytes, fields: list[dict[str, Any]], header: dict[str, Any], start: int) -> None:
     """safetensors would only say that the length is wrong; a person wants to know what was lost."""
     try:
         cut = [name for name, tensor in header.items() if start + tensor["data_offsets"][1] > len(data)]
@@ -410,7 +417,7 @@ def _refuse_truncated(data: bytes, fields: list[dict], header: dict, start: int)
         )
 
 
-def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndarray:
+def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict[str, Any]]) -> np.ndarray:
     first = _shown(fields[0]["uuid"])
     for name in ("offsets", *_ARRAYS):
         if name not in arrays:

@@ -62,8 +62,9 @@ class Termination:
     def _given_up(self, steps: int) -> str:
         """The ending, if this attempt leads nowhere by the task's rules."""
         rules = self.rules
-        taught = rules.hopeless is not None and self.p_success is not None and self.loaded.taught >= UNTAUGHT
-        doubted = taught and self.p_success < rules.hopeless
+        taught = self.loaded is not None and self.loaded.taught >= UNTAUGHT
+        chance, least = self.p_success, rules.hopeless
+        doubted = taught and chance is not None and least is not None and chance < least
         self._forlorn = self._forlorn + 1 if doubted else 0
         if self._forlorn >= CONFIRMED_FRAMES and not self.tried_out:
             return "hopeless"
