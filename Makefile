@@ -18,7 +18,9 @@ check: $(VENV)/.installed-tests
 	@$(VENV)/bin/ruff format --check
 	@$(VENV)/bin/lint-imports
 	@$(VENV)/bin/mypy
+	@$(VENV)/bin/djlint templates --lint --quiet
 	@$(VENV)/bin/oxlint $(SCRIPTS)
+	@$(PY) .ci/line_lengths.py
 
 test: $(VENV)/.installed-tests $(VENV)/.graphics chromium nginx
 	@exec $(PY) -m pytest $(TESTS)

@@ -312,7 +312,8 @@ def test_an_episode_at_which_the_server_breaks_is_set_aside_while_others_arrive(
 
     (reason,) = until(is_set_aside)
     assert poison.uuid in reason.name and "while others were taken" in reason.read_text()
-    assert reason.with_suffix("").exists() and len(link.spool) == 0
+    assert reason.with_suffix("").exists()
+    until(lambda: len(link.spool) == 0)
     until(lambda: link.connected)
     link.send(Telemetry(state="idle"))
     until(lambda: server.of("telemetry"))
