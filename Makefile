@@ -1,13 +1,13 @@
-# `make run` starts a fleet, `make test` runs every test, `make check` reads the code without running it. Each makes
-# .venv first, once; the stamp files in it make a second call quick, and a changed pyproject.toml or .ci/constraints.txt
-# installs again.
+# `make run` starts a fleet, `make test` runs every test, `make check` reads the code without running it, `make faults`
+# plays at length with chance and outages. Each makes .venv first, once; the stamp files in it make a second call quick,
+# and a changed pyproject.toml or .ci/constraints.txt installs again.
 
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --constraint .ci/constraints.txt
 SCRIPTS := fleetui/static/js fleetui/charts/assets
 
-.PHONY: run check test chromium nginx
+.PHONY: run check test faults chromium nginx
 
 run: $(VENV)/.installed $(VENV)/.graphics
 	@exec $(PY) manage.py start $(if $(STATIONS),--stations $(STATIONS))
@@ -23,7 +23,10 @@ check: $(VENV)/.installed-tests
 	@$(PY) .ci/line_lengths.py
 
 test: $(VENV)/.installed-tests $(VENV)/.graphics chromium nginx
-	@exec $(PY) -m pytest $(TESTS)
+	@exec $(PY) -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+
+faults: $(VENV)/.installed-tests $(VENV)/.graphics chromium
+	@FLEETUI_INTERLEAVINGS=10000 exec $(PY) -m pytest tests/robots/test_control_machine.py tests/browser/test_faults.py
 
 $(VENV)/.venv-made:
 	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \

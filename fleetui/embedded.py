@@ -28,6 +28,7 @@ from pathlib import Path
 
 import psutil
 import redis
+from django.conf import settings
 
 log = logging.getLogger(__name__)
 
@@ -478,10 +479,6 @@ def stop_process(process, signal_number, seconds=20):
 
 
 def wanted_servers(data):
-    """The servers this machine has to run itself: those that the environment names no replacement for."""
-    servers = []
-    if not os.environ.get("DATABASE_URL"):
-        servers.append(Postgres(data))
-    if not os.environ.get("REDIS_URL"):
-        servers.append(Valkey(data))
-    return servers
+    """The servers this machine has to run itself."""
+    kinds = {"DATABASE_URL": Postgres, "REDIS_URL": Valkey}
+    return [kinds[variable](data) for variable in settings.EMBEDDED_SERVERS]

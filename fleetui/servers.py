@@ -2,8 +2,6 @@
 sentence and not the traces of whatever needed them first.
 """
 
-import os
-
 import psycopg
 import redis
 from django.conf import settings
@@ -35,6 +33,6 @@ def check_servers() -> None:
 
 def _sentence(server: str, variable: str, error: Exception) -> str:
     said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    if os.environ.get(variable):
-        return f"{server} can't be used ({said}): start it, or correct {variable}."
-    return f"The fleet's own {server} can't be used ({said}): start the fleet with `make run`, or set {variable}."
+    if variable in settings.EMBEDDED_SERVERS:
+        return f"The fleet's own {server} can't be used ({said}): start the fleet with `make run`, or set {variable}."
+    return f"{server} can't be used ({said}): start it, or correct {variable}."

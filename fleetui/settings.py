@@ -1,14 +1,5 @@
-"""All settings of the dashboard, read from the environment: typed, and failing loudly with a sentence.
-
-    PORT           the port of the web server                               8000
-    FLEETUI_DATA   the folder in which everything is kept                   .fleetui
-    FLEETUI_HOST   names under which browsers reach the fleet, by commas    this machine only
-    DATABASE_URL   postgresql://user:password@host:5432/name                the embedded PostgreSQL
-    DATABASE_OWNER_URL  the same database, by the role that owns the tables  as DATABASE_URL
-    REDIS_URL      redis://host:6379/0 or unix:///path/to/socket            the embedded Valkey
-    DEBUG          1 shows errors in the browser                            0
-    FLEETUI_HTTPS  1 marks cookies secure, behind a proxy that speaks https  0
-    FLEETUI_URL    the address that people type where a proxy stands before  none
+"""All settings of the dashboard. What the environment may say of them stands in one class: typed, and failing loudly
+with a sentence that names the variable, its value and what is allowed.
 
 The embedded servers' socket paths follow from FLEETUI_DATA alone, so any manage.py command finds a running fleet.
 """
@@ -19,9 +10,14 @@ import secrets
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from csp.constants import NONE, SELF, UNSAFE_INLINE
 from django.core.exceptions import ImproperlyConfigured
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_core import PydanticUseDefault
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from fleetui import embedded
 
@@ -30,57 +26,49 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 FIRST_NAMES = tuple("api charts healthz invitations labs login logout password static time-zone ws".split())
 
 
-def read_flag(name, default=False):
-    text = os.environ.get(name, "").strip().lower()
-    if text in ("1", "true", "yes", "on"):
-        return True
-    if text in ("0", "false", "no", "off"):
-        return False
-    if text == "":
-        return default
-    raise ImproperlyConfigured(f"{name}={text!r} is neither 1 nor 0: set it to one of the two, or unset it.")
+class PublicAddress(NamedTuple):
+    """What people type, behind a proxy; three empty texts where there is none."""
+
+    origin: str = ""  # https://fleet.example:8443
+    host: str = ""
+    path: str = ""  # /fleet
 
 
-def read_port():
-    text = os.environ.get("PORT") or "8000"
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise ImproperlyConfigured(f"PORT={text!r} is not a port: set it to a number from 1 to 65535.")
-    return int(text)
+class RedisAddress(NamedTuple):
+    channels: str
+    celery: str
 
 
-def read_public_url():
-    """Returns (origin, host name, sub-path) of the address that people type, behind a proxy; else three empty texts."""
-    url = os.environ.get("FLEETUI_URL", "").strip()
-    if not url:
-        return "", "", ""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = None
+def read_public_address(url: str) -> PublicAddress:
+    parts = urlsplit(url)
+    host, port = parts.hostname, parts.port
     is_plain = host and not (parts.query or parts.fragment) and re.fullmatch(r"(/[\w.~-]+)*/?", parts.path)
-    if not is_plain or parts.scheme not in ("http", "https"):
-        raise ImproperlyConfigured(f"FLEETUI_URL={url!r} must look like https://fleet.example:8443/fleet/.")
-    if parts.path.split("/")[1:2] in ([name] for name in FIRST_NAMES):
-        raise ImproperlyConfigured(
-            f"FLEETUI_URL={url!r}: the fleet's own addresses begin like that; choose another path."
-        )
+    if (
+        not is_plain
+        or parts.scheme not in ("http", "https")
+        or parts.path.partition("/")[2].partition("/")[0] in FIRST_NAMES
+    ):
+        raise ValueError
     host = bracketed(host)
     is_default = port in (None, {"http": 80, "https": 443}[parts.scheme])
-    return f"{parts.scheme}://{host}{'' if is_default else f':{port}'}", host, parts.path.rstrip("/")
+    origin = f"{parts.scheme}://{host}{'' if is_default else f':{port}'}"
+    return PublicAddress(origin, host, parts.path.rstrip("/"))
 
 
-def bracketed(host):
+def bracketed(host: str) -> str:
     """An IPv6 address as browsers write it in an address."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def read_database(name="DATABASE_URL"):
-    url = os.environ.get(name, "")
+def read_host_names(names: str) -> list[str]:
+    return [bracketed(name.strip()) for name in names.split(",") if name.strip()]
+
+
+def read_database(url: str) -> dict:
+    """As Django has it. (pydantic's own PostgresDsn refuses ?host=/folder, as the host's place is empty then.)"""
     parts = urlsplit(url)
     if parts.scheme not in ("postgresql", "postgres") or len(parts.path) < 2:
-        # The URL itself stays out of the message: it may hold a password.
-        raise ImproperlyConfigured(f"{name} must look like postgresql://user:password@host:5432/name.")
+        raise ValueError
     options = dict(parse_qsl(parts.query))
     return {
         "NAME": unquote(parts.path[1:]),
@@ -93,14 +81,79 @@ def read_database(name="DATABASE_URL"):
     }
 
 
-def read_databases():
+def read_redis(url: str) -> RedisAddress:
+    parts = urlsplit(url)
+    if parts.scheme in ("redis", "rediss") and parts.hostname:
+        return RedisAddress(url, url)
+    if parts.scheme == "unix" and parts.path:
+        database = dict(parse_qsl(parts.query)).get("db", "0")
+        return RedisAddress(url, f"redis+socket://{parts.path}?virtual_host={database}")
+    raise ValueError
+
+
+class Environment(BaseSettings):
+    """What the environment may say. A description completes "NAME must ..."; a value whose repr is off may hold a
+    password and is never shown.
+    """
+
+    model_config = SettingsConfigDict(case_sensitive=True, frozen=True, validate_default=False)
+
+    # The port of the web server.
+    PORT: int = Field(8000, ge=1, le=65535, description="be a number from 1 to 65535")
+    # The folder in which everything is kept.
+    FLEETUI_DATA: Path = Field(BASE_DIR / ".fleetui", description="be a folder")
+    # Names under which browsers reach the fleet; without any, this machine alone does.
+    FLEETUI_HOST: Annotated[list[str], NoDecode, BeforeValidator(read_host_names)] = Field(
+        [], description="be host names, with commas between them"
+    )
+    # The address that people type where a proxy stands before the fleet.
+    FLEETUI_URL: Annotated[PublicAddress, NoDecode, BeforeValidator(read_public_address)] = Field(
+        PublicAddress(),
+        description="look like https://fleet.example:8443/fleet/, and its path must not begin like an address of the "
+        f"fleet's own ({', '.join(FIRST_NAMES)})",
+    )
+    # Marks cookies secure, behind a proxy that speaks https.
+    FLEETUI_HTTPS: bool = Field(False, description="be 1 or 0")
+    # Shows errors in the browser.
+    DEBUG: bool = Field(False, description="be 1 or 0")
+    # Own servers in place of the embedded ones.
+    DATABASE_URL: Annotated[dict | None, NoDecode, BeforeValidator(read_database)] = Field(
+        None, repr=False, description="look like postgresql://user:password@host:5432/name"
+    )
+    # The same database, by the role that owns the tables.
+    DATABASE_OWNER_URL: Annotated[dict | None, NoDecode, BeforeValidator(read_database)] = Field(
+        None, repr=False, description="look like postgresql://user:password@host:5432/name"
+    )
+    REDIS_URL: Annotated[RedisAddress | None, NoDecode, BeforeValidator(read_redis)] = Field(
+        None, repr=False, description="look like redis://host:6379/0, rediss://host:6379/0 or unix:///path"
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def leave_out_blanks(cls, value: str) -> str:
+        if not value.strip():
+            raise PydanticUseDefault
+        return value.strip()
+
+
+def read_environment() -> Environment:
+    try:
+        return Environment()
+    except ValidationError as error:
+        wrong = [str(each["loc"][0]) for each in error.errors()]
+    fields = Environment.model_fields
+    shown = {name: f"{name}={os.environ[name]!r}" if fields[name].repr else name for name in wrong}
+    raise ImproperlyConfigured(
+        " ".join(f"{shown[name]} must {fields[name].description}; or unset it." for name in wrong)
+    )
+
+
+def choose_databases(environment: Environment, data: Path) -> tuple[dict, dict]:
     """Returns (how the application connects, how migrations do): to one database, best by two roles."""
-    if not os.environ.get("DATABASE_URL"):
-        return embedded.database_settings(DATA), embedded.database_settings(DATA, embedded.OWNER)
-    used = read_database()
-    if not os.environ.get("DATABASE_OWNER_URL"):
-        return used, used
-    owned = read_database("DATABASE_OWNER_URL")
+    used = environment.DATABASE_URL
+    if used is None:
+        return embedded.database_settings(data), embedded.database_settings(data, embedded.OWNER)
+    owned = environment.DATABASE_OWNER_URL or used
     if owned["NAME"] != used["NAME"]:
         raise ImproperlyConfigured(
             f"DATABASE_OWNER_URL names the database {owned['NAME']!r}, DATABASE_URL {used['NAME']!r}: it must be one."
@@ -108,24 +161,14 @@ def read_databases():
     return used, owned
 
 
-def read_redis():
-    """Returns (address for Channels, address for Celery)."""
-    url = os.environ.get("REDIS_URL", "")
-    if not url:
-        socket = embedded.valkey_socket(DATA)
-        return f"unix://{socket}", f"redis+socket://{socket}?virtual_host=1"
-    parts = urlsplit(url)
-    if parts.scheme in ("redis", "rediss") and parts.hostname:
-        return url, url
-    if parts.scheme == "unix" and parts.path:
-        database = dict(parse_qsl(parts.query)).get("db", "0")
-        return url, f"redis+socket://{parts.path}?virtual_host={database}"
-    raise ImproperlyConfigured("REDIS_URL must look like redis://host:6379/0, rediss://host:6379/0 or unix:///path.")
+def embedded_redis(data: Path) -> RedisAddress:
+    socket = embedded.valkey_socket(data)
+    return RedisAddress(f"unix://{socket}", f"redis+socket://{socket}?virtual_host=1")
 
 
-def read_secret_key():
+def read_secret_key(data: Path) -> str:
     """Made once and kept in the data folder, so that log-ins outlive a restart."""
-    path = DATA / "secret_key"
+    path = data / "secret_key"
     try:
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(50))
@@ -137,14 +180,17 @@ def read_secret_key():
     return key
 
 
-DATA = Path(os.environ.get("FLEETUI_DATA") or BASE_DIR / ".fleetui").expanduser().resolve()
+environment = read_environment()
+# Which servers are the fleet's own: those that the environment names no replacement for, by the variables' names.
+EMBEDDED_SERVERS = [name for name in ("DATABASE_URL", "REDIS_URL") if getattr(environment, name) is None]
+DATA = environment.FLEETUI_DATA.expanduser().resolve()
 DATA.mkdir(parents=True, exist_ok=True, mode=0o700)
-PORT = read_port()
-DEBUG = read_flag("DEBUG")
-SECRET_KEY = read_secret_key()
+PORT = environment.PORT
+DEBUG = environment.DEBUG
+SECRET_KEY = read_secret_key(DATA)
 
-HOST_NAMES = [bracketed(name.strip()) for name in os.environ.get("FLEETUI_HOST", "").split(",") if name.strip()]
-PUBLIC_ORIGIN, PUBLIC_HOST, BASE_PATH = read_public_url()
+HOST_NAMES = environment.FLEETUI_HOST
+PUBLIC_ORIGIN, PUBLIC_HOST, BASE_PATH = environment.FLEETUI_URL
 FORCE_SCRIPT_NAME = BASE_PATH or None
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *HOST_NAMES, *([PUBLIC_HOST] if PUBLIC_HOST else [])]
 # Only asking for other names opens the server to other machines: then on every address, IPv4 and IPv6.
@@ -161,6 +207,7 @@ INSTALLED_APPS = [
     "django_celery_beat",
     "pgtrigger",
     "axes",
+    "csp",
     "fleetui.fleet",
     "fleetui.learning",
     "fleetui.practice",
@@ -169,6 +216,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -176,7 +224,6 @@ MIDDLEWARE = [
     "fleetui.fleet.time_zones.use_own_time_zone",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "fleetui.headers.content_security_policy",
     "axes.middleware.AxesMiddleware",
 ]
 
@@ -197,7 +244,7 @@ TEMPLATES = [
     },
 ]
 
-APPLICATION, OWNER = read_databases()
+APPLICATION, OWNER = choose_databases(environment, DATA)
 POOL = {"pool": {"min_size": 1, "max_size": 20, "timeout": 10}}
 # The pool hands out no connection that the server has closed meanwhile, as it does when it restarts.
 CONNECTIONS = {"CONN_MAX_AGE": 0, "CONN_HEALTH_CHECKS": True}
@@ -207,7 +254,7 @@ DATABASES["default"]["OPTIONS"] = {**APPLICATION.get("OPTIONS", {}), **POOL}
 DATABASE_OWNER = {"PASSWORD": "", **OWNER, "OPTIONS": {**OWNER.get("OPTIONS", {}), **POOL}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-CHANNELS_ADDRESS, CELERY_BROKER_URL = read_redis()
+CHANNELS_ADDRESS, CELERY_BROKER_URL = environment.REDIS_URL or embedded_redis(DATA)
 # Two fleets may share one external Redis: each prefixes its keys by its data folder.
 KEY_PREFIX = f"fleetui-{embedded.data_key(DATA)}"
 CHANNEL_LAYERS = {
@@ -278,7 +325,7 @@ SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
 # Behind a proxy that speaks https cookies may be marked secure; plain http on localhost would lose them.
-HTTPS = read_flag("FLEETUI_HTTPS")
+HTTPS = environment.FLEETUI_HTTPS
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS or PUBLIC_ORIGIN.startswith("https:")
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 CSRF_TRUSTED_ORIGINS = [f"https://{name}" for name in HOST_NAMES] if HTTPS else []
@@ -286,6 +333,19 @@ CSRF_TRUSTED_ORIGINS += [PUBLIC_ORIGIN] if PUBLIC_ORIGIN else []
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "SAMEORIGIN"  # the charts stand in a frame of our own page
+# What a page may load: this server's own files only, and no inline script. Dash's own pages, which need inline scripts,
+# are served beside Django and don't pass here.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [SELF],
+        "style-src": [SELF, UNSAFE_INLINE],  # plotly.js writes style elements
+        "img-src": [SELF, "data:", "blob:"],  # frames and downloads of a chart are blobs
+        "object-src": [NONE],
+        "base-uri": [NONE],
+        "form-action": [SELF],
+        "frame-ancestors": [SELF],
+    }
+}
 DATA_UPLOAD_MAX_MEMORY_SIZE = 65 * 2**20  # a station uploads at most 64 MiB of episodes at once
 
 LOGGING = {

@@ -7,7 +7,6 @@ with exit code 2.
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from robots import protocol, strict_json
+from robots.atomic_files import write_atomically
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import Episode, EpisodeError, read_episodes, write_episodes
 from robots.worlds import make_world
@@ -56,10 +56,7 @@ def render(arguments: argparse.Namespace) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     progress = _Progress() if arguments.progress else None
     for step, jpeg in enumerate(_pictures(episode, arguments.width, arguments.height)):
-        # A reader who finds the name must find the whole picture.
-        temporary = arguments.out / f".{step:05d}.{os.getpid()}.tmp"
-        temporary.write_bytes(jpeg)
-        temporary.replace(arguments.out / f"{step:05d}.jpg")
+        write_atomically(arguments.out / f"{step:05d}.jpg", jpeg, durable=False)
         if progress is not None:
             progress(step + 1, episode.steps + 1)
 

@@ -8,9 +8,7 @@ refused with the episode's id and the field.
 import itertools
 import json
 import math
-import os
 import struct
-import tempfile
 import uuid as uuids
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from robots import strict_json
+from robots.atomic_files import write_atomically
 from robots.embodiments import EMBODIMENTS, Embodiment
 
 ACTORS = ("policy", "human", "script")  # the index is the value in Episode.actors
@@ -306,20 +305,8 @@ def unchecked_bytes(episodes: Sequence[Episode]) -> bytes:
 
 
 def write_episodes(path: str | Path, episodes: Sequence[Episode]) -> None:
-    """Write all or nothing: a reader never sees half a file, even after a crash."""
-    path = Path(path)
-    data = episodes_to_bytes(episodes)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """A whole file or none: a reader never sees half of one, even after a crash."""
+    write_atomically(Path(path), episodes_to_bytes(episodes))
 
 
 def read_episodes(source: str | Path | bytes) -> list[Episode]:

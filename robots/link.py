@@ -37,6 +37,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from robots import protocol
+from robots.atomic_files import replacing, write_atomically
 from robots.episodes import Episode, EpisodeError, episodes_to_bytes, read_episodes, unchecked_bytes
 from robots.protocol import (
     Beat,
@@ -186,14 +187,9 @@ class Spool:
     def _write(self, name: str, content: bytes) -> bool:
         # Written and renamed without waiting for the disk: the control loop stands still meanwhile, and only a power
         # cut could lose the file, which a short practice episode is not worth.
-        path = self.folder / name
-        temporary = path.with_suffix(".tmp")
         try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            write_atomically(self.folder / name, content, durable=False)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             if not self._in_memory:
                 log.error("%s can't be written (%s): episodes wait in memory until it can.", self.folder, error)
             return False
@@ -318,26 +314,28 @@ class CheckpointCache:
         return path
 
     async def _download(self, http: httpx.AsyncClient, url: str, sha256: str, path: Path) -> None:
-        temporary = path.with_suffix(".tmp")
         digest = hashlib.sha256()
-        try:
-            async with http.stream("GET", url) as answer:
-                if answer.status_code != 200:
-                    await answer.aread()
-                    _check(answer, "download of a checkpoint")
-                with open(temporary, "wb") as file:
-                    async for chunk in answer.aiter_bytes(2**18):
-                        digest.update(chunk)
-                        file.write(chunk)
-        except httpx.HTTPError as error:
-            raise Unreachable(f"The download of a checkpoint broke off ({error or type(error).__name__}).") from None
-        if digest.hexdigest() != sha256:
-            temporary.unlink(missing_ok=True)
-            raise Unreachable("A checkpoint came with a wrong sha256 sum, so it was cut short or changed on the way.")
-        os.replace(temporary, path)
+        with replacing(path, durable=False) as temporary:
+            try:
+                async with http.stream("GET", url) as answer:
+                    if answer.status_code != 200:
+                        await answer.aread()
+                        _check(answer, "download of a checkpoint")
+                    with open(temporary, "wb") as file:
+                        async for chunk in answer.aiter_bytes(2**18):
+                            digest.update(chunk)
+                            file.write(chunk)
+            except httpx.HTTPError as error:
+                reason = error or type(error).__name__
+                raise Unreachable(f"The download of a checkpoint broke off ({reason}).") from None
+            if digest.hexdigest() != sha256:
+                raise Unreachable(
+                    "A checkpoint came with a wrong sha256 sum, so it was cut short or changed on the way."
+                )
 
     def _forget_oldest(self) -> None:
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+        """Among them what a killed process left half downloaded."""
+        files = sorted(self.folder.glob("*.safetensors*"), key=lambda path: path.stat().st_mtime)
         for path in files[:-CHECKPOINTS_KEPT]:
             path.unlink(missing_ok=True)
 
@@ -499,6 +497,10 @@ class Link:
         return min(2 * delay, LONGEST_DELAY_S)
 
     async def _keep_talking(self) -> None:
+        """A loop of our own, as connect()'s iterator waits too little and remembers too much: a connection that was
+        opened at all, and be it to be told that the token is revoked, is made anew at once; and after a redirect (the
+        log-in page of some Wi-Fi) it asks that address, without the token, for good.
+        """
         address = self.server.replace("http", "ws", 1) + "/ws/station"
         delay = FIRST_DELAY_S
         while not self.closing:

@@ -42,26 +42,61 @@ def fleet_processes(fleet):
 # Settings
 
 
-@pytest.mark.parametrize("port", ["http", "0", "65536", "80.5"])
+@pytest.fixture
+def nothing_said(monkeypatch):
+    for name in settings_file.Environment.model_fields:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("port", ["http", "0", "65536", "80.5", "-1"])
 def test_a_wrong_port_is_refused_with_a_sentence(monkeypatch, port):
     monkeypatch.setenv("PORT", port)
-    with pytest.raises(ImproperlyConfigured, match="is not a port: set it to a number from 1 to 65535"):
-        settings_file.read_port()
+    with pytest.raises(ImproperlyConfigured) as refusal:
+        settings_file.read_environment()
+    assert str(refusal.value) == f"PORT='{port}' must be a number from 1 to 65535; or unset it."
 
 
-def test_flags_are_one_or_zero(monkeypatch):
-    monkeypatch.setenv("DEBUG", "maybe")
-    with pytest.raises(ImproperlyConfigured, match="neither 1 nor 0"):
-        settings_file.read_flag("DEBUG")
-    monkeypatch.setenv("DEBUG", "1")
-    assert settings_file.read_flag("DEBUG") is True
-    monkeypatch.delenv("DEBUG")
-    assert settings_file.read_flag("DEBUG") is False
+@pytest.mark.parametrize("name", ["DEBUG", "FLEETUI_HTTPS"])
+def test_flags_are_one_or_zero(monkeypatch, name):
+    monkeypatch.setenv(name, "maybe")
+    with pytest.raises(ImproperlyConfigured, match=f"^{name}='maybe' must be 1 or 0; or unset it.$"):
+        settings_file.read_environment()
+    for text, flag in {"1": True, "TRUE": True, " on ": True, "0": False, "no": False, "": False, " ": False}.items():
+        monkeypatch.setenv(name, text)
+        assert getattr(settings_file.read_environment(), name) is flag
+    monkeypatch.delenv(name)
+    assert getattr(settings_file.read_environment(), name) is False
+
+
+def test_all_that_is_wrong_is_said_at_once(nothing_said, monkeypatch):
+    monkeypatch.setenv("PORT", "http")
+    monkeypatch.setenv("REDIS_URL", "http://:secret@cache")
+    with pytest.raises(ImproperlyConfigured, match=r"^PORT='http' must .* unset it. REDIS_URL must look ") as refusal:
+        settings_file.read_environment()
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_wrong_setting_ends_a_command_with_its_sentence(tmp_path):
+    environment = {**os.environ, "FLEETUI_DATA": str(tmp_path), "PORT": "http"}
+    command = [sys.executable, str(ROOT / "manage.py"), "start"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and "PORT='http' must be a number from 1 to 65535; or unset it." in done.stderr
+
+
+def test_every_variable_says_what_it_must_be_and_blank_is_unset(nothing_said, monkeypatch):
+    plain = settings_file.read_environment()
+    for name, field in settings_file.Environment.model_fields.items():
+        assert field.description
+        monkeypatch.setenv(name, " ")
+    assert settings_file.read_environment() == plain
+    assert (plain.PORT, plain.FLEETUI_DATA, plain.FLEETUI_HOST) == (8000, ROOT / ".fleetui", [])
+    monkeypatch.setenv("FLEETUI_HOST", "fleet.example, ::1,")
+    assert settings_file.read_environment().FLEETUI_HOST == ["fleet.example", "[::1]"]
 
 
 def test_database_url(monkeypatch):
     monkeypatch.setenv("DATABASE_URL", "postgresql://ann:p%40ss@db.example:5433/fleet?sslmode=require")
-    assert settings_file.read_database() == {
+    assert settings_file.read_environment().DATABASE_URL == {
         "NAME": "fleet",
         "USER": "ann",
         "PASSWORD": "p@ss",
@@ -70,43 +105,49 @@ def test_database_url(monkeypatch):
         "OPTIONS": {"sslmode": "require"},
     }
     monkeypatch.setenv("DATABASE_URL", "postgresql://ann:p@/fleet?host=/run/postgresql")
-    assert settings_file.read_database()["HOST"] == "/run/postgresql"
+    assert settings_file.read_environment().DATABASE_URL["HOST"] == "/run/postgresql"
+    monkeypatch.setenv("DATABASE_URL", "postgresql://ann@%2Frun%2Fpostgresql:5433/fleet")
+    assert settings_file.read_environment().DATABASE_URL["HOST"] == "/run/postgresql"
 
 
-def test_the_owner_of_the_tables_is_another_role_of_the_same_database(monkeypatch, tmp_path):
-    monkeypatch.delenv("DATABASE_URL", raising=False)
-    monkeypatch.delenv("DATABASE_OWNER_URL", raising=False)
-    application, owner = settings_file.read_databases()
+def test_the_owner_of_the_tables_is_another_role_of_the_same_database(nothing_said, monkeypatch, tmp_path):
+    def chosen():
+        return settings_file.choose_databases(settings_file.read_environment(), tmp_path)
+
+    application, owner = chosen()
     assert (application.pop("USER"), owner.pop("USER")) == ("fleetui_app", "fleetui") and application == owner
     monkeypatch.setenv("DATABASE_URL", "postgresql://ann@db.example/fleet")
-    assert [row["USER"] for row in settings_file.read_databases()] == ["ann", "ann"]
+    assert [row["USER"] for row in chosen()] == ["ann", "ann"]
     monkeypatch.setenv("DATABASE_OWNER_URL", "postgresql://owner:secret@db.example/fleet")
-    assert [row["USER"] for row in settings_file.read_databases()] == ["ann", "owner"]
+    assert [row["USER"] for row in chosen()] == ["ann", "owner"]
     monkeypatch.setenv("DATABASE_OWNER_URL", "postgresql://owner:secret@db.example/other")
     with pytest.raises(ImproperlyConfigured, match="it must be one") as refusal:
-        settings_file.read_databases()
+        chosen()
     assert "secret" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("url", ["mysql://a:secret@h/x", "postgresql://ann:secret@host", "secret"])
-def test_a_wrong_database_url_is_refused_without_showing_the_password(monkeypatch, url):
-    monkeypatch.setenv("DATABASE_URL", url)
-    with pytest.raises(ImproperlyConfigured, match="DATABASE_URL must look like") as refusal:
-        settings_file.read_database()
+@pytest.mark.parametrize(
+    "url", ["mysql://a:secret@h/x", "postgresql://ann:secret@host", "secret", "postgresql://ann:secret@h:port/x"]
+)
+@pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_OWNER_URL"])
+def test_a_wrong_database_url_is_refused_without_showing_the_password(monkeypatch, name, url):
+    monkeypatch.setenv(name, url)
+    with pytest.raises(ImproperlyConfigured, match=f"^{name} must look like postgresql://user:") as refusal:
+        settings_file.read_environment()
     assert "secret" not in str(refusal.value)
 
 
 def test_redis_url_for_channels_and_for_celery(monkeypatch):
     monkeypatch.setenv("REDIS_URL", "unix:///run/redis.sock?db=3")
-    assert settings_file.read_redis() == (
+    assert settings_file.read_environment().REDIS_URL == (
         "unix:///run/redis.sock?db=3",
         "redis+socket:///run/redis.sock?virtual_host=3",
     )
     monkeypatch.setenv("REDIS_URL", "redis://cache:6379/2")
-    assert settings_file.read_redis() == ("redis://cache:6379/2", "redis://cache:6379/2")
+    assert settings_file.read_environment().REDIS_URL == ("redis://cache:6379/2", "redis://cache:6379/2")
     monkeypatch.setenv("REDIS_URL", "cache:6379")
     with pytest.raises(ImproperlyConfigured, match="REDIS_URL must look like"):
-        settings_file.read_redis()
+        settings_file.read_environment()
 
 
 def test_live_messages_and_jobs_outlast_silence(settings):

@@ -1,6 +1,8 @@
-"""python -m training sft RUN_DIR | improve RUN_DIR | evaluate --checkpoint FILE | practise --server URL --tokens FILE
+"""python -m training METHOD RUN_DIR | evaluate --checkpoint FILE | practise --server URL --tokens FILE
                      | rehearse --dir DIR --demonstrations FILE | shift --json FILE
                      | benchmark NAME --seeds K --json FILE
+
+METHOD is a method's kind: sft, improve, or one that FLEETUI_METHODS adds (methods/registry.py).
 
 A job of the server or a person starts these; the run directory or the arguments say everything else.
 """
@@ -14,17 +16,15 @@ from robots import strict_json
 from robots.tasks import TASKS
 from training import benchmarks
 from training.benchmarks import REGISTRY
+from training.methods.registry import methods
 from training.run_dir import RunDir, RunError
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training", description="Train, practise and evaluate policies.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, what in (
-        ("sft", "demonstrations -> policy and reward model"),
-        ("improve", "practice -> a better policy"),
-    ):
-        command = commands.add_parser(name, help=what)
+    for method in methods().values():
+        command = commands.add_parser(method.kind, help=method.summary)
         command.add_argument("run_dir")
     command = commands.add_parser("evaluate", help="a policy's true success in simulation")
     command.add_argument("--checkpoint", required=True)
@@ -83,13 +83,12 @@ def train(arguments) -> int:
     """The run's own metrics say how it went; the exit status says it to whoever waits for the process."""
     from training.checkpoints import CheckpointError
     from training.datasets import DatasetError
-    from training.self_improvement import improve
-    from training.sft import sft
 
     run = RunDir(arguments.run_dir)
     run.listen_for_cancel()
+    run.clear_leftovers()
     try:
-        summary = {"sft": sft, "improve": improve}[arguments.command](run)
+        summary = methods()[arguments.command].start(run)
     except (RunError, DatasetError, CheckpointError) as error:
         say_failed(run, str(error))
         return 2

@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from robots.atomic_files import write_atomically
 from robots.embodiments import Embodiment
 from training import steps_to_go
 from training.networks import Network
-from training.run_dir import write_atomically
 from training.vocabulary import Vocabulary
 
 LARGEST_HEADER = 10**6  # bytes of JSON; a checkpoint may have come over the network

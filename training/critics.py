@@ -1,7 +1,7 @@
 """The critic: what return a policy of practice is to expect, so that an action is praised for what it adds to that.
 
-Stands between the label and the update of stage 2 (self_improvement.py). The steps-to-go reward has a baseline in it
-already, V = -d of the demonstrators; but where practice is better than they were every action makes progress, and
+Stands between the label and the update of stage 2 (methods/self_improvement.py). The steps-to-go reward has a baseline
+in it already, V = -d of the demonstrators; but where practice is better than they were every action makes progress, and
 where the reward model is poor the same errors come again and again. The critic learns both from the newest rounds.
 """
 

@@ -1,4 +1,4 @@
-"""One step of an optimiser that no number which is none can enter.
+"""One step of an optimiser that no number which is none can enter, and the learning rates of many.
 
 A loss or gradient that is NaN or infinite would make all weights NaN at once, and every policy made of them. Such a
 step is not done; whose data it was is found by asking each episode of the batch alone.
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 
 def descend(loss: Tensor, optimiser: torch.optim.Optimizer, parameters: list[Tensor], clip: float = 1.0) -> bool:
@@ -19,6 +20,21 @@ def descend(loss: Tensor, optimiser: torch.optim.Optimizer, parameters: list[Ten
     else:
         optimiser.zero_grad()
     return sound
+
+
+def anneal(optimiser: torch.optim.Optimizer, updates: int, done: int = 0) -> LambdaLR:
+    """The learning rates of stage 1: up within the first 5 % of the updates, then along a cosine to zero. To be stepped
+    after each update; `done` of them an earlier process has made.
+    """
+    warm = max(1, updates // 20)
+
+    def factor(passed: int) -> float:
+        step = done + passed + 1  # the next update's number, from 1 on
+        if step <= warm:
+            return step / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, updates - warm)))
+
+    return LambdaLR(optimiser, factor)
 
 
 def unlearnable(

@@ -7,6 +7,7 @@ policy's outlook while they happen. True success is the judge here, and nothing 
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from robots.attention import DOUBTFUL
 from robots.episodes import FAILURES, Episode
@@ -54,7 +55,7 @@ def foresee(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict:
         "lead_time_s": float(np.median(lead)) if lead else None,
         "foreseen": len(lead) / int(failed.sum()) if failed.any() else None,
         "calibration_error": calibration_error(known[under_way], failed[under_way]),
-        "brier": float(np.mean((known[under_way] - failed[under_way]) ** 2)) if under_way.any() else None,
+        "brier": brier(known[under_way], failed[under_way]),
     }
 
 
@@ -75,22 +76,22 @@ def doubtful_since(series: np.ndarray) -> int | None:
 
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
-    """P(a positive one scores higher than a negative one), ties counting half (Mann-Whitney); None without both."""
-    above, below = score[positive], score[~positive]
-    if not len(above) or not len(below):
+    """P(a positive one scores higher than a negative one), ties counting half; None without both."""
+    return float(roc_auc_score(positive, score)) if positive.any() and not positive.all() else None
+
+
+def brier(probability: np.ndarray, happened: np.ndarray) -> float | None:
+    """Mean squared distance of P from what happened."""
+    if not len(probability):
         return None
-    ordered = np.sort(below)
-    wins = np.searchsorted(ordered, above, "left") + np.searchsorted(ordered, above, "right")
-    return float(wins.sum() / (2 * len(above) * len(below)))
+    return float(brier_score_loss(happened, probability.clip(0, 1)))  # sums of a distribution may round beyond 1
 
 
 def calibration_error(probability: np.ndarray, happened: np.ndarray, bins: int = 10) -> float | None:
+    """Mean distance of P from the rate, over tenths of P, weighted by attempts. scikit-learn has the curve only,
+    without the number of attempts in each tenth.
+    """
     if not len(probability):
         return None
     tenth = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = [
-        (tenth == b).sum() * abs(probability[tenth == b].mean() - happened[tenth == b].mean())
-        for b in range(bins)
-        if (tenth == b).any()
-    ]
-    return float(sum(gaps) / len(probability))
+    return float(np.abs(np.bincount(tenth, probability - happened)).sum() / len(probability))

@@ -1,10 +1,11 @@
 """Recipes: the frozen settings of a run, checked before anything starts.
 
-A launch form, a script or a test makes one; it lies in the run directory as recipe.json, and sft.py or
-self_improvement.py reads nothing else. This module knows no torch, so that the web process may import it.
+A launch form, a script or a test makes one; it lies in the run directory as recipe.json, and the method that it is of
+(methods/registry.py) reads nothing else. This module knows no torch, so that the web process may import it.
 """
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -39,7 +40,8 @@ def setting(default, label, help, minimum=None, maximum=None):
     )
 
 
-def fields_of(recipe: type) -> dict[str, Field]:
+@functools.cache
+def _fields_of(recipe: type) -> dict[str, Field]:
     return {
         field.name: Field(
             field.name,
@@ -54,9 +56,19 @@ def fields_of(recipe: type) -> dict[str, Field]:
     }
 
 
+class _Fields:
+    """Of whichever recipe is asked: what its dataclass declares."""
+
+    def __get__(self, recipe, kind: type) -> dict[str, Field]:
+        return _fields_of(kind)
+
+
 class Recipe:
+    """A method's own is a frozen dataclass of settings, with the method's name as KIND."""
+
     KIND: ClassVar[str]
-    FIELDS: ClassVar[dict[str, Field]]
+    FIELDS = _Fields()
+    steps_per_round = 0  # how many practice steps of one policy version make a round; 0: no number closes it
 
     def __post_init__(self):
         problems = {}
@@ -206,7 +218,6 @@ class SFTRecipe(Recipe):
     )
 
     KIND: ClassVar[str] = "sft"
-    FIELDS: ClassVar[dict[str, Field]]
 
 
 @dataclass(frozen=True)
@@ -326,28 +337,8 @@ class ImproveRecipe(Recipe):
     )
 
     KIND: ClassVar[str] = "improve"
-    FIELDS: ClassVar[dict[str, Field]]
 
     @property
     def steps_per_round(self) -> int:
         """N x B: how many practice steps of one policy version make a round."""
         return self.updates_per_round * self.batch
-
-
-def warm_up_and_anneal(step: int, steps: int) -> float:
-    """Factor of a recipe's learning rate in stage 1: up within the first 5 %, then along a cosine to zero."""
-    warm = max(1, steps // 20)
-    return step / warm if step <= warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-RECIPES: dict[str, type[Recipe]] = {recipe.KIND: recipe for recipe in (SFTRecipe, ImproveRecipe)}
-for _recipe in RECIPES.values():
-    _recipe.FIELDS = fields_of(_recipe)
-
-
-def recipe_from_json(data: dict) -> Recipe:
-    """The recipe of recipe.json, by its kind."""
-    kind = data.get("kind") if isinstance(data, dict) else None
-    if kind not in RECIPES:
-        raise RecipeError({"kind": f"kind is {kind!r}; write one of {', '.join(map(repr, RECIPES))}."})
-    return RECIPES[kind].from_json(data)

@@ -19,11 +19,11 @@ from robots.station import Station
 from robots.tasks import TaskFamily, get_task
 from robots.worlds import make_world
 from training.checkpoints import Policy, RewardModel
+from training.methods.self_improvement import improve
+from training.methods.sft import sft
 from training.practice import step_together, together
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir, RunError
-from training.self_improvement import improve
-from training.sft import sft
 
 
 def rules_for(task: TaskFamily, rules: dict, practised: Sequence[str]) -> dict:

@@ -17,7 +17,6 @@ imports this module.
 import contextlib
 import hashlib
 import json
-import math
 import os
 import signal
 import time
@@ -25,36 +24,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from robots import strict_json
-from training.recipes import Recipe, RecipeError, recipe_from_json
+from robots.atomic_files import write_atomically
+from training.methods.registry import recipe_from_json
+from training.recipes import Recipe, RecipeError
 
 
 class RunError(Exception):
     """A run that can't start or go on; the text says what is wrong and what to do."""
-
-
-def wilson(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """The Wilson interval of a success rate, 95 % by default: sensible for few episodes and near 0 and 1."""
-    if n == 0:
-        return 0.0, 1.0
-    rate = successes / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """A reader sees the old file or the new one, never half of it, not even after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)  # half a file must not keep a full disk full
-        raise
-    os.replace(temporary, path)
 
 
 def sha256_of(path: Path) -> str:
@@ -89,6 +65,12 @@ class RunDir:
             folder.mkdir(parents=True, exist_ok=True)
         write_atomically(run.path / "recipe.json", strict_json.dumps(recipe.to_json(), indent=1).encode())
         return run
+
+    def clear_leftovers(self) -> None:
+        """What a killed learner was writing: for the learner alone, which writes these folders alone while it runs."""
+        for folder in (self.path, self.checkpoints):
+            for unfinished in folder.glob(".*.tmp"):
+                unfinished.unlink(missing_ok=True)
 
     def recipe(self, kind: str) -> Recipe:
         try:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from robots.embodiments import Embodiment
 from training.datasets import DatasetError, Demonstrations
-from training.recipes import warm_up_and_anneal
+from training.descent import anneal
 from training.vocabulary import Vocabulary
 
 CELL = 2  # pixels
@@ -248,6 +248,22 @@ def learn_to_see(
 
         return by_own_cases
 
+    def loss_of(number: int, begun: Sight) -> Callable[[], dict[str, Tensor]]:
+        return own_cases(begun) if number else by_what_left
+
+    return _learn_in_rounds(sight, steps, loss_of, generator, step_done, load, save)
+
+
+def _learn_in_rounds(
+    sight: Sight,
+    steps: int,
+    loss_of: Callable[[int, Sight], Callable[[], dict[str, Tensor]]],
+    generator: torch.Generator,
+    step_done: Callable[[int, dict], bool],
+    load: Callable,
+    save: Callable,
+) -> bool:
+    """ROUNDS of so many updates, each with the loss that it has from its number and from the sight as it began."""
     # As the round began: a restart in its middle has to find the same cases.
     begun, loss = copy.deepcopy(sight), None
     optimiser = _new_optimiser(sight)
@@ -258,14 +274,14 @@ def learn_to_see(
             begun.load_state_dict(sight.state_dict())
             optimiser = _new_optimiser(sight)
         if within == 0 or loss is None:
-            loss = own_cases(begun) if number else by_what_left
-        for group in optimiser.param_groups:
-            group["lr"] = LEARNING_RATE * warm_up_and_anneal(within + 1, steps)
+            loss = loss_of(number, begun)
+            schedule = anneal(optimiser, steps, within)
         losses = loss()
         optimiser.zero_grad()
         sum(losses.values()).backward()
         nn.utils.clip_grad_norm_(sight.parameters(), 1.0)
         optimiser.step()
+        schedule.step()
         go_on = step_done(step, {name: float(value.detach()) for name, value in losses.items()})
         if not go_on or step % SAVE_EVERY == 0 or step == ROUNDS * steps:
             save({"step": step}, optimiser, generator, sight=sight, begun=begun)

@@ -10,7 +10,7 @@
 
 A policy's outlook, which tells supervisors what will come of an attempt, is learned in hindsight (outlook_bins).
 
-Stage 1 (sft.py) uses the bins, stage 2 (self_improvement.py) the rest. A station's detector is in
+Stage 1 (methods/sft.py) uses the bins, stage 2 (methods/self_improvement.py) the rest. A station's detector is in
 robots/termination.py, which knows no torch.
 """
 

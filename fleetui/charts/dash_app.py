@@ -90,7 +90,7 @@ def lab_of(search: str):
 @app.callback(Output("runs", "options"), Output("runs", "value"), Input("url", "search"), State("runs", "value"))
 def offer_runs(search, chosen):
     lab, query = lab_of(search)
-    runs = list(lab.runs.filter(kind="improve", archived_at=None).order_by("-id"))
+    runs = list(lab.runs.filter(kind__in=learning.practising_kinds(), archived_at=None).order_by("-id"))
     wanted = query.get("runs", "").split(",")
     at_first = [run.pk for run in runs if str(run.pk) in wanted] or [run.pk for run in runs[:CHOSEN_AT_FIRST]]
     return [{"label": f"{run.name} ({run.state})", "value": run.pk} for run in runs], chosen or at_first

@@ -6,6 +6,7 @@ from django.urls import reverse
 from fleetui.access import may
 from fleetui.fleet.glossary import TERMS
 from fleetui.fleet.models import Lab
+from training.methods.registry import methods
 
 # title, name of the address, and what a role must be allowed to do for it to be offered
 PAGES = (
@@ -27,8 +28,6 @@ OWN = (("Your password", "password"), ("Your time zone", "time_zone"))
 # title, name of the address, what follows it, and what a role must be allowed to do
 ACTS = (
     ("Add a station", "new_station", "", "create_station"),
-    ("Train from demonstrations", "new_run", "?kind=sft", "launch_run"),
-    ("Improve on stations", "new_run", "?kind=improve", "launch_run"),
     ("Generate a dataset", "datasets", "#generate", "generate_dataset"),
     ("Upload a dataset", "datasets", "#upload", "upload_dataset"),
     ("Assign a task", "tasks", "#assign", "assign"),
@@ -74,9 +73,10 @@ def jump_targets(lab: Lab, query: str, limit: int = 6) -> list[dict]:
         targets += found(
             "person", members, lambda row: row.user.get_username(), lambda row: f"{address('people')}#member-{row.pk}"
         )
+    launches = [(each.title, "new_run", f"?kind={each.kind}", "launch_run") for each in methods().values()]
     targets += [
         {"kind": "act", "title": title, "url": address(name) + rest}
-        for title, name, rest, action in ACTS
+        for title, name, rest, action in (ACTS[0], *launches, *ACTS[1:])
         if may(lab.role, action) and _matches(query, title)
     ]
     if query:

@@ -30,11 +30,13 @@ from fleetui.learning import selectors
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from fleetui.learning.signals import run_moved
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
+from robots.atomic_files import replacing, write_atomically
 from robots.embodiments import get_embodiment
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
-from training.recipes import Recipe, RecipeError, recipe_from_json
-from training.run_dir import sha256_of, write_atomically
+from training.methods.registry import Method, method_of, recipe_from_json
+from training.recipes import Recipe, RecipeError
+from training.run_dir import sha256_of
 
 STALE_AFTER = timedelta(seconds=10)  # a job heartbeats each second
 RENDER_STALE_S = 120
@@ -258,14 +260,11 @@ def launch_training(
     parent: Run | None = None,
     source: str = "server",
 ) -> Run:
-    """Check everything, write a run that learns from a dataset alone, and enqueue its job."""
+    """Check everything, write a run that learns without stations, and enqueue its job."""
     checked = read_recipe(kind=kind, recipe=recipe)
-    problems = _dataset_problems(lab, dataset)
-    if corrections is not None:
-        problems |= _corrections_problems(lab, dataset, corrections)
-    if problems:
-        raise Invalid(" ".join(problems.values()), problems)
     sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
+    if problems := source_problems(lab=lab, method=method_of(kind), **sources):
+        raise Invalid(" ".join(problems.values()), problems)
     run = create_run(lab=lab, user=user, recipe=checked, name=name, **sources)
     enqueue_run(run=run, user=user, source=source)
     return run
@@ -289,6 +288,25 @@ def enqueue_run(*, run: Run, user, source: str = "server") -> None:
     """Everything that it needs is there: its launch is recorded, and its job may begin."""
     _record_run(run, "run_launched", user, source=source)
     enqueue_on_commit("learning.run", run.pk)
+
+
+def source_problems(
+    *, lab: Lab, method: Method, dataset: Dataset | None, corrections: Dataset | None, parent: Run | None
+) -> dict[str, str]:
+    """Why a run of the method can't start from these, by the field of its form."""
+    problems = {}
+    if "parent" in method.needs:
+        if parent is None or parent.lab_id != lab.pk:
+            problems["parent"] = "Choose the run whose policy and reward model to start from."
+        elif problem := selectors.parent_problem(parent):
+            problems["parent"] = problem
+    if "dataset" in method.needs:
+        problems |= _dataset_problems(lab, dataset)
+        if corrections is not None:
+            problems |= _corrections_problems(lab, dataset, corrections)
+    elif corrections is not None:
+        problems["corrections"] = "Only a run that trains from demonstrations learns from corrections too."
+    return problems
 
 
 def _dataset_problems(lab: Lab, dataset: Dataset | None) -> dict[str, str]:
@@ -521,16 +539,13 @@ def register_checkpoint(*, run: Run, line: dict) -> Checkpoint | None:
     target = settings.DATA / kept
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
-        temporary = target.with_suffix(f".{run.pk}.tmp")
-        temporary.unlink(missing_ok=True)
         try:
-            _link_or_copy(source, temporary)
+            with replacing(target, durable=False) as temporary:  # its content has been written durably already
+                _link_or_copy(source, temporary)
+                if sha256_of(temporary) != line["sha256"]:
+                    raise FileNotFoundError(source)  # a newer one has its name
         except FileNotFoundError:
             return None
-        if sha256_of(temporary) != line["sha256"]:
-            temporary.unlink()
-            return None
-        temporary.replace(target)
     with transaction.atomic():
         if not beat_run(run=run):
             return None

@@ -1,34 +1,35 @@
-"""Forms of learning's pages. The launch form is made from the recipe's own fields: a new setting needs no code."""
+"""Forms of learning's pages. A launch form is made from its method: what it starts from, then its recipe's own fields.
+So neither a new setting nor a new method needs code here.
+"""
 
 from django import forms
 
 from fleetui.fleet.forms import in_words
 from robots.tasks import TASKS
-from training.recipes import RECIPES, RecipeError
+from training.methods.registry import Method
+from training.recipes import RecipeError
 
-# What most launches change; the others stand under "further settings".
-MAIN = {
-    "sft": ("steps", "batch", "learning_rate", "evaluation_episodes", "seed"),
-    "improve": ("max_episodes", "updates_per_round", "batch", "evaluate_every", "evaluation_episodes", "seed"),
-}
 NAME_IT = {"required": "Give the dataset a name."}
 FAMILIES = [(each.name, each.title) for each in TASKS.values()]
 
 
 class LaunchForm(forms.Form):
-    """Where a run starts from, and its recipe; the recipe itself checks its fields and words their errors."""
+    """A run's recipe, which itself checks its fields and words their errors. What the run starts from is asked for by a
+    form for each need of its method: launch_form() in practice/forms.py puts them together.
+    """
 
-    KIND: str
     name = forms.CharField(
         label="Name", required=False, max_length=80, help_text="Left empty, it is named after its kind, with a number."
     )
 
-    def __init__(self, *args, lab, like=None, **kwargs):
+    def __init__(self, *args, lab, method: Method, like=None, **kwargs):
         """`like`: a run whose sources and recipe the form begins with."""
         super().__init__(*args, **kwargs)
-        self.lab = lab
+        self.lab, self.method = lab, method
         self.impossible = []  # why what a link asks for can't be had: nothing else is chosen in its place
-        self.recipe_class = RECIPES[self.KIND]
+        self.lacking = []  # of the method's needs, with the sentence that says what is missing
+        self.shown = None  # the dataset of what its policy will have been shown, as the form begins
+        self.recipe_class = method.recipe
         self.source_names = list(self.fields)
         given = like.recipe if like else {}
         if like:
@@ -36,14 +37,14 @@ class LaunchForm(forms.Form):
         for field in self.recipe_class.FIELDS.values():
             numeric = field.type is not str
             value = given.get(field.name, field.default)
-            self.fields[field.name] = shown = forms.CharField(
+            self.fields[field.name] = entry = forms.CharField(
                 label=field.label,
                 help_text=f"{field.help} {explain_range(field)}".strip(),
                 required=False,
                 initial=spell(value),
                 widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"} if numeric else {}),
             )
-            shown.changed = value != field.default
+            entry.changed = value != field.default
 
     def refuse(self, name, problem):
         self.impossible.append(problem)
@@ -73,11 +74,11 @@ class LaunchForm(forms.Form):
 
     @property
     def main_fields(self):
-        return [self[name] for name in MAIN[self.KIND]]
+        return [self[name] for name in self.method.main_fields]
 
     @property
     def further_fields(self):
-        return [self[name] for name in self.recipe_class.FIELDS if name not in MAIN[self.KIND]]
+        return [self[name] for name in self.recipe_class.FIELDS if name not in self.method.main_fields]
 
     @property
     def further_bad(self):
@@ -88,12 +89,20 @@ class LaunchForm(forms.Form):
         return sum(field.field.changed for field in self.further_fields)
 
     @property
+    def missing(self) -> str:
+        """What has to be there before such a run can be launched, or nothing."""
+        return self.lacking[0][1] if self.lacking else ""
+
+    @property
+    def lacks_parent(self) -> bool:
+        return bool(self.lacking) and self.lacking[0][0] == "parent"
+
+    @property
     def problem_count(self):
         return sum(len(problems) for problems in self.errors.values())
 
 
-class SFTForm(LaunchForm):
-    KIND = "sft"
+class DatasetForm(LaunchForm):
     dataset = forms.ModelChoiceField(
         label="Dataset", queryset=None, empty_label=None, error_messages={"required": "Choose the dataset to train on."}
     )
@@ -107,12 +116,11 @@ class SFTForm(LaunchForm):
 
     def __init__(self, *args, lab, **kwargs):
         super().__init__(*args, lab=lab, **kwargs)
+        ready = lab.datasets.filter(state="ready", archived_at=None).order_by("-id")
         driven = lab.episodes.filter(dataset__isnull=False).values("dataset")
-        self.fields["corrections"].queryset = lab.datasets.filter(
-            state="ready", archived_at=None, pk__in=driven
-        ).order_by("-id")
+        self.fields["corrections"].queryset = ready.filter(pk__in=driven)
         self.fields["corrections"].label_from_instance = lambda row: f"{row.name} ({row.episodes})"
-        self.fields["dataset"].queryset = lab.datasets.filter(state="ready", archived_at=None).order_by("-id")
+        self.fields["dataset"].queryset = ready
         self.fields["dataset"].label_from_instance = lambda row: f"{row.name} ({row.episodes} demonstrations)"
         for name in ("dataset", "corrections"):
             asked = self.initial.get(name)
@@ -125,12 +133,10 @@ class SFTForm(LaunchForm):
                 else:
                     said = f"{found} is archived" if found.archived_at else f"{found} holds no corrections"
                 self.refuse(name, f"{said}; choose one of the list.")
-
-    @property
-    def missing(self):
-        if not self.fields["dataset"].queryset.exists():
-            return "No dataset is ready yet: make one on the Datasets page, or wait until it is generated."
-        return ""
+        self.shown = ready.filter(pk=self.initial.get("dataset")).first() or ready.first()
+        if self.shown is None:
+            said = "No dataset is ready yet: make one on the Datasets page, or wait until it is generated."
+            self.lacking.append(("dataset", said))
 
 
 class GenerateForm(forms.Form):
@@ -172,8 +178,8 @@ def sources_of(run) -> dict:
 
 def recipe_rows(run) -> list[dict]:
     """A run's recipe in the order of its form; a value that is not the default comes with it."""
-    fields = RECIPES[run.kind].FIELDS
-    names = [*MAIN[run.kind], *(name for name in fields if name not in MAIN[run.kind])]
+    fields, main = run.method.recipe.FIELDS, run.method.main_fields
+    names = [*main, *(name for name in fields if name not in main)]
     return [
         {
             "label": fields[name].label,

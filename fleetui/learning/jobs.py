@@ -29,8 +29,10 @@ from fleetui.fleet.models import Episode
 from fleetui.learning import actions, selectors
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from robots import strict_json
+from robots.atomic_files import write_atomically
 from robots.episodes import read_episodes
-from training.run_dir import RunDir, RunError, write_atomically
+from training.methods.registry import ROLES
+from training.run_dir import RunDir, RunError
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +161,7 @@ def run_job(run_id: int) -> None:
     run = actions.claim_run(run_id=run_id)
     if run is None:
         return
-    supervision = SUPERVISIONS[run.kind](run)
+    supervision = SUPERVISIONS[run.method.practises](run)
     try:
         supervision.carry_out()
     except DATABASE_AWAY as error:
@@ -178,7 +180,7 @@ def run_job(run_id: int) -> None:
 
 class Supervision:
     """One attempt at a run: what the job knows between two ticks. The database and the directory know everything
-    else. Training needs no more than this; another kind of run overrides what it does beside.
+    else. Training needs no more than this; what practises overrides what it does beside.
     """
 
     TERMINATE_S = 30.0  # cancelled, it saves what it has
@@ -260,13 +262,14 @@ class Supervision:
 
     def list_data(self) -> dict[str, Path]:
         """The demonstrations and corrections that it learns from: name in the run directory -> the file."""
-        first = self.run.sft_run
-        sources = [each for each in (first.dataset, first.corrections) if each is not None]
-        return {f"{each.pk}.safetensors": each.file for each in sources}
+        return {f"{each.pk}.safetensors": each.file for each in self.run.demonstrations}
 
     def list_start(self) -> dict[str, Path]:
-        """The weights that it begins with, likewise."""
-        return {}
+        """The weights that it begins with, likewise: the policy and the reward model of its parent."""
+        if "parent" not in self.run.method.needs:
+            return {}
+        found = {role: self.run.parent.best_checkpoint(role) for role in ROLES}
+        return {f"{role}.safetensors": checkpoint.file for role, checkpoint in found.items() if checkpoint}
 
     def end_leftover(self) -> None:
         """A training process of an earlier attempt must not write beside the new one."""
@@ -417,8 +420,8 @@ class Supervision:
         return 1 if self.dir.saved_at() > self.saved_at else self.run.deaths + 1
 
 
-# Who supervises a run of which kind; practice/jobs.py adds its own.
-SUPERVISIONS: dict[str, type[Supervision]] = {"sft": Supervision}
+# By whether the run's method practises on stations; practice/jobs.py adds its own.
+SUPERVISIONS: dict[bool, type[Supervision]] = {False: Supervision}
 
 
 # Datasets

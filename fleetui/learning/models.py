@@ -12,12 +12,11 @@ from django.db.models import Q
 from django.utils import timezone
 
 from robots.protocol import Policy
-from training.recipes import Recipe, recipe_from_json
+from training.methods.registry import ROLES, Method, method_of, recipe_from_json
+from training.recipes import Recipe
 
 DATASET_STATES = ("generating", "ready", "failed")
-RUN_KINDS = ("sft", "improve")
 RUN_STATES = ("queued", "starting", "running", "pausing", "paused", "canceling", "canceled", "failed", "completed")
-CHECKPOINT_ROLES = ("policy", "reward_model")
 
 
 def choices(values):
@@ -58,7 +57,7 @@ class Dataset(models.Model):
 
 
 class Run(models.Model):
-    """One execution of a recipe: `sft` on a dataset, or `improve` on stations from a parent SFT run."""
+    """One execution of a method's recipe: on a dataset, or from a parent run, some of them on stations."""
 
     LIVE = ("queued", "starting", "running", "pausing", "paused", "canceling")
     SUPERVISED = ("starting", "running", "pausing", "paused", "canceling")  # a job holds it
@@ -77,7 +76,7 @@ class Run(models.Model):
 
     lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="runs")
     name = models.CharField(max_length=80)
-    kind = models.CharField(max_length=8, choices=choices(RUN_KINDS))
+    kind = models.CharField(max_length=40)  # of its method, by which it is checked (training/methods/registry.py)
     state = models.CharField(max_length=12, choices=choices(RUN_STATES), default="queued")
     recipe = models.JSONField()
     dataset = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="runs")
@@ -93,7 +92,7 @@ class Run(models.Model):
     phase = models.CharField(max_length=60, blank=True)
     eta_s = models.FloatField(null=True)
     error = models.TextField(blank=True)
-    # The round under way of an improve run: which version is practised, how many steps it has and needs, whether
+    # The round under way of a run that practises: which version is practised, how many steps it has and needs, whether
     # stations hold.
     open_version = models.PositiveIntegerField(null=True)
     round_steps = models.PositiveIntegerField(default=0)
@@ -112,8 +111,7 @@ class Run(models.Model):
         constraints = [
             models.CheckConstraint(condition=Q(state__in=RUN_STATES), name="run_state_known"),
             models.CheckConstraint(
-                condition=Q(kind="sft", dataset__isnull=False) | Q(kind="improve", parent__isnull=False),
-                name="run_has_its_source",
+                condition=Q(dataset__isnull=False) | Q(parent__isnull=False), name="run_has_its_source"
             ),
         ]
 
@@ -132,12 +130,16 @@ class Run(models.Model):
     def is_live(self):
         return self.state in self.LIVE
 
+    @property
+    def method(self) -> Method:
+        return method_of(self.kind)
+
     def load_recipe(self) -> Recipe:
         return recipe_from_json(self.recipe)
 
     def practises(self):
         """Whether its stations shall run episodes now."""
-        return self.kind == "improve" and self.state in ("starting", "running") and not self.pause_wanted
+        return self.method.practises and self.state in ("starting", "running") and not self.pause_wanted
 
     def published_policy(self) -> "Checkpoint | None":
         """The policy that its stations shall act with."""
@@ -147,23 +149,37 @@ class Run(models.Model):
         return self.checkpoints.filter(role=role).order_by("-version", "-created_at").first()
 
     @property
-    def sft_run(self) -> "Run":
-        """The run of demonstrations that it goes back to: its reward model judges all that came of it."""
+    def origin(self) -> "Run":
+        """The run of demonstrations that it goes back to, or is."""
         run = self
-        while run.parent is not None:
+        while "dataset" not in run.method.needs and run.parent is not None:
+            run = run.parent
+        return run
+
+    @property
+    def demonstrations(self) -> list[Dataset]:
+        """The datasets that it goes back to: the demonstrations, and what people drove beside them."""
+        origin = self.origin
+        return [each for each in (origin.dataset, origin.corrections) if each is not None]
+
+    @property
+    def judge(self) -> "Run":
+        """The run whose reward model judges all that came of it: it makes one itself, or goes back to it."""
+        run = self
+        while "reward_model" not in run.method.roles and run.parent is not None:
             run = run.parent
         return run
 
     def best_checkpoint(self, role: str) -> "Checkpoint | None":
-        """What another run starts from: of practice the policy that was kept, and always the SFT run's reward model."""
+        """What another run starts from: the policy that was kept, and the reward model that judged it."""
         if role == "reward_model":
-            return self.sft_run.newest_checkpoint(role)
+            return self.judge.newest_checkpoint(role)
         kept = self.checkpoints.filter(role=role, version=self.kept_version).first()
         return kept or self.newest_checkpoint(role)
 
     def policy_message(self, policy: "Checkpoint") -> Policy:
-        """What a station is told to load: the policy, and the parent's frozen reward model that judges it."""
-        judge = self.parent.best_checkpoint("reward_model")
+        """What a station is told to load: the policy, and the frozen reward model that judges it."""
+        judge = self.best_checkpoint("reward_model")
         return Policy(
             checkpoint=str(policy.uuid),
             version=policy.version,
@@ -192,7 +208,7 @@ class Checkpoint(models.Model):
 
     uuid = models.UUIDField(primary_key=True, default=uuid.uuid4)
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="checkpoints")
-    role = models.CharField(max_length=12, choices=choices(CHECKPOINT_ROLES))
+    role = models.CharField(max_length=12, choices=choices(ROLES))
     version = models.PositiveIntegerField()
     path = models.CharField(max_length=200)  # relative to the data folder
     sha256 = models.CharField(max_length=64)
@@ -204,7 +220,7 @@ class Checkpoint(models.Model):
 
     class Meta:
         ordering = ["created_at", "version"]
-        constraints = [models.CheckConstraint(condition=Q(role__in=CHECKPOINT_ROLES), name="checkpoint_role_known")]
+        constraints = [models.CheckConstraint(condition=Q(role__in=ROLES), name="checkpoint_role_known")]
 
     def __str__(self):
         return f"{self.role.replace('_', ' ')} v{self.version}"

@@ -6,6 +6,7 @@ from django.db.models import Prefetch, Q
 
 from fleetui.fleet.models import Lab, Station
 from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
+from training.methods.registry import ROLES, methods_that_need
 
 SNAPSHOT_METRICS = 4000
 
@@ -48,13 +49,18 @@ def list_run_rows(lab: Lab, kind: str = "", archived: bool = False) -> list[dict
 
 
 def list_parents(lab: Lab):
-    """What practice can start from, the newest first: training that left a policy and a reward model, and practice that
-    has ended well and left a policy.
+    """What another run can start from, the newest first: training that left a policy and a reward model, and practice
+    that has ended well and left a policy.
     """
-    policies, judges = (Checkpoint.objects.filter(role=role).values("run") for role in ("policy", "reward_model"))
-    trained = Q(kind="sft", state="completed", pk__in=judges)
-    practised = Q(kind="improve", state__in=("completed", "canceled"))
-    return lab.runs.filter(trained | practised, pk__in=policies, archived_at=None).order_by("-id")
+    policies, judges = (Checkpoint.objects.filter(role=role).values("run") for role in ROLES)
+    judged = Q(pk__in=judges) | Q(parent__isnull=False)
+    ended = Q(state="completed") | Q(state="canceled", kind__in=practising_kinds())
+    return lab.runs.filter(judged, ended, pk__in=policies, archived_at=None).order_by("-id")
+
+
+def practising_kinds() -> list[str]:
+    """Kinds of runs that practise on stations."""
+    return [method.kind for method in methods_that_need("stations")]
 
 
 def parent_problem(run: Run) -> str:

@@ -6,7 +6,6 @@ database; the readable ones are kept in the data folder, for this user's eyes on
 """
 
 import json
-import os
 import secrets
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from fleetui.fleet.actions.labs import add_member, create_lab, create_station, c
 from fleetui.fleet.models import Lab, Station
 from fleetui.learning.actions import generate_dataset, recognise_folder
 from fleetui.learning.models import DataFolder
+from robots.atomic_files import write_atomically
 from robots.embodiments import get_embodiment
 
 LAB = "main"
@@ -138,8 +138,4 @@ def read_private(path, otherwise):
 
 def write_private(path, rows):
     """Readable by this user alone from its first byte on, and never half written."""
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.unlink(missing_ok=True)
-    with open(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        json.dump(rows, file, indent=1)
-    unfinished.replace(path)
+    write_atomically(path, json.dumps(rows, indent=1).encode(), mode=0o600)

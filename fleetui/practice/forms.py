@@ -8,11 +8,12 @@ from django.utils.html import format_html
 
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.models import PRIORITIES, AssignedStation, Assignment
-from fleetui.fleet.templatetags.fleet_words import kind_words
 from fleetui.fleet.time_zones import zone_named
 from fleetui.learning import selectors as learning
-from fleetui.learning.forms import LaunchForm, SFTForm
+from fleetui.learning.forms import DatasetForm, LaunchForm
 from fleetui.practice import selectors
+from fleetui.practice.actions import launching
+from training.methods.registry import Method
 
 BUDGETS = {
     "": "the run ends by itself",
@@ -106,7 +107,7 @@ class AssignForm(forms.Form):
         if assignment is not None and assignment.parent_id:
             sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
         self.fields["parent"].queryset = sources
-        self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
+        self.fields["parent"].label_from_instance = lambda run: f"{run} ({run.method.words})"
         if not sources.exists():
             self.fields[
                 "parent"
@@ -196,15 +197,32 @@ class AssignForm(forms.Form):
         return found
 
 
-class ImproveForm(LaunchForm):
-    KIND = "improve"
+class ParentForm(LaunchForm):
     parent = forms.ModelChoiceField(
         label="Start from",
         queryset=None,
         empty_label=None,
-        help_text="The run whose policy is improved. The reward model that came with it judges the attempts.",
+        help_text="The run with whose policy it begins. The reward model that came with it judges the attempts.",
         error_messages={"required": "Choose the run whose policy and reward model to start from."},
     )
+
+    def __init__(self, *args, lab, **kwargs):
+        super().__init__(*args, lab=lab, **kwargs)
+        self.fields["parent"].queryset = parents = learning.list_parents(lab)
+        self.fields["parent"].label_from_instance = lambda run: f"{run} ({run.method.words})"
+        parent = parents.first()
+        if parent is None:
+            said = "No run has made a policy and a reward model yet. Train from demonstrations first."
+            self.lacking.append(("parent", said))
+        if asked := self.initial.get("parent"):
+            found, problem = learning.find_parent(lab, asked)
+            parent = found or parent
+            if problem:
+                self.refuse("parent", problem)
+        self.shown = self.shown or (parent and parent.origin.dataset)
+
+
+class StationsForm(LaunchForm):
     task = forms.ModelChoiceField(
         label="Task", queryset=None, empty_label=None, error_messages={"required": "Choose the task to practise."}
     )
@@ -218,22 +236,21 @@ class ImproveForm(LaunchForm):
 
     def __init__(self, *args, lab, like=None, **kwargs):
         super().__init__(*args, lab=lab, like=like, **kwargs)
-        fence = self.fields["edge_margin"]
-        fence.help_text = f"{self.recipe_class.FIELDS['edge_margin'].help} Left empty, it is the task's."
-        if like is None or "edge_margin" not in like.recipe:
-            fence.initial = ""
+        for name in self.settings_of_task:
+            field = self.fields[name]
+            field.help_text = f"{self.recipe_class.FIELDS[name].help} Left empty, it is the task's."
+            if like is None or name not in like.recipe:
+                field.initial = ""
         busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
-        self.fields["parent"].queryset = parents = learning.list_parents(lab)
-        self.fields["parent"].label_from_instance = lambda run: f"{run} ({kind_words(run.kind)})"
-        parent = parents.first()
-        if asked := self.initial.get("parent"):
-            found, problem = learning.find_parent(lab, asked)
-            parent = found or parent
-            if problem:
-                self.refuse("parent", problem)
         self.fields["task"].queryset = lab.tasks.filter(archived_at=None).order_by("name")
         able = lab.stations.filter(maintenance_since=None, archived_at=None)
         free = self.fields["stations"].queryset = able.exclude(pk__in=busy.values("station")).order_by("number")
+        if not free.exists():
+            said = (
+                "Every station is used by another run or is in maintenance. Wait for one, or free one: cancel a run, "
+                "or end maintenance."
+            )
+            self.lacking.append(("stations", said))
         # What a manager assigned already is what one most likely wants to practise.
         waiting = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)
         waiting = waiting.filter(task__archived_at=None).order_by("position")
@@ -242,29 +259,28 @@ class ImproveForm(LaunchForm):
         if chosen and waiting is None:
             self.impossible.append("The assignment that this link names already has a run, or has ended.")
         # Else what the policy was shown: practice of a task that it never saw begins at nothing.
-        origin = parent.sft_run.dataset if parent else None
-        shown = lab.tasks.filter(family__in=origin.families, archived_at=None).first() if origin else None
-        self.fields["task"].initial = waiting.task_id if waiting else shown and shown.pk
+        families = self.shown.families if self.shown else []
+        known = lab.tasks.filter(family__in=families, archived_at=None).first()
+        self.fields["task"].initial = waiting.task_id if waiting else known and known.pk
         self.fields["stations"].initial = (
             free.filter(places__assignment=waiting) if waiting and not waiting.any_count else free
         )
 
+    @property
+    def settings_of_task(self) -> list[str]:
+        return launching.settings_of_task(self.method)
+
     def clean(self):
         super().clean()
-        if not self.errors and not self.cleaned_data["edge_margin"]:
-            del self.recipe["edge_margin"]  # launch_run takes the task's
+        for name in self.settings_of_task if not self.errors else ():
+            if not self.cleaned_data[name]:
+                del self.recipe[name]  # launch_run takes the task's
         return self.cleaned_data
 
-    @property
-    def missing(self):
-        if not self.fields["parent"].queryset.exists():
-            return "No run has made a policy and a reward model yet. Train from demonstrations first."
-        if not self.fields["stations"].queryset.exists():
-            return (
-                "Every station is used by another run or is in maintenance. Wait for one, or free one: cancel a run, "
-                "or end maintenance."
-            )
-        return ""
 
-
-LAUNCH_FORMS = {form.KIND: form for form in (SFTForm, ImproveForm)}
+def launch_form(method: Method) -> type[LaunchForm]:
+    """It asks for all that a run of the method starts from: the last of the needs comes first in the order of classes,
+    and last on the page.
+    """
+    forms_of = {"stations": StationsForm, "parent": ParentForm, "dataset": DatasetForm}
+    return type("LaunchForm", tuple(form for need, form in forms_of.items() if need in method.needs), {})

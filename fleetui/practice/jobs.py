@@ -13,8 +13,8 @@ from fleetui.learning.models import Checkpoint, Run
 from fleetui.messages import tell_station_on_commit
 from fleetui.practice import selectors
 from fleetui.practice.actions import assignments, episodes, publishing
+from robots.atomic_files import write_atomically
 from robots.protocol import Hold
-from training.run_dir import write_atomically
 
 REPEAT_S = 3.0  # a channel layer may drop: what stations must know is said again
 LATE_UPLOAD_S = 3.0  # a station has ended its episode, whose upload is on its way
@@ -40,10 +40,6 @@ class PracticeSupervision(Supervision):
     def list_data(self) -> dict[str, Path]:
         """Practice learns from the demonstrations too, as long as they are there."""
         return {name: file for name, file in super().list_data().items() if file.is_file()}
-
-    def list_start(self) -> dict[str, Path]:
-        parent = self.run.parent
-        return {f"{role}.safetensors": parent.best_checkpoint(role).file for role in ("policy", "reward_model")}
 
     def serve(self, now: float) -> None:
         self.hand_in()
@@ -101,7 +97,7 @@ class PracticeSupervision(Supervision):
             publishing.tell_stations_of_run(run=self.run, message=message)
 
 
-SUPERVISIONS["improve"] = PracticeSupervision
+SUPERVISIONS[True] = PracticeSupervision
 
 
 @shared_task(name="fleet.repeat_assignment")

@@ -11,7 +11,7 @@ WAIT_MS = 20_000
 
 @pytest.fixture(scope="module")
 def page(running_fleet, browser):
-    """The manager's; what it made is cancelled in the end, because other tests use the same fleet."""
+    """The manager's."""
     login = running_fleet.logins["manager"]
     page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=running_fleet.url).new_page()
     page.set_default_timeout(WAIT_MS)
@@ -22,11 +22,7 @@ def page(running_fleet, browser):
     page.get_by_label("Password").fill(login["password"])
     page.get_by_role("button", name="Log in").click()
     page.wait_for_url(f"**{LAB}/")
-    page.goto(f"{LAB}/tasks/")
     yield page
-    for row in api(page, "GET", "assignments"):
-        if row["ended_at"] is None:
-            api(page, "DELETE", f"assignments/{row['id']}")
     page.context.close()
     assert errors == []
 
@@ -56,7 +52,17 @@ def expect_order(page, wanted):
     assert [row["id"] for row in api(page, "GET", "assignments") if row["ended_at"] is None] == wanted
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
+def at_the_queue(page):
+    """Each test begins at an empty queue and leaves one; other files' tests use the same fleet."""
+    page.goto(f"{LAB}/tasks/")
+    yield
+    for row in api(page, "GET", "assignments"):
+        if row["ended_at"] is None:
+            api(page, "DELETE", f"assignments/{row['id']}")
+
+
+@pytest.fixture
 def three(page):
     """Three that wait for a person's run, made elsewhere while the page is open."""
     return [
@@ -95,7 +101,8 @@ def test_the_form_shows_what_matters_and_says_what_is_missing(page, screenshots)
     expect(row).to_contain_text("2 h")
 
 
-def test_cancel_asks_once_and_is_at_once(page, screenshots):
+def test_cancel_asks_once_and_is_at_once(page):
+    api(page, "POST", "assignments", {"task": "block2block", "any": 1, "hours": 2})
     page.locator("#waiting").get_by_role("button", name="Cancel").click()
     expect(page.locator("#confirm")).to_contain_text("Cancel the assignment of")
     page.get_by_role("button", name="Go back").click()

@@ -1,7 +1,7 @@
 """The whole loop as people see it, in a real browser against a fleet that the product's own command started.
 
-The tests stand in the order of the story (a dataset is there, a policy is trained, stations practise, an episode is
-replayed), since each needs what those before it made. Every test leaves a picture in tests/screenshots/.
+The story is told by fixtures: a fleet of their own from nothing, a policy that is trained, stations that practise. A
+test asks for the chapter that it needs, so the tests have no order. Every test leaves a picture in tests/screenshots/.
 """
 
 import re
@@ -11,19 +11,26 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import THEME
+from tests.conftest import new_fleet
 
 LAB = "/labs/main"
 WAIT_MS = 20_000
 
 
 @pytest.fixture(scope="module")
+def running_fleet():
+    with new_fleet(2) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
 def story():
-    """What one test leaves for the next: addresses of pages."""
+    """Addresses of pages: of the training, once it has ended, and of the practice that goes on."""
     return {}
 
 
 @pytest.fixture(scope="module")
-def pages(running_fleet, browser):
+def pages(running_fleet, browser, at_first):
     """A logged-in page a role, each in a context of its own; a script error on any of them fails the test that asks."""
     opened = {}
 
@@ -75,7 +82,9 @@ def fill_recipe(page, **values):
         page.locator(f"#id_{name}").fill(str(value))
 
 
-def test_log_in_shows_the_wall_and_the_first_steps(running_fleet, browser, screenshots):
+@pytest.fixture(scope="module")
+def at_first(running_fleet, browser, screenshots):
+    """What the wall shows before anybody has done anything; the picture of it is taken once."""
     context = browser.new_context(base_url=running_fleet.url, viewport={"width": 1440, "height": 900})
     page = context.new_page()
     page.goto(f"{LAB}/")
@@ -85,12 +94,17 @@ def test_log_in_shows_the_wall_and_the_first_steps(running_fleet, browser, scree
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("alert")).to_contain_text("correct username and password")
     log_in(page, running_fleet.logins["supervisor"])
-    expect(page).to_have_title(re.compile("Wall"))
-    expect(page.locator("ol.steps li")).to_have_count(3)
-    expect(page.locator("article.card")).to_have_count(2)
     expect(page.locator("article.card .feed.has-frame")).to_have_count(2, timeout=WAIT_MS)
+    seen = {"title": page.title(), "steps": page.locator("ol.steps li").count()}
+    seen["cards"] = page.locator("article.card").count()
     page.screenshot(path=screenshots / "wall_at_first.png")
     context.close()
+    return seen
+
+
+def test_log_in_shows_the_wall_and_the_first_steps(at_first):
+    assert "Wall" in at_first["title"]
+    assert (at_first["steps"], at_first["cards"]) == (3, 2)
 
 
 def test_another_lab_is_not_found(pages, screenshots):
@@ -100,7 +114,7 @@ def test_another_lab_is_not_found(pages, screenshots):
     page.screenshot(path=screenshots / "not_found.png")
 
 
-def test_reset_changes_the_picture(pages, screenshots):
+def test_reset_changes_the_picture(pages, at_rest, screenshots):
     page = pages("supervisor")
     page.goto(f"{LAB}/stations/station-1")
     expect(page.locator("#feed")).to_have_class(re.compile("has-frame"))
@@ -111,7 +125,7 @@ def test_reset_changes_the_picture(pages, screenshots):
     page.screenshot(path=screenshots / "station_reset.png")
 
 
-def test_override_drives_the_arm_with_keys_and_mouse(pages, screenshots):
+def test_override_drives_the_arm_with_keys_and_mouse(pages, at_rest, screenshots):
     page = pages("supervisor")
     page.goto(f"{LAB}/stations/station-1")
     page.get_by_role("button", name="Override").click()
@@ -133,7 +147,7 @@ def test_override_drives_the_arm_with_keys_and_mouse(pages, screenshots):
     expect(page.locator("body")).not_to_have_attribute("data-station-state", "overridden")
 
 
-def test_stop_is_at_once_and_a_viewer_of_the_wall_sees_it_first(pages, screenshots):
+def test_stop_is_at_once_and_a_viewer_of_the_wall_sees_it_first(pages, at_rest, screenshots):
     wall, station = pages("manager"), pages("supervisor")
     wall.goto(f"{LAB}/")
     station.goto(f"{LAB}/stations/station-2")
@@ -172,8 +186,17 @@ def test_a_bad_recipe_says_what_to_write_instead(pages, screenshots):
     page.screenshot(path=screenshots / "launch_refused.png")
 
 
-def test_launch_sft_and_see_the_losses_grow(pages, story, screenshots):
-    page = pages("researcher")
+@pytest.fixture
+def trained(pages, story, screenshots):
+    """The page of a training that was launched by its form, whose losses grew, and which has ended."""
+    if "sft" not in story:
+        story["sft"] = train(pages("researcher"), screenshots)
+    return story["sft"]
+
+
+def train(page, screenshots):
+    page.goto(f"{LAB}/datasets/")
+    expect(page.locator("tbody")).to_contain_text("Ready", timeout=60_000)  # generated since the fleet's first start
     page.goto(f"{LAB}/runs/new?kind=sft")
     fill_recipe(
         page,
@@ -188,8 +211,8 @@ def test_launch_sft_and_see_the_losses_grow(pages, story, screenshots):
     )
     page.get_by_role("button", name="Launch").click()
     page.wait_for_url(re.compile(r"/runs/\d+$"))
-    story["sft"] = page.url
-    points = lambda: int(page.get_attribute("#losses", "data-points") or 0)  # noqa: E731
+    address = page.url
+    points = lambda: int(page.get_attribute("#curve-0", "data-points") or 0)  # noqa: E731
     state = page.locator("h1 + [data-f=state]")
     wait_until(lambda: points() > 0, 60, lambda: f"No loss appeared; the run says: {page.inner_text('main')}")
     first = points()
@@ -197,10 +220,25 @@ def test_launch_sft_and_see_the_losses_grow(pages, story, screenshots):
     expect(state).to_contain_text("Completed", timeout=60_000)
     expect(page.locator("#result-panel")).to_contain_text("of 20 evaluation episodes")
     page.screenshot(path=screenshots / "run_sft.png", full_page=True)
+    return address
 
 
-def test_launch_improve_and_see_the_success_curve_grow(pages, story, screenshots):
-    page, supervisor = pages("researcher"), pages("supervisor")
+def test_launch_sft_and_see_the_losses_grow(pages, trained):
+    page = pages("researcher")
+    page.goto(trained)
+    expect(page.locator("h1 + [data-f=state]")).to_contain_text("Completed")
+    expect(page.locator("#result-panel")).to_contain_text("of 20 evaluation episodes")
+
+
+@pytest.fixture
+def practising(pages, story, trained, screenshots):
+    """The page of a practice that was launched by its form, whose success curve grew, and which goes on."""
+    if "improve" not in story:
+        practise(pages("researcher"), pages("supervisor"), story, screenshots)
+    return story["improve"]
+
+
+def practise(page, supervisor, story, screenshots):
     page.goto(f"{LAB}/runs/new?kind=improve")
     fill_recipe(
         page,
@@ -215,7 +253,7 @@ def test_launch_improve_and_see_the_success_curve_grow(pages, story, screenshots
     )
     page.get_by_role("button", name="Launch").click()
     page.wait_for_url(re.compile(r"/runs/\d+$"))
-    story["improve"] = page.url
+    story["improve"] = page.url  # whatever comes of it, it has the stations
     for station in ("station-1", "station-2"):
         supervisor.goto(f"{LAB}/stations/{station}")
         supervisor.get_by_label("Reset itself after").fill("0.5")
@@ -233,7 +271,36 @@ def test_launch_improve_and_see_the_success_curve_grow(pages, story, screenshots
     page.screenshot(path=screenshots / "run_improve.png", full_page=True)
 
 
-def test_the_wall_shows_practice_moving(pages, screenshots):
+@pytest.fixture
+def at_rest(pages, story):
+    """Nobody practises; stations go at the speed of a real one."""
+    page = pages("supervisor")
+    if "improve" in story:
+        call(pages("researcher"), f"runs/{story.pop('improve').rsplit('/', 1)[1]}/cancel")
+    for slug in ("station-1", "station-2"):
+        call(page, f"stations/{slug}/command", {"name": "speed", "args": {"value": 1}})
+        address = f"/api{LAB}/stations/{slug}"
+        wait_until(
+            lambda at=address: page.request.get(at).json()["state"] == "idle", 30, f"{slug} does not come to rest"
+        )
+
+
+def call(page, path, body=None):
+    """As a script of this user calls the API."""
+    page.goto(f"{LAB}/")
+    token = page.evaluate("() => document.cookie.match(/csrftoken=([^;]+)/)[1]")
+    answer = page.request.post(f"/api{LAB}/{path}", data=body or {}, headers={"X-CSRFToken": token})
+    assert answer.ok, answer.text()
+
+
+def test_launch_improve_and_see_the_success_curve_grow(pages, practising):
+    page = pages("researcher")
+    page.goto(practising)
+    points = lambda: int(page.get_attribute("#success", "data-points") or 0)  # noqa: E731
+    wait_until(lambda: points() > 1, 30, "The success curve is not there when the page is opened anew.")
+
+
+def test_the_wall_shows_practice_moving(pages, practising, screenshots):
     page = pages("supervisor")
     page.goto(f"{LAB}/")
     feed = "article.card[data-station=station-1] .feed"
@@ -246,7 +313,7 @@ def test_the_wall_shows_practice_moving(pages, screenshots):
     page.screenshot(path=screenshots / "wall_practice.png")
 
 
-def test_the_last_half_minute_is_played_back_beside_the_live_picture(pages, screenshots):
+def test_the_last_half_minute_is_played_back_beside_the_live_picture(pages, practising, screenshots):
     page = pages("supervisor")
     page.goto(f"{LAB}/")
     page.locator("article.card[data-station=station-1]").wait_for()
@@ -311,7 +378,7 @@ def test_a_rise_of_d_is_a_moment_to_jump_to(pages):
     page.unroute("**/stations/station-1/rewind")
 
 
-def test_replay_an_episode(pages, screenshots):
+def test_replay_an_episode(pages, practising, screenshots):
     page = pages("researcher")
     page.goto(f"{LAB}/episodes/?purpose=practice")
     page.locator("tbody a").first.wait_for(timeout=60_000)
@@ -340,7 +407,7 @@ def test_replay_an_episode(pages, screenshots):
     page.screenshot(path=screenshots / "replay.png")
 
 
-def test_charts_are_drawn_inside_the_session(pages, story, browser, running_fleet, screenshots):
+def test_charts_are_drawn_inside_the_session(pages, practising, browser, running_fleet, screenshots):
     page = pages("researcher")
     page.goto(f"{LAB}/charts/")
     frame = page.frame_locator("iframe")
@@ -352,7 +419,7 @@ def test_charts_are_drawn_inside_the_session(pages, story, browser, running_flee
     stranger.close()
 
 
-def test_curves_come_once_compressed_for_runs_and_charts(pages, story, browser):
+def test_curves_come_once_compressed_for_runs_and_charts(pages, practising):
     """Bytes over the wire, as Chromium counts them."""
     page = pages("researcher")
     network = page.context.new_cdp_session(page)
@@ -361,7 +428,7 @@ def test_curves_come_once_compressed_for_runs_and_charts(pages, story, browser):
     network.on("Network.loadingFinished", lambda event: sizes.update({event["requestId"]: event["encodedDataLength"]}))
     network.send("Network.enable")
     network.send("Network.clearBrowserCache")
-    page.goto(story["improve"])
+    page.goto(practising)
     expect(page.locator("#success .scatterlayer .trace").first).to_be_attached(timeout=30_000)
     assert sum(sizes.values()) < 700_000
     sizes.clear()
@@ -372,11 +439,11 @@ def test_curves_come_once_compressed_for_runs_and_charts(pages, story, browser):
     network.detach()
 
 
-def test_a_run_says_that_people_keep_it_waiting(pages, story, screenshots):
+def test_a_run_says_that_people_keep_it_waiting(pages, practising, screenshots):
     page, supervisor = pages("researcher"), pages("supervisor")
     supervisor.goto(f"{LAB}/stations/station-1")
     supervisor.get_by_role("button", name="Pause").click()
-    page.goto(story["improve"])
+    page.goto(practising)
     expect(page.locator("#waiting")).to_contain_text("of 2 stations")
     expect(page.locator("#log")).to_contain_text("evaluated:")
     page.screenshot(path=screenshots / "run_waiting.png")
@@ -386,9 +453,9 @@ def test_a_run_says_that_people_keep_it_waiting(pages, story, screenshots):
     expect(supervisor.locator("body")).not_to_have_attribute("data-station-state", "paused")
 
 
-def test_cancel_asks_once_with_the_name(pages, story, screenshots):
+def test_cancel_asks_once_with_the_name(pages, story, practising, screenshots):
     page = pages("researcher")
-    page.goto(story["improve"])
+    page.goto(practising)
     state = page.locator("h1 + [data-f=state]")
     page.get_by_role("button", name="Cancel run").click()
     expect(page.locator("#confirm")).to_contain_text("Cancel first practice?")
@@ -397,6 +464,7 @@ def test_cancel_asks_once_with_the_name(pages, story, screenshots):
     page.get_by_role("button", name="Cancel run").click()
     page.screenshot(path=screenshots / "confirm.png")
     page.get_by_role("button", name="Cancel first practice").click()
+    del story["improve"]
     expect(state).to_contain_text("Canceled", timeout=30_000)
 
 

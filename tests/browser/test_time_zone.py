@@ -92,6 +92,10 @@ def test_a_person_chooses_another_zone_and_a_start_is_typed_in_it(newcomer, scre
     newcomer.get_by_role("button", name="Stop repeating").click()
     newcomer.locator("#confirm").get_by_role("button", name="Stop repeating").click()
     expect(newcomer.get_by_role("heading", name="Repeating")).to_have_count(0)
+    newcomer.goto("/time-zone")
+    newcomer.get_by_label("Your time zone").select_option("America/Bogota")
+    newcomer.get_by_role("button", name="Save").click()
+    expect(newcomer.locator("body")).to_have_attribute("data-zone", "America/Bogota")
 
 
 def test_a_tasks_rules_are_the_forms(newcomer, screenshots):

@@ -52,7 +52,10 @@ PAGES = {
     "labs/<slug:lab_slug>/tasks/assignments/<int:number>": ("manager", ["{assignment}"]),
     "labs/<slug:lab_slug>/charts/": ("researcher", [f"{LAB}/charts/"]),
     "labs/<slug:lab_slug>/runs/": ("researcher", [f"{LAB}/runs/"]),
-    "labs/<slug:lab_slug>/runs/new": ("researcher", [f"{LAB}/runs/new?kind=sft", f"{LAB}/runs/new?kind=improve"]),
+    "labs/<slug:lab_slug>/runs/new": (
+        "researcher",
+        [f"{LAB}/runs/new", f"{LAB}/runs/new?kind=sft", f"{LAB}/runs/new?kind=improve"],
+    ),
     "labs/<slug:lab_slug>/runs/<int:run_id>": ("researcher", ["{sft}", "{improve}"]),
     "labs/<slug:lab_slug>/datasets/": ("researcher", [f"{LAB}/datasets/"]),
 }

@@ -18,9 +18,9 @@ def manager(opened):
     return opened("manager")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def called(supervisor):
-    """The name and the page of a station that was stopped, and calls for it."""
+    """The name and the page of a station that was stopped, and calls for it. Afterwards it goes on."""
     supervisor.goto(f"{LAB}/")
     card = supervisor.locator("article.card[data-station=station-1]")
     expect(card.locator("a.name")).to_have_text(re.compile("Station 1"))
@@ -28,7 +28,21 @@ def called(supervisor):
     supervisor.goto(link)
     supervisor.locator("#stop").click()
     expect(supervisor.locator("#clear-stop")).to_be_visible()
-    return name, link
+    yield name, link
+    token = supervisor.evaluate("() => document.cookie.match(/csrftoken=([^;]+)/)[1]")
+    for path, body in (("clear_stops", {"reason": "a test"}), ("resume", {})):
+        answer = supervisor.request.post(
+            f"/api{LAB}/{path}", data={"stations": ["station-1"], **body}, headers={"X-CSRFToken": token}
+        )
+        assert answer.ok, answer.text()
+    supervisor.goto(f"{LAB}/attention/")
+    expect(supervisor.locator("#requests tr[id^=help-]")).to_have_count(0)
+
+
+def take(supervisor, name):
+    supervisor.goto(f"{LAB}/attention/")
+    supervisor.locator("tr", has_text=name).first.get_by_role("button", name="Take it").click()
+    expect(supervisor.locator("tr", has_text=name).first).to_contain_text("taken by supervisor")
 
 
 def test_a_stopped_station_calls_on_everybodys_wall_and_one_person_takes_it(supervisor, manager, called, picture):
@@ -47,7 +61,7 @@ def test_a_stopped_station_calls_on_everybodys_wall_and_one_person_takes_it(supe
 
 def test_the_attention_page_says_who_is_on_the_way_and_lets_it_go(supervisor, called, picture):
     name, _ = called
-    supervisor.goto(f"{LAB}/attention/")
+    take(supervisor, name)
     row = supervisor.locator("tr", has_text=name).first
     expect(row).to_contain_text("taken by supervisor")
     expect(row).to_contain_text("Check that the workspace is clear")
@@ -55,12 +69,12 @@ def test_the_attention_page_says_who_is_on_the_way_and_lets_it_go(supervisor, ca
     row.get_by_role("button", name="Give it back").click()
     row = supervisor.locator("tr", has_text=name).first
     expect(row.get_by_role("button", name="Take it")).to_be_visible()
-    row.get_by_role("button", name="Take it").click()
 
 
 def test_the_attention_page_follows_without_a_reload(supervisor, manager, called):
     """What the events made of the page is what a fresh one shows."""
     name, _ = called
+    take(supervisor, name)
     manager.goto(f"{LAB}/attention/")
     supervisor.goto(f"{LAB}/attention/")
     manager.evaluate("() => { window.same_page = true; }")

@@ -187,6 +187,7 @@ CALLS = {
     "invite_member": lambda s: {"lab": s.row, "role": "viewer"},
     "label_episode": lambda s: {"episode": s.episode(true_success=None), "true_success": True},
     "launch_practice": lambda s: {
+        "kind": "improve",
         "lab": s.row,
         "recipe": {},
         "parent": s.sft,

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import logging
+import os
 from types import SimpleNamespace
 
 import kombu.exceptions
@@ -18,7 +19,6 @@ from fleetui import asgi, failures
 from fleetui.charts import asgi as charts
 from fleetui.fleet.models import Episode
 from fleetui.learning.models import Dataset
-from robots import episodes as episodes_module
 from tests.fleetui.lab import as_upload, make_episode
 
 
@@ -125,7 +125,7 @@ def test_a_mistake_of_ours_stays_one(lab, visitor, monkeypatch, caplog):
 @pytest.fixture
 def full_disk(monkeypatch):
     """The second file of an upload finds no room any more."""
-    written, times = episodes_module.os.replace, []
+    written, times = os.replace, []
 
     def replace(*names):
         times.append(names)
@@ -133,7 +133,7 @@ def full_disk(monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         return written(*names)
 
-    monkeypatch.setattr(episodes_module.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     return times
 
 

@@ -9,9 +9,9 @@ from django.conf import settings
 
 from fleetui.fleet.forms import PlanForm, StationForm, StationSettingsForm, TaskForm
 from fleetui.fleet.glossary import BY_FIELD, TERMS
-from fleetui.learning.forms import GenerateForm, SFTForm
-from fleetui.practice.forms import ImproveForm
-from training.recipes import RECIPES
+from fleetui.learning.forms import DatasetForm, GenerateForm
+from fleetui.practice.forms import ParentForm, StationsForm
+from training.methods.registry import methods
 
 TEMPLATES = Path(settings.BASE_DIR, "templates")
 
@@ -57,7 +57,7 @@ def test_templates_name_terms_that_are_there():
 
 
 def test_fields_that_terms_explain_are_fields_of_a_form():
-    forms = (PlanForm, StationForm, StationSettingsForm, TaskForm, SFTForm, ImproveForm, GenerateForm)
+    forms = (PlanForm, StationForm, StationSettingsForm, TaskForm, DatasetForm, ParentForm, StationsForm, GenerateForm)
     fields = {name for form in forms for name in form.base_fields}
-    fields |= {name for recipe in RECIPES.values() for name in recipe.FIELDS}
+    fields |= {name for method in methods().values() for name in method.recipe.FIELDS}
     assert set(BY_FIELD) <= fields

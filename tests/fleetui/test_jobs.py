@@ -516,7 +516,7 @@ def test_a_job_that_lost_its_run_ends_its_child_and_changes_nothing(queued, chil
 
 
 def test_rounds_episodes_in_and_policies_out(lab, sft_run, child):
-    assert jobs.SUPERVISIONS["improve"] is PracticeSupervision
+    assert jobs.SUPERVISIONS[True] is PracticeSupervision
     child("""
 def consume(version):
     until((run / "rounds" / f"{version}.closed").exists)

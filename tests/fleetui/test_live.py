@@ -151,10 +151,37 @@ async def listen(socket, data, seq, seconds=0.6):
 # Doors
 
 
-@pytest.mark.parametrize("origin", [(b"origin", b"http://evil.example"), (b"x-nothing", b"")])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        (b"origin", b"http://evil.example"),
+        (b"x-nothing", b""),
+        (b"origin", b"null"),
+        (b"origin", b"http://testserver:81"),  # another program of the same machine, to which the cookie goes as well
+        (b"origin", b"http://testserver.evil.example"),
+        (b"origin", b"http://[testserver"),
+    ],
+)
 async def test_a_page_of_another_site_can_not_open_the_socket(lab, origin):
     socket = Socket("/ws/live", [origin, await sync_to_async(cookie_of)(lab, "manager")])
     assert not await socket.connect()
+
+
+@pytest.mark.parametrize(
+    ("origin", "host"),
+    [
+        (b"http://localhost:9000", b"localhost:9000"),  # a forwarded port
+        (b"http://[::1]:8000", b"[::1]:8000"),
+        (b"https://testserver", b"testserver"),  # TLS ends at a proxy that tells nothing of it
+        (b"https://fleet.example:8443", b"127.0.0.1:8000"),  # FLEETUI_URL, behind a proxy that passes no Host
+    ],
+)
+async def test_our_own_pages_open_the_socket_by_whatever_way_they_came(lab, settings, origin, host):
+    settings.CSRF_TRUSTED_ORIGINS = ["https://fleet.example:8443"]
+    cookie = await sync_to_async(cookie_of)(lab, "viewer")
+    socket = Socket("/ws/live", [(b"origin", origin), (b"host", host), cookie])
+    assert await socket.connect()
+    await socket.disconnect()
 
 
 async def test_without_a_session_the_socket_is_refused(lab):

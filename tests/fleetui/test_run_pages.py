@@ -57,7 +57,7 @@ def test_a_completed_improvement_offers_what_comes_next(lab, improved):
     page = get(lab, "manager", f"runs/{improved.pk}").content.decode()
     assert shown_acts(page)[-3:] == ["Launch another like it", "Practise with it", "Improve further"]
     assert "Policy v1, kept as the best" in page
-    assert f"runs/new?kind=improve&amp;parent={improved.pk}" in page and f"tasks/?parent={improved.pk}#assign" in page
+    assert f"runs/new?parent={improved.pk}" in page and f"tasks/?parent={improved.pk}#assign" in page
     answer = get(lab, "researcher", f"runs/{improved.pk}/policy.safetensors")
     kept = improved.best_checkpoint("policy")
     assert kept.version == 1 and b"".join(answer.streaming_content) == kept.file.read_bytes()

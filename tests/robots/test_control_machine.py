@@ -1,6 +1,6 @@
-"""10,000 random interleavings of what people, the server and a bad network do to one station, and what must always
-hold: never two in control, no command of an older epoch accepted, none executed late or twice, a stopped body never
-moves.
+"""Random interleavings of what people, the server and a bad network do to one station, and what must always hold: never
+two in control, no command of an older epoch accepted, none executed late or twice, a stopped body never moves. `make
+faults` plays 10,000.
 
 The station is the real one (robots/station.py). The server's rule, which lives in PostgreSQL, is written here once more
 in its simplest form: one live lease, each with a higher epoch, two seconds from its newest sign of life.
@@ -19,7 +19,7 @@ from robots.protocol import to_json
 from robots.station import SILENCE_S, Station
 from tests.robots.station_fakes import Clock, FakeWorld, loaded_policy, told
 
-INTERLEAVINGS = int(os.environ.get("FLEETUI_INTERLEAVINGS", "10000"))
+INTERLEAVINGS = int(os.environ.get("FLEETUI_INTERLEAVINGS", "300"))
 LEASE_S = 2.0
 PEOPLE = ("ada", "grace", "alan")
 ASSIGNMENT = {"type": "assignment", "assignment": 1, "run": 1, "task": {"name": "block2block", "time_limit_steps": 20}}
@@ -137,6 +137,13 @@ class ControlOfAStation(RuleBasedStateMachine):
     def drive(self, who, dx):
         self.say(who, "drive", 0.3, dx=dx, dy=0.0)
 
+    @rule(who=st.sampled_from(PEOPLE), dx=st.sampled_from((-1.0, 0.0, 1.0)))
+    def take_and_drive(self, who, dx):
+        """What people do most, and what chance would seldom put together: all of it arrives at once and in order."""
+        self.say(who, "override", 3.0)
+        self.say(who, "drive", 0.3, dx=dx, dy=0.0)
+        self.arrive_in_order()
+
     @rule(who=st.sampled_from(PEOPLE))
     def beat(self, who):
         self.say(who, "beat", 0.5)
@@ -178,11 +185,12 @@ class ControlOfAStation(RuleBasedStateMachine):
             if seen is None:
                 continue
             state = self.station.control.state
-            assert not self.station.control.stop_latched and not self.station.control.paused, "a stopped body moved"
-            if state == "overridden":
+            assert not self.station.control.stop_latched, "a stopped body moved"
+            if state == "overridden":  # also where it was paused before: a pause holds the policy, not a person
                 assert lease.live and self.clock() - driven_at <= DRIVE_HELD_S, "nobody holds it, and it moves"
                 assert self.station.recording.actor == "human"
             else:
+                assert not self.station.control.paused, "a paused body moved"
                 assert state in ("practising", "evaluating") and not lease.open, "the policy went on by itself"
                 assert self.station.recording.actor == "policy"
             self.station.act(np.array([0.01, 0.0], np.float32), 9.0, None)
@@ -235,12 +243,12 @@ class ControlOfAStation(RuleBasedStateMachine):
             assert control.state in ("overridden", "offline"), "an override that nobody ended lets nothing else move"
 
 
-def test_ten_thousand_interleavings():
+def test_random_interleavings():
     run_state_machine_as_test(
         ControlOfAStation,
         settings=settings(
             max_examples=INTERLEAVINGS,
-            stateful_step_count=12,
+            stateful_step_count=50,  # in twelve, hardly any command of a lease arrives too late
             deadline=None,
             database=None,
             derandomize=True,

@@ -1,12 +1,15 @@
+import asyncio
 import errno
 import json
 import time
 import uuid
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from websockets.asyncio.server import serve
 
 from robots import link as link_module
 from robots.episodes import Episode
@@ -189,6 +192,55 @@ def test_a_wrong_token_is_said_once_and_never_logged(server, connect, caplog):
     assert not link.connected
 
 
+async def linked_until(condition, server, folder):
+    port = server.sockets[0].getsockname()[1]
+    link = Link(f"http://127.0.0.1:{port}", "good-token", Hello(embodiment=LANGUAGE_TABLE.to_json()), folder)
+    running = asyncio.create_task(link.run())
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_server_that_opens_a_connection_only_to_refuse_is_asked_less_and_less(tmp_path, caplog):
+    asked = []
+
+    async def refuse(socket):
+        asked.append(time.monotonic())
+        await socket.close(4403, "It was revoked.")
+
+    async with serve(refuse, "127.0.0.1", 0) as server:
+        await linked_until(lambda: len(asked) > 3, server, tmp_path)
+    assert asked[3] - asked[0] >= 0.1 + 0.2 + 0.4, "half of .2, .4 and .8 s at the least"
+    assert caplog.text.count("does not admit this station") == 1 and "It was revoked." in caplog.text
+
+
+async def test_a_redirect_elsewhere_gets_no_token_and_is_forgotten(tmp_path):
+    """As the log-in page of a Wi-Fi does it, until somebody has logged in."""
+    shown = []
+
+    def portal(connection, request):
+        shown.append(request.headers.get("Authorization"))
+        return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "Log in first.")
+
+    def front(connection, request):
+        shown.append(request.headers.get("Authorization"))
+        if None in shown:
+            return None  # somebody has logged in
+        answer = connection.respond(HTTPStatus.FOUND, "")
+        answer.headers["Location"] = f"ws://127.0.0.1:{elsewhere.sockets[0].getsockname()[1]}/"
+        return answer
+
+    async def talk(socket):
+        await socket.wait_closed()
+
+    async with serve(talk, "127.0.0.1", 0, process_request=portal) as elsewhere:
+        async with serve(talk, "127.0.0.1", 0, process_request=front) as server:
+            await linked_until(lambda: len(shown) == 3, server, tmp_path)
+    assert shown == ["Bearer good-token", None, "Bearer good-token"]
+
+
 @pytest.mark.parametrize(
     ("status", "error", "sentence"),
     [
@@ -351,14 +403,18 @@ def test_a_server_in_trouble_gets_nothing_set_aside(server, connect, monkeypatch
 @pytest.fixture
 def full_disk(monkeypatch):
     """A switch: while it is on, nothing can be written."""
-    written, switch = Path.write_bytes, {"full": False}
+    switch = {"full": False}
 
-    def write_bytes(path, content):
-        if switch["full"]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return written(path, content)
+    def unless_full(written):
+        def write(path, content, **options):
+            if switch["full"]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return written(path, content, **options)
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+        return write
+
+    monkeypatch.setattr(link_module, "write_atomically", unless_full(link_module.write_atomically))
+    monkeypatch.setattr(Path, "write_bytes", unless_full(Path.write_bytes))  # of what is set aside
     return switch
 
 

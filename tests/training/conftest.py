@@ -4,9 +4,9 @@ import torch
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import write_episodes
 from training.checkpoints import Policy, RewardModel
+from training.methods.sft import sft
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir
-from training.sft import sft
 
 SMALL_SFT = {
     "steps": 40,

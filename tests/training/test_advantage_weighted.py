@@ -8,9 +8,9 @@ from robots.episodes import read_episodes, write_episodes
 from training import advantage_weighted
 from training.advantage_weighted import AdvantageWeighted, ends
 from training.checkpoints import load_checkpoint
+from training.methods.self_improvement import improve, policy_path
 from training.recipes import ImproveRecipe
 from training.replay import Replay
-from training.self_improvement import improve, policy_path
 
 LAST = [
     ("practice", "detected_success", True, 1, 0),

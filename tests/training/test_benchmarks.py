@@ -2,6 +2,8 @@ import argparse
 import dataclasses
 import importlib
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,18 +33,45 @@ from training.benchmarks import (
 from training.benchmarks.language_table import filtered_cloning, hand_picked_goals, sparse_reward
 from training.benchmarks.table_runs import picked
 from training.checkpoints import Policy, RewardModel
+from training.evaluation import wilson
 
 
 def test_the_interval_is_students():
-    """1, 2, 3: mean 2, deviation 1, and the quantile 4.303 for 2 degrees of freedom over the root of 3."""
+    """1, 2, 3: mean 2, deviation 1, and the quantile 4.302653 for 2 degrees of freedom over the root of 3."""
     figure = mean_and_interval([1, 2, 3])
     assert figure == {
         "mean": 2.0,
-        "low": pytest.approx(2 - 4.303 / 3**0.5),
-        "high": pytest.approx(2 + 4.303 / 3**0.5),
+        "low": pytest.approx(2 - 4.302653 / 3**0.5),
+        "high": pytest.approx(2 + 4.302653 / 3**0.5),
         "n": 3,
     }
+    assert mean_and_interval([2, 2]) == {"mean": 2.0, "low": 2.0, "high": 2.0, "n": 2}
     assert mean_and_interval([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
+
+
+@pytest.mark.parametrize(("n", "quantile"), [(2, 12.7062), (11, 2.2281), (12, 2.2010), (30, 2.0452), (121, 1.9799)])
+def test_the_interval_is_students_for_any_number_of_seeds(n, quantile):
+    """Quantiles of printed tables."""
+    values = np.arange(n)  # deviation: the root of n (n + 1) / 12
+    figure = mean_and_interval(values)
+    half = quantile * (n * (n + 1) / 12) ** 0.5 / n**0.5
+    assert (figure["mean"], figure["n"]) == ((n - 1) / 2, n)
+    assert (figure["high"] - figure["mean"], figure["mean"] - figure["low"]) == pytest.approx((half, half), rel=1e-4)
+
+
+def test_wilson():
+    # 8 of 10 with z = 1.96: centre (.8 + .19208) / 1.38416 = .7167, half width .2266
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    # Newcombe 1998, Statistics in Medicine 17, table I
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == pytest.approx(1)
+    assert wilson(0, 0) == (0, 1)
+    assert all(type(end) is float for end in wilson(3, 7)), "what goes into JSON"
+
+
+def test_a_station_host_starts_without_what_statistics_need():
+    code = "import sys, training.__main__, training.evaluation; sys.exit('scipy.stats' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_figure_that_some_rows_lack_is_averaged_over_the_others():

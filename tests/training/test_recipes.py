@@ -3,8 +3,9 @@ import sys
 
 import pytest
 
-from training.recipes import ImproveRecipe, RecipeError, SFTRecipe, recipe_from_json
-from training.run_dir import RunDir, RunError, wilson
+from training.methods.registry import recipe_from_json
+from training.recipes import ImproveRecipe, RecipeError, SFTRecipe
+from training.run_dir import RunDir, RunError
 
 
 def test_a_recipe_survives_json():
@@ -47,11 +48,14 @@ def test_neither_recipes_nor_run_directories_need_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_wilson():
-    # 8 of 10 with z = 1.96: centre (.8 + .19208) / 1.38416 = .7167, half width .2266
-    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == pytest.approx(1)
-    assert wilson(0, 0) == (0, 1)
+def test_a_learner_clears_what_a_killed_one_was_writing(tmp_path):
+    run = RunDir.create(tmp_path, SFTRecipe())
+    kept = [run.checkpoints / "policy.safetensors", tmp_path / "state.safetensors"]
+    for path in kept:
+        path.write_bytes(b"whole")
+        path.with_name(f".{path.name}.0a1b2c3d.tmp").write_bytes(b"ha")
+    run.clear_leftovers()
+    assert list(tmp_path.rglob("*.tmp")) == [] and all(path.exists() for path in kept)
 
 
 def test_metrics_are_read_on_from_an_offset_and_a_torn_line_is_left_out(tmp_path):

@@ -13,16 +13,17 @@ from safetensors.torch import save
 from robots.episodes import Episode, read_episodes, unchecked_bytes, write_episodes
 from robots.tasks import get_task
 from robots.worlds import WorldError
-from training import critics, self_improvement
+from training import critics
 from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import CheckpointError, Policy, load_checkpoint, save_checkpoint
 from training.critics import Critic, Memory
-from training.evaluation import Evaluation, evaluate
+from training.evaluation import Evaluation, evaluate, wilson
+from training.methods import self_improvement
+from training.methods.self_improvement import gather, improve, labels, outlook_of, past_the_peak
 from training.policy_gradient import PolicyGradient, progress_rewards
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.rehearsal import LocalStations, rules_for
-from training.run_dir import RunDir, RunError, wilson
-from training.self_improvement import gather, improve, labels, outlook_of, past_the_peak
+from training.run_dir import RunDir, RunError
 
 TASKS = ["block2block", "block_to_place"]
 

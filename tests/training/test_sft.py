@@ -15,13 +15,13 @@ from robots.embodiments import EMBODIMENTS, Embodiment
 from robots.episodes import Episode, write_episodes
 from robots.tasks import TASKS
 from robots.worlds.language_table import LANGUAGE_TABLE
-from training import sft as sft_module
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
 from training.datasets import demonstrations_of, read_demonstrations, split
+from training.methods import sft as sft_module
+from training.methods.sft import among_strangers, begin_from, refuse_blind_detector, sft
 from training.networks import SYMMETRIES, Grounding, Network, random_frames
 from training.recipes import SFTRecipe
 from training.run_dir import Countdown, RunDir, RunError
-from training.sft import among_strangers, begin_from, refuse_blind_detector, sft
 from training.vocabulary import Vocabulary
 
 
@@ -115,7 +115,7 @@ def test_a_run_killed_in_grounding_goes_on_there(new_sft_run, monkeypatch):
         child.wait()
     assert max(line["step"] for line in killed.lines("loss")) < 1000, "it was too quick to be killed in grounding"
     repeated = []
-    monkeypatch.setattr("training.sft.among_strangers", lambda *rest: repeated.append(1) or among_strangers(*rest))
+    monkeypatch.setattr(sft_module, "among_strangers", lambda *rest: repeated.append(1) or among_strangers(*rest))
     sft(killed)
     assert both(killed) == both(whole)
     assert len(repeated) <= 1000 - 100  # at most since the last saved state
@@ -468,7 +468,7 @@ def test_a_detector_that_fires_on_first_frames_ends_the_run_with_a_sentence(demo
 
 
 def test_sentences_keep_their_order_among_strangers(monkeypatch):
-    monkeypatch.setattr("training.sft.WORD_DROPOUT", 0.0)
+    monkeypatch.setattr("training.methods.sft.WORD_DROPOUT", 0.0)
     words = torch.tensor([[5, 6, 7, 8], [9, 4, 0, 0]]).repeat(50, 1)
     noisy = among_strangers(words, torch.Generator().manual_seed(0))
     assert noisy.shape == (100, 10)
@@ -482,7 +482,7 @@ def test_sentences_keep_their_order_among_strangers(monkeypatch):
         assert set(strangers) <= {1} and start <= 3 and length - start - len(sentence) <= 3
         starts.add(start)
     assert starts == {0, 1, 2, 3}
-    monkeypatch.setattr("training.sft.WORD_DROPOUT", 1.0)
+    monkeypatch.setattr("training.methods.sft.WORD_DROPOUT", 1.0)
     assert set(among_strangers(words, torch.Generator().manual_seed(0)).flatten().tolist()) == {0, 1}
 
 

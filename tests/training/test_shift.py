@@ -9,7 +9,7 @@ import pytest
 
 from robots.attention import need_of
 from training.checkpoints import Policy, RewardModel
-from training.foresight import auroc, calibration_error, doubtful_since, foresee
+from training.foresight import auroc, brier, calibration_error, doubtful_since, foresee
 from training.shift import ACT_S, SUPERVISIONS, first_come, most_worth, next_in_turn, work_a_shift
 
 TABLE = need_of(state="needs_person", reason="the blue cube is off the table", state_for_s=1.0)
@@ -54,13 +54,24 @@ def test_a_shift_counts_time_as_it_passes(loaded):
 def test_the_area_under_the_curve_by_hand():
     score, positive = np.array([0.9, 0.4, 0.4, 0.1]), np.array([True, True, False, False])
     assert auroc(score, positive) == pytest.approx((1 + 1 + 0.5 + 1) / 4)
-    assert auroc(score, np.ones(4, bool)) is None
+    assert auroc(score, np.ones(4, bool)) is None and auroc(score, np.zeros(4, bool)) is None
+    assert auroc(np.array([]), np.array([], bool)) is None
 
 
 def test_calibration_by_hand():
     # Two of .95, one of which happened; two of .05, none of which did.
     error = calibration_error(np.array([0.95, 0.95, 0.05, 0.05]), np.array([True, False, False, False]))
     assert error == pytest.approx((2 * 0.45 + 2 * 0.05) / 4)
+    assert calibration_error(np.array([0.25, 1.0]), np.array([True, True])) == pytest.approx(0.75 / 2)
+    assert calibration_error(np.array([]), np.array([], bool)) is None
+
+
+def test_the_brier_score_by_hand():
+    assert brier(np.array([0.9, 0.2]), np.array([True, False])) == pytest.approx((0.01 + 0.04) / 2)
+    assert brier(np.array([0.9, 0.7]), np.array([True, True])) == pytest.approx((0.01 + 0.09) / 2), "none that did not"
+    assert brier(np.array([0.1]), np.array([False])) == pytest.approx(0.01), "none that did"
+    assert brier(np.array([-1e-7, 1 + 1e-7]), np.array([False, True])) == pytest.approx(0), "rounded"
+    assert brier(np.array([]), np.array([], bool)) is None
 
 
 @pytest.mark.parametrize(("series", "since"), [([0.1, 0.9, 0.5, 0.9, 0.95], 3), ([0.9, 0.9], 0), ([0.9, 0.2], None)])

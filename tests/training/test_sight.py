@@ -12,11 +12,11 @@ from robots.worlds.language_table.physics import LanguageTable
 from training import sight
 from training.checkpoints import Policy, RewardModel
 from training.datasets import DatasetError, demonstrations_of
+from training.methods.self_improvement import improve
+from training.methods.sft import sft
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.rehearsal import LocalStations
 from training.run_dir import RunDir
-from training.self_improvement import improve
-from training.sft import sft
 
 TASKS = ["camera_block2block", "camera_block_to_place"]
 PICTURE = CAMERA_TABLE.picture
@@ -223,9 +223,12 @@ def test_a_run_killed_while_it_learns_to_see_goes_on_there(episodes, tmp_path, m
         sft(killed)
     monkeypatch.undo()
     monkeypatch.setattr(LanguageTable, "renderer", "drawn")
-    updates = []
-    anneal = sight.warm_up_and_anneal
-    monkeypatch.setattr(sight, "warm_up_and_anneal", lambda *rest: updates.append(1) or anneal(*rest))
+    updates, whole_sight = [], sight.learn_to_see
+
+    def learn_to_see(eye, shown, steps, generator, step_done, **state):
+        return whole_sight(eye, shown, steps, generator, lambda *said: updates.append(1) or step_done(*said), **state)
+
+    monkeypatch.setattr(sight, "learn_to_see", learn_to_see)
     sft(killed)
     assert len(updates) == 3 * 80 - (step - 50)  # at most since the last saved state
     for role in (Policy, RewardModel):

@@ -26,9 +26,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import scipy  # loads scipy.stats at its first use: a station host starts through this file and needs none
 
 from robots import strict_json
-from training.run_dir import write_atomically
+from robots.atomic_files import write_atomically
 
 Row = dict[str, object]
 Report = Callable[[float, str], None]
@@ -46,19 +47,14 @@ REGISTRY = {
     "throughput": "training.benchmarks.throughput",
 }
 
-# Two-sided 95 % quantile of Student's t by degrees of freedom, from 1 on; beyond the list the normal one will do.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-NORMAL = 1.96
-
 
 def mean_and_interval(values) -> dict[str, float | int]:
-    """The mean over seeds and its 95 % interval; with one seed nobody knows, and low and high are None."""
+    """The mean over seeds and its 95 % interval (Student's t); with one seed nobody knows: low and high are None."""
     values = np.asarray(values, np.float64)
     n, mean = len(values), float(values.mean())
     if n < 2:
         return {"mean": mean, "low": None, "high": None, "n": n}
-    quantile = STUDENT[n - 2] if n - 2 < len(STUDENT) else NORMAL
-    half = quantile * float(values.std(ddof=1)) / math.sqrt(n)
+    half = float(scipy.stats.t.ppf(0.975, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 

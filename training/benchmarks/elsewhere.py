@@ -11,10 +11,10 @@ from robots.tasks import TaskFamily, get_task
 from training.benchmarks import Report, Row
 from training.benchmarks.table_runs import SFT, keep_versions, success
 from training.checkpoints import Policy, load_checkpoint, save_checkpoint
+from training.methods.sft import sft
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.rehearsal import LocalStations
 from training.run_dir import RunDir
-from training.sft import sft
 
 
 @dataclass(frozen=True)

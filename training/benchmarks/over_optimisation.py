@@ -19,7 +19,7 @@ from training.benchmarks.language_table import TASK, TIME_LIMIT
 from training.benchmarks.regimes import PRACTICE
 from training.benchmarks.table_runs import RULES, demonstrations, folder, stage1, stage2, success
 from training.checkpoints import Policy
-from training.self_improvement import policy_path
+from training.methods.self_improvement import policy_path
 
 DEMONSTRATIONS = 6  # on seed 101: .54, .97 after 111 to 155 episodes, .88 after 404
 TIMES = 3

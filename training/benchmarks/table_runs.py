@@ -16,11 +16,11 @@ from robots.worlds.language_table import BLOCKS, PLACES
 from training.benchmarks import Report
 from training.checkpoints import Policy, RewardModel
 from training.evaluation import Evaluation, evaluate
+from training.methods.self_improvement import RewardsOf, improve
+from training.methods.sft import sft
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.rehearsal import LocalStations
 from training.run_dir import RunDir
-from training.self_improvement import RewardsOf, improve
-from training.sft import sft
 
 TASKS = ("block2block", "block_to_place")
 EVALUATION_EPISODES = 400

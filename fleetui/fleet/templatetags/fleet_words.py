@@ -75,11 +75,6 @@ def hidden_address(address) -> str:
 
 
 @register.filter
-def kind_words(kind) -> str:
-    return {"sft": "fine-tuning", "improve": "self-improvement"}.get(kind, kind)
-
-
-@register.filter
 def percent(value) -> str:
     """Halves go up, as in the browser: the same 93 of 200 must not be 46 % here and 47 % there."""
     return "–" if value is None else f"{Decimal(100 * value).quantize(Decimal(1), ROUND_HALF_UP)} %"

@@ -10,6 +10,7 @@ from fleetui.fleet.models import Assignment, Lab
 from fleetui.practice.actions.assignments import complete_assignment, move_assignment
 from fleetui.practice.actions.launching import launch_practice
 from fleetui.practice.queue import Verdict, read_queue
+from training.methods.registry import Method, methods_that_need
 
 log = logging.getLogger(__name__)
 NO_END = 10_000_000  # practice episodes of a run that something else ends
@@ -60,18 +61,19 @@ def dispatch_assignments(*, lab: Lab) -> None:
 
 
 def _launch(verdict: Verdict) -> None:
-    """The server's act, whosever freed the stations."""
-    row = verdict.assignment
+    """The server's act, whosever freed the stations. The queue practises by the first method that can."""
+    row, method = verdict.assignment, methods_that_need("parent", "stations")[0]
     try:
         with transaction.atomic():
             launch_practice(
                 lab=row.lab,
                 user=row.created_by,
+                kind=method.kind,
                 name=f"{row.task.name[:60]} {row.pk}",
                 parent=row.parent,
                 assignment=row,
                 with_stations=verdict.starts_with,
-                recipe=recipe_of(row),
+                recipe=recipe_of(row, method),
             )
     except Conflict:
         log.info("assignment %s: a person was quicker", row.pk)
@@ -82,12 +84,14 @@ def _launch(verdict: Verdict) -> None:
             move_assignment(assignment=row, to="blocked", reason=reason)
 
 
-def recipe_of(row: Assignment) -> dict:
-    """The defaults, evaluated on the assignment's task, with its budget as their limit."""
+def recipe_of(row: Assignment, method: Method) -> dict:
+    """The defaults, evaluated on the assignment's task, with its budget as their limit; as far as the method has such
+    settings.
+    """
     recipe = {"tasks": row.task.family, "time_limit": row.task.time_limit_steps}
     if row.budget_episodes:
         recipe["max_episodes"] = row.budget_episodes
     elif row.budget_hours is not None or row.target_success is not None:
         # Nobody knows how many episodes that will be, so the learning rate has nothing to be annealed against.
         recipe |= {"max_episodes": NO_END, "max_rounds": 1_000_000, "anneal": 0.0}
-    return recipe
+    return {name: value for name, value in recipe.items() if name in method.recipe.FIELDS}

@@ -89,7 +89,7 @@ def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
     for episode in recorded:
         policy = checkpoints.get(str(uuid_or_none(episode.policy)))
         judge = checkpoints.get(str(uuid_or_none(episode.reward_model)))
-        if policy and policy.run_id not in its_runs and policy.run.kind == "improve":
+        if policy and policy.run_id not in its_runs and policy.run.method.practises:
             raise Invalid(
                 f"Episode {episode.uuid}, field policy: it is of {policy.run}, in which {station} never had a place; "
                 "only stations that a run was given send it episodes."

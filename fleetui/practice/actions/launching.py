@@ -6,10 +6,10 @@ from fleetui.access import Invalid
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment, Lab, Station, Task
 from fleetui.learning import actions as learning_actions
-from fleetui.learning import selectors as learning
 from fleetui.learning.models import Dataset, Run
 from fleetui.practice.actions.assignments import assign_task, start_assignment
 from robots.tasks import TASKS
+from training.methods.registry import Method, method_of
 
 
 def launch_run(
@@ -28,11 +28,11 @@ def launch_run(
     source: str = "server",
 ) -> Run:
     """As a person asks for it, in the form or by the API; practice takes an assignment, or a task and stations."""
-    common = {"lab": lab, "user": user, "recipe": recipe, "name": name, "parent": parent}
-    common |= {"dataset": dataset, "corrections": corrections}
-    if kind == "improve":
-        return launch_practice(**common, assignment=assignment, task=task, stations=stations, source=source)
-    return learning_actions.launch_training(**common, kind=kind, source=source)
+    common = {"lab": lab, "user": user, "kind": kind, "recipe": recipe, "name": name, "source": source}
+    common |= {"dataset": dataset, "corrections": corrections, "parent": parent}
+    if method_of(kind).practises:
+        return launch_practice(**common, assignment=assignment, task=task, stations=stations)
+    return learning_actions.launch_training(**common)
 
 
 @transaction.atomic
@@ -40,6 +40,7 @@ def launch_practice(
     *,
     lab: Lab,
     user,
+    kind: str,
     recipe: dict,
     name: str = "",
     dataset: Dataset | None = None,
@@ -57,14 +58,17 @@ def launch_practice(
     `with_stations` are those that the dispatcher found for an assignment of any stations. Unless the recipe says
     otherwise, evaluations have the fence of the task: the curve judges the policy as it is practised.
     """
+    method = method_of(kind)
     practised = assignment.task if assignment else task
     if practised is not None:
-        recipe = {"edge_margin": practised.edge_margin or 0.0} | recipe
-    checked = learning_actions.read_recipe(kind="improve", recipe=recipe)
+        recipe = {name: getattr(practised, name) or 0.0 for name in settings_of_task(method)} | recipe
+    checked = learning_actions.read_recipe(kind=kind, recipe=recipe)
     stations = list(with_stations or stations)
-    problems = _practice_problems(lab, parent, assignment, task, stations)
-    if corrections is not None:
-        problems["corrections"] = "Only a run that trains from demonstrations learns from corrections too."
+    sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
+    problems = learning_actions.source_problems(lab=lab, method=method, **sources)
+    if not problems:
+        problems = _body_problems(_demonstrations(method, **sources), parent or dataset, practised)
+    problems |= _practice_problems(lab, assignment, task, stations)
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
     lock_queue(lab)  # the dispatcher must not give the same stations away meanwhile
@@ -73,9 +77,8 @@ def launch_practice(
         user=user,
         recipe=checked,
         name=name,
-        dataset=dataset,
-        parent=parent,
         round_target=checked.steps_per_round,
+        **sources,
     )
     assignment = assignment or _waiting_assignment(task, stations)
     if assignment is not None:
@@ -87,16 +90,15 @@ def launch_practice(
     return run
 
 
+def settings_of_task(method: Method) -> list[str]:
+    """Of its recipe those that are the practised task's own unless a launch says otherwise."""
+    return [name for name in ("edge_margin",) if name in method.recipe.FIELDS]
+
+
 def _practice_problems(
-    lab: Lab, parent: Run | None, assignment: Assignment | None, task: Task | None, stations: list[Station]
+    lab: Lab, assignment: Assignment | None, task: Task | None, stations: list[Station]
 ) -> dict[str, str]:
     problems = {}
-    if parent is None or parent.lab_id != lab.pk:
-        problems["parent"] = "Choose the run whose policy and reward model to start from."
-    elif problem := learning.parent_problem(parent):
-        problems["parent"] = problem
-    else:
-        problems |= _body_problems(parent, assignment.task if assignment else task)
     if archived := [station.name for station in stations if station.archived_at]:
         problems["stations"] = f"{', '.join(archived)}: archived; bring it back first or leave it out."
     if assignment is not None:
@@ -116,18 +118,25 @@ def _practice_problems(
     return problems
 
 
-def _body_problems(parent: Run, task: Task | None) -> dict[str, str]:
+def _demonstrations(
+    method: Method, dataset: Dataset | None, corrections: Dataset | None, parent: Run | None
+) -> list[Dataset]:
+    """What its policy will have been shown."""
+    if "dataset" in method.needs:
+        return [each for each in (dataset, corrections) if each is not None]
+    return parent.demonstrations
+
+
+def _body_problems(demonstrations: list[Dataset], source: Run | Dataset, task: Task | None) -> dict[str, str]:
     """A policy moves only the body it was trained for; stations of another one would wait for it for ever."""
-    origin = parent.sft_run
-    learned = [dataset.families for dataset in (origin.dataset, origin.corrections) if dataset is not None]
-    families = {family for names in learned for family in names if family in TASKS}
+    families = {family for each in demonstrations for family in each.families if family in TASKS}
     trained = {TASKS[family].embodiment for family in families}
     wanted = TASKS[task.family].embodiment if task and task.family in TASKS else None
     if wanted and trained and wanted not in trained:
-        return {"task": f"{task} is for the embodiment {wanted}, and {parent} was trained for {' and '.join(trained)}."}
+        return {"task": f"{task} is for the embodiment {wanted}, and {source} was trained for {' and '.join(trained)}."}
     if task and trained and task.after_failure and task.after_failure not in families:
         return {
-            "task": f"{task} gives instructions of {task.after_failure} after a failure, and {parent} was never "
+            "task": f"{task} gives instructions of {task.after_failure} after a failure, and {source} was never "
             "trained on them. Train on demonstrations of both, or edit the task."
         }
     return {}

@@ -12,10 +12,12 @@ from fleetui.learning import selectors as learning
 from fleetui.learning.forms import recipe_rows
 from fleetui.learning.models import Metric
 from fleetui.practice.actions import launching
-from fleetui.practice.forms import LAUNCH_FORMS
+from fleetui.practice.forms import launch_form
 from fleetui.practice.queue import read_queue
+from training.methods.registry import methods, methods_that_need
 
 LAUNCH_FROM = ("dataset", "parent", "assignment", "like")  # what a link to the launch form may choose
+STARTS_WITH = {"dataset": "dataset", "parent": "parent", "assignment": "stations"}  # what a method must need for it
 CHECKPOINTS_SHOWN = 12  # as static/js/run.js shows
 
 
@@ -31,6 +33,7 @@ def runs(request, lab_slug):
         "runs",
         runs=learning.list_runs(lab).annotate(evaluation=Subquery(newest)),
         standing=standing_runs(lab),
+        methods=methods().values(),
         archived=learning.list_runs(lab, archived=True),
     )
 
@@ -43,27 +46,40 @@ def standing_runs(lab) -> set[int]:
 @page
 @require_http_methods(["GET", "POST"])
 def new_run(request, lab_slug):
+    """A form for a run of the method that the address names; else a list of those that can start from what it names,
+    unless there is one alone.
+    """
     lab = access.get_lab(request.user, lab_slug, "launch_run")
-    kind = request.GET.get("kind", "sft")
-    if kind not in LAUNCH_FORMS:
-        raise Http404(f"There is no kind of run {kind!r}; known are {', '.join(LAUNCH_FORMS)}.")
+    kind = request.GET.get("kind", "")
+    if kind and kind not in methods():
+        raise Http404(f"There is no kind of run {kind!r}; known are {', '.join(methods())}.")
     asked = {name: row_number(request.GET.get(name, "")) for name in LAUNCH_FROM}
     chosen = {name: number for name, number in asked.items() if number}
+    needed = {STARTS_WITH[name] for name in chosen if name in STARTS_WITH}
+    fitting = [methods()[kind]] if kind else methods_that_need(*needed)
+    if len(fitting) != 1:
+        query = "".join(f"&{name}={number}" for name, number in chosen.items())
+        return render_page(request, "learning/methods.html", lab, "runs", methods=fitting, query=query)
+    method = fitting[0]
     like = access.get_run(request.user, lab_slug, chosen.pop("like")) if "like" in chosen else None
-    if like is not None and like.kind != kind:
-        raise Http404(f"{like} is no run of the kind {kind!r}.")
-    form = LAUNCH_FORMS[kind](request.POST or None, lab=lab, like=like, initial=chosen)
+    if like is not None and like.kind != method.kind:
+        raise Http404(f"{like} is no run of the kind {method.kind!r}.")
+    form = launch_form(method)(request.POST or None, lab=lab, method=method, like=like, initial=chosen)
     if request.method == "POST" and form.is_valid():
         try:
             run = launching.launch_run(
-                lab=lab, user=request.user, kind=kind, recipe=form.recipe, **form.sources(), source="page"
+                lab=lab, user=request.user, kind=method.kind, recipe=form.recipe, **form.sources(), source="page"
             )
         except access.Refused as refused:
             add_refusal(form, refused)
         else:
             messages.success(request, f"{run} is launched. It starts as soon as the server has a free worker for it.")
             return redirect("run", lab_slug, run.pk)
-    return render_page(request, "learning/new_run.html", lab, "runs", 422 if form.errors else 200, form=form, kind=kind)
+    trainers = methods_that_need("dataset")  # what to begin with where there is nothing to start from
+    status = 422 if form.errors else 200
+    return render_page(
+        request, "learning/new_run.html", lab, "runs", status, form=form, method=method, trainers=trainers
+    )
 
 
 @page

@@ -9,6 +9,8 @@ from fleetui.fleet.models import SHOWN_STATES
 from fleetui.fleet.templatetags.fleet_words import percent, words
 from fleetui.fleet.views.pages import page, render_page
 from fleetui.learning.models import Run
+from fleetui.learning.selectors import practising_kinds
+from training.methods.registry import methods_that_need
 
 
 @page
@@ -36,11 +38,13 @@ def first_steps(lab) -> list[dict]:
 
     A step with `launches` leads to the launch form, which not every role may open.
     """
-    trained = lab.runs.filter(kind="sft", state="completed", archived_at=None).order_by("-id").first()
-    training = lab.runs.filter(kind="sft", state__in=Run.LIVE).order_by("-id").first()
-    if lab.runs.filter(kind="improve", practice_episodes__gt=0).exists():
+    training_runs = lab.runs.exclude(kind__in=practising_kinds()).order_by("-id")
+    practice_runs = lab.runs.filter(kind__in=practising_kinds()).order_by("-id")
+    trained = training_runs.filter(state="completed", archived_at=None).first()
+    training = training_runs.filter(state__in=Run.LIVE).first()
+    if practice_runs.filter(practice_episodes__gt=0).exists():
         return []
-    practising = lab.runs.filter(kind="improve").exclude(state__in=("canceled", "failed")).order_by("-id").first()
+    practising = practice_runs.exclude(state__in=("canceled", "failed")).first()
     dataset = lab.datasets.filter(archived_at=None).order_by("id").first()
     new_run = reverse("new_run", args=[lab.slug])
     if trained:
@@ -72,13 +76,13 @@ def first_steps(lab) -> list[dict]:
             "text": f"“{dataset}” holds {dataset.episodes} demonstrations to teach a policy and a reward model from.",
             "label": "Train",
             "launches": True,
-            "url": f"{new_run}?kind=sft&dataset={dataset.pk}",
+            "url": f"{new_run}?kind={methods_that_need('dataset')[0].kind}&dataset={dataset.pk}",
         }
     practise = {
         "text": "Stations try the task by themselves; the reward model judges, the policy gets better.",
         "label": "Practise",
         "launches": practising is None,
-        "url": f"{new_run}?kind=improve" + (f"&parent={trained.pk}" if trained else ""),
+        "url": f"{new_run}?kind={methods_that_need('stations')[0].kind}" + (f"&parent={trained.pk}" if trained else ""),
     }
     if practising:
         practise |= {

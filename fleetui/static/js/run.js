@@ -1,11 +1,11 @@
-// A run as it goes: losses, rounds and the success curve grow by the socket; and so does the log's tail.
+// A run as it goes: its method's curves and the success curve grow by the socket; and so does the log's tail.
 
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
 import { colour, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText, timeOfDay, withAlpha, STATES, stateWord } from "./format.js";
 
 const Plotly = window.Plotly;
-const runId = Number(page.run), kind = page.kind;
+const runId = Number(page.run), method = JSON.parse(document.getElementById("method").textContent);
 const LIVE = ["queued", "starting", "running", "pausing", "paused", "canceling"];
 const SETTLED_MS = 3000;   // a station that resets itself is no news
 const $ = (selector) => document.querySelector(selector);
@@ -36,13 +36,17 @@ function speedAndFalls(e) {
 const bandSpeedAndFalls = (e) =>
   [`95 % band ${percent(e.low)} to ${percent(e.high)}`, ...speedAndFalls(e)].join(", ");
 
-// The first evaluation of an improve run is the SFT policy's own, on the same seeds: that is the level to beat.
+// The first evaluation of a run that practises is its parent's policy, on the same seeds: that is the level to beat. What
+// only trains has one evaluation: its result.
 function drawSuccess() {
   const points = of("evaluation").map((e) => ({ ...e, rate: e.n ? e.successes / e.n : null })).filter((e) => e.rate !== null);
   $("#success").hidden = !points.length && ended();
-  if (!points.length) return;
+  if (!points.length) {
+    if (ended()) setText(field("success-note"), "no evaluation was made");
+    return;
+  }
   const ink = colour("ink");
-  if (kind === "sft") {
+  if (!method.practises) {
     const last = points.at(-1);
     $("#result-panel").hidden = false;
     setText(field("result"), `${percent(last.rate)} true success`);
@@ -88,34 +92,33 @@ function showKept(first, best) {
   setText(field("result-note"), `${measured} Before practice: ${said}.`);
 }
 
-function drawLosses() {
-  const ink = colour("ink"), soft = colour("ink-3");
-  if (kind === "improve") {
-    const rounds = of("update");
-    $("#losses").hidden = !rounds.length && ended();
-    if (!rounds.length) { setText(field("loss-note"), ended() ? "no round was completed" : "the first round is being collected"); return; }
-    setText(field("loss-note"), "what it learns from in each round; not true success");
-    Plotly.react($("#losses"), [
-      { x: rounds.map((r) => r.version), y: rounds.map((r) => r.detected_rate), mode: "lines+markers", marker: { size: 5, symbol: "square" }, line: { color: ink, width: 1.8 }, name: "detected success", hovertemplate: "v%{x}: %{y:.1%}<extra></extra>" },
-      { x: rounds.map((r) => r.version), y: rounds.map((r) => r.mean_return), yaxis: "y2", mode: "lines", line: { color: soft, width: 1.8, dash: "dot" }, name: "mean return", hovertemplate: "v%{x}: %{y:.2f}<extra></extra>" },
-    ], layout("policy version", "detected", { xaxis: { tick0: 0, dtick: Math.max(1, Math.ceil(rounds.length / 10)) }, yaxis: { range: [0, 1.02], tickformat: ".0%" }, yaxis2: { overlaying: "y", side: "right", tickmode: "auto", nticks: 5, showgrid: false, tickfont: { size: 11 }, title: { text: "return", font: { size: 12 } }, automargin: true }, margin: { l: 48, r: 48, t: 8, b: 40 } }), config);
-    $("#losses").dataset.points = rounds.length;
-    return;
-  }
-  const rows = of("loss");
-  $("#losses").hidden = !rows.length && ended();
-  if (!rows.length) { setText(field("loss-note"), ended() ? "it ended before the first updates" : "appear with the first updates"); return; }
-  const names = { bc: ["actions", ink, "solid", 1.5], validation_bc: ["actions, validation", ink, "dash", 2], steps_to_go: ["steps-to-go", soft, "solid", 1.5],
-    validation_steps_to_go: ["steps-to-go, validation", soft, "dash", 2], grounding: ["grounding", soft, "dot", 1.5] };
-  const traces = Object.entries(names).map(([key, [name, color, dash, width]]) => {
-    const having = rows.filter((row) => isNumber(row[key]));
-    return { x: having.map((row) => row.step), y: having.map((row) => row[key]), mode: key.startsWith("validation") ? "lines+markers" : "lines", marker: { size: 5 }, line: { color, dash, width }, name,
-      hovertemplate: `${name} %{y:.3f}<br>update %{x}<extra></extra>` };
-  }).filter((trace) => trace.x.length);
-  Plotly.react($("#losses"), traces, layout("update", "loss (nats)", { yaxis: { rangemode: "tozero" }, xaxis: { rangemode: "tozero" } }), config);
-  $("#losses").dataset.points = rows.length;
-  const newest = rows.at(-1);
-  setText(field("loss-note"), `update ${newest.step}`);
+// What the run's method declares (training/methods/registry.py): a plot each, of the metrics that it names.
+function drawCurves() { method.curves.forEach(drawCurve); }
+
+function drawCurve(curve, index) {
+  const plot = $(`#curve-${index}`), note = field(`curve-${index}-note`), rows = of(curve.metric);
+  plot.hidden = !rows.length && ended();
+  if (!rows.length) { setText(note, ended() ? curve.empty : curve.waiting); return; }
+  setText(note, curve.note || `${curve.x_title} ${rows.at(-1)[curve.x]}`);
+  const traces = curve.lines.map((line) => traceOf(curve, line, rows)).filter((trace) => trace.x.length);
+  const second = { overlaying: "y", side: "right", tickmode: "auto", nticks: 5, showgrid: false, tickfont: { size: 11 }, title: { text: curve.second_title, font: { size: 12 } }, automargin: true };
+  Plotly.react(plot, traces, layout(curve.x_title, curve.y_title, {
+    xaxis: curve.whole ? { tick0: 0, dtick: Math.max(1, Math.ceil(rows.length / 10)) } : { rangemode: "tozero" },
+    yaxis: curve.share ? { range: [0, 1.02], tickformat: ".0%" } : { rangemode: "tozero" },
+    ...(curve.second_title ? { yaxis2: second, margin: { l: 48, r: 48, t: 8, b: 40 } } : {}),
+  }), config);
+  plot.dataset.points = rows.length;
+}
+
+function traceOf(curve, line, rows) {
+  const having = rows.filter((row) => isNumber(row[line.key]));
+  const format = line.second ? ".2f" : curve.share ? ".1%" : ".3f";
+  return {
+    x: having.map((row) => row[curve.x]), y: having.map((row) => row[line.key]), name: line.name, ...(line.second ? { yaxis: "y2" } : {}),
+    mode: line.marks ? "lines+markers" : "lines", marker: { size: 5, ...(line.second ? { symbol: "square" } : {}) },
+    line: { color: colour(line.soft ? "ink-3" : "ink"), dash: line.dash, width: line.width },
+    hovertemplate: `${line.name} %{y:${format}}<br>${curve.x_title} %{x}<extra></extra>`,
+  };
 }
 
 function drawCheckpoints() {
@@ -123,15 +126,15 @@ function drawCheckpoints() {
   const newest = checkpoints.slice().sort((a, b) => b.version - a.version || (a.role < b.role ? -1 : 1)).slice(0, 12);
   $("#checkpoints").replaceChildren(...newest.map((checkpoint) => {
     const row = document.createElement("tr");
-    // Stations load policies of an improve run only; of an SFT run's two the threshold is what one wants to know.
-    const cells = kind === "sft" ? [checkpoint.role.replace("_", " "), "v0", isNumber(checkpoint.threshold) ? `success at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"] :
+    // Stations load policies of what practises only; of training's two the threshold is what one wants to know.
+    const cells = !method.practises ? [checkpoint.role.replace("_", " "), "v0", isNumber(checkpoint.threshold) ? `success at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"] :
       [checkpoint.role.replace("_", " "), `v${checkpoint.version}${checkpoint.version === run.kept_version && checkpoint.role === "policy" ? " ★ kept" : ""}`, null,
       isNumber(checkpoint.staleness_s) ? `${checkpoint.staleness_s.toFixed(1)} s` : "–"];
     cells.forEach((text, index) => {
       const cell = row.insertCell();
       if (index === 1 || index === 3) cell.className = "number";
       else cell.className = "nowrap";
-      if (kind === "improve" && index === 2 && checkpoint.published_at) {
+      if (method.practises && index === 2 && checkpoint.published_at) {
         const time = document.createElement("time");
         time.dateTime = checkpoint.published_at;
         cell.append(time);
@@ -170,7 +173,7 @@ function drawHead() {
   const stands = drawWaiting();
   $("#progress-panel").hidden = ended() && run.state !== "failed";
   $("#progress").value = run.progress ?? 0;
-  const phase = { grounding: "Grounding: learning which object a word means" }[run.phase] ?? run.phase;
+  const phase = method.phases[run.phase] ?? run.phase;
   setText(field("phase"), phase || { queued: "Waiting for its turn", starting: "Starting", paused: "Paused" }[run.state] || word);
   setText(field("eta"), isNumber(run.eta_s) && run.state === "running" && !stands ? `${percent(run.progress)}, about ${duration(run.eta_s)} left` : percent(run.progress));
   setText(field("round"), run.round_target ? `Round of policy v${run.open_version ?? 0}: ${run.round_steps} of ${run.round_target} practice steps${run.holding ? "; its stations wait for the next policy" : ""}. ${run.practice_episodes ?? 0} practice episodes so far.` : "");
@@ -181,7 +184,7 @@ function drawHead() {
 function drawWaiting() {
   const there = stations.filter((station) => station.connected !== false);
   const wanting = there.filter((station) => STATES[station.state]?.until_person && Date.now() - (station.since ?? 0) > SETTLED_MS);
-  const waits = run.state === "running" && (wanting.length > 0 || (kind === "improve" && stations.length > 0 && there.length === 0));
+  const waits = run.state === "running" && (wanting.length > 0 || (method.practises && stations.length > 0 && there.length === 0));
   $("#waiting").hidden = !waits;
   if (!waits) return false;
   const of_all = `${wanting.length} of ${stations.length} station${stations.length === 1 ? "" : "s"}`;
@@ -211,7 +214,7 @@ function drawLog() {
 function draw() {
   if (pending) return;
   pending = true;
-  requestAnimationFrame(() => { pending = false; drawHead(); drawSuccess(); drawLosses(); drawCheckpoints(); drawLog(); });
+  requestAnimationFrame(() => { pending = false; drawHead(); drawSuccess(); drawCurves(); drawCheckpoints(); drawLog(); });
 }
 
 live.subscribe(`run:${lab}/${runId}`, { subscribe: "run", lab, run: runId }, (type, data) => {
@@ -228,7 +231,7 @@ live.subscribe(`run:${lab}/${runId}`, { subscribe: "run", lab, run: runId }, (ty
 });
 
 // Its stations' states come from the wall; all else that the wall says is not of this page.
-if (kind === "improve") live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
+if (method.practises) live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
   let moved = false;
   for (const card of data.stations ?? [data.card]) {
     const station = stations.find((each) => each.slug === card?.slug);

@@ -1,0 +1,108 @@
+"""A method is one file: what a newcomer writes, and nothing else, is launched, practises and draws its own curve."""
+
+import os
+from textwrap import dedent
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.test_usable_by_everyone import RECIPES, api, wait_for
+from tests.conftest import own_place, start_fleet
+
+LAB = "/labs/main"
+# It trains nothing: the stations practise with the policy that it began with, and it draws how long they took.
+FILE = """
+    import time, uuid
+    from dataclasses import dataclass, replace
+    from robots.episodes import read_episodes
+    from training.methods.registry import Curve, Line, Method
+    from training.recipes import Recipe, setting
+    from training.run_dir import sha256_of
+
+    @dataclass(frozen=True)
+    class ConstantRecipe(Recipe):
+        KIND = "constant"
+        steps_per_round: int = setting(100, "Steps", "It ends after so many steps of practice.", 1, 10_000)
+
+    def practise(run):
+        from training.checkpoints import load_checkpoint, save_checkpoint
+        network, parent = load_checkpoint(run.start / "policy.safetensors")
+        mine, path = replace(parent, id=str(uuid.uuid4()), parent=parent.id), run.checkpoints / "policy.safetensors"
+        save_checkpoint(path, network, mine)
+        said = {"id": mine.id, "version": mine.version, "path": "checkpoints/policy.safetensors"}
+        run.log("checkpoint", role="policy", sha256=sha256_of(path), publish=True, **said)
+        seen, closed = set(), False
+        while not closed and not run.cancelled:
+            closed = run.closed(mine.version)
+            for file in run.episode_files(seen):
+                seen.add(file.name)
+                run.log("attempt", number=len(seen), steps=read_episodes(file)[0].steps)
+            time.sleep(0.1)
+        run.log("done", attempts=len(seen))
+        return {"attempts": len(seen)}
+
+    METHODS = (Method(ConstantRecipe, f"{__name__}:practise", title="Only practise", words="constant policy",
+        summary="Trains nothing.", needs=("parent", "stations"), roles=("policy",), main_fields=("steps_per_round",),
+        curves=(Curve("Attempts", "attempt", "number", "attempt", "steps", (Line("steps", "steps taken"),)),)),)
+    """
+
+
+@pytest.fixture(scope="module")
+def running_fleet():
+    """One of its own, that is told where the method is."""
+    with own_place() as (data, environment):
+        (data / "constant_policy.py").write_text(dedent(FILE))
+        path = os.pathsep.join(filter(None, [str(data), os.environ.get("PYTHONPATH")]))
+        fleet = start_fleet(data, 1, FLEETUI_METHODS="constant_policy", PYTHONPATH=path, **environment)
+        try:
+            fleet.wait_until_answering(180)
+            yield fleet
+        finally:
+            status = fleet.stop()
+        assert status == 0, f"The fleet did not end cleanly:\n{fleet.output.read_text()}"
+
+
+def test_it_is_launched_from_its_page_practises_and_draws_its_curve(opened, screenshots):
+    assert len(dedent(FILE).strip().splitlines()) <= 36, "about 30 lines, apart from empty ones"
+    page = opened("manager")
+    ready = lambda: [row for row in api(page, "GET", "datasets") if row["state"] == "ready"]  # noqa: E731
+    dataset = wait_for(page, ready, 120, "No dataset was ready.")[-1]
+    recipe = RECIPES["sft"] | {"evaluation_episodes": 0}
+    parent = api(page, "POST", "runs", {"kind": "sft", "dataset": dataset["id"], "recipe": recipe})["id"]
+    ended = lambda: api(page, "GET", f"runs/{parent}")["state"] == "completed"  # noqa: E731
+    wait_for(page, ended, 180, "The training did not end.")
+    api(page, "POST", "stations/station-1/command", {"name": "speed", "args": {"value": 0}})
+
+    page.goto(f"{LAB}/runs/")
+    expect(page.locator("#new-run li")).to_have_count(3)
+    expect(page.locator("#new-run li").last).to_contain_text("Trains nothing.")
+    page.screenshot(path=screenshots / "new_method_runs.png", full_page=True)
+    page.get_by_role("link", name="Only practise").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Only practise")
+    expect(page.get_by_label("Steps", exact=True)).to_have_value("100")
+    page.get_by_label("Steps", exact=True).fill("0")
+    page.get_by_role("button", name="Launch").click()
+    expect(page.locator(".field.bad")).to_contain_text("at least 1")  # by its own recipe
+    page.get_by_label("Steps", exact=True).fill("60")
+    page.screenshot(path=screenshots / "new_method_form.png", full_page=True)
+    page.get_by_role("button", name="Launch").click()
+
+    page.wait_for_url("**/runs/2")
+    expect(page.locator(".page-head .sub")).to_contain_text("constant policy from")
+    expect(page.get_by_role("heading", name="Attempts")).to_be_visible()
+    expect(page.locator("#stations")).to_contain_text("Station 1")
+    expect(page.locator("h1 + [data-f=state]")).to_contain_text("Completed", timeout=120_000)
+    run = api(page, "GET", "runs/2")
+    assert run["round_target"] == 60 <= run["round_steps"] and run["practice_episodes"] >= 1
+    assert [row["role"] for row in run["checkpoints"]] == ["policy"] and run["checkpoints"][0]["published_at"]
+    episodes = api(page, "GET", "episodes?run=2")
+    assert {row["station"] for row in episodes} == {"station-1"}
+    points = str(run["practice_episodes"])
+    expect(page.locator("#curve-0")).to_have_attribute("data-points", points, timeout=20_000)
+    expect(page.locator("#curve-0")).to_contain_text("steps taken")
+    page.screenshot(path=screenshots / "new_method_run.png", full_page=True)
+    # What comes of it can be practised with again: the policy it published, and the reward model it goes back to.
+    page.get_by_role("link", name="Improve further").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("New run")  # two methods start from a run
+    page.get_by_role("link", name="Improve on stations").click()
+    expect(page.get_by_label("Start from")).to_have_value("2")

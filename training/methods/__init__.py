@@ -1,0 +1,1 @@
+"""The methods by which a policy is learned: one file each. registry.py says what all may know of them."""

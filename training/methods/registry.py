@@ -1,0 +1,221 @@
+"""The methods, as everybody may know them: what each needs, makes and draws. No torch here: the web process reads it.
+
+A run is of one method. The launch form, the pages, the API, the charts and the job read its Method here and ask for no
+name; the run's own process imports what the Method's `entry` names, and that alone knows how it learns.
+
+A new method is a file in this folder and a line in BUILT_IN. One that lies elsewhere is a module with METHODS, named in
+the environment variable FLEETUI_METHODS (several with commas between). Every process reads it, the web server too, so
+such a module leaves torch and its learning to functions, or to another module that its `entry` names.
+"""
+
+import functools
+import os
+import re
+from dataclasses import dataclass, field
+from importlib import import_module
+
+from training.recipes import ImproveRecipe, Recipe, RecipeError, SFTRecipe
+
+NEEDS = ("dataset", "parent", "stations")
+ROLES = ("policy", "reward_model")
+
+
+class MethodError(ValueError):
+    """A method that can't be registered, or can't be found; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a curve: a figure of its metrics, by its key."""
+
+    key: str
+    name: str
+    dash: str = "solid"  # | "dash" | "dot"
+    soft: bool = False  # in the quieter ink
+    width: float = 1.5  # pixels
+    marks: bool = False  # a mark at each point
+    second: bool = False  # of the axis on the right
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a run's page draws of the lines that the run logs as `metric`."""
+
+    title: str
+    metric: str  # kind of the lines in metrics.jsonl
+    x: str  # key of what it is drawn over
+    x_title: str
+    y_title: str  # with the unit
+    lines: tuple[Line, ...]
+    note: str = ""
+    terms: tuple[str, ...] = ()  # of the glossary, by their slugs, that explain it
+    share: bool = False  # y is a share, shown as 0 to 100 %
+    whole: bool = False  # x are whole numbers, from 0 on
+    second_title: str = ""  # of the axis on the right
+    waiting: str = "appears with the first figures"
+    empty: str = "it ended before the first figures"
+
+
+@dataclass(frozen=True)
+class Method:
+    """What there is to know of a method without running it. Its recipe's KIND is its name."""
+
+    recipe: type[Recipe]
+    entry: str  # "package.module:function": takes the RunDir, returns the run's summary; imported by the run alone
+    title: str  # the act: "Train from demonstrations"
+    words: str  # what a run of it is: "fine-tuning"
+    summary: str  # one sentence: what it does and makes
+    needs: tuple[str, ...]  # what a run starts from: of NEEDS, a dataset or a parent at least
+    roles: tuple[str, ...]  # of the checkpoints that it makes
+    curves: tuple[Curve, ...] = ()
+    main_fields: tuple[str, ...] = ()  # settings that most launches change; the others stand under "further settings"
+    phases: dict[str, str] = field(default_factory=dict)  # of its progress, those that want more words
+    terms: tuple[str, ...] = ()  # of the glossary, by their slugs, that a newcomer reads first
+
+    @property
+    def kind(self) -> str:
+        return self.recipe.KIND
+
+    @property
+    def practises(self) -> bool:
+        """Whether stations act with its policies while it runs, and hand it their episodes."""
+        return "stations" in self.needs
+
+    def start(self, run) -> dict:
+        """In the run's own process: the method itself, until it is done or cancelled."""
+        module, _, function = self.entry.partition(":")
+        return getattr(import_module(module), function)(run)
+
+    def shown(self) -> dict:
+        """What a run's page needs to know to draw it (static/js/run.js)."""
+        return {"practises": self.practises, "phases": self.phases, "curves": [_plain(each) for each in self.curves]}
+
+
+def _plain(curve: Curve) -> dict:
+    return vars(curve) | {"lines": [vars(line) for line in curve.lines]}
+
+
+BUILT_IN = (
+    Method(
+        recipe=SFTRecipe,
+        entry="training.methods.sft:sft",
+        title="Train from demonstrations",
+        words="fine-tuning",
+        summary="Supervised fine-tuning: makes a policy and a reward model.",
+        needs=("dataset",),
+        roles=("policy", "reward_model"),
+        curves=(
+            Curve(
+                title="Losses, in nats",
+                metric="loss",
+                x="step",
+                x_title="update",
+                y_title="loss (nats)",
+                lines=(
+                    Line("bc", "actions"),
+                    Line("validation_bc", "actions, validation", "dash", width=2, marks=True),
+                    Line("steps_to_go", "steps-to-go", soft=True),
+                    Line("validation_steps_to_go", "steps-to-go, validation", "dash", soft=True, width=2, marks=True),
+                    Line("grounding", "grounding", "dot", soft=True),
+                ),
+                terms=("nats",),
+                waiting="appear with the first updates",
+                empty="it ended before the first updates",
+            ),
+        ),
+        main_fields=("steps", "batch", "learning_rate", "evaluation_episodes", "seed"),
+        phases={"grounding": "Grounding: learning which object a word means"},
+        terms=("fine-tuning", "policy", "reward-model"),
+    ),
+    Method(
+        recipe=ImproveRecipe,
+        entry="training.methods.self_improvement:improve",
+        title="Improve on stations",
+        words="self-improvement",
+        summary="Self-improvement: practice, judged by the frozen reward model.",
+        needs=("parent", "stations"),
+        roles=("policy",),
+        curves=(
+            Curve(
+                title="Practice",
+                metric="update",
+                x="version",
+                x_title="policy version",
+                y_title="detected",
+                lines=(
+                    Line("detected_rate", "detected success", width=1.8, marks=True),
+                    Line("mean_return", "mean return", "dot", soft=True, width=1.8, second=True),
+                ),
+                note="what it learns from in each round; not true success",
+                terms=("detected-success", "return", "round"),
+                share=True,
+                whole=True,
+                second_title="return",
+                waiting="the first round is being collected",
+                empty="no round was completed",
+            ),
+        ),
+        main_fields=("max_episodes", "updates_per_round", "batch", "evaluate_every", "evaluation_episodes", "seed"),
+        terms=("self-improvement", "reward-model"),
+    ),
+)
+
+
+@functools.cache
+def methods() -> dict[str, Method]:
+    """All of them by kind, the built-in ones first. MethodError where one that is named can't be had."""
+    found: dict[str, Method] = {}
+    for method in BUILT_IN:
+        register(method, found)
+    for name in filter(None, map(str.strip, os.environ.get("FLEETUI_METHODS", "").split(","))):
+        try:
+            further = import_module(name).METHODS
+        except (ImportError, AttributeError) as error:
+            raise MethodError(f"FLEETUI_METHODS names {name}, which is no module with METHODS ({error}).") from error
+        for method in further:
+            register(method, found)
+    return found
+
+
+def register(method: Method, known: dict[str, Method] | None = None) -> None:
+    """From here on runs of it can be launched. MethodError, and nothing is changed, if that can't be."""
+    known = methods() if known is None else known
+    kind, fields = method.kind, method.recipe.FIELDS
+    problem = ""
+    if not re.fullmatch("[a-z][a-z0-9_]{0,39}", kind):
+        problem = "its kind must be a word of at most 40 small letters, digits and _"
+    elif kind in known:
+        problem = "there is one of that kind already; kinds must differ"
+    elif not set(method.needs) <= set(NEEDS) or not {"dataset", "parent"} & set(method.needs):
+        problem = f"it needs something of {', '.join(NEEDS)}, a dataset or a parent at least"
+    elif not set(method.roles) <= set(ROLES):
+        problem = f"its checkpoints can only be of {', '.join(ROLES)}"
+    elif strange := [name for name in method.main_fields if name not in fields]:
+        problem = f"{strange[0]} is no setting of its recipe"
+    if problem:
+        raise MethodError(f"The method {kind!r} can't be used: {problem}.")
+    known[kind] = method
+
+
+def method_of(kind: str) -> Method:
+    """The method of a run. One that is no longer there leaves its runs to be looked at, by their kind alone."""
+    return methods().get(kind) or _unknown(kind)
+
+
+@functools.cache
+def _unknown(kind: str) -> Method:
+    recipe = type("UnknownRecipe", (Recipe,), {"KIND": kind, "FIELDS": {}})
+    return Method(recipe, entry="", title=kind, words=kind, summary="", needs=(), roles=())
+
+
+def methods_that_need(*needs: str) -> list[Method]:
+    """Those that start from all of these, in the order of their registration."""
+    return [method for method in methods().values() if set(needs) <= set(method.needs)]
+
+
+def recipe_from_json(data: dict) -> Recipe:
+    """The recipe of recipe.json, by its kind."""
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if kind not in methods():
+        raise RecipeError({"kind": f"kind is {kind!r}; write one of {', '.join(map(repr, methods()))}."})
+    return methods()[kind].recipe.from_json(data)
