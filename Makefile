@@ -1,15 +1,26 @@
-# `make run` starts a fleet, `make test` runs every test, `make faults` plays at length with chance and outages. Each
-# makes .venv first, once; the stamp files in it make a second call quick, and a changed pyproject.toml or
-# .ci/constraints.txt installs again.
+# `make run` starts a fleet, `make test` runs every test, `make check` reads the code without running it, `make faults`
+# plays at length with chance and outages. Each makes .venv first, once; the stamp files in it make a second call quick,
+# and a changed pyproject.toml or .ci/constraints.txt installs again.
 
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --constraint .ci/constraints.txt
+SCRIPTS := fleetui/static/js fleetui/charts/assets
 
-.PHONY: run test faults chromium nginx
+.PHONY: run check test faults chromium nginx
 
 run: $(VENV)/.installed $(VENV)/.graphics
 	@exec $(PY) manage.py start $(if $(STATIONS),--stations $(STATIONS))
+
+# The rules of each are in pyproject.toml, those for JavaScript in .oxlintrc.json.
+check: $(VENV)/.installed-tests
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/djlint templates --lint --quiet
+	@$(VENV)/bin/oxlint $(SCRIPTS)
+	@$(PY) .ci/line_lengths.py
 
 test: $(VENV)/.installed-tests $(VENV)/.graphics chromium nginx
 	@exec $(PY) -m pytest --numprocesses 2 --dist loadfile $(TESTS)
@@ -24,7 +35,8 @@ $(VENV)/.venv-made:
 	    $$python -m venv $(VENV) && touch $@ && exit 0; \
 	    echo "$$python can't make a virtual environment: on Debian or Ubuntu, apt install python3-venv." >&2; exit 1; \
 	done; \
-	echo "Python 3.11 or newer is needed and was not found: install it, or name it as in: make run PYTHON=/path/to/python3" >&2; \
+	echo "Python 3.11 or newer is needed and was not found:" \
+	    "install it, or name it as in: make run PYTHON=/path/to/python3" >&2; \
 	exit 1
 
 $(VENV)/.installed: $(VENV)/.venv-made pyproject.toml .ci/constraints.txt
@@ -46,7 +58,8 @@ $(VENV)/.graphics: | $(VENV)/.venv-made
 	          apt-get -qq install -y --no-install-recommends libegl1 libgl1-mesa-dri; } >/dev/null 2>&1 || \
 	        echo "That did not work: cameras will show a drawn top view instead."; \
 	    else \
-	        echo "No OpenGL here: cameras will show a drawn top view. Pictures come with: apt install libegl1 libgl1-mesa-dri"; \
+	        echo "No OpenGL here: cameras will show a drawn top view." \
+	            "Pictures come with: apt install libegl1 libgl1-mesa-dri"; \
 	    fi; \
 	fi
 	@touch $@

@@ -6,6 +6,7 @@ import sys
 
 
 def main():
+    """Carry out one of Django's commands."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetui.settings")
     from django.core.management import execute_from_command_line
 

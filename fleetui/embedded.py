@@ -97,7 +97,7 @@ class DataLock:
 
     def take(self, note):
         """`note` is what the second one is told about the first."""
-        self.file = open(self.path, "a+")
+        self.file = open(self.path, "a+")  # noqa: SIM115 (as long as it is open, the lock holds)
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -9,6 +9,7 @@ with exit code 2.
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -18,14 +19,14 @@ from PIL import Image
 from robots import protocol, strict_json
 from robots.atomic_files import write_atomically
 from robots.demonstrators import collect_demonstrations
-from robots.episodes import EpisodeError, read_episodes, write_episodes
+from robots.episodes import Episode, EpisodeError, read_episodes, write_episodes
 from robots.worlds import make_world
 
 
 class _Progress:
     """At most ten lines a second, and always the last one."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.written_at = 0.0
 
     def __call__(self, done: int, total: int) -> None:
@@ -36,6 +37,7 @@ class _Progress:
 
 
 def demonstrate(arguments: argparse.Namespace) -> None:
+    """Write a file of demonstrations."""
     if not arguments.out.parent.is_dir():
         raise ValueError(f"The folder {arguments.out.parent} does not exist; make it first.")
     progress = _Progress() if arguments.progress else None
@@ -43,6 +45,7 @@ def demonstrate(arguments: argparse.Namespace) -> None:
 
 
 def render(arguments: argparse.Namespace) -> None:
+    """Write a picture for every observation of one episode of a file."""
     episodes = read_episodes(arguments.episode)
     wanted = [episode for episode in episodes if arguments.uuid in (None, episode.uuid)]
     if not wanted:
@@ -52,21 +55,26 @@ def render(arguments: argparse.Namespace) -> None:
         raise ValueError("Pictures can be 16x16 to 1920x1080 pixels.")
     arguments.out.mkdir(parents=True, exist_ok=True)
     progress = _Progress() if arguments.progress else None
-    world = None if episode.frames else make_world(episode.embodiment, seed=0)
-    for step, observation in enumerate(episode.observations):
-        if world is None:
-            jpeg = episode.frames[step]
-        else:
-            world.set_observation(observation)
-            jpeg = to_jpeg(world.render(arguments.width, arguments.height))
+    for step, jpeg in enumerate(_pictures(episode, arguments.width, arguments.height)):
         write_atomically(arguments.out / f"{step:05d}.jpg", jpeg, durable=False)
         if progress is not None:
             progress(step + 1, episode.steps + 1)
-    if world is not None:
-        world.close()
+
+
+def _pictures(episode: Episode, width: int, height: int) -> Iterator[bytes]:
+    """A JPEG for each observation: those that the station recorded, else as its world is drawn."""
+    if episode.frames:
+        yield from episode.frames
+        return
+    world = make_world(episode.embodiment, seed=0)
+    for observation in episode.observations:
+        world.set_observation(observation)
+        yield to_jpeg(world.render(width, height))
+    world.close()
 
 
 def show_protocol(arguments: argparse.Namespace) -> None:
+    """Print the reference of the messages, or write it into a document."""
     if arguments.into is None:
         print(protocol.reference(), end="")
     else:
@@ -75,12 +83,14 @@ def show_protocol(arguments: argparse.Namespace) -> None:
 
 
 def to_jpeg(picture: np.ndarray) -> bytes:
+    """A picture, uint8 [H, W, 3], as JPEG."""
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Carry out one command; the process's exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m robots", description="Make demonstrations; render episodes; say the protocol."
     )

@@ -31,9 +31,11 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 def write_atomically(path: Path, content: bytes, *, durable: bool = True, mode: int = 0o666) -> None:
     """`mode` is the file's from its first byte on, less what the umask takes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, durable=durable) as temporary:
-        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(content)
+    with (
+        replacing(path, durable=durable) as temporary,
+        open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file,
+    ):
+        file.write(content)
 
 
 def _wait_for_disk(path: Path) -> None:

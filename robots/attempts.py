@@ -8,6 +8,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class Recording:
 
     @property
     def steps(self) -> int:
+        """How often somebody acted."""
         return len(self.actions)
 
     @property
@@ -63,6 +65,7 @@ class Recording:
     def finish(
         self, ending: str, *, embodiment: Embodiment, true_success: bool | None, seed: int, interventions: int
     ) -> Episode:
+        """What was recorded, as the episode that ended so."""
         d = self.d + [math.nan] * (len(self.observations) - len(self.d))
         loaded = self.loaded
         return Episode(
@@ -90,6 +93,8 @@ class Recording:
 
 
 class Attempts:
+    """One station's attempts, one after the other."""
+
     def __init__(
         self, workspace: Workspace, orders: Orders, settings: Settings, *, seed: int, store: Callable[[Episode], None]
     ):
@@ -107,11 +112,20 @@ class Attempts:
         self.steps_taken = 0
         self.step_due = 0.0
 
+    @property
+    def under_way(self) -> Recording:
+        """The episode under way; to ask for it where there is none is the loop's mistake."""
+        if self.recording is None:
+            raise RuntimeError("No attempt is under way.")
+        return self.recording
+
     # The beginning
 
     def begin(self, purpose: str) -> bool:
         """The policy's next attempt; False where the table allows none, and then the workspace says why."""
         orders, workspace = self.orders, self.workspace
+        if orders.task is None:
+            return False
         if workspace.reset_due:
             if self.driver.resets_itself:
                 workspace.reset()  # no touch: it is part of the task, and nobody was asked
@@ -171,22 +185,25 @@ class Attempts:
         self.instruction = instruction
         self.d, self.distribution = math.nan, None
         self.number += 1
-        observation, orders = self.workspace.observation, self.orders
-        self.recording = Recording(task, instruction, limit, purpose, actor, observation, orders.loaded, orders.rules)
-        return self.recording
+        observation, orders = self.workspace.seen, self.orders
+        recording = Recording(task, instruction, limit, purpose, actor, observation, orders.loaded, orders.rules)
+        self.recording = recording
+        return recording
 
     # Each step
 
     def judge(self, d: float, distribution: np.ndarray | None, prediction: np.ndarray | None) -> None:
+        """What the networks say of the newest frame: d, and p(steps to go) and p(steps to success) [bins]."""
         self.d, self.distribution = d, distribution
-        self.recording.termination.judge(d, prediction, self.recording.steps)
+        self.under_way.termination.judge(d, prediction, self.under_way.steps)
 
     def ending(self) -> str:
         """Why the policy's attempt is over by itself; "": it goes on."""
-        return self.recording.termination.ending(self.recording.steps, self.driver.needs_reset())
+        return self.under_way.termination.ending(self.under_way.steps, self.driver.needs_reset())
 
-    def usable(self, action: np.ndarray | None) -> bool:
-        return np.shape(action) == self.actions.low.shape and bool(np.isfinite(action).all())
+    def usable(self, action: np.ndarray | None) -> TypeGuard[np.ndarray]:
+        """Whether it is an action of this body: finite numbers [A]."""
+        return action is not None and np.shape(action) == self.actions.low.shape and bool(np.isfinite(action).all())
 
     def step(self, action: np.ndarray, now: float) -> None:
         """The policy's action [A]."""
@@ -195,7 +212,8 @@ class Attempts:
 
     def push(self, direction: tuple[float, float], now: float) -> None:
         """Where a person pushes."""
-        before = self.recording.actions[-1] if self.recording.actions else None
+        actions = self.under_way.actions
+        before = actions[-1] if actions else None
         present = self._present()
         self._step(self.actions.pushed(direction, present, before), present, now)
 
@@ -203,10 +221,10 @@ class Attempts:
         """Where the body is. Since the last step somebody may have moved it, or it may have sunk, and an absolute
         target that is near to where it was may be far from where it is.
         """
-        return self.driver.observation() if self.actions.need_a_look else self.workspace.observation
+        return self.driver.observation() if self.actions.need_a_look else self.workspace.seen
 
     def _step(self, action: np.ndarray, present: np.ndarray, now: float) -> None:
-        recording = self.recording
+        recording = self.under_way
         action = self.actions.bounded(action, present)
         # The episode keeps what was asked for: the fence is part of the world that it was asked of.
         done = action

@@ -52,6 +52,8 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Need:
+    """Why a station wants a person, and what help would be worth."""
+
     kind: str
     reason: str  # in words
     severity: str
@@ -63,10 +65,12 @@ class Need:
 
     @property
     def rank(self) -> float:
+        """Robot seconds that a second of the person's saves."""
         return self.p_failure * self.robot_s / self.human_s
 
     @property
     def worth_it(self) -> bool:
+        """Whether that is enough to call somebody."""
         return self.rank >= WORTH
 
 

@@ -48,6 +48,7 @@ class Commands:
         self.open_reason = ""  # why an override waits for a person, once its holder is gone
 
     def answer(self, command: Command, received_at: float) -> CommandDone:
+        """Execute it, or refuse it with a sentence; what was answered already is only answered again."""
         answer = self.log.answered(command.id)
         if answer is not None and command.name == "stop" and not self.control.stop_latched:
             return replace(answer, ok=False, error="This stop was cleared since.")  # nobody takes it for a new one
@@ -66,7 +67,8 @@ class Commands:
             self.fault(error)
             return self.log.answer(command.id, f"The station refused {name}: {error}.")
 
-    def execute(self, command_id: str, name: str, args: dict, epoch: int | None, by: str) -> None:
+    def execute(self, command_id: str, name: str, args: dict[str, Any], epoch: Any, by: str) -> None:
+        """The act itself, once the command's age and its lease were found right; CommandRefused if not now."""
         self.control.check(name)
         match name:
             case "stop":
@@ -112,6 +114,7 @@ class Commands:
             self.stop(stop)
 
     def stop(self, stop: str) -> None:
+        """Latch the stop of this id: the body is not moved until a person clears it."""
         # The latch first: whatever goes wrong with keeping what was under way, the body is not moved again.
         self.control.stop_latched, self.control.stop = True, stop
         self.control.become("stopped", "stopped by a person")
@@ -119,11 +122,13 @@ class Commands:
         self.attempts.cut("stop")
 
     def clear_stop(self) -> None:
+        """A person says that it is safe; the station stays paused until it is resumed."""
         self.control.stop_latched = False
         self.control.paused = True
         self.control.become("paused", STOP_CLEARED)
 
     def pause(self, paused: bool) -> None:
+        """Pause, which ends what is under way, or resume."""
         if paused:
             self._end_override("operator")
             if not self.control.paused:
@@ -151,6 +156,7 @@ class Commands:
             self.attempts.cut(ending)
 
     def hear_beat(self, beat: Beat, received_at: float) -> None:
+        """The holder's browser is there; one that comes too late says nothing."""
         late = max(self.clock() - received_at, beat.age_s) > DEAD_MAN_S  # of a life long ago
         quiet = self.control.state == "overridden" and self.control.code == Code.QUIET
         if not late and self.lease.sign(beat.epoch, self.clock()) and quiet:
@@ -179,6 +185,7 @@ class Commands:
         self.await_hand_back(said)
 
     def await_hand_back(self, said: str) -> None:
+        """The override stays open, and `said` is why a person must come."""
         self.lease.open = True
         self.open_reason = f"{said}; it holds still: take over or hand back"
         self.attempts.cut("fault")

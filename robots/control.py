@@ -8,6 +8,7 @@ Times are monotonic seconds, so that a changed wall clock can neither revive an 
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from robots.protocol import STATES, Command, CommandDone
 
@@ -61,6 +62,7 @@ class Control:
 
     @property
     def moved_by(self) -> str | None:
+        """Who moves the body in this state, policy or human; None: nobody."""
         return STATES[self.state].moved_by
 
     def become(self, state: str, reason: str = "", code: str = "") -> bool:
@@ -89,7 +91,7 @@ class Lease:
     lease that nobody keeps alive lapses, but the override stays open: the policy goes on only once a person hands back.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.newest = 0  # the highest epoch that any message named
         self.taken = 0  # the one of the newest override that was executed
         self.by = ""
@@ -98,17 +100,20 @@ class Lease:
 
     @property
     def live(self) -> bool:
+        """Whether somebody holds the station now."""
         return self.sign_at is not None
 
     @property
     def holder(self) -> str:
+        """Whoever took control last, as sentences name them."""
         return self.by or "the person in control"
 
-    def note(self, epoch) -> None:
+    def note(self, epoch: Any) -> None:
+        """What a message says of the newest grant."""
         if isinstance(epoch, int) and not isinstance(epoch, bool):
             self.newest = max(self.newest, epoch)
 
-    def check(self, name: str, epoch, by: str) -> None:
+    def check(self, name: str, epoch: Any, by: str) -> None:
         """Raise CommandRefused where the command doesn't come from whoever may give it now. A stop is anyone's."""
         if name == "stop":
             return
@@ -122,7 +127,7 @@ class Lease:
                 f"{self.newest} since."
             )
         if name == "override":
-            if epoch <= self.taken:
+            if epoch is not None and epoch <= self.taken:
                 raise CommandRefused(f"The station refused override: epoch {epoch} has taken control once already.")
         elif self.live and by != self.by:
             raise CommandRefused(f"The station refused {name}: {self.holder} is in control; ask for a hand-back first.")
@@ -130,9 +135,10 @@ class Lease:
             raise CommandRefused("The station refused drive: nobody holds it with this epoch; take over first.")
 
     def take(self, epoch: int, by: str, now: float) -> None:
+        """The override is executed: `by` holds the station from now on."""
         self.taken, self.by, self.open, self.sign_at = epoch, by, True, now
 
-    def sign(self, epoch, now: float) -> bool:
+    def sign(self, epoch: Any, now: float) -> bool:
         """The holder's browser is there; False where the sign is somebody else's, or of a hold that has ended."""
         if not self.live or epoch != self.taken or epoch < self.newest:
             return False
@@ -140,9 +146,11 @@ class Lease:
         return True
 
     def quiet_for(self, now: float) -> float:
+        """Seconds since the holder was last heard; 0 where nobody holds it."""
         return 0.0 if self.sign_at is None else now - self.sign_at
 
     def lapse(self) -> None:
+        """Nobody holds it any more; the override stays open."""
         self.sign_at = None
 
     def close(self) -> None:
@@ -153,13 +161,15 @@ class Lease:
 class CommandLog:
     """Command ids are executed at most once: a repeated id gets the first answer again, without the act."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._answers: OrderedDict[str, CommandDone] = OrderedDict()
 
     def answered(self, command_id: str) -> CommandDone | None:
+        """The answer that the command got already, if any."""
         return self._answers.get(command_id)
 
     def answer(self, command_id: str, error: str = "") -> CommandDone:
+        """The command's answer, kept for when it is repeated."""
         message = CommandDone(id=command_id, ok=not error, error=error)
         self._answers[command_id] = message
         if len(self._answers) > COMMANDS_REMEMBERED:
@@ -183,18 +193,16 @@ def refuse_expired(command: Command, age_s: float) -> None:
 class DeadMan:
     """The hand on the stick: how a person's newest drive command moves the body, and when it counts as let go."""
 
-    def __init__(self):
-        self.release()
+    def __init__(self) -> None:
+        self._direction = (0.0, 0.0)
+        self._since: float | None = None  # None: nobody pushes
+        self._used, self._let_go = True, False
 
-    def drive(self, args: Mapping, now: float) -> None:
-        direction = []
-        for axis in ("dx", "dy"):
-            value = args.get(axis, 0.0)
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-                raise CommandRefused(f"drive needs a number from -1 to 1 for {axis}, not {value!r}.")
-            direction.append(min(1.0, max(-1.0, float(value))))
+    def drive(self, args: Mapping[str, Any], now: float) -> None:
+        """Take a drive's {dx, dy}, each cut to -1 to 1; both 0: the hand lets go."""
+        direction = _axis(args, "dx"), _axis(args, "dy")
         if any(direction):
-            self._direction, self._since, self._used, self._let_go = tuple(direction), now, False, False
+            self._direction, self._since, self._used, self._let_go = direction, now, False, False
         elif self._used:
             self.release()
         else:
@@ -207,6 +215,7 @@ class DeadMan:
         return self._direction
 
     def used(self) -> None:
+        """The body was moved once by the newest drive."""
         self._used = True
         if self._let_go:
             self.release()
@@ -219,6 +228,13 @@ class DeadMan:
         return True
 
     def release(self) -> None:
-        self._direction: tuple[float, float] = (0.0, 0.0)
-        self._since: float | None = None  # None: nobody pushes
+        """Nobody pushes from now on."""
+        self._direction, self._since = (0.0, 0.0), None
         self._used, self._let_go = True, False
+
+
+def _axis(args: Mapping[str, Any], axis: str) -> float:
+    value = args.get(axis, 0.0)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise CommandRefused(f"drive needs a number from -1 to 1 for {axis}, not {value!r}.")
+    return min(1.0, max(-1.0, float(value)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from robots.episodes import ACTORS, Episode
-from robots.tasks import Instruction, get_task
+from robots.tasks import Instruction, TaskFamily, get_task
 from robots.worlds import WORLDS, World, make_world
 
 
@@ -47,6 +47,17 @@ def recorded(
     )
 
 
+def _script_of(family: TaskFamily) -> Callable[..., Episode]:
+    """What demonstrates in the family's world."""
+    script = WORLDS[family.world].demonstrate if family.world in WORLDS else None
+    if script is None:
+        raise DemonstrationError(
+            f"There is no scripted demonstrator for {family.name}; record a person's demonstrations "
+            "by overriding a station, or upload a dataset."
+        )
+    return script
+
+
 def collect_demonstrations(
     task_names: Sequence[str], episodes: int, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> list[Episode]:
@@ -58,11 +69,7 @@ def collect_demonstrations(
     if not families:
         raise DemonstrationError("Name at least one task to demonstrate.")
     for family in families:
-        if family.world not in WORLDS or WORLDS[family.world].demonstrate is None:
-            raise DemonstrationError(
-                f"There is no scripted demonstrator for {family.name}; record a person's demonstrations "
-                "by overriding a station, or upload a dataset."
-            )
+        demonstrate = _script_of(family)
         if family.world != families[0].world:
             raise DemonstrationError(
                 f"{families[0].name} and {family.name} live in different worlds; demonstrate them one by one."
@@ -70,7 +77,9 @@ def collect_demonstrations(
     if episodes < 1:
         raise DemonstrationError(f"{episodes} demonstrations were asked for; ask for 1 or more.")
     rng = np.random.default_rng(seed)
-    spec, world, collected, since_reset = WORLDS[families[0].world], make_world(families[0].world, seed), [], 0
+    spec, world = WORLDS[families[0].world], make_world(families[0].world, seed)
+    collected: list[Episode] = []
+    since_reset = 0
     while len(collected) < episodes:
         if since_reset == spec.episodes_between_resets or world.needs_reset():
             world.reset(rng)
@@ -78,7 +87,7 @@ def collect_demonstrations(
         since_reset += 1
         family = families[len(collected) % len(families)]
         instruction = family.sample(rng, world.objects_in_play())
-        episode = spec.demonstrate(world, instruction, rng, seed)
+        episode = demonstrate(world, instruction, rng, seed)
         if episode.true_success:
             collected.append(episode)
             if progress is not None:

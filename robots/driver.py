@@ -7,6 +7,7 @@ station. What can't be guarded here: a driver that never returns, or one whose l
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 LONGEST_REASON = 300  # characters
 
+Answer = TypeVar("Answer")
+
 
 class DriverError(Exception):
     """What a driver did wrong, in words for the person who is asked to come."""
@@ -28,7 +31,7 @@ def plain(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:LONGEST_REASON]
 
 
-def guarded(what: str, call: Callable, *args):
+def guarded(what: str, call: Callable[..., Answer], *args: Any) -> Answer:
     """What the call returns; whatever else comes of it is a DriverError, save a person's Ctrl-C."""
     try:
         return call(*args)
@@ -55,17 +58,19 @@ class Driver:
         """Instead of a world, `make` may make it, now or at a later reset; then `embodiment` says what it will be."""
         self.world, self._make = world, make
         self.missing = ""  # why there is no world
-        if world is None:
+        if world is not None:
+            self.embodiment = _body_of(world)
+        elif make is None or embodiment is None:
+            raise TypeError("A driver needs a world, or what makes one and the body that it will have.")
+        else:
             self.embodiment = embodiment
             try:
-                self._make_world()
+                self._make_world(make)
             except DriverError as error:
                 self.missing = str(error)
-        else:
-            self.embodiment = _body_of(world)
 
-    def _make_world(self) -> None:
-        world = guarded("making its world", self._make)
+    def _make_world(self, make: Callable[[], World]) -> None:
+        world = guarded("making its world", make)
         body = _body_of(world)
         # A station that was told of one body must not be given another later.
         if body.name != self.embodiment.name or (self.missing and body != self.embodiment):
@@ -74,25 +79,28 @@ class Driver:
             )
         self.world, self.embodiment, self.missing = world, body, ""
 
-    def _call(self, what: str, name: str, *args):
+    def _call(self, what: str, name: str, *args: Any) -> Any:
         if self.world is None:
             raise DriverError(self.missing)
         return guarded(what, lambda: getattr(self.world, name)(*args))
 
     def reset(self, rng: np.random.Generator) -> np.ndarray:
-        if self.world is None:
-            self._make_world()
+        """Put everything right, with a world made anew where there was none; the observation [D]."""
+        if self.world is None and self._make is not None:
+            self._make_world(self._make)
         return self._observation("a reset", self._call("a reset", "reset", rng))
 
     def step(self, action: np.ndarray) -> np.ndarray:
+        """One control step with an action [A]; the observation [D]."""
         return self._observation("a step", self._call("a step", "step", action.copy()))
 
     def observation(self) -> np.ndarray:
+        """What is sensed now [D]."""
         return self._observation("a look", self._call("a look", "observation"))
 
-    def _observation(self, what: str, value) -> np.ndarray:
+    def _observation(self, what: str, value: Any) -> np.ndarray:
         body = self.embodiment
-        array = guarded(f"{what}: reading the observation", np.asarray, value)
+        array: np.ndarray = guarded(f"{what}: reading the observation", np.asarray, value)
         if array.shape != (body.observation_size,):
             raise DriverError(f"{what} failed: it gave {_kind(value)}, not {body.observation_size} numbers")
         if body.picture is not None and array.dtype != np.uint8:
@@ -113,19 +121,22 @@ class Driver:
         raise DriverError(f"its success sensor failed: it gave {_kind(value)}, not True, False or None")
 
     def needs_reset(self, fewest_objects: int | None = None) -> str:
+        """Why a person must reset it, in one line; empty where nobody must."""
         value = self._call("asking for a reset", "needs_reset", fewest_objects)
         if not isinstance(value, str):
             raise DriverError(f"asking for a reset failed: needs_reset gave {_kind(value)}, not a text")
         return plain(value)
 
     def fenced(self, action: np.ndarray, margin: float) -> np.ndarray:
+        """The action [A], turned aside where it would push an object within `margin` metres of an edge."""
         value = self._call("the fence", "fenced", action.copy(), margin)
-        array = guarded("the fence", lambda: np.array(value, np.float32))
+        array: np.ndarray = guarded("the fence", lambda: np.array(value, np.float32))
         if array.shape != action.shape or not np.isfinite(array).all():
             raise DriverError(f"the fence failed: it gave {_kind(value)}, not {len(action)} finite numbers")
         return array
 
     def objects_in_play(self) -> dict[str, tuple[float, float]]:
+        """Where each object lies that an instruction may name, in metres."""
         value = self._call("finding the objects", "objects_in_play")
         if not isinstance(value, Mapping):
             raise DriverError(f"finding the objects failed: objects_in_play gave {_kind(value)}, not a mapping")
@@ -133,7 +144,7 @@ class Driver:
         for name, place in places.items():
             if not isinstance(name, str) or len(place) != 2 or not np.isfinite(place).all():
                 raise DriverError("finding the objects failed: each needs a name and two finite numbers")
-        return places
+        return {name: (x, y) for name, (x, y) in places.items()}
 
     @property
     def resets_itself(self) -> bool:
@@ -159,6 +170,7 @@ class Driver:
         return as_picture(self._call("its camera", "render", width, height))
 
     def close(self) -> None:
+        """Free the world; what fails meanwhile is only logged."""
         if self.world is None:
             return
         try:
@@ -167,7 +179,7 @@ class Driver:
             log.exception("%s", error)
 
 
-def _body_of(world) -> Embodiment:
+def _body_of(world: World) -> Embodiment:
     body = guarded("asking for its body", lambda: world.embodiment)
     if not isinstance(body, Embodiment):
         raise DriverError(f"its embodiment is {_kind(body)}, not an Embodiment")
@@ -175,14 +187,14 @@ def _body_of(world) -> Embodiment:
     return body
 
 
-def _kind(value) -> str:
+def _kind(value: object) -> str:
     """What a driver gave instead, without calling any code of its own."""
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype} and shape {value.shape}"
     return "nothing" if value is None else f"a value of type {type(value).__name__}"
 
 
-def as_picture(value) -> np.ndarray:
+def as_picture(value: Any) -> np.ndarray:
     """What cameras give, as uint8 [H, W, 3], always a copy; DriverError where nobody could tell what it shows.
 
     Grey [H, W] and [H, W, 1], with an alpha channel [H, W, 4], channels first [3, H, W], one picture in a batch; bool,
@@ -190,7 +202,7 @@ def as_picture(value) -> np.ndarray:
     """
     if value is None:
         raise DriverError("the camera gave no picture")
-    array = guarded("reading the camera's picture", np.array, value)
+    array: np.ndarray = guarded("reading the camera's picture", np.array, value)
     shape = array.shape
     while array.ndim > 3 and len(array) == 1:
         array = array[0]

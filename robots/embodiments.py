@@ -6,11 +6,15 @@ worlds (robots/worlds/): each is registered with its body.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any, TypeGuard
 
 
 @dataclass(frozen=True)
 class ObjectKind:
+    """A thing on the table, as instructions name it and pictures show it."""
+
     name: str
     colour: str
     shape: str
@@ -18,6 +22,8 @@ class ObjectKind:
 
 @dataclass(frozen=True)
 class Camera:
+    """A camera of the body, and the size of its pictures in pixels."""
+
     name: str
     width: int
     height: int
@@ -53,6 +59,12 @@ class Motion:
     largest_change: float | None = None
     sensed_by: str = ""  # kind position: the name in Embodiment.body of the number that says where the joint is
 
+    def most(self, control_hz: float) -> float:
+        """The largest magnitude that the largest change leaves a delta or a velocity; infinite for the others."""
+        if self.largest_change is None or self.kind not in ("delta", "velocity"):
+            return math.inf
+        return self.largest_change * (control_hz if self.kind == "velocity" else 1)
+
 
 @dataclass(frozen=True)
 class Embodiment:
@@ -78,9 +90,7 @@ class Embodiment:
             return tuple((-limit, limit) for limit in self.action_limit)
         ranges = []
         for motion in self.motions:
-            most = math.inf
-            if motion.kind in ("delta", "velocity"):
-                most = motion.largest_change * (self.control_hz if motion.kind == "velocity" else 1)
+            most = motion.most(self.control_hz)
             ranges.append((max(motion.low, -most), min(motion.high, most)))
         return tuple(ranges)
 
@@ -88,18 +98,22 @@ class Embodiment:
 
     @property
     def features_size(self) -> int:
+        """How many numbers the body and its objects have together."""
         return len(self.body) + len(self.objects) * len(self.object_features)
 
     @property
     def observation_size(self) -> int:
+        """D: the numbers of an observation, or the bytes of its picture."""
         return self.picture.height * self.picture.width * 3 if self.picture else self.features_size
 
     @property
     def observation_type(self) -> str:
+        """The dtype of an observation, by numpy's name."""
         return "uint8" if self.picture else "float32"
 
     @property
     def action_size(self) -> int:
+        """A: the numbers of an action."""
         return len(self.action_names)
 
     def object_slice(self, name: str) -> slice:
@@ -108,11 +122,13 @@ class Embodiment:
         start = len(self.body) + index * len(self.object_features)
         return slice(start, start + len(self.object_features))
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
+        """What from_json reads: a station's hello, checkpoints and datasets carry it."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict) -> "Embodiment":
+    def from_json(cls, data: Mapping[str, Any]) -> "Embodiment":
+        """A body as it was described elsewhere; ValueError where that is no description, or contradicts itself."""
         try:
             embodiment = cls(
                 name=str(data["name"]),
@@ -179,13 +195,13 @@ class Embodiment:
             if self.picture is not None or motion.sensed_by not in self.body:
                 return "sensed_by must name the number of the body that says where the joint is."
         else:
-            most = motion.largest_change * (self.control_hz if motion.kind == "velocity" else 1)
+            most = motion.most(self.control_hz)
             if motion.low >= most or motion.high <= -most:
                 return f"all from low to high is more than its largest_change of {motion.largest_change:g} allows."
         return ""
 
 
-def is_number(value) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Finite, and such that single precision can hold it."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e30 < value < 1e30
 
@@ -194,6 +210,7 @@ EMBODIMENTS: dict[str, Embodiment] = {}  # by name; robots.worlds.register fills
 
 
 def get_embodiment(name: str) -> Embodiment:
+    """The body of that name; ValueError, with the known ones, where there is none."""
     try:
         return EMBODIMENTS[name]
     except KeyError:

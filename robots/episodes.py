@@ -5,13 +5,15 @@ fields as a JSON list in the metadata. Reading validates everything, since files
 refused with the episode's id and the field.
 """
 
+import itertools
 import json
 import math
 import struct
 import uuid as uuids
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
 from safetensors import SafetensorError
@@ -66,6 +68,8 @@ class FieldError(EpisodeError):
 
 @dataclass
 class Episode:
+    """One attempt from its first observation to its end, with all that is recorded of it."""
+
     uuid: str
     embodiment: str
     task: str  # the task family's name
@@ -86,19 +90,20 @@ class Episode:
     control_hz: float = 5.0
     interventions: int = 0
     frames: list[bytes] | None = None  # JPEGs [T+1] where a station recorded them
-    fenced: np.ndarray | None = None  # uint8 [T], 1 where the fence turned the policy's action aside; None: nowhere
+    # uint8 [T], 1 where the fence turned the policy's action aside; None: nowhere, and zeros are put here at once
+    fenced: np.ndarray = None  # type: ignore[assignment]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.fenced is None:
             self.fenced = np.zeros(len(self.actions), np.uint8)
 
     @property
     def steps(self) -> int:
+        """T: how often somebody acted."""
         return len(self.actions)
 
     def validate(self) -> None:
         """Raise EpisodeError at the first field that is wrong."""
-
         refuse = self._refuse
         try:
             uuids.UUID(self.uuid)
@@ -172,10 +177,10 @@ class Episode:
                     f"{limits[column]:g} at most; are the units right?",
                 )
 
-    def _refuse(self, name: str, sentence: str):
+    def _refuse(self, name: str, sentence: str) -> NoReturn:
         raise FieldError(f"Episode {_shown(self.uuid)}, field {name}: {sentence}")
 
-    def _validate_arrays(self, refuse) -> None:
+    def _validate_arrays(self, refuse: Callable[[str, str], NoReturn]) -> None:
         body = EMBODIMENTS.get(self.embodiment)
         pictures = body.observation_type == "uint8" if body else getattr(self.observations, "dtype", None) == np.uint8
         for name, dimensions, kind in (
@@ -236,17 +241,17 @@ def observation_limits(body: Embodiment) -> np.ndarray:
     return np.array([1.0 if name in UNIT_FEATURES else math.inf for name in features], np.float32)
 
 
-def _shown(value) -> str:
+def _shown(value: object) -> str:
     """For a message: short, and plain characters only, whatever was sent."""
     text = value if isinstance(value, str) else repr(value)
     return text if text.isascii() and text.isprintable() and len(text) <= 60 else ascii(text)[:60]
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _is_integer(value) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -272,6 +277,7 @@ _FIELDS = (
 
 
 def episodes_to_bytes(episodes: Sequence[Episode]) -> bytes:
+    """A whole file of episodes; EpisodeError where one is wrong."""
     if not episodes:
         raise EpisodeError("A file of episodes needs at least one episode.")
     for episode in episodes:
@@ -299,14 +305,17 @@ def unchecked_bytes(episodes: Sequence[Episode]) -> bytes:
 
 
 def write_episodes(path: str | Path, episodes: Sequence[Episode]) -> None:
+    """A whole file or none: a reader never sees half of one, even after a crash."""
     write_atomically(Path(path), episodes_to_bytes(episodes))
 
 
 def read_episodes(source: str | Path | bytes) -> list[Episode]:
     """Of bytes, which come from elsewhere, the header is bounded tightly before it is parsed."""
-    sent = isinstance(source, (bytes, bytearray, memoryview))
-    data = bytes(source) if sent else Path(source).read_bytes()
-    fields, header, start = _read_header(data, LARGEST_SENT_HEADER if sent else LARGEST_HEADER)
+    if isinstance(source, bytes):
+        data, most = source, LARGEST_SENT_HEADER
+    else:
+        data, most = Path(source).read_bytes(), LARGEST_HEADER
+    fields, header, start = _read_header(data, most)
     _refuse_truncated(data, fields, header, start)
     try:
         arrays = load(data)
@@ -315,12 +324,12 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
     if "fenced" not in arrays and "actors" in arrays:  # a file from before there was such an array, or without a fence
         arrays["fenced"] = np.zeros(arrays["actors"].shape, np.uint8)
     steps = _steps_of_each(arrays, fields)
-    taken = {name: 0 for name in _ARRAYS}
+    taken = dict.fromkeys(_ARRAYS, 0)
     sizes = arrays.get("frame_sizes")
     frame_ends = None if sizes is None else np.concatenate([[0], np.cumsum(sizes)])
     episodes = []
     for entry, count in zip(fields, steps, strict=True):
-        parts = {}
+        parts: dict[str, Any] = {}
         for name, extra in _ARRAYS.items():
             parts[name] = arrays[name][taken[name] : taken[name] + count + extra].copy()
             taken[name] += count + extra
@@ -328,7 +337,7 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
         if frame_ends is not None:
             ends = frame_ends[taken["observations"] - count - 1 : taken["observations"] + 1]
             if ends[-1] > ends[0]:
-                frames = [arrays["frames"][a:b].tobytes() for a, b in zip(ends[:-1], ends[1:], strict=True)]
+                frames = [arrays["frames"][a:b].tobytes() for a, b in itertools.pairwise(ends)]
         episode = Episode(**entry, **parts, frames=frames)
         episode.validate()
         for name in ("uuid", "policy", "reward_model"):  # one spelling of each id, so that equals are seen to be equal
@@ -344,7 +353,7 @@ def _one_spelling(text: str) -> str:
         return text
 
 
-def _read_header(data: bytes, most: int) -> tuple[list[dict], dict, int]:
+def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
     """(fields of each episode, tensor descriptions, where the tensors' bytes begin)"""
     broken = "The file is not a file of episodes, or its header is broken; send it again."
     try:
@@ -381,7 +390,7 @@ def _read_header(data: bytes, most: int) -> tuple[list[dict], dict, int]:
     return fields, header, 8 + size
 
 
-def _refuse_truncated(data: bytes, fields: list[dict], header: dict, start: int) -> None:
+def _refuse_truncated(data: bytes, fields: list[dict[str, Any]], header: dict[str, Any], start: int) -> None:
     """safetensors would only say that the length is wrong; a person wants to know what was lost."""
     try:
         cut = [name for name, tensor in header.items() if start + tensor["data_offsets"][1] > len(data)]
@@ -395,7 +404,7 @@ def _refuse_truncated(data: bytes, fields: list[dict], header: dict, start: int)
         )
 
 
-def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict]) -> np.ndarray:
+def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict[str, Any]]) -> np.ndarray:
     first = _shown(fields[0]["uuid"])
     for name in ("offsets", *_ARRAYS):
         if name not in arrays:

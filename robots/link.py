@@ -27,6 +27,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -75,7 +76,7 @@ class LinkError(Exception):
 
 
 class MissingToken(LinkError):
-    pass
+    """The station was given no token, or none that can be one."""
 
 
 class NotAdmitted(LinkError):
@@ -95,6 +96,7 @@ class Broken(Unreachable):
 
 
 def check_token(token: str | None, station: str = "") -> str:
+    """The token as it is sent; MissingToken where it can't be one."""
     name = f"The station {station}" if station else "This station"
     if not token or not token.strip():
         raise MissingToken(
@@ -157,13 +159,16 @@ class Spool:
 
     @property
     def in_memory(self) -> int:
+        """How many of the episodes wait in memory, since the disk can't be written."""
         return len(self._in_memory)
 
     def waiting(self) -> str:
+        """How many wait, and where, in a sentence."""
         kept = f", {self.in_memory} of them in memory, as the disk can't be written" if self.in_memory else ""
         return f"{len(self)} episodes wait{kept}."
 
     def add(self, episode: Episode) -> None:
+        """Keep it until the server has it; one that breaks the format is set aside."""
         name = f"{time.time_ns():020d}-{episode.purpose}-{episode.uuid}.safetensors"
         try:
             content = episodes_to_bytes([episode])
@@ -214,9 +219,11 @@ class Spool:
         self.remove([name])
 
     def next(self) -> list[str]:
+        """The names of the next request's episodes, those that failed least first."""
         self._flush()
-        names, size = [], 0
-        waiting = sorted(list(self._names), key=lambda name: self.failed[name])  # what failed must not block
+        names: list[str] = []
+        size = 0
+        waiting = sorted(self._names, key=lambda name: self.failed[name])  # what failed must not block
         for name in waiting[:EPISODES_A_REQUEST]:
             size += self._size(name)
             if names and size > BYTES_A_REQUEST:
@@ -233,6 +240,7 @@ class Spool:
         return 0
 
     def read(self, names: Iterable[str]) -> list[Episode]:
+        """Of these the ones that can be read; the others are set aside, or gone."""
         episodes = []
         for name in names:
             with self._lock:
@@ -246,6 +254,7 @@ class Spool:
         return episodes
 
     def remove(self, names: Iterable[str]) -> None:
+        """Forget them: the server has them, or nobody ever will."""
         with self._lock:
             for name in names:
                 self._in_memory.pop(name, None)
@@ -286,6 +295,7 @@ class CheckpointCache:
         self._checked: set[str] = set()
 
     async def fetch(self, http: httpx.AsyncClient, url: str, sha256: str) -> Path:
+        """The checkpoint's file, downloaded if need be; LinkError where what comes is not what was named."""
         if len(sha256) != 64 or not all(c in "0123456789abcdef" for c in sha256):
             raise Refused(f"{sha256!r} is no sha256 sum, so the checkpoint cannot be trusted.")
         path = self.folder / f"{sha256}.safetensors"
@@ -340,9 +350,11 @@ class ServerClock:
         self._ahead_s: deque[float] = deque(maxlen=5)
 
     def forget(self) -> None:
+        """Another server's clock comes, or the same one's anew."""
         self._ahead_s.clear()
 
     def hear(self, server_time: float | None) -> None:
+        """What a heartbeat says of the server's clock, in seconds."""
         if server_time is not None:
             self._ahead_s.append(server_time - self.clock())
 
@@ -382,7 +394,7 @@ class Link:
         self.connected = False
         self._heard = clock()
         self._server_clock = ServerClock(clock)
-        self._inbox: queue.SimpleQueue = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Message, float]] = queue.SimpleQueue()
         self._outbox: deque[Message] = deque()
         self._telemetry: Telemetry | None = None
         self._frame: bytes | None = None
@@ -401,20 +413,24 @@ class Link:
         if isinstance(message, Telemetry):
             self._telemetry = None  # older than this one
             if not self.connected:
-                return self.show(message)  # of the states passed while nobody listened, only the last matters
+                self.show(message)  # of the states passed while nobody listened, only the last matters
+                return
         self._outbox.append(message)
         self._wake("_to_send")
 
     def show(self, telemetry: Telemetry) -> None:
+        """Telemetry, of which only the newest is sent."""
         self._telemetry = telemetry
         self._wake("_to_send")
 
     def show_frame(self, step: int, episode: int, captured_at: float, jpeg: bytes) -> None:
+        """A picture, of which only the newest is sent."""
         if self.connected:
             self._frame = FRAME_HEADER.pack(step, episode, captured_at) + jpeg
             self._wake("_to_send")
 
     def store(self, episode: Episode) -> None:
+        """A finished episode, which is kept until the server has it."""
         try:
             self.spool.add(episode)
         except Exception as error:  # whatever a world hands over as an episode: the loop must go on
@@ -451,6 +467,7 @@ class Link:
     # In the asyncio thread
 
     async def run(self) -> None:
+        """Talk, upload and fetch until close() was called."""
         self._to_send, self._to_upload, self._to_fetch = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
         async with httpx.AsyncClient(headers=self._headers, timeout=20, trust_env=False) as http:
@@ -507,9 +524,9 @@ class Link:
             except InvalidStatus as error:
                 self._say(_rejection(error.response.status_code))
             except ConnectionClosed as error:
-                code = error.rcvd.code if error.rcvd else None
+                said = error.rcvd
                 self._say(
-                    _rejection(code, error.rcvd.reason) if code else "the connection to the server broke; trying again"
+                    _rejection(said.code, said.reason) if said else "the connection to the server broke; trying again"
                 )
             except (OSError, TimeoutError, WebSocketException) as error:
                 self._say(f"the server at {self.server} cannot be reached ({type(error).__name__}); trying again")
@@ -710,7 +727,7 @@ class Link:
             raise error  # and a pause before they are tried again
 
 
-async def upload(http: httpx.AsyncClient, server: str, episodes: list[Episode]) -> dict:
+async def upload(http: httpx.AsyncClient, server: str, episodes: list[Episode]) -> dict[str, bool]:
     """Send finished episodes; {"hold": bool}: whether the station shall wait for a newer policy."""
     try:
         answer = await http.post(
@@ -747,13 +764,14 @@ def _rejection(code: int, reason: str = "") -> str:
 class LinkThread:
     """An asyncio loop in a thread of its own for the links of one process."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="links", daemon=True)
         self._thread.start()
-        self._running: dict[Link, object] = {}
+        self._running: dict[Link, Future[None]] = {}
 
     def add(self, link: Link) -> None:
+        """Run the link from now on."""
         self._running[link] = asyncio.run_coroutine_threadsafe(self._keep_running(link), self._loop)
 
     async def _keep_running(self, link: Link) -> None:
@@ -766,9 +784,11 @@ class LinkThread:
                 await asyncio.sleep(LONGEST_DELAY_S)
 
     def remove(self, link: Link, timeout: float = 2.0) -> None:
+        """End one link, within so many seconds."""
         self._end([link], timeout)
 
     def close(self, timeout: float = 2.0) -> None:
+        """End all links and the thread; each gets so many seconds."""
         if self._loop.is_closed():
             return
         self._end(list(self._running), timeout)

@@ -36,7 +36,7 @@ class Orders:
         self.assignment: Assignment | None = None
         self.task: TaskFamily | None = None  # None: nothing that can be practised here
         self.rules = Rules()
-        self.run = None  # whose policies these are
+        self.run: Any = None  # whose policies these are
         self.loaded: PolicyBundle | None = None
         self.next_policy: PolicyBundle | None = None
         self.hold_version: int | None = None  # wait for a policy newer than this one
@@ -45,18 +45,20 @@ class Orders:
 
     @property
     def resets_each_attempt(self) -> bool:
+        """Whether no attempt begins without a reset: the task says so, or its family."""
         return self.rules.reset_each_attempt or (self.task is not None and self.task.reset_each_attempt)
 
     @property
     def evaluates(self) -> bool:
-        return self.assignment.purpose == "evaluation"
+        """Whether attempts count as evaluation, and teach nothing."""
+        return self.assignment is not None and self.assignment.purpose == "evaluation"
 
     def take(self, message: Assignment) -> None:
         """From now on the last one's task is over; its rules hold until `read_task`."""
         assigned = message.assignment is not None and message.task
         self.assignment, self.task = (message if assigned else None), None
 
-    def follow_run(self, run) -> bool:
+    def follow_run(self, run: Any) -> bool:
         """Whether it is another run than before: its versions begin anew, and it must get no episode that the last
         run's policy acted.
         """
@@ -67,7 +69,7 @@ class Orders:
 
     def read_task(self) -> None:
         """The assignment's rules and task, or why this station can't practise it."""
-        told = self.assignment.task
+        told = (self.assignment.task if self.assignment else None) or {}
         try:
             self.rules = Rules.from_json(told)
             task = get_task(told.get("name", ""))

@@ -20,8 +20,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self, TypeGuard
 
 from robots import strict_json
 
@@ -92,7 +91,10 @@ IN_EPISODE = tuple(state.name for state in STATES.values() if state.moved_by == 
 class Code(StrEnum):
     """What a reason means, beside the sentence that says it to people. Programs compare codes, never sentences."""
 
-    def __new__(cls, value: str, meaning: str):
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str) -> Self:
+        """A code is its text; what it means stands beside it."""
         code = str.__new__(cls, value)
         code._value_, code.meaning = value, meaning
         return code
@@ -125,20 +127,20 @@ class Kind:
     read: Callable[[Any], Any]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _number(value: Any) -> float | None:
-    if value is not None and not _is_number(value):
-        raise MessageError(f"must be a finite number or null, not {value!r}.")
-    return value
+    if value is None or _is_number(value):
+        return value
+    raise MessageError(f"must be a finite number or null, not {value!r}.")
 
 
 def _needed_number(value: Any) -> float:
-    if not _is_number(value):
-        raise MessageError(f"must be a finite number, not {value!r}.")
-    return value
+    if _is_number(value):
+        return value
+    raise MessageError(f"must be a finite number, not {value!r}.")
 
 
 def _needed_whole(value: Any) -> int:
@@ -166,9 +168,9 @@ def _distribution(value: Any) -> list[float] | None:
     if value is None:
         return None
     numbers = isinstance(value, list) and len(value) <= BINS_LIMIT and all(isinstance(p, (int, float)) for p in value)
-    if not numbers or not all(map(math.isfinite, value)):
-        raise MessageError(f"must be at most {BINS_LIMIT} finite numbers, or null.")
-    return value
+    if numbers and all(map(math.isfinite, value)):
+        return list(value)
+    raise MessageError(f"must be at most {BINS_LIMIT} finite numbers, or null.")
 
 
 ANY = Kind("judged where it is used", lambda value: value)
@@ -202,6 +204,8 @@ def local(default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
+    """What travels between a station and the server; each kind of message is a class of its own."""
+
     TYPE: ClassVar[str]  # "type" on the wire
 
 
@@ -306,7 +310,7 @@ class Welcome(Message):
     station: str = part(TEXT, "its slug", default="")
     name: str = part(TEXT, "its name", default="")
     server_time: float | None = part(SAID_NUMBER, "the server's steady clock, s: no wall clock moves it", default=None)
-    settings: dict = part(
+    settings: dict[str, Any] = part(
         OBJECT,
         "self_reset_after_s, shuffle_every_s, speed; and what people ordered while it was away: paused, stop_latched, "
         "stop (the id of the newest on record), overridden (a person took control and nobody handed back)",
@@ -323,10 +327,10 @@ class Assignment(Message):
 
     TYPE = "assignment"
     purpose: str = part(TEXT, '"practice" | "evaluation"', default="practice")
-    settings: dict = part(OBJECT, "those that hold now: self_reset_after_s, shuffle_every_s", default=dict)
+    settings: dict[str, Any] = part(OBJECT, "those that hold now: self_reset_after_s, shuffle_every_s", default=dict)
     assignment: Any = part(ANY, "its id; null: go idle at the episode's end", default=None)
     run: Any = part(ANY, "the id of the run whose policies come", default=None)
-    task: dict | None = part(TASK, "name, and the rules of robots/rules.py", default=None)
+    task: dict[str, Any] | None = part(TASK, "name, and the rules of robots/rules.py", default=None)
     at_once: bool = part(FLAG, "the policy's attempt under way ends where it is", default=False, optional=True)
 
 
@@ -367,7 +371,9 @@ class Command(Message):
     TYPE = "command"
     id: str = part(ID)
     name: str = part(ID, "an act of robots/control.py")
-    args: dict = part(OBJECT, "speed {value}, drive {dx, dy: -1 to 1}, settings {...}, clear_stop {stop}", default=dict)
+    args: dict[str, Any] = part(
+        OBJECT, "speed {value}, drive {dx, dy: -1 to 1}, settings {...}, clear_stop {stop}", default=dict
+    )
     ttl_ms: Any = part(ANY, "it is refused when it is older; a stop never is", default=None)
     sent_at: float | None = part(
         SAID_NUMBER, "by the server's steady clock; else its age counts from arrival", default=None, optional=True
@@ -453,22 +459,26 @@ TO_STATION: Kinds = {
 # To and from JSON
 
 
-@cache
-def parts(kind: type[Message]) -> tuple[dataclasses.Field, ...]:
-    """The fields that travel."""
-    return tuple(each for each in dataclasses.fields(kind) if each.metadata)
+# The fields of each message that travel.
+_PARTS = {
+    kind: tuple(each for each in dataclasses.fields(kind) if each.metadata)
+    for kind in (*FROM_STATION.values(), *TO_STATION.values())
+}
+# Of these, the names of those that have no default: where they don't come they are read as null.
+_NEEDED = {
+    kind: frozenset(
+        each.name
+        for each in parts
+        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+    )
+    for kind, parts in _PARTS.items()
+}
 
 
-@cache
-def _needed(kind: type[Message]) -> frozenset[str]:
-    """The fields that have no default: those that don't come are read as null."""
-    none = dataclasses.MISSING
-    return frozenset(each.name for each in parts(kind) if each.default is none and each.default_factory is none)
-
-
-def to_json(message: Message) -> dict:
-    told = {"type": message.TYPE}
-    for each in parts(type(message)):
+def to_json(message: Message) -> dict[str, Any]:
+    """The message as it travels; what is optional and has its default is left out."""
+    told: dict[str, Any] = {"type": message.TYPE}
+    for each in _PARTS[type(message)]:
         value = getattr(message, each.name)
         if not (each.metadata["optional"] and value == each.default):
             told[each.name] = value
@@ -476,6 +486,7 @@ def to_json(message: Message) -> dict:
 
 
 def encode(message: Message) -> str:
+    """The message's text on the wire."""
     return strict_json.dumps(to_json(message))
 
 
@@ -490,8 +501,8 @@ def decode(told: Any, kinds: Kinds) -> Message | None:
     if kind is None:
         return None
     values = {}
-    for each in parts(kind):
-        if each.name in told or each.name in _needed(kind):
+    for each in _PARTS[kind]:
+        if each.name in told or each.name in _NEEDED[kind]:
             try:
                 values[each.name] = each.metadata["kind"].read(told.get(each.name))
             except MessageError as error:
@@ -524,14 +535,14 @@ def reference() -> str:
     for title, kinds in (("From a station to the server", FROM_STATION), ("From the server to a station", TO_STATION)):
         lines += ["", f"#### {title}"]
         for name, kind in kinds.items():
-            lines += ["", _wrapped(f"**`{name}`**: {' '.join(kind.__doc__.split())}"), ""]
-            lines += [_item(f"`{each.name}`{'?' * each.metadata['optional']}", *_said(each)) for each in parts(kind)]
-            if not parts(kind):
+            lines += ["", _wrapped(f"**`{name}`**: {' '.join((kind.__doc__ or '').split())}"), ""]
+            lines += [_item(f"`{each.name}`{'?' * each.metadata['optional']}", *_said(each)) for each in _PARTS[kind]]
+            if not _PARTS[kind]:
                 lines.pop()
     return "\n".join(lines) + "\n"
 
 
-def _said(each: dataclasses.Field) -> tuple[str, ...]:
+def _said(each: dataclasses.Field[Any]) -> tuple[str, ...]:
     return tuple(filter(None, (f"({each.metadata['kind'].words})", each.metadata["meaning"])))
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from robots.tasks import TaskFamily
+
 
 class RuleError(ValueError):
     """A value that a rule doesn't take; the text says what to give instead."""
@@ -19,6 +21,8 @@ class RuleError(ValueError):
 
 @dataclass(frozen=True)
 class Rule:
+    """One rule or setting: what it takes, and how pages and the API speak of it."""
+
     name: str
     label: str
     help: str
@@ -43,7 +47,7 @@ class Rule:
         empty = ", or empty" if self.default is None else ""
         return f"{kind} from {self.minimum:g} to {self.maximum:g}{unit}{empty}"
 
-    def check(self, value):
+    def check(self, value: Any) -> Any:
         """The value in the rule's type; RuleError where it is none that the rule takes."""
         if value is None and self.default is None:
             return None
@@ -53,13 +57,14 @@ class Rule:
             fits = type(value) is self.type
         else:
             # Comparing is enough: neither NaN nor infinity lies between two numbers.
-            fits = type(value) in (int, float) and self.minimum <= value <= self.maximum
+            low, high = self.minimum, self.maximum
+            fits = type(value) in (int, float) and low is not None and high is not None and low <= value <= high
             fits = fits and (self.type is float or value == int(value))
         if not fits:
             raise RuleError(f"“{self.label}” must be {self.wanted}, not {reprlib.repr(value)}.")
         return self.type(value)
 
-    def json_schema(self) -> dict:
+    def json_schema(self) -> dict[str, Any]:
         """The rule in JSON Schema, for the description of an API."""
         kind = {int: "integer", float: "number", bool: "boolean", str: "string"}[self.type]
         schema: dict[str, Any] = {"type": [kind, "null"] if self.default is None else kind}
@@ -71,13 +76,13 @@ class Rule:
         return schema
 
 
-def rule(type, default, label, help, **declared):
+def rule(type: type, default: Any, label: str, help: str, **declared: Any) -> Any:
     """A field of one of the classes below."""
     metadata = {"type": type, "label": label, "help": help, **declared}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _declared(cls) -> dict[str, Rule]:
+def _declared(cls: "type[Rules | Settings]") -> dict[str, Rule]:
     return {field.name: Rule(field.name, default=field.default, **field.metadata) for field in dataclasses.fields(cls)}
 
 
@@ -159,7 +164,7 @@ class Rules:
     )
 
     @classmethod
-    def from_json(cls, told: Mapping) -> "Rules":
+    def from_json(cls, told: Mapping[str, Any]) -> "Rules":
         """The task of an assignment; null, and what is missing, is no rule. RuleError where a value is wrong."""
         given = {name: told[name] for name in RULES if told.get(name) is not None}
         return cls(**{name: RULES[name].check(value) for name, value in given.items()})
@@ -193,7 +198,7 @@ class Settings:
     )
     speed: int = rule(int, 1, "Speed", "How many times as fast as real time; 0: as fast as it can.", choices=SPEEDS)
 
-    def update(self, told: Mapping) -> None:
+    def update(self, told: Mapping[str, Any]) -> None:
         """Take what is named. RuleError, and nothing is changed, where a value is wrong."""
         given = {name: SETTINGS[name].check(told[name]) for name in SETTINGS if name in told}
         for name, value in given.items():
@@ -224,12 +229,14 @@ TASK_RULES: dict[str, Rule] = RULES | {
 }
 
 
-def checked_settings(given: Mapping) -> tuple[dict, dict[str, str]]:
+def checked_settings(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Settings in their types, and a sentence for each that is wrong."""
     return _checked(SETTINGS, given)
 
 
-def checked_task_rules(given: Mapping, family, families: Mapping) -> tuple[dict, dict[str, str]]:
+def checked_task_rules(
+    given: Mapping[str, Any], family: TaskFamily, families: Mapping[str, TaskFamily]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """A task's rules in their types, and a sentence for each that is wrong, by itself or together with another."""
     values, problems = _checked(TASK_RULES, given)
     if values.get("resets") == "self" and values.get("self_reset_after_s", 0) is None:
@@ -250,8 +257,9 @@ def checked_task_rules(given: Mapping, family, families: Mapping) -> tuple[dict,
     return values, problems
 
 
-def _checked(rules: Mapping[str, Rule], given: Mapping) -> tuple[dict, dict[str, str]]:
-    values, problems = {}, {}
+def _checked(rules: Mapping[str, Rule], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    values: dict[str, Any] = {}
+    problems: dict[str, str] = {}
     for name, value in given.items():
         try:
             values[name] = rules[name].check(value)

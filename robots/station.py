@@ -16,6 +16,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ TELEMETRY_EVERY_S = 0.1
 HEARTBEAT_S = 1.0  # telemetry of a station where nothing happens
 
 
-def _ignore(_) -> None:
+def _ignore(_: object) -> None:
     pass
 
 
@@ -111,7 +112,7 @@ class Station:
                 self.orders.hold(message)
         self._rest()
 
-    def _welcome(self, settings: dict) -> None:
+    def _welcome(self, settings: dict[str, Any]) -> None:
         self._update_settings(settings)
         if self.commands.lease.live:  # with the link the server took the operator's lease away
             self.commands.lapse(f"the link broke while {self.commands.lease.holder} was in control")
@@ -127,11 +128,10 @@ class Station:
             self.commands.clear_stop()
         if isinstance(settings.get("paused"), bool):
             self.commands.pause(settings["paused"])
-        if self.orders.loaded:
-            self._say_loaded()
+        self._say_loaded()
         self.emit(self.telemetry())
 
-    def _update_settings(self, told: dict) -> None:
+    def _update_settings(self, told: dict[str, Any]) -> None:
         try:
             self.settings.update(told)
         except RuleError as error:
@@ -159,9 +159,11 @@ class Station:
             self._say_loaded()
 
     def _say_loaded(self) -> None:
-        self.emit(PolicyLoaded(checkpoint=self.orders.loaded.checkpoint))
+        if self.orders.loaded:
+            self.emit(PolicyLoaded(checkpoint=self.orders.loaded.checkpoint))
 
     def policy_failed(self, reason: str) -> None:
+        """The host could not load the policy; pages say why the station waits."""
         self.orders.waiting_reason = reason
         self._rest()
 
@@ -225,7 +227,7 @@ class Station:
                 return None
         elif self.recording is None and not self._begin():
             return None
-        return self.workspace.observation, self.attempts.instruction.text
+        return self.workspace.seen, self.attempts.under_way.instruction.text
 
     def next_step_at(self) -> float:
         """When observe() will next have something to do, as far as known; a message may change that."""
@@ -237,10 +239,11 @@ class Station:
 
     def _reset_by_itself(self, now: float) -> None:
         workspace, after = self.workspace, self.settings.self_reset_after_s
-        waited = now - workspace.need_since
         # What a reset did not mend is not tried again and again: it takes a person.
-        may = after is not None and not workspace.reset_failed
-        if self.control.state == "needs_person" and may and waited >= after:
+        if after is None or workspace.reset_failed:
+            return
+        waited = now - workspace.need_since
+        if self.control.state == "needs_person" and waited >= after:
             touch = Touch(kind="self_reset", reason=workspace.need, seconds=round(waited, 3))
             workspace.reset()
             if not workspace.reset_failed:
@@ -268,7 +271,7 @@ class Station:
         if now - self._shown_at >= TELEMETRY_EVERY_S:
             self._show(now)
         try:
-            if self.recording.actor == "human":
+            if self.attempts.under_way.actor == "human":
                 self._follow_person(now)
             else:
                 self._follow_policy(action, now)
@@ -306,6 +309,7 @@ class Station:
         self.show(self.telemetry())
 
     def telemetry(self) -> Telemetry:
+        """How the station is now."""
         attempts, loaded, control = self.attempts, self.orders.loaded, self.control
         recording = attempts.recording
         d_start = recording.d[0] if recording and recording.d else math.nan

@@ -7,7 +7,7 @@ with a sentence where it holds what nobody could keep.
 
 import json
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 LARGEST_INTEGER = 2**63  # what a database's widest column holds
 DEEPEST = 64  # objects and lists within each other; nothing that is said here needs ten
@@ -21,6 +21,7 @@ class StrictEncoder(json.JSONEncoder):
     """Also for whoever takes an encoder's class, as Django does."""
 
     def encode(self, o: Any) -> str:
+        """As JSON's own encoder; a number that is none becomes null."""
         self.allow_nan = False
         try:
             return super().encode(o)
@@ -28,7 +29,8 @@ class StrictEncoder(json.JSONEncoder):
             return super().encode(without_nan(o))
 
 
-def dumps(value: Any, **options) -> str:
+def dumps(value: Any, **options: Any) -> str:
+    """JSON that every reader takes: null stands where a number is none."""
     return json.dumps(value, cls=StrictEncoder, **options)
 
 
@@ -75,7 +77,7 @@ def text_fault(text: str) -> str:
     return ""
 
 
-def _refuse_constant(text: str):
+def _refuse_constant(text: str) -> NoReturn:
     raise JSONError(f"{text} is no number in JSON; write null where there is none.")
 
 

@@ -26,9 +26,11 @@ class InstructionError(ValueError):
 
 @dataclass(frozen=True)
 class Instruction:
+    """What is to be done: the words that a network gets, and what they mean for the simulator."""
+
     text: str
     family: str
-    target: dict = field(hash=False)
+    target: Mapping[str, str] = field(hash=False)  # the template's slots, filled
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Grammar:
         return tuple(sorted(slot for slot in named if slot not in (None, "verb")))
 
     def draw(self, rng: np.random.Generator, held_out: bool, **slots: str) -> str:
+        """One wording; held out: with a verb or a template that training never sees."""
         if not held_out:
             verbs, templates = self.verbs, self.templates
         elif self.held_out_verbs and rng.random() < 0.5:
@@ -59,6 +62,7 @@ class Grammar:
         return template.format(verb=verbs[rng.integers(len(verbs))], **slots)
 
     def match(self, text: str, slots: Mapping[str, Sequence[str]]) -> dict[str, str] | None:
+        """What stands in each slot of the text, of what may stand there; None where no template fits."""
         groups = {"verb": self.verbs + self.held_out_verbs, **slots}
         for template in self.templates + self.held_out_templates:
             pattern = "".join(
@@ -77,6 +81,8 @@ def cleaned(text: str) -> str:
 
 @dataclass(frozen=True)
 class TaskFamily:
+    """A kind of task in one world: its wordings, its time limit, and when an instruction of it is fulfilled."""
+
     name: str
     title: str
     embodiment: str
@@ -85,7 +91,9 @@ class TaskFamily:
     description: str
     grammar: Grammar = field(repr=False)
     # (an instruction's target, where the objects lie) -> metres by which it is still missed, 0 or less: fulfilled
-    missing: Callable[[Mapping, Mapping[str, tuple[float, float]]], float] | None = field(default=None, repr=False)
+    missing: Callable[[Mapping[str, str], Mapping[str, tuple[float, float]]], float] | None = field(
+        default=None, repr=False
+    )
     reset_each_attempt: bool = False  # its goals change by a reset only, so no attempt begins without one
 
     def sample(
@@ -136,7 +144,7 @@ class TaskFamily:
         """What may be named there."""
         return self.grammar.named.get(slot, objects)
 
-    def _targets(self, objects: tuple[str, ...]) -> list[dict]:
+    def _targets(self, objects: tuple[str, ...]) -> list[dict[str, str]]:
         """All that can be asked, nothing being named twice; a world with one thing to do has one, which is empty."""
         slots = self.grammar.slots
         choices = product(*(self._fillers(slot, objects) for slot in slots))
@@ -147,6 +155,7 @@ TASKS: dict[str, TaskFamily] = {}  # by name; robots.worlds.register fills it as
 
 
 def get_task(name: str) -> TaskFamily:
+    """The family of that name; ValueError, with the known ones, where there is none."""
     try:
         return TASKS[name]
     except KeyError:

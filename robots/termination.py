@@ -62,8 +62,9 @@ class Termination:
     def _given_up(self, steps: int) -> str:
         """The ending, if this attempt leads nowhere by the task's rules."""
         rules = self.rules
-        known = self.p_success is not None and self.loaded.value_updates >= FEWEST_VALUE_UPDATES
-        doubted = rules.hopeless is not None and known and self.p_success < rules.hopeless
+        known = self.loaded is not None and self.loaded.value_updates >= FEWEST_VALUE_UPDATES
+        chance, least = self.p_success, rules.hopeless
+        doubted = known and chance is not None and least is not None and chance < least
         self._improbable = self._improbable + 1 if doubted else 0
         if self._improbable >= CONFIRMED_FRAMES and not self.probe:
             return "hopeless"

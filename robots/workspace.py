@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 
 class Workspace:
+    """What was seen last of it, and the need for a person, if there is one."""
+
     def __init__(
         self,
         driver: Driver,
@@ -44,7 +46,15 @@ class Workspace:
         else:
             self.reset()
 
+    @property
+    def seen(self) -> np.ndarray:
+        """The newest observation [D]; DriverError where the driver could not tell."""
+        if self.observation is None:
+            raise DriverError(self.need)
+        return self.observation
+
     def ask(self, code: Code, reason: str) -> None:
+        """A person is needed from now on."""
         self.code, self.need, self.need_since = code, reason, self.clock()
 
     def blame(self, reason: DriverError | str) -> None:
@@ -54,13 +64,16 @@ class Workspace:
         self.faulty = True
 
     def forget_need(self) -> None:
+        """Nobody is needed any more."""
         self.need, self.code = "", ""
 
     @property
     def reset_due(self) -> bool:
+        """Whether the task wants a reset before the next attempt."""
         return self.orders.resets_each_attempt and not self.fresh
 
     def reset(self) -> None:
+        """By the driver; `reset_failed` says whether a person is needed for what it did not mend."""
         try:
             self.observation = self.driver.reset(self.rng)
         except DriverError as error:
@@ -89,6 +102,7 @@ class Workspace:
             self.ask(Code.NOT_SHUFFLED, f"not shuffled for {_minutes(self.settings.shuffle_every_s)} of practice")
 
     def moved(self, observation: np.ndarray) -> None:
+        """What was seen after a step [D]."""
         self.observation, self.fresh = observation, False
         self.scene += 1
 

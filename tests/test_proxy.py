@@ -234,13 +234,13 @@ def test_a_proxy_on_an_ipv6_address_needs_no_setting(running_fleet, browser, tmp
 )
 def test_the_public_address_is_read(monkeypatch, url, parts):
     monkeypatch.setenv("FLEETUI_URL", url)
-    assert settings_file.read_environment().FLEETUI_URL == parts
+    assert parts == settings_file.read_environment().FLEETUI_URL
 
 
 @pytest.mark.parametrize("url", ["fleet.example", "ftp://fleet.example/", "https://fleet.example/?a=1", "http://[::1/"])
 def test_a_wrong_public_address_is_refused_with_a_sentence(monkeypatch, url):
     monkeypatch.setenv("FLEETUI_URL", url)
-    with pytest.raises(ImproperlyConfigured, match="must look like https://fleet.example:8443/fleet/") as refusal:
+    with pytest.raises(ImproperlyConfigured, match=r"must look like https://fleet.example:8443/fleet/") as refusal:
         settings_file.read_environment()
     assert f"FLEETUI_URL={url!r}" in str(refusal.value)
 
@@ -249,7 +249,7 @@ def test_a_sub_path_that_looks_like_the_fleets_own_addresses_is_refused(monkeypa
     routes = {re.split(r"[/<]", str(pattern.pattern).lstrip("^"))[0] for pattern in flat(get_resolver().url_patterns)}
     assert {*routes, "static", "ws", "charts"} - {""} == set(settings_file.FIRST_NAMES)
     monkeypatch.setenv("FLEETUI_URL", "https://fleet.example/labs/")
-    with pytest.raises(ImproperlyConfigured, match="must not begin like an address of the fleet's own .*, labs, "):
+    with pytest.raises(ImproperlyConfigured, match=r"must not begin like an address of the fleet's own .*, labs, "):
         settings_file.read_environment()
 
 

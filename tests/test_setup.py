@@ -71,7 +71,7 @@ def test_flags_are_one_or_zero(monkeypatch, name):
 def test_all_that_is_wrong_is_said_at_once(nothing_said, monkeypatch):
     monkeypatch.setenv("PORT", "http")
     monkeypatch.setenv("REDIS_URL", "http://:secret@cache")
-    with pytest.raises(ImproperlyConfigured, match="^PORT='http' must .* unset it. REDIS_URL must look ") as refusal:
+    with pytest.raises(ImproperlyConfigured, match=r"^PORT='http' must .* unset it. REDIS_URL must look ") as refusal:
         settings_file.read_environment()
     assert "secret" not in str(refusal.value)
 
@@ -182,7 +182,7 @@ def test_a_socket_folder_of_someone_else_is_not_trusted(tmp_path):
 def test_a_data_folder_is_served_once(tmp_path):
     first, second = embedded.DataLock(tmp_path), embedded.DataLock(tmp_path)
     first.take("process 12, http://localhost:8000/")
-    with pytest.raises(embedded.AlreadyRunning, match="already running .process 12, http://localhost:8000/."):
+    with pytest.raises(embedded.AlreadyRunning, match=r"already running .process 12, http://localhost:8000/."):
         second.take("process 13")
     first.release()
     second.take("process 13")

@@ -106,7 +106,8 @@ def load_checkpoint(path: Path | str) -> tuple[Network, CheckpointMetadata]:
         refuse_large_header(path)
         with safe_open(path, framework="pt") as file:
             metadata = CheckpointMetadata.from_json(json.loads(file.metadata()["description"]))
-            tensors = {present_name(name): file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {present_name(name): file.get_tensor(name) for name in names}
     except FileNotFoundError:
         raise CheckpointError(
             f"There is no checkpoint {path}; was it removed, or did the run that makes it fail?"
@@ -262,7 +263,7 @@ def load_state(path: Path, optimiser: torch.optim.Optimizer, generator: torch.Ge
         return None
     with safe_open(path, framework="pt") as file:
         progress = json.loads(file.metadata()["progress"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, no dict)
     generator.set_state(tensors.pop("generator"))
     moments: dict[int, dict[str, Tensor]] = {}
     for name in [name for name in tensors if name.startswith("optimiser.")]:

@@ -10,6 +10,7 @@ block moved most, and near what it came to rest), then frozen, and decided: from
 never a mixture of two. A body without objects gets a plain code of the sentence instead.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -321,10 +322,7 @@ class ActionHead(nn.Module):
         tokens = []
         for head in self.heads:
             logits = head(hidden)
-            if greedy:
-                token = logits.argmax(1)
-            else:
-                token = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+            token = logits.argmax(1) if greedy else torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
             tokens.append(token)
             hidden = torch.cat([hidden, F.one_hot(token, self.bins).float()], 1)
         return torch.stack(tokens, 1)
@@ -353,10 +351,7 @@ class Network(nn.Module):
             self.features = FlatFeatures(embodiment, self.words.size)
         widths = [self.features.size, *[hidden] * layers]
         self.trunk = nn.Sequential(
-            *(
-                nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU())
-                for a, b in zip(widths, widths[1:], strict=False)
-            )
+            *(nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU()) for a, b in itertools.pairwise(widths))
         )
         self.action_head = ActionHead(hidden, embodiment.action_range, action_bins)
         self.steps_to_go_head = nn.Linear(hidden, bins)

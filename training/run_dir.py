@@ -83,7 +83,7 @@ class RunDir:
             recipe = recipe_from_json(data)
         except RecipeError as error:
             raise RunError(f"{self.path}/recipe.json can't be run: {error}") from None
-        if recipe.KIND != kind:
+        if kind != recipe.KIND:
             raise RunError(f"{self.path}/recipe.json is a recipe of kind {recipe.KIND!r}; start it with that command.")
         return recipe
 
@@ -93,7 +93,7 @@ class RunDir:
         """Append one line to metrics.jsonl; what is no number becomes null."""
         if self._metrics_file is None:
             self._end_a_torn_line()
-            self._metrics_file = open(self.metrics, "a", encoding="utf-8")
+            self._metrics_file = open(self.metrics, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
         self._metrics_file.write(strict_json.dumps({"t": round(time.time(), 3), "kind": kind} | values) + "\n")
         self._metrics_file.flush()
 

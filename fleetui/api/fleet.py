@@ -39,7 +39,7 @@ class HelpRow(Schema):
     advice: str
     episode: Uuid | None
     p_failure: float | None
-    robot_s: float | None = Field(description="The robot's time that a person's act saves, as it is foreseen.")
+    robot_s: float | None = Field(description="The robot's time that a person's act saves, as it is predicted.")
     human_s: float | None
     rank: float | None
     help_by: Moment | None

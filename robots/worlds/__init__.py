@@ -20,9 +20,19 @@ from robots.tasks import TASKS, Instruction, TaskFamily
 
 
 class World(Protocol):
-    embodiment: Embodiment
-    resets_itself: bool  # reset() puts everything right without a person; a world that doesn't say so needs one
-    renderer: str  # "egl" | "osmesa" | "cgl" (macOS) | "drawn": a drawn top view, for want of an OpenGL library
+    """One world, as the driver of a station uses it."""
+
+    @property
+    def embodiment(self) -> Embodiment:
+        """The body that acts in it."""
+
+    @property
+    def resets_itself(self) -> bool:
+        """Whether reset() puts everything right without a person; a world that doesn't say so needs one."""
+
+    @property
+    def renderer(self) -> str:
+        """What draws it: "egl", "osmesa", "cgl" (macOS), or "drawn": a top view, for want of an OpenGL library."""
 
     def reset(self, rng: np.random.Generator) -> np.ndarray:
         """Scatter everything; returns the observation, float32 [D] or a picture's uint8 [D]."""
@@ -30,7 +40,8 @@ class World(Protocol):
     def step(self, action: np.ndarray) -> np.ndarray:
         """One control step; returns the observation."""
 
-    def observation(self) -> np.ndarray: ...
+    def observation(self) -> np.ndarray:
+        """What is sensed now, as reset() returns it."""
 
     def set_observation(self, observation: np.ndarray) -> None:
         """Put the world in a recorded state, for replay and tests."""
@@ -52,13 +63,15 @@ class World(Protocol):
 
     def objects_in_play(self) -> Mapping[str, tuple[float, float]]:
         """The objects that an instruction may name, each with where it lies, in metres; empty where there are none.
-        By it instructions are drawn, never learned."""
+        By it instructions are drawn, never learned.
+        """
         ...
 
     def render(self, width: int, height: int) -> np.ndarray:
         """uint8 [H, W, 3]"""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what it holds; it is not used again."""
 
 
 class BatchWorld(Protocol):
@@ -72,7 +85,8 @@ class BatchWorld(Protocol):
         """actions [n, A] -> observations [n, D]. With `active` [n] bool the others stand still."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what they hold; they are not used again."""
 
 
 class WorldError(ValueError):
@@ -92,13 +106,13 @@ def checked(name: str, value: np.ndarray, size: int) -> np.ndarray:
     return array
 
 
-def on_demand(name: str, *given) -> Callable[..., Any]:
+def on_demand(name: str, *given: Any) -> Callable[..., Any]:
     """A function that calls what `package.module:name` names, with what is given first, and imports it only then: so a
     declaration costs no simulator.
     """
     module, _, attribute = name.partition(":")
 
-    def call(*arguments):
+    def call(*arguments: Any) -> Any:
         return getattr(import_module(module), attribute)(*given, *arguments)
 
     return call
@@ -119,6 +133,7 @@ class WorldSpec:
 
     @property
     def name(self) -> str:
+        """Its body's name."""
         return self.embodiment.name
 
 

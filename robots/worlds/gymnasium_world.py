@@ -6,6 +6,7 @@ importing this module: gymnasium.make("robots.worlds.gymnasium_world:FleetUI/Lan
 """
 
 import string
+from typing import Any, cast
 
 import gymnasium
 import mujoco
@@ -34,9 +35,10 @@ class GymnasiumWorld:
             )
         except Exception as error:  # anybody's code runs here
             raise self._error(f"Gymnasium cannot make {self.description.env_id} ({error}).") from error
+        self._mujoco = cast(Any, self._env.unwrapped)  # with model, data and dt: that is checked next
         self._repeat = self._check_sizes()
         self._camera = mujoco.MjvCamera()
-        mujoco.mjv_defaultFreeCamera(self._env.unwrapped.model, self._camera)
+        mujoco.mjv_defaultFreeCamera(self._mujoco.model, self._camera)
         self.reset(np.random.default_rng(seed))
         self.step(np.zeros(self.embodiment.action_size))
         if self.description.success_info not in self._info:
@@ -52,9 +54,7 @@ class GymnasiumWorld:
     def _check_sizes(self) -> int:
         """How many steps of the environment are one control step."""
         observations, actions = self._env.observation_space, self._env.action_space
-        if not isinstance(getattr(self._env.unwrapped, "model", None), mujoco.MjModel) or not hasattr(
-            self._env.unwrapped, "dt"
-        ):
+        if not isinstance(getattr(self._mujoco, "model", None), mujoco.MjModel) or not hasattr(self._mujoco, "dt"):
             raise self._error(f"{self.description.env_id} is not one of Gymnasium's MuJoCo environments.")
         if not isinstance(actions, gymnasium.spaces.Box) or actions.shape != (self.embodiment.action_size,):
             raise self._error(f"actions says {self.embodiment.action_size}, but the environment's are {actions}.")
@@ -69,8 +69,8 @@ class GymnasiumWorld:
             raise self._error(
                 f"observations says {self.embodiment.observation_size} numbers, but the environment gives {size}."
             )
-        rate = 1 / self._env.unwrapped.dt
-        repeat = max(1, round(rate / self.description.control_hz))
+        rate = 1 / self._mujoco.dt
+        repeat: int = max(1, round(rate / self.description.control_hz))
         if abs(rate / repeat - self.description.control_hz) > 0.01 * self.description.control_hz:
             raise self._error(
                 f"control_hz is {self.description.control_hz:g}, but the environment runs at {rate:g} Hz; "
@@ -90,7 +90,7 @@ class GymnasiumWorld:
     def step(self, action: np.ndarray) -> np.ndarray:
         low, high = np.array(self.embodiment.action_range).T
         action = np.clip(checked("action", action, len(low)), low, high)
-        kind = self._env.action_space.dtype
+        kind = np.dtype(self._env.action_space.dtype)
         action = (np.rint(action) if kind.kind in "iu" else action).astype(kind)
         for _ in range(self._repeat):
             observation, _, terminated, _, self._info = self._env.step(action)
@@ -98,7 +98,7 @@ class GymnasiumWorld:
         self._steps += 1
         return self._take(observation)
 
-    def _take(self, observation) -> np.ndarray:
+    def _take(self, observation: Any) -> np.ndarray:
         flat = gymnasium.spaces.flatten(self._env.observation_space, observation)
         self._observation = np.asarray(flat, np.float32)
         return self.observation()
@@ -132,7 +132,7 @@ class GymnasiumWorld:
         return {}
 
     def render(self, width: int, height: int) -> np.ndarray:
-        model, data = self._env.unwrapped.model, self._env.unwrapped.data
+        model, data = self._mujoco.model, self._mujoco.data
         if self.renderer != "drawn":
             return render(model, data, self._camera, width, height)
         # Discs around the moving parts: not pretty, but one sees what moves.
@@ -148,14 +148,18 @@ class GymnasiumWorld:
         return draw_top_view(discs, (x - reach, y - reach, x + reach, y + reach), width, height)
 
     def close(self) -> None:
-        forget(self._env.unwrapped.model)
+        forget(self._mujoco.model)
         self._env.close()
 
 
 class LanguageTableEnv(gymnasium.Env):
     """LanguageTable for any reinforcement learner: reward 1 and the end when the instruction is fulfilled."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": int(LANGUAGE_TABLE.control_hz)}
+    # Gymnasium reads it of the class, and declares it as no class variable.
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["rgb_array"],
+        "render_fps": int(LANGUAGE_TABLE.control_hz),
+    }
 
     def __init__(self, task: str = "block2block", render_mode: str | None = None):
         self.family = get_task(task)
@@ -169,22 +173,24 @@ class LanguageTableEnv(gymnasium.Env):
             }
         )
         self._world = LanguageTable(0)
-        self._instruction: Instruction | None = None
+        self._instruction = self.family.sample(np.random.default_rng(0), self._world.objects_in_play())
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None):
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
         state = self._world.reset(self.np_random)
         self._instruction = self.family.sample(self.np_random, self._world.objects_in_play())
         return self._seen(state), {}
 
-    def step(self, action: np.ndarray):
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         state = self._world.step(action)
         missing = distance_left(self._instruction.target, block_positions(state))
         success = missing <= 0
         fallen = bool(np.isinf(missing))  # a block that the instruction names is off the table
         return self._seen(state), float(success), success or fallen, False, {"success": success}
 
-    def _seen(self, state: np.ndarray) -> dict:
+    def _seen(self, state: np.ndarray) -> dict[str, Any]:
         return {"state": state, "instruction": self._instruction.text}
 
     def render(self) -> np.ndarray | None:
@@ -194,4 +200,6 @@ class LanguageTableEnv(gymnasium.Env):
         return None
 
 
-gymnasium.register("FleetUI/LanguageTable-v0", entry_point=LanguageTableEnv, max_episode_steps=TIME_LIMIT_STEPS)
+gymnasium.register(
+    "FleetUI/LanguageTable-v0", entry_point=f"{__name__}:LanguageTableEnv", max_episode_steps=TIME_LIMIT_STEPS
+)

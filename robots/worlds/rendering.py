@@ -10,8 +10,10 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -68,9 +70,10 @@ def _scene_of(model: mujoco.MjModel, way: str) -> "_Scene":
         if threading.current_thread() is threading.main_thread():
             atexit.register(_free_scenes, _of_thread.context, _of_thread.scenes)
     # The scene holds the model, so its id stays unique.
-    if id(model) not in _of_thread.scenes:
-        _of_thread.scenes[id(model)] = _Scene(model)
-    return _of_thread.scenes[id(model)]
+    scenes: dict[int, _Scene] = _of_thread.scenes
+    if id(model) not in scenes:
+        scenes[id(model)] = _Scene(model)
+    return scenes[id(model)]
 
 
 def forget(model: mujoco.MjModel) -> None:
@@ -80,7 +83,7 @@ def forget(model: mujoco.MjModel) -> None:
         scene.context.free()
 
 
-def _make_context(way: str):
+def _make_context(way: str) -> Any:
     # Not by mujoco.Renderer: its choice is fixed by MUJOCO_GL when mujoco is first imported, by whomever.
     if way == "egl":
         from mujoco.egl import GLContext
@@ -91,7 +94,7 @@ def _make_context(way: str):
     return GLContext(640, 480)
 
 
-def _free_scenes(context, scenes: dict[int, "_Scene"]) -> None:
+def _free_scenes(context: Any, scenes: dict[int, "_Scene"]) -> None:
     """Before the interpreter takes OpenGL away: freeing a scene later crashes."""
     context.make_current()
     for scene in scenes.values():
@@ -128,7 +131,12 @@ class _Scene:
         return np.ascontiguousarray(picture[::-1])  # OpenGL counts rows from below
 
 
-def draw_top_view(polygons, bounds: tuple[float, float, float, float], width: int, height: int) -> np.ndarray:
+def draw_top_view(
+    polygons: Iterable[tuple[np.ndarray, tuple[int, ...]]],
+    bounds: tuple[float, float, float, float],
+    width: int,
+    height: int,
+) -> np.ndarray:
     """Draws (points [K, 2] in metres, colour) from above, the first lowest. bounds = x0, y0, x1, y1 that must fit."""
     x0, y0, x1, y1 = bounds
     scale = min(width / (x1 - x0), height / (y1 - y0))
@@ -141,6 +149,7 @@ def draw_top_view(polygons, bounds: tuple[float, float, float, float], width: in
 
 
 def circle(x: float, y: float, radius: float) -> np.ndarray:
+    """A circle as a polygon, [24, 2]."""
     angles = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], axis=1)
 

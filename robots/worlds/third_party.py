@@ -7,8 +7,10 @@ without loading a simulator: gymnasium_world.py is imported when one of them is 
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn
 
 from robots.embodiments import MOTIONS, Camera, Embodiment, Motion, is_number
 from robots.rules import RULES, RuleError
@@ -28,7 +30,7 @@ class WorldDescription:
     env_id: str
     title: str
     description: str
-    options: dict
+    options: dict[str, Any]
     observation_names: tuple[str, ...]
     action_names: tuple[str, ...]
     action_limit: tuple[float, ...]
@@ -45,6 +47,7 @@ class WorldDescription:
 
     @property
     def embodiment(self) -> Embodiment:
+        """The body that it declares."""
         return Embodiment(
             name=self.name,
             control_hz=self.control_hz,
@@ -59,6 +62,7 @@ class WorldDescription:
 
     @property
     def spec(self) -> WorldSpec:
+        """The world, its body and its one task, as they are registered."""
         grammar = Grammar(
             verbs=("",),
             templates=tuple(map(cleaned, self.wordings)),
@@ -79,6 +83,7 @@ class WorldDescription:
 
 
 def read_worlds_file(path: str | Path) -> tuple[WorldDescription, ...]:
+    """All worlds of the file; WorldsFileError at the first entry that is wrong."""
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -126,13 +131,13 @@ _WORLD_KEYS = {
 }
 
 
-def _world_description(entry: dict, path) -> WorldDescription:
+def _world_description(entry: dict[str, Any], path: str | Path) -> WorldDescription:
     where = f"{path}: world {entry.get('name', '(without a name)')!r}"
 
-    def refuse(sentence: str):
+    def refuse(sentence: str) -> NoReturn:
         raise WorldsFileError(f"{where}: {sentence}")
 
-    def get(key: str, kind: type | tuple, default=None):
+    def get(key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
         if key not in entry and default is None:
             refuse(f"{key} is missing.")
         value = entry.get(key, default)
@@ -159,7 +164,7 @@ def _world_description(entry: dict, path) -> WorldDescription:
         refuse("name must be lower-case letters, digits and underscores, beginning with a letter.")
     action_names = names("actions", "action")
 
-    def for_each(key: str, wanted: str, fits) -> tuple:
+    def for_each(key: str, wanted: str, fits: Callable[[Any], bool]) -> tuple[Any, ...]:
         """One value for each action, from one for all or a list; empty where the key is not given."""
         if key not in entry:
             return ()

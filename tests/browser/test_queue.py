@@ -65,7 +65,7 @@ def at_the_queue(page):
 @pytest.fixture
 def three(page):
     """Three that wait for a person's run, made elsewhere while the page is open."""
-    made = [
+    return [
         api(page, "POST", "assignments", {"task": task, "stations": stations, "episodes": 100})["id"]
         for task, stations in (
             ("block2block", ["station-1"]),
@@ -73,7 +73,6 @@ def three(page):
             ("block2block", ["station-1", "station-2"]),
         )
     ]
-    return made
 
 
 def test_the_form_shows_what_matters_and_says_what_is_missing(page, screenshots):
@@ -153,7 +152,7 @@ def test_reorder_by_keyboard_keeps_the_focus(page, three):
 
 
 def test_a_move_that_came_too_late_is_said(page, three):
-    one, two, _ = three
+    one, *_ = three
     expect(page.locator(f"[data-key='down-{one}']")).to_be_visible()
     page.route("**/tasks/queue", lambda route: route.abort())  # the page doesn't hear of the cancellation
     api(page, "DELETE", f"assignments/{one}")

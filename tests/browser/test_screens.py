@@ -315,7 +315,8 @@ def test_the_wall_shows_practice_moving(pages, practising, screenshots):
     page.goto(f"{LAB}/")
     feed = "article.card[data-station=station-1] .feed"
     wait_until(lambda: frames(page, feed) > 0, 15, "No frame reached the wall.")
-    shot = lambda: page.evaluate("selector => document.querySelector(selector).toDataURL()", f"{feed} canvas")  # noqa: E731
+    canvas = f"{feed} canvas"
+    shot = lambda: page.evaluate("selector => document.querySelector(selector).toDataURL()", canvas)  # noqa: E731
     before, seen = shot(), frames(page, feed)
     wait_until(lambda: frames(page, feed) > seen + 3, 15, "Frames ceased.")
     wait_until(lambda: shot() != before, 30, "Frames came, but the picture never changed.")

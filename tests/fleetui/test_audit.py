@@ -87,7 +87,7 @@ def test_every_command_is_written_with_who_where_epoch_and_why(lab):
     ):
         answer = lab.call("supervisor", "post", "stations/arm-1/command", {"name": name, "args": args})
         assert answer.status_code == 200, answer.content
-    rows = [row for row in acts(lab, station=lab.stations[0], user=lab.users["supervisor"])]
+    rows = list(acts(lab, station=lab.stations[0], user=lab.users["supervisor"]))
     assert [row.kind for row in rows] == [
         "override",
         "hand_back",

@@ -7,6 +7,7 @@ the links that lead to it: a new page or parameter is tried without a word here.
 import asyncio
 import logging
 import re
+from typing import ClassVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import httpx
@@ -113,7 +114,7 @@ def fill(route, values):
 class Recorded(QueryDict):
     """request.GET, which notes what is asked of it."""
 
-    asked: set[str] = set()
+    asked: ClassVar[set[str]] = set()
 
     def _note(self, key):
         if isinstance(key, str):

@@ -126,7 +126,7 @@ class Arm:
             for text in self.socket:
                 message = json.loads(text)
                 self.heard.append(message)
-                stop = message.get("name") == "stop" or message["type"] == "heartbeat" and message["stop"]
+                stop = message.get("name") == "stop" or (message["type"] == "heartbeat" and message["stop"])
                 if stop and self.stopped_at is None:
                     self.stopped_at = time.monotonic()
                 if message["type"] == "command" and self.answers:

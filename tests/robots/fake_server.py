@@ -107,7 +107,7 @@ class FakeServer:
             while True:
                 event = await receive()
                 if event["type"] == "websocket.disconnect":
-                    return
+                    return None
                 if event.get("bytes") is not None:
                     self.frames.append((time.time(), event["bytes"]))
                     continue

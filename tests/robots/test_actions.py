@@ -145,9 +145,9 @@ def test_one_key_changes_one_joint_of_an_absolute_arm_and_all_others_hold():
     start = np.array([3.0, -20.0, 44.0, 10.0, -90.0, 5.0])
     bench = ArmBench(FakeArm(ABSOLUTE, start))
     assert bench.command("override")["ok"] and bench.drive(dx=1)
-    np.testing.assert_allclose(bench.world.told, [start + [2, 0, 0, 0, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(bench.world.told, [start + np.array([2, 0, 0, 0, 0, 0])], rtol=1e-6)
     assert bench.drive(dx=0, dy=-0.5)
-    np.testing.assert_allclose(bench.world.told[1], start + [2, -1, 0, 0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(bench.world.told[1], start + np.array([2, -1, 0, 0, 0, 0]), rtol=1e-6)
 
 
 def test_an_absolute_joint_that_sinks_is_held_where_it_was_told_to_be():

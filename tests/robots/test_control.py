@@ -57,7 +57,7 @@ def test_an_act_that_makes_no_sense_is_refused_in_words(state, act):
 
 
 def test_an_unknown_act_names_the_known_ones():
-    with pytest.raises(CommandRefused, match="'dance'; known are stop, .*hand_back"):
+    with pytest.raises(CommandRefused, match=r"'dance'; known are stop, .*hand_back"):
         Control().check("dance")
     assert set(ACTS) >= {
         "pause",

@@ -266,5 +266,5 @@ def test_what_a_camera_gives_is_shown(given, shown):
     ],
 )
 def test_what_no_picture_can_be_made_of_is_said(given):
-    with pytest.raises(DriverError, match="picture|camera"):
+    with pytest.raises(DriverError, match=r"picture|camera"):
         as_picture(given)

@@ -62,7 +62,7 @@ def test_a_body_that_contradicts_itself_is_refused_in_words(change, words):
 
 
 def test_unknown_embodiment_lists_the_known_ones():
-    with pytest.raises(ValueError, match="known are .*language_table"):
+    with pytest.raises(ValueError, match=r"known are .*language_table"):
         get_embodiment("hexapod")
 
 
@@ -170,5 +170,5 @@ sensed_by = ["rail_at", "", ""]"""
 
 
 def test_missing_worlds_file_is_named(tmp_path):
-    with pytest.raises(WorldsFileError, match="nowhere.toml"):
+    with pytest.raises(WorldsFileError, match=r"nowhere.toml"):
         read_worlds_file(tmp_path / "nowhere.toml")

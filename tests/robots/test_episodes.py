@@ -15,23 +15,23 @@ ID = str(uuid.UUID(int=7))
 
 def make_episode(steps=5, seed=0, **changes) -> Episode:
     rng = np.random.default_rng(seed)
-    values = dict(
-        uuid=str(uuid.UUID(int=seed + 7)),
-        embodiment="language_table",
-        task="block2block",
-        instruction="push the red moon to the blue cube",
-        observations=rng.normal(size=(steps + 1, LANGUAGE_TABLE.observation_size)).astype(np.float32),
-        actions=rng.normal(size=(steps, 2)).astype(np.float32),
-        actors=np.full(steps, 2, np.uint8),
-        steps_to_go=np.full(steps + 1, np.nan, np.float32),
-        ending="true_success",
-        detected_success=False,
-        true_success=True,
-        purpose="demonstration",
-        threshold=2.5,
-        seed=3,
-        started_at=1.5,
-    )
+    values = {
+        "uuid": str(uuid.UUID(int=seed + 7)),
+        "embodiment": "language_table",
+        "task": "block2block",
+        "instruction": "push the red moon to the blue cube",
+        "observations": rng.normal(size=(steps + 1, LANGUAGE_TABLE.observation_size)).astype(np.float32),
+        "actions": rng.normal(size=(steps, 2)).astype(np.float32),
+        "actors": np.full(steps, 2, np.uint8),
+        "steps_to_go": np.full(steps + 1, np.nan, np.float32),
+        "ending": "true_success",
+        "detected_success": False,
+        "true_success": True,
+        "purpose": "demonstration",
+        "threshold": 2.5,
+        "seed": 3,
+        "started_at": 1.5,
+    }
     return Episode(**values | changes)
 
 
@@ -207,8 +207,10 @@ def test_a_bomb_in_the_header_is_refused_in_little_memory(header):
 
 @pytest.mark.parametrize(
     "header",
-    [b"[]", b"7", b'{"__metadata__": 7}', b'{"__metadata__": {"format": "fleetui-episodes-1", "episodes": 7}}']
-    + [in_metadata("7"), in_metadata("[7]"), in_metadata("[{}]"), in_metadata('[{"uuid": "\\ud800"}]')],
+    [
+        *(b"[]", b"7", b'{"__metadata__": 7}', b'{"__metadata__": {"format": "fleetui-episodes-1", "episodes": 7}}'),
+        *map(in_metadata, ("7", "[7]", "[{}]", '[{"uuid": "\\ud800"}]')),
+    ],
 )
 def test_a_header_that_is_something_else_is_refused(header):
     with pytest.raises(EpisodeError) as caught:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -45,7 +46,7 @@ def test_language_table_env_rewards_true_success_only():
     env._world.set_observation(episode.observations[0])
     rewards, terminated = [], False
     for action in episode.actions:
-        seen, reward, terminated, truncated, info = env.step(action)
+        seen, reward, terminated, _, info = env.step(action)
         rewards.append(reward)
         if terminated:
             break
@@ -122,7 +123,7 @@ def test_a_description_that_contradicts_the_environment_is_refused(description, 
 class OneSided(MujocoEnv):
     """A Reacher that pushes to one side only, and keeps what it was given."""
 
-    metadata = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"], "render_fps": 50}
+    metadata: ClassVar = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"], "render_fps": 50}
     given, kind, info = [], np.float32, 1.0
 
     def __init__(self, **options):

@@ -84,7 +84,7 @@ def received(link, kind, seconds=8.0):
 
     def look():
         got.extend(message for message, _ in link.received())
-        return [message for message in got if message.TYPE == kind]
+        return [message for message in got if kind == message.TYPE]
 
     return until(look, seconds)
 
@@ -174,7 +174,7 @@ def test_a_command_that_waited_on_the_way_has_its_age_by_the_servers_steady_cloc
 
 @pytest.mark.parametrize("token", ["", "  ", None])
 def test_a_missing_token_is_said_at_once(tmp_path, token):
-    with pytest.raises(MissingToken, match="The station arm has no token. A lab manager"):
+    with pytest.raises(MissingToken, match=r"The station arm has no token. A lab manager"):
         Link("http://127.0.0.1:1", token, Hello(), tmp_path, name="arm")
 
 
@@ -364,7 +364,8 @@ def test_an_episode_at_which_the_server_breaks_is_set_aside_while_others_arrive(
 
     (reason,) = until(is_set_aside)
     assert poison.uuid in reason.name and "while others were taken" in reason.read_text()
-    assert reason.with_suffix("").exists() and len(link.spool) == 0
+    assert reason.with_suffix("").exists()
+    until(lambda: len(link.spool) == 0)
     until(lambda: link.connected)
     link.send(Telemetry(state="idle"))
     until(lambda: server.of("telemetry"))

@@ -192,7 +192,7 @@ def test_only_worlds_that_need_it_say_so(tmp_path):
 def test_a_worlds_file_that_says_it_wrongly_is_refused_in_words(tmp_path, line):
     path = tmp_path / "worlds.toml"
     path.write_text(f"{WORLD}{line}\n")
-    with pytest.raises(ValueError, match="reset_each_attempt is wrong: .* must be true or false"):
+    with pytest.raises(ValueError, match=r"reset_each_attempt is wrong: .* must be true or false"):
         read_worlds_file(path)
 
 

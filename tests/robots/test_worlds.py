@@ -77,7 +77,7 @@ def test_every_block_can_be_pushed(block):
     world = alone({block: (0.05, 0.0)})
     for _ in range(8):
         observation = world.step(np.array([0.02, 0.0]))
-    x, y, cos, sin, on_table = observation[LANGUAGE_TABLE.object_slice(block)]
+    x, _, cos, sin, on_table = observation[LANGUAGE_TABLE.object_slice(block)]
     assert x > 0.12 and on_table == 1  # the end effector nests in a moon
     assert math.isclose(cos * cos + sin * sin, 1, abs_tol=1e-5)
 

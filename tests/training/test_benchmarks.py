@@ -111,8 +111,9 @@ def test_the_file_is_written_after_each_seed_and_holds_what_others_read(tmp_path
     path = tmp_path / "example.json"
     monkeypatch.setitem(benchmarks.REGISTRY, "example", "example")
     monkeypatch.setattr(benchmarks.importlib, "import_module", lambda name: Example)
-    progress = benchmarks.Progress("example", 3, stream=open(tmp_path / "log", "w"))
-    result = benchmarks.run_benchmark("example", 3, 5, progress, lambda result: path.write_text(json.dumps(result)))
+    with open(tmp_path / "log", "w") as stream:
+        progress = benchmarks.Progress("example", 3, stream=stream)
+        result = benchmarks.run_benchmark("example", 3, 5, progress, lambda result: path.write_text(json.dumps(result)))
     assert json.loads(path.read_text()) == result
     assert [len(rows) for rows in seen] == [0, 1, 2]
     assert set(result) == {"name", "commit", "machine", "rows", "summary"}

@@ -73,7 +73,7 @@ def test_pictures_of_another_size_and_words_left_out_of_a_file_are_refused(demon
     key, fields = next((key, json.loads(text)) for key, text in metadata.items() if "instruction" in text)
     del fields[1]["instruction"]
     save_file(tensors, path, metadata | {key: json.dumps(fields)})
-    with pytest.raises(DatasetError, match="wordless.safetensors.*instruction"):
+    with pytest.raises(DatasetError, match=r"wordless.safetensors.*instruction"):
         read_demonstrations([path])
 
 
@@ -83,7 +83,7 @@ def test_no_files_and_a_truncated_file_are_refused_with_a_sentence(tmp_path, dem
     path = tmp_path / "cut.safetensors"
     write_episodes(path, demonstrations)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DatasetError, match="cut.safetensors.*truncated"):
+    with pytest.raises(DatasetError, match=r"cut.safetensors.*truncated"):
         read_demonstrations([path])
 
 

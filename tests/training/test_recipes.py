@@ -55,7 +55,7 @@ def test_a_learner_clears_what_a_killed_one_was_writing(tmp_path):
         path.write_bytes(b"whole")
         path.with_name(f".{path.name}.0a1b2c3d.tmp").write_bytes(b"ha")
     run.clear_leftovers()
-    assert [path for path in tmp_path.rglob("*.tmp")] == [] and all(path.exists() for path in kept)
+    assert list(tmp_path.rglob("*.tmp")) == [] and all(path.exists() for path in kept)
 
 
 def test_metrics_are_read_on_from_an_offset_and_a_torn_line_is_left_out(tmp_path):
@@ -72,7 +72,7 @@ def test_metrics_are_read_on_from_an_offset_and_a_torn_line_is_left_out(tmp_path
 
 
 def test_a_run_directory_without_a_usable_recipe_says_so(tmp_path):
-    with pytest.raises(RunError, match="no recipe.json"):
+    with pytest.raises(RunError, match=r"no recipe.json"):
         RunDir(tmp_path).recipe("sft")
     run = RunDir.create(tmp_path, SFTRecipe())
     with pytest.raises(RunError, match="kind 'sft'"):

@@ -187,7 +187,7 @@ def test_the_words_and_the_reward_model_stay_as_stage_1_left_them(new_improve_ru
     assert changed == {"trunk", "action_head", "steps_to_go_head"}
 
 
-def test_the_outlook_learns_how_attempts_end_and_changes_nothing_that_the_policy_does(
+def test_the_prediction_learns_how_attempts_end_and_changes_nothing_that_the_policy_does(
     new_improve_run, demonstrations, monkeypatch
 ):
     def practise(name, **changes):
@@ -546,15 +546,14 @@ def test_episodes_that_the_body_cannot_have_acted_are_left_out_by_name(new_impro
         assert [text for text in notes(run) if "left out" in text and f"Episode {episode.uuid}, field" in text]
 
 
-def test_a_checkpoint_with_a_nan_is_neither_kept_nor_loaded(tmp_path, loaded, finished_sft):
-    policy, _ = loaded
+def test_a_checkpoint_with_a_nan_is_neither_kept_nor_loaded(tmp_path, finished_sft):
     network, metadata = load_checkpoint(finished_sft.checkpoints / "policy.safetensors")
     path = tmp_path / "policy.safetensors"
     save_checkpoint(path, network, metadata)
     before = path.read_bytes()
     for value in (np.nan, np.inf):
         network.action_head.heads[0].bias[3] = value
-        with pytest.raises(CheckpointError, match="1 of .* tensors hold NaN or infinity, such as action_head.heads.0"):
+        with pytest.raises(CheckpointError, match=r"1 of .* tensors hold NaN or infinity, such as action_head.heads.0"):
             save_checkpoint(path, network, metadata)
         assert path.read_bytes() == before
     path.write_bytes(save(network.state_dict(), metadata={"metadata": json.dumps(dataclasses.asdict(metadata))}))
@@ -568,5 +567,5 @@ def test_a_checkpoint_with_a_nan_is_neither_kept_nor_loaded(tmp_path, loaded, fi
 def test_a_checkpoint_with_a_bomb_in_its_header_is_refused_before_it_is_parsed(tmp_path):
     header = b'{"__metadata__":{"metadata":"' + b"[" * 2_000_000 + b'"}}'
     (tmp_path / "p.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    with pytest.raises(CheckpointError, match="header has 20000.* bytes, more than 1000000"):
+    with pytest.raises(CheckpointError, match=r"header has 20000.* bytes, more than 1000000"):
         load_checkpoint(tmp_path / "p.safetensors")

@@ -264,7 +264,7 @@ def seen_from(frame, observations):
 
 
 def test_what_acts_and_judges_is_exactly_equivariant(loaded, demonstrations):
-    policy, reward_model = loaded
+    policy, _ = loaded
     attempt = demonstrations[0]
     observations, actions = torch.from_numpy(attempt.observations[:-1]), torch.from_numpy(attempt.actions)
     goals = policy.goals([attempt.instruction] * attempt.steps)
@@ -352,7 +352,7 @@ def test_a_goal_is_decided():
 
 
 def test_padding_does_not_change_a_sentence():
-    vocabulary = Vocabulary("push the red moon to blue cube".split())
+    vocabulary = Vocabulary(["push", "the", "red", "moon", "to", "blue", "cube"])
     words = Grounding(vocabulary, LANGUAGE_TABLE)
     short, long = "push the red moon", "push the red moon to the blue cube now please"
     with torch.no_grad():
@@ -435,7 +435,7 @@ def test_a_world_that_breaks_while_it_is_evaluated_costs_nothing_but_the_evaluat
 def test_a_threshold_above_a_fifth_of_the_median_demonstration_ends_the_run_with_a_sentence(new_sft_run):
     """40 updates tell nothing of the steps-to-go; practice would take each first step for a success."""
     run = new_sft_run(largest_threshold=SFTRecipe().largest_threshold)
-    with pytest.raises(RunError, match="its threshold came out as .* more than 20% of the median demonstration"):
+    with pytest.raises(RunError, match=r"its threshold came out as .* more than 20% of the median demonstration"):
         sft(run)
     assert not run.lines("checkpoint") and not run.lines("done")
 
@@ -535,7 +535,7 @@ def test_a_demonstration_that_makes_the_loss_no_number_is_left_out_by_name(new_s
 
 def test_a_run_whose_every_loss_is_no_number_ends_with_a_sentence(new_sft_run, monkeypatch):
     monkeypatch.setattr(sft_module, "read_demonstrations", lambda paths: all_bad(read_demonstrations(paths)))
-    with pytest.raises(RunError, match="What every demonstration teaches is no number|lower the learning rate"):
+    with pytest.raises(RunError, match=r"What every demonstration teaches is no number|lower the learning rate"):
         sft(new_sft_run(evaluation_episodes=0))
 
 

@@ -14,7 +14,7 @@ def test_two_steps_share_a_bin_and_far_goals_fall_into_the_last():
     assert steps_to_go.bin_of_steps(steps, bins=50, width=2).tolist() == [0, 0, 1, 1, 49, 49, 49]
 
 
-def test_an_outlook_is_the_steps_to_success_or_never():
+def test_a_prediction_is_the_steps_to_success_or_never():
     assert steps_to_go.success_bins(4, True, bins=50, width=2).tolist() == [2, 1, 1, 0, 0]
     assert steps_to_go.success_bins(3, False, bins=50, width=2).tolist() == [49] * 4
     # The last bin says "never": however long it took, a success is none of it.

@@ -116,7 +116,7 @@ def test_failure_prediction_tells_those_under_way_from_all(demonstrations):
     assert figures["auroc_under_way"] == figures["auroc_all"] == 1.0 and figures["foretold"] == 1.0
     # What nobody knows is neither.
     assert judge_prediction([*episodes, attempt(10, 0.05, None)], Oracle(), limit=10) == figures
-    # A success that the detector missed is a failure to the station, and is foreseen as badly as it was doubted.
+    # A success that the detector missed is a failure to the station, and is predicted as badly as it was doubted.
     missed = judge_prediction([*episodes, attempt(10, 0.95, True)], Oracle(), limit=10)
     assert (missed["auroc_under_way"], missed["auroc_under_way_detected"]) == (1.0, 0.5)
     # 11 frames of doubt, the last one at step 10: doubt from the very first

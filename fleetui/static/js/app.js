@@ -1,4 +1,5 @@
-// On every page: theme, the page's keys (?), toasts, one confirmation for destructive acts, times, how many stations call.
+// On every page: theme, the page's keys (?), toasts, one confirmation for destructive acts, times, how many stations
+// call.
 
 import { live } from "./live.js";
 import { refreshTimes, root, setText } from "./format.js";
@@ -52,7 +53,8 @@ export function confirmAct(question, verb, names = []) {
   dialog.querySelector("[value=yes]").textContent = verb;
   dialog.returnValue = "";
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"),
+    { once: true }));
 }
 
 // Resolves to what the person wrote, or null.
@@ -65,7 +67,8 @@ export function askReason(question, verb, names = []) {
   dialog.returnValue = "";
   dialog.showModal();
   input.focus();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes" ? input.value.trim() : null), { once: true }));
+  return new Promise((resolve) => dialog.addEventListener("close",
+    () => resolve(dialog.returnValue === "yes" ? input.value.trim() : null), { once: true }));
 }
 
 export async function commandStation(station, name, args = {}) {
@@ -82,15 +85,18 @@ document.addEventListener("submit", async (event) => {
   const form = event.target;
   if (!form.dataset.confirm || form.dataset.confirmed) return;
   event.preventDefault();
-  if (await confirmAct(form.dataset.confirm, form.dataset.verb || "Yes")) { form.dataset.confirmed = "1"; form.requestSubmit(event.submitter); }
+  if (await confirmAct(form.dataset.confirm, form.dataset.verb || "Yes")) {
+    form.dataset.confirmed = "1";
+    form.requestSubmit(event.submitter);
+  }
 });
 
 // ---- theme: the system's, until the person chooses
 document.querySelector("#theme")?.addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  try { localStorage.setItem("theme", root.dataset.theme); } catch { /* not kept then */ }
+  const { dataset } = document.documentElement;
+  const dark = dataset.theme ? dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  dataset.theme = dark ? "light" : "dark";
+  try { localStorage.setItem("theme", dataset.theme); } catch { /* not kept then */ }
   document.dispatchEvent(new Event("themechange"));
 });
 
@@ -143,7 +149,10 @@ unfold();
 document.querySelector("#problems")?.focus();
 
 // What the last form did is said and goes away by itself; a page without JavaScript keeps it on top.
-for (const message of document.querySelectorAll(".messages li:not(.error)")) { toast(message.textContent); message.remove(); }
+for (const message of document.querySelectorAll(".messages li:not(.error)")) {
+  toast(message.textContent);
+  message.remove();
+}
 live.addEventListener("refused", (event) => toast(event.detail.error, "error"));
 refreshTimes();
 setInterval(refreshTimes, 10000);

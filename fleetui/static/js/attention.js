@@ -1,5 +1,5 @@
-// Calls for a person: the attention page kept current, and on every page that listens to the wall a sound or a notification of
-// the browser for each new help request, where the person has asked for them here.
+// Calls for a person: the attention page kept current, and on every page that listens to the wall a sound or a
+// notification of the browser for each new help request, where the person has asked for them here.
 
 import { live } from "./live.js";
 import { refreshTimes, root, serverNow, setText } from "./format.js";
@@ -35,7 +35,10 @@ export function hearCalls(stations) {
     if (wished(SOUND)) sound(help.severity);
     if (wished(NOTICE) && "Notification" in window && Notification.permission === "granted") {
       const notice = new Notification(name ?? slug, { body: help.reason, tag: `help-${help.id}` });
-      notice.onclick = () => { window.focus(); location.href = `${root}labs/${document.body.dataset.lab}/stations/${slug}`; };
+      notice.onclick = () => {
+        window.focus();
+        location.href = `${root}labs/${document.body.dataset.lab}/stations/${slug}`;
+      };
     }
   }
   first = false;
@@ -43,17 +46,20 @@ export function hearCalls(stations) {
 
 export function timeLeft(until) {
   const seconds = (new Date(until).getTime() - serverNow()) / 1000;
-  return seconds <= 0 ? "over" : seconds < 90 ? `in ${Math.ceil(seconds)} s` : `in ${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+  return seconds <= 0 ? "over" : seconds < 90 ? `in ${Math.ceil(seconds)} s`
+    : `in ${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 }
 
 function countDown() {
-  for (const element of document.querySelectorAll("time[data-until]")) setText(element, timeLeft(element.dataset.until));
+  for (const element of document.querySelectorAll("time[data-until]")) {
+    setText(element, timeLeft(element.dataset.until));
+  }
 }
 countDown();
 setInterval(countDown, 1000);
 
-// The server draws the page; when the wall tells of another call, or of somebody on the way, both lists are fetched anew. What a
-// person writes stands in a dialog of its own, so nothing of it is taken away and nothing waits for it.
+// The server draws the page; when the wall tells of another call, or of somebody on the way, both lists are fetched
+// anew. What a person writes stands in a dialog of its own, so nothing of it is taken away and nothing waits for it.
 const requests = document.querySelector("#requests"), { lab } = document.body.dataset;
 const closing = document.querySelector("#close-help");
 const calls = new Map();       // station -> its call, as the wall told it last
@@ -67,9 +73,15 @@ async function redraw() {
     await new Promise((done) => setTimeout(done, 200));
     stale = false;
     const answer = await fetch(location.href).catch(() => null);
-    const fresh = answer?.ok ? new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("#requests") : null;
-    if (!fresh) { stale = answer === null || answer.status >= 500; await new Promise((done) => setTimeout(done, 2000)); continue; }
-    const focused = requests.contains(document.activeElement) && document.activeElement, row = focused && focused.closest("tr")?.id;
+    const fresh = answer?.ok
+      ? new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("#requests") : null;
+    if (!fresh) {
+      stale = answer === null || answer.status >= 500;
+      await new Promise((done) => setTimeout(done, 2000));
+      continue;
+    }
+    const focused = requests.contains(document.activeElement) && document.activeElement,
+      row = focused && focused.closest("tr")?.id;
     const before = drawnCalls();
     requests.replaceChildren(...fresh.childNodes);
     if (row && focused.value) requests.querySelector(`#${row} button[value="${focused.value}"]`)?.focus();
@@ -83,10 +95,12 @@ async function redraw() {
 
 const drawnCalls = () => new Set([...requests.querySelectorAll("tr[id^=help-]")].map((row) => row.id));
 
-// Rows that came are read out; while a dialog covers the page, in the dialog, for a screen reader hears nothing beside it.
+// Rows that came are read out; while a dialog covers the page, in the dialog, for a screen reader hears nothing beside
+// it.
 function announce(before) {
   const fresh = [...requests.querySelectorAll("tr[id^=help-]")].filter((row) => !before.has(row.id));
-  const said = fresh.map((row) => `${row.cells[0].textContent.trim()}: ${row.querySelector("[data-f=reason]").textContent.trim()}`).join("; ");
+  const said = fresh.map((row) =>
+    `${row.cells[0].textContent.trim()}: ${row.querySelector("[data-f=reason]").textContent.trim()}`).join("; ");
   if (said) setText(document.querySelector("#new-needs"), `A person is needed. ${said}`);
   if (!closing?.open) return;
   const { number } = closing.dataset;
@@ -112,8 +126,14 @@ requests?.addEventListener("click", (event) => {
   event.preventDefault();
   openClosing(link.dataset.close, link.dataset.name, link.dataset.action);
 });
-closing?.querySelector("#close-help-no").addEventListener("click", (event) => { event.preventDefault(); closing.close(); });
-if (closing?.open) openClosing(closing.dataset.number, closing.querySelector("[data-f=closing]").textContent, closing.querySelector("form").action);
+closing?.querySelector("#close-help-no").addEventListener("click", (event) => {
+  event.preventDefault();
+  closing.close();
+});
+if (closing?.open) {
+  const name = closing.querySelector("[data-f=closing]").textContent;
+  openClosing(closing.dataset.number, name, closing.querySelector("form").action);
+}
 
 // Whether the page as it was drawn lacks one of these calls, or has one more.
 function differs(cards) {
@@ -144,7 +164,8 @@ for (const name of [SOUND, NOTICE]) {
       const answer = "Notification" in window ? await Notification.requestPermission() : "denied";
       if (answer !== "granted") {
         box.checked = false;
-        setText(said, "This browser does not allow notifications from this site. Allow them in its settings, then try again.");
+        setText(said, "This browser does not allow notifications from this site. Allow them in its settings, "
+          + "then try again.");
         return;
       }
     }

@@ -1,6 +1,6 @@
-// What a person does to a station, on the wall and on its own page alike: acts by button and by key, and driving. Driving is
-// "hold and drive" by keys, pointer or gamepad: commands flow ten times a second only while something is held, and the station
-// holds still by itself when they cease (its dead-man).
+// What a person does to a station, on the wall and on its own page alike: acts by button and by key, and driving.
+// Driving is "hold and drive" by keys, pointer or gamepad: commands flow ten times a second only while something is
+// held, and the station holds still by itself when they cease (its dead-man).
 
 import { live, postApi } from "./live.js";
 import { giveStop } from "./stop.js";
@@ -17,7 +17,8 @@ export const CONNECTION_LOST = "Connection lost: commands are not sent";
 export async function act(station, name, args = {}) {
   if (name === "stop") return giveStop(lab, station, station, toast);
   if (name === "clear_stop") {
-    const reason = await askReason(`Clear the software stop of ${station}? It stays paused until it is resumed. Say why it is safe; the reason is kept.`, "Clear stop");
+    const reason = await askReason(`Clear the software stop of ${station}? It stays paused until it is resumed. `
+      + "Say why it is safe; the reason is kept.", "Clear stop");
     if (!reason) return false;
     args = { reason };
   }
@@ -32,17 +33,23 @@ export async function label(uuid, value, said, changed = () => {}) {
   if (!done.ok) { toast(done.error, "error"); return; }
   changed(value);
   const undo = async () => {
-    const undone = await postApi(`labs/${lab}/episodes/${uuid}/label`, { true_success: done.previous, reason: "undone" });
-    if (undone.ok) { changed(done.previous); toast(`${said} is ${WORDS[done.previous]} again.`); } else toast(undone.error, "error");
+    const undone = await postApi(`labs/${lab}/episodes/${uuid}/label`,
+      { true_success: done.previous, reason: "undone" });
+    if (undone.ok) {
+      changed(done.previous);
+      toast(`${said} is ${WORDS[done.previous]} again.`);
+    } else toast(undone.error, "error");
   };
-  toast(`${said} is marked as ${WORDS[value]}.`, "plain", done.previous === value ? null : { label: "Undo", act: undo });
+  toast(`${said} is marked as ${WORDS[value]}.`, "plain",
+    done.previous === value ? null : { label: "Undo", act: undo });
 }
 
 export async function labelLast(station, value, changed) {
   const answer = await fetch(`${root}api/labs/${lab}/episodes?station=${station}&limit=1`).catch(() => null);
   const [last] = answer?.ok ? (await answer.json()).items : [];
   if (last) label(last.uuid, value, `The last episode of ${station}, “${last.instruction}”,`, changed);
-  else toast(answer?.ok ? `${station} has finished no episode yet.` : "The episodes could not be read; try again.", "error");
+  else toast(answer?.ok ? `${station} has finished no episode yet.` : "The episodes could not be read; try again.",
+    "error");
 }
 
 export async function addToDataset(uuid, button) {
@@ -55,7 +62,8 @@ export async function addToDataset(uuid, button) {
 
 // ---- driving
 
-const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1], a: [-1, 0], d: [1, 0], w: [0, 1], s: [0, -1] };
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1], a: [-1, 0], d: [1, 0],
+  w: [0, 1], s: [0, -1] };
 const keyOf = (event) => event.key.length === 1 ? event.key.toLowerCase() : event.key;
 
 // One hand on the stick, whatever it holds: `current()` is the station that the page has selected.
@@ -151,7 +159,11 @@ export function listenKeys(current, { drive, labelled = () => {} }) {
   const said = "Select a station first: press its number.";
   document.addEventListener("keydown", (event) => {
     if (!mayAct || writing(event) || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.shiftKey && (event.code === "Period" || event.key === ">")) { event.preventDefault(); if (!event.repeat) stopAll(); return; }
+    if (event.shiftKey && (event.code === "Period" || event.key === ">")) {
+      event.preventDefault();
+      if (!event.repeat) stopAll();
+      return;
+    }
     if (typing(event) && event.key !== ".") return;   // a stop is heard while a dialog is open too
     const key = keyOf(event), card = current();
     if (key in ARROWS && drive.may && !event.shiftKey) {
@@ -191,4 +203,6 @@ const ACTS = {
 };
 
 document.querySelector("#stop-all")?.addEventListener("click", stopAll);
-live.addEventListener("control", ({ detail }) => { if (!detail.held && detail.why) toast(`${detail.station}: ${detail.why}`, "error"); });
+live.addEventListener("control", ({ detail }) => {
+  if (!detail.held && detail.why) toast(`${detail.station}: ${detail.why}`, "error");
+});

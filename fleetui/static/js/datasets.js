@@ -3,7 +3,8 @@
 import { lab } from "./app.js";
 import { percent, root, setText } from "./format.js";
 
-const waiting = () => [...document.querySelectorAll('tr [data-state="generating"]')].map((state) => state.closest("tr"));
+const waiting = () => [...document.querySelectorAll('tr [data-state="generating"]')].map((state) =>
+  state.closest("tr"));
 
 async function refresh() {
   if (document.hidden || !waiting().length) return;

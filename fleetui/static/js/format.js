@@ -22,9 +22,10 @@ export const number = (value, digits = 0) => isNumber(value) ? value.toFixed(dig
 export const speedWord = (speed) => speed === 0 ? "max" : `${speed ?? 1}×`;
 export const count = (value) => isNumber(value) ? value.toLocaleString("en").replaceAll(",", "\u202f") : "–";
 
-// A policy that was evaluated has learned from some of the practice episodes that there are by now: both numbers, or one that
-// is both.
-export const learnedOf = (learned, stored) => `${count(learned)}${stored > learned ? ` of ${count(stored)}` : ""} practice episodes`;
+// A policy that was evaluated has learned from some of the practice episodes that there are by now: both numbers, or
+// one that is both.
+export const learnedOf = (learned, stored) =>
+  `${count(learned)}${stored > learned ? ` of ${count(stored)}` : ""} practice episodes`;
 
 export function duration(seconds) {
   if (!isNumber(seconds)) return "–";
@@ -34,9 +35,9 @@ export function duration(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
-// The server's clocks: ages must not depend on how the browser's clock is set. Of the newest that the server said, the least
-// delayed is the truest; the browser's own steady clock carries it on. `server_time` is the time of day, which may jump and is
-// for what is shown; `clock` is steady and tells how old a command is.
+// The server's clocks: ages must not depend on how the browser's clock is set. Of the newest that the server said, the
+// least delayed is the truest; the browser's own steady clock carries it on. `server_time` is the time of day, which
+// may jump and is for what is shown; `clock` is steady and tells how old a command is.
 const HEARD = 5;
 const ahead = { server_time: [], clock: [] };
 export function hearServerTime(message) {
@@ -47,7 +48,8 @@ export function hearServerTime(message) {
   }
 }
 export function forgetServerTime() { for (const heard of Object.values(ahead)) heard.length = 0; }
-export const serverNow = () => ahead.server_time.length ? performance.now() + Math.max(...ahead.server_time) : Date.now();
+export const serverNow = () => ahead.server_time.length ? performance.now() + Math.max(...ahead.server_time)
+  : Date.now();
 export const knowsSteadyClock = () => ahead.clock.length > 0;
 export const steadyNow = () => (performance.now() + Math.max(...ahead.clock)) / 1000;   // seconds
 
@@ -65,8 +67,8 @@ export const zone = (() => {
 export const timeOfDay = (date) => date.toLocaleTimeString("en-GB", { timeZone: zone });
 
 // <time datetime="..."> is relative, with the absolute time on hover.
-export function refreshTimes(root = document) {
-  for (const element of root.querySelectorAll("time[datetime]")) {
+export function refreshTimes(within = document) {
+  for (const element of within.querySelectorAll("time[datetime]")) {
     const date = new Date(element.dateTime);
     if (Number.isNaN(date.getTime())) continue;
     setText(element, ago(date));
@@ -74,8 +76,8 @@ export function refreshTimes(root = document) {
   }
 }
 
-// A custom property's colour, resolved by the browser for use in a canvas or a plot. Asking makes the browser compute styles,
-// too dear for sixteen strips ten times a second: each colour is asked for once a theme.
+// A custom property's colour, resolved by the browser for use in a canvas or a plot. Asking makes the browser compute
+// styles, too dear for sixteen strips ten times a second: each colour is asked for once a theme.
 const probe = document.createElement("span");
 probe.hidden = true;
 const colours = new Map();

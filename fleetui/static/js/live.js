@@ -1,6 +1,7 @@
-// The page's one socket to the server: topics (snapshot, then deltas with a sequence number), camera frames (binary, latest
-// only) and commands to stations. It reconnects by itself; while it is down, <body data-offline> marks everything as stale.
-// A station that this page took control of hears a beat every 400 ms; when the page is gone, the beats are, and it holds still.
+// The page's one socket to the server: topics (snapshot, then deltas with a sequence number), camera frames (binary,
+// latest only) and commands to stations. It reconnects by itself; while it is down, <body data-offline> marks
+// everything as stale. A station that this page took control of hears a beat every 400 ms; when the page is gone, the
+// beats are, and it holds still.
 
 import { forgetServerTime, hearServerTime, knowsSteadyClock, root, serverNow, steadyNow } from "./format.js";
 
@@ -9,7 +10,8 @@ const BEAT_EVERY_MS = 400;
 const DRIVE_TTL_MS = 300;
 const STALE_FRAME_MS = 3000;
 const FIRST_CONNECTION_MS = 2000;
-const SILENT_MS = 4500;        // the server says something every 2 s: after so long nobody is there, and 5 s are not over
+// the server says something every 2 s: after so long nobody is there, and 5 s are not over
+const SILENT_MS = 4500;
 const ANSWER_MS = 2000;        // and it answers at once when a page asks whether it is there
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -90,14 +92,17 @@ class Live extends EventTarget {
 
   sayLost() {
     const since = document.querySelector("#connection [data-f=lost]");
-    if (since && this.lostAt !== null) since.textContent = `for ${Math.round((performance.now() - this.lostAt) / 1000)} s`;
+    if (since && this.lostAt !== null) {
+      since.textContent = `for ${Math.round((performance.now() - this.lostAt) / 1000)} s`;
+    }
   }
 
   get online() { return this.socket?.readyState === WebSocket.OPEN; }
 
   send(message) { if (this.online) this.socket.send(JSON.stringify(message)); }
 
-  // topic: as the server names it, e.g. "wall:LAB"; message: {subscribe, lab, ...}; apply(type, data) gets snapshots and deltas.
+  // topic: as the server names it, e.g. "wall:LAB"; message: {subscribe, lab, ...}; apply(type, data) gets snapshots
+  // and deltas.
   subscribe(topic, message, apply) {
     this.topics.set(topic, { message, apply, seq: null });
     this.send(message);
@@ -111,7 +116,9 @@ class Live extends EventTarget {
     this.connect();
   }
 
-  sendFeed(station, feed) { this.send({ subscribe: "frames", lab: feed.lab, station, fps: feed.fps, size: feed.size }); }
+  sendFeed(station, feed) {
+    this.send({ subscribe: "frames", lab: feed.lab, station, fps: feed.fps, size: feed.size });
+  }
 
   dropFrames(station) {
     const feed = this.feeds.get(station);
@@ -120,17 +127,20 @@ class Live extends EventTarget {
     this.send({ unsubscribe: "frames", lab: feed.lab, station });
   }
 
-  // Resolves to {ok, error}. A command is never queued while the socket is down: acting late is worse than not acting. A page
-  // that has just opened is granted the moment that its socket takes. A stop goes its own way: stop.js.
+  // Resolves to {ok, error}. A command is never queued while the socket is down: acting late is worse than not acting.
+  // A page that has just opened is granted the moment that its socket takes. A stop goes its own way: stop.js.
   async command(lab, station, name, args = {}, ttl_ms = 3000) {
     const asked = performance.now();
     if (!this.online && this.lostAt === null) await Promise.race([once(this, "online"), pause(FIRST_CONNECTION_MS)]);
     ttl_ms = Math.max(0, ttl_ms - Math.round(performance.now() - asked));
-    if (!this.online) return { ok: false, error: "Connection lost: the command was not sent. It reconnects by itself; try again." };
+    if (!this.online) {
+      return { ok: false, error: "Connection lost: the command was not sent. It reconnects by itself; try again." };
+    }
     const id = `${Date.now().toString(36)}-${this.nextCommand++}`;
     this.send({ command: { id, lab, station, name, args, ttl_ms, ...this.stamp() } });
     return new Promise((resolve) => {
-      const timer = setTimeout(() => this.finish(id, { ok: false, error: `${station} did not answer within ${COMMAND_TIMEOUT_MS / 1000} s. Is its process running?` }), COMMAND_TIMEOUT_MS);
+      const error = `${station} did not answer within ${COMMAND_TIMEOUT_MS / 1000} s. Is its process running?`;
+      const timer = setTimeout(() => this.finish(id, { ok: false, error }), COMMAND_TIMEOUT_MS);
       this.commands.set(id, { resolve, timer });
     });
   }
@@ -140,7 +150,8 @@ class Live extends EventTarget {
 
   // Driving is a stream: it is sent and forgotten, the station's dead-man covers a lost one.
   drive(lab, station, dx, dy) {
-    this.send({ command: { id: `drive-${Date.now().toString(36)}-${this.nextCommand++}`, lab, station, name: "drive", args: { dx, dy }, ttl_ms: DRIVE_TTL_MS, ...this.stamp() } });
+    this.send({ command: { id: `drive-${Date.now().toString(36)}-${this.nextCommand++}`, lab, station, name: "drive",
+      args: { dx, dy }, ttl_ms: DRIVE_TTL_MS, ...this.stamp() } });
   }
 
   // The server gave this page control of a station, or took it away.
@@ -207,9 +218,13 @@ export async function postApi(path, body = {}, signal = undefined) {
   const name = `csrftoken${root.slice(0, -1).replaceAll("/", "_")}=`;   // as settings.py calls it
   const token = document.cookie.split("; ").find((each) => each.startsWith(name))?.slice(name.length) ?? "";
   try {
-    const answer = await fetch(`${root}api/${path}`, { method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token }, body: JSON.stringify(body), signal });
+    const answer = await fetch(`${root}api/${path}`, {
+      method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token },
+      body: JSON.stringify(body), signal,
+    });
     const said = await answer.json().catch(() => ({}));
-    return { ...said, ok: answer.ok, status: answer.status, error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
+    return { ...said, ok: answer.ok, status: answer.status,
+      error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
   } catch {
     return { ok: false, error: "The server can't be reached. If a robot must stop, use its own emergency stop." };
   }
@@ -221,7 +236,10 @@ const shown = new Set();
 const observer = new IntersectionObserver((entries) => {
   for (const entry of entries) {
     const feed = feedOf.get(entry.target);
-    if (entry.isIntersecting) { shown.add(feed); if (!document.hidden) feed.start(); } else { shown.delete(feed); feed.stop(); }
+    if (entry.isIntersecting) {
+      shown.add(feed);
+      if (!document.hidden) feed.start();
+    } else { shown.delete(feed); feed.stop(); }
   }
 }, { rootMargin: "60px" });
 document.addEventListener("visibilitychange", () => {
@@ -238,17 +256,22 @@ export function showFrames(element, lab, station, { size = "small", fps = 5, onF
   // An old picture looks like a still robot: it is greyed and says how old it is.
   function refreshAge() {
     const shownFor = performance.now() - since, old = taken === null ? shownFor : serverNow() - taken;
-    const stale = element.classList.contains("has-frame") && running && shownFor > STALE_FRAME_MS && old > STALE_FRAME_MS;
+    const stale = element.classList.contains("has-frame") && running && shownFor > STALE_FRAME_MS
+      && old > STALE_FRAME_MS;
     element.classList.toggle("stale-frame", stale);
     age.textContent = stale ? `Not live: this picture is ${Math.round(old / 1000)} s old` : "";
   }
   const ageing = setInterval(refreshAge, 500);
   async function draw(blob, header) {
-    if (busy) return;                                       // decoding one already: this one is dropped, the next is newer
+    // decoding one already: this one is dropped, the next is newer
+    if (busy) return;
     busy = true;
     try {
       const bitmap = await createImageBitmap(blob);
-      if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) { canvas.width = bitmap.width; canvas.height = bitmap.height; }
+      if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
+        canvas.width = bitmap.width;
+        canvas.height = bitmap.height;
+      }
       context.drawImage(bitmap, 0, 0);
       bitmap.close();
       element.classList.add("has-frame");
@@ -259,7 +282,9 @@ export function showFrames(element, lab, station, { size = "small", fps = 5, onF
     } catch { /* a torn picture: the next one replaces it */ } finally { busy = false; }
   }
   const feed = {
-    start() { if (!running) { running = true; since = performance.now(); live.watchFrames(lab, station, size, fps, draw); } },
+    start() {
+      if (!running) { running = true; since = performance.now(); live.watchFrames(lab, station, size, fps, draw); }
+    },
     stop() { if (running) { running = false; live.dropFrames(station); } },
   };
   feedOf.set(element, feed);

@@ -1,5 +1,6 @@
-// What replay and rewind share: play and pause, the slider, the strip as a slider, and the jump to the next moment. Time is
-// counted in whole numbers, the strip's. `show(at, passing)` draws one of them; passing: on the way, not where a person went.
+// What replay and rewind share: play and pause, the slider, the strip as a slider, and the jump to the next moment.
+// Time is counted in whole numbers, the strip's. `show(at, passing)` draws one of them; passing: on the way, not where
+// a person went.
 
 export class Player {
   constructor({ play, scrub, strip, perSecond, show }) {
@@ -10,7 +11,9 @@ export class Player {
       strip.canvas.setPointerCapture(event.pointerId);
       this.goTo(strip.stepAt(event.clientX));
     });
-    strip.canvas.addEventListener("pointermove", (event) => { if (event.buttons & 1) this.goTo(strip.stepAt(event.clientX)); });
+    strip.canvas.addEventListener("pointermove", (event) => {
+      if (event.buttons & 1) this.goTo(strip.stepAt(event.clientX));
+    });
   }
 
   range(first, last) {
@@ -33,7 +36,10 @@ export class Player {
     if (this.at >= this.last) this.move(this.first);
     this.sayPlaying(true);
     clearInterval(this.timer);
-    this.timer = setInterval(() => { if (this.at >= this.last) this.pause(); else this.move(this.at + 1, true); }, 1000 / this.perSecond());
+    this.timer = setInterval(() => {
+      if (this.at >= this.last) this.pause();
+      else this.move(this.at + 1, true);
+    }, 1000 / this.perSecond());
   }
 
   pause() { this.halt(); this.move(this.at); }

@@ -68,7 +68,8 @@ function show(step, passing) {
     setText(field("reward"), isNumber(valueAt(steps.reward, step)) ? steps.reward[step].toFixed(2) : "–");
     const aside = valueAt(steps.fenced, step) ? ", turned aside by the fence" : "";
     setText(field("actor"), actor === undefined ? "–" : (typeof actor === "number" ? ACTORS[actor] : actor) + aside);
-    setText(field("action"), action ? action.map((value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3)).join(" ") : "–");
+    const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
+    setText(field("action"), action ? action.map(signed).join(" ") : "–");
     field("action").title = action ? `${(steps.embodiment?.action_names ?? []).join(", ")} (metres)` : "";
     setText(field("time"), `${(step / (steps.control_hz || 5)).toFixed(1)} s`);
     const start = valueAt(steps.d, 0);
@@ -82,7 +83,9 @@ player.range(0, last);
 
 for (const button of document.querySelectorAll("[data-rate]")) button.addEventListener("click", () => {
   rate = Number(button.dataset.rate);
-  for (const each of document.querySelectorAll("[data-rate]")) each.setAttribute("aria-pressed", String(each === button));
+  for (const each of document.querySelectorAll("[data-rate]")) {
+    each.setAttribute("aria-pressed", String(each === button));
+  }
   if (player.playing) player.start();
 });
 
@@ -91,8 +94,13 @@ document.addEventListener("keydown", (event) => {
   if (typing(event)) return;
   const moves = { ArrowLeft: -1, ArrowRight: 1 };
   if (event.key === " ") { event.preventDefault(); player.toggle(); }
-  else if (event.key in moves) { event.preventDefault(); player.goTo(player.at + moves[event.key] * (event.shiftKey ? 10 : 1)); }
-  else if (event.key === "Home" || event.key === "End") { event.preventDefault(); player.goTo(event.key === "Home" ? 0 : last); }
+  else if (event.key in moves) {
+    event.preventDefault();
+    player.goTo(player.at + moves[event.key] * (event.shiftKey ? 10 : 1));
+  } else if (event.key === "Home" || event.key === "End") {
+    event.preventDefault();
+    player.goTo(event.key === "Home" ? 0 : last);
+  }
   else if (event.key === "m") player.toNextMoment();
 });
 
@@ -106,7 +114,8 @@ function mark(value) {
 }
 for (const button of labels) button.addEventListener("click", () => mark(button.dataset.label === "true"));
 document.addEventListener("keydown", (event) => {
-  if (!labels.length || typing(event) || event.repeat || event.ctrlKey || event.metaKey || event.altKey || !event.shiftKey) return;
+  if (!labels.length || typing(event) || event.repeat || event.ctrlKey || event.metaKey || event.altKey
+    || !event.shiftKey) return;
   const key = event.key.toLowerCase();
   if (key in LABELS) mark(LABELS[key]);
 });
@@ -119,7 +128,8 @@ try {
   const body = await answer.json();
   if (!answer.ok) throw new Error(body.detail);
   steps = body;
-  strip.setTrace(steps.d, { threshold: steps.threshold, limit: last, actors: (steps.actors ?? []).map((actor) => actor === "human" || actor === 1) });
+  strip.setTrace(steps.d, { threshold: steps.threshold, limit: last,
+    actors: (steps.actors ?? []).map((actor) => actor === "human" || actor === 1) });
   player.listMoments($("#moments"), (step) => `Step ${step}`);
   player.move(player.at, true);
 } catch (error) { toast(`The steps of this episode could not be read: ${error.message}`, "error"); }

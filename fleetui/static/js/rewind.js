@@ -1,5 +1,5 @@
-// The last 30 s of a station, played back on its own page while the live picture stays in view, small. The server keeps them
-// whether anybody watched or not. Time runs in fifths of a second; moments are the largest rises of d.
+// The last 30 s of a station, played back on its own page while the live picture stays in view, small. The server keeps
+// them whether anybody watched or not. Time runs in fifths of a second; moments are the largest rises of d.
 
 import { Player } from "./player.js";
 import { Strip } from "./strip.js";
@@ -15,7 +15,9 @@ const field = (name) => panel.querySelector(`[data-f="${name}"]`);
 const strip = new Strip($("#rewind-strip"), { large: true });
 let columns = [], frames = [], wanted = 0, endedAt = 0;
 
-function toBlob(base64) { return new Blob([Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))], { type: "image/jpeg" }); }
+function toBlob(base64) {
+  return new Blob([Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0))], { type: "image/jpeg" });
+}
 
 // [{at, ...sample} or null], one for each fifth of a second: what the station had said last by then.
 function inFifths(samples, seconds) {
@@ -38,7 +40,10 @@ async function open() {
   const answer = await fetch(`${root}api/labs/${lab}/stations/${page.station}/rewind`).catch(() => null);
   if (!answer?.ok) { toast("The last 30 s could not be fetched; try again.", "error"); return; }
   const body = await answer.json();
-  if (!body.samples.length) { toast("There is nothing to rewind yet: nothing has come from the station since the server started."); return; }
+  if (!body.samples.length) {
+    toast("There is nothing to rewind yet: nothing has come from the station since the server started.");
+    return;
+  }
   endedAt = performance.now() - 1000 * body.ended_s_ago;
   columns = inFifths(body.samples, body.seconds);
   frames = body.frames.map((frame) => ({ at: frame.at, picture: toBlob(frame.jpeg) }));
@@ -47,13 +52,15 @@ async function open() {
   strip.clear();
   strip.axis = { every: 5 * A_SECOND, text: (i) => String(i / A_SECOND - body.seconds), unit: "s" };
   const inEpisode = (each) => each?.uuid ? each.d : null;
-  strip.setTrace(columns.map(inEpisode), { starts, limit: columns.length, actors: columns.map((each) => Boolean(each?.human)),
+  strip.setTrace(columns.map(inEpisode),
+    { starts, limit: columns.length, actors: columns.map((each) => Boolean(each?.human)),
     threshold: columns.findLast((each) => isNumber(each?.threshold))?.threshold });
   panel.hidden = false;
   past.hidden = false;
   feeds.dataset.rewinding = "";
   opener.setAttribute("aria-pressed", "true");
-  const some = player.listMoments($("#rewind-moments"), (at) => `${timeOf(at).toFixed(1)} s`, (at) => columns[at]?.instruction ?? "");
+  const some = player.listMoments($("#rewind-moments"), (at) => `${timeOf(at).toFixed(1)} s`,
+    (at) => columns[at]?.instruction ?? "");
   $("#rewind-moments").hidden = !some;
   field("no-moments").hidden = some;
   player.goTo(player.first);
@@ -94,7 +101,8 @@ function show(column) {
   sayWhen();
   setText(field("past-state"), said ? stateWord(said.state) : "stood still or not heard");
   setText(field("past-instruction"), said?.instruction || said?.reason || "");
-  setText(field("past-numbers"), said && isNumber(said.d) ? `step ${said.step}, d ${number(said.d, 1)}, P(success) ${percent(said.p_success)}` : "");
+  setText(field("past-numbers"), said && isNumber(said.d)
+    ? `step ${said.step}, d ${number(said.d, 1)}, P(success) ${percent(said.p_success)}` : "");
   drawPicture(time);
 }
 

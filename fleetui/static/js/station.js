@@ -5,7 +5,8 @@ import { Strip } from "./strip.js";
 import { lab, page, toast } from "./app.js";
 import "./rewind.js";
 import { act, addToDataset, CONNECTION_LOST, Drive, label, listenKeys, mayAct } from "./control.js";
-import { ago, count, isNumber, number, percent, refreshTimes, root, serverNow, setState, setText, STATES, stateWord } from "./format.js";
+import { ago, count, isNumber, number, percent, refreshTimes, root, serverNow, setState, setText, STATES,
+  stateWord } from "./format.js";
 
 const slug = page.station;
 const mayAdd = page.mayAdd === "1";
@@ -16,7 +17,8 @@ const strip = new Strip($("#strip"), { large: true });
 let data = { slug }, heardAt = null;
 const drive = new Drive(() => slug);
 
-showFrames(feed, lab, slug, { size: "large", fps: 10, onFrame: (header) => setText(field("frame-time"), `frame of step ${header.step}`) });
+showFrames(feed, lab, slug,
+  { size: "large", fps: 10, onFrame: (header) => setText(field("frame-time"), `frame of step ${header.step}`) });
 
 function render() {
   const state = data.connected === false ? "offline" : data.state;
@@ -30,13 +32,17 @@ function render() {
   setText(field("p"), number(data.p_success, 2));
   setText(field("version"), isNumber(data.version) ? `v${data.version}` : "–");
   setText(field("episodes"), count(data.episodes));
-  setText(field("threshold"), isNumber(data.threshold) ? `success is detected at d ≤ ${number(data.threshold, 1)}` : "");
+  setText(field("threshold"),
+    isNumber(data.threshold) ? `success is detected at d ≤ ${number(data.threshold, 1)}` : "");
   setText(field("task"), data.task || "none");
   const inMemory = data.in_memory ? `, ${count(data.in_memory)} of them in memory: its disk is full` : "";
-  setText(field("unsent"), isNumber(data.unsent) ? `${count(data.unsent)}${inMemory}` : "unknown until it sends a message");
+  setText(field("unsent"), isNumber(data.unsent) ? `${count(data.unsent)}${inMemory}`
+    : "unknown until it sends a message");
   const lost = data.lost ? `; ${count(data.lost)} lost because there was no room` : "";
-  setText(field("refused"), isNumber(data.refused) ? `${count(data.refused)}${lost}` : "unknown until it sends a message");
-  setText(field("seen"), data.connected ? "connected" : data.last_seen ? `last seen ${ago(new Date(data.last_seen))}` : "never seen yet");
+  setText(field("refused"), isNumber(data.refused) ? `${count(data.refused)}${lost}`
+    : "unknown until it sends a message");
+  setText(field("seen"), data.connected ? "connected" : data.last_seen ? `last seen ${ago(new Date(data.last_seen))}`
+    : "never seen yet");
 
   setText(feed.querySelector(".note"), data.camera_error || "waiting for a picture");
   if (data.camera_error) feed.classList.remove("has-frame");
@@ -46,8 +52,10 @@ function render() {
   // What to do is said in the server's words, by the kind of its need; what is missing from them is the state's own.
   const words = data.help?.advice ?? "";
   const advice = { needs_person: words, stopped: words,
-    overridden: live.holds(slug) || data.holder ? null : words || "Nobody drives it now. Take over, or hand it back to the policy.",
-    offline: "Its program is not connected. Simulated stations start with the fleet, a real one with its own program." }[state];
+    overridden: live.holds(slug) || data.holder ? null
+      : words || "Nobody drives it now. Take over, or hand it back to the policy.",
+    offline: "Its program is not connected. Simulated stations start with the fleet, "
+      + "a real one with its own program." }[state];
   needs.hidden = advice === undefined || advice === null;
   needs.dataset.state = state;
   setText(field("need"), data.reason || stateWord(state));
@@ -57,12 +65,15 @@ function render() {
   const offline = "offline" in document.body.dataset;
   feed.classList.toggle("drivable", mine && overridden);
   setText(field("drive-hint"), !overridden ? "" : data.reason || (mine
-    ? "Hold an arrow key or W A S D, or push a gamepad's left stick, or press on the picture: it moves in the direction from the middle of the picture to where you press. When you let go, it holds still."
+    ? "Hold an arrow key or W A S D, or push a gamepad's left stick, or press on the picture: it moves in the "
+      + "direction from the middle of the picture to where you press. When you let go, it holds still."
     : data.holder ? `${data.holder} is in control.` : "Nobody drives it now. Take over or hand back."));
-  setText(field("holder"), overridden ? (mine ? "you are in control" : data.holder ? `${data.holder} is in control` : "nobody is in control") : "");
+  setText(field("holder"), overridden
+    ? (mine ? "you are in control" : data.holder ? `${data.holder} is in control` : "nobody is in control") : "");
   if (!mine) drive.release();
   if (mayAct) {
-    // Why an act can't be done now is said where the pointer rests, and the one reason that concerns all of them in words.
+    // Why an act can't be done now is said where the pointer rests, and the one reason that concerns all of them in
+    // words.
     const others = data.holder && !mine ? `${data.holder} is in control; ask for a hand-back first` : "";
     const away = offline ? CONNECTION_LOST : state === "offline" ? "The station is offline" : "";
     const can = (name, why) => {
@@ -76,7 +87,8 @@ function render() {
     can("end_episode", away || others || (STATES[state]?.moved_by === "policy" ? "" : "No episode is under way"));
     can("clear_stop", offline ? CONNECTION_LOST : "");
     setText($('[data-command="override"] span'), overridden && !mine && !data.holder ? "Take over" : "Override");
-    setText(field("acts-why"), away ? `${away}${offline ? ", except a stop" : ""}.` : others ? `${others}. Anybody can stop it.` : "");
+    setText(field("acts-why"), away ? `${away}${offline ? ", except a stop" : ""}.`
+      : others ? `${others}. Anybody can stop it.` : "");
     $("#clear-stop").hidden = !(state === "stopped" || data.stop_latched);
     $("#stop").hidden = state === "stopped";   // not by the latch alone: it may have missed it, and move
     // One primary act at a time: the one that this state asks for.
@@ -120,7 +132,9 @@ function addRecent(recent) {
     link.textContent = episode.instruction || "episode";
     const rest = document.createElement("span");
     rest.className = "muted small";
-    rest.textContent = `${(episode.ending ?? "").replaceAll("_", " ")} · ${episode.steps ?? "?"} step${episode.steps === 1 ? "" : "s"} · ${LABELS[episode.true_success] ?? "unknown"}`;
+    const steps = `${episode.steps ?? "?"} step${episode.steps === 1 ? "" : "s"}`;
+    const ending = (episode.ending ?? "").replaceAll("_", " ");
+    rest.textContent = `${ending} · ${steps} · ${LABELS[episode.true_success] ?? "unknown"}`;
     const acts = document.createElement("span");
     acts.className = "row";
     const add = (text, pressed, does) => {
@@ -134,10 +148,12 @@ function addRecent(recent) {
       return button;
     };
     if (mayAct) for (const [text, value] of [["Success", true], ["Failure", false]]) {
-      add(text, episode.true_success === value, () => label(episode.uuid, value, `“${episode.instruction}”`, readRecent));
+      add(text, episode.true_success === value,
+        () => label(episode.uuid, value, `“${episode.instruction}”`, readRecent));
     }
     if (mayAdd && episode.purpose === "correction") {
-      const button = add(episode.dataset ? "In a dataset" : "Add to a dataset", null, (it) => addToDataset(episode.uuid, it));
+      const button = add(episode.dataset ? "In a dataset" : "Add to a dataset", null,
+        (it) => addToDataset(episode.uuid, it));
       button.disabled = Boolean(episode.dataset);
     }
     row.append(link, rest, acts);
@@ -176,7 +192,13 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-command]");
   if (!button) return;
   const name = button.dataset.command;
-  if (name === "speed") { if (await act(slug, "speed", { value: Number(button.dataset.speed) })) { data.speed = Number(button.dataset.speed); render(); } return; }
+  if (name === "speed") {
+    if (await act(slug, "speed", { value: Number(button.dataset.speed) })) {
+      data.speed = Number(button.dataset.speed);
+      render();
+    }
+    return;
+  }
   if (await act(slug, name) && name === "reset") toast(`${data.name}: the reset is recorded.`);
 });
 
@@ -185,7 +207,8 @@ function drawStick(pointer) {
   stick.toggleAttribute("hidden", !pointer);
   if (!pointer) return;
   line.setAttribute("x1", pointer.x); line.setAttribute("y1", pointer.y);
-  line.setAttribute("x2", pointer.x + pointer.dx * pointer.reach); line.setAttribute("y2", pointer.y - pointer.dy * pointer.reach);
+  line.setAttribute("x2", pointer.x + pointer.dx * pointer.reach);
+  line.setAttribute("y2", pointer.y - pointer.dy * pointer.reach);
   dot.setAttribute("cx", pointer.x); dot.setAttribute("cy", pointer.y);
 }
 drive.hold(feed, drawStick);

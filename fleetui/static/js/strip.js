@@ -1,6 +1,7 @@
-// The steps-to-go strip, the same on the wall (small), on the station and in the replay (large): time runs to the right,
-// steps-to-go upwards, probability mass as shade, E[d] as a line, the threshold s as a hairline, the largest rises of d
-// (where something went wrong) as ticks below, human steps as a bar above. The newest distribution stands at the right edge.
+// The steps-to-go strip, the same on the wall (small), on the station and in the replay (large): time runs to the
+// right, steps-to-go upwards, probability mass as shade, E[d] as a line, the threshold s as a hairline, the largest
+// rises of d (where something went wrong) as ticks below, human steps as a bar above. The newest distribution stands at
+// the right edge.
 
 import { colour, isNumber, withAlpha } from "./format.js";
 
@@ -75,10 +76,12 @@ export class Strip {
   }
 
   geometry() {
-    const margin = this.large ? { left: 34, right: this.newest ? 62 : 44, top: 8, bottom: 20 } : { left: 0, right: 26, top: 1, bottom: 4 };
+    const margin = this.large ? { left: 34, right: this.newest ? 62 : 44, top: 8, bottom: 20 }
+      : { left: 0, right: 26, top: 1, bottom: 4 };
     const width = this.canvas.clientWidth, height = this.canvas.clientHeight;
     const seen = this.d.reduce((most, value) => isNumber(value) && value > most ? value : most, 0);
-    const top = this.newest ? Math.max(this.newest.length * this.binWidth, 1) : Math.max(20, 20 * Math.ceil(seen * 1.05 / 20));
+    const top = this.newest ? Math.max(this.newest.length * this.binWidth, 1)
+      : Math.max(20, 20 * Math.ceil(seen * 1.05 / 20));
     return {
       ...margin, width, height, top_value: top,
       x: (step) => margin.left + (width - margin.left - margin.right) * step / Math.max(1, this.limit),
@@ -132,7 +135,10 @@ export class Strip {
 
     if (isNumber(this.threshold)) {
       c.strokeStyle = colour("ink-2"); c.lineWidth = 1; c.setLineDash([3, 3]);
-      c.beginPath(); c.moveTo(g.left, Math.round(g.y(this.threshold)) + .5); c.lineTo(right, Math.round(g.y(this.threshold)) + .5); c.stroke();
+      c.beginPath();
+      c.moveTo(g.left, Math.round(g.y(this.threshold)) + .5);
+      c.lineTo(right, Math.round(g.y(this.threshold)) + .5);
+      c.stroke();
       c.setLineDash([]);
     }
     c.fillStyle = colour("overridden");
@@ -150,11 +156,19 @@ export class Strip {
     c.stroke();
 
     c.strokeStyle = line; c.lineWidth = 1;
-    for (const step of this.starts) { c.beginPath(); c.moveTo(g.x(step), g.top); c.lineTo(g.x(step), g.height - g.bottom); c.stroke(); }
+    for (const step of this.starts) {
+      c.beginPath();
+      c.moveTo(g.x(step), g.top);
+      c.lineTo(g.x(step), g.height - g.bottom);
+      c.stroke();
+    }
 
     c.strokeStyle = ink; c.lineWidth = this.large ? 3 : 2;
     for (const { step } of this.moments(this.large ? 5 : 3)) {
-      c.beginPath(); c.moveTo(g.x(step), g.height - g.bottom); c.lineTo(g.x(step), g.height - g.bottom + (this.large ? 7 : 4)); c.stroke();
+      c.beginPath();
+      c.moveTo(g.x(step), g.height - g.bottom);
+      c.lineTo(g.x(step), g.height - g.bottom + (this.large ? 7 : 4));
+      c.stroke();
     }
 
     if (this.newest) {
@@ -162,14 +176,19 @@ export class Strip {
       c.fillStyle = colour("ink-2");
       this.newest.forEach((p, bin) => {
         const y = g.y((bin + 1) * this.binWidth);
-        c.fillRect(right + (this.large ? 8 : 3), y, room * p / peak, Math.max(1, g.y(bin * this.binWidth) - y - (this.large ? .6 : 0)));
+        c.fillRect(right + (this.large ? 8 : 3), y, room * p / peak,
+          Math.max(1, g.y(bin * this.binWidth) - y - (this.large ? .6 : 0)));
       });
     }
     if (isNumber(this.cursor)) {
       c.strokeStyle = ink; c.lineWidth = 1;
       c.beginPath(); c.moveTo(g.x(this.cursor), g.top - 4); c.lineTo(g.x(this.cursor), g.height - g.bottom); c.stroke();
       c.fillStyle = ink;
-      if (isNumber(this.d[this.cursor])) { c.beginPath(); c.arc(g.x(this.cursor), g.y(this.d[this.cursor]), 4, 0, 7); c.fill(); }
+      if (isNumber(this.d[this.cursor])) {
+        c.beginPath();
+        c.arc(g.x(this.cursor), g.y(this.d[this.cursor]), 4, 0, 7);
+        c.fill();
+      }
     }
   }
 
@@ -183,12 +202,17 @@ export class Strip {
       c.fillText(String(Math.round(value)), g.left - 6, Math.min(Math.max(y, 10), g.height - g.bottom));
     }
     c.textBaseline = "top"; c.textAlign = "center";
-    const every = this.axis.every || ([1, 2, 5, 10, 20, 25, 50, 100, 200, 500].find((each) => this.limit / each <= 10) ?? 1000);
-    for (let step = 0; step <= this.limit; step += every) c.fillText(this.axis.text(step), g.x(step), g.height - g.bottom + 8);
+    const every = this.axis.every
+      || ([1, 2, 5, 10, 20, 25, 50, 100, 200, 500].find((each) => this.limit / each <= 10) ?? 1000);
+    for (let step = 0; step <= this.limit; step += every) {
+      c.fillText(this.axis.text(step), g.x(step), g.height - g.bottom + 8);
+    }
     c.textAlign = "right";
     c.fillText(this.axis.unit, g.width - 2, g.height - g.bottom + 8);
   }
 }
 
 document.addEventListener("themechange", () => { for (const strip of strips) strip.draw(); });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const strip of strips) strip.draw(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const strip of strips) strip.draw();
+});

@@ -37,7 +37,10 @@ async function move(assignment, before) {
     headers: { "Content-Type": "application/json", "X-CSRFToken": token },
     body: JSON.stringify({ before }),
   }).catch(() => null);
-  if (!answer?.ok) toast((await answer?.json().catch(() => null))?.detail || "The connection was lost, so nothing was moved. Try again.", "error");
+  if (!answer?.ok) {
+    const said = await answer?.json().catch(() => null);
+    toast(said?.detail || "The connection was lost, so nothing was moved. Try again.", "error");
+  }
   await refresh();
 }
 
@@ -58,9 +61,19 @@ queue?.addEventListener("keydown", (event) => {
 });
 
 // ---- drag: the line shows where the row would stand
-const clearMarks = () => { for (const row of queue.querySelectorAll(".drop-before, .drop-after")) row.classList.remove("drop-before", "drop-after"); };
-const isUpper = (row, event) => { const box = row.getBoundingClientRect(); return event.clientY < box.top + box.height / 2; };
-const below = (row) => { const next = row.nextElementSibling; return next?.dataset.assignment ? Number(next.dataset.assignment) : null; };
+const clearMarks = () => {
+  for (const row of queue.querySelectorAll(".drop-before, .drop-after")) {
+    row.classList.remove("drop-before", "drop-after");
+  }
+};
+const isUpper = (row, event) => {
+  const box = row.getBoundingClientRect();
+  return event.clientY < box.top + box.height / 2;
+};
+const below = (row) => {
+  const next = row.nextElementSibling;
+  return next?.dataset.assignment ? Number(next.dataset.assignment) : null;
+};
 
 queue?.addEventListener("dragstart", (event) => {
   const row = event.target.closest?.("tr[draggable]");

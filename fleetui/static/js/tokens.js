@@ -29,7 +29,8 @@ if (station) {
   live.subscribe(`station:${lab}/${station}`, { subscribe: "station", lab, station }, (type, change) => {
     const changed = change.card ?? change;
     card = type === "snapshot" ? { ...changed } : { ...card, ...changed };
-    const before = page.since ? Date.parse(page.since) : 0;  // an old token's connection is not the one that is waited for
+    // an old token's connection is not the one that is waited for
+    const before = page.since ? Date.parse(page.since) : 0;
     const since = card.connected_since ? Date.parse(card.connected_since) : 0;
     if (!card.connected || since <= before) return;
     setState(document.querySelector("#arrival .state"), "ready", `${card.name} is connected`);

@@ -1,11 +1,13 @@
-// The wall: a card a station, those that need a person first. Cards are drawn by the server; this file keeps them current.
+// The wall: a card a station, those that need a person first. Cards are drawn by the server; this file keeps them
+// current.
 
 import { live, postApi, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
 import { hearCalls, timeLeft } from "./attention.js";
 import { askReason, confirmAct, lab, toast, typing } from "./app.js";
 import { act, CONNECTION_LOST, Drive, listenKeys, mayAct } from "./control.js";
-import { ago, count, isNumber, number, percent, root, serverNow, setState, setText, speedWord, STATES, stateWord } from "./format.js";
+import { ago, count, isNumber, number, percent, root, serverNow, setState, setText, speedWord, STATES,
+  stateWord } from "./format.js";
 
 const wall = document.querySelector("#wall");
 const work = document.querySelector("#at-work");
@@ -15,7 +17,8 @@ const cards = new Map();       // slug -> {element, data, strip}
 const inUse = () => [...cards.values()].filter((card) => !card.data.archived);
 const STALE_AFTER_MS = 5000;      // every station speaks each second, in every state
 const SETTLED_MS = 1000;
-const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waiting for the next policy", paused: "It stands still until it is resumed",
+const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waiting for the next policy",
+  paused: "It stands still until it is resumed",
   maintenance: "In maintenance" };
 
 function adopt(element) {
@@ -23,7 +26,8 @@ function adopt(element) {
   // Its number and name stand in the page before the socket says more: keys select from the first moment on.
   const text = (name) => element.querySelector(`[data-f="${name}"]`).textContent;
   const data = { slug, number: Number(text("number")), name: text("name") };
-  const card = { element, data, heard: performance.now(), wantsSince: 0, strip: new Strip(element.querySelector(".strip")) };
+  const card = { element, data, heard: performance.now(), wantsSince: 0,
+    strip: new Strip(element.querySelector(".strip")) };
   cards.set(slug, card);
   showFrames(element.querySelector(".feed"), lab, slug, { size: "small", fps: 5 });
   return card;
@@ -37,16 +41,23 @@ function make(slug) {
   return adopt(element);
 }
 
-// What to do and which button does it. The words are the server's, by the kind of the need, since a driver's fault and a block on
-// the floor want different things of the same state; until the request has come, the reason alone says it.
+// What to do and which button does it. The words are the server's, by the kind of the need, since a driver's fault and
+// a block on the floor want different things of the same state; until the request has come, the reason alone says it.
 function advice(data) {
   if (!mayAct) return ["A supervisor or a manager can act on it.", null, null];
   const words = data.help?.advice ?? "";
   if (data.state === "stopped" || data.stop_latched) return [words, "clear_stop", "Clear stop"];
   if (data.state === "needs_person") return [words, "reset", "Reset done"];
-  if (data.state === "overridden" && live.holds(data.slug)) return ["Drive it with the arrow keys or a gamepad, then hand it back to the policy.", "hand_back", "Hand back"];
-  if (data.state === "overridden" && data.holder) return [`Until ${data.holder} hands it back, others can only stop it.`, null, null];
-  if (data.state === "overridden") return [words || "Nobody drives it now. Open the station to take over, or hand it back to the policy.", "hand_back", "Hand back"];
+  if (data.state === "overridden" && live.holds(data.slug)) {
+    return ["Drive it with the arrow keys or a gamepad, then hand it back to the policy.", "hand_back", "Hand back"];
+  }
+  if (data.state === "overridden" && data.holder) {
+    return [`Until ${data.holder} hands it back, others can only stop it.`, null, null];
+  }
+  if (data.state === "overridden") {
+    const said = words || "Nobody drives it now. Open the station to take over, or hand it back to the policy.";
+    return [said, "hand_back", "Hand back"];
+  }
   if (data.state === "paused") return ["", "resume", "Resume"];
   if (data.help?.act === "end_episode") return [words, "end_episode", "End episode"];
   return [words || "Open the station to see what it needs.", null, null];
@@ -59,7 +70,8 @@ function render(card) {
   element.dataset.state = state;
   setState(element.querySelector(".state"), state);
   setText(field("name"), data.name ?? element.dataset.station);
-  setText(field("instruction"), (state === "maintenance" && data.maintenance) || data.instruction || NO_INSTRUCTION[state] || "–");
+  setText(field("instruction"), (state === "maintenance" && data.maintenance) || data.instruction
+    || NO_INSTRUCTION[state] || "–");
   const progress = Math.max(0, Math.min(1, data.progress ?? 0));
   field("progress").style.width = `${100 * progress}%`;
   setText(field("progress-text"), isNumber(data.progress) ? percent(progress) : "–");
@@ -70,15 +82,17 @@ function render(card) {
   setText(field("speed"), speedWord(data.speed));
   setText(field("number"), String(data.number ?? ""));
   const mine = live.holds(data.slug);
-  setText(field("holder"), state !== "overridden" ? "" : mine ? "You are in control" : data.holder ? `${data.holder} is in control` : "");
+  setText(field("holder"), state !== "overridden" ? "" : mine ? "You are in control"
+    : data.holder ? `${data.holder} is in control` : "");
   setText(field("reason"), data.help?.reason || data.reason || STATES[state]?.words || "");
   renderCall(card);
-  const [words, act, label] = advice(data);
+  const [words, command, label] = advice(data);
   setText(field("advice"), words);
   const button = field("act");
-  if (button) { button.hidden = !act; button.dataset.command = act ?? ""; setText(button, label ?? ""); }
+  if (button) { button.hidden = !command; button.dataset.command = command ?? ""; setText(button, label ?? ""); }
   refuseOffline(button);
-  setText(element.querySelector(".feed .note"), state === "offline" ? "offline" : data.camera_error || "waiting for a picture");
+  setText(element.querySelector(".feed .note"),
+    state === "offline" ? "offline" : data.camera_error || "waiting for a picture");
   if (data.camera_error) element.querySelector(".feed").classList.remove("has-frame");
   refreshStale(card);
 }
@@ -90,7 +104,8 @@ function renderCall({ element, data }) {
   if (!help) return;
   field("severity").dataset.severity = help.severity;
   setText(field("severity"), help.severity);
-  setText(field("call-who"), help.taken_by ? `taken by ${help.taken_by}` : help.acknowledged_by ? `seen by ${help.acknowledged_by}` : "");
+  setText(field("call-who"), help.taken_by ? `taken by ${help.taken_by}`
+    : help.acknowledged_by ? `seen by ${help.acknowledged_by}` : "");
   setText(field("call-by"), help.help_by ? `over ${timeLeft(help.help_by)}` : "");
   const take = field("call-take");
   if (take) take.hidden = Boolean(help.taken_by);
@@ -112,19 +127,21 @@ function refreshStale(card) {
   setText(element.querySelector(".stale-mark"), stale ? (seen ? `seen ${ago(seen)}` : "never seen") : "");
 }
 
-// A card moves only when its need for a person changes, never for a mere number; and not for a moment's need either, since a
-// station that resets itself would leap to and fro. A stop is shown at once.
+// A card moves only when its need for a person changes, never for a mere number; and not for a moment's need either,
+// since a station that resets itself would leap to and fro. A stop is shown at once.
 function place() {
   const wanting = [], working = [];
   for (const card of cards.values()) {
     // What it goes on saying is kept, for it may come back.
     if (card.data.archived) { card.element.remove(); continue; }
-    const wants = card.data.help || card.data.attention && (card.data.stop_latched || performance.now() - card.wantsSince >= SETTLED_MS);
+    const wants = card.data.help
+      || card.data.attention && (card.data.stop_latched || performance.now() - card.wantsSince >= SETTLED_MS);
     (wants ? wanting : working).push(card);
   }
   // As on the attention page: where a visit saves most, whoever has waited longest among equals.
   const since = ({ help }) => help ? new Date(help.opened_at).getTime() : Infinity;
-  wanting.sort(({ data: a }, { data: b }) => (b.help?.rank ?? 0) - (a.help?.rank ?? 0) || since(a) - since(b) || (a.number ?? 0) - (b.number ?? 0));
+  wanting.sort(({ data: a }, { data: b }) => (b.help?.rank ?? 0) - (a.help?.rank ?? 0) || since(a) - since(b)
+    || (a.number ?? 0) - (b.number ?? 0));
   working.sort((a, b) => (a.data.number ?? 0) - (b.data.number ?? 0));
   arrange(attention.querySelector(".cards"), wanting);
   arrange(work, working);
@@ -136,17 +153,23 @@ function place() {
 }
 
 function arrange(parent, wanted) {
-  wanted.forEach((card, index) => { if (parent.children[index] !== card.element) parent.insertBefore(card.element, parent.children[index] ?? null); });
+  wanted.forEach((card, index) => {
+    if (parent.children[index] !== card.element) parent.insertBefore(card.element, parent.children[index] ?? null);
+  });
 }
 
 function tally() {
   wall.dataset.stations = inUse().length;
   const counts = {};
-  for (const { data } of inUse()) { const state = data.maintenance || data.connected !== false ? data.state : "offline"; counts[state] = (counts[state] ?? 0) + 1; }
+  for (const { data } of inUse()) {
+    const state = data.maintenance || data.connected !== false ? data.state : "offline";
+    counts[state] = (counts[state] ?? 0) + 1;
+  }
   for (const element of document.querySelectorAll("#tally [data-state]")) {
     const n = counts[element.dataset.state] ?? 0;
     element.hidden = n === 0;
-    setText(element.querySelector("span"), `${n} ${n > 1 ? STATES[element.dataset.state].many : stateWord(element.dataset.state).toLowerCase()}`);
+    setText(element.querySelector("span"),
+      `${n} ${n > 1 ? STATES[element.dataset.state].many : stateWord(element.dataset.state).toLowerCase()}`);
   }
 }
 
@@ -164,7 +187,8 @@ function change(slug, changed) {
   render(card);
   if (card.data.archived && slug === selected) select(null);
   if (before.archived !== card.data.archived) return true;
-  return before.attention !== card.data.attention || before.severity !== card.data.severity || before.help?.id !== card.data.help?.id;
+  return before.attention !== card.data.attention || before.severity !== card.data.severity
+    || before.help?.id !== card.data.help?.id;
 }
 
 live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, data) => {
@@ -237,7 +261,8 @@ function select(slug) {
   selected = slug;
   for (const [each, card] of cards) card.element.classList.toggle("selected", each === slug);
   const card = cards.get(slug);
-  setText(document.querySelector("[data-f=selected]"), card ? `${card.data.name} is selected: the keys act on it. Press ? for the list of keys.` : "");
+  setText(document.querySelector("[data-f=selected]"), card
+    ? `${card.data.name} is selected: the keys act on it. Press ? for the list of keys.` : "");
   card?.element.scrollIntoView({ block: "nearest" });
 }
 
@@ -248,11 +273,14 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || typing(event)) return;
   if (event.key === "Escape") { drive.release(); select(null); return; }
   // Leaving the page would end a lease.
-  if (event.key === "b" && selected && live.held.size === 0) { location.href = `${root}labs/${lab}/stations/${selected}?rewind=1`; return; }
+  if (event.key === "b" && selected && live.held.size === 0) {
+    location.href = `${root}labs/${lab}/stations/${selected}?rewind=1`;
+    return;
+  }
   if (!/^[0-9]$/.test(event.key)) return;
   digits = (event.timeStamp - digitAt < 700 ? digits : "") + event.key;
   digitAt = event.timeStamp;
-  const find = (number) => [...cards].find(([, card]) => card.data.number === Number(number) && !card.data.archived)?.[0];
+  const find = (typed) => [...cards].find(([, card]) => card.data.number === Number(typed) && !card.data.archived)?.[0];
   const slug = find(digits) ?? find(event.key);
   if (slug) { if (slug !== selected) drive.release(); select(slug); }
 });

@@ -52,7 +52,8 @@ LANGUAGE_TABLE = Embodiment(
 WORN_TABLE = replace(LANGUAGE_TABLE, name="worn_table")
 
 # LanguageTable for a policy that sees the table itself, instead of being told where everything lies.
-CAMERA_TABLE = replace(LANGUAGE_TABLE, name="camera_table", picture=Picture("top", 124, 88, 0.006))
+TOP_PICTURE = Picture("top", 124, 88, 0.006)
+CAMERA_TABLE = replace(LANGUAGE_TABLE, name="camera_table", picture=TOP_PICTURE)
 
 BANANA = (ObjectKind("banana", "yellow", "banana"),)
 BANANA_TABLE = replace(LANGUAGE_TABLE, name="banana_table", objects=BANANA, observation_limit=_table_limits(BANANA))
@@ -89,7 +90,7 @@ def block_positions(observation: np.ndarray, embodiment: str = "language_table")
     return positions
 
 
-def distance_left(target: Mapping, positions: Mapping[str, tuple[float, float]]) -> float:
+def distance_left(target: Mapping[str, str], positions: Mapping[str, tuple[float, float]]) -> float:
     """Metres by which the target is still missed; 0 or less: fulfilled. Infinite if a block is off the table."""
     if target["block"] not in positions:
         return math.inf
@@ -147,7 +148,9 @@ _BLOCK_TO_PLACE = Grammar(
 )
 
 
-def _family(world: Embodiment, name: str, title: str, grammar: Grammar, description: str, limit=TIME_LIMIT_STEPS):
+def _family(
+    world: Embodiment, name: str, title: str, grammar: Grammar, description: str, limit: int = TIME_LIMIT_STEPS
+) -> TaskFamily:
     return TaskFamily(name, title, world.name, world.name, limit, description, grammar, distance_left)
 
 

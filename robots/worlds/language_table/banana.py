@@ -32,4 +32,5 @@ BANANA_TABLE_SETUP = TableSetup(
 
 
 def banana_table(seed: int) -> LanguageTable:
+    """The table with the banana, reset from the seed."""
     return LanguageTable(seed, BANANA_TABLE_SETUP)

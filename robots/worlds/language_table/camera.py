@@ -8,13 +8,15 @@ import numpy as np
 from PIL import Image
 
 from robots.worlds import checked
-from robots.worlds.language_table import CAMERA_TABLE
+from robots.worlds.language_table import CAMERA_TABLE, TOP_PICTURE
 from robots.worlds.language_table.physics import BLOCK_SHAPES, LanguageTable, TableSetup
 
 CAMERA_TABLE_SETUP = TableSetup(CAMERA_TABLE, BLOCK_SHAPES)
 
 
 class CameraTable(LanguageTable):
+    """A table that is seen by one camera only."""
+
     def __init__(self, seed: int):
         self._recorded: np.ndarray | None = None  # a picture of the past that is to be shown instead of what is now
         super().__init__(seed, CAMERA_TABLE_SETUP)
@@ -29,7 +31,7 @@ class CameraTable(LanguageTable):
 
     def observation(self) -> np.ndarray:
         """uint8 [H * W * 3]"""
-        picture = CAMERA_TABLE.picture
+        picture = TOP_PICTURE
         if self._recorded is not None:
             return self._recorded
         if self.renderer == "drawn":
@@ -44,5 +46,5 @@ class CameraTable(LanguageTable):
     def render(self, width: int, height: int) -> np.ndarray:
         if self._recorded is None:
             return super().render(width, height)
-        picture = self._recorded.reshape(CAMERA_TABLE.picture.height, CAMERA_TABLE.picture.width, 3)
+        picture = self._recorded.reshape(TOP_PICTURE.height, TOP_PICTURE.width, 3)
         return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST))

@@ -7,12 +7,14 @@ detours, and practice can do better.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from robots.demonstrators import recorded
 from robots.episodes import Episode
+from robots.fence import Point
 from robots.tasks import Instruction
 from robots.worlds.language_table import PLACES, distance_left
 from robots.worlds.language_table.physics import REACH, LanguageTable
@@ -36,6 +38,7 @@ class Habits:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Habits":
+        """Those of another person, or of the same one on another day."""
         return cls(
             speed=rng.uniform(0.012, 0.024),
             pushing_speed=rng.uniform(0.009, 0.017),
@@ -67,7 +70,7 @@ class Pusher:
         self.searching = 0  # steps since it last pushed
         self.side = 1 if self.chances[0][2] < 0.5 else -1
 
-    def act(self, end_effector: tuple[float, float], positions: dict[str, tuple[float, float]]) -> tuple[float, float]:
+    def act(self, end_effector: Point, positions: Mapping[str, Point]) -> Point:
         """The next delta of the end effector. `positions` are the blocks' centres."""
         habits, chances = self.habits, self.chances[self.step]
         noise = self.noise[self.step]
@@ -89,7 +92,7 @@ class Pusher:
         x, y = self._intended(end_effector, positions)
         return x + self.waver[0], y + self.waver[1]
 
-    def _intended(self, end_effector, positions) -> tuple[float, float]:
+    def _intended(self, end_effector: Point, positions: Mapping[str, Point]) -> Point:
         habits = self.habits
         block = positions[self.target["block"]]
         goal = positions[self.target["to_block"]] if "to_block" in self.target else PLACES[self.target["place"]]
@@ -115,7 +118,7 @@ class Pusher:
             end_effector, tuple(min(max(v, -r), r) for v, r in zip(ahead, _REACH, strict=True)), positions
         )
 
-    def _bypass(self, block, goal, positions) -> float:
+    def _bypass(self, block: Point, goal: Point, positions: Mapping[str, Point]) -> float:
         """Radians by which to push past the first block that lies between, lest it shoves the goal off the table."""
         distance = math.dist(block, goal)
         if distance < 1e-6:
@@ -132,7 +135,7 @@ class Pusher:
                 turn = -math.copysign(math.atan2(0.055 - abs(across), along), across)
         return turn
 
-    def _walk(self, end_effector, ahead, positions) -> tuple[float, float]:
+    def _walk(self, end_effector: Point, ahead: Point, positions: Mapping[str, Point]) -> Point:
         """A free step towards `ahead`, turned away from blocks in the way, always to the same side of them."""
         x, y = end_effector
         distance = math.dist(end_effector, ahead)

@@ -16,6 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import EllipsisType
 
 import mujoco
 import mujoco.rollout
@@ -25,7 +26,7 @@ from robots.embodiments import Embodiment
 from robots.fence import fenced
 from robots.tasks import Instruction
 from robots.worlds import WorldError, checked
-from robots.worlds.language_table import CAMERA_TABLE, LANGUAGE_TABLE, TABLE_SIZE, distance_left
+from robots.worlds.language_table import LANGUAGE_TABLE, TABLE_SIZE, TOP_PICTURE, distance_left
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
 
 PHYSICS_STEPS = 10  # of 20 ms: one control step of 200 ms
@@ -37,9 +38,7 @@ END_EFFECTOR_RADIUS = 0.012
 END_EFFECTOR_HEIGHT = 0.1
 # The camera straight above shows what its picture says, and is so high up that things hardly lean outwards in it.
 TOP_HEIGHT = 3.0
-TOP_ANGLE = math.degrees(
-    2 * math.atan(CAMERA_TABLE.picture.height * CAMERA_TABLE.picture.metres_per_pixel / 2 / TOP_HEIGHT)
-)
+TOP_ANGLE = math.degrees(2 * math.atan(TOP_PICTURE.height * TOP_PICTURE.metres_per_pixel / 2 / TOP_HEIGHT))
 COLOURS = {
     "red": (0.84, 0.19, 0.19),
     "blue": (0.16, 0.38, 0.83),
@@ -75,7 +74,7 @@ def _moon() -> list[np.ndarray]:
 
 def _area(polygon: np.ndarray) -> float:
     x, y = polygon.T
-    return abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
 
 
 def _radius(parts: Sequence[np.ndarray]) -> float:
@@ -115,7 +114,9 @@ LANGUAGE_TABLE_SETUP = TableSetup(LANGUAGE_TABLE, BLOCK_SHAPES)
 
 
 def mjcf(setup: TableSetup) -> str:
-    def rgba(colour):
+    """The table in MuJoCo's XML."""
+
+    def rgba(colour: tuple[float, float, float]) -> str:
         return " ".join(f"{c}" for c in (*colour, 1))
 
     meshes, bodies = [], []
@@ -191,7 +192,7 @@ _BODY = len(LANGUAGE_TABLE.body)
 
 
 def _all(flags: np.ndarray) -> bool:
-    return np.count_nonzero(flags) == flags.size  # of one table's few, flags.all() takes five times as long
+    return bool(np.count_nonzero(flags) == flags.size)  # of one table's few, flags.all() takes five times as long
 
 
 def _within(value: float, limit: float) -> float:
@@ -244,7 +245,7 @@ class _Tables:
             features[..., :2] *= self.setup.camera_scale
         return result
 
-    def _moves(self, actions: np.ndarray, rows=...) -> np.ndarray:
+    def _moves(self, actions: np.ndarray, rows: slice | np.ndarray | EllipsisType = ...) -> np.ndarray:
         """What the arms of these rows make of actions [(n,) 2] that are within the limit."""
         setup = self.setup
         if setup.delay:
@@ -370,15 +371,18 @@ class LanguageTable(_Tables):
             return action
         effector, objects = self.layout()
         radii = [self._radii[name] for name in objects]
+        x, y = action.tolist()
+        width, height = HALF_TABLE.tolist()
+        x_limit, y_limit = self.embodiment.action_limit
         left = fenced(
-            tuple(action.tolist()),
+            (x, y),
             effector,
             END_EFFECTOR_RADIUS,
             tuple(objects.values()),
             radii,
-            tuple(HALF_TABLE.tolist()),
+            (width, height),
             margin,
-            self.embodiment.action_limit,
+            (x_limit, y_limit),
         )
         return np.array(left, np.float32)
 
@@ -396,7 +400,7 @@ class LanguageTable(_Tables):
     def _drawn(self, half: np.ndarray, width: int, height: int) -> np.ndarray:
         """From straight above, `half` metres to each side of the middle."""
 
-        def rgb(colour):
+        def rgb(colour: tuple[float, float, float]) -> tuple[int, ...]:
             return tuple(round(255 * c) for c in colour)
 
         polygons = [((HALF_TABLE * [(-1, -1), (1, -1), (1, 1), (-1, 1)]), rgb(TABLE_COLOUR))]
@@ -406,7 +410,8 @@ class LanguageTable(_Tables):
                 polygons += [
                     (part @ turn + (x, y), rgb(COLOURS[kind.colour])) for part in self.setup.shapes[kind.shape]
                 ]
-        polygons.append((circle(*self._end_effector, END_EFFECTOR_RADIUS), rgb(END_EFFECTOR_COLOUR)))
+        x, y = self._end_effector
+        polygons.append((circle(x, y, END_EFFECTOR_RADIUS), rgb(END_EFFECTOR_COLOUR)))
         return draw_top_view(polygons, (*-half, *half), width, height)
 
     def close(self) -> None:

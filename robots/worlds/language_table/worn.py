@@ -25,4 +25,5 @@ WORN_TABLE_SETUP = TableSetup(
 
 
 def worn_table(seed: int) -> LanguageTable:
+    """The worn table, reset from the seed."""
     return LanguageTable(seed, WORN_TABLE_SETUP)

@@ -56,5 +56,6 @@ def fastest_force(observation: np.ndarray) -> np.ndarray:
         nearest = np.clip(goal, middle - thrust, middle + thrust)
         if math.dist(nearest, goal) <= GOAL_RADIUS:
             # Into the disc rather than onto its rim, as far as the forces allow.
-            return np.clip((goal - middle) / thrust, -1, 1)
+            force: np.ndarray = np.clip((goal - middle) / thrust, -1, 1)
+            return force
     raise DemonstrationError("The goal is farther away than the point can come.")

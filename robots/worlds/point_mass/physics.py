@@ -54,6 +54,7 @@ MJCF = f"""
 
 @cache
 def point_mass_model() -> mujoco.MjModel:
+    """One compiled model for all; nothing changes it."""
     return mujoco.MjModel.from_xml_string(MJCF)
 
 
@@ -80,6 +81,8 @@ def _boundless_model() -> mujoco.MjModel:
 
 
 class PointMass:
+    """One plane with its point and its goal."""
+
     embodiment = POINT_MASS
     resets_itself = True
 
@@ -136,14 +139,16 @@ class PointMass:
             mujoco.mj_camlight(self.model, self._data)
             return render(self.model, self._data, "front", width, height)
 
-        def rgb(colour):
+        def rgb(colour: tuple[float, float, float]) -> tuple[int, ...]:
             return tuple(round(255 * c) for c in colour)
 
         edge = HALF_PLANE + 0.05
         plane = HALF_PLANE * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-        point = circle(*self._data.qpos, POINT_RADIUS)
-        polygons = [(plane, rgb(PLANE_COLOUR)), (circle(*self.goal, GOAL_RADIUS), rgb(GOAL_COLOUR))]
-        return draw_top_view([*polygons, (point, rgb(POINT_COLOUR))], (-edge, -edge, edge, edge), width, height)
+        point, goal = (
+            circle(x, y, radius) for (x, y), radius in ((self._data.qpos, POINT_RADIUS), (self.goal, GOAL_RADIUS))
+        )
+        polygons = [(plane, rgb(PLANE_COLOUR)), (goal, rgb(GOAL_COLOUR)), (point, rgb(POINT_COLOUR))]
+        return draw_top_view(polygons, (-edge, -edge, edge, edge), width, height)
 
     def close(self) -> None:
         """Nothing to free: the model is shared."""
