@@ -23,7 +23,19 @@ from fleetui import embedded
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 # What addresses of the fleet begin with; tests/test_proxy.py keeps it true.
-FIRST_NAMES = tuple("api charts healthz invitations labs login logout password static time-zone ws".split())
+FIRST_NAMES = (
+    "api",
+    "charts",
+    "healthz",
+    "invitations",
+    "labs",
+    "login",
+    "logout",
+    "password",
+    "static",
+    "time-zone",
+    "ws",
+)
 
 
 class PublicAddress(NamedTuple):

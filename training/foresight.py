@@ -5,6 +5,7 @@ policy's outlook while they happen. True success is the judge here, and nothing 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score
@@ -17,7 +18,7 @@ from training.checkpoints import Policy
 JUDGED = ("detected_success", *FAILURES)  # a person's act decides nothing here
 
 
-def foresee(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict:
+def foresee(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict[str, Any]:
     """Figures at half of the time limit (in steps): of the attempts still under way then, and of all.
 
     auroc_under_way    ranking of those that have not ended by then, by true success
@@ -64,7 +65,7 @@ def doubt(episode: Episode, policy: Policy, limit: int) -> np.ndarray:
     _, outlook = policy.act_with_outlook(episode.observations, [episode.instruction] * (episode.steps + 1), greedy=True)
     left = limit - np.arange(episode.steps + 1)
     return np.array(
-        [1 - chance_of_success(p, k, policy.description.bin_width) for p, k in zip(outlook, left, strict=True)]
+        [1 - chance_of_success(p, k, policy.description.bin_width) for p, k in zip(outlook, left.tolist(), strict=True)]
     )
 
 

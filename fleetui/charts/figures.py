@@ -26,7 +26,8 @@ PATTERNS = ("", "/", "x", "-", ".", "|", "+")
 def success_curves(runs: list[dict], theme: str = "light") -> go.Figure:
     """runs: [{"name", "points": [{version, practice_episodes, successes, n, low, high, steps_to_success, falls}]}],
     older evaluations lack the last two. Each has its band and, dashed in its colour, the SFT level: the first
-    evaluation, of the same seeds before any practice."""
+    evaluation, of the same seeds before any practice.
+    """
     figure = _figure(theme, "practice episodes", "true success")
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     figure.update_xaxes(rangemode="tozero")
@@ -116,7 +117,8 @@ def interventions(rows: list[dict], theme: str = "light") -> go.Figure:
 
 def episode_lengths(runs: list[dict], theme: str = "light") -> go.Figure:
     """runs: [{"name", "episodes": [{version, steps}]}]: median length of practice episodes by policy version, with the
-    middle half of them as a band."""
+    middle half of them as a band.
+    """
     figure = _figure(theme, "policy version", "steps in a practice episode")
     figure.update_yaxes(rangemode="tozero")
     for index, run in enumerate(run for run in runs if run["episodes"]):

@@ -6,6 +6,7 @@ practice needs beyond that stands in practice/jobs.py. The run directory is all 
 may be killed at any time: the run is claimed again and the training process goes on where its directory says.
 """
 
+import contextlib
 import copy
 import json
 import logging
@@ -71,19 +72,15 @@ def start_child(command: list[str], output, **options) -> subprocess.Popen:
 def end_child(child: subprocess.Popen, seconds: float) -> None:
     """Ask, wait, then insist."""
     for number, wait in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, number)
-        except ProcessLookupError:
-            pass
         try:
             child.wait(wait)
         except subprocess.TimeoutExpired:
             continue
         if number == signal.SIGTERM:  # children of the child that outlived it
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
         return
 
 
@@ -331,10 +328,8 @@ class Supervision:
             actions.move_run(run=run, to="running", sources=("starting",), attempt=run.attempt)
 
     def signal_child(self, number: int) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.child.pid, number)
-        except ProcessLookupError:
-            pass
 
     # What the learner says
 

@@ -80,7 +80,7 @@ def _at_work(row: Assignment, evaluation: dict | None, now: datetime) -> Verdict
     run = row.run
     stations = [place.station for place in row.places.all() if place.live]
     unable = [_inability(station, now) for station in stations]
-    stands = run.state in ("pausing", "paused") or bool(stations) and all(unable)
+    stands = run.state in ("pausing", "paused") or (bool(stations) and all(unable))
     progress = progress_of(row, evaluation, now, stands)
     if run.state in ("queued", "starting"):
         if row.started_at is not None:

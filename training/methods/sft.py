@@ -19,6 +19,7 @@ import uuid
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ from training.checkpoints import (
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
 from training.descent import anneal, descend, unlearnable
 from training.evaluation import evaluate_for
-from training.networks import Grounding, Network, random_frames, turned
+from training.networks import FlatFeatures, Grounding, Network, random_frames, turned
 from training.recipes import SFTRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
 from training.vocabulary import PADDING, UNKNOWN, Vocabulary
@@ -55,9 +56,9 @@ SAVE_EVERY = 50  # updates of grounding; sight.py has the same of its own
 GROUNDING_RATE = 1e-2
 
 
-def sft(run: RunDir) -> dict:
+def sft(run: RunDir) -> dict[str, Any]:
     """Runs until done or cancelled; returns the summary (empty if cancelled)."""
-    recipe: SFTRecipe = run.recipe("sft")
+    recipe = run.recipe(SFTRecipe)
     if finished := run.summary():
         return finished
     started = time.monotonic()
@@ -83,15 +84,13 @@ def sft(run: RunDir) -> dict:
     progress = load_state(run.path / STATE, optimiser, generator, network=network)
 
     # --- what comes before training, and is frozen then
-    if progress is None and sees:
-        if not see(run, recipe, network, demonstrations, training, generator):
-            return {}
+    if progress is None and sees and not see(run, recipe, network, demonstrations, training, generator):
+        return {}
     if sees:
         demonstrations = dataclasses.replace(demonstrations, observations=seen_by(network, demonstrations))
     if progress is None:
-        if grounded:
-            if not ground(run, recipe, network, demonstrations, training, validation, words, generator):
-                return {}
+        if grounded and not ground(run, recipe, network, demonstrations, training, validation, words, generator):
+            return {}
         progress = {"step": 0}
     else:
         run.note(f"Going on at update {progress['step']}.")
@@ -134,7 +133,7 @@ def sft(run: RunDir) -> dict:
     return summary
 
 
-def sizes_of(recipe: SFTRecipe) -> dict:
+def sizes_of(recipe: SFTRecipe) -> dict[str, Any]:
     """Of the network."""
     return {name: getattr(recipe, name) for name in ("hidden", "layers", "action_bins", "bins")}
 
@@ -145,7 +144,7 @@ def new_network(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, 
     earlier = run.start / "reward_model.safetensors"
     if earlier.exists():
         begin_from(earlier, network, vocabulary)
-    elif not demonstrations.embodiment.objects:
+    elif isinstance(network.features, FlatFeatures):
         network.features.scale_as(demonstrations.observations)
     return network
 
@@ -182,7 +181,7 @@ def see(
         demonstrations, first=demonstrations.first[training], last=demonstrations.last[training]
     )
 
-    def step_done(step: int, losses: dict) -> bool:
+    def step_done(step: int, losses: dict[str, Any]) -> bool:
         run.wait_while_paused()
         countdown.tell(step)
         if step % sight.SAVE_EVERY == 0:
@@ -205,6 +204,7 @@ def see(
 
 @torch.no_grad()
 def seen_by(network: Network, demonstrations: Demonstrations) -> Tensor:
+    """What the network's sight makes of all pictures. [F, features_size]"""
     return torch.cat([network.perceive(part) for part in demonstrations.observations.split(1024)])
 
 
@@ -219,21 +219,24 @@ def ground(
     generator: torch.Generator,
 ) -> bool:
     """Train the words' part alone on which object moved and where it came to rest. False: cancelled."""
+    grounding = network.words
+    if not isinstance(grounding, Grounding):
+        raise TypeError("Words are grounded in objects, and this body has none.")
     seen = look_back(demonstrations)
     if seen.clear[training].any():
         training, validation = training[seen.clear[training]], validation[seen.clear[validation]]
     else:
         run.note("In no demonstration all objects can be made out; more of them would help.", level="warning")
     sentence = demonstrations.instruction[demonstrations.first]  # [E]
-    mentioned = network.words.named(words)[sentence]  # [E, K]
+    mentioned = grounding.named(words)[sentence]  # [E, K]
 
     def loss(episodes: Tensor, noisy: bool) -> Tensor:
         text, names = words[sentence[episodes]], None
         if noisy:
-            text, names = network.words.renamed(text, generator)
+            text, names = grounding.renamed(text, generator)
             text = among_strangers(text, generator)
         return Grounding.loss(
-            network.words(text, names),
+            grounding(text, names),
             seen.moved[episodes],
             seen.resting[episodes],
             seen.others[episodes],
@@ -241,10 +244,10 @@ def ground(
             mentioned[episodes],
         )
 
-    parameters = list(network.words.parameters())
+    parameters = list(grounding.parameters())
     optimiser = torch.optim.AdamW(parameters, lr=GROUNDING_RATE, weight_decay=1e-2)
     state = run.path / "state-grounding.safetensors"
-    progress = load_state(state, optimiser, generator, words=network.words) or {"step": 0}
+    progress = load_state(state, optimiser, generator, words=grounding) or {"step": 0}
     schedule = anneal(optimiser, recipe.grounding_steps, progress["step"])
     countdown = Countdown(run, "grounding", recipe.grounding_steps, progress["step"])
     for step in range(progress["step"] + 1, recipe.grounding_steps + 1):
@@ -265,7 +268,7 @@ def ground(
                     losses["validation_grounding"] = float(loss(validation, noisy=False))
                 run.log_loss(step, **losses)
         if due or run.cancelled:
-            save_state(state, {"step": step}, optimiser, generator, words=network.words)
+            save_state(state, {"step": step}, optimiser, generator, words=grounding)
         if run.cancelled:
             run.note("canceled", level="warning")
             return False
@@ -312,6 +315,7 @@ class Losses:
         return self.network.hidden(self.demonstrations.observations[frames], goal, frame), frame
 
     def cloning(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
+        """-log p of the recorded actions, the mean over some frames. [n] -> []"""
         hidden, frame = self._hidden_and_frame(frames, from_any_side)
         actions = self.demonstrations.actions[frames]
         if frame is not None:
@@ -320,11 +324,13 @@ class Losses:
         return -head.log_probability(hidden, head.tokens(actions)).mean()
 
     def steps_to_go(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
+        """-log p of the steps that were left, the mean over some frames. [n] -> []"""
         hidden, _ = self._hidden_and_frame(frames, from_any_side)
         return F.cross_entropy(self.network.steps_to_go_head(hidden), self.bins[frames])
 
     @torch.no_grad()
     def validation(self, checked: "Frames") -> tuple[float, float]:
+        """Both losses, over frames that nothing is learned from."""
         return float(self.cloning(checked.imitable)), float(self.steps_to_go(checked.all))
 
 
@@ -338,10 +344,12 @@ class Frames:
 
     @classmethod
     def of(cls, demonstrations: Demonstrations, episodes: Tensor) -> "Frames":
+        """All frames of some episodes."""
         frames = demonstrations.frames_of(episodes)
         return cls(demonstrations, frames, frames[demonstrations.imitable[frames]])
 
     def episodes(self) -> Tensor:
+        """Whose frames these are."""
         return self.demonstrations.episodes_of(self.all).unique()
 
     def leave_out(self, bad: Tensor) -> None:
@@ -356,7 +364,7 @@ def train(
     run: RunDir,
     losses: Losses,
     optimiser: torch.optim.Optimizer,
-    progress: dict,
+    progress: dict[str, Any],
     learned_from: Frames,
     checked: Frames,
 ) -> bool:
@@ -412,6 +420,7 @@ def train(
 
 
 def draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """So many of them at random, each as likely as any other, and perhaps twice. [n] -> [count]"""
     return rows[torch.randint(len(rows), (count,), generator=generator)]
 
 
@@ -425,6 +434,7 @@ def named(run: RunDir, demonstrations: Demonstrations, bad: list[int]) -> Tensor
 
 
 def some_of(left: Tensor) -> Tensor:
+    """The same; RunError where nothing is left."""
     if not len(left):
         raise RunError("What every demonstration teaches is no number; look at the dataset's observations and actions.")
     return left
@@ -462,7 +472,8 @@ def choose_detector(
     return threshold, consecutive
 
 
-def d_of(reward_model: RewardModel, demonstrations: Demonstrations, frames: Tensor):
+def d_of(reward_model: RewardModel, demonstrations: Demonstrations, frames: Tensor) -> np.ndarray:
+    """d at some frames. [n] -> [n]"""
     texts = [demonstrations.instructions[i] for i in demonstrations.instruction[frames].tolist()]
     return reward_model.judge(demonstrations.observations[frames], texts)[0]
 
@@ -496,6 +507,7 @@ def refuse_blind_detector(
 
 
 def keep(run: RunDir, loaded: Loaded) -> None:
+    """Write the checkpoint's file and say so in the metrics."""
     description = loaded.description
     path = run.checkpoints / f"{description.role}.safetensors"
     if path.exists() and description.id in [line["id"] for line in run.lines("checkpoint")]:
@@ -514,7 +526,7 @@ def keep(run: RunDir, loaded: Loaded) -> None:
     )
 
 
-def judge_policy(run: RunDir, recipe: SFTRecipe, policy: Policy) -> dict:
+def judge_policy(run: RunDir, recipe: SFTRecipe, policy: Policy) -> dict[str, Any]:
     """True success in simulation, once: what the summary says of it."""
     if not run.lines("evaluation"):
         countdown = Countdown(run, "evaluation", recipe.evaluation_episodes)

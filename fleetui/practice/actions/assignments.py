@@ -1,5 +1,6 @@
 """Assignments: tasks given to stations, from the queue that they wait in to the end of the run behind them."""
 
+import contextlib
 import json
 from datetime import datetime, timedelta
 
@@ -521,10 +522,8 @@ def _end_alone(assignment: Assignment) -> Run | None:
 
 
 def _cancel_run(run: Run, user, reason: str = "", *, source: str) -> None:
-    try:
+    with contextlib.suppress(Conflict):  # it has ended, or is being canceled already
         learning_actions.cancel_run(run=run, user=user, reason=reason, source=source)
-    except Conflict:
-        pass  # it has ended, or is being canceled already
 
 
 def _after_assignment_change(assignment: Assignment) -> None:

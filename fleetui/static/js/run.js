@@ -2,7 +2,8 @@
 
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
-import { colour, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText, timeOfDay, withAlpha, STATES, stateWord } from "./format.js";
+import { colour, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText, timeOfDay,
+  withAlpha, STATES, stateWord } from "./format.js";
 
 const Plotly = window.Plotly;
 const runId = Number(page.run), method = JSON.parse(document.getElementById("method").textContent);
@@ -18,12 +19,16 @@ const of = (name) => metrics.filter((metric) => metric.kind === name).map((metri
 
 function layout(x, y, extra = {}) {
   const ink = colour("ink-2"), line = colour("line");
-  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickfont: { size: 11 }, title: { font: { size: 12 }, standoff: 8 }, automargin: true };
+  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickfont: { size: 11 },
+    title: { font: { size: 12 }, standoff: 8 }, automargin: true };
   const { xaxis, yaxis, ...rest } = extra;
-  return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: getComputedStyle(document.body).fontFamily, color: ink, size: 12 },
-    margin: { l: 48, r: 12, t: 8, b: 40 }, hovermode: "closest", showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 } },
+  return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: getComputedStyle(document.body).fontFamily, color: ink, size: 12 },
+    margin: { l: 48, r: 12, t: 8, b: 40 }, hovermode: "closest", showlegend: true,
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 } },
     hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line-strong"), font: { color: colour("ink") } },
-    xaxis: { ...axis, ...xaxis, title: { ...axis.title, text: x } }, yaxis: { ...axis, ...yaxis, title: { ...axis.title, text: y } }, ...rest };
+    xaxis: { ...axis, ...xaxis, title: { ...axis.title, text: x } },
+    yaxis: { ...axis, ...yaxis, title: { ...axis.title, text: y } }, ...rest };
 }
 const config = { displayModeBar: false, responsive: true };
 
@@ -36,10 +41,11 @@ function speedAndFalls(e) {
 const bandSpeedAndFalls = (e) =>
   [`95 % band ${percent(e.low)} to ${percent(e.high)}`, ...speedAndFalls(e)].join(", ");
 
-// The first evaluation of a run that practises is its parent's policy, on the same seeds: that is the level to beat. What
-// only trains has one evaluation: its result.
+// The first evaluation of a run that practises is its parent's policy, on the same seeds: that is the level to beat.
+// What only trains has one evaluation: its result.
 function drawSuccess() {
-  const points = of("evaluation").map((e) => ({ ...e, rate: e.n ? e.successes / e.n : null })).filter((e) => e.rate !== null);
+  const points = of("evaluation").map((e) => ({ ...e, rate: e.n ? e.successes / e.n : null }))
+    .filter((e) => e.rate !== null);
   $("#success").hidden = !points.length && ended();
   if (!points.length) {
     if (ended()) setText(field("success-note"), "no evaluation was made");
@@ -57,31 +63,42 @@ function drawSuccess() {
   const best = points.find((e) => e.version === run.kept_version) ?? points.reduce((a, b) => (b.rate > a.rate ? b : a));
   const most = Math.max(20, ...xs), span = [0, most];
   const traces = [
-    { x: [...xs, ...xs.slice().reverse()], y: [...points.map((e) => e.high), ...points.map((e) => e.low).reverse()], fill: "toself", fillcolor: withAlpha(ink, .13),
+    { x: [...xs, ...xs.slice().reverse()], y: [...points.map((e) => e.high), ...points.map((e) => e.low).reverse()],
+      fill: "toself", fillcolor: withAlpha(ink, .13),
       line: { width: 0 }, mode: "lines", hoverinfo: "skip", name: "95 % band (Wilson)" },
-    { x: span, y: [first.rate, first.rate], mode: "lines", line: { dash: "dash", color: colour("ink-3"), width: 1.5 }, name: `SFT level ${percent(first.rate)}`, hoverinfo: "skip" },
-    { x: xs, y: points.map((e) => e.rate), mode: "lines+markers", line: { color: ink, width: 2 }, marker: { size: 6, color: ink }, name: "true success",
+    { x: span, y: [first.rate, first.rate], mode: "lines", line: { dash: "dash", color: colour("ink-3"), width: 1.5 },
+      name: `SFT level ${percent(first.rate)}`, hoverinfo: "skip" },
+    { x: xs, y: points.map((e) => e.rate), mode: "lines+markers", line: { color: ink, width: 2 },
+      marker: { size: 6, color: ink }, name: "true success",
       customdata: points.map((e) => [
         e.successes, e.n, e.version, percent(e.low), percent(e.high),
         speedAndFalls(e).map((said) => `<br>${said}`).join(""),
       ]),
       hovertemplate: "%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>band %{customdata[3]} to %{customdata[4]}" +
         "%{customdata[5]}<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" },
-    { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", cliponaxis: false, marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } }, name: `best, kept: v${best.version}`, hoverinfo: "skip" },
+    { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", cliponaxis: false,
+      marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } },
+      name: `best, kept: v${best.version}`, hoverinfo: "skip" },
   ];
-  Plotly.react($("#success"), traces, layout("practice episodes", "true success", { yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { range: [-0.02 * most, 1.03 * most] } }), config);
+  Plotly.react($("#success"), traces, layout("practice episodes", "true success", {
+    yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { range: [-0.02 * most, 1.03 * most] },
+  }), config);
   $("#success").dataset.points = points.length;
   showKept(first, best);
-  setText(field("success-note"), `now ${percent(last.rate)} (${last.successes} of ${last.n}) after learning from ${learnedOf(last.practice_episodes, run.practice_episodes)}`);
+  const learned = learnedOf(last.practice_episodes, run.practice_episodes);
+  setText(field("success-note"),
+    `now ${percent(last.rate)} (${last.successes} of ${last.n}) after learning from ${learned}`);
 }
 
-// The best of many evaluations on the same seeds flatters; a run that ended measures its kept policy once more on fresh ones.
+// The best of many evaluations on the same seeds flatters; a run that ended measures its kept policy once more on fresh
+// ones.
 function showKept(first, best) {
   const done = of("done").at(-1);
   if (!done) return;
   const fresh = isNumber(done.kept_success);
   $("#result-panel").hidden = false;
-  setText(field("result"), `Kept policy v${best.version}: ${percent(fresh ? done.kept_success : best.rate)} true success`);
+  const rate = percent(fresh ? done.kept_success : best.rate);
+  setText(field("result"), `Kept policy v${best.version}: ${rate} true success`);
   const figures = ["n", "low", "high", "steps_to_success", "falls"];
   const judged = (name) => Object.fromEntries(figures.map((key) => [key, done[`${name}_${key}`]]));
   const measured = fresh
@@ -101,7 +118,8 @@ function drawCurve(curve, index) {
   if (!rows.length) { setText(note, ended() ? curve.empty : curve.waiting); return; }
   setText(note, curve.note || `${curve.x_title} ${rows.at(-1)[curve.x]}`);
   const traces = curve.lines.map((line) => traceOf(curve, line, rows)).filter((trace) => trace.x.length);
-  const second = { overlaying: "y", side: "right", tickmode: "auto", nticks: 5, showgrid: false, tickfont: { size: 11 }, title: { text: curve.second_title, font: { size: 12 } }, automargin: true };
+  const second = { overlaying: "y", side: "right", tickmode: "auto", nticks: 5, showgrid: false, tickfont: { size: 11 },
+    title: { text: curve.second_title, font: { size: 12 } }, automargin: true };
   Plotly.react(plot, traces, layout(curve.x_title, curve.y_title, {
     xaxis: curve.whole ? { tick0: 0, dtick: Math.max(1, Math.ceil(rows.length / 10)) } : { rangemode: "tozero" },
     yaxis: curve.share ? { range: [0, 1.02], tickformat: ".0%" } : { rangemode: "tozero" },
@@ -114,7 +132,8 @@ function traceOf(curve, line, rows) {
   const having = rows.filter((row) => isNumber(row[line.key]));
   const format = line.second ? ".2f" : curve.share ? ".1%" : ".3f";
   return {
-    x: having.map((row) => row[curve.x]), y: having.map((row) => row[line.key]), name: line.name, ...(line.second ? { yaxis: "y2" } : {}),
+    x: having.map((row) => row[curve.x]), y: having.map((row) => row[line.key]), name: line.name,
+      ...(line.second ? { yaxis: "y2" } : {}),
     mode: line.marks ? "lines+markers" : "lines", marker: { size: 5, ...(line.second ? { symbol: "square" } : {}) },
     line: { color: colour(line.soft ? "ink-3" : "ink"), dash: line.dash, width: line.width },
     hovertemplate: `${line.name} %{y:${format}}<br>${curve.x_title} %{x}<extra></extra>`,
@@ -127,9 +146,12 @@ function drawCheckpoints() {
   $("#checkpoints").replaceChildren(...newest.map((checkpoint) => {
     const row = document.createElement("tr");
     // Stations load policies of what practises only; of training's two the threshold is what one wants to know.
-    const cells = !method.practises ? [checkpoint.role.replace("_", " "), "v0", isNumber(checkpoint.threshold) ? `success at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"] :
-      [checkpoint.role.replace("_", " "), `v${checkpoint.version}${checkpoint.version === run.kept_version && checkpoint.role === "policy" ? " ★ kept" : ""}`, null,
-      isNumber(checkpoint.staleness_s) ? `${checkpoint.staleness_s.toFixed(1)} s` : "–"];
+    const role = checkpoint.role.replace("_", " ");
+    const kept = checkpoint.version === run.kept_version && checkpoint.role === "policy" ? " ★ kept" : "";
+    const cells = method.practises
+      ? [role, `v${checkpoint.version}${kept}`, null,
+        isNumber(checkpoint.staleness_s) ? `${checkpoint.staleness_s.toFixed(1)} s` : "–"]
+      : [role, "v0", isNumber(checkpoint.threshold) ? `success at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"];
     cells.forEach((text, index) => {
       const cell = row.insertCell();
       if (index === 1 || index === 3) cell.className = "number";
@@ -164,9 +186,12 @@ function drawStations() {
 }
 
 function drawHead() {
-  const word = { queued: "Queued", starting: "Starting", running: "Running", pausing: "Pausing", canceling: "Canceling", canceled: "Canceled", failed: "Failed", completed: "Completed" }[run.state] ?? stateWord(run.state);
+  const word = { queued: "Queued", starting: "Starting", running: "Running", pausing: "Pausing", canceling: "Canceling",
+    canceled: "Canceled", failed: "Failed", completed: "Completed" }[run.state] ?? stateWord(run.state);
   setState(field("state"), run.state, word);
-  for (const element of document.querySelectorAll("[data-when]")) element.hidden = !element.dataset.when.split(" ").includes(run.state);
+  for (const element of document.querySelectorAll("[data-when]")) {
+    element.hidden = !element.dataset.when.split(" ").includes(run.state);
+  }
   const error = $("#error");
   error.hidden = !run.error;
   setText(error, run.error ?? "");
@@ -174,22 +199,31 @@ function drawHead() {
   $("#progress-panel").hidden = ended() && run.state !== "failed";
   $("#progress").value = run.progress ?? 0;
   const phase = method.phases[run.phase] ?? run.phase;
-  setText(field("phase"), phase || { queued: "Waiting for its turn", starting: "Starting", paused: "Paused" }[run.state] || word);
-  setText(field("eta"), isNumber(run.eta_s) && run.state === "running" && !stands ? `${percent(run.progress)}, about ${duration(run.eta_s)} left` : percent(run.progress));
-  setText(field("round"), run.round_target ? `Round of policy v${run.open_version ?? 0}: ${run.round_steps} of ${run.round_target} practice steps${run.holding ? "; its stations wait for the next policy" : ""}. ${run.practice_episodes ?? 0} practice episodes so far.` : "");
+  setText(field("phase"), phase
+    || { queued: "Waiting for its turn", starting: "Starting", paused: "Paused" }[run.state] || word);
+  setText(field("eta"), isNumber(run.eta_s) && run.state === "running" && !stands
+    ? `${percent(run.progress)}, about ${duration(run.eta_s)} left` : percent(run.progress));
+  const holding = run.holding ? "; its stations wait for the next policy" : "";
+  setText(field("round"), run.round_target
+    ? `Round of policy v${run.open_version ?? 0}: ${run.round_steps} of ${run.round_target} practice steps${holding}. `
+      + `${run.practice_episodes ?? 0} practice episodes so far.` : "");
 }
 
-// A round closes when its stations have filled it: where people keep them waiting, the run waits too, and says so. Returns
-// whether it stands still: then nobody knows how long it will take.
+// A round closes when its stations have filled it: where people keep them waiting, the run waits too, and says so.
+// Returns whether it stands still: then nobody knows how long it will take.
 function drawWaiting() {
   const there = stations.filter((station) => station.connected !== false);
-  const wanting = there.filter((station) => STATES[station.state]?.until_person && Date.now() - (station.since ?? 0) > SETTLED_MS);
-  const waits = run.state === "running" && (wanting.length > 0 || (method.practises && stations.length > 0 && there.length === 0));
+  const wanting = there.filter((station) => STATES[station.state]?.until_person
+    && Date.now() - (station.since ?? 0) > SETTLED_MS);
+  const waits = run.state === "running"
+    && (wanting.length > 0 || (method.practises && stations.length > 0 && there.length === 0));
   $("#waiting").hidden = !waits;
   if (!waits) return false;
   const of_all = `${wanting.length} of ${stations.length} station${stations.length === 1 ? "" : "s"}`;
-  const words = there.length === 0 ? "none of its stations is connected." : wanting.every((each) => each.state === "needs_person")
-    ? `${of_all} need${wanting.length === 1 ? "s" : ""} a person.` : `${of_all} ${wanting.length === 1 ? "is" : "are"} stopped, paused or in need of a person.`;
+  const words = there.length === 0 ? "none of its stations is connected."
+    : wanting.every((each) => each.state === "needs_person")
+      ? `${of_all} need${wanting.length === 1 ? "s" : ""} a person.`
+      : `${of_all} ${wanting.length === 1 ? "is" : "are"} stopped, paused or in need of a person.`;
   const stands = wanting.length === there.length;
   setText(field("waiting"), `${stands ? "Waiting" : "Slower than it could be"}: ${words}`);
   return stands;
@@ -197,8 +231,11 @@ function drawWaiting() {
 
 const LOGGED = {
   note: (data) => data.text,
-  update: (data) => `policy v${data.version} is learned, after ${data.episodes} episodes in all; its round had ${data.steps} steps, ${percent(data.detected_rate)} detected success and a mean return of ${number(data.mean_return, 2)}`,
-  evaluation: (data) => `policy v${data.version ?? 0} is evaluated: ${data.successes} of ${[`${data.n} succeeded`, ...speedAndFalls(data)].join(", ")}`,
+  update: (data) => `policy v${data.version} is learned, after ${data.episodes} episodes in all; its round had `
+    + `${data.steps} steps, ${percent(data.detected_rate)} detected success and a mean return of `
+    + number(data.mean_return, 2),
+  evaluation: (data) => `policy v${data.version ?? 0} is evaluated: ${data.successes} of `
+    + [`${data.n} succeeded`, ...speedAndFalls(data)].join(", "),
   kept: (data) => `policy v${data.version} is kept as the best so far`,
 };
 
@@ -214,14 +251,28 @@ function drawLog() {
 function draw() {
   if (pending) return;
   pending = true;
-  requestAnimationFrame(() => { pending = false; drawHead(); drawSuccess(); drawCurves(); drawCheckpoints(); drawLog(); });
+  requestAnimationFrame(() => {
+    pending = false;
+    drawHead();
+    drawSuccess();
+    drawCurves();
+    drawCheckpoints();
+    drawLog();
+  });
 }
 
 live.subscribe(`run:${lab}/${runId}`, { subscribe: "run", lab, run: runId }, (type, data) => {
-  if (type === "snapshot") { run = data.run; metrics = data.metrics; checkpoints = data.checkpoints; stations = data.stations; drawStations(); }
-  else {
+  if (type === "snapshot") {
+    run = data.run;
+    metrics = data.metrics;
+    checkpoints = data.checkpoints;
+    stations = data.stations;
+    drawStations();
+  } else {
     if (data.run) run = { ...run, ...data.run };
-    for (const changed of data.checkpoints ?? []) checkpoints = [...checkpoints.filter((each) => each.id !== changed.id), changed];
+    for (const changed of data.checkpoints ?? []) {
+      checkpoints = [...checkpoints.filter((each) => each.id !== changed.id), changed];
+    }
     if (data.metrics) {
       const known = metrics.at(-1)?.seq ?? -1;
       metrics.push(...data.metrics.filter((metric) => metric.seq > known));
@@ -235,7 +286,13 @@ if (method.practises) live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, 
   let moved = false;
   for (const card of data.stations ?? [data.card]) {
     const station = stations.find((each) => each.slug === card?.slug);
-    for (const name of ["state", "connected"]) if (station && name in card && station[name] !== card[name]) { station[name] = card[name]; station.since = Date.now(); moved = true; }
+    for (const name of ["state", "connected"]) {
+      if (station && name in card && station[name] !== card[name]) {
+        station[name] = card[name];
+        station.since = Date.now();
+        moved = true;
+      }
+    }
   }
   if (moved) drawStations();
 });

@@ -332,7 +332,7 @@ class Server:
         self.process = None
 
     def start(self):
-        self.log = open(self.folder / "try_loop.log", "wb")
+        self.log = open(self.folder / "try_loop.log", "wb")  # noqa: SIM115 (as long as the process runs)
         self.process = subprocess.Popen(
             [sys.executable, str(settings.BASE_DIR / "manage.py"), "start", "--stations", str(self.stations)],
             env=self.environment,
