@@ -235,7 +235,7 @@ def get_lab(user, slug: str, action: str = "see"):
 
 
 def get_row(model: type[Row], user, lab_slug: str, action: str = "see", **key) -> Row:
-    """The row of the lab that the key names, as in get_row(Station, user, "east", "command", slug="arm-1")."""
+    """One row of the lab, by its key: `get_row(Station, user, "east", "command", slug="arm-1")`."""
     lab = get_lab(user, lab_slug, action)
     found = model._default_manager.filter(lab=lab, **key).first()
     if found is None:

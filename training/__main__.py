@@ -21,6 +21,7 @@ from training.run_dir import RunDir, RunError
 
 
 def main() -> int:
+    """Carry out one command; the process's exit code."""
     parser = argparse.ArgumentParser(prog="python -m training", description="Train, practise and evaluate policies.")
     commands = parser.add_subparsers(dest="command", required=True)
     for method in methods().values():
@@ -79,7 +80,7 @@ def main() -> int:
     return train(arguments)
 
 
-def train(arguments) -> int:
+def train(arguments: argparse.Namespace) -> int:
     """The run's own metrics say how it went; the exit status says it to whoever waits for the process."""
     from training.checkpoints import CheckpointError
     from training.datasets import DatasetError
@@ -105,13 +106,15 @@ def train(arguments) -> int:
 
 
 def say_failed(run: RunDir, reason: str) -> None:
+    """To whoever started it, and in the run's own metrics."""
     print(reason, file=sys.stderr)
     with contextlib.suppress(OSError):  # a full disk has no room for this either
         if run.path.is_dir():
             run.log("failed", reason=reason)
 
 
-def evaluate(arguments) -> int:
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Print a policy's true success in simulation as JSON."""
     import torch
 
     from training.checkpoints import CheckpointError, Policy

@@ -21,6 +21,7 @@ sides' logs (Jensen): the loss is an upper bound of the exact one. And the even 
 
 import copy
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,14 +92,15 @@ class AdvantageWeighted:
         self.replay = Replay(recipe.replay)
 
     @property
-    def parameter_groups(self) -> list[dict]:
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """For the optimiser: what acts, then what judges."""
         return [
             {"params": self.acting, "weight_decay": self.recipe.weight_decay},
             {"params": self.judging, "lr": CRITIC_RATE, "weight_decay": 0.0},
         ]
 
     @property
-    def modules(self) -> dict:
+    def modules(self) -> dict[str, Any]:
         """What a restart must find as it was."""
         return {"q": self.q, "slow": self.slow}
 
@@ -125,10 +127,10 @@ class AdvantageWeighted:
         with torch.no_grad():
             likely = self.network.log_probability(seen[:-1], goals[:-1], actions)
             relations = self.network.features.relations(seen, goals)
-        rewards = torch.from_numpy(rewards).float()
-        if not torch.isfinite(likely + rewards).all() or not torch.isfinite(relations).all():
+        rewarded = torch.from_numpy(rewards).float()
+        if not torch.isfinite(likely + rewarded).all() or not torch.isfinite(relations).all():
             return False
-        self.replay.add((relations[:-1], relations[1:], actions, rewards, going_on), demonstrated)
+        self.replay.add((relations[:-1], relations[1:], actions, rewarded, going_on), demonstrated)
         return True
 
     def warm_up(self, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
@@ -167,7 +169,7 @@ class AdvantageWeighted:
         loss = -(weight * likely).mean()
         return float(loss.detach()) if descend(loss, optimiser, self.acting, math.inf) else None
 
-    def _weight(self, features, tokens, before, generator: torch.Generator) -> Tensor:
+    def _weight(self, features: Tensor, tokens: Tensor, before: Tensor, generator: torch.Generator) -> Tensor:
         """exp(A / lambda). V is of the mixture, so each action that it is the mean of is of a side of its own. [n]"""
         many = SAMPLES * len(before)
         sides = self.network.random_symmetries(many, generator)

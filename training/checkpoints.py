@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -40,25 +41,26 @@ class CheckpointMetadata:
 
     role: str  # policy | reward_model
     version: int
-    embodiment: dict
+    embodiment: dict[str, Any]
     vocabulary: list[str]
     tasks: list[str]  # the families in the demonstrations
-    sizes: dict  # of the network: hidden, layers, action_bins, bins
+    sizes: dict[str, Any]  # of the network: hidden, layers, action_bins, bins
     bin_width: float
     threshold: float  # s
     consecutive: int  # frames in a row with d <= s
-    recipe: dict
+    recipe: dict[str, Any]
     parent: str = ""  # the checkpoint it was trained from
     value_updates: int = 0  # rounds of practice that a policy's success prediction has learned from
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     kind: str = FORMAT
 
     @classmethod
-    def from_json(cls, data: dict) -> "CheckpointMetadata":
+    def from_json(cls, data: dict[str, Any]) -> "CheckpointMetadata":
         """Also of a file that calls the value updates by their older name."""
         return cls(**{RENAMED_FACTS.get(name, name): value for name, value in data.items()})
 
     def new_network(self) -> Network:
+        """A network of these sizes, with random weights."""
         return Network(Embodiment.from_json(self.embodiment), Vocabulary(self.vocabulary), **self.sizes)
 
 
@@ -85,6 +87,7 @@ def save_checkpoint(path: Path, network: Network, metadata: CheckpointMetadata) 
 
 
 def refuse_nan(tensors: dict[str, Tensor], said: str) -> None:
+    """CheckpointError, with `said` before the reason, where a tensor holds a number that is none."""
     bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(
@@ -102,6 +105,7 @@ def refuse_large_header(path: Path | str) -> None:
 
 
 def load_checkpoint(path: Path | str) -> tuple[Network, CheckpointMetadata]:
+    """The frozen network of a file, and what the file says of itself; CheckpointError where it can't be used."""
     try:
         refuse_large_header(path)
         with safe_open(path, framework="pt") as file:
@@ -142,15 +146,18 @@ class FrozenCheckpoint:
         self._goals: dict[str, Tensor] = {}
 
     @classmethod
-    def load(cls, path: Path | str):
+    def load(cls, path: Path | str) -> Self:
+        """From its file; CheckpointError where it can't be used, or is of another role."""
         return cls(*load_checkpoint(path))
 
     @property
     def id(self) -> str:
+        """The checkpoint's own id, by which episodes name it."""
         return self.metadata.id
 
     @property
     def version(self) -> int:
+        """How many rounds of practice made it."""
         return self.metadata.version
 
     @torch.inference_mode()
@@ -232,19 +239,22 @@ class RewardModel(FrozenCheckpoint):
 
     @property
     def threshold(self) -> float:
+        """s: d at or below it is a success."""
         return self.metadata.threshold
 
     @property
     def consecutive(self) -> int:
+        """How many frames in a row have to say so."""
         return self.metadata.consecutive
 
     @property
     def bin_width(self) -> float:
+        """Steps of each bin."""
         return self.metadata.bin_width
 
 
 def save_state(
-    path: Path, progress: dict, optimiser: torch.optim.Optimizer, generator: torch.Generator, **networks
+    path: Path, progress: dict[str, Any], optimiser: torch.optim.Optimizer, generator: torch.Generator, **networks: Any
 ) -> None:
     """All that a restart needs, in one file, so that a crash leaves the old state or the new one."""
     tensors = {"generator": generator.get_state()}
@@ -257,7 +267,9 @@ def save_state(
     write_atomically(path, save(tensors, metadata={"progress": json.dumps(progress)}))
 
 
-def load_state(path: Path, optimiser: torch.optim.Optimizer, generator: torch.Generator, **networks) -> dict | None:
+def load_state(
+    path: Path, optimiser: torch.optim.Optimizer, generator: torch.Generator, **networks: Any
+) -> dict[str, Any] | None:
     """Put everything back as it was; returns the progress, or None where nothing was saved yet."""
     if not path.exists():
         return None

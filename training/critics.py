@@ -22,10 +22,12 @@ UPDATES, BATCH = 60, 256  # a round
 class Critic(nn.Module):
     """V(o, g) in standard deviations of the returns; 0 until it has learned from a round."""
 
+    rounds: Tensor  # [] that it has learned from
+
     def __init__(self, features: int):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(features, WIDTH), nn.LayerNorm(WIDTH), nn.GELU(), nn.Linear(WIDTH, 1))
-        self.register_buffer("rounds", torch.zeros(()))  # that it has learned from
+        self.register_buffer("rounds", torch.zeros(()))
 
     def forward(self, network: Network, perceived: Tensor, goals: Tensor, frame: Tensor | None) -> Tensor:
         """[n, features_size], [n, goal size], frame as of Network.hidden -> [n]"""
@@ -43,7 +45,7 @@ class Critic(nn.Module):
         network: Network,
         memory: "Memory",
         generator: torch.Generator,
-        step: Callable[[Tensor], None],
+        step: Callable[[Tensor], object],
     ) -> None:
         """`step` takes the loss and does one step of the optimiser."""
         perceived, goals, returns = memory.all()
@@ -64,17 +66,20 @@ class Memory:
 
     NAMES = ("perceived", "goals", "returns")
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rounds: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, perceived: Tensor, goals: Tensor, returns: Tensor) -> None:
+        """A round of n steps: [n, features_size], [n, goal size], [n]; the oldest one is forgotten."""
         self.rounds = [*self.rounds, (perceived, goals, returns)][-ROUNDS:]
 
     def all(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The steps of all rounds that are remembered."""
         perceived, goals, returns = map(torch.cat, zip(*self.rounds, strict=True))
         return perceived, goals, returns
 
     def state_dict(self) -> dict[str, Tensor]:
+        """By the round's number and the part's name."""
         return {
             f"{number}.{name}": tensor
             for number, parts in enumerate(self.rounds)
@@ -82,6 +87,7 @@ class Memory:
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """What state_dict() gave."""
         count = len(tensors) // len(self.NAMES)
         self.rounds = [
             (tensors[f"{number}.perceived"], tensors[f"{number}.goals"], tensors[f"{number}.returns"])

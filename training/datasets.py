@@ -4,7 +4,7 @@ Everything that a person hands in passes through read_demonstrations, so that a 
 episode's id and the field, and not somewhere in the middle of a training run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +41,12 @@ class Demonstrations:
 
     @property
     def episodes(self) -> int:
+        """E: how many there are."""
         return len(self.first)
 
     def frames_of(self, episodes: Tensor) -> Tensor:
         """Indices of all frames of some episodes."""
-        return torch.cat([torch.arange(self.first[e], self.last[e] + 1) for e in episodes.tolist()])
+        return torch.cat([torch.arange(int(self.first[e]), int(self.last[e]) + 1) for e in episodes.tolist()])
 
     def episodes_of(self, frames: Tensor) -> Tensor:
         """Which episode each frame is of."""
@@ -64,6 +65,7 @@ class Hindsight:
 
 
 def read_demonstrations(paths: Sequence[Path]) -> Demonstrations:
+    """All files' episodes; DatasetError names the file and the field that can't be learned from."""
     if not paths:
         raise DatasetError("There are no demonstrations; put at least one file of episodes into the run's data folder.")
     episodes = []
@@ -76,6 +78,7 @@ def read_demonstrations(paths: Sequence[Path]) -> Demonstrations:
 
 
 def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
+    """Those that reached their goal, laid end to end; DatasetError where they can't be learned from."""
     for episode in episodes:
         try:
             episode.validate()
@@ -103,7 +106,7 @@ def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
     last = lengths.cumsum(0) - 1
     first = last - lengths + 1
 
-    def laid_end_to_end(rows) -> Tensor:
+    def laid_end_to_end(rows: Iterable[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(list(rows)))
 
     by_hand = [episode.actors != ACTORS.index("policy") for episode in reached]
@@ -130,6 +133,7 @@ def split(demonstrations: Demonstrations, fraction: float, generator: torch.Gene
 
 
 def look_back(demonstrations: Demonstrations) -> Hindsight:
+    """What moved in each, and where everything came to rest."""
     body = demonstrations.embodiment
     names = body.object_features
 

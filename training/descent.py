@@ -5,14 +5,14 @@ step is not done; whose data it was is found by asking each episode of the batch
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def descend(loss: Tensor, optimiser: torch.optim.Optimizer, parameters: list[Tensor], clip: float = 1.0) -> bool:
+def descend(loss: Tensor, optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], clip: float = 1.0) -> bool:
     """False where loss or gradient is no number: then nothing has changed."""
     sound = _gradient_of(loss, optimiser, parameters, clip)
     if sound:
@@ -41,7 +41,7 @@ def unlearnable(
     groups: Iterable[tuple[int, Tensor]],
     loss_of: Callable[[Tensor], Tensor],
     optimiser: torch.optim.Optimizer,
-    parameters: list[Tensor],
+    parameters: Sequence[Tensor],
 ) -> list[int]:
     """Of (episode, its rows) the episodes that alone make loss or gradient no number."""
     found = [key for key, rows in groups if not _gradient_of(loss_of(rows), optimiser, parameters, math.inf)]
@@ -49,7 +49,7 @@ def unlearnable(
     return found
 
 
-def _gradient_of(loss: Tensor, optimiser: torch.optim.Optimizer, parameters: list[Tensor], clip: float) -> bool:
+def _gradient_of(loss: Tensor, optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], clip: float) -> bool:
     optimiser.zero_grad()
     loss.backward()
     norm = nn.utils.clip_grad_norm_(parameters, clip)

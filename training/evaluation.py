@@ -7,12 +7,13 @@ finds the instruction fulfilled at any step within the task's time limit; the de
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import scipy  # loads scipy.stats at its first use
 import torch
 
-from robots.tasks import get_task
+from robots.tasks import TaskFamily, get_task
 from robots.worlds import WORLDS, make_world
 from training.checkpoints import Policy
 from training.run_dir import RunDir
@@ -20,6 +21,8 @@ from training.run_dir import RunDir
 
 @dataclass
 class Evaluation:
+    """What came of the attempts."""
+
     successes: int
     n: int
     low: float  # Wilson 95 %
@@ -30,9 +33,11 @@ class Evaluation:
 
     @property
     def rate(self) -> float:
+        """The share that succeeded."""
         return self.successes / self.n
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
+        """As a run's metrics and pages have it."""
         return asdict(self)
 
 
@@ -60,11 +65,12 @@ class Worlds:
         if self.batch is not None:
             return self.batch.step(actions, active)
         observations = observations.copy()
-        for i in np.flatnonzero(active):
+        for i in np.flatnonzero(active).tolist():
             observations[i] = self.each[i].step(actions[i])
         return observations
 
     def close(self) -> None:
+        """Free the simulators."""
         for each in [self.batch] if self.batch is not None else self.each:
             each.close()
 
@@ -110,7 +116,7 @@ def evaluate(
     )
 
 
-def evaluate_for(run: RunDir, policy: Policy, *arguments, **settings) -> Evaluation | None:
+def evaluate_for(run: RunDir, policy: Policy, *arguments: Any, **settings: Any) -> Evaluation | None:
     """The same for a run. None, with a note, where nothing can be simulated: a real robot's body has no world here, and
     somebody else's world may break. What was learned is worth keeping all the same.
     """
@@ -123,7 +129,14 @@ def evaluate_for(run: RunDir, policy: Policy, *arguments, **settings) -> Evaluat
 
 
 def _attempt(
-    policy, tasks, numbers: range, seed: int, greedy: bool, held_out: bool, time_limit: int, edge_margin: float
+    policy: Policy,
+    tasks: Sequence[TaskFamily],
+    numbers: range,
+    seed: int,
+    greedy: bool,
+    held_out: bool,
+    time_limit: int,
+    edge_margin: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n = len(numbers)
     generator = torch.Generator().manual_seed(seed + numbers.start)
@@ -131,26 +144,26 @@ def _attempt(
     if len({task.world for task in families}) > 1:
         raise ValueError("One evaluation has one world; evaluate tasks of different worlds one by one.")
     worlds = Worlds(families[0].world, n)
-    observations, instructions = [], []
+    starts, instructions = [], []
     for i, world, task in zip(numbers, worlds.each, families, strict=True):
         rng = np.random.default_rng([seed, i])
-        observations.append(world.reset(rng))
+        starts.append(world.reset(rng))
         instructions.append(task.sample(rng, world.objects_in_play(), held_out=held_out))
-    observations = np.stack(observations)
+    observations = np.stack(starts)
     texts = [instruction.text for instruction in instructions]
     limits = np.array([time_limit or task.time_limit_steps for task in families])
     succeeded, fallen, steps = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, int)
     while (active := ~succeeded & (steps < limits)).any():
         actions = np.zeros((n, policy.embodiment.action_size), np.float32)
         actions[active] = policy.act(
-            observations[active], [texts[i] for i in np.flatnonzero(active)], generator, greedy
+            observations[active], [texts[i] for i in np.flatnonzero(active).tolist()], generator, greedy
         )
         if edge_margin:
-            for i in np.flatnonzero(active):
+            for i in np.flatnonzero(active).tolist():
                 actions[i] = worlds.each[i].fenced(actions[i], edge_margin)
         observations = worlds.step(actions, active, observations)
         steps += active
-        for i in np.flatnonzero(active):
+        for i in np.flatnonzero(active).tolist():
             succeeded[i] = worlds.each[i].true_success(instructions[i])
             fallen[i] = fallen[i] or bool(worlds.each[i].needs_reset())
     worlds.close()

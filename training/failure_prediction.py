@@ -5,6 +5,7 @@ policy's success prediction while they happen. True success is the judge here, a
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import brier_score_loss, roc_auc_score
@@ -17,7 +18,7 @@ from training.checkpoints import Policy
 JUDGED = ("detected_success", *FAILURES)  # a person's act decides nothing here
 
 
-def judge_prediction(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict:
+def judge_prediction(episodes: Sequence[Episode], policy: Policy, limit: int) -> dict[str, Any]:
     """Figures at half of the time limit (in steps): of the attempts still under way then, and of all.
 
     auroc_under_way    ranking of those that have not ended by then, by true success
@@ -66,7 +67,7 @@ def doubt(episode: Episode, policy: Policy, limit: int) -> np.ndarray:
     )
     left = limit - np.arange(episode.steps + 1)
     return np.array(
-        [1 - chance_of_success(p, k, policy.metadata.bin_width) for p, k in zip(prediction, left, strict=True)]
+        [1 - chance_of_success(p, k, policy.metadata.bin_width) for p, k in zip(prediction, left.tolist(), strict=True)]
     )
 
 

@@ -6,9 +6,11 @@ For tests, for choosing a recipe, and for a researcher without a fleet:
     python -m training local-practice --dir DIR --demonstrations FILE [--sft JSON] [--improve JSON] [--stations 16]
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,17 +28,19 @@ from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir, RunError
 
 
-def rules_for(task: TaskFamily, rules: dict, practised: Sequence[str]) -> dict:
+def rules_for(task: TaskFamily, rules: dict[str, Any], practised: Sequence[str]) -> dict[str, Any]:
     """The rules, without another family after a failure where that is not practised, and so perhaps not known."""
     other = rules.get("after_failure")
-    fits = other in practised and get_task(other).embodiment == task.embodiment
+    fits = other is not None and other in practised and get_task(other).embodiment == task.embodiment
     return {name: value for name, value in rules.items() if name != "after_failure" or fits}
 
 
 class LocalStations:
     """Stations that practise when the learner calls them and hand their episodes in through the run directory."""
 
-    def __init__(self, task_names: list[str], stations: int, seed: int, time_limit: int = 0, rules: dict | None = None):
+    def __init__(
+        self, task_names: list[str], stations: int, seed: int, time_limit: int = 0, rules: dict[str, Any] | None = None
+    ):
         """`rules`: of the tasks, as an assignment names them (robots/rules.py)."""
         self.generator = torch.Generator().manual_seed(seed)
         self.episodes: list[Episode] = []
@@ -75,6 +79,7 @@ class LocalStations:
         run.close_round(policy.version)
 
     def close(self) -> None:
+        """Keep what is under way and free the simulators."""
         for station in self.stations:
             station.close()
 
@@ -85,8 +90,8 @@ def practise_locally(
     sft_recipe: SFTRecipe,
     improve_recipe: ImproveRecipe,
     stations: int = 16,
-    rules: dict | None = None,
-) -> dict:
+    rules: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """SFT, then practice, in two run directories under `folder`; the figures of both."""
     first = RunDir.create(folder / "sft", sft_recipe)
     for path in demonstrations:
@@ -118,7 +123,8 @@ def practise_locally(
     return {"sft": before, "improve": after}
 
 
-def main(arguments) -> int:
+def main(arguments: argparse.Namespace) -> int:
+    """Practise, and print the figures of both runs as JSON."""
     result = practise_locally(
         Path(arguments.dir),
         [Path(path) for path in arguments.demonstrations],

@@ -60,6 +60,8 @@ class Grounding(nn.Module):
     goal [n, 2 K + 3] = source weights [K], target weights [K], place weight [1], place x and y in metres [2]
     """
 
+    names: Tensor  # [K, 2] the words of the objects' names
+
     def __init__(self, vocabulary: Vocabulary, embodiment: Embodiment, width: int = 32):
         super().__init__()
         self.sentence = Sentence(len(vocabulary), width)
@@ -67,7 +69,7 @@ class Grounding(nn.Module):
         self.query = nn.Linear(width, width, bias=False)
         self.place = nn.Sequential(nn.Linear(width, 64), nn.GELU(), nn.Linear(64, 3))
         names = vocabulary.encode([f"{kind.colour} {kind.shape}" for kind in embodiment.objects])
-        self.register_buffer("names", names, persistent=False)  # [K, 2]
+        self.register_buffer("names", names, persistent=False)
         self.size = 2 * len(embodiment.objects) + 3
 
     def forward(self, words: Tensor, names: Tensor | None = None) -> Tensor:
@@ -152,6 +154,7 @@ class TextCode(nn.Module):
         self.size = size
 
     def forward(self, words: Tensor) -> Tensor:
+        """[n, length] -> goal [n, size]"""
         _, context, mask = self.sentence(words)
         return self.project((context * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
@@ -269,6 +272,9 @@ SYMMETRIES = torch.tensor(
 class FlatFeatures(nn.Module):
     """The whole observation, scaled as in the demonstrations, beside the code of the sentence."""
 
+    mean: Tensor  # [features_size]
+    deviation: Tensor  # [features_size]
+
     def __init__(self, embodiment: Embodiment, goal_size: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(embodiment.features_size))
@@ -276,30 +282,36 @@ class FlatFeatures(nn.Module):
         self.size = embodiment.features_size + goal_size
 
     def scale_as(self, observations: Tensor) -> None:
+        """Mean and deviation of each feature are those of these [F, D]."""
         self.mean.copy_(observations.mean(0))
         self.deviation.copy_(observations.std(0).clamp(min=1e-4))
 
-    def forward(self, observations: Tensor, goal: Tensor, frame: None) -> Tensor:
+    def forward(self, observations: Tensor, goal: Tensor, frame: Tensor | None) -> Tensor:
+        """[n, D], [n, goal size] -> [n, size]; `frame` says nothing here."""
         return self.relations(observations, goal)
 
     def relations(self, observations: Tensor, goal: Tensor) -> Tensor:
         """[n, D], [n, goal size] -> [n, size]"""
         return torch.cat([((observations - self.mean) / self.deviation).clamp(-10, 10), goal], 1)
 
-    def seen_from(self, frame: None, relations: Tensor) -> Tensor:
+    def seen_from(self, frame: Tensor | None, relations: Tensor) -> Tensor:
+        """Nothing of it is turned: it has no sides."""
         return relations
 
 
 class ActionHead(nn.Module):
     """Action tokens, each dimension's after those before it. A token is one of `bins` values over its range."""
 
+    middle: Tensor  # [A] of each range
+    reach: Tensor  # [A] from it to each side
+
     def __init__(self, width: int, ranges: Sequence[tuple[float, float]], bins: int):
         super().__init__()
         self.bins = bins
         self.heads = nn.ModuleList(nn.Linear(width + i * bins, bins) for i in range(len(ranges)))
         low, high = torch.tensor(ranges, dtype=torch.float64).T
-        self.register_buffer("middle", ((low + high) / 2).float(), persistent=False)  # [A]
-        self.register_buffer("reach", ((high - low) / 2).float(), persistent=False)  # [A], to each side of it
+        self.register_buffer("middle", ((low + high) / 2).float(), persistent=False)
+        self.register_buffer("reach", ((high - low) / 2).float(), persistent=False)
 
     def tokens(self, actions: Tensor) -> Tensor:
         """The nearest token of each number. [n, A] metres -> [n, A]"""
@@ -307,11 +319,12 @@ class ActionHead(nn.Module):
         return ((share + 1) / 2 * (self.bins - 1)).round().long()
 
     def actions(self, tokens: Tensor) -> Tensor:
+        """The number that each token stands for. [n, A] -> [n, A]"""
         return (tokens.float() / (self.bins - 1) * 2 - 1) * self.reach + self.middle
 
     def log_probability(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """log p(a | o, g). [n, width], [n, A] -> [n]"""
-        total = 0
+        total = hidden.new_zeros(len(hidden))
         for i, head in enumerate(self.heads):
             total = total - F.cross_entropy(head(hidden), tokens[:, i], reduction="none")
             hidden = torch.cat([hidden, F.one_hot(tokens[:, i], self.bins).float()], 1)
@@ -336,6 +349,9 @@ class Network(nn.Module):
     sum_f p_net(f a | f o, g), and d the mean of theirs. So a step in practice stands for its eight copies by itself,
     and the ratio of probabilities in the update is that of the very policy that acted.
     """
+
+    words: Grounding | TextCode
+    features: TableFeatures | FlatFeatures
 
     def __init__(
         self, embodiment: Embodiment, vocabulary: Vocabulary, hidden: int, layers: int, action_bins: int, bins: int
@@ -373,6 +389,7 @@ class Network(nn.Module):
 
     @property
     def symmetric(self) -> bool:
+        """Whether what it sees can be turned and mirrored."""
         return isinstance(self.features, TableFeatures)
 
     def frames(self, n: int) -> list[Tensor | None]:
@@ -386,10 +403,11 @@ class Network(nn.Module):
     def _from_all_sides(self, perceived: Tensor, goal: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """hidden, of all frames at once. [n, ...] -> [F n, hidden], the F frames"""
         frames = self.frames(len(perceived))
-        if len(frames) == 1:
+        sides = [frame for frame in frames if frame is not None]
+        if not sides:
             return self.hidden(perceived, goal), frames
-        times = len(frames)
-        return self.hidden(perceived.repeat(times, 1), goal.repeat(times, 1), torch.cat(frames)), frames
+        times = len(sides)
+        return self.hidden(perceived.repeat(times, 1), goal.repeat(times, 1), torch.cat(sides)), frames
 
     def act(
         self, perceived: Tensor, goal: Tensor, generator: torch.Generator | None, greedy: bool

@@ -15,6 +15,7 @@ network learns from its own clearest cases.
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +56,19 @@ class Things:
 
     @staticmethod
     def all_of(parts: list["Things"]) -> "Things":
+        """Several, one after the other."""
         return Things(*(torch.cat([getattr(part, name) for part in parts]) for name in ("number", "place", "look")))
 
 
 class Perception(nn.Module):
     """Pictures, uint8 [n, H * W * 3] -> features, float32 [n, the embodiment's features_size]"""
 
+    scene: Tensor  # [H, W, 3] what stays the same in most pictures
+
     def __init__(self, embodiment: Embodiment):
         super().__init__()
+        if embodiment.picture is None:
+            raise ValueError(f"What {embodiment.name} observes is no picture.")
         self.embodiment, self.picture = embodiment, embodiment.picture
         height, width = self.picture.height, self.picture.width
         self.register_buffer("scene", torch.zeros(height, width, 3))
@@ -85,6 +91,7 @@ class Perception(nn.Module):
         self.look_offsets = (offset[:, None] * (width + 2 * LOOK) + offset).flatten()  # in a padded picture
 
     def forward(self, pictures: Tensor) -> Tensor:
+        """[n, D] -> [n, features_size]"""
         return torch.cat([self._features(part) for part in pictures.split(AT_ONCE)])
 
     def _features(self, pictures: Tensor) -> Tensor:
@@ -116,6 +123,7 @@ class Perception(nn.Module):
         return difference, F.avg_pool2d(difference.permute(0, 3, 1, 2), CELL).permute(0, 2, 3, 1)
 
     def things(self, pictures: Tensor) -> Things:
+        """What lies in pictures. [n, D]"""
         difference, cells = self.without_scene(pictures)
         n = len(pictures)
         covered = cells.abs().sum(-1)
@@ -187,9 +195,9 @@ def train_perception(
     demonstrations: Demonstrations,
     steps: int,
     generator: torch.Generator,
-    step_done: Callable[[int, dict], bool],
-    load: Callable = lambda optimiser, generator, **networks: None,
-    save: Callable = lambda progress, optimiser, generator, **networks: None,
+    step_done: Callable[[int, dict[str, Any]], bool],
+    load: Callable[..., dict[str, Any] | None] = lambda optimiser, generator, **networks: None,
+    save: Callable[..., None] = lambda progress, optimiser, generator, **networks: None,
 ) -> bool:
     """Train in place on demonstrations whose observations are pictures. `step_done(step, losses)` says whether to go
     on; False: it did not. `save` keeps all that a restart needs, and `load` brings it back (checkpoints.py).
@@ -261,9 +269,9 @@ def _learn_in_rounds(
     steps: int,
     loss_of: Callable[[int, Perception], Callable[[], dict[str, Tensor]]],
     generator: torch.Generator,
-    step_done: Callable[[int, dict], bool],
-    load: Callable,
-    save: Callable,
+    step_done: Callable[[int, dict[str, Any]], bool],
+    load: Callable[..., dict[str, Any] | None],
+    save: Callable[..., None],
 ) -> bool:
     """ROUNDS of so many updates, each with the loss that it has from its number and from the perception as it began."""
     # As the round began: a restart in its middle has to find the same cases.
@@ -280,7 +288,7 @@ def _learn_in_rounds(
             schedule = anneal(optimiser, steps, within)
         losses = loss()
         optimiser.zero_grad()
-        sum(losses.values()).backward()
+        sum(losses.values(), torch.zeros(())).backward()
         nn.utils.clip_grad_norm_(perception.parameters(), 1.0)
         optimiser.step()
         schedule.step()

@@ -6,6 +6,8 @@ With a replay of 0 episodes practice learns by it. Ours beside the paper's: seve
 whose value is subtracted from R_t (`baseline`); with both, and 1 at a detected success as reward, it is PPO.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,14 +45,15 @@ class PolicyGradient:
         self.round: list[tuple[Tensor, Tensor, Tensor, np.ndarray]] = []
 
     @property
-    def parameter_groups(self) -> list[dict]:
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """For the optimiser: what acts, then what judges."""
         return [
             {"params": self.acting, "weight_decay": self.recipe.weight_decay},
             {"params": self.judging, "lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY},
         ]
 
     @property
-    def modules(self) -> dict:
+    def modules(self) -> dict[str, Any]:
         """What a restart must find as it was."""
         return {"critic": self.critic, "memory": self.memory, "deviation": self.deviation}
 
@@ -75,10 +78,10 @@ class PolicyGradient:
         """From the round, each step once an epoch, in random order: the losses."""
         network, recipe = self.network, self.recipe
         perceived, goals, actions = (torch.cat(parts) for parts in list(zip(*self.round, strict=True))[:3])
-        returns = np.concatenate([parts[3] for parts in self.round])
+        discounted = np.concatenate([parts[3] for parts in self.round])
         self.round = []
-        self.deviation.add(returns)
-        returns = torch.from_numpy(self.deviation.divide(returns)).float()
+        self.deviation.add(discounted)
+        returns = torch.from_numpy(self.deviation.divide(discounted)).float()
         # The critic speaks of the round before it learns from it.
         advantages = steps_to_go.advantages(returns, recipe.baseline * self.critic.values(network, perceived, goals))
         if recipe.baseline:

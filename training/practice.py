@@ -18,9 +18,10 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -34,8 +35,8 @@ from robots.protocol import Hello, Message, PolicyFailed, Watch, Welcome
 from robots.protocol import Policy as PolicyMessage
 from robots.station import Station
 from robots.tasks import TASKS
-from robots.worlds import WorldError, make_world
-from training.checkpoints import CheckpointError, Policy, RewardModel
+from robots.worlds import World, WorldError, make_world
+from training.checkpoints import CheckpointError, FrozenCheckpoint, Policy, RewardModel
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Entry:
 
 
 def read_tokens(path: Path) -> list[Entry]:
+    """All stations of the file; HostError names the entry that is wrong."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -114,11 +116,22 @@ def bundle(policy: Policy, reward_model: RewardModel) -> PolicyBundle:
     )
 
 
-def _from_disk(kind: type[Policy] | type[RewardModel], path: str):
+C = TypeVar("C", bound=FrozenCheckpoint)
+
+
+class Load(Protocol):
+    """How a host gets a checkpoint of a kind from its file."""
+
+    def __call__(self, kind: type[C], path: str, /) -> C:
+        """CheckpointError where it can't be used."""
+        ...
+
+
+def _from_disk(kind: type[C], path: str) -> C:
     return kind.load(path)
 
 
-def policy_of(message: PolicyMessage, body: Embodiment, load: Callable = _from_disk) -> PolicyBundle:
+def policy_of(message: PolicyMessage, body: Embodiment, load: Load = _from_disk) -> PolicyBundle:
     """What the link's policy message brought, both files on disk; CheckpointError where this body can't act with it."""
     policy, reward_model = load(Policy, message.path), load(RewardModel, message.reward_model_path)
     for checkpoint in (policy, reward_model):
@@ -141,7 +154,7 @@ def policy_of(message: PolicyMessage, body: Embodiment, load: Callable = _from_d
     )
 
 
-def hear(station: Station, message: Message, received_at: float, load: Callable = _from_disk) -> None:
+def hear(station: Station, message: Message, received_at: float, load: Load = _from_disk) -> None:
     """One message of a station's link, policies included."""
     match message:
         case PolicyMessage():
@@ -155,14 +168,17 @@ def hear(station: Station, message: Message, received_at: float, load: Callable 
             station.receive(message, received_at)
 
 
+Due = tuple[Station, np.ndarray, str]  # a station, what it observes [D] and its instruction
+
+
 def step_together(stations: Iterable[Station], generator: torch.Generator | None = None) -> int:
     """Observe and act once with every station that is due: one network call for each distinct checkpoint. Returns how
     many acted.
     """
     due = [(station, *seen) for station in stations if (seen := station.observe()) is not None]
-    actions: list = [None] * len(due)
-    predictions: list = [None] * len(due)
-    judged: list = [(float("nan"), None)] * len(due)
+    actions: list[np.ndarray | None] = [None] * len(due)
+    predictions: list[np.ndarray | None] = [None] * len(due)
+    judged: list[tuple[float, np.ndarray | None]] = [(float("nan"), None)] * len(due)
     for policy, rows in _sharing(due, lambda loaded: loaded.policy):
         try:
             acted = policy.act_with_prediction(*_batch(due, rows), generator)
@@ -179,16 +195,16 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
             for row in rows:
                 actions[row] = None  # nobody acts unjudged
             continue
-        for row, *judgement in zip(rows, d, distribution, strict=True):
-            judged[row] = judgement
-    for (station, *_), action, judgement, prediction in zip(due, actions, judged, predictions, strict=True):
-        station.act(action, *judgement, prediction)
+        for row, steps, likely in zip(rows, d, distribution, strict=True):
+            judged[row] = float(steps), likely
+    for (station, *_), action, (steps, likely), prediction in zip(due, actions, judged, predictions, strict=True):
+        station.act(action, steps, likely, prediction)
     return len(due)
 
 
-def _sharing(due: list, part: Callable) -> list[tuple[object, list[int]]]:
+def _sharing(due: Sequence[Due], part: Callable[[PolicyBundle], Any]) -> list[tuple[Any, list[int]]]:
     """The rows of `due` that share one loaded checkpoint; a station that a person drives may have none."""
-    groups: dict[int, tuple[object, list[int]]] = {}
+    groups: dict[int, tuple[Any, list[int]]] = {}
     for row, (station, *_) in enumerate(due):
         if station.orders.loaded is not None:
             shared = part(station.orders.loaded)
@@ -196,7 +212,7 @@ def _sharing(due: list, part: Callable) -> list[tuple[object, list[int]]]:
     return list(groups.values())
 
 
-def _batch(due: list, rows: list[int]) -> tuple[np.ndarray, list[str]]:
+def _batch(due: Sequence[Due], rows: list[int]) -> tuple[np.ndarray, list[str]]:
     return np.stack([due[row][1] for row in rows]), [due[row][2] for row in rows]  # [n, D], n instructions
 
 
@@ -214,7 +230,7 @@ def to_jpeg(picture: np.ndarray, largest: tuple[int, int]) -> bytes:
 class Encoder:
     """Makes JPEGs of rendered images in a thread of its own; of each station only the newest image waits."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._waiting: dict[Member, tuple[np.ndarray, tuple[int, int, float]]] = {}
         self._condition = threading.Condition()
         self._closing = False
@@ -222,6 +238,7 @@ class Encoder:
         self._thread.start()
 
     def put(self, member: "Member", image: np.ndarray, stamp: tuple[int, int, float]) -> None:
+        """A picture [H, W, 3] and its step, episode and time; an older one that waits is dropped."""
         with self._condition:
             self._waiting[member] = image, stamp
             self._condition.notify()
@@ -243,6 +260,7 @@ class Encoder:
                 member.camera_failed(f"the camera's picture can't be shown: {error}")
 
     def close(self) -> None:
+        """End the thread, within two seconds."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -262,7 +280,7 @@ class Member:
     fps: float = 0.0
     size: tuple[int, int] = (320, 240)
     frame_due: float = 0.0
-    rendered: tuple | None = None  # scene and size of the newest JPEG
+    rendered: tuple[int, tuple[int, int]] | None = None  # scene and size of the newest JPEG
     jpeg: bytes | None = None
 
     def camera_failed(self, reason: str) -> None:
@@ -274,13 +292,25 @@ class Member:
         self.frame_due = time.monotonic() + CAMERA_AGAIN_S
 
     def watch(self, message: Watch) -> None:
+        """How many pictures of which size are wanted from now on, within bounds."""
         self.fps = min(30.0, max(0.0, message.fps))
         asked = message.width, message.height
-        self.size = tuple(int(min(most, max(16, side))) for side, most in zip(asked, LARGEST_FRAME, strict=True))
+        width, height = (int(min(most, max(16, side))) for side, most in zip(asked, LARGEST_FRAME, strict=True))
+        self.size = width, height
 
 
 class StationHost:
-    def __init__(self, server: str, tokens: Path, folder: Path, *, make_world: Callable = make_world, seed: int = 0):
+    """The stations of one tokens file, in one process."""
+
+    def __init__(
+        self,
+        server: str,
+        tokens: Path,
+        folder: Path,
+        *,
+        make_world: Callable[[str, int], World] = make_world,
+        seed: int = 0,
+    ):
         self.server, self.tokens, self.folder = server, Path(tokens), Path(folder)
         self.make_world = make_world
         self.cache = CheckpointCache(self.folder / "checkpoints")
@@ -289,8 +319,8 @@ class StationHost:
         self.stopping = threading.Event()
         self.steps = 0
         self._arrived = threading.Event()
-        self._loaded: weakref.WeakValueDictionary[tuple, object] = weakref.WeakValueDictionary()
-        self._tokens_seen: tuple | None = None
+        self._loaded: weakref.WeakValueDictionary[tuple[type, str], FrozenCheckpoint] = weakref.WeakValueDictionary()
+        self._tokens_seen: tuple[int, int, int] | None = None
         self._tokens_due = 0.0
         self._render_credit, self._credited_at = 0.0, time.monotonic()
         self.links = LinkThread()
@@ -307,10 +337,12 @@ class StationHost:
             self.close()
 
     def stop(self) -> None:
+        """From any thread or signal: run() ends soon."""
         self.stopping.set()
         self._arrived.set()
 
     def close(self) -> None:
+        """What is under way is spooled, and sent if the server answers quickly."""
         for member in self.members.values():
             member.station.close()
         self.encoder.close()
@@ -350,12 +382,13 @@ class StationHost:
 
     # Checkpoints
 
-    def _checkpoint(self, kind: type, path: str):
+    def _checkpoint(self, kind: type[C], path: str) -> C:
         """Shared by all stations that use it, and gone from memory when the last one has taken another."""
         key = kind, path
         checkpoint = self._loaded.get(key)
-        if checkpoint is None:
-            checkpoint = self._loaded[key] = kind.load(path)
+        if not isinstance(checkpoint, kind):
+            checkpoint = kind.load(path)
+            self._loaded[key] = checkpoint
         return checkpoint
 
     # Stations come and go with the tokens file
@@ -460,6 +493,7 @@ class StationHost:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run a host until it is told to end; the process's exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m training practise", description="Run stations that practise for a server."
     )

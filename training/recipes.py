@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from robots.rules import RULES
 
@@ -37,7 +37,8 @@ class Field:
     maximum: float | None
 
 
-def setting(default, label, help, minimum=None, maximum=None):
+def setting(default: Any, label: str, help: str, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """A field of a recipe, as launch forms show and check it."""
     return dataclasses.field(
         default=default, metadata={"label": label, "help": help, "minimum": minimum, "maximum": maximum}
     )
@@ -62,7 +63,7 @@ def _fields_of(recipe: type) -> dict[str, Field]:
 class _Fields:
     """Of whichever recipe is asked: what its dataclass declares."""
 
-    def __get__(self, recipe, kind: type) -> dict[str, Field]:
+    def __get__(self, recipe: object, kind: type) -> dict[str, Field]:
         return _fields_of(kind)
 
 
@@ -71,9 +72,13 @@ class Recipe:
 
     KIND: ClassVar[str]
     FIELDS = _Fields()
-    steps_per_round = 0  # how many practice steps of one policy version make a round; 0: no number closes it
 
-    def __post_init__(self):
+    @property
+    def steps_per_round(self) -> int:
+        """How many practice steps of one policy version make a round; 0: no number closes it."""
+        return 0
+
+    def __post_init__(self) -> None:
         problems = {}
         for field in self.FIELDS.values():
             value, problem = _checked(field, getattr(self, field.name))
@@ -85,7 +90,7 @@ class Recipe:
             raise RecipeError(problems)
 
     @classmethod
-    def from_json(cls, data: dict):
+    def from_json(cls, data: dict[str, Any]) -> Self:
         """Settings that are missing take their defaults; unknown ones are refused: most likely misspelt."""
         if not isinstance(data, dict):
             raise RecipeError({"recipe": 'A recipe is an object of settings, for example {"seed": 1}.'})
@@ -105,11 +110,12 @@ class Recipe:
             raise RecipeError(unknown)
         return recipe
 
-    def to_json(self) -> dict:
-        return {"kind": self.KIND} | dataclasses.asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        """The content of recipe.json."""
+        return {"kind": self.KIND} | {name: getattr(self, name) for name in self.FIELDS}
 
 
-def _checked(field: Field, value) -> tuple[Any, str]:
+def _checked(field: Field, value: Any) -> tuple[Any, str]:
     """The value in its field's type, or the sentence that says why not. Forms send text, JSON sends numbers."""
     if field.type is str:
         return (value, "") if isinstance(value, str) else (None, f"{field.name} must be text.")

@@ -25,6 +25,7 @@ class Replay:
         self._together: tuple[Tensor, ...] | None = None
 
     def add(self, parts: tuple[Tensor, ...], demonstrated: bool) -> None:
+        """An episode's parts, for good where it was demonstrated."""
         (self.demonstrations if demonstrated else self.episodes).append(parts)
         self._together = None
 

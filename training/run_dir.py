@@ -22,11 +22,14 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self, TextIO, TypeVar
 
 from robots import strict_json
 from robots.atomic_files import write_atomically
 from training.methods.registry import recipe_from_json
 from training.recipes import Recipe, RecipeError
+
+R = TypeVar("R", bound=Recipe)
 
 
 class RunError(Exception):
@@ -34,6 +37,7 @@ class RunError(Exception):
 
 
 def sha256_of(path: Path) -> str:
+    """Of the file's content, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -50,16 +54,16 @@ class RunDir:
         self.rounds = self.path / "rounds"
         self.metrics = self.path / "metrics.jsonl"
         self.cancelled = False
-        self._metrics_file = None
+        self._metrics_file: TextIO | None = None
         self._points: set[tuple[int, str]] | None = None  # step and figure of every loss in the file
 
     @classmethod
-    def create(cls, path: Path | str, recipe: Recipe) -> "RunDir":
+    def create(cls, path: Path | str, recipe: Recipe) -> Self:
         """The folder with its recipe. What lies there already stays, to be gone on with; RunError where it belongs to
         another recipe.
         """
         run = cls(path)
-        if (run.path / "recipe.json").exists() and run.recipe(recipe.KIND) != recipe:
+        if (run.path / "recipe.json").exists() and run.recipe(type(recipe)) != recipe:
             raise RunError(f"{run.path} holds a run of another recipe; choose an empty folder, or that recipe again.")
         for folder in (run.data, run.start, run.checkpoints, run.episodes, run.rounds):
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +76,8 @@ class RunDir:
             for unfinished in folder.glob(".*.tmp"):
                 unfinished.unlink(missing_ok=True)
 
-    def recipe(self, kind: str) -> Recipe:
+    def recipe(self, kind: type[R]) -> R:
+        """The run's recipe; RunError where there is none of this kind."""
         try:
             data = json.loads((self.path / "recipe.json").read_text())
         except FileNotFoundError:
@@ -83,13 +88,13 @@ class RunDir:
             recipe = recipe_from_json(data)
         except RecipeError as error:
             raise RunError(f"{self.path}/recipe.json can't be run: {error}") from None
-        if kind != recipe.KIND:
+        if not isinstance(recipe, kind):
             raise RunError(f"{self.path}/recipe.json is a recipe of kind {recipe.KIND!r}; start it with that command.")
         return recipe
 
     # What happens
 
-    def log(self, kind: str, **values) -> None:
+    def log(self, kind: str, **values: Any) -> None:
         """Append one line to metrics.jsonl; what is no number becomes null."""
         if self._metrics_file is None:
             self._end_a_torn_line()
@@ -109,6 +114,7 @@ class RunDir:
             self._points |= {(step, name) for name in fresh}
 
     def note(self, text: str, level: str = "info") -> None:
+        """A sentence for the run's page; level: info or warning."""
         self.log("note", level=level, text=text)
 
     def _end_a_torn_line(self) -> None:
@@ -119,7 +125,7 @@ class RunDir:
                 if file.read(1) != b"\n":
                     file.write(b"\n")
 
-    def read_metrics(self, offset: int = 0) -> tuple[list[dict], int]:
+    def read_metrics(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """The whole lines after a byte offset, and the offset to ask with next time. A torn line is left out."""
         if not self.metrics.exists():
             return [], offset
@@ -134,11 +140,11 @@ class RunDir:
                     lines.append(said)
         return lines, offset + len(whole)
 
-    def lines(self, kind: str) -> list[dict]:
+    def lines(self, kind: str) -> list[dict[str, Any]]:
         """All that was said of a kind so far, by earlier processes too."""
         return [line for line in self.read_metrics()[0] if line["kind"] == kind]
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """What a finished run said at its end; empty while it isn't finished."""
         done = self.lines("done")
         return {name: value for name, value in done[-1].items() if name not in ("t", "kind")} if done else {}
@@ -152,7 +158,7 @@ class RunDir:
     def listen_for_cancel(self) -> None:
         """From now on SIGTERM and SIGINT only set a flag, so that the update under way is finished and kept."""
 
-        def cancel(number, frame):
+        def cancel(number: int, frame: object) -> None:
             self.cancelled = True
 
         signal.signal(signal.SIGTERM, cancel)
@@ -160,18 +166,22 @@ class RunDir:
 
     @property
     def paused(self) -> bool:
+        """Whether somebody wants it to wait."""
         return (self.path / "pause").exists()
 
     def wait_while_paused(self, poll_s: float = 0.2) -> None:
+        """Return once it may go on, or is cancelled."""
         while self.paused and not self.cancelled:
             time.sleep(poll_s)
 
     # Rounds of practice
 
     def closed(self, version: int) -> bool:
+        """Whether no more episodes of this policy version will come."""
         return (self.rounds / f"{version}.closed").exists()
 
     def close_round(self, version: int) -> None:
+        """Say that no more episodes of this policy version will come."""
         self.rounds.mkdir(exist_ok=True)
         (self.rounds / f"{version}.closed").touch()
 
@@ -194,6 +204,7 @@ class Countdown:
         self.furthest = max((line["done"] for line in run.lines("progress") if line["phase"] == phase), default=-1)
 
     def tell(self, done: int) -> None:
+        """A line, where one is due."""
         now = time.monotonic()
         if done <= self.furthest or (now - self.written < self.every_s and done < self.total):
             return

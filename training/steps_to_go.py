@@ -108,6 +108,7 @@ class RunningDeviation:
         return {"sums": torch.tensor([self.count, self.mean, self.squares], dtype=torch.float64)}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """What state_dict() gave."""
         count, self.mean, self.squares = tensors["sums"].tolist()
         self.count = int(count)
 
@@ -179,13 +180,13 @@ def choose_detector(
     """
     ends = np.array([d[-1] for d in d_of_demonstrations], np.float64)
     last = np.array([len(d) - 1 for d in d_of_demonstrations])[:, None]
-    chosen, most = (float(np.median(ends)), 1), (0,)
+    chosen, most = (float(np.median(ends)), 1), (0, 0, 0.0)  # how many are detected, -k, s
     for consecutive in range(1, most_consecutive + 1):
         fired = np.stack([first_detections(d, THRESHOLDS, consecutive) for d in d_of_demonstrations])  # [E, S]
         detected = (fired >= 0).sum(0)
         premature = ((fired >= 0) & (last - fired > margin)).sum(0)
         for number, threshold in enumerate(THRESHOLDS):
-            merit = (detected[number], -consecutive, threshold)
+            merit = (int(detected[number]), -consecutive, float(threshold))
             if detected[number] and premature[number] <= premature_share * detected[number] and merit > most:
                 chosen, most = (float(threshold), consecutive), merit
     return chosen

@@ -14,12 +14,14 @@ the same policy, which practised by the first one's rules.
 Time is the shift's own: a control step is a period of the body, an act of the person takes its seconds, and both count.
 """
 
+import argparse
 import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,22 +54,25 @@ class Supervision:
     """A rule for where to go next, and what stations are told to do by themselves."""
 
     name: str
-    rules: dict  # of the task, as in an assignment
+    rules: dict[str, Any]  # of the task, as in an assignment
     shuffle_every_s: float
     doubtful: bool  # whether attempts that look lost are needs too
     choose: Callable[[dict[int, tuple[float, Need]], int], int | None]  # (since, need) by station, last one -> station
 
 
 def most_worth(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
+    """The station whose need saves the most robot time for a second of the person's; None where none is worth it."""
     worth = {station: (need.rank, -since) for station, (since, need) in needs.items() if need.worth_it}
-    return max(worth, key=worth.get) if worth else None
+    return max(worth, key=lambda station: worth[station]) if worth else None
 
 
 def first_come(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
+    """The station whose need has lasted longest."""
     return min(needs, key=lambda station: (needs[station][0], station)) if needs else None
 
 
 def next_in_turn(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
+    """The next station with a need, in a round from the last one on."""
     return min(needs, key=lambda station: ((station - last - 1) % 1000, station)) if needs else None
 
 
@@ -97,7 +102,8 @@ class Shift:
     true_successes: int = 0
     detected_successes: int = 0
 
-    def row(self, policy: str) -> dict:
+    def row(self, policy: str) -> dict[str, Any]:
+        """The figures of the table, per hour and per robot-hour."""
         hours = self.seconds / 3600
         return {
             "policy": policy,
@@ -114,10 +120,13 @@ class Shift:
 
 
 class Clock:
-    def __init__(self):
+    """The shift's own time, in seconds."""
+
+    def __init__(self) -> None:
         self.now = 0.0
 
     def __call__(self) -> float:
+        """What it says, as a station asks."""
         return self.now
 
 
@@ -169,15 +178,15 @@ def work_a_shift(
         if clock.now - looked_at >= LOOK_EVERY_S:
             looked_at = clock.now
             for number, station in enumerate(fleet):
-                need = what_it_needs(station, supervision)
-                if need is None:
+                wanted = what_it_needs(station, supervision)
+                if wanted is None:
                     needs.pop(number, None)
                 else:
-                    needs[number] = (needs[number][0] if number in needs else clock.now, need)
+                    needs[number] = (needs[number][0] if number in needs else clock.now, wanted)
             progress(clock.now / (hours * 3600), supervision.name)
-        if errand is None and (number := supervision.choose(needs, last)) is not None:
-            recording = fleet[number].recording
-            errand = (number, needs[number][1], recording.uuid if recording else "", clock.now + ACT_S)
+        if errand is None and (chosen := supervision.choose(needs, last)) is not None:
+            recording = fleet[chosen].recording
+            errand = (chosen, needs[chosen][1], recording.uuid if recording else "", clock.now + ACT_S)
         done.human_s += period * (errand is not None)
         if speed < math.inf:
             time.sleep(max(0.0, started + (clock.now + period) / speed - time.monotonic()))
@@ -195,6 +204,7 @@ def new_station(
     seed: int,
     keep: Callable[[Episode], None],
 ) -> Station:
+    """A station that practises by the rules of this way to supervise."""
     task = get_task(tasks[number % len(tasks)])
     station = Station(make_world(task.world, seed), seed=seed, store=keep, clock=clock)
     # Each begins somewhere within its five minutes, as stations do that were not all shuffled at one time.
@@ -208,17 +218,18 @@ def new_station(
 
 
 def what_it_needs(station: Station, supervision: Supervision) -> Need | None:
+    """As the live queue would say it."""
     told = station.telemetry()
-    doubtful = supervision.doubtful and station.recording is not None
+    attempt = station.recording if supervision.doubtful else None
     return need_of(
         state=told.state,
         reason=told.reason,
         code=told.code,
         state_for_s=0.0,
-        p_success=told.p_success if doubtful else None,
-        trace=station.recording.d if doubtful else (),
-        step=told.step,
-        limit=told.limit,
+        p_success=told.p_success if attempt else None,
+        trace=attempt.d if attempt else (),
+        step=int(told.step or 0),
+        limit=int(told.limit or 0),
         step_s=station.attempts.period,
     )
 
@@ -237,7 +248,8 @@ def trained(folder: Path, tasks: Sequence[str], seed: int, say: Progress) -> tup
     return Policy.load(newest), RewardModel.load(folder / "sft" / "checkpoints" / "reward_model.safetensors")
 
 
-def main(arguments) -> int:
+def main(arguments: argparse.Namespace) -> int:
+    """Work the shift by each way to supervise, and write the table."""
     torch.set_num_threads(1)
     started, told = time.monotonic(), 0.0
 
@@ -260,12 +272,13 @@ def main(arguments) -> int:
             policy, reward_model = trained(
                 Path(folder), tasks, arguments.seed, lambda share, what: say(0.2 * share, what)
             )
-    rows, kept = [], []
+    rows: list[dict[str, Any]] = []
+    kept: list[Episode] = []
     shifts = [(each, arguments.hours) for each in SUPERVISIONS] + [(WATCHED, min(arguments.hours, PREDICTION_H))]
     for number, (supervision, hours) in enumerate(shifts):
         began = time.monotonic()
 
-        def tell(share: float, what: str, number=number) -> None:
+        def tell(share: float, what: str, number: int = number) -> None:
             say(0.2 + 0.8 * (number + share) / len(shifts), what)
 
         done = work_a_shift(

@@ -20,10 +20,12 @@ class Vocabulary:
 
     @staticmethod
     def split(text: str) -> list[str]:
+        """The words of a sentence, in small letters."""
         return re.findall(r"[a-z0-9]+", text.lower())
 
     @classmethod
     def of(cls, texts: Iterable[str], embodiment: Embodiment) -> "Vocabulary":
+        """Of the words of these sentences, and of the body's objects."""
         names = [word for kind in embodiment.objects for word in (kind.colour, kind.shape)]
         return cls([word for text in [*texts, *names] for word in cls.split(text)])
 

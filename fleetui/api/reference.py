@@ -62,7 +62,7 @@ def shapes_of(schema, groups):
     """(name, what it is, its fields) of each answer that the calls name, and of what stands in these."""
     known, wanted = schema["components"]["schemas"], []
     asked = [name for _, calls in groups for call in calls for name in known if name in call["answer"].split()]
-    for name in asked + ["Problem"]:
+    for name in [*asked, "Problem"]:
         for each in (name, *names_in(known[name])):
             if each not in wanted:
                 wanted.append(each)

@@ -73,10 +73,10 @@ def test_metrics_are_read_on_from_an_offset_and_a_torn_line_is_left_out(tmp_path
 
 def test_a_run_directory_without_a_usable_recipe_says_so(tmp_path):
     with pytest.raises(RunError, match=r"no recipe.json"):
-        RunDir(tmp_path).recipe("sft")
+        RunDir(tmp_path).recipe(SFTRecipe)
     run = RunDir.create(tmp_path, SFTRecipe())
     with pytest.raises(RunError, match="kind 'sft'"):
-        run.recipe("improve")
+        run.recipe(ImproveRecipe)
     (tmp_path / "recipe.json").write_text('{"kind": "sft", "steps": -1}')
     with pytest.raises(RunError, match="steps is -1"):
-        run.recipe("sft")
+        run.recipe(SFTRecipe)

@@ -449,12 +449,12 @@ def test_old_checkpoints_go_and_evaluated_ones_stay(new_improve_run, demonstrati
 
 def test_a_folder_that_holds_another_recipe_is_refused_and_kept(new_improve_run):
     run = new_improve_run(seed=1)
-    recipe = run.recipe("improve")
+    recipe = run.recipe(ImproveRecipe)
     with pytest.raises(RunError, match="another recipe"):
         RunDir.create(run.path, dataclasses.replace(recipe, seed=2))
     with pytest.raises(RunError, match="kind"):
         RunDir.create(run.path, SFTRecipe())
-    assert RunDir.create(run.path, recipe).recipe("improve") == recipe
+    assert RunDir.create(run.path, recipe).recipe(ImproveRecipe) == recipe
 
 
 def test_a_pause_file_holds_the_run(new_improve_run, loaded, monkeypatch):

@@ -513,7 +513,7 @@ def test_a_demonstration_that_makes_the_loss_no_number_is_left_out_by_name(new_s
 
     def read_with_one_bad(paths):
         demonstrations = read(paths)
-        recipe = run.recipe("sft")
+        recipe = run.recipe(SFTRecipe)
         generator = torch.Generator().manual_seed(recipe.seed)
         parts = split(demonstrations, recipe.validation_fraction, generator)
         episode = int(parts[who == "held out"][0])

@@ -12,6 +12,7 @@ One module a benchmark, with `run(seed, report) -> rows` and `summarise(rows) ->
 Hyper-parameters are chosen on seeds from 100 on; the reported ones are 0 to 4.
 """
 
+import argparse
 import importlib
 import math
 import multiprocessing
@@ -20,10 +21,11 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import scipy  # loads scipy.stats at its first use: a station host starts through this file and needs none
@@ -31,7 +33,7 @@ import scipy  # loads scipy.stats at its first use: a station host starts throug
 from robots import strict_json
 from robots.atomic_files import write_atomically
 
-Row = dict[str, object]
+Row = dict[str, Any]  # what a row says depends on its benchmark
 Report = Callable[[float, str], None]
 
 REGISTRY = {
@@ -48,13 +50,13 @@ REGISTRY = {
 }
 
 
-def mean_and_interval(values) -> dict[str, float | int]:
+def mean_and_interval(values: Sequence[float]) -> dict[str, float | int | None]:
     """The mean over seeds and its 95 % interval (Student's t); with one seed nobody knows: low and high are None."""
-    values = np.asarray(values, np.float64)
-    n, mean = len(values), float(values.mean())
+    each = np.asarray(values, np.float64)
+    n, mean = len(each), float(each.mean())
     if n < 2:
         return {"mean": mean, "low": None, "high": None, "n": n}
-    half = float(scipy.stats.t.ppf(0.975, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
+    half = float(scipy.stats.t.ppf(0.975, n - 1)) * float(each.std(ddof=1)) / math.sqrt(n)
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
@@ -73,20 +75,27 @@ def mean_of(rows: list[Row], setting: str, figure: str, regime: str | None = Non
     return float(np.mean(values)) if values else None
 
 
-def difference(rows: list[Row], setting: str, other: str, figure: str, regime: str | None = None) -> dict | None:
+def minus(one: float | None, other: float | None) -> float | None:
+    """None where one of them is."""
+    return None if one is None or other is None else one - other
+
+
+def difference(
+    rows: list[Row], setting: str, other: str, figure: str, regime: str | None = None
+) -> dict[str, Any] | None:
     """The mean of setting - other over the seeds that have both, and its paired interval; None where none has."""
     ours, theirs = (values_of(rows, each, figure, regime) for each in (setting, other))
     both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
     return mean_and_interval(both) if both else None
 
 
-def by_setting(rows: list[Row]) -> dict[str, dict[str, dict]]:
+def by_setting(rows: list[Row]) -> dict[str, dict[str, dict[str, Any]]]:
     """setting, or "regime: setting" -> figure -> mean and interval, for every figure that is a number in some row."""
 
     def called(row: Row) -> str:
-        return f"{row['regime']}: {row['setting']}" if row.get("regime") else row["setting"]
+        return f"{row['regime']}: {row['setting']}" if row.get("regime") else str(row["setting"])
 
-    result: dict[str, dict[str, dict]] = {}
+    result: dict[str, dict[str, dict[str, Any]]] = {}
     for setting in dict.fromkeys(map(called, rows)):
         mine = [row for row in rows if called(row) == setting]
         figures = dict.fromkeys(name for row in mine for name in row if name not in ("setting", "regime", "seed"))
@@ -95,11 +104,11 @@ def by_setting(rows: list[Row]) -> dict[str, dict[str, dict]]:
     return result
 
 
-def table(settings: dict[str, dict[str, dict]]) -> str:
+def table(settings: dict[str, dict[str, dict[str, Any]]]) -> str:
     """Settings downwards, figures across, each as mean and half width of the interval."""
     figures = list(dict.fromkeys(name for values in settings.values() for name in values))
 
-    def cell(value: dict | None) -> str:
+    def cell(value: dict[str, Any] | None) -> str:
         if value is None:
             return ""
         mean = value["mean"]
@@ -128,7 +137,7 @@ def commit() -> str:
         return ""
 
 
-def machine() -> dict:
+def machine() -> dict[str, Any]:
     cpu = platform.processor()
     try:
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -148,13 +157,14 @@ def machine() -> dict:
 class Progress:
     """One line on a terminal, now and then a line in a log: what, how far, and how long still."""
 
-    def __init__(self, name: str, seeds: int, stream=None):
+    def __init__(self, name: str, seeds: int, stream: TextIO | None = None):
         self.name, self.seeds = name, seeds
         self.stream = stream or sys.stderr
         self.started, self.written, self.seeds_done = time.monotonic(), -math.inf, 0
         self.every_s = 0.5 if self.stream.isatty() else 10.0
 
     def __call__(self, fraction: float, what: str) -> None:
+        """How far the seed under way is, 0 to 1, and what it is doing."""
         now = time.monotonic()
         if now - self.written < self.every_s:
             return
@@ -166,13 +176,14 @@ class Progress:
         self.stream.flush()
 
     def clear(self) -> None:
+        """Take the line off the terminal."""
         if self.stream.isatty():
             self.stream.write("\r\033[K")
 
 
 def run_benchmark(
-    name: str, seeds: int, first_seed: int, progress: Progress, save: Callable[[dict], None], jobs: int = 1
-) -> dict:
+    name: str, seeds: int, first_seed: int, progress: Progress, save: Callable[[dict[str, Any]], None], jobs: int = 1
+) -> dict[str, Any]:
     """All seeds, `jobs` of them at once in processes of their own; what is known so far is saved after each, since
     hours of work should survive the last one's crash.
     """
@@ -180,7 +191,7 @@ def run_benchmark(
     facts = {"name": name, "commit": commit(), "machine": machine() | {"jobs": jobs}}
     of_seed: dict[int, list[Row]] = {}
 
-    def taken(seed: int, found: list[Row]) -> dict:
+    def taken(seed: int, found: list[Row]) -> dict[str, Any]:
         of_seed[seed] = [{"setting": row["setting"], "seed": seed} | row for row in found]
         rows = [row for number in sorted(of_seed) for row in of_seed[number]]
         progress.seeds_done += 1
@@ -204,8 +215,8 @@ def _one_seed(name: str, seed: int) -> tuple[int, list[Row]]:
     return seed, importlib.import_module(REGISTRY[name]).run(seed, lambda fraction, what: None)
 
 
-def main(arguments) -> int:
-    def save(result: dict) -> None:
+def main(arguments: argparse.Namespace) -> int:
+    def save(result: dict[str, Any]) -> None:
         if arguments.json:
             write_atomically(Path(arguments.json), strict_json.dumps(result, indent=1).encode())
 

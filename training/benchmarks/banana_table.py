@@ -5,6 +5,7 @@ Where the words point to comes from stage 1 alone; how to push a long, curved th
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from training.benchmarks import Report, Row, mean_of
 from training.benchmarks.domain_transfer import Plan, carry_out
@@ -27,5 +28,5 @@ def run(seed: int, report: Report) -> list[Row]:
     return [demonstrator(seed, PLAN.practised), row]
 
 
-def summarise(rows: list[Row]) -> dict:
+def summarise(rows: list[Row]) -> dict[str, Any]:
     return {name: mean_of(rows, "self-improvement", name) for name in ("sft_success", "final_success")}

@@ -5,9 +5,11 @@ and words are lacking no more: what is, is to see. The demonstrator is told. As 
 fewer rows and attempts, because rendering is what takes the time.
 """
 
+from typing import Any
+
 import torch
 
-from training.benchmarks import Report, Row, mean_of
+from training.benchmarks import Report, Row, mean_of, minus
 from training.benchmarks.regimes import Regimes, demonstrator
 from training.benchmarks.two_stage_pipeline import demonstrations, folder, stage1
 
@@ -28,11 +30,10 @@ def run(seed: int, report: Report) -> list[Row]:
     return rows
 
 
-def summarise(rows: list[Row]) -> dict:
+def summarise(rows: list[Row]) -> dict[str, Any]:
     before, after = (mean_of(rows, setting, "success", "large") for setting in ("sft", "practice-200"))
-    known = before is not None and after is not None
     return REGIMES.summary(rows) | {
         "sft_success": before,
         "final_success": after,
-        "rise": after - before if known else None,
+        "rise": minus(after, before),
     }

@@ -11,6 +11,7 @@ stricter one than that is shown with less recall than it would have had.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from training.benchmarks.regimes import PRACTICE
 from training.benchmarks.two_stage_pipeline import demonstrations, folder, stage1, stage2
 from training.checkpoints import RewardModel
 from training.datasets import demonstrations_of, split
+from training.recipes import SFTRecipe
 
 DEMONSTRATIONS = 100
 THRESHOLDS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -37,7 +39,7 @@ def run(seed: int, report: Report) -> list[Row]:
         data = demonstrations(seed, DEMONSTRATIONS, report, 0.4, TASK)
         report(0.4, "stage 1")
         begin = stage1(path / "sft", data, seed)
-        recipe = begin.run.recipe("sft")
+        recipe = begin.run.recipe(SFTRecipe)
         generator = torch.Generator().manual_seed(seed)
         _, held_out = split(demonstrations_of(data), recipe.validation_fraction, generator)
         report(0.7, "practice")
@@ -53,7 +55,7 @@ def run(seed: int, report: Report) -> list[Row]:
     return [row | {"demonstrations": DEMONSTRATIONS, "practice_episodes": len(practice)} for row in rows]
 
 
-def summarise(rows: list[Row]) -> dict:
+def summarise(rows: list[Row]) -> dict[str, Any]:
     return {
         "false_positive_rate": mean_of(rows, "validation", "false_positive_rate"),
         "recall": mean_of(rows, "validation", "recall"),
@@ -75,11 +77,11 @@ def figures(setting: str, episodes: list[Episode], reward_model: RewardModel, s:
         d, _ = judge.steps_to_go(episode.observations, [episode.instruction] * len(episode.observations))
         success = fulfilled(episode)
         fired = steps_to_go.first_detection(d, s, k)
-        truly += success.any()
+        truly += int(success.any())
         if fired is not None:
             fires += 1
-            right += success[fired]
-            found += success[fired]
+            right += int(success[fired])
+            found += int(success[fired])
     return {
         "setting": setting,
         "s": s,

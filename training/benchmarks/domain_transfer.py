@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from robots.demonstrators import collect_demonstrations
 from robots.embodiments import get_embodiment
@@ -19,14 +20,16 @@ from training.run_dir import RunDir
 
 @dataclass(frozen=True)
 class Plan:
+    """Where is demonstrated, where is practised, and how much of both."""
+
     demonstrated: tuple[str, ...]  # task families
     demonstrations: int
     practised: str  # task family, of the same world or of another whose body senses and acts in the same terms
     practice: int  # episodes, at most
     stations: int = 16
-    sft: dict = field(default_factory=dict)  # settings of the recipes
-    improve: dict = field(default_factory=dict)
-    rules: dict = field(default_factory=dict)  # of the task that is practised
+    sft: dict[str, Any] = field(default_factory=dict)  # settings of the recipes
+    improve: dict[str, Any] = field(default_factory=dict)
+    rules: dict[str, Any] = field(default_factory=dict)  # of the task that is practised
 
 
 class WatchedRun(RunDir):
@@ -35,7 +38,8 @@ class WatchedRun(RunDir):
     report: Report = staticmethod(lambda fraction, what: None)
     part: tuple[float, float] = 0.0, 1.0  # of the benchmark's work
 
-    def log(self, kind: str, **values) -> None:
+    def log(self, kind: str, **values: Any) -> None:
+        """Also tells the benchmark how far training or practice is."""
         super().log(kind, **values)
         if kind == "progress" and values["phase"] in ("training", "practice"):
             start, end = self.part

@@ -26,9 +26,10 @@ How rows are measured: regimes.py. Privileged: exact poses (observation, fence),
 demonstration, needs_reset.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -40,6 +41,7 @@ from training.benchmarks import Report, Row, difference
 from training.benchmarks.regimes import PRACTICE, Regimes, demonstrator
 from training.benchmarks.two_stage_pipeline import Stage1, demonstrations, folder, picked, stage1, stage2
 from training.checkpoints import FrozenCheckpoint, Policy, RewardModel
+from training.methods.self_improvement import RewardsOf
 
 TASK = ("block2block",)
 TIME_LIMIT = TIME_LIMIT_STEPS
@@ -53,19 +55,19 @@ def run(seed: int, report: Report) -> list[Row]:
     rows = [demonstrator(seed)]
     with folder() as path:
         data = demonstrations(seed, REGIMES.most, report, 0.05, TASK)
-        small = None
+        begun = []
         for number, (regime, count) in enumerate(REGIMES.demonstrations.items()):
             report(0.05 + 0.1 * number, f"{regime}: {count} demonstrations")
             begin = stage1(path / f"sft-{regime}", data[:count], seed)
-            small = small or begin
+            begun.append(begin)
             rows += REGIMES.rows(regime, begin, data, path, seed)
         for number, (setting, other) in enumerate(OTHERS.items()):
             report(0.55 + 0.45 * number / len(OTHERS), setting)
-            rows.append(other(setting, small, path, seed))
+            rows.append(other(setting, begun[0], path, seed))
     return rows
 
 
-def summarise(rows: list[Row]) -> dict:
+def summarise(rows: list[Row]) -> dict[str, Any]:
     return REGIMES.summary(rows) | {
         f"small: {other} minus practice-200": difference(rows, other, "practice-200", "success", "small")
         for other in OTHERS
@@ -105,7 +107,7 @@ def hand_picked_goals() -> Iterator[None]:
 # Other ways to practise, in the smallest regime
 
 
-def another_way(rewards_of=None, **settings):
+def another_way(rewards_of: RewardsOf | None = None, **settings: Any) -> Callable[[str, Stage1, Path, int], Row]:
     def row(setting: str, begin: Stage1, path: Path, seed: int) -> Row:
         after = stage2(path / setting, begin, seed, PRACTICE, TIME_LIMIT, TASK, rewards_of=rewards_of, **settings)
         return REGIMES.practised(setting, "small", begin, after, PRACTICE, seed)
@@ -118,8 +120,8 @@ def with_hand_picked_goals(setting: str, begin: Stage1, path: Path, seed: int) -
         return another_way()(setting, begin, path, seed)
 
 
-ON_POLICY = {"replay": 0}
-OTHERS = {
+ON_POLICY: dict[str, Any] = {"replay": 0}
+OTHERS: dict[str, Callable[[str, Stage1, Path, int], Row]] = {
     "no-fence": another_way(rules={}),
     "policy-gradient": another_way(**ON_POLICY, gamma=0.9),
     "paper-settings": another_way(

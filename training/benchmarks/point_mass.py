@@ -6,6 +6,7 @@ the figures that matter are mean steps to the goal, where an attempt that fails 
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,6 @@ def optimal_steps(episodes: int, seed: int) -> float:
     return float(np.mean(steps))
 
 
-def summarise(rows: list[Row]) -> dict:
+def summarise(rows: list[Row]) -> dict[str, Any]:
     final, optimal = (mean_of(rows, "self-improvement", name) for name in ("final_steps", "optimal_steps"))
-    return {"ratio_to_optimal": final / optimal}
+    return {"ratio_to_optimal": final / optimal if final is not None and optimal else None}

@@ -4,6 +4,8 @@ Stage 1 has seen both families. After practice of one, both are evaluated, and B
 templates) that no demonstration used.
 """
 
+from typing import Any
+
 import torch
 
 from training.benchmarks import Report, Row, mean_of
@@ -49,5 +51,5 @@ def run(seed: int, report: Report) -> list[Row]:
     return rows
 
 
-def summarise(rows: list[Row]) -> dict:
+def summarise(rows: list[Row]) -> dict[str, Any]:
     return {f"gain_{setting.replace('-', '_')}": mean_of(rows, setting, "gain") for setting in SETTINGS}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from robots.tasks import get_task
 from robots.worlds import make_world
 from robots.worlds.language_table import TIME_LIMIT_STEPS
 from robots.worlds.language_table.demonstrator import demonstrate
+from robots.worlds.language_table.physics import LanguageTable
 from training.benchmarks import Row, difference, mean_of, two_stage_pipeline
 from training.benchmarks.two_stage_pipeline import (
     RULES,
@@ -58,6 +60,8 @@ class Regimes:
         return max([more, *(self.demonstrations[regime] * max(self.times) for regime in self.by_sft)])
 
     def rows(self, regime: str, begin: Stage1, data: Sequence[Episode], path: Path, seed: int) -> list[Row]:
+        """All rows of one regime, from its SFT run on; `data` are the demonstrations of the largest."""
+
         def imitated(setting: str, demonstrations: int) -> Row:
             more = stage1(path / f"{setting}-{regime}", data[:demonstrations], seed)
             return self.judged(setting, regime, more.policy, seed, more.wall_s, demonstrations=demonstrations)
@@ -83,6 +87,7 @@ class Regimes:
     def of_version(
         self, setting: str, regime: str, begin: Stage1, after: Stage2, count: int, policy: Policy, seed: int
     ) -> Row:
+        """Of one version of a practice run, which `count` practice episodes made."""
         practice = after.practice()[:count]
         detected = [episode for episode in practice if episode.detected_success]
         return self.judged(
@@ -97,7 +102,8 @@ class Regimes:
             false_detections=float(np.mean([not each.true_success for each in detected])) if detected else None,
         )
 
-    def judged(self, setting: str, regime: str, policy: Policy, seed: int, wall_s: float, **figures) -> Row:
+    def judged(self, setting: str, regime: str, policy: Policy, seed: int, wall_s: float, **figures: Any) -> Row:
+        """A policy's row: its success without a fence, and behind one where that is asked for."""
         bare = success(policy, seed, self.time_limit, [self.task], self.attempts)
         row = {
             "setting": setting,
@@ -116,7 +122,7 @@ class Regimes:
             row |= {"fenced_success": fenced.rate, "fenced_falls_per_100": 100 * fenced.falls / fenced.n}
         return row
 
-    def summary(self, rows: list[Row]) -> dict:
+    def summary(self, rows: list[Row]) -> dict[str, Any]:
         """The figures that others read, and the paired differences of each regime."""
 
         def mean(regime: str, other: str) -> float | None:
@@ -136,16 +142,16 @@ class Regimes:
             "over_8x": over_8x[-2] if len(over_8x) > 1 else None,
             "falls_ratio": after / before if before else None,
             **{
-                f"{regime}: practice-200 minus {other}": each
+                f"{regime}: practice-200 minus {other}": pair
                 for regime in self.demonstrations
                 for other in ("sft", "kept-by-detections", "more-demonstrations", "data-4x", "data-8x")
-                if (each := difference(rows, "practice-200", other, "success", regime))
+                if (pair := difference(rows, "practice-200", other, "success", regime))
             },
             **{
-                f"{regime}: practice-200 minus {other}, both fenced": each
+                f"{regime}: practice-200 minus {other}, both fenced": pair
                 for regime in self.demonstrations
                 for other in ("sft", "more-demonstrations", "data-8x")
-                if (each := difference(rows, "practice-200", other, "fenced_success", regime))
+                if (pair := difference(rows, "practice-200", other, "fenced_success", regime))
             },
         }
 
@@ -154,6 +160,8 @@ def demonstrator(seed: int, name: str = "block2block") -> Row:
     """The scripted one of a table's family, who is told where things are; from the starts that judge policies."""
     started, task = time.monotonic(), get_task(name)
     attempts, world = [], make_world(task.world, 0)
+    if not isinstance(world, LanguageTable):
+        raise ValueError(f"{name} is no task of a table.")
     for number in range(two_stage_pipeline.EVALUATION_EPISODES):
         rng = np.random.default_rng([evaluation_seed(seed), number])
         world.reset(rng)

@@ -5,9 +5,11 @@ scratch or beginning with a network that has been trained on broad data, some of
 that is pushed to places, then blocks that are pushed to places. Neither is Block2Block.
 """
 
+from typing import Any
+
 import torch
 
-from training.benchmarks import Report, Row, mean_of
+from training.benchmarks import Report, Row, mean_of, minus
 from training.benchmarks.language_table import TASK, TIME_LIMIT
 from training.benchmarks.regimes import PRACTICE
 from training.benchmarks.two_stage_pipeline import demonstrations, folder, stage1, stage2, success
@@ -59,9 +61,10 @@ def run(seed: int, report: Report) -> list[Row]:
     return rows
 
 
-def summarise(rows: list[Row]) -> dict:
+def summarise(rows: list[Row]) -> dict[str, Any]:
     return {
-        f"pretrained_minus_scratch_at_{share}": mean_of(rows, f"pretrained-{share}", "final_success")
-        - mean_of(rows, f"scratch-{share}", "final_success")
+        f"pretrained_minus_scratch_at_{share}": minus(
+            mean_of(rows, f"pretrained-{share}", "final_success"), mean_of(rows, f"scratch-{share}", "final_success")
+        )
         for share in SHARES
     }

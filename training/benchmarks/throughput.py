@@ -10,6 +10,7 @@ Each pair takes turns in one process, so that a busy machine slows both alike; t
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import mujoco
 import mujoco.rollout
@@ -42,7 +43,7 @@ def run(seed: int, report: Report) -> list[Row]:
     return rows
 
 
-def summarise(rows: list[Row]) -> dict:
+def summarise(rows: list[Row]) -> dict[str, Any]:
     return {
         "env_to_raw": mean_of(rows, "env", "share"),
         "batched_to_rollout": mean_of(rows, "batched", "share"),

@@ -5,6 +5,7 @@ The reward model has never seen the worn table either. Practice takes 3 % of the
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from training.benchmarks import Report, Row, mean_of
 from training.benchmarks.domain_transfer import Plan, carry_out
@@ -30,7 +31,7 @@ def run(seed: int, report: Report) -> list[Row]:
     ]
 
 
-def summarise(rows: list[Row]) -> dict:
+def summarise(rows: list[Row]) -> dict[str, Any]:
     return {
         name: mean_of(rows, "self-improvement", name) for name in ("sft_success", "final_success", "extra_episodes")
     }

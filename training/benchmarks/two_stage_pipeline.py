@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,9 @@ TASKS = ("block2block", "block_to_place")
 EVALUATION_EPISODES = 400
 STATIONS = 4
 # Settings of stage 1 that differ from the fleet's: figures are wanted of poor detectors, too.
-SFT = {"largest_threshold": 0.0}
+SFT: dict[str, Any] = {"largest_threshold": 0.0}
 # Of practice, as a fleet's first task has them.
-RULES = {"edge_margin": 0.01}
+RULES: dict[str, Any] = {"edge_margin": 0.01}
 
 
 @contextmanager
@@ -45,7 +46,12 @@ def demonstrations(seed: int, count: int, report: Report, share: float, tasks: S
 
 
 def success(
-    policy, seed: int, time_limit: int, tasks: Sequence[str] = TASKS, episodes: int = 0, **settings
+    policy: Policy,
+    seed: int,
+    time_limit: int,
+    tasks: Sequence[str] = TASKS,
+    episodes: int = 0,
+    **settings: Any,
 ) -> Evaluation:
     """True success on starts of this seed alone, apart from whatever chose the policy. Settings: evaluate's."""
     episodes = episodes or EVALUATION_EPISODES
@@ -77,6 +83,8 @@ def picked(text: str) -> np.ndarray:
 
 @dataclass
 class Stage1:
+    """A finished SFT run and its two checkpoints."""
+
     run: RunDir
     policy: Policy
     reward_model: RewardModel
@@ -84,7 +92,9 @@ class Stage1:
     wall_s: float
 
 
-def stage1(path: Path, episodes: Sequence[Episode], seed: int, earlier: Stage1 | None = None, **settings) -> Stage1:
+def stage1(
+    path: Path, episodes: Sequence[Episode], seed: int, earlier: Stage1 | None = None, **settings: Any
+) -> Stage1:
     """From the weights of an earlier one, if given."""
     started = time.monotonic()
     run = RunDir.create(path, SFTRecipe(seed=seed, evaluation_episodes=0, **SFT | settings))
@@ -103,6 +113,8 @@ def stage1(path: Path, episodes: Sequence[Episode], seed: int, earlier: Stage1 |
 
 @dataclass
 class Stage2:
+    """A finished practice run and every policy that it made."""
+
     run: RunDir
     versions: list[tuple[int, Policy]]  # practice episodes that made it, the policy
     wall_s: float
@@ -127,6 +139,7 @@ class Stage2:
         return max(self.versions[:-1], key=share)
 
     def practice(self) -> list[Episode]:
+        """The episodes of the run, in the order in which they were handed in."""
         return [episode for path in sorted(self.run.episodes.glob("*")) for episode in read_episodes(path)]
 
 
@@ -139,11 +152,11 @@ def stage2(
     tasks: Sequence[str] = TASKS,
     rewards_of: RewardsOf | None = None,
     judge: Stage1 | None = None,
-    rules: dict = RULES,
-    **settings,
+    rules: dict[str, Any] = RULES,
+    **settings: Any,
 ) -> Stage2:
     """Practice in one process, by the fleet's own stations and learner, without a success curve unless asked for."""
-    recipe = {"evaluation_episodes": 0, "tasks": ",".join(tasks), "time_limit": time_limit} | settings
+    recipe: dict[str, Any] = {"evaluation_episodes": 0, "tasks": ",".join(tasks), "time_limit": time_limit} | settings
     run = RunDir.create(path, ImproveRecipe(seed=seed, max_episodes=max_episodes, **recipe))
     (run.start / "policy.safetensors").symlink_to(begin.run.checkpoints / "policy.safetensors")
     # The reward model may be another run's than the policy.

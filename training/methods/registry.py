@@ -13,6 +13,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 from training.recipes import ImproveRecipe, Recipe, RecipeError, SFTRecipe
 
@@ -74,6 +75,7 @@ class Method:
 
     @property
     def kind(self) -> str:
+        """Its name in recipes, addresses and the database."""
         return self.recipe.KIND
 
     @property
@@ -81,17 +83,17 @@ class Method:
         """Whether stations act with its policies while it runs, and hand it their episodes."""
         return "stations" in self.needs
 
-    def start(self, run) -> dict:
-        """In the run's own process: the method itself, until it is done or cancelled."""
+    def start(self, run: Any) -> dict[str, Any]:
+        """In the run's own process: the method itself, on a RunDir, until it is done or cancelled."""
         module, _, function = self.entry.partition(":")
         return getattr(import_module(module), function)(run)
 
-    def shown(self) -> dict:
+    def shown(self) -> dict[str, Any]:
         """What a run's page needs to know to draw it (static/js/run.js)."""
         return {"practises": self.practises, "phases": self.phases, "curves": [_plain(each) for each in self.curves]}
 
 
-def _plain(curve: Curve) -> dict:
+def _plain(curve: Curve) -> dict[str, Any]:
     return vars(curve) | {"lines": [vars(line) for line in curve.lines]}
 
 
@@ -213,7 +215,7 @@ def methods_that_need(*needs: str) -> list[Method]:
     return [method for method in methods().values() if set(needs) <= set(method.needs)]
 
 
-def recipe_from_json(data: dict) -> Recipe:
+def recipe_from_json(data: dict[str, Any]) -> Recipe:
     """The recipe of recipe.json, by its kind."""
     kind = data.get("kind") if isinstance(data, dict) else None
     if kind not in methods():

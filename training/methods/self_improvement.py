@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,14 +70,14 @@ class Labelled:
     rewards: np.ndarray  # [steps]
 
 
-def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf | None = None) -> dict:
+def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf | None = None) -> dict[str, Any]:
     """Runs until the budget is spent, the guard stops it or it is cancelled; returns the summary (empty if cancelled).
 
     Stations hand episodes in from outside. Where there are none, `practise(run, policy, reward_model, steps)` is called
     for each version instead and has to write at least that many steps into run.episodes and close the round. Other
     rewards than the method's are for comparisons.
     """
-    recipe: ImproveRecipe = run.recipe("improve")
+    recipe = run.recipe(ImproveRecipe)
     if finished := run.summary():
         return finished
     started = time.monotonic()
@@ -88,10 +89,10 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
 
     while True:
         policy = learning.publish()
-        finished = learning.practised >= recipe.max_episodes or learning.version >= recipe.max_rounds
-        curve.evaluate(policy, learning.practised, finished)  # while the stations load the new version
+        over = learning.practised >= recipe.max_episodes or learning.version >= recipe.max_rounds
+        curve.evaluate(policy, learning.practised, over)  # while the stations load the new version
         forget_old_checkpoints(run, learning.version, curve.points)
-        if finished or curve.is_past_the_peak():
+        if over or curve.is_past_the_peak():
             break
         if practise is not None:
             practise(run, policy, learning.reward_model, recipe.steps_per_round)
@@ -139,11 +140,12 @@ class Learning:
         predicting = {"params": self.value_head, "lr": VALUE_RATE, "weight_decay": 0.0}
         # The critic last: a state from before there was one has the moments of the others at the same places.
         self.optimiser = torch.optim.AdamW([acting, predicting, judging], lr=recipe.learning_rate, fused=True)
-        self.progress: dict = {}
+        self.progress: dict[str, Any] = {}
         self.published = {line["id"] for line in run.lines("checkpoint")}
 
     @property
     def version(self) -> int:
+        """The newest policy's."""
         return self.progress["version"]
 
     @property
@@ -152,6 +154,7 @@ class Learning:
         return self.progress["episodes"]
 
     def save(self) -> None:
+        """All that a restart needs."""
         modules = {"network": self.network, **self.learner.modules}
         save_state(self.run.path / STATE, self.progress, self.optimiser, self.generator, **modules)
 
@@ -192,7 +195,8 @@ class Learning:
             for episode in read_episodes(path):
                 if episode.purpose == "demonstration" and episode.true_success and fits(episode, policy, self.run.note):
                     rewards = self.rewards_of(episode, episode.steps, self.reward_model, policy)
-                    self.learner.remember(episode, episode.steps, rewards, policy)
+                    if rewards is not None:
+                        self.learner.remember(episode, episode.steps, rewards, policy)
 
     def publish(self) -> Policy:
         """The newest version, for the stations to act with."""
@@ -295,14 +299,15 @@ class SuccessCurve:
     run: RunDir
     recipe: ImproveRecipe
     tasks: list[str]
-    points: dict[int, dict] = field(default_factory=dict)  # version -> its evaluation
+    points: dict[int, dict[str, Any]] = field(default_factory=dict)  # version -> its evaluation
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.points = {line["version"]: line for line in self.run.lines("evaluation")}
         self.marked = {line["version"] for line in self.run.lines("kept")}
         self.simulated = self.recipe.evaluation_episodes > 0
 
     def judge(self, policy: Policy, seed: int) -> Evaluation | None:
+        """Its true success; None where nothing can be simulated."""
         recipe = self.recipe
         return evaluate_for(
             self.run,
@@ -340,7 +345,7 @@ class SuccessCurve:
         )
         return True
 
-    def conclude(self) -> dict:
+    def conclude(self) -> dict[str, Any]:
         """The last word, on fresh seeds, on the policy that practice began with and on the one that is kept."""
         best, final = best_version(self.points), self.points[max(self.points)]
         summary = {"success": final["successes"] / final["n"], "kept_version": best}
@@ -393,6 +398,7 @@ def practice_in(path: Path, policy: Policy, note: Callable[..., None]) -> list[E
 
 
 def fits(episode: Episode, policy: Policy, note: Callable[..., None]) -> bool:
+    """Whether the policy's body can have acted it; a note says why not."""
     try:
         episode.check_against(policy.embodiment)
     except EpisodeError as error:
@@ -424,7 +430,7 @@ def success_bins_of(episode: Episode, policy: Policy) -> np.ndarray:
     return bins
 
 
-def past_the_peak(evaluations: dict[int, dict], patience: int) -> bool:
+def past_the_peak(evaluations: dict[int, dict[str, Any]], patience: int) -> bool:
     """The guard: whether the last `patience` evaluations all lie below the lower bound of the best one's interval.
 
     The shaped return goes on rising while true success falls, and so does the detector's rate; only attempts that are
@@ -457,16 +463,17 @@ def next_metadata(
     )
 
 
-def best_version(evaluations: dict[int, dict]) -> int:
+def best_version(evaluations: dict[int, dict[str, Any]]) -> int:
     """The version with the best evaluation, the later one of equals."""
     return max(evaluations, key=lambda version: (evaluations[version]["successes"], version))
 
 
-def policy_path(run: RunDir, version: int):
+def policy_path(run: RunDir, version: int) -> Path:
+    """Where a version's file is."""
     return run.checkpoints / f"policy-{version:06d}.safetensors"
 
 
-def forget_old_checkpoints(run: RunDir, version: int, evaluations: dict) -> None:
+def forget_old_checkpoints(run: RunDir, version: int, evaluations: dict[int, dict[str, Any]]) -> None:
     """Evaluated versions stay for good, the others until a few newer are out: thousands of rounds must fit a disk."""
     old = version - NEWEST_KEPT
     if old > 0 and old not in evaluations:
