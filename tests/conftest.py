@@ -48,6 +48,14 @@ def pytest_configure(config):
         static_files.collect()  # pages name files by their hash
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """What a test printed may hold half a surrogate pair, which no worker can send to the one that it reports to."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture(scope="session")
 def servers():
     """PostgreSQL and Valkey: embedded ones, unless DATABASE_URL and REDIS_URL name others."""
