@@ -171,7 +171,7 @@ class Progress:
         self.written = now
         done = (self.seeds_done + min(1.0, max(0.0, fraction))) / self.seeds
         eta = f"{(now - self.started) * (1 - done) / done:.0f} s left" if done > 0 else "time left unknown"
-        text = f"{self.name}: {done:4.0%}, {eta}, seed {self.seeds_done + 1} of {self.seeds}: {what}"
+        text = f"{self.name}: {done:4.0%}, {eta}, seed {min(self.seeds_done + 1, self.seeds)} of {self.seeds}: {what}"
         self.stream.write(f"\r\033[K{text}" if self.stream.isatty() else f"{text}\n")
         self.stream.flush()
 
