@@ -14,6 +14,7 @@ is one line here, with a default, so that an end of before can be understood.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import textwrap
@@ -242,7 +243,7 @@ class Telemetry(Message):
     d_start: float | None = part(NUMBER, "d at the attempt's beginning", default=None)
     progress: float | None = part(NUMBER, "0 to 1, from d and d_start", default=None)
     p_success: float | None = part(
-        NUMBER, 'the mass that the policy\'s prediction puts on "done within the steps that are left"', default=None
+        NUMBER, 'what the policy\'s prediction puts on "done within the steps that are left"', default=None
     )
     distribution: list[float] | None = part(DISTRIBUTION, "the reward model's, over the steps to go", default=None)
     bin_width: float | None = part(NUMBER, "steps, of the distribution's bins", default=None)
@@ -459,26 +460,23 @@ TO_STATION: Kinds = {
 # To and from JSON
 
 
-# The fields of each message that travel.
-_PARTS = {
-    kind: tuple(each for each in dataclasses.fields(kind) if each.metadata)
-    for kind in (*FROM_STATION.values(), *TO_STATION.values())
-}
-# Of these, the names of those that have no default: where they don't come they are read as null.
-_NEEDED = {
-    kind: frozenset(
-        each.name
-        for each in parts
-        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
-    )
-    for kind, parts in _PARTS.items()
-}
+@functools.cache
+def _parts(kind: type[Message]) -> tuple[dataclasses.Field[Any], ...]:
+    """The fields that travel; a server's own kinds of message have some, too."""
+    return tuple(each for each in dataclasses.fields(kind) if each.metadata)
+
+
+@functools.cache
+def _needed(kind: type[Message]) -> frozenset[str]:
+    """The names of those that have no default: where they don't come they are read as null."""
+    missing = dataclasses.MISSING
+    return frozenset(each.name for each in _parts(kind) if each.default is missing and each.default_factory is missing)
 
 
 def to_json(message: Message) -> dict[str, Any]:
     """The message as it travels; what is optional and has its default is left out."""
     told: dict[str, Any] = {"type": message.TYPE}
-    for each in _PARTS[type(message)]:
+    for each in _parts(type(message)):
         value = getattr(message, each.name)
         if not (each.metadata["optional"] and value == each.default):
             told[each.name] = value
@@ -501,8 +499,8 @@ def decode(told: Any, kinds: Kinds) -> Message | None:
     if kind is None:
         return None
     values = {}
-    for each in _PARTS[kind]:
-        if each.name in told or each.name in _NEEDED[kind]:
+    for each in _parts(kind):
+        if each.name in told or each.name in _needed(kind):
             try:
                 values[each.name] = each.metadata["kind"].read(told.get(each.name))
             except MessageError as error:
@@ -536,8 +534,8 @@ def reference() -> str:
         lines += ["", f"#### {title}"]
         for name, kind in kinds.items():
             lines += ["", _wrapped(f"**`{name}`**: {' '.join((kind.__doc__ or '').split())}"), ""]
-            lines += [_item(f"`{each.name}`{'?' * each.metadata['optional']}", *_said(each)) for each in _PARTS[kind]]
-            if not _PARTS[kind]:
+            lines += [_item(f"`{each.name}`{'?' * each.metadata['optional']}", *_said(each)) for each in _parts(kind)]
+            if not _parts(kind):
                 lines.pop()
     return "\n".join(lines) + "\n"
 

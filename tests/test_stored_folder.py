@@ -130,16 +130,16 @@ def test_every_page_shows_what_was_there(manager):
 def test_every_record_is_whole(manager):
     acts = {row["kind"] for row in csv_of(manager, "audit/export.csv")}
     assert {"run_launched", "run_paused", "override", "hand_back", "reset", "relabel", "assigned", "logged_in"} <= acts
-    (dataset,) = manager.api("GET", "datasets")
+    (dataset,) = manager.api("GET", "datasets")["items"]
     assert (dataset["episodes"], dataset["state"]) == (20, "ready")
-    episodes = manager.api("GET", "episodes?limit=500")
+    episodes = manager.api("GET", "episodes?limit=500")["items"]
     (correction,) = [row for row in episodes if row["purpose"] == "correction"]
-    practised = manager.api("GET", f"episodes?run={PRACTICE_RUN}&purpose=practice&limit=500")
+    practised = manager.api("GET", f"episodes?run={PRACTICE_RUN}&purpose=practice&limit=500")["items"]
     assert len(practised) >= EPISODES_THEN
     for row in [correction, *practised[-EPISODES_THEN:]]:
         steps = manager.api("GET", f"episodes/{row['uuid']}/steps")
         assert len(steps["actions"]) == row["steps"]
-    evaluations = manager.api("GET", f"runs/{PRACTICE_RUN}/metrics?after=0&kind=evaluation")
+    evaluations = manager.api("GET", f"runs/{PRACTICE_RUN}/metrics?after=0&kind=evaluation")["items"]
     assert evaluations[0]["data"]["successes"] == 3 and evaluations[0]["data"]["n"] == 10
 
 
@@ -150,7 +150,7 @@ def csv_of(person, path):
 
 
 def test_a_browser_draws_the_run_and_replays_an_episode(fleet, browser, manager):
-    uuid = manager.api("GET", f"episodes?run={PRACTICE_RUN}&purpose=practice&limit=500")[-1]["uuid"]
+    uuid = manager.api("GET", f"episodes?run={PRACTICE_RUN}&purpose=practice&limit=500")["items"][-1]["uuid"]
     context = browser.new_context(base_url=fleet.url)
     page = context.new_page()
     errors = []
@@ -178,7 +178,7 @@ def test_practice_goes_on_where_it_was_paused(fleet, researcher, old_tokens):
     newest = max(row["version"] for row in before["checkpoints"])
     assert newest > 0
     assert (fleet.data / "stations.json").read_text() == old_tokens
-    researcher.wait_for("stations", lambda rows: all(row["connected"] for row in rows))
+    researcher.wait_for("stations", lambda rows: all(row["connected"] for row in rows["items"]))
     researcher.api("POST", f"{path}/resume")
     run = researcher.wait_for(path, lambda run: run["state"] in ("completed", "failed"))
     assert run["state"] == "completed", run["error"]

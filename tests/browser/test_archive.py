@@ -24,7 +24,7 @@ def test_an_archived_station_leaves_open_walls_and_comes_back_by_itself(manager,
     expect(manager.locator("#toasts")).to_contain_text("Station 2 is archived.")
     expect(card).to_have_count(0)
     archived = manager.request.get(f"/api{LAB}/stations?archived=true").json()["items"]
-    assert [row["slug"] for row in archived] == ["station-2"]
+    assert "station-2" in [row["slug"] for row in archived]
     other.wait_for_function(
         """() => fetch('/api/labs/main/stations/station-2').then((answer) => answer.json())
           .then((card) => card.connected === false)"""

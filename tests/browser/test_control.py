@@ -474,7 +474,7 @@ def test_a_key_that_drives_labels_nothing(people, watched):
     state_is(page, "idle")
     assert not [url for url in asked if "/label" in url]
     page.keyboard.press("?")
-    expect(page.locator("#keys")).to_contain_text(re.compile(r"Shift S\s*The last episode was a true success"))
+    expect(page.locator("#keys")).to_contain_text(re.compile(r"Shift\s+S\s*The last episode was a true\s+success"))
     page.keyboard.press("Escape")
 
 

@@ -65,7 +65,7 @@ def running_fleet():
 def test_it_is_launched_from_its_page_practises_and_draws_its_curve(opened, screenshots):
     assert len(dedent(FILE).strip().splitlines()) <= 36, "about 30 lines, apart from empty ones"
     page = opened("manager")
-    ready = lambda: [row for row in api(page, "GET", "datasets") if row["state"] == "ready"]  # noqa: E731
+    ready = lambda: [row for row in api(page, "GET", "datasets")["items"] if row["state"] == "ready"]  # noqa: E731
     dataset = wait_for(page, ready, 120, "No dataset was ready.")[-1]
     recipe = RECIPES["sft"] | {"evaluation_episodes": 0}
     parent = api(page, "POST", "runs", {"kind": "sft", "dataset": dataset["id"], "recipe": recipe})["id"]
@@ -95,7 +95,7 @@ def test_it_is_launched_from_its_page_practises_and_draws_its_curve(opened, scre
     run = api(page, "GET", "runs/2")
     assert run["round_target"] == 60 <= run["round_steps"] and run["practice_episodes"] >= 1
     assert [row["role"] for row in run["checkpoints"]] == ["policy"] and run["checkpoints"][0]["published_at"]
-    episodes = api(page, "GET", "episodes?run=2")
+    episodes = api(page, "GET", "episodes?run=2")["items"]
     assert {row["station"] for row in episodes} == {"station-1"}
     points = str(run["practice_episodes"])
     expect(page.locator("#curve-0")).to_have_attribute("data-points", points, timeout=20_000)

@@ -49,7 +49,7 @@ def expect_order(page, wanted):
     for place, number in enumerate(wanted):
         row = page.locator("#waiting tr[data-assignment]").nth(place)
         expect(row).to_have_attribute("data-assignment", str(number))
-    assert [row["id"] for row in api(page, "GET", "assignments") if row["ended_at"] is None] == wanted
+    assert [row["id"] for row in api(page, "GET", "assignments")["items"] if row["ended_at"] is None] == wanted
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def at_the_queue(page):
     """Each test begins at an empty queue and leaves one; other files' tests use the same fleet."""
     page.goto(f"{LAB}/tasks/")
     yield
-    for row in api(page, "GET", "assignments"):
+    for row in api(page, "GET", "assignments")["items"]:
         if row["ended_at"] is None:
             api(page, "DELETE", f"assignments/{row['id']}")
 

@@ -69,6 +69,24 @@ OTHERS = {
     "labs/<slug:lab_slug>/stations/<slug:station_slug>/maintenance",
     "labs/<slug:lab_slug>/stations/<slug:station_slug>/archive",
     "labs/<slug:lab_slug>/attention/count",
+    "time-zone/seen",
+    "labs/<slug:lab_slug>/attention/<int:number>/acknowledge",
+    "labs/<slug:lab_slug>/attention/<int:number>/close",
+    "labs/<slug:lab_slug>/attention/<int:number>/release",
+    "labs/<slug:lab_slug>/attention/<int:number>/take",
+    "labs/<slug:lab_slug>/attention/contacts",
+    "labs/<slug:lab_slug>/attention/contacts/<int:number>/remove",
+    "labs/<slug:lab_slug>/attention/contacts/<int:number>/try",
+    "labs/<slug:lab_slug>/people/<int:number>/password",
+    "labs/<slug:lab_slug>/people/<int:number>/remove",
+    "labs/<slug:lab_slug>/people/<int:number>/role",
+    "labs/<slug:lab_slug>/people/invite",
+    "labs/<slug:lab_slug>/people/invited/<int:number>/revoke",
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>/delete",
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>/maintenance/end",
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>/restore",
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>/token/noted",
+    "labs/<slug:lab_slug>/stations/<slug:station_slug>/token/renew",
     "labs/<slug:lab_slug>/audit/export.<slug:kind>",
     "labs/<slug:lab_slug>/tasks/queue",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/archive",
@@ -130,7 +148,7 @@ def wait_for(page, found, seconds, said):
 def furnished(people):
     """Something of each kind to look at: a dataset, a trained policy, practice, an episode, an open help request."""
     page = people("manager")
-    ready = lambda: [row for row in api(page, "GET", "datasets") if row["state"] == "ready"]  # noqa: E731
+    ready = lambda: [row for row in api(page, "GET", "datasets")["items"] if row["state"] == "ready"]  # noqa: E731
     dataset = wait_for(page, ready, 90, "No dataset was ready.")[-1]
     body = {"kind": "sft", "name": "to be looked at", "dataset": dataset["id"]}
     recipe = RECIPES["sft"] | {"evaluation_episodes": 10}

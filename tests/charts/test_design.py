@@ -34,7 +34,7 @@ def test_a_state_has_contrast_on_each_of_its_grounds(state, theme):
 
 def test_each_state_has_a_shape_and_no_two_of_a_station_are_alike():
     sprite = (ROOT / "templates" / "_sprite.html").read_text()
-    shapes = dict(re.findall(r'<symbol id="s-([\w]+)"[^>]*>(.*?)</symbol>', sprite))
+    shapes = dict(re.findall(r'<symbol id="s-([\w]+)"[^>]*>(.*?)</symbol>', sprite, re.DOTALL))
     assert {*SHOWN_STATES, *RUN_STATES, *ASSIGNMENT_STATES, *DATASET_STATES} <= set(shapes)
     assert len({shapes[state] for state in SHOWN_STATES}) == len(SHOWN_STATES)
 

@@ -233,7 +233,7 @@ def test_errors_name_the_labels_and_stand_on_top_of_the_page(lab):
     dataset = make_dataset(lab)
     bad = {"steps": "many", "batch": "1", "threads": "0", "dataset": dataset.pk}
     page = post(lab, "researcher", "runs/new?kind=sft", **bad).content.decode()
-    top = page.partition('id="problems"')[2].partition("</div>")[0]
+    top = " ".join(page.partition('id="problems"')[2].partition("</div>")[0].split())
     assert "3 things need a change." in top
     for field, sentence in (
         ("steps", "Updates must be a whole number, not &#x27;many&#x27;."),

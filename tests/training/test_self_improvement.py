@@ -556,7 +556,7 @@ def test_a_checkpoint_with_a_nan_is_neither_kept_nor_loaded(tmp_path, finished_s
         with pytest.raises(CheckpointError, match=r"1 of .* tensors hold NaN or infinity, such as action_head.heads.0"):
             save_checkpoint(path, network, metadata)
         assert path.read_bytes() == before
-    path.write_bytes(save(network.state_dict(), metadata={"metadata": json.dumps(dataclasses.asdict(metadata))}))
+    path.write_bytes(save(network.state_dict(), metadata={"description": json.dumps(dataclasses.asdict(metadata))}))
     with pytest.raises(CheckpointError, match="NaN"):
         load_checkpoint(path)
     with pytest.raises(CheckpointError, match="threshold or recipe"):
@@ -565,7 +565,7 @@ def test_a_checkpoint_with_a_nan_is_neither_kept_nor_loaded(tmp_path, finished_s
 
 
 def test_a_checkpoint_with_a_bomb_in_its_header_is_refused_before_it_is_parsed(tmp_path):
-    header = b'{"__metadata__":{"metadata":"' + b"[" * 2_000_000 + b'"}}'
+    header = b'{"__metadata__":{"description":"' + b"[" * 2_000_000 + b'"}}'
     (tmp_path / "p.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(CheckpointError, match=r"header has 20000.* bytes, more than 1000000"):
         load_checkpoint(tmp_path / "p.safetensors")
