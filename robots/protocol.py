@@ -14,7 +14,6 @@ is one line here, with a default, so that an end of before can be understood.
 """
 
 import dataclasses
-import functools
 import json
 import math
 import textwrap
@@ -460,17 +459,25 @@ TO_STATION: Kinds = {
 # To and from JSON
 
 
-@functools.cache
+# The fields of each kind of message that travel, and of these the names of those that have no default: where they don't
+# come they are read as null. Filled as kinds are met, since a server has some of its own.
+_PARTS: dict[type[Message], tuple[dataclasses.Field[Any], ...]] = {}
+_NEEDED: dict[type[Message], frozenset[str]] = {}
+
+
 def _parts(kind: type[Message]) -> tuple[dataclasses.Field[Any], ...]:
-    """The fields that travel; a server's own kinds of message have some, too."""
-    return tuple(each for each in dataclasses.fields(kind) if each.metadata)
+    if kind not in _PARTS:
+        _PARTS[kind] = tuple(each for each in dataclasses.fields(kind) if each.metadata)
+    return _PARTS[kind]
 
 
-@functools.cache
 def _needed(kind: type[Message]) -> frozenset[str]:
-    """The names of those that have no default: where they don't come they are read as null."""
-    missing = dataclasses.MISSING
-    return frozenset(each.name for each in _parts(kind) if each.default is missing and each.default_factory is missing)
+    if kind not in _NEEDED:
+        missing = dataclasses.MISSING
+        _NEEDED[kind] = frozenset(
+            each.name for each in _parts(kind) if each.default is missing and each.default_factory is missing
+        )
+    return _NEEDED[kind]
 
 
 def to_json(message: Message) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_a_station_says_what_it_always_said_and_a_code_where_its_reason_has_one(
 @pytest.mark.parametrize("kind", [*FROM_STATION.values(), *TO_STATION.values()])
 def test_each_message_is_read_as_it_was_written(kind):
     sample = {"state": "idle", "ok": True, "kind": "self_reset", "checkpoint": "p", "id": "c1", "name": "drive"}
-    needed = {each: sample.get(each, 4) for each in protocol._NEEDED[kind] if kind is not Policy}
+    needed = {each: sample.get(each, 4) for each in protocol._needed(kind) if kind is not Policy}
     message = kind(**needed) if kind is not Policy else POLICY
     kinds = FROM_STATION if kind in FROM_STATION.values() else TO_STATION
     assert decode_text(encode(message), kinds) == message
