@@ -183,14 +183,14 @@ def test_practice_goes_on_where_it_was_paused(fleet, researcher, old_tokens):
     run = researcher.wait_for(path, lambda run: run["state"] in ("completed", "failed"))
     assert run["state"] == "completed", run["error"]
     assert run["practice_episodes"] >= BUDGET
-    notes = [row["data"]["text"] for row in researcher.api("GET", f"{path}/metrics?after=0&kind=note")]
+    notes = [row["data"]["text"] for row in researcher.api("GET", f"{path}/metrics?after=0&kind=note")["items"]]
     assert any(re.match(rf"Going on with version {newest}, after \d+ practice episodes", note) for note in notes), notes
-    updates = [row["data"]["version"] for row in researcher.api("GET", f"{path}/metrics?after=0&kind=update")]
+    updates = [row["data"]["version"] for row in researcher.api("GET", f"{path}/metrics?after=0&kind=update")["items"]]
     assert updates == list(range(1, updates[-1] + 1)) and updates[-1] > newest, "a version twice, or one left out"
     files = [path.name for path in (fleet.data / "runs" / str(PRACTICE_RUN) / "episodes").iterdir()]
     assert len(files) == len({name[-48:] for name in files}), "an episode was handed in twice"
     # The assignment that had waited all the time gets its stations, and a run from the old checkpoints.
-    later = researcher.wait_for("runs", lambda rows: len(rows) == 3)[0]
+    later = researcher.wait_for("runs", lambda rows: rows["count"] == 3)["items"][0]
     assert later["kind"] == "improve"
     later = researcher.wait_for(f"runs/{later['id']}", lambda run: run["practice_episodes"] or run["state"] == "failed")
     assert later["state"] != "failed", later["error"]
