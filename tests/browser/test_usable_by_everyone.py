@@ -160,7 +160,7 @@ def furnished(people):
     body |= {"task": "block2block", "recipe": recipe}
     improve = api(page, "POST", "runs", body)["id"]
     api(page, "POST", "stations/station-1/command", {"name": "speed", "args": {"value": 0}})
-    episodes = lambda: api(page, "GET", f"episodes?run={improve}&limit=1")  # noqa: E731
+    episodes = lambda: api(page, "GET", f"episodes?run={improve}&limit=1")["items"]  # noqa: E731
     episode = wait_for(page, episodes, 120, "No practice episode came.")[0]
     api(page, "POST", "stations/station-2/command", {"name": "stop"})  # so that somebody is asked for
     body = {"task": "block2block", "stations": ["station-2"], "episodes": 5}
