@@ -52,6 +52,18 @@ def read_json(text: str | None, largest: int) -> dict:
     return message
 
 
+under_way: set[asyncio.Task] = set()
+
+
+def begin(coroutine: Coroutine) -> None:
+    """A task that nobody waits for and that no socket's end ends. Held here until it is done: the loop alone would let
+    it vanish under way.
+    """
+    task = asyncio.get_running_loop().create_task(coroutine)
+    under_way.add(task)
+    task.add_done_callback(under_way.discard)
+
+
 class Socket(AsyncWebsocketConsumer):
     """A connection of /ws/*. Subclasses have `enter`, `take` and `leave`."""
 
@@ -175,7 +187,7 @@ class Socket(AsyncWebsocketConsumer):
             log.debug("%s: %r", self, error)
 
     def hang_up_soon(self, code: int, reason: str = "") -> None:
-        asyncio.ensure_future(self.hang_up(code, reason))
+        begin(self.hang_up(code, reason))
 
     async def hang_up(self, code: int, reason: str = "") -> None:
         """Close it from here. A dead connection can neither raise nor make its caller wait."""

@@ -21,7 +21,7 @@ from fleetui.fleet.actions import stops as stop_actions
 from fleetui.fleet.models import Station
 from fleetui.live import frames, telemetry
 from fleetui.live.hearing import get_hearing
-from fleetui.live.sockets import BAD_MESSAGE, BadRequest, Socket, in_thread, read_json
+from fleetui.live.sockets import BAD_MESSAGE, BadRequest, Socket, begin, in_thread, read_json
 from fleetui.practice.actions import publishing
 from robots import protocol
 from robots.protocol import (
@@ -311,9 +311,10 @@ class StationConsumer(Socket):
         if isinstance(message, messages.TokenRenewed):
             self.close_old_token_in(message.old_works_s)
             return
-        if isinstance(message, Command) and message.name == "clear_stop":
-            if self.latch in (message.args.get("stop"), stops.EARLIER):  # not where a newer one was told meanwhile
-                stops.set_latch(self, "")
+        # Not where a newer one was told meanwhile.
+        clears = isinstance(message, Command) and message.name == "clear_stop"
+        if clears and self.latch in (message.args.get("stop"), stops.EARLIER):
+            stops.set_latch(self, "")
         if isinstance(message, Command) and message.sent_at is not None:
             # By the steady clock from here on: wall clocks jump, and the way through the layer was a moment only.
             message = replace(message, sent_at=time.monotonic() - max(0.0, time.time() - message.sent_at))
@@ -341,7 +342,7 @@ def call_for(station):
             await in_thread(attention.note_absence)(station=station)
 
     if station.pk not in stops.links:
-        asyncio.ensure_future(call())
+        begin(call())
 
 
 def bearer_token(scope) -> str:
