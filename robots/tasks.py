@@ -50,7 +50,7 @@ class Grammar:
         named = {slot for _, slot, _, _ in Formatter().parse(self.templates[0])}
         return tuple(sorted(slot for slot in named if slot not in (None, "verb")))
 
-    def draw(self, rng: np.random.Generator, held_out: bool, **slots: str) -> str:
+    def sample(self, rng: np.random.Generator, held_out: bool, **slots: str) -> str:
         """One wording; held out: with a verb or a template that training never sees."""
         if not held_out:
             verbs, templates = self.verbs, self.templates
@@ -122,7 +122,7 @@ class TaskFamily:
             wanted = min(MARGIN, max(left))
             targets = [target for target, missing in zip(targets, left, strict=True) if missing >= wanted]
         target = targets[rng.integers(len(targets))]
-        return Instruction(self.grammar.draw(rng, held_out, **target), self.name, target)
+        return Instruction(self.grammar.sample(rng, held_out, **target), self.name, target)
 
     def parse(self, text: str) -> Instruction:
         """The instruction that a person typed or an episode recorded."""

@@ -202,7 +202,7 @@ GROUPS: tuple[tuple[str, tuple[Term, ...]], ...] = (
                 "How many more steps the reward model expects until the instruction is fulfilled. d is the mean.",
                 "The network predicts a whole distribution (the shade of the strip); its mean is the number d. d falls "
                 "while an attempt gets closer to its goal. Where it rises suddenly, something slipped or was dropped: "
-                "these largest rises are called moments.",
+                "these largest rises are called events.",
                 fields=("bins", "bin_width", "stall_steps", "regression"),
             ),
             Term(

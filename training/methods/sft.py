@@ -252,7 +252,7 @@ def ground(
     countdown = Countdown(run, "grounding", recipe.grounding_steps, progress["step"])
     for step in range(progress["step"] + 1, recipe.grounding_steps + 1):
         run.wait_while_paused()
-        learnt_from = draw(training, 128, generator)
+        learnt_from = sample(training, 128, generator)
         value = loss(learnt_from, noisy=True)
         if not descend(value, optimiser, parameters):
             groups = [(int(each), each[None]) for each in learnt_from.unique()]
@@ -389,9 +389,9 @@ def train(
     countdown = Countdown(run, "training", updates, progress["step"])
     for step in range(progress["step"] + 1, updates + 1):
         run.wait_while_paused()
-        cloned = draw(learned_from.imitable, half, generator)
+        cloned = sample(learned_from.imitable, half, generator)
         bc = losses.cloning(cloned, from_any_side=True)
-        counted = draw(learned_from.all, recipe.batch - half, generator)
+        counted = sample(learned_from.all, recipe.batch - half, generator)
         stg = losses.steps_to_go(counted, from_any_side=True)
         if not descend(bc + stg, optimiser, trained):
             learned_from.leave_out(bad_episodes(torch.cat([cloned, counted])))
@@ -419,7 +419,7 @@ def train(
     return True
 
 
-def draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def sample(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """So many of them at random, each as likely as any other, and perhaps twice. [n] -> [count]"""
     return rows[torch.randint(len(rows), (count,), generator=generator)]
 

@@ -1,4 +1,4 @@
-// What replay and rewind share: play and pause, the slider, the strip as a slider, and the jump to the next moment.
+// What replay and rewind share: play and pause, the slider, the strip as a slider, and the jump to the next event.
 // Time is counted in whole numbers, the strip's. `show(at, passing)` draws one of them; passing: on the way, not where
 // a person went.
 
@@ -57,15 +57,15 @@ export class Player {
     this.play.querySelector("use").setAttribute("href", playing ? "#i-pause" : "#i-play");
   }
 
-  toNextMoment() {
-    const moments = this.strip.moments().map((each) => each.step).sort((a, b) => a - b);
-    if (moments.length) this.goTo(moments.find((each) => each > this.at) ?? moments[0]);
+  toNextEvent() {
+    const events = this.strip.events().map((each) => each.step).sort((a, b) => a - b);
+    if (events.length) this.goTo(events.find((each) => each > this.at) ?? events[0]);
   }
 
-  // A button for each moment; false: there are none.
-  listMoments(list, word, title = () => "") {
-    const moments = this.strip.moments().sort((a, b) => a.step - b.step);
-    if (moments.length) list.replaceChildren(...moments.map(({ step, rise }) => {
+  // A button for each event; false: there are none.
+  listEvents(list, word, title = () => "") {
+    const events = this.strip.events().sort((a, b) => a.step - b.step);
+    if (events.length) list.replaceChildren(...events.map(({ step, rise }) => {
       const row = document.createElement("li"), button = document.createElement("button");
       button.type = "button";
       button.className = "small";
@@ -75,6 +75,6 @@ export class Player {
       row.append(button);
       return row;
     }));
-    return moments.length > 0;
+    return events.length > 0;
   }
 }

@@ -1,4 +1,4 @@
-// An episode, step by step. The address holds the step (?step=N), so a moment can be sent to somebody.
+// An episode, step by step. The address holds the step (?step=N), so a step can be sent to somebody.
 
 import { Player } from "./player.js";
 import { Strip } from "./strip.js";
@@ -101,7 +101,7 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     player.goTo(event.key === "Home" ? 0 : last);
   }
-  else if (event.key === "m") player.toNextMoment();
+  else if (event.key === "m") player.toNextEvent();
 });
 
 // ---- what a person says of it
@@ -130,6 +130,6 @@ try {
   steps = body;
   strip.setTrace(steps.d, { threshold: steps.threshold, limit: last,
     actors: (steps.actors ?? []).map((actor) => actor === "human" || actor === 1) });
-  player.listMoments($("#moments"), (step) => `Step ${step}`);
+  player.listEvents($("#events"), (step) => `Step ${step}`);
   player.move(player.at, true);
 } catch (error) { toast(`The steps of this episode could not be read: ${error.message}`, "error"); }

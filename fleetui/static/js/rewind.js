@@ -1,5 +1,5 @@
 // The last 30 s of a station, played back on its own page while the live picture stays in view, small. The server keeps
-// them whether anybody watched or not. Time runs in fifths of a second; moments are the largest rises of d.
+// them whether anybody watched or not. Time runs in fifths of a second; events are the largest rises of d.
 
 import { Player } from "./player.js";
 import { Strip } from "./strip.js";
@@ -59,10 +59,10 @@ async function open() {
   past.hidden = false;
   feeds.dataset.rewinding = "";
   opener.setAttribute("aria-pressed", "true");
-  const some = player.listMoments($("#rewind-moments"), (at) => `${timeOf(at).toFixed(1)} s`,
+  const some = player.listEvents($("#rewind-events"), (at) => `${timeOf(at).toFixed(1)} s`,
     (at) => columns[at]?.instruction ?? "");
-  $("#rewind-moments").hidden = !some;
-  field("no-moments").hidden = some;
+  $("#rewind-events").hidden = !some;
+  field("no-events").hidden = some;
   player.goTo(player.first);
   history.replaceState(null, "", "?rewind=1");
   scrub.focus({ preventScroll: true });
@@ -124,7 +124,7 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "b") toggle();
   else if (!isOpen()) return;
   else if (event.key === "Escape") close();
-  else if (event.key === "m") player.toNextMoment();
+  else if (event.key === "m") player.toNextEvent();
 });
 
 if (new URLSearchParams(location.search).has("rewind")) open();

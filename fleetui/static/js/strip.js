@@ -55,8 +55,8 @@ export class Strip {
 
   setCursor(step) { this.cursor = step; this.draw(); }
 
-  // The steps where d rose most within a second of robot time: the moments worth looking at.
-  moments(most = 5) {
+  // The steps where d rose most within a second of robot time: the events worth looking at.
+  events(most = 5) {
     const rises = [];
     for (let t = 1, from = 0; t < this.d.length; t++) {
       if (this.starts.includes(t)) from = t;
@@ -164,7 +164,7 @@ export class Strip {
     }
 
     c.strokeStyle = ink; c.lineWidth = this.large ? 3 : 2;
-    for (const { step } of this.moments(this.large ? 5 : 3)) {
+    for (const { step } of this.events(this.large ? 5 : 3)) {
       c.beginPath();
       c.moveTo(g.x(step), g.height - g.bottom);
       c.lineTo(g.x(step), g.height - g.bottom + (this.large ? 7 : 4));

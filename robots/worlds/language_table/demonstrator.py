@@ -37,7 +37,7 @@ class Habits:
     lapse_chance: float  # of beginning a wrong turn, per step
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Habits":
+    def sample(cls, rng: np.random.Generator) -> "Habits":
         """Those of another person, or of the same one on another day."""
         return cls(
             speed=rng.uniform(0.012, 0.024),
@@ -194,7 +194,7 @@ def demonstrate(
     time_limit: int = TIME_LIMIT_STEPS,
 ) -> Episode:
     """One attempt from where the table stands; it may fail, then the episode ends by time_limit or needs_reset."""
-    pusher = Pusher(instruction, Habits.draw(rng), rng, time_limit)
+    pusher = Pusher(instruction, Habits.sample(rng), rng, time_limit)
     limit = world.embodiment.action_limit[0]
     observations, actions = [world.observation()], []
     succeeded_at, ending = None, "time_limit"
