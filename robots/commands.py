@@ -1,8 +1,8 @@
 """What people order of one station, and the person who holds it: commands, the stop's latch, the override.
 
 Stands between the server's messages and the loop in station.py; what may be ordered when, and by whom, is in
-control.py. A command is executed at most once. The person in control must give signs of life: drives, and beats of the
-browser between them; else the lease lapses, and the body holds still until a person says otherwise.
+control.py. A command is executed at most once. The person in control must give signs of life: drives, and heartbeats
+of the browser between them; else the lease lapses, and the body holds still until a person says otherwise.
 """
 
 import logging
@@ -23,7 +23,7 @@ from robots.control import (
     refuse_expired,
 )
 from robots.driver import DriverError
-from robots.protocol import Beat, Code, Command, CommandDone, Lapse
+from robots.protocol import Code, Command, CommandDone, ControlHeartbeat, Lapse
 from robots.rules import RuleError, Settings
 
 log = logging.getLogger(__name__)
@@ -155,11 +155,11 @@ class Commands:
             self.lease.close()
             self.attempts.cut(ending)
 
-    def hear_beat(self, beat: Beat, received_at: float) -> None:
+    def hear_control_heartbeat(self, message: ControlHeartbeat, received_at: float) -> None:
         """The holder's browser is there; one that comes too late says nothing."""
-        late = max(self.clock() - received_at, beat.age_s) > DEAD_MAN_S  # of a life long ago
+        late = max(self.clock() - received_at, message.age_s) > DEAD_MAN_S  # of a life long ago
         quiet = self.control.state == "overridden" and self.control.code == Code.QUIET
-        if not late and self.lease.sign(beat.epoch, self.clock()) and quiet:
+        if not late and self.lease.sign(message.epoch, self.clock()) and quiet:
             self.control.become("overridden")
 
     def hear_lapse(self, lapse: Lapse) -> None:

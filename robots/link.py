@@ -40,9 +40,9 @@ from robots import protocol
 from robots.atomic_files import replacing, write_atomically
 from robots.episodes import Episode, EpisodeError, episodes_to_bytes, read_episodes, unchecked_bytes
 from robots.protocol import (
-    Beat,
     Command,
     Complaint,
+    ControlHeartbeat,
     Hello,
     Hold,
     Message,
@@ -614,7 +614,7 @@ class Link:
                 self._server_clock.hear(message.server_time)
             case Complaint():
                 self._say(f"the server could not use a message of this station: {message.error}")
-            case Command() | Beat() if message.sent_at is not None:
+            case Command() | ControlHeartbeat() if message.sent_at is not None:
                 # A command that waited somewhere on the way is as old as it is, whenever it arrived.
                 message = replace(message, age_s=self._server_clock.age(message.sent_at))
             case Policy():

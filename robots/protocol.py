@@ -384,10 +384,10 @@ class Command(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beat(Message):
+class ControlHeartbeat(Message):
     """The browser that holds the station is there."""
 
-    TYPE = "beat"
+    TYPE = "control_heartbeat"
     epoch: int | None = part(SAID_WHOLE, "of its lease", default=None)
     sent_at: float | None = part(SAID_NUMBER, "by the server's steady clock", default=None, optional=True)
     age_s: float = local(0.0)
@@ -448,7 +448,7 @@ TO_STATION: Kinds = {
         Policy,
         Hold,
         Command,
-        Beat,
+        ControlHeartbeat,
         Lapse,
         ServerHeartbeat,
         Watch,

@@ -28,9 +28,9 @@ from robots.episodes import Episode
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import (
     Assignment,
-    Beat,
     Code,
     Command,
+    ControlHeartbeat,
     Hold,
     Lapse,
     Message,
@@ -97,8 +97,8 @@ class Station:
         match message:
             case Command():
                 self.emit(self.commands.answer(message, received_at))
-            case Beat():
-                self.commands.hear_beat(message, received_at)
+            case ControlHeartbeat():
+                self.commands.hear_control_heartbeat(message, received_at)
             case Lapse():
                 self.commands.hear_lapse(message)
             case ServerHeartbeat():

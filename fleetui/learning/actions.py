@@ -425,7 +425,7 @@ def claim_run(*, run_id: int) -> Run | None:
     return run
 
 
-def beat_run(*, run: Run) -> bool:
+def heartbeat_run(*, run: Run) -> bool:
     """Say that the job lives. False if the run is no longer this attempt's: the job must let go of it.
 
     In a transaction the row stays locked to its end, so that no other attempt begins while this one reports.
@@ -496,7 +496,7 @@ def record_metrics(*, run: Run, lines: list[tuple[int, dict]]) -> bool:
     """Lines of metrics.jsonl by their number: kept, shown live, and read for what they say about the run itself.
     False if the run is no longer this attempt's: then nothing is kept.
     """
-    if not beat_run(run=run):
+    if not heartbeat_run(run=run):
         return False
     rows = [
         Metric(
@@ -556,7 +556,7 @@ def register_checkpoint(*, run: Run, line: dict) -> Checkpoint | None:
         except FileNotFoundError:
             return None
     with transaction.atomic():
-        if not beat_run(run=run):
+        if not heartbeat_run(run=run):
             return None
         checkpoint, fresh = Checkpoint.objects.get_or_create(
             uuid=line["id"],

@@ -38,7 +38,7 @@ from training.run_dir import RunDir, RunError
 log = logging.getLogger(__name__)
 
 TICK_S = 0.15
-BEAT_S = 1.0
+HEARTBEAT_S = 1.0
 LOG_EVERY_S = 2.0
 SHUTDOWN_S = 5.0
 DATABASE_AWAY = (OperationalError, InterfaceError)
@@ -101,9 +101,9 @@ class Heartbeat:
     must not look like its death. While the database is away it keeps trying.
     """
 
-    def __init__(self, beat: Callable[[], bool]):
-        self.beat = beat
-        self.lost = False  # what it beats for has ended, or is another job's by now
+    def __init__(self, send: Callable[[], bool]):
+        self.send = send
+        self.lost = False  # what it is sent for has ended, or is another job's by now
         self.over = threading.Event()
         self.thread = threading.Thread(target=self.go_on, name="heartbeat", daemon=True)
 
@@ -116,9 +116,9 @@ class Heartbeat:
         self.thread.join()
 
     def go_on(self) -> None:
-        while not self.over.wait(BEAT_S) and not self.lost:
+        while not self.over.wait(HEARTBEAT_S) and not self.lost:
             try:
-                self.lost = not self.beat()
+                self.lost = not self.send()
             except DATABASE_AWAY as error:
                 log.warning("no heartbeat, the database is away: %s", first_line(error))
             finally:
@@ -204,7 +204,7 @@ class Supervision:
             self.child = start_child(training_command(self.run), output, stdout=output)
         (self.dir.path / "pid").write_text(str(self.child.pid))
         held = copy.copy(self.run)  # as this attempt holds it, whatever the job's own thread reads anew
-        with Heartbeat(lambda: actions.beat_run(run=held)) as heartbeat:
+        with Heartbeat(lambda: actions.heartbeat_run(run=held)) as heartbeat:
             while not self.follow(heartbeat):
                 stopping.wait(TICK_S)
 

@@ -1,8 +1,8 @@
 """What a person orders through a browser's socket: stops, commands, and the control of a station.
 
-An override belongs to the socket that took it. The browser beats every 400 ms; each beat renews the lease and is passed
-on to the station. When the socket closes or the beats end, the lease ends too, whatever the browser was doing. Stops,
-drives and beats wait for no database.
+An override belongs to the socket that took it. The browser sends a heartbeat every 400 ms; each renews the lease and
+is passed on to the station. When the socket closes or they end, the lease ends too, whatever the browser was doing.
+Stops, drives and heartbeats wait for no database.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from fleetui.live import telemetry
 from fleetui.live.browser_messages import age_of, refuse_late, text_of
 from fleetui.live.sockets import BadRequest, in_thread
 from fleetui.live.stations import tell_at_once
-from robots.protocol import Beat, Command, Lapse
+from robots.protocol import Command, ControlHeartbeat, Lapse
 
 log = logging.getLogger(__name__)
 
 FORBIDDEN = 4403
-BEAT_LOST_S = 2.0  # from the newest beat to the end of the lease; the row in PostgreSQL says the same
-WATCH_BEATS_S = 0.1
+HEARTBEAT_LOST_S = 2.0  # from the newest heartbeat to the end of the lease; the row in PostgreSQL says the same
+WATCH_HEARTBEATS_S = 0.1
 STOPS_AT_ONCE = 20
 
 
@@ -40,7 +40,7 @@ class Held:
 
     station: Station
     epoch: int
-    beat_at: float
+    heartbeat_at: float
     renewing: bool = False
 
 
@@ -151,11 +151,11 @@ class Commanding:
         asyncio.get_running_loop().call_later(ttl_ms / 1000 + 1, self.give_up, station, command_id, name)
 
     def drive(self, command, command_id, ttl_ms):
-        """Ten times a second, so without the database: the beats renew and authorise, and the station refuses what
+        """Ten times a second, so without the database: the heartbeats renew and authorise, and the station refuses what
         comes from an older epoch.
         """
         held = self.held.get((command["lab"], command["station"]))
-        if held is None or time.monotonic() - held.beat_at > BEAT_LOST_S:
+        if held is None or time.monotonic() - held.heartbeat_at > HEARTBEAT_LOST_S:
             raise access.Conflict("This page is not in control of the station: take control (override) first.")
         message = Command(
             id=command_id,
@@ -169,25 +169,25 @@ class Commanding:
         if not tell_at_once(held.station.pk, message):
             raise access.Conflict(f"{held.station} is offline, so it can't be driven.")
 
-    # Control: the beats of this browser
+    # Control: the heartbeats of this browser
 
-    def beat(self, beat):
-        if not isinstance(beat, dict):
-            raise BadRequest("beat must be an object: {lab, station, sent_at}.")
-        held = self.held.get((text_of(beat, "lab"), text_of(beat, "station")))
+    def hear_heartbeat(self, heartbeat):
+        if not isinstance(heartbeat, dict):
+            raise BadRequest("control_heartbeat must be an object: {lab, station, sent_at}.")
+        held = self.held.get((text_of(heartbeat, "lab"), text_of(heartbeat, "station")))
         if held is None:
             raise BadRequest("This page is not in control of the station: take control (override) first.")
-        if age_of(beat) > BEAT_LOST_S:
+        if age_of(heartbeat) > HEARTBEAT_LOST_S:
             return
-        held.beat_at = time.monotonic()
-        tell_at_once(held.station.pk, Beat(epoch=held.epoch, sent_at=time.monotonic() - age_of(beat)))
-        self.socket.say_soon({"beat": {"station": held.station.slug, "clock": time.monotonic()}})
+        held.heartbeat_at = time.monotonic()
+        tell_at_once(held.station.pk, ControlHeartbeat(epoch=held.epoch, sent_at=time.monotonic() - age_of(heartbeat)))
+        self.socket.say_soon({"control_heartbeat": {"station": held.station.slug, "clock": time.monotonic()}})
         if not held.renewing:
             held.renewing = True
             self.socket.spawn(self.renew(held, timezone.now()))
 
     async def renew(self, held, heard_at):
-        """A beat counts only while its user is logged in and may command; the row decides who is in control."""
+        """A heartbeat counts only while its user is logged in and may command; the row decides who is in control."""
         try:
             if not await in_thread(self.socket.is_welcome)():
                 await self.let_go(held)
@@ -203,15 +203,15 @@ class Commanding:
         except access.Refused as error:
             await self.let_go(held, str(error))
         except Error:
-            log.exception("A beat could not be written")  # two seconds of that, and the lease has ended
+            log.exception("A heartbeat could not be written")  # two seconds of that, and the lease has ended
         finally:
             held.renewing = False
 
     async def watch_beats(self):
         while True:
-            await asyncio.sleep(WATCH_BEATS_S)
+            await asyncio.sleep(WATCH_HEARTBEATS_S)
             for held in list(self.held.values()):
-                if time.monotonic() - held.beat_at > BEAT_LOST_S:
+                if time.monotonic() - held.heartbeat_at > HEARTBEAT_LOST_S:
                     await self.let_go(held, "No sign of life came from this page for two seconds.")
 
     async def let_go(self, held, why=""):

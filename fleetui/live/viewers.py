@@ -73,8 +73,8 @@ class LiveConsumer(Socket):
             except access.Refused as error:
                 wanted = {"id": message["stop"].get("id"), "error": str(error), "status": error.status}
                 self.say_soon({"stop_done": wanted})
-        elif "beat" in message:
-            self.commanding.beat(message["beat"])
+        elif "control_heartbeat" in message:
+            self.commanding.hear_heartbeat(message["control_heartbeat"])
         elif "subscribe" in message:
             self.do(partial(self.watching.subscribe, message), message)
         elif "unsubscribe" in message:
@@ -82,7 +82,7 @@ class LiveConsumer(Socket):
         elif "command" in message:
             self.commanding.command(message["command"])
         else:
-            raise BadRequest("Send subscribe, unsubscribe, stop, command or beat.")
+            raise BadRequest("Send subscribe, unsubscribe, stop, command or control_heartbeat.")
 
     async def send_heartbeats(self):
         while True:

@@ -37,7 +37,7 @@ NO_ACTS = {
     "latch_stop": "is a part of a stop, which writes",
     "note_seen": "says when somebody was last here",
     "note_time_zone": "is what a browser says of its person",
-    "renew_control": "is the beat of an override, which is in the log itself",
+    "renew_control": "is the heartbeat of an override, which is in the log itself",
     "record_act": "is how the others write",
     "record_command": "is how a command writes",
     "set_time_zone": "is one's own, and changes what one sees alone",

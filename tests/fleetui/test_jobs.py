@@ -371,10 +371,10 @@ def drop_other_connections():
         )
 
 
-@pytest.mark.parametrize("where", ["record_metrics", "beat_run", "finish_run"])
+@pytest.mark.parametrize("where", ["record_metrics", "heartbeat_run", "finish_run"])
 def test_no_call_to_an_absent_database_ends_the_run_or_loses_a_line(queued, child, monkeypatch, where):
     child("log('loss', step=1)\nuntil((run / 'go').exists)\nlog('loss', step=2)\nlog('done')")
-    monkeypatch.setattr(jobs, "BEAT_S", 0.1)
+    monkeypatch.setattr(jobs, "HEARTBEAT_S", 0.1)
     called, real = [], getattr(actions, where)
 
     def away(**arguments):
@@ -395,7 +395,7 @@ def test_no_call_to_an_absent_database_ends_the_run_or_loses_a_line(queued, chil
 
 
 def test_a_frozen_valkey_does_not_take_the_run_from_its_job(queued, child, monkeypatch):
-    """Each live message then takes seconds, and the run's heart beats on."""
+    """Each live message then takes seconds, and the run's heartbeats go on."""
     monkeypatch.setattr(actions, "STALE_AFTER", timedelta(seconds=2.5))
     child("until((run / 'go').exists)\nlog('done')")
     job = Job(queued)
@@ -503,7 +503,7 @@ def test_a_live_run_is_left_alone(queued):
 
 
 def test_a_job_that_lost_its_run_ends_its_child_and_changes_nothing(queued, child, monkeypatch):
-    monkeypatch.setattr(jobs, "BEAT_S", 0.0)
+    monkeypatch.setattr(jobs, "HEARTBEAT_S", 0.0)
     child("log('note', text=str(os.getpid()))\nuntil(lambda: False)")
     job = Job(queued)
     wait_for(lambda: Metric.objects.exists())

@@ -432,7 +432,7 @@ def drive(**fields):
     return {"command": command | {"ttl_ms": 300} | fields}
 
 
-BEAT = {"beat": {"lab": "east", "station": "arm-1"}}
+HEARTBEAT = {"control_heartbeat": {"lab": "east", "station": "arm-1"}}
 
 
 async def test_an_override_lives_by_the_beats_of_its_socket(lab):
@@ -440,8 +440,8 @@ async def test_an_override_lives_by_the_beats_of_its_socket(lab):
     epoch = await take_control(lab, station, socket)
     for _ in range(7):
         await asyncio.sleep(0.4)
-        await socket.say(**BEAT)
-        sign = await station.hear(lambda message: message["type"] == "beat")
+        await socket.say(**HEARTBEAT)
+        sign = await station.hear(lambda message: message["type"] == "control_heartbeat")
         assert sign["epoch"] == epoch and abs(sign["sent_at"] - time.monotonic()) < 0.5
     assert await sync_to_async(leases)(lab), "2.8 s later"
     last = time.monotonic()
@@ -487,7 +487,7 @@ async def test_an_override_ends_with_its_socket_its_role_and_its_log_in(lab, end
             else lab.as_("supervisor").logout
         )
         await sync_to_async(change)()
-        await socket.say(**BEAT)
+        await socket.say(**HEARTBEAT)
     assert (await station.hear(lambda message: message["type"] == "lapse"))["epoch"] == epoch
     await eventually_in_thread(lambda: not leases(lab))
     assert time.monotonic() - began < 1.0
@@ -500,7 +500,7 @@ async def test_who_takes_over_in_another_tab_ends_the_first_ones_lease(lab):
     old = await take_control(lab, station, first)
     new = await take_control(lab, station, second, "o2")
     assert new == old + 1
-    await first.say(**BEAT)
+    await first.say(**HEARTBEAT)
     lost = (await first.hear(lambda message: "control" in message))["control"]
     assert not lost["held"] and "not in control" in lost["why"]
     (lease,) = await sync_to_async(leases)(lab)
@@ -548,9 +548,9 @@ async def test_a_command_that_waited_on_its_way_here_is_not_passed_on(lab):
         {"command": {"name": "reset", "lab": "east", "station": "arm-1", "sent_at": 10**400}},
         {"command": {"name": "speed", "lab": "east", "station": "arm-1", "args": {"value": 10**400}}},
         {"command": {"name": "settings", "lab": "east", "station": "arm-1", "args": {"shuffle_every_s": 10**400}}},
-        {"beat": 7},
-        {"beat": {"lab": "east", "station": "arm-1"}},
-        {"beat": {"lab": "east", "station": ["arm-1"]}},
+        {"control_heartbeat": 7},
+        {"control_heartbeat": {"lab": "east", "station": "arm-1"}},
+        {"control_heartbeat": {"lab": "east", "station": ["arm-1"]}},
     ],
 )
 async def test_strange_commands_and_beats_get_a_sentence(lab, nonsense):

@@ -625,8 +625,8 @@ ODD = [
     '{"subscribe": "frames", "lab": "east", "station": "arm-1", "size": []}', '{"unsubscribe": []}',
     '{"unsubscribe": "frames", "lab": {}, "station": []}', '{"stop": 7, "lab": "east"}', '{"stop": {}, "lab": []}',
     '{"command": []}', '{"command": {"id": {}, "lab": "east", "station": "arm-1", "name": {}}}',
-    '{"command": {"name": "reset", "lab": "east", "station": "arm-1", "ttl_ms": 1e308}}', '{"beat": []}',
-    '{"beat": {"lab": "east", "station": "\\u0000"}}', '{"subscribe": "wall", "lab": "\\ud800"}',
+    '{"command": {"name": "reset", "lab": "east", "station": "arm-1", "ttl_ms": 1e308}}', '{"control_heartbeat": []}',
+    '{"control_heartbeat": {"lab": "east", "station": "\\u0000"}}', '{"subscribe": "wall", "lab": "\\ud800"}',
     '{"subscribe": "station", "lab": "east", "station": "\\u0000"}', '{"alive": {}}',
     '{"type": "telemetry", "state": "idle", "reason": "\\ud800"}', '{"type": "telemetry", "uuid": "x"}',
 ]  # fmt: skip

@@ -46,7 +46,7 @@ class Server:
                 return None
             self.epoch += 1
             self.holder, self.until, self.taken_over = who, self.clock() + LEASE_S, True
-        elif name in ("drive", "beat"):
+        elif name in ("drive", "control_heartbeat"):
             if self.live() != who:
                 return None
             self.until = self.clock() + LEASE_S
@@ -106,8 +106,8 @@ class ControlOfAStation(RuleBasedStateMachine):
         if name == "stop":
             self.server.stop = f"c{self.numbers}"
         message = {"type": "command", "id": f"c{self.numbers}", "name": name, "args": args, "ttl_ms": 1000 * ttl_s}
-        if name == "beat":
-            message = {"type": "beat"}
+        if name == "control_heartbeat":
+            message = {"type": "control_heartbeat"}
         self.wire.append((self.clock(), {**message, "epoch": epoch, "by": who}))
 
     def deliver(self, index, keep):
@@ -145,8 +145,8 @@ class ControlOfAStation(RuleBasedStateMachine):
         self.arrive_in_order()
 
     @rule(who=st.sampled_from(PEOPLE))
-    def beat(self, who):
-        self.say(who, "beat", 0.5)
+    def heartbeat(self, who):
+        self.say(who, "control_heartbeat", 0.5)
 
     @rule(who=st.sampled_from(PEOPLE), name=st.sampled_from(("hand_back", "pause", "resume", "clear_stop", "reset")))
     def act(self, who, name):

@@ -52,8 +52,8 @@ class Bench:
         self.station.receive(told({**message, "epoch": epoch, "by": by}))
         return self.sent_of("command_done")[-1]
 
-    def beat(self, epoch=None):
-        self.station.receive(told({"type": "beat", "epoch": self.epoch if epoch is None else epoch}))
+    def heartbeat(self, epoch=None):
+        self.station.receive(told({"type": "control_heartbeat", "epoch": self.epoch if epoch is None else epoch}))
 
     def sent_of(self, kind):
         return [message for message in self.sent if message["type"] == kind]
@@ -652,7 +652,7 @@ def test_the_body_holds_still_when_the_drive_commands_end():
     bench.tick(0.1)
     assert "holds still" in bench.station.telemetry().reason
     for _ in range(20):
-        bench.beat()
+        bench.heartbeat()
         bench.tick(0.1)
     assert (bench.world.observation() == there).all() and bench.state == "overridden"
     bench.command("drive", dx=1)
@@ -776,8 +776,8 @@ def test_another_person_may_take_over_once_the_first_is_gone_and_the_first_may_n
     for name in ("pause", "hand_back", "speed", "reset"):
         assert "ada is in control" in bench.command(name, by="grace", value=4)["error"]
     bench.tick(2.6)
-    bench.beat()
-    assert "ada is gone" in bench.station.control.reason, "a lease that has ended isn't revived by a beat"
+    bench.heartbeat()
+    assert "ada is gone" in bench.station.control.reason, "a lease that has ended isn't revived by a heartbeat"
     assert bench.command("override", by="grace")["ok"]
     for name in ("drive", "hand_back", "override", "pause"):
         assert (
@@ -814,15 +814,15 @@ def test_beats_keep_a_lease_and_their_absence_is_said():
     bench.command("override")
     for _ in range(20):
         bench.tick(0.4)
-        bench.beat()
+        bench.heartbeat()
         assert bench.state == "overridden" and bench.station.control.reason == ""
     bench.tick(1.1)
     assert "no sign of life from the browser of ada" in bench.station.control.reason
-    bench.station.receive(told({"type": "beat", "epoch": bench.epoch, "age_s": 0.6}))
+    bench.station.receive(told({"type": "control_heartbeat", "epoch": bench.epoch, "age_s": 0.6}))
     assert "no sign of life" in bench.station.control.reason, "that one tells of a life long ago"
-    bench.beat(bench.epoch - 1)
+    bench.heartbeat(bench.epoch - 1)
     assert "no sign of life" in bench.station.control.reason
-    bench.beat()
+    bench.heartbeat()
     assert bench.station.control.reason == ""
 
 

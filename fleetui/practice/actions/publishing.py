@@ -88,7 +88,7 @@ def publish_checkpoint(*, run: Run, checkpoint: Checkpoint) -> bool:
     False if it is published already, or the run is no longer this attempt's.
     """
     now = timezone.now()
-    if not learning_actions.beat_run(run=run) or not Checkpoint.objects.filter(
+    if not learning_actions.heartbeat_run(run=run) or not Checkpoint.objects.filter(
         pk=checkpoint.pk, published_at=None
     ).update(published_at=now):
         return False

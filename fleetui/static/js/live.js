@@ -1,12 +1,12 @@
 // The page's one socket to the server: topics (snapshot, then deltas with a sequence number), camera frames (binary,
 // latest only) and commands to stations. It reconnects by itself; while it is down, <body data-offline> marks
-// everything as stale. A station that this page took control of hears a beat every 400 ms; when the page is gone, the
-// beats are, and it holds still.
+// everything as stale. A station that this page took control of hears a heartbeat every 400 ms; when the page is gone,
+// so are they, and it holds still.
 
 import { forgetServerTime, hearServerTime, knowsSteadyClock, root, serverNow, steadyNow } from "./format.js";
 
 const COMMAND_TIMEOUT_MS = 8000;
-const BEAT_EVERY_MS = 400;
+const HEARTBEAT_EVERY_MS = 400;
 const DRIVE_TTL_MS = 300;
 const STALE_FRAME_MS = 3000;
 const FIRST_CONNECTION_MS = 2000;
@@ -23,7 +23,7 @@ class Live extends EventTarget {
     this.topics = new Map();     // topic -> {message, apply, seq}
     this.feeds = new Map();      // station slug -> {lab, size, fps, draw}
     this.commands = new Map();   // id -> {resolve, timer}
-    this.held = new Map();       // station slug that this page controls -> timer of its beats
+    this.held = new Map();       // station slug that this page controls -> timer of its heartbeats
     this.lostAt = null;
     this.heardAt = 0;            // when the socket was opened or last said something, by performance.now()
     this.nextCommand = 1;
@@ -158,8 +158,8 @@ class Live extends EventTarget {
   control({ lab, station, held, why }) {
     clearInterval(this.held.get(station));
     this.held.delete(station);
-    const beat = () => this.send({ beat: { lab, station, ...this.stamp() } });
-    if (held) { beat(); this.held.set(station, setInterval(beat, BEAT_EVERY_MS)); }
+    const renew = () => this.send({ control_heartbeat: { lab, station, ...this.stamp() } });
+    if (held) { renew(); this.held.set(station, setInterval(renew, HEARTBEAT_EVERY_MS)); }
     this.dispatchEvent(new CustomEvent("control", { detail: { station, held, why } }));
   }
 
@@ -174,9 +174,9 @@ class Live extends EventTarget {
   }
 
   receive(message) {
-    hearServerTime(message.heartbeat ?? message.beat ?? message);
+    hearServerTime(message.heartbeat ?? message.control_heartbeat ?? message);
     if (message.heartbeat) return this.send({ alive: true });
-    if (message.beat) return;
+    if (message.control_heartbeat) return;
     if (message.stop_done) return this.dispatchEvent(new CustomEvent("stop_done", { detail: message.stop_done }));
     if (message.control) return this.control(message.control);
     if (message.command_done) return this.finish(message.command_done.id, message.command_done);
