@@ -151,7 +151,7 @@ class Attempts:
         limit = orders.rules.time_limit_steps or task.time_limit_steps
         termination = self._record(task, instruction, limit, purpose, "policy").termination
         termination.tolerated = tolerated
-        if orders.rules.hopeless is not None:
+        if orders.rules.low_success_probability is not None:
             termination.probe = purpose == "evaluation" or self.rng.random() < PROBE_SHARE
         return True
 

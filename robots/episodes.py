@@ -31,15 +31,16 @@ ENDINGS = (
     "time_limit",
     "stall",  # d made no new low for as long as the task allows
     "regression",  # d rose farther above its lowest than the task allows
-    "hopeless",  # success before the time limit was less likely than the task allows
+    "low_success_probability",  # success before the time limit was less likely than the task allows
     "operator",
     "override",
     "stop",
     "needs_reset",
     "fault",
 )
+RENAMED_ENDINGS = {"hopeless": "low_success_probability"}  # in files of before
 CONFIRMED_FRAMES = 3  # in a row that have to say the same before an attempt is given up
-FAILURES = ("time_limit", "stall", "regression", "hopeless", "needs_reset")  # by which an attempt ends by itself
+FAILURES = ("time_limit", "stall", "regression", "low_success_probability", "needs_reset")  # an attempt ends by itself
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 FORMAT = "fleetui-episodes-1"
 
@@ -387,6 +388,8 @@ def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], dict[str
                 raise FieldError(f"Episode {said}, field {name}: is missing.")
         for name in set(entry) - set(_FIELDS):
             raise FieldError(f"Episode {_shown(entry['uuid'])}, field {_shown(name)}: is unknown.")
+        if isinstance(ending := entry["ending"], str):
+            entry["ending"] = RENAMED_ENDINGS.get(ending, ending)
     return fields, header, 8 + size
 
 

@@ -119,10 +119,10 @@ class Rules:
         minimum=0.1,
         maximum=10_000,
     )
-    hopeless: float | None = rule(
+    low_success_probability: float | None = rule(
         float,
         None,
-        "Hopeless below",
+        "Low P(success) below",
         "Ends an attempt whose P(success) stays below this, such as 0.2. One in ten goes on all the same, so that it "
         "becomes known when the policy gets better. Left empty: never.",
         minimum=0.001,

@@ -63,11 +63,11 @@ class Termination:
         """The ending, if this attempt leads nowhere by the task's rules."""
         rules = self.rules
         known = self.loaded is not None and self.loaded.value_updates >= FEWEST_VALUE_UPDATES
-        chance, least = self.p_success, rules.hopeless
+        chance, least = self.p_success, rules.low_success_probability
         doubted = known and chance is not None and least is not None and chance < least
         self._improbable = self._improbable + 1 if doubted else 0
         if self._improbable >= CONFIRMED_FRAMES and not self.probe:
-            return "hopeless"
+            return "low_success_probability"
         risen = rules.regression is not None and self.d[-1] - self._lowest >= rules.regression
         self._above = self._above + 1 if risen else 0
         if self._above >= CONFIRMED_FRAMES:

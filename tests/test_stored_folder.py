@@ -24,6 +24,11 @@ LAB = "/labs/main"
 SFT_RUN, PRACTICE_RUN = 1, 2
 EPISODES_THEN = 8  # of the practice run
 BUDGET = 20
+OLD_WORDS = """
+    UPDATE public.fleet_task SET hopeless = 0.002;
+    UPDATE public.fleet_episode SET ending = 'hopeless' WHERE uuid = (
+        SELECT uuid FROM public.fleet_episode WHERE ending = 'time_limit' ORDER BY uuid LIMIT 1);
+"""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +59,8 @@ def fleet(unpacked, old_tokens):
 
 
 def restore_database(data, environment):
-    sql = (data / "database.sql").read_text()
+    """The database of then, and in it what the fleet of then could have held besides."""
+    sql = (data / "database.sql").read_text() + OLD_WORDS
     if environment:
         with psycopg.connect(environment["DATABASE_URL"], autocommit=True) as connection:
             connection.execute(sql)
@@ -125,6 +131,13 @@ def test_every_page_shows_what_was_there(manager):
         assert answer.status_code == 200, f"{page}: {answer.status_code}"
         for each in words:
             assert each in answer.text, f"{page} does not say {each!r}"
+
+
+def test_what_was_renamed_is_kept(manager):
+    tasks = manager.api("GET", "tasks")["items"]
+    assert tasks and all(task["low_success_probability"] == 0.002 for task in tasks), tasks
+    assert manager.api("GET", "episodes?ending=low_success_probability")["count"] == 1
+    assert manager.api("GET", "episodes?ending=hopeless")["count"] == 0
 
 
 def test_every_record_is_whole(manager):

@@ -81,7 +81,7 @@ def next_in_turn(needs: dict[int, tuple[float, Need]], last: int) -> int | None:
 PRACTICE_RULES = {"edge_margin": 0.01, "after_failure": "block_to_place"}
 SPARING = PRACTICE_RULES | {"fewest_objects": 4}
 SUPERVISIONS = (
-    Supervision("ranked", SPARING | {"hopeless": 1 - DOUBTFUL}, 86_400.0, True, most_worth),
+    Supervision("ranked", SPARING | {"low_success_probability": 1 - DOUBTFUL}, 86_400.0, True, most_worth),
     Supervision("paper", {}, 300.0, False, next_in_turn),
     Supervision("fifo", SPARING, 86_400.0, True, first_come),
 )

@@ -252,12 +252,12 @@ GROUPS: tuple[tuple[str, tuple[Term, ...]], ...] = (
                 "Unlike the reward model, this estimate goes on learning from the policy's own attempts.",
             ),
             Term(
-                "hopeless",
-                "Hopeless",
+                "low-success-probability",
+                "Low success probability",
                 "An attempt whose P(success) stays below a limit that its task sets.",
-                "A task can end such attempts early. One in ten goes on all the same, so that it becomes known when "
-                "the policy has got better. The rule holds from the eighth round of practice on.",
-                fields=("hopeless",),
+                "A task can end such attempts early. One in ten goes on all the same, a probe, so that it becomes "
+                "known when the policy has got better. The rule holds from the eighth round of practice on.",
+                fields=("low_success_probability",),
             ),
         ),
     ),

@@ -218,7 +218,7 @@ class Task(models.Model):
     shuffle_every_s = models.FloatField(null=True)  # null = as the station is set
     stall_steps = models.PositiveIntegerField(null=True)  # an attempt ends when d made no new low for so many steps
     regression = models.FloatField(null=True)  # ... or when d has risen by so much above its lowest
-    hopeless = models.FloatField(null=True)  # ... or when P(success before the limit) stays below
+    low_success_probability = models.FloatField(null=True)  # ... or when P(success before the limit) stays below
     fewest_objects = models.PositiveIntegerField(null=True)  # practice goes on while so many are left; null = all
     edge_margin = models.FloatField(null=True)  # metres; the policy pushes no object nearer to an edge; null = it may
     after_failure = models.CharField(max_length=80, blank=True, default="")  # family asked when an attempt failed
@@ -394,7 +394,7 @@ class Episode(models.Model):
     run = models.ForeignKey("learning.Run", null=True, on_delete=models.SET_NULL, related_name="episodes")
     instruction = models.CharField(max_length=300)
     purpose = models.CharField(max_length=16, choices=choices(PURPOSES))
-    ending = models.CharField(max_length=16)
+    ending = models.CharField(max_length=32)
     detected_success = models.BooleanField()
     true_success = models.BooleanField(null=True)
     steps = models.PositiveIntegerField()

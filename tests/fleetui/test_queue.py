@@ -626,19 +626,25 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
         "time_limit_steps": task.time_limit_steps,
         "stall_steps": 12,
         "regression": None,
-        "hopeless": None,
+        "low_success_probability": None,
         "fewest_objects": None,
         "edge_margin": None,
         "after_failure": "",
         "reset_each_attempt": False,
     }
     limits = {"time_limit_steps": 50, "resets": "self", "self_reset_after_s": 2.0, "shuffle_every_s": None}
-    rules = {"stall_steps": None, "regression": 4.5, "hopeless": 0.05, "fewest_objects": None, "edge_margin": 0.03}
+    rules = {
+        "stall_steps": None,
+        "regression": 4.5,
+        "low_success_probability": 0.05,
+        "fewest_objects": None,
+        "edge_margin": 0.03,
+    }
     rules["after_failure"] = "block_to_place"
     labs.edit_task(task=task, user=online.users["manager"], name="Bold", **rules, **limits)
     assert settings()[-1] == {"self_reset_after_s": 2.0, "shuffle_every_s": 300.0}
     order = next(message for message in reversed(told) if isinstance(message, AssignmentMessage))
-    told_of = ("time_limit_steps", "regression", "hopeless", "edge_margin", "after_failure")
+    told_of = ("time_limit_steps", "regression", "low_success_probability", "edge_margin", "after_failure")
     assert [order.task[name] for name in told_of] == [50, 4.5, 0.05, 0.03, "block_to_place"]
     assert publishing.welcome_station(station=station, embodiment=station.embodiment)[0].settings[
         "self_reset_after_s"
@@ -657,7 +663,7 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
         ({"stall_steps": 0}, "stall_steps"),
         ({"regression": 0}, "regression"),
         ({"edge_margin": 0.5}, "edge_margin"),
-        ({"hopeless": 0.9}, "hopeless"),
+        ({"low_success_probability": 0.9}, "low_success_probability"),
         ({"after_failure": "block2block"}, "after_failure"),
         ({"after_failure": "banana_to_place"}, "after_failure"),
         ({"after_failure": "sing"}, "after_failure"),

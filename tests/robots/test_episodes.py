@@ -161,6 +161,12 @@ def test_wrong_bytes_from_the_network_are_refused_by_id_and_name():
         read_episodes(rewrite_header(data, lambda header, entries: entries.pop()))
 
 
+def test_an_ending_that_was_renamed_is_read_from_a_file_of_before():
+    data = episodes_to_bytes([make_episode(3, ending="time_limit", purpose="practice")])
+    old = rewrite_header(data, lambda header, entries: entries[0].update(ending="hopeless"))
+    assert read_episodes(old)[0].ending == "low_success_probability"
+
+
 def test_truncated_file_is_refused_at_every_length():
     data = episodes_to_bytes([make_episode()])
     for length in range(0, len(data), 7):

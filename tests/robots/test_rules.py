@@ -198,4 +198,4 @@ def test_a_worlds_file_that_says_it_wrongly_is_refused_in_words(tmp_path, line):
 
 def test_a_rule_that_the_station_does_not_know_is_passed_over():
     """A newer server may say more."""
-    assert Rules.from_json({"name": "block2block", "sing": 3, "hopeless": None}) == Rules()
+    assert Rules.from_json({"name": "block2block", "sing": 3, "low_success_probability": None}) == Rules()

@@ -355,19 +355,19 @@ def test_an_attempt_that_fell_back_ends_by_itself_but_not_for_one_high_frame():
     assert (episode.ending, episode.steps) == ("regression", 7)
 
 
-def test_a_hopeless_attempt_ends_by_itself_but_one_in_ten_is_a_probe():
+def test_an_attempt_of_low_success_probability_ends_by_itself_but_one_in_ten_is_a_probe():
     bench = Bench().practise(
-        loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=0.04), value_updates=8), hopeless=0.05
+        loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=0.04), value_updates=8), low_success_probability=0.05
     )
     episodes = bench.until_episodes(200, ticks=5000)
-    ended = [episode for episode in episodes if episode.ending == "hopeless"]
+    ended = [episode for episode in episodes if episode.ending == "low_success_probability"]
     assert {episode.steps for episode in ended} == {2}, "at the third doubtful frame in a row"
     probes = [episode for episode in episodes if episode.ending == "time_limit"]
     assert len(ended) + len(probes) == len(episodes) and 0.04 < len(probes) / len(episodes) < 0.2
     # Hopeful; hardly anything learned yet.
     for value_updates, p_success in ((8, 0.06), (7, 0.04)):
         policy = loaded_policy(policy=FakePolicy((0.0, 0.0), p_success=p_success), value_updates=value_updates)
-        episodes = Bench().practise(policy, hopeless=0.05).until_episodes(20, ticks=5000)
+        episodes = Bench().practise(policy, low_success_probability=0.05).until_episodes(20, ticks=5000)
         assert {episode.ending for episode in episodes} == {"time_limit"}
 
 

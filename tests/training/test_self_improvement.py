@@ -132,9 +132,9 @@ def test_a_run_well_past_its_peak_stops_and_keeps_the_peak(
     assert bool(patience) == any("Stopped" in line["text"] for line in lines(run, "note"))
 
 
-def test_only_what_was_probes_tells_what_comes_of_hopeless_attempts(loaded, demonstrations):
+def test_only_what_was_probes_tells_what_comes_of_attempts_of_low_success_probability(loaded, demonstrations):
     policy, _ = loaded
-    given_up = success_bins_of(practised(demonstrations[0], policy, ending="hopeless"), policy)
+    given_up = success_bins_of(practised(demonstrations[0], policy, ending="low_success_probability"), policy)
     assert (given_up[-3:] == -1).all() and (given_up[:-3] == 49).all()
     assert (success_bins_of(practised(demonstrations[0], policy, ending="operator"), policy) == -1).all()
 

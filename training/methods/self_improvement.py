@@ -424,8 +424,8 @@ def success_bins_of(episode: Episode, policy: Policy) -> np.ndarray:
         return np.full(episode.steps + 1, -1)
     sizes, width = policy.metadata.sizes, policy.metadata.bin_width
     bins = steps_to_go.success_bins(episode.steps, episode.detected_success, sizes["bins"], width).numpy()
-    if episode.ending == "hopeless":
-        # The frames that ended it were the prediction's own word: there only attempts that were tried out may speak.
+    if episode.ending == "low_success_probability":
+        # The frames that ended it were the prediction's own word: there only probe episodes may speak.
         bins[-CONFIRMED_FRAMES:] = -1
     return bins
 
