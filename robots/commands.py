@@ -175,19 +175,19 @@ class Commands:
         if (quiet := self.lease.quiet_for(now)) > GONE_S:
             self.lapse(f"{self.lease.holder} is gone")
         elif quiet > QUIET_S and self.attempts.recording is not None:
-            said = f"no sign of life from the browser of {self.lease.holder}; it holds still"
-            self.control.become("overridden", said, Code.QUIET)
+            reason = f"no sign of life from the browser of {self.lease.holder}; it holds still"
+            self.control.become("overridden", reason, Code.QUIET)
 
-    def lapse(self, said: str) -> None:
+    def lapse(self, reason: str) -> None:
         """Nobody holds it any more. What was driven is kept, and the body holds still until a person says otherwise."""
         self.dead_man.release()
         self.lease.lapse()
-        self.await_hand_back(said)
+        self.await_hand_back(reason)
 
-    def await_hand_back(self, said: str) -> None:
-        """The override stays open, and `said` is why a person must come."""
+    def await_hand_back(self, reason: str) -> None:
+        """The override stays open, and `reason` is why a person must come."""
         self.lease.open = True
-        self.open_reason = f"{said}; it holds still: take over or hand back"
+        self.open_reason = f"{reason}; it holds still: take over or hand back"
         self.attempts.cut("fault")
         self.rest()
 

@@ -163,7 +163,7 @@ class Episode:
         if self.purpose in ("practice", "evaluation") and self.steps > LONGEST_ATTEMPT:
             refuse("actions", f"has {self.steps} steps; no task lets an attempt have more than {LONGEST_ATTEMPT}.")
         names = (*body.body, *(f"{each.name} {name}" for each in body.objects for name in body.object_features))
-        for field, array, limits, said in (
+        for field, array, limits, labels in (
             ("actions", self.actions, np.float32(ACTION_TOLERANCE) * action_limits(body), body.action_names),
             ("observations", self.observations, np.float32(OBSERVATION_TOLERANCE) * observation_limits(body), names),
         ):
@@ -174,7 +174,7 @@ class Episode:
                 step, column = np.unravel_index(beyond.argmax(), beyond.shape)
                 refuse(
                     field,
-                    f"{said[column]} is {array[step, column]:g} at step {step}, but {body.name} goes to "
+                    f"{labels[column]} is {array[step, column]:g} at step {step}, but {body.name} goes to "
                     f"{limits[column]:g} at most; are the units right?",
                 )
 
@@ -214,8 +214,8 @@ class Episode:
             bad = ~(np.abs(array) <= LARGEST_NUMBER).all(axis=1)
             if bad.any():
                 step = int(bad.argmax())
-                said = "a number above 1e9" if np.isfinite(array[step]).all() else "NaN or infinity"
-                refuse(name, f"{said} at step {step}.")
+                fault = "a number above 1e9" if np.isfinite(array[step]).all() else "NaN or infinity"
+                refuse(name, f"{fault} at step {step}.")
         if (np.abs(self.steps_to_go) > LARGEST_NUMBER).any():
             refuse("steps_to_go", "is infinite or above 1e9 somewhere; write NaN where no reward model ran.")
         if (self.fenced > 1).any():
@@ -384,8 +384,8 @@ def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], dict[str
     for entry in fields:
         for name in _FIELDS:
             if name not in entry:
-                said = _shown(entry.get("uuid", "(without an id)"))
-                raise FieldError(f"Episode {said}, field {name}: is missing.")
+                which = _shown(entry.get("uuid", "(without an id)"))
+                raise FieldError(f"Episode {which}, field {name}: is missing.")
         for name in set(entry) - set(_FIELDS):
             raise FieldError(f"Episode {_shown(entry['uuid'])}, field {_shown(name)}: is unknown.")
         if isinstance(ending := entry["ending"], str):

@@ -524,10 +524,9 @@ class Link:
             except InvalidStatus as error:
                 self._say(_rejection(error.response.status_code))
             except ConnectionClosed as error:
-                said = error.rcvd
-                self._say(
-                    _rejection(said.code, said.reason) if said else "the connection to the server broke; trying again"
-                )
+                closing = error.rcvd
+                broke = "the connection to the server broke; trying again"
+                self._say(_rejection(closing.code, closing.reason) if closing else broke)
             except (OSError, TimeoutError, WebSocketException) as error:
                 self._say(f"the server at {self.server} cannot be reached ({type(error).__name__}); trying again")
             finally:

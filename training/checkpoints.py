@@ -77,21 +77,21 @@ def save_checkpoint(path: Path, network: Network, metadata: CheckpointMetadata) 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     refuse_nan(tensors, f"The {metadata.role} of version {metadata.version} is not kept")
     try:
-        said = json.dumps(asdict(metadata), allow_nan=False)
+        description = json.dumps(asdict(metadata), allow_nan=False)
     except ValueError:
         raise CheckpointError(
             f"The {metadata.role} of version {metadata.version} is not kept: its threshold or recipe holds a "
             "number that is none."
         ) from None
-    write_atomically(path, save(tensors, metadata={"description": said}))
+    write_atomically(path, save(tensors, metadata={"description": description}))
 
 
-def refuse_nan(tensors: dict[str, Tensor], said: str) -> None:
-    """CheckpointError, with `said` before the reason, where a tensor holds a number that is none."""
+def refuse_nan(tensors: dict[str, Tensor], message: str) -> None:
+    """CheckpointError, with `message` before the reason, where a tensor holds a number that is none."""
     bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise CheckpointError(
-            f"{said}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity, such as {bad[0]}. Its data or its "
+            f"{message}: {len(bad)} of {len(tensors)} tensors hold NaN or infinity, such as {bad[0]}. Its data or its "
             "learning rate is to blame; an earlier version is the one to go on with."
         )
 

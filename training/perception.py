@@ -8,7 +8,7 @@
 
 Comes before grounding in stage 1 and stays frozen after it: reward model and policies see alike. Nobody labels a
 picture, and the simulator tells nothing. What has left its place a second later, time and again, is the hand. What has
-left its place between the first and the last picture of a demonstration is what was spoken of, more often than not, so
+left its place between the first and the last picture of a demonstration is what was named of, more often than not, so
 a thing is shown the words of those sentences. Then everything may have one name only, and every name one thing, and the
 network learns from its own clearest cases.
 """
@@ -212,10 +212,10 @@ def train_perception(
         moving, gone = _pairs(perception, pictures, early, late)
         told, left = _pairs(perception, pictures, first, last)
     texts = [set(Vocabulary.split(text)) for text in demonstrations.instructions]
-    said = torch.tensor([[float(word in text) for word in perception.words] for text in texts])  # [I, words]
-    said = said[demonstrations.instruction[first]]  # [E, words]
-    spoken_of = left.nonzero()[:, 0]
-    if not gone.any() or not len(spoken_of):
+    named = torch.tensor([[float(word in text) for word in perception.words] for text in texts])  # [I, words]
+    named = named[demonstrations.instruction[first]]  # [E, words]
+    shown = left.nonzero()[:, 0]
+    if not gone.any() or not len(shown):
         raise DatasetError(
             "In the pictures nothing is seen to leave its place; does the camera stand still, and do demonstrations "
             "move anything?"
@@ -224,10 +224,10 @@ def train_perception(
     def by_what_left() -> dict[str, Tensor]:
         some = torch.randint(len(moving.look), (BATCH,), generator=generator)
         hand = perception.object_detector(_turned(moving.look[some], generator))[:, 0]
-        rows = spoken_of[torch.randint(len(spoken_of), (BATCH,), generator=generator)]
+        rows = shown[torch.randint(len(shown), (BATCH,), generator=generator)]
         told_of = perception.object_detector(_turned(told.look[rows], generator))
         words = F.binary_cross_entropy_with_logits(
-            told_of[:, 1:], said[told.number[rows] % len(first)], reduction="none"
+            told_of[:, 1:], named[told.number[rows] % len(first)], reduction="none"
         )
         return {
             "hand": F.binary_cross_entropy_with_logits(hand, gone[some].float()),

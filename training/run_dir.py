@@ -136,8 +136,8 @@ class RunDir:
         lines = []
         for line in whole.splitlines():
             with contextlib.suppress(json.JSONDecodeError):
-                if isinstance(said := json.loads(line), dict):
-                    lines.append(said)
+                if isinstance(message := json.loads(line), dict):
+                    lines.append(message)
         return lines, offset + len(whole)
 
     def lines(self, kind: str) -> list[dict[str, Any]]:

@@ -180,7 +180,7 @@ class Learning:
         # An older state calls them taught, or is from before there was a value head.
         self.progress = {"value_updates": progress.get("taught", 0)} | progress
         for name in progress["consumed"] if self.recipe.replay else ():
-            again = practice_in(self.run.episodes / name, beginning, lambda *said, **level: None)
+            again = practice_in(self.run.episodes / name, beginning, lambda *message, **level: None)
             for each in labels(again, self.reward_model, beginning, self.rewards_of):
                 self.learner.remember(each.episode, each.steps, each.rewards, beginning)
         self.run.note(f"Going on with version {self.version}, after {self.practised} practice episodes.")
