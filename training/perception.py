@@ -8,7 +8,7 @@
 
 Comes before grounding in stage 1 and stays frozen after it: reward model and policies see alike. Nobody labels a
 picture, and the simulator tells nothing. What has left its place a second later, time and again, is the hand. What has
-left its place between the first and the last picture of a demonstration is what was named of, more often than not, so
+left its place between the first and the last picture of a demonstration is what was spoken of, more often than not, so
 a thing is shown the words of those sentences. Then everything may have one name only, and every name one thing, and the
 network learns from its own clearest cases.
 """

@@ -29,12 +29,13 @@ from PIL import Image
 
 from robots.driver import Driver, DriverError
 from robots.embodiments import EMBODIMENTS, Embodiment
-from robots.link import CheckpointCache, Link, LinkError, LinkThread, check_token
+from robots.link import Link, LinkThread
 from robots.orders import PolicyBundle
 from robots.protocol import Hello, Message, PolicyFailed, Watch, Welcome
 from robots.protocol import Policy as PolicyMessage
 from robots.station import Station
 from robots.tasks import TASKS
+from robots.transfers import CheckpointCache, LinkError, check_token
 from robots.worlds import World, WorldError, make_world
 from training.checkpoints import CheckpointError, FrozenCheckpoint, Policy, RewardModel
 

@@ -131,121 +131,152 @@ _WORLD_KEYS = {
 }
 
 
-def _world_description(entry: dict[str, Any], path: str | Path) -> WorldDescription:
-    where = f"{path}: world {entry.get('name', '(without a name)')!r}"
+class _Entry:
+    """A [[world]] table of a worlds file, read key by key. WorldsFileError says which key is wrong."""
 
-    def refuse(sentence: str) -> NoReturn:
-        raise WorldsFileError(f"{where}: {sentence}")
+    def __init__(self, entry: dict[str, Any], path: str | Path):
+        self.entry = entry
+        self.where = f"{path}: world {entry.get('name', '(without a name)')!r}"
 
-    def get(key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        if key not in entry and default is None:
-            refuse(f"{key} is missing.")
-        value = entry.get(key, default)
+    def refuse(self, sentence: str) -> NoReturn:
+        raise WorldsFileError(f"{self.where}: {sentence}")
+
+    def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        if key not in self.entry and default is None:
+            self.refuse(f"{key} is missing.")
+        value = self.entry.get(key, default)
         if not isinstance(value, kind) or isinstance(value, bool):
-            refuse(f"{key} has the wrong type ({type(value).__name__}).")
+            self.refuse(f"{key} has the wrong type ({type(value).__name__}).")
         return value
 
-    def names(key: str, prefix: str) -> tuple[str, ...]:
+    def names(self, key: str, prefix: str) -> tuple[str, ...]:
         """Either the features' names, or only how many there are."""
-        value = get(key, (int, list))
+        value = self.get(key, (int, list))
         if isinstance(value, int):
             if value > MOST_NUMBERS:
-                refuse(f"{key} may be {MOST_NUMBERS} at most.")
+                self.refuse(f"{key} may be {MOST_NUMBERS} at most.")
             value = [f"{prefix}_{i}" for i in range(value)]
         if not value or not all(isinstance(name, str) for name in value):
-            refuse(f"{key} must be a count above 0 or a list of names.")
+            self.refuse(f"{key} must be a count above 0 or a list of names.")
         return tuple(value)
 
-    unknown = set(entry) - _WORLD_KEYS
-    if unknown:
-        refuse(f"{', '.join(sorted(unknown))} is not a setting; known are {', '.join(sorted(_WORLD_KEYS))}.")
-    name = get("name", str)
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
-        refuse("name must be lower-case letters, digits and underscores, beginning with a letter.")
-    action_names = names("actions", "action")
-
-    def for_each(key: str, wanted: str, fits: Callable[[Any], bool]) -> tuple[Any, ...]:
-        """One value for each action, from one for all or a list; empty where the key is not given."""
-        if key not in entry:
+    def for_each(self, count: int, key: str, wanted: str, fits: Callable[[Any], bool]) -> tuple[Any, ...]:
+        """One value for each of `count` actions, from one for all or a list; empty where the key is not given."""
+        if key not in self.entry:
             return ()
-        values = entry[key]
-        values = tuple(values) if isinstance(values, list) else (values,) * len(action_names)
-        if len(values) != len(action_names) or not all(map(fits, values)):
-            refuse(f"{key} must be {wanted}, or a list of {len(action_names)} of them.")
+        values = self.entry[key]
+        values = tuple(values) if isinstance(values, list) else (values,) * count
+        if len(values) != count or not all(map(fits, values)):
+            self.refuse(f"{key} must be {wanted}, or a list of {count} of them.")
         return values
 
-    limits = for_each("action_limit", "one finite number above 0", lambda x: is_number(x) and x > 0)
-    low, high = (for_each(key, "one finite number", is_number) for key in ("action_low", "action_high"))
-    if bool(low) != bool(high) or bool(limits) == bool(low):
-        refuse("action_limit is missing, or in its place action_low and action_high.")
-    if low and not all(a < b for a, b in zip(low, high, strict=True)):
-        refuse("action_low must be below action_high.")
-    kinds = for_each("action_kind", f"one of {', '.join(MOTIONS)}", lambda kind: kind in MOTIONS)
-    changes = for_each("largest_change", "one finite number above 0", lambda x: is_number(x) and x > 0)
-    sensed_by = for_each("sensed_by", "the name of an observation", lambda x: isinstance(x, str))
-    if not kinds and (low or changes or sensed_by):
-        refuse(f"action_kind is missing; it says what the actions are: {', '.join(MOTIONS)}.")
-    low, high = low or tuple(-x for x in limits), high or limits
-    limits = limits or tuple(max(-a, b) for a, b in zip(low, high, strict=True))
-    motions = tuple(
-        Motion(
-            kind,
-            float(low[i]),
-            float(high[i]),
-            float(changes[i]) if changes and kind != "effort" else None,
-            sensed_by[i] if sensed_by and kind == "position" else "",
+    def actions(self, count: int) -> tuple[tuple[float, ...], tuple[Motion, ...]]:
+        """The limits of `count` actions, and their motions, of which there are none where action_kind is not given."""
+        limits = self.for_each(count, "action_limit", "one finite number above 0", lambda x: is_number(x) and x > 0)
+        low, high = (self.for_each(count, key, "one finite number", is_number) for key in ("action_low", "action_high"))
+        if bool(low) != bool(high) or bool(limits) == bool(low):
+            self.refuse("action_limit is missing, or in its place action_low and action_high.")
+        if low and not all(a < b for a, b in zip(low, high, strict=True)):
+            self.refuse("action_low must be below action_high.")
+        kinds = self.for_each(count, "action_kind", f"one of {', '.join(MOTIONS)}", lambda kind: kind in MOTIONS)
+        changes = self.for_each(count, "largest_change", "one finite number above 0", lambda x: is_number(x) and x > 0)
+        sensed_by = self.for_each(count, "sensed_by", "the name of an observation", lambda x: isinstance(x, str))
+        if not kinds and (low or changes or sensed_by):
+            self.refuse(f"action_kind is missing; it says what the actions are: {', '.join(MOTIONS)}.")
+        low, high = low or tuple(-x for x in limits), high or limits
+        limits = limits or tuple(max(-a, b) for a, b in zip(low, high, strict=True))
+        motions = tuple(
+            Motion(
+                kind,
+                float(low[i]),
+                float(high[i]),
+                float(changes[i]) if changes and kind != "effort" else None,
+                sensed_by[i] if sensed_by and kind == "position" else "",
+            )
+            for i, kind in enumerate(kinds)
         )
-        for i, kind in enumerate(kinds)
-    )
-    success = get("success", dict)
-    bounds = {key: success.get(key) for key in ("at_least", "at_most")}
-    given = [bound for bound in bounds.values() if bound is not None]
-    if not isinstance(success.get("info"), str) or not given or not all(map(is_number, given)):
-        refuse('success needs an info key and at_least or at_most, as in {info = "reward_dist", at_least = -0.05}.')
-    if len(given) == 2 and bounds["at_least"] > bounds["at_most"]:
-        refuse("success can never be: at_least is above at_most.")
-    wordings = tuple(get("wordings", list))
-    held_out = tuple(get("held_out_wordings", list, []))
-    if not wordings or not all(
-        isinstance(text, str) and text.strip() and not set("{}\0") & set(text) and len(text) <= 300
-        for text in wordings + held_out
-    ):
-        refuse("wordings must be a list of one or more instructions in words, without braces, of at most 300 letters.")
-    control_hz, time_limit = float(get("control_hz", (int, float))), get("time_limit_steps", int)
-    reset_every, reset_each = get("reset_every_steps", int, 0), entry.get("reset_each_attempt", False)
-    if not 0.1 <= control_hz <= 1000:  # NaN and infinity are not either
-        refuse("control_hz must be a number above 0, from 0.1 to 1000 actions a second.")
-    if not 0 <= reset_every <= MOST_STEPS:
-        refuse(f"reset_every_steps must be from 0 to {MOST_STEPS}.")
-    for key, value in (("time_limit_steps", time_limit), ("reset_each_attempt", reset_each)):
-        try:
-            RULES[key].check(value)
-        except RuleError as error:
-            refuse(f"{key} is wrong: {error}")
+        return tuple(float(x) for x in limits), motions
+
+    def success(self) -> dict[str, Any]:
+        """By which number of the environment's info an attempt has succeeded, and its bounds."""
+        success = self.get("success", dict)
+        bounds = {key: success.get(key) for key in ("at_least", "at_most")}
+        given = [bound for bound in bounds.values() if bound is not None]
+        if not isinstance(success.get("info"), str) or not given or not all(map(is_number, given)):
+            self.refuse(
+                'success needs an info key and at_least or at_most, as in {info = "reward_dist", at_least = -0.05}.'
+            )
+        if len(given) == 2 and bounds["at_least"] > bounds["at_most"]:
+            self.refuse("success can never be: at_least is above at_most.")
+        return bounds | {"info": success["info"]}
+
+    def wordings(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The instructions in words, and those that are kept from training."""
+        wordings = tuple(self.get("wordings", list))
+        held_out = tuple(self.get("held_out_wordings", list, []))
+        if not wordings or not all(
+            isinstance(text, str) and text.strip() and not set("{}\0") & set(text) and len(text) <= 300
+            for text in wordings + held_out
+        ):
+            self.refuse(
+                "wordings must be a list of one or more instructions in words, without braces, of at most 300 letters."
+            )
+        return wordings, held_out
+
+    def timing(self) -> dict[str, Any]:
+        """How often it acts, how long an attempt takes, and when it is reset."""
+        control_hz, time_limit = float(self.get("control_hz", (int, float))), self.get("time_limit_steps", int)
+        reset_every, reset_each = self.get("reset_every_steps", int, 0), self.entry.get("reset_each_attempt", False)
+        if not 0.1 <= control_hz <= 1000:  # NaN and infinity are not either
+            self.refuse("control_hz must be a number above 0, from 0.1 to 1000 actions a second.")
+        if not 0 <= reset_every <= MOST_STEPS:
+            self.refuse(f"reset_every_steps must be from 0 to {MOST_STEPS}.")
+        for key, value in (("time_limit_steps", time_limit), ("reset_each_attempt", reset_each)):
+            try:
+                RULES[key].check(value)
+            except RuleError as error:
+                self.refuse(f"{key} is wrong: {error}")
+        return {
+            "control_hz": control_hz,
+            "time_limit_steps": time_limit,
+            "reset_every_steps": reset_every,
+            "reset_each_attempt": reset_each,
+        }
+
+
+def _world_description(table: dict[str, Any], path: str | Path) -> WorldDescription:
+    entry = _Entry(table, path)
+    unknown = set(table) - _WORLD_KEYS
+    if unknown:
+        entry.refuse(f"{', '.join(sorted(unknown))} is not a setting; known are {', '.join(sorted(_WORLD_KEYS))}.")
+    name = entry.get("name", str)
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+        entry.refuse("name must be lower-case letters, digits and underscores, beginning with a letter.")
+    action_names = entry.names("actions", "action")
+    action_limit, motions = entry.actions(len(action_names))
+    success = entry.success()
+    wordings, held_out = entry.wordings()
     world = WorldDescription(
         name=name,
-        env_id=get("env_id", str),
-        title=get("title", str, name),
-        description=get("description", str, " "),
-        options=get("options", dict, {}),
-        observation_names=names("observations", "observation"),
+        env_id=entry.get("env_id", str),
+        title=entry.get("title", str, name),
+        description=entry.get("description", str, " "),
+        options=entry.get("options", dict, {}),
+        observation_names=entry.names("observations", "observation"),
         action_names=action_names,
-        action_limit=tuple(float(x) for x in limits),
-        control_hz=float(control_hz),
-        time_limit_steps=time_limit,
+        action_limit=action_limit,
         success_info=success["info"],
-        success_at_least=bounds["at_least"],
-        success_at_most=bounds["at_most"],
-        reset_every_steps=reset_every,
-        reset_each_attempt=reset_each,
+        success_at_least=success["at_least"],
+        success_at_most=success["at_most"],
         wordings=wordings,
         held_out_wordings=held_out,
         motions=motions,
+        **entry.timing(),
     )
     try:
         world.embodiment.check()
     except ValueError as error:
-        refuse(str(error))
+        entry.refuse(str(error))
     return world
 
 

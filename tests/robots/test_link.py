@@ -12,14 +12,14 @@ import pytest
 from websockets.asyncio.server import serve
 
 from robots import link as link_module
+from robots import transfers
 from robots.episodes import Episode
-from robots.link import (
-    FRAME_HEADER,
+from robots.link import FRAME_HEADER, Link, LinkThread
+from robots.protocol import CommandDone, Hello, Policy, PolicyLoaded, Telemetry, Touch
+from robots.transfers import (
     Broken,
     CheckpointCache,
-    Link,
     LinkError,
-    LinkThread,
     MissingToken,
     NotAdmitted,
     Refused,
@@ -27,7 +27,6 @@ from robots.link import (
     Unreachable,
     upload,
 )
-from robots.protocol import CommandDone, Hello, Policy, PolicyLoaded, Telemetry, Touch
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.robots.fake_server import FakeServer, until
 
@@ -320,7 +319,7 @@ def test_a_file_cut_short_on_disk_is_set_aside_with_the_reason(server, connect, 
 
 
 def test_a_full_spool_gives_up_practice_and_keeps_corrections(tmp_path, monkeypatch):
-    monkeypatch.setattr(link_module, "SPOOLED_EPISODES", 3)
+    monkeypatch.setattr(transfers, "SPOOLED_EPISODES", 3)
     spool = Spool(tmp_path)
     correction = an_episode(purpose="correction")
     for episode in (correction, *(an_episode() for _ in range(5))):
@@ -413,7 +412,7 @@ def full_disk(monkeypatch):
 
         return write
 
-    monkeypatch.setattr(link_module, "write_atomically", unless_full(link_module.write_atomically))
+    monkeypatch.setattr(transfers, "write_atomically", unless_full(transfers.write_atomically))
     monkeypatch.setattr(Path, "write_bytes", unless_full(Path.write_bytes))  # of what is set aside
     return switch
 
@@ -449,7 +448,7 @@ def test_memory_is_bounded_practice_goes_first_and_what_goes_is_named(tmp_path, 
     driven = [an_episode(purpose="correction") for _ in range(4)]
     spool.add(driven[0])
     size = len(next(iter(spool._in_memory.values())))
-    monkeypatch.setattr(link_module, "BYTES_IN_MEMORY", 3 * size + 100)
+    monkeypatch.setattr(transfers, "BYTES_IN_MEMORY", 3 * size + 100)
     practice = an_episode()
     for episode in (practice, *driven[1:]):
         spool.add(episode)
@@ -459,7 +458,7 @@ def test_memory_is_bounded_practice_goes_first_and_what_goes_is_named(tmp_path, 
 
 
 def test_a_spool_full_of_corrections_drops_none(tmp_path, monkeypatch):
-    monkeypatch.setattr(link_module, "SPOOLED_EPISODES", 3)
+    monkeypatch.setattr(transfers, "SPOOLED_EPISODES", 3)
     spool = Spool(tmp_path)
     for _ in range(5):
         spool.add(an_episode(purpose="correction"))
