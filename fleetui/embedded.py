@@ -40,6 +40,7 @@ APP = "fleetui_app"  # as whom web server, worker and commands connect: it reads
 PG_PORT = 5432  # only a part of the socket's name
 SHARED_PLACE = Path("/var/lib/fleetui")
 PR_SET_PDEATHSIG = 1
+Words = list[Path | str]  # of a command line
 
 
 class EmbeddedError(Exception):
@@ -202,17 +203,7 @@ class Postgres:
         self._give(sockets)
         if not (self.folder / "PG_VERSION").exists():
             self._make_cluster()
-        command: list[Path | str] = [
-            self.binaries / "postgres",
-            "-D",
-            self.folder,
-            "-k",
-            sockets,
-            "-h",
-            "",
-            "-p",
-            str(PG_PORT),
-        ]
+        command: Words = [self.binaries / "postgres", "-D", self.folder, "-k", sockets, "-h", "", "-p", str(PG_PORT)]
         settings = {"unix_socket_permissions": "0700", "shared_buffers": "64MB", "max_connections": "100"}
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with open(self.log_path, "ab") as output:
@@ -337,15 +328,7 @@ class Postgres:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         self._give(unfinished)
-        command: list[Path | str] = [
-            self.binaries / "initdb",
-            "-D",
-            unfinished,
-            "-U",
-            OWNER,
-            "--auth=trust",
-            "--encoding=UTF8",
-        ]
+        command: Words = [self.binaries / "initdb", "-D", unfinished, "-U", OWNER, "--auth=trust", "--encoding=UTF8"]
         # "trust" is the file system's: the only way in is a socket in a folder of mode 700.
         command += ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
         done = subprocess.run(command, cwd=unfinished, capture_output=True, text=True, **self._as_user())
@@ -362,17 +345,7 @@ class Postgres:
             return
         if serves(pid, "postgres", self.folder):
             log.info("Stopping a PostgreSQL (process %s) that an earlier start left behind", pid)
-            command: list[Path | str] = [
-                self.binaries / "pg_ctl",
-                "stop",
-                "-D",
-                self.folder,
-                "-m",
-                "fast",
-                "-w",
-                "-t",
-                "30",
-            ]
+            command: Words = [self.binaries / "pg_ctl", "stop", "-D", self.folder, "-m", "fast", "-w", "-t", "30"]
             done = subprocess.run(command, cwd="/", capture_output=True, text=True, **self._as_user())
             if done.returncode:
                 raise EmbeddedError(f"A PostgreSQL left behind (process {pid}) does not stop: {done.stderr.strip()}")
@@ -396,18 +369,7 @@ class Postgres:
 
     def _psql(self, query: str, database: str) -> subprocess.CompletedProcess[str]:
         host = socket_folder(self.data) / "pg"
-        command: list[Path | str] = [
-            self.binaries / "psql",
-            "-XAtq",
-            "-h",
-            host,
-            "-p",
-            str(PG_PORT),
-            "-U",
-            OWNER,
-            "-d",
-            database,
-        ]
+        command: Words = [self.binaries / "psql", "-XAtq", "-h", host, "-p", str(PG_PORT), "-U", OWNER, "-d", database]
         return subprocess.run([*command, "-c", query], cwd="/", capture_output=True, text=True, **self._as_user())
 
 
@@ -428,16 +390,19 @@ class Valkey:
         folder = self.data / "valkey"
         folder.mkdir(mode=0o700, exist_ok=True)
         self._stop_leftover()
-        command: list[Path | str] = [
-            self._binary(),
-            "--port",
-            "0",
-            "--unixsocket",
-            valkey_socket(self.data),
+        command: Words = [self._binary(), "--port", "0", "--unixsocket", valkey_socket(self.data)]
+        command += [
             "--unixsocketperm",
             "700",
+            "--appendonly",
+            "yes",
+            "--save",
+            "",
+            "--dir",
+            folder,
+            "--daemonize",
+            "no",
         ]
-        command += ["--appendonly", "yes", "--save", "", "--dir", folder, "--daemonize", "no"]
         with open(self.log_path, "ab") as output:
             process: subprocess.Popen[bytes] = subprocess.Popen(
                 command,
