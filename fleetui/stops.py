@@ -50,8 +50,11 @@ class Link(Protocol):
     name: str
     latch: str  # the stop by which it is latched, as far as is known here; "": it is not
     latch_changed_at: float
+    present: bool  # it said hello, and has not gone since
 
     def tell(self, message: Message) -> None: ...  # from any thread, never waits
+    def tell_by_steady_clock(self, message: Message) -> None: ...  # the same, from the loop; `sent_at` is by that clock
+    def hang_up_soon(self, code: int, reason: str = "") -> None: ...
     def silent_s(self) -> float: ...
 
 
