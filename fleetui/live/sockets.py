@@ -117,7 +117,7 @@ class Socket(AsyncWebsocketConsumer):
         """Seconds since it was last heard."""
         return time.monotonic() - self.heard_at
 
-    def spawn(self, coroutine: Coroutine[Any, Any, object]) -> asyncio.Task[Any]:
+    def spawn(self, coroutine: Coroutine[Any, Any, Returned]) -> asyncio.Task[Returned]:
         """A task that ends with the socket; what it raises is logged."""
         task = asyncio.create_task(coroutine)
         self.tasks.add(task)
