@@ -235,14 +235,13 @@ class StationConsumer(Socket):
             self.state_since = now
         if changed or now - self.written_at > WRITE_EVERY_S:
             self.written_at = now
-            waits = self.to_write is not None
+            if self.to_write is None:
+                self.do(self.write_state)  # may refuse; then nothing waits, and the next telemetry asks anew
             self.to_write = {
                 "state": message.state,
                 "reason": message.reason,
                 "episode": telemetry.newest[self.pk].uuid,
             }
-            if not waits:
-                self.do(self.write_state)
         self.look_for_lost_stop(message, now)
         self.note_need(now - self.state_since)
 
