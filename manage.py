@@ -5,7 +5,7 @@ import os
 import sys
 
 
-def main():
+def main() -> None:
     """Carry out one of Django's commands."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetui.settings")
     from django.core.management import execute_from_command_line

@@ -1,9 +1,10 @@
 """JSON over HTTP as the standard has it: no NaN goes out, and nothing comes in that can't be kept."""
 
 import json
+from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
-from django.http import JsonResponse
+from django.http import HttpRequest, JsonResponse
 from ninja.parser import Parser
 from ninja.renderers import JSONRenderer
 from ninja.responses import NinjaJSONEncoder
@@ -16,7 +17,7 @@ class PageEncoder(StrictEncoder, DjangoJSONEncoder):
 
 
 class JsonAnswer(JsonResponse):
-    def __init__(self, data, **options):
+    def __init__(self, data: Any, **options: Any) -> None:
         super().__init__(data, encoder=PageEncoder, **options)
 
 
@@ -29,5 +30,5 @@ class StrictRenderer(JSONRenderer):
 
 
 class StrictParser(Parser):
-    def parse_body(self, request):
+    def parse_body(self, request: HttpRequest) -> Any:
         return loads(request.body)

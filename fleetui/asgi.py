@@ -4,6 +4,8 @@ Frames are kept in this process' memory (live/frames.py), which is why there is 
 """
 
 import os
+from collections.abc import Awaitable, Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from channels.auth import AuthMiddlewareStack
@@ -25,8 +27,15 @@ from robots import strict_json  # noqa: E402
 CHARTS = "/charts/app/"
 LARGEST_BODY = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 
+# As ASGI has them.
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[..., Awaitable[None]]  # of (scope, receive, send), which each library types in its own way
 
-def as_asked(scope):
+
+def as_asked(scope: Scope) -> Scope:
     """A proxy may drop the sub-path, the port or https on the way; what the browser asked for (FLEETUI_URL) is put back
     here, so that addresses, redirects and the checks of where a request comes from are right everywhere after.
     """
@@ -43,23 +52,23 @@ def as_asked(scope):
     return asked
 
 
-async def pages(scope, receive, send):
+async def pages(scope: Scope, receive: Receive, send: Send) -> None:
     """Dash's pages guard themselves by the Django session."""
     if "\0" in scope["path"] or b"%00" in scope["query_string"]:
         await refuse(send, 400, "The address holds a NUL character, which nothing here has in its name.")
         return
-    app = dash_asgi if scope["path"].removeprefix(settings.BASE_PATH).startswith(CHARTS) else django_app
+    app: App = dash_asgi if scope["path"].removeprefix(settings.BASE_PATH).startswith(CHARTS) else django_app
     await refuse_large_bodies(app, scope, receive, send)
 
 
-async def refuse_large_bodies(app, scope, receive, send):
+async def refuse_large_bodies(app: App, scope: Scope, receive: Receive, send: Send) -> None:
     """Django spools a whole body to disk before it asks who sends it; so what is too large is refused here, at its
     announcement, or where none was made, as soon as more has come.
     """
     said = dict(scope["headers"]).get(b"content-length", b"0")
     too_large, answered, got = not said.isdigit() or int(said) > LARGEST_BODY, False, 0
 
-    async def receive_some():
+    async def receive_some() -> Message:
         nonlocal got, too_large
         message = await receive()
         got += len(message.get("body", b""))
@@ -68,7 +77,7 @@ async def refuse_large_bodies(app, scope, receive, send):
             return {"type": "http.disconnect"}
         return message
 
-    async def send_on(message):
+    async def send_on(message: Message) -> None:
         nonlocal answered
         answered = True
         await send(message)
@@ -86,17 +95,17 @@ async def refuse_large_bodies(app, scope, receive, send):
         await refuse(send, 413, "The upload is larger than 64 MiB; send less at once.")
 
 
-async def refuse(send, status, sentence):
+async def refuse(send: Send, status: int, sentence: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": strict_json.dumps({"detail": sentence}).encode()})
 
 
-async def lifespan(scope, receive, send):
+async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     """While the server runs it hears the stops that are given in other processes, by both ways."""
     watch = stops.Watch()
 
-    def hear(event):
+    def hear(event: dict[str, Any]) -> None:
         stops.hear(event["payload"])
 
     while True:
@@ -111,14 +120,16 @@ async def lifespan(scope, receive, send):
             return
 
 
-served = ProtocolTypeRouter(
+served: App = ProtocolTypeRouter(
     {
         "http": pages,
-        "websocket": AuthMiddlewareStack(URLRouter(websocket_urlpatterns)),
+        "websocket": AuthMiddlewareStack(
+            URLRouter(websocket_urlpatterns)  # type: ignore[arg-type]  # its stubs want a class that only they have
+        ),
         "lifespan": lifespan,
     }
 )
 
 
-async def application(scope, receive, send):
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
     await served(as_asked(scope) if "path" in scope else scope, receive, send)

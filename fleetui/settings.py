@@ -10,7 +10,7 @@ import secrets
 import warnings
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from csp.constants import NONE, SELF, UNSAFE_INLINE
@@ -54,9 +54,10 @@ class RedisAddress(NamedTuple):
 def read_public_address(url: str) -> PublicAddress:
     parts = urlsplit(url)
     host, port = parts.hostname, parts.port
-    is_plain = host and not (parts.query or parts.fragment) and re.fullmatch(r"(/[\w.~-]+)*/?", parts.path)
+    is_plain = not (parts.query or parts.fragment) and re.fullmatch(r"(/[\w.~-]+)*/?", parts.path)
     if (
-        not is_plain
+        not host
+        or not is_plain
         or parts.scheme not in ("http", "https")
         or parts.path.partition("/")[2].partition("/")[0] in FIRST_NAMES
     ):
@@ -76,7 +77,7 @@ def read_host_names(names: str) -> list[str]:
     return [bracketed(name.strip()) for name in names.split(",") if name.strip()]
 
 
-def read_database(url: str) -> dict:
+def read_database(url: str) -> dict[str, Any]:
     """As Django has it. (pydantic's own PostgresDsn refuses ?host=/folder, as the host's place is empty then.)"""
     parts = urlsplit(url)
     if parts.scheme not in ("postgresql", "postgres") or len(parts.path) < 2:
@@ -111,33 +112,33 @@ class Environment(BaseSettings):
     model_config = SettingsConfigDict(case_sensitive=True, frozen=True, validate_default=False)
 
     # The port of the web server.
-    PORT: int = Field(8000, ge=1, le=65535, description="be a number from 1 to 65535")
+    PORT: int = Field(default=8000, ge=1, le=65535, description="be a number from 1 to 65535")
     # The folder in which everything is kept.
-    FLEETUI_DATA: Path = Field(BASE_DIR / ".fleetui", description="be a folder")
+    FLEETUI_DATA: Path = Field(default=BASE_DIR / ".fleetui", description="be a folder")
     # Names under which browsers reach the fleet; without any, this machine alone does.
     FLEETUI_HOST: Annotated[list[str], NoDecode, BeforeValidator(read_host_names)] = Field(
-        [], description="be host names, with commas between them"
+        default=[], description="be host names, with commas between them"
     )
     # The address that people type where a proxy stands before the fleet.
     FLEETUI_URL: Annotated[PublicAddress, NoDecode, BeforeValidator(read_public_address)] = Field(
-        PublicAddress(),
+        default=PublicAddress(),
         description="look like https://fleet.example:8443/fleet/, and its path must not begin like an address of the "
         f"fleet's own ({', '.join(FIRST_NAMES)})",
     )
     # Marks cookies secure, behind a proxy that speaks https.
-    FLEETUI_HTTPS: bool = Field(False, description="be 1 or 0")
+    FLEETUI_HTTPS: bool = Field(default=False, description="be 1 or 0")
     # Shows errors in the browser.
-    DEBUG: bool = Field(False, description="be 1 or 0")
+    DEBUG: bool = Field(default=False, description="be 1 or 0")
     # Own servers in place of the embedded ones.
-    DATABASE_URL: Annotated[dict | None, NoDecode, BeforeValidator(read_database)] = Field(
-        None, repr=False, description="look like postgresql://user:password@host:5432/name"
+    DATABASE_URL: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(read_database)] = Field(
+        default=None, repr=False, description="look like postgresql://user:password@host:5432/name"
     )
     # The same database, by the role that owns the tables.
-    DATABASE_OWNER_URL: Annotated[dict | None, NoDecode, BeforeValidator(read_database)] = Field(
-        None, repr=False, description="look like postgresql://user:password@host:5432/name"
+    DATABASE_OWNER_URL: Annotated[dict[str, Any] | None, NoDecode, BeforeValidator(read_database)] = Field(
+        default=None, repr=False, description="look like postgresql://user:password@host:5432/name"
     )
     REDIS_URL: Annotated[RedisAddress | None, NoDecode, BeforeValidator(read_redis)] = Field(
-        None, repr=False, description="look like redis://host:6379/0, rediss://host:6379/0 or unix:///path"
+        default=None, repr=False, description="look like redis://host:6379/0, rediss://host:6379/0 or unix:///path"
     )
 
     @field_validator("*", mode="before")
@@ -160,7 +161,7 @@ def read_environment() -> Environment:
     )
 
 
-def choose_databases(environment: Environment, data: Path) -> tuple[dict, dict]:
+def choose_databases(environment: Environment, data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns (how the application connects, how migrations do): to one database, best by two roles."""
     used = environment.DATABASE_URL
     if used is None:

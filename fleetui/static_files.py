@@ -15,7 +15,7 @@ class HashedFiles(CompressedManifestStaticFilesStorage):
     support_js_module_import_aggregation = True  # import "./live.js" gets the hashed name too
 
 
-def collect():
+def collect() -> None:
     """Once for each state of the sources, so that a second start is quick."""
     sources = [
         (name, storage.size(name), storage.get_modified_time(name).timestamp())

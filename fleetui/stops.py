@@ -16,7 +16,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import psycopg
 from django.db import Error, connection, connections
@@ -36,6 +37,8 @@ ROWS_READ_EVERY_S = 1.0
 FOREIGN_FOR_S = 60.0
 WRITTEN_AGAIN_AFTER_S = 0.5
 SAID_EVERY_S = 60.0  # in the log, of one that can't be written
+Given = TypeVarTuple("Given")
+Returned = TypeVar("Returned")
 
 
 class Link(Protocol):
@@ -47,8 +50,11 @@ class Link(Protocol):
     name: str
     latch: str  # the stop by which it is latched, as far as is known here; "": it is not
     latch_changed_at: float
+    present: bool  # it said hello, and has not gone since
 
     def tell(self, message: Message) -> None: ...  # from any thread, never waits
+    def tell_by_steady_clock(self, message: Message) -> None: ...  # the same, from the loop; `sent_at` is by that clock
+    def hang_up_soon(self, code: int, reason: str = "") -> None: ...
     def silent_s(self) -> float: ...
 
 
@@ -67,12 +73,12 @@ class Order:
     foreign: bool = False  # given in another process, where somebody waits for the answers
     recorded: bool = False
     failed: Exception | None = None  # why it could not be recorded, and is not tried again
-    rows: list[dict] = field(default_factory=list)  # the stations as PostgreSQL knows them, once recorded
+    rows: list[dict[str, Any]] = field(default_factory=list)  # the stations as PostgreSQL knows them, once recorded
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def wait(self, done: Callable[[], bool], seconds: float) -> bool:
+    def wait(self, done: Callable[[], object], seconds: float) -> bool:
         with self.changed:
-            return self.changed.wait_for(done, seconds)
+            return bool(self.changed.wait_for(done, seconds))
 
     def note(self, change: Callable[[], object]) -> None:
         with self.changed:
@@ -126,7 +132,7 @@ def confirm(order_id: str, lab: str, slug: str, here: bool = True) -> None:
         _say({"confirmed": {"id": order_id, "lab": lab, "station": slug}})
 
 
-def hear(payload: dict) -> None:
+def hear(payload: dict[str, Any]) -> None:
     """What another process said, by one way or the other; twice is once."""
     if payload.get("from") == PROCESS:
         return
@@ -178,7 +184,7 @@ def note_rows(latched: dict[int, str], asked_at: float) -> None:
 # Writing down, by a thread that goes on trying: a full disk or a lost server must cost no record. What can't be written
 # now goes behind the others, so that it holds nobody up.
 
-_to_record: deque[tuple[float, Order, Context, Callable]] = deque()
+_to_record: deque[tuple[float, Order, Context, Callable[[Order], None]]] = deque()
 _something = threading.Event()
 _recorder: threading.Thread | None = None
 
@@ -229,7 +235,7 @@ def _record() -> None:
             except Exception as error:
                 log.exception("A stop by %s was told and can't be recorded", order.by)
                 _settle(order)
-                order.note(lambda order=order, error=error: setattr(order, "failed", error))
+                order.note(partial(setattr, order, "failed", error))
             finally:
                 connections.close_all()
             said_at.pop(order.id, None)
@@ -238,10 +244,10 @@ def _record() -> None:
 # To and from other web processes
 
 
-def _say(payload: dict) -> None:
+def _say(payload: dict[str, Any]) -> None:
     payload |= {"from": PROCESS}
 
-    def notify():
+    def notify() -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_notify(%s, %s)", [CHANNEL, strict_json.dumps(payload)])
 
@@ -249,13 +255,13 @@ def _say(payload: dict) -> None:
     in_daemon(notify)
 
 
-def in_daemon(function: Callable, *arguments) -> Future:
+def in_daemon(function: Callable[[*Given], Returned], *arguments: *Given) -> Future[Returned]:
     """Run in a thread of its own, which a server that hangs can hold without holding anybody else."""
-    future: Future = Future()
+    future: Future[Returned] = Future()
     future.set_running_or_notify_cancel()
     context = copy_context()
 
-    def run():
+    def run() -> None:
         try:
             future.set_result(context.run(function, *arguments))
         except BaseException as error:
@@ -279,7 +285,7 @@ class Watch(threading.Thread):
     its own: runs in each web process (asgi.py).
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(name="watch stops", daemon=True)
         self.ending = threading.Event()
 

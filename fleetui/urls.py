@@ -1,8 +1,11 @@
 """The addresses: the pages of each app, the HTTP API, and a health check for whoever starts the server."""
 
+from collections.abc import Callable
 from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from django.db import close_old_connections, connection
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import include, path
 from django.views import defaults
 
@@ -10,8 +13,11 @@ from fleetui import failures
 from fleetui.answers import JsonAnswer
 from fleetui.api.http import api
 
+P = ParamSpec("P")
+Answer = TypeVar("Answer", bound=HttpResponseBase)
 
-def health(request):
+
+def health(request: HttpRequest) -> JsonAnswer:
     """200 once this process answers and reaches its database; `manage.py start` waits for it."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
@@ -27,13 +33,13 @@ urlpatterns = [
 ]
 
 
-def returning(view):
+def returning(view: Callable[P, Answer]) -> Callable[P, Answer]:
     """Django renders pages of errors in threads that no request owns, and they ask who is logged in: without this, each
     such thread keeps a connection of the pool for good.
     """
 
     @wraps(view)
-    def render(*args, **kwargs):
+    def render(*args: P.args, **kwargs: P.kwargs) -> Answer:
         try:
             return view(*args, **kwargs)
         finally:

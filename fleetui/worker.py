@@ -28,7 +28,7 @@ beat = None  # Celery's clock for what repeats, while a worker runs
 
 
 @worker_init.connect
-def end_without_servers(**_) -> None:
+def end_without_servers(**_: object) -> None:
     try:
         check_servers()
     except ServerAway as error:
@@ -36,10 +36,10 @@ def end_without_servers(**_) -> None:
 
 
 @worker_ready.connect
-def begin_watch(**_) -> None:
+def begin_watch(**_: object) -> None:
     """Look for what a crash left behind: at once, then every few seconds."""
 
-    def watch():
+    def watch() -> None:
         looked_at_all = -math.inf
         while not stopping.is_set():
             try:
@@ -73,7 +73,7 @@ def keep_clock_running() -> None:
 
 
 @worker_shutting_down.connect
-def begin_stop(**_) -> None:
+def begin_stop(**_: object) -> None:
     stopping.set()
     if beat is not None:
         beat.service.stop()

@@ -1,11 +1,12 @@
 """What a browser's message says, read with a sentence for what can't be."""
 
 import time
+from typing import Any
 
 from fleetui.live.sockets import BadRequest
 
 
-def age_of(message: dict) -> float:
+def age_of(message: dict[str, Any]) -> float:
     """Seconds since the browser sent it, by this process' steady clock as the browser knows it from the heartbeats: a
     wall clock may jump.
     """
@@ -17,7 +18,7 @@ def age_of(message: dict) -> float:
     return max(0.0, time.monotonic() - sent_at)
 
 
-def refuse_late(command: dict, ttl_ms) -> None:
+def refuse_late(command: dict[str, Any], ttl_ms: Any) -> None:
     """A click that waited on the way here must not act late either; only a stop is never too late."""
     if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, (int, float)) or not 0 <= ttl_ms <= 60_000:
         raise BadRequest("ttl_ms must be a number of milliseconds, 0 to 60000.")
@@ -26,7 +27,7 @@ def refuse_late(command: dict, ttl_ms) -> None:
         raise BadRequest(f"The command came {age_ms:.0f} ms old and was good for {ttl_ms:.0f} ms; give it again.")
 
 
-def text_of(message: dict, name: str) -> str:
+def text_of(message: dict[str, Any], name: str) -> str:
     value = message.get(name)
     if not isinstance(value, str) or not value:
         raise BadRequest(f"{name} is missing.")

@@ -10,7 +10,9 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from django.db import Error
@@ -25,6 +27,9 @@ from fleetui.live.browser_messages import age_of, refuse_late, text_of
 from fleetui.live.sockets import BadRequest, in_thread
 from fleetui.live.stations import tell_at_once
 from robots.protocol import Command, ControlHeartbeat, Lapse
+
+if TYPE_CHECKING:
+    from fleetui.live.viewers import LiveConsumer
 
 log = logging.getLogger(__name__)
 
@@ -47,21 +52,21 @@ class Held:
 class Commanding:
     """The orders of one socket, and the stations that it holds. What it holds it lets go when the socket ends."""
 
-    def __init__(self, socket):
-        self.socket = socket  # the LiveConsumer, which knows the user and the roles
+    def __init__(self, socket: "LiveConsumer") -> None:
+        self.socket = socket  # it knows the user and the roles
         self.held: dict[tuple[str, str], Held] = {}
         self.stops_under_way = 0
 
-    def begin(self):
-        self.socket.spawn(self.watch_beats())
+    def begin(self) -> None:
+        self.socket.spawn(self.watch_heartbeats())
 
-    async def let_all_go(self) -> list[asyncio.Future]:
+    async def let_all_go(self) -> list[asyncio.Future[None]]:
         """The socket ends. Told at once; what is returned writes it down."""
         return [await self.let_go(held) for held in list(self.held.values())]
 
     # Commands
 
-    def stop(self, message):
+    def stop(self, message: dict[str, Any]) -> None:
         """One station, or all of a lab: who may give it is known here, so nothing is waited for before it is told."""
         lab, wanted = text_of(message, "lab"), message["stop"]
         if not isinstance(wanted, dict):
@@ -73,9 +78,9 @@ class Commanding:
         self.stops_under_way += 1
         self.socket.spawn(self.give_stop(str(wanted.get("id") or uuid4())[:80], lab, station))
 
-    async def give_stop(self, order_id, lab, station):
+    async def give_stop(self, order_id: str, lab: str, station: str | None) -> None:
         try:
-            wish = {
+            wish: dict[str, Any] = {
                 "user": self.socket.user,
                 "lab_slug": lab,
                 "station_slug": station,
@@ -94,7 +99,7 @@ class Commanding:
             await self.forget_control(key, "")  # it ended an override, if there was one
         await self.socket.say({"stop_done": answer})
 
-    def command(self, command):
+    def command(self, command: Any) -> None:
         if not isinstance(command, dict):
             raise BadRequest("command must be an object: {id, lab, station, name, args, ttl_ms, sent_at}.")
         command_id = str(command.get("id") or uuid4())[:80]
@@ -111,11 +116,11 @@ class Commanding:
         except (access.Refused, BadRequest) as error:
             self.answer(command_id, {"ok": False, "error": str(error)})
 
-    async def give_command(self, command_id, lab, slug, name, args, ttl_ms):
+    async def give_command(self, command_id: str, lab: str, slug: str, name: Any, args: Any, ttl_ms: Any) -> None:
         station = None
         try:
             station = await in_thread(access.get_row)(Station, self.socket.user, lab, slug=slug)
-            granted = {"epoch": 0}
+            granted: dict[str, Any] = {"epoch": 0}
             telemetry.await_answer(
                 station.pk, command_id, lambda answer: self.answer_soon(station, name, command_id, granted, answer)
             )
@@ -150,7 +155,7 @@ class Commanding:
             await self.forget_control((lab, slug), "")
         asyncio.get_running_loop().call_later(ttl_ms / 1000 + 1, self.give_up, station, command_id, name)
 
-    def drive(self, command, command_id, ttl_ms):
+    def drive(self, command: dict[str, Any], command_id: str, ttl_ms: Any) -> None:
         """Ten times a second, so without the database: the heartbeats renew and authorise, and the station refuses what
         comes from an older epoch.
         """
@@ -171,7 +176,7 @@ class Commanding:
 
     # Control: the heartbeats of this browser
 
-    def hear_heartbeat(self, heartbeat):
+    def hear_heartbeat(self, heartbeat: Any) -> None:
         if not isinstance(heartbeat, dict):
             raise BadRequest("control_heartbeat must be an object: {lab, station, sent_at}.")
         held = self.held.get((text_of(heartbeat, "lab"), text_of(heartbeat, "station")))
@@ -186,7 +191,7 @@ class Commanding:
             held.renewing = True
             self.socket.spawn(self.renew(held, timezone.now()))
 
-    async def renew(self, held, heard_at):
+    async def renew(self, held: Held, heard_at: datetime) -> None:
         """A heartbeat counts only while its user is logged in and may command; the row decides who is in control."""
         try:
             if not await in_thread(self.socket.is_welcome)():
@@ -207,29 +212,29 @@ class Commanding:
         finally:
             held.renewing = False
 
-    async def watch_beats(self):
+    async def watch_heartbeats(self) -> None:
         while True:
             await asyncio.sleep(WATCH_HEARTBEATS_S)
             for held in list(self.held.values()):
                 if time.monotonic() - held.heartbeat_at > HEARTBEAT_LOST_S:
                     await self.let_go(held, "No sign of life came from this page for two seconds.")
 
-    async def let_go(self, held, why=""):
+    async def let_go(self, held: Held, why: str = "") -> asyncio.Future[None]:
         """The lease ends and the station holds still, until a person takes over or hands back."""
         await self.forget_control((held.station.lab.slug, held.station.slug), why, held)
         tell_at_once(held.station.pk, Lapse(epoch=held.epoch))
         # Told first, recorded after; without a database it expires by itself.
         return asyncio.ensure_future(record_lapse(held.station, held.epoch))
 
-    async def forget_control(self, key, why, held=None):
+    async def forget_control(self, key: tuple[str, str], why: str, held: Held | None = None) -> None:
         if key in self.held and held in (None, self.held[key]):
             await self.tell_control(self.held.pop(key), False, why)
 
-    async def tell_control(self, held, holds, why=""):
+    async def tell_control(self, held: Held, holds: bool, why: str = "") -> None:
         control = {"lab": held.station.lab.slug, "station": held.station.slug, "held": holds, "epoch": held.epoch}
         await self.socket.say({"control": control | {"why": why}})
 
-    def give_up(self, station, command_id, name):
+    def give_up(self, station: Station, command_id: str, name: str) -> None:
         """A group may drop a message, and a station may hang: the person must hear of it."""
         answer = telemetry.stop_waiting(station.pk, command_id)
         if answer is None:
@@ -244,22 +249,24 @@ class Commanding:
                 }
             )
 
-    def answer_soon(self, station, name, command_id, granted, answer):
+    def answer_soon(
+        self, station: Station, name: str, command_id: str, granted: dict[str, Any], answer: dict[str, Any]
+    ) -> None:
         self.answer(command_id, answer)
         if name == "override" and not answer["ok"]:
             self.socket.spawn(self.take_refusal(station, granted))
 
-    async def take_refusal(self, station, granted):
+    async def take_refusal(self, station: Station, granted: dict[str, Any]) -> None:
         """The station did not let itself be taken over: nobody holds it, and the policy goes on."""
         granted["refused"] = True
         await self.forget_control((station.lab.slug, station.slug), "")
         if granted["epoch"]:
             await in_thread(control_actions.undo_override)(station=station, epoch=granted["epoch"])
 
-    def answer(self, command_id, answer):
+    def answer(self, command_id: str, answer: dict[str, Any]) -> None:
         self.socket.say_soon({"command_done": {"id": command_id} | answer})
 
 
-async def record_lapse(station, epoch):
+async def record_lapse(station: Station, epoch: int) -> None:
     with contextlib.suppress(Error):
         await in_thread(control_actions.lapse_control)(station=station, epoch=epoch, source="page")

@@ -7,23 +7,25 @@ joined now is tried again each second, and goes on being heard after Valkey was 
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from channels.layers import get_channel_layer
 from redis.exceptions import RedisError
+
+from fleetui.messages import channel_layer
 
 log = logging.getLogger(__name__)
 
 WITHIN_S = 1.0  # so long may Valkey take
 AGAIN_AFTER_S = 1.0
 AWAY = (RedisError, TimeoutError, OSError)
-Handler = Callable[[dict], None]  # never waits
+Handler = Callable[[dict[str, Any]], None]  # never waits
 
 
 class Hearing:
     """The groups that are listened to on one event loop."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.handlers: dict[str, set[Handler]] = {}
         self.joined: set[str] = set()
         self.channel = ""
@@ -45,7 +47,7 @@ class Hearing:
             self.joined.discard(group)
             try:
                 async with asyncio.timeout(WITHIN_S):
-                    await get_channel_layer().group_discard(group, self.channel)
+                    await channel_layer().group_discard(group, self.channel)
             except AWAY:
                 pass
 
@@ -54,7 +56,7 @@ class Hearing:
             return
         try:
             async with asyncio.timeout(WITHIN_S):
-                await get_channel_layer().group_add(group, self.channel)
+                await channel_layer().group_add(group, self.channel)
         except AWAY:
             return
         if group in self.handlers:
@@ -69,7 +71,7 @@ class Hearing:
     async def listen(self) -> None:
         while True:
             try:
-                layer = get_channel_layer()
+                layer = channel_layer()
                 async with asyncio.timeout(WITHIN_S):
                     self.channel = await layer.new_channel()
                 for group in list(self.handlers):
@@ -83,8 +85,8 @@ class Hearing:
             self.channel, self.joined = "", set()
             await asyncio.sleep(AGAIN_AFTER_S)
 
-    def hand_on(self, event: dict) -> None:
-        for handler in list(self.handlers.get(event.get("group"), ())):
+    def hand_on(self, event: dict[str, Any]) -> None:
+        for handler in list(self.handlers.get(event.get("group", ""), ())):
             try:
                 handler(event)
             except Exception:  # one listener's mistake must not cost the others what they listen to

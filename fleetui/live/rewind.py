@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from robots.protocol import IN_EPISODE
 
@@ -21,11 +22,12 @@ STILL_S = 3.0  # so much of a standstill is kept
 CLOSEST_S = 0.19  # the page plays five a second, however many a viewer asks for
 LARGEST_BYTES = 4 * 2**20  # of one station's pictures
 TOLD = ("uuid", "step", "limit", "d", "p_success", "threshold", "state", "reason", "instruction", "human")
+Kept = TypeVar("Kept")
 
 
 @dataclass
 class Past:
-    samples: deque[tuple[float, dict]] = field(default_factory=deque)  # (monotonic time, card fields)
+    samples: deque[tuple[float, dict[str, Any]]] = field(default_factory=deque)  # (monotonic time, card fields)
     frames: deque[tuple[float, bytes]] = field(default_factory=deque)  # (monotonic time, JPEG)
     moved_at: float = -math.inf
 
@@ -37,7 +39,7 @@ class Past:
 _pasts: dict[int, Past] = {}
 
 
-def note(station: int, card: dict) -> None:
+def note(station: int, card: dict[str, Any]) -> None:
     past = _pasts.setdefault(station, Past())
     # An override with a reason is one that nobody drives.
     moving = card["state"] in IN_EPISODE or (card["state"] == "overridden" and not card["reason"])
@@ -55,21 +57,21 @@ def keep_frame(station: int, jpeg: bytes) -> None:
             past.frames.popleft()
 
 
-def _just(ring: deque, card: dict | None = None) -> bool:
+def _just(ring: deque[tuple[float, Any]], card: dict[str, Any] | None = None) -> bool:
     """Whether something was put there a moment ago; a change of state or attempt is always put."""
     if not ring or time.monotonic() - ring[-1][0] >= CLOSEST_S:
         return False
     return card is None or all(card[name] == ring[-1][1][name] for name in ("state", "uuid"))
 
 
-def _put(ring: deque, what) -> None:
+def _put(ring: deque[tuple[float, Kept]], what: Kept) -> None:
     now = time.monotonic()
     ring.append((now, what))
     while ring[0][0] < now - KEPT_S:
         ring.popleft()
 
 
-def of_station(station: int) -> dict:
+def of_station(station: int) -> dict[str, Any]:
     """{"seconds", "ended_s_ago", "samples": [{"at", ...}], "frames": [{"at", "jpeg"}]}, oldest first; `at` counts the
     seconds from the end and is 0 or less. The end is now, a little after the station came to a stand, or its last word.
     """
@@ -79,7 +81,7 @@ def of_station(station: int) -> dict:
     samples, frames = tuple(past.samples), tuple(past.frames)  # the loop's thread goes on putting
     end = max(ring[-1][0] for ring in (samples, frames) if ring)
 
-    def recent(ring: tuple) -> list:
+    def recent(ring: tuple[tuple[float, Kept], ...]) -> list[tuple[float, Kept]]:
         return [(round(at - end, 3), what) for at, what in ring if at >= end - KEPT_S]
 
     return {

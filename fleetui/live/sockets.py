@@ -10,6 +10,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
@@ -29,6 +31,8 @@ WORK_LIMIT = 500  # things that wait for the database; more is refused
 CLOSED_WITHIN_S = 2.0
 BAD_MESSAGE = 4400
 GONE = (RuntimeError, OSError)  # what sending raises once the other end is not there: uvicorn's and Channels' own
+P = ParamSpec("P")
+Returned = TypeVar("Returned")
 # Enough that a database which hangs holds some sockets' work but not all; never used for a stop.
 _threads = ThreadPoolExecutor(32, thread_name_prefix="sockets")
 
@@ -37,12 +41,12 @@ class BadRequest(ValueError):
     """The message makes no sense; the text says why."""
 
 
-def in_thread(function):
+def in_thread(function: Callable[P, Returned]) -> Callable[P, Coroutine[Any, Any, Returned]]:
     """Database work of a socket, in a thread of the pool; one shared thread would make sockets wait for each other."""
     return database_sync_to_async(function, thread_sensitive=False, executor=_threads)
 
 
-def read_json(text: str | None, largest: int) -> dict:
+def read_json(text: str | None, largest: int) -> dict[str, Any]:
     """The message, an object; ValueError with a sentence where it is none."""
     if text is None or len(text) > largest:
         raise BadRequest(f"Send JSON text of at most {largest // 1024} KiB.")
@@ -52,10 +56,10 @@ def read_json(text: str | None, largest: int) -> dict:
     return message
 
 
-under_way: set[asyncio.Task] = set()
+under_way: set[asyncio.Task[Any]] = set()
 
 
-def begin(coroutine: Coroutine) -> None:
+def begin(coroutine: Coroutine[Any, Any, object]) -> None:
     """A task that nobody waits for and that no socket's end ends. Held here until it is done: the loop alone would let
     it vanish under way.
     """
@@ -78,14 +82,19 @@ class Socket(AsyncWebsocketConsumer):
     async def leave(self) -> None:
         """It is over, however it ended."""
 
-    async def __call__(self, scope, receive, send):
+    async def __call__(
+        self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        self.scope, self.base_send = scope, send
         # No channel of the layer: hearing.py has one for all sockets, so that none depends on Valkey.
-        self.scope, self.base_send, self.channel_layer = scope, send, None
+        self.channel_layer = None  # type: ignore[assignment]  # Channels itself asks whether it is None; its stubs don't
         self.heard_at = time.monotonic()
         self.over = False  # closed from here, or gone
         self.bad_at: list[float] = []
-        self.tasks: set[asyncio.Task] = set()
-        self.work: asyncio.Queue[tuple[Callable[[], Awaitable], dict | None]] = asyncio.Queue(WORK_LIMIT)
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.work: asyncio.Queue[tuple[Callable[[], Awaitable[object]], dict[str, Any] | None]] = asyncio.Queue(
+            WORK_LIMIT
+        )
         try:
             await receive()  # websocket.connect
             await self.enter()
@@ -93,7 +102,7 @@ class Socket(AsyncWebsocketConsumer):
             while (message := await receive())["type"] != "websocket.disconnect":
                 self.heard_at = time.monotonic()
                 if not self.over:
-                    await self.guard(lambda message=message: self.take(message.get("text"), message.get("bytes")))
+                    await self.guard(partial(self.take, message.get("text"), message.get("bytes")))
                 await asyncio.sleep(0)  # a flood from one socket leaves the others their turn
         except GONE as error:
             log.debug("A socket broke: %r", error)
@@ -108,19 +117,19 @@ class Socket(AsyncWebsocketConsumer):
         """Seconds since it was last heard."""
         return time.monotonic() - self.heard_at
 
-    def spawn(self, coroutine: Coroutine) -> asyncio.Task:
+    def spawn(self, coroutine: Coroutine[Any, Any, Returned]) -> asyncio.Task[Returned]:
         """A task that ends with the socket; what it raises is logged."""
         task = asyncio.create_task(coroutine)
         self.tasks.add(task)
         task.add_done_callback(self.forget_task)
         return task
 
-    def forget_task(self, task: asyncio.Task) -> None:
+    def forget_task(self, task: asyncio.Task[Any]) -> None:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s: a task failed", self, exc_info=error)
 
-    def do(self, work: Callable[[], Awaitable], message: dict | None = None) -> None:
+    def do(self, work: Callable[[], Awaitable[object]], message: dict[str, Any] | None = None) -> None:
         """Work that waits for the database or for Valkey: done after what was asked before. A refusal of it is answered
         as one of `message`.
         """
@@ -134,7 +143,7 @@ class Socket(AsyncWebsocketConsumer):
             work, message = await self.work.get()
             await self.guard(work, message)
 
-    async def guard(self, work: Callable[[], Awaitable], message: dict | None = None) -> None:
+    async def guard(self, work: Callable[[], Awaitable[object]], message: dict[str, Any] | None = None) -> None:
         """Whatever goes wrong with one message costs that message only."""
         try:
             await work()
@@ -158,10 +167,10 @@ class Socket(AsyncWebsocketConsumer):
             self.refuse(sentence, message)
             self.count_bad(sentence)
 
-    def refuse(self, sentence: str, message: dict | None) -> None:
+    def refuse(self, sentence: str, message: dict[str, Any] | None) -> None:
         self.say_soon({"error": sentence, "for": message})
 
-    def say_soon(self, message: dict) -> None:
+    def say_soon(self, message: dict[str, Any]) -> None:
         """Without waiting for a line that is full: what comes behind may be a stop. Who reads nothing gets no more."""
         if len(self.tasks) < TASKS_LIMIT:
             self.spawn(self.say(message))
@@ -173,7 +182,7 @@ class Socket(AsyncWebsocketConsumer):
             log.warning("%s sent %d bad messages: %s", self, len(self.bad_at), sentence)
             self.hang_up_soon(BAD_MESSAGE, sentence)
 
-    async def say(self, message: dict) -> None:
+    async def say(self, message: dict[str, Any]) -> None:
         await self.send_out(text_data=strict_json.dumps(message))
 
     async def send_out(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:

@@ -9,9 +9,12 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
+from asgiref.typing import WebSocketScope
 from django.db import Error
 from django.utils import timezone
 
@@ -24,6 +27,7 @@ from fleetui.live.hearing import get_hearing
 from fleetui.live.sockets import BAD_MESSAGE, BadRequest, Socket, begin, in_thread, read_json
 from fleetui.practice.actions import publishing
 from robots import protocol
+from robots.attention import Need
 from robots.protocol import (
     Command,
     CommandDone,
@@ -33,6 +37,7 @@ from robots.protocol import (
     ServerHeartbeat,
     Telemetry,
     Touch,
+    Welcome,
 )
 
 log = logging.getLogger(__name__)
@@ -54,42 +59,52 @@ NO_TOKEN, REPLACED, SILENT, TRY_AGAIN = 4401, 4409, 4408, 1013
 
 class StationConsumer(Socket):
     # A station that returns at once must not be overtaken by the news that it had left: one after the other.
-    turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+    turns: ClassVar[WeakValueDictionary[int, asyncio.Lock]] = WeakValueDictionary()
 
-    def __str__(self):
-        return f"The station {self.station or 'of an unknown token'}"
+    station: Station  # once its token is known: `entered`
+    noted: object
+    newest: Telemetry | None
+    to_write: dict[str, str] | None
+    old_token_ends: asyncio.Task[None] | None
+    stopped_since: float | None
+    parting: asyncio.Future[None] | None
 
-    async def enter(self):
+    def __str__(self) -> str:
+        return f"The station {self.station if self.entered else 'of an unknown token'}"
+
+    async def enter(self) -> None:
         self.noted, self.state_since = NOTHING_NOTED, time.monotonic()
-        self.station, self.greeted, self.present, self.written_at = None, False, False, 0.0
+        self.entered, self.greeted, self.present, self.written_at = False, False, False, 0.0
         self.newest, self.to_write, self.old_token_ends = None, None, None  # newest: its newest telemetry
         self.latch, self.latch_changed_at, self.stopped_since, self.parting = "", 0.0, None, None
         self.loop = asyncio.get_running_loop()
         await self.accept()
         try:
-            self.station = await in_thread(access.get_station_by_token)(Station, bearer_token(self.scope))
+            station = await in_thread(access.get_station_by_token)(Station, bearer_token(self.scope))
         except Error:
             await self.hang_up(TRY_AGAIN, "The server's database does not answer now; try again.")
             return
-        if self.station is None:
+        if station is None:
             await self.hang_up(NO_TOKEN, "Missing or unknown token; a lab manager can make a new one.")
             return
+        self.station, self.entered = station, True
         self.pk, self.slug, self.name = self.station.pk, self.station.slug, self.station.name
         self.lab = self.station.lab.slug
         self.topics = (self.station.lab.wall_topic, self.station.topic)
         self.turn = self.turns.setdefault(self.station.pk, asyncio.Lock())
         self.hello_late = self.spawn(self.close_without_hello())
         if self.station.token_is_old:
+            assert self.station.old_token_until is not None, "by it the old token was found"
             self.close_old_token_in((self.station.old_token_until - timezone.now()).total_seconds())
 
-    async def close_without_hello(self):
+    async def close_without_hello(self) -> None:
         await asyncio.sleep(HELLO_WITHIN_S)
         await self.hang_up(BAD_MESSAGE, "No hello came within 10 s.")
 
-    def close_old_token_in(self, seconds):
+    def close_old_token_in(self, seconds: float) -> None:
         """The token that opened this socket is void by then; the new one may have connected and replaced it before."""
 
-        async def close():
+        async def close() -> None:
             await asyncio.sleep(max(0.0, seconds))
             await self.hang_up(NO_TOKEN, "The station's token was renewed; this is the old one.")
 
@@ -97,24 +112,24 @@ class StationConsumer(Socket):
             self.old_token_ends.cancel()
         self.old_token_ends = self.spawn(close())
 
-    async def leave(self):
-        if self.station is None:
+    async def leave(self) -> None:
+        if not self.entered:
             return
         await get_hearing().leave(self.station.command_group, self.take_event)
         await self.begin_parting()
 
-    async def hang_up(self, code, reason=""):
+    async def hang_up(self, code: int, reason: str = "") -> None:
         """It is gone from this moment on, whenever its end of the line answers."""
         self.begin_parting()
         await super().hang_up(code, reason)
 
-    def begin_parting(self):
+    def begin_parting(self) -> asyncio.Future[None]:
         """A task of nobody: it ends also where the socket's own are cancelled."""
         if self.parting is None:
             self.parting = asyncio.ensure_future(self.part())
         return self.parting
 
-    async def part(self):
+    async def part(self) -> None:
         """Nothing of it is left behind; where another link of the same station took its place, that one stands."""
         if not self.present:
             return
@@ -132,8 +147,8 @@ class StationConsumer(Socket):
                 log.exception("That %s has gone could not be written", self.station)
             self.loop.call_later(ABSENT_AFTER_S, call_for, self.station)
 
-    async def take(self, text, data):
-        if self.station is None:
+    async def take(self, text: str | None, data: bytes | None) -> None:
+        if not self.entered:
             return
         if data is not None:
             self.take_frame(data)
@@ -149,14 +164,15 @@ class StationConsumer(Socket):
             self.greeted = True
             self.hello_late.cancel()
             self.do(lambda: self.take_hello(message))
-        elif (handler := self.HANDLERS.get(type(message))) is not None:  # a newer station may say more than is known
+        # A newer station may say more than is known.
+        elif message is not None and (handler := self.HANDLERS.get(type(message))) is not None:
             handler(self, message)
 
-    def refuse(self, sentence, message):
+    def refuse(self, sentence: str, message: dict[str, Any] | None) -> None:
         log.warning("%s sent a bad message: %s", self.station, sentence)
         self.say_soon(protocol.to_json(Complaint(error=sentence)))
 
-    async def take_hello(self, hello):
+    async def take_hello(self, hello: Hello) -> None:
         try:
             async with self.turn:
                 told = await in_thread(publishing.welcome_station)(
@@ -168,7 +184,9 @@ class StationConsumer(Socket):
                 if self.over:  # it has gone meanwhile
                     await in_thread(reports.disconnect_station)(station=self.station, reason="the connection was lost")
                     return
-                settings = told[0].settings
+                welcome, *orders = told
+                assert isinstance(welcome, Welcome), "it is what every station is told first"
+                settings = welcome.settings
                 stops.set_latch(self, settings["stop"] if settings["stop_latched"] else "")
                 before = stops.links.get(self.pk)
                 stops.links[self.pk], self.present = self, True
@@ -183,20 +201,19 @@ class StationConsumer(Socket):
             before.present = False  # this one stands in its place
             before.hang_up_soon(REPLACED, "The station connected anew.")
         telemetry.forget(self.pk)
-        welcome, *orders = told
         for message in (replace(welcome, server_time=time.monotonic()), *orders):
             await self.say(protocol.to_json(message))
         frames.add_camera(self.pk, lambda watch: self.tell(watch))
         self.spawn(self.keep_beating())
         self.spawn(self.join_group())
 
-    async def join_group(self):
+    async def join_group(self) -> None:
         """What other processes tell it; welcome does not wait for Valkey."""
         await get_hearing().join(self.station.command_group, self.take_event)
 
-    async def keep_beating(self):
+    async def keep_beating(self) -> None:
         """The sign of life that a station moves by, and the latch with it: a stop that it missed lasts a second."""
-        sending = None
+        sending: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(HEARTBEAT_EVERY_S)
             if self.silent_s() > SILENT_AFTER_S:
@@ -206,35 +223,35 @@ class StationConsumer(Socket):
                 heartbeat = ServerHeartbeat(server_time=time.monotonic(), stop=self.latch)
                 sending = self.spawn(self.say(protocol.to_json(heartbeat)))
 
-    def show(self, message) -> bool:
+    def show(self, message: Telemetry) -> bool:
         changed = telemetry.show(self.pk, self.topics, self.slug, message, bool(self.latch), self.station.maintenance)
         self.newest = message
         return changed
 
-    def take_telemetry(self, message):
+    def take_telemetry(self, message: Telemetry) -> None:
         changed = self.show(message)
         now = time.monotonic()
         if changed:
             self.state_since = now
         if changed or now - self.written_at > WRITE_EVERY_S:
             self.written_at = now
-            waits = self.to_write is not None
+            if self.to_write is None:
+                self.do(self.write_state)  # may refuse; then nothing waits, and the next telemetry asks anew
             self.to_write = {
                 "state": message.state,
                 "reason": message.reason,
                 "episode": telemetry.newest[self.pk].uuid,
             }
-            if not waits:
-                self.do(self.write_state)
         self.look_for_lost_stop(message, now)
         self.note_need(now - self.state_since)
 
-    async def write_state(self):
+    async def write_state(self) -> None:
         """The newest of what waited to be written."""
         row, self.to_write = self.to_write, None
+        assert row is not None, "it is asked for once for what waits"
         await in_thread(reports.record_telemetry)(station=self.station, **row)
 
-    def look_for_lost_stop(self, message, now):
+    def look_for_lost_stop(self, message: Telemetry, now: float) -> None:
         """A stop is recorded after it was told; a server that died in between finds it here."""
         if message.state != "stopped" or self.latch:
             self.stopped_since = None
@@ -245,7 +262,7 @@ class StationConsumer(Socket):
             stop = message.stop[:80]
             self.do(lambda: in_thread(stop_actions.record_found_stopped)(station=self.station, stop=stop))
 
-    def note_need(self, state_for_s):
+    def note_need(self, state_for_s: float) -> None:
         """A station that wants a person gets a row, once for each need; one that doesn't any more loses it."""
         need, attempt = telemetry.need_of_station(self.pk, self.station.embodiment, state_for_s, bool(self.latch))
         key = need and (need.kind, attempt)
@@ -257,32 +274,32 @@ class StationConsumer(Socket):
         self.noted = key
         self.do(lambda: self.write_need(need, attempt))
 
-    async def write_need(self, need, attempt):
+    async def write_need(self, need: Need | None, attempt: str) -> None:
         try:
             await in_thread(attention.note_need)(station=self.station, need=need, episode=attempt if need else "")
         except Error:
             self.noted = NOTHING_NOTED  # with the next telemetry again
             raise
 
-    def take_frame(self, frame):
+    def take_frame(self, frame: bytes) -> None:
         jpeg = frame[frames.HEADER_BYTES : frames.HEADER_BYTES + 2]
         if self.present and len(frame) <= frames.LARGEST_FRAME and jpeg == b"\xff\xd8":
             frames.put_frame(self.pk, frames.stamp(frame, time.time()))
 
-    def take_policy_loaded(self, message):
+    def take_policy_loaded(self, message: PolicyLoaded) -> None:
         uuid = message.checkpoint
         self.do(lambda: in_thread(publishing.record_policy_loaded)(station=self.station, checkpoint_uuid=uuid))
 
-    def take_command_done(self, message):
+    def take_command_done(self, message: CommandDone) -> None:
         if message.ok:
             stops.confirm(message.id, self.lab, self.slug)
         telemetry.answer_command(self.pk, message)
 
-    def take_touch(self, message):
-        touch = {"kind": message.kind, "reason": message.reason, "seconds": message.seconds or 0.0}
+    def take_touch(self, message: Touch) -> None:
+        touch: dict[str, Any] = {"kind": message.kind, "reason": message.reason, "seconds": message.seconds or 0.0}
         self.do(lambda: in_thread(reports.record_touch)(station=self.station, **touch))
 
-    HANDLERS = {
+    HANDLERS: ClassVar[dict[type[protocol.Message], Callable[["StationConsumer", Any], None]]] = {
         Telemetry: take_telemetry,
         PolicyLoaded: take_policy_loaded,
         CommandDone: take_command_done,
@@ -291,17 +308,17 @@ class StationConsumer(Socket):
 
     # What the server says, from any thread or process
 
-    def tell(self, message):
+    def tell(self, message: protocol.Message) -> None:
         with contextlib.suppress(RuntimeError):  # the server ends
             self.loop.call_soon_threadsafe(self.take_order, message)
 
-    def take_event(self, event):
+    def take_event(self, event: dict[str, Any]) -> None:
         """From another process, through the channel layer."""
         message = protocol.decode(event["message"], messages.TO_CONSUMER)
         if message is not None:
             self.take_order(message)
 
-    def take_order(self, message):
+    def take_order(self, message: protocol.Message) -> None:
         """Never waits: a station whose line is full must not hold whoever tells it something."""
         if isinstance(message, messages.MaintenanceChanged):
             self.station.maintenance_since = timezone.now() if message.on else None
@@ -311,16 +328,16 @@ class StationConsumer(Socket):
         if isinstance(message, messages.TokenRenewed):
             self.close_old_token_in(message.old_works_s)
             return
-        # Not where a newer one was told meanwhile.
-        clears = isinstance(message, Command) and message.name == "clear_stop"
-        if clears and self.latch in (message.args.get("stop"), stops.EARLIER):
-            stops.set_latch(self, "")
-        if isinstance(message, Command) and message.sent_at is not None:
-            # By the steady clock from here on: wall clocks jump, and the way through the layer was a moment only.
-            message = replace(message, sent_at=time.monotonic() - max(0.0, time.time() - message.sent_at))
+        if isinstance(message, Command):
+            # Not where a newer one was told meanwhile.
+            if message.name == "clear_stop" and self.latch in (message.args.get("stop"), stops.EARLIER):
+                stops.set_latch(self, "")
+            if message.sent_at is not None:
+                # By the steady clock from here on: wall clocks jump, and the way through the layer was a moment only.
+                message = replace(message, sent_at=time.monotonic() - max(0.0, time.time() - message.sent_at))
         self.tell_by_steady_clock(message)
 
-    def tell_by_steady_clock(self, message):
+    def tell_by_steady_clock(self, message: protocol.Message) -> None:
         self.spawn(self.say(protocol.to_json(message)))
 
 
@@ -334,10 +351,10 @@ def tell_at_once(station: int, message: protocol.Message) -> bool:
     return consumer is not None
 
 
-def call_for(station):
+def call_for(station: Station) -> None:
     """Nobody may be there to see that a station has not come back."""
 
-    async def call():
+    async def call() -> None:
         with contextlib.suppress(Error):  # the worker asks the same of every station
             await in_thread(attention.note_absence)(station=station)
 
@@ -345,7 +362,7 @@ def call_for(station):
         begin(call())
 
 
-def bearer_token(scope) -> str:
+def bearer_token(scope: WebSocketScope) -> str:
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, token = value.decode("latin-1").partition(" ")

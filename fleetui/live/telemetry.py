@@ -7,7 +7,7 @@ browser sees is the row's card with this laid over it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from fleetui.fleet.models import severity, shown_state
 from fleetui.live import rewind
@@ -39,14 +39,14 @@ TRACE_LIMIT = 5000
 
 
 class Viewer(Protocol):
-    def notice(self, topic: str, slug: str, card: dict, urgent: bool) -> None: ...
+    def notice(self, topic: str, slug: str, card: dict[str, Any], urgent: bool) -> None: ...
 
 
 @dataclass
 class Newest:
     """A connected station's newest telemetry as card fields, and d over the steps of its episode."""
 
-    card: dict = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
     code: str = ""  # what the card's reason means
     uuid: str = ""
     trace: list[float | None] = field(default_factory=list)
@@ -54,10 +54,10 @@ class Newest:
 
 newest: dict[int, Newest] = {}
 _viewers: dict[str, set[Viewer]] = {}
-_waiting: dict[tuple[int, str], Callable[[dict], None]] = {}
+_waiting: dict[tuple[int, str], Callable[[dict[str, Any]], None]] = {}
 
 
-def read_card(message: Telemetry) -> dict:
+def read_card(message: Telemetry) -> dict[str, Any]:
     """The card fields of a telemetry message. Its texts are cut: a station must not be able to break the pages of those
     who watch it.
     """
@@ -91,7 +91,7 @@ def show(
     return changed
 
 
-def _extend_trace(now: Newest, card: dict) -> None:
+def _extend_trace(now: Newest, card: dict[str, Any]) -> None:
     """trace[step] = d; None where telemetry, sent at most 10 times a second, skipped a step."""
     if card["uuid"] and card["uuid"] != now.uuid:  # between two episodes the last one stays to be looked at
         now.uuid, now.trace = card["uuid"], []
@@ -102,13 +102,15 @@ def _extend_trace(now: Newest, card: dict) -> None:
         now.trace[step] = card["d"]
 
 
-def lay_over(station: int, card: dict) -> dict:
+def lay_over(station: int, card: dict[str, Any]) -> dict[str, Any]:
     """The fields of `card` that telemetry knows better, taken from there."""
     live = newest.get(station)
     return card if live is None else card | {name: value for name, value in live.card.items() if name in card}
 
 
-def need_of_station(station: int, body: dict, state_for_s: float, stop_latched: bool) -> tuple[Need | None, str]:
+def need_of_station(
+    station: int, body: dict[str, Any], state_for_s: float, stop_latched: bool
+) -> tuple[Need | None, str]:
     """(what it needs by its newest telemetry, if that is worth a person's way; the attempt that it is about, or "")"""
     live = newest.get(station)
     if live is None:
@@ -152,11 +154,11 @@ def remove_viewer(topic: str, viewer: Viewer) -> None:
 # Answers to commands
 
 
-def await_answer(station: int, command_id: str, answer: Callable[[dict], None]) -> None:
+def await_answer(station: int, command_id: str, answer: Callable[[dict[str, Any]], None]) -> None:
     _waiting[station, command_id] = answer
 
 
-def stop_waiting(station: int, command_id: str) -> Callable[[dict], None] | None:
+def stop_waiting(station: int, command_id: str) -> Callable[[dict[str, Any]], None] | None:
     return _waiting.pop((station, command_id), None)
 
 

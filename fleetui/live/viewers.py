@@ -8,8 +8,11 @@ import asyncio
 import contextlib
 import time
 from functools import partial
+from typing import Any
 
+from asgiref.typing import WebSocketScope
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import Error
 
 from fleetui import access
@@ -30,17 +33,24 @@ SILENT = 4408
 
 
 class LiveConsumer(Socket):
-    def __str__(self):
-        return f"A page of {self.user}"
+    user: User
+    roles: dict[str, str]
+    known_roles: dict[str, str]
+    watching: Watching
+    commanding: Commanding
 
-    async def enter(self):
-        self.user = self.scope["user"]
+    def __str__(self) -> str:
+        return f"A page of {self.scope['user']}"
+
+    async def enter(self) -> None:
+        user = self.scope["user"]  # it stands for the user, and says so when it is asked for its class
         self.session = self.scope["session"].session_key or ""
         self.noted_seen = -NOTE_SEEN_S
         self.entered = False
-        if not self.user.is_authenticated or not is_same_origin(self.scope):
+        if not isinstance(user, User) or not is_same_origin(self.scope):
             await self.hang_up(FORBIDDEN)
             return
+        self.user = user
         # As the page was drawn, and as they are by the newest look (is_welcome).
         self.roles = self.known_roles = await in_thread(access.get_roles)(self.user)
         access.remember_person(self.session, self.user, self.roles)
@@ -53,7 +63,7 @@ class LiveConsumer(Socket):
         for part in (self.close_when_unwelcome, self.close_when_silent, self.send_heartbeats):
             self.spawn(part())
 
-    async def leave(self):
+    async def leave(self) -> None:
         if not self.entered:
             return
         access.count_page(self.session, -1)
@@ -61,7 +71,7 @@ class LiveConsumer(Socket):
         await self.watching.end()
         await asyncio.gather(*lapses)
 
-    async def take(self, text, data):
+    async def take(self, text: str | None, data: bytes | None) -> None:
         message = read_json(text, LARGEST_TEXT)
         if "alive" in message:
             if message.get("ask") is True:  # the page was away, or its network changed
@@ -84,15 +94,15 @@ class LiveConsumer(Socket):
         else:
             raise BadRequest("Send subscribe, unsubscribe, stop, command or control_heartbeat.")
 
-    async def send_heartbeats(self):
+    async def send_heartbeats(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_EVERY_S)
             await self.say(self.alive())
 
-    def alive(self):
+    def alive(self) -> dict[str, Any]:
         return {"heartbeat": {"server_time": time.time(), "clock": time.monotonic()}}
 
-    async def close_when_unwelcome(self):
+    async def close_when_unwelcome(self) -> None:
         """The socket was opened by a session, and must not outlive it; nor show a lab to who has left it."""
         while True:
             await asyncio.sleep(RECHECK_S)
@@ -100,7 +110,7 @@ class LiveConsumer(Socket):
                 if not await in_thread(self.is_welcome)():
                     await self.hang_up(FORBIDDEN)
 
-    async def close_when_silent(self):
+    async def close_when_silent(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SILENCE_S)
             if self.silent_s() > SILENT_AFTER_S:
@@ -121,7 +131,7 @@ class LiveConsumer(Socket):
         return all(lab in now and now[lab] == self.roles.get(lab) for lab in labs)
 
 
-def is_same_origin(scope) -> bool:
+def is_same_origin(scope: WebSocketScope) -> bool:
     """Only our own pages may open the socket: a browser would send the session's cookie from any site.
 
     Channels' AllowedHostsOriginValidator takes every port of an allowed host, and a browser sends our cookie to

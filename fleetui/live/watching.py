@@ -10,6 +10,7 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
 from django.conf import settings
@@ -23,7 +24,10 @@ from fleetui.learning.models import Run
 from fleetui.live import frames, telemetry
 from fleetui.live.browser_messages import text_of
 from fleetui.live.hearing import get_hearing
-from fleetui.live.sockets import BadRequest, Socket, in_thread
+from fleetui.live.sockets import BadRequest, in_thread
+
+if TYPE_CHECKING:
+    from fleetui.live.viewers import LiveConsumer
 
 SUBSCRIPTIONS_LIMIT = 200
 # A card on the wall moves at most 5 times a second; the page of one station shows every message.
@@ -46,26 +50,26 @@ class Subscription:
     metric: int = 0  # newest metric sent
     live: bool = False  # the snapshot is out
     stations: dict[str, int] = field(default_factory=dict)  # slug -> id
-    sent: dict[str, dict] = field(default_factory=dict)  # slug -> card fields as the viewer has them
+    sent: dict[str, dict[str, Any]] = field(default_factory=dict)  # slug -> card fields as the viewer has them
     sent_at: dict[str, float] = field(default_factory=dict)
 
 
 class Watching:
     """The subscriptions of one socket. It begins and ends with the socket."""
 
-    def __init__(self, socket: Socket):
+    def __init__(self, socket: "LiveConsumer") -> None:
         self.socket = socket
         self.subscriptions: dict[str, Subscription] = {}
         self.watches: dict[tuple[str, str], frames.Watch] = {}
-        self.pending: dict[tuple[str, str], tuple[dict, bool]] = {}
+        self.pending: dict[tuple[str, str], tuple[dict[str, Any], bool]] = {}
         self.telemetry_there, self.frames_there = asyncio.Event(), asyncio.Event()
         self.numbers = redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=VALKEY_WITHIN_S)
 
-    def begin(self):
+    def begin(self) -> None:
         for part in (self.send_telemetry, self.send_frames, self.compare_numbers):
             self.socket.spawn(part())
 
-    async def end(self):
+    async def end(self) -> None:
         for watch in self.watches.values():
             frames.remove_watch(watch)
         for topic in list(self.subscriptions):
@@ -78,7 +82,7 @@ class Watching:
 
     # Subscriptions
 
-    async def subscribe(self, message):
+    async def subscribe(self, message: dict[str, Any]) -> None:
         kind = message["subscribe"]
         if kind == "frames":
             await self.watch_frames(message)
@@ -94,7 +98,7 @@ class Watching:
         telemetry.add_viewer(wanted.topic, self)
         await self.send_snapshot(wanted)
 
-    def authorise(self, kind, message) -> Subscription:
+    def authorise(self, kind: Any, message: dict[str, Any]) -> Subscription:
         lab, user = text_of(message, "lab"), self.socket.user
         if kind == "wall":
             return Subscription(kind, lab, "", access.get_lab(user, lab).wall_topic)
@@ -110,7 +114,7 @@ class Watching:
             return Subscription(kind, lab, str(number), access.get_row(Run, user, lab, pk=number).topic)
         raise BadRequest(f"There is nothing called {kind!r} to subscribe to; try wall, station, run or frames.")
 
-    async def unsubscribe(self, message):
+    async def unsubscribe(self, message: dict[str, Any]) -> None:
         if message["unsubscribe"] == "frames":
             watch = self.watches.pop((text_of(message, "lab"), text_of(message, "station")), None)
             if watch:
@@ -123,13 +127,13 @@ class Watching:
             if (subscription.kind, subscription.lab, subscription.key) == (kind, lab, key):
                 await self.drop(subscription.topic)
 
-    async def drop(self, topic):
+    async def drop(self, topic: str) -> None:
         telemetry.remove_viewer(topic, self)
         del self.subscriptions[topic]
         self.pending = {key: value for key, value in self.pending.items() if key[0] != topic}
         await get_hearing().leave(messages.group_of(topic), self.take_event)
 
-    async def send_snapshot(self, subscription):
+    async def send_snapshot(self, subscription: Subscription) -> None:
         subscription.live = False
         # Whatever was numbered up to here was committed before, so the snapshot holds it.
         [subscription.number] = await self.read_numbers([subscription])
@@ -137,7 +141,7 @@ class Watching:
         await self.send_topic(subscription, "snapshot", data)
         subscription.live = True
 
-    def read_snapshot(self, subscription) -> dict:
+    def read_snapshot(self, subscription: Subscription) -> dict[str, Any]:
         """Reads the database in a thread, and authorises anew: a role may have been taken away meanwhile."""
         user, lab_slug = self.socket.user, subscription.lab
         if subscription.kind == "run":
@@ -157,7 +161,7 @@ class Watching:
         subscription.sent = {card["slug"]: dict(card) for card in cards}
         return {"stations": cards, "counts": fleet.count_states(cards)}
 
-    async def send_topic(self, subscription, kind, data):
+    async def send_topic(self, subscription: Subscription, kind: str, data: dict[str, Any]) -> None:
         subscription.seq += 1
         message = {"topic": subscription.topic, "seq": subscription.seq, "type": kind, "data": data}
         if kind == "snapshot":
@@ -167,7 +171,7 @@ class Watching:
 
     # Events of the actions, through the channel layer
 
-    async def read_numbers(self, subscriptions) -> list[int | None]:
+    async def read_numbers(self, subscriptions: list[Subscription]) -> list[int | None]:
         """The newest number of each one's topic; None for all where Valkey does not say."""
         try:
             async with asyncio.timeout(VALKEY_WITHIN_S):
@@ -176,7 +180,7 @@ class Watching:
             return [None] * len(subscriptions)
         return [int(number or 0) for number in numbers]
 
-    async def compare_numbers(self):
+    async def compare_numbers(self) -> None:
         """Where an event was lost and no later one shows the gap (Valkey was away, or was emptied), the page gets all
         of it anew.
         """
@@ -185,8 +189,9 @@ class Watching:
         while True:
             await asyncio.sleep(COMPARE_NUMBERS_S)
             live = [each for each in self.subscriptions.values() if each.live]
-            numbers = await self.read_numbers(live) if live else []
-            if None in numbers:
+            said = await self.read_numbers(live) if live else []
+            numbers = [number for number in said if number is not None]
+            if len(numbers) < len(live):
                 answered = False
                 continue
             for each, number in zip(live, numbers, strict=True):
@@ -196,16 +201,16 @@ class Watching:
             before = {each.topic: number for each, number in zip(live, numbers, strict=True)}
             answered = True
 
-    async def renew_snapshot(self, topic):
+    async def renew_snapshot(self, topic: str) -> None:
         if topic in self.subscriptions:
             await self.send_snapshot(self.subscriptions[topic])
 
-    def take_event(self, event):
+    def take_event(self, event: dict[str, Any]) -> None:
         if event["topic"] in self.subscriptions and not self.socket.over:
             with contextlib.suppress(BadRequest):  # too much waits: it is lost, and compare_numbers sees that
                 self.socket.do(partial(self.live_event, event))
 
-    async def live_event(self, event):
+    async def live_event(self, event: dict[str, Any]) -> None:
         subscription = self.subscriptions.get(event["topic"])
         if subscription is None or event["number"] == subscription.number:
             return
@@ -231,7 +236,7 @@ class Watching:
             data = {"metrics": fresh}
         await self.send_topic(subscription, "delta", data)
 
-    async def send_card(self, subscription, card):
+    async def send_card(self, subscription: Subscription, card: dict[str, Any]) -> None:
         """A station's row changed; where its telemetry knows better, that stands."""
         slug = card["slug"]
         if slug not in subscription.stations:  # a new station: the viewer has no card to change yet
@@ -241,7 +246,7 @@ class Watching:
             card = fleet.NOT_LIVE | card
         await self.send_changes(subscription, telemetry.lay_over(subscription.stations[slug], card))
 
-    async def send_changes(self, subscription, card):
+    async def send_changes(self, subscription: Subscription, card: dict[str, Any]) -> None:
         slug = card["slug"]
         known = subscription.sent.setdefault(slug, {})
         changed = {name: value for name, value in card.items() if name not in known or known[name] != value}
@@ -251,12 +256,12 @@ class Watching:
 
     # Telemetry of this process
 
-    def notice(self, topic, slug, card, urgent):
+    def notice(self, topic: str, slug: str, card: dict[str, Any], urgent: bool) -> None:
         _, was_urgent = self.pending.get((topic, slug), (None, False))
         self.pending[topic, slug] = (card, urgent or was_urgent)
         self.telemetry_there.set()
 
-    async def send_telemetry(self):
+    async def send_telemetry(self) -> None:
         """The newest card of each station, at the pace of its topic; a change of state doesn't wait."""
         while True:
             await self.telemetry_there.wait()
@@ -282,7 +287,7 @@ class Watching:
 
     # Frames
 
-    async def watch_frames(self, message):
+    async def watch_frames(self, message: dict[str, Any]) -> None:
         lab, slug = text_of(message, "lab"), text_of(message, "station")
         fps, size = message.get("fps", 5), message.get("size", "small")
         if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= frames.FPS_LIMIT:
@@ -299,7 +304,7 @@ class Watching:
             frames.remove_watch(before)
         self.frames_there.set()
 
-    async def send_frames(self):
+    async def send_frames(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self.frames_there.wait()
