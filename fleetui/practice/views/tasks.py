@@ -71,7 +71,7 @@ def task_queue(request: PersonRequest, lab_slug: str) -> HttpResponse:
     return render_page(request, "fleet/_queue.html", lab, "tasks", **queue_rows(lab))
 
 
-def queue_rows(lab: Lab) -> dict[str, list[dict[str, Any]]]:
+def queue_rows(lab: Lab) -> dict[str, Any]:
     """Those at work, then those that wait; one that waits knows whom its two buttons put it before."""
     working: list[dict[str, Any]] = []
     waiting: list[dict[str, Any]] = []

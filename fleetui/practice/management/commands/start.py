@@ -219,6 +219,7 @@ class Command(BaseCommand):
 
     def wait_for_web(self) -> None:
         web = self.children[0]
+        assert web.process is not None  # start_children() has started it
 
         def answers() -> bool:
             try:
