@@ -10,6 +10,7 @@ from ninja.security import SessionAuth
 from pydantic import Field, WithJsonSchema, create_model
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.api.shape import ArchiveBody, Deleted, Moment, Number, Pages, Rows, Uuid, or_problem, source_of
 from fleetui.fleet import selectors
 from fleetui.fleet.actions import archive, attention, control, labs, recovery, stops
@@ -22,8 +23,14 @@ from robots.rules import TASK_RULES
 class StopSession(SessionAuth):
     """A stop must not wait for the database to say who gives it."""
 
-    def authenticate(self, request, key):
-        return stops.get_stopper(key or "")  # access.Known
+    def authenticate(self, request: HttpRequest, key: str | None) -> access.Known | None:
+        return stops.get_stopper(key or "")
+
+
+class StopRequest(HttpRequest):
+    """The type of a request that StopSession let in."""
+
+    auth: access.Known
 
 
 router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
@@ -126,13 +133,13 @@ class EpisodeRow(Schema):
 
 
 class StationRow(Card):
-    embodiment: dict
+    embodiment: dict[str, Any]
     recent: list[EpisodeRow]
 
 
 @router.get("/stations", response=or_problem(list[Card]))
 @paginate(Pages)
-def list_stations(request: HttpRequest, lab: Path[str], archived: bool = False):
+def list_stations(request: PersonRequest, lab: Path[str], archived: bool = False) -> Rows:
     """The wall's cards, by number, with the newest telemetry; or the cards of those that are archived."""
     found = access.get_lab(request.user, lab)
     if archived:
@@ -143,14 +150,14 @@ def list_stations(request: HttpRequest, lab: Path[str], archived: bool = False):
 
 
 @router.get("/stations/{slug}", response=or_problem(StationRow))
-def show_station(request: HttpRequest, lab: Path[str], slug: str):
+def show_station(request: PersonRequest, lab: Path[str], slug: str) -> dict[str, Any]:
     station = access.get_row(Station, request.user, lab, slug=slug)
     card = telemetry.lay_over(station.pk, selectors.station_card(station))
     return card | {"embodiment": station.embodiment, "recent": selectors.recent_episodes(station)}
 
 
 @router.patch("/stations/{slug}", response=or_problem(Card))
-def archive_station(request: HttpRequest, lab: Path[str], slug: str, body: ArchiveBody):
+def archive_station(request: PersonRequest, lab: Path[str], slug: str, body: ArchiveBody) -> dict[str, Any]:
     """archived: true takes it off the wall and out of use, false brings it back."""
     station = access.get_row(Station, request.user, lab, "archive_station", slug=slug)
     change = archive.archive_station if body.archived else archive.restore_station
@@ -159,7 +166,7 @@ def archive_station(request: HttpRequest, lab: Path[str], slug: str, body: Archi
 
 
 @router.delete("/stations/{slug}", response=or_problem(Deleted))
-def delete_station(request: HttpRequest, lab: Path[str], slug: str):
+def delete_station(request: PersonRequest, lab: Path[str], slug: str) -> dict[str, Any]:
     """For good; only an archived one to which nothing refers."""
     station = access.get_row(Station, request.user, lab, "archive_station", slug=slug)
     archive.delete_station(station=station, user=request.user, source=source_of(request))
@@ -193,7 +200,7 @@ class RewindRow(Schema):
 
 
 @router.get("/stations/{slug}/rewind", response=or_problem(RewindRow))
-def rewind_station(request: HttpRequest, lab: Path[str], slug: str):
+def rewind_station(request: PersonRequest, lab: Path[str], slug: str) -> dict[str, Any]:
     """The last 30 s, oldest first: what it said (`samples`) and its pictures (`frames`, JPEG in base64). `at` counts
     the seconds from the end, and is 0 or less.
     """
@@ -205,7 +212,7 @@ def rewind_station(request: HttpRequest, lab: Path[str], slug: str):
 
 class CommandBody(Schema):
     name: str
-    args: dict = Field(default_factory=dict)
+    args: dict[str, Any] = Field(default_factory=dict)
     ttl_ms: int = 5000
 
 
@@ -244,7 +251,7 @@ class EachAnswer(Schema):
 
 
 @router.post("/stations/{slug}/command", response=or_problem(CommandAnswer | StopAnswer))
-def command_station(request: HttpRequest, lab: Path[str], slug: str, body: CommandBody):
+def command_station(request: PersonRequest, lab: Path[str], slug: str, body: CommandBody) -> dict[str, Any]:
     """pause, resume, clear_stop {reason}, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back,
     settings, and stop, whose own way is POST stop. An override lasts two seconds from the newest drive.
     """
@@ -284,7 +291,7 @@ STOP_BODY = {
 
 
 @router.post("/stop", response=or_problem(StopAnswer), auth=StopSession(csrf=True), openapi_extra=STOP_BODY)
-def stop_lab(request: HttpRequest, lab: Path[str]):
+def stop_lab(request: StopRequest, lab: Path[str]) -> dict[str, Any]:
     """The software stop of every station of the lab: told at once, then latched and recorded. The answer says of each
     station whether it confirmed it, was told, or could not be reached.
     """
@@ -294,12 +301,12 @@ def stop_lab(request: HttpRequest, lab: Path[str]):
 @router.post(
     "/stations/{slug}/stop", response=or_problem(StopAnswer), auth=StopSession(csrf=True), openapi_extra=STOP_BODY
 )
-def stop_station(request: HttpRequest, lab: Path[str], slug: str):
+def stop_station(request: StopRequest, lab: Path[str], slug: str) -> dict[str, Any]:
     """The software stop of one station."""
     return give_stop(request, lab, slug)
 
 
-def give_stop(request, lab, slug):
+def give_stop(request: StopRequest, lab: str, slug: str | None) -> dict[str, Any]:
     try:
         body = strict_json.loads(request.body or b"{}")
         order_id = body.get("id") if isinstance(body, dict) else ""
@@ -317,7 +324,7 @@ def give_stop(request, lab, slug):
 
 
 @router.post("/clear_stops", response=or_problem(EachAnswer))
-def clear_stops(request: HttpRequest, lab: Path[str], body: ClearBody):
+def clear_stops(request: PersonRequest, lab: Path[str], body: ClearBody) -> dict[str, Any]:
     """Clear the software stop of these stations, with one reason. They stay paused. Answers who was cleared (`done`)
     and, by slug, why not (`refused`).
     """
@@ -327,7 +334,7 @@ def clear_stops(request: HttpRequest, lab: Path[str], body: ClearBody):
 
 
 @router.post("/resume", response=or_problem(EachAnswer))
-def resume_stations(request: HttpRequest, lab: Path[str], body: StationsBody):
+def resume_stations(request: PersonRequest, lab: Path[str], body: StationsBody) -> dict[str, Any]:
     """Let these paused stations go on. Answers who does (`done`) and, by slug, why not (`refused`)."""
     return recovery.resume_stations(user=request.user, lab_slug=lab, stations=body.stations, source=source_of(request))
 
@@ -341,34 +348,34 @@ class OutcomeBody(Schema):
 
 @router.get("/help", response=or_problem(list[HelpRow]))
 @paginate(Pages)
-def list_help(request: HttpRequest, lab: Path[str]):
+def list_help(request: PersonRequest, lab: Path[str]) -> Rows:
     """Open help requests, those first where a person's time saves most."""
     return Rows(selectors.list_help(access.get_lab(request.user, lab), open_only=True), selectors.help_row)
 
 
 @router.post("/help/{number}/acknowledge", response=or_problem(HelpRow))
-def acknowledge_help(request: HttpRequest, lab: Path[str], number: int):
+def acknowledge_help(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """Somebody has seen it."""
     found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return selectors.help_row(attention.acknowledge_help(request=found, user=request.user, source=source_of(request)))
 
 
 @router.post("/help/{number}/take", response=or_problem(HelpRow))
-def take_help(request: HttpRequest, lab: Path[str], number: int):
+def take_help(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """One person goes there; the others see who."""
     found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return selectors.help_row(attention.take_help(request=found, user=request.user, source=source_of(request)))
 
 
 @router.post("/help/{number}/release", response=or_problem(HelpRow))
-def release_help(request: HttpRequest, lab: Path[str], number: int):
+def release_help(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """Others can take it again."""
     found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return selectors.help_row(attention.release_help(request=found, user=request.user, source=source_of(request)))
 
 
 @router.post("/help/{number}/close", response=or_problem(HelpRow))
-def close_help(request: HttpRequest, lab: Path[str], number: int, body: OutcomeBody):
+def close_help(request: PersonRequest, lab: Path[str], number: int, body: OutcomeBody) -> dict[str, Any]:
     """Nothing more is to be done."""
     found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return selectors.help_row(
@@ -377,16 +384,20 @@ def close_help(request: HttpRequest, lab: Path[str], number: int, body: OutcomeB
 
 
 # Tasks: the rules as they are declared. The schema shows their bounds, and the action that checks them says what is
-# wrong.
-RULE_TYPES = {rule.name: Annotated[Any, WithJsonSchema(rule.json_schema())] for rule in TASK_RULES.values()}
-TaskLimits = create_model(
+# wrong. A type checker knows nothing of what is made while the module is read: hence Any.
+RULE_TYPES: dict[str, Any] = {
+    rule.name: Annotated[Any, WithJsonSchema(rule.json_schema())] for rule in TASK_RULES.values()
+}
+RULE_FIELDS: dict[str, Any] = {name: (kind, TASK_RULES[name].default) for name, kind in RULE_TYPES.items()}
+ROW_FIELDS: dict[str, Any] = {name: (kind, ...) for name, kind in RULE_TYPES.items()}
+TaskLimits: Any = create_model(
     "TaskLimits",
     __base__=Schema,
     name=(str, ""),
     description=(str, ""),
-    **{name: (kind, TASK_RULES[name].default) for name, kind in RULE_TYPES.items()},
+    **RULE_FIELDS,
 )
-TaskRules = create_model("TaskRules", __base__=Schema, **{name: (kind, ...) for name, kind in RULE_TYPES.items()})
+TaskRules: Any = create_model("TaskRules", __base__=Schema, **ROW_FIELDS)
 
 
 class TaskBody(TaskLimits):
@@ -405,7 +416,7 @@ class TaskRow(TaskRules):
     archived_at: Moment | None
 
 
-def task_row(task: Task) -> dict:
+def task_row(task: Task) -> dict[str, Any]:
     return {
         "slug": task.slug,
         "name": task.name,
@@ -418,19 +429,19 @@ def task_row(task: Task) -> dict:
 
 @router.get("/tasks", response=or_problem(list[TaskRow]))
 @paginate(Pages)
-def list_tasks(request: HttpRequest, lab: Path[str], archived: bool = False):
+def list_tasks(request: PersonRequest, lab: Path[str], archived: bool = False) -> Rows:
     """By name; those that can be assigned, or those that no longer can."""
     return Rows(selectors.list_tasks(access.get_lab(request.user, lab), archived), task_row)
 
 
 @router.post("/tasks", response=or_problem(TaskRow))
-def create_task(request: HttpRequest, lab: Path[str], body: TaskBody):
+def create_task(request: PersonRequest, lab: Path[str], body: TaskBody) -> dict[str, Any]:
     found = access.get_lab(request.user, lab, "create_task")
     return task_row(labs.create_task(lab=found, user=request.user, **body.dict(), source=source_of(request)))
 
 
 @router.patch("/tasks/{slug}", response=or_problem(TaskRow))
-def edit_task(request: HttpRequest, lab: Path[str], slug: str, body: TaskChanges):
+def edit_task(request: PersonRequest, lab: Path[str], slug: str, body: TaskChanges) -> dict[str, Any]:
     """What the body leaves out stays as it is. archived: true takes it out of use, false brings it back."""
     task = access.get_row(Task, request.user, lab, "edit_task", slug=slug)
     given = body.dict(exclude_unset=True)

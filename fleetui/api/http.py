@@ -7,6 +7,7 @@ stations'. The OpenAPI schema is at /api/openapi.json, its page at /api/docs.
 """
 
 from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
@@ -38,12 +39,12 @@ def answer_problem(status: int, code: str, detail: str, problems: dict[str, str]
 
 
 @api.exception_handler(access.Refused)
-def answer_refused(request, error):
+def answer_refused(request: HttpRequest, error: access.Refused) -> JsonAnswer:
     return answer_problem(error.status, error.code, str(error), getattr(error, "problems", None))
 
 
 @api.exception_handler(AuthenticationError)
-def answer_unauthenticated(request, error):
+def answer_unauthenticated(request: HttpRequest, error: AuthenticationError) -> JsonAnswer:
     if request.path_info.startswith("/api/station/"):
         sentence = (
             "Missing or unknown token: send the station's token as Authorization: Bearer TOKEN; a manager can make one."
@@ -54,14 +55,14 @@ def answer_unauthenticated(request, error):
 
 
 @api.exception_handler(ValidationError)
-def answer_invalid(request, error):
+def answer_invalid(request: HttpRequest, error: ValidationError) -> JsonAnswer:
     """pydantic's findings as sentences; a body that is no JSON at all is among them."""
     problems = {".".join(str(part) for part in row["loc"][1:]) or "body": row["msg"] for row in error.errors}
     detail = " ".join(f"{name}: {said}." for name, said in problems.items())
     return answer_problem(422, "invalid", detail, problems)
 
 
-def answer_failure(request, error):
+def answer_failure(request: HttpRequest, error: Exception) -> HttpResponse:
     """A full disk, a database that is away, a value that no column holds; what else it may be is Django's to answer."""
     response = failures.as_json(request, error)
     if response is None:
@@ -70,16 +71,16 @@ def answer_failure(request, error):
 
 
 for kind in failures.KINDS:
-    api.add_exception_handler(kind, answer_failure)
+    api.add_exception_handler(kind, answer_failure)  # type: ignore[arg-type]  # ninja says a class may come; none does
 
 
 @api.exception_handler(RequestDataTooBig)
-def answer_too_big(request, error):
+def answer_too_big(request: HttpRequest, error: RequestDataTooBig) -> JsonAnswer:
     return answer_problem(413, "too_large", "The upload is larger than 64 MiB; send less at once.")
 
 
 @api.exception_handler(HttpError)
-def answer_http_error(request, error):
+def answer_http_error(request: HttpRequest, error: HttpError) -> JsonAnswer:
     if isinstance(error.__cause__, JSONError):
         return answer_problem(error.status_code, "unreadable", f"The body can't be used. {error.__cause__}")
     return answer_problem(error.status_code, "refused", str(error))

@@ -1,19 +1,21 @@
 """The API of learning, for people's scripts: datasets, runs and their metrics."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-from django.http import HttpRequest
 from ninja import Path, Router, Schema
 from ninja.pagination import paginate
 from ninja.security import SessionAuth
 from pydantic import Field
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.api.shape import ArchiveBody, Deleted, LongPages, Moment, Pages, Rows, Uuid, or_problem, source_of
 from fleetui.fleet.models import Assignment, Station, Task
 from fleetui.learning import actions, archive, selectors
 from fleetui.learning.models import Dataset, Run
 from fleetui.practice.actions import launching
+
+Named = TypeVar("Named", Dataset, Run, Assignment)  # what a launch names by its number
 
 router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
 
@@ -43,14 +45,14 @@ class DatasetRow(Schema):
 
 @router.get("/datasets", response=or_problem(list[DatasetRow]))
 @paginate(Pages)
-def list_datasets(request: HttpRequest, lab: Path[str], archived: bool = False):
+def list_datasets(request: PersonRequest, lab: Path[str], archived: bool = False) -> Rows:
     """The newest first."""
     found = access.get_lab(request.user, lab)
     return Rows(selectors.list_datasets(found, archived), selectors.dataset_row)
 
 
 @router.post("/datasets", response=or_problem(DatasetRow))
-def generate_dataset(request: HttpRequest, lab: Path[str], body: DatasetBody):
+def generate_dataset(request: PersonRequest, lab: Path[str], body: DatasetBody) -> dict[str, Any]:
     """Let the scripted demonstrator make one."""
     found = access.get_lab(request.user, lab, "generate_dataset")
     return selectors.dataset_row(
@@ -59,7 +61,7 @@ def generate_dataset(request: HttpRequest, lab: Path[str], body: DatasetBody):
 
 
 @router.post("/datasets/upload", response=or_problem(DatasetRow))
-def upload_dataset(request: HttpRequest, lab: Path[str], name: str):
+def upload_dataset(request: PersonRequest, lab: Path[str], name: str) -> dict[str, Any]:
     """The body is one file of episodes (robots/episodes.py), at most 64 MiB."""
     found = access.get_lab(request.user, lab, "upload_dataset")
     return selectors.dataset_row(
@@ -68,7 +70,7 @@ def upload_dataset(request: HttpRequest, lab: Path[str], name: str):
 
 
 @router.patch("/datasets/{int:number}", response=or_problem(DatasetRow))
-def archive_dataset(request: HttpRequest, lab: Path[str], number: int, body: ArchiveBody):
+def archive_dataset(request: PersonRequest, lab: Path[str], number: int, body: ArchiveBody) -> dict[str, Any]:
     """archived: true hides it, and nothing can learn from it; false brings it back."""
     dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
     change = archive.archive_dataset if body.archived else archive.restore_dataset
@@ -77,7 +79,7 @@ def archive_dataset(request: HttpRequest, lab: Path[str], number: int, body: Arc
 
 
 @router.delete("/datasets/{int:number}", response=or_problem(Deleted))
-def delete_dataset(request: HttpRequest, lab: Path[str], number: int):
+def delete_dataset(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """For good, with its file; only an archived one to which nothing refers."""
     dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
     archive.delete_dataset(dataset=dataset, user=request.user, source=source_of(request))
@@ -90,7 +92,7 @@ def delete_dataset(request: HttpRequest, lab: Path[str], number: int):
 class RunBody(Schema):
     kind: str
     name: str = ""
-    recipe: dict = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
     dataset: int | None = None
     corrections: int | None = None
     parent: int | None = None
@@ -148,19 +150,19 @@ class MetricRow(Schema):
 
 @router.get("/runs", response=or_problem(list[RunRow]))
 @paginate(Pages)
-def list_runs(request: HttpRequest, lab: Path[str], kind: str = "", archived: bool = False):
+def list_runs(request: PersonRequest, lab: Path[str], kind: str = "", archived: bool = False) -> Rows:
     """The newest first."""
     found = access.get_lab(request.user, lab)
     return Rows(selectors.list_runs_with_parts(found, kind, archived), selectors.run_row)
 
 
 @router.post("/runs", response=or_problem(RunRow))
-def launch_run(request: HttpRequest, lab: Path[str], body: RunBody):
+def launch_run(request: PersonRequest, lab: Path[str], body: RunBody) -> dict[str, Any]:
     """An improve run takes an assignment that waits for a run, or a task and stations."""
     user = request.user
     found = access.get_lab(user, lab, "launch_run")
 
-    def named(model, number):
+    def named(model: type[Named], number: int | None) -> Named | None:
         return None if number is None else access.get_row(model, user, lab, pk=number)
 
     run = launching.launch_run(
@@ -181,12 +183,12 @@ def launch_run(request: HttpRequest, lab: Path[str], body: RunBody):
 
 
 @router.get("/runs/{number}", response=or_problem(RunRow))
-def show_run(request: HttpRequest, lab: Path[str], number: int):
+def show_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     return selectors.run_row(access.get_row(Run, request.user, lab, pk=number))
 
 
 @router.patch("/runs/{number}", response=or_problem(RunRow))
-def archive_run(request: HttpRequest, lab: Path[str], number: int, body: ArchiveBody):
+def archive_run(request: PersonRequest, lab: Path[str], number: int, body: ArchiveBody) -> dict[str, Any]:
     """archived: true hides it, and nothing can start from it; false brings it back."""
     run = access.get_row(Run, request.user, lab, "archive_run", pk=number)
     change = archive.archive_run if body.archived else archive.restore_run
@@ -195,7 +197,7 @@ def archive_run(request: HttpRequest, lab: Path[str], number: int, body: Archive
 
 
 @router.delete("/runs/{number}", response=or_problem(Deleted))
-def delete_run(request: HttpRequest, lab: Path[str], number: int):
+def delete_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """For good, with its checkpoints; only an archived one of which nothing came."""
     run = access.get_row(Run, request.user, lab, "archive_run", pk=number)
     archive.delete_run(run=run, user=request.user, source=source_of(request))
@@ -204,14 +206,14 @@ def delete_run(request: HttpRequest, lab: Path[str], number: int):
 
 @router.get("/runs/{number}/metrics", response=or_problem(list[MetricRow]))
 @paginate(LongPages)
-def list_metrics(request: HttpRequest, lab: Path[str], number: int, after: int = 0, kind: str = ""):
+def list_metrics(request: PersonRequest, lab: Path[str], number: int, after: int = 0, kind: str = "") -> Rows:
     """In the order they were written, after a sequence number."""
     run = access.get_row(Run, request.user, lab, pk=number)
     return Rows(selectors.list_metrics(run, after=after, kind=kind), selectors.metric_row)
 
 
 @router.post("/runs/{number}/cancel", response=or_problem(RunRow))
-def cancel_run(request: HttpRequest, lab: Path[str], number: int):
+def cancel_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """It ends, and keeps its checkpoints."""
     run = access.get_row(Run, request.user, lab, "control_run", pk=number)
     actions.cancel_run(run=run, user=request.user, source=source_of(request))
@@ -219,7 +221,7 @@ def cancel_run(request: HttpRequest, lab: Path[str], number: int):
 
 
 @router.post("/runs/{number}/pause", response=or_problem(RunRow))
-def pause_run(request: HttpRequest, lab: Path[str], number: int):
+def pause_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """It pauses after the update under way."""
     run = access.get_row(Run, request.user, lab, "control_run", pk=number)
     actions.pause_run(run=run, user=request.user, source=source_of(request))
@@ -227,7 +229,7 @@ def pause_run(request: HttpRequest, lab: Path[str], number: int):
 
 
 @router.post("/runs/{number}/resume", response=or_problem(RunRow))
-def resume_run(request: HttpRequest, lab: Path[str], number: int):
+def resume_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """A paused one goes on."""
     run = access.get_row(Run, request.user, lab, "control_run", pk=number)
     actions.resume_run(run=run, user=request.user, source=source_of(request))

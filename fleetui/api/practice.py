@@ -1,8 +1,10 @@
 """The API of practice, for people's scripts: assignments in the queue, and the episodes that came of them."""
 
+from typing import Any
 from uuid import UUID
 
-from django.http import HttpRequest, HttpResponse
+from django.contrib.auth.models import User
+from django.http import HttpResponse
 from django.utils import timezone
 from ninja import Path, Router, Schema
 from ninja.pagination import paginate
@@ -10,7 +12,7 @@ from ninja.security import SessionAuth
 from pydantic import AwareDatetime, Field
 
 from fleetui import access
-from fleetui.access import NotFound
+from fleetui.access import NotFound, PersonRequest
 from fleetui.answers import JsonAnswer
 from fleetui.api.fleet import EpisodeRow
 from fleetui.api.learning import DatasetRow
@@ -94,7 +96,7 @@ class AssignmentRow(Schema):
 
 @router.get("/assignments", response=or_problem(list[AssignmentRow]))
 @paginate(Pages)
-def list_assignments(request: HttpRequest, lab: Path[str], state: str = ""):
+def list_assignments(request: PersonRequest, lab: Path[str], state: str = "") -> Rows:
     """Those at work and those that wait, in the queue's order, then those that have ended, the newest first; or those
     of one state.
     """
@@ -105,7 +107,7 @@ def list_assignments(request: HttpRequest, lab: Path[str], state: str = ""):
 
 
 @router.post("/assignments", response=or_problem(AssignmentRow))
-def assign_task(request: HttpRequest, lab: Path[str], body: AssignmentBody):
+def assign_task(request: PersonRequest, lab: Path[str], body: AssignmentBody) -> dict[str, Any]:
     """To `stations`, or to `any` so many with the task's body. With a `parent`, the trained run to practise with, its
     run is launched as soon as its stations are free.
     """
@@ -126,7 +128,7 @@ def assign_task(request: HttpRequest, lab: Path[str], body: AssignmentBody):
 
 
 @router.patch("/assignments/{number}", response=or_problem(AssignmentRow))
-def edit_assignment(request: HttpRequest, lab: Path[str], number: int, body: AssignmentChanges):
+def edit_assignment(request: PersonRequest, lab: Path[str], number: int, body: AssignmentChanges) -> dict[str, Any]:
     """What the body leaves out stays as it is; only one that waits can be edited. A budget takes the place of another,
     as stations and `any` take each other's.
     """
@@ -144,7 +146,7 @@ def edit_assignment(request: HttpRequest, lab: Path[str], number: int, body: Ass
     return show_assignment(user, lab, number)
 
 
-def show_assignment(user, lab: str, number: int) -> dict:
+def show_assignment(user: User, lab: str, number: int) -> dict[str, Any]:
     """As it is after the dispatcher has seen it."""
     row = access.get_row(Assignment, user, lab, pk=number)
     verdicts = {verdict.assignment.pk: verdict for verdict in queue.read_queue(row.lab)} if row.is_live else {}
@@ -152,7 +154,7 @@ def show_assignment(user, lab: str, number: int) -> dict:
 
 
 @router.delete("/assignments/{number}", response=or_problem(AssignmentRow))
-def cancel_assignment(request: HttpRequest, lab: Path[str], number: int, force: bool = False):
+def cancel_assignment(request: PersonRequest, lab: Path[str], number: int, force: bool = False) -> dict[str, Any]:
     """Its run is canceled as well. Stations finish their episode; with force they break it off at once."""
     assignment = access.get_row(Assignment, request.user, lab, "assign", pk=number)
     assignments.cancel_assignment(assignment=assignment, user=request.user, force=force, source=source_of(request))
@@ -160,7 +162,7 @@ def cancel_assignment(request: HttpRequest, lab: Path[str], number: int, force: 
 
 
 @router.post("/assignments/{number}/move", response=or_problem(AssignmentRow))
-def move_assignment(request: HttpRequest, lab: Path[str], number: int, body: PlaceBody):
+def move_assignment(request: PersonRequest, lab: Path[str], number: int, body: PlaceBody) -> dict[str, Any]:
     """Just before another one that waits, or null for the end of the queue."""
     user = request.user
     assignment = access.get_row(Assignment, user, lab, "assign", pk=number)
@@ -170,7 +172,7 @@ def move_assignment(request: HttpRequest, lab: Path[str], number: int, body: Pla
 
 
 @router.post("/assignments/{number}/stop_repeating", response=or_problem(AssignmentRow))
-def stop_repeating(request: HttpRequest, lab: Path[str], number: int):
+def stop_repeating(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     assignment = access.get_row(Assignment, request.user, lab, "assign", pk=number)
     assignments.stop_repeating(assignment=assignment, user=request.user, source=source_of(request))
     return show_assignment(request.user, lab, number)
@@ -198,7 +200,7 @@ class StepsRow(Schema):
     actors: list[int] = Field(description="Who acted: 0 the policy, 1 a person, 2 a script.")
     fenced: list[int] = Field(description="1 where the fence turned the action aside.")
     observations: list[list[float]] = Field(description="Empty where they are pictures: those come as frames.")
-    embodiment: dict
+    embodiment: dict[str, Any]
     frames: int
 
 
@@ -209,7 +211,7 @@ class Rendering(Schema):
 @router.get("/episodes", response=or_problem(list[EpisodeRow]))
 @paginate(Pages)
 def list_episodes(
-    request: HttpRequest,
+    request: PersonRequest,
     lab: Path[str],
     station: str = "",
     task: str = "",
@@ -220,20 +222,20 @@ def list_episodes(
     true: bool | None = None,
     human: bool | None = None,
     query: str = "",
-):
+) -> Rows:
     """Newest first; each filter that is given must hold."""
-    filters = {"station": station, "task": task, "run": run, "purpose": purpose, "ending": ending}
+    filters: dict[str, Any] = {"station": station, "task": task, "run": run, "purpose": purpose, "ending": ending}
     filters |= {"detected": detected, "true": true, "human": human, "query": query}
     return Rows(fleet.list_episodes(access.get_lab(request.user, lab), **filters), fleet.episode_row)
 
 
 @router.get("/episodes/{uuid}", response=or_problem(EpisodeRow))
-def show_episode(request: HttpRequest, lab: Path[str], uuid: UUID):
+def show_episode(request: PersonRequest, lab: Path[str], uuid: UUID) -> dict[str, Any]:
     return fleet.episode_row(access.get_row(Episode, request.user, lab, uuid=uuid))
 
 
 @router.post("/episodes/{uuid}/label", response=or_problem(LabelledEpisode))
-def label_episode(request: HttpRequest, lab: Path[str], uuid: UUID, body: LabelBody):
+def label_episode(request: PersonRequest, lab: Path[str], uuid: UUID, body: LabelBody) -> dict[str, Any]:
     """Whether it was a true success: true, false, or null for unknown. `previous` undoes it."""
     episode = access.get_row(Episode, request.user, lab, "label_episode", uuid=uuid)
     before = episode_actions.label_episode(
@@ -247,7 +249,7 @@ def label_episode(request: HttpRequest, lab: Path[str], uuid: UUID, body: LabelB
 
 
 @router.post("/episodes/{uuid}/dataset", response=or_problem(DatasetRow))
-def add_correction(request: HttpRequest, lab: Path[str], uuid: UUID):
+def add_correction(request: PersonRequest, lab: Path[str], uuid: UUID) -> dict[str, Any]:
     """A correction joins the lab's dataset of corrections, which begins with the first one."""
     episode = access.get_row(Episode, request.user, lab, "add_correction", uuid=uuid)
     return learning.dataset_row(
@@ -256,13 +258,13 @@ def add_correction(request: HttpRequest, lab: Path[str], uuid: UUID):
 
 
 @router.get("/episodes/{uuid}/steps", response=or_problem(StepsRow))
-def show_steps(request: HttpRequest, lab: Path[str], uuid: UUID):
+def show_steps(request: PersonRequest, lab: Path[str], uuid: UUID) -> dict[str, Any]:
     """What a replay draws: d and reward, actions, who acted, and the observations for a drawn top view."""
     return fleet.episode_steps(access.get_row(Episode, request.user, lab, uuid=uuid))
 
 
 @router.get("/episodes/{uuid}/frames/{step}.jpg", response={202: Rendering, ERRORS: Problem})
-def show_frame(request: HttpRequest, lab: Path[str], uuid: UUID, step: int):
+def show_frame(request: PersonRequest, lab: Path[str], uuid: UUID, step: int) -> HttpResponse:
     """The camera's view at an observation, a JPEG. The first ask has the whole episode rendered: 202 until that is
     done.
     """

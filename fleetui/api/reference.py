@@ -3,7 +3,12 @@
 Swagger's page, which ninja would show, can't be used with a screen reader: it nests buttons, and its text is too faint.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from ninja import NinjaAPI
 from ninja.openapi.docs import DocsBase
 
 from robots import strict_json
@@ -11,10 +16,14 @@ from robots import strict_json
 WHO = {"lab": "People: session and CSRF token", "station": "Stations: their token"}
 
 
+Part = dict[str, Any]  # a part of an OpenAPI schema
+Groups = list[tuple[str, list[dict[str, Any]]]]  # whose calls, and these
+
+
 class Reference(DocsBase):
-    def render_page(self, request, api, **kwargs):
+    def render_page(self, request: HttpRequest, api: NinjaAPI, **kwargs: Any) -> HttpResponse:
         schema = api.get_openapi_schema(path_params=kwargs)
-        groups = {tag: [] for tag in WHO}
+        groups: dict[str, list[dict[str, Any]]] = {tag: [] for tag in WHO}
         for path, operations in schema["paths"].items():
             for method, operation in operations.items():
                 groups[operation["tags"][0]].append(
@@ -36,12 +45,12 @@ class Reference(DocsBase):
         return render(request, "api/reference.html", context)
 
 
-def parameters_of(operation):
+def parameters_of(operation: Part) -> Iterator[dict[str, Any]]:
     for row in operation.get("parameters", ()):
         yield describe(row["name"], f"in the {row['in']}", row["schema"], row["required"])
 
 
-def body_of(operation, schema):
+def body_of(operation: Part, schema: Part) -> Iterator[dict[str, Any]]:
     for content in operation.get("requestBody", {}).get("content", {}).values():
         body = content["schema"]
         if "$ref" in body:
@@ -50,7 +59,7 @@ def body_of(operation, schema):
             yield describe(field, "in the body", said, field in body.get("required", ()))
 
 
-def answer_of(operation, schema) -> str:
+def answer_of(operation: Part, schema: Part) -> str:
     """What comes back where all is well, by name; the names are explained at the page's end. Empty: a file."""
     for status, answer in operation["responses"].items():
         if int(status) < 300 and answer.get("content"):
@@ -58,9 +67,9 @@ def answer_of(operation, schema) -> str:
     return ""
 
 
-def shapes_of(schema, groups):
+def shapes_of(schema: Part, groups: Groups) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
     """(name, what it is, its fields) of each answer that the calls name, and of what stands in these."""
-    known, wanted = schema["components"]["schemas"], []
+    known, wanted = schema["components"]["schemas"], list[str]()
     asked = [name for _, calls in groups for call in calls for name in known if name in call["answer"].split()]
     for name in [*asked, "Problem"]:
         for each in (name, *names_in(known[name])):
@@ -75,7 +84,7 @@ def shapes_of(schema, groups):
         yield name, shape.get("description", ""), fields
 
 
-def names_in(said) -> list[str]:
+def names_in(said: Any) -> list[str]:
     """Of the shapes that a schema refers to."""
     if isinstance(said, dict):
         own = [said["$ref"].rpartition("/")[2]] if "$ref" in said else []
@@ -83,8 +92,8 @@ def names_in(said) -> list[str]:
     return [name for each in said for name in names_in(each)] if isinstance(said, list) else []
 
 
-def type_of(said) -> str:
-    kinds = []
+def type_of(said: Part) -> str:
+    kinds: list[str] = []
     for each in said.get("anyOf", [said]):
         kind = each.get("format") or each.get("type") or "anything"
         if "$ref" in each:
@@ -95,7 +104,7 @@ def type_of(said) -> str:
     return " or ".join(kinds)
 
 
-def describe(name, where, said, required) -> dict:
+def describe(name: str, where: str, said: Part, required: bool) -> dict[str, Any]:
     return {
         "name": name,
         "where": where,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from django.http import HttpRequest
 from ninja import Schema
 from ninja.pagination import LimitOffsetPagination
 from pydantic import Field, WithJsonSchema
@@ -40,12 +41,12 @@ class Problem(Schema):
     problems: dict[str, str] | None = Field(None, description="Of an invalid call: a sentence for each field.")
 
 
-def or_problem(answer) -> dict:
+def or_problem(answer: Any) -> dict[Any, Any]:
     """The `response` of a call that answers so, or with a problem."""
     return {200: answer, ERRORS: Problem}
 
 
-def source_of(request) -> str:
+def source_of(request: HttpRequest) -> str:
     """For the audit log: whether the act is a page's or a script's."""
     return "page" if comes_from_a_page(request) else "API"
 
@@ -68,12 +69,12 @@ class Rows:
     """
 
     rows: Any
-    show: Callable[[Any], dict]
-    first: list[dict] = field(default_factory=list)
+    show: Callable[[Any], dict[str, Any]]
+    first: list[dict[str, Any]] = field(default_factory=list)
 
-    def part(self, start: int, end: int) -> list[dict]:
+    def part(self, start: int, end: int) -> list[dict[str, Any]]:
         before = len(self.first)
-        rest: Iterable = self.rows[max(0, start - before) : max(0, end - before)]
+        rest: Iterable[Any] = self.rows[max(0, start - before) : max(0, end - before)]
         return self.first[start:end] + [self.show(row) for row in rest]
 
     def count(self) -> int:
@@ -91,9 +92,11 @@ class Pages(LimitOffsetPagination):
         items: list[Any]
         count: int = Field(description="How many there are in all.")
 
-    def paginate_queryset(self, queryset: Rows, pagination: Input, request, **params) -> dict:
+    def paginate_queryset(self, queryset: Any, pagination: Any, request: HttpRequest, **params: Any) -> dict[str, Any]:
+        """ninja hands on what a call returned, which are Rows here, and the Input."""
+        rows: Rows = queryset
         start = pagination.offset
-        return {"items": queryset.part(start, start + pagination.limit), "count": queryset.count()}
+        return {"items": rows.part(start, start + pagination.limit), "count": rows.count()}
 
 
 class LongPages(Pages):

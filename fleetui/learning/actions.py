@@ -11,8 +11,10 @@ import os
 import shutil
 import time
 import uuid as uuids
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
@@ -33,6 +35,7 @@ from fleetui.learning.signals import run_moved
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
 from robots.atomic_files import replacing, write_atomically
 from robots.embodiments import get_embodiment
+from robots.episodes import Episode as RecordedEpisode
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
 from training.methods.registry import Method, method_of, recipe_from_json
@@ -46,7 +49,15 @@ LARGEST_DATASET = 2 * 2**30  # bytes of observations: while they are written and
 STEPS_A_DEMONSTRATION = 60  # about
 
 
-def enqueue_on_commit(job: str, identifier) -> None:
+class Sources(TypedDict):
+    """What a run starts from."""
+
+    dataset: Dataset | None
+    corrections: Dataset | None
+    parent: Run | None
+
+
+def enqueue_on_commit(job: str, identifier: int | str) -> None:
     """A Celery message carries only an id; if it is lost, the worker's watch finds the row still waiting."""
     transaction.on_commit(lambda: celery_app.send_task(job, args=[identifier]), robust=True)
 
@@ -69,7 +80,7 @@ def recognise_folder() -> bool:
 # Datasets
 
 
-def _new_dataset(lab: Lab, name: str, **fields) -> Dataset:
+def _new_dataset(lab: Lab, name: str, **fields: Any) -> Dataset:
     name = checked_name(name, "dataset")
     try:
         with transaction.atomic():
@@ -87,7 +98,14 @@ def most_demonstrations(embodiment: str) -> int:
 
 @transaction.atomic
 def generate_dataset(
-    *, lab: Lab, user, name: str, families: list[str], episodes: int, seed: int = 0, source: str = "server"
+    *,
+    lab: Lab,
+    user: access.Acting,
+    name: str,
+    families: list[str],
+    episodes: int,
+    seed: int = 0,
+    source: str = "server",
 ) -> Dataset:
     """Let the scripted demonstrator make a dataset, in a job."""
     access.check(user, lab, "generate_dataset")
@@ -114,7 +132,7 @@ def generate_dataset(
     return dataset
 
 
-def upload_dataset(*, lab: Lab, user, name: str, body: bytes, source: str = "server") -> Dataset:
+def upload_dataset(*, lab: Lab, user: access.Acting, name: str, body: bytes, source: str = "server") -> Dataset:
     """Admit demonstrations made elsewhere: one file of episodes, at most 64 MiB, of one body and acted by people or
     scripts.
     """
@@ -156,13 +174,13 @@ def upload_dataset(*, lab: Lab, user, name: str, body: bytes, source: str = "ser
     return dataset
 
 
-def _record_dataset(dataset: Dataset, kind: str, user, *, source: str, **details) -> None:
+def _record_dataset(dataset: Dataset, kind: str, user: access.Acting, *, source: str, **details: Any) -> None:
     details = {"dataset": dataset.name, "number": dataset.pk, **details}
     record_act(lab=dataset.lab, kind=kind, user=user, details=details, source=source)
 
 
 def extend_corrections(
-    *, lab: Lab, user, known: Dataset | None, episode: Episode, source: str = "server"
+    *, lab: Lab, user: access.Acting, known: Dataset | None, episode: Episode, source: str = "server"
 ) -> tuple[Dataset, bool]:
     """What a person drove joins the known dataset of corrections; without one, or where it takes no more, a new one.
 
@@ -196,14 +214,14 @@ def extend_corrections(
     return dataset, known is not None and dataset != known
 
 
-def _read_recorded(path: Path, said: str):
+def _read_recorded(path: Path, said: str) -> list[RecordedEpisode]:
     try:
         return read_episodes(path)
     except (OSError, EpisodeError) as error:
         raise Refused(f"The file of {said} can't be read ({error}); restore it in the data folder.") from None
 
 
-def _size_of(episodes) -> int:
+def _size_of(episodes: Iterable[RecordedEpisode]) -> int:
     return sum(each.observations.nbytes + each.actions.nbytes for each in episodes)
 
 
@@ -243,7 +261,7 @@ def fail_dataset(*, dataset: Dataset, error: str) -> None:
 # Runs: what people do
 
 
-def read_recipe(*, kind: str, recipe: dict) -> Recipe:
+def read_recipe(*, kind: str, recipe: dict[str, Any]) -> Recipe:
     """What a launch asked for, checked and with the defaults."""
     try:
         return recipe_from_json(recipe | {"kind": kind})
@@ -255,9 +273,9 @@ def read_recipe(*, kind: str, recipe: dict) -> Recipe:
 def launch_training(
     *,
     lab: Lab,
-    user,
+    user: access.Acting,
     kind: str,
-    recipe: dict,
+    recipe: dict[str, Any],
     name: str = "",
     dataset: Dataset | None = None,
     corrections: Dataset | None = None,
@@ -267,7 +285,7 @@ def launch_training(
     """Check everything, write a run that learns without stations, and enqueue its job."""
     access.check(user, lab, "launch_run")
     checked = read_recipe(kind=kind, recipe=recipe)
-    sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
+    sources: Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     if problems := source_problems(lab=lab, method=method_of(kind), **sources):
         raise Invalid(" ".join(problems.values()), problems)
     run = create_run(lab=lab, user=user, recipe=checked, name=name, **sources)
@@ -275,7 +293,9 @@ def launch_training(
     return run
 
 
-def create_run(*, lab: Lab, user, recipe: Recipe, name: str, round_target: int = 0, **sources) -> Run:
+def create_run(
+    *, lab: Lab, user: access.Acting, recipe: Recipe, name: str, round_target: int = 0, **sources: Unpack[Sources]
+) -> Run:
     """The row alone. Whoever asked for the run has checked its recipe and its sources, and enqueues it in the end."""
     number = Run.objects.filter(lab=lab).count() + 1
     return Run.objects.create(
@@ -289,7 +309,7 @@ def create_run(*, lab: Lab, user, recipe: Recipe, name: str, round_target: int =
     )
 
 
-def enqueue_run(*, run: Run, user, source: str = "server") -> None:
+def enqueue_run(*, run: Run, user: access.Acting, source: str = "server") -> None:
     """Everything that it needs is there: its launch is recorded, and its job may begin."""
     access.check(user, run.lab, "launch_run")
     _record_run(run, "run_launched", user, source=source)
@@ -342,13 +362,13 @@ def _corrections_problems(lab: Lab, dataset: Dataset | None, corrections: Datase
     return {"corrections": said} if said else {}
 
 
-def _record_run(run: Run, kind: str, user, reason: str = "", *, source: str) -> None:
+def _record_run(run: Run, kind: str, user: access.Acting, reason: str = "", *, source: str) -> None:
     details = {"run": run.name, "number": run.pk, "kind": run.kind}
     record_act(lab=run.lab, kind=kind, user=user, reason=reason, details=details, source=source)
 
 
 @transaction.atomic
-def cancel_run(*, run: Run, user, reason: str = "", source: str = "server") -> None:
+def cancel_run(*, run: Run, user: access.Acting, reason: str = "", source: str = "server") -> None:
     """A run that no job holds ends at once; else its job ends the training process, which keeps its newest
     checkpoint. Where it is the server that cancels, it says why.
     """
@@ -362,7 +382,7 @@ def cancel_run(*, run: Run, user, reason: str = "", source: str = "server") -> N
 
 
 @transaction.atomic
-def pause_run(*, run: Run, user, source: str = "server") -> None:
+def pause_run(*, run: Run, user: access.Acting, source: str = "server") -> None:
     access.check(user, run.lab, "control_run")
     _record_run(run, "run_paused", user, source=source)
     if not move_run(run=run, to="pausing", pause_wanted=True):
@@ -371,7 +391,7 @@ def pause_run(*, run: Run, user, source: str = "server") -> None:
 
 
 @transaction.atomic
-def resume_run(*, run: Run, user, source: str = "server") -> None:
+def resume_run(*, run: Run, user: access.Acting, source: str = "server") -> None:
     access.check(user, run.lab, "control_run")
     _record_run(run, "run_resumed", user, source=source)
     if not move_run(run=run, to="running", sources=("pausing", "paused"), pause_wanted=False):
@@ -383,7 +403,7 @@ def resume_run(*, run: Run, user, source: str = "server") -> None:
 
 
 def move_run(
-    *, run: Run, to: str, sources: tuple[str, ...] | None = None, attempt: int | None = None, **fields
+    *, run: Run, to: str, sources: tuple[str, ...] | None = None, attempt: int | None = None, **fields: Any
 ) -> bool:
     """One conditional UPDATE by the transition table; False if the run was not in a state (or attempt) that allows
     it.
@@ -410,13 +430,12 @@ def claim_run(*, run_id: int) -> Run | None:
     """The one job that may supervise the run now; a second delivery of the message gets None."""
     run = Run.objects.select_related("lab", "dataset", "parent").filter(pk=run_id).first()
     now = timezone.now()
-    claimed = run is not None and move_run(
+    if run is None or not move_run(
         run=run,
         to="starting",
         sources=("queued",),
         attempt=run.attempt,
-    )
-    if not claimed:
+    ):
         return None
     Run.objects.filter(pk=run.pk).update(
         attempt=F("attempt") + 1, heartbeat_at=now, started_at=Coalesce("started_at", now), error=""
@@ -444,7 +463,13 @@ def finish_run(
     """
     if state == "canceled" and sources is None and run.assignments.filter(state="completed").exists():
         state = "completed"
-    fields = {"error": error, "ended_at": timezone.now(), "eta_s": None, "heartbeat_at": None, "holding": False}
+    fields: dict[str, Any] = {
+        "error": error,
+        "ended_at": timezone.now(),
+        "eta_s": None,
+        "heartbeat_at": None,
+        "holding": False,
+    }
     if state == "completed":
         fields["progress"] = 1.0
     return move_run(run=run, to=state, sources=sources, attempt=attempt, **fields)
@@ -463,7 +488,7 @@ def retry_run(*, run: Run, deaths: int) -> bool:
     """Let another attempt go on in the same directory; False where there were too many deaths in a row, or it isn't
     ours any more.
     """
-    fields = {"heartbeat_at": None, "deaths": deaths}
+    fields: dict[str, Any] = {"heartbeat_at": None, "deaths": deaths}
     if deaths >= Run.MAX_DEATHS or not move_run(run=run, to="queued", attempt=run.attempt, **fields):
         return False
     enqueue_on_commit("learning.run", run.pk)
@@ -492,7 +517,7 @@ def requeue_stale_jobs(*, all_waiting: bool = False) -> None:
 
 
 @transaction.atomic
-def record_metrics(*, run: Run, lines: list[tuple[int, dict]]) -> bool:
+def record_metrics(*, run: Run, lines: list[tuple[int, dict[str, Any]]]) -> bool:
     """Lines of metrics.jsonl by their number: kept, shown live, and read for what they say about the run itself.
     False if the run is no longer this attempt's: then nothing is kept.
     """
@@ -509,7 +534,7 @@ def record_metrics(*, run: Run, lines: list[tuple[int, dict]]) -> bool:
         for seq, line in lines
     ]
     Metric.objects.bulk_create(rows, ignore_conflicts=True, batch_size=1000)
-    changed = {}
+    changed: dict[str, Any] = {}
     for row in rows:
         if row.kind == "progress":
             total = row.data.get("total") or 0
@@ -529,7 +554,7 @@ def record_metrics(*, run: Run, lines: list[tuple[int, dict]]) -> bool:
     return True
 
 
-def _moment(seconds) -> datetime:
+def _moment(seconds: object) -> datetime:
     return datetime.fromtimestamp(seconds, UTC) if isinstance(seconds, (int, float)) else timezone.now()
 
 
@@ -537,7 +562,7 @@ def show_log(*, run: Run, lines: list[str]) -> None:
     send_on_commit(run.topic, RunChanged({"log": lines}))
 
 
-def register_checkpoint(*, run: Run, line: dict) -> Checkpoint | None:
+def register_checkpoint(*, run: Run, line: dict[str, Any]) -> Checkpoint | None:
     """Keep the weights that a `checkpoint` line names. None if the file is not (or no longer) what the line says, or
     the run is no longer this attempt's.
 

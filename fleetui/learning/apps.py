@@ -8,5 +8,5 @@ class LearningConfig(AppConfig):
     label = "learning"
     default_auto_field = "django.db.models.BigAutoField"
 
-    def ready(self):
+    def ready(self) -> None:
         methods()  # one that can't be had is named now, not to the person who looks at a run

@@ -5,6 +5,7 @@ These are actions, like those in actions.py.
 import logging
 import shutil
 from pathlib import Path
+from typing import TypeVar
 
 from django.db import transaction
 from django.utils import timezone
@@ -19,9 +20,11 @@ from fleetui.learning.models import Checkpoint, Dataset, Run
 
 log = logging.getLogger(__name__)
 
+Row = TypeVar("Row", Dataset, Run)
+
 
 @transaction.atomic
-def archive_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
+def archive_dataset(*, dataset: Dataset, user: access.Acting, source: str = "server") -> None:
     """Nobody can train on it then. Runs that learned from it stay as they are."""
     access.check(user, dataset.lab, "archive_dataset")
     dataset = _locked(dataset)
@@ -36,13 +39,13 @@ def archive_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
 
 
 @transaction.atomic
-def restore_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
+def restore_dataset(*, dataset: Dataset, user: access.Acting, source: str = "server") -> None:
     access.check(user, dataset.lab, "archive_dataset")
     _restore(_locked(dataset), user, "dataset_restored", source=source)
 
 
 @transaction.atomic
-def delete_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
+def delete_dataset(*, dataset: Dataset, user: access.Acting, source: str = "server") -> None:
     """For good, its file too; only an archived one from which no run learned and that holds no correction."""
     access.check(user, dataset.lab, "archive_dataset")
     dataset = _locked(dataset)
@@ -54,7 +57,7 @@ def delete_dataset(*, dataset: Dataset, user, source: str = "server") -> None:
 
 
 @transaction.atomic
-def archive_run(*, run: Run, user, source: str = "server") -> None:
+def archive_run(*, run: Run, user: access.Acting, source: str = "server") -> None:
     """Nothing can start from it then. What came of it stays as it is."""
     access.check(user, run.lab, "archive_run")
     lock_queue(run.lab)
@@ -76,13 +79,13 @@ def archive_run(*, run: Run, user, source: str = "server") -> None:
 
 
 @transaction.atomic
-def restore_run(*, run: Run, user, source: str = "server") -> None:
+def restore_run(*, run: Run, user: access.Acting, source: str = "server") -> None:
     access.check(user, run.lab, "archive_run")
     _restore(_locked(run), user, "run_restored", source=source)
 
 
 @transaction.atomic
-def delete_run(*, run: Run, user, source: str = "server") -> None:
+def delete_run(*, run: Run, user: access.Acting, source: str = "server") -> None:
     """For good, with its checkpoints and its folder; only an archived one of which nothing came."""
     access.check(user, run.lab, "archive_run")
     run = _locked(run)
@@ -98,16 +101,16 @@ def delete_run(*, run: Run, user, source: str = "server") -> None:
     run.delete()
 
 
-def _locked(row):
+def _locked(row: Row) -> Row:
     return type(row).objects.select_related("lab").select_for_update(of=("self",)).get(pk=row.pk)
 
 
-def _archive(row, user, kind: str, *, source: str) -> None:
+def _archive(row: Dataset | Run, user: access.Acting, kind: str, *, source: str) -> None:
     type(row).objects.filter(pk=row.pk).update(archived_at=timezone.now())
     record_act(lab=row.lab, kind=kind, user=user, details={kind.partition("_")[0]: row.name}, source=source)
 
 
-def _restore(row, user, kind: str, *, source: str) -> None:
+def _restore(row: Dataset | Run, user: access.Acting, kind: str, *, source: str) -> None:
     if row.archived_at is None:
         raise Conflict(f"{row} is not archived.")
     type(row).objects.filter(pk=row.pk).update(archived_at=None)
@@ -117,7 +120,7 @@ def _restore(row, user, kind: str, *, source: str) -> None:
 def _remove_on_commit(place: Path) -> None:
     """The row is the truth: what can't be removed is left behind, and named in the log."""
 
-    def remove():
+    def remove() -> None:
         try:
             shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
         except OSError as error:

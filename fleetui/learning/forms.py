@@ -2,15 +2,39 @@
 So neither a new setting nor a new method needs code here.
 """
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from django import forms
+from django.db.models import Model, QuerySet
+from django.forms.boundfield import BoundField
 
 from fleetui.fleet.forms import in_words
+from fleetui.fleet.models import Lab
+from fleetui.learning.models import Dataset, Run
 from robots.tasks import TASKS
 from training.methods.registry import Method
-from training.recipes import RecipeError
+from training.recipes import Field, RecipeError
+
+Row = TypeVar("Row", bound=Model)
 
 NAME_IT = {"required": "Give the dataset a name."}
 FAMILIES = [(each.name, each.title) for each in TASKS.values()]
+
+
+def offer_rows(form: forms.Form, name: str, rows: QuerySet[Row], say: Callable[[Row], str] | None = None) -> None:
+    """Let this field of the form choose among these rows; `say`: how each is called."""
+    field = form.fields[name]
+    assert isinstance(field, forms.ModelChoiceField)
+    field.queryset = rows
+    if say is not None:
+        field.label_from_instance = say  # type: ignore[assignment]  # django-stubs knows a method of the class alone
+
+
+class SettingField(forms.CharField):
+    """One setting of a recipe."""
+
+    changed = False  # the form begins with another value than the default
 
 
 class LaunchForm(forms.Form):
@@ -22,22 +46,22 @@ class LaunchForm(forms.Form):
         label="Name", required=False, max_length=80, help_text="Left empty, it is named after its kind, with a number."
     )
 
-    def __init__(self, *args, lab, method: Method, like=None, **kwargs):
+    def __init__(self, *args: Any, lab: Lab, method: Method, like: Run | None = None, **kwargs: Any):
         """`like`: a run whose sources and recipe the form begins with."""
         super().__init__(*args, **kwargs)
         self.lab, self.method = lab, method
-        self.impossible = []  # why what a link asks for can't be had: nothing else is chosen in its place
-        self.lacking = []  # of the method's needs, with the sentence that says what is missing
-        self.shown = None  # the dataset of what its policy will have been shown, as the form begins
+        self.impossible: list[str] = []  # why what a link asks for can't be had: nothing else is chosen in its place
+        self.lacking: list[tuple[str, str]] = []  # of the method's needs, with the sentence that says what is missing
+        self.shown: Dataset | None = None  # the dataset of what its policy will have been shown, as the form begins
         self.recipe_class = method.recipe
         self.source_names = list(self.fields)
         given = like.recipe if like else {}
         if like:
-            self.initial = sources_of(like) | self.initial
+            self.initial = {**sources_of(like), **self.initial}
         for field in self.recipe_class.FIELDS.values():
             numeric = field.type is not str
             value = given.get(field.name, field.default)
-            self.fields[field.name] = entry = forms.CharField(
+            self.fields[field.name] = entry = SettingField(
                 label=field.label,
                 help_text=f"{field.help} {explain_range(field)}".strip(),
                 required=False,
@@ -46,12 +70,14 @@ class LaunchForm(forms.Form):
             )
             entry.changed = value != field.default
 
-    def refuse(self, name, problem):
+    def refuse(self, name: str, problem: str) -> None:
         self.impossible.append(problem)
         self.initial.pop(name)
-        self.fields[name].empty_label = "choose one"
+        field = self.fields[name]
+        assert isinstance(field, forms.ModelChoiceField)
+        field.empty_label = "choose one"
 
-    def clean(self):
+    def clean(self) -> dict[str, Any]:
         given = {name: self.cleaned_data.get(name, "") for name in self.recipe_class.FIELDS}
         # An empty field asks for the default; text fields may be empty.
         given = {
@@ -64,29 +90,29 @@ class LaunchForm(forms.Form):
                 self.add_error(name if name in self.fields else None, in_words(self, problem))
         return self.cleaned_data
 
-    def sources(self) -> dict:
+    def sources(self) -> dict[str, Any]:
         """The keywords of launch_run besides the recipe."""
         return {name: self.cleaned_data[name] for name in self.source_names}
 
     @property
-    def source_fields(self):
+    def source_fields(self) -> list[BoundField]:
         return [self[name] for name in self.source_names]
 
     @property
-    def main_fields(self):
+    def main_fields(self) -> list[BoundField]:
         return [self[name] for name in self.method.main_fields]
 
     @property
-    def further_fields(self):
+    def further_fields(self) -> list[BoundField]:
         return [self[name] for name in self.recipe_class.FIELDS if name not in self.method.main_fields]
 
     @property
-    def further_bad(self):
+    def further_bad(self) -> bool:
         return any(field.errors for field in self.further_fields)
 
     @property
-    def further_changed(self):
-        return sum(field.field.changed for field in self.further_fields)
+    def further_changed(self) -> int:
+        return sum(isinstance(each.field, SettingField) and each.field.changed for each in self.further_fields)
 
     @property
     def missing(self) -> str:
@@ -98,15 +124,15 @@ class LaunchForm(forms.Form):
         return bool(self.lacking) and self.lacking[0][0] == "parent"
 
     @property
-    def problem_count(self):
+    def problem_count(self) -> int:
         return sum(len(problems) for problems in self.errors.values())
 
 
 class DatasetForm(LaunchForm):
-    dataset = forms.ModelChoiceField(
+    dataset: "forms.ModelChoiceField[Dataset]" = forms.ModelChoiceField(
         label="Dataset", queryset=None, empty_label=None, error_messages={"required": "Choose the dataset to train on."}
     )
-    corrections = forms.ModelChoiceField(
+    corrections: "forms.ModelChoiceField[Dataset]" = forms.ModelChoiceField(
         label="Corrections",
         queryset=None,
         required=False,
@@ -114,17 +140,16 @@ class DatasetForm(LaunchForm):
         help_text="A dataset of episodes that people drove, to learn from beside the demonstrations.",
     )
 
-    def __init__(self, *args, lab, **kwargs):
+    def __init__(self, *args: Any, lab: Lab, **kwargs: Any):
         super().__init__(*args, lab=lab, **kwargs)
         ready = lab.datasets.filter(state="ready", archived_at=None).order_by("-id")
         driven = lab.episodes.filter(dataset__isnull=False).values("dataset")
-        self.fields["corrections"].queryset = ready.filter(pk__in=driven)
-        self.fields["corrections"].label_from_instance = lambda row: f"{row.name} ({row.episodes})"
-        self.fields["dataset"].queryset = ready
-        self.fields["dataset"].label_from_instance = lambda row: f"{row.name} ({row.episodes} demonstrations)"
-        for name in ("dataset", "corrections"):
+        offered = {"dataset": ready, "corrections": ready.filter(pk__in=driven)}
+        offer_rows(self, "corrections", offered["corrections"], lambda row: f"{row.name} ({row.episodes})")
+        offer_rows(self, "dataset", ready, lambda row: f"{row.name} ({row.episodes} demonstrations)")
+        for name, rows in offered.items():
             asked = self.initial.get(name)
-            if asked and not self.fields[name].queryset.filter(pk=asked).exists():
+            if asked and not rows.filter(pk=asked).exists():
                 found = lab.datasets.filter(pk=asked).first()
                 if found is None:
                     said = f"There is no dataset {asked} in {lab.name}"
@@ -133,7 +158,8 @@ class DatasetForm(LaunchForm):
                 else:
                     said = f"{found} is archived" if found.archived_at else f"{found} holds no corrections"
                 self.refuse(name, f"{said}; choose one of the list.")
-        self.shown = ready.filter(pk=self.initial.get("dataset")).first() or ready.first()
+        chosen = self.initial.get("dataset")
+        self.shown = (ready.filter(pk=chosen).first() if chosen else None) or ready.first()
         if self.shown is None:
             said = "No dataset is ready yet: make one on the Datasets page, or wait until it is generated."
             self.lacking.append(("dataset", said))
@@ -167,7 +193,7 @@ class UploadForm(forms.Form):
     )
 
 
-def sources_of(run) -> dict:
+def sources_of(run: Run) -> dict[str, int]:
     """What the form of a run like this one begins with; the place that it practised at may be another's now."""
     practised = run.assignments.select_related("task").first()
     found = {"dataset": run.dataset_id, "corrections": run.corrections_id, "parent": run.parent_id}
@@ -176,7 +202,7 @@ def sources_of(run) -> dict:
     return {name: value for name, value in found.items() if value}
 
 
-def recipe_rows(run) -> list[dict]:
+def recipe_rows(run: Run) -> list[dict[str, Any]]:
     """A run's recipe in the order of its form; a value that is not the default comes with it."""
     fields, main = run.method.recipe.FIELDS, run.method.main_fields
     names = [*main, *(name for name in fields if name not in main)]
@@ -192,19 +218,21 @@ def recipe_rows(run) -> list[dict]:
     ]
 
 
-def spell(value) -> str:
+def spell(value: object) -> str:
     """As a form takes it: short where that is exact."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:g}" if float(f"{value:g}") == value else repr(value)
 
 
-def explain_range(field) -> str:
+def explain_range(field: Field) -> str:
     if field.type is str or field.minimum is None:
         return ""
+    if field.maximum is None:  # a method's own setting may have no upper bound
+        return f"{grouped(field.minimum)} or more; usually {grouped(field.default)}."
     return f"{grouped(field.minimum)} to {grouped(field.maximum)}; usually {grouped(field.default)}."
 
 
-def grouped(value) -> str:
+def grouped(value: float) -> str:
     """For reading only: thousands apart by a narrow space."""
     return f"{int(value):,}".replace(",", "\u202f") if value == int(value) else spell(value)

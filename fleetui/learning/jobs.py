@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import psutil
 from celery import shared_task
@@ -48,11 +49,11 @@ stopping = threading.Event()  # the worker is going down
 foreign_said = False  # that this worker's data folder is not the database's
 
 
-def start_child(command: list[str], output, **options) -> subprocess.Popen:
+def start_child(command: list[str], output: IO[bytes], **options: Any) -> subprocess.Popen[bytes]:
     """A process group of its own, so that ending it ends whatever it started. On Linux it ends with the worker, too."""
     end_with_worker = end_with_parent(signal.SIGTERM)
 
-    def prepare():
+    def prepare() -> None:
         end_with_worker()
         os.nice(10)  # the web comes first
 
@@ -69,7 +70,7 @@ def start_child(command: list[str], output, **options) -> subprocess.Popen:
     )
 
 
-def end_child(child: subprocess.Popen, seconds: float) -> None:
+def end_child(child: subprocess.Popen[bytes], seconds: float) -> None:
     """Ask, wait, then insist."""
     for number, wait in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
         with contextlib.suppress(ProcessLookupError):
@@ -111,7 +112,7 @@ class Heartbeat:
         self.thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join()
 
@@ -185,11 +186,11 @@ class Supervision:
     def __init__(self, run: Run):
         self.run = run
         self.dir = RunDir(run.dir)
-        self.child: subprocess.Popen | None = None
+        self.child: subprocess.Popen[bytes] | None = None
         self.offset = 0  # in metrics.jsonl
         self.line = 0  # number of the last line read
         self.recorded = run.metrics.order_by("-seq").values_list("seq", flat=True).first() or 0
-        self.summary: dict | None = None
+        self.summary: dict[str, Any] | None = None
         self.failure = ""
         self.saved_at = self.dir.saved_at()
         self.database_away = False
@@ -210,17 +211,19 @@ class Supervision:
 
     def follow(self, heartbeat: Heartbeat) -> bool:
         """One look at the child; whether that was the last. Training goes on while the database is away."""
-        ended = self.child.poll() is not None  # asked before reading, so that no last line is missed
+        child = self.child
+        assert child is not None  # carry_out() started it
+        ended = child.poll() is not None  # asked before reading, so that no last line is missed
         try:
             if not self.read_metrics() or heartbeat.lost:
                 log.warning("run %s is no longer attempt %s's; letting go", self.run.pk, self.run.attempt)
-                end_child(self.child, SHUTDOWN_S)
+                end_child(child, SHUTDOWN_S)
                 return True
             if ended:
-                self.conclude(self.child.returncode)
+                self.conclude(child.returncode)
                 return True
             if stopping.is_set():
-                end_child(self.child, SHUTDOWN_S)
+                end_child(child, SHUTDOWN_S)
                 self.read_metrics()
                 self.refresh()
                 actions.release_run(run=self.run)
@@ -265,7 +268,9 @@ class Supervision:
         """The weights that it begins with, likewise: the policy and the reward model of its parent."""
         if "parent" not in self.run.method.needs:
             return {}
-        found = {role: self.run.parent.best_checkpoint(role) for role in ROLES}
+        parent = self.run.parent
+        assert parent is not None  # no launch without one, and it can't be deleted while this run refers to it
+        found = {role: parent.best_checkpoint(role) for role in ROLES}
         return {f"{role}.safetensors": checkpoint.file for role, checkpoint in found.items() if checkpoint}
 
     def end_leftover(self) -> None:
@@ -328,6 +333,7 @@ class Supervision:
             actions.move_run(run=run, to="running", sources=("starting",), attempt=run.attempt)
 
     def signal_child(self, number: int) -> None:
+        assert self.child is not None  # carry_out() started it
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.child.pid, number)
 
@@ -344,7 +350,8 @@ class Supervision:
         except FileNotFoundError:
             return True
         whole = content[: content.rfind(b"\n") + 1]
-        number, fresh, summary = self.line, [], self.summary
+        number, summary = self.line, self.summary
+        fresh: list[tuple[int, dict[str, Any]]] = []
         for text in whole.splitlines():
             number += 1
             try:
@@ -370,7 +377,7 @@ class Supervision:
         self.recorded = max(self.recorded, number)
         return True
 
-    def take_checkpoint(self, line: dict) -> None:
+    def take_checkpoint(self, line: dict[str, Any]) -> None:
         try:
             checkpoint = actions.register_checkpoint(run=self.run, line=line)
         except (KeyError, ValueError, TypeError) as error:
@@ -481,11 +488,12 @@ def demonstrate(dataset: Dataset) -> None:
         actions.finish_dataset(dataset=dataset, episodes=len(episodes), steps=steps)
 
 
-def follow_demonstrations(dataset: Dataset, child: subprocess.Popen) -> None:
+def follow_demonstrations(dataset: Dataset, child: subprocess.Popen[bytes]) -> None:
     """Its progress lines, until it ends; a thread ends it when the worker stops."""
+    assert child.stdout is not None  # demonstrate() gave it a pipe
     over = threading.Event()
 
-    def end_with_worker():
+    def end_with_worker() -> None:
         while not over.wait(0.2):
             if stopping.is_set():
                 end_child(child, SHUTDOWN_S)

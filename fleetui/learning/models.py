@@ -5,6 +5,9 @@ version the stations practise with. Rows change only in actions.py, archive.py a
 """
 
 import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -19,7 +22,7 @@ DATASET_STATES = ("generating", "ready", "failed")
 RUN_STATES = ("queued", "starting", "running", "pausing", "paused", "canceling", "canceled", "failed", "completed")
 
 
-def choices(values):
+def choices(values: Iterable[str]) -> list[tuple[str, str]]:
     return [(value, value) for value in values]
 
 
@@ -48,11 +51,11 @@ class Dataset(models.Model):
             models.CheckConstraint(condition=Q(state__in=DATASET_STATES), name="dataset_state_known"),
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.name
 
     @property
-    def file(self):
+    def file(self) -> Path:
         return settings.DATA / self.path
 
 
@@ -115,19 +118,19 @@ class Run(models.Model):
             ),
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.name
 
     @property
-    def topic(self):
+    def topic(self) -> str:
         return f"run:{self.lab.slug}/{self.pk}"
 
     @property
-    def dir(self):
+    def dir(self) -> Path:
         return settings.DATA / "runs" / str(self.pk)
 
     @property
-    def is_live(self):
+    def is_live(self) -> bool:
         return self.state in self.LIVE
 
     @property
@@ -137,7 +140,7 @@ class Run(models.Model):
     def load_recipe(self) -> Recipe:
         return recipe_from_json(self.recipe)
 
-    def practises(self):
+    def practises(self) -> bool:
         """Whether its stations shall run episodes now."""
         return self.method.practises and self.state in ("starting", "running") and not self.pause_wanted
 
@@ -174,12 +177,16 @@ class Run(models.Model):
         """What another run starts from: the policy that was kept, and the reward model that judged it."""
         if role == "reward_model":
             return self.judge.newest_checkpoint(role)
-        kept = self.checkpoints.filter(role=role, version=self.kept_version).first()
+        kept = None
+        if self.kept_version is not None:
+            kept = self.checkpoints.filter(role=role, version=self.kept_version).first()
         return kept or self.newest_checkpoint(role)
 
     def policy_message(self, policy: "Checkpoint") -> Policy:
         """What a station is told to load: the policy, and the frozen reward model that judges it."""
         judge = self.best_checkpoint("reward_model")
+        if judge is None or judge.threshold is None:  # a method that publishes before it has saved its judge
+            raise ValueError(f"{self} publishes {policy}, but no reward model with a threshold is there to judge it.")
         return Policy(
             checkpoint=str(policy.uuid),
             version=policy.version,
@@ -222,19 +229,19 @@ class Checkpoint(models.Model):
         ordering = ["created_at", "version"]
         constraints = [models.CheckConstraint(condition=Q(role__in=ROLES), name="checkpoint_role_known")]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.role.replace('_', ' ')} v{self.version}"
 
     @property
-    def file(self):
+    def file(self) -> Path:
         return settings.DATA / self.path
 
     @property
-    def url(self):
+    def url(self) -> str:
         """Where a station fetches it."""
         return f"/api/station/checkpoints/{self.uuid}"
 
-    def row(self) -> dict:
+    def row(self) -> dict[str, Any]:
         """What the API and the run's page show of it."""
         return {
             "id": str(self.uuid),
@@ -248,7 +255,7 @@ class Checkpoint(models.Model):
         }
 
     @property
-    def staleness_s(self):
+    def staleness_s(self) -> float | None:
         """From publication until every connected station of the run had loaded it."""
         if self.published_at is None or self.loaded_everywhere_at is None:
             return None

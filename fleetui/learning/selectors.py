@@ -1,8 +1,9 @@
 """Reading many rows of learning: runs with their checkpoints, metrics for curves, what a run's page starts from."""
 
 from collections import deque
+from typing import Any
 
-from django.db.models import Prefetch, Q
+from django.db.models import Prefetch, Q, QuerySet
 
 from fleetui.fleet.models import Lab, Station
 from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
@@ -11,12 +12,12 @@ from training.methods.registry import ROLES, methods_that_need
 SNAPSHOT_METRICS = 4000
 
 
-def list_datasets(lab: Lab, archived: bool = False):
+def list_datasets(lab: Lab, archived: bool = False) -> QuerySet[Dataset]:
     """Those in use, or those that no longer are."""
     return lab.datasets.filter(archived_at__isnull=not archived).select_related("created_by").order_by("-id")
 
 
-def dataset_row(dataset: Dataset) -> dict:
+def dataset_row(dataset: Dataset) -> dict[str, Any]:
     return {
         "id": dataset.pk,
         "name": dataset.name,
@@ -32,7 +33,7 @@ def dataset_row(dataset: Dataset) -> dict:
     }
 
 
-def list_runs(lab: Lab, kind: str = "", archived: bool = False):
+def list_runs(lab: Lab, kind: str = "", archived: bool = False) -> QuerySet[Run]:
     """Those in use, or those that no longer are."""
     rows = (
         lab.runs.filter(archived_at__isnull=not archived)
@@ -42,14 +43,14 @@ def list_runs(lab: Lab, kind: str = "", archived: bool = False):
     return rows.filter(kind=kind) if kind else rows
 
 
-def list_runs_with_parts(lab: Lab, kind: str = "", archived: bool = False):
+def list_runs_with_parts(lab: Lab, kind: str = "", archived: bool = False) -> QuerySet[Run]:
     """The same with all that run_row() says of them."""
     checkpoints = Prefetch("checkpoints", queryset=Checkpoint.objects.order_by("version", "created_at"))
     runs = list_runs(lab, kind, archived)
     return runs.prefetch_related(checkpoints, "assignments__task", "assignments__stations")
 
 
-def list_parents(lab: Lab):
+def list_parents(lab: Lab) -> QuerySet[Run]:
     """What another run can start from, the newest first: training that left a policy and a reward model, and practice
     that has ended well and left a policy.
     """
@@ -84,7 +85,7 @@ def find_parent(lab: Lab, number: int) -> tuple[Run | None, str]:
     return (None, problem) if problem else (run, "")
 
 
-def run_row(run: Run) -> dict:
+def run_row(run: Run) -> dict[str, Any]:
     """A run as the API answers it."""
     return run_head(run) | {
         "recipe": run.recipe,
@@ -94,7 +95,7 @@ def run_row(run: Run) -> dict:
     }
 
 
-def run_head(run: Run) -> dict:
+def run_head(run: Run) -> dict[str, Any]:
     """The part of a run that changes as it goes."""
     return {
         "id": run.pk,
@@ -122,11 +123,11 @@ def run_head(run: Run) -> dict:
     }
 
 
-def metric_row(metric: Metric) -> dict:
+def metric_row(metric: Metric) -> dict[str, Any]:
     return {"seq": metric.seq, "kind": metric.kind, "data": metric.data, "at": metric.at.isoformat()}
 
 
-def list_metrics(run: Run, *, after: int = 0, kind: str = ""):
+def list_metrics(run: Run, *, after: int = 0, kind: str = "") -> QuerySet[Metric]:
     """In the order they were written, after a sequence number."""
     rows = run.metrics.filter(seq__gt=after)
     if kind:
@@ -134,7 +135,7 @@ def list_metrics(run: Run, *, after: int = 0, kind: str = ""):
     return rows.order_by("seq")
 
 
-def run_snapshot(run: Run) -> dict:
+def run_snapshot(run: Run) -> dict[str, Any]:
     """What the live page of a run starts from; deltas of the topic `run:LAB/ID` keep it true."""
     run = Run.objects.select_related("lab").get(pk=run.pk)
     newest = run.metrics.exclude(kind="progress").order_by("-seq")[:SNAPSHOT_METRICS]
@@ -146,7 +147,7 @@ def run_snapshot(run: Run) -> dict:
     }
 
 
-def run_stations(run: Run) -> list[dict]:
+def run_stations(run: Run) -> list[dict[str, Any]]:
     """The stations that its assignment holds, or held when it ended."""
     rows = Station.objects.filter(places__assignment__run=run).select_related("loaded_checkpoint").distinct()
     return [
@@ -184,14 +185,14 @@ def last_notes(run: Run) -> list[str]:
     return [*reversed(notes), "It was at {done} of {total} of {phase}.".format_map({"phase": "?"} | place.data)]
 
 
-def success_curve(run: Run) -> dict:
+def success_curve(run: Run) -> dict[str, Any]:
     """True success on fixed seeds against practice episodes, and the SFT level it started from.
 
     {"run", "name", "points": [{version, practice_episodes, successes, n, low, high, steps_to_success, falls}],
     "sft": {...} | None, "kept_version"}; older evaluations lack the last two of a point.
     """
     points = [row.data for row in run.metrics.filter(kind="evaluation").order_by("seq")]
-    source = run.parent if run.parent_id else run
+    source = run.parent or run
     level = source.metrics.filter(kind="evaluation").order_by("-seq").first()
     return {
         "run": run.pk,

@@ -1,12 +1,16 @@
 """The pages of learning: datasets, and what is done to a run; practice/views/runs.py shows runs with their stations."""
 
+from typing import Any
+
 from django.contrib import messages
-from django.http import FileResponse, Http404
+from django.http import FileResponse, Http404, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
+from fleetui.access import PersonRequest
+from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import add_refusal, do_archive, page, render_page
 from fleetui.learning import actions, archive, selectors
 from fleetui.learning.forms import GenerateForm, UploadForm
@@ -21,7 +25,7 @@ CONTROLS = {
 
 @page
 @require_GET
-def run_checkpoint(request, lab_slug, run_id, role):
+def run_checkpoint(request: PersonRequest, lab_slug: str, run_id: int, role: str) -> FileResponse:
     """The weights that another run would start from, to be used elsewhere."""
     found = access.get_row(Run, request.user, lab_slug, pk=run_id)
     checkpoint = found.best_checkpoint(role)
@@ -33,7 +37,7 @@ def run_checkpoint(request, lab_slug, run_id, role):
 
 @page
 @require_POST
-def control_run(request, lab_slug, run_id, act):
+def control_run(request: PersonRequest, lab_slug: str, run_id: int, act: str) -> HttpResponse:
     found = access.get_row(Run, request.user, lab_slug, "control_run", pk=run_id)
     if act not in CONTROLS:
         raise Http404(f"A run can't {act}; it can {', '.join(CONTROLS)}.")
@@ -48,7 +52,7 @@ def control_run(request, lab_slug, run_id, act):
 
 @page
 @require_POST
-def archive_run(request, lab_slug, run_id):
+def archive_run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
     found = access.get_row(Run, request.user, lab_slug, "archive_run", pk=run_id)
     acts = {"archive": archive.archive_run, "restore": archive.restore_run, "delete": archive.delete_run}
     return do_archive(request, {"run": found}, acts, reverse("runs", args=[lab_slug]))
@@ -56,7 +60,7 @@ def archive_run(request, lab_slug, run_id):
 
 @page
 @require_POST
-def archive_dataset(request, lab_slug, dataset_id):
+def archive_dataset(request: PersonRequest, lab_slug: str, dataset_id: int) -> HttpResponse:
     found = access.get_row(Dataset, request.user, lab_slug, "archive_dataset", pk=dataset_id)
     acts = {
         "archive": archive.archive_dataset,
@@ -68,12 +72,13 @@ def archive_dataset(request, lab_slug, dataset_id):
 
 @page
 @require_http_methods(["GET", "POST"])
-def datasets(request, lab_slug):
+def datasets(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug)
     act = request.POST.get("act", "")
     generate = GenerateForm(request.POST if act == "generate" else None)
     # Both forms have a name: an id of its own keeps each label with its field.
-    upload = UploadForm(*(request.POST, request.FILES) if act == "upload" else (), auto_id="upload_%s")
+    post, files = (request.POST, request.FILES) if act == "upload" else (None, None)
+    upload = UploadForm(post, files, auto_id="upload_%s")
     if request.method == "POST":
         form = {"generate": generate, "upload": upload}.get(act)
         if form is None:
@@ -98,7 +103,7 @@ def datasets(request, lab_slug):
     )
 
 
-def add_dataset(request, lab, act, given) -> str:
+def add_dataset(request: PersonRequest, lab: Lab, act: str, given: dict[str, Any]) -> str:
     if act == "generate":
         made = actions.generate_dataset(lab=lab, user=request.user, **given, source="page")
         return f"{made} is being generated; it can be trained on when it is ready."

@@ -7,5 +7,5 @@ class PracticeConfig(AppConfig):
     name = "fleetui.practice"
     label = "practice"
 
-    def ready(self):
+    def ready(self) -> None:
         from fleetui.practice import receivers  # noqa: F401  # it imports models, which are there only now

@@ -8,6 +8,7 @@ database; the readable ones are kept in the data folder, for this user's eyes on
 import json
 import secrets
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth.models import User
@@ -27,7 +28,7 @@ ROLES = ("manager", "supervisor", "researcher")
 TITLES = {"manager": "lab manager", "supervisor": "supervisor", "researcher": "researcher"}
 FAMILIES = ("block2block", "block_to_place")
 # Of the first tasks: without them a station with eight blocks calls somebody every two minutes.
-RULES = {"edge_margin": 0.01, "fewest_objects": 4}
+RULES: dict[str, Any] = {"edge_margin": 0.01, "fewest_objects": 4}
 STATIONS = 4
 # One run of try_loop each (seed 1): a policy of 100 succeeds in .975 of its attempts, in 64 steps; after practice in
 # .99, in 40. One of 10: .915 and 63 steps, then .98 and 42.
@@ -50,7 +51,7 @@ def prepare(stations: int | None) -> tuple[Path, bool]:
     with transaction.atomic():
         lab = Lab.objects.filter(slug=LAB).first()
         first = lab is None
-        if first:
+        if lab is None:
             lab = create_lab(slug=LAB, name="Main lab")
             make_logins(lab)
             for family in FAMILIES:
@@ -59,7 +60,7 @@ def prepare(stations: int | None) -> tuple[Path, bool]:
         return prepare_stations(lab, stations), first
 
 
-def make_logins(lab):
+def make_logins(lab: Lab) -> None:
     rows = []
     for role in ROLES:
         user, _ = User.objects.get_or_create(username=role)
@@ -71,7 +72,7 @@ def make_logins(lab):
     write_private(settings.DATA / "logins.json", rows)
 
 
-def make_demonstrations(lab):
+def make_demonstrations(lab: Lab) -> None:
     generate_dataset(
         lab=lab,
         user=User.objects.get(username="researcher"),
@@ -82,7 +83,7 @@ def make_demonstrations(lab):
     )
 
 
-def prepare_stations(lab, wanted):
+def prepare_stations(lab: Lab, wanted: int | None) -> Path:
     """At least as many simulated stations as wanted; none is ever taken away, its episodes being here. An archived one
     counts, but nobody starts it.
     """
@@ -114,8 +115,8 @@ def prepare_stations(lab, wanted):
     return path
 
 
-def read_logins():
-    logins = read_private(settings.DATA / "logins.json", None)
+def read_logins() -> list[dict[str, str]]:
+    logins: list[dict[str, str]] | None = read_private(settings.DATA / "logins.json", None)
     if logins is None:
         raise FirstStartError(
             f"There are no log-ins in {settings.DATA}: the first `make run` makes them. If the file logins.json was "
@@ -124,13 +125,13 @@ def read_logins():
     return logins
 
 
-def logins_text():
+def logins_text() -> str:
     lines = [f"  {'role':<14}{'log-in':<14}password"]
     lines += [f"  {TITLES[row['role']]:<14}{row['username']:<14}{row['password']}" for row in read_logins()]
     return "\n".join(lines)
 
 
-def read_private(path, otherwise):
+def read_private(path: Path, otherwise: Any) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -139,6 +140,6 @@ def read_private(path, otherwise):
         raise FirstStartError(f"{path} is damaged ({error}): delete it, and the next start makes a new one.") from error
 
 
-def write_private(path, rows):
+def write_private(path: Path, rows: list[dict[str, Any]]) -> None:
     """Readable by this user alone from its first byte on, and never half written."""
     write_atomically(path, json.dumps(rows, indent=1).encode(), mode=0o600)

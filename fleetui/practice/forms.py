@@ -1,16 +1,20 @@
 """Forms of practice: to assign a task, and to launch a run that practises. Rules about rows live in actions/."""
 
+from typing import Any
+
 from django import forms
 from django.db.models import Q
+from django.forms.boundfield import BoundField
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
 from fleetui.fleet import selectors as fleet
-from fleetui.fleet.models import PRIORITIES, AssignedStation, Assignment
+from fleetui.fleet.models import PRIORITIES, AssignedStation, Assignment, Lab, Station, Task
 from fleetui.fleet.time_zones import zone_named
 from fleetui.learning import selectors as learning
-from fleetui.learning.forms import DatasetForm, LaunchForm
+from fleetui.learning.forms import DatasetForm, LaunchForm, offer_rows
+from fleetui.learning.models import Run
 from fleetui.practice import selectors
 from fleetui.practice.actions import launching
 from training.methods.registry import Method
@@ -24,8 +28,8 @@ BUDGETS = {
 
 
 class AssignForm(forms.Form):
-    task = forms.ModelChoiceField(label="Task", queryset=None, empty_label=None)
-    parent = forms.ModelChoiceField(
+    task: "forms.ModelChoiceField[Task]" = forms.ModelChoiceField(label="Task", queryset=None, empty_label=None)
+    parent: "forms.ModelChoiceField[Run]" = forms.ModelChoiceField(
         label="Practise with",
         queryset=None,
         required=False,
@@ -39,7 +43,7 @@ class AssignForm(forms.Form):
         choices=[("chosen", "these stations"), ("any", "any that fit the task")],
         widget=forms.RadioSelect(attrs={"class": "checks"}),
     )
-    stations = forms.ModelMultipleChoiceField(
+    stations: "forms.ModelMultipleChoiceField[Station]" = forms.ModelMultipleChoiceField(
         label="Stations",
         queryset=None,
         required=False,
@@ -79,7 +83,7 @@ class AssignForm(forms.Form):
     # In which the start was read when it was typed, whatever the person's own is by then.
     time_zone = forms.CharField(widget=forms.HiddenInput, required=False, max_length=64)
 
-    def __init__(self, *args, lab, assignment: Assignment | None = None, **kwargs):
+    def __init__(self, *args: Any, lab: Lab, assignment: Assignment | None = None, **kwargs: Any):
         """With an assignment that waits, a form to edit it: all but its task."""
         self.assignment = assignment
         zone = timezone.get_current_timezone_name()
@@ -95,27 +99,27 @@ class AssignForm(forms.Form):
             self.fields[
                 "task"
             ].help_text = "The task can't be changed. For another task, cancel this assignment and make a new one."
-            self.fields["task"].queryset = lab.tasks.filter(pk=assignment.task_id)
+            offer_rows(self, "task", lab.tasks.filter(pk=assignment.task_id))
         self.fields["time_zone"].initial = zone
         zone = (self.data.get(self.add_prefix("time_zone")) if self.is_bound else "") or zone
-        own = format_html(' (<a href="{}">your time zone</a>)', reverse("time_zone"))
-        own = own if zone == timezone.get_current_timezone_name() else ""
+        own = ""
+        if zone == timezone.get_current_timezone_name():
+            own = format_html(' (<a href="{}">your time zone</a>)', reverse("time_zone"))
         self.fields["not_before"].help_text = format_html(
             "Time in {}{}. Left empty, it starts as soon as it can.", zone, own
         )
         sources = learning.list_parents(lab)
         if assignment is not None and assignment.parent_id:
             sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
-        self.fields["parent"].queryset = sources
-        self.fields["parent"].label_from_instance = lambda run: f"{run} ({run.method.words})"
+        offer_rows(self, "parent", sources, lambda run: f"{run} ({run.method.words})")
         if not sources.exists():
             self.fields[
                 "parent"
             ].help_text = "There is no trained policy yet. Assign the task now, and launch a run for it later."
-        self.fields["stations"].queryset = fleet.list_stations(lab)
+        offer_rows(self, "stations", fleet.list_stations(lab))
 
-    def offer_first_choices(self, lab):
-        self.fields["task"].queryset = fleet.list_tasks(lab)
+    def offer_first_choices(self, lab: Lab) -> None:
+        offer_rows(self, "task", fleet.list_tasks(lab))
         # What the newest demonstrations show is what a policy will know.
         shown = lab.datasets.filter(state="ready", archived_at=None).order_by("-id").first()
         self.fields["task"].initial = shown and fleet.list_tasks(lab).filter(family__in=shown.families).first()
@@ -125,7 +129,7 @@ class AssignForm(forms.Form):
         self.fields["stations"].initial = selectors.free_stations(lab)
 
     @staticmethod
-    def wishes_of(row: Assignment, zone: str) -> dict:
+    def wishes_of(row: Assignment, zone: str) -> dict[str, Any]:
         """What the form shows of an assignment."""
         budgets = {"episodes": row.budget_episodes, "hours": row.budget_hours, "target_success": row.target_success}
         budget = next((name for name, amount in budgets.items() if amount is not None), "")
@@ -138,30 +142,30 @@ class AssignForm(forms.Form):
             "stations": [station.pk for station in row.stations.all()],
             "any_count": row.any_count,
             "budget": budget,
-            "amount": round(100 * amount, 6) if budget == "target_success" else amount,
+            "amount": round(100 * amount, 6) if amount is not None and budget == "target_success" else amount,
             "priority": PRIORITIES[row.priority],
             "not_before": local,
             "repeats": row.repeats,
         }
 
-    def full_clean(self):
+    def full_clean(self) -> None:
         given = self.data.get(self.add_prefix("time_zone")) or timezone.get_current_timezone_name()
         with timezone.override(zone_named(given)):
             super().full_clean()
 
     @property
-    def main_fields(self):
+    def main_fields(self) -> list[BoundField]:
         return [self[name] for name in ("task", "parent", "who", "stations", "any_count", "budget", "amount")]
 
     @property
-    def further_fields(self):
+    def further_fields(self) -> list[BoundField]:
         return [self[name] for name in ("priority", "not_before", "repeats")]
 
     @property
-    def further_bad(self):
+    def further_bad(self) -> bool:
         return any(field.errors for field in self.further_fields)
 
-    def clean(self):
+    def clean(self) -> dict[str, Any]:
         given = self.cleaned_data
         if given.get("who") == "any":
             if given.get("any_count") is None and "any_count" not in self.errors:
@@ -179,7 +183,7 @@ class AssignForm(forms.Form):
             self.add_error("amount", "A number of episodes is a whole number.")
         return given
 
-    def wishes(self) -> dict:
+    def wishes(self) -> dict[str, Any]:
         """The keywords of assign_task."""
         given = self.cleaned_data
         found = {name: given[name] for name in ("task", "parent", "not_before", "repeats")}
@@ -198,7 +202,7 @@ class AssignForm(forms.Form):
 
 
 class ParentForm(LaunchForm):
-    parent = forms.ModelChoiceField(
+    parent: "forms.ModelChoiceField[Run]" = forms.ModelChoiceField(
         label="Start from",
         queryset=None,
         empty_label=None,
@@ -206,10 +210,10 @@ class ParentForm(LaunchForm):
         error_messages={"required": "Choose the run whose policy and reward model to start from."},
     )
 
-    def __init__(self, *args, lab, **kwargs):
+    def __init__(self, *args: Any, lab: Lab, **kwargs: Any):
         super().__init__(*args, lab=lab, **kwargs)
-        self.fields["parent"].queryset = parents = learning.list_parents(lab)
-        self.fields["parent"].label_from_instance = lambda run: f"{run} ({run.method.words})"
+        parents = learning.list_parents(lab)
+        offer_rows(self, "parent", parents, lambda run: f"{run} ({run.method.words})")
         parent = parents.first()
         if parent is None:
             said = "No run has made a policy and a reward model yet. Train from demonstrations first."
@@ -219,14 +223,14 @@ class ParentForm(LaunchForm):
             parent = found or parent
             if problem:
                 self.refuse("parent", problem)
-        self.shown = self.shown or (parent and parent.origin.dataset)
+        self.shown = self.shown or (parent.origin.dataset if parent else None)
 
 
 class StationsForm(LaunchForm):
-    task = forms.ModelChoiceField(
+    task: "forms.ModelChoiceField[Task]" = forms.ModelChoiceField(
         label="Task", queryset=None, empty_label=None, error_messages={"required": "Choose the task to practise."}
     )
-    stations = forms.ModelMultipleChoiceField(
+    stations: "forms.ModelMultipleChoiceField[Station]" = forms.ModelMultipleChoiceField(
         label="Stations",
         queryset=None,
         widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
@@ -234,7 +238,7 @@ class StationsForm(LaunchForm):
         error_messages={"required": "Choose at least one station to practise on."},
     )
 
-    def __init__(self, *args, lab, like=None, **kwargs):
+    def __init__(self, *args: Any, lab: Lab, like: Run | None = None, **kwargs: Any):
         super().__init__(*args, lab=lab, like=like, **kwargs)
         for name in self.settings_of_task:
             field = self.fields[name]
@@ -242,9 +246,10 @@ class StationsForm(LaunchForm):
             if like is None or name not in like.recipe:
                 field.initial = ""
         busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
-        self.fields["task"].queryset = lab.tasks.filter(archived_at=None).order_by("name")
+        offer_rows(self, "task", lab.tasks.filter(archived_at=None).order_by("name"))
         able = lab.stations.filter(maintenance_since=None, archived_at=None)
-        free = self.fields["stations"].queryset = able.exclude(pk__in=busy.values("station")).order_by("number")
+        free = able.exclude(pk__in=busy.values("station")).order_by("number")
+        offer_rows(self, "stations", free)
         if not free.exists():
             said = (
                 "Every station is used by another run or is in maintenance. Wait for one, or free one: cancel a run, "
@@ -252,14 +257,14 @@ class StationsForm(LaunchForm):
             )
             self.lacking.append(("stations", said))
         # What a manager assigned already is what one most likely wants to practise.
-        waiting = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)
-        waiting = waiting.filter(task__archived_at=None).order_by("position")
+        line = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)
+        line = line.filter(task__archived_at=None).order_by("position")
         chosen = self.initial.get("assignment")
-        waiting = waiting.filter(pk=chosen).first() if chosen else waiting.first()
+        waiting = line.filter(pk=chosen).first() if chosen else line.first()
         if chosen and waiting is None:
             self.impossible.append("The assignment that this link names already has a run, or has ended.")
         # Else what the policy was shown: practice of a task that it never saw begins at nothing.
-        families = self.shown.families if self.shown else []
+        families: list[str] = self.shown.families if self.shown else []
         known = lab.tasks.filter(family__in=families, archived_at=None).first()
         self.fields["task"].initial = waiting.task_id if waiting else known and known.pk
         self.fields["stations"].initial = (
@@ -270,7 +275,7 @@ class StationsForm(LaunchForm):
     def settings_of_task(self) -> list[str]:
         return launching.settings_of_task(self.method)
 
-    def clean(self):
+    def clean(self) -> dict[str, Any]:
         super().clean()
         for name in self.settings_of_task if not self.errors else ():
             if not self.cleaned_data[name]:

@@ -6,7 +6,9 @@ so that what is shown is what decides.
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Lab, Station
@@ -30,7 +32,7 @@ class Progress:
     eta_s: float | None = None
     reached: str = ""  # the sentence that says so, once it is
 
-    def json(self):
+    def json(self) -> dict[str, Any]:
         return {"text": self.text, "share": self.share, "eta_s": self.eta_s}
 
 
@@ -52,11 +54,11 @@ def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
     for. One that waits for something else (its earliest start, a person's run, a mend) claims nothing and is passed by.
     """
     now = now or timezone.now()
-    rows = lab.assignments.filter(state__in=Assignment.LIVE).select_related("task", "run", "parent", "series")
-    rows = list(rows.prefetch_related("places__station").order_by("position", "pk"))
+    live = lab.assignments.filter(state__in=Assignment.LIVE).select_related("task", "run", "parent", "series")
+    rows = list(live.prefetch_related("places__station").order_by("position", "pk"))
     working = sorted((row for row in rows if row.run_id), key=lambda row: row.pk)
-    newest = newest_evaluations([row.run_id for row in working])
-    verdicts = [_at_work(row, newest.get(row.run_id), now) for row in working]
+    newest = newest_evaluations([row.run_id for row in working if row.run_id])
+    verdicts = [_at_work(row, newest.get(row.run_id), now) for row in working if row.run_id]
     if len(rows) == len(working):
         return verdicts
     stations = list(lab.stations.filter(archived_at=None).order_by("number"))
@@ -67,7 +69,7 @@ def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
     return verdicts + [_waiting(row, stations, held, claimed, now) for row in rows if not row.run_id]
 
 
-def newest_evaluations(run_ids: list[int]) -> dict[int, dict]:
+def newest_evaluations(run_ids: list[int]) -> dict[int, dict[str, Any]]:
     """The newest point of each run's success curve."""
     rows = Metric.objects.filter(run_id__in=run_ids, kind="evaluation").order_by("run_id", "-seq").distinct("run_id")
     return dict(rows.values_list("run_id", "data"))
@@ -76,8 +78,9 @@ def newest_evaluations(run_ids: list[int]) -> dict[int, dict]:
 # At work
 
 
-def _at_work(row: Assignment, evaluation: dict | None, now: datetime) -> Verdict:
+def _at_work(row: Assignment, evaluation: dict[str, Any] | None, now: datetime) -> Verdict:
     run = row.run
+    assert run is not None  # that is what makes it one at work
     stations = [place.station for place in row.places.all() if place.live]
     unable = [_inability(station, now) for station in stations]
     stands = run.state in ("pausing", "paused") or (bool(stations) and all(unable))
@@ -113,14 +116,15 @@ def _inability(station: Station, now: datetime) -> str:
     return STATES["paused" if station.paused else station.state].unable
 
 
-def progress_of(row: Assignment, evaluation: dict | None, now: datetime, stands: bool = False) -> Progress:
+def progress_of(row: Assignment, evaluation: dict[str, Any] | None, now: datetime, stands: bool = False) -> Progress:
     """While it stands still nobody knows how long its episodes will take; hours go by all the same."""
     run, began = row.run, row.started_at
+    assert run is not None  # only what a run stands behind makes progress
     passed = max(0.0, (now - began).total_seconds()) if began else 0.0
     episodes = run.practice_episodes
     if row.budget_hours is not None:
         total = row.budget_hours * 3600
-        left = max(0.0, total - passed)
+        left: float | None = max(0.0, total - passed)
         reached = f"It practised for {row.budget_hours:g} h." if passed >= total else ""
         text = f"{passed / 3600:.1f} of {row.budget_hours:g} h"
         return Progress(_with_eta(text, left if began else None), min(1.0, passed / total), left, reached)
@@ -152,7 +156,13 @@ def _with_eta(text: str, left: float | None) -> str:
 # Waiting
 
 
-def _waiting(row, stations, held, claimed, now) -> Verdict:
+def _waiting(
+    row: Assignment,
+    stations: list[Station],
+    held: dict[int, Verdict],
+    claimed: dict[int, Assignment],
+    now: datetime,
+) -> Verdict:
     blocked = _blocked(row, stations)
     if blocked:
         return Verdict(row, "blocked", blocked)
@@ -264,16 +274,17 @@ def say_repeats(row: Assignment) -> str:
     """In the series' own zone: there, and nowhere else, is it the same time all year."""
     if not row.repeats:
         return ""
+    assert row.due_at is not None  # the database asks for it of what repeats
     due = row.due_at.astimezone(zone_named(row.time_zone))
     return f"{'daily' if row.repeats == 'daily' else f'each {due:%A}'} at {due:%H:%M} {row.time_zone}"
 
 
-def list_series(lab: Lab):
+def list_series(lab: Lab) -> QuerySet[Assignment]:
     """What repeats: the first assignment of each series that goes on."""
     return lab.assignments.exclude(repeats="").select_related("task", "schedule").order_by("due_at")
 
 
-def assignment_row(row: Assignment, verdict: Verdict | None = None) -> dict:
+def assignment_row(row: Assignment, verdict: Verdict | None = None) -> dict[str, Any]:
     """An assignment as the API answers it."""
     stations = sorted((place.station for place in row.places.all()), key=lambda station: station.number)
     moments = {

@@ -1,21 +1,23 @@
 """Reading many rows of practice: free stations and assignments for the pages, episodes and stations for a run's job."""
 
+from django.db.models import QuerySet
+
 from fleetui.fleet.models import Assignment, Episode, Lab, Station
 from fleetui.fleet.selectors import list_stations
 from fleetui.learning.models import Run
 from robots.protocol import IN_EPISODE
 
 
-def free_stations(lab: Lab):
+def free_stations(lab: Lab) -> QuerySet[Station]:
     """Stations that no live assignment holds and nobody repairs."""
     return list_stations(lab).filter(maintenance_since=None).exclude(places__live=True).order_by("number")
 
 
-def list_assignments(lab: Lab):
+def list_assignments(lab: Lab) -> QuerySet[Assignment]:
     return lab.assignments.select_related("task", "run", "created_by").prefetch_related("places__station")
 
 
-def list_ended_assignments(lab: Lab, state: str = ""):
+def list_ended_assignments(lab: Lab, state: str = "") -> QuerySet[Assignment]:
     """The newest first; of one final state, if it is named."""
     rows = list_assignments(lab).exclude(state__in=Assignment.LIVE).order_by("-ended_at", "-pk")
     return rows.filter(state=state) if state else rows

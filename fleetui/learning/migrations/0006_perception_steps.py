@@ -1,9 +1,10 @@
+from django.apps.registry import Apps
 from django.db import migrations
 
 OLD, NEW = "sight_steps", "perception_steps"
 
 
-def rename(apps, old, new):
+def rename(apps: Apps, old: str, new: str) -> None:
     for run in apps.get_model("learning", "Run").objects.filter(recipe__has_key=old).only("recipe"):
         run.recipe[new] = run.recipe.pop(old)
         run.save(update_fields=["recipe"])

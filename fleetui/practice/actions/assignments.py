@@ -3,6 +3,7 @@
 import contextlib
 import json
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models import Q
@@ -25,8 +26,8 @@ from fleetui.practice.actions.publishing import order_station, order_stations_of
 
 PATIENCE = timedelta(hours=24)  # one that has waited so long is not overtaken any more, whatever has priority
 # What the occurrences of a series have in common.
-REPEATED = ("lab", "task", "created_by", "any_count", "parent", "budget_episodes", "budget_hours", "target_success")
-REPEATED += ("priority", "time_zone")
+REPEATED: tuple[str, ...] = ("lab", "task", "created_by", "any_count", "parent")
+REPEATED += ("budget_episodes", "budget_hours", "target_success", "priority", "time_zone")
 REPEAT_DAYS = {"daily": 1, "weekly": 7}
 BUDGETS = {"episodes": "budget_episodes", "hours": "budget_hours", "target_success": "target_success"}
 STEERED = ("starting", "running", "pausing", "canceling")  # a run that entered one has other work for its stations
@@ -38,7 +39,7 @@ def assign_task(
     lab: Lab,
     task: Task,
     stations: list[Station],
-    user,
+    user: access.Acting,
     run: Run | None = None,
     any_count: int | None = None,
     parent: Run | None = None,
@@ -100,7 +101,8 @@ def assign_task(
     if repeats:
         _schedule(assignment)
     details = {"assignment": assignment.pk, "task": task.name, "run": run.pk if run else None, "any": any_count}
-    for station in stations or [None]:
+    shown: list[Station] | list[None] = stations or [None]
+    for station in shown:
         record_act(lab=lab, kind="assigned", user=user, station=station, details=details, source=source)
     queue_changed.send(sender=Lab, lab=lab)
     return assignment
@@ -111,7 +113,18 @@ def _level(priority: str) -> int:
 
 
 def _assignment_problems(
-    lab, task, stations, any_count, parent, episodes, hours, target_success, priority, not_before, repeats, time_zone
+    lab: Lab,
+    task: Task,
+    stations: list[Station],
+    any_count: int | None,
+    parent: Run | None,
+    episodes: int | None,
+    hours: float | None,
+    target_success: float | None,
+    priority: str,
+    not_before: datetime | None,
+    repeats: str,
+    time_zone: str,
 ) -> dict[str, str]:
     problems = {}
     if any_count is None and not stations:
@@ -142,7 +155,7 @@ def _assignment_problems(
         problems["repeats"] = f"{repeats!r} is no way to repeat; choose daily or weekly, or leave it out."
     elif repeats and not_before is None:
         problems["not_before"] = "Say when it starts for the first time. It repeats at that time of day."
-    elif repeats and not_before <= timezone.now():
+    elif repeats and not_before is not None and not_before <= timezone.now():
         problems["not_before"] = "An assignment that repeats must start in the future."
     if time_zone not in zone_names():
         problems["time_zone"] = f"{time_zone!r} is no time zone; give one such as Europe/Berlin."
@@ -188,7 +201,9 @@ def renumber(line: list[Assignment]) -> None:
 
 
 @transaction.atomic
-def reorder_assignment(*, assignment: Assignment, before: Assignment | None, user, source: str = "server") -> None:
+def reorder_assignment(
+    *, assignment: Assignment, before: Assignment | None, user: access.Acting, source: str = "server"
+) -> None:
     """Put a waiting one just before another waiting one, or at the end: a person's order goes before priorities."""
     access.check(user, assignment.lab, "assign")
     lock_queue(assignment.lab)
@@ -208,7 +223,9 @@ def reorder_assignment(*, assignment: Assignment, before: Assignment | None, use
 
 
 @transaction.atomic
-def edit_assignment(*, assignment: Assignment, user, source: str = "server", **changes) -> Assignment:
+def edit_assignment(
+    *, assignment: Assignment, user: access.Acting, source: str = "server", **changes: Any
+) -> Assignment:
     """Change what is named, of what assign_task takes but the task and a run, while it waits. Another priority gives
     it the place that a new one would get. What repeats goes on by what it says now; what was made of it before stays.
     """
@@ -262,7 +279,7 @@ def edit_assignment(*, assignment: Assignment, user, source: str = "server", **c
     return row
 
 
-def _wishes_of(row: Assignment) -> dict:
+def _wishes_of(row: Assignment) -> dict[str, Any]:
     """As assign_task takes them."""
     return {
         "stations": list(row.stations.order_by("number")),
@@ -276,7 +293,7 @@ def _wishes_of(row: Assignment) -> dict:
     }
 
 
-def _edit_problems(row: Assignment, after: dict, changed: set[str]) -> dict[str, str]:
+def _edit_problems(row: Assignment, after: dict[str, Any], changed: set[str]) -> dict[str, str]:
     """What was right when it was assigned and stays as it is is nobody's mistake now: a start that has passed, say."""
     problems = _assignment_problems(row.lab, row.task, **after)
     touched = {
@@ -290,7 +307,7 @@ def _edit_problems(row: Assignment, after: dict, changed: set[str]) -> dict[str,
     return problems
 
 
-def _said(value):
+def _said(value: Any) -> Any:
     """A changed value as the audit log keeps it."""
     if isinstance(value, list):
         return [station.slug for station in value]
@@ -302,6 +319,7 @@ def _said(value):
 def _schedule(assignment: Assignment) -> None:
     """Celery's beat makes the later ones: its periodic task carries the id of the first, and nothing else."""
     zone = zone_named(assignment.time_zone)
+    assert assignment.due_at is not None  # the database asks for it of what repeats
     at = assignment.due_at.astimezone(zone)
     times, _ = CrontabSchedule.objects.get_or_create(
         minute=str(at.minute),
@@ -334,6 +352,7 @@ def repeat_assignment(*, assignment_id: int, now: datetime | None = None) -> Ass
     lock_queue(first.lab)
     zone = zone_named(first.time_zone)
     soon = now + timedelta(seconds=30)
+    assert first.due_at is not None  # the database asks for it of what repeats
     due = newest_due(first=first.due_at, zone=zone, days=REPEAT_DAYS[first.repeats], by=soon)
     if due <= first.due_at or first.occurrences.filter(due_at=due).exists():
         return None
@@ -349,6 +368,7 @@ def repeat_assignment(*, assignment_id: int, now: datetime | None = None) -> Ass
         stations = first.places.values_list("station_id", flat=True)
         AssignedStation.objects.bulk_create(AssignedStation(assignment=again, station_id=pk) for pk in stations)
     if before is not None:
+        assert before.due_at is not None  # each of a series has its own
         reason = f"The one of {before.due_at.astimezone(zone):%a %H:%M %Z} was still {before.state}."
         move_assignment(assignment=again, to="skipped", reason=reason)
     else:
@@ -359,7 +379,7 @@ def repeat_assignment(*, assignment_id: int, now: datetime | None = None) -> Ass
 
 
 @transaction.atomic
-def stop_repeating(*, assignment: Assignment, user, source: str = "server") -> None:
+def stop_repeating(*, assignment: Assignment, user: access.Acting, source: str = "server") -> None:
     """No more of this series; what is queued or under way of it stays."""
     access.check(user, assignment.lab, "assign")
     first = assignment.series or assignment
@@ -416,8 +436,8 @@ def start_assignment(*, assignment: Assignment, run: Run, stations: list[Station
         with transaction.atomic():
             assignment.places.update(live=True)
     except IntegrityError:
-        wanted = assignment.places.values_list("station_id", flat=True)
-        taken = AssignedStation.objects.filter(live=True, station__in=wanted).exclude(assignment=assignment)
+        its = assignment.places.values_list("station_id", flat=True)
+        taken = AssignedStation.objects.filter(live=True, station__in=its).exclude(assignment=assignment)
         said = (
             ", ".join(
                 f"{place.station} ({place.assignment.task})"
@@ -452,7 +472,7 @@ def begin_practice(*, run: Run) -> None:
         move_assignment(assignment=assignment, to="underway", sources=("standby", "delayed"), started_at=started)
 
 
-def move_assignment(*, assignment: Assignment, to: str, sources: tuple[str, ...] | None = None, **fields) -> bool:
+def move_assignment(*, assignment: Assignment, to: str, sources: tuple[str, ...] | None = None, **fields: Any) -> bool:
     """One conditional UPDATE by the transition table; False where its state, whatever it is now, does not allow it."""
     allowed = [state for state, targets in Assignment.TRANSITIONS.items() if to in targets]
     rows = Assignment.objects.filter(
@@ -484,7 +504,9 @@ def end_assignment(*, assignment: Assignment, state: str, reason: str = "", at_o
 
 
 @transaction.atomic
-def cancel_assignment(*, assignment: Assignment, user, force: bool = False, source: str = "server") -> None:
+def cancel_assignment(
+    *, assignment: Assignment, user: access.Acting, force: bool = False, source: str = "server"
+) -> None:
     """Take it out of the queue, or its stations away from it, at once; the run behind it is cancelled as well.
 
     Stations finish their episode. With force they end it where they are: the assignment was killed, not canceled.
@@ -501,7 +523,8 @@ def cancel_assignment(*, assignment: Assignment, user, force: bool = False, sour
         assignment.refresh_from_db()
         raise Conflict(f"It is {assignment.state} already.")
     details = {"assignment": assignment.pk, "task": assignment.task.name, "force": force}
-    for station in list(assignment.stations.all()) or [None]:  # of any that are free, it may have none yet
+    stations: list[Station] | list[None] = list(assignment.stations.all()) or [None]  # of any, it may have none yet
+    for station in stations:
         record_act(
             lab=assignment.lab, kind="assignment_canceled", user=user, station=station, details=details, source=source
         )
@@ -527,7 +550,7 @@ def _end_alone(assignment: Assignment) -> Run | None:
     return runs.select_for_update(of=("self",), no_key=True).get(pk=assignment.run_id)
 
 
-def _cancel_run(run: Run, user, reason: str = "", *, source: str) -> None:
+def _cancel_run(run: Run, user: access.Acting, reason: str = "", *, source: str) -> None:
     with contextlib.suppress(Conflict):  # it has ended, or is being canceled already
         learning_actions.cancel_run(run=run, user=user, reason=reason, source=source)
 

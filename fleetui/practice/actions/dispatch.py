@@ -1,6 +1,7 @@
 """The dispatcher: starts what waits in a lab's queue once its stations are free, ends what has reached its budget."""
 
 import logging
+from typing import Any
 
 from django.db import transaction
 
@@ -49,12 +50,12 @@ def dispatch_assignments(*, lab: Lab) -> None:
     lock_queue(lab)
     for verdict in read_queue(lab):
         row = verdict.assignment
-        if verdict.progress and verdict.progress.reached and row.run.is_live:
+        if verdict.progress and verdict.progress.reached and row.run and row.run.is_live:
             complete_assignment(assignment=row, reason=verdict.progress.reached)
         elif verdict.starts_with:
             _launch(verdict)
         elif verdict.state != row.state or (row.reason and row.waits):
-            move = {"reason": ""} if row.waits else {}
+            move: dict[str, Any] = {"reason": ""} if row.waits else {}
             if verdict.state == row.state:
                 Assignment.objects.filter(pk=row.pk, state=row.state).update(**move)
             else:
@@ -87,11 +88,11 @@ def _launch(verdict: Verdict) -> None:
             move_assignment(assignment=row, to="blocked", reason=reason)
 
 
-def recipe_of(row: Assignment, method: Method) -> dict:
+def recipe_of(row: Assignment, method: Method) -> dict[str, Any]:
     """The defaults, evaluated on the assignment's task, with its budget as their limit; as far as the method has such
     settings.
     """
-    recipe = {"tasks": row.task.family, "time_limit": row.task.time_limit_steps}
+    recipe: dict[str, Any] = {"tasks": row.task.family, "time_limit": row.task.time_limit_steps}
     if row.budget_episodes:
         recipe["max_episodes"] = row.budget_episodes
     elif row.budget_hours is not None or row.target_success is not None:

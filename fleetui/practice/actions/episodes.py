@@ -2,6 +2,8 @@
 
 import uuid as uuids
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from django.conf import settings
@@ -19,12 +21,13 @@ from fleetui.learning.models import Checkpoint, Dataset, Run
 from fleetui.messages import RunChanged, send_on_commit
 from fleetui.practice.actions.publishing import tell_stations_of_run, uuid_or_none
 from robots.episodes import ACTORS, write_episodes
+from robots.episodes import Episode as RecordedEpisode
 from robots.protocol import Hold
 
 EPISODES_A_FILE = 64
 
 
-def store_episodes(*, station: Station, body: bytes) -> dict:
+def store_episodes(*, station: Station, body: bytes) -> dict[str, Any]:
     """An upload becomes files and rows, once an episode however often it is sent. Returns {"stored": n, "hold": bool}.
 
     Nothing is stored unless everything in the upload is sound, so a refused upload can be mended and sent again.
@@ -60,7 +63,7 @@ def store_episodes(*, station: Station, body: bytes) -> dict:
     return {"stored": len(rows), "hold": hold}
 
 
-def _checked_upload(station: Station, body: bytes):
+def _checked_upload(station: Station, body: bytes) -> list[RecordedEpisode]:
     if len(body) > uploads.UPLOAD_LIMIT:
         raise TooLarge(f"The upload has {len(body)} bytes, more than 64 MiB; send fewer episodes at once.")
     recorded = uploads.read_upload(body)
@@ -76,9 +79,10 @@ def _checked_upload(station: Station, body: bytes):
     return recorded
 
 
-def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
+def _episode_rows(station: Station, recorded: list[RecordedEpisode], folder: Path) -> list[Episode]:
     """The summary of each episode: what lists, filters and charts read without opening its file."""
-    named = {uuid_or_none(name) for episode in recorded for name in (episode.policy, episode.reward_model)} - {None}
+    given = [uuid_or_none(name) for episode in recorded for name in (episode.policy, episode.reward_model)]
+    named = {uuid for uuid in given if uuid is not None}
     found = Checkpoint.objects.filter(uuid__in=named, run__lab_id=station.lab_id).select_related("run")
     checkpoints = {str(row.uuid): row for row in found}
     assignment = station.live_assignment()
@@ -94,7 +98,10 @@ def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
                 "only stations that a run was given send it episodes."
             )
         judged = episode.steps_to_go[np.isfinite(episode.steps_to_go)]
-        d_start, d_end = (float(judged[0]), float(judged[-1])) if len(judged) else (None, None)
+        d_start, d_end, return_sum = None, None, None
+        if len(judged):
+            d_start, d_end = float(judged[0]), float(judged[-1])
+            return_sum = d_start - d_end
         task = assignment.task if assignment and assignment.task.family == episode.task else None
         rows.append(
             Episode(
@@ -120,7 +127,7 @@ def _episode_rows(station: Station, recorded, folder) -> list[Episode]:
                 path=str((folder / f"{episode.uuid}.safetensors").relative_to(settings.DATA)),
                 d_start=d_start,
                 d_end=d_end,
-                return_sum=d_start - d_end if d_start is not None else None,
+                return_sum=return_sum,
                 duration_s=episode.steps / episode.control_hz,
             )
         )
@@ -182,7 +189,7 @@ def hand_in_episodes(*, episodes: list[Episode]) -> None:
 
 
 @transaction.atomic
-def add_correction(*, lab: Lab, user, episode: Episode, source: str = "server") -> Dataset:
+def add_correction(*, lab: Lab, user: access.Acting, episode: Episode, source: str = "server") -> Dataset:
     """What a person drove joins the lab's dataset of corrections, which begins with the first one.
 
     A dataset that a run has used stays as it was: the next correction begins another one, with all that it held.

@@ -1,5 +1,8 @@
 """A run is launched: to train from demonstrations, which is learning's alone, or to practise on stations."""
 
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
 from django.db import transaction
 
 from fleetui import access
@@ -13,24 +16,47 @@ from robots.tasks import TASKS
 from training.methods.registry import Method, method_of
 
 
+class Wish(TypedDict):
+    """What a launch of any method says."""
+
+    lab: Lab
+    user: access.Acting
+    kind: str
+    recipe: dict[str, Any]
+    name: str
+    source: str
+    dataset: Dataset | None
+    corrections: Dataset | None
+    parent: Run | None
+
+
 def launch_run(
     *,
     lab: Lab,
-    user,
+    user: access.Acting,
     kind: str,
-    recipe: dict,
+    recipe: dict[str, Any],
     name: str = "",
     dataset: Dataset | None = None,
     corrections: Dataset | None = None,
     parent: Run | None = None,
     assignment: Assignment | None = None,
     task: Task | None = None,
-    stations: list[Station] | tuple = (),
+    stations: Sequence[Station] = (),
     source: str = "server",
 ) -> Run:
     """As a person asks for it, in the form or by the API; practice takes an assignment, or a task and stations."""
-    common = {"lab": lab, "user": user, "kind": kind, "recipe": recipe, "name": name, "source": source}
-    common |= {"dataset": dataset, "corrections": corrections, "parent": parent}
+    common: Wish = {
+        "lab": lab,
+        "user": user,
+        "kind": kind,
+        "recipe": recipe,
+        "name": name,
+        "source": source,
+        "dataset": dataset,
+        "corrections": corrections,
+        "parent": parent,
+    }
     if method_of(kind).practises:
         return launch_practice(**common, assignment=assignment, task=task, stations=stations)
     return learning_actions.launch_training(**common)
@@ -40,16 +66,16 @@ def launch_run(
 def launch_practice(
     *,
     lab: Lab,
-    user,
+    user: access.Acting,
     kind: str,
-    recipe: dict,
+    recipe: dict[str, Any],
     name: str = "",
     dataset: Dataset | None = None,
     corrections: Dataset | None = None,
     parent: Run | None = None,
     assignment: Assignment | None = None,
     task: Task | None = None,
-    stations: list[Station] | tuple = (),
+    stations: Sequence[Station] = (),
     with_stations: list[Station] | None = None,
     source: str = "server",
 ) -> Run:
@@ -66,7 +92,7 @@ def launch_practice(
         recipe = {name: getattr(practised, name) or 0.0 for name in settings_of_task(method)} | recipe
     checked = learning_actions.read_recipe(kind=kind, recipe=recipe)
     stations = list(with_stations or stations)
-    sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
+    sources: learning_actions.Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     problems = learning_actions.source_problems(lab=lab, method=method, **sources)
     if not problems:
         problems = _body_problems(_demonstrations(method, **sources), parent or dataset, practised)
@@ -89,6 +115,7 @@ def launch_practice(
     else:
         # Who may launch a run may give it stations that are free: the assignment is a part of it.
         launcher = access.Server(access.person_of(user))
+        assert task is not None  # else _practice_problems() has refused
         assign_task(lab=lab, task=task, stations=stations, user=launcher, run=run, source=source)
     learning_actions.enqueue_run(run=run, user=user, source=source)
     return run
@@ -102,7 +129,7 @@ def settings_of_task(method: Method) -> list[str]:
 def _practice_problems(
     lab: Lab, assignment: Assignment | None, task: Task | None, stations: list[Station]
 ) -> dict[str, str]:
-    problems = {}
+    problems: dict[str, str] = {}
     if archived := [station.name for station in stations if station.archived_at]:
         problems["stations"] = f"{', '.join(archived)}: archived; bring it back first or leave it out."
     if assignment is not None:
@@ -128,10 +155,11 @@ def _demonstrations(
     """What its policy will have been shown."""
     if "dataset" in method.needs:
         return [each for each in (dataset, corrections) if each is not None]
+    assert parent is not None  # else source_problems() has refused
     return parent.demonstrations
 
 
-def _body_problems(demonstrations: list[Dataset], source: Run | Dataset, task: Task | None) -> dict[str, str]:
+def _body_problems(demonstrations: list[Dataset], source: Run | Dataset | None, task: Task | None) -> dict[str, str]:
     """A policy moves only the body it was trained for; stations of another one would wait for it for ever."""
     families = {family for each in demonstrations for family in each.families if family in TASKS}
     trained = {TASKS[family].embodiment for family in families}
@@ -146,10 +174,10 @@ def _body_problems(demonstrations: list[Dataset], source: Run | Dataset, task: T
     return {}
 
 
-def _waiting_assignment(task: Task, stations) -> Assignment | None:
+def _waiting_assignment(task: Task | None, stations: list[Station]) -> Assignment | None:
     """The manager's assignment of this task to exactly these stations, or to any so many, if it waits for a run."""
     wanted = {station.pk for station in stations}
     waiting = Assignment.objects.filter(task=task, state__in=Assignment.WAITING, run=None, parent=None)
     named = {row: set(row.places.values_list("station_id", flat=True)) for row in waiting.order_by("position")}
-    exact = [row for row, stations in named.items() if not row.any_count and stations == wanted]
+    exact = [row for row, its in named.items() if not row.any_count and its == wanted]
     return next(iter(exact + [row for row in named if row.any_count == len(wanted)]), None)

@@ -6,6 +6,7 @@ publication has reached everyone.
 
 import uuid as uuids
 from dataclasses import replace
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
@@ -22,7 +23,9 @@ from robots.protocol import Hold, Message
 
 
 @transaction.atomic
-def welcome_station(*, station: Station, embodiment: dict, software: str = "", renderer: str = "") -> list[Message]:
+def welcome_station(
+    *, station: Station, embodiment: dict[str, Any], software: str = "", renderer: str = ""
+) -> list[Message]:
     """A station said hello. Returns what it is told: welcome, then its orders."""
     welcome = reports.connect_station(station=station, embodiment=embodiment, software=software, renderer=renderer)
     return [welcome, *list_orders(station=station)]
@@ -38,7 +41,7 @@ def list_orders(*, station: Station) -> list[Message]:
     del settings["speed"]  # a person's command alone
     assignment = station.live_assignment()
     run = assignment.run if assignment else None
-    if run is None or not run.practises() or station.maintenance:
+    if assignment is None or run is None or not run.practises() or station.maintenance:
         return [AssignmentMessage(settings=settings)]
     task = assignment.task.order_json()
     orders: list[Message] = [AssignmentMessage(settings=settings, assignment=assignment.pk, run=run.pk, task=task)]
@@ -55,8 +58,9 @@ def order_station(*, station: Station, at_once: bool = False) -> None:
     policy's attempt under way ends where it is.
     """
 
-    def tell():
+    def tell() -> None:
         order, *others = list_orders(station=station)
+        assert isinstance(order, AssignmentMessage)  # the first says what to practise
         tell_station_on_commit(station.command_group, replace(order, at_once=at_once), *others)
 
     transaction.on_commit(tell, robust=True)
@@ -136,11 +140,12 @@ def record_loaded_everywhere(*, run: Run) -> bool:
 def stop_waiting_for_station(*, station: Station) -> None:
     """It is gone or in maintenance: it may have been the last one that a publication waited for."""
     assignment = station.live_assignment()
-    if assignment and assignment.run:
-        transaction.on_commit(lambda: record_loaded_everywhere(run=assignment.run), robust=True)
+    run = assignment.run if assignment else None
+    if run is not None:
+        transaction.on_commit(lambda: record_loaded_everywhere(run=run), robust=True)
 
 
-def uuid_or_none(text) -> uuids.UUID | None:
+def uuid_or_none(text: object) -> uuids.UUID | None:
     try:
         return uuids.UUID(str(text))
     except ValueError:

@@ -2,11 +2,13 @@
 
 from django.contrib import messages
 from django.db.models import OuterRef, Subquery
-from django.http import Http404
+from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_GET, require_http_methods
 
 from fleetui import access
+from fleetui.access import PersonRequest
+from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
 from fleetui.learning import selectors as learning
 from fleetui.learning.forms import recipe_rows
@@ -23,7 +25,7 @@ CHECKPOINTS_SHOWN = 12  # as static/js/run.js shows
 
 @page
 @require_GET
-def runs(request, lab_slug):
+def runs(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug)
     newest = Metric.objects.filter(run=OuterRef("pk"), kind="evaluation").order_by("-seq").values("data")[:1]
     return render_page(
@@ -38,14 +40,15 @@ def runs(request, lab_slug):
     )
 
 
-def standing_runs(lab) -> set[int]:
+def standing_runs(lab: Lab) -> set[int]:
     """Ids of the runs that nobody can practise for now: how long they will take, nobody knows."""
-    return {verdict.assignment.run_id for verdict in read_queue(lab) if verdict.state == "delayed"}
+    delayed = [verdict.assignment.run_id for verdict in read_queue(lab) if verdict.state == "delayed"]
+    return {run_id for run_id in delayed if run_id is not None}
 
 
 @page
 @require_http_methods(["GET", "POST"])
-def new_run(request, lab_slug):
+def new_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """A form for a run of the method that the address names; else a list of those that can start from what it names,
     unless there is one alone.
     """
@@ -84,7 +87,7 @@ def new_run(request, lab_slug):
 
 @page
 @require_GET
-def run(request, lab_slug, run_id):
+def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
     found = access.get_row(Run, request.user, lab_slug, pk=run_id)
     recipe = recipe_rows(found)
     return render_page(

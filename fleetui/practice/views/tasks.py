@@ -1,15 +1,18 @@
 """Tasks, and the queue of assignments of them to stations."""
 
+from typing import Any
+
 from django.contrib import messages
-from django.http import Http404
+from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_GET, require_http_methods
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import labs
 from fleetui.fleet.forms import TaskForm
-from fleetui.fleet.models import PRIORITIES, Assignment, Task
+from fleetui.fleet.models import PRIORITIES, Assignment, Lab, Task
 from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page, row_number
 from fleetui.practice import queue, selectors
 from fleetui.practice.actions import assignments
@@ -21,7 +24,7 @@ ENDED = tuple(state for state in Assignment.STATES if state not in Assignment.LI
 
 @page
 @require_http_methods(["GET", "POST"])
-def tasks(request, lab_slug):
+def tasks(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug)
     act = request.POST.get("act", "")
     edited = None
@@ -62,15 +65,16 @@ def tasks(request, lab_slug):
 
 @page
 @require_GET
-def task_queue(request, lab_slug):
+def task_queue(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """The queue alone, for the page to show it anew every few seconds."""
     lab = access.get_lab(request.user, lab_slug)
     return render_page(request, "fleet/_queue.html", lab, "tasks", **queue_rows(lab))
 
 
-def queue_rows(lab) -> dict:
+def queue_rows(lab: Lab) -> dict[str, Any]:
     """Those at work, then those that wait; one that waits knows whom its two buttons put it before."""
-    working, waiting = [], []
+    working: list[dict[str, Any]] = []
+    waiting: list[dict[str, Any]] = []
     for verdict in queue.read_queue(lab):
         row = verdict.assignment
         shown = {
@@ -94,7 +98,7 @@ def queue_rows(lab) -> dict:
 
 @page
 @require_http_methods(["GET", "POST"])
-def edit_assignment(request, lab_slug, number):
+def edit_assignment(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     """The form of one that waits; what has started is changed by canceling it."""
     row = access.get_row(Assignment, request.user, lab_slug, "assign", pk=number)
     form = AssignForm(request.POST or None, lab=row.lab, assignment=row, auto_id="assign_%s")
@@ -117,19 +121,22 @@ def edit_assignment(request, lab_slug, number):
     return render_page(request, "fleet/assignment.html", row.lab, "tasks", status, row=row, assign_form=form)
 
 
-def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
+def change_tasks(
+    request: PersonRequest, lab: Lab, act: str, task_form: TaskForm, assign_form: AssignForm, edited: Task | None
+) -> str:
     """Do what one of the page's forms asks; returns what was done, or "" where it was refused in words."""
-    form = {"task": task_form, "edit": task_form, "assign": assign_form}.get(act)
+    forms: dict[str, TaskForm | AssignForm] = {"task": task_form, "edit": task_form, "assign": assign_form}
+    form = forms.get(act)
     if form is not None and not form.is_valid():
         access.get_lab(request.user, lab.slug, {"task": "create_task", "edit": "edit_task"}.get(act, "assign"))
         return ""
     try:
         if act == "task":
             access.get_lab(request.user, lab.slug, "create_task")
-            made = labs.create_task(lab=lab, user=request.user, **form.cleaned_data, source="page")
+            made = labs.create_task(lab=lab, user=request.user, **task_form.cleaned_data, source="page")
             return f"{made} can be assigned now."
         if act == "edit" and edited is not None:
-            labs.edit_task(task=edited, user=request.user, **form.changes(), source="page")
+            labs.edit_task(task=edited, user=request.user, **task_form.changes(), source="page")
             return f"{edited} is changed. Stations that practise it follow the change from their next attempt on."
         if act in ("archive", "restore"):
             task = access.get_row(Task, request.user, lab.slug, "edit_task", slug=request.POST.get("task", ""))
@@ -140,8 +147,8 @@ def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
             return f"{task} can be assigned again."
         if act == "assign":
             access.get_lab(request.user, lab.slug, "assign")
-            made = assignments.assign_task(lab=lab, user=request.user, **form.wishes(), source="page")
-            return say_assigned(lab, made)
+            given = assignments.assign_task(lab=lab, user=request.user, **assign_form.wishes(), source="page")
+            return say_assigned(lab, given)
         if act in ("cancel", "kill", "move", "stop_repeating"):
             return change_assignment(request, lab, act)
     except (access.Denied, access.NotFound):
@@ -155,8 +162,8 @@ def change_tasks(request, lab, act, task_form, assign_form, edited) -> str:
     raise Http404("This page has no such form.")
 
 
-def change_assignment(request, lab, act) -> str:
-    def named(field):
+def change_assignment(request: PersonRequest, lab: Lab, act: str) -> str:
+    def named(field: str) -> Assignment:
         return access.get_row(Assignment, request.user, lab.slug, "assign", pk=number_in(request, field))
 
     row = named("assignment")
@@ -171,7 +178,7 @@ def change_assignment(request, lab, act) -> str:
     return f"The assignment of {row.task} was {'killed' if act == 'kill' else 'canceled'}."
 
 
-def say_assigned(lab, made) -> str:
+def say_assigned(lab: Lab, made: Assignment) -> str:
     verdict = next((each for each in queue.read_queue(lab) if each.assignment.pk == made.pk), None)
     because = f"{verdict.state}: {verdict.reason}" if verdict else made.state
     return f"{made.task} is in the queue; {because}."

@@ -1,11 +1,15 @@
 """The wall, with the first steps of a lab that has not practised yet."""
 
+from typing import Any
+
+from django.http import HttpResponse
 from django.urls import reverse
 from django.views.decorators.http import require_GET
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.fleet import selectors
-from fleetui.fleet.models import SHOWN_STATES
+from fleetui.fleet.models import SHOWN_STATES, Lab
 from fleetui.fleet.templatetags.fleet_words import percent, words
 from fleetui.fleet.views.pages import page, render_page
 from fleetui.learning.models import Run
@@ -15,7 +19,7 @@ from training.methods.registry import methods_that_need
 
 @page
 @require_GET
-def wall(request, lab_slug):
+def wall(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug)
     cards = selectors.wall_cards(lab)
     for card in cards:
@@ -33,7 +37,7 @@ def wall(request, lab_slug):
     )
 
 
-def first_steps(lab) -> list[dict]:
+def first_steps(lab: Lab) -> list[dict[str, Any]]:
     """Train, practise, supervise: what a new lab does first. Gone once its first self-improvement run practises.
 
     A step with `launches` leads to the launch form, which not every role may open.
@@ -47,6 +51,7 @@ def first_steps(lab) -> list[dict]:
     practising = practice_runs.exclude(state__in=("canceled", "failed")).first()
     dataset = lab.datasets.filter(archived_at=None).order_by("id").first()
     new_run = reverse("new_run", args=[lab.slug])
+    train: dict[str, Any]
     if trained:
         train = {
             "text": f"{trained} made a policy and a reward model.",
@@ -78,7 +83,7 @@ def first_steps(lab) -> list[dict]:
             "launches": True,
             "url": f"{new_run}?kind={methods_that_need('dataset')[0].kind}&dataset={dataset.pk}",
         }
-    practise = {
+    practise: dict[str, Any] = {
         "text": "Stations try the task by themselves; the reward model judges, the policy gets better.",
         "label": "Practise",
         "launches": practising is None,
@@ -102,5 +107,5 @@ def first_steps(lab) -> list[dict]:
     ]
 
 
-def run_url(run) -> str:
+def run_url(run: Run) -> str:
     return reverse("run", args=[run.lab.slug, run.pk])

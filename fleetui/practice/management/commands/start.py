@@ -16,12 +16,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import psutil
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.core.management.base import BaseCommand
-from django.db import connection
+from django.core.management.base import BaseCommand, CommandParser
+from django.db import connections
+from django.db.backends.postgresql.base import DatabaseWrapper
 
 from fleetui import embedded, servers, static_files
 from fleetui.practice import first_start
@@ -41,24 +46,26 @@ class Stop(BaseException):
 class Child:
     """A supervised process, started again with growing pauses should it end by itself."""
 
-    def __init__(self, name, command, niceness=0, environment=None):
+    def __init__(
+        self, name: str, command: Iterable[object], niceness: int = 0, environment: dict[str, str] | None = None
+    ):
         self.name = name
         self.command = [str(part) for part in command]
         self.niceness = niceness
         fleet = {TAG: embedded.data_key(settings.DATA), "FLEETUI_DATA": str(settings.DATA), "PORT": str(settings.PORT)}
         self.environment = {**os.environ, **fleet, **(environment or {})}
         self.log_path = settings.DATA / "logs" / f"{name}.log"
-        self.process = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
-        self.start_again_at = None
+        self.start_again_at: float | None = None
         self.pause_s = 1.0
 
-    def start(self):
+    def start(self) -> None:
         if self.log_path.exists() and self.log_path.stat().st_size > LARGEST_LOG:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
         obey_parent = embedded.end_with_parent(signal.SIGTERM)
 
-        def prepare():
+        def prepare() -> None:
             obey_parent()
             os.nice(self.niceness)
 
@@ -76,13 +83,13 @@ class Child:
         self.started_at = time.monotonic()
         self.start_again_at = None
 
-    def keep_running(self):
+    def keep_running(self) -> str:
         """Returns a sentence when there is something to tell."""
         if self.start_again_at is not None:
             if time.monotonic() >= self.start_again_at:
                 self.start()
             return ""
-        if self.process.poll() is None:
+        if self.process is None or self.process.poll() is None:
             return ""
         if time.monotonic() - self.started_at > 60:
             self.pause_s = 1.0
@@ -94,23 +101,24 @@ class Child:
 
 class Command(BaseCommand):
     help = "Starts the whole fleet on this machine and keeps it running; Ctrl-C ends it."
-    requires_system_checks = []  # the database isn't there yet
+    requires_system_checks: list[str] = []  # the database isn't there yet
 
-    def add_arguments(self, parser):
+    def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--stations", type=int, help="simulated stations to have at least (4 on a first start)")
 
-    def handle(self, *, stations, **options):
+    def handle(self, *, stations: int | None, **options: Any) -> None:
         if stations is not None and not 1 <= stations <= 64:
             raise CommandError(f"--stations {stations}: give a number from 1 to 64.")
         self.began = time.monotonic()
-        self.servers, self.children = [], []
+        self.servers: list[embedded.Postgres | embedded.Valkey] = []
+        self.children: list[Child] = []
         lock = embedded.DataLock(settings.DATA)
         self.watch_signals(signal_stop)
         try:
             lock.take(f"process {os.getpid()}, http://localhost:{settings.PORT}/")
         except embedded.AlreadyRunning as error:
             raise CommandError(str(error)) from None
-        failure = None
+        failure: Exception | None = None
         try:
             self.run(stations)
         except Stop:
@@ -127,16 +135,16 @@ class Command(BaseCommand):
             raise CommandError(f"These processes did not end: {', '.join(map(str, left))}.")
         self.say("Stopped: no process is left.")
 
-    def watch_signals(self, handler):
+    def watch_signals(self, handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, handler)
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         self.stdout.write(text)
         self.stdout.flush()
 
     @contextlib.contextmanager
-    def step(self, text):
+    def step(self, text: str) -> Iterator[None]:
         self.stdout.write(f"{text} ...", ending="")
         self.stdout.flush()
         began = time.monotonic()
@@ -147,7 +155,7 @@ class Command(BaseCommand):
             raise
         self.say(f" {time.monotonic() - began:.1f} s")
 
-    def run(self, stations):
+    def run(self, stations: int | None) -> None:
         self.refuse_taken_port()
         embedded.close_to_others(settings.DATA)
         os.umask(0o077)  # for every process of the fleet: what it writes is this user's alone
@@ -165,7 +173,9 @@ class Command(BaseCommand):
         with self.step("Collecting scripts and styles"):
             static_files.collect()
         # The pool's threads end here: a process with threads should not fork.
-        connection.close_pool()
+        database = connections["default"]
+        assert isinstance(database, DatabaseWrapper)  # of PostgreSQL: the others have no pool
+        database.close_pool()
         with self.step("Starting the web server"):
             self.start_children(tokens)
             self.wait_for_web()
@@ -177,7 +187,7 @@ class Command(BaseCommand):
                 if said := child.keep_running():
                     self.say(said)
 
-    def refuse_taken_port(self):
+    def refuse_taken_port(self) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -188,16 +198,17 @@ class Command(BaseCommand):
                     f"as in PORT={settings.PORT + 1} make run"
                 ) from None
 
-    def start_children(self, tokens):
+    def start_children(self, tokens: Path) -> None:
         python = [sys.executable, "-m"]
         web = [*python, "uvicorn", "fleetui.asgi:application", "--host", settings.BIND_ADDRESS]
         # One viewer of many cameras must not cost the time of compressing JPEGs that don't get smaller.
-        web += ["--port", settings.PORT, "--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "3"]
+        web += ["--port", str(settings.PORT), "--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "3"]
         web += ["--log-level", "warning", "--no-access-log"]
         worker = [*python, "celery", "-A", "fleetui.celery:app", "worker", "--pool", "threads", "--concurrency", "16"]
         worker += ["--loglevel", "info", "--without-gossip", "--without-mingle"]
         # The host comes from the same machine, whatever names browsers use.
-        host = [*python, "training", "practise", "--server", f"http://127.0.0.1:{settings.PORT}", "--tokens", tokens]
+        host = [*python, "training", "practise", "--server", f"http://127.0.0.1:{settings.PORT}"]
+        host += ["--tokens", str(tokens)]
         self.children = [
             Child("web", web),
             Child("worker", worker),
@@ -206,34 +217,35 @@ class Command(BaseCommand):
         for child in self.children:
             child.start()
 
-    def wait_for_web(self):
+    def wait_for_web(self) -> None:
         web = self.children[0]
+        assert web.process is not None  # start_children() has started it
 
-        def answers():
+        def answers() -> bool:
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{settings.PORT}/healthz", timeout=5) as answer:
-                    return answer.status == 200
+                    return bool(answer.status == 200)
             except (urllib.error.URLError, OSError):
                 return False
 
         embedded.wait_until(answers, web.process, 90, "The web server", web.log_path)
 
-    def welcome(self, first):
+    def welcome(self, first: bool) -> None:
         took = time.monotonic() - self.began
         here = settings.PUBLIC_ORIGIN or f"http://localhost:{settings.PORT}"
         self.say(f"\nThe fleet runs at {here}{settings.BASE_PATH}/ (started in {took:.1f} s)\n")
         self.say(first_start.logins_text() if first else LOGINS)
         self.say(f"\nLogs are in {settings.DATA / 'logs'}. Ctrl-C stops everything.")
 
-    def keep_servers_running(self):
+    def keep_servers_running(self) -> None:
         for server in self.servers:
-            if server.process.poll() is not None:
+            if server.process is not None and server.process.poll() is not None:
                 self.say(f"{server.name} ended ({server.process.returncode}); starting it again. See {server.log_path}")
                 server.start()
 
     # The end
 
-    def tagged(self):
+    def tagged(self) -> list[int]:
         """Every running process of this fleet, this one and the servers excepted."""
         key = embedded.data_key(settings.DATA)
         found = []
@@ -246,13 +258,13 @@ class Command(BaseCommand):
         # A start that was itself called from inside a fleet (a test, a shell of a job) must not end its own callers.
         return [pid for pid in found if pid != os.getpid() and pid not in ancestors()]
 
-    def end_leftovers(self):
+    def end_leftovers(self) -> None:
         left = self.tagged()
         if left:
             with self.step(f"Ending {len(left)} processes that an earlier start left behind"):
                 end_processes(left, GRACE_S)
 
-    def end_everything(self):
+    def end_everything(self) -> list[int]:
         """Those at the front first, so that none of them meets a database that is gone. Returns pids still running."""
         began = time.monotonic()
         running = [child.process.pid for child in self.children if child.process and child.process.poll() is None]
@@ -275,15 +287,15 @@ class Command(BaseCommand):
         return [*self.tagged(), *(pid for pid in own if embedded.is_running(pid))]
 
 
-def signal_stop(number, frame):
+def signal_stop(number: int, frame: FrameType | None) -> None:
     raise Stop
 
 
-def ancestors():
+def ancestors() -> set[int]:
     return {process.pid for process in psutil.Process().parents()}
 
 
-def end_processes(pids, seconds):
+def end_processes(pids: list[int], seconds: float) -> None:
     """SIGTERM, time to comply, SIGKILL."""
     for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5)):
         for pid in pids:

@@ -18,17 +18,22 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import httpx
 import psutil
 import websockets
+import websockets.typing
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from fleetui.practice.first_start import DEMONSTRATIONS
 from robots import strict_json
+
+Json = dict[str, Any]  # what the API says, or is told
 
 LAB = "main"
 FRAMES_PER_S_ASKED = 15
@@ -46,7 +51,7 @@ class Measured:
 class Command(BaseCommand):
     help = "Play the whole loop from an empty data folder through HTTP and sockets, and write the figures as JSON."
 
-    def add_arguments(self, parser):
+    def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--minutes", type=float, default=10.0, help="wall-clock budget from the start of the server"
         )
@@ -58,7 +63,7 @@ class Command(BaseCommand):
         parser.add_argument("--seed", type=int, default=1, help="seed of both runs")
         parser.add_argument("--keep", action="store_true", help="keep the data folder and say where it is")
 
-    def handle(self, *args, **options):
+    def handle(self, *args: Any, **options: Any) -> None:
         if not 1 <= options["stations"] <= 64:
             raise CommandError("--stations must be between 1 and 64.")
         if options["demonstrations"] < 1:
@@ -79,11 +84,11 @@ class Command(BaseCommand):
         else:
             subprocess.run(["rm", "-rf", str(folder)], check=False)
 
-    def say(self, text):
+    def say(self, text: str) -> None:
         self.stdout.write(f"[{time.time() - self.began:6.1f} s] {text}")
         self.stdout.flush()
 
-    async def play(self, folder, options):
+    async def play(self, folder: Path, options: dict[str, Any]) -> Json:
         self.began = time.time()
         deadline = self.began + options["minutes"] * 60
         server = Server(folder, options["stations"])
@@ -106,7 +111,16 @@ class Command(BaseCommand):
         finally:
             server.stop()
 
-    async def through_the_loop(self, server, manager, researcher, supervisor, deadline, first_page_s, options):
+    async def through_the_loop(
+        self,
+        server: "Server",
+        manager: "Person",
+        researcher: "Person",
+        supervisor: "Person",
+        deadline: float,
+        first_page_s: float,
+        options: dict[str, Any],
+    ) -> Json:
         dataset = await self.newest_dataset(researcher, deadline)
         if options["demonstrations"] != DEMONSTRATIONS:
             asked = {"families": dataset["families"], "episodes": options["demonstrations"], "seed": 1}
@@ -140,7 +154,7 @@ class Command(BaseCommand):
         practice_began = time.time()
         seen = Measured()
         watching = asyncio.create_task(self.watch(supervisor, seen, improve["id"], stations))
-        run = {}
+        run: Json = {}
         try:
             while time.time() < deadline - 20:
                 if watching.done():
@@ -191,9 +205,9 @@ class Command(BaseCommand):
             "total_s": round(time.time() - self.began, 1),
         }
 
-    async def newest_dataset(self, researcher, deadline):
+    async def newest_dataset(self, researcher: "Person", deadline: float) -> Json:
         while time.time() < deadline:
-            rows = (await researcher.get("datasets?limit=1"))["items"]
+            rows: list[Json] = (await researcher.get("datasets?limit=1"))["items"]
             if rows and rows[0]["state"] == "ready":
                 return rows[0]
             if rows and rows[0]["state"] == "failed":
@@ -201,7 +215,9 @@ class Command(BaseCommand):
             await asyncio.sleep(0.5)
         raise CommandError("The demonstrations were not ready in time.")
 
-    async def finished_run(self, person, run_id, deadline, accept=("completed",)):
+    async def finished_run(
+        self, person: "Person", run_id: int, deadline: float, accept: Sequence[str] = ("completed",)
+    ) -> Json:
         said = 0.0
         while time.time() < deadline:
             run = await person.get(f"runs/{run_id}")
@@ -215,10 +231,10 @@ class Command(BaseCommand):
             await asyncio.sleep(0.5)
         raise CommandError(f"Run {run_id} had not ended when the time was up (--minutes).")
 
-    async def metrics(self, person, run_id, kind):
+    async def metrics(self, person: "Person", run_id: int, kind: str) -> list[Json]:
         return [row["data"] for row in (await person.get(f"runs/{run_id}/metrics?kind={kind}"))["items"]]
 
-    async def watch(self, supervisor, seen, run_id, stations):
+    async def watch(self, supervisor: "Person", seen: Measured, run_id: int, stations: list[str]) -> None:
         """The supervisor's browser: the wall, one camera, and a reset wherever a station asks for a person."""
         async with supervisor.live_socket() as live:
             await live.send(json.dumps({"subscribe": "wall", "lab": LAB}))
@@ -233,7 +249,7 @@ class Command(BaseCommand):
                     }
                 )
             )
-            states = {}
+            states: dict[str, str] = {}
             helping = asyncio.create_task(self.help_stations(live, seen, states))
             try:
                 async for message in live:
@@ -257,9 +273,9 @@ class Command(BaseCommand):
             finally:
                 helping.cancel()
 
-    async def help_stations(self, live, seen, states):
+    async def help_stations(self, live: websockets.ClientConnection, seen: Measured, states: dict[str, str]) -> None:
         """Press "reset" once for each station that asks, twice a second; again after 5 s if the station still asks."""
-        asked = {}
+        asked: dict[str, float] = {}
         while True:
             for slug, state in states.items():
                 if state != "needs_person":
@@ -284,7 +300,7 @@ class Command(BaseCommand):
             await asyncio.sleep(0.5)
 
 
-def success_of(curve, done):
+def success_of(curve: list[Json], done: list[Json]) -> Json:
     """True success, speed and falls before and after practice. A finished run judged both on fresh seeds,
     which did not choose the kept version; of a cancelled run there are only the curve's first and newest point.
     """
@@ -303,16 +319,17 @@ def success_of(curve, done):
     }
 
 
-def cards_of(message):
+def cards_of(message: Json) -> list[Json]:
+    cards: list[Json] = []
     if message.get("type") == "snapshot":
-        return message["data"].get("stations", [])
+        cards = message["data"].get("stations", [])
     if message.get("type") == "delta":
         data = message["data"]
-        return data["cards"] if "cards" in data else [data["card"]] if "card" in data else []
-    return []
+        cards = data["cards"] if "cards" in data else [data["card"]] if "card" in data else []
+    return cards
 
 
-def percentile(values, percent):
+def percentile(values: Sequence[float], percent: int) -> float:
     """The smallest value with at least `percent` of all values at or below it (nearest rank)."""
     if len(values) == 1:
         return values[0]
@@ -322,16 +339,16 @@ def percentile(values, percent):
 class Server:
     """`manage.py start` on a folder and port of its own, and the processes that come of it."""
 
-    def __init__(self, folder, stations):
+    def __init__(self, folder: Path, stations: int):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.folder, self.stations = folder, stations
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {**os.environ, "FLEETUI_DATA": str(folder), "PORT": str(self.port)}
-        self.process = None
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self):
+    def start(self) -> None:
         self.log = open(self.folder / "try_loop.log", "wb")  # noqa: SIM115 (as long as the process runs)
         self.process = subprocess.Popen(
             [sys.executable, str(settings.BASE_DIR / "manage.py"), "start", "--stations", str(self.stations)],
@@ -341,10 +358,10 @@ class Server:
             start_new_session=True,
         )
 
-    async def wait_until_answering(self, seconds=120):
+    async def wait_until_answering(self, seconds: int = 120) -> None:
         async with httpx.AsyncClient(base_url=self.url) as http:
             for _ in range(seconds * 5):
-                if self.process.poll() is not None:
+                if self.process is not None and self.process.poll() is not None:
                     raise CommandError(
                         f"The server ended at once:\n{(self.folder / 'try_loop.log').read_text()[-2000:]}"
                     )
@@ -356,7 +373,7 @@ class Server:
                 await asyncio.sleep(0.2)
         raise CommandError(f"The server did not answer within {seconds} s.")
 
-    def logins(self):
+    def logins(self) -> dict[str, dict[str, str]]:
         """Role to {username, password}, as `manage.py logins` shows them."""
         shown = subprocess.run(
             [sys.executable, str(settings.BASE_DIR / "manage.py"), "logins", "--json"],
@@ -368,7 +385,7 @@ class Server:
             raise ValueError(shown.stderr)
         return {row["role"]: row for row in json.loads(shown.stdout)}
 
-    def stop(self):
+    def stop(self) -> None:
         """Ctrl-C, once; the second call finds it gone."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
@@ -378,7 +395,7 @@ class Server:
                 self.process.kill()
         self.log.close()
 
-    def processes_left(self):
+    def processes_left(self) -> int:
         """Processes of this server that outlived it: known by the data folder in their environment or command line."""
         left = 0
         for process in psutil.process_iter():
@@ -396,11 +413,11 @@ class Server:
 class Person:
     """One signed-in user: the HTTP API and the browser socket, with the cookies of a real session."""
 
-    def __init__(self, url, login):
+    def __init__(self, url: str, login: dict[str, str]):
         self.url, self.login = url, login
         self.http = httpx.AsyncClient(base_url=url, headers={"Origin": url}, timeout=30, follow_redirects=True)
 
-    async def __aenter__(self):
+    async def __aenter__(self) -> Self:
         await self.http.get("/login")
         answer = await self.http.post(
             "/login",
@@ -415,31 +432,32 @@ class Person:
             raise CommandError(f"{self.login['username']} could not log in.")
         return self
 
-    async def __aexit__(self, *error):
+    async def __aexit__(self, *error: object) -> None:
         await self.http.aclose()
 
-    async def get(self, path):
+    async def get(self, path: str) -> Json:
         return self.checked(await self.http.get(f"/api/labs/{LAB}/{path}"))
 
-    async def post(self, path, body):
+    async def post(self, path: str, body: Json) -> Json:
         return self.checked(
             await self.http.post(
                 f"/api/labs/{LAB}/{path}", json=body, headers={"X-CSRFToken": self.http.cookies["csrftoken"]}
             )
         )
 
-    def checked(self, answer):
+    def checked(self, answer: httpx.Response) -> Json:
         if answer.status_code >= 400:
             raise CommandError(
                 f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text[:500]}"
             )
-        return answer.json()
+        said: Json = answer.json()
+        return said
 
-    def live_socket(self):
+    def live_socket(self) -> websockets.connect:
         cookies = "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())
         return websockets.connect(
             self.url.replace("http", "ws") + "/ws/live",
-            origin=self.url,
+            origin=websockets.typing.Origin(self.url),
             additional_headers={"Cookie": cookies},
             max_size=2**22,
             compression=None,
