@@ -8,17 +8,34 @@ below are the one hierarchy of errors that a user can cause: pages show the sent
 import hashlib
 import time
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from uuid import UUID
 
 from django.contrib.auth import get_user
+from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import PermissionDenied
-from django.db.models import Model
+from django.db.models import Manager, Model
+from django.db.models.options import Options
 from django.http import Http404, HttpRequest
 from django.utils import timezone
 
+if TYPE_CHECKING:  # the door itself knows no model; who comes through it wants to know what it got
+    from fleetui.fleet.models import Invitation, Lab, Station
+
 Row = TypeVar("Row", bound=Model)
+Anyone = User | AnonymousUser  # who sent a request, logged in or not
+
+
+class OfLab(Protocol):
+    """A row of any model whose rows belong to a lab."""
+
+    lab: Any
+    _meta: "ClassVar[Options[Any]]"
+    _default_manager: ClassVar[Manager[Any]]
+
+
+LabRow = TypeVar("LabRow", bound=OfLab)
 
 EVERYONE = {"viewer", "supervisor", "researcher", "manager"}
 ALLOWED: dict[str, set[str]] = {
@@ -118,6 +135,12 @@ def may(role: str, action: str) -> bool:
     return role in ALLOWED[action]
 
 
+class PersonRequest(HttpRequest):
+    """The type of a request whose sender is logged in: login_required or the API's own check has seen to that."""
+
+    user: User
+
+
 # People whose log-in and roles were read a moment ago: a stop needs no database to know who gives it.
 
 KNOWN_FOR_S = 600.0  # as long as the database can't be asked
@@ -127,7 +150,7 @@ KNOWN_FOR_S = 600.0  # as long as the database can't be asked
 class Known:
     """Who has a session, and the roles, as the database said at `read_at` (monotonic)."""
 
-    user: object
+    user: User
     roles: dict[str, str]  # the lab's slug -> role
     read_at: float
     pages: int = 0  # live sockets that are open with this session; each closes when its log-in or its role has ended
@@ -136,7 +159,7 @@ class Known:
 _known: dict[str, Known] = {}  # by the session's key
 
 
-def remember_person(session_key: str, user, roles: dict[str, str]) -> None:
+def remember_person(session_key: str, user: User, roles: dict[str, str]) -> None:
     """Called by the live sockets (live/viewers.py) each time the database has confirmed the log-in."""
     now = time.monotonic()
     known = _known.setdefault(session_key, Known(user, roles, now))
@@ -175,13 +198,14 @@ class Server:
     a person asked for it earlier bears that person's name in rows and log; the role was asked for then.
     """
 
-    person: Any = None
+    person: User | None = None
 
 
 SERVER = Server()
+Acting = User | Server  # by whom an action is done
 
 
-def check(user, lab, action: str) -> None:
+def check(user: Anyone | Server | None, lab: "Lab", action: str) -> None:
     """The first line of every action: refuse unless the user's role in the lab allows it, whoever has asked before.
     Only the server itself, which says so, is asked for none.
     """
@@ -193,51 +217,57 @@ def check(user, lab, action: str) -> None:
     check_role(role, lab.slug, action, lab.name)
 
 
-def person_of(user):
+def person_of(user: Acting) -> User | None:
     """Whose name an act of the user bears; None where it is nobody's but the server's."""
     return user.person if isinstance(user, Server) else user
+
+
+def no_member(lab_slug: str) -> NotFound:
+    return NotFound(f"There is no lab {lab_slug!r} that you are a member of.")
 
 
 def check_role(role: str | None, lab_slug: str, action: str, lab_name: str = "") -> None:
     """Refuse where the role, None for somebody who is no member, does not allow the action."""
     if role is None:
-        raise NotFound(f"There is no lab {lab_slug!r} that you are a member of.")
+        raise no_member(lab_slug)
     if not may(role, action):
         allowed = " or ".join(sorted(ALLOWED[action]))
         raise Denied(f"Your role in {lab_name or lab_slug} is {role}; to {SAID[action]} takes a {allowed}.")
 
 
-def read_session(session_key: str):
+def read_session(session_key: str) -> Anyone:
     """The user who is logged in by this session, anonymous where nobody is: asked of the database."""
     request = HttpRequest()
     request.session = SessionStore(session_key)
     return get_user(request)
 
 
-def get_labs(user) -> list:
+def get_labs(user: User) -> "list[Lab]":
     """The labs that the user is a member of, by name."""
     return [membership.lab for membership in user.memberships.select_related("lab").order_by("lab__name")]
 
 
-def get_roles(user) -> dict[str, str]:
+def get_roles(user: User) -> dict[str, str]:
     """The user's role in each lab, by the lab's slug."""
     return dict(user.memberships.values_list("lab__slug", "role"))
 
 
-def get_lab(user, slug: str, action: str = "see"):
+def get_lab(user: Anyone, slug: str, action: str = "see") -> "Lab":
     """The lab, if the user is a member whose role allows the action. Carries the role as `lab.role`, for templates."""
     membership = None
     if user.is_authenticated:
         membership = user.memberships.filter(lab__slug=slug).select_related("lab").first()
-    check_role(membership and membership.role, slug, action, membership and membership.lab.name)
+    if membership is None:
+        raise no_member(slug)
+    check_role(membership.role, slug, action, membership.lab.name)
     membership.lab.role = membership.role
     return membership.lab
 
 
-def get_row(model: type[Row], user, lab_slug: str, action: str = "see", **key) -> Row:
+def get_row(model: type[LabRow], user: Anyone, lab_slug: str, action: str = "see", **key: Any) -> LabRow:
     """One row of the lab, by its key: `get_row(Station, user, "east", "command", slug="arm-1")`."""
     lab = get_lab(user, lab_slug, action)
-    found = model._default_manager.filter(lab=lab, **key).first()
+    found: LabRow | None = model._default_manager.filter(lab=lab, **key).first()
     if found is None:
         (value,) = key.values()
         said = value if isinstance(value, (int, UUID)) else repr(value)
@@ -254,7 +284,7 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def get_invitation_by_token(invitations: type[Row], token: str) -> Row:
+def get_invitation_by_token(invitations: "type[Invitation]", token: str) -> "Invitation":
     """The invitation behind a link, used up or not; whoever holds the link may look at it, member or not."""
     rows = invitations._default_manager.select_related("lab", "created_by")
     found = rows.filter(token_hash=hash_token(token)).first()
@@ -263,7 +293,7 @@ def get_invitation_by_token(invitations: type[Row], token: str) -> Row:
     return found
 
 
-def get_station_by_token(stations: type[Row], token: str) -> Row | None:
+def get_station_by_token(stations: "type[Station]", token: str) -> "Station | None":
     """The station whose secret this is, or None. Only the hash is stored, and the comparison is an index look-up of
     it.
     """
@@ -279,7 +309,7 @@ def get_station_by_token(stations: type[Row], token: str) -> Row | None:
     return station
 
 
-def get_checkpoint_for_station(checkpoints: type[Row], station, checkpoint_uuid) -> Row:
+def get_checkpoint_for_station(checkpoints: type[Row], station: "Station", checkpoint_uuid: UUID | None) -> Row:
     """A checkpoint of a run of the station's own lab."""
     rows = checkpoints._default_manager.filter(run__lab_id=station.lab_id)
     checkpoint = rows.filter(uuid=checkpoint_uuid).first()

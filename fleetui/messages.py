@@ -11,12 +11,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
 import redis.asyncio
-from channels.layers import get_channel_layer
+from channels.layers import BaseChannelLayer, get_channel_layer
 from django.conf import settings
 from django.db import transaction
 from redis.exceptions import RedisError
@@ -33,28 +34,28 @@ ASKED_AGAIN_AFTER_S = 1.0  # and until then nothing is tried at all
 class CardChanged:
     """Fields of a station's card on the wall and on its page; `slug` is always among them."""
 
-    card: dict
+    card: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class RunChanged:
     """Fields of a run's head: state, progress, phase, eta_s, error, practice_episodes ..."""
 
-    run: dict
+    run: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class MetricsAdded:
     """Metric rows of a run in their order: [{seq, kind, data, at}]."""
 
-    metrics: list[dict]
+    metrics: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class CheckpointsChanged:
     """Checkpoint rows of a run that are new or were published or loaded; a page merges them by id."""
 
-    checkpoints: list[dict]
+    checkpoints: list[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,11 @@ class TokenRenewed(protocol.Message):
 
 
 # What a station's consumer hears through its group: most of it is for the station.
-TO_CONSUMER: protocol.Kinds = protocol.TO_STATION | {kind.TYPE: kind for kind in (MaintenanceChanged, TokenRenewed)}
+TO_CONSUMER: protocol.Kinds = {
+    **protocol.TO_STATION,
+    MaintenanceChanged.TYPE: MaintenanceChanged,
+    TokenRenewed.TYPE: TokenRenewed,
+}
 Payload = CardChanged | RunChanged | MetricsAdded | CheckpointsChanged
 
 # Stations whose sockets are in this process, by their group: a function that tells one of them, from any thread.
@@ -84,6 +89,12 @@ here: dict[str, Callable[[protocol.Message], None]] = {}
 def group_of(topic: str) -> str:
     """The channel layer's group of a topic; group names allow fewer characters than topics."""
     return "live." + topic.replace(":", ".").replace("/", ".")
+
+
+def channel_layer() -> BaseChannelLayer:
+    layer = get_channel_layer()
+    assert layer is not None, "settings.CHANNEL_LAYERS names one"
+    return layer
 
 
 def number_key(topic: str) -> str:
@@ -101,19 +112,20 @@ def tell_station_on_commit(group: str, *messages: protocol.Message) -> None:
     transaction.on_commit(lambda: _tell(group, messages), robust=True)
 
 
-def send_to_group(group: str, event: dict) -> bool:
+def send_to_group(group: str, event: dict[str, Any]) -> bool:
     """To the processes that listen to the group; False where Valkey is away. The event gets the group's name, for one
     channel hears all groups of a process (live/hearing.py).
     """
-    return _try(lambda: get_channel_layer().group_send(group, event | {"group": group}))
+    return _try(lambda: channel_layer().group_send(group, event | {"group": group}))
 
 
-def _publish(topic, data):
-    async def publish():
+def _publish(topic: str, data: dict[str, Any]) -> None:
+    async def publish() -> None:
         async with _in_order():  # a number sent after the next one would look like a gap
             number = await _connection().incr(number_key(topic))
-            event = {"type": "live.event", "topic": topic, "number": number, "data": data, "group": group_of(topic)}
-            await get_channel_layer().group_send(event["group"], event)
+            group = group_of(topic)
+            event = {"type": "live.event", "topic": topic, "number": number, "data": data, "group": group}
+            await channel_layer().group_send(group, event)
 
     if not _try(publish):
         _missed.add(topic)
@@ -121,7 +133,7 @@ def _publish(topic, data):
         _leave_gaps()
 
 
-def _tell(group, messages):
+def _tell(group: str, messages: Sequence[protocol.Message]) -> None:
     tell = here.get(group)
     for message in messages:
         if tell is not None:
@@ -138,10 +150,10 @@ _away_until = 0.0
 _missed: set[str] = set()  # topics of which an event was lost while Valkey was away
 
 
-def _leave_gaps():
+def _leave_gaps() -> None:
     """Numbers that nobody gets: whoever watches one of these topics will ask for the whole again."""
 
-    async def leave():
+    async def leave() -> None:
         while _missed:
             topic = next(iter(_missed))
             await _connection().incr(number_key(topic))
@@ -151,16 +163,16 @@ def _leave_gaps():
 
 
 @cache
-def _connection():
+def _connection() -> redis.asyncio.Redis:
     return redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=VALKEY_WITHIN_S)
 
 
 @cache
-def _in_order():
+def _in_order() -> asyncio.Lock:
     return asyncio.Lock()
 
 
-def _try(send: Callable[[], Awaitable]) -> bool:
+def _try(send: Callable[[], Awaitable[object]]) -> bool:
     """Run it on this process' loop; False where Valkey does not answer in time, or did not a moment ago."""
     global _loop, _away_until
     if time.monotonic() < _away_until:
@@ -170,7 +182,7 @@ def _try(send: Callable[[], Awaitable]) -> bool:
             _loop = asyncio.new_event_loop()
             threading.Thread(target=_loop.run_forever, name="messages", daemon=True).start()
 
-    async def send_in_time():
+    async def send_in_time() -> None:
         async with asyncio.timeout(VALKEY_WITHIN_S):
             await send()
 

@@ -74,6 +74,7 @@ def severity(state: str, stop_latched: bool = False, maintenance: bool = False) 
 class Lab(models.Model):
     slug = models.SlugField(max_length=40, unique=True)
     name = models.CharField(max_length=80)
+    role: str  # of who asked for it: set by access.get_lab
 
     def __str__(self):
         return self.name
