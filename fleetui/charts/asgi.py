@@ -4,9 +4,11 @@ Dash's callbacks are POSTs that Django's CSRF check never sees, so a POST must c
 """
 
 import gzip
+from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import quote
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import flask
 from a2wsgi import WSGIMiddleware
@@ -16,6 +18,7 @@ from django.contrib.sessions.backends.db import SessionStore
 from django.core.exceptions import DisallowedHost
 from django.core.handlers.wsgi import WSGIRequest
 from django.db import close_old_connections
+from django.http import HttpRequest
 
 from fleetui import failures
 from fleetui.charts.dash_app import PREFIX, app
@@ -26,7 +29,7 @@ THREADS = 4
 compress = lru_cache(maxsize=64)(gzip.compress)
 
 
-def guarded(environ, start_response):
+def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """The Dash app as WSGI, for those who are logged in."""
     try:
         request = WSGIRequest(environ)
@@ -40,7 +43,8 @@ def guarded(environ, start_response):
         if request.method not in ("GET", "HEAD") and not is_same_origin(request):
             return refuse(start_response, 403, "This request does not come from a page of this site.")
         environ["fleetui.user"] = user
-        return app.server(environ, start_response)
+        answer: Iterable[bytes] = app.server(environ, start_response)
+        return answer
     except failures.KINDS as error:
         status, sentence = explained(environ, error)
         return refuse(start_response, status, sentence)
@@ -48,7 +52,7 @@ def guarded(environ, start_response):
         return refuse(start_response, 400, "This server does not answer under that name; set FLEETUI_HOST to allow it.")
 
 
-def explained(environ, error) -> tuple[int, str]:
+def explained(environ: WSGIEnvironment, error: Exception) -> tuple[int, str]:
     failure = failures.explain(error)
     if failure is None:
         raise error
@@ -56,7 +60,7 @@ def explained(environ, error) -> tuple[int, str]:
     return failure.status, failure.sentence
 
 
-def answer_failure(error):
+def answer_failure(error: Exception) -> tuple[str, int, dict[str, str]]:
     """Of a callback, which flask would answer with a page of HTML."""
     status, sentence = explained(flask.request.environ, error)
     return sentence, status, {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}
@@ -66,13 +70,13 @@ for kind in failures.KINDS:
     app.server.register_error_handler(kind, answer_failure)
 
 
-def is_same_origin(request) -> bool:
+def is_same_origin(request: HttpRequest) -> bool:
     """Browsers send Origin with each POST; one without it is no browser's and has no business here."""
     origin = request.META.get("HTTP_ORIGIN", "")
     return origin == f"{request.scheme}://{request.get_host()}" or origin in settings.CSRF_TRUSTED_ORIGINS
 
 
-def refuse(start_response, status: int, sentence: str, *headers):
+def refuse(start_response: StartResponse, status: int, sentence: str, *headers: tuple[str, str]) -> Iterable[bytes]:
     body = sentence.encode()
     start_response(
         f"{status} {HTTPStatus(status).phrase}",
@@ -87,25 +91,25 @@ def refuse(start_response, status: int, sentence: str, *headers):
 
 
 @app.server.after_request
-def shield(response):
+def shield(response: flask.Response) -> flask.Response:
     response.headers["X-Frame-Options"] = "SAMEORIGIN"
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 
 @app.server.after_request
-def shrink(response):
+def shrink(response: flask.Response) -> flask.Response:
     """Dash's own scripts, as WhiteNoise does with the site's."""
     if flask.request.path.startswith(SCRIPTS) and response.status_code == 200:
         response.vary.add("Accept-Encoding")
-        if "gzip" in flask.request.accept_encodings:
+        if flask.request.accept_encodings.quality("gzip") > 0:
             response.direct_passthrough = False
             response.set_data(compress(response.get_data()))
             response.headers["Content-Encoding"] = "gzip"
     return response
 
 
-def serve(environ, start_response):
+def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Runs in a thread of a2wsgi's pool, so the database may be used; its connection goes back with the answer."""
     try:
         return guarded(environ, start_response)
@@ -113,4 +117,4 @@ def serve(environ, start_response):
         close_old_connections()
 
 
-dash_asgi = WSGIMiddleware(serve, workers=THREADS)
+dash_asgi = WSGIMiddleware(serve, workers=THREADS)  # type: ignore[arg-type]  # a2wsgi has its own types for WSGI

@@ -3,7 +3,10 @@
 The lab comes from the frame's address and is checked in every callback, since each is a request of its own.
 """
 
+from typing import Any
+
 import flask
+import plotly.graph_objects as go
 from dash import Dash, Input, Output, State, dcc, html
 from dash.exceptions import PreventUpdate
 from django.conf import settings
@@ -13,12 +16,13 @@ from django.templatetags.static import static
 from fleetui import access
 from fleetui.charts import figures
 from fleetui.fleet import selectors as fleet
+from fleetui.fleet.models import Lab
 from fleetui.learning import selectors as learning
 
 PREFIX = "/charts/app/"  # below the site's sub-path, where it has one
 CHOSEN_AT_FIRST = 4
 REFRESH_MS = 20_000
-GRAPH = {"displayModeBar": False, "responsive": True}
+GRAPH: dcc.Graph.Config = {"displayModeBar": False, "responsive": True}
 
 app = Dash(
     __name__,
@@ -26,7 +30,7 @@ app = Dash(
     routes_pathname_prefix=PREFIX,
     serve_locally=True,
     title="Charts",
-    update_title=None,
+    update_title=None,  # type: ignore[arg-type]  # None: the title stays; Dash's own documentation says so
     use_async=False,
     external_stylesheets=[static("fleetui.css")],
     # The bundle that the run's page loads: Dash would fetch its own, four times as large, where none is there.
@@ -78,7 +82,7 @@ app.layout = html.Div(
 app.clientside_callback("function(_) { return window.chartsTheme(); }", Output("theme", "data"), Input("url", "href"))
 
 
-def lab_of(search: str):
+def lab_of(search: str | None) -> tuple[Lab, QueryDict]:
     """The lab that the frame asks for, if the logged-in user is a member of it."""
     query = QueryDict((search or "").lstrip("?"))
     try:
@@ -88,7 +92,7 @@ def lab_of(search: str):
 
 
 @app.callback(Output("runs", "options"), Output("runs", "value"), Input("url", "search"), State("runs", "value"))
-def offer_runs(search, chosen):
+def offer_runs(search: str | None, chosen: list[int] | None) -> tuple[list[dict[str, Any]], list[int]]:
     lab, query = lab_of(search)
     runs = list(lab.runs.filter(kind__in=learning.practising_kinds(), archived_at=None).order_by("-id"))
     wanted = query.get("runs", "").split(",")
@@ -105,12 +109,14 @@ def offer_runs(search, chosen):
     Input("tick", "n_intervals"),
     State("url", "search"),
 )
-def draw(chosen, theme, _, search):
-    lab, _ = lab_of(search)
+def draw(
+    chosen: list[int] | None, theme: str, _: int | None, search: str | None
+) -> tuple[go.Figure, go.Figure, go.Figure]:
+    lab = lab_of(search)[0]
     if theme not in figures.GROUNDS or not all(isinstance(each, int) for each in chosen or []):
         raise PreventUpdate
     runs = list(lab.runs.filter(pk__in=chosen or []).order_by("id"))
-    lengths = {run.pk: [] for run in runs}
+    lengths: dict[int, list[fleet.EpisodeLength]] = {run.pk: [] for run in runs}
     for row in fleet.episode_lengths(lab, list(lengths)) if runs else []:
         lengths[row["run"]].append(row)
     return (

@@ -4,6 +4,7 @@ Success is always the true success of evaluation episodes with its Wilson band; 
 """
 
 from statistics import quantiles
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -23,7 +24,7 @@ KINDS = ("reset", "self_reset", "override", "terminate", "pause", "stop", "clear
 PATTERNS = ("", "/", "x", "-", ".", "|", "+")
 
 
-def success_curves(runs: list[dict], theme: str = "light") -> go.Figure:
+def success_curves(runs: list[dict[str, Any]], theme: str = "light") -> go.Figure:
     """runs: [{"name", "points": [{version, practice_episodes, successes, n, low, high, steps_to_success, falls}]}],
     older evaluations lack the last two. Each has its band and, dashed in its colour, the SFT level: the first
     evaluation, of the same seeds before any practice.
@@ -76,7 +77,7 @@ def success_curves(runs: list[dict], theme: str = "light") -> go.Figure:
     return figure if drawn else _say(figure, "No evaluation yet. A curve begins with its run's first evaluation.")
 
 
-def speed_and_falls(point: dict) -> str:
+def speed_and_falls(point: dict[str, Any]) -> str:
     """Lines of the hover; evaluations from before they were counted have neither."""
     said = ""
     if point.get("steps_to_success") is not None:
@@ -86,7 +87,7 @@ def speed_and_falls(point: dict) -> str:
     return said
 
 
-def interventions(rows: list[dict], theme: str = "light") -> go.Figure:
+def interventions(rows: list[dict[str, Any]], theme: str = "light") -> go.Figure:
     """rows: [{"name", "robot_hours", "touches": {kind: n}, "per_hour"}]: a bar a station; below a minute, none."""
     figure = _figure(theme, "", "interventions per robot-hour")
     having = [row for row in rows if row["per_hour"] is not None]
@@ -115,14 +116,15 @@ def interventions(rows: list[dict], theme: str = "light") -> go.Figure:
     )
 
 
-def episode_lengths(runs: list[dict], theme: str = "light") -> go.Figure:
+def episode_lengths(runs: list[dict[str, Any]], theme: str = "light") -> go.Figure:
     """runs: [{"name", "episodes": [{version, steps}]}]: median length of practice episodes by policy version, with the
     middle half of them as a band.
     """
     figure = _figure(theme, "policy version", "steps in a practice episode")
     figure.update_yaxes(rangemode="tozero")
     for index, run in enumerate(run for run in runs if run["episodes"]):
-        colour, versions = COLOURS[theme][index % 6], {}
+        colour = COLOURS[theme][index % 6]
+        versions: dict[int, list[int]] = {}
         for episode in run["episodes"]:
             versions.setdefault(episode["version"] or 0, []).append(episode["steps"])
         xs = sorted(versions)
@@ -153,7 +155,10 @@ def episode_lengths(runs: list[dict], theme: str = "light") -> go.Figure:
 
 
 def _quartiles(values: list[int]) -> tuple[float, float, float]:
-    return tuple(quantiles(values, n=4, method="inclusive")) if len(values) > 1 else (values[0],) * 3
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return low, middle, high
 
 
 def _figure(theme: str, x: str, y: str) -> go.Figure:

@@ -8,6 +8,7 @@ station; a station's own reset in simulation and a label are none.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any, TypedDict
 
 from django.db.models import Sum
 from django.db.models.functions import TruncHour
@@ -68,10 +69,16 @@ class Plan:
         return int(self.busy / load) if load > 0 else None
 
 
-def effort_of(lab: Lab, since: datetime, until: datetime | None = None) -> dict:
-    """{"all": Effort, "operators": [Effort], "shifts": [Effort]} of a window; shifts begin at 0, 8 and 16 in
-    the zone of who asks.
-    """
+class Efforts(TypedDict):
+    """Of a window: of all, of each operator, of each shift."""
+
+    all: Effort
+    operators: list[Effort]
+    shifts: list[Effort]
+
+
+def effort_of(lab: Lab, since: datetime, until: datetime | None = None) -> Efforts:
+    """What a window cost and saved; shifts begin at 0, 8 and 16 in the zone of who asks."""
     until = until or timezone.now()
     whole = Effort("All")
     operators: dict[int, Effort] = {}
@@ -82,7 +89,7 @@ def effort_of(lab: Lab, since: datetime, until: datetime | None = None) -> dict:
         begin = moment.replace(hour=moment.hour // 8 * 8, minute=0, second=0, microsecond=0)
         return shifts.setdefault(begin, Effort(f"{begin:%a %d %b %H:%M} to {begin + SHIFT:%H:%M %Z}"))
 
-    def add(names: Iterable[Effort], **changes) -> None:
+    def add(names: Iterable[Effort], **changes: Any) -> None:
         for effort in names:
             for name, value in changes.items():
                 if isinstance(value, set):
@@ -97,15 +104,17 @@ def effort_of(lab: Lab, since: datetime, until: datetime | None = None) -> dict:
         add((whole, of_shift(hour)), robot_s=seconds, stations={station})
     touches = lab.interventions.filter(started_at__gte=since, started_at__lt=until, user__isnull=False)
     for touch in touches.exclude(kind__in=NO_TOUCH).select_related("user").order_by("started_at"):
+        assert touch.user is not None  # only those of a person were asked for
         measured = touch.seconds if touch.kind == "override" else touch.human_s
         seconds = measured if measured is not None else HUMAN_S.get(ACT_OF.get(touch.kind, touch.kind), EXPECTED_S)
-        person = operators.setdefault(touch.user_id, Effort(touch.user.username))
+        person = operators.setdefault(touch.user.pk, Effort(touch.user.username))
         each = (whole, of_shift(touch.started_at), person)
         add(each, touches=1, human_s=seconds, timed=int(measured is not None), people={touch.user_id})
         add((person,), stations={touch.station_id})
     closed = lab.help_requests.filter(closed_at__gte=since, closed_at__lt=until, closed_by__isnull=False)
     for request in closed.select_related("closed_by"):
-        person = operators.setdefault(request.closed_by_id, Effort(request.closed_by.username))
+        assert request.closed_by is not None and request.closed_at is not None  # these alone were asked for
+        person = operators.setdefault(request.closed_by.pk, Effort(request.closed_by.username))
         add((whole, of_shift(request.closed_at), person), saved_robot_s=request.p_failure * request.robot_s)
     return {
         "all": whole,

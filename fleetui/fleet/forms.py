@@ -1,10 +1,14 @@
 """Forms of the fleet's pages. They check what a form can check by itself; rules about rows live in actions/."""
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
 from django import forms
 from django.contrib.auth.forms import UserCreationForm
+from django.contrib.auth.models import User
 
 from fleetui.fleet import selectors
-from fleetui.fleet.models import ACTS, PURPOSES, ROLES, Task
+from fleetui.fleet.models import ACTS, PURPOSES, ROLES, Lab, Station, Task
 from fleetui.fleet.time_zones import zone_names
 from robots.attention import SEVERITIES
 from robots.embodiments import EMBODIMENTS
@@ -15,10 +19,17 @@ from robots.tasks import TASKS
 ANY = ("", "any")
 
 
-def in_words(form: forms.Form, sentence: str) -> str:
+def in_words(form: forms.BaseForm, sentence: str) -> str:
     """The sentence with the label in place of a field's name in the code, with which recipes and actions begin one."""
     name, space, rest = sentence.partition(" ")
     return f"{form.fields[name].label}{space}{rest}" if name in form.fields else sentence
+
+
+def offer(form: forms.Form, name: str, choices: Iterable[tuple[str, str]]) -> None:
+    """Set what may be chosen in one of the form's fields, where that is known only when it is made."""
+    field = form.fields[name]
+    assert isinstance(field, forms.ChoiceField)  # as the form declares it
+    field.choices = list(choices)
 
 
 class EpisodeFilterForm(forms.Form):
@@ -38,13 +49,13 @@ class EpisodeFilterForm(forms.Form):
     )
     human = forms.ChoiceField(label="Human steps", required=False, choices=[ANY, ("yes", "some"), ("no", "none")])
 
-    def __init__(self, *args, lab, **kwargs):
+    def __init__(self, *args: Any, lab: Lab, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["task"].choices = [ANY, *lab.tasks.values_list("slug", "name")]
-        self.fields["station"].choices = [ANY, *lab.stations.order_by("number").values_list("slug", "name")]
-        self.fields["run"].choices = [ANY, *((str(pk), name) for pk, name in lab.runs.values_list("pk", "name"))]
+        offer(self, "task", [ANY, *lab.tasks.values_list("slug", "name")])
+        offer(self, "station", [ANY, *lab.stations.order_by("number").values_list("slug", "name")])
+        offer(self, "run", [ANY, *((str(pk), name) for pk, name in lab.runs.values_list("pk", "name"))])
 
-    def filters(self) -> dict:
+    def filters(self) -> dict[str, Any]:
         """What selectors.list_episodes takes; a value that no choice offers filters nothing, and the page says so."""
         given = {name: value for name, value in self.cleaned_data.items() if value}
         for name in ("detected", "true", "human"):
@@ -55,9 +66,9 @@ class EpisodeFilterForm(forms.Form):
         return given
 
 
-def rule_field(rule: Rule, **wording) -> forms.Field:
+def rule_field(rule: Rule, **wording: Any) -> forms.Field:
     """A form's field for a rule: its label, help and bounds are the rule's, and so is the sentence of a refusal."""
-    common = {"label": rule.label, "help_text": rule.help, "required": False} | wording
+    common: dict[str, Any] = {"label": rule.label, "help_text": rule.help, "required": False} | wording
     if rule.choices is not None:
         return forms.ChoiceField(choices=list(rule.choices.items()), **common)
     if rule.type is str:
@@ -66,13 +77,18 @@ def rule_field(rule: Rule, **wording) -> forms.Field:
         return forms.BooleanField(**common)
     number = forms.IntegerField if rule.type is int else forms.FloatField
     said = dict.fromkeys(("invalid", "required", "min_value", "max_value"), f"“{rule.label}” must be {rule.wanted}.")
-    return number(min_value=rule.minimum, max_value=rule.maximum, error_messages=said, **common)
+    bounds: dict[str, Any] = {"min_value": rule.minimum, "max_value": rule.maximum}  # of the number's own kind
+    return number(error_messages=said, **bounds, **common)
 
 
 SAME_FAMILY = ("", "the same family")
 
 
-RuleFields = type("RuleFields", (forms.Form,), {rule.name: rule_field(rule) for rule in TASK_RULES.values()})
+class RuleFields(forms.Form):
+    """A field for each rule of a task."""
+
+
+RuleFields.declared_fields.update({rule.name: rule_field(rule) for rule in TASK_RULES.values()})
 
 
 class TaskForm(RuleFields):
@@ -91,7 +107,7 @@ class TaskForm(RuleFields):
     description = forms.CharField(label="Description", required=False, widget=forms.Textarea(attrs={"rows": 2}))
     field_order = ("family", "name", *TASK_RULES, "description")
 
-    def __init__(self, *args, task: Task | None = None, **kwargs):
+    def __init__(self, *args: Any, task: Task | None = None, **kwargs: Any) -> None:
         if task is not None:
             kwargs["initial"] = {name: getattr(task, name) for name in self.base_fields}
         super().__init__(*args, **kwargs)
@@ -100,16 +116,14 @@ class TaskForm(RuleFields):
             self.fields[
                 "family"
             ].help_text = "The family of a task can't be changed. For another family, make another task."
-            self.fields["after_failure"].choices = [
-                SAME_FAMILY,
-                *(
-                    (each.name, each.title)
-                    for each in TASKS.values()
-                    if task.family in TASKS and each.embodiment == task.embodiment and each.name != task.family
-                ),
-            ]
+            others = (
+                (each.name, each.title)
+                for each in TASKS.values()
+                if task.family in TASKS and each.embodiment == task.embodiment and each.name != task.family
+            )
+            offer(self, "after_failure", [SAME_FAMILY, *others])
 
-    def changes(self) -> dict:
+    def changes(self) -> dict[str, Any]:
         return {name: value for name, value in self.cleaned_data.items() if name != "family"}
 
 
@@ -127,7 +141,7 @@ class StationSettingsForm(forms.Form):
     self_reset_after_s = rule_field(SETTINGS["self_reset_after_s"])
     shuffle_every_s = rule_field(SETTINGS["shuffle_every_s"], required=True)
 
-    def __init__(self, *args, station, **kwargs):
+    def __init__(self, *args: Any, station: Station, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not station.simulated:
             del self.fields["self_reset_after_s"]
@@ -211,13 +225,19 @@ class InviteForm(forms.Form):
     )
 
 
-class AccountForm(UserCreationForm):
+if TYPE_CHECKING:  # Django's classes of forms take no parameter where they run
+    UserForm = UserCreationForm[User]
+else:
+    UserForm = UserCreationForm
+
+
+class AccountForm(UserForm):
     """A new person's name and password, checked by the validators of the settings."""
 
     class Meta(UserCreationForm.Meta):
         fields = ("username",)
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["username"].label = "User name"
         self.fields["username"].help_text = "Letters, digits and @ . + - _"
@@ -234,12 +254,12 @@ class AuditFilterForm(forms.Form):
     since = forms.DateField(label="From", required=False, widget=forms.DateInput(attrs={"type": "date"}))
     until = forms.DateField(label="Until", required=False, widget=forms.DateInput(attrs={"type": "date"}))
 
-    def __init__(self, *args, lab, **kwargs):
+    def __init__(self, *args: Any, lab: Lab, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         people, stations = selectors.names_in_acts(lab)
-        self.fields["person"].choices = [ANY, *((name, name) for name in people)]
-        self.fields["station"].choices = [ANY, *((name, name) for name in stations)]
+        offer(self, "person", [ANY, *((name, name) for name in people)])
+        offer(self, "station", [ANY, *((name, name) for name in stations)])
 
-    def filters(self) -> dict:
+    def filters(self) -> dict[str, Any]:
         """What selectors.list_acts takes; a value that no choice offers filters nothing, and the page says so."""
         return {name: value for name, value in self.cleaned_data.items() if value}

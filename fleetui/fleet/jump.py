@@ -1,10 +1,13 @@
 """Where Ctrl+K leads: the lab's pages and acts, and whatever has a page of its own, by the words of its name."""
 
-from django.db.models import Q
+from collections.abc import Callable
+from typing import Any
+
+from django.db.models import Manager, Q, QuerySet
 from django.urls import reverse
 
 from fleetui.access import may
-from fleetui.fleet.glossary import TERMS
+from fleetui.fleet.glossary import TERMS, Term
 from fleetui.fleet.models import Lab
 from training.methods.registry import methods
 
@@ -38,16 +41,18 @@ ACTS = (
 STOP_ALL = "Software stop of all stations"  # the one act that is done at once: a stop never asks
 
 
-def jump_targets(lab: Lab, query: str, limit: int = 6) -> list[dict]:
+def jump_targets(lab: Lab, query: str, limit: int = 6) -> list[dict[str, Any]]:
     """[{kind, title, url}], at most so many of a kind; an act that is done at once has {kind, title, act} instead."""
 
-    def found(kind, rows, name, url):
+    def found(
+        kind: str, rows: QuerySet[Any] | list[Term], name: Callable[[Any], str], url: Callable[[Any], str]
+    ) -> list[dict[str, str]]:
         return [{"kind": kind, "title": name(row), "url": url(row)} for row in rows[:limit]]
 
-    def address(name, *args):
+    def address(name: str, *args: object) -> str:
         return reverse(name, args=[lab.slug, *args])
 
-    def named(rows):
+    def named(rows: Manager[Any]) -> QuerySet[Any]:
         return rows.filter(name__icontains=query, archived_at=None)
 
     targets = found(

@@ -6,7 +6,10 @@ lease a station, one live assignment a station, one row an episode.
 """
 
 import uuid
+from collections.abc import Iterable
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pgtrigger
 from django.conf import settings
@@ -53,7 +56,7 @@ MAINTENANCE = State("maintenance", "Maintenance", "a person works on it", place=
 SHOWN_STATES = STATES | {MAINTENANCE.name: MAINTENANCE}
 
 
-def choices(values):
+def choices(values: Iterable[str]) -> list[tuple[str, str]]:
     return [(value, value.replace("_", " ")) for value in values]
 
 
@@ -76,11 +79,11 @@ class Lab(models.Model):
     name = models.CharField(max_length=80)
     role: str  # of who asked for it: set by access.get_lab
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.name
 
     @property
-    def wall_topic(self):
+    def wall_topic(self) -> str:
         return f"wall:{self.slug}"
 
 
@@ -105,7 +108,7 @@ class Profile(models.Model):
     )
     time_zone = models.CharField(max_length=64)  # as the tz database names it
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.user}: {self.time_zone}"
 
 
@@ -162,15 +165,15 @@ class Station(models.Model):
             models.CheckConstraint(condition=Q(speed__in=tuple(sorted(SPEEDS))), name="station_speed_known"),
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.name
 
     @property
-    def topic(self):
+    def topic(self) -> str:
         return f"station:{self.lab.slug}/{self.slug}"
 
     @property
-    def severity(self):
+    def severity(self) -> int:
         return severity(self.state, self.stop_latched, self.maintenance)
 
     @property
@@ -178,15 +181,15 @@ class Station(models.Model):
         return self.maintenance_since is not None
 
     @property
-    def shown_state(self):
+    def shown_state(self) -> str:
         return shown_state(self.state, self.maintenance)
 
     @property
-    def command_group(self):
+    def command_group(self) -> str:
         """The channel layer group that this station's consumer listens to."""
         return f"station.{self.pk}"
 
-    def settings_json(self):
+    def settings_json(self) -> dict[str, Any]:
         """The settings that hold now: its own, under those of the task that it practises."""
         assignment = self.live_assignment()
         task = assignment.task if assignment else None
@@ -197,7 +200,7 @@ class Station(models.Model):
             shuffle = task.shuffle_every_s
         return {"self_reset_after_s": resets, "shuffle_every_s": shuffle, "speed": self.speed}
 
-    def live_assignment(self):
+    def live_assignment(self) -> "Assignment | None":
         place = self.places.filter(live=True).select_related("assignment__task", "assignment__run").first()
         return place.assignment if place else None
 
@@ -237,11 +240,11 @@ class Task(models.Model):
             ),
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.name
 
     @property
-    def embodiment(self):
+    def embodiment(self) -> str:
         return task_families.get_task(self.family).embodiment
 
     @property
@@ -250,7 +253,7 @@ class Task(models.Model):
         family = task_families.TASKS.get(self.family)
         return self.reset_each_attempt or (family is not None and family.reset_each_attempt)
 
-    def order_json(self):
+    def order_json(self) -> dict[str, Any]:
         """What a station is told of it; what it says of resets and shuffles is among the station's settings."""
         return {"name": self.family} | {name: getattr(self, name) for name in RULES}
 
@@ -333,15 +336,15 @@ class Assignment(models.Model):
             models.UniqueConstraint(fields=["series", "due_at"], name="assignment_occurs_once"),
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"assignment {self.pk}"
 
     @property
-    def is_live(self):
+    def is_live(self) -> bool:
         return self.state in self.LIVE
 
     @property
-    def waits(self):
+    def waits(self) -> bool:
         return self.run_id is None and self.state in self.WAITING
 
 
@@ -379,7 +382,7 @@ class Lease(models.Model):
             ),
         ]
 
-    def has_expired(self):
+    def has_expired(self) -> bool:
         return self.expires_at is not None and self.expires_at <= timezone.now()
 
 
@@ -427,15 +430,15 @@ class Episode(models.Model):
         ]
         constraints = [models.CheckConstraint(condition=Q(purpose__in=PURPOSES), name="episode_purpose_known")]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"episode {str(self.uuid)[:8]}"
 
     @property
-    def file(self):
+    def file(self) -> Path:
         return settings.DATA / self.path
 
     @property
-    def frames_dir(self):
+    def frames_dir(self) -> Path:
         return settings.DATA / "frames" / str(self.uuid)
 
 
@@ -498,7 +501,7 @@ class HelpRequest(models.Model):
             models.CheckConstraint(condition=Q(severity__in=SEVERITIES), name="help_request_severity_known"),
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.station}: {self.reason}"
 
     @property
@@ -521,7 +524,7 @@ class Contact(models.Model):
         ordering = ["lab", "name"]
         constraints = [models.UniqueConstraint(fields=["lab", "name"], name="contact_name_unique_in_lab")]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.name
 
 
@@ -591,7 +594,7 @@ ACTS = (
 )
 
 
-def kept_reference(model):
+def kept_reference(model: type[models.Model] | str) -> models.ForeignKey[Any, Any]:
     """A reference that no deletion follows or is held up by: the row that was meant may be gone, the record stays."""
     return models.ForeignKey(model, null=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+")
 
@@ -629,7 +632,7 @@ class Act(models.Model):
             ),
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.user_name or self.source}: {self.kind} {self.station_name}".strip()
 
 
@@ -658,11 +661,11 @@ class Invitation(models.Model):
             ),
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"invitation {self.pk}"
 
     @staticmethod
-    def open_now():
+    def open_now() -> Q:
         """The condition under which a link still works."""
         return Q(accepted_at=None, revoked_at=None, expires_at__gt=timezone.now())
 

@@ -1,15 +1,20 @@
 """Names that people give, in any script, and the slugs by which addresses carry them."""
 
 import unicodedata
+from collections.abc import Iterable, Iterator
 
 from anyascii import anyascii
-from django.urls import get_resolver
+from django.urls import URLResolver, get_resolver
 from django.utils.text import slugify
 
 from fleetui.access import Invalid
 
 # Whose addresses a kind of thing has: pages and API lie beside each other.
-PLACES = {"lab": ("labs",), "station": ("labs", None, "stations"), "task": ("labs", None, "tasks")}
+PLACES: dict[str, tuple[str | None, ...]] = {
+    "lab": ("labs",),
+    "station": ("labs", None, "stations"),
+    "task": ("labs", None, "tasks"),
+}
 
 
 def checked_name(name: str, kind: str, limit: int = 80) -> str:
@@ -32,7 +37,7 @@ def shown(name: str, length: int = 60) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in f"“{name}”")
 
 
-def free_slug(name: str, kind: str, taken, limit: int) -> str:
+def free_slug(name: str, kind: str, taken: Iterable[str], limit: int) -> str:
     """A slug that says the name as well as ASCII can, that no other has, and that is no page's own address.
 
     What is taken gets a number; where nothing of the name is left, the slug is the kind and a number.
@@ -49,19 +54,19 @@ def free_slug(name: str, kind: str, taken, limit: int) -> str:
 def reserved_words(kind: str) -> set[str]:
     """What stands in an address where this kind's slug would, by the addresses that there are: stations/new."""
     place = PLACES[kind]
-    found = set()
+    found: set[str] = set()
     for segments in _addresses():
         segments = segments[1:] if segments[:1] == ["api"] else segments
-        if tuple(segments[: len(place)]) == place and len(segments) > len(place) and segments[len(place)]:
-            found.add(segments[len(place)])
+        if tuple(segments[: len(place)]) == place and len(segments) > len(place) and (word := segments[len(place)]):
+            found.add(word)
     return found
 
 
-def _addresses(resolver=None, before: str = ""):
+def _addresses(resolver: URLResolver | None = None, before: str = "") -> Iterator[list[str | None]]:
     """Every address, as its segments; None stands for one that varies."""
     for entry in (resolver or get_resolver()).url_patterns:
         route = before + str(entry.pattern).lstrip("^").rstrip("$")
-        if hasattr(entry, "url_patterns"):
+        if isinstance(entry, URLResolver):
             yield from _addresses(entry, route)
         else:
             yield [None if set(segment) & set("<({\\") else segment for segment in route.split("/")]

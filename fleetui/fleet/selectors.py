@@ -2,11 +2,12 @@
 writes.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import date, datetime, time, timedelta
+from typing import Any, TypedDict
 
 import numpy as np
-from django.db.models import Count, Q, Sum
+from django.db.models import Count, Q, QuerySet, Sum
 from django.utils import timezone
 
 from fleetui.access import Invalid, Refused
@@ -21,6 +22,7 @@ from fleetui.fleet.models import (
     Invitation,
     Lab,
     Lease,
+    Membership,
     Station,
     StationSpan,
     Task,
@@ -52,7 +54,7 @@ NOT_LIVE = {
 }
 
 
-def wall_cards(lab: Lab) -> list[dict]:
+def wall_cards(lab: Lab) -> list[dict[str, Any]]:
     """A card a station; those that need a person first, then by number."""
     stations = list(list_stations(lab))
     places = {
@@ -68,18 +70,20 @@ def wall_cards(lab: Lab) -> list[dict]:
     return sorted(cards, key=lambda card: (-card["severity"], card["number"]))
 
 
-def station_card(station: Station) -> dict:
+def station_card(station: Station) -> dict[str, Any]:
     holder = _holders(station=station).get(station.pk, "")
     return _card(station, station.live_assignment(), open_help(station), holder)
 
 
-def _holders(**which) -> dict[int, str]:
+def _holders(**which: Any) -> dict[int, str]:
     """Who is in control of which station: its id to the user's name."""
     live = Lease.objects.filter(released_at=None, user__isnull=False, expires_at__gt=timezone.now(), **which)
     return dict(live.values_list("station_id", "user__username"))
 
 
-def _card(station: Station, assignment: Assignment | None, wanted: dict | None, holder: str) -> dict:
+def _card(
+    station: Station, assignment: Assignment | None, wanted: dict[str, Any] | None, holder: str
+) -> dict[str, Any]:
     return NOT_LIVE | {
         "slug": station.slug,
         "name": station.name,
@@ -109,18 +113,18 @@ def _card(station: Station, assignment: Assignment | None, wanted: dict | None, 
     }
 
 
-def list_help(lab: Lab, open_only: bool = False):
+def list_help(lab: Lab, open_only: bool = False) -> QuerySet[HelpRequest]:
     """Help requests: the open ones by rank, or all of them, newest first."""
     rows = lab.help_requests.select_related("station", "acknowledged_by", "taken_by", "closed_by")
     return rows.filter(closed_at=None).order_by("-rank", "opened_at") if open_only else rows.order_by("-opened_at")
 
 
-def open_help(station: Station) -> dict | None:
+def open_help(station: Station) -> dict[str, Any] | None:
     found = list_help(station.lab, open_only=True).filter(station=station).first()
     return help_row(found) if found else None
 
 
-def help_row(request: HelpRequest) -> dict:
+def help_row(request: HelpRequest) -> dict[str, Any]:
     return {
         "id": request.pk,
         "station": request.station.slug,
@@ -144,23 +148,23 @@ def help_row(request: HelpRequest) -> dict:
     }
 
 
-def count_states(cards: list[dict]) -> dict[str, int]:
+def count_states(cards: list[dict[str, Any]]) -> dict[str, int]:
     """How many stations are in each state, and how many want a person."""
     counts = Counter(card["state"] for card in cards)
     return dict(counts) | {"total": len(cards), "attention": sum(card["attention"] for card in cards)}
 
 
-def recent_episodes(station: Station, limit: int = 20) -> list[dict]:
+def recent_episodes(station: Station, limit: int = 20) -> list[dict[str, Any]]:
     return [episode_row(row) for row in station.episodes.select_related("station", "task")[:limit]]
 
 
-def list_stations(lab: Lab, archived: bool = False):
+def list_stations(lab: Lab, archived: bool = False) -> QuerySet[Station]:
     """Those in use, or those that no longer are."""
     rows = lab.stations.filter(archived_at__isnull=not archived)
     return rows.select_related("loaded_checkpoint").order_by("number")
 
 
-def list_tasks(lab: Lab, archived: bool = False):
+def list_tasks(lab: Lab, archived: bool = False) -> QuerySet[Task]:
     """Those that can be assigned, or those that no longer can."""
     return lab.tasks.filter(archived_at__isnull=not archived).order_by("name")
 
@@ -177,7 +181,7 @@ def list_episodes(
     true: bool | None = None,
     human: bool | None = None,
     query: str = "",
-):
+) -> QuerySet[Episode]:
     """Newest first; each filter that is given must hold. `station` and `task` are slugs, `query` words of the
     instruction.
     """
@@ -201,7 +205,7 @@ def list_episodes(
     return rows
 
 
-def episode_row(episode: Episode) -> dict:
+def episode_row(episode: Episode) -> dict[str, Any]:
     return {
         "uuid": str(episode.uuid),
         "station": episode.station.slug,
@@ -229,7 +233,7 @@ def episode_row(episode: Episode) -> dict:
     }
 
 
-def episode_steps(episode: Episode) -> dict:
+def episode_steps(episode: Episode) -> dict[str, Any]:
     """What the replay draws: d(o,g) at each observation, the reward r_t = d_t - d_{t+1}, actions, who acted,
     where the fence turned the action aside, observations.
     """
@@ -258,7 +262,7 @@ def episode_steps(episode: Episode) -> dict:
     }
 
 
-def _numbers(values: np.ndarray) -> list:
+def _numbers(values: np.ndarray) -> list[float | None]:
     """JSON knows no NaN: where no reward model ran there is null."""
     return [None if np.isnan(value) else round(float(value), 4) for value in values]
 
@@ -277,16 +281,24 @@ def count_help(lab: Lab) -> int:
 # For the charts
 
 
-def episode_lengths(lab: Lab, run_ids: list[int] | None = None, limit: int = 5000) -> list[dict]:
-    """Steps of practice episodes in the order they were stored: [{run, version, steps, detected_success}]."""
+class EpisodeLength(TypedDict):
+    run: int
+    version: int | None
+    steps: int
+    detected_success: bool
+    stored_at: datetime
+
+
+def episode_lengths(lab: Lab, run_ids: list[int] | None = None, limit: int = 5000) -> list[EpisodeLength]:
+    """Steps of practice episodes in the order they were stored."""
     rows = lab.episodes.filter(purpose="practice", run__isnull=False)
     if run_ids:
         rows = rows.filter(run_id__in=run_ids)
     newest = rows.order_by("-stored_at").values("run", "version", "steps", "detected_success", "stored_at")[:limit]
-    return list(reversed(newest))
+    return list(reversed(list(newest)))
 
 
-def interventions_per_robot_hour(lab: Lab, hours: int = 24, run_ids: list[int] | None = None) -> list[dict]:
+def interventions_per_robot_hour(lab: Lab, hours: int = 24, run_ids: list[int] | None = None) -> list[dict[str, Any]]:
     """For each station: touches, the hours it ran episodes, and their ratio (None below a minute of episodes)."""
     since = timezone.now() - timedelta(hours=hours)
     episodes = Episode.objects.filter(lab=lab, stored_at__gte=since)
@@ -294,7 +306,7 @@ def interventions_per_robot_hour(lab: Lab, hours: int = 24, run_ids: list[int] |
     if run_ids:
         episodes, touches = episodes.filter(run_id__in=run_ids), touches.filter(run_id__in=run_ids)
     ran = dict(episodes.order_by().values_list("station").annotate(total=Sum("duration_s")))
-    kinds: dict[int, Counter] = {}
+    kinds: dict[int, Counter[str]] = {}
     for station, kind, count in touches.order_by().values_list("station", "kind").annotate(n=Count("id")):
         kinds.setdefault(station, Counter())[kind] = count
     rows = []
@@ -322,13 +334,13 @@ def task_of_family(lab: Lab, family: str) -> Task | None:
 ACT_FIELDS = ("id", "at", "person", "station", "kind", "lease_epoch", "reason", "details", "source")
 
 
-def list_members(lab: Lab):
+def list_members(lab: Lab) -> list[Membership]:
     """Managers first, then by name."""
     rows = lab.memberships.select_related("user")
     return sorted(rows, key=lambda row: (-ROLES.index(row.role), row.user.get_username()))
 
 
-def list_open_invitations(lab: Lab):
+def list_open_invitations(lab: Lab) -> QuerySet[Invitation]:
     return lab.invitations.filter(Invitation.open_now()).select_related("created_by")
 
 
@@ -348,7 +360,7 @@ def list_acts(
     kind: str = "",
     since: date | None = None,
     until: date | None = None,
-):
+) -> QuerySet[Act]:
     """Newest first; each filter that is given must hold. `until` is the last day that counts, in the
     zone of who asks.
     """
@@ -362,12 +374,12 @@ def list_acts(
     return rows
 
 
-def _acts_of(lab: Lab):
+def _acts_of(lab: Lab) -> QuerySet[Act]:
     """The lab's own, and those that are no lab's, such as a try to log in with an unknown name."""
     return Act.objects.filter(Q(lab=lab) | Q(lab=None))
 
 
-def act_row(act: Act) -> dict:
+def act_row(act: Act) -> dict[str, Any]:
     return {
         "id": act.pk,
         "at": act.at.isoformat(),
@@ -388,18 +400,18 @@ MANY_RECONNECTIONS = 5
 COLUMNS = 480  # of the drawn strip; a week of short episodes would be more marks than anyone can tell apart
 
 
-def station_health(station: Station) -> dict:
+def station_health(station: Station) -> dict[str, Any]:
     return _health_of([station])[station.pk]
 
 
-def list_upkeep(lab: Lab) -> list[dict]:
+def list_upkeep(lab: Lab) -> list[dict[str, Any]]:
     """[{station, health, use}] by number, of the last 24 hours."""
     stations = list(list_stations(lab))
     health, use = _health_of(stations), use_of_stations(stations, hours=24)
     return [{"station": row, "health": health[row.pk], "use": use[row.pk]} for row in stations]
 
 
-def _health_of(stations: list[Station]) -> dict[int, dict]:
+def _health_of(stations: list[Station]) -> dict[int, dict[str, Any]]:
     """By station: a word (healthy, look at it, offline), why, and the day's failures and reconnections."""
     since = timezone.now() - timedelta(hours=24)
     ended = Episode.objects.filter(station__in=stations, stored_at__gte=since, ending="fault").order_by()
@@ -409,7 +421,7 @@ def _health_of(stations: list[Station]) -> dict[int, dict]:
     return {row.pk: _health(row, faults.get(row.pk, 0), returns.get(row.pk, 0)) for row in stations}
 
 
-def _health(station: Station, faults: int, reconnections: int) -> dict:
+def _health(station: Station, faults: int, reconnections: int) -> dict[str, Any]:
     why = []
     silent_s = (timezone.now() - station.last_seen).total_seconds() if station.last_seen else None
     if not station.connected:
@@ -432,11 +444,11 @@ def _health(station: Station, faults: int, reconnections: int) -> dict:
     }
 
 
-def use_of_stations(stations: list[Station], *, hours: int) -> dict[int, dict]:
+def use_of_stations(stations: list[Station], *, hours: int) -> dict[int, dict[str, Any]]:
     """By station: bars to draw over COLUMNS columns, and the exact hours and share of each state in the window."""
     now = timezone.now()
     begin = now - timedelta(hours=hours)
-    spans: dict[int, list] = {station.pk: [] for station in stations}
+    spans: dict[int, list[tuple[str, float, float]]] = {station.pk: [] for station in stations}
     rows = StationSpan.objects.filter(Q(ended_at=None) | Q(ended_at__gt=begin), station__in=stations)
     for pk, state, started, ended in rows.order_by("started_at").values_list(
         "station", "state", "started_at", "ended_at"
@@ -447,31 +459,33 @@ def use_of_stations(stations: list[Station], *, hours: int) -> dict[int, dict]:
     return {pk: _use(found, hours, begin) for pk, found in spans.items()}
 
 
-def _use(spans: list[tuple[str, float, float]], hours: int, begin: datetime) -> dict:
-    total, width = Counter(), hours * 3600 / COLUMNS
-    columns: list[Counter] = [Counter() for _ in range(COLUMNS)]
+def _use(spans: list[tuple[str, float, float]], hours: int, begin: datetime) -> dict[str, Any]:
+    total: defaultdict[str, float] = defaultdict(float)
+    width = hours * 3600 / COLUMNS
+    columns: list[defaultdict[str, float]] = [defaultdict(float) for _ in range(COLUMNS)]
     for state, a, b in spans:
         total[state] += b - a
         for column in range(int(a / width), min(int(b / width), COLUMNS - 1) + 1):
             columns[column][state] += min(b, (column + 1) * width) - max(a, column * width)
     # Each column shows the state that it was in for longest; equal neighbours become one bar.
-    bars: list[dict] = []
-    for x, column in enumerate(columns):
-        state = column.most_common(1)[0][0] if column else None
-        if bars and bars[-1]["state"] == state:
+    bars: list[dict[str, Any]] = []
+    for x, held in enumerate(columns):
+        shown = max(held, key=held.__getitem__) if held else None
+        if bars and bars[-1]["state"] == shown:
             bars[-1]["width"] += 1
         else:
-            bars.append({"state": state, "x": x, "width": 1})
+            bars.append({"state": shown, "x": x, "width": 1})
     for bar in bars:
         bar["from"] = begin + timedelta(seconds=bar["x"] * width)
         bar["until"] = begin + timedelta(seconds=(bar["x"] + bar["width"]) * width)
     known = sum(total.values())
+    longest = sorted(total.items(), key=lambda row: row[1], reverse=True)
     return {
         "hours": hours,
         "columns": COLUMNS,
         "begin": begin,
         "bars": [bar for bar in bars if bar["state"]],
-        "rows": [{"state": state, "hours": s / 3600, "share": s / known} for state, s in total.most_common()],
+        "rows": [{"state": state, "hours": s / 3600, "share": s / known} for state, s in longest],
         "known_hours": known / 3600,
         "working": sum(total[state] for state in IN_EPISODE) / known if known else None,
     }

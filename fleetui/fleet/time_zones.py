@@ -1,10 +1,15 @@
 """In which time zone a person sees times. A moment is stored and sent in UTC; only words for people are in a zone."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
 
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.utils import timezone
+
+Answer = Callable[[HttpRequest], HttpResponseBase]  # how a request becomes an answer
 
 
 @cache
@@ -18,12 +23,12 @@ def zone_named(name: str) -> ZoneInfo:
     return ZoneInfo(name if name in zone_names() else "UTC")
 
 
-def use_own_time_zone(get_response):
+def use_own_time_zone(get_response: Answer) -> Answer:
     """Middleware: all that is answered to a person says times in that person's zone. Only a stop asks nobody who gives
     it before it is told.
     """
 
-    def respond(request):
+    def respond(request: HttpRequest) -> HttpResponseBase:
         if request.path_info.startswith("/api/") and request.path_info.endswith("/stop"):
             return get_response(request)
         profile = getattr(request.user, "profile", None) if request.user.is_authenticated else None

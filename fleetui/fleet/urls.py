@@ -1,6 +1,6 @@
 """Addresses of the fleet's pages, one a view: pages are shareable and hold the view's state, acts are posted."""
 
-from django.urls import include, path
+from django.urls import URLPattern, URLResolver, include, path
 
 from fleetui.fleet.views import attention, audit, effort, episodes, glossary, home, people, stations, time_zone
 
@@ -35,7 +35,7 @@ people_pages = [
     path("/<int:number>/remove", people.remove_member, name="remove_member"),
     path("/<int:number>/password", people.reset_password, name="reset_password"),
 ]
-lab_pages = [
+lab_pages: list[URLPattern | URLResolver] = [
     path("jump", home.jump, name="jump"),
     path("stations/", stations.stations, name="stations"),
     path("stations/new", stations.new_station, name="new_station"),

@@ -2,7 +2,12 @@
 what nothing refers to is deleted. Here the stations; learning/archive.py has datasets and runs.
 """
 
+from typing import Any
+
+from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import Model
+from django.db.models.fields.reverse_related import ForeignObjectRel
 from django.utils import timezone
 
 from fleetui import access
@@ -19,7 +24,7 @@ from robots.protocol import IN_EPISODE
 
 
 @transaction.atomic
-def archive_station(*, station: Station, user, source: str = "server") -> None:
+def archive_station(*, station: Station, user: User, source: str = "server") -> None:
     """Take it off the wall and out of use. Its connection ends, and its token opens none until it is brought back: a
     robot that nobody sees must not move. What it has spooled waits on its own disk.
     """
@@ -47,7 +52,7 @@ def archive_station(*, station: Station, user, source: str = "server") -> None:
 
 
 @transaction.atomic
-def restore_station(*, station: Station, user, source: str = "server") -> None:
+def restore_station(*, station: Station, user: User, source: str = "server") -> None:
     """Back on the wall, as it was: its token works again."""
     access.check(user, station.lab, "archive_station")
     station = _locked(station)
@@ -61,7 +66,7 @@ def restore_station(*, station: Station, user, source: str = "server") -> None:
 
 
 @transaction.atomic
-def delete_station(*, station: Station, user, source: str = "server") -> None:
+def delete_station(*, station: Station, user: User, source: str = "server") -> None:
     """For good; only an archived one that never did anything that is kept."""
     access.check(user, station.lab, "archive_station")
     station = _locked(station)
@@ -80,7 +85,7 @@ def _show_gone(station: Station) -> None:
     send_on_commit(station.topic, payload)
 
 
-def refuse_deletion(row, own: tuple[str, ...]) -> None:
+def refuse_deletion(row: Any, own: tuple[str, ...]) -> None:
     """Refused unless the row is archived and no other refers to it; `own` are the models whose rows are parts of it."""
     if row.archived_at is None:
         raise Conflict(f"{row} is in use; archive it first.")
@@ -90,11 +95,11 @@ def refuse_deletion(row, own: tuple[str, ...]) -> None:
         raise Conflict(f"{row} can't be deleted, because something still refers to it: {said}.")
 
 
-def list_references(row, own: tuple[str, ...]) -> list[str]:
+def list_references(row: Model, own: tuple[str, ...]) -> list[str]:
     """How many rows of each model refer to this one, in words, whichever models there will be."""
     found = []
     for relation in row._meta.get_fields(include_hidden=True):
-        if not relation.auto_created or relation.concrete or relation.many_to_many:
+        if not isinstance(relation, ForeignObjectRel) or relation.many_to_many:
             continue
         model = relation.related_model
         if model.__name__ not in own:

@@ -4,7 +4,9 @@ What the need is says robots/attention.py; when it has gone, the row closes by i
 """
 
 from datetime import timedelta
+from typing import Any
 
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
@@ -33,7 +35,7 @@ def note_need(*, station: Station, need: Need | None, episode: str = "") -> Help
             _close_as_helped(found)
         return None
     now = timezone.now()
-    fields = {
+    fields: dict[str, Any] = {
         "kind": need.kind,
         "reason": need.reason[:300],
         "severity": need.severity,
@@ -77,7 +79,7 @@ def note_absence(*, station: Station) -> None:
         note_need(station=station, need=need)
 
 
-def acknowledge_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequest:
+def acknowledge_help(*, request: HelpRequest, user: User, source: str = "server") -> HelpRequest:
     """Somebody has seen it: it makes no more noise, and nobody is written to."""
     access.check(user, request.lab, "help")
     return _change(
@@ -86,7 +88,7 @@ def acknowledge_help(*, request: HelpRequest, user, source: str = "server") -> H
 
 
 @transaction.atomic
-def take_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequest:
+def take_help(*, request: HelpRequest, user: User, source: str = "server") -> HelpRequest:
     """One person goes there; the others see who."""
     access.check(user, request.lab, "help")
     now = timezone.now()
@@ -101,13 +103,13 @@ def take_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequ
     return _told(request)
 
 
-def release_help(*, request: HelpRequest, user, source: str = "server") -> HelpRequest:
+def release_help(*, request: HelpRequest, user: User, source: str = "server") -> HelpRequest:
     """Whoever took it gives it back; so may anyone, since people forget and go home."""
     access.check(user, request.lab, "help")
     return _change(request, user, "help_released", taken_by=None, taken_at=None, source=source)
 
 
-def close_help(*, request: HelpRequest, user, outcome: str, source: str = "server") -> HelpRequest:
+def close_help(*, request: HelpRequest, user: User, outcome: str, source: str = "server") -> HelpRequest:
     """A person says that nothing more is to be done. A need that is still there comes back as a new request."""
     access.check(user, request.lab, "help")
     if not outcome.strip():
@@ -118,7 +120,7 @@ def close_help(*, request: HelpRequest, user, outcome: str, source: str = "serve
     )
 
 
-def _change(request: HelpRequest, user, kind: str, *, source: str, **fields) -> HelpRequest:
+def _change(request: HelpRequest, user: User, kind: str, *, source: str, **fields: Any) -> HelpRequest:
     with transaction.atomic():
         if not HelpRequest.objects.filter(pk=request.pk, closed_at=None).update(**fields):
             request.refresh_from_db()
@@ -127,7 +129,7 @@ def _change(request: HelpRequest, user, kind: str, *, source: str, **fields) -> 
         return _told(request)
 
 
-def _record(request: HelpRequest, user, kind: str, *, source: str) -> None:
+def _record(request: HelpRequest, user: User, kind: str, *, source: str) -> None:
     request.refresh_from_db()
     details = {"request": request.pk, "need": request.reason, "outcome": request.outcome or None}
     record_act(lab=request.lab, kind=kind, user=user, station=request.station, details=details, source=source)
@@ -159,7 +161,7 @@ def _close_as_helped(request: HelpRequest) -> None:
         .order_by("-ended_at")
         .first()
     )
-    if touch and request.taken_by_id == touch.user_id and touch.human_s is None:
+    if touch and request.taken_at and request.taken_by_id == touch.user_id and touch.human_s is None:
         spent = ((touch.ended_at or now) - request.taken_at).total_seconds()
         Intervention.objects.filter(pk=touch.pk).update(human_s=max(0.0, spent))
     outcome = touch.get_kind_display() if touch else "needed nobody any more"
@@ -178,7 +180,7 @@ def _tell(station: Station) -> None:
 
 @transaction.atomic
 def add_contact(
-    *, lab: Lab, user, name: str, address: str, severity: str, after_s: int, source: str = "server"
+    *, lab: Lab, user: User, name: str, address: str, severity: str, after_s: int, source: str = "server"
 ) -> Contact:
     access.check(user, lab, "add_contact")
     import apprise  # slow to import, and only managers come here
@@ -199,7 +201,7 @@ def add_contact(
 
 
 @transaction.atomic
-def remove_contact(*, contact: Contact, user, source: str = "server") -> None:
+def remove_contact(*, contact: Contact, user: User, source: str = "server") -> None:
     access.check(user, contact.lab, "add_contact")
     contact.delete()
     record_act(lab=contact.lab, kind="contact_removed", user=user, details={"contact": contact.name}, source=source)

@@ -3,7 +3,11 @@
 An act and its record are written in one transaction, so neither is there without the other.
 """
 
-from fleetui.access import Conflict, person_of
+from typing import Any
+
+from django.contrib.auth.models import User
+
+from fleetui.access import Acting, Conflict, person_of
 from fleetui.fleet.models import ACTS, Act, Lab, Station
 
 
@@ -11,10 +15,10 @@ def record_act(
     *,
     lab: Lab | None,
     kind: str,
-    user=None,
+    user: Acting | None = None,
     station: Station | None = None,
     reason: str = "",
-    details: dict | None = None,
+    details: dict[str, Any] | None = None,
     source: str = "server",
 ) -> None:
     """Write the act down; without a lab it is in the log of every one. The epoch is that of the station's newest
@@ -23,7 +27,7 @@ def record_act(
     """
     if kind not in ACTS:
         raise ValueError(f"{kind!r} is no act that the audit log knows: add it to ACTS")
-    person = person_of(user)
+    person = person_of(user) if user is not None else None
     newest = station.leases.order_by("-epoch").first() if station else None
     Act.objects.create(
         lab=lab,
@@ -39,7 +43,7 @@ def record_act(
     )
 
 
-def record_command(station: Station, user, name: str, args: dict, *, source: str) -> None:
+def record_command(station: Station, user: User, name: str, args: dict[str, Any], *, source: str) -> None:
     """Write a command down, unless maintenance forbids it: then the command is undone with this transaction."""
     if name == "resume" and station.maintenance:
         raise Conflict(f"{station} is in maintenance ({station.maintenance_reason}); end that first, then resume it.")

@@ -1,5 +1,7 @@
 """A station's card as every page hears of it: what an action changed goes to the wall and to the station's own page."""
 
+from typing import Any
+
 from fleetui.fleet import selectors
 from fleetui.fleet.models import Station
 from fleetui.messages import CardChanged, send_on_commit
@@ -11,7 +13,7 @@ def show_card(station: Station) -> None:
     emit_card(station, {name: value for name, value in card.items() if name not in selectors.NOT_LIVE})
 
 
-def emit_card(station: Station, changed: dict) -> None:
+def emit_card(station: Station, changed: dict[str, Any]) -> None:
     """The same delta goes to the wall and to the station's own page."""
     payload = CardChanged({"slug": station.slug} | changed)
     send_on_commit(station.lab.wall_topic, payload)

@@ -10,7 +10,9 @@ import math
 import time
 import uuid as uuids
 from datetime import datetime, timedelta
+from typing import Any
 
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.db.models import Max
 from django.utils import timezone
@@ -34,16 +36,16 @@ KEPT_FOR_LATER = ("pause", "resume", "clear_stop", "speed", "settings")
 
 def command_station(
     *,
-    user,
+    user: User,
     lab_slug: str,
     station_slug: str,
     name: str,
-    args: dict | None = None,
+    args: dict[str, Any] | None = None,
     ttl_ms: int = 5000,
     command_id: str = "",
     asked_at: float | None = None,
     source: str = "server",
-) -> dict:
+) -> dict[str, Any]:
     """The one way from a person to a station, for pages, API and sockets: role, lease, record, message. Returns {"id",
     "epoch"}: of an override, the epoch of the lease that it got. `asked_at` (monotonic) is when the person asked, where
     that was earlier: a stop that was given since is not cleared.
@@ -83,7 +85,9 @@ def command_station(
     return {"id": command_id, "epoch": epoch}
 
 
-def _tell_command(station: Station, user, command_id: str, name: str, args: dict, ttl_ms: int, epoch: int) -> None:
+def _tell_command(
+    station: Station, user: User, command_id: str, name: str, args: dict[str, Any], ttl_ms: int, epoch: int
+) -> None:
     message = Command(
         id=command_id,
         name=name,
@@ -96,7 +100,7 @@ def _tell_command(station: Station, user, command_id: str, name: str, args: dict
     tell_station_on_commit(station.command_group, message)
 
 
-def checked_args(name: str, args: dict) -> dict:
+def checked_args(name: str, args: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or name not in ACTS:
         raise Invalid(f"{name!r} is no command; known are {', '.join(ACTS)}.")
     if not isinstance(args, dict):
@@ -122,28 +126,28 @@ def checked_args(name: str, args: dict) -> dict:
     return args
 
 
-def _checked_settings(given: dict) -> dict:
+def _checked_settings(given: dict[str, Any]) -> dict[str, Any]:
     values, problems = checked_settings(given)
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
     return values
 
 
-def checked_reason(reason, what: str) -> str:
+def checked_reason(reason: object, what: str) -> str:
     reason = reason.strip() if isinstance(reason, str) else ""
     if not 1 <= len(reason) <= REASON_LIMIT:
         raise Invalid(f"Say {what}, in 1 to {REASON_LIMIT} characters.", {"reason": f"1 to {REASON_LIMIT} characters."})
     return reason
 
 
-def _refuse_others(station: Station, user) -> None:
+def _refuse_others(station: Station, user: User) -> None:
     """While a person holds the station nobody else commands it; but anybody may stop it (stops.py)."""
     holder = operator_of(station)
     if holder is not None and holder != user:
         raise Conflict(f"{holder} is in control of {station}; ask for a hand-back first.")
 
 
-def _change_rows(station: Station, user, name: str, args: dict) -> None:
+def _change_rows(station: Station, user: User, name: str, args: dict[str, Any]) -> None:
     """Write what the command changes on this side: settings and latches, the touch it is, the end of an override."""
     now = timezone.now()
     changed = {}
@@ -181,7 +185,7 @@ def _refuse_newer_stop(station: Station, asked_at: float) -> None:
         raise Conflict(f"{station} was stopped again meanwhile; look at it, then clear that stop.")
 
 
-def latch_stop(station: Station, user, stop: str) -> None:
+def latch_stop(station: Station, user: User | None, stop: str) -> None:
     """Write the latch of the stop with this id, and what comes with it; `user` None: the station told of it."""
     if not station.stop_latched:
         add_touch(station, user, "stop", ended_at=timezone.now())
@@ -189,7 +193,7 @@ def latch_stop(station: Station, user, stop: str) -> None:
     _write(station, {"stop_latched": True, "stopped_by": stop})
 
 
-def _write(station: Station, changed: dict) -> None:
+def _write(station: Station, changed: dict[str, Any]) -> None:
     Station.objects.filter(pk=station.pk).update(**changed)
     for field, value in changed.items():
         setattr(station, field, value)
@@ -198,7 +202,7 @@ def _write(station: Station, changed: dict) -> None:
     emit_card(station, shown | {"severity": urgent, "attention": urgent > 0})
 
 
-def operator_of(station: Station):
+def operator_of(station: Station) -> User | None:
     """The user whose unexpired lease holds the station, if any."""
     lease = station.leases.filter(released_at=None, user__isnull=False).select_related("user").first()
     return None if lease is None or lease.has_expired() else lease.user
@@ -208,7 +212,7 @@ def newest_epoch(station: Station) -> int:
     return station.leases.aggregate(top=Max("epoch"))["top"] or 0
 
 
-def _take_control(station: Station, user) -> Lease:
+def _take_control(station: Station, user: User) -> Lease:
     """A new epoch each time, for the same person too: whatever was sent before belongs to an older one."""
     end_touches(station, "override")
     lease = grant_lease(station=station, user=user)
@@ -218,7 +222,9 @@ def _take_control(station: Station, user) -> Lease:
     return lease
 
 
-def renew_control(*, user, lab_slug: str, station_slug: str, epoch: int, heard_at: datetime | None = None) -> None:
+def renew_control(
+    *, user: User, lab_slug: str, station_slug: str, epoch: int, heard_at: datetime | None = None
+) -> None:
     """A sign of life of the browser that holds the station, by when it was heard: a slow database makes no lease
     longer. Refused once the lease has ended or the role is gone.
     """
@@ -229,7 +235,7 @@ def renew_control(*, user, lab_slug: str, station_slug: str, epoch: int, heard_a
         raise Conflict(f"You are not in control of {station} any more; take control (override) again.")
 
 
-def _renew_by_driving(station: Station, user) -> int:
+def _renew_by_driving(station: Station, user: User) -> int:
     lease = station.leases.filter(released_at=None, user_id=user.pk).first()
     if lease is None:
         raise Conflict(f"You are not in control of {station}: take control (override) first.")
@@ -256,6 +262,7 @@ def lapse_control(
         end_touches(station, "override")
         emit_card(station, {"holder": ""})
         tell_station_on_commit(station.command_group, Lapse(epoch=lease.epoch))
+        assert lease.user is not None  # only a person's was asked for
         details = {"whose": lease.user.get_username(), "why": why}
         record_act(lab=station.lab, kind="override_ended", station=station, details=details, source=source)
     return True
@@ -288,7 +295,7 @@ def end_override(station: Station) -> None:
         grant_lease(station=station, run=assignment.run)
 
 
-def grant_lease(*, station: Station, user=None, run=None) -> Lease:
+def grant_lease(*, station: Station, user: User | None = None, run: Any = None) -> Lease:
     """End the live lease and begin the next epoch; whoever still holds the old epoch has lost the station."""
     now = timezone.now()
     station.leases.filter(released_at=None).update(released_at=now)
@@ -301,7 +308,15 @@ def grant_lease(*, station: Station, user=None, run=None) -> Lease:
     )
 
 
-def add_touch(station: Station, user, kind: str, *, started_at=None, ended_at=None, reason: str = "") -> Intervention:
+def add_touch(
+    station: Station,
+    user: User | None,
+    kind: str,
+    *,
+    started_at: datetime | None = None,
+    ended_at: datetime | None = None,
+    reason: str = "",
+) -> Intervention:
     assignment = station.live_assignment()
     started_at = started_at or ended_at or timezone.now()
     return Intervention.objects.create(
@@ -324,5 +339,5 @@ def end_touches(station: Station, kind: str) -> None:
         Intervention.objects.filter(pk=touch.pk).update(ended_at=now, seconds=seconds)
 
 
-def is_number(value) -> bool:
+def is_number(value: object) -> bool:
     return math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and not isinstance(value, bool)

@@ -1,5 +1,6 @@
 """What a person says of an episode: whether it was a true success."""
 
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
@@ -12,7 +13,7 @@ LABELS = {True: "yes", False: "no", None: "unknown"}
 
 
 def label_episode(
-    *, user, episode: Episode, true_success: bool | None, reason: str = "", source: str = "server"
+    *, user: User, episode: Episode, true_success: bool | None, reason: str = "", source: str = "server"
 ) -> bool | None:
     """A person says whether it was a true success; None: nobody knows. Returns what was said before, for an undo.
 

@@ -2,9 +2,11 @@
 
 import secrets
 from datetime import timedelta
+from typing import Any
 
+from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import Manager, Max
 from django.utils import timezone
 
 from fleetui import access
@@ -37,7 +39,7 @@ def lock_queue(lab: Lab) -> None:
     Lab.objects.select_for_update(no_key=True).get(pk=lab.pk)
 
 
-def add_member(*, lab: Lab, person, role: str) -> Membership:
+def add_member(*, lab: Lab, person: User, role: str) -> Membership:
     """Make the person a member, or give a member another role: the first start's alone, for people are invited."""
     if role not in ROLES:
         raise Invalid(f"{role!r} is no role; choose one of {', '.join(ROLES)}.")
@@ -48,7 +50,7 @@ def add_member(*, lab: Lab, person, role: str) -> Membership:
 def create_station(
     *,
     lab: Lab,
-    user,
+    user: access.Acting,
     name: str,
     slug: str = "",
     world: str = "",
@@ -91,7 +93,7 @@ def create_station(
 
 
 @transaction.atomic
-def renew_token(*, station: Station, user, keep_old: bool = False, source: str = "server") -> str:
+def renew_token(*, station: Station, user: access.Acting, keep_old: bool = False, source: str = "server") -> str:
     """A new token, shown this once. The old one is void at once, and a connection that it opened ends; or, kept, it
     works until the new one has connected, 10 minutes at most.
     """
@@ -113,7 +115,7 @@ def renew_token(*, station: Station, user, keep_old: bool = False, source: str =
     return token
 
 
-def _refuse_taken_name(rows, lab: Lab, kind: str, name: str) -> None:
+def _refuse_taken_name(rows: Manager[Station] | Manager[Task], lab: Lab, kind: str, name: str) -> None:
     """Two of one name could not be told apart; those that are merely spelled alike in ASCII can."""
     if rows.filter(name=name).exists():
         raise Conflict(f"{lab.name} already has a {kind} named {shown(name)}; choose another name.")
@@ -123,13 +125,13 @@ def _refuse_taken_name(rows, lab: Lab, kind: str, name: str) -> None:
 def create_task(
     *,
     lab: Lab,
-    user,
+    user: access.Acting,
     family: str,
     name: str = "",
     slug: str = "",
     description: str = "",
     source: str = "server",
-    **rules,
+    **rules: Any,
 ) -> Task:
     access.check(user, lab, "create_task")
     if family not in task_families.TASKS:
@@ -148,7 +150,7 @@ def create_task(
     return task
 
 
-def _checked_rules(family: task_families.TaskFamily, given: dict) -> dict:
+def _checked_rules(family: task_families.TaskFamily, given: dict[str, Any]) -> dict[str, Any]:
     values, problems = checked_task_rules(given, family, task_families.TASKS)
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
@@ -159,7 +161,13 @@ def _checked_rules(family: task_families.TaskFamily, given: dict) -> dict:
 
 @transaction.atomic
 def edit_task(
-    *, task: Task, user, name: str | None = None, description: str | None = None, source: str = "server", **rules
+    *,
+    task: Task,
+    user: User,
+    name: str | None = None,
+    description: str | None = None,
+    source: str = "server",
+    **rules: Any,
 ) -> Task:
     """Change what is named; its family can't change. Stations that practise it take that on with their next attempt."""
     access.check(user, task.lab, "edit_task")
@@ -181,7 +189,7 @@ def edit_task(
 
 
 @transaction.atomic
-def archive_task(*, task: Task, user, source: str = "server") -> None:
+def archive_task(*, task: Task, user: User, source: str = "server") -> None:
     """No longer wanted: nobody can assign it, and what waits of it is blocked. What is under way goes on."""
     access.check(user, task.lab, "edit_task")
     if not Task.objects.filter(pk=task.pk, archived_at=None).update(archived_at=timezone.now()):
@@ -191,7 +199,7 @@ def archive_task(*, task: Task, user, source: str = "server") -> None:
 
 
 @transaction.atomic
-def restore_task(*, task: Task, user, source: str = "server") -> None:
+def restore_task(*, task: Task, user: User, source: str = "server") -> None:
     access.check(user, task.lab, "edit_task")
     if not Task.objects.filter(pk=task.pk, archived_at__isnull=False).update(archived_at=None):
         raise Conflict(f"{task} is not archived.")

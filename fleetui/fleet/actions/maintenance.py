@@ -1,5 +1,6 @@
 """Maintenance: a station is taken out of practice for a reason that all can read, until a person brings it back."""
 
+from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
@@ -15,7 +16,7 @@ from fleetui.messages import MaintenanceChanged, tell_station_on_commit
 
 
 @transaction.atomic
-def begin_maintenance(*, station: Station, user, reason: str, source: str = "server") -> None:
+def begin_maintenance(*, station: Station, user: User, reason: str, source: str = "server") -> None:
     """Take it out of practice: it is paused, its run goes on without it, and nobody is asked to look at it."""
     access.check(user, station.lab, "maintain")
     reason = reason.strip()
@@ -38,7 +39,7 @@ def begin_maintenance(*, station: Station, user, reason: str, source: str = "ser
 
 
 @transaction.atomic
-def end_maintenance(*, station: Station, user, source: str = "server") -> None:
+def end_maintenance(*, station: Station, user: User, source: str = "server") -> None:
     """Back among the others. It stays paused: whoever stands beside it resumes it."""
     access.check(user, station.lab, "maintain")
     since = station.maintenance_since

@@ -4,6 +4,7 @@ audit log.
 
 import secrets
 from datetime import timedelta
+from typing import Any
 
 from axes.handlers.proxy import AxesProxyHandler
 from django.contrib.auth.models import User
@@ -22,7 +23,7 @@ STRANGER_EVERY = timedelta(minutes=1)  # so often at most are tries with unknown
 SEEN_EVERY = timedelta(minutes=1)
 
 
-def invite_member(*, lab: Lab, user, role: str, note: str = "", source: str = "server") -> tuple[Invitation, str]:
+def invite_member(*, lab: Lab, user: User, role: str, note: str = "", source: str = "server") -> tuple[Invitation, str]:
     """Returns the invitation and the secret of its link, which is shown this once: only its hash is kept."""
     access.check(user, lab, "manage_people")
     if role not in ROLES:
@@ -43,7 +44,7 @@ def invite_member(*, lab: Lab, user, role: str, note: str = "", source: str = "s
 
 
 @transaction.atomic
-def revoke_invitation(*, invitation: Invitation, user, source: str = "server") -> None:
+def revoke_invitation(*, invitation: Invitation, user: User, source: str = "server") -> None:
     access.check(user, invitation.lab, "manage_people")
     moved = Invitation.objects.filter(pk=invitation.pk, accepted_at=None, revoked_at=None).update(
         revoked_at=timezone.now()
@@ -55,7 +56,7 @@ def revoke_invitation(*, invitation: Invitation, user, source: str = "server") -
 
 
 @transaction.atomic
-def accept_invitation(*, invitation: Invitation, user, source: str = "server") -> Membership:
+def accept_invitation(*, invitation: Invitation, user: User, source: str = "server") -> Membership:
     """The link's one use. A member gains nothing by it, and the link stays good for the one it was meant for."""
     lab = Lab.objects.select_for_update().get(pk=invitation.lab_id)  # two links at once must not make two members
     member = Membership.objects.filter(lab=lab, user=user).first()
@@ -85,7 +86,7 @@ def why_closed(invitation: Invitation) -> str:
 
 
 @transaction.atomic
-def change_role(*, member: Membership, role: str, user, source: str = "server") -> None:
+def change_role(*, member: Membership, role: str, user: User, source: str = "server") -> None:
     """Another role, from the next request on; live sockets of the old one are closed within 2 s."""
     access.check(user, member.lab, "manage_people")
     if role not in ROLES:
@@ -104,7 +105,7 @@ def change_role(*, member: Membership, role: str, user, source: str = "server") 
 
 
 @transaction.atomic
-def remove_member(*, member: Membership, user, source: str = "server") -> None:
+def remove_member(*, member: Membership, user: User, source: str = "server") -> None:
     """Out of the lab, with what it let them see and hold; what they did stays in the audit log."""
     access.check(user, member.lab, "manage_people")
     _lock_managers(member)
@@ -142,7 +143,7 @@ def _take_leases(member: Membership, *, source: str) -> None:
 
 
 @transaction.atomic
-def record_account(*, user, kind: str, by=None, source: str = "server", **details) -> None:
+def record_account(*, user: User, kind: str, by: User | None = None, source: str = "server", **details: Any) -> None:
     """Log-ins, log-outs and changed passwords; `by` is who did it where that is another person."""
     if by is not None:
         details = {"member": user.get_username(), **details}
@@ -166,7 +167,7 @@ def record_failed_log_in(*, name: str, address: str | None, locks: bool, source:
 
 
 @transaction.atomic
-def change_password(*, user, password: str, source: str = "server") -> None:
+def change_password(*, user: User, password: str, source: str = "server") -> None:
     """One's own. Every other session of this person ends: it was opened with the old one."""
     user.set_password(password)
     user.save(update_fields=["password"])
@@ -174,7 +175,7 @@ def change_password(*, user, password: str, source: str = "server") -> None:
 
 
 @transaction.atomic
-def reset_password(*, member: Membership, user, source: str = "server") -> str:
+def reset_password(*, member: Membership, user: User, source: str = "server") -> str:
     """A manager makes a member a new password, shown this once. The member's sessions end, and so does a lock-out.
 
     An account may be of several labs: then it takes a manager of all of them, or one lab's could enter the others.
@@ -198,7 +199,7 @@ def reset_password(*, member: Membership, user, source: str = "server") -> str:
     return password
 
 
-def note_seen(*, user, labs: list[str]) -> None:
+def note_seen(*, user: User, labs: list[str]) -> None:
     """The members' page says when someone was last here; to the minute is enough."""
     now = timezone.now()
     late = Q(last_seen=None) | Q(last_seen__lt=now - SEEN_EVERY)

@@ -5,7 +5,9 @@ one refuses keeps no other from it, and all that was done is done in one transac
 """
 
 import time
+from typing import Any
 
+from django.contrib.auth.models import User
 from django.db import transaction
 
 from fleetui import access
@@ -14,20 +16,24 @@ from fleetui.fleet.actions.control import checked_args, command_station
 from fleetui.fleet.models import Station
 
 
-def clear_stops(*, user, lab_slug: str, stations: list[str], reason: str, source: str = "server") -> dict:
+def clear_stops(
+    *, user: User, lab_slug: str, stations: list[str], reason: str, source: str = "server"
+) -> dict[str, Any]:
     """Clear the software stop of these stations, which stay paused. Returns {"done": [slug], "refused": {slug: why}}"""
     return _command_each(
         user, lab_slug, stations, "clear_stop", checked_args("clear_stop", {"reason": reason}), source=source
     )
 
 
-def resume_stations(*, user, lab_slug: str, stations: list[str], source: str = "server") -> dict:
+def resume_stations(*, user: User, lab_slug: str, stations: list[str], source: str = "server") -> dict[str, Any]:
     """Let these paused stations go on. Returns {"done": [slug], "refused": {slug: why}}"""
     return _command_each(user, lab_slug, stations, "resume", {}, source=source)
 
 
 @transaction.atomic
-def _command_each(user, lab_slug: str, slugs: list[str], name: str, args: dict, *, source: str) -> dict:
+def _command_each(
+    user: User, lab_slug: str, slugs: list[str], name: str, args: dict[str, Any], *, source: str
+) -> dict[str, Any]:
     asked_at = time.monotonic()
     lab = access.get_lab(user, lab_slug, "command")
     if not slugs:

@@ -1,6 +1,7 @@
 """What stations say of themselves, written down: that they came or went, their state, that they reset themselves."""
 
 from datetime import timedelta
+from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
@@ -22,7 +23,7 @@ LONGEST_TOUCH_S = 86_400.0
 
 
 @transaction.atomic
-def connect_station(*, station: Station, embodiment: dict, software: str = "", renderer: str = "") -> Welcome:
+def connect_station(*, station: Station, embodiment: dict[str, Any], software: str = "", renderer: str = "") -> Welcome:
     """A station said hello. Returns the welcome that it is told; its orders come after that (practice/)."""
     try:
         body = Embodiment.from_json(embodiment)

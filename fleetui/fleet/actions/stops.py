@@ -7,7 +7,9 @@ person cleared it since). What could not be recorded within a second is said and
 
 import uuid as uuids
 from concurrent.futures import TimeoutError as NotInTime
+from typing import Any
 
+from django.contrib.auth.models import User
 from django.db import Error, transaction
 from django.utils import timezone
 
@@ -36,7 +38,8 @@ def get_stopper(session_key: str) -> access.Known | None:
     if known is not None and known.pages:
         return known
     try:
-        return stops.in_daemon(access.read_known, session_key).result(ANSWERED_WITHIN_S)
+        read: access.Known | None = stops.in_daemon(access.read_known, session_key).result(ANSWERED_WITHIN_S)
+        return read
     except (Error, NotInTime):
         if known is None:
             raise Unknown(
@@ -48,13 +51,13 @@ def get_stopper(session_key: str) -> access.Known | None:
 
 def stop_stations(
     *,
-    user,
+    user: User,
     lab_slug: str,
     station_slug: str | None = None,
     order_id: str = "",
     roles: dict[str, str] | None = None,
     source: str = "server",
-) -> dict:
+) -> dict[str, Any]:
     """Stop one station, or all of the lab. A repeated `order_id` is the same stop, and stops no station again at which
     a person has cleared it. `roles` are the user's as known without the database. Returns {"id", "stopped": how many
     confirmed it, "recorded": bool, "stations": [{"station", "name", "outcome", "silent_s"}], "complete": whether these
@@ -72,7 +75,7 @@ def stop_stations(
         stops.record_soon(order, lambda order: _record(order, user, source=source))
     if not _is_over(order):
         stops.tell_others(order)
-    order.wait(lambda: order.failed or _is_over(order), ANSWERED_WITHIN_S)
+    order.wait(lambda: order.failed is not None or _is_over(order), ANSWERED_WITHIN_S)
     if isinstance(order.failed, access.Refused) and not order.told:
         raise order.failed
     answer = _answer(order)
@@ -86,7 +89,7 @@ def _is_over(order: stops.Order) -> bool:
     return order.recorded and here <= order.confirmed | order.cleared
 
 
-def _record(order: stops.Order, user, *, source: str) -> None:
+def _record(order: stops.Order, user: User, *, source: str) -> None:
     """Latch each station, connected or not, with its audit event; all of them or none."""
     lab = Lab.objects.filter(slug=order.lab).first()  # whoever gave it was asked for the role then
     if lab is None:
@@ -117,7 +120,7 @@ def _record(order: stops.Order, user, *, source: str) -> None:
             record_act(lab=lab, kind=kind, user=user, station=station, details={"stop": order.id}, source=source)
 
 
-def _answer(order: stops.Order) -> dict:
+def _answer(order: stops.Order) -> dict[str, Any]:
     links = {link.slug: link for link in list(stops.links.values()) if link.lab == order.lab}
     known = {slug: name for (lab, slug), name in list(stops.names.items()) if lab == order.lab}
     if order.station is not None:

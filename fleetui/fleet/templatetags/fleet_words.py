@@ -1,22 +1,26 @@
 """How pages say numbers, times and states: one wording everywhere, matching static/js/format.js."""
 
+from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
 
 from django import template
+from django.forms import BoundField
+from django.template.context import Context
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import mark_safe
 
-from fleetui.fleet.glossary import BY_FIELD, TERMS
-from fleetui.fleet.models import SHOWN_STATES
+from fleetui.fleet.glossary import BY_FIELD, TERMS, Term
+from fleetui.fleet.models import SHOWN_STATES, Lab
 from robots import strict_json
 
 register = template.Library()
 
 
 @register.filter
-def words(value) -> str:
+def words(value: Any) -> str:
     """A state or an ending as words."""
     if value in SHOWN_STATES:
         return SHOWN_STATES[value].words
@@ -40,13 +44,13 @@ def station_states() -> str:
 
 
 @register.simple_tag
-def when(state, *states) -> str:
+def when(state: str, *states: str) -> str:
     """On an element that stands on the page in these states only; the page's script follows the state from there."""
     return format_html('data-when="{}"{}', " ".join(states), "" if state in states else mark_safe(" hidden"))
 
 
 @register.simple_tag(takes_context=True)
-def term(context, slug, words="") -> str:
+def term(context: Context, slug: str, words: str = "") -> str:
     """A word that the glossary explains: hovering shows one sentence, the link leads to the rest."""
     if "lab" not in context:
         return words
@@ -54,7 +58,7 @@ def term(context, slug, words="") -> str:
 
 
 @register.simple_tag(takes_context=True)
-def term_of(context, field) -> str:
+def term_of(context: Context, field: BoundField) -> str:
     """After a form field's help: the link to the term that the field is about, where there is one."""
     found = BY_FIELD.get(field.name)
     if found is None or "lab" not in context:
@@ -63,25 +67,25 @@ def term_of(context, field) -> str:
     return format_html(" {}", _glossary_link(context["lab"], found, f"Glossary: {name}"))
 
 
-def _glossary_link(lab, found, words) -> str:
+def _glossary_link(lab: Lab, found: Term, words: str) -> str:
     url = f"{reverse('glossary', args=[lab.slug])}#{found.slug}"
     return format_html('<a class="term" href="{}"><abbr title="{}">{}</abbr></a>', url, found.short, words)
 
 
 @register.filter
-def hidden_address(address) -> str:
+def hidden_address(address: str) -> str:
     """Enough to know a contact by, without the secrets in it."""
     return f"{address.partition(':')[0]}://…{address[-4:]}"
 
 
 @register.filter
-def percent(value) -> str:
+def percent(value: float | None) -> str:
     """Halves go up, as in the browser: the same 93 of 200 must not be 46 % here and 47 % there."""
     return "–" if value is None else f"{Decimal(100 * value).quantize(Decimal(1), ROUND_HALF_UP)} %"
 
 
 @register.filter
-def seconds(value) -> str:
+def seconds(value: float | None) -> str:
     if value is None:
         return "–"
     if value < 90:
@@ -92,7 +96,7 @@ def seconds(value) -> str:
 
 
 @register.filter
-def ago(moment):
+def ago(moment: datetime | None) -> str:
     """Relative, with the absolute time on hover; the page's script keeps it current."""
     if moment is None:
         return "never"
@@ -106,7 +110,7 @@ def ago(moment):
 
 
 @register.filter
-def details(given: dict) -> str:
+def details(given: dict[str, Any]) -> str:
     """An act's details in words; what was not asked for isn't said."""
     said = [
         words(name).lower() if value is True else f"{words(name).lower()} {value}"
@@ -117,7 +121,7 @@ def details(given: dict) -> str:
 
 
 @register.filter
-def success(evaluation) -> str:
+def success(evaluation: dict[str, Any] | None) -> str:
     """An evaluation metric: the rate, its n and its Wilson 95 % band."""
     if not evaluation or not evaluation.get("n"):
         return "not evaluated"
@@ -126,5 +130,5 @@ def success(evaluation) -> str:
 
 
 @register.filter
-def unlocalize_number(value) -> str:
+def unlocalize_number(value: float | None) -> str:
     return f"{float(value or 0):.4f}"

@@ -4,15 +4,17 @@ address of its own.
 
 from django.contrib import messages
 from django.core.paginator import Paginator
+from django.http import HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_GET, require_POST
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.answers import JsonAnswer
 from fleetui.fleet import jobs, selectors
 from fleetui.fleet.actions import attention as attention_actions
 from fleetui.fleet.forms import ContactForm
-from fleetui.fleet.models import Contact, HelpRequest
+from fleetui.fleet.models import Contact, HelpRequest, Lab
 from fleetui.fleet.views.pages import add_refusal, page, render_page, saying_refusals
 
 CLOSED_A_PAGE = 30
@@ -20,11 +22,11 @@ CLOSED_A_PAGE = 30
 
 @page
 @require_GET
-def attention(request, lab_slug):
+def attention(request: PersonRequest, lab_slug: str) -> HttpResponse:
     return render_attention(request, access.get_lab(request.user, lab_slug), ContactForm())
 
 
-def render_attention(request, lab, form):
+def render_attention(request: PersonRequest, lab: Lab, form: ContactForm) -> HttpResponse:
     closed = selectors.list_help(lab).exclude(closed_at=None)
     open_requests = list(selectors.list_help(lab, open_only=True))
     asked = request.GET.get("close", "")
@@ -44,7 +46,7 @@ def render_attention(request, lab, form):
 
 @page
 @require_GET
-def help_count(request, lab_slug):
+def help_count(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """What the navigation of every page shows."""
     return JsonAnswer({"open": selectors.count_help(access.get_lab(request.user, lab_slug))})
 
@@ -54,7 +56,7 @@ def help_count(request, lab_slug):
 
 @page
 @require_POST
-def acknowledge_help(request, lab_slug, number):
+def acknowledge_help(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     found = access.get_row(HelpRequest, request.user, lab_slug, "help", pk=number)
     with saying_refusals(request):
         attention_actions.acknowledge_help(request=found, user=request.user, source="page")
@@ -64,7 +66,7 @@ def acknowledge_help(request, lab_slug, number):
 
 @page
 @require_POST
-def take_help(request, lab_slug, number):
+def take_help(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     found = access.get_row(HelpRequest, request.user, lab_slug, "help", pk=number)
     with saying_refusals(request):
         attention_actions.take_help(request=found, user=request.user, source="page")
@@ -74,7 +76,7 @@ def take_help(request, lab_slug, number):
 
 @page
 @require_POST
-def release_help(request, lab_slug, number):
+def release_help(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     found = access.get_row(HelpRequest, request.user, lab_slug, "help", pk=number)
     with saying_refusals(request):
         attention_actions.release_help(request=found, user=request.user, source="page")
@@ -84,7 +86,7 @@ def release_help(request, lab_slug, number):
 
 @page
 @require_POST
-def close_help(request, lab_slug, number):
+def close_help(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     found = access.get_row(HelpRequest, request.user, lab_slug, "help", pk=number)
     outcome = request.POST.get("outcome", "")
     with saying_refusals(request):
@@ -98,7 +100,7 @@ def close_help(request, lab_slug, number):
 
 @page
 @require_POST
-def add_contact(request, lab_slug):
+def add_contact(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug, "add_contact")
     form = ContactForm(request.POST)
     if form.is_valid():
@@ -114,7 +116,7 @@ def add_contact(request, lab_slug):
 
 @page
 @require_POST
-def remove_contact(request, lab_slug, number):
+def remove_contact(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     contact = access.get_row(Contact, request.user, lab_slug, "add_contact", pk=number)
     attention_actions.remove_contact(contact=contact, user=request.user, source="page")
     messages.success(request, f"{contact} gets no more messages.")
@@ -123,7 +125,7 @@ def remove_contact(request, lab_slug, number):
 
 @page
 @require_POST
-def try_contact(request, lab_slug, number):
+def try_contact(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     contact = access.get_row(Contact, request.user, lab_slug, "add_contact", pk=number)
     if jobs.write_to(contact, f"{contact.lab}: a test", "This is a test. A help request would reach you in this way."):
         messages.success(request, f"{contact} was sent a test; see whether it arrived.")

@@ -1,16 +1,22 @@
 """The audit log: who moved, stopped, reset or changed what, filtered, by pages or as a file."""
 
 import csv
+from collections.abc import AsyncIterator
+from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.paginator import Paginator
-from django.http import Http404, StreamingHttpResponse
+from django.db.models import QuerySet
+from django.http import Http404, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.fleet import selectors
 from fleetui.fleet.forms import AuditFilterForm
+from fleetui.fleet.models import Act
 from fleetui.fleet.views.pages import page, render_page
 from robots import strict_json
 
@@ -22,7 +28,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 @page
 @require_GET
-def audit(request, lab_slug):
+def audit(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug, "see_audit")
     form = AuditFilterForm(request.GET, lab=lab)
     form.is_valid()  # a filter with an error is named on the page and filters nothing
@@ -43,12 +49,12 @@ def audit(request, lab_slug):
 
 @page
 @require_GET
-def export(request, lab_slug, kind):
+def export(request: PersonRequest, lab_slug: str, kind: str) -> HttpResponseBase:
     """The filtered log as a file: CSV for a spreadsheet, JSON for a script."""
     lab = access.get_lab(request.user, lab_slug, "see_audit")
     form = AuditFilterForm(request.GET, lab=lab)
     if not form.is_valid():  # a file must not hold more than was asked for
-        said = " ".join(error for errors in form.errors.values() for error in errors)
+        said = " ".join(str(error) for errors in form.errors.values() for error in errors)
         return render_page(
             request, "fleet/audit.html", lab, "audit", 422, filter_form=form, filtered=True, bad_export=said
         )
@@ -63,7 +69,7 @@ def export(request, lab_slug, kind):
     return answer
 
 
-async def read_in_parts(rows):
+async def read_in_parts(rows: QuerySet[Act]) -> AsyncIterator[list[dict[str, Any]]]:
     """Newest first, a thousand at a time; a row that is added meanwhile comes before the first, so none is missed."""
     last = None
     while True:
@@ -78,23 +84,23 @@ async def read_in_parts(rows):
 class Line:
     """What csv.writer writes to; gives the line back instead of keeping it."""
 
-    def write(self, text):
+    def write(self, text: str) -> str:
         return text
 
 
-async def write_csv(rows):
+async def write_csv(rows: QuerySet[Act]) -> AsyncIterator[str]:
     writer = csv.writer(Line())
     yield writer.writerow(selectors.ACT_FIELDS)
     async for part in read_in_parts(rows):
         yield "".join(writer.writerow([guarded(row[name]) for name in selectors.ACT_FIELDS]) for row in part)
 
 
-def guarded(value) -> str:
+def guarded(value: Any) -> str:
     text = "" if value is None else strict_json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-async def write_json(rows):
+async def write_json(rows: QuerySet[Act]) -> AsyncIterator[str]:
     before = "[\n"
     async for part in read_in_parts(rows):
         yield before + ",\n".join(strict_json.dumps(row) for row in part)

@@ -2,10 +2,12 @@
 
 from datetime import timedelta
 
+from django.http import HttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_GET
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.fleet.effort import Plan, effort_of, plans_of
 from fleetui.fleet.forms import PlanForm
 from fleetui.fleet.views.pages import page, render_page
@@ -15,7 +17,7 @@ WINDOWS = [(1, "24 hours"), (7, "7 days"), (30, "30 days")]
 
 @page
 @require_GET
-def effort(request, lab_slug):
+def effort(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug)
     asked = request.GET.get("days", "")
     window = int(asked) if asked in {str(days) for days, _ in WINDOWS} else 1

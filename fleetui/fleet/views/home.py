@@ -1,14 +1,18 @@
 """The first pages: log in and out, one's own password, the way to the lab, and Ctrl+K."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth import update_session_auth_hash
-from django.contrib.auth.forms import PasswordChangeForm
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
 from django.contrib.auth.views import LoginView, LogoutView
 from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.answers import JsonAnswer
 from fleetui.fleet.actions import people
 from fleetui.fleet.jump import jump_targets
@@ -16,18 +20,25 @@ from fleetui.fleet.views.pages import page
 from fleetui.headers import client_address
 
 
+class CountedRequest(HttpRequest):
+    """The type of a request in which django-axes has counted a failure to log in."""
+
+    axes_locked_out: bool
+
+
 class LogIn(LoginView):
+    request: CountedRequest
     template_name = "login.html"
     redirect_authenticated_user = True
 
-    def form_valid(self, form):
+    def form_valid(self, form: AuthenticationForm) -> HttpResponse:
         answer = super().form_valid(form)
         people.record_account(
             user=form.get_user(), kind="logged_in", address=client_address(self.request), source="page"
         )
         return answer
 
-    def form_invalid(self, form):
+    def form_invalid(self, form: AuthenticationForm) -> HttpResponse:
         """django-axes has counted it by now; while it keeps the name out, tries are no longer counted."""
         name, counted = form.cleaned_data.get("username"), getattr(self.request, "axes_failures_since_start", None)
         if name and counted is not None:
@@ -37,7 +48,7 @@ class LogIn(LoginView):
 
 
 class LogOut(LogoutView):
-    def post(self, request, *args, **kwargs):
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         if request.user.is_authenticated:
             people.record_account(user=request.user, kind="logged_out", address=client_address(request), source="page")
         access.forget_person(request.session.session_key or "")
@@ -46,7 +57,7 @@ class LogOut(LogoutView):
 
 @page
 @require_http_methods(["GET", "POST"])
-def password(request):
+def password(request: PersonRequest) -> HttpResponse:
     """One's own password. This session stays; all others of this person end."""
     form = PasswordChangeForm(request.user, request.POST or None)
     if request.method == "POST" and form.is_valid():
@@ -59,7 +70,7 @@ def password(request):
 
 @page
 @require_GET
-def home(request):
+def home(request: PersonRequest) -> HttpResponse:
     labs = access.get_labs(request.user)
     if not labs:
         raise PermissionDenied("You are not a member of a lab yet. Ask the manager of a lab to invite you.")
@@ -68,6 +79,6 @@ def home(request):
 
 @page
 @require_GET
-def jump(request, lab_slug):
+def jump(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug)
     return JsonAnswer({"results": jump_targets(lab, request.GET.get("q", "").strip()[:100])})

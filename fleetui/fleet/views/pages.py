@@ -1,27 +1,36 @@
 """What every page of a lab has in common: the log-in, no cache, the head, and where a refusal is said."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any, TypeVar
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.forms import BaseForm
-from django.http import Http404
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.fleet import selectors
 from fleetui.fleet.actions import people
 from fleetui.fleet.forms import in_words
+from fleetui.fleet.models import Lab
+
+View = TypeVar("View", bound=Callable[..., HttpResponseBase])
 
 
-def page(view):
+def page(view: View) -> View:
     """A page of a lab: behind the log-in, and never taken from a cache, since it shows what is now."""
     return never_cache(login_required(view))
 
 
-def render_page(request, template, lab, section, status=200, **context):
+def render_page(
+    request: PersonRequest, template: str, lab: Lab, section: str, status: int = 200, **context: Any
+) -> HttpResponse:
     """With what base.html needs: the lab, the part of the site, and what the user's role may do here."""
     people.note_seen(user=request.user, labs=[lab.slug])
     # Counted only where the navigation is drawn; a part of a page has none.
@@ -35,11 +44,13 @@ def row_number(given: str) -> int:
     return int(given) if given.isdecimal() and len(given) < 18 else 0
 
 
-def number_in(request, field) -> int:
+def number_in(request: HttpRequest, field: str) -> int:
     return row_number(request.POST.get(field, ""))
 
 
-def do_archive(request, row, acts: dict, back: str):
+def do_archive(
+    request: PersonRequest, row: dict[str, Any], acts: dict[str, Callable[..., None]], back: str
+) -> HttpResponse:
     """What the buttons of an object's row ask: archive it, bring it back or delete it. Leads back to the list."""
     done = {"archive": "is archived", "restore": "is back", "delete": "is deleted"}
     act = request.POST.get("act", "")
@@ -55,7 +66,7 @@ def do_archive(request, row, acts: dict, back: str):
 
 
 @contextmanager
-def saying_refusals(request):
+def saying_refusals(request: HttpRequest) -> Iterator[None]:
     """Where the act within is refused, the page that follows says why; who may not do it gets a page that says so."""
     try:
         yield
@@ -65,7 +76,7 @@ def saying_refusals(request):
         messages.error(request, str(refused))
 
 
-def add_refusal(form, refused: access.Refused) -> None:
+def add_refusal(form: BaseForm, refused: access.Refused) -> None:
     """Put a refusal's sentences where the form has their fields, and the rest on top."""
     problems = getattr(refused, "problems", {})
     placed = {name: problem for name, problem in problems.items() if name in form.fields}
@@ -75,13 +86,13 @@ def add_refusal(form, refused: access.Refused) -> None:
         form.add_error(None, in_words(form, str(refused)))
 
 
-def list_problems(context: dict) -> list[tuple[str, str, str]]:
+def list_problems(context: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(id of the field, its label, what is wrong) of every form of the page that was sent with errors: said on top,
     since the field itself may be far down. What concerns no field has neither id nor label.
     """
-    problems = []
+    problems: list[tuple[str, str, str]] = []
     for form in context.values():
         if isinstance(form, BaseForm) and form.is_bound:
-            problems += [("", "", error) for error in form.non_field_errors()]
-            problems += [(field.auto_id, field.label, error) for field in form for error in field.errors]
+            problems += [("", "", str(error)) for error in form.non_field_errors()]
+            problems += [(field.auto_id, str(field.label), str(error)) for field in form for error in field.errors]
     return problems

@@ -1,30 +1,34 @@
 """The people of a lab: roles, invitations, and the page that an invitation's link opens."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth import login
 from django.db import IntegrityError, transaction
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.fleet import selectors
 from fleetui.fleet.actions import people as people_actions
 from fleetui.fleet.actions.people import why_closed
 from fleetui.fleet.forms import AccountForm, InviteForm
-from fleetui.fleet.models import ROLES, Invitation, Membership
+from fleetui.fleet.models import ROLES, Invitation, Lab, Membership
 from fleetui.fleet.views.pages import page, render_page, saying_refusals
 from fleetui.headers import client_address
 
 
 @page
 @require_GET
-def people(request, lab_slug):
+def people(request: PersonRequest, lab_slug: str) -> HttpResponse:
     return render_people(request, access.get_lab(request.user, lab_slug, "manage_people"), InviteForm())
 
 
-def render_people(request, lab, form, **shown_once):
+def render_people(request: PersonRequest, lab: Lab, form: InviteForm, **shown_once: Any) -> HttpResponse:
     return render_page(
         request,
         "fleet/people.html",
@@ -42,7 +46,7 @@ def render_people(request, lab, form, **shown_once):
 
 @page
 @require_POST
-def invite_member(request, lab_slug):
+def invite_member(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """The answer shows the invitation's link, this once."""
     lab = access.get_lab(request.user, lab_slug, "manage_people")
     form = InviteForm(request.POST)
@@ -55,7 +59,7 @@ def invite_member(request, lab_slug):
 
 @page
 @require_POST
-def revoke_invitation(request, lab_slug, number):
+def revoke_invitation(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     found = access.get_row(Invitation, request.user, lab_slug, "manage_people", pk=number)
     with saying_refusals(request):
         people_actions.revoke_invitation(invitation=found, user=request.user, source="page")
@@ -65,7 +69,7 @@ def revoke_invitation(request, lab_slug, number):
 
 @page
 @require_POST
-def change_role(request, lab_slug, number):
+def change_role(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     member = access.get_row(Membership, request.user, lab_slug, "manage_people", pk=number)
     role = request.POST.get("role", "")
     with saying_refusals(request):
@@ -76,7 +80,7 @@ def change_role(request, lab_slug, number):
 
 @page
 @require_POST
-def remove_member(request, lab_slug, number):
+def remove_member(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     member = access.get_row(Membership, request.user, lab_slug, "manage_people", pk=number)
     with saying_refusals(request):
         people_actions.remove_member(member=member, user=request.user, source="page")
@@ -86,7 +90,7 @@ def remove_member(request, lab_slug, number):
 
 @page
 @require_POST
-def reset_password(request, lab_slug, number):
+def reset_password(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     """The answer shows the member's new password, this once."""
     member = access.get_row(Membership, request.user, lab_slug, "manage_people", pk=number)
     with saying_refusals(request):
@@ -95,7 +99,7 @@ def reset_password(request, lab_slug, number):
     return redirect("people", lab_slug)
 
 
-def roles_table() -> list[dict]:
+def roles_table() -> list[dict[str, Any]]:
     """What each role may do, from the very table that decides it."""
     said = {"see": "see everything in the lab"} | access.SAID
     return [
@@ -106,7 +110,7 @@ def roles_table() -> list[dict]:
 
 @never_cache
 @require_http_methods(["GET", "POST"])
-def invitation(request, token):
+def invitation(request: HttpRequest, token: str) -> HttpResponse:
     """Where an invitation's link leads: sign in or make an account, then join."""
     found = access.get_invitation_by_token(Invitation, token)
     closed, user = why_closed(found), request.user

@@ -3,15 +3,18 @@
 import json
 import shlex
 from datetime import timedelta
+from typing import Any
 
 from django.conf import settings
 from django.contrib import messages
+from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
+from fleetui.access import PersonRequest
 from fleetui.fleet import selectors
 from fleetui.fleet.actions import archive, control, labs, maintenance
 from fleetui.fleet.forms import MaintenanceForm, StationForm, StationSettingsForm
@@ -28,18 +31,24 @@ TOKEN_COOKIE = "station_token"
 
 @page
 @require_GET
-def station(request, lab_slug, station_slug):
+def station(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpResponse:
     found = access.get_row(Station, request.user, lab_slug, slug=station_slug)
     return render_station(request, found, settings_form(found))
 
 
-def settings_form(station, data=None):
+def settings_form(station: Station, data: QueryDict | None = None) -> StationSettingsForm:
     values = {name: getattr(station, name) for name in ("self_reset_after_s", "shuffle_every_s")}
     values = {name: int(value) if value and value == int(value) else value for name, value in values.items()}
     return StationSettingsForm(data, initial=values, station=station)
 
 
-def render_station(request, station, form, status=200, maintenance_form=None):
+def render_station(
+    request: PersonRequest,
+    station: Station,
+    form: StationSettingsForm,
+    status: int = 200,
+    maintenance_form: MaintenanceForm | None = None,
+) -> HttpResponse:
     days = 7 if request.GET.get("use") == "7d" else 1
     return render_page(
         request,
@@ -62,7 +71,7 @@ def render_station(request, station, form, status=200, maintenance_form=None):
 
 @page
 @require_POST
-def station_settings(request, lab_slug, station_slug):
+def station_settings(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpResponse:
     found = access.get_row(Station, request.user, lab_slug, "command", slug=station_slug)
     form = settings_form(found, request.POST)
     if form.is_valid():
@@ -85,7 +94,7 @@ def station_settings(request, lab_slug, station_slug):
 
 @page
 @require_GET
-def stations(request, lab_slug):
+def stations(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """The stations of a lab side by side: are they well, and what were they used for."""
     lab = access.get_lab(request.user, lab_slug)
     return render_page(
@@ -101,7 +110,7 @@ def stations(request, lab_slug):
 
 @page
 @require_POST
-def archive_station(request, lab_slug, station_slug):
+def archive_station(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpResponse:
     found = access.get_row(Station, request.user, lab_slug, "archive_station", slug=station_slug)
     with saying_refusals(request):
         archive.archive_station(station=found, user=request.user, source="page")
@@ -111,7 +120,7 @@ def archive_station(request, lab_slug, station_slug):
 
 @page
 @require_POST
-def restore_station(request, lab_slug, station_slug):
+def restore_station(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpResponse:
     found = access.get_row(Station, request.user, lab_slug, "archive_station", slug=station_slug)
     with saying_refusals(request):
         archive.restore_station(station=found, user=request.user, source="page")
@@ -121,7 +130,7 @@ def restore_station(request, lab_slug, station_slug):
 
 @page
 @require_POST
-def delete_station(request, lab_slug, station_slug):
+def delete_station(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpResponse:
     found = access.get_row(Station, request.user, lab_slug, "archive_station", slug=station_slug)
     with saying_refusals(request):
         archive.delete_station(station=found, user=request.user, source="page")
@@ -131,7 +140,7 @@ def delete_station(request, lab_slug, station_slug):
 
 @page
 @require_http_methods(["GET", "POST"])
-def new_station(request, lab_slug):
+def new_station(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """A manager adds a station; the page of its token follows."""
     lab = access.get_lab(request.user, lab_slug, "create_station")
     form = StationForm(request.POST or None)
@@ -157,7 +166,7 @@ def new_station(request, lab_slug):
     return render_page(request, "fleet/new_station.html", lab, "stations", 422 if form.errors else 200, form=form)
 
 
-def show_token(request, station, token, **said):
+def show_token(request: PersonRequest, station: Station, token: str, **said: Any) -> HttpResponse:
     """Go to the page that shows the token, which only this browser can open again: the token lies in a signed cookie of
     that one page. Nothing of it is kept here but the hash.
     """
@@ -175,16 +184,16 @@ def show_token(request, station, token, **said):
     return answer
 
 
-def token_salt(request, station) -> str:
+def token_salt(request: PersonRequest, station: Station) -> str:
     return f"token of station {station.pk} for user {request.user.pk}"
 
 
-def read_token(request, station) -> dict | None:
+def read_token(request: PersonRequest, station: Station) -> dict[str, Any] | None:
     """What show_token has put into the cookie; None once the time is over, the station has connected or there is
     another token.
     """
     salt = token_salt(request, station)
-    kept = request.get_signed_cookie(TOKEN_COOKIE, default="", salt=salt, max_age=TOKEN_SHOWN_FOR.total_seconds())
+    kept = request.get_signed_cookie(TOKEN_COOKIE, default="", salt=salt, max_age=TOKEN_SHOWN_FOR)
     found = json.loads(kept) if kept else None
     if found is None or station.token_hash != access.hash_token(found["token"]):
         return None
@@ -195,7 +204,7 @@ def read_token(request, station) -> dict | None:
 
 @page
 @require_POST
-def renew_token(request, lab_slug, station_slug):
+def renew_token(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpResponse:
     """A new token; the page that shows it follows."""
     found = access.get_row(Station, request.user, lab_slug, "renew_token", slug=station_slug)
     keep_old = request.POST.get("at_once") != "on"
@@ -205,7 +214,7 @@ def renew_token(request, lab_slug, station_slug):
 
 @page
 @require_POST
-def put_token_away(request, lab_slug, station_slug):
+def put_token_away(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpResponse:
     """It has been noted: this browser shows it no more."""
     found = access.get_row(Station, request.user, lab_slug, "renew_token", slug=station_slug)
     answer = redirect("station", lab_slug, found.slug)
@@ -215,7 +224,7 @@ def put_token_away(request, lab_slug, station_slug):
 
 @page
 @require_GET
-def station_token(request, lab_slug, station_slug):
+def station_token(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpResponse:
     """The one page that shows a token, with the one command that uses it; it waits until the station is here."""
     found = access.get_row(Station, request.user, lab_slug, "renew_token", slug=station_slug)
     kept = read_token(request, found)
@@ -226,7 +235,7 @@ def station_token(request, lab_slug, station_slug):
     return render_page(request, "fleet/new_station.html", found.lab, "stations", **context)
 
 
-def start_command(station, token, server) -> str:
+def start_command(station: Station, token: str, server: str) -> str:
     if not station.simulated:
         return f"FLEET_SERVER={server} FLEET_TOKEN={token} python my_robot.py"
     file = f"{station.slug}.json"
@@ -239,7 +248,7 @@ def start_command(station, token, server) -> str:
 
 @page
 @require_POST
-def begin_maintenance(request, lab_slug, station_slug):
+def begin_maintenance(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpResponse:
     found = access.get_row(Station, request.user, lab_slug, "maintain", slug=station_slug)
     form = MaintenanceForm(request.POST)
     if not form.is_valid():
@@ -253,7 +262,7 @@ def begin_maintenance(request, lab_slug, station_slug):
 
 @page
 @require_POST
-def end_maintenance(request, lab_slug, station_slug):
+def end_maintenance(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpResponse:
     found = access.get_row(Station, request.user, lab_slug, "maintain", slug=station_slug)
     with saying_refusals(request):
         maintenance.end_maintenance(station=found, user=request.user, source="page")

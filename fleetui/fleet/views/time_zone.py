@@ -6,6 +6,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST
 
+from fleetui.access import PersonRequest
 from fleetui.fleet.actions import profiles
 from fleetui.fleet.forms import TimeZoneForm
 from fleetui.fleet.views.pages import page
@@ -13,7 +14,7 @@ from fleetui.fleet.views.pages import page
 
 @page
 @require_POST
-def note_time_zone(request):
+def note_time_zone(request: PersonRequest) -> HttpResponse:
     """What a page's script says of the zone of its browser."""
     profiles.note_time_zone(user=request.user, name=request.POST.get("seen", ""))
     return HttpResponse(status=204)
@@ -21,7 +22,7 @@ def note_time_zone(request):
 
 @page
 @require_http_methods(["GET", "POST"])
-def time_zone(request):
+def time_zone(request: PersonRequest) -> HttpResponse:
     """The zone that one chooses oneself."""
     form = TimeZoneForm(request.POST or None, initial={"time_zone": timezone.get_current_timezone_name()})
     if request.method == "POST" and form.is_valid():

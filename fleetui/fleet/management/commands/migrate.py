@@ -5,11 +5,14 @@ audit log it only adds to. So no fault of the application, and nobody who has it
 """
 
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 from django.conf import settings
 from django.core.management import CommandError
 from django.core.management.commands import migrate
 from django.db import connections, transaction
+from django.db.backends.postgresql.base import DatabaseWrapper
 from psycopg import sql
 
 from fleetui.fleet.models import Act
@@ -21,8 +24,9 @@ ADD_ONLY = (Act._meta.db_table,)
 class Command(migrate.Command):
     help = "Brings the tables up to date, as their owner, and says what the application may do with them."
 
-    def handle(self, *arguments, **options):
+    def handle(self, *arguments: Any, **options: Any) -> None:
         connection = connections[options["database"]]
+        assert isinstance(connection, DatabaseWrapper)  # settings.py knows no other database than PostgreSQL
         user = connection.settings_dict["USER"]
         with as_owner(connection):
             if user != connection.settings_dict["USER"]:
@@ -33,7 +37,7 @@ class Command(migrate.Command):
 
 
 @contextlib.contextmanager
-def as_owner(connection):
+def as_owner(connection: DatabaseWrapper) -> Iterator[None]:
     """The connection of this process, and none of its pool, is the owner's meanwhile."""
     used = dict(connection.settings_dict)
     owner = {name: value for name, value in settings.DATABASE_OWNER.items() if name != "NAME"}  # tests have another
@@ -48,7 +52,7 @@ def as_owner(connection):
         connection.settings_dict.update(used)
 
 
-def refuse_tables_of(user, connection):
+def refuse_tables_of(user: str, connection: DatabaseWrapper) -> None:
     """In a database from before it had two roles, the tables still belong to the application's."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM pg_tables WHERE schemaname = current_schema() AND tableowner = %s", [user])
@@ -61,7 +65,7 @@ def refuse_tables_of(user, connection):
         )
 
 
-def grant_rights(connection, user):
+def grant_rights(connection: DatabaseWrapper, user: str) -> None:
     with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
         cursor.execute("SELECT current_schema()")
         schema = sql.Identifier(cursor.fetchone()[0])

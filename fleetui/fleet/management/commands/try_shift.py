@@ -8,8 +8,9 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 COLUMNS = ("policy", "successes_per_hour", "touches_per_robot_hour", "utilisation", "human_busy")
 
@@ -17,7 +18,7 @@ COLUMNS = ("policy", "successes_per_hour", "touches_per_robot_hour", "utilisatio
 class Command(BaseCommand):
     help = "Simulate a shift of one person and many stations under three ways to supervise; the figures go into JSON."
 
-    def add_arguments(self, parser):
+    def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--stations", type=int, default=16, help="simulated stations (1 to 64)")
         parser.add_argument("--hours", type=float, default=1.0, help="length of the shift")
         parser.add_argument("--speed", choices=("1", "4", "max"), default="max", help="times real time")
@@ -26,7 +27,7 @@ class Command(BaseCommand):
         parser.add_argument("--reward-model", default="", help="the checkpoint that goes with it")
         parser.add_argument("--json", required=True, help="file for the figures")
 
-    def handle(self, *args, **options):
+    def handle(self, *args: Any, **options: Any) -> None:
         if not 1 <= options["stations"] <= 64:
             raise CommandError("--stations must be between 1 and 64.")
         if not 0 < options["hours"] <= 24:
@@ -41,6 +42,7 @@ class Command(BaseCommand):
             if options[name] != "":
                 command += [f"--{name.replace('_', '-')}", str(options[name])]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None  # it is a pipe
             for line in child.stdout:
                 self.show(line)
         if child.returncode:
@@ -53,7 +55,7 @@ class Command(BaseCommand):
             )
         self.stdout.write(f"failure prediction: {json.dumps(result['failure_prediction'])}")
 
-    def show(self, line):
+    def show(self, line: str) -> None:
         try:
             said = json.loads(line)
         except ValueError:
