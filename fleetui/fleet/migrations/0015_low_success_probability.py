@@ -1,9 +1,10 @@
+from django.apps.registry import Apps
 from django.db import migrations, models
 
 OLD, NEW = "hopeless", "low_success_probability"
 
 
-def rename(apps, old, new):
+def rename(apps: Apps, old: str, new: str) -> None:
     apps.get_model("fleet", "Episode").objects.filter(ending=old).update(ending=new)
 
 
