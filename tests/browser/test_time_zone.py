@@ -99,7 +99,7 @@ def test_a_person_chooses_another_zone_and_a_start_is_typed_in_it(newcomer, scre
 
 
 def test_a_tasks_rules_are_the_forms(newcomer, screenshots):
-    newcomer.goto(f"{LAB}/tasks/?edit=block2block#task")
+    newcomer.goto(f"{LAB}/tasks/block2block/edit#task")
     box = newcomer.get_by_label("Reset before each attempt")
     expect(box).not_to_be_checked()
     field = newcomer.get_by_label("Stalled after")

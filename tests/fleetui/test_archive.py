@@ -61,7 +61,7 @@ def test_only_its_roles_archive_restore_and_delete(lab, other_lab, rows, kind):
     for role in ROLES:
         for answer in (change(lab, path, True, role), change(lab, path, False, role), lab.call(role, "delete", path)):
             assert (answer.status_code != 403) == (role in MAY[kind]), (role, answer.content)
-        answer = lab.as_(role).post(f"/labs/{lab.slug}/{path}/archive", {"act": "archive"})
+        answer = lab.as_(role).post(f"/labs/{lab.slug}/{path}/archive")
         assert (answer.status_code != 403) == (role in MAY[kind])
         change(lab, path, False)
     body = json.dumps({"archived": True})
@@ -217,8 +217,6 @@ def test_the_pages_buttons_do_the_same_and_say_it(lab, rows, sft_run):
     manager = lab.as_("manager")
     for kind, path in rows.items():
         for act, said in (("archive", "is archived"), ("restore", "is back"), ("delete", "archive it first")):
-            own = act if kind == "stations" else "archive"  # a station has an address an act
-            answer = manager.post(f"/labs/{lab.slug}/{path}/{own}", {"act": act}, follow=True)
+            answer = manager.post(f"/labs/{lab.slug}/{path}/{act}", follow=True)
             assert answer.status_code == 200 and said in answer.content.decode(), (kind, act)
-        burn = "burn" if kind == "stations" else "archive"
-        assert manager.post(f"/labs/{lab.slug}/{path}/{burn}", {"act": "burn"}).status_code == 404
+        assert manager.post(f"/labs/{lab.slug}/{path}/burn").status_code == 404

@@ -216,7 +216,7 @@ def test_the_queue_links_the_form_of_what_waits_and_the_form_shows_what_it_is(la
     profiles.set_time_zone(user=lab.users["manager"], name="Europe/Berlin")
     started, row = assign(lab, parent=sft_run), assign(lab, target_success=0.9, priority="low")
     shown = lab.as_("manager").get(f"/labs/{lab.slug}/tasks/queue").content.decode()
-    assert url(lab, row) in shown and url(lab, started) not in shown
+    assert f'href="{url(lab, row)}"' in shown and f'href="{url(lab, started)}"' not in shown
     assert url(lab, row) not in lab.as_("viewer").get(f"/labs/{lab.slug}/tasks/queue").content.decode()
     values = page_form(lab, row)
     assert (values["budget"], values["amount"], values["priority"], values["who"]) == (
@@ -235,9 +235,9 @@ def test_the_queue_links_the_form_of_what_waits_and_the_form_shows_what_it_is(la
 
 def test_the_form_of_what_repeats_keeps_its_zone_whoever_edits_it(lab):
     day = ahead(days=30)
-    form = {"act": "assign", "task": lab.task.pk, "who": "any", "any_count": 1, "time_zone": "Europe/Berlin"}
+    form = {"task": lab.task.pk, "who": "any", "any_count": 1, "time_zone": "Europe/Berlin"}
     form |= {"not_before": f"{day:%Y-%m-%d}T09:00", "repeats": "daily"}
-    lab.as_("manager").post(f"/labs/{lab.slug}/tasks/", form)
+    lab.as_("manager").post(f"/labs/{lab.slug}/tasks/assignments/new", form)
     row = Assignment.objects.get()
     profiles.set_time_zone(user=lab.users["manager"], name="America/New_York")
     values = page_form(lab, row)

@@ -170,17 +170,17 @@ def test_labels_name_their_own_field(lab):
 
 
 def test_tasks_are_made_assigned_and_canceled(lab):
-    assert post(lab, "manager", "tasks/", act="task", family="block_to_place", name="Places").status_code == 302
+    assert post(lab, "manager", "tasks/new", family="block_to_place", name="Places").status_code == 302
     task = Task.objects.get(name="Places")
-    answer = post(lab, "manager", "tasks/", act="assign", task=task.pk)
+    answer = post(lab, "manager", "tasks/assignments/new", task=task.pk)
     assert answer.status_code == 422 and "Choose at least one station." in answer.content.decode()
     stations = [station.pk for station in lab.stations]
-    assert post(lab, "manager", "tasks/", act="assign", task=task.pk, stations=stations).status_code == 302
+    assert post(lab, "manager", "tasks/assignments/new", task=task.pk, stations=stations).status_code == 302
     assignment = Assignment.objects.get()
     assert assignment.stations.count() == 2
     assert "waits for a person to launch a run for it" in get(lab, "manager", "tasks/").content.decode()
-    assert post(lab, "researcher", "tasks/", act="cancel", assignment=assignment.pk).status_code == 403
-    assert post(lab, "manager", "tasks/", act="cancel", assignment=assignment.pk).status_code == 302
+    assert post(lab, "researcher", f"tasks/assignments/{assignment.pk}/cancel").status_code == 403
+    assert post(lab, "manager", f"tasks/assignments/{assignment.pk}/cancel").status_code == 302
     assignment.refresh_from_db()
     assert assignment.state == "canceled"
 
@@ -216,9 +216,7 @@ def test_episodes_are_filtered_and_shareable(lab):
 def test_a_truncated_upload_is_a_form_error(lab):
     whole = as_upload(make_episode(purpose="demonstration", actors=np.full(10, 2, np.uint8)))
     for body, status in ((whole[: len(whole) // 2], 422), (whole, 302)):
-        answer = post(
-            lab, "researcher", "datasets/", act="upload", name="mine", file=SimpleUploadedFile("a.safetensors", body)
-        )
+        answer = post(lab, "researcher", "datasets/upload", name="mine", file=SimpleUploadedFile("a.safetensors", body))
         assert answer.status_code == status
     assert Dataset.objects.get().episodes == 1
 
@@ -246,8 +244,8 @@ def test_errors_name_the_labels_and_stand_on_top_of_the_page(lab):
 
 
 REFUSED = {  # page -> what is sent to it, which one of its forms refuses, and a word of the sentence
-    "tasks/": ({"act": "task", "family": "block2block", "time_limit_steps": "0"}, "Time limit"),
-    "datasets/": ({"act": "generate", "name": "", "episodes": "1"}, "Name"),
+    "tasks/new": ({"family": "block2block", "time_limit_steps": "0"}, "Time limit"),
+    "datasets/generate": ({"name": "", "episodes": "1"}, "Name"),
     "stations/new": ({"name": "", "seed": "1"}, "Name"),
     "stations/arm-1/settings": ({"shuffle_every_s": "0"}, "Ask for a shuffle every"),
     "stations/arm-1/maintenance": ({"reason": ""}, "Why"),

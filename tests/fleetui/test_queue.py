@@ -767,12 +767,15 @@ def test_a_task_is_edited_in_part(lab):
 # The page, as plain forms
 
 
+ASSIGN = "assignments/new"
+
+
 def page(lab, role="manager", **query):
     return lab.as_(role).get(f"/labs/{lab.slug}/tasks/", query).content.decode()
 
 
-def post(lab, role="manager", **data):
-    return lab.as_(role).post(f"/labs/{lab.slug}/tasks/", data, follow=True)
+def post(lab, act, role="manager", **data):
+    return lab.as_(role).post(f"/labs/{lab.slug}/tasks/{act}", data, follow=True)
 
 
 def test_the_empty_queue_teaches_the_next_step(lab):
@@ -781,24 +784,24 @@ def test_the_empty_queue_teaches_the_next_step(lab):
 
 
 def test_the_form_without_javascript(online, sft_run):
-    wishes = {"act": "assign", "task": online.task.pk, "parent": sft_run.pk, "who": "any", "any_count": 1}
-    answer = post(online, **wishes, budget="target_success", amount="90", priority="high")
+    wishes = {"task": online.task.pk, "parent": sft_run.pk, "who": "any", "any_count": 1}
+    answer = post(online, ASSIGN, **wishes, budget="target_success", amount="90", priority="high")
     assert "Block2Block is in the queue; standby" in answer.content.decode()
     row = Assignment.objects.get()
     assert (row.any_count, row.target_success, row.priority) == (1, 0.9, 2)
     stations = [online.stations[0].pk]
-    post(online, act="assign", task=online.task.pk, who="chosen", stations=stations, budget="episodes", amount="50")
+    post(online, ASSIGN, task=online.task.pk, who="chosen", stations=stations, budget="episodes", amount="50")
     second = Assignment.objects.first()
-    post(online, act="assign", task=online.task.pk, who="chosen", stations=stations)
+    post(online, ASSIGN, task=online.task.pk, who="chosen", stations=stations)
     third = Assignment.objects.first()
-    post(online, act="move", assignment=third.pk, before=second.pk)
+    post(online, f"assignments/{third.pk}/move", before=second.pk)
     assert order(online) == [third.pk, second.pk]
-    post(online, act="move", assignment=third.pk, before="")
+    post(online, f"assignments/{third.pk}/move", before="")
     assert order(online) == [second.pk, third.pk]
-    assert "was killed" in post(online, act="kill", assignment=row.pk).content.decode()
+    assert "was killed" in post(online, f"assignments/{row.pk}/kill").content.decode()
     assert "Killed by east-manager" in page(online, ended="killed")
     assert "No assignment is failed" in page(online, ended="failed")
-    answer = post(online, act="move", assignment=row.pk, before="")
+    answer = post(online, f"assignments/{row.pk}/move", before="")
     assert "is not waiting any more" in answer.content.decode()
 
 
@@ -815,31 +818,31 @@ def test_the_form_without_javascript(online, sft_run):
     ],
 )
 def test_a_form_that_makes_no_sense_says_where(lab, wrong, says):
-    answer = post(lab, act="assign", task=lab.task.pk, **wrong)
+    answer = post(lab, ASSIGN, task=lab.task.pk, **wrong)
     assert answer.status_code == 422 and says in answer.content.decode() and not Assignment.objects.exists()
 
 
 def test_series_are_listed_and_stopped_on_the_page(lab):
     first = assign(lab, not_before=ahead(days=1).replace(hour=8, minute=0), repeats="daily")
     assert "Daily at 08:00 UTC" in page(lab)
-    assert "does not repeat any more" in post(lab, act="stop_repeating", assignment=first.pk).content.decode()
+    assert "does not repeat any more" in post(lab, f"assignments/{first.pk}/stop-repeating").content.decode()
     assert "Repeating" not in page(lab)
 
 
 def test_tasks_are_edited_archived_and_restored_on_the_page(lab):
     slug = lab.task.slug
-    assert "Save task" in page(lab, edit=slug)
-    assert lab.as_("researcher").get(f"/labs/{lab.slug}/tasks/", {"edit": slug}).status_code == 403
-    wrong = post(lab, act="edit", task=slug, name="New", resets="self")
+    assert "Save task" in lab.as_("manager").get(f"/labs/{lab.slug}/tasks/{slug}/edit").content.decode()
+    assert lab.as_("researcher").get(f"/labs/{lab.slug}/tasks/{slug}/edit").status_code == 403
+    wrong = post(lab, f"{slug}/edit", name="New", resets="self")
     assert wrong.status_code == 422 and "after how many seconds" in wrong.content.decode()
-    post(lab, act="edit", task=slug, name="New", resets="self", self_reset_after_s="3", stall_steps="20")
+    post(lab, f"{slug}/edit", name="New", resets="self", self_reset_after_s="3", stall_steps="20")
     task = Task.objects.get(slug=slug)
     assert (task.name, task.self_reset_after_s, task.stall_steps) == ("New", 3.0, 20)
     assert "or 20 steps without progress" in page(lab)
-    assert post(lab, "researcher", act="archive", task=slug).status_code == 403
-    assert "its history stays" in post(lab, act="archive", task=slug).content.decode()
+    assert post(lab, f"{slug}/archive", "researcher").status_code == 403
+    assert "its history stays" in post(lab, f"{slug}/archive").content.decode()
     assert "Archived (1)" in page(lab)
-    post(lab, act="restore", task=slug)
+    post(lab, f"{slug}/restore")
     assert "Archived (" not in page(lab)
 
 

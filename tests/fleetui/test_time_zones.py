@@ -186,18 +186,18 @@ def test_a_start_is_read_in_the_zone_in_which_it_was_typed(lab):
     shown = lab.as_("manager").get(f"/labs/{lab.slug}/tasks/").content.decode()
     assert "Time in Europe/Berlin (" in shown and 'name="time_zone" value="Europe/Berlin"' in shown
     day = timezone.now() + timedelta(days=30)
-    form = {"act": "assign", "task": lab.task.pk, "who": "any", "any_count": 1, "repeats": "daily"}
+    form = {"task": lab.task.pk, "who": "any", "any_count": 1, "repeats": "daily"}
     form["not_before"] = f"{day:%Y-%m-%d}T09:00"
     for zone, named in (("Europe/Berlin", "Europe/Berlin"), ("America/New_York", "America/New_York"), ("", None)):
-        lab.as_("manager").post(f"/labs/{lab.slug}/tasks/", form | {"time_zone": zone})
+        lab.as_("manager").post(f"/labs/{lab.slug}/tasks/assignments/new", form | {"time_zone": zone})
         row = Assignment.objects.first()
         assert row.time_zone == (named or "Europe/Berlin")
         assert f"{row.due_at.astimezone(ZoneInfo(row.time_zone)):%H:%M}" == "09:00"
 
 
 def test_a_time_that_the_clock_change_leaves_out_is_refused_in_words(lab):
-    form = {"act": "assign", "task": lab.task.pk, "who": "any", "any_count": 1, "time_zone": "Europe/Berlin"}
-    answer = lab.as_("manager").post(f"/labs/{lab.slug}/tasks/", form | {"not_before": "2027-03-28T02:30"})
+    form = {"task": lab.task.pk, "who": "any", "any_count": 1, "time_zone": "Europe/Berlin"}
+    answer = lab.as_("manager").post(f"/labs/{lab.slug}/tasks/assignments/new", form | {"not_before": "2027-03-28T02:30"})
     assert answer.status_code == 422 and "may not exist" in answer.content.decode()
     assert not Assignment.objects.exists() and not PeriodicTask.objects.filter(name__startswith="assignment").exists()
 

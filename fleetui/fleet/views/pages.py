@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.forms import BaseForm
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.shortcuts import redirect, render
+from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 
 from fleetui import access
@@ -42,27 +42,6 @@ def render_page(
 def row_number(given: str) -> int:
     """The number of a row that an address or a form names; 0, which no row has, where it is none."""
     return int(given) if given.isdecimal() and len(given) < 18 else 0
-
-
-def number_in(request: HttpRequest, field: str) -> int:
-    return row_number(request.POST.get(field, ""))
-
-
-def do_archive(
-    request: PersonRequest, row: dict[str, Any], acts: dict[str, Callable[..., None]], back: str
-) -> HttpResponse:
-    """What the buttons of an object's row ask: archive it, bring it back or delete it. Leads back to the list."""
-    done = {"archive": "is archived", "restore": "is back", "delete": "is deleted"}
-    act = request.POST.get("act", "")
-    if act not in done:
-        raise Http404("This page has no such form.")
-    try:
-        acts[act](user=request.user, source="page", **row)
-        (named,) = row.values()
-        messages.success(request, f"{named} {done[act]}.")
-    except access.Conflict as refused:
-        messages.error(request, str(refused))
-    return redirect(back)
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 from typing import Any
 
 from django.contrib import messages
-from django.http import Http404, HttpResponse
+from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
 from fleetui.access import PersonRequest
@@ -13,7 +13,7 @@ from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import labs
 from fleetui.fleet.forms import TaskForm
 from fleetui.fleet.models import PRIORITIES, Assignment, Lab, Task
-from fleetui.fleet.views.pages import add_refusal, number_in, page, render_page, row_number
+from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number, saying_refusals
 from fleetui.practice import queue, selectors
 from fleetui.practice.actions import assignments
 from fleetui.practice.forms import AssignForm
@@ -23,27 +23,25 @@ ENDED = tuple(state for state in Assignment.STATES if state not in Assignment.LI
 
 
 @page
-@require_http_methods(["GET", "POST"])
+@require_GET
 def tasks(request: PersonRequest, lab_slug: str) -> HttpResponse:
-    lab = access.get_lab(request.user, lab_slug)
-    act = request.POST.get("act", "")
-    edited = None
-    if slug := request.GET.get("edit") or (request.POST.get("task", "") if act == "edit" else ""):
-        edited = access.get_row(Task, request.user, lab_slug, "edit_task", slug=slug)
-    task_form = TaskForm(request.POST if act in ("task", "edit") else None, task=edited)
-    asked = {"parent": number} if (number := row_number(request.GET.get("parent", ""))) else {}
-    assign_form = AssignForm(request.POST if act == "assign" else None, lab=lab, auto_id="assign_%s", initial=asked)
-    if request.method == "POST":
-        done = change_tasks(request, lab, act, task_form, assign_form, edited)
-        if done:
-            messages.success(request, done)
-            return redirect("tasks", lab_slug)
-        if act not in ("task", "edit", "assign"):  # a refusal that no form shows
-            return redirect("tasks", lab_slug)
+    return render_tasks(request, access.get_lab(request.user, lab_slug))
+
+
+def render_tasks(
+    request: PersonRequest,
+    lab: Lab,
+    *,
+    task_form: TaskForm | None = None,
+    assign_form: AssignForm | None = None,
+    edited: Task | None = None,
+) -> HttpResponse:
+    """The page, with whichever of its forms was refused."""
+    parent = row_number(request.GET.get("parent", ""))
+    bad = any(form is not None and form.errors for form in (task_form, assign_form))
     ended = request.GET.get("ended", "")
     if ended not in ENDED:
         ended = ""
-    bad = task_form.errors or assign_form.errors
     return render_page(
         request,
         "fleet/tasks.html",
@@ -58,9 +56,71 @@ def tasks(request: PersonRequest, lab_slug: str) -> HttpResponse:
         tasks=fleet.list_tasks(lab),
         archived=fleet.list_tasks(lab, archived=True),
         edited=edited,
-        task_form=task_form,
-        assign_form=assign_form,
+        task_form=task_form or TaskForm(task=edited),
+        assign_form=assign_form or new_assign_form(lab, initial={"parent": parent} if parent else {}),
     )
+
+
+def new_assign_form(lab: Lab, data: QueryDict | None = None, initial: dict[str, Any] | None = None) -> AssignForm:
+    return AssignForm(data, lab=lab, auto_id="assign_%s", initial=initial)
+
+
+@page
+@require_POST
+def create_task(request: PersonRequest, lab_slug: str) -> HttpResponse:
+    lab = access.get_lab(request.user, lab_slug, "create_task")
+    form = TaskForm(request.POST)
+    if form.is_valid():
+        try:
+            made = labs.create_task(lab=lab, user=request.user, **form.cleaned_data, source="page")
+        except access.Refused as refused:
+            add_refusal(form, refused)
+        else:
+            messages.success(request, f"{made} can be assigned now.")
+            return redirect("tasks", lab_slug)
+    return render_tasks(request, lab, task_form=form)
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def edit_task(request: PersonRequest, lab_slug: str, task_slug: str) -> HttpResponse:
+    task = access.get_row(Task, request.user, lab_slug, "edit_task", slug=task_slug)
+    form = TaskForm(request.POST if request.method == "POST" else None, task=task)
+    if form.is_valid():
+        try:
+            labs.edit_task(task=task, user=request.user, **form.changes(), source="page")
+        except access.Refused as refused:
+            add_refusal(form, refused)
+        else:
+            messages.success(
+                request,
+                f"{task} is changed. Stations that practise it follow the change from their next attempt on.",
+            )
+            return redirect("tasks", lab_slug)
+    return render_tasks(request, task.lab, task_form=form, edited=task)
+
+
+@page
+@require_POST
+def archive_task(request: PersonRequest, lab_slug: str, task_slug: str) -> HttpResponse:
+    task = access.get_row(Task, request.user, lab_slug, "edit_task", slug=task_slug)
+    with saying_refusals(request):
+        labs.archive_task(task=task, user=request.user, source="page")
+        messages.success(request, f"{task} is archived; its history stays.")
+    return redirect("tasks", lab_slug)
+
+
+@page
+@require_POST
+def restore_task(request: PersonRequest, lab_slug: str, task_slug: str) -> HttpResponse:
+    task = access.get_row(Task, request.user, lab_slug, "edit_task", slug=task_slug)
+    with saying_refusals(request):
+        labs.restore_task(task=task, user=request.user, source="page")
+        messages.success(request, f"{task} can be assigned again.")
+    return redirect("tasks", lab_slug)
+
+
+# The queue
 
 
 @page
@@ -121,61 +181,63 @@ def edit_assignment(request: PersonRequest, lab_slug: str, number: int) -> HttpR
     return render_page(request, "fleet/assignment.html", row.lab, "tasks", status, row=row, assign_form=form)
 
 
-def change_tasks(
-    request: PersonRequest, lab: Lab, act: str, task_form: TaskForm, assign_form: AssignForm, edited: Task | None
-) -> str:
-    """Do what one of the page's forms asks; returns what was done, or "" where it was refused in words."""
-    forms: dict[str, TaskForm | AssignForm] = {"task": task_form, "edit": task_form, "assign": assign_form}
-    form = forms.get(act)
-    if form is not None and not form.is_valid():
-        access.get_lab(request.user, lab.slug, {"task": "create_task", "edit": "edit_task"}.get(act, "assign"))
-        return ""
-    try:
-        if act == "task":
-            access.get_lab(request.user, lab.slug, "create_task")
-            made = labs.create_task(lab=lab, user=request.user, **task_form.cleaned_data, source="page")
-            return f"{made} can be assigned now."
-        if act == "edit" and edited is not None:
-            labs.edit_task(task=edited, user=request.user, **task_form.changes(), source="page")
-            return f"{edited} is changed. Stations that practise it follow the change from their next attempt on."
-        if act in ("archive", "restore"):
-            task = access.get_row(Task, request.user, lab.slug, "edit_task", slug=request.POST.get("task", ""))
-            if act == "archive":
-                labs.archive_task(task=task, user=request.user, source="page")
-                return f"{task} is archived; its history stays."
-            labs.restore_task(task=task, user=request.user, source="page")
-            return f"{task} can be assigned again."
-        if act == "assign":
-            access.get_lab(request.user, lab.slug, "assign")
-            given = assignments.assign_task(lab=lab, user=request.user, **assign_form.wishes(), source="page")
-            return say_assigned(lab, given)
-        if act in ("cancel", "kill", "move", "stop_repeating"):
-            return change_assignment(request, lab, act)
-    except (access.Denied, access.NotFound):
-        raise
-    except access.Refused as refused:
-        if form is None:
-            messages.error(request, str(refused))
-        else:
+@page
+@require_POST
+def assign_task(request: PersonRequest, lab_slug: str) -> HttpResponse:
+    lab = access.get_lab(request.user, lab_slug, "assign")
+    form = new_assign_form(lab, request.POST)
+    if form.is_valid():
+        try:
+            made = assignments.assign_task(lab=lab, user=request.user, **form.wishes(), source="page")
+        except access.Refused as refused:
             add_refusal(form, refused)
-        return ""
-    raise Http404("This page has no such form.")
+        else:
+            messages.success(request, say_assigned(lab, made))
+            return redirect("tasks", lab_slug)
+    return render_tasks(request, lab, assign_form=form)
 
 
-def change_assignment(request: PersonRequest, lab: Lab, act: str) -> str:
-    def named(field: str) -> Assignment:
-        return access.get_row(Assignment, request.user, lab.slug, "assign", pk=number_in(request, field))
-
-    row = named("assignment")
-    if act == "move":
-        before = named("before") if request.POST.get("before") else None
+@page
+@require_POST
+def move_assignment(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
+    row = access.get_row(Assignment, request.user, lab_slug, "assign", pk=number)
+    before = None  # to the end
+    if named := request.POST.get("before", ""):
+        before = access.get_row(Assignment, request.user, lab_slug, "assign", pk=row_number(named))
+    with saying_refusals(request):
         assignments.reorder_assignment(assignment=row, before=before, user=request.user, source="page")
-        return f"The assignment of {row.task} is moved."
-    if act == "stop_repeating":
+        messages.success(request, f"The assignment of {row.task} is moved.")
+    return redirect("tasks", lab_slug)
+
+
+@page
+@require_POST
+def cancel_assignment(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
+    row = access.get_row(Assignment, request.user, lab_slug, "assign", pk=number)
+    with saying_refusals(request):
+        assignments.cancel_assignment(assignment=row, user=request.user, force=False, source="page")
+        messages.success(request, f"The assignment of {row.task} was canceled.")
+    return redirect("tasks", lab_slug)
+
+
+@page
+@require_POST
+def kill_assignment(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
+    row = access.get_row(Assignment, request.user, lab_slug, "assign", pk=number)
+    with saying_refusals(request):
+        assignments.cancel_assignment(assignment=row, user=request.user, force=True, source="page")
+        messages.success(request, f"The assignment of {row.task} was killed.")
+    return redirect("tasks", lab_slug)
+
+
+@page
+@require_POST
+def stop_repeating(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
+    row = access.get_row(Assignment, request.user, lab_slug, "assign", pk=number)
+    with saying_refusals(request):
         assignments.stop_repeating(assignment=row, user=request.user, source="page")
-        return f"The assignment of {row.task} does not repeat any more."
-    assignments.cancel_assignment(assignment=row, user=request.user, force=act == "kill", source="page")
-    return f"The assignment of {row.task} was {'killed' if act == 'kill' else 'canceled'}."
+        messages.success(request, f"The assignment of {row.task} does not repeat any more.")
+    return redirect("tasks", lab_slug)
 
 
 def say_assigned(lab: Lab, made: Assignment) -> str:

@@ -48,7 +48,7 @@ queue?.addEventListener("submit", (event) => {
   const form = event.target;
   if (!form.matches(".move")) return;
   event.preventDefault();
-  move(form.elements.assignment.value, form.elements.before.value ? Number(form.elements.before.value) : null);
+  move(form.dataset.move, form.elements.before.value ? Number(form.elements.before.value) : null);
 });
 
 queue?.addEventListener("keydown", (event) => {
