@@ -197,7 +197,9 @@ def test_a_start_is_read_in_the_zone_in_which_it_was_typed(lab):
 
 def test_a_time_that_the_clock_change_leaves_out_is_refused_in_words(lab):
     form = {"task": lab.task.pk, "who": "any", "any_count": 1, "time_zone": "Europe/Berlin"}
-    answer = lab.as_("manager").post(f"/labs/{lab.slug}/tasks/assignments/new", form | {"not_before": "2027-03-28T02:30"})
+    answer = lab.as_("manager").post(
+        f"/labs/{lab.slug}/tasks/assignments/new", form | {"not_before": "2027-03-28T02:30"}
+    )
     assert answer.status_code == 422 and "may not exist" in answer.content.decode()
     assert not Assignment.objects.exists() and not PeriodicTask.objects.filter(name__startswith="assignment").exists()
 

@@ -105,77 +105,30 @@ class Command(BaseCommand):
                 page.raise_for_status()
                 first_page_s = time.time() - self.began
                 self.say(f"first page after {first_page_s:.1f} s")
-                return await self.through_the_loop(
-                    server, manager, researcher, supervisor, deadline, first_page_s, options
-                )
+                people = People(manager, researcher, supervisor)
+                return await self.through_the_loop(server, people, deadline, first_page_s, options)
         finally:
             server.stop()
 
     async def through_the_loop(
-        self,
-        server: "Server",
-        manager: "Person",
-        researcher: "Person",
-        supervisor: "Person",
-        deadline: float,
-        first_page_s: float,
-        options: dict[str, Any],
+        self, server: "Server", people: "People", deadline: float, first_page_s: float, options: dict[str, Any]
     ) -> Json:
-        dataset = await self.newest_dataset(researcher, deadline)
-        if options["demonstrations"] != DEMONSTRATIONS:
-            asked = {"families": dataset["families"], "episodes": options["demonstrations"], "seed": 1}
-            await researcher.post("datasets", {"name": "Demonstrations", **asked})
-            dataset = await self.newest_dataset(researcher, deadline)
-        self.say(f"{dataset['episodes']} demonstrations are there")
-        sft = await researcher.post(
+        dataset = await self.demonstrations(people.researcher, deadline, options["demonstrations"])
+        sft = await people.researcher.post(
             "runs",
             {"kind": "sft", "name": "first training", "dataset": dataset["id"], "recipe": {"seed": options["seed"]}},
         )
-        sft = await self.finished_run(researcher, sft["id"], deadline)
-        level = await self.metrics(researcher, sft["id"], "evaluation")
+        sft = await self.finished_run(people.researcher, sft["id"], deadline)
+        level = await self.metrics(people.researcher, sft["id"], "evaluation")
         self.say(f"SFT done: {level[-1]['successes']}/{level[-1]['n']}")
 
-        stations = [row["slug"] for row in (await manager.get("stations?limit=500"))["items"]]
-        families = dataset["families"]
-        tasks = [row for row in (await manager.get("tasks"))["items"] if row["family"] in families]
-        for slug in stations:
-            await supervisor.post(f"stations/{slug}/command", {"name": "speed", "args": {"value": 0}})
-        assignment = await manager.post("assignments", {"task": tasks[0]["slug"], "stations": stations})
-        improve = await researcher.post(
-            "runs",
-            {
-                "kind": "improve",
-                "name": "first practice",
-                "parent": sft["id"],
-                "assignment": assignment["id"],
-                "recipe": {"seed": options["seed"]},
-            },
-        )
+        tasks = [row for row in (await people.manager.get("tasks"))["items"] if row["family"] in dataset["families"]]
         practice_began = time.time()
-        seen = Measured()
-        watching = asyncio.create_task(self.watch(supervisor, seen, improve["id"], stations))
-        run: Json = {}
-        try:
-            while time.time() < deadline - 20:
-                if watching.done():
-                    watching.result()
-                    raise CommandError("The browser socket closed before the run had ended.")
-                run = await researcher.get(f"runs/{improve['id']}")
-                if run["state"] in ("completed", "failed", "canceled"):
-                    break
-                await asyncio.sleep(1)
-            else:
-                self.say("out of time: canceling the run")
-                await researcher.post(f"runs/{improve['id']}/cancel", {})
-                run = await self.finished_run(researcher, improve["id"], deadline, accept=("canceled", "completed"))
-        finally:
-            watching.cancel()
-        if run["state"] == "failed":
-            raise CommandError(f"The self-improvement run failed: {run['error']}")
+        run_id, stations, seen = await self.practise(people, tasks[0], sft, deadline, options["seed"])
         practice_s = time.time() - practice_began
-        curve = await self.metrics(researcher, improve["id"], "evaluation")
-        success = success_of(curve, await self.metrics(researcher, improve["id"], "done"))
-        run = await researcher.get(f"runs/{improve['id']}")
+        curve = await self.metrics(people.researcher, run_id, "evaluation")
+        success = success_of(curve, await self.metrics(people.researcher, run_id, "done"))
+        run = await people.researcher.get(f"runs/{run_id}")
         staleness = sorted(row["staleness_s"] for row in run["checkpoints"] if row.get("staleness_s") is not None)
         if not staleness or not seen.telemetry_ms:
             raise CommandError(
@@ -204,6 +157,50 @@ class Command(BaseCommand):
             "stations": len(stations),
             "total_s": round(time.time() - self.began, 1),
         }
+
+    async def demonstrations(self, researcher: "Person", deadline: float, count: int) -> Json:
+        """The dataset to train on: the fleet's first one, or a new one where another number is asked for."""
+        dataset = await self.newest_dataset(researcher, deadline)
+        if count != DEMONSTRATIONS:
+            asked = {"families": dataset["families"], "episodes": count, "seed": 1}
+            await researcher.post("datasets", {"name": "Demonstrations", **asked})
+            dataset = await self.newest_dataset(researcher, deadline)
+        self.say(f"{dataset['episodes']} demonstrations are there")
+        return dataset
+
+    async def practise(
+        self, people: "People", task: Json, sft: Json, deadline: float, seed: int
+    ) -> tuple[int, list[str], "Measured"]:
+        """All stations, as fast as they can, until the run has ended or the time is over: its id, the stations, and what
+        was seen meanwhile.
+        """
+        stations = [row["slug"] for row in (await people.manager.get("stations?limit=500"))["items"]]
+        for slug in stations:
+            await people.supervisor.post(f"stations/{slug}/command", {"name": "speed", "args": {"value": 0}})
+        assignment = await people.manager.post("assignments", {"task": task["slug"], "stations": stations})
+        asked = {"kind": "improve", "name": "first practice", "parent": sft["id"], "assignment": assignment["id"]}
+        run = await people.researcher.post("runs", {**asked, "recipe": {"seed": seed}})
+        address, seen = f"runs/{run['id']}", Measured()
+        watching = asyncio.create_task(self.watch(people.supervisor, seen, run["id"], stations))
+        try:
+            while time.time() < deadline - 20:
+                if watching.done():
+                    watching.result()
+                    raise CommandError("The browser socket closed before the run had ended.")
+                run = await people.researcher.get(address)
+                if run["state"] in ("completed", "failed", "canceled"):
+                    break
+                await asyncio.sleep(1)
+            else:
+                self.say("out of time: canceling the run")
+                await people.researcher.post(f"{address}/cancel", {})
+                ended = ("canceled", "completed")
+                run = await self.finished_run(people.researcher, run["id"], deadline, accept=ended)
+        finally:
+            watching.cancel()
+        if run["state"] == "failed":
+            raise CommandError(f"The self-improvement run failed: {run['error']}")
+        return run["id"], stations, seen
 
     async def newest_dataset(self, researcher: "Person", deadline: float) -> Json:
         while time.time() < deadline:
@@ -462,3 +459,12 @@ class Person:
             max_size=2**22,
             compression=None,
         )
+
+
+@dataclass(frozen=True)
+class People:
+    """Who plays: each does what its role may."""
+
+    manager: Person
+    researcher: Person
+    supervisor: Person
