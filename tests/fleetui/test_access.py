@@ -137,7 +137,7 @@ def test_the_token_is_kept_as_a_hash(lab):
 
 
 EVERYONE = set(ROLES)
-DOORS = {  # page -> who may; (method, path)
+PAGES = {  # page -> who may; (method, path)
     ("get", "stations/"): EVERYONE,
     ("get", "stations/new"): {"manager"},
     ("get", "people"): {"manager"},
@@ -160,13 +160,13 @@ DOORS = {  # page -> who may; (method, path)
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_each_role_at_each_door(lab, other_lab, door):
-    method, path = door
+@pytest.mark.parametrize("page", PAGES)
+def test_each_role_at_each_page(lab, other_lab, page):
+    method, path = page
     url = f"/labs/{lab.slug}/{path}"
     for role in ROLES:
         status = getattr(lab.as_(role), method)(url).status_code
-        assert (status != 403) == (role in DOORS[door]) and status != 500, (role, status)
+        assert (status != 403) == (role in PAGES[page]) and status != 500, (role, status)
     assert getattr(other_lab.as_("manager"), method)(url).status_code == 404
     answer = getattr(Client(), method)(url)
     assert answer.status_code == 302 and answer["Location"].startswith("/login?next=")

@@ -171,8 +171,8 @@ class Command(BaseCommand):
     async def practise(
         self, people: "People", task: Json, sft: Json, deadline: float, seed: int
     ) -> tuple[int, list[str], "Measured"]:
-        """All stations, as fast as they can, until the run has ended or the time is over: its id, the stations, and what
-        was seen meanwhile.
+        """All stations, as fast as they can, until the run has ended or the time is over: its id, the stations, and
+        what was seen meanwhile.
         """
         stations = [row["slug"] for row in (await people.manager.get("stations?limit=500"))["items"]]
         for slug in stations:
