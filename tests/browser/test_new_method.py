@@ -74,8 +74,9 @@ def test_it_is_launched_from_its_page_practises_and_draws_its_curve(opened, scre
     api(page, "POST", "stations/station-1/command", {"name": "speed", "args": {"value": 0}})
 
     page.goto(f"{LAB}/runs/")
-    expect(page.locator("#new-run li")).to_have_count(3)
-    expect(page.locator("#new-run li").last).to_contain_text("Trains nothing.")
+    page.get_by_role("link", name="New run").click()
+    expect(page.locator(".methods li")).to_have_count(3)
+    expect(page.locator(".methods li").last).to_contain_text("Trains nothing.")
     page.screenshot(path=screenshots / "new_method_runs.png", full_page=True)
     page.get_by_role("link", name="Only practise").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Only practise")

@@ -35,7 +35,6 @@ def runs(request: PersonRequest, lab_slug: str) -> HttpResponse:
         "runs",
         runs=learning.list_runs(lab).annotate(evaluation=Subquery(newest)),
         standing=standing_runs(lab),
-        methods=methods().values(),
         archived=learning.list_runs(lab, archived=True),
     )
 
