@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from django.db import Error
@@ -24,12 +24,9 @@ from fleetui.fleet.actions import stops as stop_actions
 from fleetui.fleet.models import Station
 from fleetui.live import telemetry
 from fleetui.live.browser_messages import age_of, refuse_late, text_of
-from fleetui.live.sockets import BadRequest, in_thread
+from fleetui.live.sockets import BadRequest, PersonSocket, in_thread
 from fleetui.live.stations import tell_at_once
 from robots.protocol import Command, ControlHeartbeat, Lapse
-
-if TYPE_CHECKING:
-    from fleetui.live.viewers import LiveConsumer
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +49,7 @@ class Held:
 class Commanding:
     """The orders of one socket, and the stations that it holds. What it holds it lets go when the socket ends."""
 
-    def __init__(self, socket: "LiveConsumer") -> None:
+    def __init__(self, socket: PersonSocket) -> None:
         self.socket = socket  # it knows the user and the roles
         self.held: dict[tuple[str, str], Held] = {}
         self.stops_under_way = 0

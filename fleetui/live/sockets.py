@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
 from django.db import DataError, Error
 from redis.exceptions import RedisError
@@ -208,3 +209,14 @@ class Socket(AsyncWebsocketConsumer):
                 await self.close(code, reason[:120])
         except (*GONE, TimeoutError) as error:
             log.debug("%s: %r", self, error)
+
+
+class PersonSocket(Socket):
+    """A connection of somebody who is logged in."""
+
+    user: User
+    known_roles: dict[str, str]  # by the labs' slugs, as the newest look found them
+
+    def is_welcome(self) -> bool:
+        """Look anew: whether the log-in lasts, and the roles that the page was drawn for."""
+        raise NotImplementedError

@@ -18,7 +18,7 @@ from django.db import Error
 from fleetui import access
 from fleetui.fleet.actions import people
 from fleetui.live.commanding import FORBIDDEN, Commanding
-from fleetui.live.sockets import BadRequest, Socket, in_thread, read_json
+from fleetui.live.sockets import BadRequest, PersonSocket, in_thread, read_json
 from fleetui.live.watching import Watching
 
 LARGEST_TEXT = 64 * 1024
@@ -32,10 +32,8 @@ WATCH_SILENCE_S = 0.1
 SILENT = 4408
 
 
-class LiveConsumer(Socket):
-    user: User
+class LiveConsumer(PersonSocket):
     roles: dict[str, str]
-    known_roles: dict[str, str]
     watching: Watching
     commanding: Commanding
 

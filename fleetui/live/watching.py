@@ -10,7 +10,7 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import redis.asyncio
 from django.conf import settings
@@ -24,10 +24,7 @@ from fleetui.learning.models import Run
 from fleetui.live import frames, telemetry
 from fleetui.live.browser_messages import text_of
 from fleetui.live.hearing import get_hearing
-from fleetui.live.sockets import BadRequest, in_thread
-
-if TYPE_CHECKING:
-    from fleetui.live.viewers import LiveConsumer
+from fleetui.live.sockets import BadRequest, PersonSocket, in_thread
 
 SUBSCRIPTIONS_LIMIT = 200
 # A card on the wall moves at most 5 times a second; the page of one station shows every message.
@@ -57,7 +54,7 @@ class Subscription:
 class Watching:
     """The subscriptions of one socket. It begins and ends with the socket."""
 
-    def __init__(self, socket: "LiveConsumer") -> None:
+    def __init__(self, socket: PersonSocket) -> None:
         self.socket = socket
         self.subscriptions: dict[str, Subscription] = {}
         self.watches: dict[tuple[str, str], frames.Watch] = {}
