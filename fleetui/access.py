@@ -270,8 +270,8 @@ def get_row(model: type[LabRow], user: Anyone, lab_slug: str, action: str = "see
     found: LabRow | None = model._default_manager.filter(lab=lab, **key).first()
     if found is None:
         (value,) = key.values()
-        said = value if isinstance(value, (int, UUID)) else repr(value)
-        raise NotFound(f"{lab.name} has no {model._meta.verbose_name} {said}.")
+        shown = value if isinstance(value, (int, UUID)) else repr(value)
+        raise NotFound(f"{lab.name} has no {model._meta.verbose_name} {shown}.")
     found.lab = lab  # the caller wants its slug, and its role, without another query
     return found
 

@@ -65,8 +65,8 @@ async def refuse_large_bodies(app: App, scope: Scope, receive: Receive, send: Se
     """Django spools a whole body to disk before it asks who sends it; so what is too large is refused here, at its
     announcement, or where none was made, as soon as more has come.
     """
-    said = dict(scope["headers"]).get(b"content-length", b"0")
-    too_large, answered, got = not said.isdigit() or int(said) > LARGEST_BODY, False, 0
+    length = dict(scope["headers"]).get(b"content-length", b"0")
+    too_large, answered, got = not length.isdigit() or int(length) > LARGEST_BODY, False, 0
 
     async def receive_some() -> Message:
         nonlocal got, too_large

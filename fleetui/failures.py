@@ -81,8 +81,8 @@ def is_disk_full() -> bool:
 
 def note(failure: Failure, error: BaseException, what: str) -> None:
     """The one line in the log."""
-    said = (str(error).strip() or type(error).__name__).splitlines()[0]
-    log.log(logging.ERROR if failure.status >= 500 else logging.WARNING, "%s: %s (%s)", what, failure.sentence, said)
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
+    log.log(logging.ERROR if failure.status >= 500 else logging.WARNING, "%s: %s (%s)", what, failure.sentence, message)
 
 
 def as_json(request: HttpRequest, error: BaseException | None) -> HttpResponse | None:

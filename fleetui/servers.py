@@ -32,7 +32,9 @@ def check_servers() -> None:
 
 
 def _sentence(server: str, variable: str, error: Exception) -> str:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    message = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     if variable in settings.EMBEDDED_SERVERS:
-        return f"The fleet's own {server} can't be used ({said}): start the fleet with `make run`, or set {variable}."
-    return f"{server} can't be used ({said}): start it, or correct {variable}."
+        return (
+            f"The fleet's own {server} can't be used ({message}): start the fleet with `make run`, or set {variable}."
+        )
+    return f"{server} can't be used ({message}): start it, or correct {variable}."

@@ -58,7 +58,7 @@ def answer_unauthenticated(request: HttpRequest, error: AuthenticationError) -> 
 def answer_invalid(request: HttpRequest, error: ValidationError) -> JsonAnswer:
     """pydantic's findings as sentences; a body that is no JSON at all is among them."""
     problems = {".".join(str(part) for part in row["loc"][1:]) or "body": row["msg"] for row in error.errors}
-    detail = " ".join(f"{name}: {said}." for name, said in problems.items())
+    detail = " ".join(f"{name}: {problem}." for name, problem in problems.items())
     return answer_problem(422, "invalid", detail, problems)
 
 

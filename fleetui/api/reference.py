@@ -55,8 +55,8 @@ def body_of(operation: Part, schema: Part) -> Iterator[dict[str, Any]]:
         body = content["schema"]
         if "$ref" in body:
             body = schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]
-        for field, said in body["properties"].items():
-            yield describe(field, "in the body", said, field in body.get("required", ()))
+        for field, schema in body["properties"].items():
+            yield describe(field, "in the body", schema, field in body.get("required", ()))
 
 
 def answer_of(operation: Part, schema: Part) -> str:
@@ -78,23 +78,23 @@ def shapes_of(schema: Part, groups: Groups) -> Iterator[tuple[str, str, list[dic
     for name in wanted:
         shape = known[name]
         fields = [
-            {"name": field, "type": type_of(said), "text": said.get("description", "")}
-            for field, said in shape["properties"].items()
+            {"name": field, "type": type_of(schema), "text": schema.get("description", "")}
+            for field, schema in shape["properties"].items()
         ]
         yield name, shape.get("description", ""), fields
 
 
-def names_in(said: Any) -> list[str]:
+def names_in(schema: Any) -> list[str]:
     """Of the shapes that a schema refers to."""
-    if isinstance(said, dict):
-        own = [said["$ref"].rpartition("/")[2]] if "$ref" in said else []
-        return own + [name for each in said.values() for name in names_in(each)]
-    return [name for each in said for name in names_in(each)] if isinstance(said, list) else []
+    if isinstance(schema, dict):
+        own = [schema["$ref"].rpartition("/")[2]] if "$ref" in schema else []
+        return own + [name for each in schema.values() for name in names_in(each)]
+    return [name for each in schema for name in names_in(each)] if isinstance(schema, list) else []
 
 
-def type_of(said: Part) -> str:
+def type_of(schema: Part) -> str:
     kinds: list[str] = []
-    for each in said.get("anyOf", [said]):
+    for each in schema.get("anyOf", [schema]):
         kind = each.get("format") or each.get("type") or "anything"
         if "$ref" in each:
             kind = each["$ref"].rpartition("/")[2]
@@ -104,10 +104,10 @@ def type_of(said: Part) -> str:
     return " or ".join(kinds)
 
 
-def describe(name: str, where: str, said: Part, required: bool) -> dict[str, Any]:
+def describe(name: str, where: str, schema: Part, required: bool) -> dict[str, Any]:
     return {
         "name": name,
         "where": where,
-        "type": type_of(said),
-        "default": "" if required else strict_json.dumps(said.get("default")),
+        "type": type_of(schema),
+        "default": "" if required else strict_json.dumps(schema.get("default")),
     }

@@ -79,12 +79,12 @@ def success_curves(runs: list[dict[str, Any]], theme: str = "light") -> go.Figur
 
 def speed_and_falls(point: dict[str, Any]) -> str:
     """Lines of the hover; evaluations from before they were counted have neither."""
-    said = ""
+    note = ""
     if point.get("steps_to_success") is not None:
-        said += f"<br>{point['steps_to_success']:.0f} steps to success"
+        note += f"<br>{point['steps_to_success']:.0f} steps to success"
     if point.get("falls") is not None:
-        said += f"<br>{100 * point['falls'] / point['n']:.1f} falls per 100 attempts"
-    return said
+        note += f"<br>{100 * point['falls'] / point['n']:.1f} falls per 100 attempts"
+    return note
 
 
 def interventions(rows: list[dict[str, Any]], theme: str = "light") -> go.Figure:

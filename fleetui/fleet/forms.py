@@ -76,9 +76,11 @@ def rule_field(rule: Rule, **wording: Any) -> forms.Field:
     if rule.type is bool:
         return forms.BooleanField(**common)
     number = forms.IntegerField if rule.type is int else forms.FloatField
-    said = dict.fromkeys(("invalid", "required", "min_value", "max_value"), f"“{rule.label}” must be {rule.wanted}.")
+    messages = dict.fromkeys(
+        ("invalid", "required", "min_value", "max_value"), f"“{rule.label}” must be {rule.wanted}."
+    )
     bounds: dict[str, Any] = {"min_value": rule.minimum, "max_value": rule.maximum}  # of the number's own kind
-    return number(error_messages=said, **bounds, **common)
+    return number(error_messages=messages, **bounds, **common)
 
 
 SAME_FAMILY = ("", "the same family")

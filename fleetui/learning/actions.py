@@ -214,11 +214,11 @@ def extend_corrections(
     return dataset, known is not None and dataset != known
 
 
-def _read_recorded(path: Path, said: str) -> list[RecordedEpisode]:
+def _read_recorded(path: Path, name: str) -> list[RecordedEpisode]:
     try:
         return read_episodes(path)
     except (OSError, EpisodeError) as error:
-        raise Refused(f"The file of {said} can't be read ({error}); restore it in the data folder.") from None
+        raise Refused(f"The file of {name} can't be read ({error}); restore it in the data folder.") from None
 
 
 def _size_of(episodes: Iterable[RecordedEpisode]) -> int:
@@ -348,18 +348,18 @@ def _dataset_problems(lab: Lab, dataset: Dataset | None) -> dict[str, str]:
 
 def _corrections_problems(lab: Lab, dataset: Dataset | None, corrections: Dataset) -> dict[str, str]:
     """A second dataset beside the demonstrations: of the same body, and whole."""
-    said = ""
+    problem = ""
     if corrections.lab_id != lab.pk or corrections.state != "ready":
-        said = f"The dataset {corrections} is not ready; choose another one, or none."
+        problem = f"The dataset {corrections} is not ready; choose another one, or none."
     elif corrections.archived_at:
-        said = f"The dataset {corrections} is archived; bring it back first or choose another one, or none."
+        problem = f"The dataset {corrections} is archived; bring it back first or choose another one, or none."
     elif corrections == dataset:
-        said = f"{corrections} is the dataset already; choose another one, or none."
+        problem = f"{corrections} is the dataset already; choose another one, or none."
     elif dataset is not None:
         bodies = {TASKS[each].embodiment for each in (*dataset.families, *corrections.families) if each in TASKS}
         if len(bodies) > 1:
-            said = f"{dataset} and {corrections} are of different embodiments ({' and '.join(sorted(bodies))})."
-    return {"corrections": said} if said else {}
+            problem = f"{dataset} and {corrections} are of different embodiments ({' and '.join(sorted(bodies))})."
+    return {"corrections": problem} if problem else {}
 
 
 def _record_run(run: Run, kind: str, user: access.Acting, reason: str = "", *, source: str) -> None:

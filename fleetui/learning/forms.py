@@ -152,17 +152,17 @@ class DatasetForm(LaunchForm):
             if asked and not rows.filter(pk=asked).exists():
                 found = lab.datasets.filter(pk=asked).first()
                 if found is None:
-                    said = f"There is no dataset {asked} in {lab.name}"
+                    problem = f"There is no dataset {asked} in {lab.name}"
                 elif found.state != "ready":
-                    said = f"{found} is {found.state}"
+                    problem = f"{found} is {found.state}"
                 else:
-                    said = f"{found} is archived" if found.archived_at else f"{found} holds no corrections"
-                self.refuse(name, f"{said}; choose one of the list.")
+                    problem = f"{found} is archived" if found.archived_at else f"{found} holds no corrections"
+                self.refuse(name, f"{problem}; choose one of the list.")
         chosen = self.initial.get("dataset")
         self.shown = (ready.filter(pk=chosen).first() if chosen else None) or ready.first()
         if self.shown is None:
-            said = "No dataset is ready yet: make one on the Datasets page, or wait until it is generated."
-            self.lacking.append(("dataset", said))
+            problem = "No dataset is ready yet: make one on the Datasets page, or wait until it is generated."
+            self.lacking.append(("dataset", problem))
 
 
 class GenerateForm(forms.Form):

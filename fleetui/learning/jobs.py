@@ -468,8 +468,8 @@ def generate_dataset_job(dataset_id: int) -> None:
 
 def demonstrate(dataset: Dataset) -> None:
     dataset.file.parent.mkdir(parents=True, exist_ok=True)
-    said = dataset.file.with_suffix(".log")
-    with open(said, "wb") as errors:
+    errors_log = dataset.file.with_suffix(".log")
+    with open(errors_log, "wb") as errors:
         child = start_child(demonstrate_command(dataset), errors, stdout=subprocess.PIPE)
     try:
         follow_demonstrations(dataset, child)
@@ -479,7 +479,7 @@ def demonstrate(dataset: Dataset) -> None:
     if stopping.is_set():
         actions.release_dataset(dataset=dataset)
     elif child.returncode != 0:
-        words = said.read_text(errors="replace").strip().splitlines()[-5:]
+        words = errors_log.read_text(errors="replace").strip().splitlines()[-5:]
         reason = "\n".join([f"The demonstrator {how_it_ended(child.returncode)}", *words])
         actions.fail_dataset(dataset=dataset, error=reason)
     else:
@@ -546,9 +546,9 @@ def render_episode_job(episode_id: str) -> None:
 def render(episode: Episode, part: Path) -> str:
     """Why it failed, or ""."""
     part.mkdir(parents=True, exist_ok=True)
-    said = part / "log.txt"
+    log_file = part / "log.txt"
     command = [sys.executable, "-m", "robots", "render", "--episode", str(episode.file), "--out", str(part)]
-    with open(said, "wb") as output:
+    with open(log_file, "wb") as output:
         child = start_child(command, output, stdout=output)
     try:
         child.wait(120)
@@ -556,7 +556,7 @@ def render(episode: Episode, part: Path) -> str:
         end_child(child, SHUTDOWN_S)
         return "it took more than 120 seconds."
     if child.returncode != 0:
-        words = said.read_text(errors="replace").strip().splitlines()[-1:]
+        words = log_file.read_text(errors="replace").strip().splitlines()[-1:]
         return " ".join([*words, f"The renderer {how_it_ended(child.returncode)}"])
     os.replace(part, episode.frames_dir)
     return ""

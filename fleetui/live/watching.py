@@ -186,8 +186,8 @@ class Watching:
         while True:
             await asyncio.sleep(COMPARE_NUMBERS_S)
             live = [each for each in self.subscriptions.values() if each.live]
-            said = await self.read_numbers(live) if live else []
-            numbers = [number for number in said if number is not None]
+            answers = await self.read_numbers(live) if live else []
+            numbers = [number for number in answers if number is not None]
             if len(numbers) < len(live):
                 answered = False
                 continue

@@ -216,8 +216,8 @@ class ParentForm(LaunchForm):
         offer_rows(self, "parent", parents, lambda run: f"{run} ({run.method.words})")
         parent = parents.first()
         if parent is None:
-            said = "No run has made a policy and a reward model yet. Train from demonstrations first."
-            self.lacking.append(("parent", said))
+            problem = "No run has made a policy and a reward model yet. Train from demonstrations first."
+            self.lacking.append(("parent", problem))
         if asked := self.initial.get("parent"):
             found, problem = learning.find_parent(lab, asked)
             parent = found or parent
@@ -251,11 +251,11 @@ class StationsForm(LaunchForm):
         free = able.exclude(pk__in=busy.values("station")).order_by("number")
         offer_rows(self, "stations", free)
         if not free.exists():
-            said = (
+            problem = (
                 "Every station is used by another run or is in maintenance. Wait for one, or free one: cancel a run, "
                 "or end maintenance."
             )
-            self.lacking.append(("stations", said))
+            self.lacking.append(("stations", problem))
         # What a manager assigned already is what one most likely wants to practise.
         line = Assignment.objects.filter(lab=lab, state__in=Assignment.WAITING, run=None, parent=None)
         line = line.filter(task__archived_at=None).order_by("position")

@@ -89,14 +89,14 @@ def _at_work(row: Assignment, evaluation: dict[str, Any] | None, now: datetime) 
         if row.started_at is not None:
             return Verdict(row, "delayed", f"its run {run} was interrupted and begins again", progress=progress)
         waits = run.state == "queued" and now - run.created_at > LATE
-        said = "waits for a free worker" if waits else "is starting"
-        return Verdict(row, "standby", f"its stations are reserved and its run {run} {said}", progress=progress)
+        reason = "waits for a free worker" if waits else "is starting"
+        return Verdict(row, "standby", f"its stations are reserved and its run {run} {reason}", progress=progress)
     if run.state in ("pausing", "paused"):
         return Verdict(row, "delayed", f"its run {run} is paused: resume it there", progress=progress)
     if stands:
-        said = ", ".join(f"{station} {why}" for station, why in zip(stations[:3], unable, strict=False))
+        named = ", ".join(f"{station} {why}" for station, why in zip(stations[:3], unable, strict=False))
         more = f" and {len(stations) - 3} more" if len(stations) > 3 else ""
-        return Verdict(row, "delayed", f"nobody can practise: {said}{more}", progress=progress)
+        return Verdict(row, "delayed", f"nobody can practise: {named}{more}", progress=progress)
     return Verdict(row, "underway", progress=progress)
 
 
@@ -185,18 +185,18 @@ def _waiting(
         return Verdict(row, row.state, row.reason or "starts now", starts_with=chosen)
     claims = free if row.any_count else [station for station in wanted if station.pk not in claimed]
     claimed.update({station.pk: row for station in claims})
-    said = []
+    reasons = []
     busy = [(station, held[station.pk]) for station in wanted if station.pk in held]
     if busy:
         soonest = min(busy, key=lambda pair: _time_left(pair[1]))
         station, holder = soonest
-        said.append(f"waits for {station}, which practises {holder.assignment.task} until {_until(holder, now)}")
+        reasons.append(f"waits for {station}, which practises {holder.assignment.task} until {_until(holder, now)}")
     if rivals:
-        said.append(f"{len(rivals)} before it in the queue")
-    if not said:
+        reasons.append(f"{len(rivals)} before it in the queue")
+    if not reasons:
         unable = [s for s in _wanted(row, stations) if s not in wanted]
-        said.append(f"waits for {', '.join(f'{s}, which {_inability(s, now)}' for s in unable[:2]) or 'stations'}")
-    return _late(row, "; ".join(said), now)
+        reasons.append(f"waits for {', '.join(f'{s}, which {_inability(s, now)}' for s in unable[:2]) or 'stations'}")
+    return _late(row, "; ".join(reasons), now)
 
 
 def _wanted(row: Assignment, stations: list[Station]) -> list[Station]:

@@ -91,8 +91,8 @@ def refuse_deletion(row: Any, own: tuple[str, ...]) -> None:
         raise Conflict(f"{row} is in use; archive it first.")
     found = list_references(row, own)
     if found:
-        said = ", ".join(found)
-        raise Conflict(f"{row} can't be deleted, because something still refers to it: {said}.")
+        listed = ", ".join(found)
+        raise Conflict(f"{row} can't be deleted, because something still refers to it: {listed}.")
 
 
 def list_references(row: Model, own: tuple[str, ...]) -> list[str]:

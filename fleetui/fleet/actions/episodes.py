@@ -27,7 +27,7 @@ def label_episode(
         if before is not true_success:
             Episode.objects.filter(pk=episode.pk).update(true_success=true_success)
             now = timezone.now()
-            said = f"true success: {LABELS[before]} to {LABELS[true_success]}"
+            summary = f"true success: {LABELS[before]} to {LABELS[true_success]}"
             Intervention.objects.create(
                 lab_id=episode.lab_id,
                 station_id=episode.station_id,
@@ -35,11 +35,11 @@ def label_episode(
                 episode=episode,
                 user=user,
                 kind="relabel",
-                reason=f"{said}, {reason.strip()}" if reason.strip() else said,
+                reason=f"{summary}, {reason.strip()}" if reason.strip() else summary,
                 started_at=now,
                 ended_at=now,
             )
-            details = {"episode": str(episode.uuid), "label": said}
+            details = {"episode": str(episode.uuid), "label": summary}
             record_act(
                 lab=episode.lab,
                 kind="relabel",

@@ -112,12 +112,12 @@ def ago(moment: datetime | None) -> str:
 @register.filter
 def details(given: dict[str, Any]) -> str:
     """An act's details in words; what was not asked for isn't said."""
-    said = [
+    details = [
         words(name).lower() if value is True else f"{words(name).lower()} {value}"
         for name, value in given.items()
         if value is not None and value is not False
     ]
-    return ", ".join(said) or "–"
+    return ", ".join(details) or "–"
 
 
 @register.filter

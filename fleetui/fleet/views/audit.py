@@ -54,9 +54,9 @@ def export(request: PersonRequest, lab_slug: str, kind: str) -> HttpResponseBase
     lab = access.get_lab(request.user, lab_slug, "see_audit")
     form = AuditFilterForm(request.GET, lab=lab)
     if not form.is_valid():  # a file must not hold more than was asked for
-        said = " ".join(str(error) for errors in form.errors.values() for error in errors)
+        problem = " ".join(str(error) for errors in form.errors.values() for error in errors)
         return render_page(
-            request, "fleet/audit.html", lab, "audit", 422, filter_form=form, filtered=True, bad_export=said
+            request, "fleet/audit.html", lab, "audit", 422, filter_form=form, filtered=True, bad_export=problem
         )
     write = {"csv": write_csv, "json": write_json}.get(kind)
     if write is None:

@@ -101,9 +101,9 @@ def reset_password(request: PersonRequest, lab_slug: str, number: int) -> HttpRe
 
 def roles_table() -> list[dict[str, Any]]:
     """What each role may do, from the very table that decides it."""
-    said = {"see": "see everything in the lab"} | access.SAID
+    words = {"see": "see everything in the lab"} | access.SAID
     return [
-        {"words": said[action], "roles": [role in allowed for role in ROLES]}
+        {"words": words[action], "roles": [role in allowed for role in ROLES]}
         for action, allowed in access.ALLOWED.items()
     ]
 

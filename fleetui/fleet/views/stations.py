@@ -166,7 +166,7 @@ def new_station(request: PersonRequest, lab_slug: str) -> HttpResponse:
     return render_page(request, "fleet/new_station.html", lab, "stations", 422 if form.errors else 200, form=form)
 
 
-def show_token(request: PersonRequest, station: Station, token: str, **said: Any) -> HttpResponse:
+def show_token(request: PersonRequest, station: Station, token: str, **context: Any) -> HttpResponse:
     """Go to the page that shows the token, which only this browser can open again: the token lies in a signed cookie of
     that one page. Nothing of it is kept here but the hash.
     """
@@ -174,7 +174,7 @@ def show_token(request: PersonRequest, station: Station, token: str, **said: Any
     since = station.connected_since.isoformat() if station.connected_since else ""
     answer.set_signed_cookie(
         TOKEN_COOKIE,
-        json.dumps({"token": token, "since": since, **said}),
+        json.dumps({"token": token, "since": since, **context}),
         salt=token_salt(request, station),
         path=reverse("station_token", args=[station.lab.slug, station.slug]),
         secure=settings.SESSION_COOKIE_SECURE,

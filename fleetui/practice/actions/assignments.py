@@ -438,7 +438,7 @@ def start_assignment(*, assignment: Assignment, run: Run, stations: list[Station
     except IntegrityError:
         its = assignment.places.values_list("station_id", flat=True)
         taken = AssignedStation.objects.filter(live=True, station__in=its).exclude(assignment=assignment)
-        said = (
+        problem = (
             ", ".join(
                 f"{place.station} ({place.assignment.task})"
                 for place in taken.select_related("station", "assignment__task")
@@ -446,7 +446,7 @@ def start_assignment(*, assignment: Assignment, run: Run, stations: list[Station
             or "a station"
         )
         raise Conflict(
-            f"Already assigned: {said}. End that assignment or run first, or leave these stations out."
+            f"Already assigned: {problem}. End that assignment or run first, or leave these stations out."
         ) from None
     _after_assignment_change(assignment)
 

@@ -104,8 +104,8 @@ document.querySelector("#theme")?.addEventListener("click", () => {
 if (page.zone === "") {
   const token = document.querySelector("[name=csrfmiddlewaretoken]")?.value;
   const seen = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  const said = { method: "POST", headers: { "X-CSRFToken": token }, body: new URLSearchParams({ seen }) };
-  if (token && seen) fetch(page.zonePage, said).catch(() => {});
+  const request = { method: "POST", headers: { "X-CSRFToken": token }, body: new URLSearchParams({ seen }) };
+  if (token && seen) fetch(page.zonePage, request).catch(() => {});
 }
 
 // ---- keys

@@ -99,14 +99,14 @@ const drawnCalls = () => new Set([...requests.querySelectorAll("tr[id^=help-]")]
 // it.
 function announce(before) {
   const fresh = [...requests.querySelectorAll("tr[id^=help-]")].filter((row) => !before.has(row.id));
-  const said = fresh.map((row) =>
+  const needs = fresh.map((row) =>
     `${row.cells[0].textContent.trim()}: ${row.querySelector("[data-f=reason]").textContent.trim()}`).join("; ");
-  if (said) setText(document.querySelector("#new-needs"), `A person is needed. ${said}`);
+  if (needs) setText(document.querySelector("#new-needs"), `A person is needed. ${needs}`);
   if (!closing?.open) return;
   const { number } = closing.dataset;
   const gone = number && !drawnCalls().has(`help-${number}`) ? "This request has been closed by now." : "";
   const line = closing.querySelector("[data-f=meanwhile]");
-  setText(line, [gone, said && `New since: ${said}`].filter(Boolean).join(" ") || line.textContent);
+  setText(line, [gone, needs && `New since: ${needs}`].filter(Boolean).join(" ") || line.textContent);
 }
 
 // ---- close by hand
@@ -154,7 +154,7 @@ if (requests) live.subscribe(`wall:${lab}`, { subscribe: "wall", lab }, (type, d
   if (type === "snapshot" || cards.some((card) => card.help)) hearCalls(cards);
 });
 
-const said = document.querySelector("#alert-said");
+const message = document.querySelector("#alert-said");
 for (const name of [SOUND, NOTICE]) {
   const box = document.querySelector(`#${name}`);
   if (!box) continue;
@@ -164,13 +164,13 @@ for (const name of [SOUND, NOTICE]) {
       const answer = "Notification" in window ? await Notification.requestPermission() : "denied";
       if (answer !== "granted") {
         box.checked = false;
-        setText(said, "This browser does not allow notifications from this site. Allow them in its settings, "
+        setText(message, "This browser does not allow notifications from this site. Allow them in its settings, "
           + "then try again.");
         return;
       }
     }
     if (name === SOUND && box.checked) sound("warning");
     wish(name, box.checked);
-    setText(said, "Saved in this browser.");
+    setText(message, "Saved in this browser.");
   });
 }

@@ -28,7 +28,7 @@ export async function act(station, name, args = {}) {
 export const stopAll = () => giveStop(lab, null, null, toast);
 
 // Marks an episode; the toast takes it back.
-export async function label(uuid, value, said, changed = () => {}) {
+export async function label(uuid, value, name, changed = () => {}) {
   const done = await postApi(`labs/${lab}/episodes/${uuid}/label`, { true_success: value });
   if (!done.ok) { toast(done.error, "error"); return; }
   changed(value);
@@ -37,10 +37,10 @@ export async function label(uuid, value, said, changed = () => {}) {
       { true_success: done.previous, reason: "undone" });
     if (undone.ok) {
       changed(done.previous);
-      toast(`${said} is ${WORDS[done.previous]} again.`);
+      toast(`${name} is ${WORDS[done.previous]} again.`);
     } else toast(undone.error, "error");
   };
-  toast(`${said} is marked as ${WORDS[value]}.`, "plain",
+  toast(`${name} is marked as ${WORDS[value]}.`, "plain",
     done.previous === value ? null : { label: "Undo", act: undo });
 }
 
@@ -156,7 +156,7 @@ export class Drive {
 // ---- keys: `current()` is the selected station's card, or null
 
 export function listenKeys(current, { drive, labelled = () => {} }) {
-  const said = "Select a station first: press its number.";
+  const message = "Select a station first: press its number.";
   document.addEventListener("keydown", (event) => {
     if (!mayAct || writing(event) || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.shiftKey && (event.code === "Period" || event.key === ">")) {
@@ -174,7 +174,7 @@ export function listenKeys(current, { drive, labelled = () => {} }) {
     }
     if (event.shiftKey && key in LABELS && !event.repeat) {
       event.preventDefault();
-      if (!card) toast(said);
+      if (!card) toast(message);
       else if (drive.may) toast("You are in control: hand back before you mark an episode by a key.");
       else labelLast(card.slug, LABELS[key], labelled);
       return;
@@ -182,7 +182,7 @@ export function listenKeys(current, { drive, labelled = () => {} }) {
     if (event.repeat || event.shiftKey || !(key in ACTS)) return;
     if (key === " " && event.target.closest("button, a, summary")) return;
     event.preventDefault();
-    if (!card) { toast(said); return; }
+    if (!card) { toast(message); return; }
     ACTS[key](card);
   });
   document.addEventListener("keyup", (event) => { if (drive.keys.delete(keyOf(event))) drive.update(); });

@@ -222,9 +222,9 @@ export async function postApi(path, body = {}, signal = undefined) {
       method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token },
       body: JSON.stringify(body), signal,
     });
-    const said = await answer.json().catch(() => ({}));
-    return { ...said, ok: answer.ok, status: answer.status,
-      error: answer.ok ? "" : said.detail || `The server answered ${answer.status}.` };
+    const replied = await answer.json().catch(() => ({}));
+    return { ...replied, ok: answer.ok, status: answer.status,
+      error: answer.ok ? "" : replied.detail || `The server answered ${answer.status}.` };
   } catch {
     return { ok: false, error: "The server can't be reached. If a robot must stop, use its own emergency stop." };
   }

@@ -95,14 +95,14 @@ async function drawPicture(at) {
 }
 
 function show(column) {
-  const said = columns[column], time = timeOf(column);
+  const sample = columns[column], time = timeOf(column);
   scrub.setAttribute("aria-valuetext", saidAgo(time));
   past.dataset.column = column;
   sayWhen();
-  setText(field("past-state"), said ? stateWord(said.state) : "stood still or not heard");
-  setText(field("past-instruction"), said?.instruction || said?.reason || "");
-  setText(field("past-numbers"), said && isNumber(said.d)
-    ? `step ${said.step}, d ${number(said.d, 1)}, P(success) ${percent(said.p_success)}` : "");
+  setText(field("past-state"), sample ? stateWord(sample.state) : "stood still or not heard");
+  setText(field("past-instruction"), sample?.instruction || sample?.reason || "");
+  setText(field("past-numbers"), sample && isNumber(sample.d)
+    ? `step ${sample.step}, d ${number(sample.d, 1)}, P(success) ${percent(sample.p_success)}` : "");
   drawPicture(time);
 }
 

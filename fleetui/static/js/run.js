@@ -72,7 +72,7 @@ function drawSuccess() {
       marker: { size: 6, color: ink }, name: "true success",
       customdata: points.map((e) => [
         e.successes, e.n, e.version, percent(e.low), percent(e.high),
-        speedAndFalls(e).map((said) => `<br>${said}`).join(""),
+        speedAndFalls(e).map((line) => `<br>${line}`).join(""),
       ]),
       hovertemplate: "%{y:.1%} (%{customdata[0]} of %{customdata[1]})<br>band %{customdata[3]} to %{customdata[4]}" +
         "%{customdata[5]}<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" },
@@ -105,8 +105,8 @@ function showKept(first, best) {
     ? `Measured on ${done.kept_n} evaluation episodes with fresh seeds, ${bandSpeedAndFalls(judged("kept"))}.`
     : `${best.successes} of ${best.n}, ${bandSpeedAndFalls(best)}, on the same seeds by which it was chosen.`;
   const before = fresh && isNumber(done.start_success) ? { ...judged("start"), rate: done.start_success } : first;
-  const said = [`${percent(before.rate)} of ${before.n}`, ...speedAndFalls(before)].join(", ");
-  setText(field("result-note"), `${measured} Before practice: ${said}.`);
+  const numbers = [`${percent(before.rate)} of ${before.n}`, ...speedAndFalls(before)].join(", ");
+  setText(field("result-note"), `${measured} Before practice: ${numbers}.`);
 }
 
 // What the run's method declares (training/methods/registry.py): a plot each, of the metrics that it names.

@@ -79,17 +79,17 @@ class Order {
   words() {
     const again = this.over ? `Not tried any more: press stop again. ${SWITCH}` : `Trying again. ${SWITCH}`;
     if (!this.rows) return `The stop of ${this.name} has not been delivered: ${this.why.replace(/[.]$/, "")}. ${again}`;
-    const said = this.left().map((row) => {
+    const missing = this.left().map((row) => {
       const silent = row.silent_s === null ? "not heard of" : `silent for ${Math.round(row.silent_s)} s`;
       const how = row.outcome === "told" ? "was told and has not answered" : "can't be reached";
       return `${row.name} ${how} (${silent})`;
     });
     const alone = "A station that can't be reached holds still by itself, and gets the stop when it returns.";
-    if (this.kept()) return `Not confirmed: ${said.join("; ")}. ${alone}`;
-    if (this.recorded) return `Not confirmed: ${said.join("; ")}. ${again}`;
+    if (this.kept()) return `Not confirmed: ${missing.join("; ")}. ${alone}`;
+    if (this.recorded) return `Not confirmed: ${missing.join("; ")}. ${again}`;
     const n = this.count("confirmed");
     const others = this.complete ? "" : "; which other stations there are is not known";
-    const now = [n ? `${n} confirmed it` : "No station confirmed it", ...said].join("; ") + others;
+    const now = [n ? `${n} confirmed it` : "No station confirmed it", ...missing].join("; ") + others;
     return `${now}. It is not recorded yet: the database does not take it now. ${again}`;
   }
 
@@ -113,9 +113,9 @@ class Order {
 
 function show() {
   const banner = document.querySelector("#unconfirmed"), words = banner.querySelector("span");
-  const said = [...orders.values()].map((order) => order.words()).join(" ");
-  banner.hidden = !said;
-  if (words.textContent !== said) words.textContent = said;
+  const message = [...orders.values()].map((order) => order.words()).join(" ");
+  banner.hidden = !message;
+  if (words.textContent !== message) words.textContent = message;
 }
 
 document.querySelector("#unconfirmed button").addEventListener("click", () => {

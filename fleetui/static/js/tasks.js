@@ -38,8 +38,8 @@ async function move(assignment, before) {
     body: JSON.stringify({ before }),
   }).catch(() => null);
   if (!answer?.ok) {
-    const said = await answer?.json().catch(() => null);
-    toast(said?.detail || "The connection was lost, so nothing was moved. Try again.", "error");
+    const body = await answer?.json().catch(() => null);
+    toast(body?.detail || "The connection was lost, so nothing was moved. Try again.", "error");
   }
   await refresh();
 }

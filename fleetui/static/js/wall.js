@@ -55,8 +55,8 @@ function advice(data) {
     return [`Until ${data.holder} hands it back, others can only stop it.`, null, null];
   }
   if (data.state === "overridden") {
-    const said = words || "Nobody drives it now. Open the station to take over, or hand it back to the policy.";
-    return [said, "hand_back", "Hand back"];
+    const message = words || "Nobody drives it now. Open the station to take over, or hand it back to the policy.";
+    return [message, "hand_back", "Hand back"];
   }
   if (data.state === "paused") return ["", "resume", "Resume"];
   if (data.help?.act === "end_episode") return [words, "end_episode", "End episode"];
@@ -248,8 +248,8 @@ clearAll?.addEventListener("click", async () => {
 
 resumeAll?.addEventListener("click", async () => {
   const found = pausedOnes();
-  const said = (data) => data.holder ? `${data.name} (${data.holder} is in control)` : data.name;
-  if (await confirmAct("Resume these stations? They may move at once.", "Resume these", found.map(said))) {
+  const label = (data) => data.holder ? `${data.name} (${data.holder} is in control)` : data.name;
+  if (await confirmAct("Resume these stations? They may move at once.", "Resume these", found.map(label))) {
     await bringBack("resume", { stations: found.map((data) => data.slug) }, "Resumed");
   }
 });

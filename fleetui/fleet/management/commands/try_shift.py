@@ -57,10 +57,10 @@ class Command(BaseCommand):
 
     def show(self, line: str) -> None:
         try:
-            said = json.loads(line)
+            message = json.loads(line)
         except ValueError:
             self.stdout.write(line.rstrip())
             return
-        left = f", {said['eta_s']} s left" if said["eta_s"] is not None else ""
-        self.stdout.write(f"{said['done']:4.0%} {said['what']}{left}")
+        left = f", {message['eta_s']} s left" if message["eta_s"] is not None else ""
+        self.stdout.write(f"{message['done']:4.0%} {message['what']}{left}")
         self.stdout.flush()

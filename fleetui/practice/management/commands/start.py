@@ -94,9 +94,11 @@ class Child:
         if time.monotonic() - self.started_at > 60:
             self.pause_s = 1.0
         self.start_again_at = time.monotonic() + self.pause_s
-        said = f"{self.name} ended (code {self.process.returncode}); again in {self.pause_s:.0f} s. See {self.log_path}"
+        message = (
+            f"{self.name} ended (code {self.process.returncode}); again in {self.pause_s:.0f} s. See {self.log_path}"
+        )
         self.pause_s = min(2 * self.pause_s, 30.0)
-        return said
+        return message
 
 
 class Command(BaseCommand):
@@ -184,8 +186,8 @@ class Command(BaseCommand):
             time.sleep(0.5)
             self.keep_servers_running()
             for child in self.children:
-                if said := child.keep_running():
-                    self.say(said)
+                if message := child.keep_running():
+                    self.say(message)
 
     def refuse_taken_port(self) -> None:
         with socket.socket() as probe:

@@ -215,15 +215,15 @@ class Command(BaseCommand):
     async def finished_run(
         self, person: "Person", run_id: int, deadline: float, accept: Sequence[str] = ("completed",)
     ) -> Json:
-        said = 0.0
+        told_at = 0.0
         while time.time() < deadline:
             run = await person.get(f"runs/{run_id}")
             if run["state"] in accept:
                 return run
             if run["state"] in ("failed", "canceled"):
                 raise CommandError(f"Run {run_id} ended as {run['state']}: {run['error']}")
-            if time.time() - said > 15:
-                said = time.time()
+            if time.time() - told_at > 15:
+                told_at = time.time()
                 self.say(f"run {run_id}: {run['state']} {run['phase']} {round(100 * run['progress'])} %")
             await asyncio.sleep(0.5)
         raise CommandError(f"Run {run_id} had not ended when the time was up (--minutes).")
@@ -447,8 +447,8 @@ class Person:
             raise CommandError(
                 f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text[:500]}"
             )
-        said: Json = answer.json()
-        return said
+        body: Json = answer.json()
+        return body
 
     def live_socket(self) -> websockets.connect:
         cookies = "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())
