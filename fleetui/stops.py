@@ -12,8 +12,9 @@ import threading
 import time
 import uuid as uuids
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -149,15 +150,26 @@ def set_latch(link: Link, order_id: str) -> None:
     link.latch, link.latch_changed_at = order_id, time.monotonic()
 
 
-def clear(lab: str, slug: str, asked_at: float) -> None:
-    """A person cleared the station's stops, as they were at `asked_at`: what is still to be told or written of those
+@contextmanager
+def clearing(lab: str, slug: str, asked_at: float) -> Iterator[None]:
+    """A person clears the station's stops, as they were at `asked_at`: what is still to be told or written of those
     latches nothing any more. One that was given later stands.
+
+    Entered while the station's row is held, and left after the commit: whoever writes a stop down late gets the row
+    next, and must know by then. What is not committed was not cleared.
     """
-    for order in list(orders.values()):
-        if order.lab == lab and order.station in (None, slug) and order.given_at < asked_at:
-            order.cleared.add(slug)
-            if unrecorded.get((lab, slug)) == order.id:
-                unrecorded.pop((lab, slug), None)
+    found = [order for order in list(orders.values()) if order.lab == lab and order.station in (None, slug)]
+    cleared = [order for order in found if order.given_at < asked_at and slug not in order.cleared]
+    for order in cleared:
+        order.cleared.add(slug)
+    try:
+        yield
+    except BaseException:
+        for order in cleared:
+            order.cleared.discard(slug)
+        raise
+    if unrecorded.get((lab, slug)) in {order.id for order in cleared}:
+        unrecorded.pop((lab, slug), None)
 
 
 def newer(lab: str, slug: str, asked_at: float) -> Order | None:

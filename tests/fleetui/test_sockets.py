@@ -13,12 +13,13 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 
 import psutil
 import pytest
 import redis
 import uvicorn
-from django.db import IntegrityError, OperationalError, connection, connections
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -253,6 +254,37 @@ def test_a_stop_that_is_repeated_after_a_person_cleared_it_stops_nobody_again(se
     assert [each for each in first.of("command") if each["name"] == "stop"] == []
 
 
+def test_a_stop_that_is_written_down_late_latches_nobody_who_was_cleared(server, lab, monkeypatch):
+    """The writer waits for the station's row, and gets it as soon as the clear has committed."""
+    Arm(server, lab)
+    Page(server, lab).stop()
+    (order,) = stops.orders.values()
+    write = partial(stops_action._record, order, lab.users["supervisor"], source="page")
+    refuse = control._refuse_newer_stop
+
+    def refuse_and_write_first_after_the_commit(*arguments):
+        refuse(*arguments)
+        transaction.on_commit(lambda: stops.in_daemon(write).result(5))
+
+    monkeypatch.setattr(control, "_refuse_newer_stop", refuse_and_write_first_after_the_commit)
+    clear(lab)
+    assert order.cleared == {"arm-1"} and not Station.objects.get(slug="arm-1").stop_latched
+
+
+def test_a_clear_that_can_not_be_written_clears_nothing(server, lab, monkeypatch):
+    Arm(server, lab)
+    Page(server, lab).stop()
+    (order,) = stops.orders.values()
+
+    def broken(*arguments, **named):
+        raise OperationalError("the disk is full")
+
+    monkeypatch.setattr(control, "record_command", broken)
+    with pytest.raises(OperationalError):
+        clear(lab)
+    assert order.cleared == set() and Station.objects.get(slug="arm-1").stop_latched
+
+
 def test_a_new_stop_after_a_clear_stops_again_though_the_first_never_settled(server, lab):
     arm, page = Arm(server, lab), Page(server, lab)
     assert outcomes(page.stop(order="first")[0]) == {"Arm 1": "confirmed", "Arm 2": "unreachable"}
@@ -339,7 +371,7 @@ def test_a_stop_is_recorded_though_its_giver_lost_the_role_meanwhile(server, lab
 def test_a_stop_is_heard_though_the_page_reads_nothing(server, lab):
     """Its line is full: answers to it must not hold up what it says."""
     arm, page = Arm(server, lab), Page(server, lab)
-    consumer = next(each for each in gc.get_objects() if isinstance(each, LiveConsumer) and not each.over)
+    consumer = next(each for each in gc.get_objects() if type(each) is LiveConsumer and not each.over)
     blocked = asyncio.Event()
 
     async def hang(*_, **__):

@@ -9,6 +9,7 @@ Every command names the newest epoch; the station itself refuses an older one.
 import math
 import time
 import uuid as uuids
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -60,7 +61,7 @@ def command_station(
     if isinstance(ttl_ms, bool) or not isinstance(ttl_ms, int) or not 1 <= ttl_ms <= 60_000:
         raise Invalid("ttl_ms must be a whole number from 1 to 60000.")
     command_id = str(command_id or uuids.uuid4())[:80]
-    with transaction.atomic():
+    with ExitStack() as until_committed, transaction.atomic():
         if name == "drive":
             ttl_ms = min(ttl_ms, DRIVE_TTL_MS)
             epoch = _renew_by_driving(station, user)
@@ -72,7 +73,7 @@ def command_station(
                 raise Conflict(f"{station} is stopped; clear the stop first, then take control.")
             if name == "clear_stop":
                 _refuse_newer_stop(station, asked_at)
-                transaction.on_commit(lambda: stops.clear(station.lab.slug, station.slug, asked_at))
+                until_committed.enter_context(stops.clearing(station.lab.slug, station.slug, asked_at))
             if name == "override":
                 epoch = _take_control(station, user).epoch
             _change_rows(station, user, name, args)
