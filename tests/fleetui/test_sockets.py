@@ -130,6 +130,8 @@ class Arm:
                 stop = message.get("name") == "stop" or (message["type"] == "heartbeat" and message["stop"])
                 if stop and self.stopped_at is None:
                     self.stopped_at = time.monotonic()
+                elif message.get("name") == "clear_stop":
+                    self.stopped_at = None  # else what it says would be a stop that nobody recorded
                 if message["type"] == "command" and self.answers:
                     self.say(type="command_done", id=message["id"], ok=True, error="")
         except ConnectionClosed:
