@@ -26,7 +26,8 @@ test: $(VENV)/.installed-tests $(VENV)/.graphics chromium nginx
 	@exec $(PY) -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 faults: $(VENV)/.installed-tests $(VENV)/.graphics chromium
-	@FLEETUI_INTERLEAVINGS=10000 exec $(PY) -m pytest tests/robots/test_control_machine.py tests/browser/test_faults.py
+	@FLEETUI_INTERLEAVINGS=10000 FLEETUI_ODD_ADDRESSES=all exec $(PY) -m pytest tests/robots/test_control_machine.py \
+	    tests/fleetui/test_odd_addresses.py tests/browser/test_faults.py
 
 $(VENV)/.venv-made:
 	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \

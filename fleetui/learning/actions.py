@@ -38,7 +38,7 @@ from robots.embodiments import get_embodiment
 from robots.episodes import Episode as RecordedEpisode
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
-from training.methods.registry import Method, method_of, recipe_from_json
+from training.methods.registry import Method, recipe_from_json
 from training.recipes import Recipe, RecipeError
 from training.run_dir import sha256_of
 
@@ -267,30 +267,6 @@ def read_recipe(*, kind: str, recipe: dict[str, Any]) -> Recipe:
         return recipe_from_json(recipe | {"kind": kind})
     except RecipeError as error:
         raise Invalid(str(error), error.problems) from None
-
-
-@transaction.atomic
-def launch_training(
-    *,
-    lab: Lab,
-    user: access.Acting,
-    kind: str,
-    recipe: dict[str, Any],
-    name: str = "",
-    dataset: Dataset | None = None,
-    corrections: Dataset | None = None,
-    parent: Run | None = None,
-    source: str = "server",
-) -> Run:
-    """Check everything, write a run that learns without stations, and enqueue its job."""
-    access.check(user, lab, "launch_run")
-    checked = read_recipe(kind=kind, recipe=recipe)
-    sources: Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
-    if problems := source_problems(lab=lab, method=method_of(kind), **sources):
-        raise Invalid(" ".join(problems.values()), problems)
-    run = create_run(lab=lab, user=user, recipe=checked, name=name, **sources)
-    enqueue_run(run=run, user=user, source=source)
-    return run
 
 
 def create_run(

@@ -65,7 +65,7 @@ def test_terms_of_methods_are_in_the_glossary():
 
 
 def test_each_form_asks_for_what_its_method_needs(lab, sft_run, registered):
-    page = get(lab, "runs/")
+    page = get(lab, "runs/new")
     for each in methods().values():
         assert f"runs/new?kind={each.kind}" in page and each.summary in page
         form = get(lab, "runs/new", kind=each.kind)

@@ -196,15 +196,16 @@ def small(monkeypatch):
     for module in (positive_transfer, over_optimisation, detector):
         monkeypatch.setattr(module, "DEMONSTRATIONS", 12)
     monkeypatch.setattr(two_stage_pipeline, "EVALUATION_EPISODES", 4)
-    few = {"steps": 20, "grounding_steps": 10, "perception_steps": 20, "hidden": 16, "validate_every": 10}
+    few = {"steps": 20, "grounding_steps": 10, "perception_steps": 3, "hidden": 16, "validate_every": 10}
     monkeypatch.setattr(two_stage_pipeline, "SFT", two_stage_pipeline.SFT | few)
     monkeypatch.setattr(reward_model, "BROAD_DEMONSTRATIONS", 20)
     monkeypatch.setattr(reward_model, "DEMONSTRATIONS", 30)
     monkeypatch.setattr(over_optimisation, "CURVE", over_optimisation.CURVE | {"evaluation_episodes": 4})
     few = {"demonstrations": {"small": 3, "middle": 4, "50": 12}, "by_sft": ("small", "middle")}
     few |= {"times": (2,), "time_limit": 8}
-    for module, attempts in ((language_table, 4), (camera, 2)):
-        monkeypatch.setattr(module, "REGIMES", dataclasses.replace(module.REGIMES, attempts=attempts, **few))
+    monkeypatch.setattr(language_table, "REGIMES", dataclasses.replace(language_table.REGIMES, attempts=4, **few))
+    few |= {"demonstrations": {"small": 3, "large": 4}, "by_sft": ("small",)}  # pictures take the time
+    monkeypatch.setattr(camera, "REGIMES", dataclasses.replace(camera.REGIMES, attempts=2, **few))
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
 
 

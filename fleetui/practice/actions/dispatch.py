@@ -10,7 +10,7 @@ from fleetui.access import Conflict, Refused
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment, Lab
 from fleetui.practice.actions.assignments import complete_assignment, move_assignment
-from fleetui.practice.actions.launching import launch_practice
+from fleetui.practice.actions.launching import launch_run
 from fleetui.practice.queue import Verdict, read_queue
 from training.methods.registry import Method, methods_that_need
 
@@ -69,14 +69,14 @@ def _launch(verdict: Verdict) -> None:
     row, method = verdict.assignment, methods_that_need("parent", "stations")[0]
     try:
         with transaction.atomic():
-            launch_practice(
+            launch_run(
                 lab=row.lab,
                 user=access.Server(row.created_by),
                 kind=method.kind,
                 name=f"{row.task.name[:60]} {row.pk}",
                 parent=row.parent,
                 assignment=row,
-                with_stations=verdict.starts_with,
+                stations=verdict.starts_with,
                 recipe=recipe_of(row, method),
             )
     except Conflict:

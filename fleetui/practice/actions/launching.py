@@ -1,7 +1,7 @@
 """A run is launched: to train from demonstrations, which is learning's alone, or to practise on stations."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any
 
 from django.db import transaction
 
@@ -9,27 +9,14 @@ from fleetui import access
 from fleetui.access import Invalid
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment, Lab, Station, Task
-from fleetui.learning import actions as learning_actions
+from fleetui.learning import actions as learning
 from fleetui.learning.models import Dataset, Run
 from fleetui.practice.actions.assignments import assign_task, start_assignment
 from robots.tasks import TASKS
 from training.methods.registry import Method, method_of
 
 
-class Wish(TypedDict):
-    """What a launch of any method says."""
-
-    lab: Lab
-    user: access.Acting
-    kind: str
-    recipe: dict[str, Any]
-    name: str
-    source: str
-    dataset: Dataset | None
-    corrections: Dataset | None
-    parent: Run | None
-
-
+@transaction.atomic
 def launch_run(
     *,
     lab: Lab,
@@ -45,80 +32,51 @@ def launch_run(
     stations: Sequence[Station] = (),
     source: str = "server",
 ) -> Run:
-    """As a person asks for it, in the form or by the API; practice takes an assignment, or a task and stations."""
-    common: Wish = {
-        "lab": lab,
-        "user": user,
-        "kind": kind,
-        "recipe": recipe,
-        "name": name,
-        "source": source,
-        "dataset": dataset,
-        "corrections": corrections,
-        "parent": parent,
-    }
-    if method_of(kind).practises:
-        return launch_practice(**common, assignment=assignment, task=task, stations=stations)
-    return learning_actions.launch_training(**common)
-
-
-@transaction.atomic
-def launch_practice(
-    *,
-    lab: Lab,
-    user: access.Acting,
-    kind: str,
-    recipe: dict[str, Any],
-    name: str = "",
-    dataset: Dataset | None = None,
-    corrections: Dataset | None = None,
-    parent: Run | None = None,
-    assignment: Assignment | None = None,
-    task: Task | None = None,
-    stations: Sequence[Station] = (),
-    with_stations: list[Station] | None = None,
-    source: str = "server",
-) -> Run:
     """Check everything, write the run and enqueue its job.
 
-    It practises on an assignment that waits for a run, or on the task and stations given, which get one.
-    `with_stations` are those that the dispatcher found for an assignment of any stations. Unless the recipe says
-    otherwise, evaluations have the fence of the task: the curve judges the policy as it is practised.
+    A run that practises does so on an assignment that waits for one (one of any stations takes the `stations` that were
+    found for it), or on the task and stations given, which get an assignment. Unless the recipe says otherwise, its
+    evaluations have the fence of the task: the curve judges the policy as it is practised.
     """
     access.check(user, lab, "launch_run")
     method = method_of(kind)
-    practised = assignment.task if assignment else task
+    practised = (assignment.task if assignment else task) if method.practises else None
     if practised is not None:
         recipe = {name: getattr(practised, name) or 0.0 for name in settings_of_task(method)} | recipe
-    checked = learning_actions.read_recipe(kind=kind, recipe=recipe)
-    stations = list(with_stations or stations)
-    sources: learning_actions.Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
-    problems = learning_actions.source_problems(lab=lab, method=method, **sources)
-    if not problems:
-        problems = _body_problems(_demonstrations(method, **sources), parent or dataset, practised)
-    problems |= _practice_problems(lab, assignment, task, stations)
+    checked = learning.read_recipe(kind=kind, recipe=recipe)
+    sources: learning.Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
+    problems = learning.source_problems(lab=lab, method=method, **sources)
+    if method.practises:
+        if not problems:
+            problems = _body_problems(_demonstrations(method, **sources), parent or dataset, practised)
+        problems |= _practice_problems(lab, assignment, task, stations)
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
-    lock_queue(lab)  # the dispatcher must not give the same stations away meanwhile
-    run = learning_actions.create_run(
-        lab=lab,
-        user=user,
-        recipe=checked,
-        name=name,
-        round_target=checked.steps_per_round,
-        **sources,
-    )
-    assignment = assignment or _waiting_assignment(task, stations)
-    if assignment is not None:
-        chosen = stations if assignment.any_count else None
-        start_assignment(assignment=assignment, run=run, stations=chosen)
-    else:
-        # Who may launch a run may give it stations that are free: the assignment is a part of it.
-        launcher = access.Server(access.person_of(user))
-        assert task is not None  # else _practice_problems() has refused
-        assign_task(lab=lab, task=task, stations=stations, user=launcher, run=run, source=source)
-    learning_actions.enqueue_run(run=run, user=user, source=source)
+    if method.practises:
+        lock_queue(lab)  # the dispatcher must not give the same stations away meanwhile
+    round_target = checked.steps_per_round if method.practises else 0
+    run = learning.create_run(lab=lab, user=user, recipe=checked, name=name, round_target=round_target, **sources)
+    if method.practises:
+        _give_stations(run, user, assignment or _waiting_assignment(task, stations), task, list(stations), source)
+    learning.enqueue_run(run=run, user=user, source=source)
     return run
+
+
+def _give_stations(
+    run: Run,
+    user: access.Acting,
+    assignment: Assignment | None,
+    task: Task | None,
+    stations: list[Station],
+    source: str,
+) -> None:
+    if assignment is not None:
+        start_assignment(assignment=assignment, run=run, stations=stations if assignment.any_count else None)
+        return
+    # Who may launch a run may give it stations that are free: the assignment is a part of it.
+    launcher = access.Server(access.person_of(user))
+    assert task is not None  # else _practice_problems() has refused
+    assign_task(lab=run.lab, task=task, stations=stations, user=launcher, run=run, source=source)
 
 
 def settings_of_task(method: Method) -> list[str]:
@@ -127,7 +85,7 @@ def settings_of_task(method: Method) -> list[str]:
 
 
 def _practice_problems(
-    lab: Lab, assignment: Assignment | None, task: Task | None, stations: list[Station]
+    lab: Lab, assignment: Assignment | None, task: Task | None, stations: Sequence[Station]
 ) -> dict[str, str]:
     problems: dict[str, str] = {}
     if archived := [station.name for station in stations if station.archived_at]:
@@ -174,7 +132,7 @@ def _body_problems(demonstrations: list[Dataset], source: Run | Dataset | None, 
     return {}
 
 
-def _waiting_assignment(task: Task | None, stations: list[Station]) -> Assignment | None:
+def _waiting_assignment(task: Task | None, stations: Sequence[Station]) -> Assignment | None:
     """The manager's assignment of this task to exactly these stations, or to any so many, if it waits for a run."""
     wanted = {station.pk for station in stations}
     waiting = Assignment.objects.filter(task=task, state__in=Assignment.WAITING, run=None, parent=None)
