@@ -38,6 +38,16 @@ def write_atomically(path: Path, content: bytes, *, durable: bool = True, mode: 
         file.write(content)
 
 
+def link_to(source: Path, path: Path) -> None:
+    """A link at `path` that leads to the file `source`: relative, so that both can be moved together. It appears whole.
+    What is there already stays, unless it leads nowhere.
+    """
+    if path.is_symlink() and not path.exists():
+        path.unlink()
+    if not path.exists():
+        path.symlink_to(os.path.relpath(source.resolve(), path.parent.resolve()))
+
+
 def _wait_for_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:

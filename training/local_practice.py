@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from robots import strict_json
+from robots.atomic_files import link_to
 from robots.episodes import Episode, write_episodes
 from robots.protocol import Assignment, Code, Hold, Welcome
 from robots.station import Station
@@ -95,19 +96,13 @@ def practise_locally(
     """SFT, then practice, in two run directories under `folder`; the figures of both."""
     first = RunDir.create(folder / "sft", sft_recipe)
     for path in demonstrations:
-        link = first.data / path.name
-        if not link.exists():
-            link.symlink_to(path.resolve())
+        link_to(path, first.data / path.name)
     before = sft(first)
     second = RunDir.create(folder / "improve", improve_recipe)
     for path in first.data.glob("*.safetensors"):
-        link = second.data / path.name
-        if not link.exists():
-            link.symlink_to(path.resolve())
+        link_to(path, second.data / path.name)
     for role in ("policy", "reward_model"):
-        link = second.start / f"{role}.safetensors"
-        if not link.exists():
-            link.symlink_to((first.checkpoints / link.name).resolve())
+        link_to(first.checkpoints / f"{role}.safetensors", second.start / f"{role}.safetensors")
     tasks = [name.strip() for name in improve_recipe.tasks.split(",") if name.strip()]
     local = LocalStations(
         tasks or Policy.load(second.start / "policy.safetensors").metadata.tasks,

@@ -31,7 +31,7 @@ from fleetui.fleet.models import Episode
 from fleetui.learning import actions, selectors
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from robots import strict_json
-from robots.atomic_files import write_atomically
+from robots.atomic_files import link_to, write_atomically
 from robots.episodes import read_episodes
 from training.methods.registry import ROLES
 from training.run_dir import RunDir, RunError
@@ -257,8 +257,7 @@ class Supervision:
                     raise RunError(
                         f"{source} is missing; restore the data folder or launch the run from something else."
                     )
-                if not (folder / name).exists():
-                    (folder / name).symlink_to(source)
+                link_to(source, folder / name)
 
     def list_data(self) -> dict[str, Path]:
         """The demonstrations and corrections that it learns from: name in the run directory -> the file."""

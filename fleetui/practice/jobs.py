@@ -8,12 +8,13 @@ from pathlib import Path
 
 from celery import shared_task
 
+from fleetui.fleet.models import Episode
 from fleetui.learning.jobs import SUPERVISIONS, Supervision
 from fleetui.learning.models import Checkpoint, Run
 from fleetui.messages import tell_station_on_commit
 from fleetui.practice import selectors
 from fleetui.practice.actions import assignments, episodes, publishing
-from robots.atomic_files import write_atomically
+from robots.atomic_files import link_to, write_atomically
 from robots.protocol import Hold
 
 REPEAT_S = 3.0  # a channel layer may drop: what stations must know is said again
@@ -35,7 +36,11 @@ class PracticeSupervision(Supervision):
 
     def prepare(self) -> None:
         super().prepare()
-        self.handed_in = {path.stem[-36:] for path in self.dir.episodes.glob("*.safetensors")}
+        self.handed_in = set()
+        for path in self.dir.episodes.glob("*.safetensors"):
+            self.handed_in.add(path.stem[-36:])
+            if not path.exists():  # linked by a whole path, and the data folder was moved
+                link_to(Episode.objects.get(pk=path.stem[-36:]).file, path)
 
     def list_data(self) -> dict[str, Path]:
         """Practice learns from the demonstrations too, as long as they are there."""
@@ -62,8 +67,7 @@ class PracticeSupervision(Supervision):
             if name not in self.handed_in:
                 self.handed_in.add(name)
                 target = self.dir.episodes / f"{len(self.handed_in):07d}-{name}.safetensors"
-                # A symlink appears whole, and the file it names was complete before its row was.
-                target.symlink_to(episode.file)
+                link_to(episode.file, target)  # which was complete before its row was
         if fresh:
             episodes.hand_in_episodes(episodes=fresh)
 

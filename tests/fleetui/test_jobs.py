@@ -24,7 +24,7 @@ from fleetui.learning import actions, jobs, selectors
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from fleetui.practice.actions import episodes, launching, publishing
 from fleetui.practice.jobs import PracticeSupervision
-from tests.fleetui.lab import as_upload, make_episode
+from tests.fleetui.lab import add_checkpoint, as_upload, make_episode, make_improve_run
 from training.run_dir import sha256_of
 
 # What every child begins with: the run directory, and the two things it does to it.
@@ -514,6 +514,41 @@ def test_a_job_that_lost_its_run_ends_its_child_and_changes_nothing(queued, chil
 
 
 # Practice
+
+
+@pytest.mark.parametrize("links", ["of today", "by whole paths, as before"])
+def test_practice_goes_on_after_its_data_folder_was_moved(lab, sft_run, settings, tmp_path, links):
+    run = make_improve_run(lab, sft_run)
+    version = add_checkpoint(run, "policy", published_at=timezone.now())
+    Run.objects.filter(pk=run.pk).update(open_version=0)
+    run.refresh_from_db()
+    supervision = PracticeSupervision(run)
+    supervision.prepare()
+    for _ in range(2):
+        assert lab.upload(as_upload(make_episode(policy=str(version.uuid)))).status_code == 200
+    supervision.hand_in()
+    found = [path for path in run.dir.rglob("*.safetensors") if path.is_symlink()]
+    handed_in = sorted(path.name for path in supervision.dir.episodes.iterdir())
+    assert len(found) == 5 and len(handed_in) == 2, "two episodes, the demonstrations, the policy and the reward model"
+    if links != "of today":
+        for path in found:
+            source = path.resolve()
+            path.unlink()
+            path.symlink_to(source)
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for path in list(settings.DATA.iterdir()):
+        if path != moved:
+            path.rename(moved / path.name)
+    settings.DATA = moved
+    run.refresh_from_db()
+    again = PracticeSupervision(run)
+    again.prepare()
+    links_now = [path for path in run.dir.rglob("*.safetensors") if path.is_symlink()]
+    assert len(links_now) == 5 and all(moved in path.resolve().parents and path.is_file() for path in links_now)
+    assert sorted(path.name for path in again.dir.episodes.iterdir()) == handed_in
+    again.hand_in()
+    assert sorted(path.name for path in again.dir.episodes.iterdir()) == handed_in, "none is handed in twice"
 
 
 def test_rounds_episodes_in_and_policies_out(lab, sft_run, child):
