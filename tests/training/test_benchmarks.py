@@ -200,6 +200,7 @@ def small(monkeypatch):
     monkeypatch.setattr(two_stage_pipeline, "SFT", two_stage_pipeline.SFT | few)
     monkeypatch.setattr(reward_model, "BROAD_DEMONSTRATIONS", 20)
     monkeypatch.setattr(reward_model, "DEMONSTRATIONS", 30)
+    monkeypatch.setattr(reward_model, "SHARES", (10, 80))
     monkeypatch.setattr(over_optimisation, "CURVE", over_optimisation.CURVE | {"evaluation_episodes": 4})
     few = {"demonstrations": {"small": 3, "middle": 4, "50": 12}, "by_sft": ("small", "middle")}
     few |= {"times": (2,), "time_limit": 8}
