@@ -391,18 +391,8 @@ class Valkey:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._stop_leftover()
         command: Words = [self._binary(), "--port", "0", "--unixsocket", valkey_socket(self.data)]
-        command += [
-            "--unixsocketperm",
-            "700",
-            "--appendonly",
-            "yes",
-            "--save",
-            "",
-            "--dir",
-            folder,
-            "--daemonize",
-            "no",
-        ]
+        command += ["--unixsocketperm", "700", "--appendonly", "yes", "--save", ""]
+        command += ["--dir", folder, "--daemonize", "no"]
         with open(self.log_path, "ab") as output:
             process: subprocess.Popen[bytes] = subprocess.Popen(
                 command,

@@ -55,8 +55,8 @@ def body_of(operation: Part, schema: Part) -> Iterator[dict[str, Any]]:
         body = content["schema"]
         if "$ref" in body:
             body = schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]
-        for field, schema in body["properties"].items():
-            yield describe(field, "in the body", schema, field in body.get("required", ()))
+        for field, part in body["properties"].items():
+            yield describe(field, "in the body", part, field in body.get("required", ()))
 
 
 def answer_of(operation: Part, schema: Part) -> str:
@@ -78,8 +78,8 @@ def shapes_of(schema: Part, groups: Groups) -> Iterator[tuple[str, str, list[dic
     for name in wanted:
         shape = known[name]
         fields = [
-            {"name": field, "type": type_of(schema), "text": schema.get("description", "")}
-            for field, schema in shape["properties"].items()
+            {"name": field, "type": type_of(part), "text": part.get("description", "")}
+            for field, part in shape["properties"].items()
         ]
         yield name, shape.get("description", ""), fields
 
