@@ -16,6 +16,7 @@ from fleetui.practice import selectors
 from fleetui.practice.actions import assignments, episodes, publishing
 from robots.atomic_files import link_to, write_atomically
 from robots.protocol import Hold
+from training.run_dir import RunError
 
 REPEAT_S = 3.0  # a channel layer may drop: what stations must know is said again
 LATE_UPLOAD_S = 3.0  # a station has ended its episode, whose upload is on its way
@@ -40,7 +41,10 @@ class PracticeSupervision(Supervision):
         for path in self.dir.episodes.glob("*.safetensors"):
             self.handed_in.add(path.stem[-36:])
             if not path.exists():  # linked by a whole path, and the data folder was moved
-                link_to(Episode.objects.get(pk=path.stem[-36:]).file, path)
+                episode = Episode.objects.filter(pk=path.stem[-36:]).first()
+                if episode is None or not episode.file.is_file():
+                    raise RunError(f"{path.name} leads to no episode; restore the data folder.")
+                link_to(episode.file, path)
 
     def list_data(self) -> dict[str, Path]:
         """Practice learns from the demonstrations too, as long as they are there."""
