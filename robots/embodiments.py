@@ -1,19 +1,35 @@
-"""What a body is: the numbers it senses, the actions it takes, its cameras and its control rate.
+"""What a body is: what it observes, the actions it takes, its cameras, what drives it by hand, its rate.
 
-First room of the loop: episodes, networks and pages all read the shapes from here. A robot can be described while it is
-disconnected, and on a machine without MuJoCo, so this module imports no simulator. Which bodies there are say the
-worlds (robots/worlds/): each is registered with its body.
+First room of the loop: episodes, networks and pages all read the shapes from here. The names are LeRobot's, since that
+is what laboratories have. A robot describes itself in its hello, also while it is disconnected and on a machine without
+MuJoCo, so this module imports no simulator. Which bodies are built in say the worlds (robots/worlds/); the dashboard
+keeps what any other one says of itself.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, TypeGuard
+
+# The keys of an observation, and of the action
+STATE = "observation.state"  # proprioception
+ENVIRONMENT_STATE = "observation.environment_state"  # tracked objects, where there are any: "OBJECT.FEATURE"
+IMAGES = "observation.images."  # and the camera's name: uint8 [H, W, 3]
+ACTION = "action"
+
+VECTOR, PICTURE = "float32", "uint8"  # the dtypes that there are
+MOTIONS = ("delta", "velocity", "position", "effort")
+# What a person may drive by; beside these any number of the action, by its name (a joint).
+DRIVE_AXES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+
+LONGEST_NAME = 60  # characters
+MOST_NUMBERS, MOST_CAMERAS, MOST_PIXELS = 1000, 16, 4096 * 4096
 
 
 @dataclass(frozen=True)
 class ObjectKind:
-    """A thing on the table, as instructions name it and pictures show it."""
+    """A thing in the workspace, as instructions name it and pictures show it."""
 
     name: str
     colour: str
@@ -30,16 +46,40 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An observation that is what one camera sees from straight above, its middle above the origin."""
+class Feature:
+    """An array that each step has one of: a vector of named numbers, or a picture.
 
-    camera: str  # its name in the world's model
-    width: int
-    height: int
-    metres_per_pixel: float
+    Of a vector `low` and `high` may say where each number lies; empty: the body does not say.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    units: tuple[str, ...] = ()  # of each number, for people; empty: not said
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return math.prod(self.shape)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is what a camera sees."""
+        return self.dtype == PICTURE
 
 
-MOTIONS = ("delta", "velocity", "position", "effort")
+def vector(
+    names: Sequence[str], low: Sequence[float] = (), high: Sequence[float] = (), units: Sequence[str] = ()
+) -> Feature:
+    """A vector of named numbers."""
+    return Feature(VECTOR, (len(names),), tuple(names), tuple(low), tuple(high), tuple(units))
+
+
+def picture(width: int, height: int) -> Feature:
+    """What a camera sees, uint8 [height, width, 3]."""
+    return Feature(PICTURE, (height, width, 3), ("height", "width", "channels"))
 
 
 @dataclass(frozen=True)
@@ -53,97 +93,132 @@ class Motion:
     """
 
     kind: str
-    low: float
-    high: float
     # Of the joint in one step, in units of its position, whoever acts; None for an effort.
     largest_change: float | None = None
-    sensed_by: str = ""  # kind position: the name in Embodiment.body of the number that says where the joint is
+    sensed_by: str = ""  # kind position: the name in observation.state of the number that says where the joint is
 
-    def most(self, control_hz: float) -> float:
+    def most(self, fps: float) -> float:
         """The largest magnitude that the largest change leaves a delta or a velocity; infinite for the others."""
         if self.largest_change is None or self.kind not in ("delta", "velocity"):
             return math.inf
-        return self.largest_change * (control_hz if self.kind == "velocity" else 1)
+        return self.largest_change * (fps if self.kind == "velocity" else 1)
+
+
+@dataclass(frozen=True)
+class DriveAxis:
+    """One thing that a person moves by hand: an axis of the end effector, the gripper or a joint.
+
+    `moves` is the number of the action that does it. Empty: no single one does; the driver turns it into an action
+    itself (World.driven), as joint-space arms do by inverse kinematics.
+    """
+
+    axis: str  # one of DRIVE_AXES, or the name of a number of the action
+    moves: str = ""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """The one camera that a policy for a table sees by: from straight above, its middle above the origin."""
+
+    camera: str
+    metres_per_pixel: float
 
 
 @dataclass(frozen=True)
 class Embodiment:
-    """An observation is the body's features, then for each object its features, all in one float32 vector; or, where
-    `picture` is given, the pixels of a picture in which these features have to be found: uint8, H x W x 3 in a row.
-    """
+    """One body, as it describes itself."""
 
     name: str
-    control_hz: float
-    body: tuple[str, ...]
-    objects: tuple[ObjectKind, ...]
-    object_features: tuple[str, ...]
-    action_names: tuple[str, ...]
-    action_limit: tuple[float, ...]
-    cameras: tuple[Camera, ...]
-    picture: Picture | None = None
+    fps: float  # control steps a second
+    observation: Mapping[str, Feature] = field(hash=False)  # what each step of an episode holds, by key
+    action: Feature = field(hash=False)
     motions: tuple[Motion, ...] = ()  # one for each number of an action; empty: not declared, and nobody can drive it
+    drive: tuple[DriveAxis, ...] = ()  # in the order in which pages list them
+    objects: tuple[ObjectKind, ...] = ()  # what instructions may name
+    views: tuple[Camera, ...] = ()  # that people watch by, beside the cameras of the observation
+    overhead: Overhead | None = None
 
-    @property
+    @cached_property
     def action_range(self) -> tuple[tuple[float, float], ...]:
         """The lowest and highest that each number of an action may be."""
+        ranges = tuple(zip(self.action.low, self.action.high, strict=True))
         if not self.motions:
-            return tuple((-limit, limit) for limit in self.action_limit)
-        ranges = []
-        for motion in self.motions:
-            most = motion.most(self.control_hz)
-            ranges.append((max(motion.low, -most), min(motion.high, most)))
-        return tuple(ranges)
-
-    observation_limit: tuple[float, ...] = ()  # the largest magnitude of each feature; empty: it does not say
+            return ranges
+        most = [motion.most(self.fps) for motion in self.motions]
+        return tuple((max(low, -far), min(high, far)) for (low, high), far in zip(ranges, most, strict=True))
 
     @property
-    def features_size(self) -> int:
-        """How many numbers the body and its objects have together."""
-        return len(self.body) + len(self.objects) * len(self.object_features)
-
-    @property
-    def observation_size(self) -> int:
-        """D: the numbers of an observation, or the bytes of its picture."""
-        return self.picture.height * self.picture.width * 3 if self.picture else self.features_size
-
-    @property
-    def observation_type(self) -> str:
-        """The dtype of an observation, by numpy's name."""
-        return "uint8" if self.picture else "float32"
+    def action_names(self) -> tuple[str, ...]:
+        """Of the numbers of an action."""
+        return self.action.names
 
     @property
     def action_size(self) -> int:
         """A: the numbers of an action."""
-        return len(self.action_names)
+        return self.action.size
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Of the numbers of its proprioception; empty where it has none."""
+        return self.observation[STATE].names if STATE in self.observation else ()
+
+    @property
+    def tracked(self) -> bool:
+        """Whether somebody tells where the objects are."""
+        return ENVIRONMENT_STATE in self.observation
+
+    @cached_property
+    def object_features(self) -> tuple[str, ...]:
+        """What is tracked of each object, in order; empty where nothing is."""
+        if not self.tracked or not self.objects:
+            return ()
+        names = self.observation[ENVIRONMENT_STATE].names
+        first = f"{self.objects[0].name}."
+        return tuple(name.removeprefix(first) for name in names if name.startswith(first))
+
+    @cached_property
+    def pictures(self) -> dict[str, Feature]:
+        """The observation's pictures, by camera."""
+        return {key.removeprefix(IMAGES): each for key, each in self.observation.items() if each.is_picture}
+
+    @cached_property
+    def cameras(self) -> tuple[Camera, ...]:
+        """All that people may watch by: the views first."""
+        seen = {camera.name for camera in self.views}
+        sizes = ((name, each.shape) for name, each in self.pictures.items() if name not in seen)
+        return (*self.views, *(Camera(name, width, height) for name, (height, width, _) in sizes))
 
     def object_slice(self, name: str) -> slice:
-        """Where one object's features stand among all."""
+        """Where one object's features stand in observation.environment_state."""
         index = [kind.name for kind in self.objects].index(name)
-        start = len(self.body) + index * len(self.object_features)
-        return slice(start, start + len(self.object_features))
+        size = len(self.object_features)
+        return slice(index * size, (index + 1) * size)
 
     def to_json(self) -> dict[str, Any]:
         """What from_json reads: a station's hello, checkpoints and datasets carry it."""
-        return asdict(self)
+        return {
+            **{each: getattr(self, each) for each in ("name", "fps")},
+            "observation": {key: asdict(feature) for key, feature in self.observation.items()},
+            "action": asdict(self.action),
+            **{each: [asdict(part) for part in getattr(self, each)] for each in _PARTS},
+            "overhead": self.overhead and asdict(self.overhead),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Embodiment":
         """A body as it was described elsewhere; ValueError where that is no description, or contradicts itself."""
         try:
+            if "observation" not in data:
+                data = present_form(data)
             embodiment = cls(
                 name=str(data["name"]),
-                control_hz=float(data["control_hz"]),
-                body=tuple(data["body"]),
-                objects=tuple(ObjectKind(**kind) for kind in data["objects"]),
-                object_features=tuple(data["object_features"]),
-                action_names=tuple(data["action_names"]),
-                action_limit=tuple(float(limit) for limit in data["action_limit"]),
-                cameras=tuple(Camera(**camera) for camera in data["cameras"]),
-                picture=Picture(**data["picture"]) if data.get("picture") else None,
-                motions=tuple(Motion(**motion) for motion in data.get("motions") or ()),
-                observation_limit=tuple(float(limit) for limit in data.get("observation_limit") or ()),
+                fps=float(data["fps"]),
+                observation={str(key): _feature(feature) for key, feature in data["observation"].items()},
+                action=_feature(data["action"]),
+                overhead=Overhead(**data["overhead"]) if data.get("overhead") else None,
+                **{each: tuple(kind(**part) for part in data.get(each) or ()) for each, kind in _PARTS.items()},
             )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"This is no description of a body: {type(error).__name__} at {error}. "
                 "Send what Embodiment.to_json() gives."
@@ -153,52 +228,129 @@ class Embodiment:
 
     def check(self) -> None:
         """ValueError where it contradicts itself."""
-        where = f"The body {self.name}"
-        if not is_number(self.control_hz) or self.control_hz <= 0:
-            raise ValueError(f"{where} has a control_hz of {self.control_hz!r}; it must be a finite number above 0.")
-        if len(self.action_names) != len(self.action_limit):
-            raise ValueError(
-                f"{where} names {len(self.action_names)} actions but states "
-                f"{len(self.action_limit)} limits; give one limit for each action."
-            )
-        if not all(is_number(limit) and limit > 0 for limit in self.action_limit):
-            raise ValueError(
-                f"{where} has the action limits {self.action_limit}; each must be a finite number above 0."
-            )
-        if len(self.observation_limit) not in (0, self.features_size):
-            raise ValueError(
-                f"{where} has {self.features_size} features but states {len(self.observation_limit)} limits; give one "
-                "limit for each, or none."
-            )
-        if self.motions and len(self.motions) != len(self.action_names):
-            raise ValueError(
-                f"{where} names {len(self.action_names)} actions but declares {len(self.motions)} motions; "
-                "give one for each action."
-            )
-        for name, limit, motion in zip(self.action_names, self.action_limit, self.motions, strict=False):
-            if problem := self._problem(limit, motion):
-                raise ValueError(f"{where}, action {name}: {problem}")
+        for problem in self._problems():
+            raise ValueError(f"The body {self.name[:LONGEST_NAME]}{problem}")
 
-    def _problem(self, limit: float, motion: Motion) -> str:
+    def _problems(self) -> Iterator[str]:
+        """What is wrong with it, a sentence each, as they go on after its name."""
+        if not is_number(self.fps) or self.fps <= 0:
+            yield f" has an fps of {self.fps!r}; it must be a finite number above 0."
+        if not self.observation:
+            yield " observes nothing; give it at least one feature of observation."
+        for key, feature in self.observation.items():
+            if problem := _key_problem(key, feature) or _feature_problem(feature):
+                yield f", feature {key}: {problem}"
+        if self.action.is_picture or not self.action.size:
+            yield ", feature action: it must be a vector of at least one number."
+        elif problem := _feature_problem(self.action):
+            yield f", feature action: {problem}"
+        elif not self.action.low:
+            yield ", feature action: it needs low and high, how far each of its numbers may go."
+        if len(self.pictures) > MOST_CAMERAS:
+            yield f" has {len(self.pictures)} cameras; at most {MOST_CAMERAS} are looked at."
+        yield from self._object_problems()
+        if self.motions and len(self.motions) != self.action_size:
+            yield (
+                f" names {self.action_size} actions but declares {len(self.motions)} motions; give one for each action."
+            )
+        for name, low, high, motion in zip(
+            self.action_names, self.action.low, self.action.high, self.motions, strict=False
+        ):
+            if problem := self._motion_problem(low, high, motion):
+                yield f", action {name}: {problem}"
+        yield from self._drive_problems()
+
+    def _object_problems(self) -> Iterator[str]:
+        names = [kind.name for kind in self.objects]
+        if doubled := _doubled(names):
+            yield f" has two objects named {doubled!r}; give each a name of its own."
+        if self.tracked and self.objects:
+            wanted = tuple(f"{name}.{each}" for name in names for each in self.object_features)
+            if self.observation[ENVIRONMENT_STATE].names != wanted:
+                yield (
+                    f", feature {ENVIRONMENT_STATE}: it must hold the same features of each object, in the objects' "
+                    'order, named "OBJECT.FEATURE".'
+                )
+        if self.overhead and self.overhead.camera not in self.pictures:
+            yield f" sees from above by {self.overhead.camera!r}, which is none of its cameras."
+
+    def _motion_problem(self, low: float, high: float, motion: Motion) -> str:
         """What is wrong with one motion, or nothing."""
         if motion.kind not in MOTIONS:
             return f"the motion {motion.kind!r} is unknown; known are {', '.join(MOTIONS)}."
-        if not (is_number(motion.low) and is_number(motion.high) and motion.low < motion.high):
-            return f"low ({motion.low!r}) must be below high ({motion.high!r}), both finite."
-        if max(-motion.low, motion.high) > limit:
-            return f"it may be {motion.low:g} to {motion.high:g}, but its limit is {limit:g}; give the larger of both."
         if motion.kind == "effort":
             return "an effort has no largest_change: leave it out." if motion.largest_change is not None else ""
         if not is_number(motion.largest_change) or motion.largest_change <= 0:
             return f"largest_change must be a finite number above 0, not {motion.largest_change!r}."
         if motion.kind == "position":
-            if self.picture is not None or motion.sensed_by not in self.body:
-                return "sensed_by must name the number of the body that says where the joint is."
+            if motion.sensed_by not in self.state_names:
+                return f"sensed_by must name the number of {STATE} that says where the joint is."
         else:
-            most = motion.most(self.control_hz)
-            if motion.low >= most or motion.high <= -most:
+            most = motion.most(self.fps)
+            if low >= most or high <= -most:
                 return f"all from low to high is more than its largest_change of {motion.largest_change:g} allows."
         return ""
+
+    def _drive_problems(self) -> Iterator[str]:
+        if self.drive and not self.motions:
+            yield " names what drives it, but not what its actions do; declare its motions."
+        if doubled := _doubled([each.axis for each in self.drive]):
+            yield f" names the drive axis {doubled!r} twice."
+        for each in self.drive:
+            if each.axis not in (*DRIVE_AXES, *self.action_names):
+                known = ", ".join(DRIVE_AXES)
+                yield f" has the drive axis {each.axis!r}; known are {known}, and the names of its actions."
+            if each.moves and each.moves not in self.action_names:
+                yield f": the drive axis {each.axis!r} moves {each.moves!r}, which is no number of its action."
+
+
+_PARTS: dict[str, type] = {"motions": Motion, "drive": DriveAxis, "objects": ObjectKind, "views": Camera}
+
+
+def _feature(data: Mapping[str, Any]) -> Feature:
+    lists = {each: tuple(data.get(each) or ()) for each in ("names", "units")}
+    bounds = {each: tuple(float(number) for number in data.get(each) or ()) for each in ("low", "high")}
+    return Feature(dtype=str(data["dtype"]), shape=tuple(int(size) for size in data["shape"]), **lists, **bounds)
+
+
+def _doubled(names: Sequence[str]) -> str:
+    """The first name that stands there twice, if any."""
+    return next((name for i, name in enumerate(names) if name in names[:i]), "")
+
+
+def _key_problem(key: str, feature: Feature) -> str:
+    if feature.dtype not in (VECTOR, PICTURE):
+        return f"its dtype is {feature.dtype!r}; vectors are {VECTOR}, pictures {PICTURE}."
+    if feature.is_picture:
+        name = key.removeprefix(IMAGES)
+        if not key.startswith(IMAGES) or not name or "/" in name or len(name) > LONGEST_NAME:
+            return f'a picture is called "{IMAGES}CAMERA", and the camera\'s name is short and holds no "/".'
+    elif key not in (STATE, ENVIRONMENT_STATE):
+        return f"a vector of the observation is called {STATE} or {ENVIRONMENT_STATE}."
+    return ""
+
+
+def _feature_problem(feature: Feature) -> str:
+    """What is wrong with one feature, or nothing."""
+    if feature.is_picture:
+        if len(feature.shape) != 3 or feature.shape[2] != 3 or not 0 < feature.size <= 3 * MOST_PIXELS:
+            return f"a picture's shape is [height, width, 3], not {list(feature.shape)}."
+        return ""
+    if len(feature.shape) != 1 or not 0 < feature.size <= MOST_NUMBERS:
+        return f"a vector's shape is [n], with n from 1 to {MOST_NUMBERS}, not {list(feature.shape)}."
+    for each in ("names", "low", "high", "units"):
+        if len(getattr(feature, each)) not in ((feature.size,) if each == "names" else (0, feature.size)):
+            return f"it has {feature.size} numbers but {len(getattr(feature, each))} {each}; give one for each."
+    if bad := [name for name in feature.names if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME]:
+        return f"each of its names must be a text of 1 to {LONGEST_NAME} characters, and {str(bad[0])[:80]!r} is none."
+    if doubled := _doubled(feature.names):
+        return f"two of its numbers are named {doubled!r}; give each a name of its own."
+    if len(feature.low) != len(feature.high):
+        return "it has low without high, or high without low; give both."
+    for name, low, high in zip(feature.names, feature.low, feature.high, strict=False):
+        if not (is_number(low) and is_number(high) and low < high):
+            return f"low ({low!r}) of {name} must be below its high ({high!r}), both finite."
+    return ""
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -206,11 +358,84 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e30 < value < 1e30
 
 
-EMBODIMENTS: dict[str, Embodiment] = {}  # by name; robots.worlds.register fills it as soon as robots is imported
+def differences(now: Embodiment, then: Embodiment) -> list[str]:
+    """What of a body is no longer as it was when something was recorded or trained with it, for people; empty where all
+    that data and networks hang on is the same. What people watch and drive by may differ.
+    """
+    found = []
+    if now.fps != then.fps:
+        found.append(f"it acts at {now.fps:g} Hz, and acted at {then.fps:g} Hz")
+    for key in sorted({*now.observation, *then.observation}):
+        found += _changed(key, now.observation.get(key), then.observation.get(key))
+    found += _changed(ACTION, now.action, then.action)
+    kinds = [tuple(motion.kind for motion in body.motions) for body in (now, then)]
+    if kinds[0] != kinds[1] and all(kinds):
+        found.append(f"its actions are {', '.join(kinds[0])}, and were {', '.join(kinds[1])}")
+    if now.objects != then.objects:
+        names = [", ".join(kind.name for kind in body.objects) or "none" for body in (now, then)]
+        found.append(f"its objects are {names[0]}, and were {names[1]}")
+    return found
+
+
+def _changed(key: str, now: Feature | None, then: Feature | None) -> list[str]:
+    if now is None or then is None:
+        return [f"{key} is {'gone' if now is None else 'new'}"] if now is not then else []
+    if (now.dtype, now.shape) != (then.dtype, then.shape):
+        return [f"{key} is {now.dtype} {list(now.shape)}, and was {then.dtype} {list(then.shape)}"]
+    if now.names != then.names:
+        pairs = zip(now.names, then.names, strict=True)
+        name, before = next((a, b) for a, b in pairs if a != b)
+        return [f"{key} has {name} where it had {before}"]
+    if (now.low, now.high) != (then.low, then.high) and now.low and then.low:
+        bounds = zip(now.names, now.low, now.high, then.low, then.high, strict=True)
+        name, low, high, *was = next(each for each in bounds if each[1:3] != each[3:])
+        return [f"{key}: {name} goes from {low:g} to {high:g}, and went from {was[0]:g} to {was[1]:g}"]
+    return []
+
+
+def present_form(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A description of before bodies named their features: one vector of proprioception and objects, or one picture
+    from above. Checkpoints, datasets and the rows of stations hold such.
+    """
+    names = tuple(data["body"])
+    objects, each = data["objects"], tuple(data["object_features"])
+    tracked = [f"{kind['name']}.{feature}" for kind in objects for feature in each]
+    limits = [float(limit) for limit in data.get("observation_limit") or ()]
+    motions = data.get("motions") or ()
+    observation: dict[str, Any] = {}
+    if shown := data.get("picture"):
+        observation[IMAGES + shown["camera"]] = asdict(picture(shown["width"], shown["height"]))
+    else:
+        for key, some, most in (
+            (STATE, names, limits[: len(names)]),
+            (ENVIRONMENT_STATE, tracked, limits[len(names) :]),
+        ):
+            if some:
+                observation[key] = asdict(vector(some, [-each for each in most], most))
+    limit = [float(each) for each in data["action_limit"]]
+    if motions:
+        low, high = ([float(motion[end]) for motion in motions] for end in ("low", "high"))
+    else:
+        low, high = [-each for each in limit], limit
+    planar = [{"axis": axis, "moves": name} for axis, name in zip("xy", data["action_names"], strict=False)]
+    return {
+        "name": data["name"],
+        "fps": data["control_hz"],
+        "observation": observation,
+        "action": asdict(vector(data["action_names"], low, high)),
+        "motions": [{key: value for key, value in motion.items() if key not in ("low", "high")} for motion in motions],
+        "drive": planar if motions else [],
+        "objects": objects,
+        "views": data["cameras"],
+        "overhead": shown and {"camera": shown["camera"], "metres_per_pixel": shown["metres_per_pixel"]},
+    }
+
+
+EMBODIMENTS: dict[str, Embodiment] = {}  # the built-in ones by name; robots.worlds.register fills it
 
 
 def get_embodiment(name: str) -> Embodiment:
-    """The body of that name; ValueError, with the known ones, where there is none."""
+    """The built-in body of that name; ValueError, with the known ones, where there is none."""
     try:
         return EMBODIMENTS[name]
     except KeyError:
