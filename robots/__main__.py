@@ -62,14 +62,15 @@ def render(arguments: argparse.Namespace) -> None:
 
 
 def _pictures(episode: Episode, width: int, height: int) -> Iterator[bytes]:
-    """A JPEG for each observation: those that the station recorded, else as its world is drawn."""
+    """A JPEG for each observation of one camera: those that the station recorded, else as its world is drawn."""
     if episode.frames:
-        yield from episode.frames
+        yield from next(iter(episode.frames.values()))
         return
     world = make_world(episode.embodiment, seed=0)
-    for observation in episode.observations:
-        world.set_observation(observation)
-        yield to_jpeg(world.render(width, height))
+    camera = world.embodiment.cameras[0].name
+    for step in range(episode.steps + 1):
+        world.set_observation({key: array[step] for key, array in episode.observations.items()})
+        yield to_jpeg(world.render(camera, width, height))
     world.close()
 
 

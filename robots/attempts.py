@@ -7,7 +7,7 @@ under way is a Recording; when it is cut it becomes an Episode, which goes to `s
 import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeGuard
 
 import numpy as np
@@ -15,8 +15,8 @@ import numpy as np
 from robots.actions import Actions
 from robots.control import CommandRefused
 from robots.driver import DriverError
-from robots.embodiments import Embodiment
-from robots.episodes import ACTORS, FAILURES, Episode
+from robots.embodiments import Embodiment, Observation
+from robots.episodes import ACTORS, FAILURES, Episode, stacked
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import Code
 from robots.rules import Rules, Settings
@@ -38,14 +38,14 @@ class Recording:
         limit: int,
         purpose: str,
         actor: str,
-        observation: np.ndarray,
+        observation: Observation,
         loaded: PolicyBundle | None,
         rules: Rules,
     ):
         self.uuid = str(uuid.uuid4())
         self.task, self.instruction, self.limit = task, instruction, limit
         self.purpose, self.actor, self.loaded = purpose, actor, loaded
-        self.observations = [observation]  # T+1 of [D]
+        self.observations = [observation]  # T+1
         self.actions: list[np.ndarray] = []  # T of [A]
         self.fenced: list[bool] = []  # whether the fence turned the action aside
         self.rules = rules  # as they were when it began
@@ -73,7 +73,7 @@ class Recording:
             embodiment=embodiment.name,
             task=self.task.name,
             instruction=self.instruction.text,
-            observations=np.array(self.observations, embodiment.observation_type),
+            observations=stacked(self.observations),
             actions=np.array(self.actions, np.float32),
             actors=np.full(self.steps, ACTORS.index(self.actor), np.uint8),
             steps_to_go=np.asarray(d, np.float32),
@@ -87,7 +87,7 @@ class Recording:
             threshold=loaded.threshold if loaded else None,
             seed=seed,
             started_at=self.started_at,
-            control_hz=embodiment.control_hz,
+            fps=embodiment.fps,
             interventions=interventions,
         )
 
@@ -103,7 +103,7 @@ class Attempts:
         self.seed, self.store = seed, store
         self.embodiment = self.driver.embodiment
         self.actions = Actions(self.embodiment)
-        self.period = 1.0 / self.embodiment.control_hz
+        self.period = 1.0 / self.embodiment.fps
         self.recording: Recording | None = None
         self.instruction: Instruction | None = None
         self.d = math.nan
@@ -210,20 +210,21 @@ class Attempts:
         self._step(np.asarray(action, np.float32), self._present(), now)
         self.workspace.practised_s += self.period
 
-    def push(self, direction: tuple[float, float], now: float) -> None:
-        """Where a person pushes."""
+    def push(self, axes: Mapping[str, float], now: float) -> None:
+        """What a person pushes, each drive axis from -1 to 1."""
         actions = self.under_way.actions
         before = actions[-1] if actions else None
         present = self._present()
-        self._step(self.actions.pushed(direction, present, before), present, now)
+        solved = self.driver.driven(axes) if self.actions.by_driver.intersection(axes) else None
+        self._step(self.actions.pushed(axes, present, before, solved), present, now)
 
-    def _present(self) -> np.ndarray:
+    def _present(self) -> Observation:
         """Where the body is. Since the last step somebody may have moved it, or it may have sunk, and an absolute
         target that is near to where it was may be far from where it is.
         """
         return self.driver.observation() if self.actions.need_a_look else self.workspace.seen
 
-    def _step(self, action: np.ndarray, present: np.ndarray, now: float) -> None:
+    def _step(self, action: np.ndarray, present: Observation, now: float) -> None:
         recording = self.under_way
         action = self.actions.bounded(action, present)
         # The episode keeps what was asked for: the fence is part of the world that it was asked of.

@@ -20,6 +20,7 @@ from robots.control import (
     Control,
     DeadMan,
     Lease,
+    drive_axes,
     refuse_expired,
 )
 from robots.driver import DriverError
@@ -96,7 +97,7 @@ class Commands:
             case "override":
                 self._take_over(epoch, by)
             case "drive":
-                self.dead_man.drive(args, self.clock())
+                self.dead_man.drive(drive_axes(args, self.attempts.actions.axes), self.clock())
                 self.lease.sign(epoch, self.clock())
                 self.control.become("overridden")
             case "hand_back":

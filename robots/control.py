@@ -7,7 +7,7 @@ Times are monotonic seconds, so that a changed wall clock can neither revive an 
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from robots.protocol import STATES, Command, CommandDone
@@ -194,25 +194,25 @@ class DeadMan:
     """The hand on the stick: how a person's newest drive command moves the body, and when it counts as let go."""
 
     def __init__(self) -> None:
-        self._direction = (0.0, 0.0)
+        self._axes: dict[str, float] = {}
         self._since: float | None = None  # None: nobody pushes
         self._used, self._let_go = True, False
 
-    def drive(self, args: Mapping[str, Any], now: float) -> None:
-        """Take a drive's {dx, dy}, each cut to -1 to 1; both 0: the hand lets go."""
-        direction = _axis(args, "dx"), _axis(args, "dy")
-        if any(direction):
-            self._direction, self._since, self._used, self._let_go = direction, now, False, False
+    def drive(self, axes: Mapping[str, float], now: float) -> None:
+        """Take a drive, each axis from -1 to 1; all 0: the hand lets go."""
+        pushed = {axis: value for axis, value in axes.items() if value}
+        if pushed:
+            self._axes, self._since, self._used, self._let_go = pushed, now, False, False
         elif self._used:
             self.release()
         else:
             self._let_go = True  # a tap shorter than a control period still moves the body once
 
-    def direction(self, now: float) -> tuple[float, float] | None:
-        """Where the person pushes now, each axis from -1 to 1; None: hold still."""
+    def axes(self, now: float) -> dict[str, float]:
+        """What the person pushes now, each from -1 to 1; empty: hold still."""
         if self._since is None or now - self._since > DRIVE_HELD_S:
-            return None
-        return self._direction
+            return {}
+        return self._axes
 
     def used(self) -> None:
         """The body was moved once by the newest drive."""
@@ -229,12 +229,20 @@ class DeadMan:
 
     def release(self) -> None:
         """Nobody pushes from now on."""
-        self._direction, self._since = (0.0, 0.0), None
+        self._axes, self._since = {}, None
         self._used, self._let_go = True, False
 
 
-def _axis(args: Mapping[str, Any], axis: str) -> float:
-    value = args.get(axis, 0.0)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        raise CommandRefused(f"drive needs a number from -1 to 1 for {axis}, not {value!r}.")
-    return min(1.0, max(-1.0, float(value)))
+def drive_axes(args: Mapping[str, Any], known: Sequence[str]) -> dict[str, float]:
+    """A drive's {axes: {NAME: from -1 to 1}}, each cut to that; CommandRefused where the body has no such axis."""
+    told = args.get("axes")
+    if not isinstance(told, Mapping):
+        raise CommandRefused('drive needs axes, an object of numbers from -1 to 1 by name, as in {"x": 0.5}.')
+    axes = {}
+    for axis, value in told.items():
+        if axis not in known:
+            raise CommandRefused(f"drive names the axis {str(axis)[:40]!r}; this body's are {', '.join(known)}.")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            raise CommandRefused(f"drive needs a number from -1 to 1 for {axis}, not {value!r}.")
+        axes[axis] = min(1.0, max(-1.0, float(value)))
+    return axes

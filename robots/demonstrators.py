@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from robots.episodes import ACTORS, Episode
+from robots.embodiments import Observation
+from robots.episodes import ACTORS, Episode, stacked
 from robots.tasks import Instruction, TaskFamily, get_task
 from robots.worlds import WORLDS, World, make_world
 
@@ -20,21 +21,21 @@ class DemonstrationError(ValueError):
 def recorded(
     world: World,
     instruction: Instruction,
-    observations: Sequence[np.ndarray],
+    observations: Sequence[Observation],
     actions: Sequence[np.ndarray],
     success: bool,
     ending: str,
     rng: np.random.Generator,
     seed: int | None,
 ) -> Episode:
-    """One attempt of a script as an episode: T + 1 observations [D], T actions [A]; `ending` is for a failed one."""
+    """One attempt of a script as an episode: T + 1 observations, T actions [A]; `ending` is for a failed one."""
     count = len(actions)
     return Episode(
         uuid=str(uuid.UUID(bytes=rng.bytes(16), version=4)),
         embodiment=world.embodiment.name,
         task=instruction.family,
         instruction=instruction.text,
-        observations=np.array(observations, world.embodiment.observation_type),
+        observations=stacked(observations),
         actions=np.array(actions, np.float32),
         actors=np.full(count, ACTORS.index("script"), np.uint8),
         steps_to_go=np.full(count + 1, np.nan, np.float32),
@@ -43,7 +44,7 @@ def recorded(
         true_success=success,
         purpose="demonstration",
         seed=seed,
-        control_hz=world.embodiment.control_hz,
+        fps=world.embodiment.fps,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from robots.embodiments import Embodiment
+from robots.embodiments import Embodiment, Feature, Observation
 from robots.tasks import Instruction
 from robots.worlds import World
 
@@ -84,33 +84,53 @@ class Driver:
             raise DriverError(self.missing)
         return guarded(what, lambda: getattr(self.world, name)(*args))
 
-    def reset(self, rng: np.random.Generator) -> np.ndarray:
-        """Put everything right, with a world made anew where there was none; the observation [D]."""
+    def reset(self, rng: np.random.Generator) -> Observation:
+        """Put everything right, with a world made anew where there was none; the observation."""
         if self.world is None and self._make is not None:
             self._make_world(self._make)
         return self._observation("a reset", self._call("a reset", "reset", rng))
 
-    def step(self, action: np.ndarray) -> np.ndarray:
-        """One control step with an action [A]; the observation [D]."""
+    def step(self, action: np.ndarray) -> Observation:
+        """One control step with an action [A]; the observation."""
         return self._observation("a step", self._call("a step", "step", action.copy()))
 
-    def observation(self) -> np.ndarray:
-        """What is sensed now [D]."""
+    def observation(self) -> Observation:
+        """What is sensed now."""
         return self._observation("a look", self._call("a look", "observation"))
 
-    def _observation(self, what: str, value: Any) -> np.ndarray:
-        body = self.embodiment
-        array: np.ndarray = guarded(f"{what}: reading the observation", np.asarray, value)
-        if array.shape != (body.observation_size,):
-            raise DriverError(f"{what} failed: it gave {_kind(value)}, not {body.observation_size} numbers")
-        if body.picture is not None and array.dtype != np.uint8:
-            raise DriverError(f"{what} failed: its picture is {array.dtype}, not uint8")
+    def _observation(self, what: str, value: Any) -> Observation:
+        if not isinstance(value, Mapping):
+            raise DriverError(f"{what} failed: it gave {_kind(value)}, not an array for each feature, by key")
+        parts: dict[str, Any] = guarded(f"{what}: reading the observation", dict, value)
+        return {
+            key: self._part(what, key, feature, parts.get(key)) for key, feature in self.embodiment.observation.items()
+        }
+
+    def _part(self, what: str, key: str, feature: Feature, value: Any) -> np.ndarray:
+        if value is None:
+            kind = "camera" if feature.is_picture else "sensor"
+            raise DriverError(f"{what} failed: its observation has no {key}; did that {kind} send anything?")
+        array: np.ndarray = guarded(f"{what}: reading {key}", np.asarray, value)
+        if array.shape != feature.shape:
+            raise DriverError(f"{what} failed: its {key} is {_kind(value)}, not {list(feature.shape)}")
+        if feature.is_picture and array.dtype != np.uint8:
+            raise DriverError(f"{what} failed: its {key} is {array.dtype}, not uint8")
         if array.dtype.kind not in "fiu":
-            raise DriverError(f"{what} failed: its observation is of {array.dtype}, not of numbers")
+            raise DriverError(f"{what} failed: its {key} is of {array.dtype}, not of numbers")
         with np.errstate(over="ignore"):
-            array = array.astype(body.observation_type)  # a copy
-        if not np.isfinite(array).all():
-            raise DriverError(f"{what} failed: its observation holds NaN or infinity")
+            array = array.astype(feature.dtype)  # a copy
+        if not feature.is_picture and not np.isfinite(array).all():
+            raise DriverError(f"{what} failed: its {key} holds NaN or infinity")
+        return array
+
+    def driven(self, axes: Mapping[str, float]) -> np.ndarray:
+        """The action [A] by which a person moves it: what it makes of axes that no single number moves."""
+        value = self._call("driving it", "driven", dict(axes))
+        array: np.ndarray = guarded("driving it", lambda: np.array(value, np.float32))
+        if array.shape != (self.embodiment.action_size,) or not np.isfinite(array).all():
+            raise DriverError(
+                f"driving it failed: it gave {_kind(value)}, not {self.embodiment.action_size} finite numbers"
+            )
         return array
 
     def true_success(self, instruction: Instruction) -> bool | None:
@@ -165,9 +185,9 @@ class Driver:
             return ""
         return name if isinstance(name, str) else ""
 
-    def render(self, width: int, height: int) -> np.ndarray:
-        """uint8 [H, W, 3], of whatever size its camera has"""
-        return as_picture(self._call("its camera", "render", width, height))
+    def render(self, camera: str, width: int, height: int) -> np.ndarray:
+        """uint8 [H, W, 3], of whatever size that camera has"""
+        return as_picture(self._call(f"its camera {camera}", "render", camera, width, height))
 
     def close(self) -> None:
         """Free the world; what fails meanwhile is only logged."""

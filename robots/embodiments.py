@@ -12,6 +12,11 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, TypeGuard
 
+import numpy as np
+
+# What is sensed at one moment, or at several: an array for each feature, by key
+Observation = dict[str, np.ndarray]
+
 # The keys of an observation, and of the action
 STATE = "observation.state"  # proprioception
 ENVIRONMENT_STATE = "observation.environment_state"  # tracked objects, where there are any: "OBJECT.FEATURE"
@@ -109,7 +114,7 @@ class DriveAxis:
     """One thing that a person moves by hand: an axis of the end effector, the gripper or a joint.
 
     `moves` is the number of the action that does it. Empty: no single one does; the driver turns it into an action
-    itself (World.driven), as joint-space arms do by inverse kinematics.
+    itself (DrivenWorld in robots/worlds/), as joint-space arms do by inverse kinematics.
     """
 
     axis: str  # one of DRIVE_AXES, or the name of a number of the action
@@ -308,9 +313,9 @@ _PARTS: dict[str, type] = {"motions": Motion, "drive": DriveAxis, "objects": Obj
 
 
 def _feature(data: Mapping[str, Any]) -> Feature:
-    lists = {each: tuple(data.get(each) or ()) for each in ("names", "units")}
-    bounds = {each: tuple(float(number) for number in data.get(each) or ()) for each in ("low", "high")}
-    return Feature(dtype=str(data["dtype"]), shape=tuple(int(size) for size in data["shape"]), **lists, **bounds)
+    names, units, low, high = (tuple(data.get(each) or ()) for each in ("names", "units", "low", "high"))
+    shape = tuple(int(size) for size in data["shape"])
+    return Feature(str(data["dtype"]), shape, names, tuple(map(float, low)), tuple(map(float, high)), units)
 
 
 def _doubled(names: Sequence[str]) -> str:

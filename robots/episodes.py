@@ -7,11 +7,10 @@ refused with the episode's id and the field.
 
 import itertools
 import json
-import math
 import struct
 import uuid as uuids
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
@@ -21,7 +20,17 @@ from safetensors.numpy import load, save
 
 from robots import strict_json
 from robots.atomic_files import write_atomically
-from robots.embodiments import EMBODIMENTS, Embodiment
+from robots.embodiments import (
+    EMBODIMENTS,
+    ENVIRONMENT_STATE,
+    IMAGES,
+    LONGEST_NAME,
+    MOST_CAMERAS,
+    STATE,
+    Embodiment,
+    Feature,
+    Observation,
+)
 
 ACTORS = ("policy", "human", "script")  # the index is the value in Episode.actors
 # true_success ends only scripted demonstrations: practice and evaluation end by the detector, never by the simulator.
@@ -42,10 +51,11 @@ RENAMED_ENDINGS = {"hopeless": "low_success_probability"}  # in files of before
 CONFIRMED_FRAMES = 3  # in a row that have to say the same before an attempt is given up
 FAILURES = ("time_limit", "stall", "regression", "low_success_probability", "needs_reset")  # an attempt ends by itself
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
-FORMAT = "fleetui-episodes-1"
+FORMAT = "fleetui-episodes-2"
+FORMATS = ("fleetui-episodes-1", FORMAT)  # of the first, what is observed is one array, and there is one camera
 
 LONGEST_TEXT = 300  # characters, of each text field
-CONTROL_HZ = (0.1, 1000.0)
+FPS = (0.1, 1000.0)
 LONGEST_ATTEMPT = 10_000  # steps of a policy: the longest time limit that a task may have
 LONGEST_EPISODE = 100_000  # steps of anybody
 LARGEST_FIELD = 1e300  # an integer of JSON may be larger than any float
@@ -55,8 +65,6 @@ LARGEST_NUMBER = 1e9  # of any body: float32 holds its square, and sums of many 
 ACTION_TOLERANCE, OBSERVATION_TOLERANCE, RATE_TOLERANCE = 1.05, 2.0, 1.1
 # A header of 1,500 episodes fits. A file of our own making may hold more, as generated datasets do.
 LARGEST_SENT_HEADER, LARGEST_HEADER = 10**6, 10**8  # bytes; the latter is what safetensors allows
-# Features whose range their name says, where a body declares none.
-UNIT_FEATURES = ("cos", "sin", "on_table")
 
 
 class EpisodeError(ValueError):
@@ -75,7 +83,7 @@ class Episode:
     embodiment: str
     task: str  # the task family's name
     instruction: str
-    observations: np.ndarray  # float32 [T+1, D], or uint8 where the body's observation is a picture
+    observations: Observation  # [T+1, ...] of each feature by key: float32 vectors, uint8 pictures [T+1, H, W, 3]
     actions: np.ndarray  # float32 [T, A], in the units of the embodiment's action space
     actors: np.ndarray  # uint8 [T], indices into ACTORS
     steps_to_go: np.ndarray  # float32 [T+1], d(o, g) as the station computed it; NaN where no reward model ran
@@ -88,9 +96,9 @@ class Episode:
     threshold: float | None = None
     seed: int | None = None
     started_at: float = 0.0
-    control_hz: float = 5.0
+    fps: float = 5.0
     interventions: int = 0
-    frames: list[bytes] | None = None  # JPEGs [T+1] where a station recorded them
+    frames: dict[str, list[bytes]] = field(default_factory=dict)  # JPEGs [T+1] by camera, where a station kept them
     # uint8 [T], 1 where the fence turned the policy's action aside; None: nowhere, and zeros are put here at once
     fenced: np.ndarray = None  # type: ignore[assignment]
 
@@ -127,13 +135,13 @@ class Episode:
             refuse("detected_success", "must be true or false.")
         if not (self.true_success is None or isinstance(self.true_success, bool)):
             refuse("true_success", "must be true, false or null.")
-        for name, optional in (("threshold", True), ("started_at", False), ("control_hz", False)):
+        for name, optional in (("threshold", True), ("started_at", False), ("fps", False)):
             value = getattr(self, name)
             if not (optional and value is None) and not (_is_number(value) and abs(value) <= LARGEST_FIELD):
                 refuse(name, "must be a finite number.")
-        low, high = CONTROL_HZ
-        if not low <= self.control_hz <= high:
-            refuse("control_hz", f"is {self.control_hz:g}; a body is controlled {low:g} to {high:g} times a second.")
+        low, high = FPS
+        if not low <= self.fps <= high:
+            refuse("fps", f"is {self.fps:g}; a body is controlled {low:g} to {high:g} times a second.")
         if self.seed is not None and not (_is_integer(self.seed) and abs(self.seed) < 2**63):
             refuse("seed", "must be a whole number of 64 bits or null.")
         if not _is_integer(self.interventions) or not 0 <= self.interventions <= LONGEST_EPISODE:
@@ -151,41 +159,45 @@ class Episode:
         refuse = self._refuse
         if self.embodiment != body.name:
             refuse("embodiment", f"is {self.embodiment}, but {body.name} was expected.")
-        for name, size in (("observations", body.observation_size), ("actions", body.action_size)):
-            if getattr(self, name).shape[1] != size:
-                refuse(name, f"each has {getattr(self, name).shape[1]} numbers, but {body.name} has {size}.")
-        if self.observations.dtype != body.observation_type:
-            refuse("observations", f"are {self.observations.dtype}, but {body.name} has {body.observation_type}.")
-        if not 1 / RATE_TOLERANCE <= self.control_hz / body.control_hz <= RATE_TOLERANCE:
-            refuse(
-                "control_hz", f"is {self.control_hz:g}, but {body.name} acts at {body.control_hz:g} Hz; resample it."
-            )
+        if set(body.observation) != set(self.observations):
+            held = ", ".join(sorted(self.observations))
+            refuse("observations", f"hold {held}, but {body.name} observes {', '.join(sorted(body.observation))}.")
+        for key, feature in body.observation.items():
+            array = self.observations[key]
+            if array.shape[1:] != feature.shape:
+                refuse(key, f"each has the shape {list(array.shape[1:])}, but {body.name} has {list(feature.shape)}.")
+            if array.dtype != feature.dtype:
+                refuse(key, f"is {array.dtype}, but {body.name} has {feature.dtype}.")
+        if self.actions.shape[1] != body.action_size:
+            refuse("actions", f"each has {self.actions.shape[1]} numbers, but {body.name} has {body.action_size}.")
+        if not 1 / RATE_TOLERANCE <= self.fps / body.fps <= RATE_TOLERANCE:
+            refuse("fps", f"is {self.fps:g}, but {body.name} acts at {body.fps:g} Hz; resample it.")
         if self.purpose in ("practice", "evaluation") and self.steps > LONGEST_ATTEMPT:
             refuse("actions", f"has {self.steps} steps; no task lets an attempt have more than {LONGEST_ATTEMPT}.")
-        names = (*body.body, *(f"{each.name} {name}" for each in body.objects for name in body.object_features))
-        for field, array, limits, labels in (
-            ("actions", self.actions, np.float32(ACTION_TOLERANCE) * action_limits(body), body.action_names),
-            ("observations", self.observations, np.float32(OBSERVATION_TOLERANCE) * observation_limits(body), names),
-        ):
-            if array.dtype == np.uint8:  # pixels; the features are still to be found in them
-                continue
-            beyond = np.abs(array) > limits
-            if beyond.any():
-                step, column = np.unravel_index(beyond.argmax(), beyond.shape)
-                refuse(
-                    field,
-                    f"{labels[column]} is {array[step, column]:g} at step {step}, but {body.name} goes to "
-                    f"{limits[column]:g} at most; are the units right?",
-                )
+        self._refuse_beyond("actions", self.actions, body.action, ACTION_TOLERANCE)
+        for key, feature in body.observation.items():
+            self._refuse_beyond(key, self.observations[key], feature, OBSERVATION_TOLERANCE)
+
+    def _refuse_beyond(self, where: str, array: np.ndarray, feature: Feature, tolerance: float) -> None:
+        """Numbers that lie farther outside what the body declares than `tolerance` times half its range."""
+        if not feature.low:
+            return
+        low, high = np.array(feature.low, np.float32), np.array(feature.high, np.float32)
+        middle, reach = (low + high) / 2, np.float32(tolerance) * (high - low) / 2
+        beyond = np.abs(array - middle) > reach
+        if beyond.any():
+            step, column = np.unravel_index(beyond.argmax(), beyond.shape)
+            self._refuse(
+                where,
+                f"{feature.names[column]} is {array[step, column]:g} at step {step}, but {self.embodiment} goes from "
+                f"{feature.low[column]:g} to {feature.high[column]:g}; are the units right?",
+            )
 
     def _refuse(self, name: str, sentence: str) -> NoReturn:
         raise FieldError(f"Episode {_shown(self.uuid)}, field {name}: {sentence}")
 
     def _validate_arrays(self, refuse: Callable[[str, str], NoReturn]) -> None:
-        body = EMBODIMENTS.get(self.embodiment)
-        pictures = body.observation_type == "uint8" if body else getattr(self.observations, "dtype", None) == np.uint8
         for name, dimensions, kind in (
-            ("observations", 2, np.uint8 if pictures else np.float32),
             ("actions", 2, np.float32),
             ("actors", 1, np.uint8),
             ("steps_to_go", 1, np.float32),
@@ -199,47 +211,62 @@ class Episode:
             refuse("actions", "the episode has no step.")
         if steps > LONGEST_EPISODE:
             refuse("actions", f"has {steps} steps, more than {LONGEST_EPISODE}; cut it into several episodes.")
-        rows = {"observations": steps + 1, "actors": steps, "steps_to_go": steps + 1, "fenced": steps}
-        for name, wanted in rows.items():
+        self._validate_observations(refuse)
+        for name, wanted in {"actors": steps, "steps_to_go": steps + 1, "fenced": steps}.items():
             if len(getattr(self, name)) != wanted:
                 refuse(name, f"has {len(getattr(self, name))} rows, but {steps} actions need {wanted}.")
-        if body is not None:
-            for name, size in (("observations", body.observation_size), ("actions", body.action_size)):
-                if getattr(self, name).shape[1] != size:
-                    refuse(name, f"each has {getattr(self, name).shape[1]} numbers, but {self.embodiment} has {size}.")
-        for name in ("observations", "actions"):
-            array = getattr(self, name)
-            if array.dtype == np.uint8:
-                continue
-            bad = ~(np.abs(array) <= LARGEST_NUMBER).all(axis=1)
-            if bad.any():
-                step = int(bad.argmax())
-                fault = "a number above 1e9" if np.isfinite(array[step]).all() else "NaN or infinity"
-                refuse(name, f"{fault} at step {step}.")
+        _refuse_unusable("actions", self.actions, refuse)
         if (np.abs(self.steps_to_go) > LARGEST_NUMBER).any():
             refuse("steps_to_go", "is infinite or above 1e9 somewhere; write NaN where no reward model ran.")
         if (self.fenced > 1).any():
             refuse("fenced", "must be 0, or 1 where the fence turned the action aside.")
         if (self.actors >= len(ACTORS)).any():
             refuse("actors", f"must be below {len(ACTORS)} ({', '.join(ACTORS)}).")
-        if self.frames is not None:
-            if len(self.frames) != steps + 1:
-                refuse("frames", f"there are {len(self.frames)}, but {steps} actions need {steps + 1}.")
-            if not all(frame.startswith(b"\xff\xd8") for frame in self.frames):
-                refuse("frames", "each must be a JPEG.")
+        if len(self.frames) > MOST_CAMERAS:
+            refuse("frames", f"are of {len(self.frames)} cameras; at most {MOST_CAMERAS} are kept.")
+        for camera, frames in self.frames.items():
+            if not 0 < len(camera) <= LONGEST_NAME:
+                refuse("frames", f"a camera's name has 1 to {LONGEST_NAME} characters.")
+            if len(frames) != steps + 1:
+                refuse("frames", f"there are {len(frames)} of {_shown(camera)}, but {steps} actions need {steps + 1}.")
+            if not all(frame.startswith(b"\xff\xd8") for frame in frames):
+                refuse("frames", f"each of {_shown(camera)} must be a JPEG.")
+
+    def _validate_observations(self, refuse: Callable[[str, str], NoReturn]) -> None:
+        steps = len(self.actions)
+        if not isinstance(self.observations, dict) or not self.observations:
+            refuse("observations", f"must be arrays by key, such as {STATE}.")
+        for key, array in self.observations.items():
+            picture = key.startswith(IMAGES)
+            if not picture and key not in (STATE, ENVIRONMENT_STATE):
+                refuse(_shown(key), f"is no feature; there are {STATE}, {ENVIRONMENT_STATE} and {IMAGES}CAMERA.")
+            dimensions, kind = (4, np.uint8) if picture else (2, np.float32)
+            if not isinstance(array, np.ndarray) or array.ndim != dimensions or array.dtype != kind:
+                refuse(_shown(key), f"must be an array of {dimensions} dimension(s) of {np.dtype(kind).name}.")
+            if picture and array.shape[3] != 3:
+                refuse(_shown(key), f"must be pictures of 3 colours, not of {array.shape[3]}.")
+            if len(array) != steps + 1:
+                refuse(_shown(key), f"has {len(array)} rows, but {steps} actions need {steps + 1}.")
+            if not picture:
+                _refuse_unusable(key, array, refuse)
 
 
-def action_limits(body: Embodiment) -> np.ndarray:
-    """[A] the largest magnitude of each action that the body declares."""
-    return np.asarray(body.action_limit, np.float32)
+def _refuse_unusable(name: str, array: np.ndarray, refuse: Callable[[str, str], NoReturn]) -> None:
+    bad = ~(np.abs(array) <= LARGEST_NUMBER).all(axis=1)
+    if bad.any():
+        step = int(bad.argmax())
+        fault = "a number above 1e9" if np.isfinite(array[step]).all() else "NaN or infinity"
+        refuse(name, f"{fault} at step {step}.")
 
 
-def observation_limits(body: Embodiment) -> np.ndarray:
-    """[D] the largest magnitude of each feature, as far as the body says one; infinite where it does not."""
-    if body.observation_limit:
-        return np.asarray(body.observation_limit, np.float32)
-    features = [*body.body, *(name for _ in body.objects for name in body.object_features)]
-    return np.array([1.0 if name in UNIT_FEATURES else math.inf for name in features], np.float32)
+def stacked(observations: Sequence[Observation]) -> Observation:
+    """What was seen one after the other, as one array of each feature."""
+    return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+
+
+def between(observations: Observation, rows: slice) -> Observation:
+    """Some rows of each feature."""
+    return {key: array[rows] for key, array in observations.items()}
 
 
 def _shown(value: object) -> str:
@@ -256,8 +283,9 @@ def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-# Rows an episode has beyond its T steps
-_ARRAYS = {"observations": 1, "actions": 0, "actors": 0, "steps_to_go": 1, "fenced": 0}
+# Rows an episode has beyond its T steps, of each array; each feature of its observations has one as well.
+_ARRAYS = {"actions": 0, "actors": 0, "steps_to_go": 1, "fenced": 0}
+_FRAMES, _SIZES = "frames.", "frame_sizes."  # and the camera's name
 _FIELDS = (
     "uuid",
     "embodiment",
@@ -272,35 +300,47 @@ _FIELDS = (
     "threshold",
     "seed",
     "started_at",
-    "control_hz",
+    "fps",
     "interventions",
 )
+RENAMED_FIELDS = {"control_hz": "fps"}
 
 
 def episodes_to_bytes(episodes: Sequence[Episode]) -> bytes:
     """A whole file of episodes; EpisodeError where one is wrong."""
     if not episodes:
         raise EpisodeError("A file of episodes needs at least one episode.")
+    first = episodes[0]
     for episode in episodes:
         episode.validate()
-        if episode.embodiment != episodes[0].embodiment:
+        if episode.embodiment != first.embodiment:
             raise FieldError(
                 f"Episode {episode.uuid}, field embodiment: one file holds one embodiment, and this file holds "
-                f"{episodes[0].embodiment}; write {episode.embodiment} to another file."
+                f"{first.embodiment}; write {episode.embodiment} to another file."
+            )
+        if _shapes(episode) != _shapes(first):
+            raise FieldError(
+                f"Episode {episode.uuid}, field observations: its features are not those of the first episode of the "
+                "file; write it to another file."
             )
     return unchecked_bytes(episodes)
 
 
+def _shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
+    return {key: array.shape[1:] for key, array in episode.observations.items()} | {
+        "actions": episode.actions.shape[1:]
+    }
+
+
 def unchecked_bytes(episodes: Sequence[Episode]) -> bytes:
     """For what is wrong and must not be lost for that."""
-    arrays = {
-        name: np.ascontiguousarray(np.concatenate([getattr(episode, name) for episode in episodes])) for name in _ARRAYS
-    }
+    parts = [{**episode.observations, **{name: getattr(episode, name) for name in _ARRAYS}} for episode in episodes]
+    arrays = {name: np.ascontiguousarray(np.concatenate([each[name] for each in parts])) for name in parts[0]}
     arrays["offsets"] = np.cumsum([0] + [episode.steps for episode in episodes]).astype(np.int64)
-    if any(episode.frames for episode in episodes):
-        frames = [frame for episode in episodes for frame in episode.frames or [b""] * (episode.steps + 1)]
-        arrays["frame_sizes"] = np.array([len(frame) for frame in frames], dtype=np.int64)
-        arrays["frames"] = np.frombuffer(b"".join(frames), dtype=np.uint8)
+    for camera in sorted({camera for episode in episodes for camera in episode.frames}):
+        frames = [frame for episode in episodes for frame in episode.frames.get(camera) or [b""] * (episode.steps + 1)]
+        arrays[_SIZES + camera] = np.array([len(frame) for frame in frames], dtype=np.int64)
+        arrays[_FRAMES + camera] = np.frombuffer(b"".join(frames), dtype=np.uint8)
     fields = [{name: getattr(episode, name) for name in _FIELDS} for episode in episodes]
     return save(arrays, metadata={"format": FORMAT, "episodes": json.dumps(fields, allow_nan=False)})
 
@@ -322,29 +362,58 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
         arrays = load(data)
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:  # the latter: a dtype unknown
         raise EpisodeError(f"The file is not a file of episodes: {_shown(str(error))}.") from None
-    if "fenced" not in arrays and "actors" in arrays:  # a file from before there was such an array, or without a fence
-        arrays["fenced"] = np.zeros(arrays["actors"].shape, np.uint8)
-    steps = _steps_of_each(arrays, fields)
-    taken = dict.fromkeys(_ARRAYS, 0)
-    sizes = arrays.get("frame_sizes")
-    frame_ends = None if sizes is None else np.concatenate([[0], np.cumsum(sizes)])
+    _bring_up_to_date(arrays, fields)
+    extra = _ARRAYS | dict.fromkeys((key for key in arrays if key.startswith("observation.")), 1)
+    steps = _steps_of_each(arrays, fields, extra)
+    taken = dict.fromkeys(extra, 0)
+    ends = {
+        camera: np.concatenate([[0], np.cumsum(arrays[_SIZES + camera])])
+        for camera in (key.removeprefix(_FRAMES) for key in arrays if key.startswith(_FRAMES))
+    }
     episodes = []
     for entry, count in zip(fields, steps, strict=True):
         parts: dict[str, Any] = {}
-        for name, extra in _ARRAYS.items():
-            parts[name] = arrays[name][taken[name] : taken[name] + count + extra].copy()
-            taken[name] += count + extra
-        frames = None
-        if frame_ends is not None:
-            ends = frame_ends[taken["observations"] - count - 1 : taken["observations"] + 1]
-            if ends[-1] > ends[0]:
-                frames = [arrays["frames"][a:b].tobytes() for a, b in itertools.pairwise(ends)]
-        episode = Episode(**entry, **parts, frames=frames)
+        seen = slice(taken["steps_to_go"], taken["steps_to_go"] + count + 2)
+        for name, more in extra.items():
+            parts[name] = arrays[name][taken[name] : taken[name] + count + more].copy()
+            taken[name] += count + more
+        frames = {}
+        for camera, cuts in ends.items():
+            cut = cuts[seen]
+            if cut[-1] > cut[0]:
+                frames[camera] = [arrays[_FRAMES + camera][a:b].tobytes() for a, b in itertools.pairwise(cut)]
+        observations = {name: parts.pop(name) for name in extra if name not in _ARRAYS}
+        episode = Episode(**entry, **parts, observations=observations, frames=frames)
         episode.validate()
         for name in ("uuid", "policy", "reward_model"):  # one spelling of each id, so that equals are seen to be equal
             setattr(episode, name, _one_spelling(getattr(episode, name)))
         episodes.append(episode)
     return episodes
+
+
+def _bring_up_to_date(arrays: dict[str, np.ndarray], fields: list[dict[str, Any]]) -> None:
+    """A file of before: there was no fence, or what is observed was one array, and there was one camera."""
+    if "fenced" not in arrays and "actors" in arrays:
+        arrays["fenced"] = np.zeros(arrays["actors"].shape, np.uint8)
+    body = EMBODIMENTS.get(fields[0]["embodiment"]) if isinstance(fields[0]["embodiment"], str) else None
+    if (together := arrays.pop("observations", None)) is not None:
+        arrays |= _by_feature(together, body)
+    if "frames" in arrays and "frame_sizes" in arrays:
+        camera = body.cameras[0].name if body and body.cameras else "front"
+        arrays[_FRAMES + camera], arrays[_SIZES + camera] = arrays.pop("frames"), arrays.pop("frame_sizes")
+
+
+def _by_feature(together: np.ndarray, body: Embodiment | None) -> dict[str, np.ndarray]:
+    """One array of everything that was observed [N, D], as an array for each feature of the body."""
+    if body is None or together.ndim != 2:
+        return {STATE: together}
+    for camera, feature in body.pictures.items():
+        if together.dtype == np.uint8 and together.shape[1] == feature.size:
+            return {IMAGES + camera: together.reshape(-1, *feature.shape)}
+    sizes = {key: feature.size for key, feature in body.observation.items() if not feature.is_picture}
+    if sum(sizes.values()) != together.shape[1]:
+        return {STATE: together}  # what is wrong with it is said where it is checked against the body
+    return dict(zip(sizes, np.split(together, np.cumsum([*sizes.values()])[:-1], axis=1), strict=True))
 
 
 def _one_spelling(text: str) -> str:
@@ -372,7 +441,7 @@ def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], dict[str
     try:
         header = json.loads(data[8 : 8 + size])
         metadata = header.pop("__metadata__", {})
-        if metadata.get("format") != FORMAT:
+        if metadata.get("format") not in FORMATS:
             raise EpisodeError(f"The file is not a file of episodes (its format is not {FORMAT}).")
         fields = json.loads(metadata["episodes"])
     except EpisodeError:
@@ -382,6 +451,9 @@ def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], dict[str
     if not isinstance(fields, list) or not fields or not all(isinstance(entry, dict) for entry in fields):
         raise EpisodeError("The file lists no episodes.")
     for entry in fields:
+        for old, new in RENAMED_FIELDS.items():
+            if old in entry:
+                entry.setdefault(new, entry.pop(old))
         for name in _FIELDS:
             if name not in entry:
                 which = _shown(entry.get("uuid", "(without an id)"))
@@ -407,11 +479,16 @@ def _refuse_truncated(data: bytes, fields: list[dict[str, Any]], header: dict[st
         )
 
 
-def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict[str, Any]]) -> np.ndarray:
+def _steps_of_each(
+    arrays: dict[str, np.ndarray], fields: list[dict[str, Any]], rows_more: Mapping[str, int]
+) -> np.ndarray:
+    """T of each episode. `rows_more`: how many rows an array has beyond it, by the array's name."""
     first = _shown(fields[0]["uuid"])
     for name in ("offsets", *_ARRAYS):
         if name not in arrays:
             raise FieldError(f"Episode {first}, field {name}: is missing in the file.")
+    if not set(rows_more) - set(_ARRAYS):
+        raise FieldError(f"Episode {first}, field observations: is missing in the file.")
     offsets = arrays["offsets"]
     if (
         offsets.ndim != 1
@@ -421,24 +498,27 @@ def _steps_of_each(arrays: dict[str, np.ndarray], fields: list[dict[str, Any]]) 
         or (offsets[1:] < offsets[:-1]).any()  # a difference might overflow
     ):
         raise FieldError(f"Episode {first}, field offsets: must rise from 0, one for each of {len(fields)} episodes.")
-    for name, extra in _ARRAYS.items():
+    for name, extra in rows_more.items():
         wanted = int(offsets[-1]) + extra * len(fields)
         if arrays[name].ndim == 0 or len(arrays[name]) != wanted:
             raise FieldError(
                 f"Episode {first} and those after it, field {name}: the file holds shape "
                 f"{arrays[name].shape}, but {int(offsets[-1])} steps need {wanted} rows."
             )
-    if ("frames" in arrays) != ("frame_sizes" in arrays):
-        raise FieldError(f"Episode {first}, field frames: frames and frame_sizes belong together.")
-    if "frame_sizes" in arrays:
-        sizes = arrays["frame_sizes"]
+    for key in arrays:
+        camera = key.removeprefix(_SIZES).removeprefix(_FRAMES)
+        if not key.startswith((_FRAMES, _SIZES)):
+            continue
+        if _FRAMES + camera not in arrays or _SIZES + camera not in arrays:
+            raise FieldError(f"Episode {first}, field frames: {_FRAMES}CAMERA and {_SIZES}CAMERA belong together.")
+        sizes, frames = arrays[_SIZES + camera], arrays[_FRAMES + camera]
         if (
             sizes.ndim != 1
             or sizes.dtype != np.int64
-            or len(sizes) != len(arrays["observations"])
-            or arrays["frames"].dtype != np.uint8
-            or ((sizes < 0) | (sizes > arrays["frames"].size)).any()  # a sum of such can't overflow
-            or sizes.sum() != arrays["frames"].size
+            or len(sizes) != len(arrays["steps_to_go"])
+            or frames.dtype != np.uint8
+            or ((sizes < 0) | (sizes > frames.size)).any()  # a sum of such can't overflow
+            or sizes.sum() != frames.size
         ):
-            raise FieldError(f"Episode {first}, field frames: the sizes do not match the bytes.")
+            raise FieldError(f"Episode {first}, field frames: the sizes of {_shown(camera)} do not match the bytes.")
     return np.diff(offsets)

@@ -24,6 +24,7 @@ from robots.attempts import Attempts, Recording
 from robots.commands import Commands
 from robots.control import Control
 from robots.driver import Driver, DriverError
+from robots.embodiments import Observation
 from robots.episodes import Episode
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import (
@@ -213,7 +214,7 @@ class Station:
 
     # The loop
 
-    def observe(self) -> tuple[np.ndarray, str] | None:
+    def observe(self) -> tuple[Observation, str] | None:
         """What the networks shall see now, or None: not due yet, or nobody moves the body."""
         now = self.clock()
         self.commands.watch(now)
@@ -223,7 +224,7 @@ class Station:
         if self.control.moved_by is None or now < self.attempts.step_due:
             return None
         if self.control.moved_by == "human":
-            if self.commands.dead_man.direction(now) is None:
+            if not self.commands.dead_man.axes(now):
                 return None
         elif self.recording is None and not self._begin():
             return None
@@ -234,7 +235,7 @@ class Station:
         moved_by, due = self.control.moved_by, self.attempts.step_due
         if moved_by == "policy":
             return due
-        pushed = moved_by == "human" and self.commands.dead_man.direction(self.clock()) is not None
+        pushed = moved_by == "human" and bool(self.commands.dead_man.axes(self.clock()))
         return due if pushed else math.inf
 
     def _reset_by_itself(self, now: float) -> None:
@@ -279,9 +280,9 @@ class Station:
             self.commands.fault(error)
 
     def _follow_person(self, now: float) -> None:
-        direction = self.commands.dead_man.direction(now)
-        if direction is not None:
-            self.attempts.push(direction, now)
+        axes = self.commands.dead_man.axes(now)
+        if axes:
+            self.attempts.push(axes, now)
             self.commands.dead_man.used()
 
     def _follow_policy(self, action: np.ndarray | None, now: float) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from robots.driver import Driver, DriverError
+from robots.embodiments import Observation
 from robots.orders import Orders
 from robots.protocol import Code
 from robots.rules import Settings
@@ -39,7 +40,7 @@ class Workspace:
         self.fresh = True  # nothing has moved since the last reset
         self.failures = 0  # of the policy in a row
         self.scene = 0  # counts changes of what a camera sees
-        self.observation: np.ndarray | None = None  # None: the driver could not tell
+        self.observation: Observation | None = None  # None: the driver could not tell
         if driver.missing:
             self.blame(driver.missing)
             self.reset_failed = True
@@ -47,8 +48,8 @@ class Workspace:
             self.reset()
 
     @property
-    def seen(self) -> np.ndarray:
-        """The newest observation [D]; DriverError where the driver could not tell."""
+    def seen(self) -> Observation:
+        """The newest observation; DriverError where the driver could not tell."""
         if self.observation is None:
             raise DriverError(self.need)
         return self.observation
@@ -101,8 +102,8 @@ class Workspace:
         elif self.practised_s >= self.settings.shuffle_every_s:
             self.ask(Code.NOT_SHUFFLED, f"not shuffled for {_minutes(self.settings.shuffle_every_s)} of practice")
 
-    def moved(self, observation: np.ndarray) -> None:
-        """What was seen after a step [D]."""
+    def moved(self, observation: Observation) -> None:
+        """What was seen after a step."""
         self.observation, self.fresh = observation, False
         self.scene += 1
 

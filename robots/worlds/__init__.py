@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from robots.embodiments import EMBODIMENTS, Embodiment
+from robots.embodiments import EMBODIMENTS, Embodiment, Observation
 from robots.tasks import TASKS, Instruction, TaskFamily
 
 
@@ -34,16 +34,16 @@ class World(Protocol):
     def renderer(self) -> str:
         """What draws it: "egl", "osmesa", "cgl" (macOS), or "drawn": a top view, for want of an OpenGL library."""
 
-    def reset(self, rng: np.random.Generator) -> np.ndarray:
-        """Scatter everything; returns the observation, float32 [D] or a picture's uint8 [D]."""
+    def reset(self, rng: np.random.Generator) -> Observation:
+        """Scatter everything; returns the observation: an array for each of the body's features, by key."""
 
-    def step(self, action: np.ndarray) -> np.ndarray:
+    def step(self, action: np.ndarray) -> Observation:
         """One control step; returns the observation."""
 
-    def observation(self) -> np.ndarray:
+    def observation(self) -> Observation:
         """What is sensed now, as reset() returns it."""
 
-    def set_observation(self, observation: np.ndarray) -> None:
+    def set_observation(self, observation: Observation) -> None:
         """Put the world in a recorded state, for replay and tests."""
 
     def true_success(self, instruction: Instruction) -> bool | None:
@@ -67,11 +67,19 @@ class World(Protocol):
         """
         ...
 
-    def render(self, width: int, height: int) -> np.ndarray:
-        """uint8 [H, W, 3]"""
+    def render(self, camera: str, width: int, height: int) -> np.ndarray:
+        """What a camera of the body sees, uint8 [H, W, 3]"""
 
     def close(self) -> None:
         """Free what it holds; it is not used again."""
+
+
+class DrivenWorld(World, Protocol):
+    """One whose body has drive axes that no single number of its action moves."""
+
+    def driven(self, axes: Mapping[str, float]) -> np.ndarray:
+        """The action by which a person moves it, each drive axis from -1 to 1; the others are 0."""
+        ...
 
 
 class BatchWorld(Protocol):
@@ -81,8 +89,8 @@ class BatchWorld(Protocol):
         """One of them; stepping or resetting it moves no other."""
         ...
 
-    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
-        """actions [n, A] -> observations [n, D]. With `active` [n] bool the others stand still."""
+    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Observation:
+        """actions [n, A] -> observations, [n, ...] each. With `active` [n] bool the others stand still."""
         ...
 
     def close(self) -> None:

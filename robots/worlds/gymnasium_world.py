@@ -12,6 +12,7 @@ import gymnasium
 import mujoco
 import numpy as np
 
+from robots.embodiments import STATE, Observation
 from robots.tasks import Instruction, get_task
 from robots.worlds import WorldError, checked
 from robots.worlds.language_table import LANGUAGE_TABLE, TIME_LIMIT_STEPS, block_positions, distance_left
@@ -65,15 +66,15 @@ class GymnasiumWorld:
                     f"say action_kind, action_low = {lowest:g} and action_high = {highest:g}."
                 )
         size = gymnasium.spaces.flatdim(observations)
-        if size != self.embodiment.observation_size:
+        if size != len(self.embodiment.state_names):
             raise self._error(
-                f"observations says {self.embodiment.observation_size} numbers, but the environment gives {size}."
+                f"observations says {len(self.embodiment.state_names)} numbers, but the environment gives {size}."
             )
         rate = 1 / self._mujoco.dt
-        repeat: int = max(1, round(rate / self.description.control_hz))
-        if abs(rate / repeat - self.description.control_hz) > 0.01 * self.description.control_hz:
+        repeat: int = max(1, round(rate / self.embodiment.fps))
+        if abs(rate / repeat - self.embodiment.fps) > 0.01 * self.embodiment.fps:
             raise self._error(
-                f"control_hz is {self.description.control_hz:g}, but the environment runs at {rate:g} Hz; "
+                f"fps is {self.embodiment.fps:g}, but the environment runs at {rate:g} Hz; "
                 f"choose {rate:g} divided by a whole number, such as {rate / repeat:g}."
             )
         return repeat
@@ -82,12 +83,12 @@ class GymnasiumWorld:
     def renderer(self) -> str:
         return renderer_name()
 
-    def reset(self, rng: np.random.Generator) -> np.ndarray:
+    def reset(self, rng: np.random.Generator) -> Observation:
         observation, self._info = self._env.reset(seed=int(rng.integers(2**31)))
         self._terminated, self._steps = False, 0
         return self._take(observation)
 
-    def step(self, action: np.ndarray) -> np.ndarray:
+    def step(self, action: np.ndarray) -> Observation:
         low, high = np.array(self.embodiment.action_range).T
         action = np.clip(checked("action", action, len(low)), low, high)
         kind = np.dtype(self._env.action_space.dtype)
@@ -98,15 +99,15 @@ class GymnasiumWorld:
         self._steps += 1
         return self._take(observation)
 
-    def _take(self, observation: Any) -> np.ndarray:
+    def _take(self, observation: Any) -> Observation:
         flat = gymnasium.spaces.flatten(self._env.observation_space, observation)
         self._observation = np.asarray(flat, np.float32)
         return self.observation()
 
-    def observation(self) -> np.ndarray:
-        return self._observation.copy()
+    def observation(self) -> Observation:
+        return {STATE: self._observation.copy()}
 
-    def set_observation(self, observation: np.ndarray) -> None:
+    def set_observation(self, observation: Observation) -> None:
         raise self._error(
             "its state cannot be set from an observation, so episodes are replayed from recorded frames only."
         )
@@ -131,7 +132,7 @@ class GymnasiumWorld:
     def objects_in_play(self) -> dict[str, tuple[float, float]]:
         return {}
 
-    def render(self, width: int, height: int) -> np.ndarray:
+    def render(self, camera: str, width: int, height: int) -> np.ndarray:
         model, data = self._mujoco.model, self._mujoco.data
         if self.renderer != "drawn":
             return render(model, data, self._camera, width, height)
@@ -158,17 +159,20 @@ class LanguageTableEnv(gymnasium.Env):
     # Gymnasium reads it of the class, and declares it as no class variable.
     metadata: dict[str, Any] = {  # noqa: RUF012
         "render_modes": ["rgb_array"],
-        "render_fps": int(LANGUAGE_TABLE.control_hz),
+        "render_fps": int(LANGUAGE_TABLE.fps),
     }
 
     def __init__(self, task: str = "block2block", render_mode: str | None = None):
         self.family = get_task(task)
         self.render_mode = render_mode
-        limit = np.array(LANGUAGE_TABLE.action_limit, np.float32)
+        limit = np.array(LANGUAGE_TABLE.action.high, np.float32)
         self.action_space = gymnasium.spaces.Box(-limit, limit, dtype=np.float32)
         self.observation_space = gymnasium.spaces.Dict(
             {
-                "state": gymnasium.spaces.Box(-1, 1, (LANGUAGE_TABLE.observation_size,), np.float32),
+                **{
+                    key: gymnasium.spaces.Box(-1, 1, feature.shape, np.float32)
+                    for key, feature in LANGUAGE_TABLE.observation.items()
+                },
                 "instruction": gymnasium.spaces.Text(200, min_length=1, charset=string.ascii_lowercase + " ,"),
             }
         )
@@ -179,24 +183,24 @@ class LanguageTableEnv(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         super().reset(seed=seed)
-        state = self._world.reset(self.np_random)
+        seen = self._world.reset(self.np_random)
         self._instruction = self.family.sample(self.np_random, self._world.objects_in_play())
-        return self._seen(state), {}
+        return self._with_words(seen), {}
 
     def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        state = self._world.step(action)
-        missing = distance_left(self._instruction.target, block_positions(state))
+        seen = self._world.step(action)
+        missing = distance_left(self._instruction.target, block_positions(seen))
         success = missing <= 0
         fallen = bool(np.isinf(missing))  # a block that the instruction names is off the table
-        return self._seen(state), float(success), success or fallen, False, {"success": success}
+        return self._with_words(seen), float(success), success or fallen, False, {"success": success}
 
-    def _seen(self, state: np.ndarray) -> dict[str, Any]:
-        return {"state": state, "instruction": self._instruction.text}
+    def _with_words(self, seen: Observation) -> dict[str, Any]:
+        return {**seen, "instruction": self._instruction.text}
 
     def render(self) -> np.ndarray | None:
         if self.render_mode == "rgb_array":
             camera = LANGUAGE_TABLE.cameras[0]
-            return self._world.render(camera.width, camera.height)
+            return self._world.render(camera.name, camera.width, camera.height)
         return None
 
 

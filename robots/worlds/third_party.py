@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from robots.embodiments import MOTIONS, Camera, Embodiment, Motion, is_number
+from robots.embodiments import MOTIONS, STATE, Camera, DriveAxis, Embodiment, Feature, Motion, is_number, vector
 from robots.rules import RULES, RuleError
 from robots.tasks import Grammar, TaskFamily, cleaned
 from robots.worlds import WORLDS, WorldSpec, on_demand
@@ -32,9 +32,8 @@ class WorldDescription:
     description: str
     options: dict[str, Any]
     observation_names: tuple[str, ...]
-    action_names: tuple[str, ...]
-    action_limit: tuple[float, ...]
-    control_hz: float
+    action: Feature
+    fps: float
     time_limit_steps: int
     success_info: str
     success_at_least: float | None
@@ -50,14 +49,14 @@ class WorldDescription:
         """The body that it declares."""
         return Embodiment(
             name=self.name,
-            control_hz=self.control_hz,
-            body=self.observation_names,
-            objects=(),
-            object_features=(),
-            action_names=self.action_names,
-            action_limit=self.action_limit,
-            cameras=(Camera("front", 320, 240),),
+            fps=self.fps,
+            observation={STATE: vector(self.observation_names)},
+            action=self.action,
             motions=self.motions,
+            drive=tuple(DriveAxis(*each) for each in zip("xy", self.action.names, strict=False))
+            if self.motions
+            else (),
+            views=(Camera("front", 320, 240),),
         )
 
     @property
@@ -170,8 +169,9 @@ class _Entry:
             self.refuse(f"{key} must be {wanted}, or a list of {count} of them.")
         return values
 
-    def actions(self, count: int) -> tuple[tuple[float, ...], tuple[Motion, ...]]:
-        """The limits of `count` actions, and their motions, of which there are none where action_kind is not given."""
+    def actions(self, names: tuple[str, ...]) -> tuple[Feature, tuple[Motion, ...]]:
+        """The actions and their bounds, and their motions, of which there are none where action_kind is not given."""
+        count = len(names)
         limits = self.for_each(count, "action_limit", "one finite number above 0", lambda x: is_number(x) and x > 0)
         low, high = (self.for_each(count, key, "one finite number", is_number) for key in ("action_low", "action_high"))
         if bool(low) != bool(high) or bool(limits) == bool(low):
@@ -184,18 +184,15 @@ class _Entry:
         if not kinds and (low or changes or sensed_by):
             self.refuse(f"action_kind is missing; it says what the actions are: {', '.join(MOTIONS)}.")
         low, high = low or tuple(-x for x in limits), high or limits
-        limits = limits or tuple(max(-a, b) for a, b in zip(low, high, strict=True))
         motions = tuple(
             Motion(
                 kind,
-                float(low[i]),
-                float(high[i]),
                 float(changes[i]) if changes and kind != "effort" else None,
                 sensed_by[i] if sensed_by and kind == "position" else "",
             )
             for i, kind in enumerate(kinds)
         )
-        return tuple(float(x) for x in limits), motions
+        return vector(names, [float(x) for x in low], [float(x) for x in high]), motions
 
     def success(self) -> dict[str, Any]:
         """By which number of the environment's info an attempt has succeeded, and its bounds."""
@@ -237,7 +234,7 @@ class _Entry:
             except RuleError as error:
                 self.refuse(f"{key} is wrong: {error}")
         return {
-            "control_hz": control_hz,
+            "fps": control_hz,
             "time_limit_steps": time_limit,
             "reset_every_steps": reset_every,
             "reset_each_attempt": reset_each,
@@ -253,7 +250,7 @@ def _world_description(table: dict[str, Any], path: str | Path) -> WorldDescript
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
         entry.refuse("name must be lower-case letters, digits and underscores, beginning with a letter.")
     action_names = entry.names("actions", "action")
-    action_limit, motions = entry.actions(len(action_names))
+    action, motions = entry.actions(action_names)
     success = entry.success()
     wordings, held_out = entry.wordings()
     world = WorldDescription(
@@ -263,8 +260,7 @@ def _world_description(table: dict[str, Any], path: str | Path) -> WorldDescript
         description=entry.get("description", str, " "),
         options=entry.get("options", dict, {}),
         observation_names=entry.names("observations", "observation"),
-        action_names=action_names,
-        action_limit=action_limit,
+        action=action,
         success_info=success["info"],
         success_at_least=success["at_least"],
         success_at_most=success["at_most"],

@@ -6,12 +6,25 @@ banana.py).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from robots.embodiments import Camera, Embodiment, Motion, ObjectKind, Picture, get_embodiment
+from robots.embodiments import (
+    ENVIRONMENT_STATE,
+    IMAGES,
+    STATE,
+    Camera,
+    DriveAxis,
+    Embodiment,
+    Feature,
+    Motion,
+    ObjectKind,
+    Observation,
+    Overhead,
+    get_embodiment,
+    picture,
+    vector,
+)
 from robots.tasks import Grammar, TaskFamily
 from robots.worlds import WorldSpec, on_demand
 
@@ -29,34 +42,55 @@ BLOCKS = (
 )
 
 
-def _table_limits(objects: tuple[ObjectKind, ...]) -> tuple[float, ...]:
-    """Metres from the table's middle: the hand passes the edge by 0.05, objects never do; the rest are shares."""
-    x, y = TABLE_SIZE[0] / 2, TABLE_SIZE[1] / 2
-    return (x + 0.05, y + 0.05) * 2 + (x, y, 1.0, 1.0, 1.0) * len(objects)
+OBJECT_FEATURES = ("x", "y", "cos", "sin", "on_table")
+STATE_NAMES = ("ee_x", "ee_y", "previous_ee_x", "previous_ee_y")
 
+
+def _both_ways(names: Sequence[str], most: Sequence[float], units: Sequence[str]) -> Feature:
+    return vector(names, [-each for each in most], most, units)
+
+
+def _tracked(objects: tuple[ObjectKind, ...]) -> Feature:
+    """Where objects lie, in metres from the table's middle; the rest are shares."""
+    half = (TABLE_SIZE[0] / 2, TABLE_SIZE[1] / 2)
+    names = [f"{kind.name}.{each}" for kind in objects for each in OBJECT_FEATURES]
+    return _both_ways(names, (*half, 1.0, 1.0, 1.0) * len(objects), ("m", "m", "", "", "") * len(objects))
+
+
+# The hand passes the edge by 0.05.
+_HAND = _both_ways(STATE_NAMES, (TABLE_SIZE[0] / 2 + 0.05, TABLE_SIZE[1] / 2 + 0.05) * 2, ("m",) * 4)
 
 LANGUAGE_TABLE = Embodiment(
     name="language_table",
-    control_hz=5.0,
-    body=("ee_x", "ee_y", "previous_ee_x", "previous_ee_y"),
+    fps=5.0,
+    observation={STATE: _HAND, ENVIRONMENT_STATE: _tracked(BLOCKS)},
+    action=_both_ways(("delta_x", "delta_y"), (0.03, 0.03), ("m", "m")),
+    motions=(Motion("delta", largest_change=0.03),) * 2,
+    drive=(DriveAxis("x", "delta_x"), DriveAxis("y", "delta_y")),
     objects=BLOCKS,
-    object_features=("x", "y", "cos", "sin", "on_table"),
-    action_names=("delta_x", "delta_y"),
-    action_limit=(0.03, 0.03),
-    cameras=(Camera("front", 320, 240),),
-    motions=(Motion("delta", -0.03, 0.03, largest_change=0.03),) * 2,
-    observation_limit=_table_limits(BLOCKS),
+    views=(Camera("front", 320, 240),),
 )
 
 # Another laboratory's table: it senses and acts in the same terms, but nothing weighs, slips or looks quite alike.
 WORN_TABLE = replace(LANGUAGE_TABLE, name="worn_table")
 
 # LanguageTable for a policy that sees the table itself, instead of being told where everything lies.
-TOP_PICTURE = Picture("top", 124, 88, 0.006)
-CAMERA_TABLE = replace(LANGUAGE_TABLE, name="camera_table", picture=TOP_PICTURE)
+OVERHEAD = Overhead("top", metres_per_pixel=0.006)
+OVERHEAD_SIZE = (124, 88)  # pixels, width and height
+CAMERA_TABLE = replace(
+    LANGUAGE_TABLE,
+    name="camera_table",
+    observation={f"{IMAGES}{OVERHEAD.camera}": picture(*OVERHEAD_SIZE)},
+    overhead=OVERHEAD,
+)
 
 BANANA = (ObjectKind("banana", "yellow", "banana"),)
-BANANA_TABLE = replace(LANGUAGE_TABLE, name="banana_table", objects=BANANA, observation_limit=_table_limits(BANANA))
+BANANA_TABLE = replace(
+    LANGUAGE_TABLE,
+    name="banana_table",
+    observation={STATE: _HAND, ENVIRONMENT_STATE: _tracked(BANANA)},
+    objects=BANANA,
+)
 
 TOUCHING = 0.05  # metres between two block centres: blocks are 0.04 wide, so they touch or almost do
 PLACE_RADIUS = 0.05  # metres between a block's centre and a place's centre
@@ -79,12 +113,12 @@ PLACES = {
 }
 
 
-def block_positions(observation: np.ndarray, embodiment: str = "language_table") -> dict[str, tuple[float, float]]:
+def block_positions(observation: Observation, embodiment: str = "language_table") -> dict[str, tuple[float, float]]:
     """Centres of the blocks that are on the table, read from an observation."""
     body = get_embodiment(embodiment)
     positions = {}
     for kind in body.objects:
-        x, y, _, _, on_table = observation[body.object_slice(kind.name)]
+        x, y, _, _, on_table = observation[ENVIRONMENT_STATE][body.object_slice(kind.name)]
         if on_table > 0.5:
             positions[kind.name] = (float(x), float(y))
     return positions

@@ -7,11 +7,13 @@ serves the demonstrator, the drawing of instructions, the fence and the true suc
 import numpy as np
 from PIL import Image
 
-from robots.worlds import checked
-from robots.worlds.language_table import CAMERA_TABLE, TOP_PICTURE
+from robots.embodiments import IMAGES, Observation
+from robots.worlds import WorldError
+from robots.worlds.language_table import CAMERA_TABLE, OVERHEAD, OVERHEAD_SIZE
 from robots.worlds.language_table.physics import BLOCK_SHAPES, LanguageTable, TableSetup
 
 CAMERA_TABLE_SETUP = TableSetup(CAMERA_TABLE, BLOCK_SHAPES)
+KEY = f"{IMAGES}{OVERHEAD.camera}"
 
 
 class CameraTable(LanguageTable):
@@ -21,30 +23,31 @@ class CameraTable(LanguageTable):
         self._recorded: np.ndarray | None = None  # a picture of the past that is to be shown instead of what is now
         super().__init__(seed, CAMERA_TABLE_SETUP)
 
-    def reset(self, rng: np.random.Generator) -> np.ndarray:
+    def reset(self, rng: np.random.Generator) -> Observation:
         self._recorded = None
         return super().reset(rng)
 
-    def step(self, action: np.ndarray) -> np.ndarray:
+    def step(self, action: np.ndarray) -> Observation:
         self._recorded = None
         return super().step(action)
 
-    def observation(self) -> np.ndarray:
-        """uint8 [H * W * 3]"""
-        picture = TOP_PICTURE
+    def observation(self) -> Observation:
         if self._recorded is not None:
-            return self._recorded
+            return {KEY: self._recorded}
+        width, height = OVERHEAD_SIZE
         if self.renderer == "drawn":
-            half = np.array([picture.width, picture.height]) * picture.metres_per_pixel / 2
-            return self._drawn(half, picture.width, picture.height).ravel()
-        return self._seen_by(picture.camera, picture.width, picture.height).ravel()
+            half = np.array(OVERHEAD_SIZE) * OVERHEAD.metres_per_pixel / 2
+            return {KEY: self._drawn(half, width, height)}
+        return {KEY: self._seen_by(OVERHEAD.camera, width, height)}
 
-    def set_observation(self, observation: np.ndarray) -> None:
+    def set_observation(self, observation: Observation) -> None:
         """A picture can be shown again, but not stepped on from: where its blocks lay nobody recorded."""
-        self._recorded = checked("observation", observation, CAMERA_TABLE.observation_size).astype(np.uint8)
+        recorded = np.asarray(observation[KEY])
+        if recorded.shape != self.embodiment.observation[KEY].shape:
+            raise WorldError(f"The observation's {KEY} has the shape {recorded.shape}, which is no picture of it.")
+        self._recorded = recorded.astype(np.uint8)
 
-    def render(self, width: int, height: int) -> np.ndarray:
+    def render(self, camera: str, width: int, height: int) -> np.ndarray:
         if self._recorded is None:
-            return super().render(width, height)
-        picture = self._recorded.reshape(TOP_PICTURE.height, TOP_PICTURE.width, 3)
-        return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST))
+            return super().render(camera, width, height)
+        return np.asarray(Image.fromarray(self._recorded).resize((width, height), Image.Resampling.NEAREST))

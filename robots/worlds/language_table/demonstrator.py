@@ -195,7 +195,7 @@ def demonstrate(
 ) -> Episode:
     """One attempt from where the table stands; it may fail, then the episode ends by time_limit or needs_reset."""
     pusher = Pusher(instruction, Habits.sample(rng), rng, time_limit)
-    limit = world.embodiment.action_limit[0]
+    limit = world.embodiment.action.high[0]
     observations, actions = [world.observation()], []
     succeeded_at, ending = None, "time_limit"
     for step in range(time_limit):

@@ -22,11 +22,18 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 
-from robots.embodiments import Embodiment
+from robots.embodiments import ENVIRONMENT_STATE, STATE, Embodiment, Observation
 from robots.fence import fenced
 from robots.tasks import Instruction
 from robots.worlds import WorldError, checked
-from robots.worlds.language_table import LANGUAGE_TABLE, TABLE_SIZE, TOP_PICTURE, distance_left
+from robots.worlds.language_table import (
+    LANGUAGE_TABLE,
+    OVERHEAD,
+    OVERHEAD_SIZE,
+    STATE_NAMES,
+    TABLE_SIZE,
+    distance_left,
+)
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
 
 PHYSICS_STEPS = 10  # of 20 ms: one control step of 200 ms
@@ -38,7 +45,7 @@ END_EFFECTOR_RADIUS = 0.012
 END_EFFECTOR_HEIGHT = 0.1
 # The camera straight above shows what its picture says, and is so high up that things hardly lean outwards in it.
 TOP_HEIGHT = 3.0
-TOP_ANGLE = math.degrees(2 * math.atan(TOP_PICTURE.height * TOP_PICTURE.metres_per_pixel / 2 / TOP_HEIGHT))
+TOP_ANGLE = math.degrees(2 * math.atan(OVERHEAD_SIZE[1] * OVERHEAD.metres_per_pixel / 2 / TOP_HEIGHT))
 COLOURS = {
     "red": (0.84, 0.19, 0.19),
     "blue": (0.16, 0.38, 0.83),
@@ -188,7 +195,7 @@ def table_model(setup: TableSetup) -> mujoco.MjModel:
     return mujoco.MjModel.from_xml_string(mjcf(setup))
 
 
-_BODY = len(LANGUAGE_TABLE.body)
+_BODY = len(STATE_NAMES)
 
 
 def _all(flags: np.ndarray) -> bool:
@@ -235,15 +242,15 @@ class _Tables:
         features = np.stack([x, x + 1, cosine, cosine + count, np.full(count, ends[3])], axis=1)
         self._shown = np.array([0, 1, ends[0], ends[0] + 1, *features.flat])
 
-    def _observe(self) -> np.ndarray:
-        """float32 [(n,) D]; what has fallen: zeros"""
+    def _observe(self) -> Observation:
+        """float32 [(n,) 4] and [(n,) 5 K]; what has fallen: zeros"""
         result = self._numbers.take(self._shown, -1).astype(np.float32)
         if self.setup.camera_scale != 1 or not _all(self._on_table):
             features = result[..., _BODY:].reshape(*self._on_table.shape, 5)  # a view
             features *= self._on_table[..., None]
             result[..., :_BODY] *= self.setup.camera_scale
             features[..., :2] *= self.setup.camera_scale
-        return result
+        return {STATE: result[..., :_BODY], ENVIRONMENT_STATE: result[..., _BODY:]}
 
     def _moves(self, actions: np.ndarray, rows: slice | np.ndarray | EllipsisType = ...) -> np.ndarray:
         """What the arms of these rows make of actions [(n,) 2] that are within the limit."""
@@ -286,7 +293,7 @@ class LanguageTable(_Tables):
     def renderer(self) -> str:
         return renderer_name()
 
-    def reset(self, rng: np.random.Generator) -> np.ndarray:
+    def reset(self, rng: np.random.Generator) -> Observation:
         """Scatter blocks and end effector so that nothing touches."""
         inner, count = HALF_TABLE - 0.05, len(self.embodiment.objects)
         while True:
@@ -308,8 +315,8 @@ class LanguageTable(_Tables):
         self._settle()
         return self.observation()
 
-    def step(self, action: np.ndarray) -> np.ndarray:
-        dx, dy = map(_within, checked("action", action, 2).tolist(), self.embodiment.action_limit)
+    def step(self, action: np.ndarray) -> Observation:
+        dx, dy = map(_within, checked("action", action, 2).tolist(), self.embodiment.action.high)
         if not self._exact:
             dx, dy = self._moves(np.array([dx, dy])).tolist()
         x, y = self._end_effector.tolist()
@@ -325,15 +332,18 @@ class LanguageTable(_Tables):
             self._settle()
         return self.observation()
 
-    def observation(self) -> np.ndarray:
+    def observation(self) -> Observation:
         return self._observe()
 
-    def set_observation(self, observation: np.ndarray) -> None:
-        observation = checked("observation", observation, self.embodiment.observation_size)
+    def set_observation(self, observation: Observation) -> None:
+        hand, tracked = (
+            checked(f"observation's {key}", observation[key], self.embodiment.observation[key].size)
+            for key in (STATE, ENVIRONMENT_STATE)
+        )
         scale = self.setup.camera_scale
-        self._end_effector[:], self._previous[:] = observation[:2] / scale, observation[2:4] / scale
+        self._end_effector[:], self._previous[:] = hand[:2] / scale, hand[2:] / scale
         self._pending[:] = 0
-        features = observation[_BODY:].reshape(-1, 5)
+        features = tracked.reshape(-1, 5)
         self._poses[:, :2] = features[:, :2] / scale
         self._angles[:] = np.arctan2(features[:, 3], features[:, 2])
         self._on_table[:] = features[:, 4] > 0.5
@@ -373,7 +383,7 @@ class LanguageTable(_Tables):
         radii = [self._radii[name] for name in objects]
         x, y = action.tolist()
         width, height = HALF_TABLE.tolist()
-        x_limit, y_limit = self.embodiment.action_limit
+        x_limit, y_limit = self.embodiment.action.high
         left = fenced(
             (x, y),
             effector,
@@ -386,10 +396,10 @@ class LanguageTable(_Tables):
         )
         return np.array(left, np.float32)
 
-    def render(self, width: int, height: int) -> np.ndarray:
+    def render(self, camera: str, width: int, height: int) -> np.ndarray:
         if self.renderer == "drawn":
             return self._drawn(REACH + 0.01, width, height)
-        return self._seen_by("front", width, height)
+        return self._seen_by(camera, width, height)
 
     def _seen_by(self, camera: str, width: int, height: int) -> np.ndarray:
         self._data.qpos[:] = self._positions
@@ -438,21 +448,21 @@ class BatchWorld(_Tables):
         """Table i as a world of its own; stepping or resetting it moves table i only."""
         return self._worlds[i]
 
-    def reset(self, i: int, rng: np.random.Generator) -> np.ndarray:
+    def reset(self, i: int, rng: np.random.Generator) -> Observation:
         return self._worlds[i].reset(rng)
 
-    def observations(self) -> np.ndarray:
+    def observations(self) -> Observation:
         return self._observe()
 
-    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
-        """actions [n, 2] -> observations float32 [n, D]. With `active` [n] bool the other tables stand still."""
+    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Observation:
+        """actions [n, 2] -> observations, float32 [n, ...]. With `active` [n] bool the other tables stand still."""
         actions = checked("batch of actions", np.ravel(actions), 2 * self.n).reshape(self.n, 2)
         if active is not None and not np.any(active):
             return self._observe()  # mujoco.rollout crashes on nothing
         rows = slice(None) if active is None else np.flatnonzero(active)
         self._previous[rows] = self._end_effector[rows]
         self._state[:, 1 : 1 + self.model.nq] = self._positions
-        limit = np.array(self.embodiment.action_limit)
+        limit = np.array(self.embodiment.action.high)
         moves = self._moves(np.clip(actions, -limit, limit)[rows], rows)
         controls = np.clip(self._end_effector[rows] + moves, -REACH, REACH)[:, None]  # [active, 1, 2]
         states, _ = self._rollout.rollout(self.model, self._datas, self._state[rows], controls, nstep=PHYSICS_STEPS)

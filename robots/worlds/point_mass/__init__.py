@@ -1,19 +1,17 @@
 """Point mass: a point on a plane, pushed by two forces to a goal. The smallest world in which practice is watched."""
 
-from robots.embodiments import Camera, Embodiment, Motion
+from robots.embodiments import STATE, Camera, DriveAxis, Embodiment, Motion, vector
 from robots.tasks import Grammar, TaskFamily
 from robots.worlds import WorldSpec, on_demand
 
 POINT_MASS = Embodiment(
     name="point_mass",
-    control_hz=10.0,
-    body=("x", "y", "velocity_x", "velocity_y", "to_goal_x", "to_goal_y"),
-    objects=(),
-    object_features=(),
-    action_names=("force_x", "force_y"),
-    action_limit=(1.0, 1.0),
-    cameras=(Camera("front", 320, 240),),
-    motions=(Motion("effort", -1.0, 1.0),) * 2,
+    fps=10.0,
+    observation={STATE: vector(("x", "y", "velocity_x", "velocity_y", "to_goal_x", "to_goal_y"))},
+    action=vector(("force_x", "force_y"), (-1.0, -1.0), (1.0, 1.0), ("N", "N")),
+    motions=(Motion("effort"),) * 2,
+    drive=(DriveAxis("x", "force_x"), DriveAxis("y", "force_y")),
+    views=(Camera("front", 320, 240),),
 )
 
 TASK = TaskFamily(

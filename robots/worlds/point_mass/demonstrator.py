@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from robots.demonstrators import DemonstrationError, recorded
+from robots.embodiments import STATE
 from robots.episodes import Episode
 from robots.tasks import Instruction
 from robots.worlds.point_mass.physics import FARTHEST, GOAL_RADIUS, HALF_PLANE, PointMass, coasting_and_thrust
@@ -21,13 +22,13 @@ def demonstrate_detours(
     """PD control through random waypoints to the goal: success is certain, and no clone of it will ever be quick."""
     observations, actions = [world.observation()], []
     stiffness, brake = rng.uniform(*STIFFNESS), rng.uniform(*BRAKE)
-    waypoints = [*_detours(observations[0][:2], world.goal, rng), world.goal]
+    waypoints = [*_detours(observations[0][STATE][:2], world.goal, rng), world.goal]
     while waypoints:
-        position, velocity = observations[-1][:2], observations[-1][2:4]
+        position, velocity = observations[-1][STATE][:2], observations[-1][STATE][2:4]
         action = np.clip(stiffness * (waypoints[0] - position) - brake * velocity, -1, 1).astype(np.float32)
         actions.append(action)
         observations.append(world.step(action))
-        if math.dist(observations[-1][:2], waypoints[0]) <= (PASSED if len(waypoints) > 1 else GOAL_RADIUS):
+        if math.dist(observations[-1][STATE][:2], waypoints[0]) <= (PASSED if len(waypoints) > 1 else GOAL_RADIUS):
             waypoints.pop(0)
     return recorded(world, instruction, observations, actions, True, "true_success", rng, seed)
 
@@ -44,13 +45,13 @@ def _detours(start: np.ndarray, goal: np.ndarray, rng: np.random.Generator) -> l
     return points[1:]
 
 
-def fastest_force(observation: np.ndarray) -> np.ndarray:
+def fastest_force(state: np.ndarray) -> np.ndarray:
     """The first force of a quickest way to the goal of a point mass: no controller needs fewer steps.
 
     Position after T steps is linear in the forces, so what can be reached is a box about where the point would coast
     to; the first T whose box meets the goal's disc is the least possible, and a constant force leads there.
     """
-    _, velocity, goal = np.asarray(observation, np.float64).reshape(3, 2)  # seen from the point
+    _, velocity, goal = np.asarray(state, np.float64).reshape(3, 2)  # seen from the point
     for coasting, thrust in zip(*coasting_and_thrust(), strict=True):
         middle = coasting * velocity
         nearest = np.clip(goal, middle - thrust, middle + thrust)

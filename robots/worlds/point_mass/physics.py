@@ -10,6 +10,7 @@ from functools import cache
 import mujoco
 import numpy as np
 
+from robots.embodiments import STATE, Observation
 from robots.tasks import Instruction
 from robots.worlds import checked
 from robots.worlds.point_mass import POINT_MASS
@@ -96,29 +97,29 @@ class PointMass:
     def renderer(self) -> str:
         return renderer_name()
 
-    def reset(self, rng: np.random.Generator) -> np.ndarray:
+    def reset(self, rng: np.random.Generator) -> Observation:
         """A new start, at rest, and a new goal."""
         while True:
             start, goal = rng.uniform(-FARTHEST * HALF_PLANE, FARTHEST * HALF_PLANE, (2, 2))
             if math.dist(start, goal) > APART:
                 break
-        self.set_observation(np.concatenate([start, np.zeros(2), goal - start]))
+        self.set_observation({STATE: np.concatenate([start, np.zeros(2), goal - start])})
         return self.observation()
 
-    def step(self, action: np.ndarray) -> np.ndarray:
+    def step(self, action: np.ndarray) -> Observation:
         self._data.ctrl[:] = np.clip(checked("action", action, 2), -1, 1)
         mujoco.mj_step(self.model, self._data, PHYSICS_STEPS)
         return self.observation()
 
-    def observation(self) -> np.ndarray:
+    def observation(self) -> Observation:
         position = self._data.qpos
-        return np.concatenate([position, self._data.qvel, self.goal - position]).astype(np.float32)
+        return {STATE: np.concatenate([position, self._data.qvel, self.goal - position]).astype(np.float32)}
 
-    def set_observation(self, observation: np.ndarray) -> None:
-        observation = checked("observation", observation, POINT_MASS.observation_size)
+    def set_observation(self, observation: Observation) -> None:
+        state = checked("observation", observation[STATE], 6)
         mujoco.mj_resetData(self.model, self._data)
-        self._data.qpos[:], self._data.qvel[:] = observation[:2], observation[2:4]
-        self.goal = observation[:2] + observation[4:]
+        self._data.qpos[:], self._data.qvel[:] = state[:2], state[2:4]
+        self.goal = state[:2] + state[4:]
 
     def true_success(self, instruction: Instruction) -> bool:
         return math.dist(self._data.qpos, self.goal) <= GOAL_RADIUS
@@ -132,7 +133,7 @@ class PointMass:
     def objects_in_play(self) -> dict[str, tuple[float, float]]:
         return {}
 
-    def render(self, width: int, height: int) -> np.ndarray:
+    def render(self, camera: str, width: int, height: int) -> np.ndarray:
         if self.renderer != "drawn":
             self._data.mocap_pos[0, :2] = self.goal
             mujoco.mj_kinematics(self.model, self._data)
