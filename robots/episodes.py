@@ -264,8 +264,8 @@ def stacked(observations: Sequence[Observation]) -> Observation:
     return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
 
 
-def between(observations: Observation, rows: slice) -> Observation:
-    """Some rows of each feature."""
+def rows_of(observations: Observation, rows: slice | int | np.ndarray) -> Observation:
+    """Some rows of each feature, or one."""
     return {key: array[rows] for key, array in observations.items()}
 
 

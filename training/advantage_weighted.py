@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robots.episodes import Episode
+from robots.episodes import Episode, rows_of
 from training import steps_to_go
 from training.checkpoints import Policy, RewardModel
 from training.descent import descend
@@ -108,7 +108,8 @@ class AdvantageWeighted:
         """r_t of the first `steps` steps: 1 at a success, as the detector or a demonstration has it, and the potential
         of steps-to-go.
         """
-        d, _ = reward_model.steps_to_go(episode.observations[: steps + 1], [episode.instruction] * (steps + 1))
+        seen = rows_of(episode.observations, slice(steps + 1))
+        d, _ = reward_model.steps_to_go(seen, [episode.instruction] * (steps + 1))
         ended = steps == episode.steps and ends(episode)
         potential = steps_to_go.potential_rewards(d, reward_model.farthest, self.recipe.gamma, ended)
         rewards = self.recipe.shaping * potential
@@ -117,7 +118,7 @@ class AdvantageWeighted:
 
     def remember(self, episode: Episode, steps: int, rewards: np.ndarray, policy: Policy) -> bool:
         """The first `steps` steps of an episode. False, and nothing is kept, where what it teaches is no number."""
-        seen = policy.perceive(episode.observations[: steps + 1]).clone()
+        seen = policy.perceive(rows_of(episode.observations, slice(steps + 1))).clone()
         goals = policy.goals([episode.instruction]).clone().expand(steps + 1, -1)
         actions = torch.from_numpy(episode.actions[:steps])
         demonstrated = episode.purpose == "demonstration"

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from robots.atomic_files import write_atomically
-from robots.embodiments import Embodiment
+from robots.embodiments import Embodiment, Observation
 from training import steps_to_go
 from training.networks import Network
 from training.vocabulary import Vocabulary
@@ -172,16 +172,21 @@ class FrozenCheckpoint:
         return torch.stack([self._goals[text] for text in instructions])
 
     @torch.inference_mode()
-    def perceive(self, observations: np.ndarray) -> Tensor:
-        """Observations as a station makes them [n, D] -> what the network reads [n, features_size]"""
-        wanted = self.embodiment.observation_size
-        if observations.ndim != 2 or observations.shape[1] != wanted:
-            raise CheckpointError(
-                f"Observations of shape {observations.shape} don't fit checkpoint {self.id}: {self.embodiment.name} "
-                f"has {wanted} numbers; give the station a checkpoint of its own embodiment."
-            )
-        kind = self.embodiment.observation_type
-        return self.network.perceive(torch.as_tensor(np.ascontiguousarray(observations, kind)))
+    def perceive(self, observations: Observation) -> Tensor:
+        """n observations as a station makes them -> what the network reads [n, P]"""
+        for key, feature in self.embodiment.observation.items():
+            shape = np.shape(observations.get(key, 0.0))
+            if shape[1:] != feature.shape:
+                raise CheckpointError(
+                    f"Observations with {key} of shape {shape} don't fit checkpoint {self.id}: {self.embodiment.name} "
+                    f"has {list(feature.shape)}; give the station a checkpoint of its own embodiment."
+                )
+        return self.network.perceive(
+            {
+                key: torch.as_tensor(np.ascontiguousarray(observations[key], feature.dtype))
+                for key, feature in self.embodiment.observation.items()
+            }
+        )
 
 
 class Policy(FrozenCheckpoint):
@@ -192,24 +197,25 @@ class Policy(FrozenCheckpoint):
     @torch.inference_mode()
     def act(
         self,
-        observations: np.ndarray,
+        observations: Observation,
         instructions: Sequence[str],
         generator: torch.Generator | None = None,
         greedy: bool = False,
     ) -> np.ndarray:
-        """[n, D] -> [n, A] in the units of the body's action space"""
+        """n observations -> [n, A] in the units of the body's action space"""
         return self.act_with_prediction(observations, instructions, generator, greedy)[0]
 
     @torch.inference_mode()
     def act_with_prediction(
         self,
-        observations: np.ndarray,
+        observations: Observation,
         instructions: Sequence[str],
         generator: torch.Generator | None = None,
         greedy: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """[n, D] -> [n, A], and the success prediction [n, bins]: p(steps to success | o, g) when this policy goes on;
-        its last bin is "not before the time limit". From demonstrations first, then from how its own attempts ended.
+        """n observations -> [n, A], and the success prediction [n, bins]: p(steps to success | o, g) when this policy
+        goes on; its last bin is "not before the time limit". From demonstrations first, then from how its own attempts
+        ended.
         """
         perceived, goals = self.perceive(observations), self.goals(instructions)
         actions, hidden = self.network.act(perceived, goals, generator, greedy)
@@ -222,8 +228,8 @@ class RewardModel(FrozenCheckpoint):
     role = "reward_model"
 
     @torch.inference_mode()
-    def steps_to_go(self, observations: np.ndarray, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """[n, D] -> d [n], distribution [n, bins]"""
+    def steps_to_go(self, observations: Observation, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """n observations -> d [n], distribution [n, bins]"""
         return self.judge(self.perceive(observations), instructions)
 
     @torch.inference_mode()

@@ -30,7 +30,7 @@ class Critic(nn.Module):
         self.register_buffer("rounds", torch.zeros(()))
 
     def forward(self, network: Network, perceived: Tensor, goals: Tensor, frame: Tensor | None) -> Tensor:
-        """[n, features_size], [n, goal size], frame as of Network.hidden -> [n]"""
+        """[n, P], [n, goal size], frame as of Network.hidden -> [n]"""
         return self.layers(network.features(perceived, goals, frame))[:, 0]
 
     @torch.no_grad()
@@ -70,7 +70,7 @@ class Memory:
         self.rounds: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, perceived: Tensor, goals: Tensor, returns: Tensor) -> None:
-        """A round of n steps: [n, features_size], [n, goal size], [n]; the oldest one is forgotten."""
+        """A round of n steps: [n, P], [n, goal size], [n]; the oldest one is forgotten."""
         self.rounds = [*self.rounds, (perceived, goals, returns)][-ROUNDS:]
 
     def all(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,7 +30,7 @@ class Demonstrations:
     embodiment: Embodiment
     tasks: list[str]
     instructions: list[str]  # [I] distinct sentences
-    observations: Tensor  # [F, D] as recorded; [F, features_size] once perception has been there
+    observations: dict[str, Tensor]  # [F, ...] of each feature, as recorded
     actions: Tensor  # [F, A], zero at each last frame
     imitable: Tensor  # [F] bool: a human or a script acted here, so the action is worth copying
     steps_to_go: Tensor  # [F]
@@ -114,7 +114,9 @@ def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
         embodiment=get_embodiment(reached[0].embodiment),
         tasks=sorted({episode.task for episode in reached}),
         instructions=instructions,
-        observations=laid_end_to_end(episode.observations for episode in reached),
+        observations={
+            key: laid_end_to_end(episode.observations[key] for episode in reached) for key in reached[0].observations
+        },
         actions=laid_end_to_end(np.pad(episode.actions, ((0, 1), (0, 0))) for episode in reached),
         imitable=laid_end_to_end(np.pad(acted, (0, 1)) for acted in by_hand),
         steps_to_go=laid_end_to_end(np.arange(e.steps, -1, -1, dtype=np.float32) for e in reached),
@@ -132,13 +134,13 @@ def split(demonstrations: Demonstrations, fraction: float, generator: torch.Gene
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
-def look_back(demonstrations: Demonstrations) -> Hindsight:
-    """What moved in each, and where everything came to rest."""
-    body = demonstrations.embodiment
-    names = body.object_features
+def look_back(demonstrations: Demonstrations, tracked: Tensor, names: Sequence[str], guessed: bool) -> Hindsight:
+    """What moved in each, and where everything came to rest. `tracked` [F, K, len(names)]: what is known of each object
+    in each frame; guessed: a block may be hidden there by another of its colour.
+    """
 
     def objects(frames: Tensor) -> tuple[Tensor, Tensor]:
-        features = demonstrations.observations[frames, len(body.body) :].unflatten(1, (len(body.objects), len(names)))
+        features = tracked[frames]
         position = features[..., [names.index("x"), names.index("y")]]
         there = (
             features[..., names.index("on_table")] > 0.5
@@ -151,6 +153,6 @@ def look_back(demonstrations: Demonstrations) -> Hindsight:
     after, there_after = objects(demonstrations.last)
     way = (after - before).norm(dim=-1).masked_fill(~(there_before & there_after), -1.0)
     moved = way.argmax(1)
-    # In a picture a block may be hidden by another of its colour. Which has fallen off a table, its state tells.
-    clear = (there_before & there_after).all(1) if body.picture else torch.ones_like(moved, dtype=torch.bool)
+    # Which has fallen off a table, its state tells.
+    clear = (there_before & there_after).all(1) if guessed else torch.ones_like(moved, dtype=torch.bool)
     return Hindsight(moved, after[torch.arange(len(moved)), moved], after, there_after, clear)

@@ -13,6 +13,8 @@ import numpy as np
 import scipy  # loads scipy.stats at its first use
 import torch
 
+from robots.embodiments import Observation
+from robots.episodes import rows_of, stacked
 from robots.tasks import TaskFamily, get_task
 from robots.worlds import WORLDS, make_world
 from training.checkpoints import Policy
@@ -60,13 +62,14 @@ class Worlds:
         else:
             self.each = [make_world(name, i) for i in range(n)]
 
-    def step(self, actions: np.ndarray, active: np.ndarray, observations: np.ndarray) -> np.ndarray:
-        """[n, A], [n], [n, D] what was seen last -> [n, D]; what isn't active stands still."""
+    def step(self, actions: np.ndarray, active: np.ndarray, observations: Observation) -> Observation:
+        """[n, A], [n], n observations, what was seen last -> n; what isn't active stands still."""
         if self.batch is not None:
             return self.batch.step(actions, active)
-        observations = observations.copy()
+        observations = {key: array.copy() for key, array in observations.items()}
         for i in np.flatnonzero(active).tolist():
-            observations[i] = self.each[i].step(actions[i])
+            for key, value in self.each[i].step(actions[i]).items():
+                observations[key][i] = value
         return observations
 
     def close(self) -> None:
@@ -149,14 +152,14 @@ def _attempt(
         rng = np.random.default_rng([seed, i])
         starts.append(world.reset(rng))
         instructions.append(task.sample(rng, world.objects_in_play(), held_out=held_out))
-    observations = np.stack(starts)
+    observations = stacked(starts)
     texts = [instruction.text for instruction in instructions]
     limits = np.array([time_limit or task.time_limit_steps for task in families])
     succeeded, fallen, steps = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, int)
     while (active := ~succeeded & (steps < limits)).any():
         actions = np.zeros((n, policy.embodiment.action_size), np.float32)
         actions[active] = policy.act(
-            observations[active], [texts[i] for i in np.flatnonzero(active).tolist()], generator, greedy
+            rows_of(observations, active), [texts[i] for i in np.flatnonzero(active).tolist()], generator, greedy
         )
         if edge_margin:
             for i in np.flatnonzero(active).tolist():

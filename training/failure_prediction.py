@@ -41,7 +41,7 @@ def judge_prediction(episodes: Sequence[Episode], policy: Policy, limit: int) ->
         ]
     )
     lead = [
-        (episode.steps - since) / episode.control_hz
+        (episode.steps - since) / episode.fps
         for episode, series, lost in zip(judged, doubts, failed, strict=True)
         if lost and (since := doubtful_since(series)) is not None
     ]

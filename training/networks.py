@@ -12,14 +12,14 @@ never a mixture of two. A body without objects gets a plain code of the sentence
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robots.embodiments import Embodiment
-from robots.worlds.language_table import TABLE_SIZE
+from robots.worlds.language_table import OBJECT_FEATURES, STATE_NAMES, TABLE_SIZE
 from training.perception import Perception
 from training.vocabulary import PADDING, UNKNOWN, Vocabulary
 
@@ -205,19 +205,19 @@ class TableFeatures(nn.Module):
 
     def __init__(self, embodiment: Embodiment):
         super().__init__()
-        self.count, self.body = len(embodiment.objects), len(embodiment.body)
+        self.count, self.body = len(embodiment.objects), len(STATE_NAMES)
         self.size = 3 * 7 + 2 + 5 * 4 + 3
 
-    def forward(self, observations: Tensor, goal: Tensor, frame: Tensor | None) -> Tensor:
-        """`frame` [n, 2, 2], if given, turns or mirrors what is seen. [n, D], [n, goal size] -> [n, size]"""
-        return self.seen_from(frame, self.relations(observations, goal))
+    def forward(self, perceived: Tensor, goal: Tensor, frame: Tensor | None) -> Tensor:
+        """`frame` [n, 2, 2], if given, turns or mirrors what is seen. [n, P], [n, goal size] -> [n, size]"""
+        return self.seen_from(frame, self.relations(perceived, goal))
 
-    def relations(self, observations: Tensor, goal: Tensor) -> Tensor:
+    def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
         """What lies between things, before a frame turns it: eight ways in metres, and whether source and target lie on
-        the table and a place is meant. The costly half, alike for every frame. [n, D], [n, goal size] -> [n, 19]
+        the table and a place is meant. The costly half, alike for every frame. [n, P], [n, goal size] -> [n, 19]
         """
-        ee = observations[:, :2]
-        objects = observations[:, self.body :].unflatten(1, (self.count, -1))  # [n, K, (x, y, cos, sin, on_table)]
+        ee = perceived[:, :2]
+        objects = perceived[:, self.body :].unflatten(1, (self.count, -1))  # [n, K, (x, y, cos, sin, on_table)]
         source_weights, target_weights = goal[:, : self.count], goal[:, self.count : 2 * self.count]
         place_weight, place = goal[:, 2 * self.count, None], goal[:, 2 * self.count + 1 :]
         source = (source_weights[:, None] @ objects)[:, 0]  # [n, 5]
@@ -272,27 +272,27 @@ SYMMETRIES = torch.tensor(
 class FlatFeatures(nn.Module):
     """The whole observation, scaled as in the demonstrations, beside the code of the sentence."""
 
-    mean: Tensor  # [features_size]
-    deviation: Tensor  # [features_size]
+    mean: Tensor  # [P]
+    deviation: Tensor  # [P]
 
-    def __init__(self, embodiment: Embodiment, goal_size: int):
+    def __init__(self, perceived_size: int, goal_size: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(embodiment.features_size))
-        self.register_buffer("deviation", torch.ones(embodiment.features_size))
-        self.size = embodiment.features_size + goal_size
+        self.register_buffer("mean", torch.zeros(perceived_size))
+        self.register_buffer("deviation", torch.ones(perceived_size))
+        self.size = perceived_size + goal_size
 
-    def scale_as(self, observations: Tensor) -> None:
-        """Mean and deviation of each feature are those of these [F, D]."""
-        self.mean.copy_(observations.mean(0))
-        self.deviation.copy_(observations.std(0).clamp(min=1e-4))
+    def scale_as(self, perceived: Tensor) -> None:
+        """Mean and deviation of each number are those of these [F, P]."""
+        self.mean.copy_(perceived.mean(0))
+        self.deviation.copy_(perceived.std(0).clamp(min=1e-4))
 
-    def forward(self, observations: Tensor, goal: Tensor, frame: Tensor | None) -> Tensor:
-        """[n, D], [n, goal size] -> [n, size]; `frame` says nothing here."""
-        return self.relations(observations, goal)
+    def forward(self, perceived: Tensor, goal: Tensor, frame: Tensor | None) -> Tensor:
+        """[n, P], [n, goal size] -> [n, size]; `frame` says nothing here."""
+        return self.relations(perceived, goal)
 
-    def relations(self, observations: Tensor, goal: Tensor) -> Tensor:
-        """[n, D], [n, goal size] -> [n, size]"""
-        return torch.cat([((observations - self.mean) / self.deviation).clamp(-10, 10), goal], 1)
+    def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
+        """[n, P], [n, goal size] -> [n, size]"""
+        return torch.cat([((perceived - self.mean) / self.deviation).clamp(-10, 10), goal], 1)
 
     def seen_from(self, frame: Tensor | None, relations: Tensor) -> Tensor:
         """Nothing of it is turned: it has no sides."""
@@ -357,14 +357,16 @@ class Network(nn.Module):
         self, embodiment: Embodiment, vocabulary: Vocabulary, hidden: int, layers: int, action_bins: int, bins: int
     ):
         super().__init__()
-        if embodiment.picture:
+        self.vectors = [key for key, feature in embodiment.observation.items() if not feature.is_picture]
+        if embodiment.overhead:
             self.perception = Perception(embodiment)
-        if embodiment.objects:
+        if embodiment.overhead or embodiment.object_features == OBJECT_FEATURES:
             self.words = Grounding(vocabulary, embodiment)
             self.features = TableFeatures(embodiment)
         else:
             self.words = TextCode(vocabulary)
-            self.features = FlatFeatures(embodiment, self.words.size)
+            size = sum(embodiment.observation[key].size for key in self.vectors)
+            self.features = FlatFeatures(size, self.words.size)
         widths = [self.features.size, *[hidden] * layers]
         self.trunk = nn.Sequential(
             *(nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU()) for a, b in itertools.pairwise(widths))
@@ -377,14 +379,19 @@ class Network(nn.Module):
         goal = self.words(words)
         return self.words.decided(goal) if isinstance(self.words, Grounding) else goal
 
-    def perceive(self, observations: Tensor) -> Tensor:
-        """Observations as recorded [n, D] -> the features that the embodiment names [n, features_size]: the same,
-        but where observations are pictures.
-        """
-        return self.perception(observations) if hasattr(self, "perception") else observations
+    @property
+    def grounded(self) -> bool:
+        """Whether its words are bound to objects: before all else, and frozen then."""
+        return isinstance(self.words, Grounding)
+
+    def perceive(self, observations: Mapping[str, Tensor]) -> Tensor:
+        """Observations as recorded -> what the rest reads [n, P]: their vectors, or what was made out in a picture."""
+        if hasattr(self, "perception"):
+            return self.perception(observations[self.perception.key])
+        return torch.cat([observations[key] for key in self.vectors], 1)
 
     def hidden(self, perceived: Tensor, goal: Tensor, frame: Tensor | None = None) -> Tensor:
-        """[n, features_size], [n, goal size] -> [n, hidden]"""
+        """[n, P], [n, goal size] -> [n, hidden]"""
         return self.trunk(self.features(perceived, goal, frame))
 
     @property
@@ -421,14 +428,14 @@ class Network(nn.Module):
         return (actions if frame is None else turned(frame.transpose(1, 2), actions)), hidden
 
     def log_probability(self, perceived: Tensor, goal: Tensor, actions: Tensor) -> Tensor:
-        """log p(a | o, g) of the mixture. [n, features_size], [n, goal size], [n, A] -> [n]"""
+        """log p(a | o, g) of the mixture. [n, P], [n, goal size], [n, A] -> [n]"""
         hidden, frames = self._from_all_sides(perceived, goal)
         seen = torch.cat([actions if frame is None else turned(frame, actions) for frame in frames])
         each = self.action_head.log_probability(hidden, self.action_head.tokens(seen)).unflatten(0, (len(frames), -1))
         return each.logsumexp(0) - math.log(len(frames))
 
     def steps_to_go(self, perceived: Tensor, goal: Tensor) -> Tensor:
-        """p(steps-to-go | o, g), the mean over the symmetries. [n, features_size], [n, goal size] -> [n, bins]"""
+        """p(steps-to-go | o, g), the mean over the symmetries. [n, P], [n, goal size] -> [n, bins]"""
         hidden, frames = self._from_all_sides(perceived, goal)
         return self.steps_to_go_head(hidden).softmax(-1).unflatten(0, (len(frames), -1)).mean(0)
 

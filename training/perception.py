@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robots.embodiments import Embodiment
+from robots.embodiments import IMAGES, Embodiment
+from robots.worlds.language_table import OBJECT_FEATURES, STATE_NAMES
 from training.datasets import DatasetError, Demonstrations
 from training.descent import anneal
 from training.vocabulary import Vocabulary
@@ -61,16 +62,20 @@ class Things:
 
 
 class Perception(nn.Module):
-    """Pictures, uint8 [n, H * W * 3] -> features, float32 [n, the embodiment's features_size]"""
+    """Pictures, uint8 [n, H, W, 3] -> where hand and objects are, float32 [n, P], as a table tells it (STATE_NAMES,
+    then OBJECT_FEATURES of each object).
+    """
 
     scene: Tensor  # [H, W, 3] what stays the same in most pictures
 
     def __init__(self, embodiment: Embodiment):
         super().__init__()
-        if embodiment.picture is None:
-            raise ValueError(f"What {embodiment.name} observes is no picture.")
-        self.embodiment, self.picture = embodiment, embodiment.picture
-        height, width = self.picture.height, self.picture.width
+        if embodiment.overhead is None:
+            raise ValueError(f"{embodiment.name} sees nothing from straight above.")
+        self.embodiment, self.metres_per_pixel = embodiment, embodiment.overhead.metres_per_pixel
+        self.key = f"{IMAGES}{embodiment.overhead.camera}"
+        height, width, _ = embodiment.observation[self.key].shape
+        self.size = len(STATE_NAMES) + len(embodiment.objects) * len(OBJECT_FEATURES)  # P
         self.register_buffer("scene", torch.zeros(height, width, 3))
         names = [Vocabulary.split(f"{kind.colour} {kind.shape}") for kind in embodiment.objects]
         self.words = sorted({word for name in names for word in name})
@@ -86,12 +91,12 @@ class Perception(nn.Module):
         )
         y, x = torch.meshgrid(torch.arange(height // CELL), torch.arange(width // CELL), indexing="ij")
         middles = torch.stack([(x + 0.5) * CELL - width / 2, height / 2 - (y + 0.5) * CELL], -1)
-        self.cell_places = middles * self.picture.metres_per_pixel  # [h, w, 2]
+        self.cell_places = middles * self.metres_per_pixel  # [h, w, 2]
         offset = torch.arange(2 * LOOK + 1)
         self.look_offsets = (offset[:, None] * (width + 2 * LOOK) + offset).flatten()  # in a padded picture
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """[n, D] -> [n, features_size]"""
+        """[n, H, W, 3] -> [n, P]"""
         return torch.cat([self._features(part) for part in pictures.split(AT_ONCE)])
 
     def _features(self, pictures: Tensor) -> Tensor:
@@ -100,8 +105,8 @@ class Perception(nn.Module):
         places = padded(things.place, things.number, len(pictures), 0.0)  # [n, L, 2]
         best = scores.max(1)
         place = places.gather(1, best.indices[..., None].expand(-1, -1, 2))  # [n, K + 1, 2]
-        body, names = self.embodiment.body, self.embodiment.object_features
-        result = torch.zeros(len(pictures), self.embodiment.features_size)
+        body, names = STATE_NAMES, OBJECT_FEATURES
+        result = torch.zeros(len(pictures), self.size)
         objects = result[:, len(body) :].unflatten(1, (-1, len(names)))  # a view
         for axis, name in enumerate(("x", "y")):
             # One picture tells of no movement: the hand was where it is.
@@ -118,12 +123,12 @@ class Perception(nn.Module):
         return torch.cat([named, F.logsigmoid(hand)], 1)
 
     def without_scene(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, D] -> what differs from the empty scene [n, H, W, 3], and each cell's mean of it [n, h, w, 3]"""
-        difference = (pictures.unflatten(1, self.scene.shape).float() - self.scene) / 255
+        """[n, H, W, 3] -> what differs from the empty scene [n, H, W, 3], and each cell's mean of it [n, h, w, 3]"""
+        difference = (pictures.float() - self.scene) / 255
         return difference, F.avg_pool2d(difference.permute(0, 3, 1, 2), CELL).permute(0, 2, 3, 1)
 
     def things(self, pictures: Tensor) -> Things:
-        """What lies in pictures. [n, D]"""
+        """What lies in pictures. [n, H, W, 3]"""
         difference, cells = self.without_scene(pictures)
         n = len(pictures)
         covered = cells.abs().sum(-1)
@@ -166,7 +171,7 @@ class Perception(nn.Module):
     def pixels(self, place: Tensor) -> tuple[Tensor, Tensor]:
         """[M, 2] metres -> row and column [M] each"""
         height, width = self.scene.shape[:2]
-        at = place / self.picture.metres_per_pixel + EDGE * torch.tensor([1.0, -1.0])  # y grows upwards, rows down
+        at = place / self.metres_per_pixel + EDGE * torch.tensor([1.0, -1.0])  # y grows upwards, rows down
         return (height / 2 - at[:, 1]).long().clamp(0, height - 1), (at[:, 0] + width / 2).long().clamp(0, width - 1)
 
     def left_behind(self, things: Things, others: Tensor) -> Tensor:
@@ -211,11 +216,11 @@ def train_perception(
     """Train in place on demonstrations whose observations are pictures. `step_done(step, losses)` says whether to go
     on; False: it did not. `save` keeps all that a restart needs, and `load` brings it back (checkpoints.py).
     """
-    pictures, first, last = demonstrations.observations, demonstrations.first, demonstrations.last
-    apart = max(1, round(SECONDS_APART * demonstrations.embodiment.control_hz))
+    pictures, first, last = demonstrations.observations[perception.key], demonstrations.first, demonstrations.last
+    apart = max(1, round(SECONDS_APART * demonstrations.embodiment.fps))
     with torch.no_grad():
         some = pictures[torch.randint(len(pictures), (500,), generator=generator)]
-        perception.scene.copy_(some.float().median(0).values.reshape(perception.scene.shape))
+        perception.scene.copy_(some.float().median(0).values)
         early = first + (torch.rand(len(first), generator=generator) * (last - first + 1 - apart).clamp(min=1)).long()
         late = torch.minimum(early + apart, last)
         moving, gone = _pairs(perception, pictures, early, late)

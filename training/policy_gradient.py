@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robots.episodes import Episode
+from robots.episodes import Episode, rows_of
 from training import steps_to_go
 from training.checkpoints import Policy, RewardModel
 from training.critics import LEARNING_RATE, WEIGHT_DECAY, Critic, Memory
@@ -23,7 +23,9 @@ from training.recipes import ImproveRecipe
 
 def progress_rewards(episode: Episode, steps: int, reward_model: RewardModel, policy: Policy) -> np.ndarray:
     """r_t of the first `steps` steps: what each of them took off d, by the frozen reward model."""
-    d, _ = reward_model.steps_to_go(episode.observations[: steps + 1], [episode.instruction] * (steps + 1))
+    d, _ = reward_model.steps_to_go(
+        rows_of(episode.observations, slice(steps + 1)), [episode.instruction] * (steps + 1)
+    )
     if episode.ending == "needs_reset" and steps == episode.steps:
         # A table that has to be put right is as far from the goal as can be; no demonstration shows one, so the reward
         # model can't know. Without this, practice never learned to keep blocks on the table.
@@ -64,7 +66,7 @@ class PolicyGradient:
 
     def remember(self, episode: Episode, steps: int, rewards: np.ndarray, policy: Policy) -> bool:
         """The first `steps` steps of an episode. False, and nothing is kept, where what it teaches is no number."""
-        perceived = policy.perceive(episode.observations[:steps]).clone()
+        perceived = policy.perceive(rows_of(episode.observations, slice(steps))).clone()
         goals = policy.goals([episode.instruction]).clone().expand(steps, -1)
         actions = torch.from_numpy(episode.actions[:steps])
         with torch.no_grad():

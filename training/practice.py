@@ -28,7 +28,8 @@ import torch
 from PIL import Image
 
 from robots.driver import Driver, DriverError
-from robots.embodiments import EMBODIMENTS, Embodiment
+from robots.embodiments import EMBODIMENTS, Embodiment, Observation, differences
+from robots.episodes import stacked
 from robots.link import Link, LinkThread
 from robots.orders import PolicyBundle
 from robots.protocol import Hello, Message, PolicyFailed, Watch, Welcome
@@ -139,11 +140,10 @@ def policy_of(message: PolicyMessage, body: Embodiment, load: Load = _from_disk)
         theirs = checkpoint.embodiment
         if theirs.name != body.name:
             raise CheckpointError(f"The {checkpoint.role} is for {theirs.name}, and this station is {body.name}.")
-        sizes, wanted = [(each.observation_size, each.action_size) for each in (theirs, body)]
-        if sizes != wanted:
+        if changed := differences(body, theirs):
             raise CheckpointError(
-                f"The {checkpoint.role} is for another {body.name}: of {sizes[0]} observed numbers and {sizes[1]} "
-                f"of an action, where this station has {wanted[0]} and {wanted[1]}."
+                f"The {checkpoint.role} was trained for {body.name} as it was before: {'; '.join(changed)}. Train "
+                "anew with episodes of the body as it is now."
             )
     return replace(
         bundle(policy, reward_model),
@@ -169,7 +169,7 @@ def hear(station: Station, message: Message, received_at: float, load: Load = _f
             station.receive(message, received_at)
 
 
-Due = tuple[Station, np.ndarray, str]  # a station, what it observes [D] and its instruction
+Due = tuple[Station, Observation, str]  # a station, what it observes and its instruction
 
 
 def step_together(stations: Iterable[Station], generator: torch.Generator | None = None) -> int:
@@ -213,8 +213,8 @@ def _sharing(due: Sequence[Due], part: Callable[[PolicyBundle], Any]) -> list[tu
     return list(groups.values())
 
 
-def _batch(due: Sequence[Due], rows: list[int]) -> tuple[np.ndarray, list[str]]:
-    return np.stack([due[row][1] for row in rows]), [due[row][2] for row in rows]  # [n, D], n instructions
+def _batch(due: Sequence[Due], rows: list[int]) -> tuple[Observation, list[str]]:
+    return stacked([due[row][1] for row in rows]), [due[row][2] for row in rows]  # n observations, n instructions
 
 
 # Cameras
@@ -486,7 +486,7 @@ class StationHost:
             return
         member.rendered, member.jpeg = picture, None
         try:
-            image = station.driver.render(*member.size)
+            image = station.driver.render(station.embodiment.cameras[0].name, *member.size)
         except DriverError as error:  # practice needs no camera
             member.camera_failed(str(error))
             return

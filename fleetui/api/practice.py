@@ -192,14 +192,14 @@ class LabelledEpisode(EpisodeRow):
 
 class StepsRow(Schema):
     uuid: Uuid
-    control_hz: float
+    fps: float
     threshold: float | None
     d: list[float | None] = Field(description="Predicted steps to go at each observation; null: nobody judged it.")
     reward: list[float | None] = Field(description="r_t = d_t - d_(t+1)")
     actions: list[list[float]]
     actors: list[int] = Field(description="Who acted: 0 the policy, 1 a person, 2 a script.")
     fenced: list[int] = Field(description="1 where the fence turned the action aside.")
-    observations: list[list[float]] = Field(description="Empty where they are pictures: those come as frames.")
+    observations: dict[str, list[list[float]]] = Field(description="By feature; pictures come as frames.")
     embodiment: dict[str, Any]
     frames: int
 

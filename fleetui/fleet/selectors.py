@@ -246,7 +246,7 @@ def episode_steps(episode: Episode) -> dict[str, Any]:
     d = recorded.steps_to_go.astype(float)
     return {
         "uuid": str(episode.uuid),
-        "control_hz": recorded.control_hz,
+        "fps": recorded.fps,
         "threshold": recorded.threshold,
         "d": _numbers(d),
         "reward": _numbers(d[:-1] - d[1:]),
@@ -254,9 +254,11 @@ def episode_steps(episode: Episode) -> dict[str, Any]:
         "actors": recorded.actors.tolist(),
         "fenced": recorded.fenced.tolist(),
         # A picture is no list of numbers: it comes as the episode's frames.
-        "observations": []
-        if recorded.observations.dtype == np.uint8
-        else recorded.observations.astype(float).round(4).tolist(),
+        "observations": {
+            key: array.astype(float).round(4).tolist()
+            for key, array in recorded.observations.items()
+            if array.dtype != np.uint8
+        },
         "embodiment": episode.station.embodiment,
         "frames": recorded.steps + 1,
     }

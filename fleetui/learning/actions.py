@@ -92,7 +92,7 @@ def _new_dataset(lab: Lab, name: str, **fields: Any) -> Dataset:
 def most_demonstrations(embodiment: str) -> int:
     """How many demonstrations of a body one dataset may hold: a picture takes two hundred times the room of numbers."""
     body = get_embodiment(embodiment)
-    size = body.observation_size * (1 if body.picture else 4)  # bytes
+    size = sum(each.size * (1 if each.is_picture else 4) for each in body.observation.values())  # bytes
     return min(MAX_DEMONSTRATIONS, LARGEST_DATASET // (STEPS_A_DEMONSTRATION * size))
 
 
@@ -222,7 +222,7 @@ def _read_recorded(path: Path, name: str) -> list[RecordedEpisode]:
 
 
 def _size_of(episodes: Iterable[RecordedEpisode]) -> int:
-    return sum(each.observations.nbytes + each.actions.nbytes for each in episodes)
+    return sum(array.nbytes for each in episodes for array in (*each.observations.values(), each.actions))
 
 
 def claim_dataset(*, dataset_id: int) -> Dataset | None:

@@ -130,7 +130,7 @@ def need_of_station(
         trace=live.trace,
         step=int(card["step"] or 0),
         limit=int(card["limit"] or 0),
-        step_s=1 / (float(body.get("control_hz") or 5.0) * speed),
+        step_s=1 / (float(body.get("fps") or 5.0) * speed),
     )
     attempt = card["uuid"] if under_way else ""
     return (need if need is not None and need.worth_it else None), attempt

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robots.episodes import Episode
+from robots.episodes import Episode, rows_of
 from robots.tasks import get_task
 from robots.worlds.language_table import block_positions, distance_left
 from training import steps_to_go
@@ -67,14 +67,19 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
 def fulfilled(episode: Episode) -> np.ndarray:
     """True success at each frame, by the world's own rule. [T + 1] bool"""
     target = get_task(episode.task).parse(episode.instruction).target
-    return np.array([distance_left(target, block_positions(frame)) <= 0 for frame in episode.observations])
+    return np.array(
+        [
+            distance_left(target, block_positions(rows_of(episode.observations, step))) <= 0
+            for step in range(episode.steps + 1)
+        ]
+    )
 
 
 def figures(setting: str, episodes: list[Episode], reward_model: RewardModel, s: float, k: int) -> Row:
     judge = RewardModel(reward_model.network, dataclasses.replace(reward_model.metadata, threshold=s, consecutive=k))
     fires = right = truly = found = 0
     for episode in episodes:
-        d, _ = judge.steps_to_go(episode.observations, [episode.instruction] * len(episode.observations))
+        d, _ = judge.steps_to_go(episode.observations, [episode.instruction] * (episode.steps + 1))
         success = fulfilled(episode)
         fired = steps_to_go.first_detection(d, s, k)
         truly += int(success.any())

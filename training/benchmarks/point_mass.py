@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from robots.embodiments import STATE
 from robots.tasks import get_task
 from robots.worlds import make_world
 from robots.worlds.point_mass.demonstrator import fastest_force
@@ -48,7 +49,7 @@ def optimal_steps(episodes: int, seed: int) -> float:
         instruction = task.sample(rng, ())
         steps.append(0)
         while not world.true_success(instruction):
-            observation = world.step(fastest_force(observation))
+            observation = world.step(fastest_force(observation[STATE]))
             steps[-1] += 1
     return float(np.mean(steps))
 

@@ -19,6 +19,7 @@ import torch
 from mujoco.rendering.classic import gl_context
 
 from robots.attempts import Recording
+from robots.embodiments import STATE
 from robots.rules import Rules
 from robots.tasks import get_task
 from robots.worlds.language_table import LANGUAGE_TABLE
@@ -103,7 +104,7 @@ def env(seed: int) -> list[Row]:
     # Where the hand is sent: as a table's arm does, which stops at its reach and turns back from there at once.
     targets = np.empty((STEPS, 2))
     for number, action in enumerate(actions):
-        before = targets[number - 1] if number % task.time_limit_steps else start[:2]
+        before = targets[number - 1] if number % task.time_limit_steps else start[STATE][:2]
         targets[number] = np.clip(before + action, -REACH, REACH)
 
     data = mujoco.MjData(world.model)
@@ -158,7 +159,7 @@ def camera(seed: int) -> list[Row]:
         return []
     view = LANGUAGE_TABLE.cameras[0]
     world = LanguageTable(seed)
-    picture = world.render(view.width, view.height)
+    picture = world.render(view.name, view.width, view.height)
     # Without one of its own, a Renderer draws in the OpenGL context that is current: the world's.
     gl_context.GLContext = None
     data = mujoco.MjData(world.model)
@@ -170,7 +171,7 @@ def camera(seed: int) -> list[Row]:
 
     def ours() -> int:
         for _ in range(FRAMES):
-            world.render(view.width, view.height)
+            world.render(view.name, view.width, view.height)
         return FRAMES
 
     def bare() -> int:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from robots.episodes import CONFIRMED_FRAMES, FAILURES, Episode, EpisodeError, read_episodes
+from robots.episodes import CONFIRMED_FRAMES, FAILURES, Episode, EpisodeError, read_episodes, rows_of
 from training import steps_to_go
 from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import (
@@ -272,7 +272,9 @@ class Learning:
         knows what would have come of any of these attempts.
         """
         network, prediction = self.network, self.value_head
-        perceived = torch.cat([policy.perceive(each.episode.observations[: each.steps]) for each in learned]).clone()
+        perceived = torch.cat(
+            [policy.perceive(rows_of(each.episode.observations, slice(each.steps))) for each in learned]
+        ).clone()
         goals = policy.goals([each.episode.instruction for each in learned for _ in range(each.steps)]).clone()
         bins = torch.from_numpy(
             np.concatenate([success_bins_of(each.episode, policy)[: each.steps] for each in learned])

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robots.worlds.language_table import OBJECT_FEATURES, STATE_NAMES
 from training import perception, steps_to_go
 from training.checkpoints import (
     CheckpointMetadata,
@@ -76,9 +77,8 @@ def sft(run: RunDir) -> dict[str, Any]:
     vocabulary = Vocabulary.of(demonstrations.instructions, demonstrations.embodiment)
     words = vocabulary.encode(demonstrations.instructions)  # [I, length]
     network = new_network(run, recipe, demonstrations, vocabulary)
-    grounded = bool(demonstrations.embodiment.objects)
-    sees = demonstrations.embodiment.picture is not None
-    frozen = ("perception.", "words.") if grounded else ("perception.",)
+    sees = demonstrations.embodiment.overhead is not None
+    frozen = ("perception.", "words.") if network.grounded else ("perception.",)
     trained = [parameter for name, parameter in network.named_parameters() if not name.startswith(frozen)]
     optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     progress = load_state(run.path / STATE, optimiser, generator, network=network)
@@ -86,10 +86,11 @@ def sft(run: RunDir) -> dict[str, Any]:
     # --- what comes before training, and is frozen then
     if progress is None and sees and not learn_perception(run, recipe, network, demonstrations, training, generator):
         return {}
-    if sees:
-        demonstrations = dataclasses.replace(demonstrations, observations=seen_by(network, demonstrations))
+    perceived = perceive_all(network, demonstrations)  # [F, P]
     if progress is None:
-        if grounded and not ground(run, recipe, network, demonstrations, training, validation, words, generator):
+        if network.grounded and not ground(
+            run, recipe, network, demonstrations, perceived, training, validation, words, generator
+        ):
             return {}
         progress = {"step": 0}
     else:
@@ -100,7 +101,7 @@ def sft(run: RunDir) -> dict[str, Any]:
         parameter.requires_grad_(not name.startswith(frozen))
 
     # --- training
-    losses = Losses(network, demonstrations, words, recipe, generator)
+    losses = Losses(network, demonstrations, perceived, words, recipe, generator)
     learned_from, checked = Frames.of(demonstrations, training), Frames.of(demonstrations, validation)
     if not train(run, losses, optimiser, progress, learned_from, checked):
         return {}
@@ -115,7 +116,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     reward_model = RewardModel(network, describe("reward_model", recipe, demonstrations, vocabulary, progress["ids"]))
     # Of all demonstrations: of the few that are held out of a few, one alone would decide. (Of 10, it chose s = 18.)
     sound = torch.cat([learned_from.episodes(), checked.episodes()])
-    threshold, consecutive = choose_detector(reward_model, demonstrations, sound, recipe)
+    threshold, consecutive = choose_detector(reward_model, demonstrations, perceived, sound, recipe)
     policy = Policy(network, describe("policy", recipe, demonstrations, vocabulary, progress["ids"]))
     for each in (reward_model, policy):
         each.metadata.threshold, each.metadata.consecutive = threshold, consecutive
@@ -145,7 +146,7 @@ def new_network(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, 
     if earlier.exists():
         begin_from(earlier, network, vocabulary)
     elif isinstance(network.features, FlatFeatures):
-        network.features.scale_as(demonstrations.observations)
+        network.features.scale_as(perceive_all(network, demonstrations))
     return network
 
 
@@ -203,9 +204,12 @@ def learn_perception(
 
 
 @torch.no_grad()
-def seen_by(network: Network, demonstrations: Demonstrations) -> Tensor:
-    """What the network's sight makes of all pictures. [F, features_size]"""
-    return torch.cat([network.perceive(part) for part in demonstrations.observations.split(1024)])
+def perceive_all(network: Network, demonstrations: Demonstrations) -> Tensor:
+    """What the network's frozen part makes of all frames. [F, P]"""
+    parts = (torch.arange(len(demonstrations.steps_to_go))).split(1024)
+    return torch.cat(
+        [network.perceive({key: each[rows] for key, each in demonstrations.observations.items()}) for rows in parts]
+    )
 
 
 def ground(
@@ -213,6 +217,7 @@ def ground(
     recipe: SFTRecipe,
     network: Network,
     demonstrations: Demonstrations,
+    perceived: Tensor,
     training: Tensor,
     validation: Tensor,
     words: Tensor,
@@ -222,7 +227,9 @@ def ground(
     grounding = network.words
     if not isinstance(grounding, Grounding):
         raise TypeError("Words are grounded in objects, and this body has none.")
-    seen = look_back(demonstrations)
+    body = demonstrations.embodiment
+    tracked = perceived[:, len(STATE_NAMES) :].unflatten(1, (len(body.objects), -1))
+    seen = look_back(demonstrations, tracked, OBJECT_FEATURES, guessed=body.overhead is not None)
     if seen.clear[training].any():
         training, validation = training[seen.clear[training]], validation[seen.clear[validation]]
     else:
@@ -296,23 +303,24 @@ class Losses:
         self,
         network: Network,
         demonstrations: Demonstrations,
+        perceived: Tensor,
         words: Tensor,
         recipe: SFTRecipe,
         generator: torch.Generator,
     ):
         self.network, self.demonstrations, self.words = network, demonstrations, words
+        self.perceived = perceived  # [F, P]
         self.recipe, self.generator = recipe, generator
-        self.grounded = bool(demonstrations.embodiment.objects)
         with torch.no_grad():
             self.goals = network.goal(words)  # [I, goal size]; fixed from here on if grounded
         self.bins = steps_to_go.bin_of_steps(demonstrations.steps_to_go, recipe.bins, recipe.bin_width)  # [F]
 
     def _hidden_and_frame(self, frames: Tensor, from_any_side: bool) -> tuple[Tensor, Tensor | None]:
         rows = self.demonstrations.instruction[frames]
-        goal = self.goals[rows] if self.grounded else self.network.goal(self.words[rows])
+        goal = self.goals[rows] if self.network.grounded else self.network.goal(self.words[rows])
         # A table looks alike from every side, so that one demonstration stands for all its turned and mirrored copies.
-        frame = random_frames(len(frames), self.generator) if self.grounded and from_any_side else None
-        return self.network.hidden(self.demonstrations.observations[frames], goal, frame), frame
+        frame = random_frames(len(frames), self.generator) if self.network.symmetric and from_any_side else None
+        return self.network.hidden(self.perceived[frames], goal, frame), frame
 
     def cloning(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the recorded actions, the mean over some frames. [n] -> []"""
@@ -460,10 +468,11 @@ def describe(
 
 
 def choose_detector(
-    reward_model: RewardModel, demonstrations: Demonstrations, episodes: Tensor, recipe: SFTRecipe
+    reward_model: RewardModel, demonstrations: Demonstrations, perceived: Tensor, episodes: Tensor, recipe: SFTRecipe
 ) -> tuple[float, int]:
     """s and k of the success detector. RunError where it could not tell success."""
-    d = [d_of(reward_model, demonstrations, demonstrations.frames_of(episode[None])) for episode in episodes]
+    frames = [demonstrations.frames_of(episode[None]) for episode in episodes]
+    d = [d_of(reward_model, demonstrations, perceived, each) for each in frames]
     threshold, consecutive = steps_to_go.choose_detector(
         d, recipe.consecutive, recipe.threshold_margin, recipe.premature_share
     )
@@ -472,10 +481,10 @@ def choose_detector(
     return threshold, consecutive
 
 
-def d_of(reward_model: RewardModel, demonstrations: Demonstrations, frames: Tensor) -> np.ndarray:
+def d_of(reward_model: RewardModel, demonstrations: Demonstrations, perceived: Tensor, frames: Tensor) -> np.ndarray:
     """d at some frames. [n] -> [n]"""
     texts = [demonstrations.instructions[i] for i in demonstrations.instruction[frames].tolist()]
-    return reward_model.judge(demonstrations.observations[frames], texts)[0]
+    return reward_model.judge(perceived[frames], texts)[0]
 
 
 def refuse_blind_detector(

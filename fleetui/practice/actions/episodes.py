@@ -128,7 +128,7 @@ def _episode_rows(station: Station, recorded: list[RecordedEpisode], folder: Pat
                 d_start=d_start,
                 d_end=d_end,
                 return_sum=return_sum,
-                duration_s=episode.steps / episode.control_hz,
+                duration_s=episode.steps / episode.fps,
             )
         )
     return rows

@@ -56,6 +56,10 @@ async function drawPicture(at) {
   }
 }
 
+// What the numbers of an action are called, with their units where the body tells them.
+const namesOf = (feature) => (feature?.names ?? [])
+  .map((name, i) => feature.units?.[i] ? `${name} (${feature.units[i]})` : name).join(", ");
+
 const valueAt = (values, at) => Array.isArray(values) ? values[at] : undefined;
 
 function show(step, passing) {
@@ -70,15 +74,15 @@ function show(step, passing) {
     setText(field("actor"), actor === undefined ? "–" : (typeof actor === "number" ? ACTORS[actor] : actor) + aside);
     const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
     setText(field("action"), action ? action.map(signed).join(" ") : "–");
-    field("action").title = action ? `${(steps.embodiment?.action_names ?? []).join(", ")} (metres)` : "";
-    setText(field("time"), `${(step / (steps.control_hz || 5)).toFixed(1)} s`);
+    field("action").title = action ? namesOf(steps.embodiment?.action) : "";
+    setText(field("time"), `${(step / (steps.fps || 5)).toFixed(1)} s`);
     const start = valueAt(steps.d, 0);
     setText(field("progress"), isNumber(d) && start > 0 ? percent(Math.max(0, 1 - d / start)) : "–");
   }
   if (!passing) history.replaceState(null, "", `?step=${step}`);
 }
 
-const player = new Player({ play: $("#play"), scrub, strip, perSecond: () => (steps?.control_hz || 5) * rate, show });
+const player = new Player({ play: $("#play"), scrub, strip, perSecond: () => (steps?.fps || 5) * rate, show });
 player.range(0, last);
 
 for (const button of document.querySelectorAll("[data-rate]")) button.addEventListener("click", () => {
