@@ -71,6 +71,7 @@ class Recording:
         return Episode(
             uuid=self.uuid,
             embodiment=embodiment.name,
+            body=embodiment,
             task=self.task.name,
             instruction=self.instruction.text,
             observations=stacked(self.observations),

@@ -33,6 +33,7 @@ def recorded(
     return Episode(
         uuid=str(uuid.UUID(bytes=rng.bytes(16), version=4)),
         embodiment=world.embodiment.name,
+        body=world.embodiment,
         task=instruction.family,
         instruction=instruction.text,
         observations=stacked(observations),

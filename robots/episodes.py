@@ -30,6 +30,7 @@ from robots.embodiments import (
     Embodiment,
     Feature,
     Observation,
+    differences,
 )
 
 ACTORS = ("policy", "human", "script")  # the index is the value in Episode.actors
@@ -99,10 +100,13 @@ class Episode:
     fps: float = 5.0
     interventions: int = 0
     frames: dict[str, list[bytes]] = field(default_factory=dict)  # JPEGs [T+1] by camera, where a station kept them
+    body: Embodiment | None = None  # as it described itself when this was recorded; None: the built-in one of its name
     # uint8 [T], 1 where the fence turned the policy's action aside; None: nowhere, and zeros are put here at once
     fenced: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.body is None:
+            self.body = EMBODIMENTS.get(str(self.embodiment))
         if self.fenced is None:
             self.fenced = np.zeros(len(self.actions), np.uint8)
 
@@ -157,6 +161,18 @@ class Episode:
         elsewhere must pass this too. What is stored already is read without it.
         """
         refuse = self._refuse
+        self.check_shapes(body)
+        if not 1 / RATE_TOLERANCE <= self.fps / body.fps <= RATE_TOLERANCE:
+            refuse("fps", f"is {self.fps:g}, but {body.name} acts at {body.fps:g} Hz; resample it.")
+        if self.purpose in ("practice", "evaluation") and self.steps > LONGEST_ATTEMPT:
+            refuse("actions", f"has {self.steps} steps; no task lets an attempt have more than {LONGEST_ATTEMPT}.")
+        self._refuse_beyond("actions", self.actions, body.action, ACTION_TOLERANCE)
+        for key, feature in body.observation.items():
+            self._refuse_beyond(key, self.observations[key], feature, OBSERVATION_TOLERANCE)
+
+    def check_shapes(self, body: Embodiment) -> None:
+        """Raise EpisodeError where its arrays are not those of the body."""
+        refuse = self._refuse
         if self.embodiment != body.name:
             refuse("embodiment", f"is {self.embodiment}, but {body.name} was expected.")
         if set(body.observation) != set(self.observations):
@@ -170,13 +186,6 @@ class Episode:
                 refuse(key, f"is {array.dtype}, but {body.name} has {feature.dtype}.")
         if self.actions.shape[1] != body.action_size:
             refuse("actions", f"each has {self.actions.shape[1]} numbers, but {body.name} has {body.action_size}.")
-        if not 1 / RATE_TOLERANCE <= self.fps / body.fps <= RATE_TOLERANCE:
-            refuse("fps", f"is {self.fps:g}, but {body.name} acts at {body.fps:g} Hz; resample it.")
-        if self.purpose in ("practice", "evaluation") and self.steps > LONGEST_ATTEMPT:
-            refuse("actions", f"has {self.steps} steps; no task lets an attempt have more than {LONGEST_ATTEMPT}.")
-        self._refuse_beyond("actions", self.actions, body.action, ACTION_TOLERANCE)
-        for key, feature in body.observation.items():
-            self._refuse_beyond(key, self.observations[key], feature, OBSERVATION_TOLERANCE)
 
     def _refuse_beyond(self, where: str, array: np.ndarray, feature: Feature, tolerance: float) -> None:
         """Numbers that lie farther outside what the body declares than `tolerance` times half its range."""
@@ -318,12 +327,16 @@ def episodes_to_bytes(episodes: Sequence[Episode]) -> bytes:
                 f"Episode {episode.uuid}, field embodiment: one file holds one embodiment, and this file holds "
                 f"{first.embodiment}; write {episode.embodiment} to another file."
             )
-        if _shapes(episode) != _shapes(first):
+        if _shapes(episode) != _shapes(first) or _other(episode.body, first.body):
             raise FieldError(
-                f"Episode {episode.uuid}, field observations: its features are not those of the first episode of the "
-                "file; write it to another file."
+                f"Episode {episode.uuid}, field observations: they are of another body than those of the first episode "
+                "of the file; write it to another file."
             )
     return unchecked_bytes(episodes)
+
+
+def _other(body: Embodiment | None, first: Embodiment | None) -> bool:
+    return body is not first and (body is None or first is None or bool(differences(body, first)))
 
 
 def _shapes(episode: Episode) -> dict[str, tuple[int, ...]]:
@@ -342,7 +355,10 @@ def unchecked_bytes(episodes: Sequence[Episode]) -> bytes:
         arrays[_SIZES + camera] = np.array([len(frame) for frame in frames], dtype=np.int64)
         arrays[_FRAMES + camera] = np.frombuffer(b"".join(frames), dtype=np.uint8)
     fields = [{name: getattr(episode, name) for name in _FIELDS} for episode in episodes]
-    return save(arrays, metadata={"format": FORMAT, "episodes": json.dumps(fields, allow_nan=False)})
+    metadata = {"format": FORMAT, "episodes": json.dumps(fields, allow_nan=False)}
+    if body := episodes[0].body:
+        metadata["body"] = json.dumps(body.to_json(), allow_nan=False)
+    return save(arrays, metadata=metadata)
 
 
 def write_episodes(path: str | Path, episodes: Sequence[Episode]) -> None:
@@ -356,13 +372,13 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
         data, most = source, LARGEST_SENT_HEADER
     else:
         data, most = Path(source).read_bytes(), LARGEST_HEADER
-    fields, header, start = _read_header(data, most)
+    fields, body, header, start = _read_header(data, most)
     _refuse_truncated(data, fields, header, start)
     try:
         arrays = load(data)
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:  # the latter: a dtype unknown
         raise EpisodeError(f"The file is not a file of episodes: {_shown(str(error))}.") from None
-    _bring_up_to_date(arrays, fields)
+    _bring_up_to_date(arrays, body or EMBODIMENTS.get(str(fields[0]["embodiment"])))
     extra = _ARRAYS | dict.fromkeys((key for key in arrays if key.startswith("observation.")), 1)
     steps = _steps_of_each(arrays, fields, extra)
     taken = dict.fromkeys(extra, 0)
@@ -383,7 +399,7 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
             if cut[-1] > cut[0]:
                 frames[camera] = [arrays[_FRAMES + camera][a:b].tobytes() for a, b in itertools.pairwise(cut)]
         observations = {name: parts.pop(name) for name in extra if name not in _ARRAYS}
-        episode = Episode(**entry, **parts, observations=observations, frames=frames)
+        episode = Episode(**entry, **parts, observations=observations, frames=frames, body=body)
         episode.validate()
         for name in ("uuid", "policy", "reward_model"):  # one spelling of each id, so that equals are seen to be equal
             setattr(episode, name, _one_spelling(getattr(episode, name)))
@@ -391,11 +407,10 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
     return episodes
 
 
-def _bring_up_to_date(arrays: dict[str, np.ndarray], fields: list[dict[str, Any]]) -> None:
+def _bring_up_to_date(arrays: dict[str, np.ndarray], body: Embodiment | None) -> None:
     """A file of before: there was no fence, or what is observed was one array, and there was one camera."""
     if "fenced" not in arrays and "actors" in arrays:
         arrays["fenced"] = np.zeros(arrays["actors"].shape, np.uint8)
-    body = EMBODIMENTS.get(fields[0]["embodiment"]) if isinstance(fields[0]["embodiment"], str) else None
     if (together := arrays.pop("observations", None)) is not None:
         arrays |= _by_feature(together, body)
     if "frames" in arrays and "frame_sizes" in arrays:
@@ -423,8 +438,8 @@ def _one_spelling(text: str) -> str:
         return text
 
 
-def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
-    """(fields of each episode, tensor descriptions, where the tensors' bytes begin)"""
+def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], Embodiment | None, dict[str, Any], int]:
+    """(fields of each episode, their body, tensor descriptions, where the tensors' bytes begin)"""
     broken = "The file is not a file of episodes, or its header is broken; send it again."
     try:
         (size,) = struct.unpack_from("<Q", data)
@@ -444,6 +459,7 @@ def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], dict[str
         if metadata.get("format") not in FORMATS:
             raise EpisodeError(f"The file is not a file of episodes (its format is not {FORMAT}).")
         fields = json.loads(metadata["episodes"])
+        told = json.loads(metadata["body"]) if "body" in metadata else None
     except EpisodeError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -462,7 +478,22 @@ def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], dict[str
             raise FieldError(f"Episode {_shown(entry['uuid'])}, field {_shown(name)}: is unknown.")
         if isinstance(ending := entry["ending"], str):
             entry["ending"] = RENAMED_ENDINGS.get(ending, ending)
-    return fields, header, 8 + size
+    return fields, _body_of(told, fields), header, 8 + size
+
+
+def _body_of(told: Any, fields: list[dict[str, Any]]) -> Embodiment | None:
+    """The body that a file describes; FieldError where that is none, or not the episodes'."""
+    if told is None:
+        return None
+    first = _shown(fields[0]["uuid"])
+    try:
+        body = Embodiment.from_json(told)
+    except ValueError as error:
+        raise FieldError(f"Episode {first} and those after it, field body: {error}") from None
+    for entry in fields:
+        if entry["embodiment"] != body.name:
+            raise FieldError(f"Episode {_shown(entry['uuid'])}, field embodiment: the file describes {body.name}.")
+    return body
 
 
 def _refuse_truncated(data: bytes, fields: list[dict[str, Any]], header: dict[str, Any], start: int) -> None:

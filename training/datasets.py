@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robots.embodiments import Embodiment, get_embodiment
+from robots.embodiments import Embodiment, differences
 from robots.episodes import ACTORS, Episode, EpisodeError, read_episodes
 
 # How a demonstration ends that reached its goal. After any other ending nobody knows how far the goal still was.
@@ -94,6 +94,7 @@ def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
                 f"Episode {episode.uuid}, field purpose: {episode.purpose} episodes are no demonstrations; leave "
                 "them out."
             )
+    body = _body_of(episodes)
     reached = [episode for episode in episodes if episode.ending in REACHED]
     if len(reached) < 2:
         raise DatasetError(
@@ -111,7 +112,7 @@ def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
 
     by_hand = [episode.actors != ACTORS.index("policy") for episode in reached]
     return Demonstrations(
-        embodiment=get_embodiment(reached[0].embodiment),
+        embodiment=body,
         tasks=sorted({episode.task for episode in reached}),
         instructions=instructions,
         observations={
@@ -125,6 +126,27 @@ def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
         last=last,
         uuids=[episode.uuid for episode in reached],
     )
+
+
+def _body_of(episodes: Sequence[Episode]) -> Embodiment:
+    """The one body of all; DatasetError where it is unknown, changed on the way, or an episode's arrays are not its."""
+    first = episodes[0]
+    if first.body is None:
+        raise DatasetError(
+            f"Episode {first.uuid}, field embodiment: nobody says what {first.embodiment} observes and does; record "
+            "it by a station that describes itself, or put the description into the file."
+        )
+    for episode in episodes:
+        if episode.body != first.body and (changed := differences(episode.body or first.body, first.body)):
+            raise DatasetError(
+                f"Episode {episode.uuid}, field body: {first.embodiment} is no longer what it was in the first "
+                f"episode: {'; '.join(changed)}. Train on episodes of one body."
+            )
+        try:
+            episode.check_shapes(first.body)
+        except EpisodeError as error:
+            raise DatasetError(str(error)) from None
+    return first.body
 
 
 def split(demonstrations: Demonstrations, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

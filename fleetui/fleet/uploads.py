@@ -3,7 +3,7 @@
 from collections import Counter
 
 from fleetui.access import Invalid, Refused
-from robots.embodiments import Embodiment
+from robots.embodiments import Embodiment, differences
 from robots.episodes import Episode, EpisodeError, FieldError, read_episodes
 
 UPLOAD_LIMIT = 64 * 2**20  # bytes
@@ -25,6 +25,10 @@ def read_upload(body: bytes) -> list[Episode]:
 
 def refuse_impossible(episode: Episode, body: Embodiment) -> None:
     """Another rate, other units, a number beyond anything: it would train, and ruin what it trains."""
+    if episode.body is not None and episode.body.name == body.name and (changed := differences(episode.body, body)):
+        raise Invalid(
+            f"Episode {episode.uuid}, field body: it is not the {body.name} that is known here: {'; '.join(changed)}."
+        )
     try:
         episode.check_against(body)
     except EpisodeError as error:

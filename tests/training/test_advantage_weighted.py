@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from robots.episodes import read_episodes, write_episodes
+from robots.episodes import read_episodes, rows_of, write_episodes
 from training import advantage_weighted
 from training.advantage_weighted import AdvantageWeighted, ends
 from training.checkpoints import load_checkpoint
@@ -94,7 +94,7 @@ def test_what_did_better_than_expected_becomes_likelier(loaded, demonstrations, 
 
     def likely(episode) -> float:
         goals = policy.goals([episode.instruction]).expand(episode.steps, -1)
-        seen = policy.perceive(episode.observations[:-1])
+        seen = policy.perceive(rows_of(episode.observations, slice(episode.steps)))
         with torch.no_grad():
             return float(network.log_probability(seen, goals, torch.from_numpy(episode.actions)).mean())
 

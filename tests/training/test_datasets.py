@@ -7,8 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from robots.episodes import write_episodes
-from robots.worlds.language_table import CAMERA_TABLE
+from robots.embodiments import ENVIRONMENT_STATE, IMAGES, STATE
+from robots.episodes import rows_of, write_episodes
+from robots.worlds.language_table import CAMERA_TABLE, OBJECT_FEATURES
 from training.datasets import DatasetError, demonstrations_of, look_back, read_demonstrations, split
 
 
@@ -17,7 +18,9 @@ def test_frames_actions_and_steps_to_go_line_up(demonstrations):
     assert data.episodes == 24 and data.tasks == ["block2block", "block_to_place"]
     second = demonstrations[1]
     frames = data.frames_of(torch.tensor([1]))
-    np.testing.assert_array_equal(data.observations[frames].numpy(), second.observations)
+    assert list(data.observations) == list(second.observations) == [STATE, ENVIRONMENT_STATE]
+    for key, array in second.observations.items():
+        np.testing.assert_array_equal(data.observations[key][frames].numpy(), array)
     np.testing.assert_array_equal(data.actions[frames[:-1]].numpy(), second.actions)
     assert data.steps_to_go[frames].tolist() == list(range(second.steps, -1, -1))
     assert {data.instructions[i] for i in data.instruction[frames].tolist()} == {second.instruction}
@@ -44,9 +47,10 @@ def test_demonstrations_that_did_not_arrive_are_not_learned_from(demonstrations)
 @pytest.mark.parametrize(
     ("field", "change", "sentence"),
     [
-        ("observations", lambda e: {"observations": e.observations * np.float32("nan")}, "NaN"),
+        (STATE, lambda e: {"observations": e.observations | {STATE: e.observations[STATE] * np.float32("nan")}}, "NaN"),
         ("actions", lambda e: {"actions": e.actions[:, :1].copy()}, "has 2"),
-        ("observations", lambda e: {"observations": e.observations[:-1]}, "rows"),
+        (STATE, lambda e: {"observations": rows_of(e.observations, slice(e.steps))}, "rows"),
+        ("observations", lambda e: {"observations": {STATE: e.observations[STATE]}}, "language_table observes"),
         ("instruction", lambda e: {"instruction": "  "}, "empty"),
         ("embodiment", lambda e: {"embodiment": "another"}, "one embodiment a run"),
         ("purpose", lambda e: {"purpose": "practice", "ending": "time_limit"}, "no demonstrations"),
@@ -61,12 +65,13 @@ def test_a_bad_episode_is_named_with_its_field(demonstrations, field, change, se
 
 
 def test_pictures_of_another_size_and_words_left_out_of_a_file_are_refused(demonstrations, tmp_path):
-    picture = CAMERA_TABLE.picture
-    seen = np.zeros((demonstrations[0].steps + 1, picture.height * picture.width * 3), np.uint8)
-    made = dataclasses.replace(demonstrations[0], embodiment=CAMERA_TABLE.name, observations=seen)
+    key, seen = f"{IMAGES}top", np.zeros((demonstrations[0].steps + 1, *CAMERA_TABLE.pictures["top"].shape), np.uint8)
+    made = dataclasses.replace(
+        demonstrations[0], embodiment=CAMERA_TABLE.name, body=CAMERA_TABLE, observations={key: seen}
+    )
     demonstrations_of([made, dataclasses.replace(made, uuid=demonstrations[1].uuid)])
-    with pytest.raises(DatasetError, match=f"{made.uuid}, field observations"):
-        demonstrations_of([dataclasses.replace(made, observations=seen[:, 3:].copy()), made])
+    with pytest.raises(DatasetError, match=f"{made.uuid}, field {key}"):
+        demonstrations_of([dataclasses.replace(made, observations={key: seen[:, 3:].copy()}), made])
     path = tmp_path / "wordless.safetensors"
     write_episodes(path, demonstrations[:2])
     tensors, metadata = load_file(path), safe_open(path, "numpy").metadata()
@@ -95,7 +100,8 @@ def test_whole_episodes_are_held_out(demonstrations):
 
 def test_hindsight_finds_the_block_that_was_pushed_and_where_it_rests(demonstrations):
     data = demonstrations_of(demonstrations)
-    seen = look_back(data)
+    tracked = data.observations[ENVIRONMENT_STATE].unflatten(1, (8, 5))
+    seen = look_back(data, tracked, OBJECT_FEATURES, guessed=False)
     moved = [data.embodiment.objects[i].name for i in seen.moved.tolist()]
     assert np.mean([name in episode.instruction for name, episode in zip(moved, demonstrations, strict=True)]) > 0.9
     np.testing.assert_array_equal(seen.resting[3], seen.others[3, seen.moved[3]])

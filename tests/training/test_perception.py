@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from robots.demonstrators import collect_demonstrations
+from robots.embodiments import IMAGES
 from robots.episodes import write_episodes
 from robots.worlds import make_world
-from robots.worlds.language_table import CAMERA_TABLE, LANGUAGE_TABLE
+from robots.worlds.language_table import CAMERA_TABLE, LANGUAGE_TABLE, OVERHEAD, OVERHEAD_SIZE
 from robots.worlds.language_table.physics import LanguageTable
 from training import perception
 from training.checkpoints import Policy, RewardModel
@@ -19,7 +20,7 @@ from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir
 
 TASKS = ["camera_block2block", "camera_block_to_place"]
-PICTURE = CAMERA_TABLE.picture
+KEY = f"{IMAGES}{OVERHEAD.camera}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,12 +39,13 @@ def episodes():
 
 def picture_of(*squares) -> torch.Tensor:
     """A grey scene with squares of 4 x 4 cells: (x, y in metres of the middle, colour)."""
-    picture = np.full((PICTURE.height, PICTURE.width, 3), 200, np.uint8)
+    width, height = OVERHEAD_SIZE
+    picture = np.full((height, width, 3), 200, np.uint8)
     for x, y, colour in squares:
-        row = round(PICTURE.height / 2 - y / PICTURE.metres_per_pixel)
-        column = round(PICTURE.width / 2 + x / PICTURE.metres_per_pixel)
+        row = round(height / 2 - y / OVERHEAD.metres_per_pixel)
+        column = round(width / 2 + x / OVERHEAD.metres_per_pixel)
         picture[row - 4 : row + 4, column - 4 : column + 4] = colour
-    return torch.from_numpy(picture).flatten()[None]
+    return torch.from_numpy(picture)[None]
 
 
 @pytest.fixture
@@ -80,10 +82,10 @@ def test_what_is_seen_does_not_hang_on_a_float_s_last_bits(eye, monkeypatch):
     red, blue, black = (220, 30, 30), (30, 60, 220), (20, 20, 20)
     places = [(0.0, 0.0), (0.012, -0.012), (0.006, 0.024), (-0.1, 0.13)]
     world = make_world("camera_table", 0)
-    drawn = [torch.from_numpy(world.reset(np.random.default_rng(seed)))[None] for seed in range(40)]
+    drawn = [torch.from_numpy(world.reset(np.random.default_rng(seed))[KEY])[None] for seed in range(40)]
     even = [picture_of((x, y, red), (x + 0.048, y, blue), (x, y - 0.048, black)) for x, y in places]
     # Each cell of its second thing differs by (3 * 51) / (4 * 255): by 0.15, on the border of what shows something.
-    faint = picture_of((0.1, 0.1, red), (0.0, 0.0, (149, 200, 200))).unflatten(1, eye.scene.shape).clone()
+    faint = picture_of((0.1, 0.1, red), (0.0, 0.0, (149, 200, 200))).clone()
     faint[:, ::2, ::2] = 200
     without_scene, generator = eye.without_scene, torch.Generator().manual_seed(0)
 
@@ -92,8 +94,8 @@ def test_what_is_seen_does_not_hang_on_a_float_s_last_bits(eye, monkeypatch):
         return difference, cells * (1 + 1e-6 * torch.randn(cells.shape, generator=generator))
 
     grey, drawn = torch.full_like(eye.scene, 200), torch.cat(drawn)
-    median = drawn.float().median(0).values.reshape(grey.shape)
-    for scene, pictures in ((median, drawn), (grey, torch.cat(even)), (grey, faint.flatten(1))):
+    median = drawn.float().median(0).values
+    for scene, pictures in ((median, drawn), (grey, torch.cat(even)), (grey, faint)):
         eye.scene.copy_(scene)
         monkeypatch.setattr(eye, "without_scene", without_scene)
         here = eye.things(pictures)
@@ -111,7 +113,7 @@ def test_what_is_seen_does_not_hang_on_a_float_s_last_bits(eye, monkeypatch):
 def test_an_empty_scene_holds_nothing_and_is_told_so(eye):
     features = eye(picture_of())
     assert len(eye.things(picture_of()).place) == 0
-    assert features.shape == (1, CAMERA_TABLE.features_size)
+    assert features.shape == (1, eye.size)
     assert (features[:, 4:].unflatten(1, (8, 5))[..., 4] == 0).all()
 
 
@@ -129,16 +131,16 @@ def test_it_learns_from_words_and_movement_alone_which_thing_bears_which_name(ep
     world, hits, hands = make_world("camera_table", 0), [], []
     for seed in range(40):
         with torch.no_grad():
-            features = eye(torch.from_numpy(world.reset(np.random.default_rng(1000 + seed)))[None])[0].numpy()
+            features = eye(torch.from_numpy(world.reset(np.random.default_rng(1000 + seed))[KEY])[None])[0].numpy()
         (x, y), places = world.layout()
         hands.append(np.hypot(features[0] - x, features[1] - y) < 0.01)
         for name, place in places.items():
-            hits.append(np.hypot(*(features[LANGUAGE_TABLE.object_slice(name)][:2] - np.array(place))) < 0.01)
+            hits.append(np.hypot(*(features[4:][LANGUAGE_TABLE.object_slice(name)][:2] - np.array(place))) < 0.01)
     assert np.mean(hands) > 0.9 and np.mean(hits) > 0.8  # chance: 1 of 8
 
 
 def test_pictures_in_which_nothing_moves_are_refused_with_a_sentence(episodes):
-    still = dataclasses.replace(episodes[0], observations=np.repeat(episodes[0].observations[:1], 31, 0))
+    still = dataclasses.replace(episodes[0], observations={KEY: np.repeat(episodes[0].observations[KEY][:1], 31, 0)})
     still = dataclasses.replace(
         still, actions=np.zeros((30, 2), np.float32), actors=np.full(30, 2, np.uint8), fenced=None
     )

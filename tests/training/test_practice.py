@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from robots.embodiments import vector
 from robots.episodes import ACTORS, read_episodes
 from robots.link import FRAME_HEADER
 from robots.station import Station
@@ -157,7 +158,7 @@ def test_a_station_without_a_policy_takes_no_part():
 def test_a_person_drives_a_station_among_others():
     driven, other = acting_station(None), acting_station(loaded_policy(1))
     driven.receive(told({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 900, "epoch": 1}))
-    drive = {"type": "command", "id": "b", "name": "drive", "args": {"dx": -1}, "ttl_ms": 900, "epoch": 1}
+    drive = {"type": "command", "id": "b", "name": "drive", "args": {"axes": {"x": -1}}, "ttl_ms": 900, "epoch": 1}
     driven.receive(told(drive))
     assert step_together([driven, other]) == 2
     assert driven.recording.actions[0][0] == pytest.approx(-0.03) and other.recording.actions[0][0] == pytest.approx(
@@ -217,12 +218,13 @@ def test_a_policy_for_another_size_of_the_body_is_refused_in_words(server, host,
     until(lambda: len(server.sockets) == 3)
     message = policy_message(server, tmp_path)
     (tmp_path / "other").mkdir()
-    three = replace(LANGUAGE_TABLE, action_names=("x", "y", "z"), action_limit=(1.0,) * 3, motions=())
+    three = replace(LANGUAGE_TABLE, action=vector("xyz", (-1.0,) * 3, (1.0,) * 3), motions=(), drive=())
     content = checkpoint_bytes(tmp_path / "other", "policy", embodiment=three)
     message["url"], message["sha256"] = server.add_file("other", content)
     server.send(ASSIGNMENT)
     server.send(message)
-    until(lambda: any("is for another language_table" in telemetry["reason"] for telemetry in server.of("telemetry")))
+    changed = "as it was before: action is float32 [2], and was float32 [3]"
+    until(lambda: any(changed in telemetry["reason"] for telemetry in server.of("telemetry")))
 
 
 def test_a_file_that_is_no_checkpoint_is_refused_in_words(server, host, tmp_path):
@@ -249,7 +251,7 @@ def test_an_override_from_afar_becomes_a_correction(server, host):
     until(lambda: len(server.sockets) == 3)
     server.command("override", id="o")
     for number in range(8):
-        server.command("drive", id=f"d{number}", dx=0.5, dy=-0.5)
+        server.command("drive", id=f"d{number}", axes={"x": 0.5, "y": -0.5})
         time.sleep(0.1)
     server.command("hand_back", id="h")
     until(lambda: len(server.episodes) == 3)
@@ -292,7 +294,7 @@ def test_cameras_leave_practice_its_time(server, host, tmp_path):
     """A camera that takes 50 ms a frame (software OpenGL) may not eat the control loop."""
     rendered = []
 
-    def render(width, height):
+    def render(camera, width, height):
         rendered.append(time.sleep(0.05))
         return np.zeros((height, width, 3), np.uint8)
 
@@ -479,9 +481,11 @@ def test_a_camera_that_gives_no_pictures_leaves_all_others_theirs(server, host, 
     monkeypatch.setattr(practice, "CAMERA_AGAIN_S", 0.1)
     until(lambda: len(server.sockets) == 3)
     grey, none, endless = (member.station.driver.world for member in host.members.values())
-    grey.render = lambda width, height: np.full((1, 2000, 3000), 0.5)  # larger than asked, floats, channels first
-    none.render = lambda width, height: None
-    endless.render = lambda width, height: np.zeros((1, 70_000, 3), np.uint8)  # no JPEG is so wide
+    grey.render = lambda camera, width, height: np.full(
+        (1, 2000, 3000), 0.5
+    )  # larger than asked, floats, channels first
+    none.render = lambda camera, width, height: None
+    endless.render = lambda camera, width, height: np.zeros((1, 70_000, 3), np.uint8)  # no JPEG is so wide
     server.send({"type": "watch", "fps": 20, "width": 60, "height": 40})
     until(lambda: len(server.frames) > 6)
     sizes = {Image.open(io.BytesIO(frame[FRAME_HEADER.size :])).size for _, frame in server.frames}
@@ -501,7 +505,7 @@ def test_what_the_encoder_can_not_encode_is_said_and_its_thread_lives(server, ho
         return real(picture, largest)
 
     monkeypatch.setattr(practice, "to_jpeg", to_jpeg)
-    bad.station.driver.world.render = lambda width, height: np.full((height, width, 3), 77, np.uint8)
+    bad.station.driver.world.render = lambda camera, width, height: np.full((height, width, 3), 77, np.uint8)
     server.send({"type": "watch", "fps": 20, "width": 32, "height": 24})
     until(lambda: "encoder error -2" in bad.station.camera_error)
     count = len(server.frames)

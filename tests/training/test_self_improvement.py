@@ -10,7 +10,8 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as numpy_save
 from safetensors.torch import save
 
-from robots.episodes import Episode, read_episodes, unchecked_bytes, write_episodes
+from robots.embodiments import STATE
+from robots.episodes import Episode, read_episodes, rows_of, unchecked_bytes, write_episodes
 from robots.tasks import get_task
 from robots.worlds import WorldError
 from training import critics
@@ -200,7 +201,7 @@ def test_the_prediction_learns_how_attempts_end_and_changes_nothing_that_the_pol
     stopped = practise("stopped", ending="operator")  # nobody knows what would have come of it
     assert failed.metadata.value_updates == failed.version and stopped.metadata.value_updates == 0
     attempt = demonstrations[0]
-    seen = attempt.observations[:-1], [attempt.instruction] * attempt.steps
+    seen = rows_of(attempt.observations, slice(attempt.steps)), [attempt.instruction] * attempt.steps
     of_failed, of_reached, of_stopped = (
         policy.act_with_prediction(*seen, greedy=True)[1][:, -1].mean() for policy in (failed, reached, stopped)
     )
@@ -253,7 +254,7 @@ def test_each_setting_of_the_update_does_what_it_says(new_improve_run, demonstra
 def test_the_critic_learns_what_to_expect_and_remembers_the_newest_rounds(loaded, demonstrations):
     policy, _ = loaded
     attempt = demonstrations[0]
-    perceived = policy.perceive(attempt.observations[:-1]).clone()
+    perceived = policy.perceive(rows_of(attempt.observations, slice(attempt.steps))).clone()
     goals = policy.goals([attempt.instruction] * attempt.steps).clone()
     returns = torch.linspace(-1, 1, attempt.steps)
     critic, memory = Critic(policy.network.features.size), Memory()
@@ -420,7 +421,7 @@ def test_a_persons_steps_never_enter_the_gradient(loaded, demonstrations):
     (cut,) = labelled(actors=actors)
     assert (alone.steps, cut.steps, len(cut.rewards)) == (demonstration.steps, 5, 5)
     # Nor does what the person achieved: the rewards end where the policy's part ends.
-    d, _ = reward_model.steps_to_go(demonstration.observations[:6], [demonstration.instruction] * 6)
+    d, _ = reward_model.steps_to_go(rows_of(demonstration.observations, slice(6)), [demonstration.instruction] * 6)
     assert cut.rewards[4] == pytest.approx(d[4] - d[5], abs=1e-5)
     assert labelled(actors=actors * 0 + 1) == []
     recipe = ImproveRecipe()
@@ -510,7 +511,7 @@ def test_an_episode_that_makes_the_loss_no_number_is_left_out_by_name_and_no_nan
     def gather_with_one_bad(*arguments, **more):
         episodes, files, stale = found(*arguments, **more)
         bad.append(episodes[1].uuid)
-        episodes[1].observations[:] = 3e38
+        episodes[1].observations[STATE][:] = 3e38
         return episodes, files, stale
 
     monkeypatch.setattr(self_improvement, "gather", gather_with_one_bad)
@@ -535,7 +536,9 @@ def test_episodes_that_the_body_cannot_have_acted_are_left_out_by_name(new_impro
     wild.actions[1] = 0.5
     endless = practised(demonstrations[3], policy)
     endless.actions, endless.actors = np.zeros((200_000, 2), np.float32), np.zeros(200_000, np.uint8)
-    endless.observations = np.zeros((200_001, demonstrations[0].observations.shape[1]), np.float32)
+    endless.observations = {
+        key: np.zeros((200_001, array.shape[1]), np.float32) for key, array in good.observations.items()
+    }
     endless.steps_to_go, endless.fenced = np.zeros(200_001, np.float32), np.zeros(200_000, np.uint8)
     for name, episode in (("a", good), ("b", absurd), ("c", wild), ("d", endless)):
         (run.episodes / f"{name}.safetensors").write_bytes(unchecked_bytes([episode]))

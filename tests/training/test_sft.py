@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from robots.embodiments import EMBODIMENTS, Embodiment
-from robots.episodes import Episode, write_episodes
+from robots.embodiments import ENVIRONMENT_STATE, STATE, Embodiment, vector
+from robots.episodes import Episode, rows_of, write_episodes
 from robots.tasks import TASKS
 from robots.worlds.language_table import LANGUAGE_TABLE
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
@@ -200,7 +200,7 @@ def test_a_disk_without_room_ends_the_process_with_a_sentence(new_sft_run, room)
 def test_policy_and_reward_model_answer_in_the_shapes_of_the_contract(finished_sft, demonstrations):
     policy = Policy.load(finished_sft.checkpoints / "policy.safetensors")
     reward_model = RewardModel.load(finished_sft.checkpoints / "reward_model.safetensors")
-    observations = demonstrations[0].observations[:5]
+    observations = rows_of(demonstrations[0].observations, slice(5))
     texts = [
         "push the red moon to the blue cube",
         "a sentence of unknown words",
@@ -213,8 +213,10 @@ def test_policy_and_reward_model_answer_in_the_shapes_of_the_contract(finished_s
     d, distribution = reward_model.steps_to_go(observations, texts)
     assert d.shape == (5,) and distribution.shape == (5, 50)
     np.testing.assert_allclose(distribution.sum(1), 1, rtol=1e-5)
-    with pytest.raises(CheckpointError, match="44 numbers"):
-        policy.act(observations[:, :10], texts)
+    with pytest.raises(CheckpointError, match=r"environment_state of shape \(5, 10\) don't fit.*has \[40\]"):
+        policy.act(observations | {ENVIRONMENT_STATE: observations[ENVIRONMENT_STATE][:, :10]}, texts)
+    with pytest.raises(CheckpointError, match="environment_state"):
+        policy.act({STATE: observations[STATE]}, texts)
     with pytest.raises(CheckpointError, match="a policy is needed"):
         Policy.load(finished_sft.checkpoints / "reward_model.safetensors")
 
@@ -244,13 +246,18 @@ def test_a_turned_table_is_seen_the_same_but_for_directions(demonstrations):
     network = Network(LANGUAGE_TABLE, Vocabulary([]), hidden=8, layers=1, action_bins=7, bins=10)
     frame = random_frames(4, torch.Generator().manual_seed(2))
     torch.testing.assert_close(frame @ frame.transpose(1, 2), torch.eye(2).expand(4, 2, 2))
-    observations = torch.from_numpy(demonstrations[0].observations[:4])
+    observations = perceived(network, demonstrations[0])[:4]
     goal = torch.zeros(4, 19)
     goal[:, 0] = goal[:, 8 + 3] = 1  # the first block to the fourth
     plain, turned = network.features(observations, goal, None), network.features(observations, goal, frame)
     distances = [2, 9, 16]
     torch.testing.assert_close(plain[:, distances], turned[:, distances])
     torch.testing.assert_close((frame @ plain[:, :2, None])[..., 0], turned[:, :2])
+
+
+def perceived(network, episode):
+    """What the network reads of an episode. [T + 1, P]"""
+    return network.perceive({key: torch.from_numpy(array) for key, array in episode.observations.items()})
 
 
 def seen_from(frame, observations):
@@ -266,7 +273,7 @@ def seen_from(frame, observations):
 def test_what_acts_and_judges_is_exactly_equivariant(loaded, demonstrations):
     policy, _ = loaded
     attempt = demonstrations[0]
-    observations, actions = torch.from_numpy(attempt.observations[:-1]), torch.from_numpy(attempt.actions)
+    observations, actions = perceived(policy.network, attempt)[:-1], torch.from_numpy(attempt.actions)
     goals = policy.goals([attempt.instruction] * attempt.steps)
     network = policy.network
     plain, d = network.log_probability(observations, goals, actions), network.steps_to_go(observations, goals)
@@ -284,7 +291,7 @@ def test_actions_are_sampled_as_likely_as_the_update_believes(loaded, demonstrat
     policy, _ = loaded
     attempt, n = demonstrations[0], 40_000
     for row in (0, attempt.steps // 2):
-        observations = torch.from_numpy(attempt.observations[row]).repeat(n, 1)
+        observations = perceived(policy.network, attempt)[row].repeat(n, 1)
         goals = policy.goals([attempt.instruction]).repeat(n, 1)
         actions, _ = policy.network.act(observations, goals, torch.Generator().manual_seed(1), greedy=False)
         head = policy.network.action_head
@@ -359,12 +366,11 @@ def test_padding_does_not_change_a_sentence():
         torch.testing.assert_close(words(vocabulary.encode([short, long]))[:1], words(vocabulary.encode([short])))
 
 
-def slides(monkeypatch, steps=5):
+def slides(steps=5):
     """Demonstrations on a body that nobody simulates. The words say whether to go to the goal or away from it, so that
     a policy deaf to words can't be right.
     """
-    body = Embodiment("slider", 5.0, ("x", "goal"), (), (), ("push",), (1.0,), ())
-    monkeypatch.setitem(EMBODIMENTS, "slider", body)
+    body = Embodiment("slider", 5.0, {STATE: vector(("x", "goal"))}, vector(("push",), (-1.0,), (1.0,)))
     rng = np.random.default_rng(0)
     episodes = []
     for i in range(40):
@@ -380,7 +386,8 @@ def slides(monkeypatch, steps=5):
                 embodiment="slider",
                 task="slide",
                 instruction=text,
-                observations=np.array(observations, np.float32),
+                observations={STATE: np.array(observations, np.float32)},
+                body=body,
                 actions=np.array(actions, np.float32),
                 actors=np.full(steps, 2, np.uint8),
                 steps_to_go=np.full(steps + 1, np.nan, np.float32),
@@ -396,12 +403,12 @@ def slides(monkeypatch, steps=5):
 SLIDE = {"steps": 300, "passes": 1000, "hidden": 32, "action_bins": 5, "largest_threshold": 0.0}
 
 
-def test_a_body_without_objects_learns_from_its_flat_observation(tmp_path, monkeypatch):
+def test_a_body_without_objects_learns_from_its_flat_observation(tmp_path):
     run = RunDir.create(tmp_path / "run", SFTRecipe(**SLIDE | {"evaluation_episodes": 0}))
-    write_episodes(run.data / "d.safetensors", slides(monkeypatch))
+    write_episodes(run.data / "d.safetensors", slides())
     sft(run)
     policy = Policy.load(run.checkpoints / "policy.safetensors")
-    observations = np.array([[-1, 1], [-1, 1]], np.float32)
+    observations = {STATE: np.array([[-1, 1], [-1, 1]], np.float32)}
     actions = policy.act(observations, ["go to the goal", "flee from the goal"], greedy=True)
     assert actions.tolist() == [[0.5], [-0.5]]
 
@@ -414,7 +421,7 @@ def test_a_body_without_a_simulator_is_trained_and_its_evaluation_left_out_with_
         family = dataclasses.replace(TASKS["point_mass"], name="slide", embodiment="slider", world="slider")
         monkeypatch.setitem(TASKS, "slide", family)
     run = RunDir.create(tmp_path / "run", SFTRecipe(**SLIDE))
-    write_episodes(run.data / "d.safetensors", slides(monkeypatch))
+    write_episodes(run.data / "d.safetensors", slides())
     summary = sft(run)
     assert run.summary() == summary and "success" not in summary and not run.lines("evaluation")
     assert {line["role"] for line in run.lines("checkpoint")} == {"policy", "reward_model"}
@@ -440,11 +447,11 @@ def test_a_threshold_above_a_fifth_of_the_median_demonstration_ends_the_run_with
     assert not run.lines("checkpoint") and not run.lines("done")
 
 
-def test_bins_that_do_not_reach_over_a_demonstration_are_named(tmp_path, monkeypatch):
+def test_bins_that_do_not_reach_over_a_demonstration_are_named(tmp_path):
     """All steps of a long demonstration lie in the last bin but the last ones: as it went with 372 real steps."""
     settings = {"steps": 60, "hidden": 16, "evaluation_episodes": 0, "bins": 4, "bin_width": 2.0}
     run = RunDir.create(tmp_path / "run", SFTRecipe(**settings))
-    write_episodes(run.data / "d.safetensors", slides(monkeypatch, steps=30))
+    write_episodes(run.data / "d.safetensors", slides(steps=30))
     with pytest.raises(RunError, match=r"let bins x bin width \(8 steps\) reach over .* \(median 30 steps\)"):
         sft(run)
 
@@ -518,7 +525,7 @@ def test_a_demonstration_that_makes_the_loss_no_number_is_left_out_by_name(new_s
         parts = split(demonstrations, recipe.validation_fraction, generator)
         episode = int(parts[who == "held out"][0])
         bad.append(demonstrations.uuids[episode])
-        demonstrations.observations[demonstrations.frames_of(torch.tensor([episode]))] = torch.inf
+        demonstrations.observations[STATE][demonstrations.frames_of(torch.tensor([episode]))] = torch.inf
         return demonstrations
 
     monkeypatch.setattr(sft_module, "read_demonstrations", read_with_one_bad)
@@ -540,5 +547,5 @@ def test_a_run_whose_every_loss_is_no_number_ends_with_a_sentence(new_sft_run, m
 
 
 def all_bad(demonstrations):
-    demonstrations.observations[:] = torch.inf
+    demonstrations.observations[STATE][:] = torch.inf
     return demonstrations

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from robots.attention import need_of
+from robots.embodiments import STATE
 from training.checkpoints import Policy, RewardModel
 from training.failure_prediction import auroc, brier, calibration_error, doubtful_since, judge_prediction
 from training.supervision_simulation import ACT_S, SUPERVISIONS, first_come, most_worth, next_in_turn, work_a_shift
@@ -85,14 +86,16 @@ class Oracle:
     metadata = SimpleNamespace(bin_width=2.0)
 
     def act_with_prediction(self, observations, instructions, greedy):
-        p = observations[:, :1]
+        p = observations[STATE][:, :1]
         return np.zeros((len(p), 2)), np.concatenate([p, 1 - p], axis=1)
 
 
 def test_failure_prediction_tells_those_under_way_from_all(demonstrations):
     def attempt(steps, p, success, ending="time_limit"):
         whole = demonstrations[0]
-        observations = np.full((steps + 1, whole.observations.shape[1]), p, np.float32)
+        observations = {
+            key: np.full((steps + 1, each.shape[1]), p, np.float32) for key, each in whole.observations.items()
+        }
         return dataclasses.replace(
             whole,
             observations=observations,
@@ -120,5 +123,5 @@ def test_failure_prediction_tells_those_under_way_from_all(demonstrations):
     missed = judge_prediction([*episodes, attempt(10, 0.95, True)], Oracle(), limit=10)
     assert (missed["auroc_under_way"], missed["auroc_under_way_detected"]) == (1.0, 0.5)
     # 11 frames of doubt, the last one at step 10: doubt from the very first
-    assert figures["lead_time_s"] == pytest.approx(10 / demonstrations[0].control_hz)
+    assert figures["lead_time_s"] == pytest.approx(10 / demonstrations[0].fps)
     assert figures["failed"] == pytest.approx(1 / 3)
