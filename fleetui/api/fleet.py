@@ -252,8 +252,8 @@ class EachAnswer(Schema):
 
 @router.post("/stations/{slug}/command", response=or_problem(CommandAnswer | StopAnswer))
 def command_station(request: PersonRequest, lab: Path[str], slug: str, body: CommandBody) -> dict[str, Any]:
-    """pause, resume, clear_stop {reason}, reset, end_episode, speed {value}, override, drive {dx, dy}, hand_back,
-    settings, and stop, whose own way is POST stop. An override lasts two seconds from the newest drive.
+    """pause, resume, clear_stop {reason}, reset, end_episode, speed {value}, override, drive {axes: {x, y, ...}},
+    hand_back, settings, and stop, whose own way is POST stop. An override lasts two seconds from the newest drive.
     """
     if body.name == "stop":
         return stops.stop_stations(user=request.user, lab_slug=lab, station_slug=slug, source=source_of(request))

@@ -72,14 +72,16 @@ class Lab:
 def make_episode(steps=10, **fields):
     """An episode of the policy that approaches its goal: d falls from 20 by 1 a step."""
     rng = np.random.default_rng(3)
-    size = fields.pop("observation_size", LANGUAGE_TABLE.observation_size)
     return Episode(
         **{
             "uuid": str(uuid.uuid4()),
             "embodiment": "language_table",
             "task": "block2block",
             "instruction": "push the blue cube to the green star",
-            "observations": rng.uniform(-0.2, 0.2, size=(steps + 1, size)).astype(np.float32),
+            "observations": {
+                key: rng.uniform(-0.2, 0.2, size=(steps + 1, feature.size)).astype(np.float32)
+                for key, feature in LANGUAGE_TABLE.observation.items()
+            },
             "actions": rng.uniform(-0.03, 0.03, size=(steps, 2)).astype(np.float32),
             "actors": np.zeros(steps, np.uint8),
             "steps_to_go": np.arange(20, 20 - steps - 1, -1).astype(np.float32),
@@ -91,6 +93,14 @@ def make_episode(steps=10, **fields):
         }
         | fields
     )
+
+
+def seen(steps, value):
+    """What a table observes, each number the same. [steps + 1, ...] of each feature"""
+    return {
+        key: np.full((steps + 1, feature.size), value, np.float32)
+        for key, feature in LANGUAGE_TABLE.observation.items()
+    }
 
 
 def as_upload(*episodes):

@@ -22,9 +22,10 @@ from fleetui.learning.models import Dataset, Metric, Run
 from fleetui.live import rewind
 from fleetui.practice import queue
 from robots.attention import need_of
+from robots.embodiments import ENVIRONMENT_STATE, STATE
 from robots.episodes import unchecked_bytes
 from robots.tasks import TASKS
-from tests.fleetui.lab import as_upload, make_episode
+from tests.fleetui.lab import as_upload, make_episode, seen
 
 
 def refused(answer, status):
@@ -167,8 +168,9 @@ def test_a_missing_or_unknown_token_is_refused_with_a_sentence(lab):
 
 
 def test_a_wrong_observation_shape_names_both_shapes(lab):
-    detail = refused(lab.upload(as_upload_unchecked(observation_size=7)), 422)
-    assert "7" in detail and "44" in detail
+    few = {STATE: np.zeros((4, 7), np.float32), ENVIRONMENT_STATE: np.zeros((4, 40), np.float32)}
+    detail = refused(lab.upload(as_upload_unchecked(observations=few)), 422)
+    assert f"field {STATE}" in detail and "[7]" in detail and "[4]" in detail
     assert not Episode.objects.exists()
 
 
@@ -342,9 +344,9 @@ def demonstration(**fields):
     [
         ({"embodiment": "somebody"}, "field embodiment: There is no embodiment 'somebody'"),
         ({"actions": np.full((10, 2), 12.5, np.float32)}, "field actions: delta_x is 12.5"),
-        ({"observations": np.full((11, 44), 120.0, np.float32)}, "field observations: ee_x is 120"),
-        ({"observations": np.full((11, 44), 3e38, np.float32)}, "field observations"),
-        ({"control_hz": 30.0}, "field control_hz: is 30"),
+        ({"observations": seen(10, 120)}, f"field {STATE}: ee_x is 120"),
+        ({"observations": seen(10, 3e38)}, f"field {STATE}"),
+        ({"fps": 30.0}, "field fps: is 30"),
         ({"instruction": "\ud800"}, "field instruction"),
     ],
 )
@@ -387,7 +389,9 @@ def test_steps_of_an_episode(lab):
     shown = lab.call("viewer", "get", f"episodes/{episode.uuid}/steps").json()
     assert shown["d"] == [20, 19, 18, 17, 16] and shown["reward"] == [1, 1, 1, 1]
     assert len(shown["actions"]) == 4 and shown["actors"] == [0, 0, 0, 0] and shown["fenced"] == [0, 1, 0, 0]
-    assert np.allclose(shown["observations"], episode.observations, atol=1e-4)
+    assert shown["observations"].keys() == episode.observations.keys()
+    for key, array in episode.observations.items():
+        assert np.allclose(shown["observations"][key], array, atol=1e-4)
 
 
 def test_filters_of_the_list(lab):

@@ -116,7 +116,7 @@ def test_driving_is_one_override_not_a_row_a_message(lab):
     lab.call("supervisor", "post", "stations/arm-1/command", {"name": "override"})
     count = len(acts(lab))
     for _ in range(5):
-        lab.call("supervisor", "post", "stations/arm-1/command", {"name": "drive", "args": {"dx": 1, "dy": 0}})
+        lab.call("supervisor", "post", "stations/arm-1/command", {"name": "drive", "args": {"axes": {"x": 1, "y": 0}}})
     assert len(acts(lab)) == count
     reports.disconnect_station(station=lab.stations[0], reason="the connection was lost")
     (ended,) = acts(lab, kind="override_ended")

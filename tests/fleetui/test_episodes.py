@@ -16,9 +16,10 @@ from fleetui.learning import jobs
 from fleetui.learning.models import Dataset
 from fleetui.practice import selectors as practice
 from fleetui.practice.actions import assignments, episodes, publishing
+from robots.embodiments import STATE
 from robots.episodes import EpisodeError, read_episodes, unchecked_bytes
 from robots.protocol import Welcome
-from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
+from tests.fleetui.lab import add_checkpoint, as_upload, make_episode, seen
 
 
 def test_an_episode_is_stored_once_however_often_it_is_sent(lab):
@@ -43,7 +44,7 @@ def test_the_summary_and_the_file(lab, sft_run):
         threshold=2.5,
         detected_success=True,
         true_success=False,
-        control_hz=5.0,
+        fps=5.0,
     )
     episodes.store_episodes(station=lab.stations[0], body=as_upload(episode))
     row = Episode.objects.get()
@@ -51,7 +52,7 @@ def test_the_summary_and_the_file(lab, sft_run):
     assert (row.duration_s, row.version, row.policy, row.reward_model) == (2.0, 0, policy, judge)
     assert (row.detected_success, row.true_success) == (True, False)
     (kept,) = read_episodes(row.file)
-    assert np.array_equal(kept.observations, episode.observations)
+    assert all(np.array_equal(kept.observations[key], array) for key, array in episode.observations.items())
 
 
 def test_a_true_success_that_nobody_knows_stays_unknown_everywhere(lab):
@@ -101,8 +102,8 @@ def test_what_a_station_still_had_on_its_disk_is_taken_after_its_assignment_ende
     [
         ({"actions": np.full((10, 2), 3e38, np.float32)}, "field actions"),
         ({"actions": np.full((10, 2), 20, np.float32)}, "field actions: delta_x is 20 at step 0"),
-        ({"observations": np.full((11, 44), 250, np.float32)}, "field observations: ee_x is 250 at step 0"),
-        ({"control_hz": 10.0}, "field control_hz"),
+        ({"observations": seen(10, 250)}, f"field {STATE}: ee_x is 250 at step 0"),
+        ({"fps": 10.0}, "field fps"),
         ({"steps": 10_001}, "no task lets an attempt have more than 10000"),
     ],
 )
@@ -218,9 +219,9 @@ def command(lab, role, name, **args):
 def test_an_override_is_one_touch_from_taking_to_handing_back(lab, improve_run):
     lab.connect()
     with pytest.raises(access.Conflict, match="take control"):
-        command(lab, "supervisor", "drive", dx=0.5, dy=0)
+        command(lab, "supervisor", "drive", axes={"x": 0.5, "y": 0})
     command(lab, "supervisor", "override")
-    command(lab, "supervisor", "drive", dx=0.5, dy=-1)
+    command(lab, "supervisor", "drive", axes={"x": 0.5, "y": -1})
     with pytest.raises(access.Conflict, match="east-supervisor is in control"):
         command(lab, "manager", "speed", value=4)
     for name in ("override", "pause", "hand_back"):
@@ -259,7 +260,7 @@ def test_an_override_ends_on_both_sides_and_only_a_persons_word_gives_the_statio
     (welcome, *_) = publishing.welcome_station(station=station, embodiment=station.embodiment)
     assert welcome.settings["overridden"] is True and welcome.epoch == epoch
     with pytest.raises(access.Conflict, match="not in control"):
-        command(lab, "supervisor", "drive", dx=0, dy=0)
+        command(lab, "supervisor", "drive", axes={"x": 0, "y": 0})
     command(lab, "manager", "hand_back")
     station.refresh_from_db()
     assert not station.taken_over and live.get().run == improve_run
@@ -384,8 +385,11 @@ def test_an_offline_station_keeps_its_latches_for_its_return(lab):
         ("fly", {}),
         ("speed", {"value": 3}),
         ("speed", {"value": True}),
-        ("drive", {"dx": 2, "dy": 0}),
-        ("drive", {"dx": float("nan"), "dy": 0}),
+        ("drive", {"axes": {"x": 2, "y": 0}}),
+        ("drive", {"axes": {}}),
+        ("drive", {"axes": 1}),
+        ("drive", {"dx": 1, "dy": 0}),
+        ("drive", {"axes": {"x": float("nan")}}),
         ("settings", {"self_reset_after_s": -1}),
         ("settings", {"colour": "red"}),
         ("pause", {"because": 1}),

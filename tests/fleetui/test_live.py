@@ -428,7 +428,7 @@ def leases(lab):
 
 
 def drive(**fields):
-    command = {"id": "d", "lab": "east", "station": "arm-1", "name": "drive", "args": {"dx": 1, "dy": 0}}
+    command = {"id": "d", "lab": "east", "station": "arm-1", "name": "drive", "args": {"axes": {"x": 1, "y": 0}}}
     return {"command": command | {"ttl_ms": 300} | fields}
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from robots.embodiments import ENVIRONMENT_STATE, STATE
 from robots.tasks import get_task
 from robots.worlds.language_table import BANANA_TABLE
 from training.benchmarks import REGISTRY, banana_table, domain_transfer, point_mass, transfer, two_stage_pipeline
@@ -57,7 +58,10 @@ def test_checkpoints_go_over_to_a_table_with_one_object_of_an_unknown_name(finis
     sentence = "push the banana to the top left of the table"
     source, *target = policy.goals([sentence])[0, :3].tolist()
     assert source == pytest.approx(1) and sum(target) == pytest.approx(1)
-    observations = np.tile(np.array([-0.1, 0, -0.1, 0, 0, 0, 1, 0, 1], np.float32), (2, 1))
+    observations = {
+        STATE: np.tile(np.array([-0.1, 0, -0.1, 0], np.float32), (2, 1)),
+        ENVIRONMENT_STATE: np.tile(np.array([0, 0, 1, 0, 1], np.float32), (2, 1)),
+    }
     assert policy.act(observations, [sentence] * 2).shape == (2, 2)
     reward_model = RewardModel.load(after.start / "reward_model.safetensors")
     assert np.isfinite(reward_model.steps_to_go(observations, [sentence] * 2)[0]).all()

@@ -25,6 +25,7 @@ from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import Act, Intervention, Lease, Station
 from fleetui.messages import tell_station_on_commit
 from robots.control import ACTS
+from robots.embodiments import MOST_NUMBERS
 from robots.protocol import Command, Lapse
 from robots.rules import SETTINGS, checked_settings
 
@@ -108,7 +109,7 @@ def checked_args(name: str, args: dict[str, Any]) -> dict[str, Any]:
         raise Invalid("args must be an object.")
     known = {
         "speed": {"value"},
-        "drive": {"dx", "dy"},
+        "drive": {"axes"},
         "settings": set(SETTINGS) - {"speed"},
         "reset": {"reason"},
         "clear_stop": {"reason"},
@@ -118,8 +119,14 @@ def checked_args(name: str, args: dict[str, Any]) -> dict[str, Any]:
         raise Invalid(f"{name} takes no {', '.join(sorted(extra))}.")
     if name == "speed":
         args = {"value": _checked_settings({"speed": args.get("value")})["speed"]}
-    if name == "drive" and not all(is_number(args.get(axis)) and -1 <= args[axis] <= 1 for axis in ("dx", "dy")):
-        raise Invalid("drive takes dx and dy, numbers from -1 to 1.")
+    if name == "drive":
+        axes = args.get("axes")
+        if (
+            not isinstance(axes, dict)
+            or not 0 < len(axes) <= MOST_NUMBERS
+            or not all(is_number(value) and -1 <= value <= 1 for value in axes.values())
+        ):
+            raise Invalid('drive takes axes, numbers from -1 to 1 by the body\'s drive axes, as in {"x": 0.5}.')
     if name == "settings":
         args = _checked_settings(args)
     if name == "clear_stop":

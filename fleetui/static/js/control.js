@@ -64,6 +64,7 @@ export async function addToDataset(uuid, button) {
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1], a: [-1, 0], d: [1, 0],
   w: [0, 1], s: [0, -1] };
+const axesOf = ([x, y]) => ({ x, y });
 const keyOf = (event) => event.key.length === 1 ? event.key.toLowerCase() : event.key;
 
 // One hand on the stick, whatever it holds: `current()` is the station that the page has selected.
@@ -104,13 +105,13 @@ export class Drive {
     const pushed = this.may && (this.keys.size > 0 || this.pointer || this.pad);
     if (pushed && !this.timer) {
       this.station = this.current();
-      const send = () => live.drive(lab, this.station, ...this.direction());
+      const send = () => live.drive(lab, this.station, axesOf(this.direction()));
       send();
       this.timer = setInterval(send, DRIVE_EVERY_MS);
     } else if (!pushed && this.timer) {
       clearInterval(this.timer);
       this.timer = null;
-      live.drive(lab, this.station, 0, 0);
+      live.drive(lab, this.station, axesOf([0, 0]));
     }
   }
 

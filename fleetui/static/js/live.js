@@ -149,9 +149,10 @@ class Live extends EventTarget {
   stamp() { return knowsSteadyClock() ? { sent_at: steadyNow() } : {}; }
 
   // Driving is a stream: it is sent and forgotten, the station's dead-man covers a lost one.
-  drive(lab, station, dx, dy) {
+  // axes: numbers from -1 to 1 by the names of the body's drive axes; all 0: let go
+  drive(lab, station, axes) {
     this.send({ command: { id: `drive-${Date.now().toString(36)}-${this.nextCommand++}`, lab, station, name: "drive",
-      args: { dx, dy }, ttl_ms: DRIVE_TTL_MS, ...this.stamp() } });
+      args: { axes }, ttl_ms: DRIVE_TTL_MS, ...this.stamp() } });
   }
 
   // The server gave this page control of a station, or took it away.
