@@ -345,7 +345,7 @@ def demonstration(**fields):
         ({"embodiment": "somebody"}, "field embodiment: There is no embodiment 'somebody'"),
         ({"actions": np.full((10, 2), 12.5, np.float32)}, "field actions: delta_x is 12.5"),
         ({"observations": seen(10, 120)}, f"field {STATE}: ee_x is 120"),
-        ({"observations": seen(10, 3e38)}, f"field {STATE}"),
+        ({"observations": seen(10, 3e38)}, "field observation."),
         ({"fps": 30.0}, "field fps: is 30"),
         ({"instruction": "\ud800"}, "field instruction"),
     ],
