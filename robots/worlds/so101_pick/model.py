@@ -92,7 +92,7 @@ def _arm() -> str:
                 <geom {motor} type="cylinder" pos="0 0 0.0" size="0.016 0.012" mass="0.04"/>
                 <geom {link} type="box" pos="0.003 0 0.015" size="0.0235 0.013 0.006" mass="0.02"/>
                 <geom {jaw} name="still jaw" type="box" pos="-0.0165 0 0.0475" size="0.004 0.009 0.0275" mass="0.02"/>
-                <site name="tip" pos="0 0 0.075" size="0.002" group="4"/>
+                <site name="tip" pos="0.006 0 0.075" size="0.002" group="4"/>
                 <body name="jaw" pos="0.022 0 0.012" gravcomp="1">
                   {_joint("gripper", "0 1 0", 0.0006, 'stiffness="0.02" springref="-1.4"')}
                   <geom {motor} type="cylinder" euler="{math.pi / 2} 0 0" size="0.008 0.014" mass="0.01"/>

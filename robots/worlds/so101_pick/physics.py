@@ -45,6 +45,8 @@ LYING_BELOW = 0.05  # metres, of the middle of a cube that lies in a bin, perhap
 AT_REST = (0.02, 0.5)  # metres and radians a second
 APART = 0.05  # metres between the middles of cubes that are scattered: the jaws pass between them
 APART_IN_BIN = 0.038
+# The servos are told a fifth of a step at a time where to be; told all at once they jerk a cube out of the jaws.
+RAMP = (0.25, 0.5, 0.75, 1.0, 1.0)
 _START = np.array([0.0, 0.36, 1.5, 1.28, 0.0])  # radians, above the middle of the table
 
 
@@ -134,10 +136,13 @@ class So101Pick:
         dx, dy, dz, turn, grip = np.clip(action, self._low, self._high).tolist()
         x, y, z, yaw = self._hand
         goal = (*reached(x + dx, y + dy, z + dz), yaw_within(yaw + turn))
-        self._ctrl[:5] = self._arm.joints(self._joints, goal)
+        start = self._joints.copy()
+        change = self._arm.joints(start, goal) - start
         now = opening(self._grip[0])
         self._ctrl[5] = angle_of(within(grip, now - LARGEST_GRIP, now + LARGEST_GRIP))
-        mujoco.mj_step(self.model, self._data, PHYSICS_STEPS)
+        for share in RAMP:
+            self._ctrl[:5] = start + share * change
+            mujoco.mj_step(self.model, self._data, PHYSICS_STEPS // len(RAMP))
         self._hand = self._arm.pose(self._joints)
         self._park()
         self._recorded = {}
@@ -234,9 +239,10 @@ class So101Pick:
         return action
 
     def objects_in_play(self) -> dict[str, tuple[float, float]]:
-        """On the table, and where the arm can take them."""
+        """On the table, and where the arm can take them or holds them."""
         places = {name: (pose[0], pose[1]) for name, pose in zip(self.names, self._poses.tolist(), strict=True)}
-        return {name: place for name, place in places.items() if name not in self._fallen and in_reach(place)}
+        here = (each for each in places.items() if each[0] not in self._fallen)
+        return {name: place for name, place in here if in_reach(place) or self.touched(name)}
 
     def render(self, camera: str, width: int, height: int) -> np.ndarray:
         if camera in self._recorded:
