@@ -1,8 +1,8 @@
 """SO-101-like pick and place: what is known of it without a simulator, and where the rest is found.
 
-A desktop arm with five joints and a gripper, three cubes and two bins with low walls. One family puts a cube into a bin,
-the other takes it out again, so that practice by both needs no person. Two bodies live here: one is told where the cubes
-lie, the other sees them by two cameras. x is to the right and y to the top as the front camera sees the table.
+A desktop arm with five joints and a gripper, three cubes and two bins with low walls. One family puts a cube into a
+bin, the other takes it out again, so that practice by both needs no person. Two bodies live here: one is told where the
+cubes lie, the other sees them by two cameras. x is to the right and y to the top as the front camera sees the table.
 """
 
 import math
@@ -24,7 +24,7 @@ from robots.embodiments import (
 from robots.tasks import Grammar, TaskFamily
 from robots.worlds import WorldSpec, on_demand
 
-TABLE_SIZE = (0.64, 0.44)  # metres, centred at the origin
+TABLE_SIZE = (0.6, 0.42)  # metres, centred at the origin
 BASE = (0.0, 0.15)  # where the arm stands; it faces -y
 CUBE = 0.025  # metres, a cube's edge
 WALL_HEIGHT = 0.01  # of a bin: lower than half a cube, so that the jaws can take a cube beside a wall
@@ -60,8 +60,8 @@ def _state() -> tuple[tuple[str, float, float, str], ...]:
         ("gripper.pos", -5.0, 105.0, "%"),  # 0 closed, 100 open; about 38 on a cube
         ("ee_x", x0 - 0.03, x1 + 0.03, "m"),  # of the middle between the jaws' tips
         ("ee_y", y0 - 0.03, y1 + 0.03, "m"),
-        ("ee_z", z0 - 0.01, z1 + 0.03, "m"),
-        ("ee_yaw", YAW[0] - 0.3, YAW[1] + 0.3, "rad"),  # from the standing jaw to the moving one, against +x
+        ("ee_z", z0 - 0.03, z1 + 0.06, "m"),
+        ("ee_yaw", YAW[0] - 0.8, YAW[1] + 0.8, "rad"),  # from the standing jaw to the moving one, against +x
     )
 
 

@@ -14,11 +14,13 @@ from robots.worlds.so101_pick.model import compiled, joint_range
 
 Pose = tuple[float, float, float, float]  # x, y, z of the jaws' tips in metres, yaw in radians
 
-ITERATIONS = 2
-DAMPING = 1e-3  # metres a radian: below it a direction of motion is given up rather than forced
+ITERATIONS = 3
+LARGEST_CHANGE = 0.25  # radians of a joint in one iteration: longer steps overshoot where the elbow is almost straight
+DAMPING = 5e-3  # metres a radian: below it a direction of motion is given up rather than forced
 TURNING = 0.1  # metres that a radian of the hand's orientation counts as much as
 _SHOULDER, _UPPER, _LOWER, _HAND = (0.03, 0.115), 0.116, 0.135, 0.135  # the links of model.py, in metres
-_STRETCH = 0.995  # of both links' length: the elbow is never quite straight
+_STRETCH = 0.96  # of both links' length: the elbow is never straight
+_MOST_ROLL = joint_range("wrist_roll")[1] - 0.1
 _INNERMOST = 0.105  # metres from the arm's axis
 
 
@@ -71,7 +73,7 @@ class Arm:
             mujoco.mj_jacSite(self.model, self._data, self._moving, self._turning, self._site)
             px, py, pz = self._place.tolist()
             # The hand's axes as they are, against those wanted: (cos, sin, 0), (sin, -cos, 0), (0, 0, -1).
-            xx, yx, zx, xy, yy, zy, xz, yz, zz = self._axes.tolist()
+            xx, yx, zx, xy, yy, zy, xz, yz, _ = self._axes.tolist()
             self._error[:] = (
                 x - px,
                 y - py,
@@ -83,6 +85,7 @@ class Arm:
             self._turning *= TURNING
             jacobian = self._jacobian[:, :5]
             change = np.linalg.solve(jacobian.T @ jacobian + self._damping, jacobian.T @ self._error)
+            change = np.clip(change, -LARGEST_CHANGE, LARGEST_CHANGE)
             self._qpos[:] = np.clip(self._qpos + change, self._low, self._high)
         return self._qpos.copy()
 
@@ -99,6 +102,7 @@ def angle_of(percent: float) -> float:
     return low + percent / 100 * (high - low)
 
 
-def yaw_within(yaw: float) -> float:
-    """The nearest yaw that the hand can be told, in radians."""
-    return within(yaw, *YAW)
+def turned(x: float, y: float, yaw: float) -> float:
+    """The nearest yaw that the hand can have there, in radians: at the sides of the table the wrist's roll ends."""
+    pan = math.atan2(x - BASE[0], BASE[1] - y)
+    return within(yaw, max(YAW[0], pan - _MOST_ROLL), min(YAW[1], pan + _MOST_ROLL))

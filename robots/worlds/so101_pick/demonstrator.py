@@ -8,7 +8,7 @@ Picker decides by what there is to see (Layout) and knows no simulator; demonstr
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ from robots.worlds.so101_pick import (
     WALL_HEIGHT,
     bin_at,
 )
-from robots.worlds.so101_pick.arm import within
+from robots.worlds.so101_pick.arm import reached, within
 from robots.worlds.so101_pick.physics import APART, APART_IN_BIN, CubePose, Layout, So101Pick
 
 STEPS_AFTER_SUCCESS = 2  # a person sees a success a moment late
@@ -39,6 +39,7 @@ _STILL, _MOVING, _ACROSS = -0.0225, 0.026, 0.009
 _QUARTER = math.pi / 2
 
 Action = tuple[float, float, float, float, float]
+Phase = Callable[[Layout, CubePose], Action]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Picker:
         self.takes_out = instruction.family.endswith("take_out")
         self.habits = habits
         self.rng = rng
-        self.phase = self._reach
+        self.phase: Phase = self._reach
         self.since = 0  # steps in this phase
         self.waver = np.zeros(3)
         self.pausing = 0
@@ -103,7 +104,7 @@ class Picker:
         self.since += 1
         return self.phase(layout, layout.cubes[self.target["cube"]])
 
-    def _enter(self, phase: "Phase") -> None:
+    def _enter(self, phase: Phase) -> None:
         self.phase, self.since = phase, 0
 
     def _aim(self) -> None:
@@ -115,7 +116,9 @@ class Picker:
             if self.rng.random() < 0.5:
                 self.too_high = self.rng.uniform(0.018, 0.028)
             else:
-                self.off = np.array([self.rng.normal(0, 0.003), self.rng.choice([-1, 1]) * self.rng.uniform(0.02, 0.03)])
+                self.off = np.array(
+                    [self.rng.normal(0, 0.003), self.rng.choice([-1, 1]) * self.rng.uniform(0.02, 0.03)]
+                )
 
     def _move(self, layout: Layout, x: float, y: float, z: float, speed: float) -> Action:
         """Towards a place, at most so fast, the hand turning meanwhile to where it should."""
@@ -139,12 +142,14 @@ class Picker:
         if self.yaw is None:
             self.yaw = self._grasp_yaw(layout, cube)
         x, y = self._grasp_place(cube)
+        # Far out the arm can't be as high.
+        above = reached(x, y, self.habits.hover + max(0.0, cube.z - CUBE / 2))
         hand = layout.hand
-        close_by = math.dist((x, y), hand[:2]) < 0.005 and abs(self.yaw - hand[3]) < 0.06
+        close_by = math.dist(above[:2], hand[:2]) < 0.005 and abs(self.yaw - hand[3]) < 0.06
         if close_by and layout.opening > self.habits.open - 8:
             self._enter(self._descend)
             return self._descend(layout, cube)
-        return self._travel(layout, x, y, self.habits.hover + max(0.0, cube.z - CUBE / 2))
+        return self._travel(layout, *above)
 
     def _descend(self, layout: Layout, cube: CubePose) -> Action:
         x, y = self._grasp_place(cube)
@@ -184,9 +189,10 @@ class Picker:
         if not _held(layout, cube):
             self._try_again()
         x, y = self._release_place(layout, cube)
-        if math.dist((x, y), layout.hand[:2]) < 0.006:
+        above = reached(x, y, self.habits.hover)
+        if math.dist(above[:2], layout.hand[:2]) < 0.006:
             self._enter(self._lower)
-        return self._travel(layout, x, y, self.habits.hover)
+        return self._travel(layout, *above)
 
     def _lower(self, layout: Layout, cube: CubePose) -> Action:
         x, y = self._release_place(layout, cube)

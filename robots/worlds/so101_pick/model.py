@@ -1,7 +1,7 @@
 """The arm, the table, the cubes and the bins in MuJoCo's XML: primitive shapes only, all of our own making.
 
-Lengths are those of a small desktop arm with six servos. The arm's own frame has its base at the origin and faces +x; on
-the table it stands at the far edge and faces the camera, so what is left in the picture is negative x.
+Lengths are those of a small desktop arm with six servos. In its own frame the arm faces +x; on the table it stands at
+the far edge and faces the camera, so what is left in the picture is negative x.
 
 One jaw stands still, the other turns about a hinge, as such arms have it. The jaws are parallel when they hold a cube.
 """
@@ -17,7 +17,7 @@ from robots.worlds.so101_pick import BASE, BIN_HALF, BINS, CUBE, JOINTS, TABLE_S
 PHYSICS_STEPS = 20  # of 5 ms: one control step of 100 ms
 TIMESTEP = 0.005
 WALL = 0.003  # metres, half of a wall's thickness
-FRONT_ANGLE = 40.0  # degrees, from the lowest to the highest that the front camera sees
+FRONT_ANGLE = 43.0  # degrees, from the lowest to the highest that the front camera sees
 
 COLOURS = {
     "red": (0.82, 0.17, 0.17),
@@ -155,7 +155,7 @@ def mjcf(objects: tuple[ObjectKind, ...]) -> str:
       <option timestep="{TIMESTEP}" integrator="implicitfast" cone="elliptic" impratio="10" iterations="20"
               ls_iterations="20"/>
       <visual>
-        <headlight ambient="0.42 0.42 0.42" diffuse="0.3 0.3 0.3" specular="0 0 0"/>
+        <headlight ambient="0.45 0.45 0.45" diffuse="0.16 0.16 0.16" specular="0 0 0"/>
         <quality offsamples="4"/>
         <map znear="0.005"/>
       </visual>
@@ -168,9 +168,9 @@ def mjcf(objects: tuple[ObjectKind, ...]) -> str:
         <default class="scenery"><geom contype="0" conaffinity="0"/></default>
       </default>
       <worldbody>
-        <light pos="-0.25 -0.5 1.2" dir="0.2 0.45 -1.2" diffuse="0.5 0.5 0.5" specular="0.1 0.1 0.1"
+        <light directional="true" dir="0.25 0.5 -1" diffuse="0.5 0.5 0.5" specular="0.05 0.05 0.05"
                castshadow="false"/>
-        <camera name="front" pos="0 -0.44 0.47" xyaxes="1 0 0 0 0.735 0.678" fovy="{FRONT_ANGLE}"/>
+        <camera name="front" pos="0 -0.43 0.43" xyaxes="1 0 0 0 0.6 0.8" fovy="{FRONT_ANGLE}"/>
         <geom class="scenery" type="plane" pos="0 0 -0.4" size="9 9 1" {_rgba(FLOOR_COLOUR)}/>
         <geom class="scenery" type="box" pos="0 0 -0.0102" size="{half_x} {half_y} 0.01" {_rgba(TABLE_COLOUR)}/>
         <geom class="solid" name="table" type="plane" size="0 0 1" group="4"/>

@@ -25,7 +25,6 @@ from robots.worlds.so101_pick import (
     BIN_HALF,
     BINS,
     CUBE,
-    HAND,
     LARGEST_GRIP,
     MIDDLE,
     SO101_PICK,
@@ -36,7 +35,7 @@ from robots.worlds.so101_pick import (
     missing_into,
     missing_out,
 )
-from robots.worlds.so101_pick.arm import Arm, Pose, angle_of, opening, reached, within, yaw_within
+from robots.worlds.so101_pick.arm import Arm, Pose, angle_of, opening, reached, turned, within
 from robots.worlds.so101_pick.drawing import drawn
 from robots.worlds.so101_pick.model import PHYSICS_STEPS, compiled
 
@@ -51,7 +50,7 @@ _START = np.array([0.0, 0.36, 1.5, 1.28, 0.0])  # radians, above the middle of t
 
 
 class CubePose(NamedTuple):
-    """Where a cube is, in metres, and its yaw in radians, from -pi/4 to pi/4: it looks the same after a quarter turn."""
+    """Where a cube is, in metres, and its yaw in radians, from -pi/4 to pi/4: it looks alike after a quarter turn."""
 
     x: float
     y: float
@@ -60,7 +59,7 @@ class CubePose(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a person would see, as plain numbers: the hand, the gripper's opening in per cent, the cubes on the table."""
+    """What a person would see, as plain numbers: the hand, the gripper's opening in per cent, the cubes not fallen."""
 
     hand: Pose
     opening: float
@@ -135,7 +134,8 @@ class So101Pick:
         action = checked("action", action, len(self._low))
         dx, dy, dz, turn, grip = np.clip(action, self._low, self._high).tolist()
         x, y, z, yaw = self._hand
-        goal = (*reached(x + dx, y + dy, z + dz), yaw_within(yaw + turn))
+        x, y, z = reached(x + dx, y + dy, z + dz)
+        goal = (x, y, z, turned(x, y, yaw + turn))
         start = self._joints.copy()
         change = self._arm.joints(start, goal) - start
         now = opening(self._grip[0])
