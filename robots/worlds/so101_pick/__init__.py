@@ -31,7 +31,7 @@ WALL_HEIGHT = 0.01  # of a bin: lower than half a cube, so that the jaws can tak
 BIN_HALF = 0.045  # metres from a bin's middle to its walls' inner sides
 BINS = {"left": (-0.16, 0.04), "right": (0.16, 0.04)}
 MIDDLE = ((-0.095, 0.095), (-0.095, 0.025))  # the free table between the bins: x and y from and to
-NEAREST, FARTHEST = 0.115, 0.262  # metres from the arm's axis at which it can take a cube from the table
+NEAREST, FARTHEST = 0.115, 0.265  # metres from the arm's axis at which it can take a cube from the table
 
 CUBES = (
     ObjectKind("red cube", "red", "cube"),
@@ -237,7 +237,8 @@ def _spec(body: Embodiment, make: str, prefix: str, by: str) -> WorldSpec:
         ),
         make=on_demand(f"{__name__}.physics:{make}"),
         demonstrate=on_demand(f"{__name__}.demonstrator:demonstrate"),
-        episodes_between_resets=6,  # practice starts from what the last episode left; so do most demonstrations
+        # A reset leaves a cube in a bin at least, and each of a row of demonstrations of one family takes one out.
+        episodes_between_resets=1,
     )
 
 

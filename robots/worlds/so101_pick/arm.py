@@ -87,7 +87,8 @@ class Arm:
             change = np.linalg.solve(jacobian.T @ jacobian + self._damping, jacobian.T @ self._error)
             change = np.clip(change, -LARGEST_CHANGE, LARGEST_CHANGE)
             self._qpos[:] = np.clip(self._qpos + change, self._low, self._high)
-        return self._qpos.copy()
+        joints: np.ndarray = self._qpos.copy()
+        return joints
 
 
 def opening(angle: float) -> float:

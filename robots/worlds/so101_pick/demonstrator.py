@@ -10,6 +10,7 @@ Picker decides by what there is to see (Layout) and knows no simulator; demonstr
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -280,6 +281,35 @@ def _limited(action: Action) -> np.ndarray:
     return np.array([*limited, within(turn, -LARGEST_TURN, LARGEST_TURN), within(grip, 0.0, 100.0)], np.float32)
 
 
+class Attempt(NamedTuple):
+    """T + 1 observations, T actions float32 [5], whether it succeeded, and what ended it if not."""
+
+    observations: list[dict[str, np.ndarray]]
+    actions: list[np.ndarray]
+    success: bool
+    ending: str
+
+
+def attempt(
+    world: So101Pick, instruction: Instruction, rng: np.random.Generator, time_limit: int = TIME_LIMIT_STEPS
+) -> Attempt:
+    """One attempt from where the table stands; it may fail, then it ends by time_limit or needs_reset."""
+    picker = Picker(instruction, Habits.sample(rng), rng)
+    observations, actions = [world.observation()], []
+    succeeded_at = None
+    for step in range(time_limit):
+        action = _limited(picker.act(world.layout()))
+        actions.append(action)
+        observations.append(world.step(action))
+        if instruction.target["cube"] not in world.objects_in_play():
+            return Attempt(observations, actions, False, "needs_reset")
+        if succeeded_at is None and world.true_success(instruction):
+            succeeded_at = step
+        if succeeded_at is not None and step >= succeeded_at + STEPS_AFTER_SUCCESS:
+            break
+    return Attempt(observations, actions, world.true_success(instruction), "time_limit")
+
+
 def demonstrate(
     world: So101Pick,
     instruction: Instruction,
@@ -287,20 +317,6 @@ def demonstrate(
     seed: int | None = None,
     time_limit: int = TIME_LIMIT_STEPS,
 ) -> Episode:
-    """One attempt from where the table stands; it may fail, then the episode ends by time_limit or needs_reset."""
-    picker = Picker(instruction, Habits.sample(rng), rng)
-    observations, actions = [world.observation()], []
-    succeeded_at, ending = None, "time_limit"
-    for step in range(time_limit):
-        action = _limited(picker.act(world.layout()))
-        actions.append(action)
-        observations.append(world.step(action))
-        if instruction.target["cube"] not in world.objects_in_play():
-            ending = "needs_reset"
-            break
-        if succeeded_at is None and world.true_success(instruction):
-            succeeded_at = step
-        if succeeded_at is not None and step >= succeeded_at + STEPS_AFTER_SUCCESS:
-            break
-    success = ending != "needs_reset" and world.true_success(instruction)
-    return recorded(world, instruction, observations, actions, success, ending, rng, seed)
+    """One attempt as an episode."""
+    done = attempt(world, instruction, rng, time_limit)
+    return recorded(world, instruction, done.observations, done.actions, done.success, done.ending, rng, seed)

@@ -33,7 +33,8 @@ def _box(x: float, y: float, half_x: float, half_y: float, yaw: float = 0.0) -> 
     """A turned rectangle's corners [4, 2]."""
     corners = np.array([(-half_x, -half_y), (half_x, -half_y), (half_x, half_y), (-half_x, half_y)])
     turn = np.array([(math.cos(yaw), math.sin(yaw)), (-math.sin(yaw), math.cos(yaw))])
-    return corners @ turn + (x, y)
+    box: np.ndarray = corners @ turn + (x, y)
+    return box
 
 
 def drawn(layout: "Layout", colours: Mapping[str, str], camera: str, width: int, height: int) -> np.ndarray:

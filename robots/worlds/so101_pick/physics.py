@@ -94,21 +94,26 @@ class So101Pick:
         return renderer_name()
 
     def reset(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The hand above the middle, one or two cubes in bins, the others between them: both families can be asked."""
+        """The hand somewhere above, at least one cube in a bin, the others between them: both families can be asked."""
         mujoco.mj_resetData(self.model, self._data)
-        hand = (rng.uniform(-0.07, 0.07), rng.uniform(-0.07, 0.0), rng.uniform(0.07, 0.11), rng.uniform(-0.4, 0.4))
-        self._joints[:] = self._arm.joints(self._arm.joints(_START, hand), hand)
-        self._grip[0] = angle_of(rng.uniform(30, 75))
+        hand = (rng.uniform(-0.17, 0.17), rng.uniform(-0.07, 0.0), rng.uniform(0.06, 0.1), rng.uniform(-0.8, 0.8))
+        hand = (*reached(*hand[:3]), hand[3])
+        joints = _START
+        for _ in range(6):
+            joints = self._arm.joints(joints, hand)
+        self._joints[:] = joints
+        self._grip[0] = angle_of(rng.uniform(0, 80))
         places = self._scattered(rng)
         for pose, (x, y) in zip(self._poses, places, strict=True):
             _put(pose, x, y, CUBE / 2, rng.uniform(-math.pi, math.pi))
         self._fallen.clear()
-        return self._settled()
+        self._settle()
+        return self.observation()
 
     def _scattered(self, rng: np.random.Generator) -> list[tuple[float, float]]:
         """A place for each cube; nothing touches."""
         count = len(self.names)
-        inside = set(rng.permutation(count)[: rng.integers(1, count)].tolist())
+        inside = set(rng.permutation(count)[: rng.integers(1, count + 1)].tolist())
         room = BIN_HALF - CUBE * 0.75
         places: list[tuple[float, float]] = []
         while len(places) < count:
@@ -121,14 +126,13 @@ class So101Pick:
                 places.append(place)
         return places
 
-    def _settled(self) -> dict[str, np.ndarray]:
+    def _settle(self) -> None:
         """After everything was put somewhere: at rest, and the servos told to stay."""
         self._recorded = {}
         self._data.qvel[:] = 0
         self._ctrl[:] = self._data.qpos[:6]
         mujoco.mj_forward(self.model, self._data)
         self._hand = self._arm.pose(self._joints)
-        return self.observation()
 
     def step(self, action: np.ndarray) -> dict[str, np.ndarray]:
         action = checked("action", action, len(self._low))
@@ -188,7 +192,7 @@ class So101Pick:
                     self._fallen.add(name)
                     x, y, z = 3.0 + 0.1 * i, 0.0, CUBE / 2
                 _put(self._poses[i], x, y, z, math.atan2(sin, cos) / 4)
-        self._settled()
+        self._settle()
         for camera in self.embodiment.pictures:
             self._recorded[camera] = np.array(observation[IMAGES + camera], np.uint8)
 
