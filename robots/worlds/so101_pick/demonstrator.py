@@ -296,17 +296,14 @@ def attempt(
     """One attempt from where the table stands; it may fail, then it ends by time_limit or needs_reset."""
     picker = Picker(instruction, Habits.sample(rng), rng)
     observations, actions = [world.observation()], []
-    succeeded_at = None
-    for step in range(time_limit):
+    successes = 0  # in a row: a jaw may touch the cube again while it leaves
+    while len(actions) < time_limit and successes <= STEPS_AFTER_SUCCESS:
         action = _limited(picker.act(world.layout()))
         actions.append(action)
         observations.append(world.step(action))
         if instruction.target["cube"] not in world.objects_in_play():
             return Attempt(observations, actions, False, "needs_reset")
-        if succeeded_at is None and world.true_success(instruction):
-            succeeded_at = step
-        if succeeded_at is not None and step >= succeeded_at + STEPS_AFTER_SUCCESS:
-            break
+        successes = successes + 1 if world.true_success(instruction) else 0
     return Attempt(observations, actions, world.true_success(instruction), "time_limit")
 
 
