@@ -295,7 +295,8 @@ def attempt(
 ) -> Attempt:
     """One attempt from where the table stands; it may fail, then it ends by time_limit or needs_reset."""
     picker = Picker(instruction, Habits.sample(rng), rng)
-    observations, actions = [world.observation()], []
+    observations = [world.observation()]
+    actions: list[np.ndarray] = []
     successes = 0  # in a row: a jaw may touch the cube again while it leaves
     while len(actions) < time_limit and successes <= STEPS_AFTER_SUCCESS:
         action = _limited(picker.act(world.layout()))
