@@ -7,8 +7,8 @@ under way is a Recording; when it is cut it becomes an Episode, which goes to `s
 import math
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeGuard
 
 import numpy as np
 
@@ -109,6 +109,7 @@ class Attempts:
         self.instruction: Instruction | None = None
         self.d = math.nan
         self.distribution: np.ndarray | None = None  # p(steps to go) [bins], by the reward model
+        self.planned: deque[np.ndarray] = deque()  # what is left of the policy's last chunk, [A] each
         self.number = 0
         self.steps_taken = 0
         self.step_due = 0.0
@@ -185,6 +186,7 @@ class Attempts:
     def _record(self, task: TaskFamily, instruction: Instruction, limit: int, purpose: str, actor: str) -> Recording:
         self.instruction = instruction
         self.d, self.distribution = math.nan, None
+        self.planned.clear()
         self.number += 1
         observation, orders = self.workspace.seen, self.orders
         recording = Recording(task, instruction, limit, purpose, actor, observation, orders.loaded, orders.rules)
@@ -202,9 +204,19 @@ class Attempts:
         """Why the policy's attempt is over by itself; "": it goes on."""
         return self.under_way.termination.ending(self.under_way.steps, self.driver.needs_reset())
 
-    def usable(self, action: np.ndarray | None) -> TypeGuard[np.ndarray]:
-        """Whether it is an action of this body: finite numbers [A]."""
-        return action is not None and np.shape(action) == self.actions.low.shape and bool(np.isfinite(action).all())
+    def plan(self, actions: np.ndarray | None) -> bool:
+        """What the policy answered, [K, A] or [A]: as many as the recipe says are executed before it is asked again.
+        False, and nothing is planned, where these are no actions of this body.
+        """
+        chunk = np.atleast_2d(np.asarray(actions if actions is not None else (), np.float32))
+        if chunk.ndim != 2 or chunk.shape[1:] != self.actions.low.shape or not len(chunk):
+            return False
+        loaded = self.under_way.loaded
+        chunk = chunk[: loaded.executed if loaded else 1]
+        if not np.isfinite(chunk).all():
+            return False
+        self.planned.extend(chunk)
+        return True
 
     def step(self, action: np.ndarray, now: float) -> None:
         """The policy's action [A]."""

@@ -26,6 +26,7 @@ class PolicyBundle:
     consecutive: int
     bin_width: float
     value_updates: int  # rounds of practice that the policy's success prediction has learned from
+    executed: int = 1  # of the chunk of actions that the policy answers, before it is asked again
 
 
 class Orders:

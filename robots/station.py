@@ -257,15 +257,25 @@ class Station:
             self._rest()
         return begun
 
+    @property
+    def asks(self) -> bool:
+        """Whether the policy has to be asked for what observe() returned; else an earlier chunk of its goes on."""
+        return not self.attempts.planned
+
+    def forget_plan(self) -> None:
+        """What is left of a chunk is not executed."""
+        self.attempts.planned.clear()
+
     def act(
         self,
-        action: np.ndarray | None,
+        actions: np.ndarray | None,
         d: float,
         distribution: np.ndarray | None,
         prediction: np.ndarray | None = None,
     ) -> None:
-        """The policy's action for what observe() returned, the reward model's judgement of it, and p(steps to success)
-        under this policy [bins] (NaN, None: there is none).
+        """The policy's chunk of actions [K, A] (or one, [A]) for what observe() returned, the reward model's judgement
+        of it, and p(steps to success) under this policy [bins] (NaN, None: there is none). Where the policy was not
+        asked, the actions of its last chunk go on.
         """
         now = self.clock()
         self.attempts.judge(float(d), distribution, prediction)
@@ -275,7 +285,7 @@ class Station:
             if self.attempts.under_way.actor == "human":
                 self._follow_person(now)
             else:
-                self._follow_policy(action, now)
+                self._follow_policy(actions, now)
         except DriverError as error:  # any driver may fail in any way, and the other stations of the host must go on
             self.commands.fault(error)
 
@@ -285,12 +295,13 @@ class Station:
             self.attempts.push(axes, now)
             self.commands.dead_man.used()
 
-    def _follow_policy(self, action: np.ndarray | None, now: float) -> None:
-        if ending := self.attempts.ending():
-            self.attempts.cut(ending)
+    def _follow_policy(self, actions: np.ndarray | None, now: float) -> None:
+        attempts = self.attempts
+        if ending := attempts.ending():
+            attempts.cut(ending)
             self._rest()
-        elif self.attempts.usable(action):
-            self.attempts.step(action, now)
+        elif attempts.planned or attempts.plan(actions):
+            attempts.step(attempts.planned.popleft(), now)
         else:
             self.commands.fault("the policy gave no usable action")
 

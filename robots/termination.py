@@ -35,13 +35,15 @@ class Termination:
         self._improbable = 0  # frames in a row in which p_success was too little
 
     def judge(self, d: float, prediction: np.ndarray | None, steps: int) -> None:
-        """The frame after so many steps, once. `prediction` is p(steps to success) [bins]; NaN, None: there is none."""
+        """The frame after so many steps, once. `prediction` is p(steps to success) [bins]; NaN: there is none; None:
+        the policy was not asked, and what it said last stands.
+        """
         if len(self.d) > steps:
             return
         self.d.append(d)
-        self.p_success = None
-        if prediction is not None and self.loaded is not None and np.isfinite(prediction).all():
-            self.p_success = chance_of_success(prediction, self.limit - steps, self.loaded.bin_width)
+        if prediction is not None and self.loaded is not None:
+            told = bool(np.isfinite(prediction).all())
+            self.p_success = chance_of_success(prediction, self.limit - steps, self.loaded.bin_width) if told else None
         self._below = self._below + 1 if self.loaded and d <= self.loaded.threshold else 0
         if d <= self._lowest - NEW_LOW or self._lowest == math.inf:
             self._lowest, self._lowest_at = d, steps

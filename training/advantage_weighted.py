@@ -17,6 +17,9 @@ bootstrapped, as is what would have come after a stop or an override. True succe
 A step is seen from one random side of the table each time it is used, for the policy at an eighth of the cost of
 Network.log_probability. That is right, since the log of the even mixture over the sides is at least the mean of the
 sides' logs (Jensen): the loss is an upper bound of the exact one. And the even mixture is what acts.
+
+Where a station executes m actions of a chunk before it asks again, those m are one action here, from whichever step on:
+r_t is their discounted sum, and gamma^m stands for gamma (an option of fixed length: Sutton, Precup, Singh, 1999).
 """
 
 import copy
@@ -32,7 +35,8 @@ from robots.episodes import Episode, rows_of
 from training import steps_to_go
 from training.checkpoints import Policy, RewardModel
 from training.descent import descend
-from training.networks import Network, turned
+from training.networks.network import Network
+from training.networks.table import turned
 from training.recipes import ImproveRecipe
 from training.replay import Replay
 
@@ -67,25 +71,28 @@ class TwinQ(nn.Module):
             for _ in range(2)
         )
 
-    def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """[n, features], [n, A] -> [2, n]"""
-        seen = torch.cat([features, F.one_hot(tokens, self.bins).flatten(1).float()], 1)
+    def forward(self, features: Tensor, tokens: Tensor, counts: Tensor | None = None) -> Tensor:
+        """[n, features], [n, m, A], how many of the m there are [n] (all, if not given) -> [2, n]"""
+        told = F.one_hot(tokens, self.bins).flatten(2).float()  # [n, m, A bins]
+        if counts is not None:
+            told = told * (torch.arange(tokens.shape[1]) < counts[:, None])[..., None]
+        seen = torch.cat([features, told.flatten(1)], 1)
         return torch.stack([each(seen)[:, 0] for each in self.both])
 
-    def least(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """[n, features], [n, A] -> [n]"""
-        return self(features, tokens).min(0).values
+    def least(self, features: Tensor, tokens: Tensor, counts: Tensor | None = None) -> Tensor:
+        """[n, features], [n, m, A], [n] -> [n]"""
+        return self(features, tokens, counts).min(0).values
 
 
 class AdvantageWeighted:
     """The policy's trunk and action head, their critic, and the replay."""
 
-    def __init__(self, network: Network, recipe: ImproveRecipe):
+    def __init__(self, network: Network, recipe: ImproveRecipe, executed: int):
         head = network.action_head
-        self.network, self.recipe = network, recipe
+        self.network, self.recipe, self.executed = network, recipe, executed
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)  # Q's initial weights
-            self.q = TwinQ(network.features.size, len(head.heads), head.bins)
+            self.q = TwinQ(network.features.size, executed * head.size, head.bins)
         self.slow = copy.deepcopy(self.q).requires_grad_(False)
         self.acting = [*network.trunk.parameters(), *head.parameters()]
         self.judging = list(self.q.parameters())
@@ -122,17 +129,29 @@ class AdvantageWeighted:
         goals = policy.goals([episode.instruction]).clone().expand(steps + 1, -1)
         actions = torch.from_numpy(episode.actions[:steps])
         demonstrated = episode.purpose == "demonstration"
-        going_on = torch.ones(steps)
-        if steps == episode.steps and ends(episode):
-            going_on[-1] = 0.0
         with torch.no_grad():
-            likely = self.network.log_probability(seen[:-1], goals[:-1], actions)
+            likely = self.network.log_probability(seen[:-1], goals[:-1], actions[:, None])
             relations = self.network.features.relations(seen, goals)
         rewarded = torch.from_numpy(rewards).float()
         if not torch.isfinite(likely + rewarded).all() or not torch.isfinite(relations).all():
             return False
-        self.replay.add((relations[:-1], relations[1:], actions, rewarded, going_on), demonstrated)
+        together, counts, summed = self._chunks(actions, rewarded)
+        after = torch.arange(steps) + counts
+        discounts = self.recipe.gamma**counts
+        if steps == episode.steps and ends(episode):
+            discounts = discounts * (after < steps)
+        parts = relations[:-1], relations[after], together, counts, summed, discounts
+        self.replay.add(parts, demonstrated)
         return True
+
+    def _chunks(self, actions: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What follows from each step on. [T, A], [T] -> [T, m, A], how many there are [T], their discounted sum [T]"""
+        steps, m = len(actions), self.executed
+        counts = (steps - torch.arange(steps)).clamp(max=m)
+        padded = F.pad(rewards, (0, m - 1))
+        summed = sum((self.recipe.gamma**j * padded[j : j + steps] for j in range(1, m)), padded[:steps])
+        following = (torch.arange(steps)[:, None] + torch.arange(m)).clamp(max=steps - 1)
+        return actions[following], counts, summed
 
     def warm_up(self, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
         """Q alone, on the demonstrations, so that the first rounds are not judged at random."""
@@ -150,34 +169,38 @@ class AdvantageWeighted:
         self, optimiser: torch.optim.Optimizer, generator: torch.Generator, acting: bool = True
     ) -> float | None:
         """One of Q, then, if `acting`, one of the policy on the same steps; its loss, if it was a number."""
-        before, after, actions, rewards, going_on = self.replay.sample(BATCH, generator)
+        before, after, actions, counts, rewards, discounts = self.replay.sample(BATCH, generator)
         side = self.network.random_symmetries(BATCH, generator)
         features = self.network.features.seen_from(side, before)
         tokens = self.network.action_head.tokens(actions if side is None else turned(side, actions))
         with torch.no_grad():
             following = self.network.features.seen_from(side, after)
             later = self.slow.least(following, self._sampled(following, generator)).clamp(LEAST, MOST)
-            target = rewards + self.recipe.gamma * going_on * later
-        descend(F.mse_loss(self.q(features, tokens), target.expand(2, -1)), optimiser, self.judging, math.inf)
+            target = rewards + discounts * later
+        descend(F.mse_loss(self.q(features, tokens, counts), target.expand(2, -1)), optimiser, self.judging, math.inf)
         with torch.no_grad():
             for slow, fast in zip(self.slow.parameters(), self.q.parameters(), strict=True):
                 slow.lerp_(fast, POLYAK)
         if not acting:
             return None
         with torch.no_grad():
-            weight = self._weight(features, tokens, before, generator)
-        likely = self.network.action_head.log_probability(self.network.trunk(features), tokens)
+            weight = self._weight(features, tokens, counts, before, generator)
+        likely = self.network.action_head.log_probability(self.network.trunk(features), tokens, counts)
         loss = -(weight * likely).mean()
         return float(loss.detach()) if descend(loss, optimiser, self.acting, math.inf) else None
 
-    def _weight(self, features: Tensor, tokens: Tensor, before: Tensor, generator: torch.Generator) -> Tensor:
+    def _weight(
+        self, features: Tensor, tokens: Tensor, counts: Tensor, before: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """exp(A / lambda). V is of the mixture, so each action that it is the mean of is of a side of its own. [n]"""
         many = SAMPLES * len(before)
         sides = self.network.random_symmetries(many, generator)
         others = self.network.features.seen_from(sides, before.repeat(SAMPLES, 1))
         value = self.q.least(others, self._sampled(others, generator)).unflatten(0, (SAMPLES, -1)).mean(0)
-        return ((self.q.least(features, tokens) - value) / self.recipe.temperature).exp().clamp(max=LARGEST_WEIGHT)
+        return (
+            ((self.q.least(features, tokens, counts) - value) / self.recipe.temperature).exp().clamp(max=LARGEST_WEIGHT)
+        )
 
     def _sampled(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """Action tokens of the policy, as seen from the features' side. [n, features] -> [n, A]"""
-        return self.network.action_head.sample(self.network.trunk(features), generator, greedy=False)
+        """Action tokens of the policy, as seen from the features' side. [n, features] -> [n, m, A]"""
+        return self.network.action_head.sample(self.network.trunk(features), generator, False, self.executed)

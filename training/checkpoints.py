@@ -21,14 +21,19 @@ from torch import Tensor
 from robots.atomic_files import write_atomically
 from robots.embodiments import Embodiment, Observation
 from training import steps_to_go
-from training.networks import Network
+from training.networks.network import Network
 from training.vocabulary import Vocabulary
 
 LARGEST_HEADER = 10**6  # bytes of JSON; a checkpoint may have come over the network
 FORMAT = "fleetui-checkpoint-1"
 # What older files call by another name: facts of the metadata, and the beginnings of weights' names.
 RENAMED_FACTS = {"taught": "value_updates"}
-RENAMED_WEIGHTS = {"sight.tell.": "perception.object_detector.", "sight.": "perception."}
+RENAMED_WEIGHTS = {
+    "sight.tell.": "perception.object_detector.",
+    "sight.": "perception.",
+    "features.mean": "features.scaled.mean",
+    "features.deviation": "features.scaled.deviation",
+}
 
 
 class CheckpointError(ValueError):
@@ -44,12 +49,13 @@ class CheckpointMetadata:
     embodiment: dict[str, Any]
     vocabulary: list[str]
     tasks: list[str]  # the families in the demonstrations
-    sizes: dict[str, Any]  # of the network: hidden, layers, action_bins, bins
+    sizes: dict[str, Any]  # of the network: hidden, layers, action_bins, bins, chunk
     bin_width: float
     threshold: float  # s
     consecutive: int  # frames in a row with d <= s
     recipe: dict[str, Any]
     parent: str = ""  # the checkpoint it was trained from
+    executed: int = 1  # so many actions of a chunk a station executes before it asks again
     value_updates: int = 0  # rounds of practice that a policy's success prediction has learned from
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     kind: str = FORMAT
@@ -194,6 +200,11 @@ class Policy(FrozenCheckpoint):
 
     role = "policy"
 
+    @property
+    def executed(self) -> int:
+        """So many actions of a chunk are executed before it is asked again."""
+        return self.metadata.executed
+
     @torch.inference_mode()
     def act(
         self,
@@ -202,7 +213,7 @@ class Policy(FrozenCheckpoint):
         generator: torch.Generator | None = None,
         greedy: bool = False,
     ) -> np.ndarray:
-        """n observations -> [n, A] in the units of the body's action space"""
+        """n observations -> chunks [n, K, A] in the units of the body's action space"""
         return self.act_with_prediction(observations, instructions, generator, greedy)[0]
 
     @torch.inference_mode()
@@ -213,9 +224,9 @@ class Policy(FrozenCheckpoint):
         generator: torch.Generator | None = None,
         greedy: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """n observations -> [n, A], and the success prediction [n, bins]: p(steps to success | o, g) when this policy
-        goes on; its last bin is "not before the time limit". From demonstrations first, then from how its own attempts
-        ended.
+        """n observations -> chunks [n, K, A], and the success prediction [n, bins]: p(steps to success | o, g) when
+        this policy goes on; its last bin is "not before the time limit". From demonstrations first, then from how its
+        own attempts ended.
         """
         perceived, goals = self.perceive(observations), self.goals(instructions)
         actions, hidden = self.network.act(perceived, goals, generator, greedy)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks import Network
+from training.networks.network import Network
 
 WIDTH = 128
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2

@@ -156,11 +156,15 @@ def _attempt(
     texts = [instruction.text for instruction in instructions]
     limits = np.array([time_limit or task.time_limit_steps for task in families])
     succeeded, fallen, steps = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, int)
+    step, chunks = 0, np.zeros((n, 0, policy.embodiment.action_size), np.float32)
     while (active := ~succeeded & (steps < limits)).any():
-        actions = np.zeros((n, policy.embodiment.action_size), np.float32)
-        actions[active] = policy.act(
-            rows_of(observations, active), [texts[i] for i in np.flatnonzero(active).tolist()], generator, greedy
-        )
+        if step % policy.executed == 0:
+            chunks = np.zeros((n, policy.executed, policy.embodiment.action_size), np.float32)
+            chunks[active] = policy.act(
+                rows_of(observations, active), [texts[i] for i in np.flatnonzero(active).tolist()], generator, greedy
+            )[:, : policy.executed]
+        actions = chunks[:, step % policy.executed]
+        step += 1
         if edge_margin:
             for i in np.flatnonzero(active).tolist():
                 actions[i] = worlds.each[i].fenced(actions[i], edge_margin)

@@ -17,7 +17,7 @@ from training import steps_to_go
 from training.checkpoints import Policy, RewardModel
 from training.critics import LEARNING_RATE, WEIGHT_DECAY, Critic, Memory
 from training.descent import descend
-from training.networks import Network
+from training.networks.network import Network
 from training.recipes import ImproveRecipe
 
 
@@ -68,7 +68,7 @@ class PolicyGradient:
         """The first `steps` steps of an episode. False, and nothing is kept, where what it teaches is no number."""
         perceived = policy.perceive(rows_of(episode.observations, slice(steps))).clone()
         goals = policy.goals([episode.instruction]).clone().expand(steps, -1)
-        actions = torch.from_numpy(episode.actions[:steps])
+        actions = torch.from_numpy(episode.actions[:steps, None])  # [T, 1, A]
         with torch.no_grad():
             sound = torch.isfinite(self.network.log_probability(perceived, goals, actions)).all()
         if not sound or not np.isfinite(rewards).all():

@@ -114,6 +114,7 @@ def bundle(policy: Policy, reward_model: RewardModel) -> PolicyBundle:
         threshold=reward_model.threshold,
         consecutive=reward_model.consecutive,
         bin_width=reward_model.bin_width,
+        executed=policy.executed,
         value_updates=policy.metadata.value_updates,
     )
 
@@ -177,10 +178,11 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
     many acted.
     """
     due = [(station, *seen) for station in stations if (seen := station.observe()) is not None]
-    actions: list[np.ndarray | None] = [None] * len(due)
+    actions: list[np.ndarray | None] = [None] * len(due)  # chunks [K, A]
     predictions: list[np.ndarray | None] = [None] * len(due)
     judged: list[tuple[float, np.ndarray | None]] = [(float("nan"), None)] * len(due)
-    for policy, rows in _sharing(due, lambda loaded: loaded.policy):
+    asking = [row for row, (station, *_) in enumerate(due) if station.asks]
+    for policy, rows in _sharing(due, asking, lambda loaded: loaded.policy):
         try:
             acted = policy.act_with_prediction(*_batch(due, rows), generator)
         except Exception:  # such as weights that became NaN: its stations ask for a person, the others go on
@@ -188,13 +190,14 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
             continue
         for row, action, prediction in zip(rows, *acted, strict=True):
             actions[row], predictions[row] = action, prediction
-    for reward_model, rows in _sharing(due, lambda loaded: loaded.reward_model):
+    for reward_model, rows in _sharing(due, range(len(due)), lambda loaded: loaded.reward_model):
         try:
             d, distribution = reward_model.steps_to_go(*_batch(due, rows))
         except Exception:
             log.exception("A reward model gave no judgement")
             for row in rows:
                 actions[row] = None  # nobody acts unjudged
+                due[row][0].forget_plan()
             continue
         for row, steps, likely in zip(rows, d, distribution, strict=True):
             judged[row] = float(steps), likely
@@ -203,10 +206,13 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
     return len(due)
 
 
-def _sharing(due: Sequence[Due], part: Callable[[PolicyBundle], Any]) -> list[tuple[Any, list[int]]]:
-    """The rows of `due` that share one loaded checkpoint; a station that a person drives may have none."""
+def _sharing(
+    due: Sequence[Due], among: Iterable[int], part: Callable[[PolicyBundle], Any]
+) -> list[tuple[Any, list[int]]]:
+    """The rows among those that share one loaded checkpoint; a station that a person drives may have none."""
     groups: dict[int, tuple[Any, list[int]]] = {}
-    for row, (station, *_) in enumerate(due):
+    for row in among:
+        station = due[row][0]
         if station.orders.loaded is not None:
             shared = part(station.orders.loaded)
             groups.setdefault(id(shared), (shared, []))[1].append(row)

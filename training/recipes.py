@@ -176,6 +176,14 @@ class SFTRecipe(Recipe):
     )
     hidden: int = setting(256, "Hidden units", "Width of each layer of the network.", 8, 8192)
     layers: int = setting(2, "Layers", "How many layers the network has.", 1, 32)
+    chunk: int = setting(1, "Chunk", "How many actions that follow each other the policy answers at once.", 1, 50)
+    executed: int = setting(
+        1,
+        "Executed of a chunk",
+        "After so many actions of a chunk a station asks anew; at most the chunk. It looks at every step all the same.",
+        1,
+        50,
+    )
     action_bins: int = setting(7, "Action bins", "Choices per dimension of an action; 5 to 7 work best.", 2, 256)
     bins: int = setting(
         50, "Steps-to-go bins", "Into how many bins the prediction of the steps to go is divided.", 2, 1000

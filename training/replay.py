@@ -13,10 +13,10 @@ from torch import Tensor
 class Replay:
     """The demonstrations, for good, and the newest practice episodes; each a tuple of its T steps' parts:
 
-    before [T, R], after [T, R]  what lies between the goal and what is perceived, before and after each action
-    actions [T, A]
-    rewards [T]
-    going_on [T]                 1, or 0 where nothing comes after the step
+    before [T, R], after [T, R]  what lies between the goal and what is perceived, before and after these actions
+    actions [T, m, A], counts [T]  those that follow from there on, and how many there are: fewer near the end
+    rewards [T]                  of these actions together
+    discounts [T]                of what comes after them; 0 where nothing does
     """
 
     def __init__(self, most_episodes: int):

@@ -25,13 +25,15 @@ LAST = [
 def test_what_the_last_step_of_an_episode_teaches(loaded, demonstrations, purpose, ending, detected, reward, going_on):
     policy, reward_model = loaded
     episode = dataclasses.replace(demonstrations[0], detected_success=detected, ending=ending, purpose=purpose)
-    learner = AdvantageWeighted(policy.network, ImproveRecipe(shaping=0.0))
+    learner = AdvantageWeighted(policy.network, ImproveRecipe(shaping=0.0), 1)
     rewards = learner.rewards(episode, episode.steps, reward_model, policy)
     assert rewards.tolist() == [0] * (episode.steps - 1) + [reward] and ends(episode) == (not going_on)
     assert learner.remember(episode, episode.steps, rewards, policy)
     kept = (learner.replay.demonstrations if purpose == "demonstration" else learner.replay.episodes)[0]
-    before, after, actions, remembered, goes_on = kept
-    assert goes_on.tolist() == [1] * (episode.steps - 1) + [going_on] and remembered.tolist() == rewards.tolist()
+    before, after, actions, counts, remembered, discounts = kept
+    gamma = pytest.approx(learner.recipe.gamma)
+    assert discounts.tolist() == [gamma] * (episode.steps - 1) + [gamma if going_on else 0]
+    assert counts.tolist() == [1] * episode.steps and remembered.tolist() == rewards.tolist()
     assert before[1:].equal(after[:-1]) and len(before) == len(actions) == episode.steps
     # What a person did after the policy's steps ends nothing, and is nobody's success here.
     assert learner.rewards(episode, 5, reward_model, policy).tolist() == [0] * 5
@@ -42,7 +44,7 @@ def test_the_potential_tells_the_way_and_changes_no_sum(loaded, demonstrations):
     policy, reward_model = loaded
     gamma, episode = 0.9, dataclasses.replace(demonstrations[0], ending="detected_success", detected_success=True)
     plain, shaped = (
-        AdvantageWeighted(policy.network, ImproveRecipe(gamma=gamma, shaping=shaping)).rewards(
+        AdvantageWeighted(policy.network, ImproveRecipe(gamma=gamma, shaping=shaping), 1).rewards(
             episode, episode.steps, reward_model, policy
         )
         for shaping in (0.0, 1.0)
@@ -67,12 +69,12 @@ def test_q_learns_that_a_success_is_worth_less_the_farther_it_is(loaded, demonst
     monkeypatch.setattr(advantage_weighted, "POLYAK", 0.1)
     monkeypatch.setattr(advantage_weighted, "CRITIC_RATE", 5e-3)
     network = policy.network
-    learner = AdvantageWeighted(network, ImproveRecipe(gamma=0.8, shaping=0.0))
+    learner = AdvantageWeighted(network, ImproveRecipe(gamma=0.8, shaping=0.0), 1)
     optimiser = torch.optim.AdamW(learner.parameter_groups, lr=3e-4)
     episode = demonstrations[0]
     learner.remember(episode, episode.steps, learner.rewards(episode, episode.steps, reward_model, policy), policy)
     learner.warm_up(optimiser, torch.Generator().manual_seed(1))
-    before, _, actions, _, _ = learner.replay.demonstrations[0]
+    before, _, actions, *_ = learner.replay.demonstrations[0]
     with torch.no_grad():
         features = network.features.seen_from(network.frames(len(before))[0], before)
         value = learner.q.least(features, network.action_head.tokens(actions)).tolist()
@@ -82,7 +84,7 @@ def test_q_learns_that_a_success_is_worth_less_the_farther_it_is(loaded, demonst
 def test_what_did_better_than_expected_becomes_likelier(loaded, demonstrations, monkeypatch):
     policy, _ = loaded
     network = load_copy(policy)
-    learner = AdvantageWeighted(network, ImproveRecipe(shaping=0.0, updates_per_step=1.0))
+    learner = AdvantageWeighted(network, ImproveRecipe(shaping=0.0, updates_per_step=1.0), 1)
     for parameter in learner.acting:
         parameter.requires_grad_(True)
     good, bad = demonstrations[:2]
@@ -90,19 +92,19 @@ def test_what_did_better_than_expected_becomes_likelier(loaded, demonstrations, 
         learner.remember(
             dataclasses.replace(episode, purpose="practice"), episode.steps, np.full(episode.steps, reward), policy
         )
-    monkeypatch.setattr(AdvantageWeighted, "_weight", lambda self, features, tokens, before, generator: self.told)
+    monkeypatch.setattr(AdvantageWeighted, "_weight", lambda self, *_: self.told)
 
     def likely(episode) -> float:
         goals = policy.goals([episode.instruction]).expand(episode.steps, -1)
         seen = policy.perceive(rows_of(episode.observations, slice(episode.steps)))
         with torch.no_grad():
-            return float(network.log_probability(seen, goals, torch.from_numpy(episode.actions)).mean())
+            return float(network.log_probability(seen, goals, torch.from_numpy(episode.actions)[:, None]).mean())
 
     sample = learner.replay.sample
 
     def sampled(n, generator):
         parts = sample(n, generator)
-        learner.told = (parts[3] > 0).float()
+        learner.told = (parts[4] > 0).float()
         return parts
 
     monkeypatch.setattr(learner.replay, "sample", sampled)

@@ -62,7 +62,7 @@ def test_checkpoints_go_over_to_a_table_with_one_object_of_an_unknown_name(finis
         STATE: np.tile(np.array([-0.1, 0, -0.1, 0], np.float32), (2, 1)),
         ENVIRONMENT_STATE: np.tile(np.array([0, 0, 1, 0, 1], np.float32), (2, 1)),
     }
-    assert policy.act(observations, [sentence] * 2).shape == (2, 2)
+    assert policy.act(observations, [sentence] * 2).shape == (2, 1, 2)
     reward_model = RewardModel.load(after.start / "reward_model.safetensors")
     assert np.isfinite(reward_model.steps_to_go(observations, [sentence] * 2)[0]).all()
 

@@ -22,7 +22,7 @@ from tests.robots.fake_server import FakeServer, until
 from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
 from training import practice
 from training.checkpoints import CheckpointMetadata, save_checkpoint
-from training.networks import Network
+from training.networks.network import Network
 from training.practice import HostError, StationHost, read_tokens, step_together
 from training.vocabulary import Vocabulary
 

@@ -426,7 +426,7 @@ def test_a_persons_steps_never_enter_the_gradient(loaded, demonstrations):
     assert labelled(actors=actors * 0 + 1) == []
     recipe = ImproveRecipe()
     reached = practised(demonstration, policy, actors=actors, ending="detected_success", detected_success=True)
-    for learner in (AdvantageWeighted(policy.network, recipe), PolicyGradient(policy.network, recipe)):
+    for learner in (AdvantageWeighted(policy.network, recipe, 1), PolicyGradient(policy.network, recipe)):
         assert learner.rewards(reached, 5, reward_model, policy)[-1] < 0.5, "the success was the person's"
         assert learner.remember(reached, 5, cut.rewards, policy)
         kept = learner.replay.episodes[0] if isinstance(learner, AdvantageWeighted) else learner.round[0]

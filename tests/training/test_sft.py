@@ -19,7 +19,9 @@ from training.checkpoints import CheckpointError, Policy, RewardModel, load_chec
 from training.datasets import demonstrations_of, read_demonstrations, split
 from training.methods import sft as sft_module
 from training.methods.sft import among_strangers, begin_from, refuse_blind_detector, sft
-from training.networks import SYMMETRIES, Grounding, Network, random_frames
+from training.networks.network import Network
+from training.networks.table import SYMMETRIES, random_frames
+from training.networks.words import Grounding
 from training.recipes import SFTRecipe
 from training.run_dir import Countdown, RunDir, RunError
 from training.vocabulary import Vocabulary
@@ -208,7 +210,7 @@ def test_policy_and_reward_model_answer_in_the_shapes_of_the_contract(finished_s
     ]
     actions = policy.act(observations, texts, torch.Generator().manual_seed(1))
     again = policy.act(observations, texts, torch.Generator().manual_seed(1))
-    assert actions.shape == (5, 2) and np.abs(actions).max() <= 0.03 + 1e-6
+    assert actions.shape == (5, 1, 2) and np.abs(actions).max() <= 0.03 + 1e-6
     np.testing.assert_array_equal(actions, again)
     d, distribution = reward_model.steps_to_go(observations, texts)
     assert d.shape == (5,) and distribution.shape == (5, 50)
@@ -273,7 +275,7 @@ def seen_from(frame, observations):
 def test_what_acts_and_judges_is_exactly_equivariant(loaded, demonstrations):
     policy, _ = loaded
     attempt = demonstrations[0]
-    observations, actions = perceived(policy.network, attempt)[:-1], torch.from_numpy(attempt.actions)
+    observations, actions = perceived(policy.network, attempt)[:-1], torch.from_numpy(attempt.actions)[:, None]
     goals = policy.goals([attempt.instruction] * attempt.steps)
     network = policy.network
     plain, d = network.log_probability(observations, goals, actions), network.steps_to_go(observations, goals)
@@ -410,7 +412,7 @@ def test_a_body_without_objects_learns_from_its_flat_observation(tmp_path):
     policy = Policy.load(run.checkpoints / "policy.safetensors")
     observations = {STATE: np.array([[-1, 1], [-1, 1]], np.float32)}
     actions = policy.act(observations, ["go to the goal", "flee from the goal"], greedy=True)
-    assert actions.tolist() == [[0.5], [-0.5]]
+    assert actions.tolist() == [[[0.5]], [[-0.5]]]
 
 
 @pytest.mark.parametrize("registered", [False, True])

@@ -134,7 +134,15 @@ class Learning:
         self.value_head = list(network.steps_to_go_head.parameters())
         for parameter in [*network.trunk.parameters(), *network.action_head.parameters(), *self.value_head]:
             parameter.requires_grad_(True)
-        self.learner = AdvantageWeighted(network, recipe) if recipe.replay else PolicyGradient(network, recipe)
+        executed = self.origin.executed
+        if executed > 1 and not recipe.replay:
+            raise RunError(
+                f"The policy's chunks are executed {executed} actions at a time, and the policy gradient judges each "
+                "action by itself; set the replay above 0, or begin from a policy that executes 1."
+            )
+        self.learner = (
+            AdvantageWeighted(network, recipe, executed) if recipe.replay else PolicyGradient(network, recipe)
+        )
         self.rewards_of = rewards_of or self.learner.rewards
         acting, judging = self.learner.parameter_groups
         predicting = {"params": self.value_head, "lr": VALUE_RATE, "weight_decay": 0.0}
@@ -459,6 +467,7 @@ def next_metadata(
         bin_width=origin.bin_width,
         threshold=origin.threshold,
         consecutive=origin.consecutive,
+        executed=origin.executed,
         recipe=recipe.to_json(),
         parent=parent or origin.id,
         value_updates=value_updates,

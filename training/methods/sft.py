@@ -41,7 +41,9 @@ from training.checkpoints import (
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
 from training.descent import anneal, descend, unlearnable
 from training.evaluation import evaluate_for
-from training.networks import FlatFeatures, Grounding, Network, random_frames, turned
+from training.networks.network import Network
+from training.networks.table import TableFeatures, random_frames, turned
+from training.networks.words import Grounding
 from training.recipes import SFTRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
 from training.vocabulary import PADDING, UNKNOWN, Vocabulary
@@ -66,6 +68,9 @@ def sft(run: RunDir) -> dict[str, Any]:
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)  # initial weights
     generator = torch.Generator().manual_seed(recipe.seed)  # everything drawn later
+
+    if recipe.executed > recipe.chunk:
+        raise RunError(f"Of a chunk of {recipe.chunk} actions {recipe.executed} can't be executed; lower that.")
 
     # --- the data, and where the weights begin
     demonstrations = read_demonstrations(sorted(run.data.glob("*.safetensors")))
@@ -136,7 +141,7 @@ def sft(run: RunDir) -> dict[str, Any]:
 
 def sizes_of(recipe: SFTRecipe) -> dict[str, Any]:
     """Of the network."""
-    return {name: getattr(recipe, name) for name in ("hidden", "layers", "action_bins", "bins")}
+    return {name: getattr(recipe, name) for name in ("hidden", "layers", "action_bins", "bins", "chunk")}
 
 
 def new_network(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, vocabulary: Vocabulary) -> Network:
@@ -145,7 +150,7 @@ def new_network(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, 
     earlier = run.start / "reward_model.safetensors"
     if earlier.exists():
         begin_from(earlier, network, vocabulary)
-    elif isinstance(network.features, FlatFeatures):
+    elif not isinstance(network.features, TableFeatures):
         network.features.scale_as(perceive_all(network, demonstrations))
     return network
 
@@ -228,8 +233,10 @@ def ground(
     if not isinstance(grounding, Grounding):
         raise TypeError("Words are grounded in objects, and this body has none.")
     body = demonstrations.embodiment
-    tracked = perceived[:, len(STATE_NAMES) :].unflatten(1, (len(body.objects), -1))
-    seen = look_back(demonstrations, tracked, OBJECT_FEATURES, guessed=body.overhead is not None)
+    # Perceived as they are told of a body whose objects are tracked: its own numbers, then each object's.
+    own, features = (body.state_names, body.object_features) if body.tracked else (STATE_NAMES, OBJECT_FEATURES)
+    tracked = perceived[:, len(own) :].unflatten(1, (len(body.objects), -1))
+    seen = look_back(demonstrations, tracked, features, guessed=not body.tracked)
     if seen.clear[training].any():
         training, validation = training[seen.clear[training]], validation[seen.clear[validation]]
     else:
@@ -294,6 +301,16 @@ def among_strangers(words: Tensor, generator: torch.Generator) -> Tensor:
     return moved.masked_fill(at + before >= end + behind, PADDING)
 
 
+def chunks_of(demonstrations: Demonstrations, size: int) -> tuple[Tensor, Tensor]:
+    """The frames whose actions follow each other from each frame on, and how many of them are worth copying: to the end
+    of the episode at most, and not beyond an action of the policy. [F, size], [F]
+    """
+    frames = len(demonstrations.imitable)
+    following = (torch.arange(frames)[:, None] + torch.arange(size)).clamp(max=frames - 1)
+    # At an episode's last frame nobody acts, so none goes on into the next episode.
+    return following, demonstrations.imitable[following].long().cumprod(1).sum(1)
+
+
 class Losses:
     """Of both heads, over recorded frames: -log p(a_t | o_t, g) for the actions, -log p(t' - t | o_t, g) for the steps
     to go, t' being the end of the demonstration.
@@ -313,6 +330,7 @@ class Losses:
         self.recipe, self.generator = recipe, generator
         with torch.no_grad():
             self.goals = network.goal(words)  # [I, goal size]; fixed from here on if grounded
+        self.chunks, self.counts = chunks_of(demonstrations, network.action_head.chunk)
         self.bins = steps_to_go.bin_of_steps(demonstrations.steps_to_go, recipe.bins, recipe.bin_width)  # [F]
 
     def _hidden_and_frame(self, frames: Tensor, from_any_side: bool) -> tuple[Tensor, Tensor | None]:
@@ -325,11 +343,11 @@ class Losses:
     def cloning(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the recorded actions, the mean over some frames. [n] -> []"""
         hidden, frame = self._hidden_and_frame(frames, from_any_side)
-        actions = self.demonstrations.actions[frames]
+        actions = self.demonstrations.actions[self.chunks[frames]]  # [n, K, A]
         if frame is not None:
             actions = turned(frame, actions)
         head = self.network.action_head
-        return -head.log_probability(hidden, head.tokens(actions)).mean()
+        return -head.log_probability(hidden, head.tokens(actions), self.counts[frames]).mean()
 
     def steps_to_go(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the steps that were left, the mean over some frames. [n] -> []"""
@@ -462,6 +480,7 @@ def describe(
         bin_width=recipe.bin_width,
         threshold=math.inf,
         consecutive=1,
+        executed=recipe.executed,
         recipe=recipe.to_json(),
         id=ids[role],
     )

@@ -1,0 +1,57 @@
+"""The action head: p(a | o, g) over action tokens, of one action or of a chunk of several that follow each other."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ActionHead(nn.Module):
+    """Action tokens, each number's after those before it, of the first action of a chunk, then of the second, and so
+    on. A token is one of `bins` values over its number's range.
+
+    So the first m actions of a chunk have a probability of their own: whoever executes m of K needs no more.
+    """
+
+    middle: Tensor  # [A] of each range
+    reach: Tensor  # [A] from it to each side
+
+    def __init__(self, width: int, ranges: Sequence[tuple[float, float]], bins: int, chunk: int):
+        super().__init__()
+        self.bins, self.chunk, self.size = bins, chunk, len(ranges)
+        self.heads = nn.ModuleList(nn.Linear(width + i * bins, bins) for i in range(chunk * len(ranges)))
+        low, high = torch.tensor(ranges, dtype=torch.float64).T
+        self.register_buffer("middle", ((low + high) / 2).float(), persistent=False)
+        self.register_buffer("reach", ((high - low) / 2).float(), persistent=False)
+
+    def tokens(self, actions: Tensor) -> Tensor:
+        """The nearest token of each number. [..., A] in the body's units -> [..., A]"""
+        share = ((actions - self.middle) / self.reach).clamp(-1, 1)
+        return ((share + 1) / 2 * (self.bins - 1)).round().long()
+
+    def actions(self, tokens: Tensor) -> Tensor:
+        """The number that each token stands for. [..., A] -> [..., A]"""
+        return (tokens.float() / (self.bins - 1) * 2 - 1) * self.reach + self.middle
+
+    def log_probability(self, hidden: Tensor, tokens: Tensor, counts: Tensor | None = None) -> Tensor:
+        """log p(a | o, g) of the first m actions of a chunk, of which row i has counts[i] (all, if not given).
+        [n, width], [n, m, A], [n] -> [n]
+        """
+        total = hidden.new_zeros(len(hidden))
+        for i, (head, token) in enumerate(zip(self.heads, tokens.flatten(1).unbind(1), strict=False)):
+            each = -F.cross_entropy(head(hidden), token, reduction="none")
+            # What comes after a row's own actions counts nothing; that it is told to the heads behind changes nothing.
+            total = total + (each if counts is None else each * (counts > i // self.size))
+            hidden = torch.cat([hidden, F.one_hot(token, self.bins).float()], 1)
+        return total
+
+    def sample(self, hidden: Tensor, generator: torch.Generator | None, greedy: bool, count: int) -> Tensor:
+        """The first `count` actions of a chunk. [n, width] -> tokens [n, count, A]"""
+        tokens = []
+        for head in self.heads[: count * self.size]:
+            logits = head(hidden)
+            token = logits.argmax(1) if greedy else torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+            tokens.append(token)
+            hidden = torch.cat([hidden, F.one_hot(token, self.bins).float()], 1)
+        return torch.stack(tokens, 1).unflatten(1, (count, self.size))

@@ -1,0 +1,135 @@
+"""The networks: words to a goal, goal and observation to action tokens and to steps-to-go.
+
+instruction --Grounding or TextCode--> goal --+
++--> features -> trunk -> action head      p(a | o, g)
+observation (a picture: perception.py first) ------+                      -> steps-to-go head p(t' - t | o, g)
+
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from robots.embodiments import Embodiment
+from robots.worlds.language_table import OBJECT_FEATURES
+from training.networks.arm import ArmFeatures
+from training.networks.arm import fits as arm_fits
+from training.networks.heads import ActionHead
+from training.networks.state import FlatFeatures
+from training.networks.table import SYMMETRIES, TableFeatures, turned
+from training.networks.words import Grounding, TextCode
+from training.perception import Perception
+from training.vocabulary import Vocabulary
+
+
+class Network(nn.Module):
+    """One network with both heads. Stage 2 trains a copy's trunk and action head; perception and the words' part stay.
+
+    A table looks alike from every side, and what acts and judges on one is exactly equivariant under its SYMMETRIES:
+    the policy is the even mixture of what the heads say of the eight turned and mirrored tables, p(a | o, g) = 1/8
+    sum_f p_net(f a | f o, g), and d the mean of theirs. So a step in practice stands for its eight copies by itself,
+    and the ratio of probabilities in the update is that of the very policy that acted.
+    """
+
+    words: Grounding | TextCode
+    features: TableFeatures | ArmFeatures | FlatFeatures
+
+    def __init__(
+        self,
+        embodiment: Embodiment,
+        vocabulary: Vocabulary,
+        hidden: int,
+        layers: int,
+        action_bins: int,
+        bins: int,
+        chunk: int = 1,
+    ):
+        """`chunk`: how many actions that follow each other it answers at once, K."""
+        super().__init__()
+        self.vectors = [key for key, feature in embodiment.observation.items() if not feature.is_picture]
+        if embodiment.overhead:
+            self.perception = Perception(embodiment)
+        if embodiment.overhead or embodiment.object_features == OBJECT_FEATURES:
+            self.words = Grounding(vocabulary, embodiment)
+            self.features = TableFeatures(embodiment)
+        elif arm_fits(embodiment):
+            self.words = Grounding(vocabulary, embodiment)
+            self.features = ArmFeatures(embodiment)
+        else:
+            self.words = TextCode(vocabulary)
+            size = sum(embodiment.observation[key].size for key in self.vectors)
+            self.features = FlatFeatures(size, self.words.size)
+        widths = [self.features.size, *[hidden] * layers]
+        self.trunk = nn.Sequential(
+            *(nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU()) for a, b in itertools.pairwise(widths))
+        )
+        self.action_head = ActionHead(hidden, embodiment.action_range, action_bins, chunk)
+        self.steps_to_go_head = nn.Linear(hidden, bins)
+
+    def goal(self, words: Tensor) -> Tensor:
+        """Sentences as what acts and judges is told them. [n, length] -> [n, goal size]"""
+        goal = self.words(words)
+        return self.words.decided(goal) if isinstance(self.words, Grounding) else goal
+
+    @property
+    def grounded(self) -> bool:
+        """Whether its words are bound to objects: before all else, and frozen then."""
+        return isinstance(self.words, Grounding)
+
+    def perceive(self, observations: Mapping[str, Tensor]) -> Tensor:
+        """Observations as recorded -> what the rest reads [n, P]: their vectors, or what was made out in a picture."""
+        if hasattr(self, "perception"):
+            return self.perception(observations[self.perception.key])
+        return torch.cat([observations[key] for key in self.vectors], 1)
+
+    def hidden(self, perceived: Tensor, goal: Tensor, frame: Tensor | None = None) -> Tensor:
+        """[n, P], [n, goal size] -> [n, hidden]"""
+        return self.trunk(self.features(perceived, goal, frame))
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether what it sees can be turned and mirrored."""
+        return isinstance(self.features, TableFeatures)
+
+    def frames(self, n: int) -> list[Tensor | None]:
+        """Each symmetry, for n rows; only None where the body has no such symmetries."""
+        return [frame.expand(n, 2, 2) for frame in SYMMETRIES] if self.symmetric else [None]
+
+    def random_symmetries(self, n: int, generator: torch.Generator | None) -> Tensor | None:
+        """One drawn for each row. [n, 2, 2]"""
+        return SYMMETRIES[torch.randint(len(SYMMETRIES), (n,), generator=generator)] if self.symmetric else None
+
+    def _from_all_sides(self, perceived: Tensor, goal: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """hidden, of all frames at once. [n, ...] -> [F n, hidden], the F frames"""
+        frames = self.frames(len(perceived))
+        sides = [frame for frame in frames if frame is not None]
+        if not sides:
+            return self.hidden(perceived, goal), frames
+        times = len(sides)
+        return self.hidden(perceived.repeat(times, 1), goal.repeat(times, 1), torch.cat(sides)), frames
+
+    def act(
+        self, perceived: Tensor, goal: Tensor, generator: torch.Generator | None, greedy: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Chunks of actions [n, K, A] sampled from p(a | o, g), and the hidden layer that they came from. A greedy one
+        is the likeliest as seen from one side.
+        """
+        frame = None if greedy else self.random_symmetries(len(perceived), generator)
+        hidden, head = self.hidden(perceived, goal, frame), self.action_head
+        actions = head.actions(head.sample(hidden, generator, greedy, head.chunk))
+        return (actions if frame is None else turned(frame.transpose(1, 2), actions)), hidden
+
+    def log_probability(self, perceived: Tensor, goal: Tensor, actions: Tensor) -> Tensor:
+        """log p(a | o, g) of the mixture, of a chunk's first m actions. [n, P], [n, goal size], [n, m, A] -> [n]"""
+        hidden, frames = self._from_all_sides(perceived, goal)
+        seen = torch.cat([actions if frame is None else turned(frame, actions) for frame in frames])
+        each = self.action_head.log_probability(hidden, self.action_head.tokens(seen)).unflatten(0, (len(frames), -1))
+        return each.logsumexp(0) - math.log(len(frames))
+
+    def steps_to_go(self, perceived: Tensor, goal: Tensor) -> Tensor:
+        """p(steps-to-go | o, g), the mean over the symmetries. [n, P], [n, goal size] -> [n, bins]"""
+        hidden, frames = self._from_all_sides(perceived, goal)
+        return self.steps_to_go_head(hidden).softmax(-1).unflatten(0, (len(frames), -1)).mean(0)
