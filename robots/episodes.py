@@ -160,7 +160,7 @@ class Episode:
         if self.embodiment != body.name:
             refuse("embodiment", f"is {self.embodiment}, but {body.name} was expected.")
         if set(body.observation) != set(self.observations):
-            held = ", ".join(sorted(self.observations))
+            held = _shown(", ".join(sorted(self.observations)))
             refuse("observations", f"hold {held}, but {body.name} observes {', '.join(sorted(body.observation))}.")
         for key, feature in body.observation.items():
             array = self.observations[key]
@@ -506,9 +506,10 @@ def _steps_of_each(
                 f"{arrays[name].shape}, but {int(offsets[-1])} steps need {wanted} rows."
             )
     for key in arrays:
-        camera = key.removeprefix(_SIZES).removeprefix(_FRAMES)
-        if not key.startswith((_FRAMES, _SIZES)):
+        prefix = next((each for each in (_FRAMES, _SIZES) if key.startswith(each)), "")
+        if not prefix:
             continue
+        camera = key.removeprefix(prefix)
         if _FRAMES + camera not in arrays or _SIZES + camera not in arrays:
             raise FieldError(f"Episode {first}, field frames: {_FRAMES}CAMERA and {_SIZES}CAMERA belong together.")
         sizes, frames = arrays[_SIZES + camera], arrays[_FRAMES + camera]
