@@ -304,6 +304,8 @@ class Embodiment:
         """What is wrong with one motion, or nothing."""
         if motion.kind not in MOTIONS:
             return f"the motion {motion.kind!r} is unknown; known are {', '.join(MOTIONS)}."
+        if not isinstance(motion.sensed_by, str):
+            return f"sensed_by must be a text, not {motion.sensed_by!r}."
         if motion.kind == "effort":
             return "an effort has no largest_change: leave it out." if motion.largest_change is not None else ""
         if not is_number(motion.largest_change) or motion.largest_change <= 0:
@@ -326,7 +328,7 @@ class Embodiment:
             if each.axis not in (*DRIVE_AXES, *self.action_names):
                 known = ", ".join(DRIVE_AXES)
                 yield f" has the drive axis {each.axis!r}; known are {known}, and the names of its actions."
-            if each.moves and each.moves not in self.action_names:
+            if each.moves != "" and each.moves not in self.action_names:
                 yield f": the drive axis {each.axis!r} moves {each.moves!r}, which is no number of its action."
 
 
@@ -408,8 +410,10 @@ def differences(now: Embodiment, then: Embodiment) -> list[str]:
     if kinds[0] != kinds[1] and all(kinds):
         found.append(f"its actions are {', '.join(kinds[0])}, and were {', '.join(kinds[1])}")
     if now.objects != then.objects:
-        names = [", ".join(kind.name for kind in body.objects) or "none" for body in (now, then)]
-        found.append(f"its objects are {names[0]}, and were {names[1]}")
+        names = [[kind.name for kind in body.objects] for body in (now, then)]
+        if names[0] == names[1]:  # they look different
+            names = [[f"{kind.name} ({kind.colour}, {kind.shape})" for kind in body.objects] for body in (now, then)]
+        found.append(f"its objects are {', '.join(names[0]) or 'none'}, and were {', '.join(names[1]) or 'none'}")
     return found
 
 
