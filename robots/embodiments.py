@@ -30,7 +30,7 @@ MOTIONS = ("delta", "velocity", "position", "effort")
 DRIVE_AXES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
 LONGEST_NAME, LONGEST_PROBLEM = 60, 500  # characters
-MOST_NUMBERS, MOST_CAMERAS, MOST_PIXELS = 1000, 16, 4096 * 4096
+MOST_NUMBERS, MOST_CAMERAS, MOST_PIXELS = 10_000, 16, 4096 * 4096
 
 
 @dataclass(frozen=True)

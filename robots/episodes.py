@@ -398,9 +398,10 @@ def _bring_up_to_date(arrays: dict[str, np.ndarray], fields: list[dict[str, Any]
     body = EMBODIMENTS.get(fields[0]["embodiment"]) if isinstance(fields[0]["embodiment"], str) else None
     if (together := arrays.pop("observations", None)) is not None:
         arrays |= _by_feature(together, body)
-    if "frames" in arrays and "frame_sizes" in arrays:
-        camera = body.cameras[0].name if body and body.cameras else "front"
-        arrays[_FRAMES + camera], arrays[_SIZES + camera] = arrays.pop("frames"), arrays.pop("frame_sizes")
+    camera = body.cameras[0].name if body and body.cameras else "front"
+    for name, of_camera in (("frames", _FRAMES), ("frame_sizes", _SIZES)):
+        if name in arrays:
+            arrays[of_camera + camera] = arrays.pop(name)
 
 
 def _by_feature(together: np.ndarray, body: Embodiment | None) -> dict[str, np.ndarray]:

@@ -156,7 +156,7 @@ PARTS = "red moon.x", "red moon.y"
         (observing(TOP, replace(picture(4, 4), low=(0.0,), high=(1.0,))), "no low, high or units"),
         (observing(TOP, replace(picture(4, 4), names=("a",))), "a picture's names are height, width, channels"),
         (of_state(dtype="float64"), "its dtype is 'float64'; vectors are float32, pictures uint8"),
-        (of_state(shape=[4, 1]), r"a vector's shape is \[n\], with n from 1 to 1000, not \[4, 1\]"),
+        (of_state(shape=[4, 1]), r"a vector's shape is \[n\], with n from 1 to 10000, not \[4, 1\]"),
         (of_state(shape=[]), r"not \[\]"),
         (of_state(shape=[0], names=[]), r"not \[0\]"),
         (of_state(shape=[5]), "it has 5 numbers but 4 names; give one for each"),
@@ -174,7 +174,7 @@ PARTS = "red moon.x", "red moon.y"
         (of_state(low=[0, 0, 2, 0], high=[1, 1, 1, 1]), r"low \(2.0\) of previous_ee_x must be below its high \(1.0\)"),
         (of_state(low=[0, 0, 1, 0], high=[1, 1, 1, 1]), "must be below its high"),
         (of_state(low=[0, 0, math.nan, 0], high=[1] * 4), "both finite"),
-        (observing(STATE, vector([f"{i}" for i in range(MOST_NUMBERS + 1)])), "n from 1 to 1000"),
+        (observing(STATE, vector([f"{i}" for i in range(MOST_NUMBERS + 1)])), "n from 1 to 10000"),
         (
             {"observation": {f"observation.images.{i}": asdict(picture(4, 4)) for i in range(MOST_CAMERAS + 1)}},
             "18 cameras; at most 16",
@@ -628,6 +628,12 @@ sensed_by = ["rail_at", "", ""]"""
     # 25 steps a second of at most 0.02
     assert body.action_range == ((0, 1), (-0.5, 0.5), (0, 2))
     assert Embodiment.from_json(body.to_json()) == body
+
+
+def test_a_worlds_file_may_observe_as_much_as_it_is_told(tmp_path):
+    path = tmp_path / "worlds.toml"
+    path.write_text(WORLD.replace("observations = 4", f"observations = {MOST_NUMBERS}"))
+    assert len(read_worlds_file(path)[0].embodiment.state_names) == MOST_NUMBERS
 
 
 def test_missing_worlds_file_is_named(tmp_path):
