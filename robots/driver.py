@@ -125,7 +125,8 @@ class Driver:
 
     def driven(self, axes: Mapping[str, float]) -> np.ndarray:
         """The action [A] by which a person moves it: what it makes of axes that no single number moves."""
-        value = self._call("driving it", "driven", dict(axes))
+        every = {each.axis: float(axes.get(each.axis, 0.0)) for each in self.embodiment.drive}
+        value = self._call("driving it", "driven", every)
         array: np.ndarray = guarded("driving it", lambda: np.array(value, np.float32))
         if array.shape != (self.embodiment.action_size,) or not np.isfinite(array).all():
             raise DriverError(

@@ -24,12 +24,13 @@ IMAGES = "observation.images."  # and the camera's name: uint8 [H, W, 3]
 ACTION = "action"
 
 VECTOR, PICTURE = "float32", "uint8"  # the dtypes that there are
+PICTURE_NAMES = ("height", "width", "channels")  # of what a picture's shape says
 MOTIONS = ("delta", "velocity", "position", "effort")
 # What a person may drive by; beside these any number of the action, by its name (a joint).
 DRIVE_AXES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 
-LONGEST_NAME = 60  # characters
-MOST_NUMBERS, MOST_CAMERAS, MOST_PIXELS = 1000, 16, 4096 * 4096
+LONGEST_NAME, LONGEST_PROBLEM = 60, 500  # characters
+MOST_NUMBERS, MOST_CAMERAS, MOST_PIXELS = 10_000, 16, 4096 * 4096
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def vector(
 
 def picture(width: int, height: int) -> Feature:
     """What a camera sees, uint8 [height, width, 3]."""
-    return Feature(PICTURE, (height, width, 3), ("height", "width", "channels"))
+    return Feature(PICTURE, (height, width, 3), PICTURE_NAMES)
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class Embodiment:
     def check(self) -> None:
         """ValueError where it contradicts itself."""
         for problem in self._problems():
-            raise ValueError(f"The body {self.name[:LONGEST_NAME]}{problem}")
+            raise ValueError(f"The body {self.name[:LONGEST_NAME]}{problem}"[:LONGEST_PROBLEM])
 
     def _problems(self) -> Iterator[str]:
         """What is wrong with it, a sentence each, as they go on after its name."""
@@ -245,14 +246,13 @@ class Embodiment:
         for key, feature in self.observation.items():
             if problem := _key_problem(key, feature) or _feature_problem(feature):
                 yield f", feature {key}: {problem}"
-        if self.action.is_picture or not self.action.size:
-            yield ", feature action: it must be a vector of at least one number."
+        if self.action.dtype != VECTOR or not self.action.size:
+            yield f", feature action: it must be a vector of {VECTOR}, of at least one number."
         elif problem := _feature_problem(self.action):
             yield f", feature action: {problem}"
         elif not self.action.low:
             yield ", feature action: it needs low and high, how far each of its numbers may go."
-        if len(self.pictures) > MOST_CAMERAS:
-            yield f" has {len(self.pictures)} cameras; at most {MOST_CAMERAS} are looked at."
+        yield from self._camera_problems()
         yield from self._object_problems()
         if self.motions and len(self.motions) != self.action_size:
             yield (
@@ -265,8 +265,31 @@ class Embodiment:
                 yield f", action {name}: {problem}"
         yield from self._drive_problems()
 
+    def _camera_problems(self) -> Iterator[str]:
+        for view in self.views:
+            sized = all(type(size) is int and 0 < size <= MOST_PIXELS for size in (view.width, view.height))
+            if not (is_name(view.name) and sized):
+                yield (
+                    f" has the view {view.name!r} of {view.width!r} x {view.height!r}; it needs a name of 1 to "
+                    f"{LONGEST_NAME} characters, and a width and a height in pixels."
+                )
+        if doubled := _doubled([view.name for view in self.views]):
+            yield f" has two views named {doubled!r}; give each a name of its own."
+        if len(self.cameras) > MOST_CAMERAS:
+            yield f" has {len(self.cameras)} cameras; at most {MOST_CAMERAS} are looked at."
+        if self.overhead and self.overhead.camera not in [*self.pictures]:
+            yield f" sees from above by {self.overhead.camera!r}, which is none of its cameras."
+        if self.overhead and not (is_number(scale := self.overhead.metres_per_pixel) and scale > 0):
+            yield f" sees from above, but metres_per_pixel must be a finite number above 0, not {scale!r}."
+
     def _object_problems(self) -> Iterator[str]:
         names = [kind.name for kind in self.objects]
+        for kind in self.objects:
+            if not (is_name(kind.name) and is_name(kind.colour) and is_name(kind.shape)):
+                yield (
+                    f" has the object {kind.name!r}; its name, colour and shape must be texts of 1 to {LONGEST_NAME} "
+                    "characters."
+                )
         if doubled := _doubled(names):
             yield f" has two objects named {doubled!r}; give each a name of its own."
         if self.tracked and self.objects:
@@ -276,13 +299,13 @@ class Embodiment:
                     f", feature {ENVIRONMENT_STATE}: it must hold the same features of each object, in the objects' "
                     'order, named "OBJECT.FEATURE".'
                 )
-        if self.overhead and self.overhead.camera not in self.pictures:
-            yield f" sees from above by {self.overhead.camera!r}, which is none of its cameras."
 
     def _motion_problem(self, low: float, high: float, motion: Motion) -> str:
         """What is wrong with one motion, or nothing."""
         if motion.kind not in MOTIONS:
             return f"the motion {motion.kind!r} is unknown; known are {', '.join(MOTIONS)}."
+        if not isinstance(motion.sensed_by, str):
+            return f"sensed_by must be a text, not {motion.sensed_by!r}."
         if motion.kind == "effort":
             return "an effort has no largest_change: leave it out." if motion.largest_change is not None else ""
         if not is_number(motion.largest_change) or motion.largest_change <= 0:
@@ -305,7 +328,7 @@ class Embodiment:
             if each.axis not in (*DRIVE_AXES, *self.action_names):
                 known = ", ".join(DRIVE_AXES)
                 yield f" has the drive axis {each.axis!r}; known are {known}, and the names of its actions."
-            if each.moves and each.moves not in self.action_names:
+            if each.moves != "" and each.moves not in self.action_names:
                 yield f": the drive axis {each.axis!r} moves {each.moves!r}, which is no number of its action."
 
 
@@ -338,16 +361,21 @@ def _key_problem(key: str, feature: Feature) -> str:
 def _feature_problem(feature: Feature) -> str:
     """What is wrong with one feature, or nothing."""
     if feature.is_picture:
-        if len(feature.shape) != 3 or feature.shape[2] != 3 or not 0 < feature.size <= 3 * MOST_PIXELS:
-            return f"a picture's shape is [height, width, 3], not {list(feature.shape)}."
+        shape = feature.shape
+        if len(shape) != 3 or shape[2] != 3 or min(shape) < 1 or feature.size > 3 * MOST_PIXELS:
+            return f"a picture's shape is [height, width, 3], not {list(shape)}."
+        if feature.names != PICTURE_NAMES or feature.low or feature.high or feature.units:
+            return f"a picture's names are {', '.join(PICTURE_NAMES)}, and it has no low, high or units."
         return ""
     if len(feature.shape) != 1 or not 0 < feature.size <= MOST_NUMBERS:
         return f"a vector's shape is [n], with n from 1 to {MOST_NUMBERS}, not {list(feature.shape)}."
     for each in ("names", "low", "high", "units"):
         if len(getattr(feature, each)) not in ((feature.size,) if each == "names" else (0, feature.size)):
             return f"it has {feature.size} numbers but {len(getattr(feature, each))} {each}; give one for each."
-    if bad := [name for name in feature.names if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME]:
-        return f"each of its names must be a text of 1 to {LONGEST_NAME} characters, and {str(bad[0])[:80]!r} is none."
+    if bad := [name for name in feature.names if not is_name(name)]:
+        return f"each of its names must be a text of 1 to {LONGEST_NAME} characters, and {bad[0]!r} is none."
+    if bad := [unit for unit in feature.units if unit != "" and not is_name(unit)]:
+        return f"each of its units must be a text of at most {LONGEST_NAME} characters, and {bad[0]!r} is none."
     if doubled := _doubled(feature.names):
         return f"two of its numbers are named {doubled!r}; give each a name of its own."
     if len(feature.low) != len(feature.high):
@@ -356,6 +384,11 @@ def _feature_problem(feature: Feature) -> str:
         if not (is_number(low) and is_number(high) and low < high):
             return f"low ({low!r}) of {name} must be below its high ({high!r}), both finite."
     return ""
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """A text that is neither empty nor too long to be shown."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -377,8 +410,10 @@ def differences(now: Embodiment, then: Embodiment) -> list[str]:
     if kinds[0] != kinds[1] and all(kinds):
         found.append(f"its actions are {', '.join(kinds[0])}, and were {', '.join(kinds[1])}")
     if now.objects != then.objects:
-        names = [", ".join(kind.name for kind in body.objects) or "none" for body in (now, then)]
-        found.append(f"its objects are {names[0]}, and were {names[1]}")
+        names = [[kind.name for kind in body.objects] for body in (now, then)]
+        if names[0] == names[1]:  # they look different
+            names = [[f"{kind.name} ({kind.colour}, {kind.shape})" for kind in body.objects] for body in (now, then)]
+        found.append(f"its objects are {', '.join(names[0]) or 'none'}, and were {', '.join(names[1]) or 'none'}")
     return found
 
 

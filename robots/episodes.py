@@ -176,7 +176,7 @@ class Episode:
         if self.embodiment != body.name:
             refuse("embodiment", f"is {self.embodiment}, but {body.name} was expected.")
         if set(body.observation) != set(self.observations):
-            held = ", ".join(sorted(self.observations))
+            held = _shown(", ".join(sorted(self.observations)))
             refuse("observations", f"hold {held}, but {body.name} observes {', '.join(sorted(body.observation))}.")
         for key, feature in body.observation.items():
             array = self.observations[key]
@@ -413,9 +413,10 @@ def _bring_up_to_date(arrays: dict[str, np.ndarray], body: Embodiment | None) ->
         arrays["fenced"] = np.zeros(arrays["actors"].shape, np.uint8)
     if (together := arrays.pop("observations", None)) is not None:
         arrays |= _by_feature(together, body)
-    if "frames" in arrays and "frame_sizes" in arrays:
-        camera = body.cameras[0].name if body and body.cameras else "front"
-        arrays[_FRAMES + camera], arrays[_SIZES + camera] = arrays.pop("frames"), arrays.pop("frame_sizes")
+    camera = body.cameras[0].name if body and body.cameras else "front"
+    for name, of_camera in (("frames", _FRAMES), ("frame_sizes", _SIZES)):
+        if name in arrays:
+            arrays[of_camera + camera] = arrays.pop(name)
 
 
 def _by_feature(together: np.ndarray, body: Embodiment | None) -> dict[str, np.ndarray]:
@@ -537,9 +538,10 @@ def _steps_of_each(
                 f"{arrays[name].shape}, but {int(offsets[-1])} steps need {wanted} rows."
             )
     for key in arrays:
-        camera = key.removeprefix(_SIZES).removeprefix(_FRAMES)
-        if not key.startswith((_FRAMES, _SIZES)):
+        prefix = next((each for each in (_FRAMES, _SIZES) if key.startswith(each)), "")
+        if not prefix:
             continue
+        camera = key.removeprefix(prefix)
         if _FRAMES + camera not in arrays or _SIZES + camera not in arrays:
             raise FieldError(f"Episode {first}, field frames: {_FRAMES}CAMERA and {_SIZES}CAMERA belong together.")
         sizes, frames = arrays[_SIZES + camera], arrays[_FRAMES + camera]

@@ -372,7 +372,7 @@ class Command(Message):
     id: str = part(ID)
     name: str = part(ID, "an act of robots/control.py")
     args: dict[str, Any] = part(
-        OBJECT, "speed {value}, drive {dx, dy: -1 to 1}, settings {...}, clear_stop {stop}", default=dict
+        OBJECT, "speed {value}, drive {axes: {NAME: -1 to 1}}, settings {...}, clear_stop {stop}", default=dict
     )
     ttl_ms: Any = part(ANY, "it is refused when it is older; a stop never is", default=None)
     sent_at: float | None = part(

@@ -78,7 +78,7 @@ class DrivenWorld(World, Protocol):
     """One whose body has drive axes that no single number of its action moves."""
 
     def driven(self, axes: Mapping[str, float]) -> np.ndarray:
-        """The action by which a person moves it, each drive axis from -1 to 1; the others are 0."""
+        """The action by which a person moves it; `axes` names each drive axis of the body, from -1 to 1: 0 rests."""
         ...
 
 
@@ -112,6 +112,13 @@ def checked(name: str, value: np.ndarray, size: int) -> np.ndarray:
     if not all(map(math.isfinite, array.tolist())):  # for two numbers a fraction of numpy's time
         raise WorldError(f"The {name} holds NaN or infinity.")
     return array
+
+
+def part_of(observation: Observation, key: str) -> np.ndarray:
+    """One feature of an observation from elsewhere, or a sentence about what it lacks."""
+    if key not in observation:
+        raise WorldError(f"The observation holds no {key}.")
+    return observation[key]
 
 
 def on_demand(name: str, *given: Any) -> Callable[..., Any]:

@@ -74,7 +74,7 @@ class GymnasiumWorld:
         repeat: int = max(1, round(rate / self.embodiment.fps))
         if abs(rate / repeat - self.embodiment.fps) > 0.01 * self.embodiment.fps:
             raise self._error(
-                f"fps is {self.embodiment.fps:g}, but the environment runs at {rate:g} Hz; "
+                f"control_hz is {self.embodiment.fps:g}, but the environment runs at {rate:g} Hz; "
                 f"choose {rate:g} divided by a whole number, such as {rate / repeat:g}."
             )
         return repeat

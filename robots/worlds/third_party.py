@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from robots.embodiments import MOTIONS, STATE, Camera, DriveAxis, Embodiment, Feature, Motion, is_number, vector
+from robots.embodiments import (
+    MOST_NUMBERS,
+    MOTIONS,
+    STATE,
+    Camera,
+    DriveAxis,
+    Embodiment,
+    Feature,
+    Motion,
+    is_number,
+    vector,
+)
 from robots.rules import RULES, RuleError
 from robots.tasks import Grammar, TaskFamily, cleaned
 from robots.worlds import WORLDS, WorldSpec, on_demand
@@ -105,7 +116,7 @@ def read_worlds_file(path: str | Path) -> tuple[WorldDescription, ...]:
     return worlds
 
 
-MOST_NUMBERS, MOST_STEPS = 10_000, 1_000_000
+MOST_STEPS = 1_000_000
 _WORLD_KEYS = {
     "name",
     "env_id",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from robots.embodiments import ENVIRONMENT_STATE, STATE
 from robots.orders import PolicyBundle
 from robots.protocol import TO_STATION, Message, decode
 from robots.worlds.language_table import LANGUAGE_TABLE, block_positions
@@ -45,9 +46,9 @@ class FakeWorld:
         self._place()
 
     def _place(self):
-        self.state = np.zeros(self.embodiment.observation_size, np.float32)
+        self.state, self.tracked = np.zeros(4, np.float32), np.zeros(5 * len(self.embodiment.objects), np.float32)
         for index, block in enumerate(self.embodiment.objects):
-            self.state[self.embodiment.object_slice(block.name)] = [
+            self.tracked[self.embodiment.object_slice(block.name)] = [
                 -0.24 + 0.15 * (index % 4),
                 -0.1 + 0.2 * (index // 4),
                 1,
@@ -70,7 +71,7 @@ class FakeWorld:
         return self.observation()
 
     def observation(self):
-        return self.state.copy()
+        return {STATE: self.state.copy(), ENVIRONMENT_STATE: self.tracked.copy()}
 
     def true_success(self, instruction):
         return self.success
@@ -82,9 +83,9 @@ class FakeWorld:
         return np.minimum(action, margin)
 
     def objects_in_play(self):
-        return block_positions(self.state)
+        return block_positions(self.observation())
 
-    def render(self, width, height):
+    def render(self, camera, width, height):
         image = np.zeros((height, width, 3), np.uint8)
         image[:, : int((self.state[0] % 1) * width)] = 255
         return image
@@ -101,11 +102,11 @@ class FakePolicy:
         self.value_head = np.array([p_success] + 48 * [0] + [1 - p_success], np.float32)
 
     def act(self, observations, instructions, generator=None, greedy=False):
-        self.calls.append(len(observations))
-        return np.tile(self.action, (len(observations), 1))
+        self.calls.append(len(instructions))
+        return np.tile(self.action, (len(instructions), 1))
 
     def act_with_prediction(self, observations, instructions, generator=None, greedy=False):
-        return self.act(observations, instructions), np.tile(self.value_head, (len(observations), 1))
+        return self.act(observations, instructions), np.tile(self.value_head, (len(instructions), 1))
 
 
 class FakeRewardModel:
@@ -115,8 +116,8 @@ class FakeRewardModel:
         self.distance, self.bins, self.calls = distance, bins, []
 
     def steps_to_go(self, observations, instructions):
-        self.calls.append(len(observations))
-        d = np.maximum(0.0, self.distance - 100 * observations[:, 0])
+        self.calls.append(len(instructions))
+        d = np.maximum(0.0, self.distance - 100 * observations[STATE][:, 0])
         distribution = np.zeros((len(d), self.bins), np.float32)
         distribution[np.arange(len(d)), np.minimum(self.bins - 1, (d // 2).astype(int))] = 1
         return d, distribution

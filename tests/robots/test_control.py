@@ -8,6 +8,7 @@ from robots.control import (
     Control,
     DeadMan,
     TransitionError,
+    drive_axes,
     refuse_expired,
 )
 from robots.protocol import STATES, Command, CommandDone
@@ -86,44 +87,65 @@ def test_the_body_is_moved_by_nobody_unless_a_state_says_so():
 
 def test_a_drive_is_held_for_300_ms_and_the_hand_counts_as_gone_after_500():
     hand = DeadMan()
-    hand.drive({"dx": 1, "dy": -0.5}, now=10.0)
-    assert hand.direction(10.29) == (1.0, -0.5)
-    assert hand.direction(10.31) is None
+    hand.drive({"x": 1, "y": -0.5}, now=10.0)
+    assert hand.axes(10.29) == {"x": 1.0, "y": -0.5}
+    assert hand.axes(10.31) == {}
     assert not hand.lapsed(10.49)
     assert hand.lapsed(10.51)
     assert not hand.lapsed(10.6), "it fires once"
-    hand.drive({"dx": 1}, now=11.0)
-    assert hand.direction(11.1) == (1.0, 0.0), "and a new drive command moves the body again"
+    hand.drive({"x": 1, "y": 0}, now=11.0)
+    assert hand.axes(11.1) == {"x": 1.0}, "and a new drive command moves the body again"
 
 
 def test_a_release_is_no_dead_man():
     hand = DeadMan()
-    hand.drive({"dx": 1}, now=10.0)
+    hand.drive({"x": 1}, now=10.0)
     hand.used()
-    hand.drive({"dx": 0, "dy": 0}, now=10.1)
-    assert hand.direction(10.1) is None
+    hand.drive({"x": 0, "y": 0}, now=10.1)
+    assert hand.axes(10.1) == {}
     assert not hand.lapsed(11.0)
 
 
 def test_a_tap_shorter_than_a_control_period_moves_the_body_once():
     hand = DeadMan()
-    hand.drive({"dx": 1}, now=10.0)
-    hand.drive({"dx": 0}, now=10.05)
-    assert hand.direction(10.2) == (1.0, 0.0)
+    hand.drive({"x": 1}, now=10.0)
+    hand.drive({"x": 0}, now=10.05)
+    assert hand.axes(10.2) == {"x": 1.0}
     hand.used()
-    assert hand.direction(10.21) is None
+    assert hand.axes(10.21) == {}
 
 
-@pytest.mark.parametrize("args", [{"dx": "fast"}, {"dx": float("nan")}, {"dy": True}, {"dy": None}])
-def test_a_drive_that_is_no_number_is_refused(args):
-    with pytest.raises(CommandRefused, match="number from -1 to 1"):
-        DeadMan().drive(args, now=0.0)
+def test_letting_go_is_an_empty_drive_too():
+    hand = DeadMan()
+    hand.drive({"gripper": 1}, now=10.0)
+    hand.used()
+    hand.drive({}, now=10.1)
+    assert hand.axes(10.1) == {} and not hand.lapsed(11.0)
+
+
+@pytest.mark.parametrize("axes", [{"x": "fast"}, {"x": float("nan")}, {"y": True}, {"y": None}, {"x": [1]}])
+def test_a_drive_that_is_no_number_is_refused(axes):
+    (axis,) = axes
+    with pytest.raises(CommandRefused, match=f"number from -1 to 1 for {axis}"):
+        drive_axes({"axes": axes}, ("x", "y"))
 
 
 def test_a_drive_beyond_the_limit_is_clipped():
-    hand = DeadMan()
-    hand.drive({"dx": 7, "dy": -7}, now=0.0)
-    assert hand.direction(0.1) == (1.0, -1.0)
+    assert drive_axes({"axes": {"x": 7, "y": -7}}, ("x", "y")) == {"x": 1.0, "y": -1.0}
+
+
+def test_a_drive_of_an_axis_that_the_body_does_not_have_is_refused_with_those_that_it_has():
+    with pytest.raises(CommandRefused, match=r"drive names the axis 'z'; this body's are x, yaw, gripper\.$"):
+        drive_axes({"axes": {"x": 1, "z": 1}}, ("x", "yaw", "gripper"))
+    with pytest.raises(CommandRefused) as refused:
+        drive_axes({"axes": {"z" * 10_000: 1}}, ("x",))
+    assert len(str(refused.value)) < 100, "it is said to a person"
+
+
+@pytest.mark.parametrize("args", [{}, {"axes": None}, {"axes": [1, 0]}, {"axes": 1.0}, {"dx": 1.0, "dy": 0.0}])
+def test_a_drive_without_axes_is_refused_with_an_example(args):
+    with pytest.raises(CommandRefused, match=r'drive needs axes, .* as in \{"x": 0\.5\}'):
+        drive_axes(args, ("x", "y"))
 
 
 def test_an_expired_command_is_refused_but_a_stop_never_is():

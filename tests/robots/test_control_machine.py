@@ -133,15 +133,15 @@ class ControlOfAStation(RuleBasedStateMachine):
     def take(self, who):
         self.say(who, "override", 3.0)
 
-    @rule(who=st.sampled_from(PEOPLE), dx=st.sampled_from((-1.0, 0.0, 1.0)))
-    def drive(self, who, dx):
-        self.say(who, "drive", 0.3, dx=dx, dy=0.0)
+    @rule(who=st.sampled_from(PEOPLE), x=st.sampled_from((-1.0, 0.0, 1.0)))
+    def drive(self, who, x):
+        self.say(who, "drive", 0.3, axes={"x": x, "y": 0.0})
 
-    @rule(who=st.sampled_from(PEOPLE), dx=st.sampled_from((-1.0, 0.0, 1.0)))
-    def take_and_drive(self, who, dx):
+    @rule(who=st.sampled_from(PEOPLE), x=st.sampled_from((-1.0, 0.0, 1.0)))
+    def take_and_drive(self, who, x):
         """What people do most, and what chance would seldom put together: all of it arrives at once and in order."""
         self.say(who, "override", 3.0)
-        self.say(who, "drive", 0.3, dx=dx, dy=0.0)
+        self.say(who, "drive", 0.3, axes={"x": x, "y": 0.0})
         self.arrive_in_order()
 
     @rule(who=st.sampled_from(PEOPLE))

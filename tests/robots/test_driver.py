@@ -1,17 +1,22 @@
 """Whatever a driver raises or returns, its station asks for a person with the reason, and nothing recorded is lost."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from robots.driver import Driver, DriverError, as_picture
+from robots.embodiments import ENVIRONMENT_STATE, STATE, picture
 from robots.protocol import to_json
 from robots.station import Station
 from robots.worlds.language_table import CAMERA_TABLE, LANGUAGE_TABLE
 from robots.worlds.point_mass import POINT_MASS
 from tests.robots.station_fakes import FakeRewardModel, FakeWorld, loaded_policy, told
 from tests.robots.test_station import Bench
+
+TOP = "observation.images.top"
 
 
 def raises(error):
@@ -27,17 +32,39 @@ class Hostile(Exception):
 
 
 ERRORS = [RuntimeError("the bus is down"), KeyError("joint"), SystemExit(1), Hostile(), OSError("\0\ud800 bytes")]
-SIZE = LANGUAGE_TABLE.observation_size
+HAND, SIZE = np.zeros(4, np.float32), LANGUAGE_TABLE.observation[ENVIRONMENT_STATE].size
+GOOD = {STATE: HAND, ENVIRONMENT_STATE: np.zeros(SIZE, np.float32)}
+
+
+class HostileMapping(Mapping):
+    def __getitem__(self, key):
+        raise RuntimeError("not even that")
+
+    __iter__ = __len__ = __getitem__
+
+
 OBSERVATIONS = [
     None,
     "an observation",
-    np.zeros(SIZE - 1, np.float32),
-    np.zeros((1, SIZE), np.float32),
-    np.full(SIZE, np.nan),
-    np.full(SIZE, 1e300),
-    np.zeros(SIZE, bool),
-    np.array(["1"] * SIZE),
-    [[1.0], [2.0, 3.0]],
+    np.zeros(4 + SIZE, np.float32),  # as it was before features had names
+    [*GOOD.items()],
+    {},
+    {STATE: HAND},
+    HostileMapping(),
+    *(
+        GOOD | {ENVIRONMENT_STATE: wrong}
+        for wrong in (
+            None,
+            "far away",
+            np.zeros(SIZE - 1, np.float32),
+            np.zeros((1, SIZE), np.float32),
+            np.full(SIZE, np.nan),
+            np.full(SIZE, 1e300),
+            np.zeros(SIZE, bool),
+            np.array(["1"] * SIZE),
+            [[1.0], [2.0, 3.0]],
+        )
+    ),
 ]
 TRUTHS = [np.array([True, False]), np.array(True), np.nan, 1, "yes", [], FakeWorld]
 NEEDS = [None, False, 3, np.array(["a"]), b"off the table"]
@@ -93,7 +120,7 @@ def test_a_success_sensor_that_fails_takes_no_correction_from_a_person_and_no_st
     bench = Bench().practise()
     bench.tick()
     bench.world.true_success = raises(RuntimeError("no light barrier"))
-    assert bench.command("override")["ok"] and bench.command("drive", dx=1)["ok"] and bench.tick()
+    assert bench.command("override")["ok"] and bench.command("drive", axes={"x": 1})["ok"] and bench.tick()
     assert bench.command("stop")["ok"] and bench.state == "stopped"
     assert [(each.purpose, each.true_success) for each in bench.episodes] == [("practice", None), ("correction", None)]
 
@@ -171,32 +198,120 @@ def test_a_driver_may_use_its_buffers_again_and_change_what_it_is_given():
         def step(self, action):
             super().step(action)
             action[:] = 9
-            return self.state
+            return {STATE: self.state, ENVIRONMENT_STATE: self.tracked}
 
     bench = Bench()
     bench.station.driver.world = bench.world = Lean()
     bench.practise(time_limit_steps=4)
     (episode,) = bench.until_episodes(1)
-    assert len({tuple(row) for row in episode.observations}) == 5
+    assert len({tuple(row) for row in episode.observations[STATE]}) == 5
     np.testing.assert_allclose(episode.actions, np.tile([0.01, 0], (4, 1)), rtol=1e-6)
 
 
 def test_a_picture_that_is_observed_must_be_of_bytes():
     class Camera(FakeWorld):
         embodiment = CAMERA_TABLE
-        given = np.zeros(CAMERA_TABLE.observation_size, np.uint8)
+        given = np.zeros((88, 124, 3), np.uint8)
 
         def _place(self):
             pass
 
         def observation(self):
-            return self.given
+            return {TOP: self.given}
 
     driver = Driver(Camera())
-    assert driver.observation().dtype == np.uint8
-    driver.world.given = driver.world.given / 255.0
-    with pytest.raises(DriverError, match="float64, not uint8"):
+    seen = driver.observation()
+    assert seen[TOP].dtype == np.uint8 and not np.shares_memory(seen[TOP], driver.world.given)
+    for wrong, words in (
+        (driver.world.given / 255.0, "is float64, not uint8"),
+        (driver.world.given.ravel(), r"of uint8 and shape \(32736,\), not \[88, 124, 3\]"),
+        (driver.world.given.transpose(1, 0, 2), r"shape \(124, 88, 3\), not \[88, 124, 3\]"),
+    ):
+        driver.world.given = wrong
+        with pytest.raises(DriverError, match=rf"^a look failed: its observation\.images\.top .*{words}"):
+            driver.observation()
+
+
+TWO_EYES = replace(
+    LANGUAGE_TABLE, name="two_eyes", observation={STATE: LANGUAGE_TABLE.observation[STATE], TOP: picture(6, 4)}
+)
+
+
+class TwoEyes(FakeWorld):
+    """It senses its hand, and has a camera."""
+
+    embodiment = TWO_EYES
+
+    def __init__(self, **given):
+        self.given = {STATE: [1, 2, 3, 4], TOP: np.zeros((4, 6, 3), np.uint8)} | given
+
+    def observation(self):
+        return self.given
+
+
+def test_each_feature_has_the_type_that_the_body_declares_and_what_it_does_not_declare_is_dropped():
+    seen = Driver(TwoEyes(reward=3.0, **{"observation.images.wrist": "?"})).observation()
+    assert list(seen) == [STATE, TOP]
+    assert seen[STATE].dtype == np.float32 and seen[STATE].tolist() == [1, 2, 3, 4] and seen[TOP].shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({TOP: None}, "its observation has no observation.images.top; did that camera send anything?"),
+        ({STATE: None}, "its observation has no observation.state; did that sensor send anything?"),
+        ({STATE: np.zeros(3)}, "its observation.state is an array of float64 and shape (3,), not [4]"),
+        ({STATE: np.array(["a"] * 4)}, "its observation.state is of <U1, not of numbers"),
+        ({STATE: [0, 0, 0, np.nan]}, "its observation.state holds NaN or infinity"),
+        ({STATE: [0, 0, 0, 1e39]}, "its observation.state holds NaN or infinity"),
+        ({TOP: np.zeros((4, 6, 4), np.uint8)}, "an array of uint8 and shape (4, 6, 4), not [4, 6, 3]"),
+        ({TOP: np.zeros((4, 6, 3), np.int64)}, "its observation.images.top is int64, not uint8"),
+    ],
+)
+def test_what_a_feature_lacks_is_said_with_its_name(given, says):
+    driver = Driver(TwoEyes(**given))
+    with pytest.raises(DriverError) as failed:
         driver.observation()
+    assert str(failed.value).startswith("a look failed: ") and says in str(failed.value)
+
+
+def test_a_camera_that_never_sends_is_said_like_one_that_sends_nothing():
+    world = TwoEyes()
+    del world.given[TOP]
+    with pytest.raises(DriverError, match="did that camera send anything"):
+        Driver(world).observation()
+
+
+def test_an_array_as_drivers_of_before_gave_it_is_refused_with_what_is_wanted():
+    world = TwoEyes()
+    world.given = np.zeros(44, np.float32)
+    with pytest.raises(DriverError, match=r"shape \(44,\), not an array for each feature, by key"):
+        Driver(world).observation()
+
+
+def test_a_camera_is_asked_for_by_its_name_and_its_failure_names_it():
+    class Seeing(TwoEyes):
+        def render(self, camera, width, height):
+            if camera != "top":
+                raise KeyError(camera)
+            return np.full((height, width, 3), 9, np.uint8)
+
+    driver = Driver(Seeing())
+    assert (driver.render("top", 6, 4) == 9).all()
+    with pytest.raises(DriverError, match="its camera wrist failed: 'wrist'"):
+        driver.render("wrist", 6, 4)
+
+
+def test_what_a_driver_makes_of_a_persons_push_is_checked():
+    """More of it, by a station: test_actions.py."""
+    driver = Driver(TwoEyes())
+    driver.world.driven = lambda axes: [axes["x"], axes["y"]]
+    action = driver.driven({"y": 1})
+    assert action.dtype == np.float32 and action.tolist() == [0, 1]
+    for wrong in (None, "left", np.zeros(3), np.zeros((1, 2)), [np.nan, 0], [np.inf, 0]):
+        driver.world.driven = lambda axes, wrong=wrong: wrong
+        with pytest.raises(DriverError, match=r"^driving it failed"):
+            driver.driven({"x": 1.0})
 
 
 def test_closing_and_naming_its_renderer_never_fail():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from robots.embodiments import ENVIRONMENT_STATE, STATE
 from robots.fence import MET, fenced, predict_push
 from robots.worlds import make_world
 from robots.worlds.language_table.physics import END_EFFECTOR_RADIUS, HALF_TABLE, LanguageTable
@@ -72,13 +73,14 @@ def test_a_push_is_predicted_a_little_too_far_and_never_too_short(name):
         place = np.array(world.objects_in_play()[name])
         angle, turn = rng.uniform(0, 2 * math.pi, 2)
         way = np.array([math.cos(angle), math.sin(angle)])
-        state = world.observation().copy()
-        state[4:] = 0  # the others are away
-        state[world.embodiment.object_slice(name)] = *place, math.cos(turn), math.sin(turn), 1
-        state[:2] = state[2:4] = place - 0.045 * way
-        world.set_observation(state)
+        seen = world.observation()
+        hand, tracked = seen[STATE], seen[ENVIRONMENT_STATE]
+        tracked[:] = 0  # the others are away
+        tracked[world.embodiment.object_slice(name)] = *place, math.cos(turn), math.sin(turn), 1
+        hand[:2] = hand[2:] = place - 0.045 * way
+        world.set_observation(seen)
         told = predict_push(
-            tuple(0.03 * way), tuple(state[:2]), END_EFFECTOR_RADIUS, [tuple(place)], [world._radii[name]]
+            tuple(0.03 * way), tuple(hand[:2]), END_EFFECTOR_RADIUS, [tuple(place)], [world._radii[name]]
         )
         world.step((0.03 * way).astype(np.float32))
         if name not in world.objects_in_play():
@@ -126,12 +128,13 @@ def test_along_the_edge_an_object_may_go_and_a_push_outward_is_turned_aside():
 def test_who_is_stopped_by_an_object_at_the_edge_goes_round_it():
     """Standing still before it, an attempt would last until its time limit, and so would the next one."""
     world = LanguageTable(0)
-    state = world.observation().copy()
-    state[4:] = 0
+    seen = world.observation()
+    hand, tracked = seen[STATE], seen[ENVIRONMENT_STATE]
+    tracked[:] = 0
     block = np.array([0.289, 0.0])
-    state[world.embodiment.object_slice("blue cube")] = *block, 1, 0, 1
-    state[:2] = state[2:4] = (0.25, 0.0)
-    world.set_observation(state)
+    tracked[world.embodiment.object_slice("blue cube")] = *block, 1, 0, 1
+    hand[:2] = hand[2:] = (0.25, 0.0)
+    world.set_observation(seen)
     for _ in range(12):
         (x, y), _ = world.layout()
         world.step(world.fenced(np.clip(block - (x, y), -0.03, 0.03).astype(np.float32), MARGIN))

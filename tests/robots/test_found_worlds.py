@@ -8,7 +8,7 @@ import pytest
 
 import robots.worlds
 from robots.demonstrators import DemonstrationError, collect_demonstrations
-from robots.embodiments import EMBODIMENTS, get_embodiment
+from robots.embodiments import EMBODIMENTS, ENVIRONMENT_STATE, STATE, get_embodiment
 from robots.station import Station
 from robots.tasks import TASKS, get_task
 from robots.worlds import WORLDS, WorldError, find_worlds, make_world, register
@@ -16,20 +16,28 @@ from tests.robots.station_fakes import Clock, FakePolicy, loaded_policy, told
 
 FOLDER = {
     "__init__.py": """
-        from robots.embodiments import Camera, Embodiment, Motion, ObjectKind
+        from robots.embodiments import (
+            ENVIRONMENT_STATE,
+            STATE,
+            Camera,
+            DriveAxis,
+            Embodiment,
+            Motion,
+            ObjectKind,
+            vector,
+        )
         from robots.tasks import Grammar, TaskFamily
         from robots.worlds import WorldSpec, on_demand
 
         BODY = Embodiment(
             name="rail",
-            control_hz=10.0,
-            body=("x",),
+            fps=10.0,
+            observation={STATE: vector(("x",)), ENVIRONMENT_STATE: vector(("red cup.x", "blue cup.x"))},
+            action=vector(("velocity",), (-0.1,), (0.1,)),
+            motions=(Motion("delta", largest_change=0.1),),
+            drive=(DriveAxis("x", "velocity"),),
             objects=(ObjectKind("red cup", "red", "cup"), ObjectKind("blue cup", "blue", "cup")),
-            object_features=("x",),
-            action_names=("velocity",),
-            action_limit=(0.1,),
-            cameras=(Camera("front", 32, 24),),
-            motions=(Motion("delta", -0.1, 0.1, largest_change=0.1),),
+            views=(Camera("front", 32, 24),),
         )
         SIDES = {"left": -1.0, "right": 1.0}
 
@@ -62,6 +70,7 @@ FOLDER = {
     "physics.py": """
         import numpy as np
 
+        from robots.embodiments import ENVIRONMENT_STATE, STATE
         from robots.worlds.rail import BODY, missing
 
 
@@ -82,7 +91,7 @@ FOLDER = {
                 return self.observation()
 
             def observation(self):
-                return np.full(3, self.x, np.float32)
+                return {STATE: np.full(1, self.x, np.float32), ENVIRONMENT_STATE: np.full(2, self.x, np.float32)}
 
             def true_success(self, instruction):
                 return missing(instruction.target, self.objects_in_play()) <= 0
@@ -96,7 +105,7 @@ FOLDER = {
             def objects_in_play(self):
                 return {"red cup": (self.x, 0.0), "blue cup": (self.x, 0.0)}
 
-            def render(self, width, height):
+            def render(self, camera, width, height):
                 return np.zeros((height, width, 3), np.uint8)
 
             def close(self):
@@ -140,7 +149,8 @@ def found(tmp_path, monkeypatch):
 
 
 def test_the_folder_names_its_body_and_its_task_before_its_physics_is_imported(found):
-    assert get_embodiment("rail").observation_size == 3 and set(EMBODIMENTS) == set(WORLDS)
+    sizes = {key: feature.size for key, feature in get_embodiment("rail").observation.items()}
+    assert sizes == {STATE: 1, ENVIRONMENT_STATE: 2} and set(EMBODIMENTS) == set(WORLDS)
     family = get_task("cup_to_side")
     assert family.parse("Bring the red cup to the left.").target == {"cup": "red cup", "side": "left"}
     asked = {family.sample(np.random.default_rng(seed), {"red cup": (-1.0, 0.0)}).text for seed in range(20)}

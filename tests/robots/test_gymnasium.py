@@ -14,7 +14,8 @@ from gymnasium.utils.env_checker import check_env
 
 import robots.worlds
 from robots.demonstrators import collect_demonstrations
-from robots.embodiments import Motion
+from robots.embodiments import STATE, Motion, vector
+from robots.episodes import rows_of
 from robots.tasks import Instruction
 from robots.worlds import WorldError
 from robots.worlds.gymnasium_world import GymnasiumWorld, LanguageTableEnv
@@ -43,7 +44,7 @@ def test_language_table_env_rewards_true_success_only():
     env = LanguageTableEnv(task="block_to_place")
     env.reset(seed=0)
     env._instruction = env.family.parse(episode.instruction)
-    env._world.set_observation(episode.observations[0])
+    env._world.set_observation(rows_of(episode.observations, 0))
     rewards, terminated = [], False
     for action in episode.actions:
         seen, reward, terminated, _, info = env.step(action)
@@ -66,16 +67,16 @@ def test_example_world_steps_renders_and_asks_for_resets(description):
     description = dataclasses.replace(description, reset_every_steps=50)
     world, rng = GymnasiumWorld(description, 0), np.random.default_rng(0)
     for _ in range(3):
-        assert world.reset(rng).shape == (10,)
+        assert world.reset(rng)[STATE].shape == (10,)
         assert not world.true_success(REACH) and world.needs_reset() == ""
         for _ in range(description.reset_every_steps):
             assert world.needs_reset() == ""
-            observation = world.step(rng.uniform(-3, 3, 2))
+            observation = world.step(rng.uniform(-3, 3, 2))[STATE]
             assert observation.dtype == np.float32 and np.isfinite(observation).all()
             # Reacher's info tells what its observation shows: the way from finger to target
             assert world.true_success(REACH) == (np.linalg.norm(observation[-2:]) <= 0.05)
         assert "fresh start" in world.needs_reset()
-    picture = world.render(160, 120)
+    picture = world.render("front", 160, 120)
     assert picture.shape == (120, 160, 3) and picture.std() > 5
     world.close()
 
@@ -98,17 +99,20 @@ def test_example_world_succeeds_when_the_target_is_reached(description):
 
 def test_same_seed_same_world(description):
     a, b, c = (GymnasiumWorld(description, seed) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(a.step(np.ones(2)), b.step(np.ones(2)))
-    assert (a.observation() != c.observation()).any()
+    np.testing.assert_equal(a.step(np.ones(2)), b.step(np.ones(2)))
+    assert (a.observation()[STATE] != c.observation()[STATE]).any()
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"observation_names": ("a", "b")}, "observations says 2 numbers, but the environment gives 10"),
-        ({"action_names": ("a",), "action_limit": (1.0,), "motions": ()}, "actions says 1"),
-        ({"action_limit": (2.0, 1.0), "motions": ()}, "may be -2 to 2, but the environment takes -1 to 1"),
-        ({"control_hz": 30.0}, "runs at 50 Hz; choose"),
+        ({"action": vector(("a",), (-1.0,), (1.0,)), "motions": ()}, "actions says 1"),
+        (
+            {"action": vector(("a", "b"), (-2.0, -1.0), (2.0, 1.0)), "motions": ()},
+            "may be -2 to 2, but the environment takes -1 to 1",
+        ),
+        ({"fps": 30.0}, "control_hz is 30, but the environment runs at 50 Hz; choose"),
         ({"success_info": "victory"}, "a step's info holds reward_ctrl, reward_dist"),
         ({"env_id": "Nothing-v0"}, "cannot make Nothing-v0"),
         ({"env_id": "CartPole-v1"}, "not one of Gymnasium's MuJoCo environments"),
@@ -152,10 +156,10 @@ def one_sided(description, monkeypatch):
         description,
         env_id="OneSided-v0",
         observation_names=("a", "b"),
-        control_hz=50.0,
+        fps=50.0,
         success_info="won",
-        action_limit=(4.0, 4.0),
-        motions=(Motion("effort", 0.0, 4.0),) * 2,
+        action=vector(("a", "b"), (0.0, 0.0), (4.0, 4.0)),
+        motions=(Motion("effort"),) * 2,
     )
 
 
@@ -164,7 +168,9 @@ def test_an_action_of_one_side_is_never_sent_to_the_other(one_sided):
     world.step(np.array([-0.7, 9]))
     assert world._env.unwrapped.given[-1].tolist() == [0, 4]
     with pytest.raises(WorldError, match="takes 0 to 4; say action_kind, action_low = 0 and action_high = 4"):
-        GymnasiumWorld(dataclasses.replace(one_sided, motions=()), 0)
+        GymnasiumWorld(
+            dataclasses.replace(one_sided, action=vector(("a", "b"), (-4.0, -4.0), (4.0, 4.0)), motions=()), 0
+        )
 
 
 def test_a_whole_number_is_the_nearest_one(one_sided, monkeypatch):
@@ -195,7 +201,7 @@ def test_an_environment_that_can_not_be_made_is_said_in_one_sentence(one_sided, 
 
 def test_its_state_cannot_be_set(description):
     with pytest.raises(WorldError, match="recorded frames"):
-        GymnasiumWorld(description, 0).set_observation(np.zeros(10))
+        GymnasiumWorld(description, 0).set_observation({STATE: np.zeros(10)})
 
 
 def run_with_example(code: str, path: Path) -> subprocess.CompletedProcess:
@@ -216,10 +222,11 @@ from robots.embodiments import EMBODIMENTS
 from robots.tasks import TASKS
 assert not {"mujoco", "gymnasium"} & set(sys.modules)
 task = TASKS["reacher"]
-print(EMBODIMENTS["reacher"].observation_size, task.time_limit_steps, task.parse("Touch  the ball.").text)
+size = EMBODIMENTS["reacher"].observation["observation.state"].size
+print(size, task.time_limit_steps, task.parse("Touch  the ball.").text)
 print(sorted({task.sample(np.random.default_rng(i), (), held_out=True).text for i in range(9)}))
 from robots.worlds import make_world
-print(make_world("reacher", 0).step(np.zeros(2)).shape)
+print(make_world("reacher", 0).step(np.zeros(2))["observation.state"].shape)
 from robots.demonstrators import collect_demonstrations
 try: collect_demonstrations(["reacher"], 1, 0)
 except ValueError as error: print(error)
@@ -234,7 +241,7 @@ except ValueError as error: print(error)
 
 def test_a_drawn_view_stands_in_for_the_camera(description, monkeypatch):
     monkeypatch.setattr("robots.worlds.gymnasium_world.renderer_name", lambda: "drawn")
-    picture = GymnasiumWorld(description, 0).render(160, 120)
+    picture = GymnasiumWorld(description, 0).render("front", 160, 120)
     assert picture.shape == (120, 160, 3) and picture.std() > 5
 
 
@@ -255,7 +262,7 @@ for _ in range(40):
     now[0] += 0.1
     if station.observe() is not None:
         if not station.recording.steps:
-            targets.append(tuple(np.round(station.workspace.observation[4:6], 4)))
+            targets.append(tuple(np.round(station.workspace.observation["observation.state"][4:6], 4)))
         station.act(np.zeros(2), 9.0, None)
 print(len(set(targets)) == len(targets) >= 4, *sorted({message.TYPE for message in sent}), station.workspace.need)
 """,

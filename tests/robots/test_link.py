@@ -66,7 +66,9 @@ def an_episode(steps=3, instruction="push the blue cube to the green star", purp
         embodiment="language_table",
         task="block2block",
         instruction=instruction,
-        observations=np.zeros((steps + 1, LANGUAGE_TABLE.observation_size), np.float32),
+        observations={
+            key: np.zeros((steps + 1, feature.size), np.float32) for key, feature in LANGUAGE_TABLE.observation.items()
+        },
         actions=np.zeros((steps, 2), np.float32),
         actors=np.zeros(steps, np.uint8),
         steps_to_go=np.full(steps + 1, np.nan, np.float32),

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from robots.demonstrators import collect_demonstrations
+from robots.embodiments import ENVIRONMENT_STATE, STATE
+from robots.episodes import rows_of, stacked
 from robots.tasks import get_task
 from robots.worlds import make_world
 from robots.worlds.language_table import BANANA_TABLE, LANGUAGE_TABLE, PLACES, WORN_TABLE, block_positions
@@ -19,14 +21,16 @@ from robots.worlds.point_mass.physics import GOAL_RADIUS
 
 def banana_at_the_centre(end_effector):
     world = make_world("banana_table", 0)
-    world.set_observation(np.array([*end_effector, *end_effector, 0, 0, 1, 0, 1]))
+    world.set_observation(
+        {STATE: np.array([*end_effector, *end_effector]), ENVIRONMENT_STATE: np.array([0, 0, 1, 0, 1])}
+    )
     return world
 
 
 def push(world, count, action):
     for _ in range(count):
         observation = world.step(np.array(action))
-    return observation[BANANA_TABLE.object_slice("banana")]
+    return observation[ENVIRONMENT_STATE][BANANA_TABLE.object_slice("banana")]
 
 
 def test_a_banana_pushed_at_its_middle_moves_and_pushed_off_centre_spins():
@@ -75,17 +79,18 @@ def test_the_demonstrator_manages_the_other_tables_too(family, share):
 
 def worn(end_effector, **blocks):
     world = make_world("worn_table", 0)
-    observation = np.zeros(WORN_TABLE.observation_size)
-    observation[:4] = (*end_effector, *end_effector)
+    tracked = np.zeros(WORN_TABLE.observation[ENVIRONMENT_STATE].size)
     for name, (x, y) in blocks.items():
-        observation[WORN_TABLE.object_slice(name.replace("_", " "))] = x, y, 1, 0, 1
-    world.set_observation(observation)
+        tracked[WORN_TABLE.object_slice(name.replace("_", " "))] = x, y, 1, 0, 1
+    world.set_observation({STATE: np.array([*end_effector, *end_effector]), ENVIRONMENT_STATE: tracked})
     return world
 
 
 def test_the_worn_arm_is_late_goes_less_far_and_aside():
     world, seen = worn((0.0, 0.0)), WORN_TABLE_SETUP.camera_scale
-    before, first, second = (world.step(np.array(action))[:2] for action in ((0.02, 0.0), (0.0, 0.0), (0.0, 0.0)))
+    before, first, second = (
+        world.step(np.array(action))[STATE][:2] for action in ((0.02, 0.0), (0.0, 0.0), (0.0, 0.0))
+    )
     np.testing.assert_allclose(before, 0, atol=1e-6)  # the action comes one step late
     way = first / seen
     np.testing.assert_allclose(np.hypot(*way), 0.02 * WORN_TABLE_SETUP.gain, atol=1e-3)
@@ -108,15 +113,15 @@ def test_a_reset_forgets_the_actions_still_to_come():
     world = worn((0.0, 0.0))
     world.step(np.array([0.03, 0.0]))
     start = world.reset(np.random.default_rng(0))
-    np.testing.assert_allclose(world.step(np.zeros(2))[:2], start[:2], atol=1e-5)
+    np.testing.assert_allclose(world.step(np.zeros(2))[STATE][:2], start[STATE][:2], atol=1e-5)
 
 
 @pytest.mark.parametrize("setup", [BANANA_TABLE_SETUP, WORN_TABLE_SETUP], ids=lambda setup: setup.embodiment.name)
 def test_a_batch_of_other_tables_steps_each_as_if_it_were_alone(setup):
     batch, alone = BatchWorld(3, 1, setup=setup), BatchWorld(3, 1, setup=setup)
     for actions in np.random.default_rng(2).uniform(-0.03, 0.03, (30, 3, 2)):
-        single = np.array([alone.world(i).step(actions[i]) for i in range(3)])
-        np.testing.assert_array_equal(batch.step(actions), single)
+        single = stacked([alone.world(i).step(actions[i]) for i in range(3)])
+        np.testing.assert_equal(batch.step(actions), single)
     batch.close(), alone.close()
 
 
@@ -127,7 +132,7 @@ def test_a_worn_table_that_is_not_active_keeps_its_late_actions():
         batch.step(np.stack([move, move]))
         batch.step(np.full((2, 2), 0.03), active=np.array([i % 2 == 0, False]))  # the second one waits
         expected = alone.world(1).step(move)
-    np.testing.assert_array_equal(batch.observations()[1], expected)
+    np.testing.assert_equal(rows_of(batch.observations(), 1), expected)
     batch.close(), alone.close()
 
 
@@ -140,8 +145,8 @@ def test_the_worn_body_differs_from_language_tables_in_name_only():
 
 def drive(world, force, limit=100):
     for step in range(1, limit + 1):
-        observation = world.step(force(world.observation()))
-        if math.hypot(*observation[4:]) <= GOAL_RADIUS:
+        observation = world.step(force(world.observation()[STATE]))
+        if math.hypot(*observation[STATE][4:]) <= GOAL_RADIUS:
             return step
     return None
 
@@ -159,8 +164,8 @@ def test_no_straight_dash_is_faster_than_the_fastest_force():
     assert min(gained) >= 0 and max(gained) > 0
 
 
-def full_force(observation, aim):
-    x, y = observation[4:]
+def full_force(state, aim):
+    x, y = state[4:]
     x, y = x - aim * y, y + aim * x
     return np.array([x, y]) / max(abs(x), abs(y), 1e-6)
 
@@ -170,20 +175,21 @@ def test_detours_end_at_the_goal_after_several_times_the_least_number_of_steps()
     world, least = make_world("point_mass", 0), []
     for episode in episodes:
         episode.validate()
-        assert math.hypot(*episode.observations[-1][4:]) <= GOAL_RADIUS
-        goals = episode.observations[:, :2] + episode.observations[:, 4:]
+        states = episode.observations[STATE]
+        assert math.hypot(*states[-1][4:]) <= GOAL_RADIUS
+        goals = states[:, :2] + states[:, 4:]
         np.testing.assert_allclose(goals, np.broadcast_to(goals[0], goals.shape), atol=1e-6)
-        world.set_observation(episode.observations[0])
+        world.set_observation(rows_of(episode.observations, 0))
         least.append(drive(world, fastest_force))
     assert np.mean([episode.steps for episode in episodes]) > DETOURS * np.mean(least)
 
 
 def test_point_mass_is_seen_by_the_camera_and_by_a_drawn_view(monkeypatch):
     world = make_world("point_mass", 0)
-    world.set_observation(np.array([-0.5, 0.5, 0, 0, 1, -1]))
+    world.set_observation({STATE: np.array([-0.5, 0.5, 0, 0, 1, -1])})
     for renderer in (world.renderer, "drawn"):
         monkeypatch.setattr(type(world), "renderer", renderer)
-        picture = world.render(240, 240).astype(int)
+        picture = world.render("front", 240, 240).astype(int)
         green = (picture[..., 1] > picture[..., 0] + 40) & (picture[..., 1] > picture[..., 2] + 40)
         rows, columns = np.nonzero(green)
         assert rows.mean() > 140 and columns.mean() > 140  # the goal, right and below

@@ -53,7 +53,7 @@ def test_settings_of_a_task_reach_a_station_that_a_person_holds():
     bench = Bench().practise()
     bench.tick()
     bench.command("override")
-    bench.command("drive", dx=1, dy=0)
+    bench.command("drive", axes={"x": 1, "y": 0})
     settings = {"self_reset_after_s": 5.0, "shuffle_every_s": 60.0}
     bench.station.receive(told({**ASSIGNMENT, "task": {**ASSIGNMENT["task"], "stall_steps": 3}, "settings": settings}))
     assert bench.state == "overridden" and bench.station.recording.rules.stall_steps is None, "the correction goes on"
@@ -76,7 +76,7 @@ def test_a_killed_assignment_ends_the_policys_attempt_and_no_persons():
     bench.station.receive(told(ended))
     assert bench.state == "idle" and [episode.ending for episode in bench.episodes] == ["operator"]
     bench.practise()
-    bench.tick(), bench.command("override"), bench.command("drive", dx=1, dy=0), bench.tick()
+    bench.tick(), bench.command("override"), bench.command("drive", axes={"x": 1, "y": 0}), bench.tick()
     bench.station.receive(told(ended))
     assert bench.state == "overridden" and bench.station.recording.purpose == "correction"
     bench.command("hand_back")

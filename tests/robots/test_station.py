@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from robots.episodes import ACTORS, episodes_to_bytes
+from robots.embodiments import STATE
+from robots.episodes import ACTORS, episodes_to_bytes, rows_of, stacked
 from robots.protocol import to_json
 from robots.rules import RULES
 from robots.station import Station
@@ -68,8 +69,9 @@ class Bench:
         if loaded is None:
             self.station.act(None, np.nan, None)
         else:
-            d, distribution = loaded.reward_model.steps_to_go(seen[0][None], [seen[1]])
-            actions, predictions = loaded.policy.act_with_prediction(seen[0][None], [seen[1]])
+            observations = stacked([seen[0]])
+            d, distribution = loaded.reward_model.steps_to_go(observations, [seen[1]])
+            actions, predictions = loaded.policy.act_with_prediction(observations, [seen[1]])
             self.station.act(actions[0], d[0], distribution[0], predictions[0])
         return True
 
@@ -85,12 +87,17 @@ class Bench:
         return self.station.control.state
 
 
+def same(a, b):
+    """Whether two observations hold the same arrays by the same keys."""
+    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+
+
 def test_without_an_assignment_the_world_stands_still():
     bench = Bench()
     before = bench.world.observation()
     bench.station.offer_policy(loaded_policy())
     assert not any(bench.tick() for _ in range(10))
-    assert bench.state == "idle" and (bench.world.observation() == before).all()
+    assert bench.state == "idle" and same(bench.world.observation(), before)
 
 
 def test_the_detector_ends_an_episode_that_is_recorded_in_full():
@@ -136,9 +143,12 @@ def test_practice_is_reset_free_and_no_observation_of_the_next_episode_is_in_the
     bench = Bench().practise(loaded_policy(reward_model=FakeRewardModel(distance=50)), time_limit_steps=5)
     first, second = bench.until_episodes(2)
     assert bench.world.resets == 1, "only the very first one"
-    assert (first.observations[-1] == second.observations[0]).all(), "the next starts from what is on the table"
-    assert first.observations[-1][0] == pytest.approx(first.observations[0][0] + 5 * 0.01)
-    assert len(first.observations) == 6
+    assert same(rows_of(first.observations, -1), rows_of(second.observations, 0)), (
+        "the next starts from what is on the table"
+    )
+    ee_x = first.observations[STATE][:, 0]
+    assert ee_x[-1] == pytest.approx(ee_x[0] + 5 * 0.01)
+    assert {len(array) for array in first.observations.values()} == {6}
 
 
 def test_a_reset_between_episodes_is_seen_by_the_next_one_only():
@@ -148,8 +158,9 @@ def test_a_reset_between_episodes_is_seen_by_the_next_one_only():
     bench.world.off_table = "the blue cube is off the table"
     first, second = bench.until_episodes(2)
     assert first.ending == "needs_reset"
-    assert first.observations[:, 0].max() > 0.02 and first.observations[-1][0] != pytest.approx(0.002)
-    assert second.observations[0][0] == pytest.approx(0.002), "the reset scene (the second reset)"
+    ee_x = first.observations[STATE][:, 0]
+    assert ee_x.max() > 0.02 and ee_x[-1] != pytest.approx(0.002)
+    assert second.observations[STATE][0, 0] == pytest.approx(0.002), "the reset scene (the second reset)"
 
 
 def test_steps_keep_real_time_and_four_times_it_and_no_time_at_all():
@@ -321,7 +332,7 @@ def test_the_fence_limits_what_the_policy_pushes_and_nobody_else():
     np.testing.assert_allclose(episode.actions[:, 0], 0.01, err_msg="what it asked for is kept")
     assert bench.command("override")["ok"]
     before = bench.world.state[0]
-    bench.command("drive", dx=1.0, dy=0.0)
+    bench.command("drive", axes={"x": 1.0, "y": 0.0})
     bench.tick()
     assert bench.world.state[0] - before > 0.006, "a person's push is a person's"
 
@@ -423,7 +434,7 @@ def test_the_other_family_is_no_business_of_a_reset_or_of_an_evaluation():
 
 def all_at_one_place(bench):
     for block in bench.world.embodiment.objects:
-        bench.world.state[bench.world.embodiment.object_slice(block.name)][:2] = 0.0
+        bench.world.tracked[bench.world.embodiment.object_slice(block.name)][:2] = 0.0
     bench.station.workspace.observation = bench.world.observation()
 
 
@@ -609,7 +620,7 @@ def test_an_override_keeps_the_policys_steps_and_records_the_persons_apart():
     assert cut.ending == "override" and cut.steps == 3 and not cut.detected_success and cut.interventions == 1
     assert (cut.actors == ACTORS.index("policy")).all() and cut.purpose == "practice"
     for _ in range(4):
-        bench.command("drive", dx=-1, dy=0.5)
+        bench.command("drive", axes={"x": -1, "y": 0.5})
         assert bench.tick()
     assert bench.shown[-1]["human"] and bench.shown[-1]["instruction"] == words
     assert bench.command("hand_back")["ok"] and bench.state == "practising"
@@ -617,7 +628,7 @@ def test_an_override_keeps_the_policys_steps_and_records_the_persons_apart():
     assert correction.purpose == "correction" and correction.steps == 4 and correction.instruction == words
     assert (correction.actors == ACTORS.index("human")).all() and not correction.detected_success
     np.testing.assert_allclose(correction.actions, np.tile([-0.03, 0.015], (4, 1)), rtol=1e-6)
-    assert (correction.observations[0] == cut.observations[-1]).all()
+    assert same(rows_of(correction.observations, 0), rows_of(cut.observations, -1))
     assert correction.actions.sum() != 0 and np.isfinite(correction.steps_to_go[:-1]).all(), (
         "the strip goes on while a person drives"
     )
@@ -630,7 +641,7 @@ def test_no_policy_step_is_in_a_correction_and_no_human_step_elsewhere():
         for _ in range(2):
             bench.tick()
         bench.command("override")
-        bench.command("drive", dx=-1)
+        bench.command("drive", axes={"x": -1})
         bench.tick()
         bench.command("hand_back")
     bench.until_episodes(8)
@@ -643,7 +654,7 @@ def test_the_body_holds_still_when_the_drive_commands_end():
     bench = Bench().practise()
     bench.tick()
     bench.command("override")
-    bench.command("drive", dx=1)
+    bench.command("drive", axes={"x": 1})
     assert bench.tick(0.2)
     there = bench.world.observation()
     assert not bench.tick(0.2), "held for 300 ms only"
@@ -654,8 +665,8 @@ def test_the_body_holds_still_when_the_drive_commands_end():
     for _ in range(20):
         bench.heartbeat()
         bench.tick(0.1)
-    assert (bench.world.observation() == there).all() and bench.state == "overridden"
-    bench.command("drive", dx=1)
+    assert same(bench.world.observation(), there) and bench.state == "overridden"
+    bench.command("drive", axes={"x": 1})
     assert bench.station.telemetry().reason == ""
     assert bench.tick()
 
@@ -685,7 +696,7 @@ def test_a_person_drives_at_the_control_rate_even_at_full_speed():
     bench.command("override")
     before = bench.station.attempts.steps_taken
     for _ in range(100):
-        bench.command("drive", dx=0.1)
+        bench.command("drive", axes={"x": 0.1})
         bench.tick(0.01)
     assert bench.station.attempts.steps_taken - before == pytest.approx(5, abs=1)
 
@@ -693,7 +704,7 @@ def test_a_person_drives_at_the_control_rate_even_at_full_speed():
 def test_an_override_works_from_idle_and_without_a_policy():
     bench = Bench()
     assert bench.command("override")["ok"] and bench.station.attempts.instruction.text
-    bench.command("drive", dy=1)
+    bench.command("drive", axes={"y": 1})
     assert bench.tick()
     bench.command("hand_back")
     (correction,) = bench.episodes
@@ -713,11 +724,11 @@ def test_an_override_without_a_step_leaves_no_episode():
 def test_a_stop_ends_an_override_and_keeps_what_was_driven():
     bench = Bench()
     bench.command("override")
-    bench.command("drive", dy=1)
+    bench.command("drive", axes={"y": 1})
     bench.tick()
     bench.command("stop")
     assert bench.state == "stopped" and bench.episodes[0].ending == "stop" and bench.episodes[0].purpose == "correction"
-    assert not bench.command("drive", dy=1)["ok"] and not bench.tick()
+    assert not bench.command("drive", axes={"y": 1})["ok"] and not bench.tick()
 
 
 # Trouble
@@ -740,7 +751,7 @@ def test_after_an_override_that_nobody_ended_the_policy_waits_for_a_person(troub
     bench = Bench().practise()
     bench.tick()
     bench.command("override")
-    bench.command("drive", dx=1)
+    bench.command("drive", axes={"x": 1})
     assert bench.tick()
     if trouble == "silent server":
         bench.station.server_gone(3)
@@ -754,7 +765,7 @@ def test_after_an_override_that_nobody_ended_the_policy_waits_for_a_person(troub
         bench.station.receive(told({"type": "lapse", "epoch": bench.epoch}))
     elif trouble == "fault":
         bench.world.broken = True
-        bench.command("drive", dx=1)
+        bench.command("drive", axes={"x": 1})
         bench.tick()
         bench.world.broken = False
     else:
@@ -764,7 +775,7 @@ def test_after_an_override_that_nobody_ended_the_policy_waits_for_a_person(troub
     assert correction.purpose == "correction" and correction.steps == 1 and correction.ending == "fault"
     assert not any(bench.tick() for _ in range(50)) and bench.state == "overridden"
     assert "holds still: take over or hand back" in bench.station.control.reason
-    assert not bench.command("drive", dx=1)["ok"] and not bench.command("reset")["ok"]
+    assert not bench.command("drive", axes={"x": 1})["ok"] and not bench.command("reset")["ok"]
     assert bench.command("hand_back", by="grace")["ok"]
     assert bench.state == ("needs_person" if trouble == "fault" else "practising")
 
@@ -783,7 +794,7 @@ def test_another_person_may_take_over_once_the_first_is_gone_and_the_first_may_n
         assert (
             f"epoch {first}, and control has passed to epoch {bench.epoch}" in bench.command(name, epoch=first)["error"]
         )
-    assert bench.command("drive", by="grace", dx=1)["ok"] and bench.tick()
+    assert bench.command("drive", by="grace", axes={"x": 1})["ok"] and bench.tick()
     assert bench.command("stop", epoch=first, by="somebody else")["ok"] and bench.state == "stopped"
 
 
@@ -791,8 +802,8 @@ def test_an_epoch_counts_even_where_its_own_command_never_came():
     bench = Bench().practise()
     bench.command("override")
     newer = bench.epoch + 1
-    assert not bench.command("drive", epoch=newer, dx=1)["ok"], "that override was lost on the way"
-    assert not bench.command("drive", dx=1)["ok"] and not bench.tick(), "but who held it before has lost it"
+    assert not bench.command("drive", epoch=newer, axes={"x": 1})["ok"], "that override was lost on the way"
+    assert not bench.command("drive", axes={"x": 1})["ok"] and not bench.tick(), "but who held it before has lost it"
     bench.station.receive(told({"type": "welcome", "settings": {}, "epoch": 90}))
     assert not bench.command("override")["ok"], "and a host that begins anew is told the newest epoch"
     for strange in (0, -1, True, "7", 2.5):
@@ -841,7 +852,7 @@ def test_an_undriven_override_gives_the_host_nothing_to_wait_for():
     assert bench.station.next_step_at() <= bench.clock()
     bench.command("override")
     assert bench.station.next_step_at() == np.inf
-    bench.command("drive", dx=1)
+    bench.command("drive", axes={"x": 1})
     assert bench.station.next_step_at() <= bench.clock()
 
 
@@ -869,7 +880,7 @@ def test_a_policy_that_gives_no_number_moves_nothing():
     bench.clock.pass_(0.2)
     bench.station.observe()
     bench.station.act(np.array([np.nan, 0.0], np.float32), 5.0, None)
-    assert (bench.world.observation() == before).all() and bench.state == "needs_person"
+    assert same(bench.world.observation(), before) and bench.state == "needs_person"
 
 
 def test_a_host_that_ends_keeps_what_is_under_way():

@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 
+from robots.embodiments import ENVIRONMENT_STATE, STATE, Observation
 from robots.tasks import MARGIN, TASKS, InstructionError, get_task
 from robots.worlds.language_table import BLOCKS, LANGUAGE_TABLE, block_positions, distance_left
 
@@ -11,11 +12,11 @@ NAMES = tuple(kind.name for kind in BLOCKS)
 TABLE_FAMILIES = ("block2block", "block_to_place")
 
 
-def observation_with(positions: dict[str, tuple[float, float]]) -> np.ndarray:
-    observation = np.zeros(LANGUAGE_TABLE.observation_size, np.float32)
+def observation_with(positions: dict[str, tuple[float, float]]) -> Observation:
+    tracked = np.zeros(LANGUAGE_TABLE.observation[ENVIRONMENT_STATE].size, np.float32)
     for name, (x, y) in positions.items():
-        observation[LANGUAGE_TABLE.object_slice(name)] = x, y, 1, 0, 1
-    return observation
+        tracked[LANGUAGE_TABLE.object_slice(name)] = x, y, 1, 0, 1
+    return {STATE: np.zeros(4, np.float32), ENVIRONMENT_STATE: tracked}
 
 
 @pytest.mark.parametrize("held_out", [False, True])

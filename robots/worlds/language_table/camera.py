@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from robots.embodiments import IMAGES, Observation
-from robots.worlds import WorldError
+from robots.worlds import WorldError, part_of
 from robots.worlds.language_table import CAMERA_TABLE, OVERHEAD, OVERHEAD_SIZE
 from robots.worlds.language_table.physics import BLOCK_SHAPES, LanguageTable, TableSetup
 
@@ -42,10 +42,10 @@ class CameraTable(LanguageTable):
 
     def set_observation(self, observation: Observation) -> None:
         """A picture can be shown again, but not stepped on from: where its blocks lay nobody recorded."""
-        recorded = np.asarray(observation[KEY])
-        if recorded.shape != self.embodiment.observation[KEY].shape:
-            raise WorldError(f"The observation's {KEY} has the shape {recorded.shape}, which is no picture of it.")
-        self._recorded = recorded.astype(np.uint8)
+        picture = np.asarray(part_of(observation, KEY))
+        if picture.shape != self.embodiment.observation[KEY].shape:
+            raise WorldError(f"The observation's {KEY} has the shape {picture.shape}, which is no picture of it.")
+        self._recorded = picture.astype(np.uint8)
 
     def render(self, camera: str, width: int, height: int) -> np.ndarray:
         if self._recorded is None:

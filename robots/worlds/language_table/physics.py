@@ -25,7 +25,7 @@ import numpy as np
 from robots.embodiments import ENVIRONMENT_STATE, STATE, Embodiment, Observation
 from robots.fence import fenced
 from robots.tasks import Instruction
-from robots.worlds import WorldError, checked
+from robots.worlds import WorldError, checked, part_of
 from robots.worlds.language_table import (
     LANGUAGE_TABLE,
     OVERHEAD,
@@ -337,7 +337,7 @@ class LanguageTable(_Tables):
 
     def set_observation(self, observation: Observation) -> None:
         hand, tracked = (
-            checked(f"observation's {key}", observation[key], self.embodiment.observation[key].size)
+            checked(f"observation's {key}", part_of(observation, key), self.embodiment.observation[key].size)
             for key in (STATE, ENVIRONMENT_STATE)
         )
         scale = self.setup.camera_scale

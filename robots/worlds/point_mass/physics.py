@@ -12,7 +12,7 @@ import numpy as np
 
 from robots.embodiments import STATE, Observation
 from robots.tasks import Instruction
-from robots.worlds import checked
+from robots.worlds import checked, part_of
 from robots.worlds.point_mass import POINT_MASS
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
 
@@ -116,7 +116,7 @@ class PointMass:
         return {STATE: np.concatenate([position, self._data.qvel, self.goal - position]).astype(np.float32)}
 
     def set_observation(self, observation: Observation) -> None:
-        state = checked("observation", observation[STATE], 6)
+        state = checked(f"observation's {STATE}", part_of(observation, STATE), 6)
         mujoco.mj_resetData(self.model, self._data)
         self._data.qpos[:], self._data.qvel[:] = state[:2], state[2:4]
         self.goal = state[:2] + state[4:]
