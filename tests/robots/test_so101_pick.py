@@ -1,22 +1,12 @@
 import itertools
 import math
-import sys
-import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-try:
-    import robots  # noqa: F401
-except ImportError:  # until the other worlds follow the new form of a body; goes with that
-    _package = types.ModuleType("robots")
-    _package.__path__ = [str(Path(__file__).parents[2] / "robots")]
-    sys.modules["robots"] = _package
-
 from robots.embodiments import ENVIRONMENT_STATE, IMAGES, STATE, Embodiment
 from robots.tasks import TASKS, Instruction, InstructionError
-from robots.worlds import WORLDS, WorldError, register
+from robots.worlds import WorldError
 from robots.worlds.so101_pick import (
     BASE,
     BINS,
@@ -32,14 +22,9 @@ from robots.worlds.so101_pick import (
     missing_into,
     missing_out,
 )
-from robots.worlds.so101_pick import WORLDS as SPECS
 from robots.worlds.so101_pick.arm import Arm, reached, turned
 from robots.worlds.so101_pick.demonstrator import attempt
 from robots.worlds.so101_pick.physics import So101Pick, cameras
-
-for _spec in SPECS:
-    if _spec.name not in WORLDS:
-        register(_spec)
 
 NAMES = [kind.name for kind in SO101_PICK.objects]
 OPEN, CLOSED = 65.0, 0.0

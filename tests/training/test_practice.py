@@ -518,7 +518,7 @@ def test_a_camera_that_fails_stops_nothing_and_is_said_once(server, host, caplog
     monkeypatch.setattr(practice, "CAMERA_AGAIN_S", 0.1)
     until(lambda: len(server.sockets) == 3)
 
-    def fail(width, height):
+    def fail(camera, width, height):
         raise RuntimeError("the camera is unplugged")
 
     for member in host.members.values():
