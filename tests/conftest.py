@@ -39,6 +39,7 @@ def pytest_configure(config):
     """
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         del os.environ["DJANGO_SETTINGS_MODULE"]  # else a worker reads the settings before it has its own data folder
+        config.option.loadscopereorder = False  # files are handed out in the order of pytest_collection_modifyitems
         return  # this process hands the tests out and reads none
     without_django = [ROOT / "tests" / "robots", ROOT / "tests" / "training"]
     asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
@@ -49,6 +50,33 @@ def pytest_configure(config):
         from fleetui import static_files
 
         static_files.collect()  # pages name files by their hash
+
+
+# The files that take longest are handed out first, so that no worker begins one when the other has nothing left to do.
+LONGEST_FIRST = (
+    "browser/test_usable_by_everyone.py",
+    "browser/test_screens.py",
+    "test_setup.py",
+    "browser/test_control.py",
+    "browser/test_faults.py",
+    "test_stored_folder.py",
+    "test_proxy.py",
+    "training/test_self_improvement.py",
+    "training/test_sft.py",
+    "training/test_benchmarks.py",
+    "fleetui/test_sockets.py",
+    "fleetui/test_odd_addresses.py",
+    "browser/test_wall.py",
+    "browser/test_new_method.py",
+    "fleetui/test_roles_of_the_database.py",
+    "training/test_perception.py",
+    "training/test_practice.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -183,7 +183,7 @@ def test_a_browser_draws_the_run_and_replays_an_episode(fleet, browser, manager)
     assert errors == []
 
 
-def test_practice_goes_on_where_it_was_paused(fleet, researcher, old_tokens):
+def test_practice_goes_on_where_it_was_paused(fleet, manager, researcher, old_tokens):
     """The learner goes on from its state and replay, the stations come with the tokens of then."""
     path = f"runs/{PRACTICE_RUN}"
     before = researcher.wait_for(path, lambda run: run["state"] in ("paused", "failed"))
@@ -192,6 +192,8 @@ def test_practice_goes_on_where_it_was_paused(fleet, researcher, old_tokens):
     assert newest > 0
     assert (fleet.data / "stations.json").read_text() == old_tokens
     researcher.wait_for("stations", lambda rows: all(row["connected"] for row in rows["items"]))
+    for row in researcher.api("GET", "stations")["items"]:  # not to wait for what a real arm would take
+        manager.api("POST", f"stations/{row['slug']}/command", {"name": "speed", "args": {"value": 0}})
     researcher.api("POST", f"{path}/resume")
     run = researcher.wait_for(path, lambda run: run["state"] in ("completed", "failed"))
     assert run["state"] == "completed", run["error"]
