@@ -46,10 +46,13 @@ def practised(demonstration, acted_by: Policy, **changes) -> Episode:
 
 
 def scripted_practice(demonstrations, **changes):
-    """Stands for the stations: every round holds the same four episodes, so that a run has one outcome only."""
+    """Stands for the stations: a version's round always holds the same four episodes, so that a run has one outcome
+    only.
+    """
 
     def practise(run, policy, reward_model, steps):
-        episodes = [practised(demonstration, policy, **changes) for demonstration in demonstrations[:4]]
+        chosen = [demonstrations[(policy.version + number) % len(demonstrations)] for number in range(4)]
+        episodes = [practised(demonstration, policy, **changes) for demonstration in chosen]
         write_episodes(run.episodes / f"{policy.version:06d}.safetensors", episodes)
         run.close_round(policy.version)
 
