@@ -5,6 +5,7 @@ Nothing is started before a test asks for it, so tests of robots/ and training/ 
 
 import atexit
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -26,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(tempfile.mkdtemp(prefix="fleetui-tests-")).resolve()
 atexit.register(shutil.rmtree, DATA, ignore_errors=True)
 os.environ["FLEETUI_DATA"] = str(DATA)
+# A folder that all workers share: they inherit the variable of the process that hands the tests out to them.
+PREPARED = Path(os.environ.setdefault("FLEETUI_PREPARED", str(DATA / "prepared")))
 os.environ["DJANGO_SETTINGS_MODULE"] = "fleetui.settings"
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -36,6 +39,7 @@ def pytest_configure(config):
     """
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         del os.environ["DJANGO_SETTINGS_MODULE"]  # else a worker reads the settings before it has its own data folder
+        config.option.loadscopereorder = False  # files are handed out in the order of pytest_collection_modifyitems
         return  # this process hands the tests out and reads none
     without_django = [ROOT / "tests" / "robots", ROOT / "tests" / "training"]
     asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
@@ -46,6 +50,33 @@ def pytest_configure(config):
         from fleetui import static_files
 
         static_files.collect()  # pages name files by their hash
+
+
+# The files that take longest are handed out first, so that no worker begins one when the other has nothing left to do.
+LONGEST_FIRST = (
+    "browser/test_usable_by_everyone.py",
+    "browser/test_screens.py",
+    "test_setup.py",
+    "browser/test_control.py",
+    "browser/test_faults.py",
+    "test_stored_folder.py",
+    "test_proxy.py",
+    "training/test_self_improvement.py",
+    "training/test_sft.py",
+    "training/test_benchmarks.py",
+    "fleetui/test_sockets.py",
+    "fleetui/test_odd_addresses.py",
+    "browser/test_wall.py",
+    "browser/test_new_method.py",
+    "fleetui/test_roles_of_the_database.py",
+    "training/test_perception.py",
+    "training/test_practice.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -79,16 +110,21 @@ def servers():
 
 def write_lazily(data):
     """Nobody needs the tests' own database after a power cut, so it waits for no disk."""
+    with connect(data) as connection:
+        for name in ("fsync", "synchronous_commit", "full_page_writes"):
+            connection.execute(f"ALTER SYSTEM SET {name} = off")
+        connection.execute("SELECT pg_reload_conf()")
+
+
+def connect(data):
+    """To the embedded database of a data folder, as its owner."""
     import psycopg
 
     from fleetui import embedded
 
     place = embedded.database_settings(data, embedded.OWNER)
     address = {"host": place["HOST"], "port": place["PORT"], "user": place["USER"], "dbname": place["NAME"]}
-    with psycopg.connect(**address, autocommit=True) as connection:
-        for name in ("fsync", "synchronous_commit", "full_page_writes"):
-            connection.execute(f"ALTER SYSTEM SET {name} = off")
-        connection.execute("SELECT pg_reload_conf()")
+    return psycopg.connect(**address, autocommit=True)
 
 
 @pytest.fixture(scope="session")
@@ -200,16 +236,54 @@ def own_place():
 
 
 @contextlib.contextmanager
-def new_fleet(stations):
-    """Web server, worker and station host as `make run` starts them, from nothing; it has to end cleanly."""
-    with own_place() as (data, environment):
-        fleet = start_fleet(data, stations, **environment)
+def new_fleet(stations, **environment):
+    """Web server, worker and station host as `make run` starts them, where nobody has done anything yet; it has to end
+    cleanly.
+    """
+    with own_place() as (data, database):
+        if not database and "REDIS_URL" not in os.environ:  # on shared servers it begins with nothing
+            copy_folder(prepared(), data)
+        fleet = start_fleet(data, stations, **database, **environment)
         try:
             fleet.wait_until_answering()
             yield fleet
         finally:
             status = fleet.stop()
         assert status == 0, f"The fleet did not end cleanly:\n{fleet.output.read_text()}"
+
+
+def prepared():
+    """A data folder as a first start left it. The next start on a copy takes half the time that a first one does; those
+    are tested in test_setup.py. Made once, for all workers.
+    """
+    with open(f"{PREPARED}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not PREPARED.exists():
+            with own_place() as (data, _):
+                fleet = start_fleet(data, 1)
+                try:
+                    fleet.wait_until_answering()
+                    wait_for_demonstrations(data)
+                finally:
+                    fleet.stop()
+                if (data / "postgresql").exists():
+                    copy_folder(data, PREPARED)
+                else:  # PostgreSQL's user can't reach it, and a copy would share the other place: begin with nothing
+                    PREPARED.mkdir()
+    return PREPARED
+
+
+def copy_folder(source, target):
+    """With the owners, since PostgreSQL's files may be another user's."""
+    subprocess.run(["cp", "-Rp", f"{source}/.", str(target)], check=True)
+
+
+def wait_for_demonstrations(data, seconds=90):
+    deadline = time.monotonic() + seconds
+    with connect(data) as connection:
+        while connection.execute("SELECT state FROM learning_dataset").fetchall() != [("ready",)]:
+            assert time.monotonic() < deadline, "The first demonstrations were not made."
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from django.urls import get_resolver
 from playwright.sync_api import expect
 
 from fleetui import settings as settings_file
-from tests.conftest import ROOT, free_port, own_place, start_fleet
+from tests.conftest import ROOT, free_port, new_fleet
 from tests.nginx import MISSING, find_nginx
 
 LAB = "labs/main"
@@ -68,21 +68,16 @@ def behind(tmp_path_factory):
     http and with the path passed on as it is.
     """
     tls, plain = free_port(), free_port()
-    with own_place() as (data, environment):
-        public = f"https://localhost:{tls}/fleet/"
-        fleet = start_fleet(data, 2, FLEETUI_URL=public, FLEETUI_HOST="::1", **environment)
+    public = f"https://localhost:{tls}/fleet/"
+    with new_fleet(2, FLEETUI_URL=public, FLEETUI_HOST="::1") as fleet:
         target = f"http://127.0.0.1:{fleet.environment['PORT']}"
         how = PROXIED.format(host="$host")
         sites = (
             SITE.format(listen=f"{tls} ssl", path="/fleet/", target=f"{target}/", how=how),
             SITE.format(listen=plain, path="/fleet/", target=target, how=how),
         )
-        try:
-            with nginx(tmp_path_factory.mktemp("nginx"), *sites):
-                fleet.wait_until_answering()
-                yield {"fleet": fleet, "public": public, "plain": f"http://localhost:{plain}/fleet"}
-        finally:
-            fleet.stop()
+        with nginx(tmp_path_factory.mktemp("nginx"), *sites):
+            yield {"fleet": fleet, "public": public, "plain": f"http://localhost:{plain}/fleet"}
 
 
 @pytest.fixture(scope="module")

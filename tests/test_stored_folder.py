@@ -183,32 +183,6 @@ def test_a_browser_draws_the_run_and_replays_an_episode(fleet, browser, manager)
     assert errors == []
 
 
-def test_practice_goes_on_where_it_was_paused(fleet, researcher, old_tokens):
-    """The learner goes on from its state and replay, the stations come with the tokens of then."""
-    path = f"runs/{PRACTICE_RUN}"
-    before = researcher.wait_for(path, lambda run: run["state"] in ("paused", "failed"))
-    assert (before["state"], before["practice_episodes"]) == ("paused", EPISODES_THEN), before["error"]
-    newest = max(row["version"] for row in before["checkpoints"])
-    assert newest > 0
-    assert (fleet.data / "stations.json").read_text() == old_tokens
-    researcher.wait_for("stations", lambda rows: all(row["connected"] for row in rows["items"]))
-    researcher.api("POST", f"{path}/resume")
-    run = researcher.wait_for(path, lambda run: run["state"] in ("completed", "failed"))
-    assert run["state"] == "completed", run["error"]
-    assert run["practice_episodes"] >= BUDGET
-    notes = [row["data"]["text"] for row in researcher.api("GET", f"{path}/metrics?after=0&kind=note")["items"]]
-    assert any(re.match(rf"Going on with version {newest}, after \d+ practice episodes", note) for note in notes), notes
-    updates = [row["data"]["version"] for row in researcher.api("GET", f"{path}/metrics?after=0&kind=update")["items"]]
-    assert updates == list(range(1, updates[-1] + 1)) and updates[-1] > newest, "a version twice, or one left out"
-    files = [path.name for path in (fleet.data / "runs" / str(PRACTICE_RUN) / "episodes").iterdir()]
-    assert len(files) == len({name[-48:] for name in files}), "an episode was handed in twice"
-    # The assignment that had waited all the time gets its stations, and a run from the old checkpoints.
-    later = researcher.wait_for("runs", lambda rows: rows["count"] == 3)["items"][0]
-    assert later["kind"] == "improve"
-    later = researcher.wait_for(f"runs/{later['id']}", lambda run: run["practice_episodes"] or run["state"] == "failed")
-    assert later["state"] != "failed", later["error"]
-
-
 def checkpoint(data, role):
     return data / "runs" / str(SFT_RUN) / "checkpoints" / f"{role}.safetensors"
 
@@ -235,3 +209,31 @@ def test_the_old_policy_is_evaluated(unpacked):
     assert done.returncode == 0, done.stderr
     result = json.loads(re.findall(r"^{.*}$", done.stdout, re.MULTILINE)[-1])
     assert result["n"] == 20 and result["successes"] >= 1
+
+
+def test_practice_goes_on_where_it_was_paused(fleet, manager, researcher, old_tokens):
+    """The learner goes on from its state and replay, the stations come with the tokens of then."""
+    path = f"runs/{PRACTICE_RUN}"
+    before = researcher.wait_for(path, lambda run: run["state"] in ("paused", "failed"))
+    assert (before["state"], before["practice_episodes"]) == ("paused", EPISODES_THEN), before["error"]
+    newest = max(row["version"] for row in before["checkpoints"])
+    assert newest > 0
+    assert (fleet.data / "stations.json").read_text() == old_tokens
+    researcher.wait_for("stations", lambda rows: all(row["connected"] for row in rows["items"]))
+    for row in researcher.api("GET", "stations")["items"]:  # not to wait for what a real arm would take
+        manager.api("POST", f"stations/{row['slug']}/command", {"name": "speed", "args": {"value": 0}})
+    researcher.api("POST", f"{path}/resume")
+    run = researcher.wait_for(path, lambda run: run["state"] in ("completed", "failed"))
+    assert run["state"] == "completed", run["error"]
+    assert run["practice_episodes"] >= BUDGET
+    notes = [row["data"]["text"] for row in researcher.api("GET", f"{path}/metrics?after=0&kind=note")["items"]]
+    assert any(re.match(rf"Going on with version {newest}, after \d+ practice episodes", note) for note in notes), notes
+    updates = [row["data"]["version"] for row in researcher.api("GET", f"{path}/metrics?after=0&kind=update")["items"]]
+    assert updates == list(range(1, updates[-1] + 1)) and updates[-1] > newest, "a version twice, or one left out"
+    files = [path.name for path in (fleet.data / "runs" / str(PRACTICE_RUN) / "episodes").iterdir()]
+    assert len(files) == len({name[-48:] for name in files}), "an episode was handed in twice"
+    # The assignment that had waited all the time gets its stations, and a run from the old checkpoints.
+    later = researcher.wait_for("runs", lambda rows: rows["count"] == 3)["items"][0]
+    assert later["kind"] == "improve"
+    later = researcher.wait_for(f"runs/{later['id']}", lambda run: run["practice_episodes"] or run["state"] == "failed")
+    assert later["state"] != "failed", later["error"]

@@ -30,7 +30,7 @@ from robots.station import Station
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.browser.test_screens import log_in
 from tests.chromium import find_chromium
-from tests.conftest import free_port, own_place, start_fleet
+from tests.conftest import free_port, new_fleet
 from tests.robots.station_fakes import FakeWorld
 
 WAIT_MS = 20_000
@@ -118,14 +118,8 @@ class WatchedStation:
 
 @pytest.fixture(scope="module")
 def fleet():
-    with own_place() as (data, environment):
-        fleet = start_fleet(data, 1, **environment)
-        try:
-            fleet.wait_until_answering()
-            yield fleet
-        finally:
-            status = fleet.stop()
-        assert status == 0, f"The fleet did not end cleanly:\n{fleet.output.read_text()}"
+    with new_fleet(1) as fleet:
+        yield fleet
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from playwright.sync_api import expect
 from fleetui import embedded
 from tests.browser.test_control import PAGE, WatchedStation, state_is, wait_until
 from tests.browser.test_screens import log_in
-from tests.conftest import own_place, start_fleet
+from tests.conftest import new_fleet
 
 FIGURES = os.environ.get("FLEETUI_FIGURES")
 figures = {}
@@ -88,13 +88,8 @@ class Line:
 
 @pytest.fixture(scope="module")
 def fleet():
-    with own_place() as (data, environment):
-        fleet = start_fleet(data, 1, **environment)
-        try:
-            fleet.wait_until_answering()
-            yield fleet
-        finally:
-            fleet.stop()
+    with new_fleet(1) as fleet:
+        yield fleet
     if FIGURES:
         Path(FIGURES).write_text(json.dumps(figures, indent=1))
 

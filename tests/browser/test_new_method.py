@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.test_usable_by_everyone import RECIPES, api, wait_for
-from tests.conftest import own_place, start_fleet
+from tests.conftest import new_fleet
 
 LAB = "/labs/main"
 # It trains nothing: the stations practise with the policy that it began with, and it draws how long they took.
@@ -48,18 +48,13 @@ FILE = """
 
 
 @pytest.fixture(scope="module")
-def running_fleet():
+def running_fleet(tmp_path_factory):
     """One of its own, that is told where the method is."""
-    with own_place() as (data, environment):
-        (data / "constant_policy.py").write_text(dedent(FILE))
-        path = os.pathsep.join(filter(None, [str(data), os.environ.get("PYTHONPATH")]))
-        fleet = start_fleet(data, 1, FLEETUI_METHODS="constant_policy", PYTHONPATH=path, **environment)
-        try:
-            fleet.wait_until_answering(180)
-            yield fleet
-        finally:
-            status = fleet.stop()
-        assert status == 0, f"The fleet did not end cleanly:\n{fleet.output.read_text()}"
+    folder = tmp_path_factory.mktemp("method")
+    (folder / "constant_policy.py").write_text(dedent(FILE))
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    with new_fleet(1, FLEETUI_METHODS="constant_policy", PYTHONPATH=path) as fleet:
+        yield fleet
 
 
 def test_it_is_launched_from_its_page_practises_and_draws_its_curve(opened, screenshots):

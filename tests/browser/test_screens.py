@@ -1,7 +1,8 @@
 """The whole loop as people see it, in a real browser against a fleet that the product's own command started.
 
-The story is told by fixtures: a fleet of their own from nothing, a policy that is trained, stations that practise. A
-test asks for the chapter that it needs, so the tests have no order. Every test leaves a picture in tests/screenshots/.
+The story is told by fixtures: a fleet of its own that nobody has used, a policy that is trained, stations that
+practise. A test asks for the chapter that it needs, so the tests have no order. Every test leaves a picture in
+tests/screenshots/.
 """
 
 import re
@@ -238,6 +239,7 @@ def practising(pages, story, trained, screenshots):
     if story.get("grown") != story["improve"]:
         see_the_curve_grow(pages("researcher"), story["improve"], screenshots)
         story["grown"] = story["improve"]
+        at_real_speed(pages("supervisor"))  # the tests that look at it have the machine to themselves
     return story["improve"]
 
 
@@ -285,14 +287,19 @@ def at_rest(pages, story):
     page = pages("supervisor")
     if "improve" in story:
         call(pages("researcher"), f"runs/{story.pop('improve').rsplit('/', 1)[1]}/cancel")
+    at_real_speed(page)
     for slug in ("station-1", "station-2"):
         if page.request.get(f"/api{LAB}/stations/{slug}").json()["paused"]:
             call(page, f"stations/{slug}/command", {"name": "resume"})
-        call(page, f"stations/{slug}/command", {"name": "speed", "args": {"value": 1}})
         address = f"/api{LAB}/stations/{slug}"
         wait_until(
             lambda at=address: page.request.get(at).json()["state"] == "idle", 30, f"{slug} does not come to rest"
         )
+
+
+def at_real_speed(page):
+    for slug in ("station-1", "station-2"):
+        call(page, f"stations/{slug}/command", {"name": "speed", "args": {"value": 1}})
 
 
 def call(page, path, body=None):

@@ -22,8 +22,10 @@ SMALL_IMPROVE = {
     "max_episodes": 12,
     "updates_per_round": 2,
     "batch": 32,
+    "updates_per_step": 0.05,
     "evaluate_every": 2,
     "evaluation_episodes": 4,
+    "time_limit": 20,  # of an evaluation
     "seed": 5,
 }
 

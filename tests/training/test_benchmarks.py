@@ -1,5 +1,6 @@
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
 import subprocess
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from robots.tasks import InstructionError
+from robots.tasks import TASKS, InstructionError, get_task
 from robots.worlds.language_table import PLACES
 from robots.worlds.language_table.physics import LanguageTable
 from training import advantage_weighted, benchmarks
@@ -34,6 +35,7 @@ from training.benchmarks.language_table import filtered_cloning, hand_picked_goa
 from training.benchmarks.two_stage_pipeline import picked
 from training.checkpoints import Policy, RewardModel
 from training.evaluation import wilson
+from training.recipes import ImproveRecipe
 
 
 def test_the_interval_is_students():
@@ -189,6 +191,11 @@ def small(monkeypatch):
     quick = {"steps": 20, "validate_every": 10, "grounding_steps": 10, "batch": 32, "hidden": 32}
     for module in (banana_table, transfer, point_mass):
         monkeypatch.setattr(module, "PLAN", dataclasses.replace(module.PLAN, sft=quick, **plan))
+        task = get_task(module.PLAN.practised)
+        monkeypatch.setitem(TASKS, task.name, dataclasses.replace(task, time_limit_steps=8))
+    # So that a round is over before the budget of practice is.
+    short_rounds = functools.partial(ImproveRecipe, updates_per_round=1, batch=8)
+    monkeypatch.setattr(two_stage_pipeline, "ImproveRecipe", short_rounds)
     for module in (positive_transfer, over_optimisation, reward_model, language_table, detector):
         monkeypatch.setattr(module, "TIME_LIMIT", 8)
     for module in (positive_transfer, over_optimisation, reward_model, language_table, detector, regimes):
@@ -201,6 +208,7 @@ def small(monkeypatch):
     monkeypatch.setattr(reward_model, "BROAD_DEMONSTRATIONS", 20)
     monkeypatch.setattr(reward_model, "DEMONSTRATIONS", 30)
     monkeypatch.setattr(reward_model, "SHARES", (10, 80))
+    monkeypatch.setitem(reward_model.FINE_TUNING, "steps", 20)
     monkeypatch.setattr(over_optimisation, "CURVE", over_optimisation.CURVE | {"evaluation_episodes": 4})
     few = {"demonstrations": {"small": 3, "middle": 4, "50": 12}, "by_sft": ("small", "middle")}
     few |= {"times": (2,), "time_limit": 8}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robots.embodiments import ENVIRONMENT_STATE, STATE
-from robots.tasks import get_task
+from robots.tasks import TASKS, get_task
 from robots.worlds.language_table import BANANA_TABLE
 from training.benchmarks import REGISTRY, banana_table, domain_transfer, point_mass, transfer, two_stage_pipeline
 from training.checkpoints import Policy, RewardModel, load_checkpoint
@@ -24,6 +24,8 @@ SMALL = {
 def test_a_small_plan_gives_a_row_and_a_summary(benchmark, monkeypatch):
     plan = dataclasses.replace(benchmark.PLAN, demonstrations=8, practice=6, stations=2, **SMALL)
     monkeypatch.setattr(benchmark, "PLAN", plan)
+    task = get_task(plan.practised)
+    monkeypatch.setitem(TASKS, task.name, dataclasses.replace(task, time_limit_steps=8))
     monkeypatch.setattr(two_stage_pipeline, "EVALUATION_EPISODES", 4)
     said = []
     rows = benchmark.run(7, lambda fraction, what: said.append(fraction))

@@ -23,6 +23,11 @@ def documented_program() -> str:
     return textwrap.dedent(block)
 
 
+def heed_interrupts():
+    """Tests that a script started in the background ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupt(process) -> str:
     """Ctrl-C until it ends; what it said. Once, in a whole run, a first one was not heeded, and why was not found."""
     for _ in range(10):
@@ -47,6 +52,7 @@ def test_the_documented_robot_practises_and_ends_attempts_of_low_success_probabi
         [sys.executable, str(program)],
         cwd=tmp_path,
         env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+        preexec_fn=heed_interrupts,
         stderr=subprocess.PIPE,
         text=True,
     )

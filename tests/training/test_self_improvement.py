@@ -47,10 +47,13 @@ def practised(demonstration, acted_by: Policy, **changes) -> Episode:
 
 
 def scripted_practice(demonstrations, **changes):
-    """Stands for the stations: every round holds the same four episodes, so that a run has one outcome only."""
+    """Stands for the stations: a version's round always holds the same four episodes, so that a run has one outcome
+    only.
+    """
 
     def practise(run, policy, reward_model, steps):
-        episodes = [practised(demonstration, policy, **changes) for demonstration in demonstrations[:4]]
+        chosen = [demonstrations[(policy.version + number) % len(demonstrations)] for number in range(4)]
+        episodes = [practised(demonstration, policy, **changes) for demonstration in chosen]
         write_episodes(run.episodes / f"{policy.version:06d}.safetensors", episodes)
         run.close_round(policy.version)
 
@@ -246,7 +249,7 @@ def test_each_setting_of_the_update_does_what_it_says(new_improve_run, demonstra
     again = {"anneal": 0.0}
     replayed = after("replayed", **again)
     assert moved(after("replayed, annealed", anneal=1.0), 3) < 0.95 * moved(replayed, 3)
-    assert moved(after("replayed, more", **again, updates_per_step=0.5), 3) > 1.05 * moved(replayed, 3)
+    assert moved(after("replayed, more", **again, updates_per_step=0.1), 3) > 1.05 * moved(replayed, 3)
     for name, value in (("temperature", 5.0), ("shaping", 0.0), ("replay", 3)):
         assert moved(after(f"replayed, other {name}", **again | {name: value}), 3) != moved(replayed, 3)
 

@@ -103,24 +103,24 @@ def assert_progress_never_ran_back(run):
 
 def test_a_run_killed_in_grounding_goes_on_there(new_sft_run, monkeypatch):
     """By a real SIGKILL: the bits are those of a run that was left alone, and each curve holds each step once."""
-    settings = {"grounding_steps": 400, "evaluation_episodes": 0}
+    settings = {"grounding_steps": 250, "evaluation_episodes": 0}
     whole, killed = new_sft_run("whole", **settings), new_sft_run("killed", **settings)
     sft(whole)
     child = subprocess.Popen([sys.executable, "-m", "training", "sft", str(killed.path)])
     try:
         deadline = time.monotonic() + 60
-        while not any(line["step"] >= 150 for line in killed.lines("loss")):
+        while not any(line["step"] >= 100 for line in killed.lines("loss")):
             assert child.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
     finally:
         child.kill()
         child.wait()
-    assert max(line["step"] for line in killed.lines("loss")) < 400, "it was too quick to be killed in grounding"
+    assert max(line["step"] for line in killed.lines("loss")) < 250, "it was too quick to be killed in grounding"
     repeated = []
     monkeypatch.setattr(sft_module, "among_strangers", lambda *rest: repeated.append(1) or among_strangers(*rest))
     sft(killed)
     assert both(killed) == both(whole)
-    assert len(repeated) <= 400 - 100  # at most since the last saved state
+    assert len(repeated) <= 250 - 50  # at most since the last saved state
     assert points(killed) == points(whole)
     assert_progress_never_ran_back(killed)
 
