@@ -112,7 +112,6 @@ class _Scene:
         self.option = mujoco.MjvOption()
         self.named_camera = mujoco.MjvCamera()
         self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
 
     def render(self, data: mujoco.MjData, camera: str | mujoco.MjvCamera, width: int, height: int) -> np.ndarray:
         if isinstance(camera, str):
@@ -123,6 +122,9 @@ class _Scene:
             mujoco.mjr_resizeOffscreen(
                 max(width, self.context.offWidth), max(height, self.context.offHeight), self.context
             )
+        # For each picture: what else draws in this thread, such as an environment's own camera, may bind another.
+        _of_thread.context.make_current()
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
         mujoco.mjv_updateScene(self.model, data, self.option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene)
         rectangle = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(rectangle, self.scene, self.context)
