@@ -182,6 +182,8 @@ def learn_perception(
     generator: torch.Generator,
 ) -> bool:
     """Train the network's perception alone. False: cancelled."""
+    if not isinstance(network.perception, perception.Perception):
+        raise TypeError("Only what is seen from straight above is learned before all else.")
     countdown = Countdown(run, "perception", perception.ROUNDS * recipe.perception_steps)
     learnt_from = dataclasses.replace(
         demonstrations, first=demonstrations.first[training], last=demonstrations.last[training]

@@ -1,9 +1,11 @@
 """The networks: words to a goal, goal and observation to action tokens and to steps-to-go.
 
-instruction --Grounding or TextCode--> goal --+
-+--> features -> trunk -> action head      p(a | o, g)
-observation (a picture: perception.py first) ------+                      -> steps-to-go head p(t' - t | o, g)
+    instruction --Grounding or TextCode--> goal --+
+                                                  +--> features -> trunk -> action head      p(a_1 .. a_K | o, g)
+    observation --perceive--> what is made out ---+                      -> steps-to-go head p(t' - t | o, g)
 
+What a body observes chooses the parts, and here is the one place where: a table from above (perception.py first, where
+it is seen and not told), an arm among tracked objects (arm.py), cameras (vision.py), numbers (state.py).
 """
 
 import itertools
@@ -20,6 +22,7 @@ from training.networks.arm import fits as arm_fits
 from training.networks.heads import ActionHead
 from training.networks.state import FlatFeatures
 from training.networks.table import SYMMETRIES, TableFeatures, turned
+from training.networks.vision import VisionEncoder, VisionFeatures
 from training.networks.words import Grounding, TextCode
 from training.perception import Perception
 from training.vocabulary import Vocabulary
@@ -35,7 +38,8 @@ class Network(nn.Module):
     """
 
     words: Grounding | TextCode
-    features: TableFeatures | ArmFeatures | FlatFeatures
+    perception: Perception | VisionEncoder | None
+    features: TableFeatures | ArmFeatures | VisionFeatures | FlatFeatures
 
     def __init__(
         self,
@@ -50,6 +54,8 @@ class Network(nn.Module):
         """`chunk`: how many actions that follow each other it answers at once, K."""
         super().__init__()
         self.vectors = [key for key, feature in embodiment.observation.items() if not feature.is_picture]
+        sizes = [embodiment.observation[key].size for key in self.vectors]
+        self.perception = None
         if embodiment.overhead:
             self.perception = Perception(embodiment)
         if embodiment.overhead or embodiment.object_features == OBJECT_FEATURES:
@@ -58,10 +64,12 @@ class Network(nn.Module):
         elif arm_fits(embodiment):
             self.words = Grounding(vocabulary, embodiment)
             self.features = ArmFeatures(embodiment)
+        elif embodiment.pictures:
+            self.perception, self.words = VisionEncoder(embodiment), TextCode(vocabulary)
+            self.features = VisionFeatures(sizes, len(embodiment.pictures), self.words.size)
         else:
             self.words = TextCode(vocabulary)
-            size = sum(embodiment.observation[key].size for key in self.vectors)
-            self.features = FlatFeatures(size, self.words.size)
+            self.features = FlatFeatures(sum(sizes), self.words.size)
         widths = [self.features.size, *[hidden] * layers]
         self.trunk = nn.Sequential(
             *(nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU()) for a, b in itertools.pairwise(widths))
@@ -79,10 +87,19 @@ class Network(nn.Module):
         """Whether its words are bound to objects: before all else, and frozen then."""
         return isinstance(self.words, Grounding)
 
-    def perceive(self, observations: Mapping[str, Tensor]) -> Tensor:
-        """Observations as recorded -> what the rest reads [n, P]: their vectors, or what was made out in a picture."""
-        if hasattr(self, "perception"):
+    @property
+    def learns_to_see(self) -> bool:
+        """Whether its perception is learned together with the policy, and not before it."""
+        return isinstance(self.perception, VisionEncoder)
+
+    def perceive(self, observations: Mapping[str, Tensor], augment: torch.Generator | None = None) -> Tensor:
+        """Observations as recorded -> what the rest reads [n, P]: their vectors, and what was made out in pictures.
+        `augment`: pictures are changed a little at random, where that is learned from.
+        """
+        if isinstance(self.perception, Perception):
             return self.perception(observations[self.perception.key])
+        if isinstance(self.perception, VisionEncoder):
+            return self.perception(observations, augment)
         return torch.cat([observations[key] for key in self.vectors], 1)
 
     def hidden(self, perceived: Tensor, goal: Tensor, frame: Tensor | None = None) -> Tensor:

@@ -1,0 +1,95 @@
+"""A small vision encoder of our own, for bodies that see by their own cameras and are told nothing of objects.
+
+Each camera's picture becomes keypoints: a few convolutions, then where in the picture each of their channels answers
+most (spatial softmax: Finn et al., arXiv 1509.06113, equation 2), and how strongly. The words choose among them. It
+learns with the policy in stage 1, from pictures that are shifted a little at random (Yarats et al., arXiv 2004.13649),
+and is frozen after that: practice judges and acts by what it sees.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robots.embodiments import IMAGES, Embodiment
+from training.networks.state import Scaled, Sideless
+
+CHANNELS = 32  # keypoints of each camera
+TOLD = 3  # numbers of each: x and y from -1 to 1, and how strongly
+SLOTS = 4  # keypoints of each camera that the words choose
+SHIFT = 4  # pixels, at most, to each side
+
+
+class CameraEncoder(nn.Module):
+    """Pictures of one camera, uint8 [n, H, W, 3] -> its keypoints [n, CHANNELS * TOLD]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, 16, 8, stride=4, padding=2), nn.GroupNorm(4, 16), nn.GELU()),
+            *(nn.Conv2d(16, CHANNELS, 3, padding=1), nn.GroupNorm(4, CHANNELS), nn.GELU()),
+            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1),
+        )
+
+    def forward(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """With a generator the pictures are shifted."""
+        seen = pictures.permute(0, 3, 1, 2).float() / 255 - 0.5
+        answers = self.layers(seen if generator is None else shifted(seen, generator))  # [n, C, h, w]
+        height, width = answers.shape[2:]
+        x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)
+        share = answers.flatten(2).softmax(-1).unflatten(2, (height, width))
+        where = torch.stack([(share.sum(2) * x).sum(-1), (share.sum(3) * y).sum(-1)], -1)  # [n, C, 2]
+        return torch.cat([where, answers.amax((2, 3)).tanh()[..., None]], -1).flatten(1)
+
+
+def shifted(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Each by some pixels of its own; the edge goes on. [n, 3, H, W] -> the same"""
+    n, _, height, width = pictures.shape
+    padded = F.pad(pictures, (SHIFT,) * 4, mode="replicate")
+    down, right = torch.randint(2 * SHIFT + 1, (2, n, 1), generator=generator)
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
+class VisionEncoder(nn.Module):
+    """Vectors as they are, then each camera's keypoints. Observations by key -> [n, P]"""
+
+    def __init__(self, embodiment: Embodiment):
+        super().__init__()
+        self.keys = [key for key, feature in embodiment.observation.items() if feature.is_picture]
+        self.vectors = [key for key, feature in embodiment.observation.items() if not feature.is_picture]
+        self.cameras = nn.ModuleDict({_module_name(i, key): CameraEncoder() for i, key in enumerate(self.keys)})
+
+    def forward(self, observations: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """With a generator the pictures are shifted."""
+        vectors = [observations[key] for key in self.vectors]
+        seen = zip(self.cameras.values(), self.keys, strict=True)
+        return torch.cat([*vectors, *(camera(observations[key], generator) for camera, key in seen)], 1)
+
+
+def _module_name(number: int, key: str) -> str:
+    """A camera may be called anything; a part of a network may not."""
+    return f"{number}-" + "".join(letter if letter.isalnum() else "_" for letter in key.removeprefix(IMAGES))
+
+
+class VisionFeatures(Sideless):
+    """Vectors, scaled; all keypoints; and the few that the words choose, alike for whatever they name."""
+
+    def __init__(self, vectors: Sequence[int], cameras: int, goal_size: int):
+        super().__init__()
+        self.own, self.cameras = sum(vectors), cameras
+        self.scaled = Scaled(self.own)
+        self.chosen = nn.Linear(goal_size, cameras * SLOTS * CHANNELS)
+        self.size = self.own + cameras * (CHANNELS + SLOTS) * TOLD + goal_size
+
+    def scale_as(self, perceived: Tensor) -> None:
+        """As in these [F, P]."""
+        self.scaled.scale_as(perceived[:, : self.own])
+
+    def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
+        """[n, P], [n, goal size] -> [n, size]"""
+        own, seen = perceived[:, : self.own], perceived[:, self.own :]
+        keypoints = seen.unflatten(1, (self.cameras, CHANNELS, TOLD))
+        weights = self.chosen(goal).unflatten(1, (self.cameras, SLOTS, CHANNELS)).softmax(-1)
+        return torch.cat([self.scaled(own), seen, (weights @ keypoints).flatten(1), goal], 1)
