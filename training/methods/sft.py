@@ -41,6 +41,7 @@ from training.checkpoints import (
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
 from training.descent import anneal, descend, unlearnable
 from training.evaluation import evaluate_for
+from training.networks.arm import ArmFeatures
 from training.networks.network import Network
 from training.networks.table import TableFeatures, random_frames, turned
 from training.networks.words import Grounding
@@ -334,6 +335,7 @@ class Losses:
             self.goals = network.goal(words)  # [I, goal size]; fixed from here on if grounded
         self.chunks, self.counts = chunks_of(demonstrations, network.action_head.chunk)
         self.bins = steps_to_go.bin_of_steps(demonstrations.steps_to_go, recipe.bins, recipe.bin_width)  # [F]
+        self.beginning = self.bins[demonstrations.first].median()
 
     def _hidden_and_frame(self, frames: Tensor, from_any_side: bool) -> tuple[Tensor, Tensor | None]:
         rows = self.demonstrations.instruction[frames]
@@ -354,7 +356,23 @@ class Losses:
     def steps_to_go(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the steps that were left, the mean over some frames. [n] -> []"""
         hidden, _ = self._hidden_and_frame(frames, from_any_side)
-        return F.cross_entropy(self.network.steps_to_go_head(hidden), self.bins[frames])
+        loss = F.cross_entropy(self.network.steps_to_go_head(hidden), self.bins[frames])
+        if from_any_side and isinstance(self.network.features, ArmFeatures):
+            loss = loss + self._of_other_words(frames, self.network.features)
+        return loss
+
+    def _of_other_words(self, frames: Tensor, features: ArmFeatures) -> Tensor:
+        """The same for another sentence in the same scene, where what that means clearly lies elsewhere: it is as far
+        from its goal as a demonstration is at its beginning. Demonstrations all go well, so without this a hand above a
+        bin is near the goal to the reward model, whether or not it brought anything there. [n] -> []
+        """
+        goals = self.goals[torch.randint(len(self.goals), (len(frames),), generator=self.generator)]
+        perceived = self.perceived[frames]
+        open_still = features.far(perceived, goals)
+        if not open_still.any():
+            return torch.zeros(())
+        hidden = self.network.hidden(perceived[open_still], goals[open_still])
+        return F.cross_entropy(self.network.steps_to_go_head(hidden), self.beginning.expand(len(hidden)))
 
     @torch.no_grad()
     def validation(self, checked: "Frames") -> tuple[float, float]:

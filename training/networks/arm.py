@@ -16,6 +16,7 @@ from training.networks.table import nearest
 HAND = ("ee_x", "ee_y", "ee_z")  # what a body's proprioception calls its hand, in metres
 PLACE = ("x", "y", "z")  # what is tracked of each object, at least
 SCALES = (0.006, 0.02, 0.06, 0.2)  # metres
+FAR = 0.08  # metres, from where an object shall go: farther than any bin is wide
 TURNS = (1, 2, 4)  # an object may look the same after a whole, a half or a quarter turn
 
 
@@ -53,15 +54,27 @@ class ArmFeatures(Sideless):
         """As in these [F, P]."""
         self.scaled.scale_as(perceived[:, self.own])
 
+    def meant(self, perceived: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each object what is tracked [n, K, features], the same of the one that is meant [n, features], and where
+        it shall go, in metres [n, 2]. [n, P], [n, 2 K + 3]
+        """
+        objects = perceived[:, self.all_own :].unflatten(1, (self.count, -1))
+        source_weights, target_weights = goal[:, : self.count], goal[:, self.count : 2 * self.count]
+        place_weight, place = goal[:, 2 * self.count, None], goal[:, 2 * self.count + 1 :]
+        target = (target_weights[:, None] @ objects)[:, 0][:, self.place[:2]] + place_weight * place
+        return objects, (source_weights[:, None] @ objects)[:, 0], target
+
+    def far(self, perceived: Tensor, goal: Tensor) -> Tensor:
+        """Whether what is meant clearly lies elsewhere than where it shall go. [n, P], [n, 2 K + 3] -> [n] bool"""
+        _, source, target = self.meant(perceived, goal)
+        return (source[:, self.place[:2]] - target).norm(dim=1) > FAR
+
     def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
         """[n, P], [n, 2 K + 3] -> [n, size]"""
         own = perceived[:, : self.all_own]
-        objects = perceived[:, self.all_own :].unflatten(1, (self.count, -1))  # [n, K, features]
-        source_weights, target_weights = goal[:, : self.count], goal[:, self.count : 2 * self.count]
-        place_weight, place = goal[:, 2 * self.count, None], goal[:, 2 * self.count + 1 :]
-        source = (source_weights[:, None] @ objects)[:, 0]
+        objects, source, target = self.meant(perceived, goal)
+        source_weights = goal[:, : self.count]
         start, hand = source[:, self.place], own[:, self.hand]
-        target = (target_weights[:, None] @ objects)[:, 0][:, self.place[:2]] + place_weight * place  # [n, 2]
         others = (1 - source_weights).clamp(min=0) * (objects[..., self.place].abs().sum(-1) > 0)
         beside = nearest(start[:, None, :2], objects[..., self.place[:2]], others)[:, 0]
         ways = [start - hand, target - start[:, :2], target - hand[:, :2], hand, start[:, 2:], beside]
