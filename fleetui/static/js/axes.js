@@ -1,12 +1,12 @@
 // What a person drives a body by: of each axis its words, its keys and its place on a gamepad. Whatever else a body
 // names is a joint. Knows neither page nor station.
 
-// keys: those that push it down (-1) and up (1); ends: what that does, in words
+// keys: those that push it down (-1) and up (1); ends: what that does, in words; mirrored: up is on the left
 const AXES = {
   x: { ends: ["Left", "Right"], keys: [["ArrowLeft", "a"], ["ArrowRight", "d"]], pad: "left stick" },
   y: { ends: ["Towards you", "Away"], keys: [["ArrowDown", "s"], ["ArrowUp", "w"]], pad: "left stick" },
   z: { ends: ["Down", "Up"], keys: [["f", "PageDown"], ["r", "PageUp"]], pad: "right stick" },
-  yaw: { ends: ["Turn right", "Turn left"], keys: [["e"], ["q"]], pad: "right stick" },
+  yaw: { ends: ["Turn right", "Turn left"], keys: [["e"], ["q"]], pad: "right stick", mirrored: true },
   pitch: { ends: ["Pitch −", "Pitch +"], keys: [["k"], ["i"]], pad: "d-pad" },
   roll: { ends: ["Roll −", "Roll +"], keys: [["j"], ["l"]], pad: "d-pad" },
   gripper: { ends: ["Close", "Open"], keys: [["g"], ["t"]], pad: "bumpers or triggers" },

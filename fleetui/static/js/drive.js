@@ -167,8 +167,8 @@ export class DriveButtons {
   }
 
   show(axes) {
-    if (this.shown === axes.join("\n")) return;
-    this.shown = axes.join("\n");
+    if (this.shown === JSON.stringify(axes)) return;
+    this.shown = JSON.stringify(axes);
     this.place.replaceChildren(...axes.filter((axis) => axis !== "x" && axis !== "y").map((axis) => this.row(axis)));
     this.mark();
   }
@@ -179,7 +179,7 @@ export class DriveButtons {
     row.dataset.axis = axis;
     row.setAttribute("role", "group");
     row.setAttribute("aria-label", axis);
-    const { ends, keys } = axisInfo(axis);
+    const { ends, keys, mirrored } = axisInfo(axis);
     const name = document.createElement(isJoint(axis) ? "button" : "span");
     name.className = "name";
     name.textContent = axis;
@@ -188,7 +188,8 @@ export class DriveButtons {
       name.title = "The keys [ and ] move the selected joint";
       name.addEventListener("click", () => this.drive.select(axis));
     }
-    row.append(this.button(axis, -1, ends[0], keys[0][0]), name, this.button(axis, 1, ends[1], keys[1][0]));
+    const less = this.button(axis, -1, ends[0], keys[0][0]), more = this.button(axis, 1, ends[1], keys[1][0]);
+    row.append(...mirrored ? [more, name, less] : [less, name, more]);
     return row;
   }
 
@@ -235,11 +236,11 @@ export class DriveButtons {
   }
 }
 
-// The page's list of keys says exactly what this body has.
-export function showDriveKeys(axes) {
-  const place = document.querySelector("[data-drive-keys]");
-  if (!place || place.dataset.shown === axes.join("\n")) return;
-  place.dataset.shown = axes.join("\n");
+// The page's list of keys says exactly what this body has; without one, that a station has to be selected.
+export function showDriveKeys(axes = null) {
+  const place = document.querySelector("[data-drive-keys]"), shown = JSON.stringify(axes);
+  if (!place || place.dataset.shown === shown) return;
+  place.dataset.shown = shown;
   const line = (keys, words) => {
     const key = document.createElement("span"), text = document.createElement("span");
     key.className = "several";
@@ -251,6 +252,10 @@ export function showDriveKeys(axes) {
     text.textContent = words;
     return [key, text];
   };
+  if (axes === null) {
+    place.replaceChildren(...line(["–"], "Select a station first: what drives it differs from body to body"));
+    return;
+  }
   const lines = keyLines(axes).flatMap(([keys, words]) => line(keys.map(keyWord), words));
   place.replaceChildren(...lines.length ? [...lines, ...line(["gamepad"], padLine(axes))]
     : line(["–"], "Nothing drives this body by hand: it names no axis"));

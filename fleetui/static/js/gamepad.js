@@ -38,7 +38,10 @@ class Pad {
     });
     const [x, y, turn, lift] = sticks.map((value, axis) => this.rested[axis] >= RESTING_READS ? value : 0);
     const axes = {};
-    const push = (axis, value) => { if (value) axes[axis] = clamp((axes[axis] ?? 0) + value); };
+    const push = (axis, value) => {
+      const pushed = clamp((axes[axis] ?? 0) + value);
+      if (pushed) axes[axis] = pushed; else delete axes[axis];   // both ways at once are none
+    };
     const left = beyondDeadZone(x, y), right = beyondDeadZone(turn, lift);
     push("x", left[0]);
     push("y", -left[1]);

@@ -82,7 +82,6 @@ function render() {
     const device = $("#teleoperate");
     device.hidden = !data.teleoperator;
     setText(device, data.device ? "Drive from this page" : `Drive by its own device: ${data.teleoperator}`);
-    setText(field("device"), data.device ? driveWords(data) : "");
     showDriveKeys(data.drive);
   }
   if (mayAct) {

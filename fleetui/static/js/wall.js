@@ -188,6 +188,7 @@ function change(slug, changed) {
   if ("uuid" in changed && before.uuid && changed.uuid !== before.uuid) card.strip.clear();
   if ("step" in changed || "d" in changed) card.strip.add(card.data);
   render(card);
+  if (slug === selected) showDriveKeys(card.data.drive);
   if (card.data.archived && slug === selected) select(null);
   if (before.archived !== card.data.archived) return true;
   return before.attention !== card.data.attention || before.severity !== card.data.severity
@@ -266,7 +267,7 @@ function select(slug) {
   const card = cards.get(slug);
   setText(document.querySelector("[data-f=selected]"), card
     ? `${card.data.name} is selected: the keys act on it. Press ? for the list of keys.` : "");
-  if (card) showDriveKeys(card.data.drive ?? []);
+  showDriveKeys(card?.data.drive);
   card?.element.scrollIntoView({ block: "nearest" });
 }
 
