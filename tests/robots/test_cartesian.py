@@ -1,6 +1,9 @@
 """An arm of six joints driven along and about Cartesian axes: its path, its limits, the edge of its reach."""
 
+import re
+import textwrap
 import time
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -204,6 +207,19 @@ def test_degrees_slides_and_five_joints():
     at = arm.pose()[0]
     assert arm.push(10, y=1)[-1] - at == pytest.approx([0, 0.1, 0], abs=0.003), "its hand turns with its base"
     assert arm.push(10, pitch=1)[-1] - at == pytest.approx([0, 0.1, 0], abs=0.01)
+
+
+def test_the_documented_arm_is_sound_and_can_be_driven():
+    text = (Path(__file__).parents[2] / "docs" / "stations.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"(?m)^    from robots.embodiments import STATE, .*\n(?:(?:    .*)?\n)+", text)
+    said = {}
+    exec(textwrap.dedent(block), said)
+    said["BODY"].check()
+    few = JOINTS[:3] + JOINTS[4:]
+    arm = CartesianArm(said["BODY"], MODEL, "hand", dict(zip(few, said["JOINTS"], strict=True)), degrees=True)
+    seen = {STATE: np.array([*np.degrees(np.delete(READY, 3)), 50], np.float32)}
+    action = arm.action({"y": 1}, seen, None)
+    assert 0 < np.abs(action[:5] - seen[STATE][:5]).max() <= 3.001 and action[5] == 50
 
 
 def test_what_can_not_be_driven_is_said():

@@ -14,7 +14,8 @@ const AXES = {
 const JOINT = { ends: ["−", "+"], keys: [["["], ["]"]] };
 export const NEXT_JOINT = "v";
 
-const WORDS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", PageUp: "Page Up", PageDown: "Page Down" };
+const WORDS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", PageUp: "Page Up",
+  PageDown: "Page Down" };
 export const keyWord = (key) => WORDS[key] ?? key.toUpperCase();
 
 export const isJoint = (axis) => !Object.hasOwn(AXES, axis);
