@@ -10,6 +10,7 @@ from robots.episodes import ACTORS
 from robots.protocol import TO_STATION, Code, Command, ControlHeartbeat, Hello, Lapse, Welcome, decode, to_json
 from robots.station import SILENCE_S, Station
 from robots.tasks import TASKS, Grammar, TaskFamily
+from robots.worlds.third_party import read_worlds_file
 
 NAMES = ("x", "y", "yaw", "gripper", "elbow", "wrist")
 ARM = Embodiment(
@@ -339,3 +340,18 @@ def test_the_hello_says_its_name_and_an_old_one_says_nothing():
     assert "teleoperator" not in to_json(Hello(embodiment=ARM.to_json()))
     told = {"type": "command", "id": "1", "name": "teleoperate", "args": {"on": True}, "epoch": 1}
     assert decode(told, TO_STATION).args == {"on": True}
+
+
+def test_a_world_of_the_worlds_file_is_driven_by_every_number_of_its_action(tmp_path):
+    file = tmp_path / "worlds.toml"
+    file.write_text(
+        '[[world]]\nname = "swing"\nenv_id = "Reacher-v5"\nobservations = 10\ntime_limit_steps = 50\ncontrol_hz = 50\n'
+        'actions = ["first", "second", "third"]\naction_limit = 1\naction_kind = "effort"\nwordings = ["reach it"]\n'
+        'success = {info = "reward_dist", at_least = -0.05}\n'
+    )
+    (world,) = read_worlds_file(file)
+    assert [(each.axis, each.moves) for each in world.embodiment.drive] == [
+        ("x", "first"),
+        ("y", "second"),
+        ("third", "third"),
+    ]
