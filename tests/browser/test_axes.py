@@ -166,12 +166,13 @@ def held(page, arm):
     state_is(page, "idle")
 
 
-def test_every_key_that_the_page_lists_drives_its_axis_and_no_other_is_listed(held, arm):
+def test_every_key_that_the_page_lists_drives_its_axis_and_no_other_is_listed(held, arm, screenshots):
     held.keyboard.press("?")
     keys = held.locator("[data-drive-keys]")
     expect(keys).to_contain_text("Down, Up")
     expect(keys).to_contain_text("The selected joint, back and forth: shoulder, elbow")
     expect(keys).to_contain_text("right stick: z and yaw")
+    held.screenshot(path=screenshots / "drive_keys.png")
     assert "pitch" not in keys.inner_text().lower() and "roll" not in keys.inner_text().lower()
     held.keyboard.press("Escape")
     for key, pushed in (
