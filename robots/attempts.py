@@ -231,6 +231,10 @@ class Attempts:
         solved = self.driver.driven(axes) if self.actions.by_driver.intersection(axes) else None
         self._step(self.actions.pushed(axes, present, before, solved), present, now)
 
+    def follow(self, action: np.ndarray, now: float) -> None:
+        """What the station's own device wants, the action [A]."""
+        self._step(action, self._present(), now)
+
     def _present(self) -> Observation:
         """Where the body is. Since the last step somebody may have moved it, or it may have sunk, and an absolute
         target that is near to where it was may be far from where it is.

@@ -26,6 +26,7 @@ from robots.control import (
 from robots.driver import DriverError
 from robots.protocol import Code, Command, CommandDone, ControlHeartbeat, Lapse
 from robots.rules import RuleError, Settings
+from robots.teleoperation import Device
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,12 @@ class Commands:
         control: Control,
         attempts: Attempts,
         settings: Settings,
+        device: Device,
         clock: Callable[[], float],
         rest: Callable[[], None],
     ):
         self.control, self.attempts, self.settings, self.clock, self.rest = control, attempts, settings, clock, rest
+        self.device = device
         self.workspace = attempts.workspace
         self.log, self.dead_man, self.lease = CommandLog(), DeadMan(), Lease()
         self.open_reason = ""  # why an override waits for a person, once its holder is gone
@@ -97,9 +100,16 @@ class Commands:
             case "override":
                 self._take_over(epoch, by)
             case "drive":
+                if self.device.drives:
+                    raise CommandRefused(f"The station is driven by its own device ({self.device.name}) now.")
                 self.dead_man.drive(drive_axes(args, self.attempts.actions.axes), self.clock())
                 self.lease.sign(epoch, self.clock())
                 self.control.become("overridden")
+            case "teleoperate":
+                self._choose_device(args.get("on") is True)
+                self.lease.sign(epoch, self.clock())
+                if not self.control.become("overridden"):
+                    self.control.changed()  # who drives is said at once
             case "hand_back":
                 self._end_override("operator")
 
@@ -145,14 +155,30 @@ class Commands:
             need = self.workspace.need
             raise CommandRefused(f"The station refused override: {need}. Mend that and reset it first.")
         self.attempts.begin_correction()
-        self.dead_man.release()
+        self._let_go()
         self.lease.take(epoch, by, self.clock())
         self.control.become("overridden")
+
+    def _let_go(self) -> None:
+        """Nobody pushes from now on, neither in the browser nor at the station."""
+        self.dead_man.release()
+        self.device.drives = False
+
+    def _choose_device(self, chosen: bool) -> None:
+        """Whether the station's own device drives from now on, or the browser."""
+        if chosen and not self.device.name:
+            raise CommandRefused("The station has no device of its own to be driven by; drive it from the page.")
+        self._let_go()
+        self.device.drives = chosen
+
+    def device_may_act(self, now: float) -> bool:
+        """The hand on the device is not enough: the browser that holds the station must be heard too."""
+        return self.device.drives and self.lease.live and self.lease.quiet_for(now) <= QUIET_S
 
     def _end_override(self, ending: str) -> None:
         """By a person's word; nothing else lets the policy move the body again."""
         if self.lease.open:
-            self.dead_man.release()
+            self._let_go()
             self.lease.close()
             self.attempts.cut(ending)
 
@@ -181,7 +207,7 @@ class Commands:
 
     def lapse(self, reason: str) -> None:
         """Nobody holds it any more. What was driven is kept, and the body holds still until a person says otherwise."""
-        self.dead_man.release()
+        self._let_go()
         self.lease.lapse()
         self.await_hand_back(reason)
 
@@ -194,7 +220,7 @@ class Commands:
 
     def fault(self, reason: DriverError | str) -> None:
         """The driver failed, or the policy gave nothing to do: the attempt ends, and a person's hold with it."""
-        self.dead_man.release()
+        self._let_go()
         self.attempts.cut("fault")
         if isinstance(reason, DriverError):
             self.workspace.blame(reason)

@@ -29,6 +29,7 @@ ACTS: dict[str, tuple[frozenset[str], str]] = {
     "end_episode": (frozenset({"practising", "evaluating"}), "no episode is under way"),
     "override": (_UNLATCHED - {"offline"}, "it is {state}; a stop must be cleared first"),
     "drive": (frozenset({"overridden"}), "nobody has taken control; override first"),
+    "teleoperate": (frozenset({"overridden"}), "nobody has taken control; override first"),
     "hand_back": (frozenset({"overridden"}), "nobody has taken control"),
 }
 
@@ -36,7 +37,7 @@ DRIVE_HELD_S = 0.3  # a drive command moves the body no longer than this
 DEAD_MAN_S = 0.5  # without a drive command for this long the person has let go
 QUIET_S = 1.0  # without any sign of life from the holder's browser for this long the station says so
 GONE_S = 2.5  # and for this long the holder is gone: another person may take over or hand back
-BY_EPOCH = ("override", "drive", "hand_back")  # these speak for a lease, so they must name it
+BY_EPOCH = ("override", "drive", "teleoperate", "hand_back")  # these speak for a lease, so they must name it
 COMMANDS_REMEMBERED = 1000
 
 
@@ -131,8 +132,8 @@ class Lease:
                 raise CommandRefused(f"The station refused override: epoch {epoch} has taken control once already.")
         elif self.live and by != self.by:
             raise CommandRefused(f"The station refused {name}: {self.holder} is in control; ask for a hand-back first.")
-        elif name == "drive" and (not self.live or epoch != self.taken):
-            raise CommandRefused("The station refused drive: nobody holds it with this epoch; take over first.")
+        elif name in ("drive", "teleoperate") and (not self.live or epoch != self.taken):
+            raise CommandRefused(f"The station refused {name}: nobody holds it with this epoch; take over first.")
 
     def take(self, epoch: int, by: str, now: float) -> None:
         """The override is executed: `by` holds the station from now on."""

@@ -221,6 +221,9 @@ class Hello(Message):
     software: str = part(TEXT, "of the station's program", default="")
     renderer: str = part(TEXT, "how its pictures are made", default="")
     tasks: Any = part(ANY, "the names of the task families that it knows", default=None)
+    teleoperator: str = part(
+        TEXT, "the name of the device there by which a person can drive it, if it has one", default="", optional=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +257,7 @@ class Telemetry(Message):
     speed: float | None = part(NUMBER, "times real time; 0: as fast as it can", default=None)
     camera_error: str = part(TEXT, "why it shows no picture", default="")
     human: bool = part(FLAG, "whether a person moves the body", default=False)
+    device: bool = part(FLAG, "whether that person does so by the station's own device", default=False, optional=True)
     stop: str = part(TEXT, "the id of the stop that latches the station", default="")
     sent_at: float | None = part(NUMBER, "unix time by the station's clock", default=None)
     unsent: float | None = part(NUMBER, "episodes that wait to be sent", default=None, optional=True)
@@ -372,7 +376,10 @@ class Command(Message):
     id: str = part(ID)
     name: str = part(ID, "an act of robots/control.py")
     args: dict[str, Any] = part(
-        OBJECT, "speed {value}, drive {axes: {NAME: -1 to 1}}, settings {...}, clear_stop {stop}", default=dict
+        OBJECT,
+        "speed {value}, drive {axes: {NAME: -1 to 1}}, teleoperate {on: by the station's own device}, settings {...}, "
+        "clear_stop {stop}",
+        default=dict,
     )
     ttl_ms: Any = part(ANY, "it is refused when it is older; a stop never is", default=None)
     sent_at: float | None = part(

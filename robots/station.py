@@ -42,6 +42,7 @@ from robots.protocol import (
     Welcome,
 )
 from robots.rules import RuleError, Settings
+from robots.teleoperation import Device, Teleoperator
 from robots.workspace import Workspace
 from robots.worlds import World
 
@@ -58,13 +59,14 @@ def _ignore(_: object) -> None:
 
 class Station:
     """`emit` takes messages that must arrive, `show` telemetry of which only the newest counts, `store` finished
-    episodes.
+    episodes. A person may drive it by a `teleoperator` too, where it has one; the link's hello says its name.
     """
 
     def __init__(
         self,
         world: World | Driver,
         *,
+        teleoperator: Teleoperator | None = None,
         seed: int = 0,
         emit: Callable[[Message], None] = _ignore,
         show: Callable[[Telemetry], None] = _ignore,
@@ -79,7 +81,9 @@ class Station:
         self.workspace = Workspace(self.driver, self.orders, self.settings, self.rng, clock)
         self.attempts = Attempts(self.workspace, self.orders, self.settings, seed=seed, store=store)
         self.control = Control(self._say_state)
-        self.commands = Commands(self.control, self.attempts, self.settings, clock, self._rest)
+        self.device = Device(teleoperator, self.embodiment)
+        self.commands = Commands(self.control, self.attempts, self.settings, self.device, clock, self._rest)
+        self._wanted: np.ndarray | None = None  # what that device wants to be done next
         self.camera_error = ""  # why no picture can be shown; the host's to say
         self._shown_at = -math.inf
         self._server_gone = False
@@ -224,7 +228,7 @@ class Station:
         if self.control.moved_by is None or now < self.attempts.step_due:
             return None
         if self.control.moved_by == "human":
-            if not self.commands.dead_man.axes(now):
+            if not self.commands.dead_man.axes(now) and not self._ask_device(now):
                 return None
         elif self.recording is None and not self._begin():
             return None
@@ -235,8 +239,23 @@ class Station:
         moved_by, due = self.control.moved_by, self.attempts.step_due
         if moved_by == "policy":
             return due
-        pushed = moved_by == "human" and bool(self.commands.dead_man.axes(self.clock()))
+        now = self.clock()
+        pushed = moved_by == "human" and (bool(self.commands.dead_man.axes(now)) or self.commands.device_may_act(now))
         return due if pushed else math.inf
+
+    def _ask_device(self, now: float) -> bool:
+        """Whether the station's own device wants something to be done; asked once a control period."""
+        self._wanted = None
+        if not self.commands.device_may_act(now):
+            return False
+        try:
+            self._wanted = self.device.action(self.workspace.seen)
+        except DriverError as error:
+            self.commands.fault(error)
+            return False
+        if self._wanted is None:
+            self.attempts.step_due = now + self.attempts.period
+        return self._wanted is not None
 
     def _reset_by_itself(self, now: float) -> None:
         workspace, after = self.workspace, self.settings.self_reset_after_s
@@ -294,6 +313,8 @@ class Station:
         if axes:
             self.attempts.push(axes, now)
             self.commands.dead_man.used()
+        elif self._wanted is not None and self.commands.device_may_act(now):
+            self.attempts.follow(self._wanted, now)
 
     def _follow_policy(self, actions: np.ndarray | None, now: float) -> None:
         attempts = self.attempts
@@ -349,6 +370,7 @@ class Station:
             speed=self.settings.speed,
             camera_error=self.camera_error,
             human=control.moved_by == "human",
+            device=self.device.drives,
             stop=control.stop if control.stop_latched else "",
             sent_at=time.time(),
         )

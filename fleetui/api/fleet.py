@@ -78,6 +78,8 @@ class Card(Schema):
     task: str
     run: int | None
     renderer: str
+    drive: list[str] = Field(description="The axes that a person drives it by; a drive command names these.")
+    teleoperator: str = Field(description="The device at the station by which a person can drive it; empty: none.")
     self_reset_after_s: float | None
     shuffle_every_s: float
     help: HelpRow | None
@@ -97,6 +99,7 @@ class Card(Schema):
     bin_width: float | None
     threshold: float | None
     human: bool
+    device: bool = Field(description="Whether that person drives it by the station's own device.")
     sent_at: float | None
     uuid: str = Field(description="Of the attempt under way.")
     unsent: Number | None = Field(description="Episodes on its disk that wait to be uploaded.")
@@ -253,7 +256,8 @@ class EachAnswer(Schema):
 @router.post("/stations/{slug}/command", response=or_problem(CommandAnswer | StopAnswer))
 def command_station(request: PersonRequest, lab: Path[str], slug: str, body: CommandBody) -> dict[str, Any]:
     """pause, resume, clear_stop {reason}, reset, end_episode, speed {value}, override, drive {axes: {x, y, ...}},
-    hand_back, settings, and stop, whose own way is POST stop. An override lasts two seconds from the newest drive.
+    teleoperate {on} (by the station's own device; only a page's heartbeats hold it), hand_back, settings, and stop,
+    whose own way is POST stop. An override lasts two seconds from the newest drive.
     """
     if body.name == "stop":
         return stops.stop_stations(user=request.user, lab_slug=lab, station_slug=slug, source=source_of(request))

@@ -142,6 +142,7 @@ class Station(models.Model):
     last_episode = models.UUIDField(null=True)  # the newest episode it told of; a round waits until that one is stored
     software = models.CharField(max_length=80, blank=True)
     renderer = models.CharField(max_length=20, blank=True)
+    teleoperator = models.CharField(max_length=60, blank=True)  # the device there by which a person can drive it
     loaded_checkpoint = models.ForeignKey(
         "learning.Checkpoint", null=True, on_delete=models.SET_NULL, related_name="loaded_on"
     )
@@ -534,6 +535,7 @@ ACTS = (
     "override",
     "override_ended",
     "hand_back",
+    "teleoperate",
     "stop",
     "stop_all",
     "clear_stop",

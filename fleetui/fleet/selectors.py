@@ -44,6 +44,7 @@ NOT_LIVE = {
     "bin_width": None,
     "threshold": None,
     "human": False,
+    "device": False,
     "sent_at": None,
     "uuid": "",
     "unsent": None,
@@ -102,6 +103,8 @@ def _card(
         "task": assignment.task.name if assignment else "",
         "run": assignment.run_id if assignment else None,
         "renderer": station.renderer,
+        "drive": drive_axes(station),
+        "teleoperator": station.teleoperator,
         "self_reset_after_s": station.self_reset_after_s,
         "shuffle_every_s": station.shuffle_every_s,
         "help": wanted,
@@ -111,6 +114,11 @@ def _card(
         "attention": station.severity > 0,
         "archived": station.archived_at is not None,
     }
+
+
+def drive_axes(station: Station) -> list[str]:
+    """What a person drives its body by, in the body's order; empty where it named nothing, or has said nothing yet."""
+    return [each["axis"] for each in station.embodiment.get("drive", ())]
 
 
 def list_help(lab: Lab, open_only: bool = False) -> QuerySet[HelpRequest]:

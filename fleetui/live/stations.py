@@ -180,6 +180,7 @@ class StationConsumer(Socket):
                     embodiment=hello.embodiment,
                     software=hello.software,
                     renderer=hello.renderer,
+                    teleoperator=hello.teleoperator,
                 )
                 if self.over:  # it has gone meanwhile
                     await in_thread(reports.disconnect_station)(station=self.station, reason="the connection was lost")

@@ -61,7 +61,7 @@ def read_card(message: Telemetry) -> dict[str, Any]:
     """The card fields of a telemetry message. Its texts are cut: a station must not be able to break the pages of those
     who watch it.
     """
-    card = {"state": message.state, "human": message.human}
+    card = {"state": message.state, "human": message.human, "device": message.device}
     card |= {name: getattr(message, name)[:LONGEST_TEXT] for name in TEXTS}
     for name in NUMBERS:
         value = getattr(message, name)

@@ -64,11 +64,16 @@ class WorldDescription:
             observation={STATE: vector(self.observation_names)},
             action=self.action,
             motions=self.motions,
-            drive=tuple(DriveAxis(*each) for each in zip("xy", self.action.names, strict=False))
-            if self.motions
-            else (),
+            drive=self._drive if self.motions else (),
             views=(Camera("front", 320, 240),),
         )
+
+    @property
+    def _drive(self) -> tuple[DriveAxis, ...]:
+        """By hand: the first two numbers of an action as x and y, as most tables have them, each other as a joint."""
+        first, others = self.action.names[:2], self.action.names[2:]
+        planar = (DriveAxis(*each) for each in zip("xy", first, strict=False))
+        return (*planar, *(DriveAxis(name, name) for name in others))
 
     @property
     def spec(self) -> WorldSpec:

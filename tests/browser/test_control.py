@@ -333,10 +333,10 @@ def show_dark_and_narrow(page, screenshots, name):
 
 def moved_while(watched, act, seconds=5):
     """The direction in which the body moved after `act`."""
-    start = watched.world.observation()[:2].copy()
+    start = watched.world.state[:2].copy()
     act()
-    wait_until(lambda: np.abs(watched.world.observation()[:2] - start).max() > 0.02, seconds, "it did not move")
-    return np.sign(np.round(watched.world.observation()[:2] - start, 3))
+    wait_until(lambda: np.abs(watched.world.state[:2] - start).max() > 0.02, seconds, "it did not move")
+    return np.sign(np.round(watched.world.state[:2] - start, 3))
 
 
 def test_keys_picture_and_gamepad_drive_and_blur_lets_go(people, watched, screenshots):
@@ -416,33 +416,46 @@ READ = """async ([module, readings]) => {
   const { Gamepads } = await import(module);
   const gamepads = new Gamepads();
   let said = null;
+  const buttons = (pressed) => [...Array(16).keys()].map((each) => ({ pressed: pressed.includes(each) }));
   for (const reading of readings) said = gamepads.read(reading.map((pad, index) => pad && { index, connected: true,
-    mapping: "standard", axes: pad[0], buttons: [0, 1, 2].map((each) => ({ pressed: pad[1].includes(each) })) }));
-  return { direction: said.direction?.map((value) => Math.round(100 * value) / 100 + 0), handBack: said.handBack };
+    mapping: "standard", axes: pad[0], buttons: buttons(pad[1]) }));
+  const rounded = Object.entries(said.axes).map(([axis, value]) => [axis, Math.round(100 * value) / 100 + 0]);
+  return { axes: Object.fromEntries(rounded), handBack: said.handBack };
 }"""
 STILL, RIGHT, DRIFT = [[0, 0], []], [[1, 0], []], [[0.3, 0], []]
 REST = [[STILL]] * 6
-NOTHING = {"direction": None, "handBack": False}
+NOTHING = {"axes": {}, "handBack": False}
+ALL_REST = [[[[0, 0, 0, 0], []]]] * 6
 
 
 @pytest.mark.parametrize(
     "readings, said",
     [
-        ([*REST, [RIGHT]], {"direction": [1, 0], "handBack": False}),
+        ([*REST, [RIGHT]], {"axes": {"x": 1}, "handBack": False}),
         ([[RIGHT], [STILL], [RIGHT]], NOTHING),  # it passed zero, it did not rest there
         ([*REST, [[[0.15, 0.1], []]]], NOTHING),  # within the dead zone
-        ([*REST, [[[0, -0.6], []]]], {"direction": [0, 0.5], "handBack": False}),  # speed begins at zero beyond it
+        ([*REST, [[[0, -0.6], []]]], {"axes": {"y": 0.5}, "handBack": False}),  # speed begins at zero beyond it
         ([[DRIFT]] * 9, NOTHING),
-        ([*[[DRIFT]] * 9, [[[0.3, -1], []]]], {"direction": [0, 1], "handBack": False}),  # its good axis
+        ([*[[DRIFT]] * 9, [[[0.3, -1], []]]], {"axes": {"y": 1}, "handBack": False}),  # its good axis
         ([*[[STILL, STILL]] * 6, [RIGHT, STILL]], NOTHING),  # two: neither was chosen
-        ([*[[STILL, STILL]] * 6, [STILL, [[0, 0], [1]]], [STILL, RIGHT]], {"direction": [1, 0], "handBack": False}),
+        ([*[[STILL, STILL]] * 6, [STILL, [[0, 0], [1]]], [STILL, RIGHT]], {"axes": {"x": 1}, "handBack": False}),
         ([*[[STILL, STILL]] * 6, [STILL, [[0, 0], [0]]]], NOTHING),  # the press that chooses does no more
         ([*[[STILL, STILL]] * 6, [STILL, [[0, 0], [1]]], [RIGHT, STILL]], NOTHING),  # the other one
         ([*[[STILL, STILL]] * 6, [STILL, [[0, 0], [1]]], [RIGHT, None]], NOTHING),  # the chosen one was unplugged
-        ([*REST, [[[0, 0], [0]]]], {"direction": None, "handBack": True}),
+        ([*REST, [[[0, 0], [0]]]], {"axes": {}, "handBack": True}),
         ([*REST, [[[0, 0], [0]]], [[[0, 0], [0]]]], NOTHING),  # held, not pressed again
         ([[[[0, 0], [0]]]] * 6, NOTHING),  # pressed since before
         ([*REST, [None], [RIGHT]], NOTHING),  # plugged in anew: it has to rest anew
+        ([*ALL_REST, [[[0, 0, 1, 0], []]]], {"axes": {"yaw": -1}, "handBack": False}),  # to the right: clockwise
+        ([*ALL_REST, [[[0, -1, 0, -1], []]]], {"axes": {"y": 1, "z": 1}, "handBack": False}),
+        ([*ALL_REST, [[[0, 0, 0, 0], [5]]]], {"axes": {"gripper": -1}, "handBack": False}),
+        ([*ALL_REST, *[[[[0, 0, 0, 0], [6]]]] * 2], {"axes": {"gripper": 1}, "handBack": False}),  # held on
+        ([*ALL_REST, [[[0, 0, 0, 0], [6]]], [[[0, 0, 0, 0], []]]], NOTHING),
+        ([*ALL_REST, [[[0, 0, 0, 0], [4, 5]]]], NOTHING),  # both ways at once
+        ([*ALL_REST, [[[0, 0, 0, 0], [12, 14]]]], {"axes": {"pitch": 1, "roll": -1}, "handBack": False}),
+        ([[[[0, 0, 0, 0], [5, 12]]]] * 9, NOTHING),  # stuck
+        ([[[[0, 0, 0.9, 1], []]]] * 9, NOTHING),  # the right stick rests at its end
+        ([*[[STILL, STILL]] * 6, *[[STILL, [[0, 0], [5]]]] * 3], NOTHING),  # the press that chose it is held on
     ],
 )
 def test_what_a_gamepad_wants(people, readings, said):

@@ -72,6 +72,8 @@ def command_station(
             epoch = newest_epoch(station)
             if name == "override" and station.stop_latched:
                 raise Conflict(f"{station} is stopped; clear the stop first, then take control.")
+            if name == "teleoperate":
+                _refuse_teleoperation(station, user, args)
             if name == "clear_stop":
                 _refuse_newer_stop(station, asked_at)
                 until_committed.enter_context(stops.clearing(station.lab.slug, station.slug, asked_at))
@@ -110,6 +112,7 @@ def checked_args(name: str, args: dict[str, Any]) -> dict[str, Any]:
     known = {
         "speed": {"value"},
         "drive": {"axes"},
+        "teleoperate": {"on"},
         "settings": set(SETTINGS) - {"speed"},
         "reset": {"reason"},
         "clear_stop": {"reason"},
@@ -127,6 +130,8 @@ def checked_args(name: str, args: dict[str, Any]) -> dict[str, Any]:
             or not all(is_number(value) and -1 <= value <= 1 for value in axes.values())
         ):
             raise Invalid('drive takes axes, numbers from -1 to 1 by the body\'s drive axes, as in {"x": 0.5}.')
+    if name == "teleoperate" and not isinstance(args.get("on"), bool):
+        raise Invalid("teleoperate takes on: true for the station's own device, false for the page.")
     if name == "settings":
         args = _checked_settings(args)
     if name == "clear_stop":
@@ -153,6 +158,13 @@ def _refuse_others(station: Station, user: User) -> None:
     holder = operator_of(station)
     if holder is not None and holder != user:
         raise Conflict(f"{holder} is in control of {station}; ask for a hand-back first.")
+
+
+def _refuse_teleoperation(station: Station, user: User, args: dict[str, Any]) -> None:
+    if operator_of(station) != user:
+        raise Conflict(f"You are not in control of {station}: take control (override) first.")
+    if args["on"] and not station.teleoperator:
+        raise Conflict(f"{station} has no device of its own to be driven by; drive it from its page.")
 
 
 def _change_rows(station: Station, user: User, name: str, args: dict[str, Any]) -> None:

@@ -23,7 +23,9 @@ LONGEST_TOUCH_S = 86_400.0
 
 
 @transaction.atomic
-def connect_station(*, station: Station, embodiment: dict[str, Any], software: str = "", renderer: str = "") -> Welcome:
+def connect_station(
+    *, station: Station, embodiment: dict[str, Any], software: str = "", renderer: str = "", teleoperator: str = ""
+) -> Welcome:
     """A station said hello. Returns the welcome that it is told; its orders come after that (practice/)."""
     try:
         body = Embodiment.from_json(embodiment)
@@ -42,6 +44,7 @@ def connect_station(*, station: Station, embodiment: dict[str, Any], software: s
         embodiment=body.to_json(),
         software=software[:80],
         renderer=renderer[:20],
+        teleoperator=teleoperator[:60],
         connected_since=timezone.now(),
         **({} if station.token_is_old else {"old_token_hash": "", "old_token_until": None}),
         loaded_checkpoint=None,  # a process that began anew has none; one that has says so when it is welcomed

@@ -58,6 +58,7 @@ def render_station(
         status,
         station=station,
         card=selectors.station_card(station),
+        body={"drive": selectors.drive_axes(station), "device": False, "teleoperator": station.teleoperator},
         state_word=words(station.shown_state),
         health=selectors.station_health(station),
         use=selectors.use_of_stations([station], hours=24 * days)[station.pk],

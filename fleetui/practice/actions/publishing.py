@@ -24,10 +24,12 @@ from robots.protocol import Hold, Message
 
 @transaction.atomic
 def welcome_station(
-    *, station: Station, embodiment: dict[str, Any], software: str = "", renderer: str = ""
+    *, station: Station, embodiment: dict[str, Any], software: str = "", renderer: str = "", teleoperator: str = ""
 ) -> list[Message]:
     """A station said hello. Returns what it is told: welcome, then its orders."""
-    welcome = reports.connect_station(station=station, embodiment=embodiment, software=software, renderer=renderer)
+    welcome = reports.connect_station(
+        station=station, embodiment=embodiment, software=software, renderer=renderer, teleoperator=teleoperator
+    )
     return [welcome, *list_orders(station=station)]
 
 

@@ -4,7 +4,9 @@ import { live, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
 import { lab, page, toast } from "./app.js";
 import "./rewind.js";
-import { act, addToDataset, CONNECTION_LOST, Drive, label, listenKeys, mayAct } from "./control.js";
+import { driveWords } from "./axes.js";
+import { act, addToDataset, CONNECTION_LOST, label, listenKeys, mayAct } from "./control.js";
+import { Drive, DriveButtons, showDriveKeys } from "./drive.js";
 import { ago, count, isNumber, number, percent, refreshTimes, root, serverNow, setState, setText, STATES,
   stateWord } from "./format.js";
 
@@ -14,8 +16,10 @@ const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
 const feed = $("#feed");
 const strip = new Strip($("#strip"), { large: true });
-let data = { slug }, heardAt = null;
-const drive = new Drive(() => slug);
+let data = { slug, ...JSON.parse($("#body").textContent) }, heardAt = null;
+const current = () => ({ ...data, slug });
+const drive = new Drive(current);
+const driveButtons = $("#axes") && new DriveButtons($("#axes"), drive);
 
 showFrames(feed, lab, slug,
   { size: "large", fps: 10, onFrame: (header) => setText(field("frame-time"), `frame of step ${header.step}`) });
@@ -63,14 +67,23 @@ function render() {
 
   const overridden = state === "overridden", mine = live.holds(slug);
   const offline = "offline" in document.body.dataset;
-  feed.classList.toggle("drivable", mine && overridden);
-  setText(field("drive-hint"), !overridden ? "" : data.reason || (mine
-    ? "Hold an arrow key or W A S D, or push a gamepad's left stick, or press on the picture: it moves in the "
-      + "direction from the middle of the picture to where you press. When you let go, it holds still."
+  const flat = data.drive.includes("x") || data.drive.includes("y");
+  feed.classList.toggle("drivable", mine && overridden && !data.device && flat);
+  setText(field("drive-hint"), !overridden ? "" : data.reason || (mine ? driveWords(data)
     : data.holder ? `${data.holder} is in control.` : "Nobody drives it now. Take over or hand back."));
-  setText(field("holder"), overridden
-    ? (mine ? "you are in control" : data.holder ? `${data.holder} is in control` : "nobody is in control") : "");
-  if (!mine) drive.release();
+  const byDevice = data.device ? `, by ${data.teleoperator}` : "";
+  setText(field("holder"), !overridden ? "" : mine ? `you are in control${byDevice}`
+    : data.holder ? `${data.holder} is in control${byDevice}` : "nobody is in control");
+  if (!drive.may) drive.release();
+  if (driveButtons) {
+    driveButtons.show(data.drive);
+    $("#axes").hidden = data.device;
+    $("#drive").hidden = !(mine && overridden) || !(data.teleoperator || $("#axes").childElementCount);
+    const device = $("#teleoperate");
+    device.hidden = !data.teleoperator;
+    setText(device, data.device ? "Drive from this page" : `Drive by its own device: ${data.teleoperator}`);
+    showDriveKeys(data.drive);
+  }
   if (mayAct) {
     // Why an act can't be done now is said where the pointer rests, and the one reason that concerns all of them in
     // words.
@@ -199,6 +212,11 @@ document.addEventListener("click", async (event) => {
     }
     return;
   }
+  if (name === "teleoperate") {
+    drive.release();
+    await act(slug, name, { on: !data.device });
+    return;
+  }
   if (await act(slug, name) && name === "reset") toast(`${data.name}: the reset is recorded.`);
 });
 
@@ -207,11 +225,12 @@ function drawStick(pointer) {
   stick.toggleAttribute("hidden", !pointer);
   if (!pointer) return;
   line.setAttribute("x1", pointer.x); line.setAttribute("y1", pointer.y);
-  line.setAttribute("x2", pointer.x + pointer.dx * pointer.reach);
-  line.setAttribute("y2", pointer.y - pointer.dy * pointer.reach);
+  line.setAttribute("x2", pointer.x + pointer.dx); line.setAttribute("y2", pointer.y + pointer.dy);
   dot.setAttribute("cx", pointer.x); dot.setAttribute("cy", pointer.y);
 }
-drive.hold(feed, drawStick);
-listenKeys(() => ({ ...data, slug }), { drive, labelled: readRecent });
+drive.holdPicture(feed, drawStick);
+listenKeys(current, { drive, labelled: readRecent });
+driveButtons?.show(data.drive);
+showDriveKeys(data.drive);
 
 refreshTimes();

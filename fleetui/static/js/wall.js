@@ -5,7 +5,9 @@ import { live, postApi, showFrames } from "./live.js";
 import { Strip } from "./strip.js";
 import { hearCalls, timeLeft } from "./attention.js";
 import { askReason, confirmAct, lab, toast, typing } from "./app.js";
-import { act, CONNECTION_LOST, Drive, listenKeys, mayAct } from "./control.js";
+import { driveWords } from "./axes.js";
+import { act, CONNECTION_LOST, listenKeys, mayAct } from "./control.js";
+import { Drive, showDriveKeys } from "./drive.js";
 import { ago, count, isNumber, number, percent, root, serverNow, setState, setText, speedWord, STATES,
   stateWord } from "./format.js";
 
@@ -49,7 +51,8 @@ function advice(data) {
   if (data.state === "stopped" || data.stop_latched) return [words, "clear_stop", "Clear stop"];
   if (data.state === "needs_person") return [words, "reset", "Reset done"];
   if (data.state === "overridden" && live.holds(data.slug)) {
-    return ["Drive it with the arrow keys or a gamepad, then hand it back to the policy.", "hand_back", "Hand back"];
+    const way = data.device ? driveWords(data) : "Drive it by the keys (? lists them) or a gamepad.";
+    return [`${way} Then hand it back to the policy.`, "hand_back", "Hand back"];
   }
   if (data.state === "overridden" && data.holder) {
     return [`Until ${data.holder} hands it back, others can only stop it.`, null, null];
@@ -185,6 +188,7 @@ function change(slug, changed) {
   if ("uuid" in changed && before.uuid && changed.uuid !== before.uuid) card.strip.clear();
   if ("step" in changed || "d" in changed) card.strip.add(card.data);
   render(card);
+  if (slug === selected) showDriveKeys(card.data.drive);
   if (card.data.archived && slug === selected) select(null);
   if (before.archived !== card.data.archived) return true;
   return before.attention !== card.data.attention || before.severity !== card.data.severity
@@ -263,11 +267,13 @@ function select(slug) {
   const card = cards.get(slug);
   setText(document.querySelector("[data-f=selected]"), card
     ? `${card.data.name} is selected: the keys act on it. Press ? for the list of keys.` : "");
+  showDriveKeys(card?.data.drive);
   card?.element.scrollIntoView({ block: "nearest" });
 }
 
-const drive = new Drive(() => selected);
-listenKeys(() => cards.has(selected) ? { ...cards.get(selected).data, slug: selected } : null, { drive });
+const chosen = () => cards.has(selected) ? { ...cards.get(selected).data, slug: selected } : null;
+const drive = new Drive(chosen);
+listenKeys(chosen, { drive });
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || typing(event)) return;
