@@ -175,7 +175,10 @@ class TaskForm(WordsForm, RuleFields):
         choices=lambda: [(each.name, each.title) for each in TASKS.values()],
     )
     name = forms.CharField(
-        label="Name", required=False, max_length=80, help_text="Left empty, it takes the family's name."
+        label="Name",
+        required=False,
+        max_length=80,
+        help_text="Left empty, it takes the family's name; a task in words needs one.",
     )
     after_failure = rule_field(
         TASK_RULES["after_failure"],
@@ -286,7 +289,7 @@ class StationForm(forms.Form):
         label="Embodiment",
         required=False,
         choices=lambda: [("", "it says so when it connects"), *((name, name) for name in EMBODIMENTS)],
-        help_text="If you choose one here, a station of another embodiment can't connect.",
+        help_text="It describes itself to the server. If you choose one here, a station of another can't connect.",
     )
     world = forms.ChoiceField(
         label="World",

@@ -39,6 +39,7 @@ from robots.embodiments import EMBODIMENTS, differences, get_embodiment
 from robots.episodes import Episode as RecordedEpisode
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
+from robots.worlds import WORLDS
 from training.methods.registry import Method, recipe_from_json
 from training.recipes import Recipe, RecipeError
 from training.run_dir import sha256_of
@@ -97,6 +98,11 @@ def most_demonstrations(embodiment: str) -> int:
     return min(MAX_DEMONSTRATIONS, LARGEST_DATASET // (STEPS_A_DEMONSTRATION * size))
 
 
+def scripted_families() -> list[str]:
+    """Those that a script demonstrates."""
+    return [name for name, each in TASKS.items() if each.world in WORLDS and WORLDS[each.world].demonstrate]
+
+
 @transaction.atomic
 def generate_dataset(
     *,
@@ -116,6 +122,10 @@ def generate_dataset(
         problems["families"] = f"Choose task families among {', '.join(TASKS)}."
     elif len({TASKS[family].embodiment for family in families}) > 1:
         problems["families"] = "All families of a dataset must be of one embodiment."
+    elif silent := [family for family in families if family not in scripted_families()]:
+        problems["families"] = (
+            f"No script demonstrates {', '.join(silent)}; drive a station yourself, or upload a dataset."
+        )
     most = MAX_DEMONSTRATIONS if problems else most_demonstrations(TASKS[families[0]].embodiment)
     if not 1 <= episodes <= most:
         problems["episodes"] = f"The number of episodes must be 1 to {most}, not {episodes}."

@@ -23,6 +23,7 @@ from robots.embodiments import STATE, Embodiment, vector
 from robots.episodes import unchecked_bytes
 from robots.orders import Orders
 from robots.protocol import Assignment as AssignmentMessage
+from robots.tasks import TASKS
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
 from training.recipes import ImproveRecipe, SFTRecipe
@@ -291,6 +292,13 @@ def test_a_dataset_of_a_body_that_describes_itself_is_taken(lab):
 def test_generated_ones_have_the_worlds_body(lab):
     made = learning.generate_dataset(lab=lab.row, user=access.SERVER, name="more", families=["block2block"], episodes=5)
     assert Embodiment.from_json(made.body) == LANGUAGE_TABLE
+
+
+def test_what_no_script_demonstrates_is_not_generated(lab, monkeypatch):
+    monkeypatch.setitem(TASKS, "reach", replace(TASKS["block2block"], name="reach", world="elsewhere"))
+    asked = {"name": "more", "families": ["reach"], "episodes": 5}
+    answer = lab.call("researcher", "post", "datasets", asked)
+    assert answer.status_code == 422 and "No script demonstrates reach; drive" in answer.json()["problems"]["families"]
 
 
 def test_corrections_join_only_those_of_the_body_as_it_is(lab, arm, tidy):
