@@ -394,6 +394,13 @@ def test_a_body_that_changed_is_refused_while_its_station_practises(lab, arm, ti
     assert arm.embodiment["observation"][STATE]["units"] == ["deg", "m"]
 
 
+@pytest.mark.parametrize("name", ["", "a" * 61, "a\nb"])
+def test_a_body_needs_a_name_that_a_task_can_say(lab, arm, name):
+    station, _ = labs.create_station(lab=lab.row, user=access.SERVER, name="Nameless", simulated=False)
+    with pytest.raises(access.Invalid, match="needs a name that can be read, of 1 to 60 characters"):
+        greet(station, replace(ARM, name=name))
+
+
 def test_another_robot_with_this_ones_token_is_refused(lab, arm):
     with pytest.raises(access.Invalid, match="use the token of the right station"):
         reports.connect_station(station=arm, embodiment=LANGUAGE_TABLE.to_json())

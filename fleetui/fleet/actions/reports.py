@@ -85,6 +85,14 @@ def _take_new_body(station: Station, body: Embodiment, changed: str) -> None:
 
 
 @transaction.atomic
+def note_refused_hello(*, station: Station, reason: str) -> None:
+    """Why a station is not let in: its page says it too, since nobody reads the log of a robot."""
+    if Station.objects.filter(pk=station.pk, connected=False).update(reason=reason[:300]):
+        station.refresh_from_db()
+        show_card(station)
+
+
+@transaction.atomic
 def disconnect_station(*, station: Station, reason: str = "") -> None:
     Station.objects.filter(pk=station.pk).update(
         connected=False,
