@@ -163,7 +163,7 @@ def test_the_stations_page_shows_its_body(page, arm, picture):
     picture(page, "station_body")
 
 
-def test_the_robot_is_told_the_words_of_the_task_that_it_is_assigned(page, arm, tmp_path):
+def test_the_robot_is_told_the_words_of_the_task_that_it_is_assigned(page, arm, picture, tmp_path):
     family = next(row for row in fetched(page, "tasks")["items"] if row["slug"] == "tidy-up")["family"]
     table = collect_demonstrations(["block2block"], 8, 1)
     file = tmp_path / "arm.safetensors"
@@ -173,6 +173,7 @@ def test_the_robot_is_told_the_words_of_the_task_that_it_is_assigned(page, arm, 
     page.locator("#upload").get_by_label("File").set_input_files(file)
     page.locator("#upload").get_by_role("button", name="Upload").click()
     expect(page.locator("#datasets tr").first).to_contain_text("Tidy up")
+    picture(page, "datasets_own_body")
     dataset = fetched(page, "datasets")["items"][0]
     assert (dataset["name"], dataset["embodiment"]) == ("By hand", "lab_arm")
     recipe = {"steps": 40, "grounding_steps": 20, "hidden": 32, "validate_every": 20, "largest_threshold": 0.0}
