@@ -15,13 +15,14 @@ import numpy as np
 from robots.actions import Actions
 from robots.control import CommandRefused
 from robots.driver import DriverError
-from robots.embodiments import Embodiment, Observation
+from robots.embodiments import EMBODIMENTS, Embodiment, Observation
 from robots.episodes import ACTORS, FAILURES, Episode, stacked
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import Code
 from robots.rules import Rules, Settings
-from robots.tasks import TASKS, Instruction, TaskFamily, get_task
+from robots.tasks import TASKS, Instruction, TaskFamily
 from robots.termination import Termination
+from robots.wordings import BY_HAND
 from robots.workspace import Workspace
 
 SPREADING = 3  # failures in a row after which another family is asked; then the task's own again, and so on
@@ -134,8 +135,8 @@ class Attempts:
             else:
                 workspace.ask(Code.RESET_FIRST, "a reset is due before each attempt of its task")
         families = [orders.task]
-        if orders.rules.after_failure and purpose == "practice":
-            other = get_task(orders.rules.after_failure)
+        other = orders.after_failure
+        if other is not None and purpose == "practice":
             # Without a reset a table stays as a failure left it, and the same would fail again and again.
             # Nor is it the other one's alone: a policy may never have learned that.
             families = [other, orders.task] if workspace.failures % (SPREADING + 1) else [orders.task, other]
@@ -165,12 +166,9 @@ class Attempts:
             self._record(attempt.task, attempt.instruction, attempt.limit, "correction", "human")
             return
         # Nothing was being tried: the person is given words to drive by, or the steps would have no goal to learn from.
-        families = [family for family in TASKS.values() if family.embodiment == self.embodiment.name]
-        if not families:
-            raise CommandRefused(
-                f"No task is known for {self.embodiment.name}, so there is nothing to show by driving."
-            )
-        task, instruction = self._first_of([self.orders.task, *families] if self.orders.task else families)
+        built_in = (family for family in TASKS.values() if family.embodiment == self.embodiment.name)
+        known = [*reversed(self.orders.told.values()), *built_in]
+        task, instruction = self._first_of([self.orders.task, *known] if self.orders.task else known or [BY_HAND])
         self._record(task, instruction, task.time_limit_steps, "correction", "human")
 
     def _first_of(self, families: Sequence[TaskFamily]) -> tuple[TaskFamily, Instruction]:
@@ -277,7 +275,9 @@ class Attempts:
             self.workspace.failures = 0
         true_success = None
         try:
-            true_success = self.driver.true_success(recording.instruction)  # reported only
+            # A built-in world judges its own families alone; a lab's robot may tell more, by a sensor. Reported only.
+            if recording.task.name in TASKS or self.embodiment.name not in EMBODIMENTS:
+                true_success = self.driver.true_success(recording.instruction)
         except DriverError as error:
             self.workspace.blame(error)
         by_person = ending in ("operator", "override", "stop") and recording.actor == "policy"

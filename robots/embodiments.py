@@ -239,6 +239,8 @@ class Embodiment:
 
     def _problems(self) -> Iterator[str]:
         """What is wrong with it, a sentence each, as they go on after its name."""
+        if not 0 < len(self.name.strip()) <= len(self.name) <= LONGEST_NAME or not self.name.isprintable():
+            yield f" needs a name that can be read, of 1 to {LONGEST_NAME} characters."
         if not is_number(self.fps) or self.fps <= 0:
             yield f" has an fps of {self.fps!r}; it must be a finite number above 0."
         if not self.observation:

@@ -11,6 +11,9 @@ from robots.embodiments import Embodiment
 from robots.protocol import Assignment, Hold
 from robots.rules import Rules
 from robots.tasks import TaskFamily, get_task
+from robots.wordings import family_told
+
+REMEMBERED = 20  # tasks in words that it was told of
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Orders:
         self.embodiment = embodiment
         self.assignment: Assignment | None = None
         self.task: TaskFamily | None = None  # None: nothing that can be practised here
+        self.after_failure: TaskFamily | None = None  # asked when an attempt failed
+        self.told: dict[str, TaskFamily] = {}  # by name, the newest last: tasks in words that this body was assigned
         self.rules = Rules()
         self.run: Any = None  # whose policies these are
         self.loaded: PolicyBundle | None = None
@@ -71,22 +76,34 @@ class Orders:
     def read_task(self) -> None:
         """The assignment's rules and task, or why this station can't practise it."""
         told = (self.assignment.task if self.assignment else None) or {}
+        self.after_failure = None
         try:
             self.rules = Rules.from_json(told)
-            task = get_task(told.get("name", ""))
-            families = [task, *([get_task(self.rules.after_failure)] if self.rules.after_failure else [])]
+            task = self._family(told.get("name"), told.get("words"), self.rules.time_limit_steps)
+            other = self.rules.after_failure
+            after_failure = self._family(other, told.get("after_failure_words"), None) if other else None
         except ValueError as error:
             self.waiting_reason = str(error)
             return
-        self.task, self.waiting_reason = task, ""
-        for family in families:
-            if family.embodiment != self.embodiment.name:
+        for family in (task, after_failure):
+            if family is not None and family.embodiment != self.embodiment.name:
                 self.waiting_reason = (
                     f"the task {family.name} is for {family.embodiment}, and this station is "
                     f"{self.embodiment.name}: assign another task"
                 )
-                self.task = None
-                break
+                return
+        self.task, self.after_failure, self.waiting_reason = task, after_failure, ""
+        if told.get("words"):
+            self.told.pop(task.name, None)
+            self.told[task.name] = task
+            if len(self.told) > REMEMBERED:
+                del self.told[next(iter(self.told))]
+
+    @staticmethod
+    def _family(name: Any, words: Any, time_limit_steps: int | None) -> TaskFamily:
+        """The built-in family, or the one that words describe; ValueError where there is none."""
+        name = name if isinstance(name, str) else ""
+        return family_told(name, words, time_limit_steps) if isinstance(words, dict) else get_task(name)
 
     def hold(self, message: Hold) -> None:
         """`version` comes from the server's hold, `policies` from the answer to an upload of episodes of these."""

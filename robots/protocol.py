@@ -220,7 +220,7 @@ class Hello(Message):
     embodiment: Any = part(ANY, "Embodiment.to_json()", default=None)
     software: str = part(TEXT, "of the station's program", default="")
     renderer: str = part(TEXT, "how its pictures are made", default="")
-    tasks: Any = part(ANY, "the names of the task families that it knows", default=None)
+    tasks: Any = part(ANY, "the names of the built-in task families that it knows", default=None)
     teleoperator: str = part(
         TEXT, "the name of the device there by which a person can drive it, if it has one", default="", optional=True
     )
@@ -334,7 +334,13 @@ class Assignment(Message):
     settings: dict[str, Any] = part(OBJECT, "those that hold now: self_reset_after_s, shuffle_every_s", default=dict)
     assignment: Any = part(ANY, "its id; null: go idle at the episode's end", default=None)
     run: Any = part(ANY, "the id of the run whose policies come", default=None)
-    task: dict[str, Any] | None = part(TASK, "name, and the rules of robots/rules.py", default=None)
+    task: dict[str, Any] | None = part(
+        TASK,
+        "name, and the rules of robots/rules.py. A task in words has `words` too: {title, embodiment, wordings, "
+        "held_out_wordings, slots: {slot: [value]}} (robots/wordings.py), and is drawn from these; where the family of "
+        "its rule after_failure is in words, after_failure_words has those",
+        default=None,
+    )
     at_once: bool = part(FLAG, "the policy's attempt under way ends where it is", default=False, optional=True)
 
 

@@ -96,7 +96,7 @@ class Rules:
         int,
         None,
         "Time limit",
-        "The most steps an attempt may take. Left empty, it is the family's own limit.",
+        "The most steps an attempt may take. Left empty, it is the family's own limit; a task in words needs one.",
         unit="steps",
         minimum=1,
         maximum=10_000,

@@ -140,6 +140,12 @@ def test_what_was_renamed_is_kept(manager):
     assert manager.api("GET", "episodes?ending=hopeless")["count"] == 0
 
 
+def test_what_was_made_knows_its_body(manager):
+    assert {task["embodiment"] for task in manager.api("GET", "tasks")["items"]} == {"language_table"}
+    assert {row["embodiment"] for row in manager.api("GET", "datasets")["items"]} == {"language_table"}
+    assert not [row for row in csv_of(manager, "audit/export.csv") if row["kind"] == "body_changed"]
+
+
 def test_every_record_is_whole(manager):
     acts = {row["kind"] for row in csv_of(manager, "audit/export.csv")}
     assert {"run_launched", "run_paused", "override", "hand_back", "reset", "relabel", "assigned", "logged_in"} <= acts

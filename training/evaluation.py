@@ -15,7 +15,7 @@ import torch
 
 from robots.embodiments import Observation
 from robots.episodes import rows_of, stacked
-from robots.tasks import TaskFamily, get_task
+from robots.tasks import TASKS, TaskFamily, get_task
 from robots.worlds import WORLDS, make_world
 from training.checkpoints import Policy
 from training.run_dir import RunDir
@@ -119,12 +119,21 @@ def evaluate(
     )
 
 
-def evaluate_for(run: RunDir, policy: Policy, *arguments: Any, **settings: Any) -> Evaluation | None:
-    """The same for a run. None, with a note, where nothing can be simulated: a real robot's body has no world here, and
-    somebody else's world may break. What was learned is worth keeping all the same.
+def evaluate_for(
+    run: RunDir, policy: Policy, task_names: Sequence[str], *arguments: Any, **settings: Any
+) -> Evaluation | None:
+    """The same for a run. None, with a note, where nothing can be simulated: a real robot's body has no world here, a
+    task in words has nobody who judges it, and somebody else's world may break. What was learned is worth keeping all
+    the same.
     """
+    known = [name for name in task_names if name in TASKS]
+    if unknown := [name for name in task_names if name not in TASKS]:
+        said = f"Evaluated in simulation on {', '.join(known)} alone" if known else "Not evaluated in simulation"
+        run.note(f"{said}: no world here judges {', '.join(unknown)}.", level="warning")
+    if not known:
+        return None
     try:
-        return evaluate(policy, *arguments, **settings)
+        return evaluate(policy, known, *arguments, **settings)
     except Exception as error:
         traceback.print_exc()  # into the run's log
         run.note(f"Not evaluated in simulation: {error}", level="warning")

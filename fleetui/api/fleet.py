@@ -404,18 +404,31 @@ TaskLimits: Any = create_model(
 TaskRules: Any = create_model("TaskRules", __base__=Schema, **ROW_FIELDS)
 
 
-class TaskBody(TaskLimits):
-    family: str
+class WordsBody(TaskLimits):
+    wordings: list[str] = Field(
+        default_factory=list, description="Of a task in words: such as “put the {object} into the {place}”."
+    )
+    held_out_wordings: list[str] = Field(default_factory=list, description="Kept from practice, to test unseen words.")
+    slots: dict[str, list[str]] = Field(default_factory=dict, description="What may stand in each slot, by its name.")
 
 
-class TaskChanges(TaskLimits):
+class TaskBody(WordsBody):
+    family: str = Field("", description="A built-in one; empty: the task is in words.")
+    embodiment: str = Field("", description="Of a task in words: the name of the body that it is for.")
+
+
+class TaskChanges(WordsBody):
     archived: bool | None = None
 
 
 class TaskRow(TaskRules):
     slug: str
     name: str
-    family: str
+    family: str = Field(description="As episodes and datasets name it; a task in words has one of its own.")
+    embodiment: str
+    wordings: list[str] = Field(description="Empty: of a built-in family.")
+    held_out_wordings: list[str]
+    slots: dict[str, list[str]]
     description: str
     archived_at: Moment | None
 
@@ -425,6 +438,8 @@ def task_row(task: Task) -> dict[str, Any]:
         "slug": task.slug,
         "name": task.name,
         "family": task.family,
+        "embodiment": task.embodiment,
+        **task.words.to_json(),
         "description": task.description,
         **{name: getattr(task, name) for name in TASK_RULES},
         "archived_at": task.archived_at.isoformat() if task.archived_at else None,

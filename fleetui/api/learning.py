@@ -33,6 +33,7 @@ class DatasetRow(Schema):
     id: int
     name: str
     families: list[str]
+    embodiment: str = Field(description="The name of its body; empty: not known.")
     episodes: int = Field(description="While it is generated: how many are wanted.")
     steps: int
     state: str

@@ -15,6 +15,7 @@ from robots.embodiments import EMBODIMENTS
 from robots.episodes import ENDINGS
 from robots.rules import SETTINGS, TASK_RULES, Rule
 from robots.tasks import TASKS
+from robots.wordings import Words
 
 ANY = ("", "any")
 
@@ -93,40 +94,134 @@ class RuleFields(forms.Form):
 RuleFields.declared_fields.update({rule.name: rule_field(rule) for rule in TASK_RULES.values()})
 
 
-class TaskForm(RuleFields):
-    """A new task, or what may change about one that is there: all but its family."""
+def lines_of(text: str) -> list[str]:
+    """Those that say something. A browser ends them in two characters; any other control character is left to be seen
+    and refused.
+    """
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
 
+
+class WordsForm(forms.Form):
+    """The words of a task, as they are typed. What they must be says robots/wordings.py."""
+
+    wordings = forms.CharField(
+        label="Wordings",
+        required=False,
+        max_length=30_000,
+        widget=forms.Textarea(attrs={"rows": 3, "placeholder": "put the {object} into the {place}"}),
+        help_text="What a station is asked, one wording a line. A {slot} in braces is filled from a list below.",
+    )
+    slots = forms.CharField(
+        label="Slots",
+        required=False,
+        max_length=30_000,
+        widget=forms.Textarea(attrs={"rows": 3, "placeholder": "object: red cup, blue cup\nplace: left tray, bin"}),
+        help_text="What may stand in each slot, one slot a line: its name, a colon, its values with commas between.",
+    )
+    held_out_wordings = forms.CharField(
+        label="Held-out wordings",
+        required=False,
+        max_length=30_000,
+        widget=forms.Textarea(attrs={"rows": 2}),
+        help_text="One a line. They are kept from practice, to test words that a policy never saw.",
+    )
+
+    def clean_wordings(self) -> list[str]:
+        return lines_of(self.cleaned_data["wordings"])
+
+    def clean_held_out_wordings(self) -> list[str]:
+        return lines_of(self.cleaned_data["held_out_wordings"])
+
+    def clean_slots(self) -> dict[str, list[str]]:
+        slots: dict[str, list[str]] = {}
+        for line in lines_of(self.cleaned_data["slots"]):
+            name, colon, values = line.partition(":")
+            name = name.strip().removeprefix("{").removesuffix("}")
+            if not colon:
+                raise forms.ValidationError(f"“{line[:40]}” has no colon; write it as “object: red cup, blue cup”.")
+            if name in slots:
+                raise forms.ValidationError(f"The slot {{{name}}} has two lines; put all its values into one.")
+            slots[name] = values.split(",")
+        return slots
+
+    @staticmethod
+    def typed(words: Words) -> dict[str, str]:
+        """The words as the form's fields hold them."""
+        return {
+            "wordings": "\n".join(words.wordings),
+            "slots": "\n".join(f"{slot}: {', '.join(values)}" for slot, values in words.slots.items()),
+            "held_out_wordings": "\n".join(words.held_out_wordings),
+        }
+
+
+class TaskForm(WordsForm, RuleFields):
+    """A new task, of a built-in family or in words, or what may change about one that is there: all but its family and
+    its body.
+    """
+
+    kind = forms.ChoiceField(
+        label="New task",
+        required=False,
+        initial="family",
+        choices=[("family", "of a built-in world"), ("words", "in words, for any body")],
+        widget=forms.RadioSelect(attrs={"class": "checks"}),
+    )
+    embodiment = forms.ChoiceField(
+        label="Body", required=False, help_text="Those that stations of this lab said they have."
+    )
     family = forms.ChoiceField(
-        label="Family of instructions", choices=lambda: [(each.name, each.title) for each in TASKS.values()]
+        label="Family of instructions",
+        required=False,
+        choices=lambda: [(each.name, each.title) for each in TASKS.values()],
     )
     name = forms.CharField(
-        label="Name", required=False, max_length=80, help_text="Left empty, it takes the family's name."
+        label="Name",
+        required=False,
+        max_length=80,
+        help_text="Left empty, it takes the family's name; a task in words needs one.",
     )
     after_failure = rule_field(
         TASK_RULES["after_failure"],
         choices=lambda: [SAME_FAMILY, *((each.name, each.title) for each in TASKS.values())],
     )
     description = forms.CharField(label="Description", required=False, widget=forms.Textarea(attrs={"rows": 2}))
-    field_order = ("family", "name", *TASK_RULES, "description")
+    field_order = ("kind", "family", "embodiment", "name", *WordsForm.base_fields, *TASK_RULES, "description")
 
-    def __init__(self, *args: Any, task: Task | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, lab: Lab, task: Task | None = None, **kwargs: Any) -> None:
         if task is not None:
-            kwargs["initial"] = {name: getattr(task, name) for name in self.base_fields}
+            kwargs["initial"] = {name: getattr(task, name) for name in self.base_fields if hasattr(task, name)}
+            kwargs["initial"] |= self.typed(task.words)
         super().__init__(*args, **kwargs)
-        if task is not None:
-            self.fields["family"].disabled = True
+        families = list(selectors.list_families(lab).values())
+        if task is None:
+            bodies = selectors.body_names(lab)
+            offer(self, "embodiment", [(name, name) for name in bodies])
+            if not bodies:
+                self.fields["embodiment"].help_text = "No station has said yet what its body is. Connect one first."
+        else:
+            fixed, what = ("embodiment", "body") if task.wordings else ("family", "family")
+            for name in {"kind", "family", "embodiment", *(() if task.wordings else WordsForm.base_fields)} - {fixed}:
+                del self.fields[name]
+            self.fields[fixed].disabled = True
             self.fields[
-                "family"
-            ].help_text = "The family of a task can't be changed. For another family, make another task."
-            others = (
-                (each.name, each.title)
-                for each in TASKS.values()
-                if task.family in TASKS and each.embodiment == task.embodiment and each.name != task.family
-            )
-            offer(self, "after_failure", [SAME_FAMILY, *others])
+                fixed
+            ].help_text = f"The {what} of a task can't be changed. For another {what}, make another task."
+            if task.wordings:
+                offer(self, "embodiment", [(task.embodiment, task.embodiment)])
+            families = [each for each in families if each.embodiment == task.embodiment and each.name != task.family]
+        offer(self, "after_failure", [SAME_FAMILY, *((each.name, each.title) for each in families)])
+
+    def wishes(self) -> dict[str, Any]:
+        """What create_task takes: of the two kinds only what the chosen one has."""
+        wishes = dict(self.cleaned_data)
+        in_words = wishes.pop("kind") == "words"
+        for name in ("family",) if in_words else ("embodiment", *WordsForm.base_fields):
+            del wishes[name]
+        return wishes
 
     def changes(self) -> dict[str, Any]:
-        return {name: value for name, value in self.cleaned_data.items() if name != "family"}
+        """What edit_task takes."""
+        return {name: value for name, value in self.cleaned_data.items() if name not in ("family", "embodiment")}
 
 
 class TimeZoneForm(forms.Form):
@@ -194,7 +289,7 @@ class StationForm(forms.Form):
         label="Embodiment",
         required=False,
         choices=lambda: [("", "it says so when it connects"), *((name, name) for name in EMBODIMENTS)],
-        help_text="If you choose one here, a station of another embodiment can't connect.",
+        help_text="It describes itself to the server. If you choose one here, a station of another can't connect.",
     )
     world = forms.ChoiceField(
         label="World",

@@ -56,6 +56,15 @@ GROUPS: tuple[tuple[str, tuple[Term, ...]], ...] = (
                 fields=("family", "families", "after_failure", "tasks"),
             ),
             Term(
+                "task-in-words",
+                "Task in words, slot",
+                "A task whose instructions people write themselves, for any body; a slot is a gap in its wording that "
+                "is filled from a list.",
+                "“put the {object} into the {place}” has two slots. No simulator knows what such words mean, so the "
+                "success detector and people's labels alone say whether an attempt succeeded.",
+                fields=("wordings", "slots", "held_out_wordings"),
+            ),
+            Term(
                 "demonstration",
                 "Demonstration",
                 "An episode that shows how to do a task, driven by a person or by a script.",

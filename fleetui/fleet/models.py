@@ -21,6 +21,8 @@ from robots import tasks as task_families
 from robots.attention import ADVICE, SEVERITIES
 from robots.protocol import STATES, State
 from robots.rules import RESETS, RULES, SPEEDS
+from robots.tasks import TaskFamily
+from robots.wordings import Words
 
 ROLES = ("viewer", "supervisor", "researcher", "manager")
 ASSIGNMENT_STATES = (
@@ -209,6 +211,8 @@ class Station(models.Model):
 class Task(models.Model):
     """What a station shall practise: a family of instructions, when an attempt is over, and who resets after it.
 
+    The family is a built-in one, or the task's own, which the wordings make (robots/wordings.py): then its name is
+    generated, and no other task has it.
     What it says of resets and shuffles goes before a station's own settings while the station practises it.
     """
 
@@ -216,6 +220,10 @@ class Task(models.Model):
     slug = models.SlugField(max_length=60)
     name = models.CharField(max_length=80)
     family = models.CharField(max_length=80)
+    embodiment = models.CharField(max_length=80, blank=True, default="")  # the name of the body it is for
+    wordings = models.JSONField(default=list, blank=True)  # empty: of a built-in family
+    held_out_wordings = models.JSONField(default=list, blank=True)
+    slots = models.JSONField(default=dict, blank=True)  # what may stand in each, by its name
     time_limit_steps = models.PositiveIntegerField()
     description = models.TextField(blank=True)
     resets = models.CharField(max_length=8, blank=True, default="", choices=list(RESETS.items()))
@@ -245,8 +253,20 @@ class Task(models.Model):
         return self.name
 
     @property
-    def embodiment(self) -> str:
-        return task_families.get_task(self.family).embodiment
+    def words(self) -> Words:
+        """What was typed of it; none of a built-in family."""
+        return Words(
+            tuple(self.wordings),
+            tuple(self.held_out_wordings),
+            {slot: tuple(values) for slot, values in self.slots.items()},
+        )
+
+    @property
+    def task_family(self) -> TaskFamily | None:
+        """What instructions are drawn from; None where no world that is here has its family."""
+        if self.wordings:
+            return self.words.family(self.family, self.name, self.embodiment, self.time_limit_steps)
+        return task_families.TASKS.get(self.family)
 
     @property
     def always_resets(self) -> bool:
@@ -256,7 +276,17 @@ class Task(models.Model):
 
     def order_json(self) -> dict[str, Any]:
         """What a station is told of it; what it says of resets and shuffles is among the station's settings."""
-        return {"name": self.family} | {name: getattr(self, name) for name in RULES}
+        order = {"name": self.family} | {name: getattr(self, name) for name in RULES}
+        if self.wordings:
+            order["words"] = self.words_json()
+        other = self.lab.tasks.filter(family=self.after_failure).first() if self.after_failure else None
+        if other is not None and other.wordings:
+            order["after_failure_words"] = other.words_json()
+        return order
+
+    def words_json(self) -> dict[str, Any]:
+        """Its words, as a station is told them."""
+        return {"title": self.name, "embodiment": self.embodiment} | self.words.to_json()
 
 
 class Assignment(models.Model):
@@ -552,6 +582,7 @@ ACTS = (
     "assignment_edited",
     "assignment_canceled",
     "repeat_ended",
+    "body_changed",
     "task_created",
     "task_edited",
     "task_archived",

@@ -11,6 +11,7 @@ from django.db.models import Count, Q, QuerySet, Sum
 from django.utils import timezone
 
 from fleetui.access import Invalid, Refused
+from fleetui.fleet.bodies import read_body
 from fleetui.fleet.models import (
     ROLES,
     Act,
@@ -27,9 +28,10 @@ from fleetui.fleet.models import (
     StationSpan,
     Task,
 )
-from robots.embodiments import Embodiment
+from robots.embodiments import Embodiment, Feature, Motion
 from robots.episodes import EpisodeError, read_episodes
 from robots.protocol import IN_EPISODE
+from robots.tasks import TASKS, TaskFamily
 
 # What only telemetry knows; a card from the database carries these empty.
 NOT_LIVE = {
@@ -267,7 +269,7 @@ def episode_steps(episode: Episode) -> dict[str, Any]:
             for key, array in recorded.observations.items()
             if array.dtype != np.uint8
         },
-        "embodiment": episode.station.embodiment,
+        "embodiment": recorded.body.to_json() if recorded.body else episode.station.embodiment,
         "frames": recorded.steps + 1,
     }
 
@@ -275,6 +277,47 @@ def episode_steps(episode: Episode) -> dict[str, Any]:
 def _numbers(values: np.ndarray) -> list[float | None]:
     """JSON knows no NaN: where no reward model ran there is null."""
     return [None if np.isnan(value) else round(float(value), 4) for value in values]
+
+
+def body_facts(station: Station) -> dict[str, Any] | None:
+    """What a station said of its body, as its page shows it: a row for each number of each vector."""
+    body = read_body(station.embodiment)
+    if body is None:
+        return None
+    motions: tuple[Motion | None, ...] = body.motions or (None,) * body.action_size
+    return {
+        "body": body,
+        "vectors": [(key, _numbers_of(feature)) for key, feature in body.observation.items() if not feature.is_picture],
+        "pictures": [(key, *feature.shape[:2]) for key, feature in body.observation.items() if feature.is_picture],
+        "action": list(zip(_numbers_of(body.action), motions, strict=True)),
+    }
+
+
+def _numbers_of(feature: Feature) -> list[dict[str, Any]]:
+    """Each number of a vector: name, unit, low and high, the latter None where the body doesn't say."""
+    names: list[dict[str, Any]] = [{"name": name, "unit": "", "low": None, "high": None} for name in feature.names]
+    for part, values in (("unit", feature.units), ("low", feature.low), ("high", feature.high)):
+        for row, value in zip(names, values, strict=False):
+            row[part] = value
+    return names
+
+
+def body_names(lab: Lab) -> list[str]:
+    """Of the bodies that the lab's stations said they are, or were registered with."""
+    said = lab.stations.filter(archived_at=None).values_list("embodiment__name", flat=True)
+    return sorted({name for name in said if name})
+
+
+def list_families(lab: Lab) -> dict[str, TaskFamily]:
+    """By name: the built-in ones, and those of the lab's tasks in words."""
+    found = ((task.family, task.task_family) for task in lab.tasks.exclude(wordings=[]))
+    return {**TASKS, **{name: family for name, family in found if family is not None}}
+
+
+def family_titles(lab: Lab) -> dict[str, str]:
+    """How people call a family, by its name: as its world does, or as the task in words is named."""
+    in_words = dict(lab.tasks.exclude(wordings=[]).values_list("family", "name"))
+    return {name: each.title for name, each in TASKS.items()} | in_words
 
 
 def station_embodiment(station: Station) -> Embodiment:

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 import uuid as uuids
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -27,6 +27,7 @@ from fleetui.access import Conflict, Invalid, Refused, TooLarge
 from fleetui.celery import app as celery_app
 from fleetui.fleet import uploads
 from fleetui.fleet.actions.audit import record_act
+from fleetui.fleet.bodies import what_changed
 from fleetui.fleet.models import Episode, Lab
 from fleetui.fleet.names import checked_name, shown
 from fleetui.learning import selectors
@@ -34,10 +35,11 @@ from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from fleetui.learning.signals import run_moved
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
 from robots.atomic_files import replacing, write_atomically
-from robots.embodiments import get_embodiment
+from robots.embodiments import EMBODIMENTS, differences, get_embodiment
 from robots.episodes import Episode as RecordedEpisode
 from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
+from robots.worlds import WORLDS
 from training.methods.registry import Method, recipe_from_json
 from training.recipes import Recipe, RecipeError
 from training.run_dir import sha256_of
@@ -96,6 +98,11 @@ def most_demonstrations(embodiment: str) -> int:
     return min(MAX_DEMONSTRATIONS, LARGEST_DATASET // (STEPS_A_DEMONSTRATION * size))
 
 
+def scripted_families() -> list[str]:
+    """Those that a script demonstrates."""
+    return [name for name, each in TASKS.items() if each.world in WORLDS and WORLDS[each.world].demonstrate]
+
+
 @transaction.atomic
 def generate_dataset(
     *,
@@ -115,6 +122,10 @@ def generate_dataset(
         problems["families"] = f"Choose task families among {', '.join(TASKS)}."
     elif len({TASKS[family].embodiment for family in families}) > 1:
         problems["families"] = "All families of a dataset must be of one embodiment."
+    elif silent := [family for family in families if family not in scripted_families()]:
+        problems["families"] = (
+            f"No script demonstrates {', '.join(silent)}; drive a station yourself, or upload a dataset."
+        )
     most = MAX_DEMONSTRATIONS if problems else most_demonstrations(TASKS[families[0]].embodiment)
     if not 1 <= episodes <= most:
         problems["episodes"] = f"The number of episodes must be 1 to {most}, not {episodes}."
@@ -123,7 +134,13 @@ def generate_dataset(
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
     dataset = _new_dataset(
-        lab, name, families=list(families), episodes=episodes, created_by=access.person_of(user), seed=seed
+        lab,
+        name,
+        families=list(families),
+        body=get_embodiment(TASKS[families[0]].embodiment).to_json(),
+        episodes=episodes,
+        created_by=access.person_of(user),
+        seed=seed,
     )
     Dataset.objects.filter(pk=dataset.pk).update(path=f"datasets/{dataset.pk}.safetensors")
     dataset.refresh_from_db()
@@ -145,11 +162,13 @@ def upload_dataset(*, lab: Lab, user: access.Acting, name: str, body: bytes, sou
             raise Invalid(
                 f"Episode {episode.uuid} is {episode.purpose}; a dataset takes demonstrations and corrections only."
             )
-        try:
-            body_of_episode = get_embodiment(episode.embodiment)
-        except ValueError as error:
-            raise Invalid(f"Episode {episode.uuid}, field embodiment: {error}") from None
-        uploads.refuse_impossible(episode, body_of_episode)
+        known = EMBODIMENTS.get(episode.embodiment) or episode.body
+        if known is None:
+            raise Invalid(
+                f"Episode {episode.uuid}, field embodiment: nobody says what {shown(episode.embodiment)} observes and "
+                "does. Put the body's description into the file (robots/episodes.py), as a station's own files have it."
+            )
+        uploads.refuse_impossible(episode, known)
         if episode.embodiment != episodes[0].embodiment:
             raise Invalid(
                 f"Episode {episode.uuid}, field embodiment: it is {episode.embodiment}, but the file began with "
@@ -160,6 +179,7 @@ def upload_dataset(*, lab: Lab, user: access.Acting, name: str, body: bytes, sou
             lab,
             name,
             families=sorted({episode.task for episode in episodes}),
+            body=_body_of(episodes),
             created_by=access.person_of(user),
             episodes=len(episodes),
             steps=sum(episode.steps for episode in episodes),
@@ -172,6 +192,11 @@ def upload_dataset(*, lab: Lab, user: access.Acting, name: str, body: bytes, sou
         write_episodes(dataset.file, episodes)
         _record_dataset(dataset, "dataset_uploaded", user, episodes=len(episodes), source=source)
     return dataset
+
+
+def _body_of(episodes: Sequence[RecordedEpisode]) -> dict[str, Any]:
+    body = episodes[0].body
+    return body.to_json() if body else {}
 
 
 def _record_dataset(dataset: Dataset, kind: str, user: access.Acting, *, source: str, **details: Any) -> None:
@@ -190,8 +215,11 @@ def extend_corrections(
     access.check(user, lab, "add_correction")
     (fresh,) = _read_recorded(episode.file, str(episode))
     kept = [each for each in _read_recorded(known.file, str(known)) if each.uuid != fresh.uuid] if known else []
-    if kept and (kept[0].embodiment != fresh.embodiment or _size_of([*kept, fresh]) > uploads.UPLOAD_LIMIT):
-        known, kept = None, []  # another body, or a file too large to be written anew at each click
+    if kept and (_other_body(kept[0], fresh) or _size_of([*kept, fresh]) > uploads.UPLOAD_LIMIT):
+        known, kept = (
+            None,
+            [],
+        )  # another body, or as it no longer is, or a file too large to be written anew at each click
     dataset = known
     if dataset is None or dataset.runs.exists() or dataset.corrected_runs.exists():
         first = f"Corrections of {lab.name}"[:70]
@@ -206,6 +234,7 @@ def extend_corrections(
     Dataset.objects.filter(pk=dataset.pk).update(
         path=dataset.path,
         families=sorted({each.task for each in episodes}),
+        body=_body_of(episodes),
         episodes=len(episodes),
         steps=sum(each.steps for each in episodes),
     )
@@ -219,6 +248,12 @@ def _read_recorded(path: Path, name: str) -> list[RecordedEpisode]:
         return read_episodes(path)
     except (OSError, EpisodeError) as error:
         raise Refused(f"The file of {name} can't be read ({error}); restore it in the data folder.") from None
+
+
+def _other_body(kept: RecordedEpisode, fresh: RecordedEpisode) -> bool:
+    if kept.embodiment != fresh.embodiment or kept.body is None or fresh.body is None:
+        return True
+    return bool(differences(fresh.body, kept.body))
 
 
 def _size_of(episodes: Iterable[RecordedEpisode]) -> int:
@@ -332,9 +367,11 @@ def _corrections_problems(lab: Lab, dataset: Dataset | None, corrections: Datase
     elif corrections == dataset:
         problem = f"{corrections} is the dataset already; choose another one, or none."
     elif dataset is not None:
-        bodies = {TASKS[each].embodiment for each in (*dataset.families, *corrections.families) if each in TASKS}
+        bodies = {each.body["name"] for each in (dataset, corrections) if each.body}
         if len(bodies) > 1:
             problem = f"{dataset} and {corrections} are of different embodiments ({' and '.join(sorted(bodies))})."
+        elif changed := what_changed(corrections.body, dataset.body):
+            problem = f"The body of {corrections} is not as it was when {dataset} was recorded: {changed}."
     return {"corrections": problem} if problem else {}
 
 

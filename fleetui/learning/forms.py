@@ -11,6 +11,7 @@ from django.forms.boundfield import BoundField
 
 from fleetui.fleet.forms import in_words
 from fleetui.fleet.models import Lab
+from fleetui.learning.actions import scripted_families
 from fleetui.learning.models import Dataset, Run
 from robots.tasks import TASKS
 from training.methods.registry import Method
@@ -19,7 +20,7 @@ from training.recipes import Field, RecipeError
 Row = TypeVar("Row", bound=Model)
 
 NAME_IT = {"required": "Give the dataset a name."}
-FAMILIES = [(each.name, each.title) for each in TASKS.values()]
+FAMILIES = [(name, TASKS[name].title) for name in scripted_families()]
 
 
 def offer_rows(form: forms.Form, name: str, rows: QuerySet[Row], say: Callable[[Row], str] | None = None) -> None:

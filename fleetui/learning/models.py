@@ -32,6 +32,8 @@ class Dataset(models.Model):
     lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="datasets")
     name = models.CharField(max_length=80)
     families = models.JSONField(default=list)  # names of task families
+    # Embodiment.to_json(), as the body was when its episodes were recorded; {}: a row of before, of an unknown body.
+    body = models.JSONField(default=dict, blank=True)
     path = models.CharField(max_length=200, blank=True)  # relative to the data folder
     episodes = models.PositiveIntegerField(default=0)  # while generating: how many are wanted
     steps = models.PositiveIntegerField(default=0)
@@ -164,6 +166,11 @@ class Run(models.Model):
         """The datasets that it goes back to: the demonstrations, and what people drove beside them."""
         origin = self.origin
         return [each for each in (origin.dataset, origin.corrections) if each is not None]
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """As it was when its demonstrations were recorded: what its policies were trained for. {}: not known."""
+        return next((each.body for each in self.demonstrations if each.body), {})
 
     @property
     def judge(self) -> "Run":

@@ -22,6 +22,7 @@ def dataset_row(dataset: Dataset) -> dict[str, Any]:
         "id": dataset.pk,
         "name": dataset.name,
         "families": dataset.families,
+        "embodiment": dataset.body.get("name", ""),
         "episodes": dataset.episodes,
         "steps": dataset.steps,
         "state": dataset.state,

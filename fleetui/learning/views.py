@@ -7,6 +7,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from fleetui import access
 from fleetui.access import PersonRequest
+from fleetui.fleet import selectors as fleet
 from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import add_refusal, page, render_page, saying_refusals
 from fleetui.learning import actions, archive, selectors
@@ -135,6 +136,7 @@ def render_datasets(
         "datasets",
         422 if generate or upload else 200,
         datasets=selectors.list_datasets(lab),
+        titles=fleet.family_titles(lab),
         archived=selectors.list_datasets(lab, archived=True),
         generate_form=generate or GenerateForm(),
         upload_form=upload or UploadForm(auto_id=UPLOAD_ID),

@@ -196,6 +196,7 @@ class StationConsumer(Socket):
             await self.hang_up(TRY_AGAIN, "The server's database does not answer now; try again.")
             raise
         except (access.Refused, ValueError) as error:
+            await in_thread(reports.note_refused_hello)(station=self.station, reason=str(error))
             await self.hang_up(BAD_MESSAGE, str(error))
             return
         if before is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from fleetui.fleet.bodies import what_changed
 from fleetui.fleet.models import Assignment, Lab, Station
 from fleetui.fleet.templatetags.fleet_words import percent
 from fleetui.fleet.templatetags.fleet_words import seconds as say_seconds
@@ -202,8 +203,16 @@ def _waiting(
 def _wanted(row: Assignment, stations: list[Station]) -> list[Station]:
     if not row.any_count:
         return [place.station for place in sorted(row.places.all(), key=lambda place: place.station.number)]
-    body = row.task.embodiment
-    return [station for station in stations if station.embodiment.get("name") == body]
+    return [station for station in stations if _has_its_body(row, station) and not _changed(row, station)]
+
+
+def _has_its_body(row: Assignment, station: Station) -> bool:
+    return bool(station.embodiment.get("name") == row.task.embodiment)
+
+
+def _changed(row: Assignment, station: Station) -> str:
+    """What of the station's body is no longer as it was when the policy's demonstrations were recorded."""
+    return what_changed(station.embodiment, row.parent.body) if row.parent else ""
 
 
 def _blocked(row: Assignment, stations: list[Station]) -> str:
@@ -220,6 +229,10 @@ def _blocked(row: Assignment, stations: list[Station]) -> str:
             return f"all of its stations are offline: start {' or '.join(map(str, wanted[:3]))}"
         return ""
     body = row.task.embodiment
+    changed = [(station, _changed(row, station)) for station in stations if _has_its_body(row, station)]
+    if not wanted and changed:
+        station, what = changed[0]
+        return f"{station} is not as it was when the policy's demonstrations were recorded ({what}): train a new one"
     if not wanted:
         return f"no station has the embodiment {body}: add one on the wall, or cancel this"
     if len(wanted) < row.any_count:

@@ -15,6 +15,7 @@ ASSIGNMENT = [
 TASKS: list[URLPattern | URLResolver] = [
     path("", tasks.tasks, name="tasks"),
     path("new", tasks.create_task, name="create_task"),
+    path("preview", tasks.preview_task, name="preview_task"),
     path("queue", tasks.task_queue, name="task_queue"),
     path("assignments/new", tasks.assign_task, name="assign_task"),
     path("assignments/<int:number>", include(ASSIGNMENT)),

@@ -89,6 +89,7 @@ OTHERS = {
     "labs/<slug:lab_slug>/stations/<slug:station_slug>/token/noted",
     "labs/<slug:lab_slug>/stations/<slug:station_slug>/token/renew",
     "labs/<slug:lab_slug>/audit/export.<slug:kind>",
+    "labs/<slug:lab_slug>/tasks/preview",
     "labs/<slug:lab_slug>/tasks/queue",
     "labs/<slug:lab_slug>/tasks/new",
     "labs/<slug:lab_slug>/tasks/<slug:task_slug>/archive",

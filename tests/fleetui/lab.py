@@ -109,7 +109,14 @@ def as_upload(*episodes):
 
 def make_dataset(lab):
     row = Dataset.objects.create(
-        lab=lab.row, name="demos", families=["block2block"], episodes=3, steps=30, state="ready", path="datasets/1.st"
+        lab=lab.row,
+        name="demos",
+        families=["block2block"],
+        episodes=3,
+        steps=30,
+        state="ready",
+        path="datasets/1.st",
+        body=LANGUAGE_TABLE.to_json(),
     )
     row.file.parent.mkdir()
     row.file.write_bytes(

@@ -24,7 +24,7 @@ from fleetui.practice import queue
 from robots.attention import need_of
 from robots.embodiments import ENVIRONMENT_STATE, STATE
 from robots.episodes import unchecked_bytes
-from robots.tasks import TASKS
+from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.fleetui.lab import as_upload, make_episode, seen
 
 
@@ -295,14 +295,10 @@ def test_pausing_what_does_not_run(lab, sft_run):
 
 
 def test_a_policy_is_not_sent_to_practise_with_another_body(lab, sft_run):
-    sft_run.dataset.families = ["reach"]
+    sft_run.dataset.body = replace(LANGUAGE_TABLE, name="reacher").to_json()
     sft_run.dataset.save()
-    TASKS["reach"] = replace(TASKS["block2block"], name="reach", embodiment="reacher")
-    try:
-        body = {"kind": "improve", "parent": sft_run.pk, "task": lab.task.slug, "stations": ["arm-1"]}
-        assert "language_table" in refused(lab.call("researcher", "post", "runs", body), 422)
-    finally:
-        del TASKS["reach"]
+    body = {"kind": "improve", "parent": sft_run.pk, "task": lab.task.slug, "stations": ["arm-1"]}
+    assert "language_table" in refused(lab.call("researcher", "post", "runs", body), 422)
     assert Run.objects.count() == 1 and not Assignment.objects.exists()
 
 
@@ -342,7 +338,7 @@ def demonstration(**fields):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"embodiment": "somebody"}, "field embodiment: There is no embodiment 'somebody'"),
+        ({"embodiment": "somebody"}, "field embodiment: nobody says what “somebody” observes and does"),
         ({"actions": np.full((10, 2), 12.5, np.float32)}, "field actions: delta_x is 12.5"),
         ({"observations": seen(10, 120)}, f"field {STATE}: ee_x is 120"),
         ({"observations": seen(10, 3e38)}, "field observation."),

@@ -277,6 +277,21 @@ async def test_a_stations_page_stays_true(lab):
     await socket.disconnect()
 
 
+async def test_a_body_that_is_refused_is_said_on_the_page_in_full(lab, improve_run):
+    socket = await arm(lab, hello=False)
+    faster = {**LANGUAGE_TABLE.to_json(), "fps": 10.0}
+    page = await browser(lab)
+    await page.say(subscribe="wall", lab="east")
+    await page.hear()
+    await socket.say(type="hello", embodiment=faster)
+    changed = await page.hear(lambda message: "reason" in message.get("data", {}).get("card", {}))
+    reason = changed["data"]["card"]["reason"]
+    assert "it acts at 10 Hz, and acted at 5 Hz. It practises Block2Block with the body as it was" in reason
+    station = await sync_to_async(lambda: lab.row.stations.get(slug="arm-1"))()
+    assert not station.connected and station.reason == reason
+    await page.disconnect()
+
+
 async def same_as_fresh(lab, data, subscription=None):
     fresh_socket = await browser(lab)
     await fresh_socket.say(**subscription or {"subscribe": "wall", "lab": "east"})

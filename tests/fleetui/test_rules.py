@@ -44,7 +44,7 @@ CASES = [pytest.param(rule, *each, id=f"{rule.name}-{each[0]}") for rule in NUMB
 @pytest.mark.parametrize("rule, value, fits", CASES)
 def test_form_api_action_and_station_agree_on_each_rule(lab, rule, value, fits):
     given = {rule.name: value} | ({"resets": "self"} if rule.name == "self_reset_after_s" else {})
-    form = TaskForm({"family": "block2block", **given})
+    form = TaskForm({"family": "block2block", **given}, lab=lab.row)
     assert form.is_valid() == fits, form.errors
     answer = lab.call("manager", "post", "tasks", {"family": "block2block", "name": f"T{next(_names)}", **given})
     assert (answer.status_code == 200) == fits, answer.content
@@ -105,8 +105,8 @@ def test_every_rule_is_a_column_a_field_and_part_of_the_schema(lab):
     columns = {field.name for field in Task._meta.get_fields()}
     schema = lab.as_("viewer").get("/api/openapi.json").json()["components"]["schemas"]
     for name, rule in TASK_RULES.items():
-        assert name in columns and name in TaskForm().fields
-        assert TaskForm().fields[name].label == rule.label
+        assert name in columns and name in TaskForm(lab=lab.row).fields
+        assert TaskForm(lab=lab.row).fields[name].label == rule.label
         for body in ("TaskBody", "TaskChanges"):
             assert schema[body]["properties"][name] == rule.json_schema()
     assert set(lab.task.order_json()) == {"name", *RULES}

@@ -625,7 +625,8 @@ sensed_by = ["rail_at", "", ""]"""
         Motion("effort"),
     )
     assert body.action == vector(("rail", "hinge", "thrust"), (0, -1.5, 0), (1, 0.5, 2))
-    assert body.drive == (DriveAxis("x", "rail"), DriveAxis("y", "hinge"))
+    axes = (DriveAxis("x", "rail"), DriveAxis("y", "hinge"), DriveAxis("thrust", "thrust"))
+    assert body.drive == axes
     # 25 steps a second of at most 0.02
     assert body.action_range == ((0, 1), (-0.5, 0.5), (0, 2))
     assert Embodiment.from_json(body.to_json()) == body

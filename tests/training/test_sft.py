@@ -17,6 +17,7 @@ from robots.tasks import TASKS
 from robots.worlds.language_table import LANGUAGE_TABLE
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
 from training.datasets import demonstrations_of, read_demonstrations, split
+from training.evaluation import evaluate, evaluate_for
 from training.methods import sft as sft_module
 from training.methods.sft import among_strangers, begin_from, refuse_blind_detector, sft
 from training.networks.network import Network
@@ -428,7 +429,17 @@ def test_a_body_without_a_simulator_is_trained_and_its_evaluation_left_out_with_
     assert run.summary() == summary and "success" not in summary and not run.lines("evaluation")
     assert {line["role"] for line in run.lines("checkpoint")} == {"policy", "reward_model"}
     (note,) = [line for line in run.lines("note") if line["level"] == "warning"]
-    assert note["text"].startswith("Not evaluated in simulation: There is no ")
+    said = "There is no " if registered else "no world here judges slide."
+    assert note["text"].startswith(f"Not evaluated in simulation: {said}")
+
+
+def test_a_task_in_words_is_left_out_of_an_evaluation_with_a_note(new_sft_run, finished_sft):
+    run, policy = new_sft_run(), Policy.load(finished_sft.checkpoints / "policy.safetensors")
+    result = evaluate_for(run, policy, ["tidy-up-1a2b", "block2block"], 2, 0)
+    assert result == evaluate(policy, ["block2block"], 2, 0)
+    (note,) = run.lines("note")
+    assert note["text"] == "Evaluated in simulation on block2block alone: no world here judges tidy-up-1a2b."
+    assert evaluate_for(run, policy, ["tidy-up-1a2b"], 2, 0) is None
 
 
 def test_a_world_that_breaks_while_it_is_evaluated_costs_nothing_but_the_evaluation(new_sft_run, monkeypatch):

@@ -1,6 +1,8 @@
 """Labs and their people, stations and tasks are made here."""
 
 import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +13,7 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.access import Conflict, Invalid
+from fleetui.fleet import selectors
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.models import ROLES, Lab, Membership, Station, Task
@@ -20,6 +23,7 @@ from fleetui.messages import TokenRenewed, tell_station_on_commit
 from robots import tasks as task_families
 from robots.embodiments import Embodiment
 from robots.rules import TASK_RULES, checked_settings, checked_task_rules
+from robots.wordings import Words, checked_words
 
 OLD_TOKEN_FOR = timedelta(minutes=10)  # time enough to carry the new one to the robot
 
@@ -126,36 +130,72 @@ def create_task(
     *,
     lab: Lab,
     user: access.Acting,
-    family: str,
+    family: str = "",
     name: str = "",
     slug: str = "",
     description: str = "",
+    wordings: Sequence[str] = (),
+    held_out_wordings: Sequence[str] = (),
+    slots: Mapping[str, Sequence[str]] | None = None,
+    embodiment: str = "",
     source: str = "server",
     **rules: Any,
 ) -> Task:
+    """A task of a built-in family, or, with wordings and no family, a task in words for a body that the lab has."""
     access.check(user, lab, "create_task")
-    if family not in task_families.TASKS:
-        raise Invalid(
-            f"{family!r} is no task family; known are {', '.join(task_families.TASKS)}.", {"family": "Unknown."}
-        )
-    known = task_families.get_task(family)
+    rules = {each.name: each.default for each in TASK_RULES.values()} | rules
+    problems: dict[str, str] = {}
+    words = Words()
+    if family:
+        if wordings or held_out_wordings or slots:
+            problem = "A built-in family has wordings of its own; give none, or leave the family out."
+            raise Invalid(problem, {"wordings": problem})
+        known = task_families.TASKS.get(family)
+        if known is None:
+            problem = f"{family!r} is no task family; known are {', '.join(task_families.TASKS)}."
+            raise Invalid(problem, {"family": "Unknown."})
+        embodiment = known.embodiment
+    else:
+        words, problems = checked_words(wordings, held_out_wordings, slots)
+        if embodiment not in (known_bodies := selectors.body_names(lab)):
+            problems["embodiment"] = (
+                f"No station of {lab.name} has said that it is {shown(embodiment)}; choose {' or '.join(known_bodies)}."
+                if known_bodies
+                else f"No station of {lab.name} has said yet what its body is; connect it first."
+            )
+        known = words.family("", name, embodiment, 0)
     name = checked_name(name.strip() or known.title, "task")
-    values = _checked_rules(known, {each.name: each.default for each in TASK_RULES.values()} | rules)
+    values = _checked_rules(lab, known, rules, problems)
     Lab.objects.select_for_update().get(pk=lab.pk)  # two new tasks must not get one name
     _refuse_taken_name(lab.tasks, lab, "task", name)
     slug = slug or free_slug(name, "task", lab.tasks.values_list("slug", flat=True), 60)
-    description = description or known.description
-    task = Task.objects.create(lab=lab, slug=slug, name=name, family=family, description=description, **values)
+    task = Task.objects.create(
+        lab=lab,
+        slug=slug,
+        name=name,
+        # Files of episodes carry it, and go from lab to lab.
+        family=family or f"{slug}-{secrets.token_hex(4)}",
+        embodiment=embodiment,
+        description=description or known.description,
+        **words.to_json(),
+        **values,
+    )
     record_act(lab=lab, kind="task_created", user=user, details={"task": name}, source=source)
     return task
 
 
-def _checked_rules(family: task_families.TaskFamily, given: dict[str, Any]) -> dict[str, Any]:
-    values, problems = checked_task_rules(given, family, task_families.TASKS)
+def _checked_rules(
+    lab: Lab, family: task_families.TaskFamily, given: dict[str, Any], problems: dict[str, str]
+) -> dict[str, Any]:
+    """The rules in their types; Invalid where one is wrong, or where there are problems already."""
+    values, wrong = checked_task_rules(given, family, selectors.list_families(lab))
+    if values.get("time_limit_steps", 0) is None:
+        if not family.time_limit_steps:
+            wrong["time_limit_steps"] = "Say after how many steps an attempt ends; words alone don't."
+        values["time_limit_steps"] = family.time_limit_steps
+    problems = {**problems, **wrong}
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
-    if values["time_limit_steps"] is None:
-        values["time_limit_steps"] = family.time_limit_steps
     return values
 
 
@@ -166,22 +206,40 @@ def edit_task(
     user: User,
     name: str | None = None,
     description: str | None = None,
+    wordings: Sequence[str] | None = None,
+    held_out_wordings: Sequence[str] | None = None,
+    slots: Mapping[str, Sequence[str]] | None = None,
     source: str = "server",
     **rules: Any,
 ) -> Task:
-    """Change what is named; its family can't change. Stations that practise it take that on with their next attempt."""
+    """Change what is named; its family and its body can't change. Stations that practise it take that on, new words
+    too, with their next attempt.
+    """
     access.check(user, task.lab, "edit_task")
-    family = task_families.get_task(task.family)
+    family = task.task_family
+    if family is None:
+        raise Conflict(f"No world that is here has the family {task.family}; add the world, or make another task.")
     name = task.name if name is None else name
     description = task.description if description is None else description
+    problems: dict[str, str] = {}
+    words = task.words
+    if task.wordings:
+        given = task.words.to_json()
+        told = {"wordings": wordings, "held_out_wordings": held_out_wordings, "slots": slots}
+        words, problems = checked_words(**given | {part: each for part, each in told.items() if each is not None})
+        family = replace(family, time_limit_steps=0)
+    elif wordings or held_out_wordings or slots:
+        problems["wordings"] = f"{task} has the wordings of its family; for others, make a task in words."
     if rules.get("resets", "self") != "self":
         rules = {"self_reset_after_s": None} | rules
-    rules = _checked_rules(family, {each: getattr(task, each) for each in TASK_RULES} | rules)
+    rules = _checked_rules(task.lab, family, {each: getattr(task, each) for each in TASK_RULES} | rules, problems)
     name = checked_name(name.strip() or family.title, "task")
     Lab.objects.select_for_update().get(pk=task.lab_id)
     if name != task.name:
         _refuse_taken_name(task.lab.tasks, task.lab, "task", name)
-    Task.objects.filter(pk=task.pk).update(name=name, description=description or family.description, **rules)
+    Task.objects.filter(pk=task.pk).update(
+        name=name, description=description or family.description, **words.to_json(), **rules
+    )
     task.refresh_from_db()
     record_act(lab=task.lab, kind="task_edited", user=user, details={"task": task.slug}, source=source)
     task_edited.send(sender=Task, task=task)

@@ -12,7 +12,9 @@ from fleetui.fleet.actions.attention import note_absence
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import add_touch, is_number, lapse_control, newest_epoch
+from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.actions.spans import note_state
+from fleetui.fleet.bodies import what_changed
 from fleetui.fleet.models import Lab, Station
 from fleetui.fleet.signals import queue_changed, station_left
 from robots.embodiments import Embodiment
@@ -36,6 +38,8 @@ def connect_station(
             f"{station} is registered with the embodiment {station.embodiment.get('name')}, but hello says "
             f"{body.name}; use the token of the right station."
         )
+    if changed := what_changed(body.to_json(), station.embodiment):
+        _take_new_body(station, body, changed)
     # It hasn't told its state yet; that it is here is all that is known.
     Station.objects.filter(pk=station.pk, state="offline").update(state="idle", reason="", state_since=timezone.now())
     Station.objects.filter(pk=station.pk).update(
@@ -69,6 +73,26 @@ def connect_station(
         },
         epoch=newest_epoch(station),
     )
+
+
+def _take_new_body(station: Station, body: Embodiment, changed: str) -> None:
+    """What it practises now was made with the body as it was; without work it may be another from here on."""
+    lock_queue(station.lab)  # nobody gives it work meanwhile
+    if assignment := station.live_assignment():
+        raise Invalid(
+            f"The body {body.name} of {station} is no longer what it was: {changed}. It practises {assignment.task} "
+            "with the body as it was; put that back, or end the assignment and connect again."
+        )
+    details = {"body": body.name, "changed": changed}
+    record_act(lab=station.lab, kind="body_changed", station=station, details=details, source="station")
+
+
+@transaction.atomic
+def note_refused_hello(*, station: Station, reason: str) -> None:
+    """Why a station is not let in: its page says it too, since nobody reads the log of a robot."""
+    if Station.objects.filter(pk=station.pk, connected=False).update(reason=reason[:300]):
+        station.refresh_from_db()
+        show_card(station)
 
 
 @transaction.atomic

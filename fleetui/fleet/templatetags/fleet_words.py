@@ -110,6 +110,18 @@ def ago(moment: datetime | None) -> str:
 
 
 @register.filter
+def short_number(value: float | None) -> str:
+    """Four digits of it, without zeros that say nothing."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+@register.filter
+def called(name: str, titles: dict[str, str]) -> str:
+    """A family as people call it; by its name where nobody knows more."""
+    return titles.get(name, name)
+
+
+@register.filter
 def details(given: dict[str, Any]) -> str:
     """An act's details in words; what was not asked for isn't said."""
     details = [

@@ -64,6 +64,7 @@ def render_station(
         use=selectors.use_of_stations([station], hours=24 * days)[station.pk],
         use_days=days,
         maintenance_form=maintenance_form or MaintenanceForm(),
+        facts=selectors.body_facts(station),
         speeds=SPEEDS.items(),
         settings_form=form,
         old_token_works=station.old_token_until is not None and station.old_token_until > timezone.now(),

@@ -16,6 +16,7 @@ from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import grant_lease
 from fleetui.fleet.actions.labs import lock_queue
+from fleetui.fleet.bodies import what_changed
 from fleetui.fleet.models import PRIORITIES, REPEATS, AssignedStation, Assignment, Lab, Lease, Station, Task
 from fleetui.fleet.signals import queue_changed
 from fleetui.fleet.time_zones import newest_due, zone_named, zone_names
@@ -137,7 +138,7 @@ def _assignment_problems(
         problems["task"] = "The task, the run and the stations must all belong to this lab."
     elif task.archived_at:
         problems["task"] = f"{task} is archived; restore it first or choose another task."
-    elif unable := _unable(task, stations):
+    elif unable := _unable(task, stations, parent.body if parent else {}):
         problems["stations"] = unable
     if parent is not None and parent.lab_id == lab.pk and (problem := learning.parent_problem(parent)):
         problems["parent"] = problem
@@ -164,7 +165,8 @@ def _assignment_problems(
     return problems
 
 
-def _unable(task: Task, stations: list[Station]) -> str:
+def _unable(task: Task, stations: list[Station], trained: dict[str, Any]) -> str:
+    """Why one of the stations can't practise the task, with a policy that was trained for that body."""
     for station in stations:
         if station.archived_at:
             return f"{station} is archived; leave it out, or bring it back."
@@ -173,6 +175,11 @@ def _unable(task: Task, stations: list[Station]) -> str:
         body = station.embodiment.get("name", task.embodiment)
         if body != task.embodiment:
             return f"{station} has the embodiment {body}, but {task} needs {task.embodiment}; leave this station out."
+        if changed := what_changed(station.embodiment, trained):
+            return (
+                f"{station} is not as it was when the policy's demonstrations were recorded: {changed}. Leave it out, "
+                "or practise with a policy that was trained on its newer ones."
+            )
     return ""
 
 
@@ -426,7 +433,7 @@ def start_assignment(*, assignment: Assignment, run: Run, stations: list[Station
         raise Conflict("This assignment already has a run, or has ended; choose another one.")
     assignment.refresh_from_db()
     if stations is not None:
-        if unable := _unable(assignment.task, stations):
+        if unable := _unable(assignment.task, stations, run.body):
             raise Invalid(unable, {"stations": unable})
         wanted = set(assignment.places.values_list("station_id", flat=True))
         AssignedStation.objects.bulk_create(

@@ -8,11 +8,11 @@ from django.db import transaction
 from fleetui import access
 from fleetui.access import Invalid
 from fleetui.fleet.actions.labs import lock_queue
+from fleetui.fleet.bodies import what_changed
 from fleetui.fleet.models import Assignment, Lab, Station, Task
 from fleetui.learning import actions as learning
 from fleetui.learning.models import Dataset, Run
 from fleetui.practice.actions.assignments import assign_task, start_assignment
-from robots.tasks import TASKS
 from training.methods.registry import Method, method_of
 
 
@@ -48,7 +48,8 @@ def launch_run(
     problems = learning.source_problems(lab=lab, method=method, **sources)
     if method.practises:
         if not problems:
-            problems = _body_problems(_demonstrations(method, **sources), parent or dataset, practised)
+            wanted = list(assignment.stations.order_by("number")) if assignment and not stations else stations
+            problems = _body_problems(_demonstrations(method, **sources), parent or dataset, practised, wanted)
         problems |= _practice_problems(lab, assignment, task, stations)
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
@@ -117,18 +118,28 @@ def _demonstrations(
     return parent.demonstrations
 
 
-def _body_problems(demonstrations: list[Dataset], source: Run | Dataset | None, task: Task | None) -> dict[str, str]:
-    """A policy moves only the body it was trained for; stations of another one would wait for it for ever."""
-    families = {family for each in demonstrations for family in each.families if family in TASKS}
-    trained = {TASKS[family].embodiment for family in families}
-    wanted = TASKS[task.family].embodiment if task and task.family in TASKS else None
-    if wanted and trained and wanted not in trained:
-        return {"task": f"{task} is for the embodiment {wanted}, and {source} was trained for {' and '.join(trained)}."}
+def _body_problems(
+    demonstrations: list[Dataset], source: Run | Dataset | None, task: Task | None, stations: Sequence[Station]
+) -> dict[str, str]:
+    """A policy moves only the body it was trained for, as it was then; stations of another one would wait for it for
+    ever.
+    """
+    families = {family for each in demonstrations for family in each.families}
+    trained: dict[str, Any] = next((each.body for each in demonstrations if each.body), {})
+    wanted = task.embodiment if task else ""
+    if wanted and trained and wanted != trained["name"]:
+        return {"task": f"{task} is for the embodiment {wanted}, and {source} was trained for {trained['name']}."}
     if task and trained and task.after_failure and task.after_failure not in families:
         return {
             "task": f"{task} gives instructions of {task.after_failure} after a failure, and {source} was never "
             "trained on them. Train on demonstrations of both, or edit the task."
         }
+    for station in stations:
+        if changed := what_changed(station.embodiment, trained):
+            return {
+                "stations": f"{station} is not as it was when the demonstrations of {source} were recorded: {changed}. "
+                "Leave it out, or record new demonstrations and train on these."
+            }
     return {}
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from fleetui import access
@@ -80,8 +81,11 @@ def tell_stations_of_run(*, run: Run, message: Message) -> None:
 
 
 def tell_of_task(*, task: Task) -> None:
-    """The task was edited: the stations that practise it hear of it; an attempt under way keeps its limits."""
-    for place in AssignedStation.objects.filter(live=True, assignment__task=task).select_related("station__lab"):
+    """The task was edited: the stations that practise it, or draw from its words after a failure, hear of it; an
+    attempt under way keeps its limits and its words.
+    """
+    told = Q(assignment__task=task) | Q(assignment__task__lab=task.lab_id, assignment__task__after_failure=task.family)
+    for place in AssignedStation.objects.filter(told, live=True).select_related("station__lab"):
         order_station(station=place.station)
 
 

@@ -4,19 +4,20 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpResponse, QueryDict
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from fleetui import access
 from fleetui.access import PersonRequest
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import labs
-from fleetui.fleet.forms import TaskForm
+from fleetui.fleet.forms import TaskForm, WordsForm
 from fleetui.fleet.models import PRIORITIES, Assignment, Lab, Task
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number, saying_refusals
 from fleetui.practice import queue, selectors
 from fleetui.practice.actions import assignments
 from fleetui.practice.forms import AssignForm
+from robots.wordings import Words, checked_words
 
 NO_BUDGET = {"episodes": None, "hours": None, "target_success": None}
 ENDED = tuple(state for state in Assignment.STATES if state not in Assignment.LIVE)
@@ -56,7 +57,8 @@ def render_tasks(
         tasks=fleet.list_tasks(lab),
         archived=fleet.list_tasks(lab, archived=True),
         edited=edited,
-        task_form=task_form or TaskForm(task=edited),
+        titles=fleet.family_titles(lab),
+        task_form=task_form or TaskForm(lab=lab, task=edited),
         assign_form=assign_form or new_assign_form(lab, initial={"parent": parent} if parent else {}),
     )
 
@@ -69,10 +71,10 @@ def new_assign_form(lab: Lab, data: QueryDict | None = None, initial: dict[str, 
 @require_POST
 def create_task(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug, "create_task")
-    form = TaskForm(request.POST)
+    form = TaskForm(request.POST, lab=lab)
     if form.is_valid():
         try:
-            made = labs.create_task(lab=lab, user=request.user, **form.cleaned_data, source="page")
+            made = labs.create_task(lab=lab, user=request.user, **form.wishes(), source="page")
         except access.Refused as refused:
             add_refusal(form, refused)
         else:
@@ -82,10 +84,24 @@ def create_task(request: PersonRequest, lab_slug: str) -> HttpResponse:
 
 
 @page
+@require_POST
+def preview_task(request: PersonRequest, lab_slug: str) -> HttpResponse:
+    """Some sentences of the words that are being typed, or what is wrong with them: a part of the page."""
+    access.get_lab(request.user, lab_slug, "create_task")
+    form = WordsForm(request.POST)
+    problems = [error for errors in form.errors.values() for error in errors]
+    words = Words()
+    if not problems:
+        words, wrong = checked_words(**form.cleaned_data)
+        problems = list(wrong.values())
+    return render(request, "fleet/_sentences.html", {"words": words, "problems": problems, "some": words.some(6)})
+
+
+@page
 @require_http_methods(["GET", "POST"])
 def edit_task(request: PersonRequest, lab_slug: str, task_slug: str) -> HttpResponse:
     task = access.get_row(Task, request.user, lab_slug, "edit_task", slug=task_slug)
-    form = TaskForm(request.POST if request.method == "POST" else None, task=task)
+    form = TaskForm(request.POST if request.method == "POST" else None, lab=task.lab, task=task)
     if form.is_valid():
         try:
             labs.edit_task(task=task, user=request.user, **form.changes(), source="page")

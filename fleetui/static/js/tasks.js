@@ -107,3 +107,28 @@ function endDrag() {
 queue?.addEventListener("dragend", endDrag);
 
 setInterval(() => { if (!document.hidden) refresh(); }, REFRESH_MS);
+
+// ---- a task in words: some of its sentences, while one types
+const form = document.querySelector(".task-form");
+const sentences = form?.querySelector(".sentences");
+const TYPING_MS = 300;
+let typing = 0, previewed = 0;
+
+async function preview() {
+  const mine = ++previewed;
+  const written = ["wordings", "slots", "held_out_wordings"].filter((name) => form.elements[name]?.value.trim());
+  if (!written.length) { sentences.hidden = true; return; }
+  const answer = await fetch(form.dataset.preview, { method: "POST", body: new FormData(form) }).catch(() => null);
+  if (!answer?.ok || mine !== previewed) return;
+  sentences.innerHTML = await answer.text();
+  sentences.hidden = false;
+}
+
+if (form?.elements.wordings) {
+  form.addEventListener("input", (event) => {
+    if (!event.target.matches("textarea")) return;
+    clearTimeout(typing);
+    typing = setTimeout(preview, TYPING_MS);
+  });
+  preview();
+}
