@@ -26,6 +26,7 @@ from training.benchmarks import (
     positive_transfer,
     regimes,
     reward_model,
+    so101_pick,
     table,
     throughput,
     transfer,
@@ -164,6 +165,7 @@ def test_other_rewards(finished_sft, demonstrations):
         ("reward-model", [f"{a}-{b}" for a in ("scratch", "pretrained") for b in (10, 20, 80)], []),
         ("detector", ["validation", "practice"], ["false_positive_rate"]),
         ("camera", ["sft", "practice-200"], ["final_success", "sft_success"]),
+        ("so101-pick", ["demonstrator", "state-sft", "state-practice"], ["demonstrator_success", "state_sft_success"]),
         ("positive-transfer", ["practised", "block-to-place", "held-out-wordings"], []),
         ("throughput", ["env", "batched", "camera"], ["env_to_raw", "batched_to_rollout", "camera_to_renderer"]),
     ],
@@ -215,6 +217,10 @@ def small(monkeypatch):
     monkeypatch.setattr(language_table, "REGIMES", dataclasses.replace(language_table.REGIMES, attempts=4, **few))
     few |= {"demonstrations": {"small": 3, "large": 4}, "by_sft": ("small",)}  # pictures take the time
     monkeypatch.setattr(camera, "REGIMES", dataclasses.replace(camera.REGIMES, attempts=2, **few))
+    monkeypatch.setattr(so101_pick, "DEMONSTRATIONS", {"state": 6, "cameras": 4})
+    monkeypatch.setattr(so101_pick, "ATTEMPTS", {"state": 4, "cameras": 2})
+    monkeypatch.setattr(so101_pick, "PRACTICE", 9)
+    monkeypatch.setattr(so101_pick, "limit", lambda families: 8)
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
 
 

@@ -46,6 +46,7 @@ REGISTRY = {
     "banana-table": "training.benchmarks.banana_table",
     "transfer": "training.benchmarks.transfer",
     "camera": "training.benchmarks.camera",
+    "so101-pick": "training.benchmarks.so101_pick",
     "throughput": "training.benchmarks.throughput",
 }
 
