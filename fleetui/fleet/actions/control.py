@@ -25,7 +25,6 @@ from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import Act, Intervention, Lease, Station
 from fleetui.messages import tell_station_on_commit
 from robots.control import ACTS
-from robots.embodiments import MOST_NUMBERS
 from robots.protocol import Command, Lapse
 from robots.rules import SETTINGS, checked_settings
 
@@ -34,6 +33,8 @@ REASON_LIMIT = 300
 DRIVE_TTL_MS = 300
 # An offline station is told these on its return: they are kept in its row. Anything else needs it here.
 KEPT_FOR_LATER = ("pause", "resume", "clear_stop", "speed", "settings")
+
+MOST_AXES = 100  # of one drive: more than anybody holds
 
 
 def command_station(
@@ -126,7 +127,7 @@ def checked_args(name: str, args: dict[str, Any]) -> dict[str, Any]:
         axes = args.get("axes")
         if (
             not isinstance(axes, dict)
-            or not 0 < len(axes) <= MOST_NUMBERS
+            or not 0 < len(axes) <= MOST_AXES
             or not all(is_number(value) and -1 <= value <= 1 for value in axes.values())
         ):
             raise Invalid('drive takes axes, numbers from -1 to 1 by the body\'s drive axes, as in {"x": 0.5}.')
