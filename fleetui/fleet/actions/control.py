@@ -31,10 +31,9 @@ from robots.rules import SETTINGS, checked_settings
 OPERATOR_LEASE = timedelta(seconds=2)  # from the newest sign of life; afterwards another person may take over
 REASON_LIMIT = 300
 DRIVE_TTL_MS = 300
+MOST_AXES = 100  # of one drive: more than anybody holds
 # An offline station is told these on its return: they are kept in its row. Anything else needs it here.
 KEPT_FOR_LATER = ("pause", "resume", "clear_stop", "speed", "settings")
-
-MOST_AXES = 100  # of one drive: more than anybody holds
 
 
 def command_station(
