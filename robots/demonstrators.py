@@ -59,9 +59,14 @@ def recorded(
 
 
 def demonstrate_by(
-    name: str, world: World, instruction: Instruction, rng: np.random.Generator, seed: int | None = None
+    name: str,
+    package: str,
+    world: World,
+    instruction: Instruction,
+    rng: np.random.Generator,
+    seed: int | None = None,
 ) -> Episode:
-    """One attempt by the scripted policy that "package.module:attribute" names.
+    """One attempt by the scripted policy that "package.module:attribute" names; `package` brings it, if any does.
 
     It is a function (env, observation) -> action [A], or a class with reset() and act(env, observation) -> action.
     Of a Gymnasium environment it gets the environment and its own observation, of any other world the world and what it
@@ -71,7 +76,8 @@ def demonstrate_by(
     try:
         return _attempt_by(guarded("importing it", _script_at, name), world, instruction, rng, seed)
     except (DriverError, WorldError) as error:
-        raise DemonstrationError(f"The demonstrator {name}: {str(error).rstrip('.')}.") from error
+        of = f" of the package {package}" if package else ""
+        raise DemonstrationError(f"The demonstrator {name}{of}: {str(error).rstrip('.')}.") from error
 
 
 def _script_at(name: str) -> Script:
@@ -153,7 +159,7 @@ def collect_demonstrations(
                     progress(len(collected), episodes)
             elif failures == MOST_FAILURES:
                 raise DemonstrationError(
-                    f"The demonstrator of {family.name} failed {failures} times in a row; nothing can be learned from it."
+                    f"The demonstrator of {family.name} failed {failures} times in a row; mend it or its task."
                 )
     finally:
         world.close()

@@ -128,7 +128,7 @@ class GymnasiumWorld:
         for sight in (*self.description.sights, *self.description.views):
             if sight.render and self.env.render_mode != "rgb_array":
                 raise self._error(
-                    f"{sight.name} is drawn by render(), but the environment has no render_mode rgb_array; name "
+                    f"{sight.name} is drawn by render, but the environment has no render_mode rgb_array; name "
                     "another source of its pictures."
                 )
             if not sight.camera:

@@ -30,7 +30,7 @@ def register_packages() -> None:
     for entry in _sorted("fleetui.demonstrators"):
         world = WORLDS.get(entry.name)
         if world is not None and world.demonstrate is None:
-            by = on_demand("robots.demonstrators:demonstrate_by", entry.value)
+            by = on_demand("robots.demonstrators:demonstrate_by", entry.value, _package(entry))
             WORLDS[entry.name] = dataclasses.replace(world, demonstrate=by)
 
 

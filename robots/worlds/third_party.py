@@ -125,7 +125,7 @@ class WorldDescription:
             self.embodiment,
             (family,),
             make=on_demand("robots.worlds.gymnasium_world:GymnasiumWorld", self),
-            demonstrate=on_demand("robots.demonstrators:demonstrate_by", self.demonstrator)
+            demonstrate=on_demand("robots.demonstrators:demonstrate_by", self.demonstrator, "")
             if self.demonstrator
             else None,
         )
