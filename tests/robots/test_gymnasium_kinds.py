@@ -99,7 +99,7 @@ gymnasium.register("Blind-v0", entry_point=Blind)
 
 BASE = """
 [[world]]
-name = "rail"
+name = "siding"
 env_id = "Rail-v0"
 actions = 2
 action_low = [-1, 0]
@@ -272,10 +272,10 @@ def test_the_environments_own_words_are_the_attempts_instruction(described, wher
     description = described(f'instruction_info = "{where}"\n' + SEEN)
     register(description.spec)
     made, rng = GymnasiumWorld(description, 0), np.random.default_rng(0)
-    assert draw(TASKS["rail"], made, rng).text == "bring the cart to 3"
+    assert draw(TASKS["siding"], made, rng).text == "bring the cart to 3"
     now, episodes = [0.0], []
     station = Station(made, emit=lambda _: None, store=episodes.append, clock=lambda: now[0])
-    station.receive(Assignment(assignment=1, run=1, task={"name": "rail", "time_limit_steps": 2}))
+    station.receive(Assignment(assignment=1, run=1, task={"name": "siding", "time_limit_steps": 2}))
     station.offer_policy(PolicyBundle("p", 1, None, "r", None, 0.5, 1, 2.0, value_updates=0))
     while not episodes:
         now[0] += 0.1
@@ -307,7 +307,7 @@ def test_what_an_environment_does_wrong_is_its_stations_reason(world, monkeypatc
     if call == "close":
         driver.close()  # only logged
         return
-    with pytest.raises(DriverError, match=r"^World 'rail': (a reset|a step|its camera large) failed: boom$"):
+    with pytest.raises(DriverError, match=r"^World 'siding': (a reset|a step|its camera large) failed: boom$"):
         asked[call]()
 
 
@@ -316,7 +316,7 @@ def test_a_world_that_can_not_be_made_is_a_stations_reason_and_a_reset_tries_aga
     monkeypatch.setattr(Rail, "fails_at", call)
     description = described(SEEN)
     driver = Driver(None, make=lambda: GymnasiumWorld(description, 0), embodiment=description.embodiment)
-    assert "World 'rail'" in driver.missing and "boom" in driver.missing
+    assert "World 'siding'" in driver.missing and "boom" in driver.missing
     monkeypatch.setattr(Rail, "fails_at", "")
     assert driver.reset(np.random.default_rng(0))[STATE].shape == (3,)
 
@@ -417,10 +417,10 @@ def demonstrations(described, monkeypatch):
 
     def collect(name, episodes=3, seed=4):
         for registry in (WORLDS, TASKS, EMBODIMENTS):
-            registry.pop("rail", None)
+            registry.pop("siding", None)
         description = described(f'demonstrator = "scripts_of_a_lab:{name}"\nreset_each_attempt = true\n' + SEEN)
         register(description.spec)
-        return collect_demonstrations(["rail"], episodes, seed)
+        return collect_demonstrations(["siding"], episodes, seed)
 
     return collect
 
@@ -430,7 +430,7 @@ def test_a_script_that_the_description_names_demonstrates(demonstrations, name):
     episodes = demonstrations(name)
     for episode in episodes:
         episode.validate()
-        episode.check_against(WORLDS["rail"].embodiment)
+        episode.check_against(WORLDS["siding"].embodiment)
         assert episode.true_success and episode.ending == "true_success" and episode.instruction == "bring it there"
         assert episode.observations[FRONT].shape == (episode.steps + 1, HEIGHT, WIDTH, 3)
         assert episode.observations[STATE][-1, 2] >= 3 > episode.observations[STATE][-2, 2]
@@ -450,7 +450,7 @@ def test_failed_attempts_are_thrown_away(demonstrations):
         ("wrong", "The demonstrator scripts_of_a_lab:wrong: acting failed: 'no such thing'"),
         ("not_numbers", "The demonstrator scripts_of_a_lab:not_numbers: The action must be 2 numbers"),
         ("nobody", "The demonstrator scripts_of_a_lab:nobody: importing it failed: .* has no attribute 'nobody'"),
-        ("backwards", f"The demonstrator of rail failed {MOST_FAILURES} times in a row"),
+        ("backwards", f"The demonstrator of siding failed {MOST_FAILURES} times in a row"),
     ],
 )
 def test_a_script_that_fails_is_one_sentence(demonstrations, name, words):
@@ -465,5 +465,5 @@ def test_an_environment_that_fails_under_a_script_is_one_sentence(demonstrations
         return [0.0, 0.0]
 
     monkeypatch.setattr(sys.modules[__name__], "forwards", broken)
-    with pytest.raises(DemonstrationError, match="forwards: World 'rail': a step failed: boom"):
+    with pytest.raises(DemonstrationError, match="forwards: World 'siding': a step failed: boom"):
         demonstrations("forwards")
