@@ -173,10 +173,10 @@ class Attempts:
 
     def _first_of(self, families: Sequence[TaskFamily]) -> tuple[TaskFamily, Instruction]:
         """Of the first family that has an instruction for this table; CommandRefused with the first one's reason."""
-        reasons, objects = [], self.driver.objects_in_play()
+        reasons, objects, words = [], self.driver.objects_in_play(), self.driver.instruction()
         for family in families:
             try:
-                return family, family.sample(self.rng, objects)
+                return family, family.sample(self.rng, objects, words=words)
             except ValueError as error:
                 reasons.append(str(error))
         raise CommandRefused(reasons[0])

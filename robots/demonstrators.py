@@ -5,13 +5,22 @@ How a world is demonstrated is in its folder (robots/worlds/); here is what all 
 
 import uuid
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, cast
 
 import numpy as np
 
+from robots.actions import Actions
+from robots.driver import DriverError, guarded
 from robots.embodiments import Observation
 from robots.episodes import ACTORS, Episode, stacked
 from robots.tasks import Instruction, TaskFamily, get_task
-from robots.worlds import WORLDS, World, make_world
+from robots.worlds import WORLDS, World, WorldError, checked, draw, make_world
+
+MOST_FAILURES = 100  # attempts in a row, after which nobody waits for a script any longer
+
+
+Script = Callable[[Any, Any], Any]  # (environment, observation) -> action [A]
 
 
 class DemonstrationError(ValueError):
@@ -49,6 +58,59 @@ def recorded(
     )
 
 
+def demonstrate_by(
+    name: str,
+    package: str,
+    world: World,
+    instruction: Instruction,
+    rng: np.random.Generator,
+    seed: int | None = None,
+) -> Episode:
+    """One attempt by the scripted policy that "package.module:attribute" names; `package` brings it, if any does.
+
+    It is a function (env, observation) -> action [A], or a class with reset() and act(env, observation) -> action.
+    Of a Gymnasium environment it gets the environment and its own observation, of any other world the world and what it
+    observes. The attempt ends with success, at the time limit or where the world needs a reset. DemonstrationError with
+    one sentence, whatever goes wrong in it.
+    """
+    try:
+        return _attempt_by(guarded("importing it", _script_at, name), world, instruction, rng, seed)
+    except (DriverError, WorldError) as error:
+        of = f" of the package {package}" if package else ""
+        raise DemonstrationError(f"The demonstrator {name}{of}: {str(error).rstrip('.')}.") from error
+
+
+def _script_at(name: str) -> Script:
+    """The function, or a new object's act, which has been reset."""
+    module, _, attribute = name.partition(":")
+    script = getattr(import_module(module), attribute)
+    if not hasattr(script, "act"):
+        return cast(Script, script)
+    script = script() if isinstance(script, type) else script
+    script.reset()
+    return cast(Script, script.act)
+
+
+def _attempt_by(
+    act: Script, world: World, instruction: Instruction, rng: np.random.Generator, seed: int | None
+) -> Episode:
+    actions, limit = Actions(world.embodiment), get_task(instruction.family).time_limit_steps
+    observations, done = [world.observation()], list[np.ndarray]()
+    success, ending = False, "time_limit"
+    while not success and len(done) < limit:
+        if world.needs_reset():
+            ending = "needs_reset"
+            break
+        view = getattr(world, "script_view", None)
+        answer = guarded("acting", act, *(view() if view is not None else (world, observations[-1])))
+        action = checked("action", answer, world.embodiment.action_size)
+        # What a station would let it do: that is what can be learned from.
+        done.append(actions.bounded(action, observations[-1]))
+        observations.append(guarded("a step", world.step, done[-1]))
+        success = bool(world.true_success(instruction))
+    return recorded(world, instruction, observations, done, success, ending, rng, seed)
+
+
 def _script_of(family: TaskFamily) -> Callable[..., Episode]:
     """What demonstrates in the family's world."""
     script = WORLDS[family.world].demonstrate if family.world in WORLDS else None
@@ -71,7 +133,7 @@ def collect_demonstrations(
     if not families:
         raise DemonstrationError("Name at least one task to demonstrate.")
     for family in families:
-        demonstrate = _script_of(family)
+        _script_of(family)
         if family.world != families[0].world:
             raise DemonstrationError(
                 f"{families[0].name} and {family.name} live in different worlds; demonstrate them one by one."
@@ -81,17 +143,24 @@ def collect_demonstrations(
     rng = np.random.default_rng(seed)
     spec, world = WORLDS[families[0].world], make_world(families[0].world, seed)
     collected: list[Episode] = []
-    since_reset = 0
-    while len(collected) < episodes:
-        if since_reset == spec.episodes_between_resets or world.needs_reset():
-            world.reset(rng)
-            since_reset = 0
-        since_reset += 1
-        family = families[len(collected) % len(families)]
-        instruction = family.sample(rng, world.objects_in_play())
-        episode = demonstrate(world, instruction, rng, seed)
-        if episode.true_success:
-            collected.append(episode)
-            if progress is not None:
-                progress(len(collected), episodes)
+    since_reset = failures = 0
+    try:
+        while len(collected) < episodes:
+            if since_reset == spec.episodes_between_resets or world.needs_reset():
+                world.reset(rng)
+                since_reset = 0
+            since_reset += 1
+            family = families[len(collected) % len(families)]
+            episode = _script_of(family)(world, draw(family, world, rng), rng, seed)
+            failures = 0 if episode.true_success else failures + 1
+            if episode.true_success:
+                collected.append(episode)
+                if progress is not None:
+                    progress(len(collected), episodes)
+            elif failures == MOST_FAILURES:
+                raise DemonstrationError(
+                    f"The demonstrator of {family.name} failed {failures} times in a row; mend it or its task."
+                )
+    finally:
+        world.close()
     return collected

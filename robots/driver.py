@@ -167,6 +167,15 @@ class Driver:
                 raise DriverError("finding the objects failed: each needs a name and two finite numbers")
         return {name: (x, y) for name, (x, y) in places.items()}
 
+    def instruction(self) -> str:
+        """What its world asks for itself since the last reset; empty: nothing of its own."""
+        if self.world is None or not guarded("asking for its words", hasattr, self.world, "instruction"):
+            return ""
+        value = self._call("asking for its words", "instruction")
+        if not isinstance(value, str):
+            raise DriverError(f"asking for its words failed: instruction gave {_kind(value)}, not a text")
+        return plain(value)
+
     @property
     def resets_itself(self) -> bool:
         """Whether a reset needs no person. One that doesn't say so, or can't, needs one."""

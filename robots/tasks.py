@@ -101,10 +101,14 @@ class TaskFamily:
         rng: np.random.Generator,
         objects: Mapping[str, tuple[float, float]] | Sequence[str],
         held_out: bool = False,
+        words: str = "",
     ) -> Instruction:
         """An instruction about what is on the table; where it is known where that lies, one that is clearly not
         fulfilled yet. InstructionError where none can be asked: what is fulfilled already would count as a success.
+        `words`: what the world itself asks for, in place of the family's.
         """
+        if cleaned(words):
+            return Instruction(cleaned(words), self.name, {})
         blocks = tuple(objects)
         targets = self._targets(blocks)
         if not targets:

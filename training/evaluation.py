@@ -16,7 +16,7 @@ import torch
 from robots.embodiments import Observation
 from robots.episodes import rows_of, stacked
 from robots.tasks import TASKS, TaskFamily, get_task
-from robots.worlds import WORLDS, make_world
+from robots.worlds import WORLDS, draw, make_world
 from training.checkpoints import Policy
 from training.run_dir import RunDir
 
@@ -160,7 +160,7 @@ def _attempt(
     for i, world, task in zip(numbers, worlds.each, families, strict=True):
         rng = np.random.default_rng([seed, i])
         starts.append(world.reset(rng))
-        instructions.append(task.sample(rng, world.objects_in_play(), held_out=held_out))
+        instructions.append(draw(task, world, rng, held_out))
     observations = stacked(starts)
     texts = [instruction.text for instruction in instructions]
     limits = np.array([time_limit or task.time_limit_steps for task in families])

@@ -82,6 +82,14 @@ class DrivenWorld(World, Protocol):
         ...
 
 
+class InstructedWorld(World, Protocol):
+    """One that says itself what is to be done in it, such as a benchmark whose every reset draws another task."""
+
+    def instruction(self) -> str:
+        """What it asks for since the last reset, in words; empty: a wording of the task is drawn."""
+        ...
+
+
 class BatchWorld(Protocol):
     """n worlds of one kind that are stepped together, each to the bit as it would be alone."""
 
@@ -119,6 +127,12 @@ def part_of(observation: Observation, key: str) -> np.ndarray:
     if key not in observation:
         raise WorldError(f"The observation holds no {key}.")
     return observation[key]
+
+
+def draw(family: TaskFamily, world: World, rng: np.random.Generator, held_out: bool = False) -> Instruction:
+    """What is to be done in the world as it stands: what it asks for itself, else a wording of the family."""
+    ask = getattr(world, "instruction", None)
+    return family.sample(rng, world.objects_in_play(), held_out, ask() if ask is not None else "")
 
 
 def on_demand(name: str, *given: Any) -> Callable[..., Any]:

@@ -111,7 +111,10 @@ class _Scene:
             self.scene.flags[flag] = 0
         self.option = mujoco.MjvOption()
         self.named_camera = mujoco.MjvCamera()
+        # Without a buffer for shadows, which nobody draws: some 17 MB for each model.
+        shadows, model.vis.quality.shadowsize = model.vis.quality.shadowsize, 0
         self.context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        model.vis.quality.shadowsize = shadows
 
     def render(self, data: mujoco.MjData, camera: str | mujoco.MjvCamera, width: int, height: int) -> np.ndarray:
         if isinstance(camera, str):

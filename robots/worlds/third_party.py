@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from robots.embodiments import (
+    ENVIRONMENT_STATE,
+    IMAGES,
     MOST_NUMBERS,
+    MOST_PIXELS,
     MOTIONS,
     STATE,
     Camera,
@@ -22,6 +25,7 @@ from robots.embodiments import (
     Feature,
     Motion,
     is_number,
+    picture,
     vector,
 )
 from robots.rules import RULES, RuleError
@@ -34,6 +38,28 @@ class WorldsFileError(ValueError):
 
 
 @dataclass(frozen=True)
+class Sight:
+    """Where the pictures of one camera come from, and their size in pixels.
+
+    key     a part of the environment's observation, by its path
+    camera  a camera of its MuJoCo model, by name; "free": the one that looks at the whole model
+    render  what env.render() draws
+    None of them: MuJoCo's free camera, else env.render(), else a card that says that nothing can be seen.
+    """
+
+    name: str
+    width: int
+    height: int
+    key: str = ""
+    camera: str = ""
+    render: bool = False
+
+
+# Of the environment's observation: the path of a part ("": all of it), and the names of its numbers
+Part = tuple[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class WorldDescription:
     """One [[world]] of the FLEETUI_WORLDS file: a third-party Gymnasium environment as a station's world."""
 
@@ -42,9 +68,12 @@ class WorldDescription:
     title: str
     description: str
     options: dict[str, Any]
-    observation_names: tuple[str, ...]
+    parts: dict[str, tuple[Part, ...]] = field(hash=False)  # of each vector of the observation, by the feature's key
+    sights: tuple[Sight, ...]  # the cameras that the policy sees by
+    views: tuple[Sight, ...]  # those that only people watch by
     action: Feature
     fps: float
+    repeat: int  # steps of the environment in one control step; 0: as many as its own rate says
     time_limit_steps: int
     success_info: str
     success_at_least: float | None
@@ -54,6 +83,9 @@ class WorldDescription:
     wordings: tuple[str, ...]
     held_out_wordings: tuple[str, ...] = field(default=())
     motions: tuple[Motion, ...] = ()
+    drive: tuple[DriveAxis, ...] = ()
+    instruction_info: str = ""  # where the environment says at a reset what it asks for; empty: it says nothing
+    demonstrator: str = ""  # "package.module:function" of a scripted policy (robots/demonstrators.py)
 
     @property
     def embodiment(self) -> Embodiment:
@@ -61,19 +93,15 @@ class WorldDescription:
         return Embodiment(
             name=self.name,
             fps=self.fps,
-            observation={STATE: vector(self.observation_names)},
+            observation={
+                **{key: vector([name for _, names in parts for name in names]) for key, parts in self.parts.items()},
+                **{f"{IMAGES}{sight.name}": picture(sight.width, sight.height) for sight in self.sights},
+            },
             action=self.action,
             motions=self.motions,
-            drive=self._drive if self.motions else (),
-            views=(Camera("front", 320, 240),),
+            drive=self.drive,
+            views=tuple(Camera(view.name, view.width, view.height) for view in self.views),
         )
-
-    @property
-    def _drive(self) -> tuple[DriveAxis, ...]:
-        """By hand: the first two numbers of an action as x and y, as most tables have them, each other as a joint."""
-        first, others = self.action.names[:2], self.action.names[2:]
-        planar = (DriveAxis(*each) for each in zip("xy", first, strict=False))
-        return (*planar, *(DriveAxis(name, name) for name in others))
 
     @property
     def spec(self) -> WorldSpec:
@@ -93,8 +121,14 @@ class WorldDescription:
             grammar=grammar,
             reset_each_attempt=self.reset_each_attempt,
         )
-        make = on_demand("robots.worlds.gymnasium_world:GymnasiumWorld", self)
-        return WorldSpec(self.embodiment, (family,), make)
+        return WorldSpec(
+            self.embodiment,
+            (family,),
+            make=on_demand("robots.worlds.gymnasium_world:GymnasiumWorld", self),
+            demonstrate=on_demand("robots.demonstrators:demonstrate_by", self.demonstrator, "")
+            if self.demonstrator
+            else None,
+        )
 
 
 def read_worlds_file(path: str | Path) -> tuple[WorldDescription, ...]:
@@ -129,6 +163,8 @@ _WORLD_KEYS = {
     "description",
     "options",
     "observations",
+    "observation",
+    "views",
     "actions",
     "action_limit",
     "action_kind",
@@ -136,14 +172,23 @@ _WORLD_KEYS = {
     "action_high",
     "largest_change",
     "sensed_by",
+    "drive",
     "control_hz",
+    "repeat",
     "time_limit_steps",
     "success",
     "reset_every_steps",
     "reset_each_attempt",
     "wordings",
     "held_out_wordings",
+    "instruction_info",
+    "demonstrator",
 }
+VECTORS = {
+    "state": STATE,
+    "environment_state": ENVIRONMENT_STATE,
+}  # of an observation table: what becomes which feature
+VIEW = Sight("front", 320, 240)  # where nothing else is said and the policy sees by no camera
 
 
 class _Entry:
@@ -164,16 +209,77 @@ class _Entry:
             self.refuse(f"{key} has the wrong type ({type(value).__name__}).")
         return value
 
-    def names(self, key: str, prefix: str) -> tuple[str, ...]:
-        """Either the features' names, or only how many there are."""
-        value = self.get(key, (int, list))
-        if isinstance(value, int):
+    def names(self, key: str, prefix: str, value: Any = None) -> tuple[str, ...]:
+        """Either the numbers' names, or only how many there are: what stands at the key, or the value."""
+        value = self.get(key, (int, list)) if value is None else value
+        if isinstance(value, int) and not isinstance(value, bool):
             if value > MOST_NUMBERS:
                 self.refuse(f"{key} may be {MOST_NUMBERS} at most.")
             value = [f"{prefix}_{i}" for i in range(value)]
-        if not value or not all(isinstance(name, str) for name in value):
+        if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
             self.refuse(f"{key} must be a count above 0 or a list of names.")
         return tuple(value)
+
+    def parts(self) -> dict[str, tuple[Part, ...]]:
+        """Of what each vector of the observation consists."""
+        if ("observations" in self.entry) == ("observation" in self.entry):
+            self.refuse("observations is missing, or in its place an observation table; give one of the two.")
+        if "observations" in self.entry:
+            return {STATE: (("", self.names("observations", "observation")),)}
+        table = self.get("observation", dict)
+        known = (*VECTORS, "images")
+        if not table or set(table) - set(known):
+            self.refuse(f"observation must be a table of {', '.join(known)}: of what the policy senses.")
+        found = {}
+        for name, key in VECTORS.items():
+            parts = table.get(name, {})
+            where = f"observation.{name}"
+            if name in table and not (isinstance(parts, dict) and parts):
+                self.refuse(
+                    f"{where} must say of each part of the environment's observation how many numbers it has, or name "
+                    "them, as in {achieved_goal = 3}."
+                )
+            if parts:
+                found[key] = tuple((path, self.names(f"{where}.{path}", path, each)) for path, each in parts.items())
+        return found
+
+    def sights(self, key: str, table: Any, sources: tuple[str, ...]) -> tuple[Sight, ...]:
+        """The cameras of a table, each of which says by one of `sources` where its pictures come from."""
+        if not isinstance(table, dict):
+            self.refuse(f"{key} must be a table of cameras.")
+        found = []
+        for name, each in table.items():
+            where = f"{key}.{name}"
+            given = [source for source in sources if isinstance(each, dict) and source in each]
+            if not isinstance(each, dict) or set(each) - {"width", "height", *sources} or len(given) != 1:
+                self.refuse(f"{where} needs width, height and one of {', '.join(sources)}.")
+            if not all(type(each.get(side)) is int and 0 < each[side] <= MOST_PIXELS for side in ("width", "height")):
+                self.refuse(f"{where} needs its width and height in pixels.")
+            if ("render" in each and each["render"] is not True) or not all(
+                isinstance(each.get(source, " "), str) and each.get(source, " ") for source in ("key", "camera")
+            ):
+                self.refuse(f"{where}: key and camera must be texts, and render must be true.")
+            found.append(Sight(name, **each))
+        return tuple(found)
+
+    def drive(self, names: tuple[str, ...], motions: tuple[Motion, ...]) -> tuple[DriveAxis, ...]:
+        """What a person drives by. Where nothing is said: the first two numbers of an action as x and y, as most tables
+        have them, each other as a joint.
+        """
+        if "drive" not in self.entry:
+            planar = (DriveAxis(*each) for each in zip("xy", names, strict=False))
+            return (*planar, *(DriveAxis(name, name) for name in names[2:])) if motions else ()
+        table = self.get("drive", dict)
+        if not all(isinstance(moved, str) and moved for moved in table.values()):
+            self.refuse('drive must name for each axis the action that it moves, as in {x = "action_0"}.')
+        return tuple(DriveAxis(axis, moved) for axis, moved in table.items())
+
+    def demonstrator(self) -> str:
+        """Where the scripted policy is."""
+        name: str = self.get("demonstrator", str, "") if "demonstrator" in self.entry else ""
+        if "demonstrator" in self.entry and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+            self.refuse('demonstrator must be "package.module:function".')
+        return name
 
     def for_each(self, count: int, key: str, wanted: str, fits: Callable[[Any], bool]) -> tuple[Any, ...]:
         """One value for each of `count` actions, from one for all or a list; empty where the key is not given."""
@@ -239,9 +345,12 @@ class _Entry:
     def timing(self) -> dict[str, Any]:
         """How often it acts, how long an attempt takes, and when it is reset."""
         control_hz, time_limit = float(self.get("control_hz", (int, float))), self.get("time_limit_steps", int)
+        repeat = self.get("repeat", int) if "repeat" in self.entry else 0
         reset_every, reset_each = self.get("reset_every_steps", int, 0), self.entry.get("reset_each_attempt", False)
         if not 0.1 <= control_hz <= 1000:  # NaN and infinity are not either
             self.refuse("control_hz must be a number above 0, from 0.1 to 1000 actions a second.")
+        if "repeat" in self.entry and not 1 <= repeat <= MOST_STEPS:
+            self.refuse(f"repeat must be from 1 to {MOST_STEPS} steps of the environment in a control step.")
         if not 0 <= reset_every <= MOST_STEPS:
             self.refuse(f"reset_every_steps must be from 0 to {MOST_STEPS}.")
         for key, value in (("time_limit_steps", time_limit), ("reset_each_attempt", reset_each)):
@@ -251,6 +360,7 @@ class _Entry:
                 self.refuse(f"{key} is wrong: {error}")
         return {
             "fps": control_hz,
+            "repeat": repeat,
             "time_limit_steps": time_limit,
             "reset_every_steps": reset_every,
             "reset_each_attempt": reset_each,
@@ -269,13 +379,24 @@ def _world_description(table: dict[str, Any], path: str | Path) -> WorldDescript
     action, motions = entry.actions(action_names)
     success = entry.success()
     wordings, held_out = entry.wordings()
+    sights = (
+        entry.sights("observation.images", table["observation"].get("images", {}), ("key", "camera", "render"))
+        if isinstance(table.get("observation"), dict)
+        else ()
+    )
+    if "views" in table:
+        views = entry.sights("views", table["views"], ("camera", "render"))
+    else:
+        views = () if sights else (VIEW,)
     world = WorldDescription(
         name=name,
         env_id=entry.get("env_id", str),
         title=entry.get("title", str, name),
         description=entry.get("description", str, " "),
         options=entry.get("options", dict, {}),
-        observation_names=entry.names("observations", "observation"),
+        parts=entry.parts(),
+        sights=sights,
+        views=views,
         action=action,
         success_info=success["info"],
         success_at_least=success["at_least"],
@@ -283,6 +404,9 @@ def _world_description(table: dict[str, Any], path: str | Path) -> WorldDescript
         wordings=wordings,
         held_out_wordings=held_out,
         motions=motions,
+        drive=entry.drive(action_names, motions),
+        instruction_info=entry.get("instruction_info", str) if "instruction_info" in table else "",
+        demonstrator=entry.demonstrator(),
         **entry.timing(),
     )
     try:

@@ -63,7 +63,9 @@ def test_replaying_the_actions_gives_the_recorded_observations():
         after, recorded = world.step(episode.actions[step]), rows_of(episode.observations, step + 1)
         assert after.keys() == recorded.keys()
         for key, array in after.items():
-            np.testing.assert_allclose(array, recorded[key], atol=1e-3)
+            # A world begins anew from what was rounded to float32, and a contact makes more of that: 1.1e-3 on MuJoCo
+            # 3.8.1, less than 1e-3 on 4.0.
+            np.testing.assert_allclose(array, recorded[key], atol=2e-3)
 
 
 def test_same_seed_same_demonstrations():

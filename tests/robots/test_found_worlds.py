@@ -201,7 +201,7 @@ def test_a_name_that_is_taken_is_refused_and_nothing_is_changed(found):
     assert before == [WORLDS, EMBODIMENTS, TASKS]
 
 
-def test_without_a_demonstrator_a_person_is_asked_for_demonstrations(found, monkeypatch):
-    monkeypatch.setitem(WORLDS, "rail", robots.worlds.WorldSpec(get_embodiment("rail"), (), make=lambda seed: None))
+def test_without_a_demonstrator_a_person_is_asked_for_demonstrations(found):
+    WORLDS["rail"] = robots.worlds.WorldSpec(get_embodiment("rail"), (), make=lambda seed: None)
     with pytest.raises(DemonstrationError, match="no scripted demonstrator for cup_to_side"):
         collect_demonstrations(["cup_to_side"], 1, seed=1)

@@ -84,7 +84,7 @@ def test_example_world_steps_renders_and_asks_for_resets(description):
 def test_example_world_succeeds_when_the_target_is_reached(description):
     """Moving the arm by hand until its finger is on the target."""
     world = GymnasiumWorld(description, 3)
-    env = world._env.unwrapped
+    env = world.env.unwrapped
     best = None
     for a in np.linspace(-3, 3, 60):
         for b in np.linspace(-2.8, 2.8, 60):
@@ -106,16 +106,17 @@ def test_same_seed_same_world(description):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"observation_names": ("a", "b")}, "observations says 2 numbers, but the environment gives 10"),
+        ({"parts": {STATE: (("", ("a", "b")),)}}, "observations says 2 numbers, but the environment gives 10"),
         ({"action": vector(("a",), (-1.0,), (1.0,)), "motions": ()}, "actions says 1"),
         (
             {"action": vector(("a", "b"), (-2.0, -1.0), (2.0, 1.0)), "motions": ()},
             "may be -2 to 2, but the environment takes -1 to 1",
         ),
         ({"fps": 30.0}, "control_hz is 30, but the environment runs at 50 Hz; choose"),
-        ({"success_info": "victory"}, "a step's info holds reward_ctrl, reward_dist"),
+        ({"success_info": "victory"}, "a step's info holds reward, reward_ctrl, reward_dist, terminated"),
         ({"env_id": "Nothing-v0"}, "cannot make Nothing-v0"),
-        ({"env_id": "CartPole-v1"}, "not one of Gymnasium's MuJoCo environments"),
+        ({"env_id": "CartPole-v1"}, "actions says 2, but the environment's are Discrete"),
+        ({"repeat": 0, "fps": 20.0}, "choose 50 divided by a whole number, such as 25, or say repeat"),
         ({"options": {"no_such_option": 1}}, "cannot make Reacher-v5"),
     ],
 )
@@ -155,7 +156,7 @@ def one_sided(description, monkeypatch):
     return dataclasses.replace(
         description,
         env_id="OneSided-v0",
-        observation_names=("a", "b"),
+        parts={STATE: (("", ("a", "b")),)},
         fps=50.0,
         success_info="won",
         action=vector(("a", "b"), (0.0, 0.0), (4.0, 4.0)),
@@ -166,7 +167,7 @@ def one_sided(description, monkeypatch):
 def test_an_action_of_one_side_is_never_sent_to_the_other(one_sided):
     world = GymnasiumWorld(one_sided, 0)
     world.step(np.array([-0.7, 9]))
-    assert world._env.unwrapped.given[-1].tolist() == [0, 4]
+    assert world.env.unwrapped.given[-1].tolist() == [0, 4]
     with pytest.raises(WorldError, match="takes 0 to 4; say action_kind, action_low = 0 and action_high = 4"):
         GymnasiumWorld(
             dataclasses.replace(one_sided, action=vector(("a", "b"), (-4.0, -4.0), (4.0, 4.0)), motions=()), 0
@@ -177,7 +178,7 @@ def test_a_whole_number_is_the_nearest_one(one_sided, monkeypatch):
     monkeypatch.setattr(OneSided, "kind", np.int64)
     world = GymnasiumWorld(one_sided, 0)
     world.step(np.array([0.8, 2.4]))
-    given = world._env.unwrapped.given[-1]
+    given = world.env.unwrapped.given[-1]
     assert given.tolist() == [1, 2] and given.dtype == np.int64
 
 

@@ -8,6 +8,7 @@
 Each pair takes turns in one process, so that a busy machine slows both alike; the figure is the median of the turns.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,6 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 import torch
-from mujoco.rendering.classic import gl_context
 
 from robots.attempts import Recording
 from robots.embodiments import STATE
@@ -161,7 +161,7 @@ def camera(seed: int) -> list[Row]:
     world = LanguageTable(seed)
     picture = world.render(view.name, view.width, view.height)
     # Without one of its own, a Renderer draws in the OpenGL context that is current: the world's.
-    gl_context.GLContext = None
+    sys.modules[mujoco.Renderer.__module__].gl_context.GLContext = None
     data = mujoco.MjData(world.model)
     data.qpos[:] = world._positions
     mujoco.mj_forward(world.model, data)
