@@ -238,7 +238,7 @@ def episode_steps(episode: Episode) -> dict[str, Any]:
     where the fence turned the action aside, observations.
     """
     try:
-        (recorded,) = read_episodes(episode.file)
+        (recorded,) = read_episodes(episode.file, frames=False)
     except (OSError, EpisodeError) as error:
         raise Refused(
             f"The file of {episode} can't be read ({error}); restore {episode.path} in the data folder."
