@@ -628,6 +628,7 @@ async def test_two_viewers_watch_two_cameras_of_one_station_and_each_gets_its_ow
 async def test_who_watches_a_camera_by_name_hears_of_it_once_the_station_has_come(lab):
     """Its number is the station's to say, and may be another when it comes back with another body."""
     socket = await browser(lab)
+    await (await arm(lab, body=TWO_CAMERAS)).disconnect()
     await socket.say(subscribe="frames", lab="east", station="arm-1", camera="wrist")
     station = await arm(lab, body=TWO_CAMERAS)
     asked = await station.hear(lambda message: message["type"] == "watch" and "cameras" in message)

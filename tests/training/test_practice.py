@@ -63,10 +63,10 @@ def _blocks():
     return [kind.name for kind in LANGUAGE_TABLE.objects]
 
 
-def policy_message(server, folder, version=1, threshold=0.0, value_updates=0, **changes):
-    content = checkpoint_bytes(folder, "policy", version, value_updates=value_updates)
+def policy_message(server, folder, version=1, threshold=0.0, value_updates=0, embodiment=LANGUAGE_TABLE, **changes):
+    content = checkpoint_bytes(folder, "policy", version, embodiment, value_updates)
     url, sha256 = server.add_file(f"policy-{version}", content)
-    judge_url, judge_sha256 = server.add_file("judge", _judge(folder))
+    judge_url, judge_sha256 = server.add_file("judge", _judge(folder, embodiment))
     return {
         "type": "policy",
         "checkpoint": f"policy-{version}",
@@ -81,9 +81,9 @@ def policy_message(server, folder, version=1, threshold=0.0, value_updates=0, **
     } | changes
 
 
-def _judge(folder):
+def _judge(folder, embodiment):
     path = folder / "reward_model-1.safetensors"
-    return path.read_bytes() if path.exists() else checkpoint_bytes(folder, "reward_model")
+    return path.read_bytes() if path.exists() else checkpoint_bytes(folder, "reward_model", 1, embodiment)
 
 
 @pytest.fixture(scope="module")
