@@ -40,8 +40,9 @@ async function readCameras() {
 // A feed for each camera. What they are called comes from a robot's program: text, never HTML.
 function makeFeeds(cameras) {
   $("#feeds").dataset.cameras = cameras.length;
+  const elements = cameras.map((_, i) => i === 0 ? feed : feed.cloneNode(true));
   return cameras.map(({ name, missing }, i) => {
-    const element = i === 0 ? feed : feed.cloneNode(true);
+    const element = elements[i];
     if (i > 0) { element.removeAttribute("id"); $("#feeds").append(element); }
     if (name) element.querySelector("canvas").setAttribute("aria-label", `Camera ${name} at the chosen step`);
     element.dataset.camera = name;
