@@ -7,20 +7,20 @@ with exit code 2.
 """
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Iterator
-from io import BytesIO
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from robots import protocol, strict_json
 from robots.atomic_files import write_atomically
+from robots.cameras import LARGEST_FRAME, to_jpeg
 from robots.demonstrators import collect_demonstrations
-from robots.episodes import Episode, EpisodeError, read_episodes, write_episodes
-from robots.worlds import make_world
+from robots.driver import DriverError, guarded
+from robots.embodiments import IMAGES
+from robots.episodes import CAMERAS_FILE, Episode, EpisodeError, read_episodes, rows_of, write_episodes
+from robots.worlds import WORLDS, make_world
 
 
 class _Progress:
@@ -45,7 +45,7 @@ def demonstrate(arguments: argparse.Namespace) -> None:
 
 
 def render(arguments: argparse.Namespace) -> None:
-    """Write a picture for every observation of one episode of a file."""
+    """Write what each camera saw at every observation of one episode of a file, and which cameras there are."""
     episodes = read_episodes(arguments.episode)
     wanted = [episode for episode in episodes if arguments.uuid in (None, episode.uuid)]
     if not wanted:
@@ -53,25 +53,76 @@ def render(arguments: argparse.Namespace) -> None:
     episode = wanted[0]
     if not (16 <= arguments.width <= 1920 and 16 <= arguments.height <= 1080):
         raise ValueError("Pictures can be 16x16 to 1920x1080 pixels.")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    progress = _Progress() if arguments.progress else None
-    for step, jpeg in enumerate(_pictures(episode, arguments.width, arguments.height)):
-        write_atomically(arguments.out / f"{step:05d}.jpg", jpeg, durable=False)
-        if progress is not None:
-            progress(step + 1, episode.steps + 1)
+    cameras = cameras_of(episode)
+    if not cameras:
+        raise EpisodeError("Its body has no camera, and no pictures were recorded with it.")
+    progress, total = _Progress() if arguments.progress else None, episode.steps + 1
+    told = []
+    for number, camera in enumerate(cameras):
+        folder = arguments.out / str(number)  # a camera's name comes from elsewhere, and never becomes a path
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = ""
+        try:
+            for step in _written(folder, _pictures(episode, camera, arguments.width, arguments.height)):
+                if progress is not None:
+                    progress(number * total + step + 1, len(cameras) * total)
+        except DriverError as error:
+            missing = str(error)
+        told.append({"name": camera, "missing": missing})
+    if all(each["missing"] for each in told):
+        raise EpisodeError(told[0]["missing"])
+    write_atomically(arguments.out / CAMERAS_FILE, strict_json.dumps(told).encode(), durable=False)
 
 
-def _pictures(episode: Episode, width: int, height: int) -> Iterator[bytes]:
-    """A JPEG for each observation of one camera: those that the station recorded, else as its world is drawn."""
-    if episode.frames:
-        yield from next(iter(episode.frames.values()))
-        return
-    world = make_world(episode.embodiment, seed=0)
-    camera = world.embodiment.cameras[0].name
-    for step in range(episode.steps + 1):
-        world.set_observation({key: array[step] for key, array in episode.observations.items()})
-        yield to_jpeg(world.render(camera, width, height))
-    world.close()
+def _written(folder: Path, pictures: Iterable[bytes]) -> Iterator[int]:
+    """Write the JPEGs into the folder, and say after each which one it was. Equal ones share their room on disk."""
+    before, last = b"", folder
+    for step, jpeg in enumerate(pictures):
+        path = folder / f"{step:05d}.jpg"
+        path.unlink(missing_ok=True)  # of a job that died
+        if jpeg is before:
+            os.link(last, path)
+        else:
+            write_atomically(path, jpeg, durable=False)
+        before, last = jpeg, path
+        yield step
+
+
+def cameras_of(episode: Episode) -> list[str]:
+    """The names of the cameras by which it may be looked at: the body's, and any other that was recorded."""
+    body = episode.body.cameras if episode.body else ()
+    names = [camera.name for camera in body]
+    seen = [key.removeprefix(IMAGES) for key in episode.observations if key.startswith(IMAGES)]
+    return list(dict.fromkeys([*names, *seen, *sorted(episode.frames)]))
+
+
+def _pictures(episode: Episode, camera: str, width: int, height: int) -> Iterator[bytes]:
+    """A JPEG of the camera for each observation: as the station recorded it, as the policy saw it, or as its world is
+    drawn. DriverError where there is none.
+    """
+    if camera in episode.frames:
+        yield from episode.frames[camera]
+    elif IMAGES + camera in episode.observations:
+        for picture in episode.observations[IMAGES + camera]:
+            yield to_jpeg(picture, LARGEST_FRAME)
+    else:
+        yield from _drawn(episode, camera, width, height)
+
+
+def _drawn(episode: Episode, camera: str, width: int, height: int) -> Iterator[bytes]:
+    nothing = f"The camera {camera} has no pictures of this episode: none were recorded"
+    on = "“Keep the cameras' pictures” on the station's page keeps those of the next ones"
+    if episode.embodiment not in WORLDS:
+        raise DriverError(f"{nothing}, and a real robot can't be put back to draw them. {on}.")
+    if any(key.startswith(IMAGES) for key in episode.observations):
+        raise DriverError(f"{nothing}, and its world can't be put back by what another camera saw. {on}.")
+    world = guarded("making its world", make_world, episode.embodiment, 0)
+    try:
+        for step in range(episode.steps + 1):
+            guarded("drawing it again", world.set_observation, rows_of(episode.observations, step))
+            yield to_jpeg(guarded("drawing it again", world.render, camera, width, height), (width, height))
+    finally:
+        world.close()
 
 
 def show_protocol(arguments: argparse.Namespace) -> None:
@@ -81,13 +132,6 @@ def show_protocol(arguments: argparse.Namespace) -> None:
     else:
         text = protocol.with_reference(arguments.into.read_text(encoding="utf-8"))
         arguments.into.write_text(text, encoding="utf-8")
-
-
-def to_jpeg(picture: np.ndarray) -> bytes:
-    """A picture, uint8 [H, W, 3], as JPEG."""
-    buffer = BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,10 +151,12 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--progress", action="store_true")
     command.set_defaults(run=demonstrate)
 
-    command = commands.add_parser("render", help="write a picture for every observation of an episode")
+    command = commands.add_parser("render", help="write each camera's picture for every observation of an episode")
     command.add_argument("--episode", required=True, type=Path, help="a file of episodes")
     command.add_argument("--uuid", help="which episode of the file; the first unless told")
-    command.add_argument("--out", required=True, type=Path, help="a folder for 00000.jpg, 00001.jpg, ...")
+    command.add_argument(
+        "--out", required=True, type=Path, help="a folder for 0/00000.jpg, ..., 1/..., and cameras.json"
+    )
     command.add_argument("--width", type=int, default=320)
     command.add_argument("--height", type=int, default=240)
     command.add_argument("--progress", action="store_true")

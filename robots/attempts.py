@@ -49,6 +49,7 @@ class Recording:
         self.observations = [observation]  # T+1
         self.actions: list[np.ndarray] = []  # T of [A]
         self.fenced: list[bool] = []  # whether the fence turned the action aside
+        self.frames: dict[str, list[bytes]] = {}  # a JPEG for each observation, by camera (cameras.py)
         self.rules = rules  # as they were when it began
         self.termination = Termination(rules, limit, loaded)
         self.started_at = time.time()
@@ -91,7 +92,12 @@ class Recording:
             started_at=self.started_at,
             fps=embodiment.fps,
             interventions=interventions,
+            frames={name: kept for name, kept in self.frames.items() if len(kept) == len(self.observations)},
         )
+
+
+def _film_nothing(recording: Recording) -> None:
+    pass
 
 
 class Attempts:
@@ -103,6 +109,7 @@ class Attempts:
         self.workspace, self.orders, self.settings = workspace, orders, settings
         self.driver, self.rng = workspace.driver, workspace.rng
         self.seed, self.store = seed, store
+        self.film: Callable[[Recording], None] = _film_nothing  # called after each observation that is recorded
         self.embodiment = self.driver.embodiment
         self.actions = Actions(self.embodiment)
         self.period = 1.0 / self.embodiment.fps
@@ -189,6 +196,7 @@ class Attempts:
         observation, orders = self.workspace.seen, self.orders
         recording = Recording(task, instruction, limit, purpose, actor, observation, orders.loaded, orders.rules)
         self.recording = recording
+        self.film(recording)
         return recording
 
     # Each step
@@ -252,6 +260,7 @@ class Attempts:
         recording.observations.append(observation)
         recording.actions.append(action)
         recording.fenced.append(fenced)
+        self.film(recording)
         self.steps_taken += 1
         # Real time counts from when the step was due, so that a late tick does not slow the rate down, but never
         # catches up.

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from robots.embodiments import Embodiment, Feature, Observation
+from robots.embodiments import IMAGES, Embodiment, Feature, Observation
 from robots.tasks import Instruction
 from robots.worlds import World
 
@@ -108,8 +108,13 @@ class Driver:
 
     def _part(self, what: str, key: str, feature: Feature, value: Any) -> np.ndarray:
         if value is None:
-            kind = "camera" if feature.is_picture else "sensor"
-            raise DriverError(f"{what} failed: its observation has no {key}; did that {kind} send anything?")
+            if feature.is_picture:
+                camera = key.removeprefix(IMAGES)
+                raise DriverError(
+                    f"{what} failed: the camera {camera} sent no picture ({key} is not in the observation); check its "
+                    "cable and the program that reads it"
+                )
+            raise DriverError(f"{what} failed: its observation has no {key}; did that sensor send anything?")
         array: np.ndarray = guarded(f"{what}: reading {key}", np.asarray, value)
         if array.shape != feature.shape:
             raise DriverError(f"{what} failed: its {key} is {_kind(value)}, not {list(feature.shape)}")
@@ -197,7 +202,8 @@ class Driver:
 
     def render(self, camera: str, width: int, height: int) -> np.ndarray:
         """uint8 [H, W, 3], of whatever size that camera has"""
-        return as_picture(self._call(f"its camera {camera}", "render", camera, width, height))
+        name = f"its camera {camera}"
+        return as_picture(self._call(name, "render", camera, width, height), name)
 
     def close(self) -> None:
         """Free the world; what fails meanwhile is only logged."""
@@ -224,15 +230,15 @@ def _kind(value: object) -> str:
     return "nothing" if value is None else f"a value of type {type(value).__name__}"
 
 
-def as_picture(value: Any) -> np.ndarray:
+def as_picture(value: Any, camera: str = "the camera") -> np.ndarray:
     """What cameras give, as uint8 [H, W, 3], always a copy; DriverError where nobody could tell what it shows.
 
     Grey [H, W] and [H, W, 1], with an alpha channel [H, W, 4], channels first [3, H, W], one picture in a batch; bool,
     any integers (uint16 in its full range) and floats, in 0..1 or, where any is above 1, in 0..255.
     """
     if value is None:
-        raise DriverError("the camera gave no picture")
-    array: np.ndarray = guarded("reading the camera's picture", np.array, value)
+        raise DriverError(f"{camera} gave no picture")
+    array: np.ndarray = guarded(f"reading the picture of {camera}", np.array, value)
     shape = array.shape
     while array.ndim > 3 and len(array) == 1:
         array = array[0]
@@ -241,7 +247,7 @@ def as_picture(value: Any) -> np.ndarray:
     elif array.ndim == 3 and array.shape[2] not in (1, 3, 4) and array.shape[0] in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
-        raise DriverError(f"the camera gave an array of shape {shape}, which is no picture of height x width x colours")
+        raise DriverError(f"{camera} gave an array of shape {shape}, which is no picture of height x width x colours")
     array = array[:, :, :3]
     if array.dtype == bool:
         array = array * np.uint8(255)
@@ -252,11 +258,11 @@ def as_picture(value: Any) -> np.ndarray:
     elif array.dtype.kind == "f":
         finite = np.isfinite(array)
         if not finite.any():
-            raise DriverError("the camera gave a picture of NaN or infinity only")
+            raise DriverError(f"{camera} gave a picture of NaN or infinity only")
         array = np.where(finite, array, 0)  # where a depth camera sees nothing
         array = np.rint(array.clip(0, None) * 255 if array.max() <= 1 else array.clip(0, 255))
     else:
-        raise DriverError(f"the camera gave a picture of {array.dtype}, not of numbers")
+        raise DriverError(f"{camera} gave a picture of {array.dtype}, not of numbers")
     if array.shape[2] == 1:
         array = array.repeat(3, axis=2)
     return np.ascontiguousarray(array, np.uint8)

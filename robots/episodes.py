@@ -7,6 +7,7 @@ refused with the episode's id and the field.
 
 import itertools
 import json
+import mmap
 import struct
 import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from robots import strict_json
@@ -54,6 +55,9 @@ FAILURES = ("time_limit", "stall", "regression", "low_success_probability", "nee
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 FORMAT = "fleetui-episodes-2"
 FORMATS = ("fleetui-episodes-1", FORMAT)  # of the first, what is observed is one array, and there is one camera
+
+# Beside an episode's frames, which lie in a folder for each camera, by number: [{"name", "missing": why it has none}]
+CAMERAS_FILE = "cameras.json"
 
 LONGEST_TEXT = 300  # characters, of each text field
 FPS = (0.1, 1000.0)
@@ -351,7 +355,12 @@ def unchecked_bytes(episodes: Sequence[Episode]) -> bytes:
     arrays = {name: np.ascontiguousarray(np.concatenate([each[name] for each in parts])) for name in parts[0]}
     arrays["offsets"] = np.cumsum([0] + [episode.steps for episode in episodes]).astype(np.int64)
     for camera in sorted({camera for episode in episodes for camera in episode.frames}):
-        frames = [frame for episode in episodes for frame in episode.frames.get(camera) or [b""] * (episode.steps + 1)]
+        # One that repeats the one before it takes no room: its size is 0.
+        frames = [
+            b"" if frame == before else frame
+            for episode in episodes
+            for before, frame in itertools.pairwise([b"", *(episode.frames.get(camera) or [b""] * (episode.steps + 1))])
+        ]
         arrays[_SIZES + camera] = np.array([len(frame) for frame in frames], dtype=np.int64)
         arrays[_FRAMES + camera] = np.frombuffer(b"".join(frames), dtype=np.uint8)
     fields = [{name: getattr(episode, name) for name in _FIELDS} for episode in episodes]
@@ -366,16 +375,26 @@ def write_episodes(path: str | Path, episodes: Sequence[Episode]) -> None:
     write_atomically(Path(path), episodes_to_bytes(episodes))
 
 
-def read_episodes(source: str | Path | bytes) -> list[Episode]:
-    """Of bytes, which come from elsewhere, the header is bounded tightly before it is parsed."""
+def read_episodes(source: str | Path | bytes, frames: bool = True) -> list[Episode]:
+    """Of bytes, which come from elsewhere, the header is bounded tightly before it is parsed. Without frames those of a
+    file are not even read: they may be most of it, and who learns from episodes has no use for them.
+    """
     if isinstance(source, bytes):
-        data, most = source, LARGEST_SENT_HEADER
+        fields, body, header, start = _read_header(source, LARGEST_SENT_HEADER)
+        _refuse_truncated(len(source), fields, header, start)
     else:
-        data, most = Path(source).read_bytes(), LARGEST_HEADER
-    fields, body, header, start = _read_header(data, most)
-    _refuse_truncated(data, fields, header, start)
+        if not Path(source).stat().st_size:  # which can't be mapped
+            return read_episodes(b"")
+        with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            fields, body, header, start = _read_header(data, LARGEST_HEADER)
+            _refuse_truncated(len(data), fields, header, start)
     try:
-        arrays = load(data)
+        if isinstance(source, bytes):
+            arrays = load(source)
+        else:
+            with safe_open(source, framework="numpy") as tensors:
+                wanted = [key for key in header if frames or not key.startswith("frame")]
+                arrays = {key: tensors.get_tensor(key) for key in wanted}
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:  # the latter: a dtype unknown
         raise EpisodeError(f"The file is not a file of episodes: {_shown(str(error))}.") from None
     _bring_up_to_date(arrays, body or EMBODIMENTS.get(str(fields[0]["embodiment"])))
@@ -384,7 +403,7 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
     taken = dict.fromkeys(extra, 0)
     ends = {
         camera: np.concatenate([[0], np.cumsum(arrays[_SIZES + camera])])
-        for camera in (key.removeprefix(_FRAMES) for key in arrays if key.startswith(_FRAMES))
+        for camera in (key.removeprefix(_FRAMES) for key in arrays if key.startswith(_FRAMES) and frames)
     }
     episodes = []
     for entry, count in zip(fields, steps, strict=True):
@@ -393,18 +412,26 @@ def read_episodes(source: str | Path | bytes) -> list[Episode]:
         for name, more in extra.items():
             parts[name] = arrays[name][taken[name] : taken[name] + count + more].copy()
             taken[name] += count + more
-        frames = {}
+        pictures = {}
         for camera, cuts in ends.items():
             cut = cuts[seen]
             if cut[-1] > cut[0]:
-                frames[camera] = [arrays[_FRAMES + camera][a:b].tobytes() for a, b in itertools.pairwise(cut)]
+                pictures[camera] = _unrepeated(arrays[_FRAMES + camera], cut)
         observations = {name: parts.pop(name) for name in extra if name not in _ARRAYS}
-        episode = Episode(**entry, **parts, observations=observations, frames=frames, body=body)
+        episode = Episode(**entry, **parts, observations=observations, frames=pictures, body=body)
         episode.validate()
         for name in ("uuid", "policy", "reward_model"):  # one spelling of each id, so that equals are seen to be equal
             setattr(episode, name, _one_spelling(getattr(episode, name)))
         episodes.append(episode)
     return episodes
+
+
+def _unrepeated(frames: np.ndarray, cuts: np.ndarray) -> list[bytes]:
+    """The JPEGs that lie between these cuts; where nothing does, the one of before again."""
+    found = [b""]
+    for a, b in itertools.pairwise(cuts):
+        found.append(frames[a:b].tobytes() if b > a else found[-1])
+    return found[1:]
 
 
 def _bring_up_to_date(arrays: dict[str, np.ndarray], body: Embodiment | None) -> None:
@@ -439,7 +466,9 @@ def _one_spelling(text: str) -> str:
         return text
 
 
-def _read_header(data: bytes, most: int) -> tuple[list[dict[str, Any]], Embodiment | None, dict[str, Any], int]:
+def _read_header(
+    data: bytes | mmap.mmap, most: int
+) -> tuple[list[dict[str, Any]], Embodiment | None, dict[str, Any], int]:
     """(fields of each episode, their body, tensor descriptions, where the tensors' bytes begin)"""
     broken = "The file is not a file of episodes, or its header is broken; send it again."
     try:
@@ -497,10 +526,10 @@ def _body_of(told: Any, fields: list[dict[str, Any]]) -> Embodiment | None:
     return body
 
 
-def _refuse_truncated(data: bytes, fields: list[dict[str, Any]], header: dict[str, Any], start: int) -> None:
+def _refuse_truncated(held: int, fields: list[dict[str, Any]], header: dict[str, Any], start: int) -> None:
     """safetensors would only say that the length is wrong; a person wants to know what was lost."""
     try:
-        cut = [name for name, tensor in header.items() if start + tensor["data_offsets"][1] > len(data)]
+        cut = [name for name, tensor in header.items() if start + tensor["data_offsets"][1] > held]
     except (KeyError, TypeError, IndexError):
         raise EpisodeError("The file's header is broken; send it again.") from None
     if cut:

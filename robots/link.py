@@ -53,7 +53,9 @@ from robots.transfers import CheckpointCache, LinkError, NotAdmitted, Refused, S
 
 log = logging.getLogger(__name__)
 
-FRAME_HEADER = struct.Struct(">IId")  # step, episode number, unix time of capture; a JPEG follows
+# Step, episode number, unix time of capture. Then comes the camera's number among the body's cameras, in one byte, left
+# out of the first one's, as stations of before have it; then a JPEG, which begins with 255.
+FRAME_HEADER = struct.Struct(">IId")
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 5.0
 WELCOME_WITHIN_S = 10.0
 HEARTBEAT_EVERY_S = 1.0  # so often the server hears of this end, whatever the robot does; and this end of the server
@@ -118,7 +120,7 @@ class Link:
         self._inbox: queue.SimpleQueue[tuple[Message, float]] = queue.SimpleQueue()
         self._outbox: deque[Message] = deque()
         self._telemetry: Telemetry | None = None
-        self._frame: bytes | None = None
+        self._frames: dict[int, bytes] = {}  # the newest of each camera
         self._wanted_policy: Policy | None = None
         self.closing = False
         self._said = ""
@@ -144,10 +146,11 @@ class Link:
         self._telemetry = telemetry
         self._wake("_to_send")
 
-    def show_frame(self, step: int, episode: int, captured_at: float, jpeg: bytes) -> None:
-        """A picture, of which only the newest is sent."""
+    def show_frame(self, step: int, episode: int, captured_at: float, jpeg: bytes, camera: int = 0) -> None:
+        """A picture of one of the body's cameras, by its number; of each only the newest is sent."""
         if self.connected:
-            self._frame = FRAME_HEADER.pack(step, episode, captured_at) + jpeg
+            number = bytes([camera]) if camera else b""
+            self._frames[camera] = FRAME_HEADER.pack(step, episode, captured_at) + number + jpeg
             self._wake("_to_send")
 
     def store(self, episode: Episode) -> None:
@@ -278,10 +281,9 @@ class Link:
             telemetry, self._telemetry = self._telemetry, None
             if telemetry is not None:
                 await socket.send(self._text(telemetry))
-            frame, self._frame = self._frame, None
-            if frame is not None:
-                await socket.send(frame)
-            if self._outbox or self._telemetry or self._frame:
+            for camera in list(self._frames):  # only here are any taken out
+                await socket.send(self._frames.pop(camera))
+            if self._outbox or self._telemetry or self._frames:
                 continue
             if self.closing:
                 return

@@ -178,6 +178,10 @@ ID = Kind("text", str)
 TEXT = Kind("text", lambda value: str(value or ""))
 FLAG = Kind("true; all else is false", lambda value: value is True)
 OBJECT = Kind("object; all else is {}", lambda value: value if isinstance(value, dict) else {})
+NAMES = Kind(
+    "list of texts; all else is none",
+    lambda value: tuple(each for each in value if isinstance(each, str)) if isinstance(value, (list, tuple)) else (),
+)
 TASK = Kind("object or null", lambda value: value if isinstance(value, dict) else None)
 NUMBER = Kind("number or null", _number)
 SAID_NUMBER = Kind("number; all else is null", lambda value: value if _is_number(value) else None)
@@ -255,7 +259,7 @@ class Telemetry(Message):
     episode: Any = part(ANY, "counts the station's episodes", default=None)
     uuid: str = part(TEXT, "of the episode under way", default="")
     speed: float | None = part(NUMBER, "times real time; 0: as fast as it can", default=None)
-    camera_error: str = part(TEXT, "why it shows no picture", default="")
+    camera_error: str = part(TEXT, "why a camera shows no picture, and keeps none for the replay", default="")
     human: bool = part(FLAG, "whether a person moves the body", default=False)
     device: bool = part(FLAG, "whether that person does so by the station's own device", default=False, optional=True)
     stop: str = part(TEXT, "the id of the stop that latches the station", default="")
@@ -316,8 +320,9 @@ class Welcome(Message):
     server_time: float | None = part(SAID_NUMBER, "the server's steady clock, s: no wall clock moves it", default=None)
     settings: dict[str, Any] = part(
         OBJECT,
-        "self_reset_after_s, shuffle_every_s, speed; and what people ordered while it was away: paused, stop_latched, "
-        "stop (the id of the newest on record), overridden (a person took control and nobody handed back)",
+        "self_reset_after_s, shuffle_every_s, record_frames, speed; and what people ordered while it was away: "
+        "paused, stop_latched, stop (the id of the newest on record), overridden (a person took control and nobody "
+        "handed back)",
         default=dict,
     )
     epoch: int | None = part(SAID_WHOLE, "the newest lease's", default=None)
@@ -331,7 +336,9 @@ class Assignment(Message):
 
     TYPE = "assignment"
     purpose: str = part(TEXT, '"practice" | "evaluation"', default="practice")
-    settings: dict[str, Any] = part(OBJECT, "those that hold now: self_reset_after_s, shuffle_every_s", default=dict)
+    settings: dict[str, Any] = part(
+        OBJECT, "those that hold now: self_reset_after_s, shuffle_every_s, record_frames", default=dict
+    )
     assignment: Any = part(ANY, "its id; null: go idle at the episode's end", default=None)
     run: Any = part(ANY, "the id of the run whose policies come", default=None)
     task: dict[str, Any] | None = part(
@@ -428,9 +435,12 @@ class Watch(Message):
     """How many pictures are wanted: few and small ones while nobody watches, for the rewind."""
 
     TYPE = "watch"
-    fps: float = part(NEEDED_NUMBER, "0: none")
+    fps: float = part(NEEDED_NUMBER, "of each camera; 0: none")
     width: float = part(NEEDED_NUMBER)
     height: float = part(NEEDED_NUMBER)
+    cameras: tuple[str, ...] = part(
+        NAMES, "the names of those that are watched; left out: the body's first", default=(), optional=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,6 +170,7 @@ class Rules:
         return cls(**{name: RULES[name].check(value) for name, value in given.items()})
 
 
+RECORDED = MappingProxyType({"": "only of a real robot", "yes": "yes", "no": "no"})
 SPEEDS = MappingProxyType({1: "1×", 4: "4×", 0: "max"})  # times real time; 0: as fast as the host can
 
 
@@ -195,6 +196,14 @@ class Settings:
         unit="s",
         minimum=1,
         maximum=86_400,
+    )
+    record_frames: str = rule(
+        str,
+        "",
+        "Keep the cameras' pictures",
+        "With each episode, for its replay: small ones, of the cameras that no policy sees by, up to 32 MiB in all. "
+        "A simulated world can be drawn later, a real one can't.",
+        choices=RECORDED,
     )
     speed: int = rule(int, 1, "Speed", "How many times as fast as real time; 0: as fast as it can.", choices=SPEEDS)
 

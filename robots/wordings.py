@@ -38,8 +38,11 @@ class TaskInWords(TaskFamily):
         rng: np.random.Generator,
         objects: Mapping[str, tuple[float, float]] | Sequence[str],
         held_out: bool = False,
+        words: str = "",
     ) -> Instruction:
-        """One of its wordings, its slots filled; what lies on the table nobody compares with the words."""
+        """One of its wordings, its slots filled; what lies on the table nobody compares with the words, and what the
+        world itself would ask for (`words`) is not what the person wrote.
+        """
         wordings = (self.grammar.held_out_templates if held_out else ()) or self.grammar.templates
         wording = wordings[rng.integers(len(wordings))]
         fillings = _fillings(wording, self.grammar.named)

@@ -71,7 +71,7 @@ def read_demonstrations(paths: Sequence[Path]) -> Demonstrations:
     episodes = []
     for path in sorted(paths):
         try:
-            episodes += read_episodes(path)
+            episodes += read_episodes(path, frames=False)
         except EpisodeError as error:
             raise DatasetError(f"{path.name}: {error}") from error
     return demonstrations_of(episodes)

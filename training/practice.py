@@ -9,7 +9,6 @@ loop and the JPEG encoder have their own.
 """
 
 import argparse
-import io
 import json
 import logging
 import os
@@ -25,14 +24,14 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 
-from robots.driver import Driver, DriverError
+from robots.cameras import Cameras, Encoder
+from robots.driver import Driver
 from robots.embodiments import EMBODIMENTS, Embodiment, Observation, differences
 from robots.episodes import stacked
 from robots.link import Link, LinkThread
 from robots.orders import PolicyBundle
-from robots.protocol import Hello, Message, PolicyFailed, Watch, Welcome
+from robots.protocol import Hello, Message, PolicyFailed
 from robots.protocol import Policy as PolicyMessage
 from robots.station import Station
 from robots.tasks import TASKS
@@ -45,10 +44,7 @@ log = logging.getLogger(__name__)
 SOFTWARE = "station host 1"
 LONGEST_NAP_S = 0.02
 RENDER_SHARE = 1 / 3  # cameras may take no more of the control thread's time than this
-JPEG_QUALITY = 80
-LARGEST_FRAME = (1280, 960)
 TOKENS_LOOKED_AT_EVERY_S = 1.0
-CAMERA_AGAIN_S = 5.0  # after a picture that could not be shown
 
 
 class HostError(Exception):
@@ -223,87 +219,17 @@ def _batch(due: Sequence[Due], rows: list[int]) -> tuple[Observation, list[str]]
     return stacked([due[row][1] for row in rows]), [due[row][2] for row in rows]  # n observations, n instructions
 
 
-# Cameras
-
-
-def to_jpeg(picture: np.ndarray, largest: tuple[int, int]) -> bytes:
-    """uint8 [H, W, 3], made smaller where it is larger than what is wanted: a camera has its own size."""
-    image, jpeg = Image.fromarray(picture), io.BytesIO()
-    image.thumbnail(largest)
-    image.save(jpeg, "JPEG", quality=JPEG_QUALITY)
-    return jpeg.getvalue()
-
-
-class Encoder:
-    """Makes JPEGs of rendered images in a thread of its own; of each station only the newest image waits."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Member, tuple[np.ndarray, tuple[int, int, float]]] = {}
-        self._condition = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="jpeg", daemon=True)
-        self._thread.start()
-
-    def put(self, member: "Member", image: np.ndarray, stamp: tuple[int, int, float]) -> None:
-        """A picture [H, W, 3] and its step, episode and time; an older one that waits is dropped."""
-        with self._condition:
-            self._waiting[member] = image, stamp
-            self._condition.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._waiting or self._closing)
-                if self._closing:
-                    return
-                member = next(iter(self._waiting))
-                image, stamp = self._waiting.pop(member)
-            try:
-                member.jpeg = to_jpeg(image, member.size)
-                member.link.show_frame(*stamp, member.jpeg)
-                member.station.camera_error = ""
-            except Exception as error:  # the thread is all stations'
-                log.exception("%s: a picture is not shown", member.entry.station)
-                member.camera_failed(f"the camera's picture can't be shown: {error}")
-
-    def close(self) -> None:
-        """End the thread, within two seconds."""
-        with self._condition:
-            self._closing = True
-            self._condition.notify()
-        self._thread.join(2)
-
-
 # The host
 
 
 @dataclass(eq=False)
 class Member:
-    """A station of this host, its link and who watches it."""
+    """A station of this host, with its link and its cameras."""
 
     entry: Entry
     station: Station
     link: Link
-    fps: float = 0.0
-    size: tuple[int, int] = (320, 240)
-    frame_due: float = 0.0
-    rendered: tuple[int, tuple[int, int]] | None = None  # scene and size of the newest JPEG
-    jpeg: bytes | None = None
-
-    def camera_failed(self, reason: str) -> None:
-        """Said on the station's card as long as it lasts, and once in the log; it is tried again after a while."""
-        if reason != self.station.camera_error:
-            log.warning("%s: %s", self.entry.station, reason)
-        self.station.camera_error = reason
-        self.rendered, self.jpeg = None, None
-        self.frame_due = time.monotonic() + CAMERA_AGAIN_S
-
-    def watch(self, message: Watch) -> None:
-        """How many pictures of which size are wanted from now on, within bounds."""
-        self.fps = min(30.0, max(0.0, message.fps))
-        asked = message.width, message.height
-        width, height = (int(min(most, max(16, side))) for side, most in zip(asked, LARGEST_FRAME, strict=True))
-        self.size = width, height
+    cameras: Cameras
 
 
 class StationHost:
@@ -376,15 +302,11 @@ class StationHost:
     def _nap(self) -> None:
         now = time.monotonic()
         due = [member.station.next_step_at() for member in self.members.values()]
-        due += [member.frame_due for member in self.members.values() if member.fps and member.link.connected]
+        due += [member.cameras.due for member in self.members.values()]
         self._arrived.wait(min(LONGEST_NAP_S, max(0.001, min(due, default=now + LONGEST_NAP_S) - now)))
 
     def _receive(self, member: Member, message: Message, received_at: float) -> None:
-        if isinstance(message, Watch):
-            member.watch(message)
-            return
-        if isinstance(message, Welcome):
-            member.fps = 0.0  # the server says anew who watches
+        member.cameras.hear(message)
         hear(member.station, message, received_at, self._checkpoint)
 
     # Checkpoints
@@ -451,7 +373,7 @@ class StationHost:
             arrived=self._arrived.set,
         )
         station = Station(driver, seed=entry.seed, emit=link.send, show=link.show, store=link.store)
-        self.members[entry.station] = Member(entry, station, link)
+        self.members[entry.station] = Member(entry, station, link, Cameras(station, link, self.encoder))
         self.links.add(link)
 
     def _remove(self, name: str) -> None:
@@ -466,37 +388,13 @@ class StationHost:
         now = time.monotonic()
         self._render_credit = min(0.1, self._render_credit + RENDER_SHARE * (now - self._credited_at))
         self._credited_at = now
-        due = sorted(
-            (
-                member
-                for member in self.members.values()
-                if member.fps and member.frame_due <= now and member.link.connected
-            ),
-            key=lambda member: member.frame_due,
-        )
-        for member in due:
+        due = [member.cameras for member in self.members.values() if member.cameras.due <= now]
+        for cameras in sorted(due, key=lambda each: each.due):
             if self._render_credit <= 0:
                 return
             began = time.monotonic()
-            member.frame_due = max(member.frame_due + 1 / member.fps, began)
-            self._show_frame(member)
+            cameras.show()
             self._render_credit -= time.monotonic() - began
-
-    def _show_frame(self, member: Member) -> None:
-        station = member.station
-        stamp = station.recording.steps if station.recording else 0, station.attempts.number, time.time()
-        picture = station.workspace.scene, member.size
-        if member.rendered == picture and station.driver.renderer != "camera":
-            if member.jpeg is not None:
-                member.link.show_frame(*stamp, member.jpeg)  # nothing has moved since
-            return
-        member.rendered, member.jpeg = picture, None
-        try:
-            image = station.driver.render(station.embodiment.cameras[0].name, *member.size)
-        except DriverError as error:  # practice needs no camera
-            member.camera_failed(str(error))
-            return
-        self.encoder.put(member, image, stamp)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from fleetui.fleet.actions import archive, attention, control, labs, recovery, s
 from fleetui.fleet.models import SHOWN_STATES, HelpRequest, Station, Task
 from fleetui.live import rewind, telemetry
 from robots import strict_json
-from robots.rules import TASK_RULES
+from robots.rules import RECORDED, TASK_RULES
 
 
 class StopSession(SessionAuth):
@@ -82,6 +82,7 @@ class Card(Schema):
     teleoperator: str = Field(description="The device at the station by which a person can drive it; empty: none.")
     self_reset_after_s: float | None
     shuffle_every_s: float
+    record_frames: str = Field(json_schema_extra={"enum": list(RECORDED)})
     help: HelpRow | None
     maintenance: str = Field(description="Why it is in maintenance; empty: it is not.")
     connected_since: Moment | None
@@ -204,8 +205,8 @@ class RewindRow(Schema):
 
 @router.get("/stations/{slug}/rewind", response=or_problem(RewindRow))
 def rewind_station(request: PersonRequest, lab: Path[str], slug: str) -> dict[str, Any]:
-    """The last 30 s, oldest first: what it said (`samples`) and its pictures (`frames`, JPEG in base64). `at` counts
-    the seconds from the end, and is 0 or less.
+    """The last 30 s, oldest first: what it said (`samples`), and the pictures of its first camera (`frames`, JPEG in
+    base64). `at` counts the seconds from the end, and is 0 or less.
     """
     return rewind.of_station(access.get_row(Station, request.user, lab, slug=slug).pk)
 

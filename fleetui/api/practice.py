@@ -204,6 +204,15 @@ class StepsRow(Schema):
     frames: int
 
 
+class EpisodeCamera(Schema):
+    name: str = Field(description="As the body calls it; empty where pictures were made before there were several.")
+    missing: str = Field(description="Why it has no pictures; empty: it has.")
+
+
+class EpisodeCameras(Schema):
+    cameras: list[EpisodeCamera]
+
+
 class Rendering(Schema):
     state: str = Field(json_schema_extra={"enum": ["rendering"]})
 
@@ -263,19 +272,32 @@ def show_steps(request: PersonRequest, lab: Path[str], uuid: UUID) -> dict[str, 
     return fleet.episode_steps(access.get_row(Episode, request.user, lab, uuid=uuid))
 
 
+@router.get("/episodes/{uuid}/cameras", response={200: EpisodeCameras, 202: Rendering, ERRORS: Problem})
+def list_cameras(request: PersonRequest, lab: Path[str], uuid: UUID) -> HttpResponse | dict[str, Any]:
+    """By which cameras the episode can be looked at. The first ask has its pictures made: 202 until that is done."""
+    episode = access.get_row(Episode, request.user, lab, uuid=uuid)
+    return ask_for_frames(episode) or {"cameras": fleet.episode_cameras(episode)}
+
+
 @router.get("/episodes/{uuid}/frames/{step}.jpg", response={202: Rendering, ERRORS: Problem})
-def show_frame(request: PersonRequest, lab: Path[str], uuid: UUID, step: int) -> HttpResponse:
-    """The camera's view at an observation, a JPEG. The first ask has the whole episode rendered: 202 until that is
-    done.
+def show_frame(request: PersonRequest, lab: Path[str], uuid: UUID, step: int, camera: str = "") -> HttpResponse:
+    """What a camera saw at an observation, a JPEG; without a name the first that has pictures. The first ask has those
+    of the whole episode made: 202 until that is done.
     """
     episode = access.get_row(Episode, request.user, lab, uuid=uuid)
     if not 0 <= step <= episode.steps:
         raise NotFound(f"{episode} has frames 0 to {episode.steps}.")
-    if not episode.frames_dir.is_dir():
-        problem = learning_actions.render_episode(episode=episode)
-        if problem:
-            raise access.Conflict(problem)
-        return JsonAnswer({"state": "rendering"}, status=202)
-    response = HttpResponse((episode.frames_dir / f"{step:05d}.jpg").read_bytes(), content_type="image/jpeg")
+    if making := ask_for_frames(episode):
+        return making
+    response = HttpResponse(fleet.frame_file(episode, camera, step).read_bytes(), content_type="image/jpeg")
     response["Cache-Control"] = "private, max-age=86400, immutable"
     return response
+
+
+def ask_for_frames(episode: Episode) -> HttpResponse | None:
+    """What to answer until the episode's pictures are made; None: they are."""
+    if episode.frames_dir.is_dir():
+        return None
+    if problem := learning_actions.render_episode(episode=episode):
+        raise access.Conflict(problem)
+    return JsonAnswer({"state": "rendering"}, status=202)

@@ -237,6 +237,7 @@ class StationSettingsForm(forms.Form):
 
     self_reset_after_s = rule_field(SETTINGS["self_reset_after_s"])
     shuffle_every_s = rule_field(SETTINGS["shuffle_every_s"], required=True)
+    record_frames = rule_field(SETTINGS["record_frames"])
 
     def __init__(self, *args: Any, station: Station, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -19,8 +19,9 @@ from django.utils import timezone
 
 from robots import tasks as task_families
 from robots.attention import ADVICE, SEVERITIES
+from robots.embodiments import Camera, Embodiment
 from robots.protocol import STATES, State
-from robots.rules import RESETS, RULES, SPEEDS
+from robots.rules import RECORDED, RESETS, RULES, SPEEDS
 from robots.tasks import TaskFamily
 from robots.wordings import Words
 
@@ -141,6 +142,7 @@ class Station(models.Model):
     speed = models.PositiveSmallIntegerField(default=1)  # 1 = real time, 4, 0 = as fast as it can
     self_reset_after_s = models.FloatField(null=True)
     shuffle_every_s = models.FloatField(default=300.0)
+    record_frames = models.CharField(max_length=3, blank=True, default="")  # "" = only a real robot does
     last_episode = models.UUIDField(null=True)  # the newest episode it told of; a round waits until that one is stored
     software = models.CharField(max_length=80, blank=True)
     renderer = models.CharField(max_length=20, blank=True)
@@ -166,6 +168,7 @@ class Station(models.Model):
             models.UniqueConstraint(fields=["lab", "number"], name="station_number_unique_in_lab"),
             models.CheckConstraint(condition=Q(state__in=tuple(STATES)), name="station_state_known"),
             models.CheckConstraint(condition=Q(speed__in=tuple(sorted(SPEEDS))), name="station_speed_known"),
+            models.CheckConstraint(condition=Q(record_frames__in=tuple(RECORDED)), name="station_record_frames_known"),
         ]
 
     def __str__(self) -> str:
@@ -201,7 +204,17 @@ class Station(models.Model):
             resets = task.self_reset_after_s
         if task and task.shuffle_every_s is not None:
             shuffle = task.shuffle_every_s
-        return {"self_reset_after_s": resets, "shuffle_every_s": shuffle, "speed": self.speed}
+        return {
+            "self_reset_after_s": resets,
+            "shuffle_every_s": shuffle,
+            "record_frames": self.record_frames,
+            "speed": self.speed,
+        }
+
+    @property
+    def cameras(self) -> tuple[Camera, ...]:
+        """Of its body, as it described itself; none before it has connected. Their names come from outside."""
+        return Embodiment.from_json(self.embodiment).cameras if self.embodiment else ()
 
     def live_assignment(self) -> "Assignment | None":
         place = self.places.filter(live=True).select_related("assignment__task", "assignment__run").first()

@@ -2,15 +2,17 @@
 writes.
 """
 
+import json
 from collections import Counter, defaultdict
 from datetime import date, datetime, time, timedelta
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 from django.db.models import Count, Q, QuerySet, Sum
 from django.utils import timezone
 
-from fleetui.access import Invalid, Refused
+from fleetui.access import Invalid, NotFound, Refused
 from fleetui.fleet.bodies import read_body
 from fleetui.fleet.models import (
     ROLES,
@@ -29,7 +31,7 @@ from fleetui.fleet.models import (
     Task,
 )
 from robots.embodiments import Embodiment, Feature, Motion
-from robots.episodes import EpisodeError, read_episodes
+from robots.episodes import CAMERAS_FILE, EpisodeError, read_episodes
 from robots.protocol import IN_EPISODE
 from robots.tasks import TASKS, TaskFamily
 
@@ -109,6 +111,7 @@ def _card(
         "teleoperator": station.teleoperator,
         "self_reset_after_s": station.self_reset_after_s,
         "shuffle_every_s": station.shuffle_every_s,
+        "record_frames": station.record_frames,
         "help": wanted,
         "maintenance": station.maintenance_reason,
         "connected_since": station.connected_since.isoformat() if station.connected_since else None,
@@ -248,7 +251,7 @@ def episode_steps(episode: Episode) -> dict[str, Any]:
     where the fence turned the action aside, observations.
     """
     try:
-        (recorded,) = read_episodes(episode.file)
+        (recorded,) = read_episodes(episode.file, frames=False)
     except (OSError, EpisodeError) as error:
         raise Refused(
             f"The file of {episode} can't be read ({error}); restore {episode.path} in the data folder."
@@ -272,6 +275,30 @@ def episode_steps(episode: Episode) -> dict[str, Any]:
         "embodiment": recorded.body.to_json() if recorded.body else episode.station.embodiment,
         "frames": recorded.steps + 1,
     }
+
+
+def episode_cameras(episode: Episode) -> list[dict[str, str]]:
+    """[{"name", "missing": why it has no pictures}] of an episode whose pictures are made. Names come from outside."""
+    try:
+        found: list[dict[str, str]] = json.loads((episode.frames_dir / CAMERAS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # made before there were several cameras
+        return [{"name": "", "missing": ""}]
+    return found
+
+
+def frame_file(episode: Episode, camera: str, step: int) -> Path:
+    """Where the camera's picture of an observation lies; "": of the first camera that has any."""
+    cameras = episode_cameras(episode)
+    wanted = [i for i, each in enumerate(cameras) if (each["name"] == camera if camera else not each["missing"])]
+    if not wanted:
+        names = ", ".join(each["name"] for each in cameras if each["name"])
+        raise NotFound(f"{episode} has no camera {camera!r}" + (f"; it has {names}." if names else "."))
+    if missing := cameras[wanted[0]]["missing"]:
+        raise NotFound(missing)
+    folder = episode.frames_dir
+    if (folder / CAMERAS_FILE).exists():
+        folder /= str(wanted[0])
+    return folder / f"{step:05d}.jpg"
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:

@@ -136,7 +136,7 @@ class StationConsumer(Socket):
         self.present = False
         del stops.links[self.pk]
         messages.here.pop(self.station.command_group, None)
-        frames.remove_camera(self.pk)
+        frames.remove_cameras(self.pk)
         telemetry.forget(self.pk)
         async with self.turn:
             if self.pk in stops.links:  # it has returned meanwhile
@@ -205,7 +205,8 @@ class StationConsumer(Socket):
         telemetry.forget(self.pk)
         for message in (replace(welcome, server_time=time.monotonic()), *orders):
             await self.say(protocol.to_json(message))
-        frames.add_camera(self.pk, lambda watch: self.tell(watch))
+        names = tuple(camera.name for camera in self.station.cameras)
+        frames.add_cameras(self.pk, names, lambda watch: self.tell(watch))
         self.spawn(self.keep_beating())
         self.spawn(self.join_group())
 
@@ -284,9 +285,8 @@ class StationConsumer(Socket):
             raise
 
     def take_frame(self, frame: bytes) -> None:
-        jpeg = frame[frames.HEADER_BYTES : frames.HEADER_BYTES + 2]
-        if self.present and len(frame) <= frames.LARGEST_FRAME and jpeg == b"\xff\xd8":
-            frames.put_frame(self.pk, frames.stamp(frame, time.time()))
+        if self.present:
+            frames.take_frame(self.pk, frame, time.time())
 
     def take_policy_loaded(self, message: PolicyLoaded) -> None:
         uuid = message.checkpoint

@@ -57,7 +57,7 @@ class Watching:
     def __init__(self, socket: PersonSocket) -> None:
         self.socket = socket
         self.subscriptions: dict[str, Subscription] = {}
-        self.watches: dict[tuple[str, str], frames.Watch] = {}
+        self.watches: dict[tuple[str, str, str], frames.Watch] = {}  # by lab, station and camera
         self.pending: dict[tuple[str, str], tuple[dict[str, Any], bool]] = {}
         self.telemetry_there, self.frames_there = asyncio.Event(), asyncio.Event()
         self.numbers = redis.asyncio.Redis.from_url(settings.CHANNELS_ADDRESS, socket_timeout=VALKEY_WITHIN_S)
@@ -75,7 +75,7 @@ class Watching:
 
     def labs(self) -> set[str]:
         """The labs that are shown."""
-        return {each.lab for each in self.subscriptions.values()} | {lab for lab, _ in self.watches}
+        return {each.lab for each in self.subscriptions.values()} | {lab for lab, *_ in self.watches}
 
     # Subscriptions
 
@@ -113,7 +113,7 @@ class Watching:
 
     async def unsubscribe(self, message: dict[str, Any]) -> None:
         if message["unsubscribe"] == "frames":
-            watch = self.watches.pop((text_of(message, "lab"), text_of(message, "station")), None)
+            watch = self.watches.pop((text_of(message, "lab"), text_of(message, "station"), camera_of(message)), None)
             if watch:
                 frames.remove_watch(watch)
             return
@@ -285,17 +285,21 @@ class Watching:
     # Frames
 
     async def watch_frames(self, message: dict[str, Any]) -> None:
-        lab, slug = text_of(message, "lab"), text_of(message, "station")
+        lab, slug, camera = text_of(message, "lab"), text_of(message, "station"), camera_of(message)
         fps, size = message.get("fps", 5), message.get("size", "small")
         if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= frames.FPS_LIMIT:
             raise BadRequest(f"fps must be a number above 0, at most {frames.FPS_LIMIT}.")
         if size not in frames.SIZES:
             raise BadRequest(f"size must be one of {', '.join(frames.SIZES)}.")
         station = await in_thread(access.get_row)(Station, self.socket.user, lab, slug=slug)
+        names = [each.name for each in station.cameras]
+        if camera and names and camera not in names:
+            raise BadRequest(f"{station} has no camera {camera[:60]!r}; it has {', '.join(names)}.")
         if len(self.watches) >= SUBSCRIPTIONS_LIMIT:
             raise BadRequest("That are too many cameras for one socket; unsubscribe some.")
-        before = self.watches.pop((lab, slug), None)
-        watch = self.watches[lab, slug] = frames.Watch(station.pk, slug, fps, size, self.frames_there.set)
+        before = self.watches.pop((lab, slug, camera), None)
+        watch = frames.Watch(station.pk, slug, camera, fps, size, self.frames_there.set)
+        self.watches[lab, slug, camera] = watch
         frames.add_watch(watch)
         if before is not None:
             frames.remove_watch(before)
@@ -311,7 +315,7 @@ class Watching:
                 continue
             soonest = None
             for watch in list(self.watches.values()):
-                frame = frames.newest.get(watch.station)
+                frame = frames.newest_for(watch)
                 if frame is None or frame is watch.sent:
                     continue
                 now = loop.time()
@@ -325,3 +329,11 @@ class Watching:
                 await self.socket.send_out(bytes_data=len(slug).to_bytes(2, "big") + slug + frame)
             if soonest is not None:
                 loop.call_at(soonest, self.frames_there.set)
+
+
+def camera_of(message: dict[str, Any]) -> str:
+    """The name of the camera that a message means; "": the station's first."""
+    camera = message.get("camera", "")
+    if not isinstance(camera, str):
+        raise BadRequest("camera must be the name of one of the station's cameras, or left out for its first.")
+    return camera

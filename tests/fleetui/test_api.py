@@ -4,9 +4,11 @@ import json
 import struct
 import uuid
 from dataclasses import replace
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
@@ -407,9 +409,37 @@ def test_a_frame_is_rendered_at_the_first_ask(lab):
     refused(lab.call("viewer", "get", f"episodes/{episode.uuid}/frames/4.jpg"), 404)
     row = Episode.objects.get()
     row.frames_dir.mkdir()
-    (row.frames_dir / "00001.jpg").write_bytes(b"\xff\xd8 picture")
+    (row.frames_dir / "00001.jpg").write_bytes(b"\xff\xd8 picture")  # as before there were several cameras
+    answer = lab.call("viewer", "get", f"episodes/{episode.uuid}/cameras")
+    assert answer.json() == {"cameras": [{"name": "", "missing": ""}]}
     answer = lab.call("viewer", "get", f"episodes/{episode.uuid}/frames/1.jpg")
     assert answer.content == b"\xff\xd8 picture" and answer["Content-Type"] == "image/jpeg"
+
+
+def test_a_frame_of_each_camera_has_its_name_and_no_name_becomes_a_path(lab):
+    lab.upload(as_upload(make_episode(steps=3)))
+    row = Episode.objects.get()
+    hostile = "../1"
+    cameras = [{"name": "front", "missing": "It was unplugged."}, {"name": "wrist", "missing": ""}]
+    cameras.append({"name": hostile, "missing": ""})
+    for number in (1, 2):
+        (row.frames_dir / str(number)).mkdir(parents=True)
+        (row.frames_dir / str(number) / "00001.jpg").write_bytes(b"\xff\xd8 %d" % number)
+    (row.frames_dir / "cameras.json").write_text(json.dumps(cameras))
+    base = f"episodes/{row.uuid}"
+    assert lab.call("viewer", "get", f"{base}/cameras").json() == {"cameras": cameras}
+
+    def frame(camera):
+        return lab.call("viewer", "get", f"{base}/frames/1.jpg?{urlencode({'camera': camera})}")
+
+    assert [frame(camera).content for camera in ("", "wrist", hostile)] == [b"\xff\xd8 1", b"\xff\xd8 1", b"\xff\xd8 2"]
+    assert refused(frame("front"), 404) == "It was unplugged."
+    for wrong in ("1", "../../1", "<b>", "wrist/"):
+        assert "has no camera" in refused(frame(wrong), 404)
+    other = Client()
+    other.force_login(User.objects.create_user("stranger"))
+    for path in ("cameras", "frames/1.jpg?camera=wrist"):
+        assert other.get(f"/api/labs/{lab.slug}/{base}/{path}").status_code == 404
 
 
 def test_a_bare_client_gets_sentences_too(lab):

@@ -18,6 +18,7 @@ from django.db import OperationalError, connection
 from django.utils import timezone
 
 from fleetui import access
+from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import reports
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
 from fleetui.learning import actions, jobs, selectors
@@ -758,7 +759,8 @@ def test_frames_of_an_episode_are_rendered(lab, monkeypatch):
     row = Episode.objects.get()
     assert actions.render_episode(episode=row) == ""
     jobs.render_episode_job(str(row.pk))
-    assert [path.name for path in sorted(row.frames_dir.glob("*.jpg"))] == ["00000.jpg", "00001.jpg", "00002.jpg"]
+    assert fleet.episode_cameras(row) == [{"name": "front", "missing": ""}]
+    assert [path.name for path in sorted(row.frames_dir.glob("0/*"))] == ["00000.jpg", "00001.jpg", "00002.jpg"]
     assert os.listdir(row.frames_dir.parent) == [row.frames_dir.name]
 
 

@@ -5,6 +5,7 @@ import base64
 import json
 import struct
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,7 @@ from fleetui.learning import actions as learning_actions
 from fleetui.live import rewind, sockets, stations, viewers
 from fleetui.live.routing import websocket_urlpatterns
 from fleetui.practice.actions import episodes, publishing
+from robots.embodiments import Camera
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
 
@@ -85,11 +87,14 @@ async def browser(lab, role="viewer"):
     return socket
 
 
-async def arm(lab, slug="arm-1", hello=True):
+TWO_CAMERAS = replace(LANGUAGE_TABLE, views=(Camera("front", 320, 240), Camera("wrist", 320, 240)))
+
+
+async def arm(lab, slug="arm-1", hello=True, body=LANGUAGE_TABLE):
     socket = Socket("/ws/station", [(b"authorization", f"Bearer {lab.tokens[slug]}".encode())])
     assert await socket.connect()
     if hello:
-        await socket.say(type="hello", embodiment=LANGUAGE_TABLE.to_json(), software="test", renderer="drawn", tasks=[])
+        await socket.say(type="hello", embodiment=body.to_json(), software="test", renderer="drawn", tasks=[])
         assert (await socket.hear())["type"] == "welcome"
     return socket
 
@@ -597,6 +602,58 @@ async def test_many_frames_are_asked_for_while_somebody_watches_and_the_newest_w
     assert await socket.receive_nothing(timeout=0.3)
     await socket.say(unsubscribe="frames", lab="east", station="arm-1")
     assert (await station.hear(lambda message: message["type"] == "watch"))["fps"] == rewind.UNWATCHED_FPS
+    await station.disconnect()
+    await socket.disconnect()
+
+
+async def test_two_viewers_watch_two_cameras_of_one_station_and_each_gets_its_own(lab):
+    one, other = await browser(lab), await browser(lab)
+    station = await arm(lab, body=TWO_CAMERAS)
+    await one.say(subscribe="frames", lab="east", station="arm-1", fps=5)
+    await other.say(subscribe="frames", lab="east", station="arm-1", fps=20, size="large", camera="wrist")
+    asked = await station.hear(lambda message: message["type"] == "watch" and message["width"] == 320)
+    assert asked["cameras"] == ["front", "wrist"] and asked["fps"] == 15, "all together no more than 30 a second"
+
+    def frame(camera, words):
+        return struct.pack(">IId", 7, 1, 0.0) + camera + b"\xff\xd8 " + words
+
+    for camera, words in (
+        (b"\x01", b"hand"),
+        (b"", b"table"),
+        (b"\x02", b"nobody"),
+        (b"\xff", b"nobody"),
+        (b"\x01\x00", b"no jpeg"),
+    ):
+        await station.send_to(bytes_data=frame(camera, words))
+    assert (await one.hear())[23:] == b"\xff\xd8 table"
+    assert (await other.hear())[23:] == b"\x01\xff\xd8 hand"
+    assert await one.receive_nothing(timeout=0.2) and await other.receive_nothing(timeout=0.2)
+    past = (await sync_to_async(lab.call)("viewer", "get", "stations/arm-1/rewind")).json()
+    assert [base64.b64decode(each["jpeg"]) for each in past["frames"]] in ([b"\xff\xd8 table"], [])
+    await other.say(unsubscribe="frames", lab="east", station="arm-1", camera="wrist")
+    asked = await station.hear(lambda message: message["type"] == "watch" and message["width"] == 160)
+    assert "cameras" not in asked and asked["fps"] == 5
+    for camera in ("<img src=x>", "../front", 7, None, ["front"]):
+        await one.say(subscribe="frames", lab="east", station="arm-1", camera=camera)
+        assert "camera" in (await one.hear())["error"]
+    for socket in (station, one, other):
+        await socket.disconnect()
+
+
+async def test_who_watches_a_camera_by_name_hears_of_it_once_the_station_has_come(lab):
+    """Its number is the station's to say, and may be another when it comes back with another body."""
+    socket = await browser(lab)
+    await (await arm(lab, body=TWO_CAMERAS)).disconnect()
+    await socket.say(subscribe="frames", lab="east", station="arm-1", camera="wrist")
+    station = await arm(lab, body=TWO_CAMERAS)
+    asked = await station.hear(lambda message: message["type"] == "watch" and "cameras" in message)
+    assert asked["cameras"] == ["front", "wrist"]
+    turned = replace(TWO_CAMERAS, views=TWO_CAMERAS.views[::-1])
+    await station.disconnect()
+    station = await arm(lab, body=turned)
+    assert "cameras" not in await station.hear(lambda message: message["type"] == "watch")
+    await station.send_to(bytes_data=struct.pack(">IId", 7, 1, 0.0) + b"\xff\xd8 hand")
+    assert (await socket.hear(lambda message: isinstance(message, bytes)))[23:] == b"\xff\xd8 hand"
     await station.disconnect()
     await socket.disconnect()
 

@@ -134,9 +134,12 @@ def test_command_line_demonstrates_and_renders(tmp_path, capsys):
         )
         == 0
     )
-    frames = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    assert json.loads((tmp_path / "frames" / "cameras.json").read_text()) == [{"name": "front", "missing": ""}]
+    frames = sorted(path.name for path in (tmp_path / "frames" / "0").iterdir())
     assert frames == [f"{i:05d}.jpg" for i in range(episodes[1].steps + 1)]
-    first, last = (np.array(Image.open(tmp_path / "frames" / name)).astype(int) for name in (frames[0], frames[-1]))
+    first, last = (
+        np.array(Image.open(tmp_path / "frames" / "0" / name)).astype(int) for name in (frames[0], frames[-1])
+    )
     assert first.shape == (120, 160, 3) and first.std() > 20 and np.abs(first - last).max() > 50
 
 

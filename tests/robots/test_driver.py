@@ -258,7 +258,7 @@ def test_each_feature_has_the_type_that_the_body_declares_and_what_it_does_not_d
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({TOP: None}, "its observation has no observation.images.top; did that camera send anything?"),
+        ({TOP: None}, "the camera top sent no picture (observation.images.top is not in"),
         ({STATE: None}, "its observation has no observation.state; did that sensor send anything?"),
         ({STATE: np.zeros(3)}, "its observation.state is an array of float64 and shape (3,), not [4]"),
         ({STATE: np.array(["a"] * 4)}, "its observation.state is of <U1, not of numbers"),
@@ -278,7 +278,7 @@ def test_what_a_feature_lacks_is_said_with_its_name(given, says):
 def test_a_camera_that_never_sends_is_said_like_one_that_sends_nothing():
     world = TwoEyes()
     del world.given[TOP]
-    with pytest.raises(DriverError, match="did that camera send anything"):
+    with pytest.raises(DriverError, match="the camera top sent no picture"):
         Driver(world).observation()
 
 

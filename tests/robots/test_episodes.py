@@ -278,14 +278,15 @@ def test_a_file_of_our_own_making_may_list_more_episodes_than_one_that_is_sent(t
 
 
 def test_offsets_and_sizes_that_overflow_are_refused():
-    data = episodes_to_bytes([make_episode(5, n, frames={"front": [b"\xff\xd8 jpeg"] * 6}) for n in range(3)])
+    data = episodes_to_bytes([make_episode(5, n, frames={"front": jpegs(6)}) for n in range(3)])
     offsets = np.array([0, 5, 10, 15], np.int64).tobytes()
     for wrong in ([0, 2**63 - 1, -2, 15], [0, -5, 10, 15]):
         with pytest.raises(EpisodeError, match="must rise from 0"):
             read_episodes(data.replace(offsets, np.array(wrong, np.int64).tobytes()))
-    sizes = np.full(18, 7, np.int64).tobytes()
+    each = len(jpegs(1)[0])
+    sizes = np.full(18, each, np.int64).tobytes()
     assert sizes in data
-    wrong = np.array([2**62] * 4 + [126] + [0] * 13, np.int64)  # their sum overflows to 126
+    wrong = np.array([2**62] * 4 + [18 * each] + [0] * 13, np.int64)  # their sum overflows to what is there
     with pytest.raises(EpisodeError, match="the sizes of front do not match"):
         read_episodes(data.replace(sizes, wrong.tobytes()))
 
@@ -446,6 +447,30 @@ def test_each_episode_keeps_the_frames_of_the_cameras_that_it_has():
         assert_same(a, b)
     assert [sorted(episode.frames) for episode in read[:3]] == [["front", "wrist"], [], ["wrist"]]
     assert read_episodes(episodes_to_bytes([make_episode()]))[0].frames == {}
+
+
+def test_a_frame_that_repeats_the_one_before_it_takes_no_room(tmp_path):
+    large = b"\xff\xd8" + bytes(10_000)
+    frames = {"front": [large, large, b"\xff\xd8 b", large, large, large], "wrist": jpegs(6)}
+    data = episodes_to_bytes([make_episode(5, 0, frames=frames), make_episode(5, 1, frames=frames)])
+    assert len(data) < 4 * len(large) + 10_000
+    assert [episode.frames for episode in read_episodes(data)] == [frames, frames]
+    (tmp_path / "file").write_bytes(data)
+    assert [episode.frames for episode in read_episodes(tmp_path / "file")] == [frames, frames]
+    assert [episode.frames for episode in read_episodes(tmp_path / "file", frames=False)] == [{}, {}]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(EpisodeError, match="not a file of episodes"):
+        read_episodes(tmp_path / "file")
+
+
+def test_frames_that_begin_with_none_are_refused():
+    frames = jpegs(6)
+    each = len(frames[0])
+    data = episodes_to_bytes([make_episode(5, frames={"front": frames})])
+    sizes, wrong = (np.array(values, np.int64).tobytes() for values in ([each] * 6, [0, 2 * each] + [each] * 4))
+    assert sizes in data
+    with pytest.raises(EpisodeError, match="field frames: each of front must be a JPEG"):
+        read_episodes(data.replace(sizes, wrong))
 
 
 def test_sizes_that_do_not_match_the_frames_are_refused_with_the_cameras_name():

@@ -153,11 +153,23 @@ def test_telemetry_and_frames_are_latest_only_and_messages_are_all_there(server,
     assert len(server.frames[-1][1]) == 16 + 200_000
 
 
+def test_of_each_camera_the_newest_frame_goes_and_only_those_beyond_the_first_say_which(server, connect):
+    link = connect(server)
+    until(lambda: link.connected)
+    for number in range(300):
+        for camera in range(3):
+            link.show_frame(number, 1, 2.5, b"\xff\xd8" + bytes(50_000), camera)
+    last = lambda: {frame[16]: FRAME_HEADER.unpack_from(frame)[0] for _, frame in server.frames}  # noqa: E731
+    until(lambda: last() == {255: 299, 1: 299, 2: 299})
+    assert len(server.frames) < 450
+    assert all(frame[16 + (frame[16] != 255) :].startswith(b"\xff\xd8") for _, frame in server.frames)
+
+
 def test_frames_wait_for_nobody_while_there_is_no_connection(server, connect):
     server.stop()
     link = connect(server)
     link.show_frame(1, 1, 1.0, b"old")
-    assert link._frame is None
+    assert link._frames == {}
 
 
 def test_a_command_that_waited_on_the_way_has_its_age_by_the_servers_steady_clock(server, connect):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from robots import cameras
 from robots.embodiments import vector
 from robots.episodes import ACTORS, read_episodes
 from robots.link import FRAME_HEADER
@@ -62,10 +63,10 @@ def _blocks():
     return [kind.name for kind in LANGUAGE_TABLE.objects]
 
 
-def policy_message(server, folder, version=1, threshold=0.0, value_updates=0, **changes):
-    content = checkpoint_bytes(folder, "policy", version, value_updates=value_updates)
+def policy_message(server, folder, version=1, threshold=0.0, value_updates=0, embodiment=LANGUAGE_TABLE, **changes):
+    content = checkpoint_bytes(folder, "policy", version, embodiment, value_updates)
     url, sha256 = server.add_file(f"policy-{version}", content)
-    judge_url, judge_sha256 = server.add_file("judge", _judge(folder))
+    judge_url, judge_sha256 = server.add_file("judge", _judge(folder, embodiment))
     return {
         "type": "policy",
         "checkpoint": f"policy-{version}",
@@ -80,9 +81,9 @@ def policy_message(server, folder, version=1, threshold=0.0, value_updates=0, **
     } | changes
 
 
-def _judge(folder):
+def _judge(folder, embodiment):
     path = folder / "reward_model-1.safetensors"
-    return path.read_bytes() if path.exists() else checkpoint_bytes(folder, "reward_model")
+    return path.read_bytes() if path.exists() else checkpoint_bytes(folder, "reward_model", 1, embodiment)
 
 
 @pytest.fixture(scope="module")
@@ -478,7 +479,7 @@ def test_a_world_that_nobody_knows_is_said_in_one_line_and_the_others_go_on(serv
 
 
 def test_a_camera_that_gives_no_pictures_leaves_all_others_theirs(server, host, caplog, monkeypatch):
-    monkeypatch.setattr(practice, "CAMERA_AGAIN_S", 0.1)
+    monkeypatch.setattr(cameras, "AGAIN_S", 0.1)
     until(lambda: len(server.sockets) == 3)
     grey, none, endless = (member.station.driver.world for member in host.members.values())
     grey.render = lambda camera, width, height: np.full(
@@ -491,20 +492,20 @@ def test_a_camera_that_gives_no_pictures_leaves_all_others_theirs(server, host, 
     sizes = {Image.open(io.BytesIO(frame[FRAME_HEADER.size :])).size for _, frame in server.frames}
     assert (60, 40) in sizes
     until(lambda: any("gave no picture" in told["camera_error"] for told in server.of("telemetry")))
-    assert caplog.text.count("the camera gave no picture") == 1
+    assert caplog.text.count("its camera front gave no picture") == 1
 
 
 def test_what_the_encoder_can_not_encode_is_said_and_its_thread_lives(server, host, monkeypatch, caplog):
-    monkeypatch.setattr(practice, "CAMERA_AGAIN_S", 0.1)
+    monkeypatch.setattr(cameras, "AGAIN_S", 0.1)
     until(lambda: len(server.sockets) == 3)
-    real, bad = practice.to_jpeg, list(host.members.values())[1]
+    real, bad = cameras.to_jpeg, list(host.members.values())[1]
 
     def to_jpeg(picture, largest):
         if (picture == 77).all():
             raise ValueError("encoder error -2")
         return real(picture, largest)
 
-    monkeypatch.setattr(practice, "to_jpeg", to_jpeg)
+    monkeypatch.setattr(cameras, "to_jpeg", to_jpeg)
     bad.station.driver.world.render = lambda camera, width, height: np.full((height, width, 3), 77, np.uint8)
     server.send({"type": "watch", "fps": 20, "width": 32, "height": 24})
     until(lambda: "encoder error -2" in bad.station.camera_error)
@@ -515,7 +516,7 @@ def test_what_the_encoder_can_not_encode_is_said_and_its_thread_lives(server, ho
 
 
 def test_a_camera_that_fails_stops_nothing_and_is_said_once(server, host, caplog, monkeypatch):
-    monkeypatch.setattr(practice, "CAMERA_AGAIN_S", 0.1)
+    monkeypatch.setattr(cameras, "AGAIN_S", 0.1)
     until(lambda: len(server.sockets) == 3)
 
     def fail(camera, width, height):

@@ -200,7 +200,7 @@ class Learning:
     def remember_demonstrations(self, policy: Policy) -> None:
         """A replay begins with them."""
         for path in sorted(self.run.data.glob("*.safetensors")) if self.recipe.replay else ():
-            for episode in read_episodes(path):
+            for episode in read_episodes(path, frames=False):
                 if episode.purpose == "demonstration" and episode.true_success and fits(episode, policy, self.run.note):
                     rewards = self.rewards_of(episode, episode.steps, self.reward_model, policy)
                     if rewards is not None:
@@ -400,7 +400,7 @@ def gather(
 def practice_in(path: Path, policy: Policy, note: Callable[..., None]) -> list[Episode]:
     """A file's practice episodes that this body can have acted; what is wrong is named in a note."""
     try:
-        episodes = read_episodes(path)
+        episodes = read_episodes(path, frames=False)
     except EpisodeError as error:
         note(f"{path.name} is left out: {error}", level="warning")
         return []

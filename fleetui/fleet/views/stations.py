@@ -39,7 +39,7 @@ def station(request: PersonRequest, lab_slug: str, station_slug: str) -> HttpRes
 def settings_form(station: Station, data: QueryDict | None = None) -> StationSettingsForm:
     values = {name: getattr(station, name) for name in ("self_reset_after_s", "shuffle_every_s")}
     values = {name: int(value) if value and value == int(value) else value for name, value in values.items()}
-    return StationSettingsForm(data, initial=values, station=station)
+    return StationSettingsForm(data, initial=values | {"record_frames": station.record_frames}, station=station)
 
 
 def render_station(
@@ -59,6 +59,7 @@ def render_station(
         station=station,
         card=selectors.station_card(station),
         body={"drive": selectors.drive_axes(station), "device": False, "teleoperator": station.teleoperator},
+        cameras=[camera.name for camera in station.cameras] or [""],  # one whose name is not known yet
         state_word=words(station.shown_state),
         health=selectors.station_health(station),
         use=selectors.use_of_stations([station], hours=24 * days)[station.pk],

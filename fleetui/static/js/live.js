@@ -21,7 +21,7 @@ class Live extends EventTarget {
   constructor() {
     super();
     this.topics = new Map();     // topic -> {message, apply, seq}
-    this.feeds = new Map();      // station slug -> {lab, size, fps, draw}
+    this.feeds = new Map();      // station slug/number of the camera -> {lab, station, camera, size, fps, draw}
     this.commands = new Map();   // id -> {resolve, timer}
     this.held = new Map();       // station slug that this page controls -> timer of its heartbeats
     this.lostAt = null;
@@ -43,7 +43,7 @@ class Live extends EventTarget {
       forgetServerTime();
       this.setOnline(true);
       for (const topic of this.topics.values()) { topic.seq = null; this.send(topic.message); }
-      for (const [station, feed] of this.feeds) this.sendFeed(station, feed);
+      for (const feed of this.feeds.values()) this.sendFeed(feed);
     };
     socket.onmessage = (event) => {
       this.heardAt = performance.now();
@@ -109,22 +109,19 @@ class Live extends EventTarget {
     this.connect();
   }
 
-  watchFrames(lab, station, size, fps, draw) {
-    const feed = { lab, size, fps, draw };
-    this.feeds.set(station, feed);
-    this.sendFeed(station, feed);
+  // camera: its name, "" for the first; number: among the cameras of the body
+  watchFrames(feed, number) {
+    this.feeds.set(`${feed.station}/${number}`, feed);
+    this.sendFeed(feed);
     this.connect();
   }
 
-  sendFeed(station, feed) {
-    this.send({ subscribe: "frames", lab: feed.lab, station, fps: feed.fps, size: feed.size });
+  sendFeed({ lab, station, camera, fps, size }) {
+    this.send({ subscribe: "frames", lab, station, camera, fps, size });
   }
 
-  dropFrames(station) {
-    const feed = this.feeds.get(station);
-    if (!feed) return;
-    this.feeds.delete(station);
-    this.send({ unsubscribe: "frames", lab: feed.lab, station });
+  dropFrames({ lab, station, camera }, number) {
+    if (this.feeds.delete(`${station}/${number}`)) this.send({ unsubscribe: "frames", lab, station, camera });
   }
 
   // Resolves to {ok, error}. A command is never queued while the socket is down: acting late is worse than not acting.
@@ -196,14 +193,17 @@ class Live extends EventTarget {
     topic.apply(message.type, message.data);
   }
 
-  // uint16 length of the slug, slug, uint32 step, uint32 episode, float64 unix time, JPEG (all big endian)
+  // uint16 length of the slug, slug, uint32 step, uint32 episode, float64 unix time (all big endian), the camera's
+  // number in one byte unless it is the first, JPEG, which begins with 255
   receiveFrame(buffer) {
     const view = new DataView(buffer);
     const length = view.getUint16(0);
     const station = new TextDecoder().decode(new Uint8Array(buffer, 2, length));
     const at = 2 + length;
     const header = { step: view.getUint32(at), episode: view.getUint32(at + 4), time: view.getFloat64(at + 8) };
-    this.feeds.get(station)?.draw(new Blob([new Uint8Array(buffer, at + 16)], { type: "image/jpeg" }), header);
+    const first = view.getUint8(at + 16) === 255, number = first ? 0 : view.getUint8(at + 16);
+    const jpeg = new Uint8Array(buffer, at + (first ? 16 : 17));
+    this.feeds.get(`${station}/${number}`)?.draw(new Blob([jpeg], { type: "image/jpeg" }), header);
   }
 }
 
@@ -247,7 +247,11 @@ document.addEventListener("visibilitychange", () => {
   for (const feed of shown) if (document.hidden) feed.stop(); else feed.start();
 });
 
-export function showFrames(element, lab, station, { size = "small", fps = 5, onFrame = null } = {}) {
+// How long no picture has come for the element.
+export const silentMs = (element) => performance.now() - (feedOf.get(element)?.drawnAt ?? -Infinity);
+
+export function showFrames(element, lab, station,
+  { size = "small", fps = 5, camera = "", number = 0, onFrame = null } = {}) {
   const canvas = element.querySelector("canvas");
   const context = canvas.getContext("2d");
   const age = document.createElement("span");
@@ -278,15 +282,18 @@ export function showFrames(element, lab, station, { size = "small", fps = 5, onF
       element.classList.add("has-frame");
       element.dataset.frames = Number(element.dataset.frames || 0) + 1;
       taken = 1000 * header.time;
+      feed.drawnAt = performance.now();
       refreshAge();
       onFrame?.(header);
     } catch { /* a torn picture: the next one replaces it */ } finally { busy = false; }
   }
+  const wanted = { lab, station, camera, size, fps, draw };
   const feed = {
+    drawnAt: -Infinity,
     start() {
-      if (!running) { running = true; since = performance.now(); live.watchFrames(lab, station, size, fps, draw); }
+      if (!running) { running = true; since = performance.now(); live.watchFrames(wanted, number); }
     },
-    stop() { if (running) { running = false; live.dropFrames(station); } },
+    stop() { if (running) { running = false; live.dropFrames(wanted, number); } },
   };
   feedOf.set(element, feed);
   observer.observe(element);

@@ -9,51 +9,85 @@ import { isNumber, number, percent, root, setText } from "./format.js";
 const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
 const base = `${root}api/labs/${lab}/episodes/${page.episode}`;
-const feed = $("#feed"), canvas = feed.querySelector("canvas"), scrub = $("#scrub");
+const feed = $("#feed"), scrub = $("#scrub");
 const strip = new Strip($("#strip"), { large: true });
 const last = Number(page.steps);
 strip.limit = last;
 const AHEAD = 12;
-const pictures = new Map();     // step -> promise of a bitmap
+const KEPT = 400;
+const pictures = new Map();     // camera's name and step -> promise of a bitmap
 let steps = null, rate = 1, wanted = 0;
 
 const ACTORS = ["policy", "human", "script"];
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-// The first ask starts a job that renders the episode; until then the server answers 202.
-function picture(at) {
-  if (pictures.has(at)) return pictures.get(at);
-  const load = (async () => {
-    for (let attempt = 0; attempt < 120; attempt++) {
-      const answer = await fetch(`${base}/frames/${at}.jpg`);
-      if (answer.status === 200) return createImageBitmap(await answer.blob());
-      if (answer.status !== 202) {
-        const body = await answer.json().catch(() => ({}));
-        throw new Error(body.detail || `The server answered ${answer.status} for this picture.`);
-      }
-      await pause(attempt < 5 ? 300 : 1000);
+async function refusal(answer, what) {
+  const body = await answer.json().catch(() => ({}));
+  return new Error(body.detail || `The server answered ${answer.status} for ${what}.`);
+}
+
+// The first ask starts a job that makes the episode's pictures; until then the server answers 202.
+async function readCameras() {
+  for (let attempt = 0; attempt < 120; attempt++) {
+    const answer = await fetch(`${base}/cameras`);
+    if (answer.status === 200) return (await answer.json()).cameras;
+    if (answer.status !== 202) throw await refusal(answer, "its cameras");
+    await pause(attempt < 5 ? 300 : 1000);
+  }
+  throw new Error("The pictures of this episode were not made within two minutes. Is the worker running?");
+}
+
+// A feed for each camera. What they are called comes from a robot's program: text, never HTML.
+function makeFeeds(cameras) {
+  $("#feeds").dataset.cameras = cameras.length;
+  const elements = cameras.map((_, i) => i === 0 ? feed : feed.cloneNode(true));
+  return cameras.map(({ name, missing }, i) => {
+    const element = elements[i];
+    if (i > 0) { element.removeAttribute("id"); $("#feeds").append(element); }
+    if (name) element.querySelector("canvas").setAttribute("aria-label", `Camera ${name} at the chosen step`);
+    element.dataset.camera = name;
+    if (missing) setText(element.querySelector(".note"), missing);
+    if (cameras.length > 1) {
+      const which = document.createElement("span");
+      which.className = "which";
+      which.textContent = name;
+      element.append(which);
     }
-    throw new Error("The pictures of this episode were not rendered within two minutes. Is the worker running?");
+    return { element, name, missing };
+  });
+}
+
+function picture(name, at) {
+  const key = JSON.stringify([name, at]);
+  if (pictures.has(key)) return pictures.get(key);
+  const load = (async () => {
+    const answer = await fetch(`${base}/frames/${at}.jpg?${new URLSearchParams({ camera: name })}`);
+    if (answer.status !== 200) throw await refusal(answer, "this picture");
+    return createImageBitmap(await answer.blob());
   })();
-  load.catch(() => pictures.delete(at));
-  pictures.set(at, load);
-  if (pictures.size > 400) pictures.delete(pictures.keys().next().value);
+  load.catch(() => pictures.delete(key));
+  pictures.set(key, load);
+  if (pictures.size > KEPT) pictures.delete(pictures.keys().next().value);
   return load;
 }
 
-async function drawPicture(at) {
-  const mine = ++wanted;
-  try {
-    const bitmap = await picture(at);
-    if (mine !== wanted) return;
+let feeds = null;               // one of each camera, once they are known
+
+// All cameras in step: none shows this step before all have it.
+async function drawPictures(at) {
+  const mine = ++wanted, shown = (feeds ?? []).filter(({ missing }) => !missing);
+  const loaded = await Promise.allSettled(shown.map(({ name }) => picture(name, at)));
+  if (mine !== wanted) return;
+  shown.forEach(({ element, name }, i) => {
+    const { value: bitmap, reason } = loaded[i];
+    element.classList.toggle("has-frame", Boolean(bitmap));
+    if (!bitmap) { setText(element.querySelector(".note"), reason.message); return; }
+    const canvas = element.querySelector("canvas");
     canvas.width = bitmap.width; canvas.height = bitmap.height;
     canvas.getContext("2d").drawImage(bitmap, 0, 0);
-    feed.classList.add("has-frame");
-    feed.dataset.step = at;
-    for (let ahead = 1; ahead <= AHEAD; ahead++) if (at + ahead <= last) picture(at + ahead).catch(() => {});
-  } catch (error) {
-    if (mine === wanted) { setText(feed.querySelector(".note"), error.message); feed.classList.remove("has-frame"); }
-  }
+    element.dataset.step = at;
+    for (let ahead = 1; ahead <= AHEAD; ahead++) if (at + ahead <= last) picture(name, at + ahead).catch(() => {});
+  });
 }
 
 // What the numbers of an action are called, with their units where the body tells them.
@@ -65,7 +99,7 @@ const valueAt = (values, at) => Array.isArray(values) ? values[at] : undefined;
 function show(step, passing) {
   scrub.setAttribute("aria-valuetext", `step ${step} of ${last}`);
   setText($("#where"), `step ${step} of ${last}`);
-  drawPicture(step);
+  drawPictures(step);
   if (steps) {
     const d = valueAt(steps.d, step), action = valueAt(steps.actions, step), actor = valueAt(steps.actors, step);
     setText(field("d"), number(d, 1));
@@ -127,6 +161,11 @@ $("#add-correction")?.addEventListener("click", (event) => addToDataset(page.epi
 
 const asked = Number(new URLSearchParams(location.search).get("step"));
 player.move(Number.isInteger(asked) ? asked : 0, true);
+async function openCameras() {
+  try { feeds = makeFeeds(await readCameras()); } catch (error) { setText(feed.querySelector(".note"), error.message); }
+  drawPictures(player.at);
+}
+openCameras();
 try {
   const answer = await fetch(`${base}/steps`);
   const body = await answer.json();

@@ -1,6 +1,6 @@
 // One station: watch it large, and act on it. What the acts, keys and driving are is in control.js.
 
-import { live, showFrames } from "./live.js";
+import { live, showFrames, silentMs } from "./live.js";
 import { Strip } from "./strip.js";
 import { lab, page, toast } from "./app.js";
 import "./rewind.js";
@@ -14,15 +14,25 @@ const slug = page.station;
 const mayAdd = page.mayAdd === "1";
 const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
-const feed = $("#feed");
+const feed = $("#feed"), feeds = [...document.querySelectorAll(".feed[data-camera]")];
 const strip = new Strip($("#strip"), { large: true });
 let data = { slug, ...JSON.parse($("#driving").textContent) }, heardAt = null;
 const current = () => ({ ...data, slug });
 const drive = new Drive(current);
 const driveButtons = $("#axes") && new DriveButtons($("#axes"), drive);
+const CAMERA_GONE_MS = 1000;      // others of the station may go on
 
-showFrames(feed, lab, slug,
-  { size: "large", fps: 10, onFrame: (header) => setText(field("frame-time"), `frame of step ${header.step}`) });
+for (const each of feeds) showFrames(each, lab, slug,
+  { size: "large", fps: 10, camera: each.dataset.camera, number: Number(each.dataset.number),
+    onFrame: each === feed ? (header) => setText(field("frame-time"), `frame of step ${header.step}`) : null });
+
+// A phone has room for one: what is not chosen is not on screen, and so not asked for.
+for (const button of document.querySelectorAll("[data-watch]")) button.addEventListener("click", () => {
+  for (const each of feeds) each.classList.toggle("unchosen", each.dataset.number !== button.dataset.watch);
+  for (const each of document.querySelectorAll("[data-watch]")) {
+    each.setAttribute("aria-pressed", String(each === button));
+  }
+});
 
 function render() {
   const state = data.connected === false ? "offline" : data.state;
@@ -48,8 +58,13 @@ function render() {
   setText(field("seen"), data.connected ? "connected" : data.last_seen ? `last seen ${ago(new Date(data.last_seen))}`
     : "never seen yet");
 
-  setText(feed.querySelector(".note"), data.camera_error || "waiting for a picture");
-  if (data.camera_error) feed.classList.remove("has-frame");
+  for (const each of feeds) {
+    setText(each.querySelector(".note"), data.camera_error || "waiting for a picture");
+    if (data.camera_error && silentMs(each) > CAMERA_GONE_MS) each.classList.remove("has-frame");
+  }
+  field("camera-error").hidden = !data.camera_error;
+  setText(field("camera-error"), data.camera_error && `Camera: ${data.camera_error}. It is tried again every few `
+    + "seconds, and practice goes on. Check its cable and the program that reads it.");
   showHeard();
 
   const needs = $("#needs");

@@ -1,7 +1,7 @@
 // The wall: a card a station, those that need a person first. Cards are drawn by the server; this file keeps them
 // current.
 
-import { live, postApi, showFrames } from "./live.js";
+import { live, postApi, showFrames, silentMs } from "./live.js";
 import { Strip } from "./strip.js";
 import { hearCalls, timeLeft } from "./attention.js";
 import { askReason, confirmAct, lab, toast, typing } from "./app.js";
@@ -19,6 +19,7 @@ const cards = new Map();       // slug -> {element, data, strip}
 const inUse = () => [...cards.values()].filter((card) => !card.data.archived);
 const STALE_AFTER_MS = 5000;      // every station speaks each second, in every state
 const SETTLED_MS = 1000;
+const CAMERA_GONE_MS = 1000;      // the card shows the first camera, and another one may have failed
 const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waiting for the next policy",
   paused: "It stands still until it is resumed",
   maintenance: "In maintenance" };
@@ -96,7 +97,9 @@ function render(card) {
   refuseOffline(button);
   setText(element.querySelector(".feed .note"),
     state === "offline" ? "offline" : data.camera_error || "waiting for a picture");
-  if (data.camera_error) element.querySelector(".feed").classList.remove("has-frame");
+  setText(field("camera-error"), data.camera_error ?? "");
+  const feed = element.querySelector(".feed");
+  if (data.camera_error && silentMs(feed) > CAMERA_GONE_MS) feed.classList.remove("has-frame");
   refreshStale(card);
 }
 

@@ -1,0 +1,291 @@
+"""A real robot of several cameras in a real Chromium: live side by side, one of them on a phone, and all in the replay.
+
+The robot is tests/robots/fake_so101.py with the station's own loop and cameras, in a thread of the test.
+"""
+
+import re
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import expect
+
+from robots.cameras import Cameras
+from robots.embodiments import IMAGES, STATE, Camera, picture
+from robots.link import Link, LinkThread
+from robots.protocol import Hello
+from robots.station import Station
+from tests.browser.conftest import THEME
+from tests.browser.test_control import wait_until
+from tests.browser.test_screens import log_in
+from tests.conftest import new_fleet
+from tests.robots.fake_so101 import SO101, FakeSO101
+
+LAB = "/labs/main"
+WAIT_MS = 20_000
+HOSTILE = '"><img src=x onerror=document.title="hacked">'
+TOP = IMAGES + "top"
+DRIVE = """([station, axes]) => {
+  const loaded = performance.getEntriesByType('resource').map((entry) => entry.name);
+  return import(loaded.find((name) => /\\/js\\/live\\.\\w+\\.js$/.test(name))).then(async ({ live }) => {
+    for (let i = 0; i < 12; i++) {
+      live.drive("main", station, axes);
+      await new Promise((done) => setTimeout(done, 80));
+    }
+  });
+}"""
+
+
+class BreakableSO101(FakeSO101):
+    """Its cameras can be unplugged."""
+
+    def __init__(self):
+        super().__init__()
+        self.unplugged = set()
+
+    def render(self, camera, width, height):
+        if camera in self.unplugged:
+            raise RuntimeError("it is unplugged")
+        return super().render(camera, width, height)
+
+
+class ThreeEyes(BreakableSO101):
+    """Its policy sees by a third camera, which may send nothing; another has a name that is no name."""
+
+    embodiment = replace(
+        SO101,
+        observation={**SO101.observation, TOP: picture(48, 36)},
+        views=(Camera("front", 640, 480), Camera(HOSTILE, 640, 480)),
+    )
+
+    def observation(self):
+        top = {} if "top" in self.unplugged else {TOP: np.full((36, 48, 3), 90 + int(self.joints[0]), np.uint8)}
+        return {STATE: self.joints.copy(), **top}
+
+    def render(self, camera, width, height):
+        return super().render("wrist" if camera == HOSTILE else camera, width, height)
+
+
+class Robot:
+    """A station, its link and its cameras in a thread of this process."""
+
+    def __init__(self, world, server, token, folder):
+        self.world = world
+        hello = Hello(embodiment=world.embodiment.to_json(), software="test", renderer=world.renderer, tasks=["lego"])
+        self.links, self.ending = LinkThread(), False
+        self.link = Link(server, token, hello, folder, name="robot")
+        self.station = Station(world, emit=self.link.send, show=self.link.show, store=self.link.store)
+        self.cameras = Cameras(self.station, self.link)
+        self.links.add(self.link)
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        while not self.ending:
+            self.station.server_gone(self.link.gone_for())
+            for message, received_at in self.link.received():
+                self.cameras.hear(message)
+                self.station.receive(message, received_at)
+            if self.station.observe() is not None:
+                self.station.act(None, np.nan, None)
+            self.cameras.show()
+            time.sleep(0.004)
+
+    def close(self):
+        self.ending = True
+        self.thread.join(5)
+        self.links.close()
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    with new_fleet(1) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def page(fleet, browser):
+    page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=fleet.url).new_page()
+    page.set_default_timeout(WAIT_MS)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(f"{page.url}: {error.stack}"))
+    log_in(page, fleet.logins["manager"])
+    yield page
+    assert errors == []
+    page.context.close()
+
+
+def add_robot(fleet, page, name, world, folder):
+    page.goto(f"{LAB}/stations/new")
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("a real robot").check()
+    page.get_by_role("button", name="Add").click()
+    return Robot(world, fleet.url, page.inner_text("#token"), Path(folder))
+
+
+@pytest.fixture(scope="module")
+def arm(fleet, page):
+    with tempfile.TemporaryDirectory() as folder:
+        robot = add_robot(fleet, page, "Arm", BreakableSO101(), folder)
+        yield robot
+        robot.close()
+
+
+@pytest.fixture(scope="module")
+def eyes(fleet, page):
+    with tempfile.TemporaryDirectory() as folder:
+        robot = add_robot(fleet, page, "Eyes", ThreeEyes(), folder)
+        yield robot
+        robot.close()
+
+
+def feeds(page):
+    return page.locator(".feed[data-camera]")
+
+
+def frames_of(page, number):
+    return int(feeds(page).nth(number).get_attribute("data-frames") or 0)
+
+
+def take_pictures(page, screenshots, name):
+    for theme in ("light", "dark"):
+        page.evaluate(THEME, theme)
+        page.screenshot(path=screenshots / f"{name}_{theme}.png", full_page=True)
+    page.evaluate(THEME, "light")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(700)
+    page.screenshot(path=screenshots / f"{name}_phone.png", full_page=True)
+    wide = page.evaluate("() => document.documentElement.scrollWidth")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    assert wide <= 390, f"{name} is {wide} px wide on a phone of 390"
+
+
+def watch(page, station, count):
+    page.goto(f"{LAB}/stations/{station}")
+    if feeds(page).count() != count:  # it was loaded before the station had said what it has
+        page.wait_for_timeout(1000)
+        page.reload()
+    expect(page.locator(".feed[data-camera].has-frame")).to_have_count(count)
+
+
+def drive(page, station, axes):
+    """An override of a second, and the correction that came of it: its address."""
+    listed = f"/api{LAB}/episodes?station={station}&purpose=correction"
+    before = len(page.request.get(listed).json()["items"])
+    page.get_by_role("button", name="Override").click()
+    expect(page.locator("[data-f=holder]")).to_have_text("you are in control")
+    page.evaluate(DRIVE, [station, axes])
+    page.get_by_role("button", name="Hand back").click()
+    items = wait_until(
+        lambda: len(found := page.request.get(listed).json()["items"]) > before and found, 20, "No correction came."
+    )
+    return f"{LAB}/episodes/{items[0]['uuid']}"
+
+
+def in_step(page):
+    return {each.get_attribute("data-step") for each in page.locator("#feeds .feed.has-frame").all()}
+
+
+def test_one_camera_looks_as_it_did(page, fleet, screenshots):
+    page.goto(f"{LAB}/stations/station-1")
+    expect(page.locator(".feed[data-camera].has-frame")).to_have_count(1)
+    expect(page.locator(".choose-camera, .feed .which")).to_have_count(0)
+    take_pictures(page, screenshots, "station_1_camera")
+
+
+def test_two_cameras_are_watched_side_by_side_and_one_of_them_on_a_phone(page, arm, screenshots):
+    watch(page, "arm", 2)
+    boxes = [each.bounding_box() for each in feeds(page).all()]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] + boxes[0]["width"] < boxes[1]["x"]
+    assert feeds(page).nth(1).locator(".which").inner_text() == "wrist"
+    before = [frames_of(page, i) for i in (0, 1)]
+    page.wait_for_timeout(2000)
+    rates = [(frames_of(page, i) - before[i]) / 2 for i in (0, 1)]
+    assert all(5 <= rate <= 12 for rate in rates), rates
+    take_pictures(page, screenshots, "station_2_cameras")
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(feeds(page).nth(1)).to_be_hidden()
+    page.get_by_role("button", name="wrist").click()
+    expect(feeds(page).nth(0)).to_be_hidden()
+    expect(feeds(page).nth(1)).to_be_visible()
+    page.wait_for_timeout(500)
+    front, wrist = frames_of(page, 0), frames_of(page, 1)
+    wait_until(lambda: frames_of(page, 1) > wrist + 3, 10, "The chosen camera stands still.")
+    assert frames_of(page, 0) == front, "what is not on screen is not asked for"
+    page.set_viewport_size({"width": 1440, "height": 900})
+
+
+def test_what_a_person_drove_is_replayed_with_both_cameras_in_step(page, arm, screenshots):
+    watch(page, "arm", 2)
+    page.goto(drive(page, "arm", {"shoulder_pan.pos": 1, "elbow_flex.pos": -0.5, "gripper": -1}))
+    expect(page.locator("#feeds .feed.has-frame")).to_have_count(2)
+    expect(page.locator("#feeds .which")).to_have_text(["front", "wrist"])
+    assert in_step(page) == {"0"}
+    page.locator("body").press("Shift+ArrowRight")
+    wait_until(lambda: in_step(page) == {"10"}, 10, lambda: f"They show the steps {in_step(page)}.")
+    assert (
+        page.evaluate("() => new Set([...document.querySelectorAll('#feeds canvas')].map((c) => c.toDataURL())).size")
+        == 2
+    )
+    before = page.evaluate("() => document.querySelector('#feeds canvas').toDataURL()")
+    page.locator("body").press("End")
+    wait_until(lambda: in_step(page) not in ({"10"}, set()), 10, "The end is not shown.")
+    assert page.evaluate("() => document.querySelector('#feeds canvas').toDataURL()") != before, "the arm turned"
+    take_pictures(page, screenshots, "replay_2_cameras")
+
+
+def test_a_camera_that_fails_is_said_and_the_other_goes_on(page, arm, screenshots):
+    watch(page, "arm", 2)
+    arm.world.unplugged = {"wrist"}
+    trouble = page.locator('p[data-f="camera-error"]')
+    expect(trouble).to_contain_text("its camera wrist failed: it is unplugged. It is tried again every few seconds")
+    expect(feeds(page).nth(1)).not_to_have_class(re.compile("has-frame"))
+    expect(feeds(page).nth(1).locator(".note")).to_contain_text("its camera wrist failed")
+    front = frames_of(page, 0)
+    wait_until(lambda: frames_of(page, 0) > front + 5, 10, "The other camera stands still.")
+    expect(feeds(page).nth(0)).to_have_class(re.compile("has-frame"))
+    take_pictures(page, screenshots, "station_camera_fails")
+    page.goto(f"{LAB}/")
+    card = page.locator("article.card[data-station=arm]")
+    expect(card.locator('[data-f="camera-error"]')).to_contain_text("its camera wrist failed")
+    expect(card.locator(".feed")).to_have_class(re.compile("has-frame"))
+    page.screenshot(path=screenshots / "wall_camera_fails.png", full_page=True)
+    arm.world.unplugged = set()
+    page.goto(f"{LAB}/stations/arm")
+    expect(page.locator(".feed[data-camera].has-frame")).to_have_count(2)
+    expect(trouble).to_be_hidden(timeout=WAIT_MS)  # it is tried again after 5 s
+
+
+def test_three_cameras_with_a_name_that_would_be_html(page, eyes, screenshots):
+    watch(page, "eyes", 3)
+    assert [each.get_attribute("data-camera") for each in feeds(page).all()] == ["front", HOSTILE, "top"]
+    take_pictures(page, screenshots, "station_3_cameras")
+    page.goto(drive(page, "eyes", {"shoulder_pan.pos": 1, "gripper": 1}))
+    expect(page.locator("#feeds .feed.has-frame")).to_have_count(3)
+    expect(page.locator("#feeds .which")).to_have_text(["front", HOSTILE, "top"])
+    page.locator("body").press("End")
+    take_pictures(page, screenshots, "replay_3_cameras")
+    assert page.title() != "hacked" and page.locator("img").count() == 0
+
+
+def test_a_camera_that_the_policy_needs_and_that_sends_nothing_calls_a_person_who_reads_what_to_do(
+    page, eyes, screenshots
+):
+    watch(page, "eyes", 3)
+    eyes.world.unplugged = {"top"}
+    page.get_by_role("button", name="Reset done").click()
+    expect(page.locator('[data-f="need"]')).to_contain_text("the camera top sent no picture")
+    expect(page.locator('[data-f="need-advice"]')).to_contain_text("Then press Reset done")
+    page.goto(f"{LAB}/")
+    card = page.locator("#attention article.card[data-station=eyes]")
+    expect(card.locator(".reason")).to_contain_text("check its cable and the program that reads it")
+    expect(card.locator(".advice")).to_contain_text("repair what failed")
+    page.screenshot(path=screenshots / "wall_camera_sends_nothing.png", full_page=True)
+    eyes.world.unplugged = set()
+    page.goto(f"{LAB}/stations/eyes")
+    page.get_by_role("button", name="Reset done").click()
+    expect(page.locator("body")).to_have_attribute("data-station-state", "idle")
