@@ -32,7 +32,9 @@ class World(Protocol):
 
     @property
     def renderer(self) -> str:
-        """What draws it: "egl", "osmesa", "cgl" (macOS), or "drawn": a top view, for want of an OpenGL library."""
+        """What draws it: "egl", "osmesa", "cgl" (macOS), or "drawn": a top view, for want of an OpenGL library. Of an
+        environment without a MuJoCo model: "environment", its own way, or "card": nothing is to be seen.
+        """
 
     def reset(self, rng: np.random.Generator) -> Observation:
         """Scatter everything; returns the observation: an array for each of the body's features, by key."""

@@ -4,7 +4,6 @@ The first needs a few lines of TOML in the file that FLEETUI_WORLDS names (docs/
 importing this module: gymnasium.make("robots.worlds.gymnasium_world:FleetUI/LanguageTable-v0").
 """
 
-import os
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -81,9 +80,6 @@ class GymnasiumWorld:
 
     def _made(self) -> gymnasium.Env[Any, Any]:
         env_id, options = self.description.env_id, dict(self.description.options)
-        # Gymnasium's own way to draw would otherwise look for a screen first.
-        if renderer_name() != "drawn":
-            os.environ.setdefault("MUJOCO_GL", renderer_name())
         try:
             if "rgb_array" in guarded("looking it up", _render_modes, env_id):
                 options.setdefault("render_mode", "rgb_array")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import gymnasium
+import mujoco
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -72,14 +73,23 @@ class FakeFetchPush(gymnasium.Env):
         return np.zeros((480, 480, 3), np.uint8)
 
 
+MODEL = mujoco.MjModel.from_xml_string("""
+<mujoco><worldbody><light pos="0 0 3"/><geom type="plane" size="3 3 0.1" rgba="0.6 0.6 0.6 1"/>
+<body><joint type="slide" axis="1 0 0"/><joint type="slide" axis="0 1 0"/>
+<geom type="sphere" size="0.3" pos="0 0 0.3" rgba="0 1 0 1"/></body></worldbody></mujoco>""")
+
+
 class FakePointMaze(gymnasium.Env):
-    """A point mass in a U of cells of one metre; its walls are no obstacle, but hitting them is seen."""
+    """A point mass in a U of cells of one metre; its walls are no obstacle, but hitting them is seen. It has a MuJoCo
+    model, as the real one has, and says nothing of its rate.
+    """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
     action_space, observation_space = spaces.Box(-1, 1, (2,), np.float32), goal_space(4, 2)
 
-    def __init__(self, render_mode=None, width=480, height=480, reset_target=True, continuing_task=False):
-        self.render_mode, self.size = render_mode, (height, width)
+    def __init__(self, render_mode=None, reset_target=True, continuing_task=False):
+        self.render_mode, self.model = render_mode, MODEL
+        self.data = mujoco.MjData(MODEL)
         self.maze = SimpleNamespace(
             maze_map=[[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, 1, 1, 0, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]],
             cell_xy_to_rowcol=lambda xy: np.array([int(np.floor(2.5 - xy[1])), int(np.floor(xy[0] + 2.5))]),
@@ -106,11 +116,10 @@ class FakePointMaze(gymnasium.Env):
             self.maze.maze_map[self.maze.cell_xy_to_rowcol(self.place)[0]][self.maze.cell_xy_to_rowcol(self.place)[1]]
             == 0
         ), "it went through a wall"
+        self.data.qpos[:] = self.place
+        mujoco.mj_forward(self.model, self.data)
         reached = bool(np.linalg.norm(self.place - self.goal) < 0.45)
         return self._seen(), 0.0, False, False, {"success": reached}
-
-    def render(self):
-        return np.full((*self.size, 3), 50, np.uint8)
 
 
 @pytest.fixture
@@ -155,3 +164,6 @@ def test_only_the_camera_of_the_maze_shows_its_goal(of_example):
     body = of_example("point_maze").embodiment
     assert body.state_names == ("x", "y", "velocity_x", "velocity_y")
     assert body.pictures["top"].shape == (64, 64, 3)
+    (episode,) = collect_demonstrations(["point_maze"], 1, seed=3)
+    seen = episode.observations["observation.images.top"]
+    assert seen.shape == (episode.steps + 1, 64, 64, 3) and (seen[0] != seen[-1]).any(), "the ball has moved"
