@@ -7,6 +7,7 @@ with exit code 2.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -81,8 +82,9 @@ def _written(folder: Path, pictures: Iterable[bytes]) -> Iterator[int]:
         path = folder / f"{step:05d}.jpg"
         path.unlink(missing_ok=True)  # of a job that died
         if jpeg is before:
-            os.link(last, path)
-        else:
+            with contextlib.suppress(OSError):  # on a disk that knows no links it is written again
+                os.link(last, path)
+        if not path.exists():
             write_atomically(path, jpeg, durable=False)
         before, last = jpeg, path
         yield step

@@ -1,4 +1,4 @@
-"""The last half minute of every station, whether anybody watched or not: what it said, and the pictures it sent.
+"""The last half minute of every station, whether anybody watched or not: what it said, and what its first camera saw.
 
 Kept in this (only) web process as it passes by, so that a supervisor who is called can see what happened just before,
 also of a station that has gone since. While a station stands still its ring does too: who comes after a minute sees

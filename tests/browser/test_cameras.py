@@ -236,6 +236,10 @@ def test_what_a_person_drove_is_replayed_with_both_cameras_in_step(page, arm, sc
     wait_until(lambda: in_step(page) not in ({"10"}, set()), 10, "The end is not shown.")
     assert page.evaluate("() => document.querySelector('#feeds canvas').toDataURL()") != before, "the arm turned"
     take_pictures(page, screenshots, "replay_2_cameras")
+    page.set_viewport_size({"width": 390, "height": 844})
+    front, wrist = (each.bounding_box() for each in page.locator("#feeds .feed").all())
+    assert front["y"] == wrist["y"] and front["x"] < wrist["x"], "on a phone too, and in the same order"
+    page.set_viewport_size({"width": 1440, "height": 900})
 
 
 def test_a_camera_that_fails_is_said_and_the_other_goes_on(page, arm, screenshots):
@@ -245,6 +249,7 @@ def test_a_camera_that_fails_is_said_and_the_other_goes_on(page, arm, screenshot
     expect(trouble).to_contain_text("its camera wrist failed: it is unplugged. It is tried again every few seconds")
     expect(feeds(page).nth(1)).not_to_have_class(re.compile("has-frame"))
     expect(feeds(page).nth(1).locator(".note")).to_contain_text("its camera wrist failed")
+    expect(feeds(page).nth(1).locator("canvas")).to_be_hidden()  # its last picture would look like a still robot
     front = frames_of(page, 0)
     wait_until(lambda: frames_of(page, 0) > front + 5, 10, "The other camera stands still.")
     expect(feeds(page).nth(0)).to_have_class(re.compile("has-frame"))

@@ -61,6 +61,19 @@ def test_form_api_action_and_station_agree_on_each_rule(lab, rule, value, fits):
     assert (edited.status_code == 200) == fits
 
 
+@pytest.mark.parametrize("value, fits", [("", True), ("yes", True), ("no", True), ("perhaps", False), (True, False)])
+def test_form_api_action_and_station_agree_on_whether_pictures_are_kept(lab, value, fits):
+    station = lab.stations[0]
+    form = StationSettingsForm({"shuffle_every_s": 60, "record_frames": value}, station=station)
+    assert form.is_valid() == fits, form.errors
+    body = {"name": "settings", "args": {"record_frames": value}}
+    assert (lab.call("supervisor", "post", "stations/arm-1/command", body).status_code == 200) == fits
+    station.refresh_from_db()
+    assert station.record_frames == (value if fits else "") == station.settings_json()["record_frames"]
+    assert lab.call("viewer", "get", "stations/arm-1").json()["record_frames"] == station.record_frames
+    assert Bench().command("settings", record_frames=value)["ok"] == fits
+
+
 SETTINGS_CASES = [(rule, *each) for rule in SETTINGS_OF_PERSONS for each in around(rule)]
 
 

@@ -63,8 +63,8 @@ function render() {
     if (data.camera_error && silentMs(each) > CAMERA_GONE_MS) each.classList.remove("has-frame");
   }
   field("camera-error").hidden = !data.camera_error;
-  setText(field("camera-error"), data.camera_error && `Camera: ${data.camera_error}. It is tried again every few `
-    + "seconds, and practice goes on. Check its cable and the program that reads it.");
+  setText(field("camera-error"), data.camera_error && `${data.camera_error}. It is tried again every few seconds, `
+    + "and practice goes on. Check its cable and the program that reads it.");
   showHeard();
 
   const needs = $("#needs");
