@@ -333,7 +333,9 @@ class Assignment(Message):
     purpose: str = part(TEXT, '"practice" | "evaluation"', default="practice")
     settings: dict[str, Any] = part(OBJECT, "those that hold now: self_reset_after_s, shuffle_every_s", default=dict)
     assignment: Any = part(ANY, "its id; null: go idle at the episode's end", default=None)
-    run: Any = part(ANY, "the id of the run whose policies come", default=None)
+    run: Any = part(
+        ANY, "what the policies come for: the id of a run, or a text of its own for each evaluation", default=None
+    )
     task: dict[str, Any] | None = part(
         TASK,
         "name, and the rules of robots/rules.py. A task in words has `words` too: {title, embodiment, wordings, "
@@ -342,6 +344,12 @@ class Assignment(Message):
         default=None,
     )
     at_once: bool = part(FLAG, "the policy's attempt under way ends where it is", default=False, optional=True)
+    attempts: int | None = part(
+        SAID_WHOLE, "how many this station shall have made of an evaluation; null: no end", default=None, optional=True
+    )
+    made: int | None = part(
+        SAID_WHOLE, "how many of them the server has stored from this station", default=None, optional=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

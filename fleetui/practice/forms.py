@@ -245,7 +245,7 @@ class StationsForm(LaunchForm):
             field.help_text = f"{self.recipe_class.FIELDS[name].help} Left empty, it is the task's."
             if like is None or name not in like.recipe:
                 field.initial = ""
-        busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
+        busy = AssignedStation.objects.filter(live=True, station__lab=lab)
         offer_rows(self, "task", lab.tasks.filter(archived_at=None).order_by("name"))
         able = lab.stations.filter(maintenance_since=None, archived_at=None)
         free = able.exclude(pk__in=busy.values("station")).order_by("number")

@@ -163,7 +163,7 @@ def queue_rows(lab: Lab) -> dict[str, Any]:
             "priority": "" if row.priority == 1 else f"{PRIORITIES[row.priority]} priority",
             "stations": sorted((place.station for place in row.places.all()), key=lambda station: station.number),
         }
-        (waiting if row.run_id is None else working).append(shown)
+        (working if row.at_work else waiting).append(shown)
     for place, shown in enumerate(waiting):
         shown["number"] = place + 1
         shown["up"] = waiting[place - 1]["row"].pk if place else None
