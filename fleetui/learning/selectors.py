@@ -11,6 +11,7 @@ from training.intervals import wilson
 from training.methods.registry import ROLES, methods_that_need
 
 SNAPSHOT_METRICS = 4000
+MOMENTS = ("created_at", "started_at", "ended_at")  # of an evaluation on stations
 
 
 def list_datasets(lab: Lab, archived: bool = False) -> QuerySet[Dataset]:
@@ -232,7 +233,6 @@ def evaluations_on_stations(run: Run) -> list[dict[str, Any]]:
     for row in rows:
         assert row.checkpoint is not None  # by it they were found
         low, high = wilson(row.successes, row.known)
-        stations = sorted((place.station for place in row.places.all()), key=lambda station: station.number)
         found.append(
             {
                 "id": row.pk,
@@ -245,18 +245,25 @@ def evaluations_on_stations(run: Run) -> list[dict[str, Any]]:
                 "known": row.known,
                 "unknown": row.made - row.known,
                 "successes": row.successes,
+                "rate": row.successes / row.known if row.known else None,
                 "low": low,
                 "high": high,
                 "detected": row.detected,
-                "stations": [station.slug for station in stations],
+                "stations": sorted((place.station for place in row.places.all()), key=lambda each: each.number),
                 "state": row.state,
                 "by": row.created_by.get_username() if row.created_by else "",
-                "created_at": row.created_at.isoformat(),
-                "started_at": row.started_at.isoformat() if row.started_at else None,
-                "ended_at": row.ended_at.isoformat() if row.ended_at else None,
+                "created_at": row.created_at,
+                "started_at": row.started_at,
+                "ended_at": row.ended_at,
             }
         )
     return found
+
+
+def evaluation_row(found: dict[str, Any]) -> dict[str, Any]:
+    """One of them as the API and the charts have it."""
+    moments = {name: found[name].isoformat() if found[name] else None for name in MOMENTS}
+    return found | moments | {"stations": [station.slug for station in found["stations"]]}
 
 
 def success_curve(run: Run) -> dict[str, Any]:
@@ -273,7 +280,7 @@ def success_curve(run: Run) -> dict[str, Any]:
         "run": run.pk,
         "name": run.name,
         "points": points,
-        "stations": evaluations_on_stations(run),
+        "stations": [evaluation_row(each) for each in evaluations_on_stations(run)],
         "sft": level.data if level else None,
         "kept_version": run.kept_version,
     }
