@@ -109,7 +109,7 @@ def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
         log="\n".join(learning.log_tail(found)),
         **station_evaluations(found),
         can_be_evaluated=learning.evaluated_policies(found).exists(),
-        simulated=found.body.get("name") in {world.embodiment for world in WORLDS.values()},
+        simulated=found.body.get("name") in WORLDS,
     )
 
 
