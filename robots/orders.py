@@ -155,7 +155,10 @@ class Orders:
             return self.waiting_reason or "no policy has come yet"
         if self.hold_version is not None and self.loaded.version <= self.hold_version:
             return f"holding for a policy newer than version {self.hold_version}"
+        return "it has made its attempts of this evaluation" if self.share_made else ""
+
+    @property
+    def share_made(self) -> bool:
+        """Whether no attempt of its evaluation is left for this station."""
         most = self.assignment.attempts if self.assignment else None
-        if most is not None and self.attempts_made >= most:
-            return "it has made its attempts of this evaluation"
-        return ""
+        return most is not None and self.attempts_made >= most

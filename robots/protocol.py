@@ -108,6 +108,7 @@ class Code(StrEnum):
     LET_GO = "let_go", "overridden: the drives ended without a release"
     QUIET = "quiet", "overridden: no sign of life from the holder's browser"
     UNHELD = "unheld", "overridden: the holder is gone; it waits for a person to take over or hand back"
+    SHARE_MADE = "share_made", "waiting: it has made its share of an evaluation's attempts, and wants nothing"
 
 
 # What fields take

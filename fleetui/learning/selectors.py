@@ -83,23 +83,30 @@ def parent_problem(run: Run) -> str:
 
 def evaluation_problem(checkpoint: Checkpoint) -> str:
     """Why stations can't be evaluated with this checkpoint, or nothing. Its run may be under way."""
-    run = checkpoint.run
     if checkpoint.role != "policy":
         return f"The {checkpoint} acts on no station; choose a policy."
+    if problem := _judge_problem(checkpoint.run):
+        return problem
+    if not checkpoint.file.is_file():
+        return f"The file of {checkpoint} of {checkpoint.run} is no longer there; choose a newer policy."
+    return ""
+
+
+def _judge_problem(run: Run) -> str:
     if run.archived_at:
         return f"{run} is archived; bring it back first or choose another run."
     judge = run.best_checkpoint("reward_model")
     if judge is None or judge.threshold is None:
         return f"{run} has no reward model yet, by which a station ends its attempts; choose another run."
-    if not checkpoint.file.is_file():
-        return f"The file of {checkpoint} of {run} is no longer there; choose a newer policy."
     return ""
 
 
 def evaluated_policies(run: Run) -> QuerySet[Checkpoint]:
     """What can be evaluated of it, the newest first: of a long run the learner removes files in between."""
     policies = run.checkpoints.filter(role="policy").select_related("run").order_by("-version", "-created_at")
-    return policies.filter(pk__in=[each.pk for each in policies if not evaluation_problem(each)])
+    if _judge_problem(run):
+        return policies.none()
+    return policies.filter(pk__in=[each.pk for each in policies if each.file.is_file()])
 
 
 def find_parent(lab: Lab, number: int) -> tuple[Run | None, str]:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from robots.attention import need_of
 from robots.embodiments import STATE
 from robots.episodes import ACTORS, episodes_to_bytes, rows_of, stacked
 from robots.protocol import to_json
@@ -257,6 +258,9 @@ def test_an_evaluation_is_over_after_its_attempts():
     assert bench.state == "evaluating"
     bench.until_episodes(2)
     assert bench.state == "waiting" and "has made its attempts" in bench.station.control.reason
+    told_of = {"state": "waiting", "reason": bench.station.control.reason, "state_for_s": 600.0}
+    assert need_of(**told_of, code=bench.station.control.code) is None, "it wants nobody"
+    assert need_of(**told_of) is not None
     bench.tick()
     assert len(bench.episodes) == 2 and {each.purpose for each in bench.episodes} == {"evaluation"}
     bench.station.receive(told({**EVALUATION, "attempts": 3, "made": 1}))  # one upload is on its way

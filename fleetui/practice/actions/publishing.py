@@ -65,7 +65,7 @@ def _orders_of_evaluation(
     """Its share of the attempts, and the policy. To the station it is no run's: it must neither act with the policy
     that it practised with, nor wait for a newer one.
     """
-    made, attempts = selectors.shares_of_attempts(assignment)[station.pk]
+    made, attempts = selectors.shares_of_attempts(assignment).get(station.pk, (0, 0))  # it may end meanwhile
     order = AssignmentMessage(
         purpose="evaluation",
         settings=settings,

@@ -92,7 +92,7 @@ def new_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
 @require_GET
 def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
     found = access.get_row(Run, request.user, lab_slug, pk=run_id)
-    recipe = recipe_rows(found)
+    recipe, policy = recipe_rows(found), found.best_checkpoint("policy")
     return render_page(
         request,
         "learning/run.html",
@@ -102,13 +102,13 @@ def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
         recipe=recipe,
         recipe_changed=sum(row["changed"] for row in recipe),
         checkpoints=found.checkpoints.order_by("-version", "role")[:CHECKPOINTS_SHOWN],
-        policy=found.best_checkpoint("policy"),
+        policy=policy,
         practice_can_start=not learning.parent_problem(found),
         stations=learning.run_stations(found),
         stands=found.pk in standing_runs(found.lab),
         log="\n".join(learning.log_tail(found)),
         **station_evaluations(found),
-        can_be_evaluated=learning.evaluated_policies(found).exists(),
+        can_be_evaluated=policy is not None and not learning.evaluation_problem(policy),
         simulated=found.body.get("name") in WORLDS,
     )
 
