@@ -50,6 +50,7 @@ class Recording:
         self.actions: list[np.ndarray] = []  # T of [A]
         self.fenced: list[bool] = []  # whether the fence turned the action aside
         self.frames: dict[str, list[bytes]] = {}  # a JPEG for each observation, by camera (cameras.py)
+        self.assignment: object = None  # the id of the one that it is of
         self.rules = rules  # as they were when it began
         self.termination = Termination(rules, limit, loaded)
         self.started_at = time.time()
@@ -195,6 +196,7 @@ class Attempts:
         self.number += 1
         observation, orders = self.workspace.seen, self.orders
         recording = Recording(task, instruction, limit, purpose, actor, observation, orders.loaded, orders.rules)
+        recording.assignment = orders.assignment.assignment if orders.assignment else None
         self.recording = recording
         self.film(recording)
         return recording
@@ -297,5 +299,7 @@ class Attempts:
             interventions=int(by_person),
             true_success=true_success,
         )
+        if recording.purpose == "evaluation":
+            self.orders.count_attempt(recording.assignment)
         self.store(episode)
         self.workspace.check()

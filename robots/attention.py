@@ -107,7 +107,7 @@ def need_of(
         return _standing("undriven", reason, "error", "hand_back")  # its holder is gone, and it waits for a person
     if state == "overridden" and reason and state_for_s >= UNDRIVEN_S:
         return _standing("undriven", reason, "warning", "hand_back")
-    if state == "waiting" and state_for_s >= HELD_UP_S:
+    if state == "waiting" and state_for_s >= HELD_UP_S and code != Code.SHARE_MADE:
         return _standing("held_up", f"{reason or 'waiting'}, for {state_for_s / 60:.0f} min", "info", "look")
     if state in IN_EPISODE and p_success is not None and limit > step:
         return _doubtful(1 - p_success, trace, step, (limit - step) * step_s, step_s)

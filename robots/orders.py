@@ -47,6 +47,8 @@ class Orders:
         self.next_policy: PolicyBundle | None = None
         self.hold_version: int | None = None  # wait for a policy newer than this one
         self.waiting_reason = ""  # why there is no policy, where more is known than that
+        self.attempts_made = 0  # of the assignment `counted`: of an evaluation each station makes its share
+        self.counted: Any = None
         self._policy_outdated = False  # to be dropped at the episode boundary
 
     @property
@@ -63,6 +65,16 @@ class Orders:
         """From now on the last one's task is over; its rules hold until `read_task`."""
         assigned = message.assignment is not None and message.task
         self.assignment, self.task = (message if assigned else None), None
+        if assigned:
+            if message.assignment != self.counted:
+                self.counted, self.attempts_made = message.assignment, 0
+            # The server doesn't know yet what waits to be sent; a process that began anew doesn't know what was sent.
+            self.attempts_made = max(self.attempts_made, message.made or 0)
+
+    def count_attempt(self, assignment: Any) -> None:
+        """One of this assignment was made; it may have been replaced by another meanwhile."""
+        if assignment == self.counted:
+            self.attempts_made += 1
 
     def follow_run(self, run: Any) -> bool:
         """Whether it is another run than before: its versions begin anew, and it must get no episode that the last
@@ -143,4 +155,10 @@ class Orders:
             return self.waiting_reason or "no policy has come yet"
         if self.hold_version is not None and self.loaded.version <= self.hold_version:
             return f"holding for a policy newer than version {self.hold_version}"
-        return ""
+        return "it has made its attempts of this evaluation" if self.share_made else ""
+
+    @property
+    def share_made(self) -> bool:
+        """Whether no attempt of its evaluation is left for this station."""
+        most = self.assignment.attempts if self.assignment else None
+        return most is not None and self.attempts_made >= most

@@ -108,6 +108,7 @@ class Code(StrEnum):
     LET_GO = "let_go", "overridden: the drives ended without a release"
     QUIET = "quiet", "overridden: no sign of life from the holder's browser"
     UNHELD = "unheld", "overridden: the holder is gone; it waits for a person to take over or hand back"
+    SHARE_MADE = "share_made", "waiting: it has made its share of an evaluation's attempts, and wants nothing"
 
 
 # What fields take
@@ -340,7 +341,9 @@ class Assignment(Message):
         OBJECT, "those that hold now: self_reset_after_s, shuffle_every_s, record_frames", default=dict
     )
     assignment: Any = part(ANY, "its id; null: go idle at the episode's end", default=None)
-    run: Any = part(ANY, "the id of the run whose policies come", default=None)
+    run: Any = part(
+        ANY, "what the policies come for: the id of a run, or a text of its own for each evaluation", default=None
+    )
     task: dict[str, Any] | None = part(
         TASK,
         "name, and the rules of robots/rules.py. A task in words has `words` too: {title, embodiment, wordings, "
@@ -349,6 +352,12 @@ class Assignment(Message):
         default=None,
     )
     at_once: bool = part(FLAG, "the policy's attempt under way ends where it is", default=False, optional=True)
+    attempts: int | None = part(
+        SAID_WHOLE, "how many this station shall have made of an evaluation; null: no end", default=None, optional=True
+    )
+    made: int | None = part(
+        SAID_WHOLE, "how many of them the server has stored from this station", default=None, optional=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

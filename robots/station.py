@@ -212,7 +212,7 @@ class Station:
         elif workspace.need:
             self.control.become("needs_person", workspace.need, workspace.code)
         elif why := orders.why_waiting():
-            self.control.become("waiting", why)
+            self.control.become("waiting", why, Code.SHARE_MADE if orders.share_made else "")
         else:
             self.control.become("evaluating" if orders.evaluates else "practising")
 

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import scipy  # loads scipy.stats at its first use
 import torch
 
 from robots.embodiments import Observation
@@ -18,6 +17,7 @@ from robots.episodes import rows_of, stacked
 from robots.tasks import TASKS, TaskFamily, get_task
 from robots.worlds import WORLDS, draw, make_world
 from training.checkpoints import Policy
+from training.intervals import wilson
 from training.run_dir import RunDir
 
 
@@ -41,14 +41,6 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """As a run's metrics and pages have it."""
         return asdict(self)
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The Wilson interval of a success rate, 95 %: sensible for few episodes and near 0 and 1."""
-    if n == 0:
-        return 0.0, 1.0
-    interval = scipy.stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 class Worlds:

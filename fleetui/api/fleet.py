@@ -115,6 +115,7 @@ class EpisodeRow(Schema):
     station: str
     task: str | None
     run: int | None
+    evaluation: int | None = Field(description="The assignment whose attempt it is; null: it is of no evaluation.")
     instruction: str
     purpose: str
     ending: str

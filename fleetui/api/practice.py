@@ -72,6 +72,8 @@ class ProgressRow(Schema):
 class AssignmentRow(Schema):
     id: int
     task: str
+    purpose: str = Field(json_schema_extra={"enum": ["practice", "evaluation"]})
+    checkpoint: Uuid | None = Field(description="The policy that is evaluated; null: it is practice.")
     state: str
     reason: str
     run: int | None
@@ -178,6 +180,74 @@ def stop_repeating(request: PersonRequest, lab: Path[str], number: int) -> dict[
     return show_assignment(request.user, lab, number)
 
 
+# Evaluations on stations
+
+
+class EvaluationBody(Schema):
+    task: str
+    attempts: int
+    checkpoint: UUID | None = Field(None, description="A policy of the run; null: the kept or newest one.")
+    stations: list[str] = Field(default_factory=list)
+    any: int | None = None
+    priority: str = "normal"
+    not_before: AwareDatetime | None = None
+
+
+class EvaluationRow(Schema):
+    id: int = Field(description="Of its assignment; its episodes carry it as `evaluation`.")
+    task: str
+    version: int
+    checkpoint: Uuid
+    practice_episodes: int
+    attempts: int = Field(description="How many were asked for.")
+    made: int
+    known: int = Field(description="Of how many a sensor or a person said whether it was a true success.")
+    unknown: int
+    successes: int
+    rate: float | None = Field(description="Of the known ones; null: none is known.")
+    low: float = Field(description="95 % band (Wilson) of successes among the known ones.")
+    high: float
+    detected: int = Field(description="Detected by the reward model; never mixed with what is known.")
+    stations: list[str]
+    state: str
+    by: str
+    created_at: Moment
+    started_at: Moment | None
+    ended_at: Moment | None
+
+
+@router.get("/runs/{number}/evaluations", response=or_problem(list[EvaluationRow]))
+@paginate(Pages)
+def list_evaluations(request: PersonRequest, lab: Path[str], number: int) -> Rows:
+    """What stations showed of the run's policies, the oldest version first."""
+    run = access.get_row(Run, request.user, lab, pk=number)
+    return Rows(learning.evaluations_on_stations(run), learning.evaluation_row)
+
+
+@router.post("/runs/{number}/evaluations", response=or_problem(AssignmentRow))
+def evaluate_run(request: PersonRequest, lab: Path[str], number: int, body: EvaluationBody) -> dict[str, Any]:
+    """`attempts` in all on `stations`, or on `any` so many, with a policy of the run: an assignment of the queue."""
+    user = request.user
+    run = access.get_row(Run, user, lab, "assign", pk=number)
+    policies = run.checkpoints.select_related("run")
+    chosen = run.best_checkpoint("policy") if body.checkpoint is None else policies.filter(pk=body.checkpoint).first()
+    if chosen is None:
+        raise NotFound(f"{run} has no such policy; leave the checkpoint out for the one that was kept.")
+    assignment = assignments.assign_task(
+        lab=run.lab,
+        task=access.get_row(Task, user, lab, slug=body.task),
+        stations=[access.get_row(Station, user, lab, slug=slug) for slug in dict.fromkeys(body.stations)],
+        any_count=body.any,
+        checkpoint=chosen,
+        episodes=body.attempts,
+        priority=body.priority,
+        not_before=body.not_before,
+        user=user,
+        source=source_of(request),
+    )
+    return show_assignment(user, lab, assignment.pk)
+
+
 # Episodes
 
 
@@ -229,12 +299,15 @@ def list_episodes(
     ending: str = "",
     detected: bool | None = None,
     true: bool | None = None,
+    unknown: bool | None = None,
     human: bool | None = None,
+    evaluation: int | None = None,
     query: str = "",
 ) -> Rows:
     """Newest first; each filter that is given must hold."""
     filters: dict[str, Any] = {"station": station, "task": task, "run": run, "purpose": purpose, "ending": ending}
-    filters |= {"detected": detected, "true": true, "human": human, "query": query}
+    filters |= {"detected": detected, "true": true, "unknown": unknown, "human": human, "query": query}
+    filters |= {"evaluation": evaluation}
     return Rows(fleet.list_episodes(access.get_lab(request.user, lab), **filters), fleet.episode_row)
 
 

@@ -1,6 +1,7 @@
 """Rows -> plotly Figures, pure: no database, no request. The Dash app asks selectors for rows and hands them in here.
 
-Success is always the true success of evaluation episodes with its Wilson band; detected success is no curve here.
+Success is always the true success of evaluation episodes with its Wilson band, in simulation or, apart from that, on
+stations; detected success is no curve here.
 """
 
 from statistics import quantiles
@@ -27,14 +28,19 @@ PATTERNS = ("", "/", "x", "-", ".", "|", "+")
 def success_curves(runs: list[dict[str, Any]], theme: str = "light") -> go.Figure:
     """runs: [{"name", "points": [{version, practice_episodes, successes, n, low, high, steps_to_success, falls}]}],
     older evaluations lack the last two. Each has its band and, dashed in its colour, the SFT level: the first
-    evaluation, of the same seeds before any practice.
+    evaluation, of the same seeds before any practice. "stations": [{version, practice_episodes, rate, known, unknown,
+    successes, low, high, detected, made}] are evaluations on stations, a series of its own beside it.
     """
     figure = _figure(theme, "practice episodes", "true success")
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     figure.update_xaxes(rangemode="tozero")
-    drawn = [run for run in runs if run["points"]]
+    drawn = [run for run in runs if run["points"] or _known(run)]
     for index, run in enumerate(drawn):
         colour, points = COLOURS[theme][index % 6], run["points"]
+        if shown := _known(run):
+            _add_stations(figure, run["name"], shown, colour)
+        if not points:
+            continue
         xs = [point["practice_episodes"] for point in points]
         band = [point["high"] for point in points] + [point["low"] for point in reversed(points)]
         figure.add_scatter(
@@ -75,6 +81,38 @@ def success_curves(runs: list[dict[str, Any]], theme: str = "light") -> go.Figur
             "<br>%{x} practice episodes, policy v%{customdata[2]}",
         )
     return figure if drawn else _say(figure, "No evaluation yet. A curve begins with its run's first evaluation.")
+
+
+def _known(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """The evaluations on stations of which something is known."""
+    return [each for each in run.get("stations", ()) if each["known"]]
+
+
+def _add_stations(figure: go.Figure, name: str, shown: list[dict[str, Any]], colour: str) -> None:
+    """Points with a band each: of one policy there may be several, and between two nothing was measured."""
+    figure.add_scatter(
+        x=[each["practice_episodes"] for each in shown],
+        y=[each["rate"] for each in shown],
+        mode="markers",
+        name=f"{name}, on stations",
+        legendgroup=name,
+        marker={"size": 11, "symbol": "diamond-open", "color": colour, "line": {"width": 2}},
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [each["high"] - each["rate"] for each in shown],
+            "arrayminus": [each["rate"] - each["low"] for each in shown],
+            "color": colour,
+            "width": 5,
+        },
+        customdata=[
+            [each[key] for key in ("successes", "known", "unknown", "low", "high", "detected", "made", "version")]
+            for each in shown
+        ],
+        hovertemplate="on stations: %{y:.1%} (%{customdata[0]} of %{customdata[1]} known, %{customdata[2]} unknown)"
+        "<br>95 %: %{customdata[3]:.0%} to %{customdata[4]:.0%}<br>detected in %{customdata[5]} of %{customdata[6]}"
+        "<br>%{x} practice episodes, policy v%{customdata[7]}",
+    )
 
 
 def speed_and_falls(point: dict[str, Any]) -> str:

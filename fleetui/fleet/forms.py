@@ -43,8 +43,11 @@ class EpisodeFilterForm(forms.Form):
         label="Detected success", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")]
     )
     true = forms.ChoiceField(
-        label="True success", required=False, choices=[ANY, ("yes", "success"), ("no", "no success")]
+        label="True success",
+        required=False,
+        choices=[ANY, ("yes", "success"), ("no", "no success"), ("unknown", "unknown")],
     )
+    evaluation = forms.ChoiceField(label="Evaluation", required=False)
     ending = forms.ChoiceField(
         label="Ended by", required=False, choices=[ANY, *((each, each.replace("_", " ")) for each in ENDINGS)]
     )
@@ -52,18 +55,23 @@ class EpisodeFilterForm(forms.Form):
 
     def __init__(self, *args: Any, lab: Lab, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        evaluations = selectors.list_evaluations(lab)
         offer(self, "task", [ANY, *lab.tasks.values_list("slug", "name")])
         offer(self, "station", [ANY, *lab.stations.order_by("number").values_list("slug", "name")])
         offer(self, "run", [ANY, *((str(pk), name) for pk, name in lab.runs.values_list("pk", "name"))])
+        offer(self, "evaluation", [ANY, *((str(row.pk), selectors.say_evaluation(row)) for row in evaluations)])
 
     def filters(self) -> dict[str, Any]:
         """What selectors.list_episodes takes; a value that no choice offers filters nothing, and the page says so."""
         given = {name: value for name, value in self.cleaned_data.items() if value}
+        if given.get("true") == "unknown":
+            given["unknown"] = bool(given.pop("true"))
         for name in ("detected", "true", "human"):
             if name in given:
                 given[name] = given[name] == "yes"
-        if "run" in given:
-            given["run"] = int(given["run"])
+        for name in ("run", "evaluation"):
+            if name in given:
+                given[name] = int(given[name])
         return given
 
 

@@ -217,7 +217,8 @@ class Station(models.Model):
         return Embodiment.from_json(self.embodiment).cameras if self.embodiment else ()
 
     def live_assignment(self) -> "Assignment | None":
-        place = self.places.filter(live=True).select_related("assignment__task", "assignment__run").first()
+        parts = ("assignment__task", "assignment__run", "assignment__checkpoint__run")
+        place = self.places.filter(live=True).select_related(*parts).first()
         return place.assignment if place else None
 
 
@@ -307,7 +308,9 @@ class Assignment(models.Model):
 
     It waits in the lab's queue until its stations are free, and holds them (standby) from the moment that a run stands
     behind it. With a `parent`, the trained run to practise with, the dispatcher launches that run; without one it waits
-    for a person's. The reason for which it waits is computed (practice/queue.py); `reason` keeps what history needs.
+    for a person's. With a `checkpoint` it is an evaluation: its stations make `budget_episodes` attempts with that
+    policy of the parent run, nothing learns from them, and no run stands behind it. The reason for which it waits is
+    computed (practice/queue.py); `reason` keeps what history needs.
     """
 
     STATES = ASSIGNMENT_STATES
@@ -332,6 +335,9 @@ class Assignment(models.Model):
     stations = models.ManyToManyField(Station, through="AssignedStation", related_name="assignments")
     any_count = models.PositiveSmallIntegerField(null=True)
     parent = models.ForeignKey("learning.Run", null=True, on_delete=models.PROTECT, related_name="+")
+    checkpoint = models.ForeignKey(
+        "learning.Checkpoint", null=True, on_delete=models.PROTECT, related_name="evaluations"
+    )
     run = models.ForeignKey("learning.Run", null=True, on_delete=models.SET_NULL, related_name="assignments")
     state = models.CharField(max_length=12, choices=choices(STATES), default="queued")
     reason = models.CharField(max_length=300, blank=True)
@@ -378,6 +384,10 @@ class Assignment(models.Model):
                 condition=Q(repeats="") | Q(due_at__isnull=False, series=None), name="assignment_series_has_a_first"
             ),
             models.UniqueConstraint(fields=["series", "due_at"], name="assignment_occurs_once"),
+            models.CheckConstraint(
+                condition=Q(checkpoint=None) | Q(run=None, parent__isnull=False, budget_episodes__isnull=False),
+                name="evaluation_has_its_attempts",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -388,12 +398,21 @@ class Assignment(models.Model):
         return self.state in self.LIVE
 
     @property
+    def evaluates(self) -> bool:
+        return self.checkpoint_id is not None
+
+    @property
+    def at_work(self) -> bool:
+        """Whether it has its stations: a run stands behind it, or its evaluation has begun."""
+        return self.run_id is not None or self.started_at is not None
+
+    @property
     def waits(self) -> bool:
-        return self.run_id is None and self.state in self.WAITING
+        return not self.at_work and self.state in self.WAITING
 
 
 class AssignedStation(models.Model):
-    """A station's place in an assignment: wanted by one that waits, held (`live`) by one that a run stands behind."""
+    """A station's place in an assignment: wanted by one that waits, held (`live`) by one that is at work."""
 
     assignment = models.ForeignKey(Assignment, on_delete=models.CASCADE, related_name="places")
     station = models.ForeignKey(Station, on_delete=models.CASCADE, related_name="places")
@@ -440,6 +459,8 @@ class Episode(models.Model):
     station = models.ForeignKey(Station, on_delete=models.CASCADE, related_name="episodes")
     task = models.ForeignKey(Task, null=True, on_delete=models.SET_NULL, related_name="episodes")
     run = models.ForeignKey("learning.Run", null=True, on_delete=models.SET_NULL, related_name="episodes")
+    # The evaluation whose attempt it is; practice knows its run alone.
+    assignment = models.ForeignKey(Assignment, null=True, on_delete=models.SET_NULL, related_name="episodes")
     instruction = models.CharField(max_length=300)
     purpose = models.CharField(max_length=16, choices=choices(PURPOSES))
     ending = models.CharField(max_length=32)

@@ -192,11 +192,13 @@ def list_episodes(
     ending: str = "",
     detected: bool | None = None,
     true: bool | None = None,
+    unknown: bool | None = None,
     human: bool | None = None,
+    evaluation: int | None = None,
     query: str = "",
 ) -> QuerySet[Episode]:
     """Newest first; each filter that is given must hold. `station` and `task` are slugs, `query` words of the
-    instruction.
+    instruction; `unknown`: whether nobody knows if it was a true success.
     """
     rows = lab.episodes.select_related("station", "task", "run").order_by("-stored_at")
     exact = {
@@ -213,9 +215,23 @@ def list_episodes(
         rows = rows.filter(detected_success=detected)
     if true is not None:
         rows = rows.filter(true_success=true)
+    if unknown is not None:
+        rows = rows.filter(true_success__isnull=unknown)
+    if evaluation is not None:
+        rows = rows.filter(assignment_id=evaluation)
     if human is not None:
         rows = rows.filter(Q(human_steps__gt=0) | Q(interventions__gt=0)) if human else rows.filter(human_steps=0)
     return rows
+
+
+def list_evaluations(lab: Lab) -> QuerySet[Assignment]:
+    """The newest first."""
+    rows = lab.assignments.filter(checkpoint__isnull=False).select_related("task", "parent", "checkpoint")
+    return rows.order_by("-pk")
+
+
+def say_evaluation(row: Assignment) -> str:
+    return f"{row.pk}: {row.checkpoint} of {row.parent} at {row.task}"
 
 
 def episode_row(episode: Episode) -> dict[str, Any]:
@@ -224,6 +240,7 @@ def episode_row(episode: Episode) -> dict[str, Any]:
         "station": episode.station.slug,
         "task": episode.task.slug if episode.task else None,
         "run": episode.run_id,
+        "evaluation": episode.assignment_id,
         "instruction": episode.instruction,
         "purpose": episode.purpose,
         "ending": episode.ending,

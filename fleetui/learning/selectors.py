@@ -3,13 +3,15 @@
 from collections import deque
 from typing import Any
 
-from django.db.models import Prefetch, Q, QuerySet
+from django.db.models import Count, Prefetch, Q, QuerySet
 
-from fleetui.fleet.models import Lab, Station
+from fleetui.fleet.models import Assignment, Lab, Station
 from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
+from training.intervals import wilson
 from training.methods.registry import ROLES, methods_that_need
 
 SNAPSHOT_METRICS = 4000
+MOMENTS = ("created_at", "started_at", "ended_at")  # of an evaluation on stations
 
 
 def list_datasets(lab: Lab, archived: bool = False) -> QuerySet[Dataset]:
@@ -77,6 +79,34 @@ def parent_problem(run: Run) -> str:
     if run.state != "completed":
         return f"{run} is {run.state}; choose a run that has ended and has a policy."
     return f"{run} has no policy or no reward model; choose another run."
+
+
+def evaluation_problem(checkpoint: Checkpoint) -> str:
+    """Why stations can't be evaluated with this checkpoint, or nothing. Its run may be under way."""
+    if checkpoint.role != "policy":
+        return f"The {checkpoint} acts on no station; choose a policy."
+    if problem := _judge_problem(checkpoint.run):
+        return problem
+    if not checkpoint.file.is_file():
+        return f"The file of {checkpoint} of {checkpoint.run} is no longer there; choose a newer policy."
+    return ""
+
+
+def _judge_problem(run: Run) -> str:
+    if run.archived_at:
+        return f"{run} is archived; bring it back first or choose another run."
+    judge = run.best_checkpoint("reward_model")
+    if judge is None or judge.threshold is None:
+        return f"{run} has no reward model yet, by which a station ends its attempts; choose another run."
+    return ""
+
+
+def evaluated_policies(run: Run) -> QuerySet[Checkpoint]:
+    """What can be evaluated of it, the newest first: of a long run the learner removes files in between."""
+    policies = run.checkpoints.filter(role="policy").select_related("run").order_by("-version", "-created_at")
+    if _judge_problem(run):
+        return policies.none()
+    return policies.filter(pk__in=[each.pk for each in policies if each.file.is_file()])
 
 
 def find_parent(lab: Lab, number: int) -> tuple[Run | None, str]:
@@ -186,11 +216,69 @@ def last_notes(run: Run) -> list[str]:
     return [*reversed(notes), "It was at {done} of {total} of {phase}.".format_map({"phase": "?"} | place.data)]
 
 
+def evaluations_on_stations(run: Run) -> list[dict[str, Any]]:
+    """What stations were asked to show of its policies, the oldest version first. True success is what a sensor or a
+    person said of an attempt: of `made` attempts it is known of `known`, and `low` to `high` is Wilson's 95 % band of
+    the `successes` among these. What the detector said stands apart.
+    """
+    rows = Assignment.objects.filter(checkpoint__run=run).select_related("task", "checkpoint", "created_by")
+    rows = (
+        rows.prefetch_related("places__station")
+        .order_by("checkpoint__version", "pk")
+        .annotate(
+            made=Count("episodes"),
+            known=Count("episodes", filter=Q(episodes__true_success__isnull=False)),
+            successes=Count("episodes", filter=Q(episodes__true_success=True)),
+            detected=Count("episodes", filter=Q(episodes__detected_success=True)),
+        )
+    )
+    learned: dict[int | None, int] = {}  # practice episodes by version
+    for kind, key in (("update", "episodes"), ("evaluation", "practice_episodes")):
+        lines = run.metrics.filter(kind=kind).values_list("data", flat=True)
+        learned |= {line.get("version"): line.get(key) or 0 for line in lines}
+    found = []
+    for row in rows:
+        assert row.checkpoint is not None  # by it they were found
+        low, high = wilson(row.successes, row.known)
+        found.append(
+            {
+                "id": row.pk,
+                "task": row.task.name,
+                "version": row.checkpoint.version,
+                "checkpoint": str(row.checkpoint_id),
+                "practice_episodes": learned.get(row.checkpoint.version, 0),
+                "attempts": row.budget_episodes,
+                "made": row.made,
+                "known": row.known,
+                "unknown": row.made - row.known,
+                "successes": row.successes,
+                "rate": row.successes / row.known if row.known else None,
+                "low": low,
+                "high": high,
+                "detected": row.detected,
+                "stations": sorted((place.station for place in row.places.all()), key=lambda each: each.number),
+                "state": row.state,
+                "by": row.created_by.get_username() if row.created_by else "",
+                "created_at": row.created_at,
+                "started_at": row.started_at,
+                "ended_at": row.ended_at,
+            }
+        )
+    return found
+
+
+def evaluation_row(found: dict[str, Any]) -> dict[str, Any]:
+    """One of them as the API and the charts have it."""
+    moments = {name: found[name].isoformat() if found[name] else None for name in MOMENTS}
+    return found | moments | {"stations": [station.slug for station in found["stations"]]}
+
+
 def success_curve(run: Run) -> dict[str, Any]:
     """True success on fixed seeds against practice episodes, and the SFT level it started from.
 
     {"run", "name", "points": [{version, practice_episodes, successes, n, low, high, steps_to_success, falls}],
-    "sft": {...} | None, "kept_version"}; older evaluations lack the last two of a point.
+    "stations": what evaluations_on_stations() says, "sft": {...} | None, "kept_version"}; older evaluations lack the
+    last two of a point.
     """
     points = [row.data for row in run.metrics.filter(kind="evaluation").order_by("seq")]
     source = run.parent or run
@@ -199,6 +287,7 @@ def success_curve(run: Run) -> dict[str, Any]:
         "run": run.pk,
         "name": run.name,
         "points": points,
+        "stations": [evaluation_row(each) for each in evaluations_on_stations(run)],
         "sft": level.data if level else None,
         "kept_version": run.kept_version,
     }

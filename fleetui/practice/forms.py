@@ -14,9 +14,10 @@ from fleetui.fleet.models import PRIORITIES, AssignedStation, Assignment, Lab, S
 from fleetui.fleet.time_zones import zone_named
 from fleetui.learning import selectors as learning
 from fleetui.learning.forms import DatasetForm, LaunchForm, offer_rows
-from fleetui.learning.models import Run
+from fleetui.learning.models import Checkpoint, Run
 from fleetui.practice import selectors
 from fleetui.practice.actions import launching
+from fleetui.practice.actions.assignments import MOST_ATTEMPTS
 from training.methods.registry import Method
 
 BUDGETS = {
@@ -108,14 +109,7 @@ class AssignForm(forms.Form):
         self.fields["not_before"].help_text = format_html(
             "Time in {}{}. Left empty, it starts as soon as it can.", zone, own
         )
-        sources = learning.list_parents(lab)
-        if assignment is not None and assignment.parent_id:
-            sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
-        offer_rows(self, "parent", sources, lambda run: f"{run} ({run.method.words})")
-        if not sources.exists():
-            self.fields[
-                "parent"
-            ].help_text = "There is no trained policy yet. Assign the task now, and launch a run for it later."
+        self.offer_policies(lab)
         offer_rows(self, "stations", fleet.list_stations(lab))
 
     def offer_first_choices(self, lab: Lab) -> None:
@@ -123,10 +117,21 @@ class AssignForm(forms.Form):
         # What the newest demonstrations show is what a policy will know.
         shown = lab.datasets.filter(state="ready", archived_at=None).order_by("-id").first()
         self.fields["task"].initial = shown and fleet.list_tasks(lab).filter(family__in=shown.families).first()
-        self.fields["parent"].initial = learning.list_parents(lab).first()
-        if asked := self.initial.get("parent"):
-            self.initial["parent"], self.impossible = learning.find_parent(lab, asked)
         self.fields["stations"].initial = selectors.free_stations(lab)
+
+    def offer_policies(self, lab: Lab) -> None:
+        sources, assignment = learning.list_parents(lab), self.assignment
+        if assignment is None:
+            self.fields["parent"].initial = sources.first()
+            if asked := self.initial.get("parent"):
+                self.initial["parent"], self.impossible = learning.find_parent(lab, asked)
+        elif assignment.parent_id:
+            sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
+        offer_rows(self, "parent", sources, lambda run: f"{run} ({run.method.words})")
+        if not sources.exists():
+            self.fields[
+                "parent"
+            ].help_text = "There is no trained policy yet. Assign the task now, and launch a run for it later."
 
     @staticmethod
     def wishes_of(row: Assignment, zone: str) -> dict[str, Any]:
@@ -153,9 +158,11 @@ class AssignForm(forms.Form):
         with timezone.override(zone_named(given)):
             super().full_clean()
 
+    MAIN: tuple[str, ...] = ("task", "parent", "who", "stations", "any_count", "budget", "amount")
+
     @property
     def main_fields(self) -> list[BoundField]:
-        return [self[name] for name in ("task", "parent", "who", "stations", "any_count", "budget", "amount")]
+        return [self[name] for name in self.MAIN]
 
     @property
     def further_fields(self) -> list[BoundField]:
@@ -172,6 +179,11 @@ class AssignForm(forms.Form):
                 self.add_error("any_count", "Say how many stations it shall have.")
         elif not given.get("stations") and "stations" not in self.errors:
             self.add_error("stations", "Choose at least one station.")
+        self.clean_end(given)
+        return given
+
+    def clean_end(self, given: dict[str, Any]) -> None:
+        """What is wrong with what it ends by."""
         amount, budget = given.get("amount"), given.get("budget")
         if budget and amount is None and "amount" not in self.errors:
             self.add_error("amount", f"Say how many or how much, until {BUDGETS[budget]}.")
@@ -181,12 +193,11 @@ class AssignForm(forms.Form):
             self.add_error("amount", "A true success to be reached is 1 to 100 %.")
         elif budget == "episodes" and amount is not None and amount != int(amount):
             self.add_error("amount", "A number of episodes is a whole number.")
-        return given
 
     def wishes(self) -> dict[str, Any]:
         """The keywords of assign_task."""
         given = self.cleaned_data
-        found = {name: given[name] for name in ("task", "parent", "not_before", "repeats")}
+        found = {name: given[name] for name in ("task", "not_before", "repeats")}
         start = self.assignment and self.assignment.not_before
         if start and found["not_before"] == start.replace(second=0, microsecond=0):
             found["not_before"] = start  # the form shows minutes only
@@ -195,10 +206,78 @@ class AssignForm(forms.Form):
         takes_any = given["who"] == "any"
         found["stations"] = [] if takes_any else list(given["stations"])
         found["any_count"] = given["any_count"] if takes_any else None
+        return found | self.what_is_acted()
+
+    def what_is_acted(self) -> dict[str, Any]:
+        """The policy, and for how long."""
+        given = self.cleaned_data
+        found = {"parent": given["parent"]}
         if budget := given["budget"]:
             amount = given["amount"]
             found[budget] = {"episodes": int(amount), "hours": amount, "target_success": amount / 100}[budget]
         return found
+
+
+class EvaluateForm(AssignForm):
+    """Of a policy of one run: stations make so many attempts with it, and nothing learns from them."""
+
+    MAIN = ("task", "checkpoint", "episodes", "who", "stations", "any_count")
+
+    parent = budget = amount = None  # type: ignore[assignment]  # Django leaves such fields out
+    checkpoint: "forms.ModelChoiceField[Checkpoint]" = forms.ModelChoiceField(
+        label="Policy",
+        queryset=None,
+        empty_label=None,
+        help_text="The run's reward model detects success, so attempts end as they do in practice.",
+        error_messages={"required": "Choose the policy to evaluate."},
+    )
+    episodes = forms.IntegerField(
+        label="Attempts",
+        initial=20,
+        min_value=1,
+        max_value=MOST_ATTEMPTS,
+        help_text="In all, shared among the stations. It ends by itself after them.",
+        error_messages={"required": "Say how many attempts the stations shall make."},
+    )
+
+    def __init__(self, *args: Any, run: Run, **kwargs: Any):
+        self.run = run
+        super().__init__(*args, **kwargs)
+
+    def offer_first_choices(self, lab: Lab) -> None:
+        """Of the tasks and stations those with the body that the policy moves; first what it was shown."""
+        super().offer_first_choices(lab)
+        shown = [family for each in self.run.demonstrations for family in each.families]
+        fitting = fleet.list_tasks(lab)
+        if body := self.run.body.get("name"):
+            fitting = fitting.filter(embodiment=body)
+        offer_rows(self, "task", fitting)
+        self.fields["task"].initial = fitting.filter(family__in=shown).first() or fitting.first()
+        if not fitting.exists():
+            self.impossible = f"There is no task for {body or 'this body'} yet. A manager makes one on the Tasks page."
+
+    def offer_policies(self, lab: Lab) -> None:
+        policies = learning.evaluated_policies(self.run)
+        if self.assignment is not None:
+            self.fields["checkpoint"].disabled = True
+            self.fields["checkpoint"].help_text = "For another policy, cancel this and make another evaluation."
+            policies = self.run.checkpoints.filter(evaluations=self.assignment)
+        kept = self.run.best_checkpoint("policy")
+        say = lambda each: f"v{each.version}{', kept as the best' if each.version == self.run.kept_version else ''}"  # noqa: E731
+        offer_rows(self, "checkpoint", policies, say)
+        self.fields["checkpoint"].initial = kept if kept in policies else policies.first()
+        if not policies.exists():
+            self.impossible = f"{self.run} has no policy with a reward model yet. Wait until it has saved them."
+
+    @staticmethod
+    def wishes_of(row: Assignment, zone: str) -> dict[str, Any]:
+        return AssignForm.wishes_of(row, zone) | {"checkpoint": row.checkpoint_id, "episodes": row.budget_episodes}
+
+    def clean_end(self, given: dict[str, Any]) -> None:
+        """Its fields say it all."""
+
+    def what_is_acted(self) -> dict[str, Any]:
+        return {name: self.cleaned_data[name] for name in ("checkpoint", "episodes")}
 
 
 class ParentForm(LaunchForm):
@@ -245,7 +324,7 @@ class StationsForm(LaunchForm):
             field.help_text = f"{self.recipe_class.FIELDS[name].help} Left empty, it is the task's."
             if like is None or name not in like.recipe:
                 field.initial = ""
-        busy = AssignedStation.objects.filter(live=True, assignment__run__isnull=False, station__lab=lab)
+        busy = AssignedStation.objects.filter(live=True, station__lab=lab)
         offer_rows(self, "task", lab.tasks.filter(archived_at=None).order_by("name"))
         able = lab.stations.filter(maintenance_since=None, archived_at=None)
         free = able.exclude(pk__in=busy.values("station")).order_by("number")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Count, QuerySet
 from django.utils import timezone
 
 from fleetui.fleet.bodies import what_changed
@@ -55,11 +55,17 @@ def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
     for. One that waits for something else (its earliest start, a person's run, a mend) claims nothing and is passed by.
     """
     now = now or timezone.now()
-    live = lab.assignments.filter(state__in=Assignment.LIVE).select_related("task", "run", "parent", "series")
+    live = lab.assignments.filter(state__in=Assignment.LIVE)
+    live = live.select_related("task", "run", "parent", "checkpoint", "series").annotate(
+        attempts_made=Count("episodes")
+    )
     rows = list(live.prefetch_related("places__station").order_by("position", "pk"))
-    working = sorted((row for row in rows if row.run_id), key=lambda row: row.pk)
+    working = sorted((row for row in rows if row.at_work), key=lambda row: row.pk)
     newest = newest_evaluations([row.run_id for row in working if row.run_id])
-    verdicts = [_at_work(row, newest.get(row.run_id), now) for row in working if row.run_id]
+    verdicts = [
+        _at_work(row, newest.get(row.run_id), now) if row.run_id else _evaluating(row, row.attempts_made, now)
+        for row in working
+    ]
     if len(rows) == len(working):
         return verdicts
     stations = list(lab.stations.filter(archived_at=None).order_by("number"))
@@ -67,7 +73,7 @@ def read_queue(lab: Lab, now: datetime | None = None) -> list[Verdict]:
         place.station_id: verdict for verdict in verdicts for place in verdict.assignment.places.all() if place.live
     }
     claimed: dict[int, Assignment] = {}
-    return verdicts + [_waiting(row, stations, held, claimed, now) for row in rows if not row.run_id]
+    return verdicts + [_waiting(row, stations, held, claimed, now) for row in rows if not row.at_work]
 
 
 def newest_evaluations(run_ids: list[int]) -> dict[int, dict[str, Any]]:
@@ -95,10 +101,40 @@ def _at_work(row: Assignment, evaluation: dict[str, Any] | None, now: datetime) 
     if run.state in ("pausing", "paused"):
         return Verdict(row, "delayed", f"its run {run} is paused: resume it there", progress=progress)
     if stands:
-        named = ", ".join(f"{station} {why}" for station, why in zip(stations[:3], unable, strict=False))
-        more = f" and {len(stations) - 3} more" if len(stations) > 3 else ""
-        return Verdict(row, "delayed", f"nobody can practise: {named}{more}", progress=progress)
+        return Verdict(row, "delayed", f"nobody can practise: {_named(stations, unable)}", progress=progress)
     return Verdict(row, "underway", progress=progress)
+
+
+def _evaluating(row: Assignment, made: int, now: datetime) -> Verdict:
+    """An evaluation that has its stations: no run stands behind it, and it is over after its attempts."""
+    stations = [place.station for place in row.places.all() if place.live]
+    unable = [_inability(station, now) for station in stations]
+    stands = bool(stations) and all(unable)
+    progress = attempts_progress(row, made, now, stands)
+    if progress.reached:
+        return Verdict(row, row.state, progress=progress)
+    if stands:
+        return Verdict(row, "delayed", f"nobody can make an attempt: {_named(stations, unable)}", progress=progress)
+    if row.state == "standby" and not any(station.loaded_checkpoint_id == row.checkpoint_id for station in stations):
+        reason = f"its stations are reserved and load {row.checkpoint} of {row.parent}"
+        return Verdict(row, "standby", reason, progress=progress)
+    return Verdict(row, "underway", progress=progress)
+
+
+def _named(stations: list[Station], unable: list[str]) -> str:
+    named = ", ".join(f"{station} {why}" for station, why in zip(stations[:3], unable, strict=False))
+    return f"{named} and {len(stations) - 3} more" if len(stations) > 3 else named
+
+
+def attempts_progress(row: Assignment, made: int, now: datetime, stands: bool = False) -> Progress:
+    """How far an evaluation is. Where it stands still nobody knows how long the rest will take."""
+    total, began = row.budget_episodes, row.started_at
+    assert total is not None and began is not None  # of each that has its stations, by the database's word
+    left = None
+    if made >= KNOWN_RATE and not stands:
+        left = max(0, total - made) * max(0.0, (now - began).total_seconds()) / made
+    reached = f"It made {made} attempts." if made >= total else ""
+    return Progress(_with_eta(f"{made} of {total} attempts", left), min(1.0, made / total), left, reached)
 
 
 def _inability(station: Station, now: datetime) -> str:
@@ -191,7 +227,7 @@ def _waiting(
     if busy:
         soonest = min(busy, key=lambda pair: _time_left(pair[1]))
         station, holder = soonest
-        reasons.append(f"waits for {station}, which practises {holder.assignment.task} until {_until(holder, now)}")
+        reasons.append(f"waits for {station}, which {_does(holder.assignment)} until {_until(holder, now)}")
     if rivals:
         reasons.append(f"{len(rivals)} before it in the queue")
     if not reasons:
@@ -219,6 +255,8 @@ def _blocked(row: Assignment, stations: list[Station]) -> str:
     """Why it can't start however long it waits, and what to do about it; "" where waiting helps."""
     if row.task.archived_at:
         return f"{row.task} is archived: restore the task, or cancel this"
+    if row.checkpoint is not None and not row.checkpoint.file.is_file():
+        return f"{row.parent} no longer keeps {row.checkpoint}: cancel this, and evaluate a newer policy"
     wanted = _wanted(row, stations)
     # A person who launches a run may well do so before the stations are switched on.
     here = [station for station in wanted if station.connected or row.parent_id is None]
@@ -251,6 +289,10 @@ def _late(row: Assignment, reason: str, now: datetime) -> Verdict:
     return Verdict(row, "queued", reason)
 
 
+def _does(row: Assignment) -> str:
+    return f"evaluates a policy at {row.task}" if row.evaluates else f"practises {row.task}"
+
+
 def _time_left(verdict: Verdict) -> float:
     left = verdict.progress.eta_s if verdict.progress else None
     return float("inf") if left is None else left
@@ -260,6 +302,8 @@ def _until(verdict: Verdict, now: datetime) -> str:
     left = _time_left(verdict)
     if left != float("inf"):
         return f"about {say_moment(now + timedelta(seconds=left), now)}"
+    if verdict.assignment.evaluates:
+        return f"it has made its {verdict.assignment.budget_episodes} attempts"
     target = verdict.assignment.target_success
     return f"it succeeds in {percent(target)}" if target is not None else f"its run {verdict.assignment.run} ends"
 
@@ -275,7 +319,7 @@ def say_moment(moment: datetime, now: datetime) -> str:
 
 def say_budget(row: Assignment) -> str:
     if row.budget_episodes:
-        return f"{row.budget_episodes} episodes"
+        return f"{row.budget_episodes} {'attempts' if row.evaluates else 'episodes'}"
     if row.budget_hours is not None:
         return f"{row.budget_hours:g} h"
     if row.target_success is not None:
@@ -307,6 +351,8 @@ def assignment_row(row: Assignment, verdict: Verdict | None = None) -> dict[str,
     return moments | {
         "id": row.pk,
         "task": row.task.slug,
+        "purpose": "evaluation" if row.evaluates else "practice",
+        "checkpoint": str(row.checkpoint_id) if row.checkpoint_id else None,
         "state": verdict.state if verdict else row.state,
         "reason": verdict.reason if verdict else row.reason,
         "run": row.run_id,

@@ -1,6 +1,6 @@
 """Reading many rows of practice: free stations and assignments for the pages, episodes and stations for a run's job."""
 
-from django.db.models import QuerySet
+from django.db.models import Count, QuerySet
 
 from fleetui.fleet.models import Assignment, Episode, Lab, Station
 from fleetui.fleet.selectors import list_stations
@@ -14,13 +14,39 @@ def free_stations(lab: Lab) -> QuerySet[Station]:
 
 
 def list_assignments(lab: Lab) -> QuerySet[Assignment]:
-    return lab.assignments.select_related("task", "run", "created_by").prefetch_related("places__station")
+    return lab.assignments.select_related("task", "run", "parent", "checkpoint", "created_by").prefetch_related(
+        "places__station"
+    )
 
 
 def list_ended_assignments(lab: Lab, state: str = "") -> QuerySet[Assignment]:
     """The newest first; of one final state, if it is named."""
     rows = list_assignments(lab).exclude(state__in=Assignment.LIVE).order_by("-ended_at", "-pk")
     return rows.filter(state=state) if state else rows
+
+
+# For the stations
+
+
+def shares_of_attempts(assignment: Assignment) -> dict[int, tuple[int, int]]:
+    """By station: how many attempts of an evaluation it has made, and how many it shall have made when all are.
+
+    What is left is shared by those that can make attempts, anew with each that is stored: a fast one does more. A
+    station that is in an attempt, or whose last one is on its way here, comes first, so that none begins one too many.
+    """
+    stations = [place.station for place in assignment.places.filter(live=True).select_related("station")]
+    counted = assignment.episodes.order_by().values_list("station").annotate(n=Count("uuid"))
+    made = {station.pk: 0 for station in stations} | dict(counted)
+    told = {station.last_episode for station in stations if station.last_episode}
+    stored = set(Episode.objects.filter(pk__in=told).values_list("pk", flat=True))
+    able = [each for each in stations if each.connected and not (each.maintenance or each.stop_latched or each.paused)]
+    able = able or stations
+    able.sort(
+        key=lambda each: (each.state not in IN_EPISODE and not {each.last_episode} & (told - stored), each.number)
+    )
+    left = max(0, (assignment.budget_episodes or 0) - sum(made.values()))
+    shares = {each.pk: left // len(able) + (place < left % len(able)) for place, each in enumerate(able)}
+    return {each.pk: (made[each.pk], made[each.pk] + shares.get(each.pk, 0)) for each in stations}
 
 
 # For the run's job

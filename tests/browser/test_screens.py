@@ -481,8 +481,45 @@ def test_cancel_asks_once_with_the_name(pages, story, practising, screenshots):
     page.get_by_role("button", name="Cancel run").click()
     page.screenshot(path=screenshots / "confirm.png")
     page.get_by_role("button", name="Cancel first practice").click()
-    del story["improve"]
+    story["ended"] = story.pop("improve")
     expect(state).to_contain_text("Canceled", timeout=30_000)
+
+
+@pytest.fixture
+def ended(pages, story, request):
+    """The page of a practice that has ended."""
+    if "ended" not in story:
+        request.getfixturevalue("practising")
+        story["ended"] = story.pop("improve")
+        call(pages("researcher"), f"runs/{story['ended'].rsplit('/', 1)[1]}/cancel")
+    return story["ended"]
+
+
+def test_a_policy_is_evaluated_on_a_station_and_labels_move_its_series(pages, ended, at_rest, picture):
+    page = pages("manager")
+    call(pages("supervisor"), "stations/station-1/command", {"name": "speed", "args": {"value": 0}})
+    page.goto(ended)
+    expect(page.locator("#evaluations")).to_contain_text("None yet")
+    page.get_by_role("link", name="Evaluate on stations").first.click()
+    page.get_by_label("Attempts").fill("3")
+    page.get_by_label("Station 2").uncheck()
+    picture(page, "evaluate_form")
+    page.get_by_role("button", name="Evaluate").click()
+    expect(page.locator("#toasts")).to_contain_text("An evaluation of first practice")
+    row = page.locator("#evaluations tbody tr")
+    expect(row).to_contain_text("3 of 3 attempts", timeout=90_000)
+    expect(row).to_contain_text("Completed")
+    expect(page.locator("#success")).to_have_attribute("data-stations", "1")
+    expect(page.locator("#success .legend")).to_contain_text("on stations")
+    expect(row).to_contain_text(re.compile(r"\(\d of 3\)"))
+    attempts = page.request.get(f"/api{LAB}/episodes?purpose=evaluation").json()
+    assert attempts["count"] == 3 and {each["station"] for each in attempts["items"]} == {"station-1"}
+    call(pages("supervisor"), f"episodes/{attempts['items'][0]['uuid']}/label", {"true_success": None})
+    expect(row).to_contain_text("1 attempt wants a label")
+    expect(row).to_contain_text(re.compile(r"\(\d of 2\)"))
+    picture(page, "run_evaluated")
+    page.get_by_role("link", name="1 attempt wants a label").click()
+    expect(page.locator("main")).to_contain_text("1 episode found")
 
 
 def test_jump_palette_keys_and_theme(pages, screenshots):

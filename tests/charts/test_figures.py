@@ -31,6 +31,27 @@ def test_success_curve_has_its_band_and_the_sft_level_dashed():
     assert [list(trace.y) for trace in level] == [[0.45, 0.45]]
 
 
+def station_point(practice_episodes, successes, known, unknown=0):
+    rate = successes / known if known else None
+    counts = {"known": known, "unknown": unknown, "successes": successes, "detected": 1, "made": known + unknown}
+    return counts | {"version": 4, "practice_episodes": practice_episodes, "rate": rate, "low": 0.3, "high": 0.9}
+
+
+def test_evaluations_on_stations_are_a_series_of_their_own():
+    shown = [station_point(240, 3, 4, unknown=2), station_point(300, 0, 0, unknown=5)]
+    figure = figures.success_curves([{"name": "a", "points": [point(0, 0, 90)], "stations": shown}])
+    (series,) = traces(figure, name="a, on stations")
+    assert list(series.x) == [240] and list(series.y) == [0.75], "where nothing is known there is no point"
+    assert series.error_y.array[0] == pytest.approx(0.15) and series.error_y.arrayminus[0] == pytest.approx(0.45)
+    (curve,) = traces(figure, name="a")
+    assert list(curve.y) == [0.45] and curve.marker.symbol != series.marker.symbol
+    assert series.showlegend is not False
+    alone = figures.success_curves([{"name": "b", "points": [], "stations": shown}])
+    assert [trace.name for trace in alone.data] == ["b, on stations"]
+    nothing = figures.success_curves([{"name": "b", "points": [], "stations": shown[1:]}])
+    assert not nothing.data and "No evaluation yet" in nothing.layout.annotations[0].text
+
+
 def test_speed_and_falls_stand_beside_success_where_they_were_counted():
     runs = [{"name": "a", "points": [point(0, 0, 90), point(4, 240, 150) | {"steps_to_success": 41.6, "falls": 3}]}]
     (curve,) = traces(figures.success_curves(runs), name="a")

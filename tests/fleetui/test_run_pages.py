@@ -36,12 +36,12 @@ def shown_acts(page):
 @pytest.mark.parametrize(
     "state, acts",
     [
-        ("queued", ["Pause", "Cancel run"]),
-        ("running", ["Pause", "Cancel run"]),
-        ("paused", ["Resume", "Cancel run"]),
-        ("canceling", []),
-        ("completed", ["Launch another like it", "Practise with it", "Improve it on stations"]),
-        ("failed", ["Launch another like it"]),
+        ("queued", ["Pause", "Cancel run", "Evaluate on stations"]),
+        ("running", ["Pause", "Cancel run", "Evaluate on stations"]),
+        ("paused", ["Resume", "Cancel run", "Evaluate on stations"]),
+        ("canceling", ["Evaluate on stations"]),
+        ("completed", ["Launch another like it", "Evaluate on stations", "Practise with it", "Improve it on stations"]),
+        ("failed", ["Launch another like it", "Evaluate on stations"]),
     ],
 )
 def test_the_server_renders_the_buttons_of_the_runs_state(lab, sft_run, state, acts):
@@ -55,7 +55,12 @@ def test_the_server_renders_the_buttons_of_the_runs_state(lab, sft_run, state, a
 
 def test_a_completed_improvement_offers_what_comes_next(lab, improved):
     page = get(lab, "manager", f"runs/{improved.pk}").content.decode()
-    assert shown_acts(page)[-3:] == ["Launch another like it", "Practise with it", "Improve further"]
+    assert shown_acts(page)[-4:] == [
+        "Launch another like it",
+        "Evaluate on stations",
+        "Practise with it",
+        "Improve further",
+    ]
     assert "Policy v1, kept as the best" in page
     assert f"runs/new?parent={improved.pk}" in page and f"tasks/?parent={improved.pk}#assign" in page
     answer = get(lab, "researcher", f"runs/{improved.pk}/policy.safetensors")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from robots.attention import need_of
 from robots.embodiments import STATE
 from robots.episodes import ACTORS, episodes_to_bytes, rows_of, stacked
 from robots.protocol import to_json
@@ -245,6 +246,48 @@ def test_a_new_run_counts_its_versions_anew():
     assert bench.state == "waiting", "the last run's policy acts no episode of the next"
     bench.station.offer_policy(loaded_policy(0, checkpoint="of-another-run"))
     assert bench.state == "practising"
+
+
+EVALUATION = {**ASSIGNMENT, "purpose": "evaluation", "assignment": 7, "run": "evaluation 7", "attempts": 2}
+
+
+def test_an_evaluation_is_over_after_its_attempts():
+    bench = Bench()
+    bench.station.receive(told(EVALUATION))
+    bench.station.offer_policy(loaded_policy())
+    assert bench.state == "evaluating"
+    bench.until_episodes(2)
+    assert bench.state == "waiting" and "has made its attempts" in bench.station.control.reason
+    told_of = {"state": "waiting", "reason": bench.station.control.reason, "state_for_s": 600.0}
+    assert need_of(**told_of, code=bench.station.control.code) is None, "it wants nobody"
+    assert need_of(**told_of) is not None
+    bench.tick()
+    assert len(bench.episodes) == 2 and {each.purpose for each in bench.episodes} == {"evaluation"}
+    bench.station.receive(told({**EVALUATION, "attempts": 3, "made": 1}))  # one upload is on its way
+    assert bench.state == "evaluating"
+    bench.until_episodes(3)
+    assert bench.state == "waiting"
+
+
+def test_another_evaluation_counts_anew_and_not_what_is_of_the_last():
+    bench = Bench()
+    bench.station.receive(told(EVALUATION))
+    bench.station.offer_policy(loaded_policy())
+    bench.tick()
+    bench.station.receive(told({**EVALUATION, "assignment": 8, "run": "evaluation 8", "attempts": 1}))
+    bench.until_episodes(1)  # the one under way ends, with the last one's policy
+    assert bench.state == "waiting" and "no policy" in bench.station.control.reason
+    bench.station.offer_policy(loaded_policy(0, checkpoint="of-the-next"))
+    assert bench.state == "evaluating"
+    bench.until_episodes(2)
+    assert bench.state == "waiting" and bench.episodes[1].policy == "of-the-next"
+
+
+def test_a_process_that_began_anew_hears_how_many_attempts_it_has_made():
+    bench = Bench()
+    bench.station.receive(told({**EVALUATION, "made": 2}))
+    bench.station.offer_policy(loaded_policy())
+    assert bench.state == "waiting"
 
 
 def test_another_run_lets_the_episode_under_way_end_with_its_policy():

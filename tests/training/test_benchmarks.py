@@ -35,7 +35,7 @@ from training.benchmarks import (
 from training.benchmarks.language_table import filtered_cloning, hand_picked_goals, sparse_reward
 from training.benchmarks.two_stage_pipeline import picked
 from training.checkpoints import Policy, RewardModel
-from training.evaluation import wilson
+from training.intervals import wilson
 from training.recipes import ImproveRecipe
 
 

@@ -18,7 +18,8 @@ from training import critics
 from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import CheckpointError, Policy, load_checkpoint, save_checkpoint
 from training.critics import Critic, Memory
-from training.evaluation import Evaluation, evaluate, wilson
+from training.evaluation import Evaluation, evaluate
+from training.intervals import wilson
 from training.local_practice import LocalStations, rules_for
 from training.methods import self_improvement
 from training.methods.self_improvement import gather, improve, labels, past_the_peak, success_bins_of

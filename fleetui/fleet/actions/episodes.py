@@ -17,7 +17,7 @@ def label_episode(
 ) -> bool | None:
     """A person says whether it was a true success; None: nobody knows. Returns what was said before, for an undo.
 
-    Only ever reported: neither training nor an evaluation's curve reads it.
+    Only ever reported: no training reads it, nor an evaluation in simulation; an evaluation on stations counts by it.
     """
     access.check(user, episode.lab, "label_episode")
     if not isinstance(reason, str) or len(reason) > 200:

@@ -22,12 +22,13 @@ from fleetui.fleet.signals import queue_changed
 from fleetui.fleet.time_zones import newest_due, zone_named, zone_names
 from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
-from fleetui.learning.models import Run
+from fleetui.learning.models import Checkpoint, Run
 from fleetui.practice.actions.publishing import order_station, order_stations_of_run
 
+MOST_ATTEMPTS = 10_000  # of an evaluation
 PATIENCE = timedelta(hours=24)  # one that has waited so long is not overtaken any more, whatever has priority
 # What the occurrences of a series have in common.
-REPEATED: tuple[str, ...] = ("lab", "task", "created_by", "any_count", "parent")
+REPEATED: tuple[str, ...] = ("lab", "task", "created_by", "any_count", "parent", "checkpoint")
 REPEATED += ("budget_episodes", "budget_hours", "target_success", "priority", "time_zone")
 REPEAT_DAYS = {"daily": 1, "weekly": 7}
 BUDGETS = {"episodes": "budget_episodes", "hours": "budget_hours", "target_success": "target_success"}
@@ -44,6 +45,7 @@ def assign_task(
     run: Run | None = None,
     any_count: int | None = None,
     parent: Run | None = None,
+    checkpoint: Checkpoint | None = None,
     episodes: int | None = None,
     hours: float | None = None,
     target_success: float | None = None,
@@ -57,9 +59,12 @@ def assign_task(
 
     With a run they practise as soon as it publishes; the stations must be free. Without one the assignment enters the
     queue: behind those of its priority or a higher one, and behind all that have waited for a day. What repeats does
-    so at its time of the day in the time zone.
+    so at its time of the day in the time zone. With a checkpoint it is an evaluation: `episodes` attempts with that
+    policy, from which nothing learns.
     """
     access.check(user, lab, "assign")
+    if checkpoint is not None:
+        parent = checkpoint.run
     problems = _assignment_problems(
         lab,
         task,
@@ -73,6 +78,7 @@ def assign_task(
         not_before,
         repeats,
         time_zone,
+        checkpoint,
     )
     if problems:
         raise Invalid(" ".join(dict.fromkeys(problems.values())), problems)
@@ -85,6 +91,7 @@ def assign_task(
         created_by=access.person_of(user),
         any_count=any_count,
         parent=parent,
+        checkpoint=checkpoint,
         budget_episodes=episodes,
         budget_hours=hours,
         target_success=target_success,
@@ -102,6 +109,8 @@ def assign_task(
     if repeats:
         _schedule(assignment)
     details = {"assignment": assignment.pk, "task": task.name, "run": run.pk if run else None, "any": any_count}
+    if checkpoint is not None:
+        details |= {"evaluates": f"{checkpoint} of {parent}", "attempts": episodes}
     shown: list[Station] | list[None] = stations or [None]
     for station in shown:
         record_act(lab=lab, kind="assigned", user=user, station=station, details=details, source=source)
@@ -126,6 +135,7 @@ def _assignment_problems(
     not_before: datetime | None,
     repeats: str,
     time_zone: str,
+    checkpoint: Checkpoint | None,
 ) -> dict[str, str]:
     problems = {}
     if any_count is None and not stations:
@@ -140,11 +150,20 @@ def _assignment_problems(
         problems["task"] = f"{task} is archived; restore it first or choose another task."
     elif unable := _unable(task, stations, parent.body if parent else {}):
         problems["stations"] = unable
-    if parent is not None and parent.lab_id == lab.pk and (problem := learning.parent_problem(parent)):
+    if checkpoint is not None:
+        if problem := learning.evaluation_problem(checkpoint):
+            problems["checkpoint"] = problem
+        elif parent is not None and parent != checkpoint.run:
+            problems["parent"] = "An evaluation is of one policy. For that of another run, make another evaluation."
+        if episodes is None:
+            problems["budget"] = "Say how many attempts an evaluation shall have."
+        elif not 1 <= episodes <= MOST_ATTEMPTS:
+            problems["budget"] = f"The number of attempts must be 1 to {MOST_ATTEMPTS}."
+    elif parent is not None and parent.lab_id == lab.pk and (problem := learning.parent_problem(parent)):
         problems["parent"] = problem
     if sum(each is not None for each in (episodes, hours, target_success)) > 1:
         problems["budget"] = "Give at most one end: a number of episodes, hours, or a true success."
-    elif episodes is not None and not 1 <= episodes <= 10_000_000:
+    elif checkpoint is None and episodes is not None and not 1 <= episodes <= 10_000_000:
         problems["budget"] = "The number of episodes must be 1 to 10000000."
     elif hours is not None and not 0.01 <= hours <= 10_000:
         problems["budget"] = "The number of hours must be 0.01 to 10000."
@@ -198,7 +217,9 @@ def enter_queue(assignment: Assignment) -> None:
 
 
 def list_waiting(lab: Lab) -> list[Assignment]:
-    return list(lab.assignments.filter(state__in=Assignment.WAITING, run=None).order_by("position", "pk"))
+    return list(
+        lab.assignments.filter(state__in=Assignment.WAITING, run=None, started_at=None).order_by("position", "pk")
+    )
 
 
 def renumber(line: list[Assignment]) -> None:
@@ -239,7 +260,8 @@ def edit_assignment(
     access.check(user, assignment.lab, "assign")
     lab = assignment.lab
     lock_queue(lab)
-    rows = Assignment.objects.select_related("lab", "task", "parent").select_for_update(of=("self",))
+    rows = Assignment.objects.select_related("lab", "task", "parent", "checkpoint__run")
+    rows = rows.select_for_update(of=("self",))
     row = rows.get(pk=assignment.pk)
     if not row.waits:
         raise Conflict(f"It is {row.state}; only an assignment that waits in the queue can be edited. Reload the page.")
@@ -302,7 +324,7 @@ def _wishes_of(row: Assignment) -> dict[str, Any]:
 
 def _edit_problems(row: Assignment, after: dict[str, Any], changed: set[str]) -> dict[str, str]:
     """What was right when it was assigned and stays as it is is nobody's mistake now: a start that has passed, say."""
-    problems = _assignment_problems(row.lab, row.task, **after)
+    problems = _assignment_problems(row.lab, row.task, **after, checkpoint=row.checkpoint)
     touched = {
         "stations": changed & {"stations", "any_count"},
         "parent": "parent" in changed,
@@ -418,22 +440,26 @@ def _take_from_waiting_assignments(task: Task, stations: list[Station]) -> None:
 
 
 @transaction.atomic
-def start_assignment(*, assignment: Assignment, run: Run, stations: list[Station] | None = None) -> None:
-    """Put a run behind a waiting assignment: from now on it holds its stations, or those that were found for it."""
-    practises = run.state == "running"
+def start_assignment(*, assignment: Assignment, run: Run | None, stations: list[Station] | None = None) -> None:
+    """Put a run behind a waiting assignment, or none behind an evaluation: from now on it holds its stations, or those
+    that were found for it.
+    """
+    practises = run is not None and run.state == "running"
+    trained = run or assignment.parent
+    assert trained is not None  # an evaluation has one, by the database's word
     moved = move_assignment(
         assignment=assignment,
         to="underway" if practises else "standby",
         sources=Assignment.WAITING,
         run=run,
         reason="",
-        started_at=timezone.now() if practises else None,
+        started_at=timezone.now() if practises or run is None else None,
     )
     if not moved:
         raise Conflict("This assignment already has a run, or has ended; choose another one.")
     assignment.refresh_from_db()
     if stations is not None:
-        if unable := _unable(assignment.task, stations, run.body):
+        if unable := _unable(assignment.task, stations, trained.body):
             raise Invalid(unable, {"stations": unable})
         wanted = set(assignment.places.values_list("station_id", flat=True))
         AssignedStation.objects.bulk_create(
@@ -486,7 +512,7 @@ def move_assignment(*, assignment: Assignment, to: str, sources: tuple[str, ...]
         pk=assignment.pk, state__in=[state for state in allowed if sources is None or state in sources]
     )
     if sources == Assignment.WAITING:
-        rows = rows.filter(run=None)  # a delayed one may be either side of its start
+        rows = rows.filter(run=None, started_at=None)  # a delayed one may be either side of its start
     if to not in Assignment.LIVE:
         fields["ended_at"] = timezone.now()
     if "reason" in fields:

@@ -9,8 +9,9 @@ from fleetui import access
 from fleetui.access import Conflict, Refused
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment, Lab
-from fleetui.practice.actions.assignments import complete_assignment, move_assignment
+from fleetui.practice.actions.assignments import complete_assignment, move_assignment, start_assignment
 from fleetui.practice.actions.launching import launch_run
+from fleetui.practice.actions.publishing import order_stations_of_evaluation
 from fleetui.practice.queue import Verdict, read_queue
 from training.methods.registry import Method, methods_that_need
 
@@ -24,10 +25,14 @@ def dispatch_on_commit(*, lab: Lab) -> None:
 
 
 def dispatch_all() -> None:
-    """The beat of a few seconds: a station that came back, a moment that has come, a budget that is reached."""
+    """The beat of a few seconds: a station that came back, a moment that has come, a budget that is reached. Stations
+    that evaluate hear their orders again: no run's job does that for them.
+    """
     for lab in Lab.objects.filter(assignments__state__in=Assignment.LIVE).distinct():
         try:
             dispatch_assignments(lab=lab)
+            for assignment in lab.assignments.filter(state__in=Assignment.LIVE, checkpoint__isnull=False):
+                order_stations_of_evaluation(assignment=assignment)
         except Exception:
             log.exception("dispatching in %s", lab.slug)
 
@@ -50,7 +55,7 @@ def dispatch_assignments(*, lab: Lab) -> None:
     lock_queue(lab)
     for verdict in read_queue(lab):
         row = verdict.assignment
-        if verdict.progress and verdict.progress.reached and row.run and row.run.is_live:
+        if verdict.progress and verdict.progress.reached and (row.run is None or row.run.is_live):
             complete_assignment(assignment=row, reason=verdict.progress.reached)
         elif verdict.starts_with:
             _launch(verdict)
@@ -64,11 +69,14 @@ def dispatch_assignments(*, lab: Lab) -> None:
 
 def _launch(verdict: Verdict) -> None:
     """The server's act, whosever freed the stations, in the name of the person who asked for it. The queue practises
-    by the first method that can.
+    by the first method that can; an evaluation needs no run.
     """
     row, method = verdict.assignment, methods_that_need("parent", "stations")[0]
     try:
         with transaction.atomic():
+            if row.evaluates:
+                start_assignment(assignment=row, run=None, stations=verdict.starts_with)
+                return
             launch_run(
                 lab=row.lab,
                 user=access.Server(row.created_by),
@@ -82,7 +90,8 @@ def _launch(verdict: Verdict) -> None:
     except Conflict:
         log.info("assignment %s: a person was quicker", row.pk)
     except Refused as refused:
-        reason = f"its run can't be launched: {refused}"[:300]
+        what = "it can't begin" if row.evaluates else "its run can't be launched"
+        reason = f"{what}: {refused}"[:300]
         if (row.state, row.reason) != ("blocked", reason):
             Assignment.objects.filter(pk=row.pk, state="blocked").update(reason=reason)
             move_assignment(assignment=row, to="blocked", reason=reason)

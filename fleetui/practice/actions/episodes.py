@@ -15,11 +15,12 @@ from fleetui import access
 from fleetui.access import Conflict, Invalid, TooLarge
 from fleetui.fleet import selectors, uploads
 from fleetui.fleet.actions.cards import emit_card
-from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lab, Station
+from fleetui.fleet.models import AssignedStation, Assignment, Episode, Intervention, Lab, Station
+from fleetui.fleet.signals import queue_changed
 from fleetui.learning import actions as learning_actions
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from fleetui.messages import RunChanged, send_on_commit
-from fleetui.practice.actions.publishing import tell_stations_of_run, uuid_or_none
+from fleetui.practice.actions.publishing import order_stations_of_evaluation, tell_stations_of_run, uuid_or_none
 from robots.episodes import ACTORS, write_episodes
 from robots.episodes import Episode as RecordedEpisode
 from robots.protocol import Hold
@@ -60,6 +61,7 @@ def store_episodes(*, station: Station, body: bytes) -> dict[str, Any]:
             emit_card(station, {"episodes": station.episodes_count})
             _tie_touches(station, rows)
         hold = _count_practice(station, rows)
+        _count_attempts(station, rows)
     return {"stored": len(rows), "hold": hold}
 
 
@@ -87,12 +89,19 @@ def _episode_rows(station: Station, recorded: list[RecordedEpisode], folder: Pat
     checkpoints = {str(row.uuid): row for row in found}
     assignment = station.live_assignment()
     # Those that ended too: what a station still had on its disk is wanted.
-    its_runs = set(AssignedStation.objects.filter(station=station).values_list("assignment__run_id", flat=True))
+    places = AssignedStation.objects.filter(station=station)
+    its_runs = set(places.values_list("assignment__run_id", flat=True))
+    evaluated = places.filter(assignment__checkpoint__in=checkpoints.values(), assignment__started_at__isnull=False)
+    evaluations = [place.assignment for place in evaluated.select_related("assignment")]
+    evaluations.sort(key=lambda row: (row.is_live, row.started_at), reverse=True)
     rows = []
     for episode in recorded:
         policy = checkpoints.get(str(uuid_or_none(episode.policy)))
         judge = checkpoints.get(str(uuid_or_none(episode.reward_model)))
-        if policy and policy.run_id not in its_runs and policy.run.method.practises:
+        attempt_of = [row for row in evaluations if row.checkpoint_id == policy.pk] if policy else []
+        # Else nobody may learn from it: what was made for an evaluation is no practice of that run.
+        evaluates = bool(attempt_of) and episode.purpose != "practice"
+        if policy and policy.run_id not in its_runs and policy.run.method.practises and not evaluates:
             raise Invalid(
                 f"Episode {episode.uuid}, field policy: it is of {policy.run}, in which {station} never had a place; "
                 "only stations that a run was given send it episodes."
@@ -110,7 +119,8 @@ def _episode_rows(station: Station, recorded: list[RecordedEpisode], folder: Pat
                 station=station,
                 task=task or selectors.task_of_family(station.lab, episode.task),
                 # The policy says which run it was made for, so that a late upload finds the right one.
-                run_id=policy.run_id if policy and policy.run_id in its_runs else None,
+                run_id=policy.run_id if policy and (policy.run_id in its_runs or evaluates) else None,
+                assignment=_evaluation_of(episode, attempt_of) if episode.purpose == "evaluation" else None,
                 instruction=episode.instruction,
                 purpose=episode.purpose,
                 ending=episode.ending,
@@ -132,6 +142,16 @@ def _episode_rows(station: Station, recorded: list[RecordedEpisode], folder: Pat
             )
         )
     return rows
+
+
+def _evaluation_of(episode: RecordedEpisode, evaluations: list[Assignment]) -> Assignment | None:
+    """Of those of its policy in which the station had a place: the newest that had begun by then. Where the station's
+    clock is wrong, the one that goes on, or else the newest.
+    """
+    began = _time_of(episode.started_at)
+    before = [row for row in evaluations if row.started_at and row.started_at <= began]
+    newest = max(before, key=lambda row: row.started_at or began, default=None)
+    return newest or next(iter(evaluations), None)
 
 
 def _time_of(seconds: float) -> datetime:
@@ -181,6 +201,15 @@ def _count_practice(station: Station, rows: list[Episode]) -> bool:
     if assignment is None or assignment.run_id is None:
         return False
     return Run.objects.filter(pk=assignment.run_id, holding=True).exists()
+
+
+def _count_attempts(station: Station, rows: list[Episode]) -> None:
+    """What is left of an evaluation is shared anew; after its last attempt the dispatcher ends it."""
+    evaluations = {row.assignment for row in rows if row.assignment is not None and row.assignment.is_live}
+    for assignment in evaluations:
+        order_stations_of_evaluation(assignment=assignment)
+    if evaluations:
+        queue_changed.send(sender=Lab, lab=station.lab)
 
 
 def hand_in_episodes(*, episodes: list[Episode]) -> None:

@@ -92,7 +92,7 @@ def _practice_problems(
     if archived := [station.name for station in stations if station.archived_at]:
         problems["stations"] = f"{', '.join(archived)}: archived; bring it back first or leave it out."
     if assignment is not None:
-        if assignment.lab_id != lab.pk or not assignment.waits:
+        if assignment.lab_id != lab.pk or not assignment.waits or assignment.evaluates:
             problems["assignment"] = "This assignment already has a run, or has ended. Choose one that waits for a run."
         elif assignment.task.archived_at:
             problems["assignment"] = f"{assignment.task} is archived; restore the task first."

@@ -15,10 +15,11 @@ from django.utils import timezone
 from fleetui import access
 from fleetui.fleet.actions import reports
 from fleetui.fleet.actions.cards import emit_card
-from fleetui.fleet.models import AssignedStation, Station, Task
+from fleetui.fleet.models import AssignedStation, Assignment, Station, Task
 from fleetui.learning import actions as learning_actions
 from fleetui.learning.models import Checkpoint, Run
 from fleetui.messages import CheckpointsChanged, send_on_commit, tell_station_on_commit
+from fleetui.practice import selectors
 from robots.protocol import Assignment as AssignmentMessage
 from robots.protocol import Hold, Message
 
@@ -43,6 +44,8 @@ def list_orders(*, station: Station) -> list[Message]:
     settings = station.settings_json()
     del settings["speed"]  # a person's command alone
     assignment = station.live_assignment()
+    if assignment is not None and assignment.checkpoint is not None and not station.maintenance:
+        return _orders_of_evaluation(station, assignment, assignment.checkpoint, settings)
     run = assignment.run if assignment else None
     if assignment is None or run is None or not run.practises() or station.maintenance:
         return [AssignmentMessage(settings=settings)]
@@ -56,6 +59,25 @@ def list_orders(*, station: Station) -> list[Message]:
     return orders
 
 
+def _orders_of_evaluation(
+    station: Station, assignment: Assignment, checkpoint: Checkpoint, settings: dict[str, Any]
+) -> list[Message]:
+    """Its share of the attempts, and the policy. To the station it is no run's: it must neither act with the policy
+    that it practised with, nor wait for a newer one.
+    """
+    made, attempts = selectors.shares_of_attempts(assignment).get(station.pk, (0, 0))  # it may end meanwhile
+    order = AssignmentMessage(
+        purpose="evaluation",
+        settings=settings,
+        assignment=assignment.pk,
+        run=f"evaluation {assignment.pk}",
+        task=assignment.task.order_json(),
+        attempts=attempts,
+        made=made,
+    )
+    return [order, checkpoint.run.policy_message(checkpoint)]
+
+
 def order_station(*, station: Station, at_once: bool = False) -> None:
     """Tell the station on commit what it should be doing; an offline one is told when it connects. At once: the
     policy's attempt under way ends where it is.
@@ -67,6 +89,11 @@ def order_station(*, station: Station, at_once: bool = False) -> None:
         tell_station_on_commit(station.command_group, replace(order, at_once=at_once), *others)
 
     transaction.on_commit(tell, robust=True)
+
+
+def order_stations_of_evaluation(*, assignment: Assignment) -> None:
+    for place in assignment.places.filter(live=True, station__connected=True).select_related("station__lab"):
+        order_station(station=place.station)
 
 
 def order_stations_of_run(*, run: Run) -> None:

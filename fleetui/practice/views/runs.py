@@ -1,5 +1,7 @@
 """The pages of runs: the list, the launch form, a run as it goes. Curves grow over the live socket."""
 
+from typing import Any
+
 from django.contrib import messages
 from django.db.models import OuterRef, Subquery
 from django.http import Http404, HttpResponse
@@ -13,9 +15,11 @@ from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
 from fleetui.learning import selectors as learning
 from fleetui.learning.forms import recipe_rows
 from fleetui.learning.models import Metric, Run
-from fleetui.practice.actions import launching
-from fleetui.practice.forms import launch_form
+from fleetui.practice.actions import assignments, launching
+from fleetui.practice.forms import EvaluateForm, launch_form
 from fleetui.practice.queue import read_queue
+from fleetui.practice.views.tasks import say_assigned
+from robots.worlds import WORLDS
 from training.methods.registry import methods, methods_that_need
 
 LAUNCH_FROM = ("dataset", "parent", "assignment", "like")  # what a link to the launch form may choose
@@ -88,7 +92,7 @@ def new_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
 @require_GET
 def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
     found = access.get_row(Run, request.user, lab_slug, pk=run_id)
-    recipe = recipe_rows(found)
+    recipe, policy = recipe_rows(found), found.best_checkpoint("policy")
     return render_page(
         request,
         "learning/run.html",
@@ -98,9 +102,44 @@ def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
         recipe=recipe,
         recipe_changed=sum(row["changed"] for row in recipe),
         checkpoints=found.checkpoints.order_by("-version", "role")[:CHECKPOINTS_SHOWN],
-        policy=found.best_checkpoint("policy"),
+        policy=policy,
         practice_can_start=not learning.parent_problem(found),
         stations=learning.run_stations(found),
         stands=found.pk in standing_runs(found.lab),
         log="\n".join(learning.log_tail(found)),
+        **station_evaluations(found),
+        can_be_evaluated=policy is not None and not learning.evaluation_problem(policy),
+        simulated=found.body.get("name") in WORLDS,
     )
+
+
+@page
+@require_GET
+def run_evaluations(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
+    """What stations showed of its policies, alone: the page asks anew every few seconds, since labels move it."""
+    found = access.get_row(Run, request.user, lab_slug, pk=run_id)
+    return render_page(request, "learning/_evaluations.html", found.lab, "runs", **station_evaluations(found))
+
+
+def station_evaluations(run: Run) -> dict[str, Any]:
+    """A row each, and the points of the curve."""
+    found = learning.evaluations_on_stations(run)
+    return {"evaluations": found, "points": [learning.evaluation_row(each) for each in found]}
+
+
+@page
+@require_http_methods(["GET", "POST"])
+def evaluate_run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
+    """A form for an evaluation of one of its policies on stations."""
+    found = access.get_row(Run, request.user, lab_slug, "assign", pk=run_id)
+    form = EvaluateForm(request.POST or None, lab=found.lab, run=found, auto_id="assign_%s")
+    if request.method == "POST" and form.is_valid():
+        try:
+            made = assignments.assign_task(lab=found.lab, user=request.user, **form.wishes(), source="page")
+        except access.Refused as refused:
+            add_refusal(form, refused)
+        else:
+            messages.success(request, say_assigned(found.lab, made))
+            return redirect("run", lab_slug, run_id)
+    status = 422 if form.errors else 200
+    return render_page(request, "learning/evaluate.html", found.lab, "runs", status, run=found, assign_form=form)

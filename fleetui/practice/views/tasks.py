@@ -16,7 +16,7 @@ from fleetui.fleet.models import PRIORITIES, Assignment, Lab, Task
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number, saying_refusals
 from fleetui.practice import queue, selectors
 from fleetui.practice.actions import assignments
-from fleetui.practice.forms import AssignForm
+from fleetui.practice.forms import AssignForm, EvaluateForm
 from robots.wordings import Words, checked_words
 
 NO_BUDGET = {"episodes": None, "hours": None, "target_success": None}
@@ -163,7 +163,7 @@ def queue_rows(lab: Lab) -> dict[str, Any]:
             "priority": "" if row.priority == 1 else f"{PRIORITIES[row.priority]} priority",
             "stations": sorted((place.station for place in row.places.all()), key=lambda station: station.number),
         }
-        (waiting if row.run_id is None else working).append(shown)
+        (working if row.at_work else waiting).append(shown)
     for place, shown in enumerate(waiting):
         shown["number"] = place + 1
         shown["up"] = waiting[place - 1]["row"].pk if place else None
@@ -172,12 +172,20 @@ def queue_rows(lab: Lab) -> dict[str, Any]:
     return {"working": working, "waiting": waiting}
 
 
+def form_of(row: Assignment, data: QueryDict | None) -> AssignForm:
+    """By which one that waits is edited."""
+    if row.evaluates:
+        assert row.parent is not None  # whose policy it is
+        return EvaluateForm(data, lab=row.lab, assignment=row, run=row.parent, auto_id="assign_%s")
+    return AssignForm(data, lab=row.lab, assignment=row, auto_id="assign_%s")
+
+
 @page
 @require_http_methods(["GET", "POST"])
 def edit_assignment(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
     """The form of one that waits; what has started is changed by canceling it."""
     row = access.get_row(Assignment, request.user, lab_slug, "assign", pk=number)
-    form = AssignForm(request.POST or None, lab=row.lab, assignment=row, auto_id="assign_%s")
+    form = form_of(row, request.POST or None)
     if not row.waits:
         messages.error(
             request, f"The assignment of {row.task} is {row.state}: only an assignment that waits can be edited."
@@ -185,7 +193,8 @@ def edit_assignment(request: PersonRequest, lab_slug: str, number: int) -> HttpR
         return redirect("tasks", lab_slug)
     if request.method == "POST" and form.is_valid():
         wishes = form.wishes()
-        del wishes["task"]
+        for fixed in ("task", "checkpoint"):
+            wishes.pop(fixed, None)
         try:
             assignments.edit_assignment(assignment=row, user=request.user, **(NO_BUDGET | wishes), source="page")
         except access.Refused as refused:
@@ -259,4 +268,5 @@ def stop_repeating(request: PersonRequest, lab_slug: str, number: int) -> HttpRe
 def say_assigned(lab: Lab, made: Assignment) -> str:
     verdict = next((each for each in queue.read_queue(lab) if each.assignment.pk == made.pk), None)
     because = f"{verdict.state}: {verdict.reason}" if verdict else made.state
-    return f"{made.task} is in the queue; {because}."
+    what = f"An evaluation of {made.parent} at {made.task}" if made.evaluates else made.task
+    return f"{what} is in the queue; {because}."

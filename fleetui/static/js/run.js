@@ -46,9 +46,17 @@ const bandSpeedAndFalls = (e) =>
 function drawSuccess() {
   const points = of("evaluation").map((e) => ({ ...e, rate: e.n ? e.successes / e.n : null }))
     .filter((e) => e.rate !== null);
-  $("#success").hidden = !points.length && ended();
-  if (!points.length) {
+  const shown = JSON.parse($("#station-points").textContent).filter((e) => e.known > 0);
+  const empty = !points.length && !shown.length;
+  $("#success").hidden = empty;
+  $("#success-empty").hidden = !empty;
+  $("#success").dataset.stations = shown.length;
+  if (empty) {
     if (ended()) setText(field("success-note"), "no evaluation was made");
+    return;
+  }
+  if (!points.length) {
+    if (method.practises) drawStationsAlone(shown);
     return;
   }
   const ink = colour("ink");
@@ -61,7 +69,7 @@ function drawSuccess() {
   }
   const xs = points.map((e) => e.practice_episodes ?? 0), first = points[0], last = points.at(-1);
   const best = points.find((e) => e.version === run.kept_version) ?? points.reduce((a, b) => (b.rate > a.rate ? b : a));
-  const most = Math.max(20, ...xs), span = [0, most];
+  const most = farthest([...points, ...shown]), span = [0, most];
   const traces = [
     { x: [...xs, ...xs.slice().reverse()], y: [...points.map((e) => e.high), ...points.map((e) => e.low).reverse()],
       fill: "toself", fillcolor: withAlpha(ink, .13),
@@ -79,16 +87,63 @@ function drawSuccess() {
     { x: [best.practice_episodes ?? 0], y: [best.rate], mode: "markers", cliponaxis: false,
       marker: { size: 14, symbol: "star", color: ink, line: { color: colour("surface"), width: 1 } },
       name: `best, kept: v${best.version}`, hoverinfo: "skip" },
+    ...(shown.length ? [stationsTrace(shown)] : []),
   ];
-  Plotly.react($("#success"), traces, layout("practice episodes", "true success", {
-    yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { range: [-0.02 * most, 1.03 * most] },
-  }), config);
+  plotSuccess(traces, most);
   $("#success").dataset.points = points.length;
   showKept(first, best);
   const learned = learnedOf(last.practice_episodes, run.practice_episodes);
   setText(field("success-note"),
     `now ${percent(last.rate)} (${last.successes} of ${last.n}) after learning from ${learned}`);
 }
+
+const farthest = (rows) => Math.max(20, ...rows.map((e) => e.practice_episodes ?? 0));
+
+function plotSuccess(traces, most) {
+  Plotly.react($("#success"), traces, layout("practice episodes", "true success", {
+    yaxis: { range: [0, 1.02], tickformat: ".0%" }, xaxis: { range: [-0.02 * most, 1.03 * most] },
+  }), config);
+}
+
+// What real attempts showed, at the practice that its policy had behind it: another marker, each with its own band. Of
+// several evaluations of one policy each is a point of its own.
+function stationsTrace(shown) {
+  const ink = colour("ink");
+  return { x: shown.map((e) => e.practice_episodes), y: shown.map((e) => e.rate), mode: "markers", cliponaxis: false,
+    name: "on stations, with 95 % band", marker: { size: 11, symbol: "diamond-open", color: ink, line: { width: 2 } },
+    error_y: { type: "data", symmetric: false, array: shown.map((e) => e.high - e.rate),
+      arrayminus: shown.map((e) => e.rate - e.low), color: ink, thickness: 1.5, width: 5 },
+    customdata: shown.map((e) => [e.successes, e.known, e.version, percent(e.low), percent(e.high), e.unknown,
+      e.detected, e.made]),
+    hovertemplate: "on stations: %{y:.1%} (%{customdata[0]} of %{customdata[1]} known, %{customdata[5]} unknown)"
+      + "<br>band %{customdata[3]} to %{customdata[4]}<br>detected in %{customdata[6]} of %{customdata[7]}"
+      + "<br>%{x} practice episodes<br>policy v%{customdata[2]}<extra></extra>" };
+}
+
+// Where no world judges the body there is no other series.
+function drawStationsAlone(shown) {
+  plotSuccess([stationsTrace(shown)], farthest(shown));
+  const last = shown.at(-1);
+  const unknown = last.unknown ? `, ${last.unknown} unknown` : "";
+  setText(field("success-note"), `v${last.version} on stations: ${percent(last.rate)} `
+    + `(${last.successes} of ${last.known} known attempts${unknown})`);
+}
+
+const EVALUATIONS_MS = 5000;
+let evaluationsShown = "";
+
+// Attempts come in and labels change while one looks.
+async function refreshEvaluations() {
+  const answer = await fetch(`${root}labs/${lab}/runs/${runId}/evaluations`).catch(() => null);
+  if (!answer?.ok || answer.redirected) return;
+  const html = await answer.text();
+  if (html === evaluationsShown) return;
+  evaluationsShown = html;
+  $("#evaluations").innerHTML = html;
+  refreshTimes($("#evaluations"));
+  draw();
+}
+setInterval(() => { if (!document.hidden) refreshEvaluations(); }, EVALUATIONS_MS);
 
 // The best of many evaluations on the same seeds flatters; a run that ended measures its kept policy once more on fresh
 // ones.

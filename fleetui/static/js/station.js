@@ -16,7 +16,7 @@ const $ = (selector) => document.querySelector(selector);
 const field = (name) => $(`[data-f="${name}"]`);
 const feed = $("#feed"), feeds = [...document.querySelectorAll(".feed[data-camera]")];
 const strip = new Strip($("#strip"), { large: true });
-let data = { slug, ...JSON.parse($("#driving").textContent) }, heardAt = null;
+let data = { slug, ...JSON.parse($("#described").textContent) }, heardAt = null;
 const current = () => ({ ...data, slug });
 const drive = new Drive(current);
 const driveButtons = $("#axes") && new DriveButtons($("#axes"), drive);
