@@ -1,4 +1,4 @@
-"""A LeRobot robot as a station of the fleet: it joins with the robot's arguments as every command of LeRobot takes them.
+"""A LeRobot robot as a station of the fleet, by the arguments that every command of LeRobot takes.
 
     python -m training lerobot --server http://... --token ... --robot.type=so101_follower --robot.port=/dev/ttyACM0
 
@@ -158,7 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     torch.set_num_threads(1)
     try:
-        host = host_of(*make_devices(named), options, named)
+        robot, teleop = make_devices(named)
+        host = host_of(robot, teleop, options, named)
     except (ImportError, LinkError, ValueError, OSError) as error:  # each with a sentence
         log.error("%s", error)
         return 2
