@@ -3,7 +3,9 @@ LeRobot. The only module that imports lerobot (0.4.4 to 0.6), which lies in an e
 machine; imported when a command asks for it.
 """
 
+import contextlib
 import importlib
+import io
 import logging
 import pkgutil
 from collections.abc import Sequence
@@ -39,12 +41,15 @@ def make_devices(arguments: Sequence[str]) -> tuple[Any, Any]:
     for package in (lerobot.cameras, lerobot.robots, lerobot.teleoperators):
         _register(package)
     register_third_party_plugins()
+    said = io.StringIO()  # argparse's usage, with hundreds of arguments, and then its error
     try:
-        told = draccus.parse(Devices, args=list(arguments))
+        with contextlib.redirect_stderr(said):
+            told = draccus.parse(Devices, args=list(arguments))
     except (draccus.utils.DraccusException, TypeError) as error:
         raise ValueError(f"LeRobot can't use these arguments: {error}") from None
-    except SystemExit:  # argparse has said why
-        raise ValueError("LeRobot can't use these arguments; see above.") from None
+    except SystemExit:
+        reason = said.getvalue().rpartition("error: ")[2].strip()
+        raise ValueError(f"LeRobot can't use these arguments: {reason}") from None
     robot = lerobot.robots.make_robot_from_config(told.robot)
     teleop = told.teleop and lerobot.teleoperators.make_teleoperator_from_config(told.teleop)
     return robot, teleop

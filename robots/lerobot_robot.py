@@ -229,6 +229,7 @@ class Caller:
         self.device = device
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._under_way: Future[Any] | None = None
+        self.closed = False
         threading.Thread(target=self._run, name=device, daemon=True).start()
 
     def _run(self) -> None:
@@ -241,6 +242,8 @@ class Caller:
 
     def call(self, what: str, limit_s: float, call: Callable[[], Any]) -> Any:
         """What it returns; DriverError where it fails or takes too long, and for as long as it then goes on."""
+        if self.closed:
+            raise DriverError(f"{what} failed: {self.device} is closed")
         if self._under_way is not None and not self._under_way.done():
             raise DriverError(f"{what} failed: {self.device} still does not answer; look at its power and its cable")
         self._under_way = future = Future[Any]()
@@ -260,6 +263,7 @@ class Caller:
 
     def close(self) -> None:
         """End the thread, once what is under way has ended."""
+        self.closed = True
         self._calls.put(None)
 
 
@@ -489,7 +493,9 @@ class LeRobotWorld:
         return {}
 
     def close(self) -> None:
-        """Disconnect, by which its driver takes the torque off."""
+        """Disconnect, by which its driver takes the torque off. A second time nothing is left to do."""
+        if self._caller.closed:
+            return
         for eye in self._eyes.values():
             eye.close()
         self._disconnect()
