@@ -12,10 +12,10 @@ from tests.training.test_practice import checkpoint_bytes
 from training import lerobot_station
 from training.lerobot_station import host_of, main, read_arguments
 
-WORDS = {
+TASK = {
     "name": "tidy",
-    "wordings": {"templates": ["tidy up"], "slots": {}},
     "time_limit_steps": 5,
+    "words": {"embodiment": "so_follower", "wordings": ["tidy up"], "held_out_wordings": [], "slots": {}},
 }
 NAMED = ["--robot.type=so101_follower", "--robot.port=/dev/x", "--robot.cameras={front: {}}"]
 
@@ -55,7 +55,7 @@ def test_without_lerobot_it_says_what_to_install(caplog):
     assert 'pip install "lerobot[feetech]"' in caplog.text
 
 
-def test_it_joins_practises_and_lets_go(server, tmp_path, monkeypatch):
+def test_it_joins_practises_and_lets_go(server, tmp_path):
     robot = FakeRobot(cameras=("front",))
     options, named = options_for(server, tmp_path, "--picture-width", "32")
     host = host_of(robot, FakeLeader(), options, named)
@@ -68,7 +68,7 @@ def test_it_joins_practises_and_lets_go(server, tmp_path, monkeypatch):
     (url, sha), (judge_url, judge_sha) = files.values()
     policy = {"type": "policy", "checkpoint": "p", "version": 1, "url": url, "sha256": sha, "reward_model": "r"}
     policy |= {"reward_model_url": judge_url, "reward_model_sha256": judge_sha, "threshold": -1.0, "consecutive": 1}
-    task = {"type": "assignment", "assignment": 1, "run": 1, "purpose": "practice", "task": WORDS}
+    task = {"type": "assignment", "assignment": 1, "run": 1, "purpose": "practice", "task": TASK}
     server.on_welcome = [task, policy]
     thread = threading.Thread(target=host.run)
     thread.start()
