@@ -41,7 +41,7 @@ class FakeRobot:
         }
         self.bus = SimpleNamespace(motors=motors, model_resolution_table={"sts3215": 4096})
         ends = SimpleNamespace(range_min=800, range_max=3200)
-        self.calibration = {joint: ends for joint in JOINTS} if calibrated else {}
+        self.calibration = dict.fromkeys(JOINTS, ends) if calibrated else {}
         self.cameras = {name: FakeCamera() for name in cameras}
         self.at = dict.fromkeys(NAMES, 0.0) | {"gripper.pos": 50.0}
         self.is_connected, self.is_calibrated = False, calibrated
@@ -51,7 +51,7 @@ class FakeRobot:
 
     @property
     def observation_features(self):
-        return dict.fromkeys(NAMES, float) | {name: (48, 64, 3) for name in self.cameras}
+        return dict.fromkeys(NAMES, float) | dict.fromkeys(self.cameras, (48, 64, 3))
 
     @property
     def action_features(self):

@@ -76,7 +76,7 @@ def test_what_nobody_says_of_a_number_is_asked_for():
     body = body_of(base(), 30.0, ranges={"x.vel": [-0.3, 0.3]})
     assert body.motions[0].kind == "velocity" and body.action_range == ((-0.3, 0.3),)
     robot.bus.motors.clear()
-    with pytest.raises(ValueError, match="how far shoulder_pan.pos"):
+    with pytest.raises(ValueError, match="how far shoulder_pan"):
         body_of(robot, 30.0)
 
 
@@ -98,7 +98,7 @@ def test_it_steps_at_its_rate_with_the_newest_pictures(worlds):
 
 def test_one_that_is_not_calibrated_says_what_to_run():
     robot = FakeRobot(calibrated=False)
-    with pytest.raises(DriverError, match="not calibrated: run lerobot-calibrate --robot.type=x on its machine"):
+    with pytest.raises(DriverError, match=r"not calibrated: run lerobot-calibrate --robot\.type=x on its machine"):
         world_of(robot, calibrate="lerobot-calibrate --robot.type=x")
     assert not robot.is_connected
 
@@ -139,7 +139,7 @@ def test_a_lost_camera_stops_only_what_reads_it(worlds):
     read |= {STATE, IMAGES + "front"}
     eventually(lambda: not world.observation()[IMAGES + "wrist"].any())
     assert (world.step(np.zeros(6))[IMAGES + "front"] == 200).all()
-    with pytest.raises(DriverError, match="the camera wrist is lost: .+"):
+    with pytest.raises(DriverError, match=r"the camera wrist is lost: .+"):
         world.render("wrist", 64, 48)
     read.add(IMAGES + "wrist")
     with pytest.raises(DriverError, match="the camera wrist is lost"):
