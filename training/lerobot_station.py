@@ -56,8 +56,10 @@ def keys_read(station: Station) -> Collection[str]:
 
 def host_of(
     robot: Robot, teleop: LeaderDevice | None, options: argparse.Namespace, named: Sequence[str] = ()
-) -> StationHost:
-    """A host with this one station, and its robot connected if it answers. `named`: the arguments that name it."""
+) -> tuple[StationHost, Leader | None]:
+    """A host with this one station, its robot connected if it answers, and the station's device, if it has one.
+    `named`: the arguments that name both.
+    """
     body = body_of(
         robot,
         options.hz,
@@ -83,7 +85,7 @@ def host_of(
     if driver.missing:
         log.error("%s", driver.missing)
     host.join(Entry(options.name, options.token, world=body.name), driver, leader, SOFTWARE)
-    return host
+    return host, leader
 
 
 def _calibration(device: str, named: Sequence[str]) -> str:
@@ -159,11 +161,15 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         robot, teleop = make_devices(named)
-        host = host_of(robot, teleop, options, named)
+        host, leader = host_of(robot, teleop, options, named)
     except (ImportError, LinkError, ValueError, OSError) as error:  # each with a sentence
         log.error("%s", error)
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: host.stop())
-    host.run()
+    try:
+        host.run()
+    finally:
+        if leader is not None:
+            leader.close()
     return 0

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,8 +10,7 @@ from robots.embodiments import IMAGES, STATE
 from tests.robots.fake_server import FakeServer, until
 from tests.robots.lerobot_fakes import FakeLeader, FakeRobot
 from tests.training.test_practice import checkpoint_bytes
-from training import lerobot_station
-from training.lerobot_station import host_of, main, read_arguments
+from training.lerobot_station import host_of, keys_read, main, read_arguments
 
 TASK = {
     "name": "tidy",
@@ -58,7 +58,7 @@ def test_without_lerobot_it_says_what_to_install(caplog):
 def test_it_joins_practises_and_lets_go(server, tmp_path):
     robot = FakeRobot(cameras=("front",))
     options, named = options_for(server, tmp_path, "--picture-width", "32")
-    host = host_of(robot, FakeLeader(), options, named)
+    host, leader = host_of(robot, FakeLeader(), options, named)
     (member,) = host.members.values()
     body = member.station.embodiment
     files = {
@@ -74,10 +74,10 @@ def test_it_joins_practises_and_lets_go(server, tmp_path):
     thread.start()
     try:
         until(lambda: len(server.episodes) >= 3, seconds=20)
-        assert lerobot_station.keys_read(member.station) == {STATE, IMAGES + "front"}
+        assert keys_read(member.station) == {STATE, IMAGES + "front"}
         hello = server.of("hello")[0]
         assert hello["teleoperator"] == "so leader" and hello["renderer"] == "camera"
-        assert hello["embodiment"]["name"] == "so_follower"
+        assert hello["embodiment"]["name"] == "so_follower" and leader.name == "so leader"
     finally:
         host.stop()
         thread.join(10)
@@ -87,16 +87,25 @@ def test_it_joins_practises_and_lets_go(server, tmp_path):
     assert (episode.observations[IMAGES + "front"] == 200).all()
 
 
+def test_what_must_be_seen_where_no_policy_acts_yet():
+    body = SimpleNamespace(observation={STATE: 0, IMAGES + "front": 0})
+    station = SimpleNamespace(orders=SimpleNamespace(loaded=None), embodiment=body, recording=None)
+    assert not keys_read(station)
+    station.recording = "what a person shows"
+    assert set(keys_read(station)) == {STATE, IMAGES + "front"}
+
+
 def test_a_robot_that_is_not_there_joins_and_says_why(server, tmp_path):
     robot = FakeRobot(calibrated=False)
     options, named = options_for(server, tmp_path)
-    host = host_of(robot, None, options, named)
+    host, leader = host_of(robot, None, options, named)
     (member,) = host.members.values()
     try:
+        assert leader is None
         need = member.station.workspace.need
         command = "lerobot-calibrate --robot.type=so101_follower --robot.port=/dev/x"
         assert re.search(f"so_follower is not calibrated: run {command} on its machine", need)
-        assert lerobot_station.keys_read(member.station) == ()
+        assert keys_read(member.station) == ()
         robot.is_calibrated = True
         member.station.workspace.reset()
         assert not member.station.workspace.need
