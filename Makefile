@@ -30,7 +30,7 @@ faults: $(VENV)/.installed-tests $(VENV)/.graphics chromium
 	    tests/fleetui/test_odd_addresses.py tests/browser/test_faults.py
 
 # For a robot's machine (docs/stations.md): dist/fleetui_station-*.whl. What an older build left behind is not packed.
-station-wheel: $(VENV)/.installed
+station-wheel: $(VENV)/.venv-made
 	@rm -rf packaging/station/build
 	@$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist packaging/station
 	@ls dist/fleetui_station-*.whl
