@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --constraint .ci/constraints.txt
 SCRIPTS := fleetui/static/js fleetui/charts/assets
 
-.PHONY: run check test faults chromium nginx
+.PHONY: run check test faults station-wheel chromium nginx
 
 run: $(VENV)/.installed $(VENV)/.graphics
 	@exec $(PY) manage.py start $(if $(STATIONS),--stations $(STATIONS))
@@ -28,6 +28,12 @@ test: $(VENV)/.installed-tests $(VENV)/.graphics chromium nginx
 faults: $(VENV)/.installed-tests $(VENV)/.graphics chromium
 	@FLEETUI_INTERLEAVINGS=10000 FLEETUI_ODD_ADDRESSES=all exec $(PY) -m pytest tests/robots/test_control_machine.py \
 	    tests/fleetui/test_odd_addresses.py tests/browser/test_faults.py
+
+# For a robot's machine (docs/stations.md): dist/fleetui_station-*.whl. What an older build left behind is not packed.
+station-wheel: $(VENV)/.venv-made
+	@rm -rf packaging/station/build
+	@$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist packaging/station
+	@ls dist/fleetui_station-*.whl
 
 $(VENV)/.venv-made:
 	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \

@@ -7,6 +7,7 @@ Needs the extra [arm].
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -151,6 +152,22 @@ class CartesianArm:
         q = self._arm.data.qpos.copy()
         q[self._qpos] = joints
         self._arm.update(q)
+
+
+def arm_of_file(path: Path, body: Embodiment, frame: str) -> CartesianArm:
+    """The arm of a MuJoCo file whose joints are called as the body's numbers are, with ".pos" or without. ValueError
+    where it can't be read, or where an arm's joint is not told in degrees or radians.
+    """
+    model = mujoco.MjModel.from_xml_path(str(path))
+    named = {name.removesuffix(".pos"): name for name in body.action_names if "gripper" not in name}
+    joints = {name: named[name] for i in range(model.njnt) if (name := model.joint(i).name) in named}
+    units = {body.action.units[body.action_names.index(name)] for name in joints.values()}
+    if len(units) > 1 or not units <= {"deg", "rad"}:
+        raise ValueError(
+            f"To drive {body.name} in Cartesian space its joints must be told in degrees, not in parts of their range; "
+            "start it with --robot.use_degrees=true."
+        )
+    return CartesianArm(body, model, frame, joints, degrees=units == {"deg"})
 
 
 def _length(vector: np.ndarray) -> float:

@@ -1,4 +1,5 @@
 """python -m training METHOD RUN_DIR | evaluate --checkpoint FILE | practise --server URL --tokens FILE
+                     | lerobot --server URL --token TOKEN --robot.type=TYPE
                      | local-practice --dir DIR --demonstrations FILE | supervision --json FILE
                      | benchmark NAME --seeds K --json FILE
 
@@ -58,11 +59,16 @@ def main() -> int:
     command.add_argument("--reward-model", default="")
     command.add_argument("--json", required=True)
     commands.add_parser("practise", help="a station host", add_help=False)
+    commands.add_parser("lerobot", help="a LeRobot robot as a station", add_help=False)
     arguments, rest = parser.parse_known_args()
     if arguments.command == "practise":
         from training import practice
 
         return practice.main(rest) or 0
+    if arguments.command == "lerobot":
+        from training import lerobot_station
+
+        return lerobot_station.main(rest)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     if arguments.command == "local-practice":

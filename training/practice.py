@@ -35,6 +35,7 @@ from robots.protocol import Hello, Message, PolicyFailed
 from robots.protocol import Policy as PolicyMessage
 from robots.station import Station
 from robots.tasks import TASKS
+from robots.teleoperation import Teleoperator
 from robots.transfers import CheckpointCache, LinkError, check_token
 from robots.worlds import World, WorldError, make_world
 from training.checkpoints import CheckpointError, FrozenCheckpoint, Policy, RewardModel
@@ -233,18 +234,18 @@ class Member:
 
 
 class StationHost:
-    """The stations of one tokens file, in one process."""
+    """The stations of one tokens file, in one process; without a file, those that `join`."""
 
     def __init__(
         self,
         server: str,
-        tokens: Path,
+        tokens: Path | None,
         folder: Path,
         *,
         make_world: Callable[[str, int], World] = make_world,
         seed: int = 0,
     ):
-        self.server, self.tokens, self.folder = server, Path(tokens), Path(folder)
+        self.server, self.tokens, self.folder = server, tokens, Path(folder)
         self.make_world = make_world
         self.cache = CheckpointCache(self.folder / "checkpoints")
         self.generator = torch.Generator().manual_seed(seed)
@@ -323,6 +324,8 @@ class StationHost:
     # Stations come and go with the tokens file
 
     def _follow_tokens_file(self, first: bool = False) -> None:
+        if self.tokens is None:
+            return
         try:
             info = self.tokens.stat()
             seen = info.st_mtime_ns, info.st_ino, info.st_size
@@ -357,10 +360,17 @@ class StationHost:
         driver = Driver(None, make=lambda: self.make_world(entry.world, entry.seed), embodiment=body)
         if driver.missing:
             log.error("The station %s has no world, the others go on: %s", entry.station, driver.missing)
+        self.join(entry, driver)
+
+    def join(
+        self, entry: Entry, driver: Driver, teleoperator: Teleoperator | None = None, software: str = SOFTWARE
+    ) -> Station:
+        """One more station; its entry's world is the driver. LinkError where address or token can't be used."""
         hello = Hello(
             embodiment=driver.embodiment.to_json(),
-            software=SOFTWARE,
+            software=software,
             renderer=driver.renderer,
+            teleoperator=teleoperator.name if teleoperator else "",
             tasks=[task.name for task in TASKS.values() if task.embodiment == driver.embodiment.name],
         )
         link = Link(
@@ -372,9 +382,12 @@ class StationHost:
             name=entry.station,
             arrived=self._arrived.set,
         )
-        station = Station(driver, seed=entry.seed, emit=link.send, show=link.show, store=link.store)
+        station = Station(
+            driver, teleoperator=teleoperator, seed=entry.seed, emit=link.send, show=link.show, store=link.store
+        )
         self.members[entry.station] = Member(entry, station, link, Cameras(station, link, self.encoder))
         self.links.add(link)
+        return station
 
     def _remove(self, name: str) -> None:
         member = self.members.pop(name)

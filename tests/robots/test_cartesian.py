@@ -3,6 +3,7 @@
 import re
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mujoco
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from robots.actions import Actions
-from robots.cartesian import CartesianArm
+from robots.cartesian import CartesianArm, arm_of_file
 from robots.driver import Driver
 from robots.embodiments import STATE, DriveAxis, Embodiment, Motion, vector
 
@@ -246,3 +247,20 @@ def test_a_call_takes_far_less_than_a_control_step():
         times.append(time.process_time() - began)
     assert np.median(times) < 0.005
     print(f"median {1000 * np.median(times):.2f} ms, 99 % {1000 * np.quantile(times, 0.99):.2f} ms")
+
+
+def test_an_arm_of_a_file_is_matched_by_its_joints_names(tmp_path):
+    file = tmp_path / "arm.xml"
+    file.write_text(ARM)
+    degrees = body(unit=np.pi / 180)
+    names = degrees.action.names
+    units = dict.fromkeys(names[:-1], "deg") | {"gripper.pos": "%"}
+    told = replace(degrees, action=replace(degrees.action, units=tuple(units.values())))
+    ready = np.array([*READY * 180 / np.pi, 40.0], np.float32)
+    arm = arm_of_file(file, told, "hand")
+    action = arm.action({"z": 1.0}, {STATE: ready}, None)
+    by_hand = CartesianArm(told, MODEL, "hand", {joint: f"{joint}.pos" for joint in JOINTS}, degrees=True)
+    assert np.allclose(action, by_hand.action({"z": 1.0}, {STATE: ready}, None)) and not np.allclose(action, ready)
+    parts = replace(degrees, action=replace(degrees.action, units=("",) * len(names)))
+    with pytest.raises(ValueError, match="its joints must be told in degrees"):
+        arm_of_file(file, parts, "hand")

@@ -92,6 +92,14 @@ class Network(nn.Module):
         """Whether its perception is learned together with the policy, and not before it."""
         return isinstance(self.perception, VisionEncoder)
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The features of an observation that it makes anything of, by key."""
+        if isinstance(self.perception, Perception):
+            return frozenset([self.perception.key])
+        seen = self.perception.keys if isinstance(self.perception, VisionEncoder) else []
+        return frozenset([*self.vectors, *seen])
+
     def perceive(self, observations: Mapping[str, Tensor], augment: torch.Generator | None = None) -> Tensor:
         """Observations as recorded -> what the rest reads [n, P]: their vectors, and what was made out in pictures.
         `augment`: pictures are changed a little at random, where that is learned from.
