@@ -4,6 +4,7 @@ The first needs a few lines of TOML in the file that FLEETUI_WORLDS names (docs/
 importing this module: gymnasium.make("robots.worlds.gymnasium_world:FleetUI/LanguageTable-v0").
 """
 
+import os
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -228,7 +229,7 @@ class GymnasiumWorld:
         if self._model is not None and not sight.render:
             return self._call(f"its camera {sight.name}", self._of_model, sight.camera or FREE, width, height)
         if self.env.render_mode == "rgb_array":
-            found = self._call(f"its camera {sight.name}", lambda: as_picture(self.env.render()))
+            found = self._call(f"its camera {sight.name}", lambda: as_picture(_drawn(self.env)))
             if found.shape[:2] == (height, width):
                 return found
             return np.asarray(Image.fromarray(found).resize((width, height), Image.Resampling.BILINEAR))
@@ -300,6 +301,19 @@ class GymnasiumWorld:
         if self._model is not None:
             forget(self._model)
         self._call("closing it", self.env.close)
+
+
+def _drawn(env: gymnasium.Env[Any, Any]) -> Any:
+    """What the environment draws. Gymnasium's own renderer of MuJoCo models takes a screen that isn't there, where the
+    variable doesn't say better; it is taken back, since programs that this process starts would obey it, too.
+    """
+    if "MUJOCO_GL" in os.environ or renderer_name() == "drawn":
+        return env.render()
+    os.environ["MUJOCO_GL"] = renderer_name()
+    try:
+        return env.render()
+    finally:
+        del os.environ["MUJOCO_GL"]
 
 
 def _render_modes(env_id: str) -> Sequence[str]:

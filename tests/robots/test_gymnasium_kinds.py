@@ -1,5 +1,6 @@
 """Third-party environments of every kind, by TOML only: tiny ones that nobody would mistake for MuJoCo's."""
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -195,6 +196,17 @@ def test_a_camera_may_be_what_the_environment_draws(world):
     assert made.renderer == "environment" and (made.observation()[FRONT] == 200).all()
     assert [camera.name for camera in made.embodiment.cameras] == ["large", "front"]
     assert made.render("large", 64, 48).shape == (48, 64, 3) and (made.render("large", 64, 48) == 200).all()
+
+
+def test_a_gymnasium_environment_of_mujoco_draws_itself_without_a_screen(tmp_path, monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    path = tmp_path / "worlds.toml"
+    path.write_text(EXAMPLE.read_text() + "\n[world.views.own]\nrender = true\nwidth = 64\nheight = 48\n")
+    made = GymnasiumWorld(read_worlds_file(path)[0], 0)
+    if made.renderer != "drawn":
+        assert made.render("own", 64, 48).std() > 5
+    made.close()
+    assert "MUJOCO_GL" not in os.environ, "programs that this process starts would obey it"
 
 
 def test_people_see_what_the_environment_draws_else_a_card(described):
