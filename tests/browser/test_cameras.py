@@ -225,15 +225,16 @@ def test_what_a_person_drove_is_replayed_with_both_cameras_in_step(page, arm, sc
     expect(page.locator("#feeds .feed.has-frame")).to_have_count(2)
     expect(page.locator("#feeds .which")).to_have_text(["front", "wrist"])
     assert in_step(page) == {"0"}
-    page.locator("body").press("Shift+ArrowRight")
-    wait_until(lambda: in_step(page) == {"10"}, 10, lambda: f"They show the steps {in_step(page)}.")
+    for _ in range(3):
+        page.locator("body").press("ArrowRight")
+    wait_until(lambda: in_step(page) == {"3"}, 10, lambda: f"They show the steps {in_step(page)}.")
     assert (
         page.evaluate("() => new Set([...document.querySelectorAll('#feeds canvas')].map((c) => c.toDataURL())).size")
         == 2
     )
     before = page.evaluate("() => document.querySelector('#feeds canvas').toDataURL()")
     page.locator("body").press("End")
-    wait_until(lambda: in_step(page) not in ({"10"}, set()), 10, "The end is not shown.")
+    wait_until(lambda: in_step(page) not in ({"3"}, set()), 10, "The end is not shown.")
     assert page.evaluate("() => document.querySelector('#feeds canvas').toDataURL()") != before, "the arm turned"
     take_pictures(page, screenshots, "replay_2_cameras")
     page.set_viewport_size({"width": 390, "height": 844})

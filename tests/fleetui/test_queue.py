@@ -617,7 +617,7 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
     monkeypatch.setattr(publishing, "tell_station_on_commit", lambda group, *messages: told.extend(messages))
     settings = lambda: [message.settings for message in told if isinstance(message, AssignmentMessage)]  # noqa: E731
     row = assign(online, station, task=task, parent=sft_run)
-    assert settings() and settings()[-1] == {"self_reset_after_s": None, "shuffle_every_s": 60}
+    assert settings() and settings()[-1] == {"self_reset_after_s": None, "shuffle_every_s": 60, "record_frames": ""}
     begin(row)
     publishing.order_stations_of_run(run=again(row).run)
     order = next(message for message in reversed(told) if isinstance(message, AssignmentMessage))
@@ -642,7 +642,7 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
     }
     rules["after_failure"] = "block_to_place"
     labs.edit_task(task=task, user=online.users["manager"], name="Bold", **rules, **limits)
-    assert settings()[-1] == {"self_reset_after_s": 2.0, "shuffle_every_s": 300.0}
+    assert settings()[-1] == {"self_reset_after_s": 2.0, "shuffle_every_s": 300.0, "record_frames": ""}
     order = next(message for message in reversed(told) if isinstance(message, AssignmentMessage))
     told_of = ("time_limit_steps", "regression", "low_success_probability", "edge_margin", "after_failure")
     assert [order.task[name] for name in told_of] == [50, 4.5, 0.05, 0.03, "block_to_place"]
@@ -650,7 +650,7 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
         "self_reset_after_s"
     ] == (2.0)
     assignments.cancel_assignment(assignment=row, user=online.users["manager"])
-    assert settings()[-1] == {"self_reset_after_s": 9.0, "shuffle_every_s": 300.0}
+    assert settings()[-1] == {"self_reset_after_s": 9.0, "shuffle_every_s": 300.0, "record_frames": ""}
 
 
 @pytest.mark.parametrize(

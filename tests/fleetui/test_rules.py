@@ -246,7 +246,7 @@ def test_what_a_person_sets_on_a_station_does_not_undo_what_its_task_says(lab, s
     practise(lab, sft_run, bench)
     edit_task(lab, shuffle_every_s=60.0)
     command(lab, "supervisor", "settings", shuffle_every_s=120.0, self_reset_after_s=5.0)
-    assert bench.station.settings == Settings(5.0, 60.0, 1)
+    assert bench.station.settings == Settings(5.0, 60.0, speed=1)
     assert Station.objects.get(pk=lab.stations[0].pk).shuffle_every_s == 120.0
 
 

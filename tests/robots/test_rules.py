@@ -57,7 +57,7 @@ def test_settings_of_a_task_reach_a_station_that_a_person_holds():
     settings = {"self_reset_after_s": 5.0, "shuffle_every_s": 60.0}
     bench.station.receive(told({**ASSIGNMENT, "task": {**ASSIGNMENT["task"], "stall_steps": 3}, "settings": settings}))
     assert bench.state == "overridden" and bench.station.recording.rules.stall_steps is None, "the correction goes on"
-    assert bench.station.settings == Settings(5.0, 60.0, 1)
+    assert bench.station.settings == Settings(5.0, 60.0, speed=1)
     bench.command("hand_back")
     bench.tick()
     assert bench.station.recording.rules.stall_steps == 3
