@@ -98,7 +98,6 @@ def _add_stations(figure: go.Figure, name: str, shown: list[dict[str, Any]], col
         legendgroup=name,
         marker={"size": 11, "symbol": "diamond-open", "color": colour, "line": {"width": 2}},
         error_y={
-            "type": "data",
             "symmetric": False,
             "array": [each["high"] - each["rate"] for each in shown],
             "arrayminus": [each["rate"] - each["low"] for each in shown],

@@ -111,7 +111,7 @@ function stationsTrace(shown) {
   const ink = colour("ink");
   return { x: shown.map((e) => e.practice_episodes), y: shown.map((e) => e.rate), mode: "markers", cliponaxis: false,
     name: "on stations, with 95 % band", marker: { size: 11, symbol: "diamond-open", color: ink, line: { width: 2 } },
-    error_y: { type: "data", symmetric: false, array: shown.map((e) => e.high - e.rate),
+    error_y: { symmetric: false, array: shown.map((e) => e.high - e.rate),
       arrayminus: shown.map((e) => e.rate - e.low), color: ink, thickness: 1.5, width: 5 },
     customdata: shown.map((e) => [e.successes, e.known, e.version, percent(e.low), percent(e.high), e.unknown,
       e.detected, e.made]),
