@@ -69,6 +69,8 @@ def _scene_of(model: mujoco.MjModel, way: str) -> "_Scene":
         _of_thread.scenes = {}
         if threading.current_thread() is threading.main_thread():
             atexit.register(_free_scenes, _of_thread.context, _of_thread.scenes)
+    # What else draws in this thread, such as an environment's own camera, may have made another one current.
+    _of_thread.context.make_current()
     # The scene holds the model, so its id stays unique.
     scenes: dict[int, _Scene] = _of_thread.scenes
     if id(model) not in scenes:
@@ -125,8 +127,6 @@ class _Scene:
             mujoco.mjr_resizeOffscreen(
                 max(width, self.context.offWidth), max(height, self.context.offHeight), self.context
             )
-        # For each picture: what else draws in this thread, such as an environment's own camera, may bind another.
-        _of_thread.context.make_current()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.context)
         mujoco.mjv_updateScene(self.model, data, self.option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self.scene)
         rectangle = mujoco.MjrRect(0, 0, width, height)

@@ -58,6 +58,7 @@ PAGES = {
         [f"{LAB}/runs/new", f"{LAB}/runs/new?kind=sft", f"{LAB}/runs/new?kind=improve"],
     ),
     "labs/<slug:lab_slug>/runs/<int:run_id>": ("researcher", ["{sft}", "{improve}"]),
+    "labs/<slug:lab_slug>/runs/<int:run_id>/evaluate": ("manager", ["{improve}/evaluate"]),
     "labs/<slug:lab_slug>/datasets/": ("researcher", [f"{LAB}/datasets/"]),
 }
 # No pages: they take a form, answer data, or lead on.
@@ -90,6 +91,7 @@ OTHERS = {
     "labs/<slug:lab_slug>/stations/<slug:station_slug>/token/renew",
     "labs/<slug:lab_slug>/audit/export.<slug:kind>",
     "labs/<slug:lab_slug>/tasks/preview",
+    "labs/<slug:lab_slug>/runs/<int:run_id>/evaluations",
     "labs/<slug:lab_slug>/tasks/queue",
     "labs/<slug:lab_slug>/tasks/new",
     "labs/<slug:lab_slug>/tasks/<slug:task_slug>/archive",

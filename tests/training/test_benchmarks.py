@@ -7,6 +7,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import mujoco
 import numpy as np
 import pytest
 
@@ -188,7 +189,8 @@ def small(monkeypatch):
         monkeypatch.setattr(throughput, name, 1)
     monkeypatch.setattr(throughput, "STEPS", 90)
     monkeypatch.setattr(throughput, "TABLES", 3)
-    monkeypatch.setattr(throughput.gl_context, "GLContext", throughput.gl_context.GLContext)  # put back at the end
+    contexts = sys.modules[mujoco.Renderer.__module__].gl_context
+    monkeypatch.setattr(contexts, "GLContext", contexts.GLContext)  # put back at the end
     plan = {"demonstrations": 8, "practice": 6, "stations": 2, "improve": {"updates_per_round": 1, "batch": 8}}
     quick = {"steps": 20, "validate_every": 10, "grounding_steps": 10, "batch": 32, "hidden": 32}
     for module in (banana_table, transfer, point_mass):
