@@ -84,7 +84,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     words = vocabulary.encode(demonstrations.instructions)  # [I, length]
     network = new_network(run, recipe, demonstrations, vocabulary)
     sees = demonstrations.embodiment.overhead is not None
-    frozen = ("perception.", "words.") if network.grounded else ("perception.",)
+    frozen = tuple(part for part, is_so in (("perception.", sees), ("words.", network.grounded)) if is_so)
     trained = [parameter for name, parameter in network.named_parameters() if not name.startswith(frozen)]
     optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     progress = load_state(run.path / STATE, optimiser, generator, network=network)
@@ -119,6 +119,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     # last one .77, .81 and .92. (300 attempts each.) Nor does a loss of many vague frames know that reward and detector
     # live on a d that is sharp at the goal.
     network.eval().requires_grad_(False)
+    perceived = perceive_all(network, demonstrations)  # as it is seen now, where that was learned too
     reward_model = RewardModel(network, describe("reward_model", recipe, demonstrations, vocabulary, progress["ids"]))
     # Of all demonstrations: of the few that are held out of a few, one alone would decide. (Of 10, it chose s = 18.)
     sound = torch.cat([learned_from.episodes(), checked.episodes()])
@@ -329,7 +330,7 @@ class Losses:
         generator: torch.Generator,
     ):
         self.network, self.demonstrations, self.words = network, demonstrations, words
-        self.perceived = perceived  # [F, P]
+        self.perceived = perceived  # [F, P]; of a network that learns to see, before it did
         self.recipe, self.generator = recipe, generator
         with torch.no_grad():
             self.goals = network.goal(words)  # [I, goal size]; fixed from here on if grounded
@@ -339,10 +340,14 @@ class Losses:
 
     def _hidden_and_frame(self, frames: Tensor, from_any_side: bool) -> tuple[Tensor, Tensor | None]:
         rows = self.demonstrations.instruction[frames]
+        perceived = self.perceived[frames]
+        if self.network.learns_to_see:
+            seen = {key: array[frames] for key, array in self.demonstrations.observations.items()}
+            perceived = self.network.perceive(seen, self.generator if from_any_side else None)
         goal = self.goals[rows] if self.network.grounded else self.network.goal(self.words[rows])
         # A table looks alike from every side, so that one demonstration stands for all its turned and mirrored copies.
         frame = random_frames(len(frames), self.generator) if self.network.symmetric and from_any_side else None
-        return self.network.hidden(self.perceived[frames], goal, frame), frame
+        return self.network.hidden(perceived, goal, frame), frame
 
     def cloning(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the recorded actions, the mean over some frames. [n] -> []"""
@@ -352,6 +357,14 @@ class Losses:
             actions = turned(frame, actions)
         head = self.network.action_head
         return -head.log_probability(hidden, head.tokens(actions), self.counts[frames]).mean()
+
+    def both(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The two of the same frames, which are looked at once: pictures are what takes the time. [n] -> [], []"""
+        hidden, _ = self._hidden_and_frame(frames, from_any_side=True)
+        head, counts = self.network.action_head, self.counts[frames]
+        likely = head.log_probability(hidden, head.tokens(self.demonstrations.actions[self.chunks[frames]]), counts)
+        steps = F.cross_entropy(self.network.steps_to_go_head(hidden), self.bins[frames])
+        return -likely.sum() / (counts > 0).sum().clamp(min=1), steps
 
     def steps_to_go(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the steps that were left, the mean over some frames. [n] -> []"""
@@ -435,12 +448,17 @@ def train(
     countdown = Countdown(run, "training", updates, progress["step"])
     for step in range(progress["step"] + 1, updates + 1):
         run.wait_while_paused()
-        cloned = sample(learned_from.imitable, half, generator)
-        bc = losses.cloning(cloned, from_any_side=True)
-        counted = sample(learned_from.all, recipe.batch - half, generator)
-        stg = losses.steps_to_go(counted, from_any_side=True)
+        if losses.network.learns_to_see:
+            frames = sample(learned_from.all, half, generator)
+            bc, stg = losses.both(frames)
+        else:
+            cloned = sample(learned_from.imitable, half, generator)
+            bc = losses.cloning(cloned, from_any_side=True)
+            counted = sample(learned_from.all, recipe.batch - half, generator)
+            stg = losses.steps_to_go(counted, from_any_side=True)
+            frames = torch.cat([cloned, counted])
         if not descend(bc + stg, optimiser, trained):
-            learned_from.leave_out(bad_episodes(torch.cat([cloned, counted])))
+            learned_from.leave_out(bad_episodes(frames))
         schedule.step()
         countdown.tell(step)
         due = step % recipe.validate_every == 0 or step == updates
