@@ -26,6 +26,7 @@ from robots.wordings import BY_HAND
 from robots.workspace import Workspace
 
 SPREADING = 3  # failures in a row after which another family is asked; then the task's own again, and so on
+OLD_S = 1.0  # what was seen longer before it is acted upon is seen anew
 PROBE_SHARE = 0.1  # the share of attempts that go on, however low their probability of success
 
 
@@ -151,6 +152,7 @@ class Attempts:
         workspace.check()
         if not workspace.need:
             try:
+                workspace.look()
                 task, instruction = self._first_of(families)
                 tolerated = self.driver.needs_reset()
             except CommandRefused as error:
@@ -170,6 +172,7 @@ class Attempts:
         """The attempt ends here and keeps the policy's steps; the person's go into an episode of their own."""
         attempt = self.recording
         self.cut("override")
+        self.workspace.look()
         if attempt is not None:
             self._record(attempt.task, attempt.instruction, attempt.limit, "correction", "human")
             return
@@ -202,6 +205,19 @@ class Attempts:
         return recording
 
     # Each step
+
+    def look_again(self, now: float) -> None:
+        """In the middle of an episode the server may have been silent, or the person at the controls waited: then what
+        was seen after the last step is not what the next one is an answer to.
+        """
+        if now - max(self.workspace.seen_at, self.step_due) < OLD_S:
+            return
+        self.workspace.look()
+        recording = self.under_way
+        recording.observations[-1] = self.workspace.seen
+        if not recording.steps:
+            recording.frames.clear()
+            self.film(recording)
 
     def judge(self, d: float, distribution: np.ndarray | None, prediction: np.ndarray | None) -> None:
         """What the networks say of the newest frame: d, and p(steps to go) and p(steps to success) [bins]."""

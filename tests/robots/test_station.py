@@ -789,6 +789,66 @@ def test_a_server_gone_for_long_holds_the_body_still_and_the_episode_goes_on_aft
     assert bench.state == "practising" and episode.ending == "detected_success" and episode.steps == 9
 
 
+def test_an_attempt_begins_with_what_is_there_now_and_not_with_what_was_there_before_it_stood_idle():
+    bench = Bench()
+    bench.world.state[1] = 0.03  # somebody moved it by hand
+    bench.practise()
+    (episode,) = bench.until_episodes(1)
+    assert episode.observations[STATE][0, 1] == np.float32(0.03)
+    bench.world.state[1] = 0.05  # between two attempts too, however little time lies between
+    assert bench.until_episodes(2)[1].observations[STATE][0, 1] == np.float32(0.05)
+
+
+def test_what_a_person_drives_begins_with_what_was_seen_at_the_first_push():
+    bench = Bench()
+    filmed = []
+    bench.station.attempts.film = lambda recording: filmed.append(recording.observations[-1][STATE][1])
+    bench.world.state[1] = 0.03
+    bench.command("override")
+    assert bench.station.recording.observations[0][STATE][1] == np.float32(0.03)
+    for _ in range(8):
+        bench.heartbeat()
+        bench.tick()
+    bench.world.state[1] = 0.05
+    for _ in range(2):
+        bench.command("drive", axes={"x": 1})
+        assert bench.tick()
+    bench.command("hand_back")
+    (episode,) = bench.episodes
+    assert episode.steps == 2 and (episode.observations[STATE][:, 1] == np.float32(0.05)).all()
+    assert filmed == [np.float32(0.03)] + 3 * [np.float32(0.05)], "the picture beside it is a new one too"
+
+
+def test_after_a_silence_of_the_server_the_policy_sees_what_is_there_then():
+    bench = Bench().practise()
+    bench.tick(), bench.tick()
+    bench.station.server_gone(2.6)
+    bench.world.state[1] = 0.04
+    assert not any(bench.tick() for _ in range(20))
+    bench.station.server_gone(0.1)
+    (episode,) = bench.until_episodes(1)
+    assert (
+        episode.observations[STATE][2:4, 1].tolist() == 2 * [np.float32(0.04)] and not episode.observations[STATE][1, 1]
+    )
+
+
+@pytest.mark.parametrize("when", ["at the beginning", "in the middle"])
+def test_an_observation_that_can_not_be_had_any_more_asks_for_a_person(when):
+    bench = Bench()
+    if when == "in the middle":
+        bench.practise()
+        bench.tick(), bench.tick()
+        bench.station.server_gone(2.6)
+        bench.clock.pass_(2)
+        bench.station.server_gone(0.1)
+    bench.world.state = np.array([np.nan, 0, 0, 0], np.float32)
+    if when == "at the beginning":
+        bench.practise()
+    assert not bench.tick() and bench.state == "needs_person"
+    assert bench.station.control.reason == f"a look failed: its {STATE} holds NaN or infinity"
+    assert [episode.ending for episode in bench.episodes] == (["fault"] if when == "in the middle" else [])
+
+
 @pytest.mark.parametrize("trouble", ["silent server", "new link", "no sign of life", "the server says so", "fault"])
 def test_after_an_override_that_nobody_ended_the_policy_waits_for_a_person(trouble):
     bench = Bench().practise()
