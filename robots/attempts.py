@@ -16,7 +16,7 @@ from robots.actions import Actions
 from robots.control import CommandRefused
 from robots.driver import DriverError
 from robots.embodiments import EMBODIMENTS, Embodiment, Observation
-from robots.episodes import ACTORS, FAILURES, Episode, stacked
+from robots.episodes import ACTORS, FAILURES, Episode, most_steps, stacked
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import Code
 from robots.rules import Rules, Settings
@@ -115,6 +115,7 @@ class Attempts:
         self.embodiment = self.driver.embodiment
         self.actions = Actions(self.embodiment)
         self.period = 1.0 / self.embodiment.fps
+        self.most_steps = most_steps(self.embodiment)
         self.recording: Recording | None = None
         self.instruction: Instruction | None = None
         self.d = math.nan
@@ -279,6 +280,8 @@ class Attempts:
         recording.actions.append(action)
         recording.fenced.append(fenced)
         self.film(recording)
+        if recording.actor == "human" and recording.steps >= self.most_steps:
+            self.begin_correction()  # what a person drives has no limit, an episode has
         self.steps_taken += 1
         # Real time counts from when the step was due, so that a late tick does not slow the rate down, but never
         # catches up.

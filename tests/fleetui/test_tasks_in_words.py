@@ -19,7 +19,7 @@ from fleetui.learning.models import Dataset, Run
 from fleetui.practice import queue
 from fleetui.practice.actions import assignments, launching, publishing
 from fleetui.practice.actions.episodes import add_correction
-from robots.embodiments import STATE, Embodiment, vector
+from robots.embodiments import IMAGES, STATE, Embodiment, picture, vector
 from robots.episodes import unchecked_bytes
 from robots.orders import Orders
 from robots.protocol import Assignment as AssignmentMessage
@@ -358,6 +358,18 @@ def test_a_policy_of_the_body_as_it_was_is_refused_with_what_differs(lab, arm, t
     assignments.cancel_assignment(assignment=row, user=access.SERVER)
     greet(arm, ARM)
     assert launched(lab, tidy, parent, arm).state == "queued"
+
+
+def test_attempts_whose_pictures_could_not_be_sent_are_refused_before_they_are_made(lab, arm):
+    seeing = replace(ARM, observation={**ARM.observation, IMAGES + "front": picture(128, 96)})
+    greet(arm, seeing)
+    long = labs.create_task(lab=lab.row, user=access.SERVER, **IN_WORDS | {"time_limit_steps": 1592})
+    with pytest.raises(
+        access.Invalid, match="Own arm can't practise Tidy up: an attempt of 1592 steps holds more pict"
+    ):
+        assignments.assign_task(lab=lab.row, task=long, stations=[arm], user=lab.users["manager"])
+    short = labs.edit_task(task=long, user=lab.users["manager"], time_limit_steps=1591)
+    assert assignments.assign_task(lab=lab.row, task=short, stations=[arm], user=lab.users["manager"]).waits
 
 
 def test_datasets_of_two_forms_of_a_body_are_not_trained_together(lab):

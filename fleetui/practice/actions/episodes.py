@@ -21,7 +21,7 @@ from fleetui.learning import actions as learning_actions
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from fleetui.messages import RunChanged, send_on_commit
 from fleetui.practice.actions.publishing import order_stations_of_evaluation, tell_stations_of_run, uuid_or_none
-from robots.episodes import ACTORS, write_episodes
+from robots.episodes import ACTORS, LARGEST_UPLOAD, write_episodes
 from robots.episodes import Episode as RecordedEpisode
 from robots.protocol import Hold
 
@@ -66,7 +66,7 @@ def store_episodes(*, station: Station, body: bytes) -> dict[str, Any]:
 
 
 def _checked_upload(station: Station, body: bytes) -> list[RecordedEpisode]:
-    if len(body) > uploads.UPLOAD_LIMIT:
+    if len(body) > LARGEST_UPLOAD:
         raise TooLarge(f"The upload has {len(body)} bytes, more than 64 MiB; send fewer episodes at once.")
     recorded = uploads.read_upload(body)
     if len(recorded) > EPISODES_A_FILE:
