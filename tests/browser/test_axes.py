@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 from robots.embodiments import STATE, Camera, DriveAxis, Embodiment, Motion, vector
 from robots.link import Link, LinkThread
 from robots.protocol import Hello
+from robots.real_robot import RealRobot
 from robots.station import Station
 from robots.tasks import TASKS, Grammar, TaskFamily
 from tests.browser.conftest import THEME
@@ -33,16 +34,13 @@ ARM = Embodiment(
 FAMILY = TaskFamily("arm_of_axes", "Tidy", ARM.name, ARM.name, 100, "", Grammar(("",), ("tidy up",), ("tidy up",)))
 
 
-class ArmWorld:
+class ArmWorld(RealRobot):
     """Notes each action."""
 
-    embodiment, renderer, resets_itself = ARM, "camera", True
+    embodiment, resets_itself = ARM, True
 
     def __init__(self):
         self.actions = []
-
-    def reset(self, rng):
-        return self.observation()
 
     def observation(self):
         return {STATE: np.zeros(len(AXES), np.float32)}
@@ -50,18 +48,6 @@ class ArmWorld:
     def step(self, action):
         self.actions.append(dict(zip(AXES, action.astype(float).round(2).tolist(), strict=True)))
         return self.observation()
-
-    def true_success(self, instruction):
-        return None
-
-    def needs_reset(self, fewest_objects=None):
-        return ""
-
-    def objects_in_play(self):
-        return {}
-
-    def close(self):
-        pass
 
 
 class Leader:

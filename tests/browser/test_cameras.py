@@ -23,7 +23,7 @@ from tests.browser.conftest import THEME
 from tests.browser.test_control import wait_until
 from tests.browser.test_screens import log_in
 from tests.conftest import new_fleet
-from tests.robots.fake_so101 import SO101, FakeSO101
+from tests.robots.fake_so101 import POSITIONS, FakeSO101
 
 LAB = "/labs/main"
 WAIT_MS = 20_000
@@ -41,10 +41,15 @@ DRIVE = """([station, axes]) => {
 
 
 class BreakableSO101(FakeSO101):
-    """Its cameras can be unplugged."""
+    """People alone watch by its cameras, which can be unplugged."""
+
+    embodiment = replace(
+        FakeSO101.embodiment,
+        observation={STATE: POSITIONS},
+        views=(Camera("front", 640, 480), Camera("wrist", 640, 480)),
+    )
 
     def __init__(self):
-        super().__init__()
         self.unplugged = set()
 
     def render(self, camera, width, height):
@@ -57,14 +62,14 @@ class ThreeEyes(BreakableSO101):
     """Its policy sees by a third camera, which may send nothing; another has a name that is no name."""
 
     embodiment = replace(
-        SO101,
-        observation={**SO101.observation, TOP: picture(48, 36)},
+        FakeSO101.embodiment,
+        observation={STATE: POSITIONS, TOP: picture(48, 36)},
         views=(Camera("front", 640, 480), Camera(HOSTILE, 640, 480)),
     )
 
     def observation(self):
         top = {} if "top" in self.unplugged else {TOP: np.full((36, 48, 3), 90 + int(self.joints[0]), np.uint8)}
-        return {STATE: self.joints.copy(), **top}
+        return {STATE: self.joints, **top}
 
     def render(self, camera, width, height):
         return super().render("wrist" if camera == HOSTILE else camera, width, height)
@@ -75,7 +80,7 @@ class Robot:
 
     def __init__(self, world, server, token, folder):
         self.world = world
-        hello = Hello(embodiment=world.embodiment.to_json(), software="test", renderer=world.renderer, tasks=["lego"])
+        hello = Hello(embodiment=world.embodiment.to_json(), software="test", renderer=world.renderer)
         self.links, self.ending = LinkThread(), False
         self.link = Link(server, token, hello, folder, name="robot")
         self.station = Station(world, emit=self.link.send, show=self.link.show, store=self.link.store)
