@@ -49,6 +49,8 @@ ALLOWED: dict[str, set[str]] = {
     "upload_dataset": {"researcher", "manager"},
     "launch_run": {"researcher", "manager"},
     "control_run": {"researcher", "manager"},  # cancel, pause, resume
+    "promote_checkpoint": {"researcher", "manager"},  # and publish a threshold, and go back
+    "compare_checkpoints": {"researcher", "manager"},
     "create_task": {"manager"},
     "edit_task": {"manager"},  # and archive or restore it
     "assign": {"manager"},
@@ -71,6 +73,8 @@ SAID = {
     "upload_dataset": "upload datasets",
     "launch_run": "launch runs",
     "control_run": "cancel, pause or resume runs",
+    "promote_checkpoint": "promote checkpoints and publish thresholds",
+    "compare_checkpoints": "evaluate and compare checkpoints",
     "create_task": "make tasks",
     "edit_task": "edit, archive or restore tasks",
     "assign": "assign tasks to stations",
@@ -273,6 +277,15 @@ def get_row(model: type[LabRow], user: Anyone, lab_slug: str, action: str = "see
         shown = value if isinstance(value, (int, UUID)) else repr(value)
         raise NotFound(f"{lab.name} has no {model._meta.verbose_name} {shown}.")
     found.lab = lab  # the caller wants its slug, and its role, without another query
+    return found
+
+
+def get_checkpoint(checkpoints: type[Row], user: Anyone, lab_slug: str, uuid: UUID, action: str = "see") -> Row:
+    """A checkpoint of a run of the lab."""
+    lab = get_lab(user, lab_slug, action)
+    found = checkpoints._default_manager.select_related("run").filter(run__lab=lab, pk=uuid).first()
+    if found is None:
+        raise NotFound(f"{lab.name} has no checkpoint {uuid}.")
     return found
 
 

@@ -1,10 +1,18 @@
-"""JSON over HTTP as the standard has it: no NaN goes out, and nothing comes in that can't be kept."""
+"""JSON over HTTP as the standard has it: no NaN goes out, and nothing comes in that can't be kept. Files that are
+handed out from the middle on, where a download goes on.
+"""
 
+import asyncio
 import json
-from typing import Any
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote
 
 from django.core.serializers.json import DjangoJSONEncoder
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from ninja.parser import Parser
 from ninja.renderers import JSONRenderer
 from ninja.responses import NinjaJSONEncoder
@@ -32,3 +40,59 @@ class StrictRenderer(JSONRenderer):
 class StrictParser(Parser):
     def parse_body(self, request: HttpRequest) -> Any:
         return loads(request.body)
+
+
+# Files
+
+PIECE = 2**18  # bytes
+
+
+def answer_file(request: HttpRequest, path: Path, name: str, sha256: str) -> HttpResponseBase:
+    """The file, or the part of it that a download that broke off asks for: by `Range`, with the `ETag` of its beginning
+    as `If-Range` (RFC 9110). `name`: as which a browser stores it. FileNotFoundError where it is not there.
+    """
+    file = open(path, "rb")  # noqa: SIM115  (closed when the last piece is sent)
+    size, tag = path.stat().st_size, f'"{sha256}"'
+    start, end = _wanted_part(request, tag, size)
+    answer: HttpResponseBase
+    if start is None:
+        file.close()
+        answer = HttpResponse(status=416, headers={"Content-Range": f"bytes */{size}"})
+    else:
+        last = size if end is None else end
+        answer = StreamingHttpResponse(_pieces(file, start, last), status=200 if end is None else 206)
+        answer["Content-Length"] = str(last - start)
+        if end is not None:
+            answer["Content-Range"] = f"bytes {start}-{last - 1}/{size}"
+    answer["Content-Type"] = "application/octet-stream"
+    answer["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name)}"
+    answer["Accept-Ranges"] = "bytes"
+    answer["ETag"] = tag
+    answer["Cache-Control"] = "private, no-cache"
+    return answer
+
+
+def _wanted_part(request: HttpRequest, tag: str, size: int) -> tuple[int | None, int | None]:
+    """(first byte, the one after the last): the latter is None for the whole file, the former where there is no such
+    part. What asks for several parts, or is no range of bytes, gets the whole.
+    """
+    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", request.headers.get("Range", ""))
+    if found is None or found.groups() == ("", "") or request.headers.get("If-Range", tag) != tag:
+        return 0, None
+    first, last = found.groups()
+    if not first:  # the last so many
+        start, end = max(0, size - int(last)), size
+    else:
+        start, end = int(first), min(size, int(last) + 1) if last else size
+    return (start, end) if start < end else (None, None)
+
+
+async def _pieces(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
+    """Threads read: a slow disk must hold up none of the sockets of this process."""
+    try:
+        await asyncio.to_thread(file.seek, start)
+        while start < end and (piece := await asyncio.to_thread(file.read, min(PIECE, end - start))):
+            start += len(piece)
+            yield piece
+    finally:
+        file.close()
