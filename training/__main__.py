@@ -14,6 +14,7 @@ import contextlib
 import sys
 import traceback
 from functools import partial
+from typing import Any
 
 from robots import strict_json
 from robots.tasks import TASKS
@@ -164,12 +165,12 @@ def compare(arguments: argparse.Namespace) -> int:
     import torch
 
     from training.checkpoints import CheckpointError, Policy
-    from training.evaluation import make_attempts
+    from training.evaluation import Outcomes, make_attempts
     from training.pairs import paired_difference
 
     torch.set_num_threads(1)
     total = len(arguments.checkpoint) * arguments.episodes
-    outcomes = []
+    outcomes: list[Outcomes] = []
     try:
         policies = [Policy.load(path) for path in arguments.checkpoint[:2]]
         for policy in policies:
@@ -189,7 +190,7 @@ def compare(arguments: argparse.Namespace) -> int:
     except (CheckpointError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    results = {"first": outcomes[0].summary().to_json(), "second": None, "difference": None}
+    results: dict[str, Any] = {"first": outcomes[0].summary().to_json(), "second": None, "difference": None}
     if len(outcomes) > 1:
         one, other = outcomes
         difference = paired_difference(

@@ -679,7 +679,6 @@ ACTS = (
     "help_closed",
     "alarm_closed",
     "checkpoint_promoted",
-    "default_removed",
     "threshold_published",
     "comparison_asked",
     "comparison_canceled",

@@ -406,13 +406,16 @@ class Curve(models.Model):
     # The episode's own, here for the index by which the newest and the first of a station's policy are found.
     station = models.ForeignKey("fleet.Station", on_delete=models.CASCADE, related_name="+")
     policy = models.ForeignKey(Checkpoint, null=True, on_delete=models.SET_NULL, related_name="+")
+    # The reward model, or the one whose weights it has: d is the same, whatever the threshold.
+    weights = models.ForeignKey(Checkpoint, null=True, on_delete=models.SET_NULL, related_name="curves")
     stored_at = models.DateTimeField()
 
     class Meta:
         indexes = [
+            models.Index(fields=["weights", "-stored_at"]),
             models.Index(
                 fields=["station", "policy", "stored_at"], condition=Q(error__isnull=False), name="curve_with_error"
-            )
+            ),
         ]
 
 

@@ -55,9 +55,10 @@ class Migration(migrations.Migration):
                 ('stored_at', models.DateTimeField()),
                 ('policy', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='learning.checkpoint')),
                 ('station', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='fleet.station')),
+                ('weights', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='curves', to='learning.checkpoint')),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('error__isnull', False)), fields=['station', 'policy', 'stored_at'], name='curve_with_error')],
+                'indexes': [models.Index(fields=['weights', '-stored_at'], name='learning_cu_weights_b31ab8_idx'), models.Index(condition=models.Q(('error__isnull', False)), fields=['station', 'policy', 'stored_at'], name='curve_with_error')],
             },
         ),
         migrations.CreateModel(
