@@ -19,7 +19,8 @@ LONGEST_TITLE = 26  # letters, so that it fits its node
 
 def promoted_ids(lab: Lab) -> set[Any]:
     """The checkpoints that are in force because somebody promoted them."""
-    newest = Promotion.objects.filter(lab=lab).order_by("role", "body", "run", "-id").distinct("role", "body", "run")
+    newest = Promotion.objects.filter(lab=lab).order_by("role", "body", "run_id", "-id")
+    newest = newest.distinct("role", "body", "run_id")
     return {each for each in newest.values_list("checkpoint", flat=True) if each is not None}
 
 

@@ -107,7 +107,8 @@ def signed(value: float | None) -> str:
     """A number with its sign, one digit behind the point."""
     if value is None:
         return "–"
-    return f"{'−' if value < -0.05 else '+' if value >= 0.05 else '±'}{abs(value):.1f}"
+    sign = "\u2212" if value < -0.05 else "+" if value >= 0.05 else "±"
+    return f"{sign}{abs(value):.1f}"
 
 
 @register.filter
