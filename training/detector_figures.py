@@ -104,22 +104,31 @@ def drift(first: Sequence[float], last: Sequence[float]) -> Drift | None:
     return Drift(float(a.mean()), max(LEAST_DRIFT, SURE * error), float(b.mean()))
 
 
-def calibration(
-    curves: Sequence[np.ndarray], edges: Sequence[float]
-) -> tuple[list[tuple[float, float, int]], float, float]:
-    """Of attempts that ended at their goal: predicted against realised steps to go. Returns, for each bin of predicted
-    d that holds any, (mean predicted, mean realised, observations), then the mean absolute error and the bias
-    (predicted less realised) over all observations. NaN where there are none.
+def misses(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted steps to go, and how many were left, at each observation of attempts that ended at their goal; without
+    those where d is not known. N of [T + 1] -> [M], [M]
     """
-    predicted = np.concatenate([*curves, np.zeros(0, np.float32)]).astype(float)
-    realised = np.concatenate([*(np.arange(len(each) - 1, -1, -1.0) for each in curves), np.zeros(0)])
+    if not len(curves):
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    lengths = np.array([len(each) for each in curves])
+    predicted = np.concatenate(curves)
+    realised = (np.repeat(lengths.cumsum(), lengths) - 1 - np.arange(lengths.sum())).astype(np.float32)
     known = np.isfinite(predicted)
-    predicted, realised = predicted[known], realised[known]
+    return (predicted, realised) if known.all() else (predicted[known], realised[known])
+
+
+def error_and_bias(predicted: np.ndarray, realised: np.ndarray) -> tuple[float, float]:
+    """The mean absolute error, and predicted less realised on average; NaN where there are none. [M], [M]"""
     if not len(predicted):
-        return [], math.nan, math.nan
-    place = np.digitize(predicted, edges)
-    points = []
-    for number in np.unique(place).tolist():
-        here = place == number
-        points.append((float(predicted[here].mean()), float(realised[here].mean()), int(here.sum())))
-    return points, float(np.abs(predicted - realised).mean()), float((predicted - realised).mean())
+        return math.nan, math.nan
+    off = predicted - realised
+    return float(np.abs(off).mean(dtype=float)), float(off.mean(dtype=float))
+
+
+def calibration(predicted: np.ndarray, realised: np.ndarray, edges: Sequence[float]) -> list[tuple[float, float, int]]:
+    """For each bin of predicted d that holds any: (mean predicted, mean realised, observations). [M], [M]"""
+    place = np.searchsorted(np.asarray(edges, np.float32), predicted, side="right")
+    size = len(edges) + 1
+    count = np.bincount(place, minlength=size)
+    means = [np.bincount(place, each, size) / np.maximum(count, 1) for each in (predicted, realised)]
+    return [(float(means[0][i]), float(means[1][i]), int(count[i])) for i in np.flatnonzero(count)]

@@ -17,7 +17,7 @@ from fleetui.answers import answer_file
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import add_refusal, page, render_page, saying_refusals
-from fleetui.learning import checkpoints, comparisons, promoting, selectors, spot_checks
+from fleetui.learning import checkpoints, comparisons, promoting, selectors, studio
 from fleetui.learning.models import Checkpoint, Comparison, Promotion
 from robots.tasks import TASKS
 
@@ -148,8 +148,8 @@ def checkpoint_page(request: PersonRequest, lab_slug: str, checkpoint_uuid: UUID
 
 
 def render_checkpoint(request: PersonRequest, found: Checkpoint, form: CompareForm | None = None) -> HttpResponse:
-    lab, history = found.run.lab, checkpoints.history_of(found)
-    current = promoting.in_force(found)
+    lab, history = found.run.lab, checkpoints.promotions_of(found)
+    current = checkpoints.in_force(found)
     is_policy = found.role == "policy"
     return render_page(
         request,
@@ -168,8 +168,8 @@ def render_checkpoint(request: PersonRequest, found: Checkpoint, form: CompareFo
         lineage=checkpoints.lineage_of(found),
         history=history,
         current=current,
-        former=promoting.former_of(history),
-        problem=promoting.promotion_problem(found),
+        former=checkpoints.former_of(history),
+        problem=checkpoints.promotion_problem(found),
         can_be_evaluated=is_policy and not selectors.evaluation_problem(found),
         judge=found.run.best_checkpoint("reward_model") if is_policy else found,
     )
@@ -296,4 +296,4 @@ def cancel_comparison(request: PersonRequest, lab_slug: str, number: int) -> Htt
 
 def bounds_of_run(run_id: int, lab: Lab) -> list[dict[str, Any]]:
     """What spot checks say of a run's policies, for its page."""
-    return spot_checks.bounds(lab.spot_checks.filter(policy__run=run_id))
+    return studio.bounds(lab.spot_checks.filter(policy__run=run_id))

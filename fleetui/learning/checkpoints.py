@@ -8,7 +8,7 @@ from django.db.models import Count, F, Q, QuerySet
 from django.urls import reverse
 
 from fleetui.fleet.models import Lab
-from fleetui.learning import promoting, selectors, spot_checks
+from fleetui.learning import selectors, studio
 from fleetui.learning.models import Checkpoint, Comparison, Metric, Promotion, Run, SpotCheck
 
 # Of a node of the graph, in units of its drawing.
@@ -78,6 +78,58 @@ def checks_of(checkpoint: Checkpoint) -> QuerySet[SpotCheck]:
     """Of a policy those of its attempts; of a reward model those of what it detected with this threshold."""
     name = "policy" if checkpoint.role == "policy" else "reward_model"
     return SpotCheck.objects.filter(**{name: checkpoint})
+
+
+# What is in force
+
+
+def scope_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Of what its promotion would be the newest."""
+    if checkpoint.role == "reward_model":
+        return {"role": "reward_model", "body": "", "run": checkpoint.run}
+    return {"role": "policy", "body": checkpoint.run.body.get("name", ""), "run": None}
+
+
+def promotions_of(checkpoint: Checkpoint) -> list[Promotion]:
+    """All of its scope, the newest first."""
+    scope = scope_of(checkpoint)
+    rows = Promotion.objects.filter(lab=checkpoint.run.lab_id, role=scope["role"], body=scope["body"])
+    return list(rows.filter(run=scope["run"]).select_related("checkpoint__run", "user"))
+
+
+def in_force(checkpoint: Checkpoint) -> Checkpoint | None:
+    """Of its scope."""
+    if checkpoint.role == "reward_model":
+        return checkpoint.run.reward_model_at(None)
+    newest = Promotion.newest(checkpoint.run.lab, checkpoint.run.body.get("name", ""))
+    return newest.checkpoint if newest else None
+
+
+def former_of(promotions: list[Promotion]) -> Checkpoint | None:
+    """What was in force before the newest of them; None: nothing was."""
+    if len(promotions) > 1:
+        return promotions[1].checkpoint
+    run = promotions[0].run if promotions else None
+    return run.checkpoints.filter(role="reward_model", derived_from=None).last() if run else None
+
+
+def promotion_problem(checkpoint: Checkpoint) -> str:
+    """Why it can't be promoted, or nothing."""
+    if checkpoint.role == "policy":
+        if problem := selectors.evaluation_problem(checkpoint):
+            return problem
+        if not checkpoint.run.body.get("name"):
+            return f"Nobody knows for which body {checkpoint} was trained, so it can be no body's default."
+    elif not checkpoint.file.is_file():
+        return f"The file of {checkpoint} of {checkpoint.run} is no longer there; choose another one."
+    return ""
+
+
+def under_way_with(run: Run) -> list[Run]:
+    """Runs that practise now, judged by a reward model of this run: they keep the version that they began with."""
+    judge = run.judge
+    live = run.lab.runs.filter(state__in=Run.LIVE, kind__in=selectors.practising_kinds(), started_at__isnull=False)
+    return [each for each in live.select_related("parent", "lab") if each.judge == judge]
 
 
 # Where it came from and went
@@ -199,8 +251,4 @@ def _limited(nodes: list[Node], checkpoint: Checkpoint) -> list[Node]:
 
 
 def bound_of(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    return spot_checks.bounds(checks_of(checkpoint))
-
-
-def history_of(checkpoint: Checkpoint) -> list[Promotion]:
-    return promoting.promotions_of(checkpoint)
+    return studio.bounds(checks_of(checkpoint))

@@ -6,16 +6,15 @@ from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import numpy as np
-from django.db.models import QuerySet
 
 from fleetui.fleet.actions.alarms import note_drift
 from fleetui.fleet.models import Episode, Station
+from fleetui.learning import studio
 from fleetui.learning.models import Checkpoint, Curve
 from robots.episodes import Episode as RecordedEpisode
 from robots.episodes import EpisodeError, read_episodes
 from training import detector_figures
 
-JUDGED = ("practice", "evaluation")  # purposes of attempts that a detector may end
 FILLED_AT_ONCE = 500
 
 
@@ -32,20 +31,14 @@ def keep_curves(*, rows: Sequence[Episode], recorded: Iterable[RecordedEpisode])
             stored_at=row.stored_at,
         )
         for row, each in zip(rows, recorded, strict=True)
-        if row.purpose in JUDGED and row.reward_model_id
+        if row.purpose in studio.JUDGED and row.reward_model_id
     ]
     Curve.objects.bulk_create(made, ignore_conflicts=True)
 
 
-def missing_curves(reward_models: Iterable[Checkpoint]) -> QuerySet[Episode]:
-    """Attempts of before there were curves."""
-    rows = Episode.objects.filter(reward_model__in=list(reward_models), purpose__in=JUDGED, curve=None)
-    return rows.select_related("reward_model__derived_from").order_by("-stored_at")
-
-
 def fill_curves(*, reward_models: Iterable[Checkpoint]) -> int:
     """Read the files of a few hundred attempts of before; how many. One that can't be read is kept as not judged."""
-    rows = list(missing_curves(reward_models)[:FILLED_AT_ONCE])
+    rows = list(studio.missing_curves(reward_models)[:FILLED_AT_ONCE])
     for row in rows:
         try:
             (recorded,) = read_episodes(row.file, frames=False)

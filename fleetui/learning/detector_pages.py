@@ -15,7 +15,7 @@ from fleetui.access import NotFound, PersonRequest
 from fleetui.answers import JsonAnswer
 from fleetui.fleet.models import Episode
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number, saying_refusals
-from fleetui.learning import checkpoints, curves, inspecting, promoting, spot_checks, studio
+from fleetui.learning import checkpoints, inspecting, promoting, spot_checks, studio
 from fleetui.learning.actions import enqueue_on_commit
 from fleetui.learning.checkpoint_pages import get_checkpoint, say_policy
 from fleetui.learning.models import Checkpoint, SpotCheck
@@ -98,7 +98,7 @@ def render_studio(
     filters = {name: given[name] for name in ("task", "station") if name in given}
     attempts = studio.read_attempts(lab, found, **filters, run=row_number(given.get("run", "")) or None)
     figures = studio.judge(attempts, s, k)
-    missing = curves.missing_curves(family).count()
+    missing = studio.missing_curves(family).count()
     if missing:
         enqueue_on_commit("learning.fill_curves", str(found.weights.pk))
     calibration = studio.calibrate(attempts, given.get("ends") == "true")
@@ -111,8 +111,8 @@ def render_studio(
         422 if publish is not None and publish.errors else 200,
         reward_model=found,
         family=family,
-        current=promoting.in_force(found),
-        history=checkpoints.history_of(found),
+        current=checkpoints.in_force(found),
+        history=checkpoints.promotions_of(found),
         form=form,
         s=s,
         k=k,
@@ -130,7 +130,7 @@ def render_studio(
         width=width,
         height=height,
         publish=publish or PublishForm(initial={"threshold": s, "consecutive": k}),
-        under_way=promoting.under_way_with(found.run),
+        under_way=checkpoints.under_way_with(found.run),
         bounds=checkpoints.bound_of(found),
     )
 
@@ -169,7 +169,7 @@ def publish_threshold(request: PersonRequest, lab_slug: str, checkpoint_uuid: UU
 def spot_check_page(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """The one that the address names, or the newest that waits."""
     lab = access.get_lab(request.user, lab_slug)
-    waiting = spot_checks.list_waiting(lab)
+    waiting = studio.list_waiting(lab)
     asked = row_number(request.GET.get("check", ""))
     check = waiting.filter(pk=asked).first() or waiting.first()
     return render_page(
@@ -180,7 +180,7 @@ def spot_check_page(request: PersonRequest, lab_slug: str) -> HttpResponse:
         check=check,
         episode=check.episode if check else None,
         waiting=waiting.count(),
-        bounds=spot_checks.bounds(lab.spot_checks.all()),
+        bounds=studio.bounds(lab.spot_checks.all()),
         answered=lab.spot_checks.filter(answered_by=request.user).exists(),
     )
 

@@ -14,56 +14,14 @@ from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.models import Lab
-from fleetui.learning import selectors
-from fleetui.learning.models import Checkpoint, Promotion, Run
+from fleetui.learning.checkpoints import former_of, in_force, promotion_problem, scope_of
+from fleetui.learning.models import Checkpoint, Promotion
 from fleetui.messages import CheckpointsChanged, send_on_commit
 from training.checkpoint_files import FileError, write_described
 from training.run_dir import sha256_of
 
 LARGEST_THRESHOLD = 1000.0  # steps
 MOST_CONSECUTIVE = 20  # frames
-
-
-def scope_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Of what its promotion would be the newest."""
-    if checkpoint.role == "reward_model":
-        return {"role": "reward_model", "body": "", "run": checkpoint.run}
-    return {"role": "policy", "body": checkpoint.run.body.get("name", ""), "run": None}
-
-
-def promotions_of(checkpoint: Checkpoint) -> "list[Promotion]":
-    """All of its scope, the newest first."""
-    scope = scope_of(checkpoint)
-    rows = Promotion.objects.filter(lab=checkpoint.run.lab_id, role=scope["role"], body=scope["body"])
-    return list(rows.filter(run=scope["run"]).select_related("checkpoint__run", "user"))
-
-
-def in_force(checkpoint: Checkpoint) -> Checkpoint | None:
-    """Of its scope."""
-    if checkpoint.role == "reward_model":
-        return checkpoint.run.reward_model_at(None)
-    newest = Promotion.newest(checkpoint.run.lab, checkpoint.run.body.get("name", ""))
-    return newest.checkpoint if newest else None
-
-
-def former_of(promotions: "list[Promotion]") -> Checkpoint | None:
-    """What was in force before the newest of them; None: nothing was."""
-    if len(promotions) > 1:
-        return promotions[1].checkpoint
-    run = promotions[0].run if promotions else None
-    return run.checkpoints.filter(role="reward_model", derived_from=None).last() if run else None
-
-
-def promotion_problem(checkpoint: Checkpoint) -> str:
-    """Why it can't be promoted, or nothing."""
-    if checkpoint.role == "policy":
-        if problem := selectors.evaluation_problem(checkpoint):
-            return problem
-        if not checkpoint.run.body.get("name"):
-            return f"Nobody knows for which body {checkpoint} was trained, so it can be no body's default."
-    elif not checkpoint.file.is_file():
-        return f"The file of {checkpoint} of {checkpoint.run} is no longer there; choose another one."
-    return ""
 
 
 @transaction.atomic
@@ -174,10 +132,3 @@ def publish_threshold(
     _promote(lab, scope_of(made), made, user, reason, source=source)
     send_on_commit(run.topic, CheckpointsChanged([made.row()]))
     return made
-
-
-def under_way_with(run: Run) -> list[Run]:
-    """Runs that practise now, judged by a reward model of this run: they keep the version that they began with."""
-    judge = run.judge
-    live = run.lab.runs.filter(state__in=Run.LIVE, kind__in=selectors.practising_kinds(), started_at__isnull=False)
-    return [each for each in live.select_related("parent", "lab") if each.judge == judge]

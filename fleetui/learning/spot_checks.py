@@ -1,14 +1,12 @@
 """Detected successes that people look at: drawn at random as they arrive, answered one after the other. These are
-actions, like those in actions.py, and what their answers bound.
+actions, like those in actions.py.
 """
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from fleetui import access
@@ -16,9 +14,8 @@ from fleetui.access import Conflict
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.episodes import label_episode
 from fleetui.fleet.models import Episode, Lab, Task
-from fleetui.learning.curves import JUDGED
 from fleetui.learning.models import SpotCheck
-from training.detector_figures import upper_bound
+from fleetui.learning.studio import JUDGED
 
 ANSWERS = {True: "a success", False: "no success", None: "skipped"}
 
@@ -39,12 +36,6 @@ def draw_spot_checks(*, rows: Iterable[Episode]) -> None:
         if row.detected_success and row.purpose in JUDGED and row.policy_id and not row.human_steps and is_drawn(row)
     ]
     SpotCheck.objects.bulk_create(made, ignore_conflicts=True)
-
-
-def list_waiting(lab: Lab) -> QuerySet[SpotCheck]:
-    """The newest first: what happened a moment ago is remembered best, and may still stand there."""
-    rows = lab.spot_checks.filter(answered_at=None)
-    return rows.select_related("episode__station", "episode__run", "task", "policy__run")
 
 
 @transaction.atomic
@@ -82,33 +73,3 @@ def undo_spot_check(*, lab: Lab, user: User, source: str = "server") -> SpotChec
 def _record(check: SpotCheck, user: User, kind: str, answer: str, *, source: str) -> None:
     details = {"episode": str(check.episode_id), "answer": answer}
     record_act(lab=check.lab, kind=kind, user=user, station=check.episode.station, details=details, source=source)
-
-
-# What the answers say
-
-
-def bounds(checks: QuerySet[SpotCheck]) -> list[dict[str, Any]]:
-    """By task and version of the policy, the newest first: of `n` detected successes that people looked at, `wrong`
-    were none, and with 95 % no more than `bound` of all are wrong (Clopper and Pearson, one-sided).
-    """
-    groups = (
-        checks.order_by()
-        .values("task", "task__name", "task__slug", "policy", "policy__version", "policy__run", "policy__run__name")
-        .annotate(
-            n=Count("pk", filter=Q(answer__isnull=False)),
-            wrong=Count("pk", filter=Q(answer=False)),
-            waiting=Count("pk", filter=Q(answered_at=None)),
-        )
-        .order_by("-policy__run", "-policy__version", "task__name")
-    )
-    return [group | {"bound": upper_bound(group["wrong"], group["n"])} for group in groups]
-
-
-def bound_of_all(checks: QuerySet[SpotCheck]) -> dict[str, Any]:
-    """All of them together."""
-    found = checks.order_by().aggregate(
-        n=Count("pk", filter=Q(answer__isnull=False)),
-        wrong=Count("pk", filter=Q(answer=False)),
-        waiting=Count("pk", filter=Q(answered_at=None)),
-    )
-    return found | {"bound": upper_bound(found["wrong"], found["n"])}

@@ -6,18 +6,20 @@ that is stricter than the attempt's own would have let it go on: both are counte
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from django.db.models import Q
+from django.db.models import Count, Q, QuerySet
 
 from fleetui.fleet.models import Episode, Lab
-from fleetui.learning.models import Checkpoint, Curve
+from fleetui.learning.models import Checkpoint, Curve, SpotCheck
 from training import detector_figures
+from training.detector_figures import upper_bound
 from training.intervals import wilson
 
+JUDGED = ("practice", "evaluation")  # purposes of attempts that a detector may end
 MOST = 5000  # attempts, the newest
 GALLERY = 12  # of each kind
 EARLY = 10  # steps before the attempt's end
@@ -132,10 +134,11 @@ def calibrate(attempts: Attempts, only_true: bool) -> dict[str, Any]:
     for i in chosen:
         key = (attempts.stations[i], attempts.tasks[i] or "", attempts.versions[i])
         groups.setdefault(key, []).append(attempts.curves[i])
-    points, error, bias = detector_figures.calibration([attempts.curves[i] for i in chosen], EDGES)
+    whole = detector_figures.misses([attempts.curves[i] for i in chosen])
+    error, bias = detector_figures.error_and_bias(*whole)
     rows = []
     for (station, task, version), curves in sorted(groups.items(), key=lambda each: -len(each[1]))[:MOST_GROUPS]:
-        _, its_error, its_bias = detector_figures.calibration(curves, EDGES)
+        its_error, its_bias = detector_figures.error_and_bias(*detector_figures.misses(curves))
         rows.append(
             {"station": station, "task": task, "version": version, "n": len(curves)}
             | {"error": its_error if math.isfinite(its_error) else None}
@@ -143,12 +146,44 @@ def calibrate(attempts: Attempts, only_true: bool) -> dict[str, Any]:
         )
     return {
         "n": len(chosen),
-        "points": points,
+        "points": detector_figures.calibration(*whole, EDGES),
         "error": error if math.isfinite(error) else None,
         "bias": bias if math.isfinite(bias) else None,
         "groups": rows,
         "more": max(0, len(groups) - MOST_GROUPS),
     }
+
+
+def missing_curves(reward_models: Iterable[Checkpoint]) -> QuerySet[Episode]:
+    """Attempts of before there were curves."""
+    rows = Episode.objects.filter(reward_model__in=list(reward_models), purpose__in=JUDGED, curve=None)
+    return rows.select_related("reward_model__derived_from").order_by("-stored_at")
+
+
+# What people say of detections
+
+
+def list_waiting(lab: Lab) -> QuerySet[SpotCheck]:
+    """The newest first: what happened a moment ago is remembered best, and may still stand there."""
+    rows = lab.spot_checks.filter(answered_at=None)
+    return rows.select_related("episode__station", "episode__run", "task", "policy__run")
+
+
+def bounds(checks: QuerySet[SpotCheck]) -> list[dict[str, Any]]:
+    """By task and version of the policy, the newest first: of `n` detected successes that people looked at, `wrong`
+    were none, and with 95 % no more than `bound` of all are wrong (Clopper and Pearson, one-sided).
+    """
+    groups = (
+        checks.order_by()
+        .values("task", "task__name", "task__slug", "policy", "policy__version", "policy__run", "policy__run__name")
+        .annotate(
+            n=Count("pk", filter=Q(answer__isnull=False)),
+            wrong=Count("pk", filter=Q(answer=False)),
+            waiting=Count("pk", filter=Q(answered_at=None)),
+        )
+        .order_by("-policy__run", "-policy__version", "task__name")
+    )
+    return [group | {"bound": upper_bound(group["wrong"], group["n"])} for group in groups]
 
 
 # Drawings, made here so that a page without scripts has them too

@@ -79,10 +79,15 @@ def test_drift_is_what_the_band_does_not_explain():
 
 def test_calibration_compares_with_what_was_left():
     made = [np.arange(20, -1, -1).astype(np.float32) + 5 for _ in range(3)]
-    points, error, bias = figures.calibration(made, [10, 20])
-    assert (error, bias) == (5, 5) and sum(n for *_, n in points) == 63
+    whole = figures.misses(made)
+    points = figures.calibration(*whole, [10, 20])
+    assert figures.error_and_bias(*whole) == (5, 5) and sum(n for *_, n in points) == 63
+    assert [n for *_, n in points] == [15, 30, 18], "5 to 9, 10 to 19, 20 to 25"
     assert all(predicted == pytest.approx(realised + 5) for predicted, realised, _ in points)
-    assert figures.calibration([], [10])[0] == [] and math.isnan(figures.calibration([], [10])[1])
+    none = figures.misses([])
+    assert figures.calibration(*none, [10]) == [] and math.isnan(figures.error_and_bias(*none)[0])
+    half = figures.misses([np.array([4, np.nan, 1], np.float32)])
+    assert half[0].tolist() == [4, 1] and half[1].tolist() == [2, 0]
 
 
 def test_many_attempts_are_judged_at_once(benchmark_s=0.4):

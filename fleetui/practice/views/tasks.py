@@ -14,7 +14,7 @@ from fleetui.fleet.actions import labs
 from fleetui.fleet.forms import TaskForm, WordsForm
 from fleetui.fleet.models import PRIORITIES, Assignment, Lab, Task
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number, saying_refusals
-from fleetui.learning import spot_checks
+from fleetui.learning import studio
 from fleetui.practice import queue, selectors
 from fleetui.practice.actions import assignments
 from fleetui.practice.forms import AssignForm, EvaluateForm
@@ -143,7 +143,7 @@ def restore_task(request: PersonRequest, lab_slug: str, task_slug: str) -> HttpR
 
 def newest_bounds(lab: Lab) -> dict[int, dict[str, Any]]:
     """By task: what people's spot checks say of its newest policy that they looked at."""
-    found = spot_checks.bounds(lab.spot_checks.filter(task__isnull=False))
+    found = studio.bounds(lab.spot_checks.filter(task__isnull=False))
     return {each["task"]: each for each in reversed(found) if each["n"]}
 
 
