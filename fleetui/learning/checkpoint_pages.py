@@ -83,6 +83,8 @@ class CompareForm(forms.Form):
         named = [(str(each.pk), say_policy(each, each.pk in best)) for each in others]
         body = checkpoint.run.body.get("name", "")
         tasks = [each for each in fleet.list_tasks(lab) if each.embodiment == body and each.family in TASKS]
+        shown = {family for each in checkpoint.run.demonstrations for family in each.families}
+        tasks.sort(key=lambda each: each.family not in shown)  # first what it was trained on
         for name, offered in (
             ("second", [("", "nothing: alone"), *named]),
             ("task", [(each.slug, each.name) for each in tasks]),

@@ -6,15 +6,16 @@ from typing import Any
 
 from django.db.models import Count, F, Q, QuerySet
 from django.urls import reverse
+from django.utils import timezone
 
 from fleetui.fleet.models import Lab
 from fleetui.learning import selectors, studio
 from fleetui.learning.models import Checkpoint, Comparison, Metric, Promotion, Run, SpotCheck
 
 # Of a node of the graph, in units of its drawing.
-WIDTH, HEIGHT, GAP_X, GAP_Y = 196, 46, 44, 12
+WIDTH, HEIGHT, GAP_X, GAP_Y = 180, 46, 34, 12
 MOST_IN_COLUMN = 8
-LONGEST_TITLE = 26  # letters, so that it fits its node
+LONGEST_TITLE = 22  # letters, so that it fits its node
 
 
 def promoted_ids(lab: Lab) -> set[Any]:
@@ -220,7 +221,9 @@ def _run_node(lab: Lab, run: Run) -> Node:
 
 
 def _checkpoint_node(lab: Lab, checkpoint: Checkpoint, current: bool = False) -> Node:
-    note = f"s = {checkpoint.threshold:g}" if checkpoint.threshold is not None else f"{checkpoint.created_at:%Y-%m-%d}"
+    note = f"{timezone.localtime(checkpoint.created_at):%Y-%m-%d}"
+    if checkpoint.role == "reward_model" and checkpoint.threshold is not None:
+        note = f"s = {checkpoint.threshold:.4g}"
     url = reverse("checkpoint", args=[lab.slug, checkpoint.pk])
     return Node("checkpoint", str(checkpoint), note, url, current)
 

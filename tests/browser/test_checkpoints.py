@@ -1,0 +1,144 @@
+"""From a run to its checkpoints and the detector, in a real browser: look, promote, compare, another threshold, spot
+checks by keys, the playground while typing.
+"""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.test_queue import api
+
+LAB = "/labs/main"
+SLOW_MS = 90_000
+SFT = {"steps": 50, "batch": 64, "validate_every": 25, "grounding_steps": 20, "hidden": 32, "largest_threshold": 0}
+IMPROVE = {"max_episodes": 100_000, "patience": 0, "updates_per_round": 2, "batch": 32, "evaluate_every": 1}
+
+
+def wait_for(page, found, seconds, said):
+    for _ in range(seconds * 2):
+        if answer := found():
+            return answer
+        page.wait_for_timeout(500)
+    raise AssertionError(said)
+
+
+@pytest.fixture(scope="module")
+def page(opened):
+    return opened("manager")
+
+
+@pytest.fixture(scope="module")
+def runs(page):
+    """A trained policy, and practice that ended, all of whose detected successes people are asked about."""
+    page.goto(f"{LAB}/runs/")
+    api(page, "PATCH", "tasks/block2block", {"audit_share": 1.0})
+    ready = lambda: [row for row in api(page, "GET", "datasets")["items"] if row["state"] == "ready"]  # noqa: E731
+    dataset = wait_for(page, ready, 90, "No dataset was ready.")[-1]["id"]
+    body = {"kind": "sft", "name": "a short training", "dataset": dataset}
+    sft = api(page, "POST", "runs", body | {"recipe": SFT | {"evaluation_episodes": 10}})["id"]
+    ended = lambda: api(page, "GET", f"runs/{sft}")["state"] == "completed"  # noqa: E731
+    wait_for(page, ended, 150, "The training did not end.")
+    body = {"kind": "improve", "name": "a short practice", "parent": sft, "stations": ["station-1"]}
+    body |= {"task": "block2block", "recipe": IMPROVE | {"evaluation_episodes": 10}}
+    improve = api(page, "POST", "runs", body)["id"]
+    api(page, "POST", "stations/station-1/command", {"name": "speed", "args": {"value": 0}})
+    detected = lambda: api(page, "GET", f"episodes?run={improve}&detected=true")["count"] > 2  # noqa: E731
+    wait_for(page, detected, 150, "Nothing was detected in practice.")
+    api(page, "POST", f"runs/{improve}/cancel")
+    yield {"sft": sft, "improve": improve}
+    page.goto(f"{LAB}/runs/")
+    api(page, "POST", "stations/station-1/command", {"name": "speed", "args": {"value": 1}})
+    api(page, "PATCH", "tasks/block2block", {"audit_share": None})
+
+
+def test_a_checkpoint_is_promoted_compared_and_undone(page, runs, picture):
+    page.goto(f"{LAB}/runs/{runs['sft']}")
+    page.locator("#checkpoints").get_by_role("link", name="policy").click()
+    page.wait_for_url("**/checkpoints/*")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Policy v0")
+    page.get_by_label("Why (others read it)").fill("the first that moves at all")
+    page.get_by_role("button", name="Make it the default").click()
+    expect(page.locator("#toasts")).to_contain_text("is in force from now on")
+    address = page.url
+    page.locator("#compare summary").click()
+    page.get_by_label("Compared with").select_option(index=1)
+    page.get_by_label("Attempts").fill("10")
+    page.get_by_role("button", name="Begin").click()
+    row = page.locator("#comparisons tbody tr").first
+    expect(row).to_contain_text("Completed", timeout=SLOW_MS)
+    expect(row).to_contain_text("points")
+    picture(page, "checkpoint_policy")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename.endswith("-policy-v0.safetensors")
+    page.goto(f"{LAB}/tasks/")
+    expect(page.locator("#assign_parent, #id_parent").first).to_contain_text("the lab's default")
+    page.goto(address)
+    page.get_by_role("button", name="Go back to no default").click()
+    expect(page.locator("#toasts")).to_contain_text("has no default policy")
+    page.goto(f"{LAB}/checkpoints/")
+    picture(page, "checkpoints")
+
+
+def test_the_studio_follows_its_slider_and_publishes(page, runs, picture):
+    page.goto(f"{LAB}/runs/{runs['improve']}")
+    page.get_by_role("link", name="Detector studio").click()
+    page.wait_for_url("**/studio**")
+    expect(page.locator("#figures")).to_contain_text("of the truth is known".replace("of the", "the"), timeout=SLOW_MS)
+    before = page.locator("#figures").inner_text()
+    page.locator("#id_s").fill("9")
+    expect(page.locator("#say-s")).to_have_text("9")
+    expect(page).to_have_url(re.compile(r"[?&]s=9"))
+    expect(page.locator("#figures h2").first).to_have_text(re.compile(r"With s = 9"))
+    assert page.locator("#figures").inner_text() != before
+    if page.locator(".gallery .shot").count():
+        page.locator(".gallery .shot").first.scroll_into_view_if_needed()
+        expect(page.locator(".gallery img").first).to_be_visible(timeout=SLOW_MS)
+    picture(page, "studio")
+    page.locator("#publish").get_by_label("Why").fill("it saw too little")
+    expect(page.locator("#publish").get_by_label("s, steps")).to_have_value("9")
+    page.get_by_role("button", name="Publish").click()
+    expect(page.locator("#toasts")).to_contain_text("judges all that begins from now on")
+    expect(page.locator("#publish")).to_contain_text("in force")
+    page.locator(".crumb a").last.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Reward model v1")
+    picture(page, "checkpoint_reward_model")
+    page.get_by_role("button", name="Go back to reward model v0").click()
+    expect(page.locator("#toasts")).to_contain_text("reward model v0 of a short training is in force again")
+
+
+def test_spot_checks_are_answered_by_keys(page, runs, picture):
+    page.goto(f"{LAB}/attention/")
+    page.get_by_role("link", name="Spot checks").click()
+    page.wait_for_url("**/spot-checks/")
+    expect(page.locator("#feed.has-frame")).to_be_visible(timeout=SLOW_MS)
+    steps = page.evaluate("() => document.body.dataset.steps")
+    expect(page.locator("#where")).to_have_text(f"step {steps} of {steps}")
+    picture(page, "spot_checks")
+    first = page.evaluate("() => document.body.dataset.episode")
+    shown = lambda: page.evaluate("() => document.body.dataset.episode ?? ''")  # noqa: E731
+    for key, back in (("n", False), ("u", True), ("y", False), ("u", True), ("s", False)):
+        page.keyboard.press(key)
+        wait_for(page, lambda back=back: (shown() == first) is back, 20, f"{key} did nothing")
+        page.wait_for_load_state()
+    page.keyboard.press("y")
+    page.wait_for_load_state()
+    expect(page.get_by_text("at most").first).to_be_visible()
+
+
+def test_the_playground_answers_while_one_types(page, runs, picture):
+    episode = api(page, "GET", f"episodes?run={runs['improve']}&limit=1")["items"][0]["uuid"]
+    page.goto(f"{LAB}/episodes/{episode}?step=1")
+    page.get_by_role("link", name="Playground").click()
+    page.wait_for_url("**/playground?**")
+    sides = page.locator("[data-side]")
+    expect(sides.nth(0)).to_contain_text("Action tokens", timeout=SLOW_MS)
+    expect(sides.nth(1)).to_contain_text("steps,")
+    before = sides.nth(1).locator(".said").inner_text()
+    page.get_by_label("Words").fill("push the yellow heart to the frobnicator")
+    expect(sides.nth(1)).to_contain_text("It does not know: frobnicator, heart")
+    expect(page).to_have_url(re.compile("frobnicator"))
+    assert sides.nth(1).locator(".said").inner_text() or before
+    expect(page.locator("#frame img")).to_be_visible(timeout=SLOW_MS)
+    picture(page, "playground")
