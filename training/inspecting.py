@@ -128,7 +128,7 @@ def action_tokens(
             hidden = torch.cat([hidden, F.one_hot(p.argmax(1), head.bins).float()], 1)
     names = feature.names or tuple(str(i) for i in range(head.size))
     found = [
-        {"name": name, "values": values[:, i].numpy().round(4).tolist(), "p": share.numpy().round(5).tolist()}
+        {"name": name, "values": values[:, i].tolist(), "p": share.tolist()}
         for i, (name, share) in enumerate(zip(names, shares, strict=True))
     ]
     return found, exact

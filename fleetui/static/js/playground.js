@@ -61,8 +61,8 @@ function draw(box, answer) {
   for (const { name, values, p } of answer.actions) {
     const mean = values.reduce((sum, value, i) => sum + value * p[i], 0);
     box.append(make("p", "small", `${name}: ${mean >= 0 ? "+" : "−"}${Math.abs(mean).toFixed(3)} on average`));
-    box.append(bars(p, (i) => `${values[i]}`, true));
-    box.append(axis(String(values[0]), String(values.at(-1))));
+    box.append(bars(p, (i) => values[i].toFixed(3), true));
+    box.append(axis(values[0].toFixed(3), values.at(-1).toFixed(3)));
   }
   if (!answer.exact) {
     box.append(make("p", "small muted", "Each number's shares come after the likeliest of those before it."));
