@@ -232,6 +232,11 @@ class Station:
                 return None
         elif self.recording is None and not self._begin():
             return None
+        try:
+            self.attempts.look_again(now)
+        except DriverError as error:
+            self.commands.fault(error)
+            return None
         return self.workspace.seen, self.attempts.under_way.instruction.text
 
     def next_step_at(self) -> float:

@@ -36,10 +36,15 @@ class Bench:
             seed=3,
             emit=lambda message: self.sent.append(to_json(message)),
             show=lambda message: self.shown.append(to_json(message)),
-            store=self.episodes.append,
+            store=self.keep,
             clock=self.clock,
         )
         self.station.receive(told({"type": "welcome", "settings": settings}))
+
+    def keep(self, episode):
+        self.episodes.append(episode)
+        if episode.detected_success:  # what is asked next is still to be done
+            self.world.state[0] = 0.001
 
     def practise(self, loaded=None, **task):
         self.station.receive(told({**ASSIGNMENT, "task": {**ASSIGNMENT["task"], **task}}))
@@ -131,7 +136,7 @@ def test_a_goal_fulfilled_before_the_first_step_is_passed_over_and_in_the_end_a_
     assert bench.station.control.code == Code.NO_INSTRUCTION and "fulfilled already" in bench.station.workspace.need
     assert same(bench.world.observation(), before), "nothing moves"
     reward_model.distance = 10.0  # as things lie now
-    bench.station.workspace.reset()
+    bench.command("reset")
     assert bench.until_episodes(1)[0].ending == "detected_success"
 
 
@@ -805,6 +810,66 @@ def test_a_server_gone_for_long_holds_the_body_still_and_the_episode_goes_on_aft
     bench.station.server_gone(0.1)
     (episode,) = bench.until_episodes(1)
     assert bench.state == "practising" and episode.ending == "detected_success" and episode.steps == 9
+
+
+def test_an_attempt_begins_with_what_is_there_now_and_not_with_what_was_there_before_it_stood_idle():
+    bench = Bench()
+    bench.world.state[1] = 0.03  # somebody moved it by hand
+    bench.practise()
+    (episode,) = bench.until_episodes(1)
+    assert episode.observations[STATE][0, 1] == np.float32(0.03)
+    bench.world.state[1] = 0.05  # between two attempts too, however little time lies between
+    assert bench.until_episodes(2)[1].observations[STATE][0, 1] == np.float32(0.05)
+
+
+def test_what_a_person_drives_begins_with_what_was_seen_at_the_first_push():
+    bench = Bench()
+    filmed = []
+    bench.station.attempts.film = lambda recording: filmed.append(recording.observations[-1][STATE][1])
+    bench.world.state[1] = 0.03
+    bench.command("override")
+    assert bench.station.recording.observations[0][STATE][1] == np.float32(0.03)
+    for _ in range(8):
+        bench.heartbeat()
+        bench.tick()
+    bench.world.state[1] = 0.05
+    for _ in range(2):
+        bench.command("drive", axes={"x": 1})
+        assert bench.tick()
+    bench.command("hand_back")
+    (episode,) = bench.episodes
+    assert episode.steps == 2 and (episode.observations[STATE][:, 1] == np.float32(0.05)).all()
+    assert filmed == [np.float32(0.03)] + 3 * [np.float32(0.05)], "the picture beside it is a new one too"
+
+
+def test_after_a_silence_of_the_server_the_policy_sees_what_is_there_then():
+    bench = Bench().practise()
+    bench.tick(), bench.tick()
+    bench.station.server_gone(2.6)
+    bench.world.state[1] = 0.04
+    assert not any(bench.tick() for _ in range(20))
+    bench.station.server_gone(0.1)
+    (episode,) = bench.until_episodes(1)
+    assert (
+        episode.observations[STATE][2:4, 1].tolist() == 2 * [np.float32(0.04)] and not episode.observations[STATE][1, 1]
+    )
+
+
+@pytest.mark.parametrize("when", ["at the beginning", "in the middle"])
+def test_an_observation_that_can_not_be_had_any_more_asks_for_a_person(when):
+    bench = Bench()
+    if when == "in the middle":
+        bench.practise()
+        bench.tick(), bench.tick()
+        bench.station.server_gone(2.6)
+        bench.clock.pass_(2)
+        bench.station.server_gone(0.1)
+    bench.world.state = np.array([np.nan, 0, 0, 0], np.float32)
+    if when == "at the beginning":
+        bench.practise()
+    assert not bench.tick() and bench.state == "needs_person"
+    assert bench.station.control.reason == f"a look failed: its {STATE} holds NaN or infinity"
+    assert [episode.ending for episode in bench.episodes] == (["fault"] if when == "in the middle" else [])
 
 
 @pytest.mark.parametrize("trouble", ["silent server", "new link", "no sign of life", "the server says so", "fault"])
