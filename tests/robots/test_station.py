@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from robots.attention import need_of
 from robots.attempts import MOST_PASSED_OVER
+from robots.attention import need_of
 from robots.embodiments import STATE
 from robots.episodes import ACTORS, episodes_to_bytes, rows_of, stacked
 from robots.protocol import Code, to_json
