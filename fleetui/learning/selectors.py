@@ -157,7 +157,7 @@ def run_head(run: Run) -> dict[str, Any]:
 
 def compare_runs(runs: list[Run]) -> dict[str, Any]:
     """The newest figures of runs side by side, in the given order, and the fields in which their recipes differ."""
-    newest = Metric.objects.filter(run__in=runs, kind="evaluation").order_by("run", "-seq").distinct("run")
+    newest = Metric.objects.filter(run__in=runs, kind="evaluation").order_by("run_id", "-seq").distinct("run_id")
     levels = {row.run_id: row.data for row in newest}
     fields = sorted({name for run in runs for name in run.recipe})
     values = {name: [run.recipe.get(name) for run in runs] for name in fields}

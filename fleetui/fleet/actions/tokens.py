@@ -138,8 +138,8 @@ def do_once(*, user: User, key: str, call: bytes, act: Callable[[], dict[str, An
     try:
         with transaction.atomic():
             row = AnsweredCall.objects.create(user=user, key=key, call=asked)
-            row.answer = answer = act()
-            row.save(update_fields=["answer"])
+            answer = act()
+            AnsweredCall.objects.filter(pk=row.pk).update(answer=answer)
             return answer
     except IntegrityError:
         before = known.filter(key=key).first()
