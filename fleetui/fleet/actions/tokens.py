@@ -147,5 +147,4 @@ def do_once(*, user: User, key: str, call: bytes, act: Callable[[], dict[str, An
             raise
     if before.call != asked:
         raise Conflict("This Idempotency-Key was used for another call; give each act a key of its own.")
-    said: dict[str, Any] = before.answer
-    return said
+    return dict(before.answer or {})
