@@ -1,4 +1,4 @@
-"""Where a run's figures go besides: each sink with a package that is made up, what is missing, broken, slow or restarted."""
+"""Where the figures of a run go besides: each sink with a made-up package; missing, broken, slow, restarted ones."""
 
 import json
 import sys
