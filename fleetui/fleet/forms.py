@@ -246,7 +246,7 @@ class AccessTokenForm(forms.Form):
         label="It may",
         choices=[(name, f"{name}: {what}") for name, what in SCOPES.items()],
         initial=["read"],
-        widget=forms.CheckboxSelectMultiple(attrs={"class": "checks"}),
+        widget=forms.CheckboxSelectMultiple(attrs={"class": "checks sentences"}),
         help_text="Never more than your own role allows at that moment.",
         error_messages={"required": "Choose what it may do."},
     )
