@@ -6,11 +6,12 @@ import asyncio
 import json
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 from axes.models import AccessAttempt
-from django.db import OperationalError
+from django.db import OperationalError, connections
 from django.test import Client
 from django.utils import timezone
 
@@ -294,6 +295,23 @@ def test_a_launch_said_twice_is_one_run(lab):
     assert Run.objects.count() == 2
     assert call(token, "post", "runs", run, **{"Idempotency-Key": "short"}).status_code == 422
     assert call(token, "post", "runs", run).status_code == 200 and Run.objects.count() == 3
+
+
+def test_a_launch_said_twice_at_the_same_time_is_one_run(committed):
+    run = {"kind": "sft", "dataset": make_dataset(committed).pk, "recipe": {"steps": 40}}
+    _, token = make(committed, scopes=["launch"])
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+
+    def say(_):
+        try:
+            return call(token, "post", "runs", run, **key)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as threads:
+        said = list(threads.map(say, range(4)))
+    assert [each.status_code for each in said] == [200] * 4 and all(each.json() == said[0].json() for each in said)
+    assert Run.objects.count() == Act.objects.filter(kind="run_launched").count() == 1
 
 
 # What programs fetch
