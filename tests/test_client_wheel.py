@@ -71,7 +71,7 @@ def test_its_command_runs_without_the_project(machine, tmp_path):
     refused = subprocess.run(
         [program, *["datasets", "convert", "a", "b"]], capture_output=True, text=True, **alone(tmp_path)
     )
-    assert refused.returncode == 1 and "robots is not installed here" in refused.stderr
+    assert refused.returncode == 1 and "robots.lerobot is not installed here" in refused.stderr
 
 
 def test_it_brings_nothing_of_the_server(machine, tmp_path):

@@ -4,8 +4,9 @@ Exit codes: 0 it is done; 1 the fleet refused it, or the run that was watched di
 wrong; 3 no fleet can be reached; 4 the token does not open this, or there is none.
 """
 
-import importlib
+import importlib.util
 import json
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,8 +27,7 @@ from fleetui_client.reading import plain
 from fleetui_client.synchronous import Fleet
 
 DONE, FAILED, WRONG_USE, NOT_REACHED, NOT_ALLOWED, INTERRUPTED = 0, 1, 2, 3, 4, 130
-# What converts datasets of other formats, where the project itself is installed: convert(source: Path, target: Path)
-CONVERTER = "robots.lerobot_dataset"
+CONVERTER = "robots.lerobot"  # by python -m robots dataset convert, where the project itself is installed
 
 # Names of the fleet may look like rich's markup, and mean none.
 out = Console(highlight=False, soft_wrap=True, markup=False)
@@ -308,16 +308,21 @@ def convert_dataset(
 ) -> None:
     """A LeRobot dataset becomes a file of episodes, or a file of episodes a LeRobot dataset. Nothing is sent."""
     try:
-        converter = importlib.import_module(CONVERTER)
-    except ModuleNotFoundError as error:
+        found = importlib.util.find_spec(CONVERTER)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
         raise FleetError(
-            f"Converting takes the project itself, with its lerobot formats, and {error.name} is not installed here. "
-            "Convert where the fleet is installed, or push a file of episodes."
-        ) from None
-    try:
-        converter.convert(source, target)
-    except (OSError, ValueError) as error:
-        raise FleetError(str(error)) from None
+            f"Converting takes the project itself, and {CONVERTER} is not installed here. Convert where the fleet is "
+            "installed, or push a file of episodes."
+        )
+    command = [sys.executable, "-m", "robots", "dataset", "convert", str(source), str(target)]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode:
+        raise FleetError(done.stderr.strip() or f"The converter ended with {done.returncode}.")
+    err.print(done.stderr.strip())
     out.print(str(target))
 
 
