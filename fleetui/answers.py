@@ -3,6 +3,7 @@ handed out from the middle on, where a download goes on.
 """
 
 import asyncio
+import base64
 import json
 import re
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from ninja.parser import Parser
 from ninja.renderers import JSONRenderer
 from ninja.responses import NinjaJSONEncoder
 
+from fleetui.access import NotFound
 from robots.strict_json import StrictEncoder, loads
 
 
@@ -42,37 +44,43 @@ class StrictParser(Parser):
         return loads(request.body)
 
 
-# Files
+# Files. A download that broke off asks for the rest by `Range`, with the `ETag` of its beginning as `If-Range`; where
+# the file is another one by now, it gets the whole (RFC 9110).
 
 PIECE = 2**18  # bytes
 
 
-def answer_file(request: HttpRequest, path: Path, name: str, sha256: str) -> HttpResponseBase:
-    """The file, or the part of it that a download that broke off asks for: by `Range`, with the `ETag` of its beginning
-    as `If-Range` (RFC 9110). `name`: as which a browser stores it. FileNotFoundError where it is not there.
-    """
-    file = open(path, "rb")  # noqa: SIM115  (closed when the last piece is sent)
-    size, tag = path.stat().st_size, f'"{sha256}"'
-    start, end = _wanted_part(request, tag, size)
-    answer: HttpResponseBase
+def answer_file(request: HttpRequest, path: Path, name: str, sha256: str = "") -> HttpResponseBase:
+    """The file, or the part of it that the request asks for. `name`: as which a browser stores it."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115  (closed when the last piece is sent)
+    except FileNotFoundError:
+        raise NotFound(f"The file of {name} is missing; restore it in the server's data folder.") from None
+    state = path.stat()
+    size = state.st_size
+    tag = f'"{sha256 or f"{size:x}-{state.st_mtime_ns:x}"}"'
+    start, end = wanted_part(request, tag, size)
     if start is None:
         file.close()
-        answer = HttpResponse(status=416, headers={"Content-Range": f"bytes */{size}"})
+        answer: HttpResponseBase = HttpResponse(status=416, headers={"Content-Range": f"bytes */{size}"})
     else:
+        whole = end is None
         last = size if end is None else end
-        answer = StreamingHttpResponse(_pieces(file, start, last), status=200 if end is None else 206)
+        answer = StreamingHttpResponse(pieces(file, start, last), status=200 if whole else 206)
         answer["Content-Length"] = str(last - start)
-        if end is not None:
+        if not whole:
             answer["Content-Range"] = f"bytes {start}-{last - 1}/{size}"
     answer["Content-Type"] = "application/octet-stream"
     answer["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name)}"
     answer["Accept-Ranges"] = "bytes"
     answer["ETag"] = tag
     answer["Cache-Control"] = "private, no-cache"
+    if sha256:
+        answer["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
     return answer
 
 
-def _wanted_part(request: HttpRequest, tag: str, size: int) -> tuple[int | None, int | None]:
+def wanted_part(request: HttpRequest, tag: str, size: int) -> tuple[int | None, int | None]:
     """(first byte, the one after the last): the latter is None for the whole file, the former where there is no such
     part. What asks for several parts, or is no range of bytes, gets the whole.
     """
@@ -87,8 +95,10 @@ def _wanted_part(request: HttpRequest, tag: str, size: int) -> tuple[int | None,
     return (start, end) if start < end else (None, None)
 
 
-async def _pieces(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
-    """Threads read: a slow disk must hold up none of the sockets of this process."""
+async def pieces(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
+    """Of the file from one byte to before another, however large it is. Threads read: a slow disk must hold up none of
+    the sockets of this process.
+    """
     try:
         await asyncio.to_thread(file.seek, start)
         while start < end and (piece := await asyncio.to_thread(file.read, min(PIECE, end - start))):

@@ -12,7 +12,7 @@ from django.shortcuts import redirect
 from django.views.decorators.http import require_GET, require_POST
 
 from fleetui import access
-from fleetui.access import NotFound, PersonRequest
+from fleetui.access import PersonRequest
 from fleetui.answers import answer_file
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.models import Lab
@@ -225,10 +225,7 @@ def download_checkpoint(request: PersonRequest, lab_slug: str, checkpoint_uuid: 
     """A download that broke off goes on where it was, by Range."""
     found = get_checkpoint(request, lab_slug, checkpoint_uuid)
     name = f"run-{found.run_id}-{found.role}-v{found.version}.safetensors"
-    try:
-        return answer_file(request, found.file, name, found.sha256)
-    except FileNotFoundError:
-        raise NotFound(f"The file of {found} is missing; restore it in the server's data folder.") from None
+    return answer_file(request, found.file, name, found.sha256)
 
 
 @page

@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('fleet', '0020_evaluations_on_stations'),
+        ('fleet', '0024_access_tokens'),
         ('learning', '0007_bodies_of_datasets'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
