@@ -99,7 +99,7 @@ def render_studio(
     attempts = studio.read_attempts(lab, found, **filters, run=row_number(given.get("run", "")) or None)
     figures = studio.judge(attempts, s, k)
     missing = studio.missing_curves(family).count()
-    if missing:
+    if missing and template == "learning/studio.html":  # not with each move of a slider
         enqueue_on_commit("learning.fill_curves", str(found.weights.pk))
     calibration = studio.calibrate(attempts, given.get("ends") == "true")
     width, height = PLOT
@@ -221,13 +221,11 @@ def playground(request: PersonRequest, lab_slug: str) -> HttpResponse:
     episode = find_episode(request, lab_slug)
     promoted = checkpoints.promoted_ids(lab)
     rows = list(checkpoints.list_checkpoints(lab)[:OFFERED])
-    wanted = [request.GET.get("a", ""), request.GET.get("b", "")]
-    if episode is not None and not wanted[0]:
-        named = [episode.policy_id, episode.reward_model_id]
-        wanted = [str(each) if each else "" for each in named]
-        known = {str(each.pk) for each in rows}
-        lacking = [each for each in wanted if each and each not in known]
-        rows += Checkpoint.objects.filter(run__lab=lab, pk__in=lacking).select_related("run")
+    wanted = [uuid_or_none(request.GET.get(name, "")) for name in ("a", "b")]
+    if episode is not None and not any(wanted):
+        wanted = [episode.policy_id, episode.reward_model_id]
+    lacking = {each for each in wanted if each} - {each.pk for each in rows}
+    rows += Checkpoint.objects.filter(run__lab=lab, pk__in=lacking).select_related("run")
     step = row_number(request.GET.get("step", ""))
     return render_page(
         request,
@@ -238,9 +236,16 @@ def playground(request: PersonRequest, lab_slug: str) -> HttpResponse:
         step=min(step, episode.steps) if episode else 0,
         words=request.GET.get("words", "")[:LONGEST_WORDS] or (episode.instruction if episode else ""),
         offered=[(str(each.pk), say_checkpoint(each, each.pk in promoted)) for each in rows],
-        chosen=wanted,
+        chosen=[str(each) if each else "" for each in wanted],
         newest=lab.episodes.order_by("-stored_at").first() if episode is None else None,
     )
+
+
+def uuid_or_none(given: str) -> UUID | None:
+    try:
+        return UUID(given)
+    except ValueError:
+        return None
 
 
 def say_checkpoint(checkpoint: Checkpoint, promoted: bool) -> str:

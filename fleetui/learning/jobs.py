@@ -47,6 +47,7 @@ DATABASE_AWAY = (OperationalError, InterfaceError)
 DISK_FULL_BELOW = 64 * 2**20  # bytes: with fewer a child that ended most likely could not write
 
 stopping = threading.Event()  # the worker is going down
+filling: set[str] = set()  # reward models whose attempts of before are being read
 foreign_said = False  # that this worker's data folder is not the database's
 
 
@@ -600,10 +601,14 @@ def read_lines(child: subprocess.Popen[bytes], lines: list[dict[str, Any]]) -> N
 def fill_curves_job(checkpoint_id: str) -> None:
     """d of attempts that were stored before it was kept beside their rows; a few hundred, then the next few."""
     weights = Checkpoint.objects.filter(pk=checkpoint_id).first()
-    if weights is None or not owns_folder():
+    if weights is None or checkpoint_id in filling or not owns_folder():
         return
-    while not stopping.is_set() and curves.fill_curves(reward_models=[weights, *weights.derived.all()]):
-        close_old_connections()
+    filling.add(checkpoint_id)
+    try:
+        while not stopping.is_set() and curves.fill_curves(reward_models=[weights, *weights.derived.all()]):
+            close_old_connections()
+    finally:
+        filling.discard(checkpoint_id)
 
 
 # Replay

@@ -14,6 +14,7 @@ from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
 from fleetui.learning import selectors as learning
 from fleetui.learning.checkpoint_pages import bounds_of_run
+from fleetui.learning.checkpoints import in_force
 from fleetui.learning.forms import recipe_rows
 from fleetui.learning.models import Metric, Run
 from fleetui.practice.actions import assignments, launching
@@ -112,6 +113,7 @@ def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
         **station_evaluations(found),
         can_be_evaluated=policy is not None and not learning.evaluation_problem(policy),
         simulated=found.body.get("name") in WORLDS,
+        is_default=policy is not None and in_force(policy) == policy,
         bounds=bounds_of_run(found.pk, found.lab),
         reward_model=found.best_checkpoint("reward_model"),
     )
