@@ -1,5 +1,6 @@
 """The pages of the success detector: the studio, another threshold, spot checks, the playground."""
 
+import math
 from typing import Any
 from uuid import UUID
 
@@ -116,7 +117,7 @@ def render_studio(
         form=form,
         s=s,
         k=k,
-        most_s=max(12.0, 2 * (found.threshold or 0.0), s),
+        most_s=math.ceil(max(12.0, 2 * (found.threshold or 0.0), s)),
         figures=figures,
         most=studio.MOST,
         missing=missing,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from robots.demonstrators import collect_demonstrations
 from robots.episodes import episodes_to_bytes
 from tests.browser.test_queue import api
 from tests.fleetui.lab import make_episode
@@ -56,6 +57,7 @@ def runs(page, running_fleet):
     page.get_by_label("Embodiment").select_option("language_table")
     page.get_by_role("button", name="Add").click()
     token = page.locator("#token").inner_text()
+    (shown,) = collect_demonstrations(["block2block"], 1, seed=3)
     attempts = []
     for end, detected, true in (
         (2, True, None),
@@ -66,8 +68,11 @@ def runs(page, running_fleet):
     ):
         attempts.append(
             make_episode(
-                steps=30,
-                steps_to_go=np.linspace(40, end, 31, dtype=np.float32),
+                steps=shown.steps,
+                observations=shown.observations,
+                actions=shown.actions,
+                instruction=shown.instruction,
+                steps_to_go=np.linspace(40, end, shown.steps + 1, dtype=np.float32),
                 policy=kept["policy"],
                 reward_model=kept["reward_model"],
                 threshold=2.5,
@@ -161,7 +166,7 @@ def test_spot_checks_are_answered_by_keys(page, runs, picture):
 
 
 def test_the_playground_answers_while_one_types(page, runs, picture):
-    episode = api(page, "GET", f"episodes?station=a-bench&limit=1")["items"][0]["uuid"]
+    episode = api(page, "GET", "episodes?station=a-bench&limit=1")["items"][0]["uuid"]
     page.goto(f"{LAB}/episodes/{episode}?step=1")
     page.get_by_role("link", name="Playground").click()
     page.wait_for_url("**/playground?**")
