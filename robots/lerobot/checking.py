@@ -221,9 +221,8 @@ def _assembled(dataset: Dataset, number: int) -> Iterator[Problem]:
 
 def _pictures(dataset: Dataset) -> Iterator[Problem]:
     """Of each camera: whether its files are there, and hold the pictures of their episodes at their times."""
-    keys = {key: camera for camera, key in dataset.plan.cameras.items()}
-    keys |= {key: each.camera for key, each in dataset.plan.recorded.items()}
-    for key, camera in keys.items():
+    recorded = dataset.plan.recorded
+    for key in (*dataset.plan.cameras.values(), *recorded):
         facts: dict[str, VideoFacts | None] = {}  # None: said already that it can't be used
         for number in range(len(dataset.lengths)):
             if dataset.info.features[key].dtype == "video":
@@ -241,10 +240,10 @@ def _pictures(dataset: Dataset) -> Iterator[Problem]:
                     yield replace(problem, file=name)
                     if problem.level != NOTE:
                         continue
-            if dataset.lengths[number] < 0 or camera in dataset.missing(number):
+            if key in recorded and recorded[key].camera in dataset.missing(number):
                 continue
             try:
-                next(iter(dataset.frames(number, camera)))
+                next(dataset.pictures(number, key))
             except LeRobotError as error:
                 if error.problem.code not in (Code.FILE_MISSING, Code.FILE_BROKEN):
                     yield problem_of(error, ASK)

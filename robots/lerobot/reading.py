@@ -9,7 +9,6 @@ from what the dataset declares.
 """
 
 import hashlib
-import io
 import uuid as uuids
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,10 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from robots.cameras import to_jpeg
-from robots.embodiments import IMAGES, MOST_PIXELS, Embodiment
+from robots.embodiments import IMAGES, Embodiment
 from robots.episodes import ACTORS, LONGEST_EPISODE, LONGEST_TEXT, Episode, EpisodeError
 from robots.lerobot.bodies import Plan, foreign_body, foreign_plan, own_plan, without
 from robots.lerobot.contents import (
@@ -56,6 +53,7 @@ from robots.lerobot.layout import (
     place_of,
     shown,
 )
+from robots.lerobot.pictures import PictureError, from_file, resized, to_file
 from robots.lerobot.videos import VideoError, even, pictures
 from robots.wordings import BY_HAND
 
@@ -259,17 +257,24 @@ class Dataset:
 
     def frames(self, episode: int, camera: str) -> Iterator[np.ndarray]:
         """uint8 [H, W, 3] of each observation of an episode, one at a time. LeRobotError where the camera has none."""
-        recorded = next((key for key, each in self.plan.recorded.items() if each.camera == camera), None)
-        key = recorded or self.plan.cameras.get(camera)
-        if key is None or camera in self.missing(episode):
-            raise LeRobotError(Code.VIDEO_MISSING, f"There are no pictures of {shown(camera)}.", episode=episode)
-        if recorded is not None:
-            width, height = (each := self.plan.recorded[recorded]).width, each.height
+        recorded = {each.camera: key for key, each in self.plan.recorded.items()}
+        key = self.plan.cameras.get(camera) or recorded.get(camera)
+        if key is None:
+            raise LeRobotError(Code.VIDEO_MISSING, f"There is no camera {shown(camera)}.", episode=episode)
+        return self.pictures(episode, key)
+
+    def pictures(self, episode: int, key: str) -> Iterator[np.ndarray]:
+        """The same by the feature's key: one camera may be seen by the policy and recorded as well."""
+        recorded = self.plan.recorded.get(key)
+        if recorded is None:
+            width, height = next(self.plan.sizes[camera] for camera, each in self.plan.cameras.items() if each == key)
         else:
-            width, height = self.plan.sizes[camera]
-        declared = self.info.features[key]
+            width, height = recorded.width, recorded.height
+            if recorded.camera in self.missing(episode):
+                text = f"There are no pictures of {shown(recorded.camera)}."
+                raise LeRobotError(Code.VIDEO_MISSING, text, episode=episode)
         picture = np.zeros((height, width, 3), np.uint8)
-        if declared.dtype == "video":
+        if self.info.features[key].dtype == "video":
             for whole in self._video(episode, key, (width, height)):
                 picture = whole[:height, :width]
                 yield picture
@@ -278,12 +283,12 @@ class Dataset:
         if self.ours:
             name, told = self._last(episode, key)
             try:
-                last = _decoded(told)
-            except _PICTURE_FAULTS as error:
+                last = from_file(told)
+            except PictureError as error:
                 if recorded is None:
                     raise _picture_broken(error, "of the end", name, episode, key) from None
                 last = picture  # it was recorded so
-            yield last if last.shape == picture.shape else _resized(last, (width, height))
+            yield last if last.shape == picture.shape else resized(last, (width, height))
 
     def missing(self, episode: int) -> list[str]:
         """Cameras of which black pictures stand in the video."""
@@ -314,10 +319,10 @@ class Dataset:
             told = column[number].as_py()
             file = told.get("bytes") if isinstance(told, dict) else told
             try:
-                picture = _decoded(file, full)
-            except _PICTURE_FAULTS as error:
+                picture = from_file(file, full)
+            except PictureError as error:
                 raise _picture_broken(error, str(number), name, episode, key) from None
-            yield picture if size == full else _resized(picture, size)
+            yield picture if size == full else resized(picture, size)
 
     def _last(self, episode: int, key: str) -> tuple[str, Any]:
         """What of a feature was observed at the end, and the file where that lies."""
@@ -342,7 +347,11 @@ class Dataset:
         """
         wanted = set(self.cameras if cameras is True else cameras or ())
         seen = [camera for camera in self.plan.cameras if camera in wanted]
-        watched = [each for each in self.plan.recorded.values() if each.camera in wanted]
+        watched = {
+            each.camera: key
+            for key, each in self.plan.recorded.items()
+            if each.camera in wanted and each.camera not in self.missing(number)
+        }
         steps = self._steps(number)
         most = max(1, len(seen)) * max((w * h * 3 for w, h in self.plan.sizes.values()), default=0) * (steps + 1)
         if seen and most > LARGEST_READ:
@@ -355,23 +364,20 @@ class Dataset:
         for camera in seen:
             width, height = self.plan.sizes[camera]
             images[camera] = np.empty((steps + 1, height, width, 3), np.uint8)
-            for i, picture in enumerate(self.frames(number, camera)):
+            for i, picture in enumerate(self.pictures(number, self.plan.cameras[camera])):
                 images[camera][i] = picture
-        frames = {
-            each.camera: self._jpegs(number, each.camera) for each in watched if each.camera not in self.missing(number)
-        }
+        frames = {camera: self._jpegs(number, key) for camera, key in watched.items()}
         return self.assembled(number, images, frames)
 
-    def _jpegs(self, number: int, camera: str) -> list[bytes]:
+    def _jpegs(self, number: int, key: str) -> list[bytes]:
         """What was recorded of a camera that people watch by: JPEGs made anew, but the last as it was."""
-        key = next(key for key, each in self.plan.recorded.items() if each.camera == camera)
         found: list[bytes] = []
         before = None
-        for picture in self.frames(number, camera):
+        for picture in self.pictures(number, key):
             if before is not None and np.array_equal(picture, before):
                 found.append(found[-1])  # which then takes no room
             else:
-                found.append(to_jpeg(picture, (picture.shape[1], picture.shape[0]), JPEG_QUALITY))
+                found.append(to_file(picture, JPEG_QUALITY))
             before = picture
         return [*found[:-1], self._last(number, key)[1]]
 
@@ -466,28 +472,9 @@ class Dataset:
         return words if len(words) <= LONGEST_TEXT else words[: LONGEST_TEXT - 3] + "..."
 
 
-_PICTURE_FAULTS = (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError)
-
-
 def _picture_broken(error: BaseException, which: str, file: str, episode: int, key: str) -> LeRobotError:
     text = f"Its picture {which} can't be read ({shown(str(error))}). Convert the dataset anew."
     return LeRobotError(Code.PICTURE_BROKEN, text, file=file, episode=episode, field=key)
-
-
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
-
-
-def _decoded(file: Any, size: tuple[int, int] | None = None) -> np.ndarray:
-    """uint8 [H, W, 3] of a PNG's or JPEG's bytes; ValueError where it isn't of this size (width, height)."""
-    if not isinstance(file, bytes):
-        raise ValueError("it is no picture's bytes")
-    with Image.open(io.BytesIO(file), formats=("PNG", "JPEG")) as image:
-        if image.width * image.height > MOST_PIXELS:
-            raise ValueError("it is too large")
-        if size is not None and image.size != size:
-            raise ValueError(f"it is {image.width}x{image.height}, not {size[0]}x{size[1]}")
-        return np.asarray(image.convert("RGB"))
 
 
 def _singles(rows: np.ndarray) -> np.ndarray:

@@ -50,7 +50,7 @@ class VideoWriter:
         codec, pixels, options = QUALITIES[quality]
         self.width, self.height = even(width), even(height)
         self.frames = 0
-        self._path = path
+        self.size = 0  # bytes until now, but for those that the encoder still holds
         # The table of contents comes first, so that a browser can begin before it has the whole file.
         self._file = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
         more = {"preset": "veryfast", "bf": "0", "g": str(GROUP)}
@@ -70,17 +70,16 @@ class VideoWriter:
         frame.pts = self.frames
         if first:
             frame.pict_type = PictureType.I
-        self._file.mux(self._stream.encode(frame))
+        self._add(self._stream.encode(frame))
         self.frames += 1
 
-    @property
-    def size(self) -> int:
-        """Bytes on disk until now."""
-        return self._path.stat().st_size
+    def _add(self, packets: "list[av.Packet[VideoStream]]") -> None:
+        self.size += sum(packet.size for packet in packets)
+        self._file.mux(packets)
 
     def close(self) -> None:
         """Finish the file."""
-        self._file.mux(self._stream.encode())
+        self._add(self._stream.encode())
         self._file.close()
 
     def abandon(self) -> None:

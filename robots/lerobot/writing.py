@@ -7,7 +7,6 @@ episodes before, and `resume` goes on after them.
 """
 
 import contextlib
-import io
 import json
 import operator
 import re
@@ -19,11 +18,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from robots import strict_json
 from robots.atomic_files import replacing, write_atomically
-from robots.embodiments import ACTION, IMAGES, MOST_PIXELS, PICTURE_NAMES, VECTOR, Embodiment, differences
+from robots.embodiments import ACTION, IMAGES, PICTURE_NAMES, VECTOR, Embodiment, differences
 from robots.episodes import ACTORS, Episode, EpisodeError
 from robots.lerobot.layout import (
     DATA,
@@ -52,6 +50,7 @@ from robots.lerobot.layout import (
     place_of,
     shown,
 )
+from robots.lerobot.pictures import PictureError, from_file, resized, to_file
 from robots.lerobot.statistics import NAMES, PictureStatistics, Statistics, merged_features, of_numbers, sampled
 from robots.lerobot.videos import GROUP, PIXELS, QUALITIES, VideoWriter, even
 
@@ -154,6 +153,7 @@ class _Part:
     def abandon(self, error: BaseException) -> None:
         """Remove them."""
         with contextlib.suppress(OSError, pa.ArrowException):
+            self._data.close()
             self._sink.close()
         for video in self.videos.values():
             video.abandon()
@@ -263,8 +263,7 @@ class _Writer:
             while IMAGES + name in {*self.body.observation, *found}:
                 name += "_recorded"
             width, height = RECORDED_SIZE
-            picture = next(iter(first.frames.get(camera, ())), None)
-            if (decoded := _decoded(picture)) is not None:
+            if (decoded := _decoded(next(iter(first.frames.get(camera, ())), None))) is not None:
                 height, width = decoded.shape[:2]
             else:
                 for view in self.body.views:
@@ -383,7 +382,7 @@ class _Writer:
         if watched is None:
             seen = episode.observations[key]
             taken: Iterator[np.ndarray] = iter(seen[:-1])
-            last: bytes | None = _encoded(seen[-1], lossless=self.quality == "lossless")
+            last: bytes | None = to_file(seen[-1], None if self.quality == "lossless" else LAST_JPEG_QUALITY)
         else:
             jpegs = episode.frames.get(watched.camera, [])
             taken = self._recorded_pictures(episode, jpegs[:-1], watched)
@@ -408,7 +407,7 @@ class _Writer:
                     self.unreadable[camera.camera] = self.unreadable.get(camera.camera, 0) + 1
                 elif decoded.shape != picture.shape:
                     self.resized[camera.camera] = f"{camera.width}x{camera.height}"
-                    picture = np.asarray(Image.fromarray(decoded).resize((camera.width, camera.height)))
+                    picture = resized(decoded, (camera.width, camera.height))
                 else:
                     picture = decoded
             yield picture
@@ -560,23 +559,9 @@ def _tasks_table(tasks: Sequence[str]) -> pa.Table:
     return pa.table([pa.array(range(len(tasks)), pa.int64()), pa.array(tasks, pa.string())], schema=schema)
 
 
-def _encoded(picture: np.ndarray, *, lossless: bool) -> bytes:
-    file = io.BytesIO()
-    if lossless:
-        Image.fromarray(picture).save(file, "PNG")
-    else:
-        Image.fromarray(picture).save(file, "JPEG", quality=LAST_JPEG_QUALITY)
-    return file.getvalue()
-
-
 def _decoded(jpeg: bytes | None) -> np.ndarray | None:
     """uint8 [H, W, 3]; None where it is no picture."""
-    if jpeg is None:
-        return None
     try:
-        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
-            if image.width * image.height > MOST_PIXELS:
-                return None
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return from_file(jpeg)
+    except PictureError:
         return None
