@@ -205,7 +205,8 @@ def foreign_body(
         body.check()
     except ValueError as error:
         raise LeRobotError(Code.FEATURE_WRONG, f"No body can be made of it: {error}", file=INFO) from None
-    motions, said = _guessed(body, plan, samples)
+    with np.errstate(invalid="ignore"):  # what is infinite is refused with its episode
+        motions, said = _guessed(body, plan, samples)
     problems.append(Problem(Code.GUESSED, NOTE, said, INFO, field=plan.action))
     guessed = replace(body, motions=motions)
     try:

@@ -244,6 +244,8 @@ def _pictures(dataset: Dataset) -> Iterator[Problem]:
                 continue
             try:
                 next(dataset.pictures(number, key))
+                if dataset.ours:
+                    dataset.picture_of_end(number, key)
             except LeRobotError as error:
                 if error.problem.code not in (Code.FILE_MISSING, Code.FILE_BROKEN):
                     yield problem_of(error, ASK)

@@ -149,18 +149,20 @@ class Dataset:
         samples = [*self._readable(some, columns)]
         seen = read_range(self.folder, self.info, plan.action) or self._range(plan.action)
         # An episode that the statistics don't know of must still be within it.
-        low = np.min([seen[0], *(each[plan.action].min(axis=0) for each in samples)], axis=0)
-        high = np.max([seen[1], *(each[plan.action].max(axis=0) for each in samples)], axis=0)
+        ends = [seen, *(_ends(each[plan.action]) for each in samples)]
+        low, high = np.min([each[0] for each in ends], axis=0), np.max([each[1] for each in ends], axis=0)
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise LeRobotError(
-                Code.NOT_FINITE, "An action is NaN or infinite. Leave such episodes out.", field=plan.action
+                Code.NOT_FINITE,
+                "One of its numbers is never finite. Record or convert the dataset anew.",
+                file=data_file(self.info, self.index, 0),
+                field=plan.action,
             )
-        return foreign_body(self.info, plan, (low.astype(float), high.astype(float)), samples, self.problems)
+        return foreign_body(self.info, plan, (low, high), samples, self.problems)
 
     def _range(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         """(lowest, highest) of each number in all rows."""
-        every = (rows[column] for rows in self._readable(range(len(self.lengths)), [column]))
-        ends = [(rows.min(axis=0), rows.max(axis=0)) for rows in every]
+        ends = [_ends(rows[column]) for rows in self._readable(range(len(self.lengths)), [column])]
         return np.min([low for low, _ in ends], axis=0), np.max([high for _, high in ends], axis=0)
 
     def _readable(self, episodes: Iterable[int], columns: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
@@ -281,14 +283,22 @@ class Dataset:
         else:
             yield from self._images(episode, key, (width, height))
         if self.ours:
-            name, told = self._last(episode, key)
-            try:
-                last = from_file(told)
-            except PictureError as error:
-                if recorded is None:
-                    raise _picture_broken(error, "of the end", name, episode, key) from None
-                last = picture  # it was recorded so
-            yield last if last.shape == picture.shape else resized(last, (width, height))
+            last = self.picture_of_end(episode, key)
+            if last is not None:
+                picture = last if last.shape == picture.shape else resized(last, (width, height))
+            yield picture
+
+    def picture_of_end(self, episode: int, key: str) -> np.ndarray | None:
+        """uint8 [H, W, 3] of what an episode of ours saw after its last action, of a camera by its feature's key. None
+        where a recorded one can't be read: then it was recorded so, and the one before stands for it.
+        """
+        name, told = self._last(episode, key)
+        try:
+            return from_file(told)
+        except PictureError as error:
+            if key in self.plan.recorded:
+                return None
+            raise _picture_broken(error, "of the end", name, episode, key) from None
 
     def missing(self, episode: int) -> list[str]:
         """Cameras of which black pictures stand in the video."""
@@ -475,6 +485,13 @@ class Dataset:
 def _picture_broken(error: BaseException, which: str, file: str, episode: int, key: str) -> LeRobotError:
     text = f"Its picture {which} can't be read ({shown(str(error))}). Convert the dataset anew."
     return LeRobotError(Code.PICTURE_BROKEN, text, file=file, episode=episode, field=key)
+
+
+def _ends(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(lowest, highest) of each number [D] that is one; of what never is, infinity and minus infinity."""
+    rows = rows.astype(float)
+    known = np.isfinite(rows)
+    return rows.min(axis=0, initial=np.inf, where=known), rows.max(axis=0, initial=-np.inf, where=known)
 
 
 def _singles(rows: np.ndarray) -> np.ndarray:

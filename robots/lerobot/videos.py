@@ -154,6 +154,8 @@ def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, VideoStre
             if not container.streams.video:
                 raise VideoError("it holds no pictures")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise VideoError("nobody knows its codec")
             if not 0 < stream.codec_context.width * stream.codec_context.height <= MOST_PIXELS:
                 raise VideoError("its pictures are too large")
             stream.codec_context.thread_count = 2

@@ -20,7 +20,7 @@ def picture(number, camera=0, size=SIZE):
     """uint8 [H, W, 3]; smooth, so that video is near it, and unlike every other."""
     width, height = size
     ramp = np.add.outer(np.arange(height) * 3, np.arange(width) * 2)
-    return np.stack([(ramp + 20 * number) % 200, np.full_like(ramp, 40 * camera), 200 - ramp], axis=-1).astype(np.uint8)
+    return np.stack([(ramp + 57 * number) % 200, np.full_like(ramp, 40 * camera), 200 - ramp], axis=-1).astype(np.uint8)
 
 
 def arm(rows, seed=0):
@@ -71,7 +71,8 @@ def write(folder, episodes, *, declared=None, fps=10, version="v3.0", statistics
         tables.append(pa.table({key: column(values) for key, values in columns.items()}))
         told.append({"episode_index": number, "tasks": each["tasks"], "length": count, "from": index})
         index += count
-    actions = np.concatenate([each["columns"]["action"] for each in episodes if "action" in each["columns"]] or [[]])
+    held = [each["columns"]["action"] for each in episodes if "action" in each["columns"]]
+    actions = np.concatenate([np.array(each.tolist(), float) for each in held] or [[]])
     stats = {"action": {end: getattr(actions, end)(axis=0).tolist() for end in ("min", "max")}} if len(actions) else {}
     more = {"total_chunks": 1, "total_videos": len(cameras) * len(episodes)} if old else {}
     write_json(folder / "meta/info.json", {
@@ -131,7 +132,9 @@ def _write_old(folder, told, tables, sentences, stats, statistics):
 def column(values):
     if isinstance(values, (list, pa.Array)):
         return values
-    return pa.array(list(values)) if values.ndim > 1 else pa.array(values)
+    return (
+        pa.array(values.tolist(), pa.list_(pa.from_numpy_dtype(values.dtype))) if values.ndim > 1 else pa.array(values)
+    )
 
 
 def film(path, numbers, camera, fps):
