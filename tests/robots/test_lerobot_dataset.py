@@ -276,11 +276,15 @@ def test_videos_have_each_picture_at_its_time_and_a_key_frame_at_each_episode(wr
             assert frame.key_frame or i not in firsts
             got = frame.to_ndarray(format="rgb24")
             assert np.abs(got[:25, :33].astype(int) - shown).mean() < 6, "no picture is shifted by one"
+            assert np.abs(got[25, :33].astype(int) - shown[24]).mean() < 10, "nothing black at the edge"
+            assert np.abs(got[:25, 33].astype(int) - shown[:, 32]).mean() < 10
 
 
 @pytest.mark.parametrize("fps", [0.1, 1, 12.5, 29.97, 1000 / 33, 30, 1000])
 def test_any_rate_is_kept_exactly_over_a_long_video(tmp_path, fps):
-    body = dataclasses.replace(BODY, fps=fps, observation={IMAGES + "eye": picture(16, 16)}, motions=(), drive=())
+    body = dataclasses.replace(
+        BODY, fps=float(fps), observation={IMAGES + "eye": picture(16, 16)}, motions=(), drive=()
+    )
     count = 300
     still = np.zeros((count + 1, 16, 16, 3), np.uint8)
     write_dataset(tmp_path, [make_episode(count, body=body, fps=fps, observations={IMAGES + "eye": still})], body)
