@@ -50,6 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "upload_dataset": {"researcher", "manager"},
     "launch_run": {"researcher", "manager"},
     "control_run": {"researcher", "manager"},  # cancel, pause, resume
+    "promote_checkpoint": {"researcher", "manager"},  # and publish a threshold, and go back
+    "compare_checkpoints": {"researcher", "manager"},
     "create_task": {"manager"},
     "edit_task": {"manager"},  # and archive or restore it
     "assign": {"manager"},
@@ -72,6 +74,8 @@ SAID = {
     "upload_dataset": "upload datasets",
     "launch_run": "launch runs",
     "control_run": "cancel, pause or resume runs",
+    "promote_checkpoint": "promote checkpoints and publish thresholds",
+    "compare_checkpoints": "evaluate and compare checkpoints",
     "create_task": "make tasks",
     "edit_task": "edit, archive or restore tasks",
     "assign": "assign tasks to stations",

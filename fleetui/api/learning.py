@@ -10,8 +10,9 @@ from pydantic import Field
 
 from fleetui import access
 from fleetui.access import Conflict, Invalid, PersonRequest
+from fleetui.answers import answer_file
 from fleetui.api.doors import DATA, LAUNCH, PAGES, READ, SESSION
-from fleetui.api.files import BINARY, FILE, FILE_EXTRA, answer_file
+from fleetui.api.files import BINARY, FILE, FILE_EXTRA
 from fleetui.api.shape import (
     ONCE_EXTRA,
     ArchiveBody,

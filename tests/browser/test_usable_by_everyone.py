@@ -61,6 +61,11 @@ PAGES = {
     "labs/<slug:lab_slug>/runs/<int:run_id>": ("researcher", ["{sft}", "{improve}"]),
     "labs/<slug:lab_slug>/runs/<int:run_id>/evaluate": ("manager", ["{improve}/evaluate"]),
     "labs/<slug:lab_slug>/datasets/": ("researcher", [f"{LAB}/datasets/"]),
+    "labs/<slug:lab_slug>/checkpoints/": ("researcher", [f"{LAB}/checkpoints/", f"{LAB}/checkpoints/?only=promoted"]),
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>": ("researcher", ["{policy}", "{reward_model}"]),
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio": ("researcher", ["{studio}"]),
+    "labs/<slug:lab_slug>/spot-checks/": ("supervisor", [f"{LAB}/spot-checks/"]),
+    "labs/<slug:lab_slug>/playground": ("researcher", [f"{LAB}/playground", "{playground}"]),
 }
 # No pages: they take a form, answer data, or lead on.
 OTHERS = {
@@ -109,6 +114,18 @@ OTHERS = {
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/archive",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/restore",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/delete",
+    "labs/<slug:lab_slug>/attention/alarms/<int:number>/close",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>.safetensors",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/promote",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/compare",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/comparisons",
+    "labs/<slug:lab_slug>/checkpoints/promotions/<int:number>/undo",
+    "labs/<slug:lab_slug>/checkpoints/comparisons/<int:number>/cancel",
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio/figures",
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio/publish",
+    "labs/<slug:lab_slug>/spot-checks/<int:number>/answer",
+    "labs/<slug:lab_slug>/spot-checks/undo",
+    "labs/<slug:lab_slug>/playground/answer",
     "labs/<slug:lab_slug>/runs/<int:run_id>/archive",
     "labs/<slug:lab_slug>/runs/<int:run_id>/restore",
     "labs/<slug:lab_slug>/runs/<int:run_id>/delete",
@@ -198,7 +215,12 @@ def furnished(people):
     page.goto(f"{LAB}/people")
     page.get_by_label("Role", exact=True).select_option("viewer")
     page.get_by_role("button", name="Make an invitation").click()
+    kept = {each["role"]: each["id"] for each in api(page, "GET", f"runs/{sft}")["checkpoints"]}
     yield {
+        "policy": f"{LAB}/checkpoints/{kept['policy']}",
+        "reward_model": f"{LAB}/checkpoints/{kept['reward_model']}",
+        "studio": f"{LAB}/reward-models/{kept['reward_model']}/studio",
+        "playground": f"{LAB}/playground?episode={episode['uuid']}&step=1",
         "invitation": page.locator("#link").inner_text(),
         "token": token,
         "assignment": f"{LAB}/tasks/assignments/{assignment}",
