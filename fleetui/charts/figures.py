@@ -191,6 +191,61 @@ def episode_lengths(runs: list[dict[str, Any]], theme: str = "light") -> go.Figu
     return figure if figure.data else _say(figure, "These runs have no practice episodes yet.")
 
 
+def comparison(found: dict[str, Any], theme: str = "light") -> go.Figure:
+    """What comparing.compare() found: a line each of its "lines", with its band; smoothed ones over what they smooth."""
+    choice, log = found["choice"], found["log"]
+    figure = _figure(theme, found["x_title"], choice.y_title)
+    if choice.share and "y" not in log:
+        figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    for axis, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
+        if axis in log:
+            update(type="log")
+    for index, line in enumerate(found["lines"]):
+        colour, xs, group = COLOURS[theme][index % 6], line["x"], str(index)
+        if line["low"]:
+            figure.add_scatter(
+                x=xs + xs[::-1],
+                y=line["high"] + line["low"][::-1],
+                fill="toself",
+                fillcolor=_translucent(colour, 0.13),
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=group,
+            )
+        if line["raw"]:
+            figure.add_scatter(
+                x=xs,
+                y=line["raw"],
+                mode="lines",
+                line={"color": _translucent(colour, 0.35), "width": 1},
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=group,
+            )
+        said = "%{y:.1%}" if choice.share else "%{y:.4g}"
+        figure.add_scatter(
+            x=xs,
+            y=line["y"],
+            mode="lines+markers" if len(xs) <= 60 else "lines",
+            name=line["name"],
+            legendgroup=group,
+            line={"color": colour, "width": 2, "dash": DASHES[(index + index // 6) % 6]},
+            marker={"size": 6, "symbol": MARKERS[(index + index // 6) % 6]},
+            customdata=_say_bands(line, choice.share),
+            hovertemplate=f"{said}%{{customdata}}<br>%{{x:.5g}} {found['x_title']}",
+        )
+    return figure if found["lines"] else _say(figure, "None of these runs has measured this yet. Choose another curve.")
+
+
+def _say_bands(line: dict[str, Any], share: bool) -> list[str]:
+    if not line["low"]:
+        return [""] * len(line["x"])
+    said = "<br>{:.0%} to {:.0%} ({})" if share else "<br>{:.4g} to {:.4g} ({})"
+    return [said.format(low, high, line["band"]) for low, high in zip(line["low"], line["high"], strict=True)]
+
+
 def _quartiles(values: list[int]) -> tuple[float, float, float]:
     if len(values) == 1:
         return values[0], values[0], values[0]

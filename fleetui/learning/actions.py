@@ -429,6 +429,8 @@ def move_run(
         return False
     show_run(run=run)
     run_moved.send(sender=Run, run=run)
+    if run.sweep_id and not run.is_live:
+        enqueue_on_commit("learning.sweep", run.sweep_id)
     return True
 
 

@@ -28,7 +28,7 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 
 from fleetui.embedded import end_with_parent
 from fleetui.fleet.models import Episode
-from fleetui.learning import actions, selectors
+from fleetui.learning import actions, selectors, sweeps
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from robots import strict_json
 from robots.atomic_files import link_to, write_atomically
@@ -423,6 +423,13 @@ class Supervision:
 
 # By whether the run's method practises on stations; practice/jobs.py adds its own.
 SUPERVISIONS: dict[bool, type[Supervision]] = {False: Supervision}
+
+
+@shared_task(name="learning.sweep")
+def sweep_job(sweep_id: int) -> None:
+    """A run of it has ended, or it has just been launched."""
+    if not stopping.is_set() and owns_folder():
+        sweeps.advance_sweep(sweep_id=sweep_id)
 
 
 # Datasets

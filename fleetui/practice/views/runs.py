@@ -3,8 +3,8 @@
 from typing import Any
 
 from django.contrib import messages
-from django.db.models import OuterRef, Subquery
-from django.http import Http404, HttpResponse
+from django.core.paginator import Paginator
+from django.http import Http404, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.views.decorators.http import require_GET, require_http_methods
 
@@ -12,9 +12,10 @@ from fleetui import access
 from fleetui.access import PersonRequest
 from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
+from fleetui.learning import run_table
 from fleetui.learning import selectors as learning
 from fleetui.learning.forms import recipe_rows
-from fleetui.learning.models import Metric, Run
+from fleetui.learning.models import Run
 from fleetui.practice.actions import assignments, launching
 from fleetui.practice.forms import EvaluateForm, launch_form
 from fleetui.practice.queue import read_queue
@@ -30,17 +31,55 @@ CHECKPOINTS_SHOWN = 12  # as static/js/run.js shows
 @page
 @require_GET
 def runs(request: PersonRequest, lab_slug: str) -> HttpResponse:
+    """The table: what it shows, in which order and which columns, is all in the address."""
     lab = access.get_lab(request.user, lab_slug)
-    newest = Metric.objects.filter(run=OuterRef("pk"), kind="evaluation").order_by("-seq").values("data")[:1]
+    columns = run_table.all_columns(lab)
+    form, order = run_table.RunFilterForm(request.GET, lab=lab), request.GET.get("sort", "")
+    shown = run_table.chosen_columns(request.GET.getlist("column"), columns)
+    rows = run_table.list_table(lab, form, order, columns)
+    found = Paginator(rows, run_table.A_PAGE).get_page(request.GET.get("page"))
+    standing = standing_runs(lab)
+    for row in found:
+        row.stands = row.pk in standing
+    query = run_table.kept_query(request.GET)
+    views = list(lab.run_views.select_related("author"))
     return render_page(
         request,
         "learning/runs.html",
         lab,
         "runs",
-        runs=learning.list_runs(lab).annotate(evaluation=Subquery(newest)),
-        standing=standing_runs(lab),
-        archived=learning.list_runs(lab, archived=True),
+        page_obj=found,
+        rows=[{"run": row, "cells": [(each, each.cell(row, lab)) for each in shown]} for row in found],
+        heads=[head_of(column, order, query) for column in [NAME, *shown]],
+        groups=columns_by_group(columns, shown),
+        filter_form=form,
+        query=query.urlencode(),
+        narrowed=any(name not in ("sort", "column") for name in query),
+        sort=order,
+        views=views,
+        view=next((each for each in views if each.query == query.urlencode()), None),
+        any_archived=lab.runs.filter(archived_at__isnull=False).exists(),
     )
+
+
+NAME = run_table.Column("name", "Run", "The run", lambda run, _: run.name, lambda: None)
+
+
+def head_of(column: run_table.Column, order: str, query: QueryDict) -> dict[str, Any]:
+    """A column's head: the link sorts by it, and turns the order round where that is so already."""
+    sorts, turned = query.copy(), order == f"-{column.name}"
+    sorts["sort"] = column.name if turned else f"-{column.name}"
+    way = {column.name: "ascending", f"-{column.name}": "descending"}.get(order)
+    return {"column": column, "query": sorts.urlencode(), "way": way}
+
+
+def columns_by_group(
+    columns: dict[str, run_table.Column], shown: list[run_table.Column]
+) -> list[tuple[str, list[tuple[run_table.Column, bool]]]]:
+    groups: dict[str, list[tuple[run_table.Column, bool]]] = {}
+    for column in columns.values():
+        groups.setdefault(column.group, []).append((column, column in shown))
+    return list(groups.items())
 
 
 def standing_runs(lab: Lab) -> set[int]:

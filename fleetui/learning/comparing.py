@@ -1,0 +1,395 @@
+"""Runs side by side: what differs between their recipes, their curves over whatever one wants to know them by, and the
+differences between them on matched seeds. Reading only; the pages, the charts and the files of a comparison ask here.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from django.db.models import Count, F, FloatField, Func, IntegerField, Sum, Value
+from django.db.models.fields.json import KeyTransform
+from django.db.models.functions import Coalesce
+from django.http import QueryDict
+
+from fleetui.fleet.models import Episode, Intervention, Lab
+from fleetui.learning.forms import spell
+from fleetui.learning.models import Metric, Run
+from training.methods.registry import Method
+from training.intervals import bootstrap, newcombe, student, wilson
+
+MOST_RUNS = 20
+MOST_POINTS = 2000  # of a trace
+SUCCESS = "evaluation.success"
+XS = {
+    "own": "as the run logs it",
+    "episodes": "practice episodes",
+    "steps": "steps",
+    "wall": "wall clock (h)",
+    "robot": "robot hours",
+    "human": "human minutes",
+}
+BANDS = {"": "Wilson, or t over seeds", "bootstrap": "bootstrap over seeds", "none": "none"}
+LOGS = {"": "neither axis", "y": "the y axis", "x": "the x axis", "xy": "both axes"}
+SMOOTHINGS = ("0", "0.5", "0.8", "0.9", "0.95")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A curve that may be drawn: which figure of which metrics."""
+
+    key: str  # "METRIC.FIGURE"
+    title: str
+    metric: str
+    x: str  # key of what the run logs it over
+    x_title: str
+    y_title: str
+    share: bool  # y is a share of 1
+    larger: bool  # is better
+
+
+def curve_choices(methods: Iterable[Method]) -> dict[str, Choice]:
+    """True success, then the curves that these methods declare."""
+    found = {
+        SUCCESS: Choice(
+            SUCCESS, "True success of evaluations", "evaluation", "version", "policy version", "true success", True, True
+        )
+    }
+    for method in methods:
+        for curve in method.curves:
+            for line in curve.lines:
+                key = f"{curve.metric}.{line.key}"
+                title = f"{curve.title}: {line.name}"
+                y_title = line.name if curve.share or line.second else curve.y_title
+                share = curve.share and not line.second
+                larger = curve.share or line.second
+                each = Choice(key, title, curve.metric, curve.x, curve.x_title, y_title, share, larger)
+                found.setdefault(key, each)
+    return found
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What of a comparison the address asks for; what it says wrongly is as if it said nothing."""
+
+    numbers: tuple[int, ...]
+    curve: str = SUCCESS
+    x: str = "episodes"
+    smooth: float = 0.0
+    log: str = ""
+    band: str = ""
+    grouped: bool = True
+    everything: bool = False  # settings that are the same are listed too
+    baseline: int = 0
+
+    @classmethod
+    def of(cls, query: QueryDict) -> "Wish":
+        def among(name: str, known: Iterable[str], default: str) -> str:
+            value = query.get(name, default)
+            return value if value in known else default
+
+        given = [each for each in query.getlist("run") if each.isascii() and each.isdecimal() and len(each) < 18]
+        baseline = query.get("baseline", "")
+        return cls(
+            numbers=tuple(dict.fromkeys(map(int, given))),
+            curve=query.get("curve", SUCCESS),
+            x=among("x", XS, "episodes"),
+            smooth=float(among("smooth", SMOOTHINGS, "0")),
+            log=among("log", LOGS, ""),
+            band=among("band", BANDS, ""),
+            grouped=query.get("seeds") != "apart",
+            everything=query.get("recipe") == "all",
+            baseline=int(baseline) if baseline.isascii() and baseline.isdecimal() and len(baseline) < 18 else 0,
+        )
+
+
+@dataclass
+class Points:
+    """A curve of one run, in the order of time. All [n]"""
+
+    x: np.ndarray
+    y: np.ndarray
+    successes: list[int] = field(default_factory=list)  # of a share of attempts
+    n: list[int] = field(default_factory=list)
+
+    @property
+    def last(self) -> float:
+        return float(self.y[-1])
+
+
+def _rows_of(runs: list[Run], choice: Choice) -> dict[int, list[tuple[datetime, float, float, int, int, Any]]]:
+    """Of each run (at, own x, y, successes, n, practice episodes)."""
+    found: dict[int, list[tuple[datetime, float, float, int, int, Any]]] = {run.pk: [] for run in runs}
+    metrics = Metric.objects.filter(run__in=found, kind=choice.metric).order_by("run", "seq")
+    if choice.key == SUCCESS:
+        for run_id, at, data in metrics.values_list("run_id", "at", "data"):
+            n, successes = data.get("n"), data.get("successes")
+            if _is_number(n) and n > 0 and _is_number(successes):
+                own, learned = data.get(choice.x), data.get("practice_episodes")
+                found[run_id].append((at, own or 0, successes / n, int(successes), int(n), learned))
+        return found
+    figure = choice.key.partition(".")[2]
+    rows = metrics.annotate(own=KeyTransform(choice.x, "data"), figure=KeyTransform(figure, "data"))
+    rows = rows.annotate(learned=KeyTransform("episodes", "data"))
+    for run_id, at, own, value, learned in rows.values_list("run_id", "at", "own", "figure", "learned"):
+        if _is_number(value) and _is_number(own):
+            found[run_id].append((at, own, value, 0, 0, learned))
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _up_to(run: Run, moments: list[datetime], x: str) -> np.ndarray:
+    """How much of it the run had had at each of the moments, summed by the database. [n]"""
+    place = Func(
+        F("started_at" if x == "human" else "stored_at"),
+        Value(moments),
+        function="width_bucket",
+        output_field=IntegerField(),
+    )
+    if x == "human":
+        rows = Intervention.objects.filter(run=run).order_by()
+        amount: Any = Sum(Coalesce("human_s", "seconds"), output_field=FloatField())
+        scale = 1 / 60
+    else:
+        rows = Episode.objects.filter(run=run, purpose="practice").order_by()  # type: ignore[assignment]
+        amount = {"episodes": Count("pk"), "steps": Sum("steps"), "robot": Sum("duration_s")}[x]
+        scale = 1 / 3600 if x == "robot" else 1
+    parts = np.zeros(len(moments) + 1)
+    for bucket, total in rows.annotate(place=place).values_list("place").annotate(total=amount):
+        parts[bucket] += total or 0
+    return parts[:-1].cumsum() * scale
+
+
+def read_curves(runs: list[Run], choice: Choice, x: str) -> dict[int, Points]:
+    """The curve of each run that has one, over x."""
+    curves: dict[int, Points] = {}
+    for run_id, rows in _rows_of(runs, choice).items():
+        if not rows:
+            continue
+        run = next(each for each in runs if each.pk == run_id)
+        moments = [row[0] for row in rows]
+        logged = [row[5] for row in rows]
+        if x == "own" or (x == "steps" and choice.x == "step"):
+            xs = np.array([row[1] for row in rows], float)
+        elif x == "wall":
+            start = run.started_at or run.created_at
+            xs = np.array([(at - start).total_seconds() / 3600 for at in moments])
+        elif x == "episodes" and all(map(_is_number, logged)):
+            xs = np.array(logged, float)
+        elif run.method.practises:
+            xs = _up_to(run, moments, x)
+        else:
+            xs = np.zeros(len(rows))  # it never practised: no robot and no person was needed
+        counts = ([row[3] for row in rows], [row[4] for row in rows]) if choice.key == SUCCESS else ([], [])
+        curves[run_id] = Points(xs, np.array([row[2] for row in rows], float), *counts)
+    return curves
+
+
+def x_title(choice: Choice, x: str) -> str:
+    if x == "own":
+        return choice.x_title
+    return "updates" if x == "steps" and choice.x == "step" else {"steps": "practice steps"}.get(x, XS[x])
+
+
+# Seeds
+
+
+def family_of(run: Run) -> str:
+    """The same for runs that differ in their seeds alone, and those of the runs that they started from."""
+    return repr(_family(run, 3))
+
+
+def _family(run: Run, depth: int) -> Any:
+    settings = sorted((name, repr(value)) for name, value in run.recipe.items() if name != "seed")
+    parent: Any = run.parent_id
+    if run.parent is not None and depth:
+        parent = _family(run.parent, depth - 1)
+    return (run.kind, settings, run.dataset_id, run.corrections_id, parent)
+
+
+def group_runs(runs: list[Run], grouped: bool) -> list[list[Run]]:
+    """Runs that are one line: those of different seeds together, where they shall be."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(family_of(run) if grouped else str(run.pk), []).append(run)
+    return list(groups.values())
+
+
+def name_of(group: list[Run]) -> str:
+    first = f"{group[0].name} #{group[0].pk}"
+    return first if len(group) == 1 else f"{first} and {len(group) - 1} more seed{'s' if len(group) > 2 else ''}"
+
+
+# Lines
+
+
+def thinned(count: int, values: np.ndarray, most: int = MOST_POINTS) -> np.ndarray:
+    """Which points of a long line are drawn: the lowest and the highest of each of equal parts, and the ends; so no
+    peak is lost. [n] -> indices
+    """
+    if count <= most:
+        return np.arange(count)
+    parts = np.array_split(np.arange(count), (most - 2) // 2)
+    kept = {0, count - 1}
+    for part in parts:
+        kept |= {int(part[values[part].argmin()]), int(part[values[part].argmax()])}
+    return np.array(sorted(kept))
+
+
+def smoothed(values: np.ndarray, weight: float) -> np.ndarray:
+    """The exponential moving average, without the pull to its beginning. [n]"""
+    out, mean, total = np.empty_like(values), 0.0, 0.0
+    for place, value in enumerate(values):
+        mean = weight * mean + (1 - weight) * value
+        total = weight * total + (1 - weight)
+        out[place] = mean / total
+    return out
+
+
+def line_of(group: list[Run], curves: dict[int, Points], choice: Choice, wish: Wish) -> dict[str, Any] | None:
+    """A group's line with its band: of one run, Wilson's where it counts attempts; of several seeds, the mean over them
+    with an interval, where all of them have come.
+    """
+    having = [curves[run.pk] for run in group if run.pk in curves]
+    if not having:
+        return None
+    low = high = None
+    words = ""
+    if len(having) == 1:
+        (points,) = having
+        xs, ys = points.x, points.y
+        if points.n and wish.band != "none":
+            bands = [wilson(*each) for each in zip(points.successes, points.n, strict=True)]
+            low, high = np.array(bands).T
+            words = "95 %, Wilson"
+    else:
+        start, end = max(each.x.min() for each in having), min(each.x.max() for each in having)
+        grid = np.unique(np.concatenate([each.x for each in having]))
+        xs = grid[(grid >= start) & (grid <= end)]
+        if not len(xs):  # one began where another had ended
+            xs = np.array([start])
+        values = np.stack([np.interp(xs, *_increasing(each)) for each in having])  # [S, n]
+        ys = values.mean(0)
+        if wish.band != "none":
+            low, high = bootstrap(values) if wish.band == "bootstrap" else student(values)
+            words = f"95 %, {'bootstrap' if wish.band == 'bootstrap' else 't'} over {len(having)} seeds"
+            if choice.share:
+                low, high = low.clip(0, 1), high.clip(0, 1)
+    kept = thinned(len(xs), ys)
+    drawn = smoothed(ys, wish.smooth) if wish.smooth else ys
+    return {
+        "name": name_of(group),
+        "runs": [run.pk for run in group],
+        "seeds": len(having),
+        "x": xs[kept].tolist(),
+        "y": drawn[kept].tolist(),
+        "raw": ys[kept].tolist() if wish.smooth else None,
+        "low": low[kept].tolist() if low is not None else None,
+        "high": high[kept].tolist() if high is not None else None,
+        "band": words,
+        "points": len(xs),
+        "n": having[0].n if len(having) == 1 and len(kept) == len(xs) else [],
+    }
+
+
+def _increasing(points: Points) -> tuple[np.ndarray, np.ndarray]:
+    """As interpolation wants it; of several values at one place the last counts."""
+    order = np.argsort(points.x, kind="stable")
+    xs, ys = points.x[order], points.y[order]
+    last = np.append(xs[1:] != xs[:-1], True)
+    return xs[last], ys[last]
+
+
+# Differences
+
+
+def differences(
+    groups: list[list[Run]], curves: dict[int, Points], choice: Choice, baseline: int
+) -> list[dict[str, Any]]:
+    """Each group's last value less the baseline's, seed by seed where both have run it."""
+    first = next((group for group in groups if any(run.pk == baseline for run in group)), groups[0] if groups else [])
+    found = []
+    for group in groups:
+        if group is first:
+            continue
+        ours, theirs = _last_by_seed(group, curves), _last_by_seed(first, curves)
+        seeds = sorted(ours.keys() & theirs.keys())
+        row = {"name": name_of(group), "runs": [run.pk for run in group], "seeds": seeds, "baseline": name_of(first)}
+        row |= {"mean": None, "low": None, "high": None, "how": "no seed in common"}
+        if len(seeds) >= 2:
+            each = np.array([ours[seed].last - theirs[seed].last for seed in seeds])
+            low, high = student(each)
+            row |= {"mean": float(each.mean()), "low": float(low), "high": float(high)}
+            row["how"] = f"95 %, paired t over {len(seeds)} seeds"
+        elif len(seeds) == 1:
+            (one,), (two,) = ([each[seeds[0]]] for each in (theirs, ours))
+            row |= {"mean": two.last - one.last, "how": "one seed: no interval over seeds"}
+            if one.n and two.n:
+                mean, low, high = newcombe((one.successes[-1], one.n[-1]), (two.successes[-1], two.n[-1]))
+                row |= {"mean": mean, "low": low, "high": high}
+                row["how"] = f"one seed; 95 %, Newcombe, of {one.n[-1]} and {two.n[-1]} attempts alone"
+        elif not ours or not theirs:
+            row["how"] = "nothing was measured"
+        found.append(row)
+    return found
+
+
+def _last_by_seed(group: list[Run], curves: dict[int, Points]) -> dict[int, Points]:
+    return {run.recipe.get("seed", 0): curves[run.pk] for run in group if run.pk in curves}
+
+
+# What differs
+
+
+def config_rows(runs: list[Run], everything: bool) -> list[dict[str, Any]]:
+    """Settings and sources, by run; only what differs unless all is asked for."""
+    labels: dict[str, str] = {}
+    for run in runs:
+        labels |= {name: each.label for name, each in run.method.recipe.FIELDS.items() if name not in labels}
+    rows = [
+        {"label": "Kind", "values": [run.method.words for run in runs]},
+        {"label": "Dataset", "values": [run.dataset.name if run.dataset else "–" for run in runs]},
+        {"label": "Corrections", "values": [run.corrections.name if run.corrections else "–" for run in runs]},
+        {"label": "Started from", "values": [f"{run.parent} #{run.parent_id}" if run.parent else "–" for run in runs]},
+    ]
+    for name, label in labels.items():
+        values = [spell(run.recipe[name]) or "none" if name in run.recipe else "–" for run in runs]
+        rows.append({"label": label, "values": values})
+    for row in rows:
+        row["differs"] = len(set(row["values"])) > 1
+    return [row for row in rows if everything or row["differs"]]
+
+
+def find_runs(lab: Lab, wish: Wish) -> list[Run]:
+    """Those that the address names, at most as many as can be told apart; of another lab none."""
+    rows = lab.runs.filter(pk__in=wish.numbers).select_related(
+        "dataset", "corrections", "parent", "parent__parent", "parent__parent__parent"
+    )
+    place = {number: index for index, number in enumerate(wish.numbers)}
+    return sorted(rows, key=lambda run: place[run.pk])[:MOST_RUNS]
+
+
+def compare(lab: Lab, wish: Wish) -> dict[str, Any]:
+    """All that the page, the chart and the files say."""
+    runs = find_runs(lab, wish)
+    choices = curve_choices({run.kind: run.method for run in runs}.values())
+    choice = choices.get(wish.curve) or choices[SUCCESS]
+    curves = read_curves(runs, choice, wish.x)
+    groups = group_runs(runs, wish.grouped)
+    lines = [line for group in groups if (line := line_of(group, curves, choice, wish))]
+    return {
+        "runs": runs,
+        "choices": choices,
+        "choice": choice,
+        "lines": lines,
+        "x_title": x_title(choice, wish.x),
+        "differences": differences(groups, curves, choice, wish.baseline),
+        "silent": [run.name for run in runs if run.pk not in curves],
+        "log": wish.log,
+        "smooth": wish.smooth,
+    }
