@@ -2,16 +2,18 @@
 
 from django.contrib import messages
 from django.db import transaction
-from django.http import HttpResponse, QueryDict
+from django.http import FileResponse, Http404, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_GET, require_POST
 
 from fleetui import access
 from fleetui.access import PersonRequest
+from fleetui.answers import JsonAnswer
 from fleetui.fleet.models import Lab
-from fleetui.fleet.views.pages import page, row_number, saying_refusals
-from fleetui.learning import archive, run_notes
+from fleetui.fleet.views.pages import page, render_page, row_number, saying_refusals
+from fleetui.learning import archive, run_notes, selectors
+from fleetui.learning.resources import read_resources
 from fleetui.learning.models import Run, RunView
 from fleetui.learning.run_table import kept_query
 
@@ -109,3 +111,46 @@ def delete_view(request: PersonRequest, lab_slug: str, view_id: int) -> HttpResp
         run_notes.delete_view(view=view, user=request.user, source="page")
         messages.success(request, f"The view {view} is deleted; what it showed is still here.")
     return back_to_table(view.lab, view.query)
+
+
+# One run: its log and what it takes
+
+
+@page
+@require_GET
+def run_log(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
+    """The whole of what its training program wrote, searched by words; without any its last lines."""
+    run = access.get_row(Run, request.user, lab_slug, pk=run_id)
+    query = request.GET.get("q", "")[:200]
+    lines, matching, total = selectors.search_log(run, query)
+    return render_page(
+        request,
+        "learning/log.html",
+        run.lab,
+        "runs",
+        run=run,
+        lines=lines,
+        matching=matching,
+        total=total,
+        q=query,
+        shown=selectors.SHOWN_LINES,
+    )
+
+
+@page
+@require_GET
+def run_log_file(request: PersonRequest, lab_slug: str, run_id: int) -> FileResponse:
+    run = access.get_row(Run, request.user, lab_slug, pk=run_id)
+    try:
+        file = open(run.dir / "log.txt", "rb")  # noqa: SIM115 (the response closes it)
+    except FileNotFoundError:
+        raise Http404(f"{run} has written no log.") from None
+    return FileResponse(file, as_attachment=True, filename=f"run-{run.pk}-log.txt", content_type="text/plain")
+
+
+@page
+@require_GET
+def run_resources(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
+    """What its training took over time, for the chart of its page."""
+    run = access.get_row(Run, request.user, lab_slug, pk=run_id)
+    return JsonAnswer(read_resources(run.dir, (run.started_at or run.created_at).timestamp()))

@@ -13,6 +13,9 @@ RUN = [
     path("restore", views.restore_run, name="restore_run"),
     path("delete", views.delete_run, name="delete_run"),
     path("notes", run_pages.write_on_run, name="write_on_run"),
+    path("log", run_pages.run_log, name="run_log"),
+    path("log.txt", run_pages.run_log_file, name="run_log_file"),
+    path("resources", run_pages.run_resources, name="run_resources"),
 ]
 
 RUNS = [

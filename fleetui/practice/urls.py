@@ -37,6 +37,7 @@ urlpatterns = [
     path("labs/<slug:lab_slug>/tasks/", include(TASKS)),
     path("labs/<slug:lab_slug>/runs/", runs.runs, name="runs"),
     path("labs/<slug:lab_slug>/runs/new", runs.new_run, name="new_run"),
+    path("labs/<slug:lab_slug>/runs/estimate", runs.estimate_run, name="estimate_run"),
     path("labs/<slug:lab_slug>/runs/<int:run_id>", runs.run, name="run"),
     path("labs/<slug:lab_slug>/runs/<int:run_id>/evaluate", runs.evaluate_run, name="evaluate_run"),
     path("labs/<slug:lab_slug>/runs/<int:run_id>/evaluations", runs.run_evaluations, name="run_evaluations"),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse, QueryDict
@@ -12,16 +13,16 @@ from fleetui import access
 from fleetui.access import PersonRequest
 from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
-from fleetui.learning import run_table
+from fleetui.learning import estimates, run_table
 from fleetui.learning import selectors as learning
 from fleetui.learning.forms import recipe_rows
-from fleetui.learning.models import Run
+from fleetui.learning.models import Dataset, Run
 from fleetui.practice.actions import assignments, launching
 from fleetui.practice.forms import EvaluateForm, launch_form
 from fleetui.practice.queue import read_queue
 from fleetui.practice.views.tasks import say_assigned
 from robots.worlds import WORLDS
-from training.methods.registry import methods, methods_that_need
+from training.methods.registry import Method, methods, methods_that_need
 
 LAUNCH_FROM = ("dataset", "parent", "assignment", "like")  # what a link to the launch form may choose
 STARTS_WITH = {"dataset": "dataset", "parent": "parent", "assignment": "stations"}  # what a method must need for it
@@ -123,8 +124,40 @@ def new_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
     trainers = methods_that_need("dataset")  # what to begin with where there is nothing to start from
     status = 422 if form.errors else 200
     return render_page(
-        request, "learning/new_run.html", lab, "runs", status, form=form, method=method, trainers=trainers
+        request,
+        "learning/new_run.html",
+        lab,
+        "runs",
+        status,
+        form=form,
+        method=method,
+        trainers=trainers,
+        like=like,
+        **expectations(lab, method, form.typed(), form.typed_dataset()),
     )
+
+
+@page
+@require_GET
+def estimate_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
+    """How long a run would take with what stands in the form now: a part of its page, asked for as one types."""
+    lab = access.get_lab(request.user, lab_slug, "launch_run")
+    method = methods().get(request.GET.get("kind", ""))
+    if method is None:
+        raise Http404(f"There is no such kind of run; known are {', '.join(methods())}.")
+    form = launch_form(method)(request.GET, lab=lab, method=method)
+    expected = expectations(lab, method, form.typed(), form.typed_dataset())
+    return render_page(request, "learning/_estimate.html", lab, "runs", method=method, **expected)
+
+
+def expectations(lab: Lab, method: Method, recipe: dict[str, Any], dataset: Dataset | None) -> dict[str, Any]:
+    """What is known beforehand of a launch: how long it takes, of what, and how many are before it."""
+    waiting = 0 if method.practises else learning.trainings_under_way().count() + learning.waiting_trainings().count()
+    return {
+        "estimate": estimates.estimate(lab, method, recipe, dataset),
+        "before": max(0, waiting - settings.TRAININGS + 1),
+        "at_once": settings.TRAININGS,
+    }
 
 
 @page
@@ -146,6 +179,7 @@ def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
         stations=learning.run_stations(found),
         stands=found.pk in standing_runs(found.lab),
         log="\n".join(learning.log_tail(found)),
+        place=learning.say_place(found),
         **station_evaluations(found),
         can_be_evaluated=policy is not None and not learning.evaluation_problem(policy),
         simulated=found.body.get("name") in WORLDS,

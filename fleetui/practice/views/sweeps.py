@@ -160,7 +160,7 @@ def sweep(request: PersonRequest, lab_slug: str, sweep_id: int) -> HttpResponse:
             "values": [(label, spell(run.recipe.get(name))) for name, label in names],
             "reached": reached.get(run.pk),
             "best": run.pk == best,
-            "passed": duration_of(run),
+            "took_s": passed.total_seconds() if (passed := duration_of(run)) else None,
         }
         for run in runs
     ]
