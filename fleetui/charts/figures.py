@@ -192,7 +192,7 @@ def episode_lengths(runs: list[dict[str, Any]], theme: str = "light") -> go.Figu
 
 
 def comparison(found: dict[str, Any], theme: str = "light") -> go.Figure:
-    """What comparing.compare() found: a line each of its "lines", with its band; smoothed ones over what they smooth."""
+    """What comparing.compare() found: each of its "lines" with its band, smoothed ones over what they smooth."""
     choice, log = found["choice"], found["log"]
     figure = _figure(theme, found["x_title"], choice.y_title)
     if choice.share and "y" not in log:

@@ -415,7 +415,7 @@ def resume_run(*, run: Run, user: access.Acting, source: str = "server") -> None
         return
     if run.archived_at is not None:
         raise Conflict(f"{run} is archived; bring it back first, then resume it.")
-    fresh = {"pause_wanted": False, "deaths": 0, "error": "", "ended_at": None, "stopped_early": False}
+    fresh: dict[str, Any] = {"pause_wanted": False, "deaths": 0, "error": "", "ended_at": None, "stopped_early": False}
     if not move_run(run=run, to="queued", sources=("canceled", "failed"), **fresh):
         run.refresh_from_db()
         raise Conflict(f"{run} is {run.state}; only a paused, canceled or failed run can be resumed.")
@@ -526,9 +526,7 @@ def retry_run(*, run: Run, deaths: int) -> bool:
     ours any more.
     """
     fields: dict[str, Any] = {"heartbeat_at": None, "deaths": deaths}
-    if deaths >= Run.MAX_DEATHS or not move_run(
-        run=run, to="queued", sources=UNDER_WAY, attempt=run.attempt, **fields
-    ):
+    if deaths >= Run.MAX_DEATHS or not move_run(run=run, to="queued", sources=UNDER_WAY, attempt=run.attempt, **fields):
         return False
     enqueue_on_commit("learning.run", run.pk)
     return True

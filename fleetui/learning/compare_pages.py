@@ -1,4 +1,4 @@
-"""The page that sets runs side by side, and the same as files. The chart in it is a Dash app (charts/compare_app.py)."""
+"""The page that sets runs side by side, and the same as files. Its chart is a Dash app (charts/compare_app.py)."""
 
 import csv
 from typing import Any
@@ -22,7 +22,7 @@ class CompareForm(forms.Form):
 
     curve = forms.ChoiceField(label="Curve")
     x = forms.ChoiceField(label="Over", choices=list(XS.items()))
-    smooth = forms.ChoiceField(label="Smoothing", choices=[(each, "none" if each == "0" else each) for each in SMOOTHINGS])
+    smooth = forms.ChoiceField(label="Smoothing", choices=list(SMOOTHINGS.items()))
     log = forms.ChoiceField(label="Logarithmic", choices=list(LOGS.items()))
     band = forms.ChoiceField(label="Bands", choices=list(BANDS.items()))
     seeds = forms.ChoiceField(

@@ -17,8 +17,8 @@ from django.http import QueryDict
 from fleetui.fleet.models import Episode, Intervention, Lab
 from fleetui.learning.forms import spell
 from fleetui.learning.models import Metric, Run
-from training.methods.registry import Method
 from training.intervals import bootstrap, newcombe, student, wilson
+from training.methods.registry import Method
 
 MOST_RUNS = 20
 MOST_POINTS = 2000  # of a trace
@@ -33,7 +33,7 @@ XS = {
 }
 BANDS = {"": "Wilson, or t over seeds", "bootstrap": "bootstrap over seeds", "none": "none"}
 LOGS = {"": "neither axis", "y": "the y axis", "x": "the x axis", "xy": "both axes"}
-SMOOTHINGS = ("0", "0.5", "0.8", "0.9", "0.95")
+SMOOTHINGS = {"0": "none"} | {weight: weight for weight in ("0.5", "0.8", "0.9", "0.95")}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,14 @@ def curve_choices(methods: Iterable[Method]) -> dict[str, Choice]:
     """True success, then the curves that these methods declare."""
     found = {
         SUCCESS: Choice(
-            SUCCESS, "True success of evaluations", "evaluation", "version", "policy version", "true success", True, True
+            SUCCESS,
+            "True success of evaluations",
+            "evaluation",
+            "version",
+            "policy version",
+            "true success",
+            True,
+            True,
         )
     }
     for method in methods:
@@ -313,25 +320,25 @@ def differences(
 ) -> list[dict[str, Any]]:
     """Each group's last value less the baseline's, seed by seed where both have run it."""
     first = next((group for group in groups if any(run.pk == baseline for run in group)), groups[0] if groups else [])
-    found = []
+    found: list[dict[str, Any]] = []
     for group in groups:
         if group is first:
             continue
         ours, theirs = _last_by_seed(group, curves), _last_by_seed(first, curves)
         seeds = sorted(ours.keys() & theirs.keys())
-        row = {"name": name_of(group), "runs": [run.pk for run in group], "seeds": seeds, "baseline": name_of(first)}
-        row |= {"mean": None, "low": None, "high": None, "how": "no seed in common"}
+        row: dict[str, Any] = {"name": name_of(group), "runs": [run.pk for run in group], "baseline": name_of(first)}
+        row |= {"seeds": seeds, "mean": None, "low": None, "high": None, "how": "no seed in common"}
         if len(seeds) >= 2:
             each = np.array([ours[seed].last - theirs[seed].last for seed in seeds])
             low, high = student(each)
             row |= {"mean": float(each.mean()), "low": float(low), "high": float(high)}
             row["how"] = f"95 %, paired t over {len(seeds)} seeds"
         elif len(seeds) == 1:
-            (one,), (two,) = ([each[seeds[0]]] for each in (theirs, ours))
+            one, two = theirs[seeds[0]], ours[seeds[0]]
             row |= {"mean": two.last - one.last, "how": "one seed: no interval over seeds"}
             if one.n and two.n:
-                mean, low, high = newcombe((one.successes[-1], one.n[-1]), (two.successes[-1], two.n[-1]))
-                row |= {"mean": mean, "low": low, "high": high}
+                counts = ((each.successes[-1], each.n[-1]) for each in (one, two))
+                row |= dict(zip(("mean", "low", "high"), newcombe(*counts), strict=True))
                 row["how"] = f"one seed; 95 %, Newcombe, of {one.n[-1]} and {two.n[-1]} attempts alone"
         elif not ours or not theirs:
             row["how"] = "nothing was measured"
@@ -351,7 +358,7 @@ def config_rows(runs: list[Run], everything: bool) -> list[dict[str, Any]]:
     labels: dict[str, str] = {}
     for run in runs:
         labels |= {name: each.label for name, each in run.method.recipe.FIELDS.items() if name not in labels}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"label": "Kind", "values": [run.method.words for run in runs]},
         {"label": "Dataset", "values": [run.dataset.name if run.dataset else "–" for run in runs]},
         {"label": "Corrections", "values": [run.corrections.name if run.corrections else "–" for run in runs]},

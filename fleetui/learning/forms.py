@@ -113,7 +113,8 @@ class LaunchForm(forms.Form):
             return self.shown
         given = str(self["dataset"].value() or "")
         number = int(given) if given.isascii() and given.isdecimal() and len(given) < 18 else 0
-        return self.lab.datasets.filter(pk=number).first() if number else field.queryset.first()
+        rows = self.lab.datasets.filter(pk=number) if number else field.queryset
+        return rows.first() if rows is not None else None
 
     def sources(self) -> dict[str, Any]:
         """The keywords of launch_run besides the recipe."""

@@ -13,8 +13,8 @@ from fleetui.answers import JsonAnswer
 from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import page, render_page, row_number, saying_refusals
 from fleetui.learning import archive, run_notes, selectors
-from fleetui.learning.resources import read_resources
 from fleetui.learning.models import Run, RunView
+from fleetui.learning.resources import read_resources
 from fleetui.learning.run_table import kept_query
 
 MOST_AT_ONCE = 200

@@ -16,7 +16,6 @@ from django import forms
 from django.contrib.auth.models import User
 from django.db.models import (
     DateTimeField,
-    Expression,
     ExpressionWrapper,
     F,
     FloatField,
@@ -37,7 +36,7 @@ from fleetui.fleet.forms import ANY, offer
 from fleetui.fleet.models import Lab
 from fleetui.fleet.templatetags.fleet_words import ago, percent, seconds, success
 from fleetui.learning.forms import spell
-from fleetui.learning.models import RUN_STATES, Metric, Run
+from fleetui.learning.models import RUN_STATES, Metric, Run, choices
 from training.methods.registry import methods
 
 AT_FIRST = ("state", "kind", "progress", "practice_episodes", "success", "created")
@@ -63,12 +62,12 @@ def _last(kind: str) -> QuerySet[Metric]:
     return Metric.objects.filter(run=OuterRef("pk"), kind=kind).order_by("-seq")
 
 
-def _figure(kind: str, key: str) -> Expression:
+def _figure(kind: str, key: str) -> Any:
     """A figure of the run's last metric of the kind, as jsonb, whose numbers sort as numbers."""
     return Subquery(_last(kind).annotate(figure=KeyTransform(key, "data")).values("figure")[:1])
 
 
-def _success() -> Expression:
+def _success() -> Any:
     data = _last("evaluation").annotate(
         rate=ExpressionWrapper(
             Cast(KeyTextTransform("successes", "data"), FloatField())
@@ -256,7 +255,9 @@ class RunFilterForm(forms.Form):
         widget=forms.TextInput(attrs={"type": "search", "placeholder": "name, number, tag, batch=64"}),
     )
     state = forms.ChoiceField(
-        label="State", required=False, choices=[ANY, ("live", "any that goes on"), *((each, each) for each in RUN_STATES)]
+        label="State",
+        required=False,
+        choices=[ANY, ("live", "any that goes on"), *choices(RUN_STATES)],
     )
     kind = forms.ChoiceField(label="Kind", required=False)
     author = forms.ChoiceField(label="Launched by", required=False)
@@ -343,7 +344,7 @@ def list_tags(lab: Lab) -> list[str]:
 
 def list_table(lab: Lab, form: RunFilterForm, order: str, columns: dict[str, Column]) -> QuerySet[Run]:
     """The runs of the table, with what its cells say. `order`: a column's name, with - in front from large to small."""
-    rows = lab.runs.select_related("dataset", "parent", "created_by", "sweep").annotate(
+    rows: QuerySet[Any] = lab.runs.select_related("dataset", "parent", "created_by", "sweep").annotate(
         evaluation=Subquery(_last("evaluation").values("data")[:1]),
         done=Subquery(_last("done").values("data")[:1]),
         tags_text=Cast("tags", TextField()),

@@ -14,7 +14,7 @@ from fleetui.learning import actions, estimates, selectors
 from fleetui.learning.models import Metric, Run
 from fleetui.learning.resources import Measuring, read_resources
 from fleetui.practice.actions import launching
-from tests.fleetui.lab import Lab, make_dataset
+from tests.fleetui.lab import Lab
 from tests.fleetui.test_jobs import Job, child, queued, state_of, wait_for  # noqa: F401 (fixtures)
 from training.methods.registry import method_of
 from training.recipes import SFTRecipe

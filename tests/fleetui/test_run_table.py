@@ -71,7 +71,9 @@ def test_it_is_as_quick_to_ask_for_many_as_for_few(lab):
         make_runs(lab, dataset, count)
         get(lab)
         with CaptureQueriesContext(connection) as asked:
-            answer = get(lab, column=["state", "recipe.batch", "figure.threshold", "dataset", "tags", "sweep", "parent"])
+            answer = get(
+                lab, column=["state", "recipe.batch", "figure.threshold", "dataset", "tags", "sweep", "parent"]
+            )
         counts.append(len(asked))
         assert len(names(answer)) == min(Run.objects.count(), 50)
     assert counts[0] == counts[1], "A query for each row or for each page more"

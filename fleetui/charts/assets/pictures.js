@@ -7,7 +7,7 @@ window.dash_clientside.pictures = {
     if (!graph) return null;
     const ground = getComputedStyle(document.body).backgroundColor;
     const figure = { data: graph.data, layout: { ...graph.layout, paper_bgcolor: ground } };
-    Plotly.downloadImage(figure, { format, width: 1200, height: 700, scale: format === "png" ? 2 : 1,
+    window.Plotly.downloadImage(figure, { format, width: 1200, height: 700, scale: format === "png" ? 2 : 1,
       filename: "comparison" });
     return format;
   },

@@ -41,7 +41,7 @@ def runs(request: PersonRequest, lab_slug: str) -> HttpResponse:
     found = Paginator(rows, run_table.A_PAGE).get_page(request.GET.get("page"))
     standing = standing_runs(lab)
     for row in found:
-        row.stands = row.pk in standing
+        row.stands = row.pk in standing  # type: ignore[attr-defined]  # for its cell, as what the query annotates
     query = run_table.kept_query(request.GET)
     views = list(lab.run_views.select_related("author"))
     return render_page(

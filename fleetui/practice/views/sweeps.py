@@ -1,10 +1,11 @@
 """The pages of sweeps: the list, the form that launches one, and a sweep as it goes."""
 
 from typing import Any
+from urllib.parse import quote
 
 from django import forms
 from django.contrib import messages
-from django.http import Http404, HttpResponse
+from django.http import Http404, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
@@ -24,7 +25,7 @@ ROWS = 6  # settings that one sweep may search
 class SweepForm(forms.Form):
     """What is searched, how, and for how long; the recipe that the runs have in common is a form of its own."""
 
-    sampler = forms.ChoiceField(label="Values", choices=[(key, words) for key, words in SAMPLERS.items()], initial="tpe")
+    sampler = forms.ChoiceField(label="Values", choices=list(SAMPLERS.items()), initial="tpe")
     objective = forms.ChoiceField(label="Compared by", help_text="Its last value counts.")
     better = forms.ChoiceField(
         label="Better is",
@@ -154,7 +155,7 @@ def sweep(request: PersonRequest, lab_slug: str, sweep_id: int) -> HttpResponse:
     best = (max if found.maximize else min)(ended, key=ended.__getitem__) if ended else None
     fields = found.method.recipe.FIELDS
     names = [(name, fields[name].label if name in fields else name) for name in found.space]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "run": run,
             "values": [(label, spell(run.recipe.get(name))) for name, label in names],
@@ -167,13 +168,17 @@ def sweep(request: PersonRequest, lab_slug: str, sweep_id: int) -> HttpResponse:
     order = [row for row in rows if row["reached"] is not None]
     order.sort(key=lambda row: row["reached"], reverse=found.maximize)
     choice = comparing.curve_choices([found.method]).get(found.objective)
+    shown = order + [row for row in rows if row["reached"] is None]
+    comparison = QueryDict(f"curve={quote(found.objective)}&x=own", mutable=True)
+    comparison.setlist("run", [str(row["run"].pk) for row in shown[: comparing.MOST_RUNS]])
     return render_page(
         request,
         "learning/sweep.html",
         found.lab,
         "runs",
         sweep=found,
-        rows=order + [row for row in rows if row["reached"] is None],
+        rows=shown,
+        comparison=comparison.urlencode(),
         names=[label for _, label in names],
         best=next((row for row in rows if row["best"]), None),
         objective=choice.title if choice else found.objective,

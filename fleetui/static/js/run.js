@@ -188,7 +188,8 @@ function drawResources() {
   plot.dataset.points = xs.length;
   const parts = resources.drawn < resources.samples
     ? `; of ${resources.samples} samples the mean of each of ${resources.drawn} parts, of memory the peak` : "";
-  setText(field("resources-note"), `now ${number(resources.cpu.at(-1), 2)} cores, ${number(memory.at(-1), 2)} GiB${parts}`);
+  const last = `${number(resources.cpu.at(-1), 2)} cores, ${number(memory.at(-1), 2)} GiB`;
+  setText(field("resources-note"), `${ended() ? "last" : "now"} ${last}${parts}`);
 }
 
 // The best of many evaluations on the same seeds flatters; a run that ended measures its kept policy once more on fresh
