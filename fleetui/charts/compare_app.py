@@ -28,6 +28,7 @@ compare_app = Dash(
     assets_folder="assets",
 )
 compare_app.layout = html.Div(
+    id="surface",
     children=[
         dcc.Location(id="url", refresh=False),
         dcc.Store(id="theme", data="light"),

@@ -229,7 +229,7 @@ def group_runs(runs: list[Run], grouped: bool) -> list[list[Run]]:
 
 def name_of(group: list[Run]) -> str:
     first = f"{group[0].name} #{group[0].pk}"
-    return first if len(group) == 1 else f"{first} and {len(group) - 1} more seed{'s' if len(group) > 2 else ''}"
+    return first if len(group) == 1 else f"{first}, {len(group)} seeds"
 
 
 # Lines

@@ -14,14 +14,7 @@ from fleetui.learning.models import Run, RunView
 from fleetui.learning.run_table import kept_query
 
 MOST_TAGS = 20
-LONGEST_TAG = 40
 LONGEST_NOTES = 20_000
-
-
-def read_tags(given: str) -> list[str]:
-    """Tags as people type them, with commas between."""
-    tags = [checked_name(word, "tag", LONGEST_TAG) for word in given.split(",") if word.strip()]
-    return sorted(set(tags))
 
 
 @transaction.atomic

@@ -15,7 +15,7 @@ from fleetui.fleet.views.pages import page, render_page, row_number, saying_refu
 from fleetui.learning import archive, run_notes, selectors
 from fleetui.learning.models import Run, RunView
 from fleetui.learning.resources import read_resources
-from fleetui.learning.run_table import kept_query
+from fleetui.learning.run_table import kept_query, read_tags
 
 MOST_AT_ONCE = 200
 BULK = {"archive": "archive_run", "restore": "archive_run", "tag": "note_run", "untag": "note_run", "compare": "see"}
@@ -60,7 +60,7 @@ def _carry_out(request: PersonRequest, lab: Lab, act: str, runs: list[Run]) -> s
             for run in runs:
                 change(run=run, user=request.user, source="page")
         return f"{many} {'archived' if act == 'archive' else 'brought back'}."
-    tags = run_notes.read_tags(request.POST.get("tags", ""))
+    tags = read_tags(request.POST.get("tags", ""))
     wishes = {"add": tags} if act == "tag" else {"remove": tags}
     changed = run_notes.tag_runs(lab=lab, user=request.user, runs=runs, **wishes, source="page")
     return f"{', '.join(tags)}: {changed} of {many} changed."
@@ -72,7 +72,7 @@ def write_on_run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResp
     """The tags and the notes of one run, as its page has them."""
     run = access.get_row(Run, request.user, lab_slug, "note_run", pk=run_id)
     with saying_refusals(request), transaction.atomic():
-        tags = set(run_notes.read_tags(request.POST.get("tags", "")))
+        tags = set(read_tags(request.POST.get("tags", "")))
         added, gone = tags - set(run.tags), set(run.tags) - tags
         if added or gone:
             run_notes.tag_runs(lab=run.lab, user=request.user, runs=[run], add=added, remove=gone, source="page")

@@ -34,6 +34,7 @@ from django.utils.html import format_html, format_html_join
 
 from fleetui.fleet.forms import ANY, offer
 from fleetui.fleet.models import Lab
+from fleetui.fleet.names import checked_name
 from fleetui.fleet.templatetags.fleet_words import ago, percent, seconds, success
 from fleetui.learning.forms import spell
 from fleetui.learning.models import RUN_STATES, Metric, Run, choices
@@ -42,6 +43,7 @@ from training.methods.registry import methods
 AT_FIRST = ("state", "kind", "progress", "practice_episodes", "success", "created")
 MOST_COLUMNS = 20
 A_PAGE = 50
+LONGEST_TAG = 40
 KEPT = ("q", "state", "kind", "author", "dataset", "tag", "sweep", "archived", "from", "to", "sort", "column")
 IN_BYTES = ("rss_peak", "gpu_memory_peak")
 
@@ -335,6 +337,12 @@ def _as_number(text: str) -> float | str:
         return value if math.isfinite(value := float(text)) else text
     except ValueError:
         return text
+
+
+def read_tags(given: str) -> list[str]:
+    """Tags as people type them, with commas between."""
+    tags = [checked_name(word, "tag", LONGEST_TAG) for word in given.split(",") if word.strip()]
+    return sorted(set(tags))
 
 
 def list_tags(lab: Lab) -> list[str]:

@@ -1,17 +1,12 @@
 """Sweeps: a search over settings of a recipe, run by run, under a budget. These are actions, like those in actions.py.
 
-What is tried next is decided when a run ends or the worker's watch looks: Optuna is told anew of every run so far, so
-that the Sweep row and its runs are all that there is to keep. Whoever asks twice changes nothing: the row is locked.
+What is tried next is decided when a run ends or the worker's watch looks (searching.py): the Sweep row and its runs
+are all that there is to keep. Whoever asks twice changes nothing: the row is locked.
 """
 
-import itertools
-import math
-import re
-import warnings
-from collections.abc import Sequence
+import contextlib
 from typing import Any
 
-import optuna
 from django.db import transaction
 from django.utils import timezone
 
@@ -19,66 +14,13 @@ from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.models import Lab
-from fleetui.learning import actions, comparing
+from fleetui.learning import actions, comparing, searching
 from fleetui.learning.models import PRUNERS, SAMPLERS, Dataset, Run, Sweep
-from fleetui.learning.run_table import duration_of
-from training.methods.registry import Method, method_of
-from training.recipes import RecipeError
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+from training.methods.registry import method_of
 
 MOST_RUNS = 500
 MOST_AT_ONCE = 16
 FAILED_IN_A_ROW = 3  # with nothing else before: what all of them have in common is wrong
-RANGE = re.compile(r"(\S+)\s+to\s+(\S+?)(?:\s*,?\s*(log))?", re.IGNORECASE)
-Space = dict[str, dict[str, Any]]
-
-
-def read_space(method: Method, given: Sequence[tuple[str, str]]) -> Space:
-    """Settings and what may be tried of each, as people type it: "64, 128, 256" or "1e-4 to 1e-2, log"."""
-    space: Space = {}
-    problems: dict[str, str] = {}
-    for number, (name, words) in enumerate(given, 1):
-        field = f"values_{number}"
-        if name not in method.recipe.FIELDS:
-            problems[field] = f"{name!r} is no setting of this recipe."
-        elif name in space:
-            problems[field] = f"{method.recipe.FIELDS[name].label} is searched already; say it once."
-        else:
-            try:
-                space[name] = _read_values(method, name, words)
-            except ValueError as error:
-                problems[field] = str(error)
-    if not space and not problems:
-        problems["setting_1"] = "Choose at least one setting to search, and say which values may be tried."
-    if problems:
-        raise Invalid(" ".join(problems.values()), problems)
-    return space
-
-
-def _read_values(method: Method, name: str, words: str) -> dict[str, Any]:
-    label = method.recipe.FIELDS[name].label
-
-    def checked(text: str) -> Any:
-        try:
-            return getattr(method.recipe.from_json({name: text.strip()}), name)
-        except RecipeError as error:
-            raise ValueError(f"{label}: {error.problems.get(name, error)}") from None
-
-    if found := RANGE.fullmatch(words.strip()):
-        low, high, log = checked(found[1]), checked(found[2]), bool(found[3])
-        if isinstance(low, str):
-            raise ValueError(f"{label} is text: list its values with commas between.")
-        if not low < high:
-            raise ValueError(f"{label}: {found[1]} is not below {found[2]}.")
-        if log and low <= 0:
-            raise ValueError(f"{label}: a logarithmic range begins above 0.")
-        return {"low": low, "high": high, "log": log}
-    values = list(dict.fromkeys(checked(text) for text in words.split(",") if text.strip()))
-    if len(values) < 2:
-        raise ValueError(f"{label}: write two values or more, as in “64, 128”, or a range, as in “1e-4 to 1e-2, log”.")
-    return {"choices": values}
 
 
 @transaction.atomic
@@ -88,7 +30,7 @@ def launch_sweep(
     user: access.Acting,
     kind: str,
     recipe: dict[str, Any],
-    space: Space,
+    space: searching.Space,
     objective: str,
     sampler: str = "tpe",
     pruner: str = "",
@@ -183,25 +125,27 @@ def advance_sweep(*, sweep_id: int) -> None:
     if sweep is None:
         return
     runs = list(sweep.runs.select_related("lab").order_by("pk"))
-    study, verdicts = tell_study(sweep, runs)
+    study, verdicts = searching.tell_study(sweep, runs)
     by_server = access.Server(sweep.created_by)
     for run in runs:
         if verdicts.get(run.pk) and run.state in ("starting", "running", "pausing", "paused"):
-            Run.objects.filter(pk=run.pk).update(stopped_early=True)
-            actions.cancel_run(run=run, user=by_server, reason=f"stopped early by {sweep}: {PRUNERS[sweep.pruner]}")
+            with contextlib.suppress(Conflict), transaction.atomic():  # it has just ended by itself
+                actions.cancel_run(run=run, user=by_server, reason=f"stopped early by {sweep}: {PRUNERS[sweep.pruner]}")
+                Run.objects.filter(pk=run.pk).update(stopped_early=True)
     if problem := _nothing_works(runs):
         _end(sweep, "failed", problem)
         return
     live = sum(run.is_live for run in runs)
-    may_begin = len(runs) < sweep.budget_runs and not _hours_are_spent(sweep, runs)
-    tried = len(runs)
-    while may_begin and live < sweep.at_once and tried < sweep.budget_runs:
-        values = _propose(sweep, runs, study)
+    while live < sweep.at_once and len(runs) < sweep.budget_runs and not _hours_are_spent(sweep, runs):
+        values = searching.propose(sweep, runs, study)
         if values is None:
-            may_begin = False
             break
-        runs.append(_launch(sweep, values, by_server))
-        tried, live = tried + 1, live + 1
+        try:
+            runs.append(_launch(sweep, values, by_server))
+        except access.Refused as error:  # its method has changed, or is gone
+            _end(sweep, "failed", str(error))
+            return
+        live += 1
     if not live:
         _end(sweep, "completed")
 
@@ -224,13 +168,8 @@ def _nothing_works(runs: list[Run]) -> str:
     return f"Its first {len(runs)} runs failed, the last one with: {last} Mend that, then launch the sweep again."
 
 
-def hours_of(runs: list[Run]) -> float:
-    """Of all runs together."""
-    return sum(passed.total_seconds() for run in runs if (passed := duration_of(run))) / 3600
-
-
 def _hours_are_spent(sweep: Sweep, runs: list[Run]) -> bool:
-    return sweep.budget_hours is not None and hours_of(runs) >= sweep.budget_hours
+    return sweep.budget_hours is not None and searching.hours_of(runs) >= sweep.budget_hours
 
 
 def _launch(sweep: Sweep, values: dict[str, Any], user: access.Acting) -> Run:
@@ -249,88 +188,3 @@ def _launch(sweep: Sweep, values: dict[str, Any], user: access.Acting) -> Run:
     run.refresh_from_db()
     actions.enqueue_run(run=run, user=user)
     return run
-
-
-# What Optuna is told, and answers
-
-
-def distributions_of(sweep: Sweep) -> dict[str, optuna.distributions.BaseDistribution]:
-    found: dict[str, optuna.distributions.BaseDistribution] = {}
-    for name, values in sweep.space.items():
-        if "choices" in values:
-            found[name] = optuna.distributions.CategoricalDistribution(tuple(values["choices"]))
-        elif isinstance(values["low"], int):
-            found[name] = optuna.distributions.IntDistribution(values["low"], values["high"], log=values["log"])
-        else:
-            found[name] = optuna.distributions.FloatDistribution(values["low"], values["high"], log=values["log"])
-    return found
-
-
-def curves_of(sweep: Sweep, runs: list[Run]) -> dict[int, comparing.Points]:
-    """What the runs showed so far of the sweep's objective."""
-    choice = comparing.curve_choices([sweep.method]).get(sweep.objective)
-    return comparing.read_curves(runs, choice, "own") if choice and runs else {}
-
-
-def tell_study(sweep: Sweep, runs: list[Run]) -> tuple[optuna.Study, dict[int, bool]]:
-    """A study that knows every run, and of each that goes on whether its pruner would end it now."""
-    seed = 1000 * sweep.pk + len(runs)  # another one each time it is asked, and the same for the same question
-    samplers = {"tpe": optuna.samplers.TPESampler(seed=seed, constant_liar=True, n_startup_trials=5)}
-    pruners = {
-        "median": optuna.pruners.MedianPruner(n_startup_trials=3),
-        "halving": optuna.pruners.SuccessiveHalvingPruner(reduction_factor=3),
-    }
-    study = optuna.create_study(
-        direction="maximize" if sweep.maximize else "minimize",
-        sampler=samplers.get(sweep.sampler, optuna.samplers.RandomSampler(seed=seed)),
-        pruner=pruners.get(sweep.pruner, optuna.pruners.NopPruner()),
-    )
-    curves, space = curves_of(sweep, runs), distributions_of(sweep)
-    verdicts = {}
-    for run in runs:
-        study.enqueue_trial({name: run.recipe[name] for name in space})
-        trial = study.ask(space)
-        points = curves.get(run.pk)
-        ends = False
-        if points is not None:
-            for x, y in zip(points.x, points.y, strict=True):
-                trial.report(float(y), max(0, int(x)))
-                ends = trial.should_prune()
-        if run.is_live:
-            verdicts[run.pk] = ends
-        elif points is not None and run.state == "completed":
-            study.tell(trial, points.last)
-        elif points is not None and run.stopped_early:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    return study, verdicts
-
-
-def _propose(sweep: Sweep, runs: list[Run], study: optuna.Study) -> dict[str, Any] | None:
-    """What the next run shall try; None: a grid has no point left."""
-    if sweep.sampler == "grid":
-        tried = [{name: run.recipe[name] for name in sweep.space} for run in runs]
-        return next((point for point in _grid(sweep.space) if point not in tried), None)
-    return dict(study.ask(distributions_of(sweep)).params)
-
-
-def _grid(space: Space) -> list[dict[str, Any]]:
-    lists = [values["choices"] for values in space.values()]
-    return [dict(zip(space, point, strict=True)) for point in itertools.product(*lists)]
-
-
-def size_of(sweep: Sweep) -> int | None:
-    """Of a grid: how many points it has."""
-    return math.prod(len(each["choices"]) for each in sweep.space.values()) if sweep.sampler == "grid" else None
-
-
-def importances(sweep: Sweep, runs: list[Run]) -> dict[str, float]:
-    """How much each setting moved what the completed runs reached; empty where too few have ended to say."""
-    study, _ = tell_study(sweep, runs)
-    done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    if len(done) < 4 or len({trial.value for trial in done}) < 2:
-        return {}
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    found: dict[str, float] = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return found

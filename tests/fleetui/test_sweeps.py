@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.fleet.models import Act
-from fleetui.learning import sweeps
+from fleetui.learning import searching, sweeps
 from fleetui.learning.models import Metric, Run, Sweep
 from tests.fleetui.lab import Lab, make_dataset
 from training.methods.registry import method_of
@@ -35,7 +35,7 @@ def launch(lab, dataset, *space, **wishes):
         "user": lab.users["researcher"],
         "kind": "sft",
         "recipe": {"seed": 3},
-        "space": sweeps.read_space(SFT, space),
+        "space": searching.read_space(SFT, space),
         "objective": VALIDATION,
         "dataset": dataset,
     }
@@ -69,7 +69,7 @@ def go_on(sweep, value_of=lambda run: 1.0, most=40):
 
 def test_values_are_read_as_people_type_them():
     given = [("batch", "64, 128,256"), ("learning_rate", "1e-4 to 1e-2, log"), ("hidden", "8 to 64")]
-    space = sweeps.read_space(SFT, given)
+    space = searching.read_space(SFT, given)
     assert space == {
         "batch": {"choices": [64, 128, 256]},
         "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -91,9 +91,9 @@ def test_values_are_read_as_people_type_them():
 )
 def test_values_that_make_no_sense_are_refused_in_words(name, words, said):
     with pytest.raises(access.Invalid, match=said):
-        sweeps.read_space(SFT, [(name, words)])
+        searching.read_space(SFT, [(name, words)])
     with pytest.raises(access.Invalid, match="at least one setting"):
-        sweeps.read_space(SFT, [])
+        searching.read_space(SFT, [])
 
 
 def test_a_grid_tries_every_combination_once_and_ends(lab, dataset):
@@ -127,8 +127,8 @@ def test_tpe_finds_the_better_values_and_a_random_search_the_same_ones_each_time
     chance = launch(lab, dataset, ("hidden", "8 to 1024"), sampler="random", budget_runs=4)
     values = [run.recipe["hidden"] for run in go_on(chance, loss)]
     assert len(set(values)) > 2
-    study, _ = sweeps.tell_study(chance, list(chance.runs.order_by("pk"))[:2])
-    assert study.ask(sweeps.distributions_of(chance)).params["hidden"] == values[2], "It is rebuilt from its runs"
+    study, _ = searching.tell_study(chance, list(chance.runs.order_by("pk"))[:2])
+    assert study.ask(searching.distributions_of(chance)).params["hidden"] == values[2], "It is rebuilt from its runs"
 
 
 @pytest.mark.parametrize("pruner", ["median", "halving"])

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from fleetui import access
 from fleetui.access import PersonRequest
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number, saying_refusals
-from fleetui.learning import comparing, sweeps
+from fleetui.learning import comparing, searching, sweeps
 from fleetui.learning.forms import spell
 from fleetui.learning.models import PRUNERS, SAMPLERS, Run, Sweep
 from fleetui.learning.run_table import duration_of
@@ -78,9 +78,9 @@ class SweepForm(forms.Form):
             if given.get(f"values_{number}") and number not in numbers and f"setting_{number}" not in self.errors:
                 self.add_error(f"setting_{number}", "Choose the setting that these are values of.")
         pairs = [(given[f"setting_{number}"], given.get(f"values_{number}") or "") for number in numbers]
-        self.space: sweeps.Space = {}
+        self.space: searching.Space = {}
         try:
-            self.space = sweeps.read_space(self.method, pairs)
+            self.space = searching.read_space(self.method, pairs)
         except access.Invalid as error:
             for name, problem in error.problems.items():
                 kind, _, place = name.partition("_")
@@ -149,7 +149,7 @@ def sweep(request: PersonRequest, lab_slug: str, sweep_id: int) -> HttpResponse:
     runs = list(found.runs.order_by("pk"))
     for run in runs:
         run.lab = found.lab
-    curves = sweeps.curves_of(found, runs)
+    curves = searching.curves_of(found, runs)
     reached = {run.pk: curves[run.pk].last for run in runs if run.pk in curves}
     ended = {number: value for number, value in reached.items() if _counts(runs, number)}
     best = (max if found.maximize else min)(ended, key=ended.__getitem__) if ended else None
@@ -182,8 +182,8 @@ def sweep(request: PersonRequest, lab_slug: str, sweep_id: int) -> HttpResponse:
         names=[label for _, label in names],
         best=next((row for row in rows if row["best"]), None),
         objective=choice.title if choice else found.objective,
-        hours=sweeps.hours_of(runs),
-        points=sweeps.size_of(found),
+        hours=searching.hours_of(runs),
+        points=searching.size_of(found),
         space=[(label, _say_values(found.space[name])) for name, label in names],
         sampler=SAMPLERS[found.sampler],
         pruner=PRUNERS[found.pruner],
@@ -205,7 +205,7 @@ def sweep(request: PersonRequest, lab_slug: str, sweep_id: int) -> HttpResponse:
         },
         importances=[
             (dict(names)[name], value)
-            for name, value in (sweeps.importances(found, runs) if len(ended) >= 4 else {}).items()
+            for name, value in (searching.importances(found, runs) if len(ended) >= 4 else {}).items()
         ],
     )
 

@@ -2,6 +2,8 @@
 // the estimate comes anew.
 
 const form = document.querySelector("#launch");
+// Not form.dataset: that is the form's field of this name.
+const [kind, like, place] = ["kind", "like", "estimate"].map((name) => form.getAttribute(`data-${name}`));
 const ESTIMATE_MS = 400;
 let timer = 0;
 
@@ -11,7 +13,7 @@ function mark(input) {
   const field = input.closest(".field");
   field.classList.toggle("changed", input.value.trim() !== "" && !same(input.value, input.dataset.usual));
   let note = field.querySelector(".was");
-  const differs = form.dataset.like && !same(input.value, input.dataset.began);
+  const differs = like && !same(input.value, input.dataset.began);
   if (differs && !note) {
     note = document.createElement("span");
     note.className = "was small";
@@ -19,15 +21,15 @@ function mark(input) {
   }
   if (note) {
     note.hidden = !differs;
-    note.textContent = differs ? `${form.dataset.like}: ${input.dataset.began || "empty"}` : "";
+    note.textContent = differs ? `${like}: ${input.dataset.began || "empty"}` : "";
   }
 }
 
 async function estimate() {
   const query = new URLSearchParams(new FormData(form));
   query.delete("csrfmiddlewaretoken");
-  query.set("kind", form.dataset.kind);
-  const answer = await fetch(`${form.dataset.estimate}?${query}`).catch(() => null);
+  query.set("kind", kind);
+  const answer = await fetch(`${place}?${query}`).catch(() => null);
   if (answer?.ok && !answer.redirected) document.querySelector("#estimate").innerHTML = await answer.text();
 }
 
