@@ -5,7 +5,7 @@ import math
 import numpy as np
 import scipy  # loads scipy.stats at its first use
 
-DRAWS = 2000  # of a bootstrap
+DRAWS = 1000  # of a bootstrap
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -14,6 +14,15 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
         return 0.0, 1.0
     interval = scipy.stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def wilsons(successes: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same of many rates at once, each of some attempts. [k], [k] -> [k], [k]"""
+    z = scipy.special.ndtri(0.975)
+    rate = successes / n
+    middle = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return middle - reach, middle + reach
 
 
 def newcombe(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float, float]:

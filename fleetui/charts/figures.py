@@ -7,6 +7,7 @@ stations; detected success is no curve here.
 from statistics import quantiles
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 # Colour means state elsewhere. Side by side, runs need telling apart: each has a colour, a dash and a marker. The
@@ -201,11 +202,11 @@ def comparison(found: dict[str, Any], theme: str = "light") -> go.Figure:
         if axis in log:
             update(type="log")
     for index, line in enumerate(found["lines"]):
-        colour, xs, group = COLOURS[theme][index % 6], line["x"], str(index)
+        colour, xs, group = COLOURS[theme][index % 6], np.array(line["x"]), str(index)
         if line["low"]:
             figure.add_scatter(
-                x=xs + xs[::-1],
-                y=line["high"] + line["low"][::-1],
+                x=np.concatenate([xs, xs[::-1]]),
+                y=np.array(line["high"] + line["low"][::-1]),
                 fill="toself",
                 fillcolor=_translucent(colour, 0.13),
                 line={"width": 0},
@@ -217,7 +218,7 @@ def comparison(found: dict[str, Any], theme: str = "light") -> go.Figure:
         if line["raw"]:
             figure.add_scatter(
                 x=xs,
-                y=line["raw"],
+                y=np.array(line["raw"]),
                 mode="lines",
                 line={"color": _translucent(colour, 0.35), "width": 1},
                 hoverinfo="skip",
@@ -227,23 +228,22 @@ def comparison(found: dict[str, Any], theme: str = "light") -> go.Figure:
         said = "%{y:.1%}" if choice.share else "%{y:.4g}"
         figure.add_scatter(
             x=xs,
-            y=line["y"],
+            y=np.array(line["y"]),
             mode="lines+markers" if len(xs) <= 60 else "lines",
             name=line["name"],
             legendgroup=group,
             line={"color": colour, "width": 2, "dash": DASHES[(index + index // 6) % 6]},
             marker={"size": 6, "symbol": MARKERS[(index + index // 6) % 6]},
-            customdata=_say_bands(line, choice.share),
-            hovertemplate=f"{said}%{{customdata}}<br>%{{x:.5g}} {found['x_title']}",
+            customdata=np.array([line["low"], line["high"]]).T if line["low"] else None,
+            hovertemplate=f"{said}{_say_band(line, choice.share)}<br>%{{x:.5g}} {found['x_title']}",
         )
     return figure if found["lines"] else _say(figure, "None of these runs has measured this yet. Choose another curve.")
 
 
-def _say_bands(line: dict[str, Any], share: bool) -> list[str]:
-    if not line["low"]:
-        return [""] * len(line["x"])
-    said = "<br>{:.0%} to {:.0%} ({})" if share else "<br>{:.4g} to {:.4g} ({})"
-    return [said.format(low, high, line["band"]) for low, high in zip(line["low"], line["high"], strict=True)]
+def _say_band(line: dict[str, Any], share: bool) -> str:
+    form = ".0%" if share else ".4g"
+    band = f"<br>%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}} ({line['band']})"
+    return band if line["low"] else ""
 
 
 def _quartiles(values: list[int]) -> tuple[float, float, float]:

@@ -2,22 +2,22 @@
 differences between them on matched seeds. Reading only; the pages, the charts and the files of a comparison ask here.
 """
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-from django.db.models import Count, F, FloatField, Func, IntegerField, Sum, Value
-from django.db.models.fields.json import KeyTransform
-from django.db.models.functions import Coalesce
+from django.db.models import Case, Count, F, FloatField, Func, IntegerField, Sum, TextField, Value, When
+from django.db.models.fields.json import KeyTextTransform, KeyTransform
+from django.db.models.functions import Cast, Coalesce
+from django.db.models.lookups import Exact
 from django.http import QueryDict
 
 from fleetui.fleet.models import Episode, Intervention, Lab
 from fleetui.learning.forms import spell
 from fleetui.learning.models import Metric, Run
-from training.intervals import bootstrap, newcombe, student, wilson
+from training.intervals import bootstrap, newcombe, student, wilsons
 from training.methods.registry import Method
 
 MOST_RUNS = 20
@@ -118,36 +118,39 @@ class Points:
 
     x: np.ndarray
     y: np.ndarray
-    successes: list[int] = field(default_factory=list)  # of a share of attempts
-    n: list[int] = field(default_factory=list)
+    successes: np.ndarray | None = None  # of a share of attempts
+    n: np.ndarray | None = None
 
     @property
     def last(self) -> float:
         return float(self.y[-1])
 
 
-def _rows_of(runs: list[Run], choice: Choice) -> dict[int, list[tuple[datetime, float, float, int, int, Any]]]:
-    """Of each run (at, own x, y, successes, n, practice episodes)."""
-    found: dict[int, list[tuple[datetime, float, float, int, int, Any]]] = {run.pk: [] for run in runs}
-    metrics = Metric.objects.filter(run__in=found, kind=choice.metric).order_by("run", "seq")
-    if choice.key == SUCCESS:
-        for run_id, at, data in metrics.values_list("run_id", "at", "data"):
-            n, successes = data.get("n"), data.get("successes")
-            if _is_number(n) and n > 0 and _is_number(successes):
-                own, learned = data.get(choice.x), data.get("practice_episodes")
-                found[run_id].append((at, own or 0, successes / n, int(successes), int(n), learned))
-        return found
-    figure = choice.key.partition(".")[2]
-    rows = metrics.annotate(own=KeyTransform(choice.x, "data"), figure=KeyTransform(figure, "data"))
-    rows = rows.annotate(learned=KeyTransform("episodes", "data"))
-    for run_id, at, own, value, learned in rows.values_list("run_id", "at", "own", "figure", "learned"):
-        if _is_number(value) and _is_number(own):
-            found[run_id].append((at, own, value, 0, 0, learned))
+def _number(key: str) -> Any:
+    """A figure of a metric as the database's number, null where it is none: much quicker to read than JSON."""
+    kind = Func(KeyTransform(key, "data"), function="jsonb_typeof", output_field=TextField())
+    value = Cast(KeyTextTransform(key, "data"), FloatField())
+    return Case(When(Exact(kind, Value("number")), then=value), default=None, output_field=FloatField())
+
+
+def _rows_of(runs: list[Run], choice: Choice, with_time: bool) -> dict[int, list[tuple[Any, ...]]]:
+    """Of each run (own x, practice episodes, figure, n, at), in the order they were logged; n is None where the figure
+    is no share of attempts, and at where nobody needs the time.
+    """
+    share = choice.key == SUCCESS
+    figure = "successes" if share else choice.key.partition(".")[2]
+    wanted = {"own": choice.x, "learned": "practice_episodes" if share else "episodes", "figure": figure}
+    wanted |= {"attempts": "n"} if share else {}
+    rows = Metric.objects.filter(run__in=[run.pk for run in runs], kind=choice.metric).order_by("run", "seq")
+    rows = rows.annotate(**{name: _number(key) for name, key in wanted.items()})
+    fields = ("run_id", *wanted, *(["at"] if with_time else []))
+    found: dict[int, list[tuple[Any, ...]]] = {run.pk: [] for run in runs}
+    for run_id, own, learned, value, *rest in rows.values_list(*fields):
+        attempts = rest[0] if share else None
+        if value is None or own is None or (share and not attempts):
+            continue
+        found[run_id].append((own, learned, value, attempts, rest[-1] if with_time else None))
     return found
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _up_to(run: Run, moments: list[datetime], x: str) -> np.ndarray:
@@ -175,25 +178,29 @@ def _up_to(run: Run, moments: list[datetime], x: str) -> np.ndarray:
 def read_curves(runs: list[Run], choice: Choice, x: str) -> dict[int, Points]:
     """The curve of each run that has one, over x."""
     curves: dict[int, Points] = {}
-    for run_id, rows in _rows_of(runs, choice).items():
-        if not rows:
+    by_step = x == "own" or (x == "steps" and choice.x == "step")
+    read = _rows_of(runs, choice, with_time=not by_step)
+    for run in runs:
+        if not (rows := read[run.pk]):
             continue
-        run = next(each for each in runs if each.pk == run_id)
-        moments = [row[0] for row in rows]
-        logged = [row[5] for row in rows]
-        if x == "own" or (x == "steps" and choice.x == "step"):
-            xs = np.array([row[1] for row in rows], float)
+        own, learned, values, attempts, moments = zip(*rows, strict=True)
+        if by_step:
+            xs = np.array(own)
         elif x == "wall":
             start = run.started_at or run.created_at
             xs = np.array([(at - start).total_seconds() / 3600 for at in moments])
-        elif x == "episodes" and all(map(_is_number, logged)):
-            xs = np.array(logged, float)
+        elif x == "episodes" and None not in learned:
+            xs = np.array(learned)
         elif run.method.practises:
-            xs = _up_to(run, moments, x)
+            xs = _up_to(run, list(moments), x)
         else:
             xs = np.zeros(len(rows))  # it never practised: no robot and no person was needed
-        counts = ([row[3] for row in rows], [row[4] for row in rows]) if choice.key == SUCCESS else ([], [])
-        curves[run_id] = Points(xs, np.array([row[2] for row in rows], float), *counts)
+        ys = np.array(values)
+        if choice.key == SUCCESS:
+            n = np.array(attempts)
+            curves[run.pk] = Points(xs, ys / n, ys, n)
+        else:
+            curves[run.pk] = Points(xs, ys)
     return curves
 
 
@@ -270,9 +277,8 @@ def line_of(group: list[Run], curves: dict[int, Points], choice: Choice, wish: W
     if len(having) == 1:
         (points,) = having
         xs, ys = points.x, points.y
-        if points.n and wish.band != "none":
-            bands = [wilson(*each) for each in zip(points.successes, points.n, strict=True)]
-            low, high = np.array(bands).T
+        if points.successes is not None and points.n is not None and wish.band != "none":
+            low, high = wilsons(points.successes, points.n)
             words = "95 %, Wilson"
     else:
         start, end = max(each.x.min() for each in having), min(each.x.max() for each in having)
@@ -283,7 +289,9 @@ def line_of(group: list[Run], curves: dict[int, Points], choice: Choice, wish: W
         values = np.stack([np.interp(xs, *_increasing(each)) for each in having])  # [S, n]
         ys = values.mean(0)
         if wish.band != "none":
-            low, high = bootstrap(values) if wish.band == "bootstrap" else student(values)
+            at = thinned(len(xs), ys)
+            low, high = np.empty_like(ys), np.empty_like(ys)
+            low[at], high[at] = bootstrap(values[:, at]) if wish.band == "bootstrap" else student(values[:, at])
             words = f"95 %, {'bootstrap' if wish.band == 'bootstrap' else 't'} over {len(having)} seeds"
             if choice.share:
                 low, high = low.clip(0, 1), high.clip(0, 1)
@@ -300,7 +308,6 @@ def line_of(group: list[Run], curves: dict[int, Points], choice: Choice, wish: W
         "high": high[kept].tolist() if high is not None else None,
         "band": words,
         "points": len(xs),
-        "n": having[0].n if len(having) == 1 and len(kept) == len(xs) else [],
     }
 
 
@@ -336,14 +343,21 @@ def differences(
         elif len(seeds) == 1:
             one, two = theirs[seeds[0]], ours[seeds[0]]
             row |= {"mean": two.last - one.last, "how": "one seed: no interval over seeds"}
-            if one.n and two.n:
-                counts = ((each.successes[-1], each.n[-1]) for each in (one, two))
-                row |= dict(zip(("mean", "low", "high"), newcombe(*counts), strict=True))
-                row["how"] = f"one seed; 95 %, Newcombe, of {one.n[-1]} and {two.n[-1]} attempts alone"
+            was, now = _attempts(one), _attempts(two)
+            if was and now:
+                row |= dict(zip(("mean", "low", "high"), newcombe(was, now), strict=True))
+                row["how"] = f"one seed; 95 %, Newcombe, of {was[1]} and {now[1]} attempts alone"
         elif not ours or not theirs:
             row["how"] = "nothing was measured"
         found.append(row)
     return found
+
+
+def _attempts(points: Points) -> tuple[int, int] | None:
+    """The last point's successes and attempts, where it counts any."""
+    if points.successes is None or points.n is None:
+        return None
+    return int(points.successes[-1]), int(points.n[-1])
 
 
 def _last_by_seed(group: list[Run], curves: dict[int, Points]) -> dict[int, Points]:
