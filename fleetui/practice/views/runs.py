@@ -142,7 +142,10 @@ def new_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
 def estimate_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """How long a run would take with what stands in the form now: a part of its page, asked for as one types."""
     lab = access.get_lab(request.user, lab_slug, "launch_run")
-    method = methods().get(request.GET.get("kind", ""))
+    kind = request.GET.get("kind", "")
+    if not kind:
+        return redirect("new_run", lab_slug)  # which offers the kinds
+    method = methods().get(kind)
     if method is None:
         raise Http404(f"There is no such kind of run; known are {', '.join(methods())}.")
     form = launch_form(method)(request.GET, lab=lab, method=method)

@@ -104,6 +104,8 @@ def new_sweep(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """The method's own form says what the runs have in common; `like` begins with a run's recipe and sources."""
     lab = access.get_lab(request.user, lab_slug, "launch_run")
     kind = request.GET.get("kind", "")
+    if not kind:
+        return redirect("sweeps", lab_slug)  # which offers the kinds
     method = methods().get(kind)
     if method is None or method.practises:
         known = ", ".join(each.kind for each in methods().values() if not each.practises)
