@@ -161,7 +161,7 @@ def test_spot_checks_are_answered_by_keys(page, runs, picture):
 
 
 def test_the_playground_answers_while_one_types(page, runs, picture):
-    episode = api(page, "GET", f"episodes?station=a-bench&limit=1")["items"][0]["uuid"]
+    episode = api(page, "GET", "episodes?station=a-bench&limit=1")["items"][0]["uuid"]
     page.goto(f"{LAB}/episodes/{episode}?step=1")
     page.get_by_role("link", name="Playground").click()
     page.wait_for_url("**/playground?**")
