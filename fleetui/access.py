@@ -60,6 +60,8 @@ ALLOWED: dict[str, set[str]] = {
     "archive_station": {"manager"},  # archive, bring back, delete; so below
     "archive_dataset": {"researcher", "manager"},
     "archive_run": {"researcher", "manager"},
+    "note_run": {"supervisor", "researcher", "manager"},  # tags and notes
+    "keep_view": {"supervisor", "researcher", "manager"},  # of the page of runs, for the whole lab
     "renew_token": {"manager"},
     "manage_people": {"manager"},
     "see_audit": {"supervisor", "manager"},
@@ -84,6 +86,8 @@ SAID = {
     "archive_station": "archive or delete stations",
     "archive_dataset": "archive or delete datasets",
     "archive_run": "archive or delete runs",
+    "note_run": "tag runs or write notes on them",
+    "keep_view": "save, rename or delete views of the runs",
     "renew_token": "renew a station's token",
     "manage_people": "invite people, change roles, reset passwords or remove members",
     "see_audit": "read the audit log",

@@ -29,8 +29,9 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 
 from fleetui.embedded import end_with_parent
 from fleetui.fleet.models import Episode
-from fleetui.learning import actions, comparisons, curves, selectors
+from fleetui.learning import actions, comparisons, curves, selectors, sweeps
 from fleetui.learning.models import Checkpoint, Comparison, Dataset, Run
+from fleetui.learning.resources import EVERY_S, Measuring
 from robots import strict_json
 from robots.atomic_files import link_to, write_atomically
 from robots.episodes import read_episodes
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.15
 HEARTBEAT_S = 1.0
 LOG_EVERY_S = 2.0
+SUMMED_EVERY_S = 15.0
 SHUTDOWN_S = 5.0
 DATABASE_AWAY = (OperationalError, InterfaceError)
 DISK_FULL_BELOW = 64 * 2**20  # bytes: with fewer a child that ended most likely could not write
@@ -199,6 +201,8 @@ class Supervision:
         self.logged_at = 0.0
         self.log_shown: list[str] = []
         self.terminated_at: float | None = None
+        self.measuring: Measuring | None = None
+        self.measured_at = self.summed_at = 0.0
 
     def carry_out(self) -> None:
         self.prepare()
@@ -206,6 +210,7 @@ class Supervision:
         with open(self.dir.path / "log.txt", "ab") as output:
             self.child = start_child(training_command(self.run), output, stdout=output)
         (self.dir.path / "pid").write_text(str(self.child.pid))
+        self.measuring = Measuring(self.child.pid, self.dir.path, self.run.resources)
         held = copy.copy(self.run)  # as this attempt holds it, whatever the job's own thread reads anew
         with Heartbeat(lambda: actions.heartbeat_run(run=held)) as heartbeat:
             while not self.follow(heartbeat):
@@ -301,6 +306,21 @@ class Supervision:
             if lines != self.log_shown:
                 self.log_shown = lines
                 actions.show_log(run=self.run, lines=lines)
+
+        self.measure(now)
+
+    def measure(self, now: float) -> None:
+        """What the training takes: a line each few seconds, the sum of it less often."""
+        if self.measuring is None or now - self.measured_at < EVERY_S:
+            return
+        self.measured_at = now
+        try:
+            self.measuring.take()
+        except OSError as error:  # a full disk ends the training itself soon enough
+            log.warning("run %s: what it takes can't be written: %s", self.run.pk, error)
+        if now - self.summed_at > SUMMED_EVERY_S:
+            self.summed_at = now
+            actions.record_resources(run=self.run, resources=self.measuring.summary)
 
     def serve(self, now: float) -> None:
         """What the learner waits for while it runs: training has all it needs."""
@@ -402,6 +422,8 @@ class Supervision:
         if run.state not in Run.SUPERVISED:
             return  # said already, when the database went away before it could answer
         (self.dir.path / "pid").unlink(missing_ok=True)
+        if self.measuring is not None:
+            actions.record_resources(run=run, resources=self.measuring.summary)
         actions.show_log(run=run, lines=selectors.log_tail(run))
         if self.summary is not None and code == 0:
             actions.finish_run(run=run, state="completed", attempt=run.attempt)
@@ -427,6 +449,13 @@ class Supervision:
 
 # By whether the run's method practises on stations; practice/jobs.py adds its own.
 SUPERVISIONS: dict[bool, type[Supervision]] = {False: Supervision}
+
+
+@shared_task(name="learning.sweep")
+def sweep_job(sweep_id: int) -> None:
+    """A run of it has ended, or it has just been launched."""
+    if not stopping.is_set() and owns_folder():
+        sweeps.advance_sweep(sweep_id=sweep_id)
 
 
 # Datasets

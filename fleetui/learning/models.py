@@ -20,6 +20,13 @@ from training.methods.registry import ROLES, Method, method_of, recipe_from_json
 from training.recipes import Recipe
 
 DATASET_STATES = ("generating", "ready", "failed")
+SWEEP_STATES = ("running", "stopped", "completed", "failed")
+SAMPLERS = {"grid": "every combination", "random": "at random", "tpe": "TPE: where it went well so far"}
+PRUNERS = {
+    "": "none: every run goes to its end",
+    "median": "worse than the median of the others at that point",
+    "halving": "not among the best third at each rung (successive halving)",
+}
 RUN_STATES = ("queued", "starting", "running", "pausing", "paused", "canceling", "canceled", "failed", "completed")
 
 
@@ -74,8 +81,8 @@ class Run(models.Model):
         "pausing": ("paused", "running", "canceling", "completed", "failed", "queued"),
         "paused": ("running", "canceling", "completed", "failed", "queued"),
         "canceling": ("canceled", "completed", "failed"),  # completed: ended because its budget was reached
-        "canceled": (),
-        "failed": (),
+        "canceled": ("queued",),  # resumed: it goes on in its directory, with the weights of the state saved last
+        "failed": ("queued",),
         "completed": (),
     }
     MAX_DEATHS = 3
@@ -111,6 +118,12 @@ class Run(models.Model):
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
     archived_at = models.DateTimeField(null=True)  # hidden, and nothing starts from it
+    tags = models.JSONField(default=list, blank=True)  # words, sorted
+    notes = models.TextField(blank=True)
+    sweep = models.ForeignKey("Sweep", null=True, on_delete=models.PROTECT, related_name="runs")
+    stopped_early = models.BooleanField(default=False)  # by its sweep: what it had shown promised too little
+    # What its processes took, of all samples so far (fleetui/learning/resources.py says of what); {}: not measured.
+    resources = models.JSONField(default=dict, blank=True)
 
     class Meta:
         ordering = ["-id"]
@@ -444,3 +457,64 @@ class SpotCheck(models.Model):
 
     def __str__(self) -> str:
         return f"spot check {self.pk}"
+
+
+class RunView(models.Model):
+    """The page of runs as somebody wants to see it again: filters, columns and order, shared in the lab."""
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="run_views")
+    name = models.CharField(max_length=60)
+    query = models.CharField(max_length=2000, blank=True)  # of the page's address
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = "view"
+        constraints = [models.UniqueConstraint(fields=["lab", "name"], name="run_view_name_unique_in_lab")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Sweep(models.Model):
+    """A search over settings of a method's recipe, one run after the other, under a budget.
+
+    The row and its runs are the truth: what to try next is found from what they reached, anew each time.
+    """
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="sweeps")
+    name = models.CharField(max_length=80)
+    kind = models.CharField(max_length=40)  # of its runs' method
+    recipe = models.JSONField()  # what its runs have in common
+    dataset = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="sweeps")
+    corrections = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="+")
+    parent = models.ForeignKey(Run, null=True, on_delete=models.PROTECT, related_name="sweeps_from_it")
+    # Setting -> {"choices": [...]}, or {"low", "high", "log"}: what may be tried.
+    space = models.JSONField()
+    sampler = models.CharField(max_length=8, choices=choices(SAMPLERS))
+    pruner = models.CharField(max_length=8, choices=choices(PRUNERS), blank=True)
+    objective = models.CharField(max_length=80)  # "KIND.KEY" of the metrics: its last value counts
+    maximize = models.BooleanField(default=True)
+    budget_runs = models.PositiveIntegerField()
+    budget_hours = models.FloatField(null=True)  # of all its runs together
+    at_once = models.PositiveSmallIntegerField(default=1)
+    state = models.CharField(max_length=12, choices=choices(SWEEP_STATES), default="running")
+    error = models.TextField(blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
+    created_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(state__in=SWEEP_STATES), name="sweep_state_known"),
+            models.CheckConstraint(condition=Q(budget_runs__gte=1), name="sweep_has_a_budget"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def method(self) -> Method:
+        return method_of(self.kind)

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from fleetui.learning import checkpoint_pages, detector_pages, views
+from fleetui.learning import checkpoint_pages, compare_pages, detector_pages, run_pages, views
 
 RUN = [
     path("<slug:role>.safetensors", views.run_checkpoint, name="run_checkpoint"),
@@ -12,6 +12,20 @@ RUN = [
     path("archive", views.archive_run, name="archive_run"),
     path("restore", views.restore_run, name="restore_run"),
     path("delete", views.delete_run, name="delete_run"),
+    path("notes", run_pages.write_on_run, name="write_on_run"),
+    path("log", run_pages.run_log, name="run_log"),
+    path("log.txt", run_pages.run_log_file, name="run_log_file"),
+    path("resources", run_pages.run_resources, name="run_resources"),
+]
+
+RUNS = [
+    path("compare", compare_pages.compare_runs, name="compare_runs"),
+    path("compare.csv", compare_pages.compare_csv, name="compare_csv"),
+    path("compare.json", compare_pages.compare_json, name="compare_json"),
+    path("act", run_pages.act_on_runs, name="act_on_runs"),
+    path("views", run_pages.save_view, name="save_run_view"),
+    path("views/<int:view_id>/rename", run_pages.rename_view, name="rename_run_view"),
+    path("views/<int:view_id>/delete", run_pages.delete_view, name="delete_run_view"),
 ]
 
 DATASETS = [
@@ -51,6 +65,7 @@ SPOT_CHECKS = [
 ]
 
 urlpatterns = [
+    path("labs/<slug:lab_slug>/runs/", include(RUNS)),
     path("labs/<slug:lab_slug>/runs/<int:run_id>/", include(RUN)),
     path("labs/<slug:lab_slug>/datasets/", include(DATASETS)),
     path("labs/<slug:lab_slug>/checkpoints/", include(CHECKPOINTS)),

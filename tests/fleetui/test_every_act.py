@@ -18,7 +18,7 @@ from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet.actions import alarms, attention, labs, maintenance, people, tokens
 from fleetui.fleet.models import ACTS, Act, Alarm, Episode, Membership, Station
 from fleetui.learning import actions as learning
-from fleetui.learning import archive, comparisons, curves, promoting, spot_checks
+from fleetui.learning import archive, comparisons, curves, promoting, run_notes, spot_checks, sweeps
 from fleetui.learning.models import Dataset, Run, SpotCheck
 from fleetui.practice import actions as practice_actions
 from fleetui.practice.actions import assignments, launching
@@ -55,7 +55,7 @@ ONES_OWN = {
 
 
 def action_modules():
-    modules = [learning, archive, comparisons, curves, promoting, spot_checks]
+    modules = [learning, archive, comparisons, curves, promoting, run_notes, spot_checks, sweeps]
     for package in (fleet_actions, practice_actions):
         names = [each.name for each in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
         modules += [importlib.import_module(name) for name in names]
@@ -174,6 +174,13 @@ class Scene:
         row.refresh_from_db()
         return row
 
+    def view(self):
+        return run_notes.save_view(lab=self.row, user=self.user, name="mine", query="q=sft")
+
+    def search(self):
+        given = {"kind": "sft", "recipe": {}, "space": {"batch": {"choices": [2, 4]}}, "objective": "loss.bc"}
+        return {"lab": self.row, "dataset": self.dataset} | given
+
     def stopped(self):
         Station.objects.filter(pk=self.station.pk).update(stop_latched=True)
         return self.station
@@ -231,6 +238,7 @@ CALLS = {
     "delete_dataset": lambda s: {"dataset": s.shelved(Dataset.objects.create(lab=s.row, name="old", state="failed"))},
     "delete_run": lambda s: {"run": s.shelved(s.run(state="canceled"))},
     "delete_station": lambda s: {"station": s.shelved(s.lab.add_station("Arm 8"))},
+    "delete_view": lambda s: {"view": s.view()},
     "edit_assignment": lambda s: {"assignment": s.assignment(), "priority": "high"},
     "edit_task": lambda s: {"task": s.task, "name": "Another"} | limits(s.task),
     "end_maintenance": lambda s: {"station": s.kept()},
@@ -244,6 +252,8 @@ CALLS = {
     "go_back": lambda s: {"promotion": s.promotion()},
     "invite_member": lambda s: {"lab": s.row, "role": "viewer"},
     "label_episode": lambda s: {"episode": s.episode(true_success=None), "true_success": True},
+    "launch_sweep": lambda s: s.search(),
+    "note_run": lambda s: {"run": s.sft, "notes": "It shook."},
     "launch_run": lambda s: {"lab": s.row, "kind": "sft", "recipe": SFTRecipe().to_json(), "dataset": s.dataset},
     "make_access_token": lambda s: {"name": "n", "scopes": ["read"], "lab": s.row, "days": 1},
     "pause_run": lambda s: {"run": s.run("running")},
@@ -258,6 +268,7 @@ CALLS = {
     "release_help": lambda s: {"request": s.help(taken=True)},
     "remove_contact": lambda s: {"contact": s.contact()},
     "remove_member": lambda s: {"member": s.member()},
+    "rename_view": lambda s: {"view": s.view(), "name": "other"},
     "renew_token": lambda s: {"station": s.station},
     "reorder_assignment": lambda s: {"assignment": s.assignment(), "before": s.assignment()},
     "reset_password": lambda s: {"member": s.member()},
@@ -269,6 +280,9 @@ CALLS = {
     "resume_run": lambda s: {"run": s.run("paused")},
     "revoke_access_token": lambda s: {"token": s.access_token()},
     "revoke_invitation": lambda s: {"invitation": s.invitation()},
+    "save_view": lambda s: {"lab": s.row, "name": "mine", "query": "q=sft"},
+    "stop_sweep": lambda s: {"sweep": sweeps.launch_sweep(user=s.user, **s.search())},
+    "tag_runs": lambda s: {"lab": s.row, "runs": [s.sft], "add": ["good"]},
     "stop_stations": lambda s: {"lab_slug": s.row.slug},
     "stop_repeating": lambda s: {"assignment": daily(s)},
     "take_help": lambda s: {"request": s.help()},
@@ -326,6 +340,7 @@ DOORS = (
     "learning/views.py",
     "learning/checkpoint_pages.py",
     "learning/detector_pages.py",
+    "learning/run_pages.py",
     "practice/views",
     "api",
     "live/viewers.py",

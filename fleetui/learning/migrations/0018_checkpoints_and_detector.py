@@ -10,7 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('fleet', '0028_alarms_and_spot_checks'),
-        ('learning', '0007_bodies_of_datasets'),
+        ('learning', '0008_runs_workbench'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
