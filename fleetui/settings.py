@@ -24,6 +24,7 @@ from fleetui import embedded
 BASE_DIR = Path(__file__).resolve().parent.parent
 # What addresses of the fleet begin with; tests/test_proxy.py keeps it true.
 FIRST_NAMES = (
+    "access-tokens",
     "api",
     "charts",
     "healthz",
@@ -127,6 +128,10 @@ class Environment(BaseSettings):
     )
     # Marks cookies secure, behind a proxy that speaks https.
     FLEETUI_HTTPS: bool = Field(default=False, description="be 1 or 0")
+    # How many trainings that need no station run at a time; the others wait for their turn.
+    FLEETUI_TRAININGS: int = Field(
+        default=max(1, (os.cpu_count() or 1) // 2), ge=1, le=1000, description="be a number from 1 to 1000"
+    )
     # Shows errors in the browser.
     DEBUG: bool = Field(default=False, description="be 1 or 0")
     # Own servers in place of the embedded ones.
@@ -199,6 +204,7 @@ EMBEDDED_SERVERS = [name for name in ("DATABASE_URL", "REDIS_URL") if getattr(en
 DATA = environment.FLEETUI_DATA.expanduser().resolve()
 DATA.mkdir(parents=True, exist_ok=True, mode=0o700)
 PORT = environment.PORT
+TRAININGS = environment.FLEETUI_TRAININGS
 DEBUG = environment.DEBUG
 SECRET_KEY = read_secret_key(DATA)
 

@@ -26,6 +26,7 @@ from robots.wordings import BY_HAND
 from robots.workspace import Workspace
 
 SPREADING = 3  # failures in a row after which another family is asked; then the task's own again, and so on
+MOST_PASSED_OVER = 10  # instructions in a row that look fulfilled before anything was done; then a person is asked
 OLD_S = 1.0  # what was seen longer before it is acted upon is seen anew
 PROBE_SHARE = 0.1  # the share of attempts that go on, however low their probability of success
 
@@ -121,6 +122,7 @@ class Attempts:
         self.d = math.nan
         self.distribution: np.ndarray | None = None  # p(steps to go) [bins], by the reward model
         self.planned: deque[np.ndarray] = deque()  # what is left of the policy's last chunk, [A] each
+        self.passed_over = 0  # instructions in a row
         self.number = 0
         self.steps_taken = 0
         self.step_due = 0.0
@@ -229,6 +231,22 @@ class Attempts:
         """Why the policy's attempt is over by itself; "": it goes on."""
         return self.under_way.termination.ending(self.under_way.steps, self.driver.needs_reset())
 
+    def looks_done(self) -> bool:
+        """Whether the reward model takes what is asked for fulfilled before anything was done."""
+        attempt = self.under_way
+        return attempt.loaded is not None and not attempt.steps and self.d <= attempt.loaded.threshold
+
+    def pass_over(self) -> None:
+        """Ask for something else: to try this would be a success of nobody's, asked again and again. Where the world
+        itself can't tell what is fulfilled, as with tasks in words, the reward model alone can.
+        """
+        self.recording = self.instruction = None
+        self.passed_over += 1
+        self.workspace.fresh = False  # where each attempt begins with a reset, the next one begins with another
+        if self.passed_over >= MOST_PASSED_OVER:
+            self.passed_over = 0
+            self.workspace.ask(Code.NO_INSTRUCTION, "all that is asked looks fulfilled already: put things elsewhere")
+
     def plan(self, actions: np.ndarray | None) -> bool:
         """What the policy answered, [K, A] or [A]: as many as the recipe says are executed before it is asked again.
         False, and nothing is planned, where these are no actions of this body.
@@ -283,6 +301,7 @@ class Attempts:
         if recording.actor == "human" and recording.steps >= self.most_steps:
             self.begin_correction()  # what a person drives has no limit, an episode has
         self.steps_taken += 1
+        self.passed_over = 0
         # Real time counts from when the step was due, so that a late tick does not slow the rate down, but never
         # catches up.
         speed = 1 if recording.actor == "human" else self.settings.speed

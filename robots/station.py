@@ -323,7 +323,10 @@ class Station:
 
     def _follow_policy(self, actions: np.ndarray | None, now: float) -> None:
         attempts = self.attempts
-        if ending := attempts.ending():
+        if attempts.looks_done():
+            attempts.pass_over()
+            self._rest()
+        elif ending := attempts.ending():
             attempts.cut(ending)
             self._rest()
         elif attempts.planned or attempts.plan(actions):

@@ -3,7 +3,9 @@
 from collections import deque
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Count, Prefetch, Q, QuerySet
+from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Lab, Station
 from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
@@ -66,6 +68,48 @@ def list_parents(lab: Lab) -> QuerySet[Run]:
 def practising_kinds() -> list[str]:
     """Kinds of runs that practise on stations."""
     return [method.kind for method in methods_that_need("stations")]
+
+
+TAKES_A_TURN = ("starting", "running", "pausing", "canceling")
+
+
+def trainings_under_way() -> QuerySet[Run]:
+    """Of all labs: runs that train without stations, and take a turn of this server's."""
+    return Run.objects.filter(state__in=TAKES_A_TURN).exclude(kind__in=practising_kinds()).order_by("started_at", "pk")
+
+
+def waiting_trainings() -> QuerySet[Run]:
+    """Of all labs, in the order in which their turns come."""
+    return Run.objects.filter(state="queued").exclude(kind__in=practising_kinds()).order_by("pk")
+
+
+def next_trainings() -> list[Run]:
+    """Those whose turn it is."""
+    free = settings.TRAININGS - trainings_under_way().count()
+    return list(waiting_trainings()[:free]) if free > 0 else []
+
+
+def say_place(run: Run) -> str:
+    """Of a queued run: where it stands in the queue and what it waits for. Of other labs' runs no name is said."""
+    if run.state != "queued":
+        return ""
+    if run.method.practises:
+        return "It starts as soon as a worker of the server is free."
+    waiting = list(waiting_trainings().filter(pk__lte=run.pk))
+    before = [*trainings_under_way(), *[each for each in waiting if each.pk != run.pk]]
+    if len(before) < settings.TRAININGS:
+        return "It is next: it starts as soon as a worker of the server is free."
+    own = [f"{each.name} ({each.state})" for each in before if each.lab_id == run.lab_id]
+    others = len(before) - len(own)
+    if others:
+        own.append(f"{others} run{'s' if others > 1 else ''} of another lab")
+    at_once = f"{settings.TRAININGS} training{'s' if settings.TRAININGS > 1 else ''} at a time on this server"
+    return f"{ordinal(len(waiting))} in the queue: {at_once}; before it: {', '.join(own)}."
+
+
+def ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def parent_problem(run: Run) -> str:
@@ -154,6 +198,35 @@ def run_head(run: Run) -> dict[str, Any]:
     }
 
 
+def compare_runs(runs: list[Run]) -> dict[str, Any]:
+    """The newest figures of runs side by side, in the given order, and the fields in which their recipes differ."""
+    newest = Metric.objects.filter(run__in=runs, kind="evaluation").order_by("run_id", "-seq").distinct("run_id")
+    levels = {row.run_id: row.data for row in newest}
+    fields = sorted({name for run in runs for name in run.recipe})
+    values = {name: [run.recipe.get(name) for run in runs] for name in fields}
+    return {
+        "runs": [compared_row(run, levels.get(run.pk)) for run in runs],
+        "differences": {name: each for name, each in values.items() if any(value != each[0] for value in each)},
+    }
+
+
+def compared_row(run: Run, level: dict[str, Any] | None) -> dict[str, Any]:
+    names = ("id", "name", "kind", "state", "dataset", "parent", "practice_episodes", "kept_version")
+    head = run_head(run)
+    ended = run.ended_at or timezone.now()
+    evaluation = None
+    if level is not None and level["n"]:
+        figures = ("version", "practice_episodes", "successes", "n", "steps_to_success")
+        low, high = wilson(level["successes"], level["n"])
+        rate = level["successes"] / level["n"]
+        evaluation = {name: level.get(name) for name in figures} | {"rate": rate, "low": low, "high": high}
+    return {
+        **{name: head[name] for name in names},
+        "duration_s": (ended - run.started_at).total_seconds() if run.started_at else None,
+        "evaluation": evaluation,
+    }
+
+
 def metric_row(metric: Metric) -> dict[str, Any]:
     return {"seq": metric.seq, "kind": metric.kind, "data": metric.data, "at": metric.at.isoformat()}
 
@@ -205,6 +278,30 @@ def log_tail(run: Run, lines: int = 40) -> list[str]:
             return [line.decode(errors="replace").rstrip() for line in deque(file, maxlen=lines)]
     except FileNotFoundError:
         return []
+
+
+LONGEST_LINE = 2000
+SHOWN_LINES = 400
+
+
+def search_log(run: Run, query: str) -> tuple[list[tuple[int, str]], int, int]:
+    """The last lines of the whole log that hold all words of the query, each with its number; how many do, and how
+    many lines there are.
+    """
+    words = [word.casefold() for word in query.split()]
+    found: deque[tuple[int, str]] = deque(maxlen=SHOWN_LINES)
+    matching = number = 0
+    try:
+        with open(run.dir / "log.txt", "rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line[: 4 * LONGEST_LINE].decode(errors="replace").rstrip()
+                folded = text.casefold()
+                if all(word in folded for word in words):
+                    matching += 1
+                    found.append((number, text[:LONGEST_LINE]))
+    except FileNotFoundError:
+        pass
+    return list(found), matching, number
 
 
 def last_notes(run: Run) -> list[str]:
