@@ -11,15 +11,16 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from robots.embodiments import ENVIRONMENT_STATE, STATE, Embodiment, vector
+from robots.embodiments import ENVIRONMENT_STATE, STATE, Embodiment, Motion, vector
 from robots.episodes import Episode, rows_of, write_episodes
 from robots.tasks import TASKS
 from robots.worlds.language_table import LANGUAGE_TABLE
+from tests.robots.test_episodes import episode_of
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
 from training.datasets import demonstrations_of, read_demonstrations, split
 from training.evaluation import evaluate, evaluate_for
 from training.methods import sft as sft_module
-from training.methods.sft import among_strangers, begin_from, refuse_blind_detector, sft
+from training.methods.sft import among_strangers, begin_from, fewest_bins, refuse_blind_detector, sft
 from training.networks.network import Network
 from training.networks.table import SYMMETRIES, random_frames
 from training.networks.words import Grounding
@@ -563,3 +564,21 @@ def test_a_run_whose_every_loss_is_no_number_ends_with_a_sentence(new_sft_run, m
 def all_bad(demonstrations):
     demonstrations.observations[STATE][:] = torch.inf
     return demonstrations
+
+
+def test_too_few_values_for_a_joints_absolute_positions_are_warned_of(tmp_path):
+    names = ("pan.pos", "jaw.pos")
+    positions = vector(names, (-110.0, 0.0), (110.0, 100.0))
+    motions = tuple(Motion("position", largest_change=4.0, sensed_by=name) for name in names)
+    arm = Embodiment("two_joints", 30.0, {STATE: positions}, positions, motions)
+    assert (
+        fewest_bins(arm) == 56 and fewest_bins(LANGUAGE_TABLE) == fewest_bins(dataclasses.replace(arm, motions=())) == 1
+    )
+    for bins, warned in ((55, True), (56, False)):
+        recipe = {"steps": 1, "validate_every": 1, "batch": 4, "hidden": 8, "evaluation_episodes": 0}
+        run = RunDir.create(tmp_path / str(bins), SFTRecipe(**recipe, largest_threshold=0.0, action_bins=bins))
+        shown = [dataclasses.replace(episode_of(arm, 9, seed), body=arm) for seed in range(4)]
+        write_episodes(run.data / "shown.safetensors", shown)
+        sft(run)
+        said = [line["text"] for line in run.lines("note") if "Train with at least 56 action bins" in line["text"]]
+        assert bool(said) == warned

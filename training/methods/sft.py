@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from robots.embodiments import Embodiment
 from robots.worlds.language_table import OBJECT_FEATURES, STATE_NAMES
 from training import perception, steps_to_go
 from training.checkpoints import (
@@ -80,6 +81,12 @@ def sft(run: RunDir) -> dict[str, Any]:
         f"{demonstrations.episodes} demonstrations reached their goal, {len(demonstrations.instructions)} sentences; "
         f"{len(validation)} episodes held out."
     )
+    if (wanted := fewest_bins(demonstrations.embodiment)) > recipe.action_bins:
+        run.note(
+            f"Joints are told where to go by {recipe.action_bins} values over each range, which lie farther apart than "
+            f"one step may go: the policy will hardly move them. Train with at least {wanted} action bins.",
+            level="warning",
+        )
     vocabulary = Vocabulary.of(demonstrations.instructions, demonstrations.embodiment)
     words = vocabulary.encode(demonstrations.instructions)  # [I, length]
     network = new_network(run, recipe, demonstrations, vocabulary)
@@ -139,6 +146,18 @@ def sft(run: RunDir) -> dict[str, Any]:
     summary["wall_s"] = round(time.monotonic() - started, 1)
     run.log("done", **summary)
     return summary
+
+
+def fewest_bins(body: Embodiment) -> int:
+    """So many values for each number of an action that two neighbouring absolute positions are no farther apart than
+    one step may go. What is told by its change needs no more than a few.
+    """
+    steps = [
+        (high - low) / motion.largest_change
+        for (low, high), motion in zip(body.action_range, body.motions, strict=False)  # () where not declared
+        if motion.kind == "position" and motion.largest_change is not None
+    ]
+    return math.ceil(max(steps, default=0.0)) + 1
 
 
 def sizes_of(recipe: SFTRecipe) -> dict[str, Any]:
