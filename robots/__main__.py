@@ -1,5 +1,5 @@
-"""python -m robots demonstrate | render: the commands by which the server makes demonstrations and pictures; and
-protocol, which writes the reference of the link's messages.
+"""python -m robots demonstrate | render: the commands by which the server makes demonstrations and pictures; dataset,
+which checks and converts LeRobot datasets; and protocol, which writes the reference of the link's messages.
 
 A job of the server starts them as child processes, since the server itself never loads a simulator. With --progress
 each line on stdout is JSON: {"done": 12, "total": 400}. What a user can put right is said in one sentence on stderr,
@@ -21,7 +21,7 @@ from robots.demonstrators import collect_demonstrations
 from robots.driver import DriverError, guarded
 from robots.embodiments import IMAGES
 from robots.episodes import CAMERAS_FILE, Episode, EpisodeError, read_episodes, rows_of, write_episodes
-from robots.worlds import WORLDS, make_world
+from robots.worlds import WORLDS, make_world, on_demand
 
 
 class _Progress:
@@ -127,6 +127,16 @@ def _drawn(episode: Episode, camera: str, width: int, height: int) -> Iterator[b
         world.close()
 
 
+# What they need, pyarrow and FFmpeg, no other command has to load.
+_check_dataset = on_demand("robots.lerobot.commands:check")
+_convert_dataset = on_demand("robots.lerobot.commands:convert")
+
+
+def convert_dataset(arguments: argparse.Namespace) -> None:
+    """A file of episodes -> a LeRobot dataset, or back."""
+    _convert_dataset(arguments, _Progress() if arguments.progress else None)
+
+
 def show_protocol(arguments: argparse.Namespace) -> None:
     """Print the reference of the messages, or write it into a document."""
     if arguments.into is None:
@@ -139,7 +149,8 @@ def show_protocol(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Carry out one command; the process's exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m robots", description="Make demonstrations; render episodes; say the protocol."
+        prog="python -m robots",
+        description="Make demonstrations; render episodes; check and convert LeRobot datasets; say the protocol.",
     )
     commands = parser.add_subparsers(required=True)
 
@@ -163,6 +174,19 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("--height", type=int, default=240)
     command.add_argument("--progress", action="store_true")
     command.set_defaults(run=render)
+
+    command = commands.add_parser("dataset", help="LeRobot datasets: check one, convert from and to files of episodes")
+    parts = command.add_subparsers(required=True)
+    part = parts.add_parser("check", help="say all that is wrong with a LeRobot dataset")
+    part.add_argument("folder", type=Path)
+    part.set_defaults(run=_check_dataset)
+    part = parts.add_parser("convert", help="a .safetensors file of episodes -> a LeRobot dataset, or back")
+    part.add_argument("source", type=Path, help="a file of episodes, or the folder of a LeRobot dataset")
+    part.add_argument("target", type=Path, help="an empty folder, or a .safetensors file")
+    part.add_argument("--quality", default="high", help="of video: high, small, or lossless, which browsers don't show")
+    part.add_argument("--picture-width", type=int, help="pixels, to which pictures of somebody else's are made smaller")
+    part.add_argument("--progress", action="store_true")
+    part.set_defaults(run=convert_dataset)
 
     command = commands.add_parser("protocol", help="every message between a station and the server, in Markdown")
     command.add_argument("--into", type=Path, help="a document to write it into, between its two marks")

@@ -18,6 +18,9 @@ PAGES = (
     ("Effort and planner", "effort", "see"),
     ("Stations", "stations", "see"),
     ("Runs", "runs", "see"),
+    ("Checkpoints", "checkpoints", "see"),
+    ("Spot checks of detected successes", "spot_checks", "see"),
+    ("Playground: a frame, words and two checkpoints", "playground", "see"),
     ("Episodes", "episodes", "see"),
     ("Datasets", "datasets", "see"),
     ("Tasks and assignments", "tasks", "see"),
@@ -27,7 +30,11 @@ PAGES = (
     ("Audit log", "audit", "see_audit"),
 )
 # title, name of the address: of the person, the same in every lab
-OWN = (("Your password", "password"), ("Your time zone", "time_zone"))
+OWN = (
+    ("Your password", "password"),
+    ("Your access tokens, for programs", "access_tokens"),
+    ("Your time zone", "time_zone"),
+)
 # title, name of the address, what follows it, and what a role must be allowed to do
 ACTS = (
     ("Add a station", "new_station", "", "create_station"),

@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from fleetui.fleet.views import attention, audit, effort, episodes, glossary, home, people, stations, time_zone
+from fleetui.fleet.views import attention, audit, effort, episodes, glossary, home, people, stations, time_zone, tokens
 
 station_pages = [
     path("", stations.station, name="station"),
@@ -23,6 +23,7 @@ attention_pages = [
     path("<int:number>/take", attention.take_help, name="take_help"),
     path("<int:number>/release", attention.release_help, name="release_help"),
     path("<int:number>/close", attention.close_help, name="close_help"),
+    path("alarms/<int:number>/close", attention.close_alarm, name="close_alarm"),
     path("contacts", attention.add_contact, name="add_contact"),
     path("contacts/<int:number>/remove", attention.remove_contact, name="remove_contact"),
     path("contacts/<int:number>/try", attention.try_contact, name="try_contact"),
@@ -55,6 +56,9 @@ urlpatterns = [
     path("login", home.LogIn.as_view(), name="login"),
     path("logout", home.LogOut.as_view(), name="logout"),
     path("password", home.password, name="password"),
+    path("access-tokens", tokens.access_tokens, name="access_tokens"),
+    path("access-tokens/make", tokens.make_access_token, name="make_access_token"),
+    path("access-tokens/<int:number>/revoke", tokens.revoke_access_token, name="revoke_access_token"),
     path("time-zone", time_zone.time_zone, name="time_zone"),
     path("time-zone/seen", time_zone.note_time_zone, name="note_time_zone"),
     path("invitations/<str:token>", people.invitation, name="invitation"),

@@ -6,6 +6,7 @@ version the stations practise with. Rows change only in actions.py, archive.py a
 
 import uuid
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -194,17 +195,37 @@ class Run(models.Model):
         return run
 
     def best_checkpoint(self, role: str) -> "Checkpoint | None":
-        """What another run starts from: the policy that was kept, and the reward model that judged it."""
+        """What another run starts from now: its policy that the lab promoted, else the one that was kept; and the
+        reward model that judged it, in the version that is in force.
+        """
         if role == "reward_model":
-            return self.judge.newest_checkpoint(role)
+            return self.reward_model_at(None)
+        default = Promotion.newest(self.lab, self.body.get("name", ""))
+        if default is not None and default.checkpoint is not None and default.checkpoint.run_id == self.pk:
+            return default.checkpoint
         kept = None
         if self.kept_version is not None:
             kept = self.checkpoints.filter(role=role, version=self.kept_version).first()
         return kept or self.newest_checkpoint(role)
 
-    def policy_message(self, policy: "Checkpoint") -> Policy:
-        """What a station is told to load: the policy, and the frozen reward model that judges it."""
-        judge = self.best_checkpoint("reward_model")
+    def reward_model_at(self, moment: datetime | None) -> "Checkpoint | None":
+        """The version of its reward model that was in force at a moment (None: now). What began then keeps it: a
+        detector that changed under way would judge half of a run's attempts by another rule.
+        """
+        judge = self.judge
+        chosen = Promotion.objects.filter(run=judge, role="reward_model").select_related("checkpoint__run")
+        if moment is not None:
+            chosen = chosen.filter(at__lte=moment)
+        if (newest := chosen.first()) is not None and newest.checkpoint is not None:
+            return newest.checkpoint
+        own = judge.checkpoints.filter(role="reward_model", derived_from=None)
+        return own.order_by("-version", "-created_at").first()
+
+    def policy_message(self, policy: "Checkpoint", moment: datetime | None = None) -> Policy:
+        """What a station is told to load: the policy, and the frozen reward model that judges it, as it was in force
+        when the run, or what began at `moment`, began.
+        """
+        judge = self.reward_model_at(moment or self.started_at)
         if judge is None or judge.threshold is None:  # a method that publishes before it has saved its judge
             raise ValueError(f"{self} publishes {policy}, but no reward model with a threshold is there to judge it.")
         return Policy(
@@ -241,6 +262,8 @@ class Checkpoint(models.Model):
     sha256 = models.CharField(max_length=64)
     threshold = models.FloatField(null=True)
     consecutive = models.PositiveIntegerField(null=True)
+    # A reward model with the same weights and another threshold: the one whose weights it has.
+    derived_from = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="derived")
     published_at = models.DateTimeField(null=True)
     loaded_everywhere_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(default=timezone.now)
@@ -255,6 +278,11 @@ class Checkpoint(models.Model):
     @property
     def file(self) -> Path:
         return settings.DATA / self.path
+
+    @property
+    def weights(self) -> "Checkpoint":
+        """Itself, or the one whose weights it has."""
+        return self.derived_from or self
 
     @property
     def url(self) -> str:
@@ -295,6 +323,140 @@ class Metric(models.Model):
         ordering = ["run", "seq"]
         constraints = [models.UniqueConstraint(fields=["run", "seq"], name="metric_seq_unique_in_run")]
         indexes = [models.Index(fields=["run", "kind", "seq"])]
+
+
+class Promotion(models.Model):
+    """From then on this checkpoint is used where nobody names one. The newest row of a scope is in force, and going
+    back is one more row, so the rows are their own history.
+
+    A policy is promoted for a body: it is the lab's default. A reward model is promoted for the run that trained it:
+    of its versions, which differ in the threshold alone, it judges what begins from then on.
+    """
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="promotions")
+    role = models.CharField(max_length=12, choices=choices(ROLES))
+    body = models.CharField(max_length=80, blank=True)  # the embodiment's name; of a reward model ""
+    run = models.ForeignKey(Run, null=True, on_delete=models.CASCADE, related_name="promotions")  # of a policy null
+    # null: there is no default any more
+    checkpoint = models.ForeignKey(Checkpoint, null=True, on_delete=models.PROTECT, related_name="promotions")
+    reason = models.CharField(max_length=300, blank=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["lab", "role", "body", "-id"])]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(role="policy", run=None) | Q(role="reward_model", run__isnull=False),
+                name="promotion_has_its_scope",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"promotion {self.pk}"
+
+    @classmethod
+    def newest(cls, lab: Any, body: str) -> "Promotion | None":
+        """The one by which the lab has its default policy for a body; its checkpoint may be None."""
+        rows = cls.objects.filter(lab=lab, role="policy", body=body)
+        return rows.select_related("checkpoint__run", "user").first()
+
+
+COMPARISON_STATES = ("queued", "running", "completed", "failed", "canceled")
+
+
+class Comparison(models.Model):
+    """One policy evaluated anew in simulation, or two on the same attempts: the same starts, words and limits."""
+
+    LIVE = ("queued", "running")
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="comparisons")
+    first = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="compared_first")
+    second = models.ForeignKey(Checkpoint, null=True, on_delete=models.PROTECT, related_name="compared_second")
+    task = models.ForeignKey("fleet.Task", on_delete=models.PROTECT, related_name="comparisons")
+    # As the task was when it was asked for: an edit must not change what a figure means.
+    time_limit = models.PositiveIntegerField()
+    edge_margin = models.FloatField(null=True)
+    episodes = models.PositiveIntegerField()
+    seed = models.BigIntegerField()
+    state = models.CharField(max_length=12, choices=choices(COMPARISON_STATES), default="queued")
+    progress = models.FloatField(default=0.0)
+    heartbeat_at = models.DateTimeField(null=True)
+    error = models.TextField(blank=True)
+    # {"first": Evaluation.to_json(), "second": ... | None, "difference": Difference.to_json() | None}
+    results = models.JSONField(default=dict, blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(state__in=COMPARISON_STATES), name="comparison_state_known"),
+            models.CheckConstraint(
+                condition=Q(second=None) | ~Q(second=models.F("first")), name="comparison_of_two_policies"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"comparison {self.pk}"
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in self.LIVE
+
+
+class Curve(models.Model):
+    """d at each observation of an episode, as its station said it: what the studio reads of thousands at once, without
+    opening their files.
+    """
+
+    episode = models.OneToOneField("fleet.Episode", primary_key=True, on_delete=models.CASCADE, related_name="curve")
+    d = models.BinaryField()  # float32 [T + 1], little-endian; NaN where no reward model ran
+    # |d - 20| at 20 steps before the detector ended the attempt; null: it did not, or the attempt was shorter.
+    error = models.FloatField(null=True)
+    # The episode's own, here for the index by which the newest and the first of a station's policy are found.
+    station = models.ForeignKey("fleet.Station", on_delete=models.CASCADE, related_name="+")
+    policy = models.ForeignKey(Checkpoint, null=True, on_delete=models.SET_NULL, related_name="+")
+    # The reward model, or the one whose weights it has: d is the same, whatever the threshold.
+    weights = models.ForeignKey(Checkpoint, null=True, on_delete=models.SET_NULL, related_name="curves")
+    stored_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["weights", "-stored_at"]),
+            models.Index(
+                fields=["station", "policy", "stored_at"], condition=Q(error__isnull=False), name="curve_with_error"
+            ),
+        ]
+
+
+class SpotCheck(models.Model):
+    """A detected success that was drawn at random for a person to look at. Only such answers count in the published
+    bound of false detections: what people label of their own choice is no random sample.
+    """
+
+    episode = models.OneToOneField("fleet.Episode", on_delete=models.CASCADE, related_name="spot_check")
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="spot_checks")
+    task = models.ForeignKey("fleet.Task", null=True, on_delete=models.SET_NULL, related_name="spot_checks")
+    policy = models.ForeignKey(Checkpoint, null=True, on_delete=models.SET_NULL, related_name="spot_checks")
+    reward_model = models.ForeignKey(Checkpoint, null=True, on_delete=models.SET_NULL, related_name="spot_checks_of_it")
+    created_at = models.DateTimeField(default=timezone.now)
+    answer = models.BooleanField(null=True)  # whether it was a success; null: nobody said, or nobody can tell
+    answered_at = models.DateTimeField(null=True)  # null: it waits
+    answered_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    before = models.BooleanField(null=True)  # the episode's true success before the answer, for the undo
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["lab", "-id"], condition=Q(answered_at=None), name="spot_check_waits"),
+            models.Index(fields=["policy", "task"], condition=Q(answer__isnull=False), name="spot_check_answered"),
+        ]
+
+    def __str__(self) -> str:
+        return f"spot check {self.pk}"
 
 
 class RunView(models.Model):

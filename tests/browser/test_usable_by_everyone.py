@@ -9,6 +9,8 @@ import pytest
 from django.urls import URLResolver, get_resolver
 from playwright.sync_api import expect
 
+from tests.browser.conftest import api
+
 LAB = "/labs/main"
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 RECIPES = {
@@ -28,6 +30,7 @@ PAGES = {
     "login": (None, ["/login"]),
     "api/docs": ("manager", ["/api/docs"]),
     "password": ("supervisor", ["/password"]),
+    "access-tokens": ("supervisor", ["/access-tokens"]),
     "time-zone": ("supervisor", ["/time-zone"]),
     "labs/<slug:lab_slug>/": ("supervisor", [f"{LAB}/"]),
     "labs/<slug:lab_slug>/stations/": ("manager", [f"{LAB}/stations/"]),
@@ -68,6 +71,11 @@ PAGES = {
     "labs/<slug:lab_slug>/sweeps/new": ("researcher", [f"{LAB}/sweeps/new?kind=sft"]),
     "labs/<slug:lab_slug>/sweeps/<int:sweep_id>": ("researcher", ["{sweep}"]),
     "labs/<slug:lab_slug>/datasets/": ("researcher", [f"{LAB}/datasets/"]),
+    "labs/<slug:lab_slug>/checkpoints/": ("researcher", [f"{LAB}/checkpoints/", f"{LAB}/checkpoints/?only=promoted"]),
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>": ("researcher", ["{policy}", "{reward_model}"]),
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio": ("researcher", ["{studio}"]),
+    "labs/<slug:lab_slug>/spot-checks/": ("supervisor", [f"{LAB}/spot-checks/"]),
+    "labs/<slug:lab_slug>/playground": ("researcher", [f"{LAB}/playground", "{playground}"]),
 }
 # No pages: they take a form, answer data, or lead on.
 OTHERS = {
@@ -79,6 +87,8 @@ OTHERS = {
     "labs/<slug:lab_slug>/stations/<slug:station_slug>/maintenance",
     "labs/<slug:lab_slug>/stations/<slug:station_slug>/archive",
     "labs/<slug:lab_slug>/attention/count",
+    "access-tokens/make",
+    "access-tokens/<int:number>/revoke",
     "time-zone/seen",
     "labs/<slug:lab_slug>/attention/<int:number>/acknowledge",
     "labs/<slug:lab_slug>/attention/<int:number>/close",
@@ -125,6 +135,18 @@ OTHERS = {
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/archive",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/restore",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/delete",
+    "labs/<slug:lab_slug>/attention/alarms/<int:number>/close",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>.safetensors",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/promote",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/compare",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/comparisons",
+    "labs/<slug:lab_slug>/checkpoints/promotions/<int:number>/undo",
+    "labs/<slug:lab_slug>/checkpoints/comparisons/<int:number>/cancel",
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio/figures",
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio/publish",
+    "labs/<slug:lab_slug>/spot-checks/<int:number>/answer",
+    "labs/<slug:lab_slug>/spot-checks/undo",
+    "labs/<slug:lab_slug>/playground/answer",
     "labs/<slug:lab_slug>/runs/<int:run_id>/archive",
     "labs/<slug:lab_slug>/runs/<int:run_id>/restore",
     "labs/<slug:lab_slug>/runs/<int:run_id>/delete",
@@ -159,20 +181,6 @@ def people(opened):
         return pages[role]
 
     return page_of
-
-
-def api(page, method, path, body=None):
-    """As a script of this user would call it, from a page of the site."""
-    return page.evaluate(
-        """async ([method, url, body]) => {
-            const token = document.querySelector("[name=csrfmiddlewaretoken]").value;
-            const headers = { "Content-Type": "application/json", "X-CSRFToken": token };
-            const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
-            if (!answer.ok) throw new Error(await answer.text());
-            return answer.json();
-        }""",
-        [method, f"/api{LAB}/{path}", body],
-    )
 
 
 def wait_for(page, found, seconds, said):
@@ -214,6 +222,7 @@ def furnished(people):
     page.goto(f"{LAB}/people")
     page.get_by_label("Role", exact=True).select_option("viewer")
     page.get_by_role("button", name="Make an invitation").click()
+    kept = {each["role"]: each["id"] for each in api(page, "GET", f"runs/{sft}")["checkpoints"]}
     page.goto(f"{LAB}/sweeps/new?kind=sft&like={sft}")
     page.get_by_label("Setting 1").select_option("batch")
     page.get_by_label("Its values").first.fill("32, 64")
@@ -221,6 +230,10 @@ def furnished(people):
     page.get_by_role("button", name="Launch the sweep").click()
     page.wait_for_url("**/sweeps/1")
     yield {
+        "policy": f"{LAB}/checkpoints/{kept['policy']}",
+        "reward_model": f"{LAB}/checkpoints/{kept['reward_model']}",
+        "studio": f"{LAB}/reward-models/{kept['reward_model']}/studio",
+        "playground": f"{LAB}/playground?episode={episode['uuid']}&step=1",
         "sweep": f"{LAB}/sweeps/1",
         "invitation": page.locator("#link").inner_text(),
         "token": token,

@@ -15,11 +15,11 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.fleet import actions as fleet_actions
-from fleetui.fleet.actions import attention, labs, maintenance, people
-from fleetui.fleet.models import ACTS, Act, Episode, Membership, Station
+from fleetui.fleet.actions import alarms, attention, labs, maintenance, people, tokens
+from fleetui.fleet.models import ACTS, Act, Alarm, Episode, Membership, Station
 from fleetui.learning import actions as learning
-from fleetui.learning import archive, run_notes, sweeps
-from fleetui.learning.models import Dataset, Run
+from fleetui.learning import archive, comparisons, curves, promoting, run_notes, spot_checks, sweeps
+from fleetui.learning.models import Dataset, Run, SpotCheck
 from fleetui.practice import actions as practice_actions
 from fleetui.practice.actions import assignments, launching
 from robots.attention import need_of
@@ -31,6 +31,7 @@ from training.recipes import SFTRecipe
 
 # Actions that take a user and are no act of one, each with the reason.
 NO_ACTS = {
+    "do_once": "is how a call that a program says twice is done once",
     "add_touch": "is the touch of a command or a stop, which writes",
     "create_run": "is a part of a launch, which enqueue_run records",
     "grant_lease": "is a part of an override, which writes",
@@ -47,12 +48,14 @@ NO_ACTS = {
 ONES_OWN = {
     "accept_invitation": "is of whoever holds the link",
     "change_password": "is one's own",
+    "make_access_token": "is one's own",
     "record_account": "writes down that somebody came or went",
+    "revoke_access_token": "is one's own",
 }
 
 
 def action_modules():
-    modules = [learning, archive, run_notes, sweeps]
+    modules = [learning, archive, comparisons, curves, promoting, run_notes, spot_checks, sweeps]
     for package in (fleet_actions, practice_actions):
         names = [each.name for each in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
         modules += [importlib.import_module(name) for name in names]
@@ -113,6 +116,10 @@ class Scene:
     def invitation(self):
         return people.invite_member(lab=self.row, user=self.user, role="viewer")[0]
 
+    def access_token(self):
+        given = {"name": "script", "scopes": ["read"], "lab": None, "days": 1}
+        return tokens.make_access_token(user=self.user, **given)[0]
+
     def contact(self):
         given = {"name": "night", "address": "json://localhost:1/hook", "severity": "error", "after_s": 0}
         return attention.add_contact(lab=self.row, user=self.user, **given)
@@ -124,6 +131,38 @@ class Scene:
     def stranger(self):
         people.remove_member(member=self.member(), user=self.user)
         return self.lab.users["viewer"]
+
+    def alarm(self):
+        alarms.note_drift(station=self.station, policy_id=self.policy().pk, reason="d has drifted")
+        return Alarm.objects.get()
+
+    def policy(self):
+        return self.sft.checkpoints.get(role="policy")
+
+    def reward_model(self):
+        """With a file that says what it is."""
+        found = self.sft.checkpoints.get(role="reward_model")
+        described = json.dumps({"id": str(found.pk), "version": 0, "threshold": 2.5, "consecutive": 2})
+        header = json.dumps({"__metadata__": {"description": described}}).encode()
+        found.file.write_bytes(len(header).to_bytes(8, "little") + header)
+        return found
+
+    def promotion(self):
+        return promoting.promote_checkpoint(checkpoint=self.policy(), user=self.user)
+
+    def comparison(self):
+        given = {"first": self.policy(), "second": None, "task": self.task, "episodes": 5, "seed": 1}
+        return comparisons.ask_comparison(lab=self.row, user=self.user, **given)
+
+    def spot_check(self, answered=False):
+        labs.edit_task(task=self.task, user=self.user, audit_share=1.0)
+        policy, judge = self.policy(), self.reward_model()
+        fields = {"ending": "detected_success", "detected_success": True, "true_success": None, "threshold": 2.5}
+        self.episode(policy=str(policy.pk), reward_model=str(judge.pk), **fields)
+        check = SpotCheck.objects.get()
+        if answered:
+            spot_checks.answer_spot_check(check=check, user=self.user, answer=True)
+        return check
 
     def kept(self):
         maintenance.begin_maintenance(station=self.station, user=self.user, reason="a new gripper")
@@ -170,17 +209,28 @@ CALLS = {
         "lab": s.row,
         "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
     },
+    "answer_spot_check": lambda s: {"check": s.spot_check(), "answer": False},
     "archive_dataset": lambda s: {"dataset": s.dataset},
     "archive_run": lambda s: {"run": s.sft},
     "archive_station": lambda s: {"station": s.lab.add_station("Arm 8")},
     "archive_task": lambda s: {"task": s.task},
+    "ask_comparison": lambda s: {
+        "lab": s.row,
+        "first": s.policy(),
+        "second": None,
+        "task": s.task,
+        "episodes": 5,
+        "seed": 1,
+    },
     "assign_task": lambda s: {"lab": s.row, "task": s.task, "stations": [s.station]},
     "begin_maintenance": lambda s: {"station": s.station, "reason": "a new gripper"},
     "cancel_assignment": lambda s: {"assignment": s.assignment()},
+    "cancel_comparison": lambda s: {"comparison": s.comparison()},
     "cancel_run": lambda s: {"run": s.run()},
     "change_password": lambda s: {"password": "another one 7"},
     "change_role": lambda s: {"member": s.member(), "role": "researcher"},
     "clear_stops": lambda s: {"lab_slug": s.row.slug, "stations": [s.stopped().slug], "reason": "it is clear"},
+    "close_alarm": lambda s: {"alarm": s.alarm(), "outcome": "a camera was moved"},
     "close_help": lambda s: {"request": s.help(), "outcome": "looked at it"},
     "command_station": lambda s: {"lab_slug": s.row.slug, "station_slug": s.station.slug, "name": "pause"},
     "create_station": lambda s: {"lab": s.row, "name": "Arm 9"},
@@ -199,12 +249,21 @@ CALLS = {
         "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
     },
     "generate_dataset": lambda s: {"lab": s.row, "name": "more", "families": ["block2block"], "episodes": 5},
+    "go_back": lambda s: {"promotion": s.promotion()},
     "invite_member": lambda s: {"lab": s.row, "role": "viewer"},
     "label_episode": lambda s: {"episode": s.episode(true_success=None), "true_success": True},
     "launch_sweep": lambda s: s.search(),
     "note_run": lambda s: {"run": s.sft, "notes": "It shook."},
     "launch_run": lambda s: {"lab": s.row, "kind": "sft", "recipe": SFTRecipe().to_json(), "dataset": s.dataset},
+    "make_access_token": lambda s: {"name": "n", "scopes": ["read"], "lab": s.row, "days": 1},
     "pause_run": lambda s: {"run": s.run("running")},
+    "promote_checkpoint": lambda s: {"checkpoint": s.policy()},
+    "publish_threshold": lambda s: {
+        "checkpoint": s.reward_model(),
+        "threshold": 3.5,
+        "consecutive": 2,
+        "reason": "too strict",
+    },
     "record_account": lambda s: {"kind": "logged_in"},
     "release_help": lambda s: {"request": s.help(taken=True)},
     "remove_contact": lambda s: {"contact": s.contact()},
@@ -219,6 +278,7 @@ CALLS = {
     "restore_task": lambda s: {"task": s.archived()},
     "resume_stations": lambda s: {"lab_slug": s.row.slug, "stations": [s.paused().slug]},
     "resume_run": lambda s: {"run": s.run("paused")},
+    "revoke_access_token": lambda s: {"token": s.access_token()},
     "revoke_invitation": lambda s: {"invitation": s.invitation()},
     "save_view": lambda s: {"lab": s.row, "name": "mine", "query": "q=sft"},
     "stop_sweep": lambda s: {"sweep": sweeps.launch_sweep(user=s.user, **s.search())},
@@ -226,6 +286,7 @@ CALLS = {
     "stop_stations": lambda s: {"lab_slug": s.row.slug},
     "stop_repeating": lambda s: {"assignment": daily(s)},
     "take_help": lambda s: {"request": s.help()},
+    "undo_spot_check": lambda s: {"lab": s.spot_check(answered=True).lab},
     "upload_dataset": lambda s: {
         "lab": s.row,
         "name": "mine",
@@ -277,6 +338,8 @@ def test_every_act_of_a_user_is_in_the_audit_log(lab, sft_run, dataset, name):
 DOORS = (
     "fleet/views",
     "learning/views.py",
+    "learning/checkpoint_pages.py",
+    "learning/detector_pages.py",
     "learning/run_pages.py",
     "practice/views",
     "api",
@@ -284,6 +347,9 @@ DOORS = (
     "live/commanding.py",
 )
 FOR_NOBODY = {
+    "note_token_used": "says when a program last came",
+    "record_wrong_token": "is of somebody who did not come in",
+    "refuse_guesser": "is of somebody who guesses",
     "checked_args": "looks at what was given",
     "get_stopper": "asks who gives a stop",
     "lapse_control": "is the end of a lease, which the log has as override_ended",

@@ -24,7 +24,7 @@ from django.utils.functional import cached_property
 
 from fleetui.api.http import api
 from fleetui.asgi import application
-from fleetui.fleet.actions import attention, people
+from fleetui.fleet.actions import attention, people, tokens
 from fleetui.learning import run_notes, sweeps
 from fleetui.learning.models import Metric
 from robots.attention import need_of
@@ -171,6 +171,7 @@ def known(lab, sft_run, improve_run):
     contact = {"name": "night", "address": "json://localhost:1/hook", "severity": "error", "after_s": 0}
     contact = attention.add_contact(lab=lab.row, user=lab.users["manager"], **contact)
     invitation, token = people.invite_member(lab=lab.row, user=lab.users["manager"], role="viewer")
+    made, _ = tokens.make_access_token(user=lab.users["manager"], name="n", scopes=["read"], lab=None, days=1)
     improve_run.dir.mkdir(parents=True)
     (improve_run.dir / "log.txt").write_text("it began\n")
     view = run_notes.save_view(lab=lab.row, user=lab.users["manager"], name="mine", query="")
@@ -178,6 +179,7 @@ def known(lab, sft_run, improve_run):
     sweep = sweeps.launch_sweep(lab=lab.row, user=lab.users["manager"], dataset=sft_run.dataset, **given)
     return {
         "labs": lab.slug,
+        "tokens": str(made.pk),
         "attention": str(request.pk),
         "contacts": str(contact.pk),
         "people": str(lab.row.memberships.get(role="viewer").pk),

@@ -15,9 +15,12 @@ from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
 from fleetui.learning import estimates, run_table
 from fleetui.learning import selectors as learning
+from fleetui.learning.checkpoint_pages import bounds_of_run
+from fleetui.learning.checkpoints import in_force
 from fleetui.learning.forms import recipe_rows
 from fleetui.learning.models import Dataset, Run
 from fleetui.practice.actions import assignments, launching
+from fleetui.practice.actions.publishing import uuid_or_none
 from fleetui.practice.forms import EvaluateForm, launch_form
 from fleetui.practice.queue import read_queue
 from fleetui.practice.views.tasks import say_assigned
@@ -186,6 +189,9 @@ def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
         **station_evaluations(found),
         can_be_evaluated=policy is not None and not learning.evaluation_problem(policy),
         simulated=found.body.get("name") in WORLDS,
+        is_default=policy is not None and in_force(policy) == policy,
+        bounds=bounds_of_run(found.pk, found.lab),
+        reward_model=found.best_checkpoint("reward_model"),
     )
 
 
@@ -208,7 +214,9 @@ def station_evaluations(run: Run) -> dict[str, Any]:
 def evaluate_run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
     """A form for an evaluation of one of its policies on stations."""
     found = access.get_row(Run, request.user, lab_slug, "assign", pk=run_id)
-    form = EvaluateForm(request.POST or None, lab=found.lab, run=found, auto_id="assign_%s")
+    asked = uuid_or_none(request.GET.get("checkpoint", ""))
+    chosen = {"checkpoint": asked} if asked and learning.evaluated_policies(found).filter(pk=asked).exists() else {}
+    form = EvaluateForm(request.POST or None, lab=found.lab, run=found, auto_id="assign_%s", initial=chosen)
     if request.method == "POST" and form.is_valid():
         try:
             made = assignments.assign_task(lab=found.lab, user=request.user, **form.wishes(), source="page")

@@ -253,7 +253,8 @@ function drawCheckpoints() {
     const cells = method.practises
       ? [role, `v${checkpoint.version}${kept}`, null,
         isNumber(checkpoint.staleness_s) ? `${checkpoint.staleness_s.toFixed(1)} s` : "–"]
-      : [role, "v0", isNumber(checkpoint.threshold) ? `success at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"];
+      : [role, `v${checkpoint.version}`,
+        isNumber(checkpoint.threshold) ? `success at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"];
     cells.forEach((text, index) => {
       const cell = row.insertCell();
       if (index === 1 || index === 3) cell.className = "number";
@@ -262,6 +263,11 @@ function drawCheckpoints() {
         const time = document.createElement("time");
         time.dateTime = checkpoint.published_at;
         cell.append(time);
+      } else if (index === 0) {
+        const link = document.createElement("a");
+        link.href = `${root}labs/${lab}/checkpoints/${checkpoint.id}`;
+        link.textContent = text;
+        cell.append(link);
       } else cell.textContent = text ?? "not published";
     });
     return row;
