@@ -24,6 +24,7 @@ from training import steps_to_go
 from training.checkpoints import CheckpointError, FrozenCheckpoint, Policy, RewardModel, load_checkpoint
 
 KEPT = 4  # checkpoints in memory
+NO_SENSE = "It makes nothing of this frame: what was observed is nothing that its body can observe."
 MOST_ACTIONS = 4096  # more combinations of tokens than these are not all asked for
 
 
@@ -89,6 +90,8 @@ def _answer(checkpoint: FrozenCheckpoint, observation: dict[str, np.ndarray], wo
     }
     if isinstance(checkpoint, RewardModel):
         d, distribution = checkpoint.steps_to_go(observation, [words])
+        if not np.isfinite(d).all():
+            raise CheckpointError(NO_SENSE)
         return common | {
             "d": float(d[0]),
             "distribution": distribution[0].round(5).tolist(),
@@ -98,6 +101,8 @@ def _answer(checkpoint: FrozenCheckpoint, observation: dict[str, np.ndarray], wo
     perceived, goals = checkpoint.perceive(observation), checkpoint.goals([words])
     _, hidden = checkpoint.network.act(perceived, goals, None, greedy=True)
     prediction = steps_to_go.distribution(checkpoint.network.steps_to_go_head(hidden))[0]
+    if not prediction.isfinite().all():
+        raise CheckpointError(NO_SENSE)
     actions, exact = action_tokens(checkpoint, perceived, goals, hidden)
     return common | {"prediction": prediction.numpy().round(5).tolist(), "actions": actions, "exact": exact}
 

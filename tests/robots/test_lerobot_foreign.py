@@ -506,6 +506,18 @@ def test_a_broken_camera_alone_is_left_out(spoilt):
         dataset.episode(2)
 
 
+def test_a_video_names_no_other_file(spoilt):
+    """FFmpeg opens whatever a list of files names, unless it is told that this is an MP4."""
+    folder = spoilt()
+    (folder / WRIST).rename((folder / WRIST).with_name("other.mp4"))
+    (folder / WRIST).write_text("ffconcat version 1.0\nfile other.mp4\n")
+    with av.open(str(folder / WRIST)) as container:
+        assert container.streams.video[0].width == 32
+    assert (Code.VIDEO_BROKEN, "ask") in found(folder)
+    with pytest.raises(LeRobotError, match="FFmpeg can't read it"):
+        open_dataset(folder).episode(0, cameras=["wrist"])
+
+
 def test_an_episode_of_one_row_is_left_out(tmp_path):
     folder = write(tmp_path / "d", [episode(6, 0), episode(1, 1), episode(5, 2)], declared=features(()))
     dataset = open_dataset(folder)

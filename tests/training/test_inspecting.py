@@ -1,5 +1,6 @@
 """What checkpoints say of one observation; files that say something else of the same weights."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -68,6 +69,14 @@ def test_what_cannot_be_looked_at_is_said_and_the_next_question_is_answered(ques
     assert "can't be read" in first["error"] and "can't be looked at" in second["error"]
     assert "There is no checkpoint" in third["answers"][0]["error"] and third["answers"][1]["d"] > 0
     assert fourth["answers"][0]["unknown_words"] == ["frobnicate"]
+
+
+def test_a_frame_that_no_body_observes_is_said(question, demonstrations, tmp_path):
+    odd = dataclasses.replace(demonstrations[0])
+    odd.observations = {key: np.full_like(array, 1e30) for key, array in odd.observations.items()}
+    write_episodes(tmp_path / "odd.safetensors", [odd])
+    answers = inspecting.inspect(question | {"episode": str(tmp_path / "odd.safetensors")}, {})["answers"]
+    assert all("makes nothing of this frame" in each["error"] for each in answers)
 
 
 def test_a_process_answers_a_line_with_a_line(question):
