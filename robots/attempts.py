@@ -16,7 +16,7 @@ from robots.actions import Actions
 from robots.control import CommandRefused
 from robots.driver import DriverError
 from robots.embodiments import EMBODIMENTS, Embodiment, Observation
-from robots.episodes import ACTORS, FAILURES, Episode, stacked
+from robots.episodes import ACTORS, FAILURES, Episode, most_steps, stacked
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import Code
 from robots.rules import Rules, Settings
@@ -26,6 +26,8 @@ from robots.wordings import BY_HAND
 from robots.workspace import Workspace
 
 SPREADING = 3  # failures in a row after which another family is asked; then the task's own again, and so on
+MOST_PASSED_OVER = 10  # instructions in a row that look fulfilled before anything was done; then a person is asked
+OLD_S = 1.0  # what was seen longer before it is acted upon is seen anew
 PROBE_SHARE = 0.1  # the share of attempts that go on, however low their probability of success
 
 
@@ -114,11 +116,13 @@ class Attempts:
         self.embodiment = self.driver.embodiment
         self.actions = Actions(self.embodiment)
         self.period = 1.0 / self.embodiment.fps
+        self.most_steps = most_steps(self.embodiment)
         self.recording: Recording | None = None
         self.instruction: Instruction | None = None
         self.d = math.nan
         self.distribution: np.ndarray | None = None  # p(steps to go) [bins], by the reward model
         self.planned: deque[np.ndarray] = deque()  # what is left of the policy's last chunk, [A] each
+        self.passed_over = 0  # instructions in a row
         self.number = 0
         self.steps_taken = 0
         self.step_due = 0.0
@@ -151,6 +155,7 @@ class Attempts:
         workspace.check()
         if not workspace.need:
             try:
+                workspace.look()
                 task, instruction = self._first_of(families)
                 tolerated = self.driver.needs_reset()
             except CommandRefused as error:
@@ -170,6 +175,7 @@ class Attempts:
         """The attempt ends here and keeps the policy's steps; the person's go into an episode of their own."""
         attempt = self.recording
         self.cut("override")
+        self.workspace.look()
         if attempt is not None:
             self._record(attempt.task, attempt.instruction, attempt.limit, "correction", "human")
             return
@@ -203,6 +209,19 @@ class Attempts:
 
     # Each step
 
+    def look_again(self, now: float) -> None:
+        """In the middle of an episode the server may have been silent, or the person at the controls waited: then what
+        was seen after the last step is not what the next one is an answer to.
+        """
+        if now - max(self.workspace.seen_at, self.step_due) < OLD_S:
+            return
+        self.workspace.look()
+        recording = self.under_way
+        recording.observations[-1] = self.workspace.seen
+        if not recording.steps:
+            recording.frames.clear()
+            self.film(recording)
+
     def judge(self, d: float, distribution: np.ndarray | None, prediction: np.ndarray | None) -> None:
         """What the networks say of the newest frame: d, and p(steps to go) and p(steps to success) [bins]."""
         self.d, self.distribution = d, distribution
@@ -211,6 +230,22 @@ class Attempts:
     def ending(self) -> str:
         """Why the policy's attempt is over by itself; "": it goes on."""
         return self.under_way.termination.ending(self.under_way.steps, self.driver.needs_reset())
+
+    def looks_done(self) -> bool:
+        """Whether the reward model takes what is asked for fulfilled before anything was done."""
+        attempt = self.under_way
+        return attempt.loaded is not None and not attempt.steps and self.d <= attempt.loaded.threshold
+
+    def pass_over(self) -> None:
+        """Ask for something else: to try this would be a success of nobody's, asked again and again. Where the world
+        itself can't tell what is fulfilled, as with tasks in words, the reward model alone can.
+        """
+        self.recording = self.instruction = None
+        self.passed_over += 1
+        self.workspace.fresh = False  # where each attempt begins with a reset, the next one begins with another
+        if self.passed_over >= MOST_PASSED_OVER:
+            self.passed_over = 0
+            self.workspace.ask(Code.NO_INSTRUCTION, "all that is asked looks fulfilled already: put things elsewhere")
 
     def plan(self, actions: np.ndarray | None) -> bool:
         """What the policy answered, [K, A] or [A]: as many as the recipe says are executed before it is asked again.
@@ -263,7 +298,10 @@ class Attempts:
         recording.actions.append(action)
         recording.fenced.append(fenced)
         self.film(recording)
+        if recording.actor == "human" and recording.steps >= self.most_steps:
+            self.begin_correction()  # what a person drives has no limit, an episode has
         self.steps_taken += 1
+        self.passed_over = 0
         # Real time counts from when the step was due, so that a late tick does not slow the rate down, but never
         # catches up.
         speed = 1 if recording.actor == "human" else self.settings.speed

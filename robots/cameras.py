@@ -20,6 +20,7 @@ from PIL import Image
 
 from robots.attempts import Recording
 from robots.driver import DriverError
+from robots.episodes import MOST_FRAME_BYTES
 from robots.link import Link
 from robots.protocol import Message, Watch, Welcome
 from robots.station import Station
@@ -30,7 +31,6 @@ JPEG_QUALITY = 80
 LARGEST_FRAME = (1280, 960)  # of a live picture
 FPS_LIMIT = 30.0  # live pictures a second, of all cameras of a station together
 RECORDED_SIZE = (320, 240)  # at most, of a picture that an episode keeps
-RECORDED_BYTES = 32 * 2**20  # of an episode's pictures: half of what the server takes as one upload
 AGAIN_S = 5.0  # after a picture that could not be had
 
 
@@ -195,7 +195,7 @@ class Cameras:
 
     def _new_picture(self, name: str, recording: Recording) -> bytes | None:
         """A JPEG; None where there is nothing new, or no room for it."""
-        full = self._recorded_bytes / RECORDED_BYTES
+        full = self._recorded_bytes / MOST_FRAME_BYTES
         # The fuller it is, the rarer the pictures, so that a long episode has some of its end too.
         if full >= 1 or recording.steps % 2 ** int(4 * full) or time.monotonic() < self._again.get(name, 0.0):
             return None
@@ -209,6 +209,8 @@ class Cameras:
             self.failed(name, str(error))
             return None
         self._works(name)
+        if self._recorded_bytes + len(jpeg) > MOST_FRAME_BYTES:
+            return None
         self._kept[name] = picture, jpeg
         self._recorded_bytes += len(jpeg)
         return jpeg

@@ -70,6 +70,11 @@ LARGEST_NUMBER = 1e9  # of any body: float32 holds its square, and sums of many 
 ACTION_TOLERANCE, OBSERVATION_TOLERANCE, RATE_TOLERANCE = 1.05, 2.0, 1.1
 # A header of 1,500 episodes fits. A file of our own making may hold more, as generated datasets do.
 LARGEST_SENT_HEADER, LARGEST_HEADER = 10**6, 10**8  # bytes; the latter is what safetensors allows
+LARGEST_UPLOAD = 64 * 2**20  # bytes, of a file that is sent
+# Bytes of pictures that an episode may hold when it is sent, those of its observations and its frames together: the
+# rest of an upload is for its numbers. A station keeps no more frames than half of it.
+MOST_PICTURE_BYTES = 56 * 2**20
+MOST_FRAME_BYTES = MOST_PICTURE_BYTES // 2
 
 
 class EpisodeError(ValueError):
@@ -272,6 +277,23 @@ def _refuse_unusable(name: str, array: np.ndarray, refuse: Callable[[str, str], 
         refuse(name, f"{fault} at step {step}.")
 
 
+def most_steps(body: Embodiment) -> int:
+    """How long an episode of this body may be, so that it can be sent with its pictures."""
+    size = sum(feature.size for feature in body.pictures.values())  # bytes of each observation
+    filmed = any(view.name not in body.pictures for view in body.views)
+    room = MOST_PICTURE_BYTES - (MOST_FRAME_BYTES if filmed else 0)
+    return max(1, min(LONGEST_EPISODE, room // size - 1)) if size else LONGEST_EPISODE
+
+
+def refuse_long(body: Embodiment, steps: int) -> None:
+    """EpisodeError where an attempt of so many steps could not be sent with the pictures of its observations."""
+    if steps > (most := most_steps(body)):
+        raise EpisodeError(
+            f"an attempt of {steps} steps holds more pictures than can be sent: those that the policy of {body.name} "
+            f"sees by are too large for more than {most} steps; lower the time limit, or make the pictures smaller"
+        )
+
+
 def stacked(observations: Sequence[Observation]) -> Observation:
     """What was seen one after the other, as one array of each feature."""
     return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
@@ -382,6 +404,7 @@ def read_episodes(source: str | Path | bytes, frames: bool = True) -> list[Episo
     if isinstance(source, bytes):
         fields, body, header, start = _read_header(source, LARGEST_SENT_HEADER)
         _refuse_truncated(len(source), fields, header, start)
+        _refuse_too_many_pictures(source, fields, header, start)
     else:
         if not Path(source).stat().st_size:  # which can't be mapped
             return read_episodes(b"")
@@ -537,6 +560,33 @@ def _refuse_truncated(held: int, fields: list[dict[str, Any]], header: dict[str,
         raise EpisodeError(
             f"The file is truncated: of episode {ids} the field {_shown(', '.join(sorted(cut)))} is cut off. "
             "Send the whole file again."
+        )
+
+
+def _refuse_too_many_pictures(data: bytes, fields: list[dict[str, Any]], header: dict[str, Any], start: int) -> None:
+    """From what the header says, before any of it is copied. What contradicts itself there is refused as it is read."""
+
+    def numbers(key: str) -> np.ndarray:
+        begin, end = header[key]["data_offsets"]
+        return np.frombuffer(data, np.int64, (end - begin) // 8, start + begin)
+
+    try:
+        rows = np.arange(len(fields) + 1) + numbers("offsets")  # where each episode's T+1 rows begin
+        held = np.zeros(len(fields), np.int64)
+        for key, tensor in header.items():
+            begin, end = tensor["data_offsets"]
+            if key.startswith(IMAGES) or (key == "observations" and tensor["dtype"] == "U8"):
+                held += np.diff(rows) * ((end - begin) // tensor["shape"][0])
+            elif key.startswith(("frame_sizes", _SIZES)):
+                held += np.diff(np.concatenate([[0], np.cumsum(numbers(key))])[rows])
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError):
+        return
+    if (over := held > MOST_PICTURE_BYTES).any():
+        which = int(over.argmax())
+        raise FieldError(
+            f"Episode {_shown(fields[which].get('uuid'))}, field observations: with its frames it has "
+            f"{held[which] / 2**20:.0f} MiB of pictures, and at most {MOST_PICTURE_BYTES // 2**20} MiB are taken; cut "
+            "it into several episodes, or send smaller pictures."
         )
 
 

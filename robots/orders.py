@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robots.embodiments import Embodiment
+from robots.episodes import refuse_long
 from robots.protocol import Assignment, Hold
 from robots.rules import Rules
 from robots.tasks import TaskFamily, get_task
@@ -94,16 +95,16 @@ class Orders:
             task = self._family(told.get("name"), told.get("words"), self.rules.time_limit_steps)
             other = self.rules.after_failure
             after_failure = self._family(other, told.get("after_failure_words"), None) if other else None
+            for family in filter(None, (task, after_failure)):
+                if family.embodiment != self.embodiment.name:
+                    raise ValueError(
+                        f"the task {family.name} is for {family.embodiment}, and this station is "
+                        f"{self.embodiment.name}: assign another task"
+                    )
+                refuse_long(self.embodiment, self.rules.time_limit_steps or family.time_limit_steps)
         except ValueError as error:
             self.waiting_reason = str(error)
             return
-        for family in (task, after_failure):
-            if family is not None and family.embodiment != self.embodiment.name:
-                self.waiting_reason = (
-                    f"the task {family.name} is for {family.embodiment}, and this station is "
-                    f"{self.embodiment.name}: assign another task"
-                )
-                return
         self.task, self.after_failure, self.waiting_reason = task, after_failure, ""
         if told.get("words"):
             self.told.pop(task.name, None)

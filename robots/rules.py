@@ -201,7 +201,7 @@ class Settings:
         str,
         "",
         "Keep the cameras' pictures",
-        "With each episode, for its replay: small ones, of the cameras that no policy sees by, up to 32 MiB in all. "
+        "With each episode, for its replay: small ones, of the cameras that no policy sees by, up to 28 MiB in all. "
         "A simulated world can be drawn later, a real one can't.",
         choices=RECORDED,
     )

@@ -232,6 +232,11 @@ class Station:
                 return None
         elif self.recording is None and not self._begin():
             return None
+        try:
+            self.attempts.look_again(now)
+        except DriverError as error:
+            self.commands.fault(error)
+            return None
         return self.workspace.seen, self.attempts.under_way.instruction.text
 
     def next_step_at(self) -> float:
@@ -318,7 +323,10 @@ class Station:
 
     def _follow_policy(self, actions: np.ndarray | None, now: float) -> None:
         attempts = self.attempts
-        if ending := attempts.ending():
+        if attempts.looks_done():
+            attempts.pass_over()
+            self._rest()
+        elif ending := attempts.ending():
             attempts.cut(ending)
             self._rest()
         elif attempts.planned or attempts.plan(actions):

@@ -41,6 +41,7 @@ class Workspace:
         self.failures = 0  # of the policy in a row
         self.scene = 0  # counts changes of what a camera sees
         self.observation: Observation | None = None  # None: the driver could not tell
+        self.seen_at = 0.0  # when that was, by the clock
         if driver.missing:
             self.blame(driver.missing)
             self.reset_failed = True
@@ -53,6 +54,10 @@ class Workspace:
         if self.observation is None:
             raise DriverError(self.need)
         return self.observation
+
+    def look(self) -> None:
+        """See it anew without moving: where a robot stood idle, it or the things before it may have been moved."""
+        self.observation, self.seen_at = self.driver.observation(), self.clock()
 
     def ask(self, code: Code, reason: str) -> None:
         """A person is needed from now on."""
@@ -82,6 +87,7 @@ class Workspace:
             self.blame(error)
         else:
             self.scene += 1
+            self.seen_at = self.clock()
             self.practised_s, self.failures, self.fresh = 0.0, 0, True
             self.forget_need()
             self.faulty = False
@@ -104,7 +110,7 @@ class Workspace:
 
     def moved(self, observation: Observation) -> None:
         """What was seen after a step."""
-        self.observation, self.fresh = observation, False
+        self.observation, self.seen_at, self.fresh = observation, self.clock(), False
         self.scene += 1
 
 

@@ -6,8 +6,6 @@ from fleetui.access import Invalid, Refused
 from robots.embodiments import Embodiment, differences
 from robots.episodes import Episode, EpisodeError, FieldError, read_episodes
 
-UPLOAD_LIMIT = 64 * 2**20  # bytes
-
 
 def read_upload(body: bytes) -> list[Episode]:
     """What someone sent, each episode sound by itself and there once."""

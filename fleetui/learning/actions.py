@@ -36,8 +36,8 @@ from fleetui.learning.signals import run_moved
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
 from robots.atomic_files import replacing, write_atomically
 from robots.embodiments import EMBODIMENTS, differences, get_embodiment
+from robots.episodes import LARGEST_UPLOAD, EpisodeError, read_episodes, write_episodes
 from robots.episodes import Episode as RecordedEpisode
-from robots.episodes import EpisodeError, read_episodes, write_episodes
 from robots.tasks import TASKS
 from robots.worlds import WORLDS
 from training.methods.registry import Method, recipe_from_json
@@ -154,7 +154,7 @@ def upload_dataset(*, lab: Lab, user: access.Acting, name: str, body: bytes, sou
     scripts.
     """
     access.check(user, lab, "upload_dataset")
-    if len(body) > uploads.UPLOAD_LIMIT:
+    if len(body) > LARGEST_UPLOAD:
         raise TooLarge(f"The file has {len(body)} bytes, more than 64 MiB; split it into several datasets.")
     episodes = uploads.read_upload(body)
     for episode in episodes:
@@ -215,7 +215,7 @@ def extend_corrections(
     access.check(user, lab, "add_correction")
     (fresh,) = _read_recorded(episode.file, str(episode))
     kept = [each for each in _read_recorded(known.file, str(known)) if each.uuid != fresh.uuid] if known else []
-    if kept and (_other_body(kept[0], fresh) or _size_of([*kept, fresh]) > uploads.UPLOAD_LIMIT):
+    if kept and (_other_body(kept[0], fresh) or _size_of([*kept, fresh]) > LARGEST_UPLOAD):
         known, kept = (
             None,
             [],

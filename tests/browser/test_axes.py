@@ -16,6 +16,7 @@ from robots.link import Link, LinkThread
 from robots.protocol import Hello
 from robots.station import Station
 from robots.tasks import TASKS, Grammar, TaskFamily
+from tests.browser.conftest import THEME
 from tests.browser.test_control import AT_REST_S, GAMEPAD, state_is, wait_until
 
 PAGE = "/labs/main/stations/arm-of-axes"
@@ -209,6 +210,35 @@ def test_several_keys_at_once_are_one_push(held, arm):
     for key in ("d", "r", "t", "]"):
         held.keyboard.up(key)
     assert arm.rests()
+
+
+COVERED = """() => [...document.querySelectorAll("#drive [data-way]")].filter((button) => {
+  const box = button.getBoundingClientRect();
+  const top = document.elementFromPoint(box.x + box.width / 2, box.bottom - 2);
+  return top !== button && !button.contains(top);
+}).map((button) => button.getAttribute("aria-label") || button.textContent)"""
+
+
+def test_on_a_phone_no_drive_button_lies_under_the_stop_when_driving_begins(held, screenshots):
+    held.get_by_role("button", name="Hand back").click()
+    state_is(held, "idle")
+    held.set_viewport_size({"width": 390, "height": 844})
+    held.evaluate("() => scrollTo(0, 0)")
+    held.locator("[data-command=override]").click()
+    expect(held.locator("#drive")).to_be_visible()
+    held.wait_for_timeout(300)
+    for theme in ("light", "dark"):
+        held.evaluate(THEME, theme)
+        held.screenshot(path=screenshots / f"station_stop_bar_{theme}.png")
+    held.evaluate(THEME, "light")
+    assert held.locator("#drive [data-way]").count() == 10
+    assert held.evaluate(COVERED) == []
+    expect(held.locator("#stop")).to_be_in_viewport(ratio=1)
+    held.evaluate("() => scrollTo(0, document.body.scrollHeight)")
+    held.screenshot(path=screenshots / "station_stop_bar_end.png")
+    expect(held.locator("#stop")).to_be_in_viewport(ratio=1)
+    save = held.get_by_role("button", name="Save settings").bounding_box()
+    assert save["y"] + save["height"] <= held.locator("#stop").bounding_box()["y"], "the page ends above it"
 
 
 @pytest.mark.parametrize("width", [1440, 390])

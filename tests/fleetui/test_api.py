@@ -208,7 +208,7 @@ def test_a_truncated_upload_is_refused_and_can_be_sent_again(lab):
 
 def test_too_many_episodes_or_bytes_at_once(lab, monkeypatch):
     assert "64" in refused(lab.upload(as_upload(*[make_episode(steps=1) for _ in range(65)])), 422)
-    monkeypatch.setattr("fleetui.fleet.uploads.UPLOAD_LIMIT", 1000)
+    monkeypatch.setattr("fleetui.practice.actions.episodes.LARGEST_UPLOAD", 1000)
     assert "64 MiB" in refused(lab.upload(as_upload(make_episode())), 413)
 
 

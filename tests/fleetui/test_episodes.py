@@ -489,7 +489,7 @@ def test_a_full_dataset_of_corrections_is_followed_by_another_one(lab, monkeypat
     first, second = upload_correction(lab), upload_correction(lab)
     add = lambda row: lab.call("supervisor", "post", f"episodes/{row.uuid}/dataset").json()  # noqa: E731
     one = add(first)
-    monkeypatch.setattr("fleetui.fleet.uploads.UPLOAD_LIMIT", 3000)
+    monkeypatch.setattr("fleetui.learning.actions.LARGEST_UPLOAD", 3000)
     two = add(second)
     assert one["id"] != two["id"] and one["episodes"] == two["episodes"] == 1
 

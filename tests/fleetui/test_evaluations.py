@@ -1,11 +1,13 @@
 """Evaluations on stations: assignments that train nothing, whose attempts count where somebody knows how they ended."""
 
+import contextlib
 import json
+import threading
 import uuid
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from fleetui import access
@@ -112,6 +114,47 @@ def test_what_is_left_is_shared_by_those_that_can_and_never_more(online, sft_run
     assert practice.shares_of_attempts(row) == {one.pk: (5, 6), two.pk: (0, 0)}, "nobody waits for one that is gone"
     Station.objects.filter(pk=two.pk).update(last_episode=uuid.uuid4(), connected=True, state="waiting")
     assert practice.shares_of_attempts(row)[two.pk] == (0, 1), "its last one is on its way"
+
+
+def test_two_last_attempts_at_once_are_not_both_counted(online, sft_run, monkeypatch):
+    """A station that was gone comes back with the attempt that another one has made in its place meanwhile."""
+    row = evaluate(online, sft_run, *online.stations, attempts=3)
+    attempt(online, row, True), attempt(online, row, True)
+    together, write = threading.Barrier(2), episodes.write_episodes
+    made, failed = [], []
+
+    def write_together(path, recorded):
+        write(path, recorded)
+        with contextlib.suppress(threading.BrokenBarrierError):  # as one waits for the other's lock
+            together.wait(2)
+
+    def upload(station):
+        try:
+            made.append(attempt(online, row, False, station=station))
+        except Exception as error:
+            failed.append(error)
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(episodes, "write_episodes", write_together)
+    threads = [threading.Thread(target=upload, args=[station]) for station in online.stations]
+    [thread.start() for thread in threads]
+    [thread.join(20) for thread in threads]
+    assert not failed and sorted(each.assignment == row for each in made) == [False, True]
+    (surplus,) = [each for each in made if each.assignment is None]
+    assert (surplus.run, surplus.purpose, surplus.file.exists()) == (sft_run, "evaluation", True), "nothing is lost"
+    assert figures(sft_run)[0]["made"] == 3 and again(row).reason == "It made 3 attempts."
+    assert "those that were asked for had been made" in get(online, f"episodes/{surplus.pk}").content.decode()
+
+
+def test_of_an_upload_with_too_many_attempts_the_first_are_counted(online, sft_run):
+    row = evaluate(online, sft_run, attempts=2)
+    fields = {"purpose": "evaluation", "policy": str(row.checkpoint_id), "started_at": timezone.now().timestamp()}
+    body = as_upload(*(make_episode(**fields) for _ in range(3)))
+    assert episodes.store_episodes(station=online.stations[0], body=body)["stored"] == 3
+    assert row.episodes.count() == 2 and Episode.objects.count() == 3 and again(row).state == "completed"
+    assert episodes.store_episodes(station=online.stations[0], body=body)["stored"] == 0
+    assert row.episodes.count() == 2
 
 
 @pytest.mark.usefixtures("no_heartbeats")

@@ -4,22 +4,24 @@ body that describes itself, kept, shown and compared with what was made with it.
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from importlib import import_module
 
 import numpy as np
 import pytest
 from django.apps import apps
+from django.utils import timezone
 
 from fleetui import access
 from fleetui.fleet import selectors
 from fleetui.fleet.actions import labs, reports
-from fleetui.fleet.models import Act, Episode, Station, Task
+from fleetui.fleet.models import Act, AssignedStation, Assignment, Episode, Station, Task
 from fleetui.learning import actions as learning
 from fleetui.learning.models import Dataset, Run
 from fleetui.practice import queue
-from fleetui.practice.actions import assignments, launching, publishing
+from fleetui.practice.actions import assignments, dispatch, launching, publishing
 from fleetui.practice.actions.episodes import add_correction
-from robots.embodiments import STATE, Embodiment, vector
+from robots.embodiments import IMAGES, STATE, Embodiment, picture, vector
 from robots.episodes import unchecked_bytes
 from robots.orders import Orders
 from robots.protocol import Assignment as AssignmentMessage
@@ -358,6 +360,58 @@ def test_a_policy_of_the_body_as_it_was_is_refused_with_what_differs(lab, arm, t
     assignments.cancel_assignment(assignment=row, user=access.SERVER)
     greet(arm, ARM)
     assert launched(lab, tidy, parent, arm).state == "queued"
+
+
+def test_training_on_demonstrations_of_the_body_as_it_was_is_allowed_and_its_policies_reach_no_newer_body(
+    lab, arm, tidy
+):
+    """Old data stays usable; what was trained on it is for the body as it was, whoever asks and however."""
+    then = uploaded(lab, shown(task=tidy.family))
+    greet(arm, FASTER)
+    recipe = SFTRecipe().to_json()
+    run = launching.launch_run(lab=lab.row, user=access.SERVER, kind="sft", recipe=recipe, dataset=then)
+    assert run.state == "queued" and Embodiment.from_json(run.body) == ARM
+    parent = trained(lab, then)
+    policy, manager = parent.best_checkpoint("policy"), lab.users["manager"]
+    for wishes in ({"parent": parent}, {"checkpoint": policy, "episodes": 3}):
+        with pytest.raises(access.Invalid, match=r"Own arm is not as it was .*: it acts at 10 Hz, and acted at 5 Hz"):
+            assignments.assign_task(lab=lab.row, task=tidy, stations=[arm], user=manager, **wishes)
+        row = assignments.assign_task(lab=lab.row, task=tidy, stations=[], any_count=1, user=manager, **wishes)
+        dispatch.dispatch_all()
+        (waits,) = queue.read_queue(lab.row)
+        assert waits.assignment == row and "it acts at 10 Hz, and acted at 5 Hz" in waits.reason
+        assert not row.places.exists() and not AssignedStation.objects.filter(live=True).exists()
+        assignments.cancel_assignment(assignment=row, user=manager)
+
+
+@pytest.mark.parametrize("purpose", ["practice", "evaluation"])
+def test_a_body_that_changes_while_its_assignment_waits_gets_no_policy_of_before(lab, arm, tidy, purpose):
+    parent, manager = trained(lab, uploaded(lab, shown(task=tidy.family))), lab.users["manager"]
+    wishes = {"parent": parent, "not_before": timezone.now() + timedelta(hours=1)}
+    if purpose == "evaluation":
+        wishes |= {"checkpoint": parent.best_checkpoint("policy"), "episodes": 3}
+    row = assignments.assign_task(lab=lab.row, task=tidy, stations=[arm], user=manager, **wishes)
+    dispatch.dispatch_all()
+    assert row.waits and not AssignedStation.objects.filter(live=True).exists()
+    greet(arm, FASTER)
+    Assignment.objects.filter(pk=row.pk).update(not_before=timezone.now())
+    dispatch.dispatch_all()
+    (waits,) = queue.read_queue(lab.row)
+    assert waits.state == "blocked" and "it acts at 10 Hz, and acted at 5 Hz" in waits.reason
+    assert not AssignedStation.objects.filter(live=True).exists()
+    assert publishing.list_orders(station=arm)[0].assignment is None
+
+
+def test_attempts_whose_pictures_could_not_be_sent_are_refused_before_they_are_made(lab, arm):
+    seeing = replace(ARM, observation={**ARM.observation, IMAGES + "front": picture(128, 96)})
+    greet(arm, seeing)
+    long = labs.create_task(lab=lab.row, user=access.SERVER, **IN_WORDS | {"time_limit_steps": 1592})
+    with pytest.raises(
+        access.Invalid, match="Own arm can't practise Tidy up: an attempt of 1592 steps holds more pict"
+    ):
+        assignments.assign_task(lab=lab.row, task=long, stations=[arm], user=lab.users["manager"])
+    short = labs.edit_task(task=long, user=lab.users["manager"], time_limit_steps=1591)
+    assert assignments.assign_task(lab=lab.row, task=short, stations=[arm], user=lab.users["manager"]).waits
 
 
 def test_datasets_of_two_forms_of_a_body_are_not_trained_together(lab):

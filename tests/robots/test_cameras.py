@@ -1,6 +1,7 @@
 """What a station's cameras show live and keep for the replay; whatever they do, practice goes on."""
 
 import io
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from robots import cameras
+from robots import cameras, episodes
 from robots.__main__ import main
 from robots.cameras import Cameras
 from robots.embodiments import IMAGES, STATE, Camera, picture
@@ -22,6 +23,7 @@ from tests.robots.station_fakes import Clock, FakeWorld, loaded_policy, told
 from tests.robots.test_episodes import jpegs
 from tests.robots.test_episodes import make_episode as make_stored_episode
 
+WRIST = IMAGES + "wrist"
 TWO = replace(LANGUAGE_TABLE, views=(Camera("front", 640, 480), Camera("wrist", 640, 480)))
 
 
@@ -110,12 +112,41 @@ def test_the_setting_says_who_keeps_pictures(world, renderer, said, kept):
     assert said in RECORDED and SETTINGS["record_frames"].check(said) == said
 
 
-def test_what_a_policy_sees_by_is_not_kept_twice(world):
-    key = IMAGES + "wrist"
-    world.embodiment = replace(TWO, observation={**TWO.observation, key: picture(4, 4)})
-    world.observation = lambda: FakeWorld.observation(world) | {key: np.zeros((4, 4, 3), np.uint8)}
-    episode = Bench(world).episode()
-    assert list(episode.frames) == ["front"] and key in episode.observations
+@pytest.fixture
+def seeing(world):
+    """Its policy sees by the camera wrist, which is a view too."""
+    world.embodiment = replace(TWO, observation={**TWO.observation, WRIST: picture(4, 4)})
+    world.observation = lambda: FakeWorld.observation(world) | {WRIST: np.zeros((4, 4, 3), np.uint8)}
+    return world
+
+
+def test_what_a_policy_sees_by_is_not_kept_twice(seeing):
+    episode = Bench(seeing).episode()
+    assert list(episode.frames) == ["front"] and WRIST in episode.observations
+
+
+def test_what_a_person_drives_for_long_becomes_several_episodes_that_can_be_sent(seeing, monkeypatch):
+    monkeypatch.setattr(episodes, "MOST_FRAME_BYTES", 60_000)
+    monkeypatch.setattr(episodes, "MOST_PICTURE_BYTES", 60_000 + 48 * 5)
+    bench = Bench(seeing)
+    drive(bench, 10)
+    driven = bench.episodes
+    assert [(each.steps, each.ending) for each in driven] == [(4, "override"), (4, "override"), (2, "operator")]
+    assert {(each.instruction, each.purpose) for each in driven} == {(driven[0].instruction, "correction")}
+    for before, after in itertools.pairwise(driven):
+        assert (before.observations[STATE][-1] == after.observations[STATE][0]).all(), "nothing lies between them"
+        assert len(after.frames["front"]) == after.steps + 1
+    for each in driven:
+        assert len(read_episodes(episodes_to_bytes([each]))) == 1
+
+
+def test_a_task_of_more_steps_than_can_be_sent_is_why_it_waits(seeing, monkeypatch):
+    monkeypatch.setattr(episodes, "MOST_FRAME_BYTES", 60_000)
+    monkeypatch.setattr(episodes, "MOST_PICTURE_BYTES", 60_000 + 48 * 21)
+    assert Bench(seeing, limit=20).episode().steps == 20
+    refused = Bench(seeing, limit=21).station.telemetry()
+    assert refused.state == "idle" and "an attempt of 21 steps holds more pictures than can be sent" in refused.reason
+    assert "lower the time limit" in refused.reason
 
 
 def test_a_camera_that_fails_repeats_its_picture_and_says_so_and_comes_back(world, monkeypatch, caplog):
@@ -154,7 +185,7 @@ def test_a_camera_that_sent_nothing_at_the_beginning_keeps_nothing_and_practice_
 
 def test_a_long_episode_keeps_rarer_pictures_and_is_never_lost(world, monkeypatch):
     jpeg = len(cameras.to_jpeg(np.zeros((240, 320, 3), np.uint8), (320, 240)))
-    monkeypatch.setattr(cameras, "RECORDED_BYTES", 12 * jpeg)
+    monkeypatch.setattr(cameras, "MOST_FRAME_BYTES", 12 * jpeg)
     episode = Bench(world, limit=60).episode()
     front = episode.frames["front"]
     fresh = [i for i in range(1, 61) if front[i] is not front[i - 1]]
@@ -163,18 +194,23 @@ def test_a_long_episode_keeps_rarer_pictures_and_is_never_lost(world, monkeypatc
     assert sum(map(len, {id(each): each for each in front}.values())) < 14 * jpeg
 
 
-def test_what_a_person_drives_is_filmed_too(world):
-    bench = Bench(world)
-    bench.step(5)
+def drive(bench, steps):
+    """An override of so many steps."""
     command = {"type": "command", "id": "o", "name": "override", "args": {}, "epoch": 1, "by": "ann", "ttl_ms": None}
     bench.station.receive(told(command))
-    for number in range(4):
+    for number in range(steps):
         drive = {**command, "id": f"d{number}", "name": "drive", "args": {"axes": {"x": 1.0}}}
         bench.station.receive(told(drive), bench.clock.now)
         bench.clock.pass_(0.2)
         if bench.station.observe() is not None:
             bench.station.act(None, math.nan, None)
     bench.station.receive(told({**command, "id": "h", "name": "hand_back"}))
+
+
+def test_what_a_person_drives_is_filmed_too(world):
+    bench = Bench(world)
+    bench.step(5)
+    drive(bench, 4)
     cut, driven = bench.episodes[:2]
     assert (cut.ending, driven.purpose) == ("override", "correction")
     for each in (cut, driven):

@@ -12,10 +12,16 @@ from robots.embodiments import EMBODIMENTS, ENVIRONMENT_STATE, STATE, vector
 from robots.episodes import (
     ACTORS,
     FORMAT,
+    LONGEST_EPISODE,
+    MOST_FRAME_BYTES,
+    MOST_PICTURE_BYTES,
     Episode,
     EpisodeError,
+    FieldError,
     episodes_to_bytes,
+    most_steps,
     read_episodes,
+    refuse_long,
     unchecked_bytes,
     write_episodes,
 )
@@ -289,6 +295,55 @@ def test_offsets_and_sizes_that_overflow_are_refused():
     wrong = np.array([2**62] * 4 + [18 * each] + [0] * 13, np.int64)  # their sum overflows to what is there
     with pytest.raises(EpisodeError, match="the sizes of front do not match"):
         read_episodes(data.replace(sizes, wrong.tobytes()))
+
+
+def with_pictures(mebibytes, seed=0, frames=0) -> Episode:
+    """So many MiB of what a policy saw (a multiple of 3), and of frames."""
+    rows = mebibytes * 4 // 3  # of 0.75 MiB each
+    seen = {STATE: np.zeros((rows, 2), np.float32), TOP: np.zeros((rows, 512, 512, 3), np.uint8)}
+    large = [b"\xff\xd8" + bytes([i]) * (frames * 2**20 // rows - 2) for i in range(rows)]
+    return make_episode(rows - 1, seed, observations=seen, frames={"wrist": large} if frames else {})
+
+
+@pytest.mark.parametrize("pictures, frames", [(57, 0), (3, 54), (30, 27)])
+def test_too_many_pictures_are_refused_before_they_are_copied(pictures, frames):
+    data = unchecked_bytes([with_pictures(3, 1), with_pictures(pictures, 2, frames), with_pictures(3, 3)])
+    tracemalloc.start()
+    with pytest.raises(FieldError) as refused:
+        read_episodes(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert f"Episode {make_episode(1, 2).uuid}, field observations: with its frames it has 57 MiB" in str(refused.value)
+    assert "at most 56 MiB are taken; cut it into several episodes" in str(refused.value)
+    assert peak < 1e6, f"{peak / 1e6:.0f} MB"
+
+
+def test_as_many_pictures_as_are_allowed_are_taken_in_each_episode(tmp_path):
+    assert len(read_episodes(unchecked_bytes([with_pictures(27, 1, 28)]))) == 1
+    assert len(read_episodes(unchecked_bytes([with_pictures(30, 1), with_pictures(30, 2)]))) == 2
+    (tmp_path / "of_before").write_bytes(unchecked_bytes([with_pictures(57)]))
+    assert len(read_episodes(tmp_path / "of_before")) == 1, "what is stored already stays readable"
+
+
+def test_pictures_of_a_file_of_before_count_too():
+    frames = {"front": [b"\xff\xd8" + bytes(10 * 2**20 - 2)] * 6}
+    with pytest.raises(FieldError, match="60 MiB of pictures"):
+        read_episodes(old_file([make_episode(5, frames=frames)]))
+    seen = np.zeros((6, 10 * 2**20), np.uint8)
+    with pytest.raises(FieldError, match="60 MiB of pictures"):
+        read_episodes(old_file([make_episode(5)], observations=seen))
+
+
+def test_the_longest_episode_of_a_body_is_one_that_can_be_sent():
+    for body in EMBODIMENTS.values():
+        if body.pictures:
+            size = (most_steps(body) + 1) * sum(feature.size for feature in body.pictures.values())
+            assert size <= MOST_PICTURE_BYTES < size + MOST_FRAME_BYTES + 2**20
+        else:
+            assert most_steps(body) == LONGEST_EPISODE
+    with pytest.raises(EpisodeError, match=r"holds more pictures than can be sent: .* for more than 1414 steps; lower"):
+        refuse_long(EMBODIMENTS["so101_pick_cameras"], 1415)
+    refuse_long(EMBODIMENTS["so101_pick_cameras"], 1414)
 
 
 def test_each_id_has_one_spelling():

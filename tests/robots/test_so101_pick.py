@@ -232,6 +232,16 @@ def test_a_person_is_asked_for_in_words(world):
     assert world.needs_reset() == "" and not world.resets_itself
 
 
+def test_a_simulation_that_became_unstable_asks_for_a_person(world):
+    world.reset(np.random.default_rng(3))
+    world._data.qvel[5] = 1e12
+    world.step(np.zeros(5, np.float32))
+    assert "became unstable" in world.needs_reset()
+    assert not world.objects_in_play()  # where they lie now nobody has put them
+    world.reset(np.random.default_rng(3))
+    assert world.needs_reset() == ""
+
+
 @pytest.mark.parametrize("family", ["so101_pick", "so101_take_out"])
 def test_the_demonstrator_succeeds_and_its_attempts_differ(world, family):
     steps = []

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from robots.attempts import MOST_PASSED_OVER
 from robots.attention import need_of
 from robots.embodiments import STATE
 from robots.episodes import ACTORS, episodes_to_bytes, rows_of, stacked
-from robots.protocol import to_json
+from robots.protocol import Code, to_json
 from robots.rules import RULES
 from robots.station import Station
 from robots.termination import chance_of_success
@@ -35,10 +36,15 @@ class Bench:
             seed=3,
             emit=lambda message: self.sent.append(to_json(message)),
             show=lambda message: self.shown.append(to_json(message)),
-            store=self.episodes.append,
+            store=self.keep,
             clock=self.clock,
         )
         self.station.receive(told({"type": "welcome", "settings": settings}))
+
+    def keep(self, episode):
+        self.episodes.append(episode)
+        if episode.detected_success:  # what is asked next is still to be done
+            self.world.state[0] = 0.001
 
     def practise(self, loaded=None, **task):
         self.station.receive(told({**ASSIGNMENT, "task": {**ASSIGNMENT["task"], **task}}))
@@ -120,10 +126,27 @@ def test_the_detector_wants_its_frames_in_a_row():
     assert episode.steps == 11
 
 
-def test_a_goal_fulfilled_before_the_first_step_is_nobodys_success():
-    bench = Bench().practise(loaded_policy(reward_model=FakeRewardModel(distance=0)))
-    (episode,) = bench.until_episodes(1)
-    assert episode.steps == 1
+def test_a_goal_fulfilled_before_the_first_step_is_passed_over_and_in_the_end_a_person_is_asked():
+    reward_model = FakeRewardModel(distance=0)
+    bench = Bench().practise(loaded_policy(reward_model=reward_model))
+    before, asked = bench.world.observation(), set()
+    while bench.state == "practising" and bench.tick():
+        asked.add(bench.station.attempts.number)
+    assert len(asked) == MOST_PASSED_OVER and bench.state == "needs_person" and not bench.episodes
+    assert bench.station.control.code == Code.NO_INSTRUCTION and "fulfilled already" in bench.station.workspace.need
+    assert same(bench.world.observation(), before), "nothing moves"
+    reward_model.distance = 10.0  # as things lie now
+    bench.command("reset")
+    assert bench.until_episodes(1)[0].ending == "detected_success"
+
+
+def test_one_frame_of_a_fulfilled_goal_in_between_does_not_count_towards_asking_a_person():
+    reward_model = FakeRewardModel()
+    bench = Bench().practise(loaded_policy(reward_model=reward_model))
+    for number in range(2 * MOST_PASSED_OVER):
+        reward_model.distance = 0.0 if number % 2 else 10.0
+        bench.until_episodes(number // 2 + 1) if not number % 2 else bench.tick()
+    assert bench.state == "practising"
 
 
 def test_a_time_limit_is_not_a_success():
@@ -787,6 +810,66 @@ def test_a_server_gone_for_long_holds_the_body_still_and_the_episode_goes_on_aft
     bench.station.server_gone(0.1)
     (episode,) = bench.until_episodes(1)
     assert bench.state == "practising" and episode.ending == "detected_success" and episode.steps == 9
+
+
+def test_an_attempt_begins_with_what_is_there_now_and_not_with_what_was_there_before_it_stood_idle():
+    bench = Bench()
+    bench.world.state[1] = 0.03  # somebody moved it by hand
+    bench.practise()
+    (episode,) = bench.until_episodes(1)
+    assert episode.observations[STATE][0, 1] == np.float32(0.03)
+    bench.world.state[1] = 0.05  # between two attempts too, however little time lies between
+    assert bench.until_episodes(2)[1].observations[STATE][0, 1] == np.float32(0.05)
+
+
+def test_what_a_person_drives_begins_with_what_was_seen_at_the_first_push():
+    bench = Bench()
+    filmed = []
+    bench.station.attempts.film = lambda recording: filmed.append(recording.observations[-1][STATE][1])
+    bench.world.state[1] = 0.03
+    bench.command("override")
+    assert bench.station.recording.observations[0][STATE][1] == np.float32(0.03)
+    for _ in range(8):
+        bench.heartbeat()
+        bench.tick()
+    bench.world.state[1] = 0.05
+    for _ in range(2):
+        bench.command("drive", axes={"x": 1})
+        assert bench.tick()
+    bench.command("hand_back")
+    (episode,) = bench.episodes
+    assert episode.steps == 2 and (episode.observations[STATE][:, 1] == np.float32(0.05)).all()
+    assert filmed == [np.float32(0.03)] + 3 * [np.float32(0.05)], "the picture beside it is a new one too"
+
+
+def test_after_a_silence_of_the_server_the_policy_sees_what_is_there_then():
+    bench = Bench().practise()
+    bench.tick(), bench.tick()
+    bench.station.server_gone(2.6)
+    bench.world.state[1] = 0.04
+    assert not any(bench.tick() for _ in range(20))
+    bench.station.server_gone(0.1)
+    (episode,) = bench.until_episodes(1)
+    assert (
+        episode.observations[STATE][2:4, 1].tolist() == 2 * [np.float32(0.04)] and not episode.observations[STATE][1, 1]
+    )
+
+
+@pytest.mark.parametrize("when", ["at the beginning", "in the middle"])
+def test_an_observation_that_can_not_be_had_any_more_asks_for_a_person(when):
+    bench = Bench()
+    if when == "in the middle":
+        bench.practise()
+        bench.tick(), bench.tick()
+        bench.station.server_gone(2.6)
+        bench.clock.pass_(2)
+        bench.station.server_gone(0.1)
+    bench.world.state = np.array([np.nan, 0, 0, 0], np.float32)
+    if when == "at the beginning":
+        bench.practise()
+    assert not bench.tick() and bench.state == "needs_person"
+    assert bench.station.control.reason == f"a look failed: its {STATE} holds NaN or infinity"
+    assert [episode.ending for episode in bench.episodes] == (["fault"] if when == "in the middle" else [])
 
 
 @pytest.mark.parametrize("trouble", ["silent server", "new link", "no sign of life", "the server says so", "fault"])

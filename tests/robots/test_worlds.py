@@ -35,6 +35,22 @@ def test_every_world_steps_with_random_actions_without_nan(name):
     world.close()
 
 
+@pytest.mark.parametrize("name", EMBODIMENTS)
+def test_what_a_world_shows_while_nobody_acts_is_to_the_bit_what_it_showed_last(name):
+    world, rng = make_world(name, 3), np.random.default_rng(3)
+    seen = world.reset(rng)
+    for _ in range(5):
+        for _ in range(2):
+            again = world.observation()
+            assert seen.keys() == again.keys()
+            assert all(seen[key].tobytes() == again[key].tobytes() for key in seen)
+        seen = {
+            key: array.copy()
+            for key, array in world.step(rng.uniform(*np.array(world.embodiment.action_range).T)).items()
+        }
+    world.close()
+
+
 def test_scattered_blocks_touch_nothing_and_lie_on_the_table():
     world, rng = LanguageTable(0), np.random.default_rng(1)
     for _ in range(50):

@@ -21,6 +21,8 @@ In the smallest regime, 200 practice episodes each, other ways to practise:
     awac                ours without the steps-to-go reward: 1 at a detected success alone
     sparse, ppo         that reward by policy gradient, and with a critic
     hand-picked         ours, but the named blocks are looked up instead of found in the words (an upper bound)
+    sft-chunks, chunks  imitation that answers chunks of four actions, all of them executed before it is asked again,
+                        and practice from there, which takes the four as one action
 
 How rows are measured: regimes.py. Privileged: exact poses (observation, fence), the true success that ends a
 demonstration, needs_reset.
@@ -48,6 +50,7 @@ TIME_LIMIT = TIME_LIMIT_STEPS
 REGIMES = Regimes(TASK[0], {"small": 3, "middle": 5, "large": 8, "50": 50, "100": 100})
 
 UNCLIPPED = 100.0
+CHUNK = 4
 
 
 def run(seed: int, report: Report) -> list[Row]:
@@ -64,13 +67,16 @@ def run(seed: int, report: Report) -> list[Row]:
         for number, (setting, other) in enumerate(OTHERS.items()):
             report(0.55 + 0.45 * number / len(OTHERS), setting)
             rows.append(other(setting, begun[0], path, seed))
+        begin = stage1(path / "sft-chunks", data[: begun[0].count], seed, chunk=CHUNK, executed=CHUNK)
+        rows.append(REGIMES.judged("sft-chunks", "small", begin.policy, seed, begin.wall_s, demonstrations=begin.count))
+        rows.append(another_way()("chunks", begin, path, seed))
     return rows
 
 
 def summarise(rows: list[Row]) -> dict[str, Any]:
     return REGIMES.summary(rows) | {
         f"small: {other} minus practice-200": difference(rows, other, "practice-200", "success", "small")
-        for other in OTHERS
+        for other in (*OTHERS, "chunks")
     }
 
 

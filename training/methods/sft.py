@@ -371,20 +371,36 @@ class Losses:
         hidden, _ = self._hidden_and_frame(frames, from_any_side)
         loss = F.cross_entropy(self.network.steps_to_go_head(hidden), self.bins[frames])
         if from_any_side and isinstance(self.network.features, ArmFeatures):
-            loss = loss + self._of_other_words(frames, self.network.features)
+            loss = loss + self._unbrought(frames, self.network.features)
         return loss
 
-    def _of_other_words(self, frames: Tensor, features: ArmFeatures) -> Tensor:
-        """The same for another sentence in the same scene, where what that means clearly lies elsewhere: it is as far
-        from its goal as a demonstration is at its beginning. Demonstrations all go well, so without this a hand above a
-        bin is near the goal to the reward model, whether or not it brought anything there. [n] -> []
+    def _unbrought(self, frames: Tensor, features: ArmFeatures) -> Tensor:
+        """The same for scenes in which what is meant clearly lies elsewhere than where it shall go, whatever the hand
+        does: they are as far from their goal as a demonstration is at its beginning. Demonstrations all go well, so
+        without this a hand above a bin is near the goal to the reward model, whether or not it brought anything there.
+
+        Half are recorded scenes under another sentence; half are scenes in which the object lies where it was, or on
+        the way, while the hand has gone on: left behind, or lost. [n] -> []
         """
-        goals = self.goals[torch.randint(len(self.goals), (len(frames),), generator=self.generator)]
-        perceived = self.perceived[frames]
-        open_still = features.far(perceived, goals)
-        if not open_still.any():
+        others, left = frames[: len(frames) // 2], frames[len(frames) // 2 :]
+        rows = torch.cat(
+            [
+                torch.randint(len(self.goals), (len(others),), generator=self.generator),
+                self.demonstrations.instruction[left],
+            ]
+        )
+        begun = self.demonstrations.first[self.demonstrations.episodes_of(left)]
+        share = torch.rand(len(left), generator=self.generator)
+        earlier = begun + (share * (left - begun)).long()
+        goals = self.goals[rows]
+        gone_on = features.left_behind(
+            self.perceived[left], self.perceived[earlier], self.perceived[begun], goals[len(others) :]
+        )
+        perceived = torch.cat([self.perceived[others], gone_on])
+        still_open = features.far(perceived, goals)
+        if not still_open.any():
             return torch.zeros(())
-        hidden = self.network.hidden(perceived[open_still], goals[open_still])
+        hidden = self.network.hidden(perceived[still_open], goals[still_open])
         return F.cross_entropy(self.network.steps_to_go_head(hidden), self.beginning.expand(len(hidden)))
 
     @torch.no_grad()

@@ -69,6 +69,16 @@ class ArmFeatures(Sideless):
         _, source, target = self.meant(perceived, goal)
         return (source[:, self.place[:2]] - target).norm(dim=1) > FAR
 
+    def left_behind(self, perceived: Tensor, earlier: Tensor, begun: Tensor, goal: Tensor) -> Tensor:
+        """The scenes as they would be if the object that is meant lay where it was earlier, as high as when it was
+        begun. [n, P] three times, [n, 2 K + 3] -> [n, P]
+        """
+        objects = perceived[:, self.all_own :].unflatten(1, (self.count, -1))
+        was = earlier[:, self.all_own :].unflatten(1, (self.count, -1)).clone()
+        was[..., self.place[2]] = begun[:, self.all_own :].unflatten(1, (self.count, -1))[..., self.place[2]]
+        moved = objects + goal[:, : self.count, None] * (was - objects)
+        return torch.cat([perceived[:, : self.all_own], moved.flatten(1)], 1)
+
     def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
         """[n, P], [n, 2 K + 3] -> [n, size]"""
         own = perceived[:, : self.all_own]

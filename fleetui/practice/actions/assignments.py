@@ -16,7 +16,7 @@ from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import grant_lease
 from fleetui.fleet.actions.labs import lock_queue
-from fleetui.fleet.bodies import what_changed
+from fleetui.fleet.bodies import read_body, what_changed
 from fleetui.fleet.models import PRIORITIES, REPEATS, AssignedStation, Assignment, Lab, Lease, Station, Task
 from fleetui.fleet.signals import queue_changed
 from fleetui.fleet.time_zones import newest_due, zone_named, zone_names
@@ -24,6 +24,7 @@ from fleetui.learning import actions as learning_actions
 from fleetui.learning import selectors as learning
 from fleetui.learning.models import Checkpoint, Run
 from fleetui.practice.actions.publishing import order_station, order_stations_of_run
+from robots.episodes import EpisodeError, refuse_long
 
 MOST_ATTEMPTS = 10_000  # of an evaluation
 PATIENCE = timedelta(hours=24)  # one that has waited so long is not overtaken any more, whatever has priority
@@ -194,6 +195,11 @@ def _unable(task: Task, stations: list[Station], trained: dict[str, Any]) -> str
         body = station.embodiment.get("name", task.embodiment)
         if body != task.embodiment:
             return f"{station} has the embodiment {body}, but {task} needs {task.embodiment}; leave this station out."
+        if (known := read_body(station.embodiment)) is not None:
+            try:
+                refuse_long(known, task.time_limit_steps)
+            except EpisodeError as error:
+                return f"{station} can't practise {task}: {error}."
         if changed := what_changed(station.embodiment, trained):
             return (
                 f"{station} is not as it was when the policy's demonstrations were recorded: {changed}. Leave it out, "

@@ -21,7 +21,7 @@ from fleetui.learning import actions as learning_actions
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from fleetui.messages import RunChanged, send_on_commit
 from fleetui.practice.actions.publishing import order_stations_of_evaluation, tell_stations_of_run, uuid_or_none
-from robots.episodes import ACTORS, write_episodes
+from robots.episodes import ACTORS, LARGEST_UPLOAD, write_episodes
 from robots.episodes import Episode as RecordedEpisode
 from robots.protocol import Hold
 
@@ -47,6 +47,7 @@ def store_episodes(*, station: Station, body: bytes) -> dict[str, Any]:
         }
         fresh = [episode for episode in recorded if episode.uuid not in known]
         rows = _episode_rows(station, fresh, folder)
+        _leave_out_surplus(rows)
         try:
             for episode, row in zip(fresh, rows, strict=True):
                 write_episodes(row.file, [episode])
@@ -66,7 +67,7 @@ def store_episodes(*, station: Station, body: bytes) -> dict[str, Any]:
 
 
 def _checked_upload(station: Station, body: bytes) -> list[RecordedEpisode]:
-    if len(body) > uploads.UPLOAD_LIMIT:
+    if len(body) > LARGEST_UPLOAD:
         raise TooLarge(f"The upload has {len(body)} bytes, more than 64 MiB; send fewer episodes at once.")
     recorded = uploads.read_upload(body)
     if len(recorded) > EPISODES_A_FILE:
@@ -152,6 +153,19 @@ def _evaluation_of(episode: RecordedEpisode, evaluations: list[Assignment]) -> A
     before = [row for row in evaluations if row.started_at and row.started_at <= began]
     newest = max(before, key=lambda row: row.started_at or began, default=None)
     return newest or next(iter(evaluations), None)
+
+
+def _leave_out_surplus(rows: list[Episode]) -> None:
+    """An evaluation counts as many attempts as it was asked for. One more may have been made: what a station that was
+    gone had begun another one made too. It is kept, and counts nowhere.
+    """
+    evaluations = {row.assignment_id for row in rows if row.assignment_id is not None}
+    # The lock lets two uploads at once see each other's attempts.
+    locked = Assignment.objects.select_for_update(no_key=True).filter(pk__in=evaluations).order_by("pk")
+    for assignment in list(locked):
+        left = max(0, (assignment.budget_episodes or 0) - assignment.episodes.count())
+        for surplus in [row for row in rows if row.assignment_id == assignment.pk][left:]:
+            surplus.assignment = None
 
 
 def _time_of(seconds: float) -> datetime:

@@ -20,6 +20,7 @@ let data = { slug, ...JSON.parse($("#described").textContent) }, heardAt = null;
 const current = () => ({ ...data, slug });
 const drive = new Drive(current);
 const driveButtons = $("#axes") && new DriveButtons($("#axes"), drive);
+const PHONE = matchMedia("(max-width: 720px)");  // as in fleetui.css
 const CAMERA_GONE_MS = 1000;      // others of the station may go on
 
 for (const each of feeds) showFrames(each, lab, slug,
@@ -93,7 +94,10 @@ function render() {
   if (driveButtons) {
     driveButtons.show(data.drive);
     $("#axes").hidden = data.device;
-    $("#drive").hidden = !(mine && overridden) || !(data.teleoperator || $("#axes").childElementCount);
+    const driving = $("#drive"), shown = !driving.hidden;
+    driving.hidden = !(mine && overridden) || !(data.teleoperator || $("#axes").childElementCount);
+    // On a phone the stop is before what lies lower, and a thumb on these buttons scrolls nothing.
+    if (!shown && !driving.hidden && PHONE.matches) driving.scrollIntoView({ block: "nearest" });
     const device = $("#teleoperate");
     device.hidden = !data.teleoperator;
     setText(device, data.device ? "Drive from this page" : `Drive by its own device: ${data.teleoperator}`);

@@ -153,15 +153,15 @@ def missing_into(target: Mapping[str, str], positions: Mapping[str, tuple[float,
 
 
 def missing_out(target: Mapping[str, str], positions: Mapping[str, tuple[float, float]]) -> float:
-    """Metres by which the cube is still off the free middle; infinite if it is out of play.
-
-    0 also where it lies in the other bin: it can't be taken out of this one, so nobody asks for it. True success is
-    stricter (physics.py): there the cube has to lie in the middle.
+    """Metres by which the cube would have to be moved to stand clear of the bin that it lies in; 0 where it lies
+    elsewhere: what is in no bin, or in the other one, can't be taken out of this one. Infinite if it is out of play.
     """
     if target["cube"] not in positions:
         return math.inf
     place = positions[target["cube"]]
-    return 0.0 if bin_at(place) not in ("", target["bin"]) else _beyond(place, *MIDDLE)
+    if bin_at(place) != target["bin"]:
+        return 0.0
+    return CUBE + BIN_HALF - max(abs(at - of) for at, of in zip(place, BINS[target["bin"]], strict=True))
 
 
 _VERBS = ("put", "place", "drop", "lay", "move", "bring", "set")

@@ -119,10 +119,12 @@ def _servos() -> str:
     return f'{arm}<position joint="gripper" kp="3" kv="0.12" forcerange="{-most} {most}"/>'
 
 
-def _cube(kind: ObjectKind) -> str:
+def _cube(number: int, kind: ObjectKind) -> str:
     half = CUBE / 2
+    # Where it is if MuJoCo begins anew by itself: beside the table, and in no other cube.
+    away = 3 + 0.1 * number
     return f"""
-    <body name="{kind.name}" pos="0 0 {half}">
+    <body name="{kind.name}" pos="{away} 0 {half}">
       <freejoint/>
       <geom class="cube" name="{kind.name}" type="box" size="{half} {half} {half}" {_rgba(COLOURS[kind.colour])}/>
     </body>"""
@@ -176,7 +178,7 @@ def mjcf(objects: tuple[ObjectKind, ...]) -> str:
         <geom class="solid" name="table" type="plane" size="0 0 1" group="4"/>
         {"".join(_bin(*at) for at in BINS.values())}
         {_arm()}
-        {"".join(map(_cube, objects))}
+        {"".join(_cube(*each) for each in enumerate(objects))}
       </worldbody>
       <actuator>{_servos()}</actuator>
     </mujoco>"""

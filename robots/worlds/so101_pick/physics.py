@@ -66,6 +66,10 @@ class Layout(NamedTuple):
     cubes: Mapping[str, CubePose]
 
 
+# MuJoCo's warnings of a state that is no number or huge: it begins anew then, by itself. About once in 10,000 attempts.
+_BROKEN = mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC
+
+
 class So101Pick:
     """One table with its arm."""
 
@@ -230,6 +234,8 @@ class So101Pick:
         return rests and not self.touched(name)
 
     def needs_reset(self, fewest_objects: int | None = None) -> str:
+        if any(self._data.warning[each].number for each in _BROKEN):
+            return "the simulation became unstable, and nothing lies where it lay"
         here = self.objects_in_play()
         if len(here) == len(self.names) or (fewest_objects is not None and len(here) >= fewest_objects):
             return ""
