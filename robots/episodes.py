@@ -63,6 +63,7 @@ LONGEST_TEXT = 300  # characters, of each text field
 FPS = (0.1, 1000.0)
 LONGEST_ATTEMPT = 10_000  # steps of a policy: the longest time limit that a task may have
 LONGEST_EPISODE = 100_000  # steps of anybody
+LARGEST_WEIGHT = 100.0
 LARGEST_FIELD = 1e300  # an integer of JSON may be larger than any float
 LARGEST_NUMBER = 1e9  # of any body: float32 holds its square, and sums of many of them
 # Beyond what a body declares: a clipped float32 may lie a little above its limit, a camera sees a thing a little beside
@@ -108,6 +109,7 @@ class Episode:
     started_at: float = 0.0
     fps: float = 5.0
     interventions: int = 0
+    weight: float = 1.0  # as so many episodes it counts in learning
     frames: dict[str, list[bytes]] = field(default_factory=dict)  # JPEGs [T+1] by camera, where a station kept them
     body: Embodiment | None = None  # as it described itself when this was recorded; None: the built-in one of its name
     # uint8 [T], 1 where the fence turned the policy's action aside; None: nowhere, and zeros are put here at once
@@ -157,6 +159,8 @@ class Episode:
             refuse("fps", f"is {self.fps:g}; a body is controlled {low:g} to {high:g} times a second.")
         if self.seed is not None and not (_is_integer(self.seed) and abs(self.seed) < 2**63):
             refuse("seed", "must be a whole number of 64 bits or null.")
+        if not (_is_number(self.weight) and 0 < self.weight <= LARGEST_WEIGHT):
+            refuse("weight", f"must be a number above 0 and at most {LARGEST_WEIGHT}.")
         if not _is_integer(self.interventions) or not 0 <= self.interventions <= LONGEST_EPISODE:
             refuse("interventions", f"must be a whole number, 0 or more and at most {LONGEST_EPISODE}.")
         self._validate_arrays(refuse)
@@ -338,6 +342,7 @@ _FIELDS = (
     "fps",
     "interventions",
 )
+_OPTIONAL = {"weight": 1.0}  # fields that stand in a file only where they say something
 RENAMED_FIELDS = {"control_hz": "fps"}
 
 
@@ -385,7 +390,11 @@ def unchecked_bytes(episodes: Sequence[Episode]) -> bytes:
         ]
         arrays[_SIZES + camera] = np.array([len(frame) for frame in frames], dtype=np.int64)
         arrays[_FRAMES + camera] = np.frombuffer(b"".join(frames), dtype=np.uint8)
-    fields = [{name: getattr(episode, name) for name in _FIELDS} for episode in episodes]
+    fields = [
+        {name: getattr(episode, name) for name in _FIELDS}
+        | {name: getattr(episode, name) for name, usual in _OPTIONAL.items() if getattr(episode, name) != usual}
+        for episode in episodes
+    ]
     metadata = {"format": FORMAT, "episodes": json.dumps(fields, allow_nan=False)}
     if body := episodes[0].body:
         metadata["body"] = json.dumps(body.to_json(), allow_nan=False)
@@ -527,7 +536,7 @@ def _read_header(
             if name not in entry:
                 which = _shown(entry.get("uuid", "(without an id)"))
                 raise FieldError(f"Episode {which}, field {name}: is missing.")
-        for name in set(entry) - set(_FIELDS):
+        for name in set(entry) - set(_FIELDS) - set(_OPTIONAL):
             raise FieldError(f"Episode {_shown(entry['uuid'])}, field {_shown(name)}: is unknown.")
         if isinstance(ending := entry["ending"], str):
             entry["ending"] = RENAMED_ENDINGS.get(ending, ending)
