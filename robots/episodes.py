@@ -11,7 +11,7 @@ import mmap
 import struct
 import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
@@ -456,6 +456,77 @@ def read_episodes(source: str | Path | bytes, frames: bool = True) -> list[Episo
             setattr(episode, name, _one_spelling(getattr(episode, name)))
         episodes.append(episode)
     return episodes
+
+
+class EpisodeFile:
+    """A file of episodes, read one by one: it may be larger than memory. Many may read it at once."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if not path.stat().st_size:  # which can't be mapped
+            raise EpisodeError("The file is empty.")
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            self.fields, self.body, header, start = _read_header(data, LARGEST_HEADER)
+            _refuse_truncated(len(data), self.fields, header, start)
+        # A file of before has its arrays in another order: it is small, and read at once.
+        self._old = read_episodes(path) if {"observations", "frames"} & header.keys() or "fenced" not in header else []
+        self._keys = [key for key in header if not key.startswith((_FRAMES, _SIZES)) and key != "offsets"]
+        self.cameras = [key.removeprefix(_FRAMES) for key in header if key.startswith(_FRAMES)]
+        with safe_open(path, framework="numpy") as tensors:
+            self._offsets = tensors.get_tensor("offsets")
+            self._cuts = {
+                camera: np.concatenate([[0], np.cumsum(tensors.get_tensor(_SIZES + camera))])
+                for camera in self.cameras
+            }
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def episode(self, number: int, frames: bool = True) -> Episode:
+        """One of them, checked; without frames those are not read."""
+        if self._old:
+            return self._old[number]
+        begin, end = int(self._offsets[number]), int(self._offsets[number + 1])
+        parts: dict[str, Any] = {}
+        pictures = {}
+        with safe_open(self.path, framework="numpy") as tensors:
+            for key in self._keys:
+                more = _ARRAYS.get(key, 1)
+                parts[key] = tensors.get_slice(key)[begin + more * number : end + more * (number + 1)]
+            for camera in self.cameras if frames else ():
+                cut = self._cuts[camera][begin + number : end + number + 2]
+                if cut[-1] > cut[0]:
+                    held = tensors.get_slice(_FRAMES + camera)[int(cut[0]) : int(cut[-1])]
+                    pictures[camera] = _unrepeated(held, cut - cut[0])
+        observations = {key: parts.pop(key) for key in [*parts] if key not in _ARRAYS}
+        episode = Episode(
+            **self.fields[number], **parts, observations=observations, frames=pictures, body=self.body
+        )
+        episode.validate()
+        for name in ("uuid", "policy", "reward_model"):
+            setattr(episode, name, _one_spelling(getattr(episode, name)))
+        return episode
+
+
+def cut(episode: Episode, start: int, stop: int) -> Episode:
+    """Its steps from start to stop, with the observation after the last of them. Nothing is said of how it ended: that
+    is for who cuts.
+    """
+    if (start, stop) == (0, episode.steps):
+        return episode
+    if not 0 <= start < stop <= episode.steps:
+        raise EpisodeError(f"Episode {episode.uuid} has {episode.steps} steps; it can't be cut to {start} to {stop}.")
+    seen = slice(start, stop + 1)
+    return replace(
+        episode,
+        observations=rows_of(episode.observations, seen),
+        actions=episode.actions[start:stop],
+        actors=episode.actors[start:stop],
+        fenced=episode.fenced[start:stop],
+        steps_to_go=episode.steps_to_go[seen],
+        frames={camera: frames[seen] for camera, frames in episode.frames.items()},
+        started_at=episode.started_at + start / episode.fps if episode.started_at else episode.started_at,
+    )
 
 
 def _unrepeated(frames: np.ndarray, cuts: np.ndarray) -> list[bytes]:
