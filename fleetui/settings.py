@@ -104,6 +104,14 @@ def read_redis(url: str) -> RedisAddress:
     raise ValueError
 
 
+def read_folders(text: str) -> list[Path]:
+    """Whole paths, with colons between them."""
+    folders = [Path(each).expanduser() for each in text.split(os.pathsep) if each.strip()]
+    if not all(folder.is_absolute() for folder in folders):
+        raise ValueError
+    return folders
+
+
 class Environment(BaseSettings):
     """What the environment may say. A description completes "NAME must ..."; a value whose repr is off may hold a
     password and is never shown.
@@ -127,6 +135,10 @@ class Environment(BaseSettings):
     )
     # Marks cookies secure, behind a proxy that speaks https.
     FLEETUI_HTTPS: bool = Field(default=False, description="be 1 or 0")
+    # Folders of this machine below which datasets may be imported; without any, none may.
+    FLEETUI_IMPORT_ROOTS: Annotated[list[Path], NoDecode, BeforeValidator(read_folders)] = Field(
+        default=[], description="be whole paths of folders, with colons between them"
+    )
     # Shows errors in the browser.
     DEBUG: bool = Field(default=False, description="be 1 or 0")
     # Own servers in place of the embedded ones.
@@ -201,6 +213,7 @@ DATA.mkdir(parents=True, exist_ok=True, mode=0o700)
 PORT = environment.PORT
 DEBUG = environment.DEBUG
 SECRET_KEY = read_secret_key(DATA)
+IMPORT_ROOTS = environment.FLEETUI_IMPORT_ROOTS
 
 HOST_NAMES = environment.FLEETUI_HOST
 PUBLIC_ORIGIN, PUBLIC_HOST, BASE_PATH = environment.FLEETUI_URL

@@ -475,8 +475,7 @@ class EpisodeFile:
         with safe_open(path, framework="numpy") as tensors:
             self._offsets = tensors.get_tensor("offsets")
             self._cuts = {
-                camera: np.concatenate([[0], np.cumsum(tensors.get_tensor(_SIZES + camera))])
-                for camera in self.cameras
+                camera: np.concatenate([[0], np.cumsum(tensors.get_tensor(_SIZES + camera))]) for camera in self.cameras
             }
 
     def __len__(self) -> int:
@@ -499,9 +498,7 @@ class EpisodeFile:
                     held = tensors.get_slice(_FRAMES + camera)[int(cut[0]) : int(cut[-1])]
                     pictures[camera] = _unrepeated(held, cut - cut[0])
         observations = {key: parts.pop(key) for key in [*parts] if key not in _ARRAYS}
-        episode = Episode(
-            **self.fields[number], **parts, observations=observations, frames=pictures, body=self.body
-        )
+        episode = Episode(**self.fields[number], **parts, observations=observations, frames=pictures, body=self.body)
         episode.validate()
         for name in ("uuid", "policy", "reward_model"):
             setattr(episode, name, _one_spelling(getattr(episode, name)))

@@ -7,42 +7,28 @@ from typing import Any
 from django.db import transaction
 
 from fleetui.learning.models import Dataset, DatasetEpisode
-from robots.episodes import Episode
-from robots.quality import quality_of, unusual
+from robots.quality import unusual
 
 BATCH = 2000  # rows written at once
 
 
-def facts_of(episode: Episode) -> dict[str, Any]:
-    """What is kept of an episode as a row: as JSON, since another process may have read it."""
-    return {
-        "uuid": episode.uuid,
-        "task": episode.task,
-        "instruction": episode.instruction,
-        "steps": episode.steps,
-        "purpose": episode.purpose,
-        "ending": episode.ending,
-        "detected_success": episode.detected_success,
-        "true_success": episode.true_success,
-        "weight": episode.weight,
-        "quality": quality_of(episode),
-    }
-
-
 @transaction.atomic
 def list_root(*, dataset: Dataset, facts: Iterable[dict[str, Any]]) -> None:
-    """Its rows, in place of those that it has: a root that nothing refers to may have been made again."""
+    """Its rows, in place of those that it has: a root that nothing refers to may have been made again. `facts` tells of
+    each episode, as robots/lerobot/assembling.py does.
+    """
     rows = [
         DatasetEpisode(
-            **{**each, "uuid": uuids.UUID(each["uuid"])},
+            **{name: value for name, value in each.items() if name not in ("index", "uuid")},
+            uuid=uuids.UUID(each["uuid"]),
             dataset=dataset,
-            position=index,
+            position=position,
             source=dataset,
-            source_index=index,
+            source_index=each["index"],
             start=0,
             stop=each["steps"],
         )
-        for index, each in enumerate(facts)
+        for position, each in enumerate(facts)
     ]
     say_unusual(rows)
     DatasetEpisode.objects.filter(dataset=dataset).delete()

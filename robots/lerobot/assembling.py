@@ -1,11 +1,11 @@
 """Episodes of files and folders, some of them cut or under other words, put together anew: for training, as a LeRobot
 dataset, as one archive, or only looked at. A plan in JSON says what, so that the server has it done by a child process.
 
-{"into": "parts" | "folder" | "zip" | "nothing",
- "target": a folder that is made, or an archive; "facts": a file of JSON lines, one an episode, or null,
+{"into": "parts" | "folder" | "zip" | "mcap" | "mp4" (both of one episode) | "nothing",
+ "target": a folder that is made, or an archive; "facts": a file of JSON lines, the body and then each episode, or null,
  "sources": [{"path": a file of episodes or a folder, "cameras": true, "leave_out": [camera], "picture_width": null}],
  "episodes": [{"source": index, "index": n, "start", "stop", ...fields of Episode in place of its own}] | null: all,
- "body": Embodiment.to_json() | null, "quality": of video}
+ "body": Embodiment.to_json() | null, "quality": of video, "camera": of an MP4}
 
 Memory holds one part (PART_BYTES) or one episode, whichever is larger.
 """
@@ -20,13 +20,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from robots import strict_json
 from robots.atomic_files import replacing
-from robots.embodiments import Embodiment
+from robots.embodiments import IMAGES, Embodiment
 from robots.episodes import Episode, EpisodeError, EpisodeFile, cut, write_episodes
 from robots.lerobot.layout import NOTE, REFUSE, Problem
+from robots.lerobot.pictures import from_file, resized
 from robots.lerobot.reading import Dataset, open_dataset
+from robots.lerobot.videos import VideoWriter
 from robots.lerobot.writing import write_dataset
+from robots.mcap_files import write_mcap
 from robots.quality import quality_of
 
 PART_BYTES = 256 * 2**20  # of a file of episodes that is learned from
@@ -89,13 +94,19 @@ def assemble(plan: dict[str, Any], progress: Progress | None = None) -> None:
     if not entries:
         raise EpisodeError("There is no episode to take.")
     into, target = plan["into"], Path(plan["target"])
-    frames = into in ("folder", "zip", "nothing")
+    frames = into != "parts"  # nobody learns from them
     facts = Path(plan["facts"]) if plan.get("facts") else None
     episodes = _Counted(_taken(sources, entries, frames, facts), len(entries), progress)
     try:
         if into == "nothing":
             for _ in episodes:
                 pass
+        elif into == "mcap":
+            with replacing(target) as path:
+                write_mcap(path, next(iter(episodes)))
+        elif into == "mp4":
+            with replacing(target) as path:
+                write_mp4(path, next(iter(episodes)), plan["camera"], plan.get("quality") or "high")
         elif into == "parts":
             _write_parts(target, episodes)
         else:
@@ -130,6 +141,8 @@ def _taken(
         for entry in entries:
             episode = taken(sources[entry["source"]], entry, frames=frames)
             if told is not None:
+                if not told.tell() and episode.body is not None:
+                    told.write(strict_json.dumps({"body": episode.body.to_json()}).encode() + b"\n")
                 told.write(strict_json.dumps(facts_of(episode, entry["index"])).encode() + b"\n")
             yield episode
     finally:
@@ -191,6 +204,43 @@ def _write_folder(target: Path, episodes: _Counted, plan: dict[str, Any], camera
     shutil.rmtree(making)
 
 
+def write_mp4(path: Path, episode: Episode, camera: str, quality: str) -> None:
+    """What one camera showed at each observation, T+1 pictures."""
+    shown = pictures_of(episode, camera)
+    video: VideoWriter | None = None
+    try:
+        for number, picture in enumerate(shown):
+            if video is None:
+                height, width = picture.shape[:2]
+                video = VideoWriter(path, width, height, episode.fps, quality)
+            video.write(picture, first=number == 0)
+    except BaseException:
+        if video is not None:
+            video.abandon()
+        raise
+    if video is None:
+        raise EpisodeError(f"Episode {episode.uuid} has no pictures of the camera {camera}.")
+    video.close()
+
+
+def cameras_of(episode: Episode) -> list[str]:
+    """Of which it has pictures."""
+    seen = [key.removeprefix(IMAGES) for key in episode.observations if key.startswith(IMAGES)]
+    return list(dict.fromkeys([*seen, *episode.frames]))
+
+
+def pictures_of(episode: Episode, camera: str) -> Iterator[np.ndarray]:
+    """uint8 [H, W, 3] of each observation: as the policy saw it, or as it was recorded. None where there are none."""
+    if IMAGES + camera in episode.observations:
+        yield from episode.observations[IMAGES + camera]
+        return
+    size: tuple[int, int] | None = None
+    for jpeg in episode.frames.get(camera, ()):
+        picture = from_file(jpeg)
+        size = size or (picture.shape[1], picture.shape[0])
+        yield picture if (picture.shape[1], picture.shape[0]) == size else resized(picture, size)
+
+
 def zip_folder(folder: Path, path: Path) -> None:
     """Its files, uncompressed since they are already, under their names within it."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
@@ -241,8 +291,7 @@ def facts_of_folder(folder: Path, problems: Sequence[Problem]) -> dict[str, Any]
             "cameras": dataset.cameras,
             "sizes": {camera: list(size) for camera, size in dataset.plan.sizes.items()},
             "vectors": list(dataset.plan.vectors),
-            "features": {camera: key for camera, key in dataset.plan.cameras.items()}
-            | {each.camera: key for key, each in dataset.plan.recorded.items()},
+            "features": dataset.plan.cameras | {each.camera: key for key, each in dataset.plan.recorded.items()},
             "tasks": list(dataset.tasks.values())[:50],
             "guessed": [each.text for each in problems if each.level == NOTE and each.code == "guessed"],
         }

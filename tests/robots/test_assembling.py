@@ -1,20 +1,25 @@
 """Episodes put together anew, and read one by one; how good they are."""
 
+import base64
 import json
 import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
 
 from robots.__main__ import main
 from robots.episodes import EpisodeError, EpisodeFile, cut, read_episodes, write_episodes
 from robots.lerobot import assembling
 from robots.lerobot.reading import open_dataset
+from robots.lerobot.videos import look_at
+from robots.mcap_files import write_mcap
 from robots.quality import fell_monotonically, quality_of, unusual
 from tests.robots.lerobot_folders import episode as foreign
 from tests.robots.lerobot_folders import write
 from tests.robots.test_episodes import assert_same
-from tests.robots.test_lerobot_dataset import BODY, make_episode
+from tests.robots.test_lerobot_dataset import BODY, jpeg, make_episode
 
 
 @pytest.fixture
@@ -95,8 +100,9 @@ def test_an_archive_holds_the_folder_and_the_facts_tell_of_each(tmp_path, file):
         assert episode.uuid == was.uuid
         np.testing.assert_array_equal(episode.actions, was.actions)
     lines = [json.loads(line) for line in facts.read_text().splitlines()]
-    assert [line["uuid"] for line in lines] == [each.uuid for each in again]
-    assert lines[1]["quality"]["steps"] == 5
+    assert lines[0]["body"]["name"] == BODY.name
+    assert [line["uuid"] for line in lines[1:]] == [each.uuid for each in again]
+    assert lines[2]["quality"]["steps"] == 5
 
 
 def test_a_folder_without_its_cameras_is_read_from_state_alone(tmp_path):
@@ -110,10 +116,9 @@ def test_a_folder_without_its_cameras_is_read_from_state_alone(tmp_path):
 # How good
 
 
-
 def test_quality_counts_idle_ends_and_says_how_far_an_end_may_be_cut():
     moving = make_episode(20, 1)
-    for key, array in moving.observations.items():
+    for array in moving.observations.values():
         if array.dtype != np.uint8:
             array[:4] = array[4]
             array[15:] = array[15]
@@ -155,3 +160,35 @@ def test_d_falls_from_frame_to_frame():
     assert fell_monotonically(np.array([9.0, 8, 8.5, 3])) is True
     assert fell_monotonically(np.array([9.0, 3, 8, 3])) is False
     assert fell_monotonically(np.full(4, np.nan)) is None
+
+
+# One episode for other programs
+
+
+def test_an_episode_becomes_an_mcap_file(tmp_path):
+    jpegs = [jpeg(i) for i in range(6)]
+    episode = make_episode(5, 1, frames={"side": jpegs}, started_at=1000.5)
+    write_mcap(tmp_path / "one.mcap", episode)
+    with (tmp_path / "one.mcap").open("rb") as file:
+        reader = make_reader(file)
+        found = [(schema.name, channel.topic, message) for schema, channel, message in reader.iter_messages()]
+        metadata = next(iter(reader.iter_metadata()))
+    topics = Counter(topic for _, topic, _ in found)
+    assert topics == {"/state": 6, "/action": 5, "/camera/wrist": 6, "/camera/side": 6, "/step": 6}
+    images = [json.loads(m.data) for name, topic, m in found if topic == "/camera/side"]
+    assert [base64.b64decode(each["data"]) for each in images] == jpegs
+    assert images[1]["timestamp"] == {"sec": 1000, "nsec": 500_000_000 + round(1e9 / episode.fps)}
+    (joints,) = [json.loads(m.data)["joints"] for n, topic, m in found if topic == "/action"][:1]
+    assert [each["position"] for each in joints] == pytest.approx(episode.actions[0].tolist())
+    assert metadata.metadata["instruction"] == episode.instruction
+
+
+@pytest.mark.parametrize("camera", ["wrist", "side"])
+def test_an_episode_becomes_a_video(tmp_path, camera):
+    path = tmp_path / "some.safetensors"
+    write_episodes(path, [make_episode(5, 1, frames={"side": [jpeg(i) for i in range(6)]})])
+    told = plan(tmp_path, path, "mp4", camera=camera, episodes=[{"source": 0, "index": 0, "start": 1, "stop": 4}])
+    assert main(["dataset", "assemble", str(told)]) == 0
+    assert len(look_at(tmp_path / "made-mp4").times) == 4
+    told = plan(tmp_path, path, "mp4", camera="nowhere")
+    assert main(["dataset", "assemble", str(told)]) == 2 and (tmp_path / "made-mp4").exists()
