@@ -40,6 +40,13 @@ class DatasetRow(Schema):
     progress: float
     error: str
     seed: int
+    version: int = Field(description="Counts those of one name.")
+    current: bool = Field(description="Whether it is what its name shows.")
+    parent: int | None = Field(description="The version, or the dataset, that it was made of.")
+    origin: dict[str, Any] = Field(description="Where it came from, and what was done to it.")
+    tags: list[str]
+    notes: str
+    listed: bool = Field(description="Whether its episodes are listed yet.")
     archived_at: Moment | None
     created_at: Moment
 

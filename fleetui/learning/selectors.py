@@ -8,7 +8,7 @@ from django.db.models.functions import Cast
 
 from fleetui.fleet.models import Assignment, Lab, Station
 from fleetui.learning.listing import quality_now
-from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Metric, Run
+from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Export, Import, Metric, Run
 from training.intervals import wilson
 from training.methods.registry import ROLES, methods_that_need
 
@@ -160,6 +160,55 @@ def dataset_row(dataset: Dataset) -> dict[str, Any]:
         "listed": dataset.listed,
         "archived_at": dataset.archived_at.isoformat() if dataset.archived_at else None,
         "created_at": dataset.created_at.isoformat(),
+    }
+
+
+def list_imports(lab: Lab) -> QuerySet[Import]:
+    """The newest first."""
+    return lab.imports.select_related("created_by", "dataset").order_by("-id")
+
+
+def import_row(row: Import) -> dict[str, Any]:
+    return {
+        "id": row.pk,
+        "name": row.name,
+        "kind": row.kind,
+        "place": row.place,
+        "state": row.state,
+        "phase": row.phase,
+        "progress": row.progress,
+        "error": row.error,
+        "problems": row.problems,
+        "questions": row.questions,
+        "size": row.size,
+        "received": row.received,
+        "dataset": row.dataset_id,
+        "created_at": row.created_at.isoformat(),
+        "ended_at": row.ended_at.isoformat() if row.ended_at else None,
+    }
+
+
+def list_exports(lab: Lab, dataset: int | None = None) -> QuerySet[Export]:
+    """The newest first."""
+    rows = lab.exports.select_related("created_by", "dataset").order_by("-id")
+    return rows if dataset is None else rows.filter(dataset_id=dataset)
+
+
+def export_row(row: Export) -> dict[str, Any]:
+    return {
+        "id": row.pk,
+        "dataset": row.dataset_id,
+        "kind": row.kind,
+        "position": row.position,
+        "camera": row.camera,
+        "quality": row.quality,
+        "state": row.state,
+        "progress": row.progress,
+        "error": row.error,
+        "size": row.size,
+        "sha256": row.sha256,
+        "created_at": row.created_at.isoformat(),
+        "ended_at": row.ended_at.isoformat() if row.ended_at else None,
     }
 
 
