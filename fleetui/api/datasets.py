@@ -12,17 +12,45 @@ from pydantic import Field
 
 from fleetui import access
 from fleetui.access import Conflict, Invalid, NotFound, PersonRequest
-from fleetui.api.learning import DatasetRow
-from fleetui.api.shape import Deleted, Moment, Pages, Rows, Uuid, or_problem, source_of
+from fleetui.api.shape import ArchiveBody, Deleted, Moment, Pages, Rows, Uuid, or_problem, source_of
 from fleetui.fleet.downloads import send_file
 from fleetui.fleet.models import Lab
-from fleetui.learning import datasets, joining, selectors, tables, transfers
+from fleetui.learning import actions, archive, datasets, joining, selectors, tables, transfers
 from fleetui.learning.models import Dataset, DatasetEpisode, Export, Import
 
 router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
 
 
-class EpisodeRow(Schema):
+class DatasetBody(Schema):
+    name: str
+    families: list[str]
+    episodes: int
+    seed: int = 0
+
+
+class DatasetRow(Schema):
+    id: int
+    name: str
+    families: list[str]
+    embodiment: str = Field(description="The name of its body; empty: not known.")
+    episodes: int = Field(description="While it is generated: how many are wanted.")
+    steps: int
+    state: str
+    progress: float
+    error: str
+    seed: int
+    version: int = Field(description="Counts those of one name.")
+    current: bool = Field(description="Whether it is what its name shows.")
+    parent: int | None = Field(description="The version, or the dataset, that it was made of.")
+    origin: dict[str, Any] = Field(description="Where it came from, and what was done to it.")
+    tags: list[str]
+    notes: str
+    listed: bool = Field(description="Whether its episodes are listed yet.")
+    archived_at: Moment | None
+    created_at: Moment
+
+
+class DatasetEpisodeRow(Schema):
     position: int
     uuid: Uuid
     source: int = Field(description="The dataset in whose files it lies.")
@@ -217,6 +245,52 @@ def _episode(dataset: Dataset, position: int) -> DatasetEpisode:
     return found
 
 
+# What each name shows
+
+
+@router.get("/datasets", response=or_problem(list[DatasetRow]))
+@paginate(Pages)
+def list_datasets(request: PersonRequest, lab: Path[str], archived: bool = False) -> Rows:
+    """The newest first."""
+    found = access.get_lab(request.user, lab)
+    return Rows(selectors.list_datasets(found, archived), selectors.dataset_row)
+
+
+@router.post("/datasets", response=or_problem(DatasetRow))
+def generate_dataset(request: PersonRequest, lab: Path[str], body: DatasetBody) -> dict[str, Any]:
+    """Let the scripted demonstrator make one."""
+    found = access.get_lab(request.user, lab, "generate_dataset")
+    return selectors.dataset_row(
+        actions.generate_dataset(lab=found, user=request.user, **body.dict(), source=source_of(request))
+    )
+
+
+@router.post("/datasets/upload", response=or_problem(DatasetRow))
+def upload_dataset(request: PersonRequest, lab: Path[str], name: str) -> dict[str, Any]:
+    """The body is one file of episodes (robots/episodes.py), at most 64 MiB."""
+    found = access.get_lab(request.user, lab, "upload_dataset")
+    return selectors.dataset_row(
+        actions.upload_dataset(lab=found, user=request.user, name=name, body=request.body, source=source_of(request))
+    )
+
+
+@router.patch("/datasets/{int:number}", response=or_problem(DatasetRow))
+def archive_dataset(request: PersonRequest, lab: Path[str], number: int, body: ArchiveBody) -> dict[str, Any]:
+    """archived: true hides it, and nothing can learn from it; false brings it back."""
+    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
+    change = archive.archive_dataset if body.archived else archive.restore_dataset
+    change(dataset=dataset, user=request.user, source=source_of(request))
+    return selectors.dataset_row(access.get_row(Dataset, request.user, lab, pk=number))
+
+
+@router.delete("/datasets/{int:number}", response=or_problem(Deleted))
+def delete_dataset(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
+    """For good, with its file; only an archived one to which nothing refers."""
+    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
+    archive.delete_dataset(dataset=dataset, user=request.user, source=source_of(request))
+    return {"deleted": number}
+
+
 # Versions
 
 
@@ -234,7 +308,7 @@ def list_versions(request: PersonRequest, lab: Path[str], number: int) -> Rows:
     return Rows(selectors.list_versions(_dataset(request, lab, number)), selectors.dataset_row)
 
 
-@router.get("/datasets/{int:number}/episodes", response=or_problem(list[EpisodeRow]))
+@router.get("/datasets/{int:number}/episodes", response=or_problem(list[DatasetEpisodeRow]))
 @paginate(Pages)
 def list_dataset_episodes(
     request: PersonRequest,

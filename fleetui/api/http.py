@@ -2,8 +2,8 @@
 
 Everything here only reads requests, calls the actions and selectors that the pages call, and answers in declared
 shapes; every error is a Problem (shape.py) with a 4xx status, or with 503 or 507 for what waiting, or room on the disk,
-will mend. The routes stand by who reads them: fleet.py, learning.py and practice.py are people's, link.py is the
-stations'. The OpenAPI schema is at /api/openapi.json, its page at /api/docs.
+will mend. The routes stand by who reads them: fleet.py, learning.py, datasets.py and practice.py are people's, link.py
+is the stations'. The OpenAPI schema is at /api/openapi.json, its page at /api/docs.
 """
 
 from django.core.exceptions import RequestDataTooBig

@@ -1,4 +1,4 @@
-"""The API of learning, for people's scripts: datasets, runs and their metrics."""
+"""The API of learning, for people's scripts: runs and their metrics. Datasets are in datasets.py."""
 
 from typing import Any, TypeVar
 
@@ -18,81 +18,6 @@ from fleetui.practice.actions import launching
 Named = TypeVar("Named", Dataset, Run, Assignment)  # what a launch names by its number
 
 router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
-
-# Datasets
-
-
-class DatasetBody(Schema):
-    name: str
-    families: list[str]
-    episodes: int
-    seed: int = 0
-
-
-class DatasetRow(Schema):
-    id: int
-    name: str
-    families: list[str]
-    embodiment: str = Field(description="The name of its body; empty: not known.")
-    episodes: int = Field(description="While it is generated: how many are wanted.")
-    steps: int
-    state: str
-    progress: float
-    error: str
-    seed: int
-    version: int = Field(description="Counts those of one name.")
-    current: bool = Field(description="Whether it is what its name shows.")
-    parent: int | None = Field(description="The version, or the dataset, that it was made of.")
-    origin: dict[str, Any] = Field(description="Where it came from, and what was done to it.")
-    tags: list[str]
-    notes: str
-    listed: bool = Field(description="Whether its episodes are listed yet.")
-    archived_at: Moment | None
-    created_at: Moment
-
-
-@router.get("/datasets", response=or_problem(list[DatasetRow]))
-@paginate(Pages)
-def list_datasets(request: PersonRequest, lab: Path[str], archived: bool = False) -> Rows:
-    """The newest first."""
-    found = access.get_lab(request.user, lab)
-    return Rows(selectors.list_datasets(found, archived), selectors.dataset_row)
-
-
-@router.post("/datasets", response=or_problem(DatasetRow))
-def generate_dataset(request: PersonRequest, lab: Path[str], body: DatasetBody) -> dict[str, Any]:
-    """Let the scripted demonstrator make one."""
-    found = access.get_lab(request.user, lab, "generate_dataset")
-    return selectors.dataset_row(
-        actions.generate_dataset(lab=found, user=request.user, **body.dict(), source=source_of(request))
-    )
-
-
-@router.post("/datasets/upload", response=or_problem(DatasetRow))
-def upload_dataset(request: PersonRequest, lab: Path[str], name: str) -> dict[str, Any]:
-    """The body is one file of episodes (robots/episodes.py), at most 64 MiB."""
-    found = access.get_lab(request.user, lab, "upload_dataset")
-    return selectors.dataset_row(
-        actions.upload_dataset(lab=found, user=request.user, name=name, body=request.body, source=source_of(request))
-    )
-
-
-@router.patch("/datasets/{int:number}", response=or_problem(DatasetRow))
-def archive_dataset(request: PersonRequest, lab: Path[str], number: int, body: ArchiveBody) -> dict[str, Any]:
-    """archived: true hides it, and nothing can learn from it; false brings it back."""
-    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
-    change = archive.archive_dataset if body.archived else archive.restore_dataset
-    change(dataset=dataset, user=request.user, source=source_of(request))
-    return selectors.dataset_row(access.get_row(Dataset, request.user, lab, pk=number))
-
-
-@router.delete("/datasets/{int:number}", response=or_problem(Deleted))
-def delete_dataset(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
-    """For good, with its file; only an archived one to which nothing refers."""
-    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
-    archive.delete_dataset(dataset=dataset, user=request.user, source=source_of(request))
-    return {"deleted": number}
-
 
 # Runs
 

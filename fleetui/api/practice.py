@@ -14,8 +14,8 @@ from pydantic import AwareDatetime, Field
 from fleetui import access
 from fleetui.access import NotFound, PersonRequest
 from fleetui.answers import JsonAnswer
+from fleetui.api.datasets import DatasetRow
 from fleetui.api.fleet import EpisodeRow
-from fleetui.api.learning import DatasetRow
 from fleetui.api.shape import ERRORS, Moment, Pages, Problem, Rows, Uuid, or_problem, source_of
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import episodes as episode_actions

@@ -109,7 +109,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     rows = dataset.rows
     counted = rows.aggregate(
         episodes=Count("pk"),
-        steps=Sum("steps"),
+        all_steps=Sum("steps"),
         shortest=Min("steps"),
         longest=Max("steps"),
         mean=Avg("steps"),
@@ -122,7 +122,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         weighed=Count("pk", filter=~Q(weight=1.0)),
     )
     words = rows.values("task", "instruction").annotate(episodes=Count("pk")).order_by("-episodes", "instruction")
-    return counted | {"words": list(words[:MOST_WORDS])}
+    return counted | {"steps": counted.pop("all_steps"), "words": list(words[:MOST_WORDS])}
 
 
 def idle_cuts(dataset: Dataset, *, leave: int = 2, least: int = 5) -> dict[int, tuple[int, int]]:
