@@ -27,7 +27,11 @@ PAGES = (
     ("Audit log", "audit", "see_audit"),
 )
 # title, name of the address: of the person, the same in every lab
-OWN = (("Your password", "password"), ("Your time zone", "time_zone"))
+OWN = (
+    ("Your password", "password"),
+    ("Your access tokens, for programs", "access_tokens"),
+    ("Your time zone", "time_zone"),
+)
 # title, name of the address, what follows it, and what a role must be allowed to do
 ACTS = (
     ("Add a station", "new_station", "", "create_station"),

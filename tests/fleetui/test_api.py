@@ -60,10 +60,16 @@ def answers(schema):
         for method, operation in operations.items():
             for status, answer in operation["responses"].items():
                 content = answer.get("content", {}).get("application/json", {}).get("schema")
+                if int(status) < 300 and content is None:
+                    continue  # a file
                 yield f"{method} {path}", int(status), content
 
 
-FILES = {"get /api/station/checkpoints/{uuid}", "get /api/labs/{lab}/episodes/{uuid}/frames/{step}.jpg"}
+FILES = {
+    "get /api/station/checkpoints/{uuid}",
+    *(f"get /api/labs/{{lab}}/{path}/file" for path in ("checkpoints/{uuid}", "datasets/{number}", "episodes/{uuid}")),
+    "get /api/labs/{lab}/episodes/{uuid}/frames/{step}.jpg",
+}
 
 
 def test_every_call_declares_its_answer_and_its_problem(lab):
@@ -105,6 +111,8 @@ def test_a_declared_shape_leaves_nothing_out_of_what_a_row_says(lab, sft_run, im
         (learning_api.RunRow, learning.run_row(sft_run)),
         (learning_api.CheckpointRow, sft_run.checkpoints.first().row()),
         (learning_api.MetricRow, learning.metric_row(Metric.objects.get())),
+        (learning_api.Compared, learning.compared_row(sft_run, {"successes": 1, "n": 2})),
+        (learning_api.Comparison, learning.compare_runs([sft_run])),
         (practice_api.AssignmentRow, queue.assignment_row(assignment)),
         (practice_api.ProgressRow, queue.Progress("", 0.0).json()),
         (practice_api.StepsRow, fleet.episode_steps(episode)),

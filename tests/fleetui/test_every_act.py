@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.fleet import actions as fleet_actions
-from fleetui.fleet.actions import attention, labs, maintenance, people
+from fleetui.fleet.actions import attention, labs, maintenance, people, tokens
 from fleetui.fleet.models import ACTS, Act, Episode, Membership, Station
 from fleetui.learning import actions as learning
 from fleetui.learning import archive, datasets, joining, transfers
@@ -33,6 +33,7 @@ from training.recipes import SFTRecipe
 # Actions that take a user and are no act of one, each with the reason.
 NO_ACTS = {
     "receive_piece": "is the next bytes of an upload, which begin_upload records",
+    "do_once": "is how a call that a program says twice is done once",
     "add_touch": "is the touch of a command or a stop, which writes",
     "create_run": "is a part of a launch, which enqueue_run records",
     "grant_lease": "is a part of an override, which writes",
@@ -49,7 +50,9 @@ NO_ACTS = {
 ONES_OWN = {
     "accept_invitation": "is of whoever holds the link",
     "change_password": "is one's own",
+    "make_access_token": "is one's own",
     "record_account": "writes down that somebody came or went",
+    "revoke_access_token": "is one's own",
 }
 
 
@@ -114,6 +117,10 @@ class Scene:
 
     def invitation(self):
         return people.invite_member(lab=self.row, user=self.user, role="viewer")[0]
+
+    def access_token(self):
+        given = {"name": "script", "scopes": ["read"], "lab": None, "days": 1}
+        return tokens.make_access_token(user=self.user, **given)[0]
 
     def contact(self):
         given = {"name": "night", "address": "json://localhost:1/hook", "severity": "error", "after_s": 0}
@@ -246,6 +253,7 @@ CALLS = {
     "invite_member": lambda s: {"lab": s.row, "role": "viewer"},
     "label_episode": lambda s: {"episode": s.episode(true_success=None), "true_success": True},
     "launch_run": lambda s: {"lab": s.row, "kind": "sft", "recipe": SFTRecipe().to_json(), "dataset": s.dataset},
+    "make_access_token": lambda s: {"name": "n", "scopes": ["read"], "lab": s.row, "days": 1},
     "pause_run": lambda s: {"run": s.run("running")},
     "record_account": lambda s: {"kind": "logged_in"},
     "release_help": lambda s: {"request": s.help(taken=True)},
@@ -260,6 +268,7 @@ CALLS = {
     "restore_task": lambda s: {"task": s.archived()},
     "resume_stations": lambda s: {"lab_slug": s.row.slug, "stations": [s.paused().slug]},
     "resume_run": lambda s: {"run": s.run("paused")},
+    "revoke_access_token": lambda s: {"token": s.access_token()},
     "revoke_invitation": lambda s: {"invitation": s.invitation()},
     "stop_stations": lambda s: {"lab_slug": s.row.slug},
     "stop_repeating": lambda s: {"assignment": daily(s)},
@@ -314,6 +323,9 @@ def test_every_act_of_a_user_is_in_the_audit_log(lab, sft_run, dataset, name):
 
 DOORS = ("fleet/views", "learning/views.py", "practice/views", "api", "live/viewers.py", "live/commanding.py")
 FOR_NOBODY = {
+    "note_token_used": "says when a program last came",
+    "record_wrong_token": "is of somebody who did not come in",
+    "refuse_guesser": "is of somebody who guesses",
     "checked_args": "looks at what was given",
     "get_stopper": "asks who gives a stop",
     "lapse_control": "is the end of a lease, which the log has as override_ended",

@@ -468,7 +468,7 @@ def test_a_download_goes_on_where_it_was_interrupted(lab, mine):
 
     def get(**headers):
         answer = client.get(address, headers=headers)
-        body = b"".join(answer.streaming_content) if answer.streaming else answer.content
+        body = answer.getvalue()
         return answer.status_code, body, answer.headers
 
     status, body, headers = get()
