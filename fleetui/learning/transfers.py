@@ -8,11 +8,13 @@ Dataset is made in one transaction, last.
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F, Q
@@ -35,6 +37,7 @@ MOST_DEATHS = 3  # of jobs at one import or export
 UPLOAD_DAYS = 7  # without a piece: it is given up
 EXPORT_DAYS = 14  # an export is kept
 PICTURE_WIDTHS = (16, 4096)
+OLD_S = 86_400  # a plan, or a file without its name yet, that is as old is nobody's
 MOST_LIVE = 20  # imports of a lab at once
 
 
@@ -447,6 +450,7 @@ def _sweep() -> None:
     for export in Export.objects.filter(created_at__lt=now - timedelta(days=EXPORT_DAYS)).exclude(state="making"):
         export.file.unlink(missing_ok=True)
         export.delete()
+    _sweep_halves()
     live = set(Import.objects.filter(state__in=Import.LIVE).values_list("pk", flat=True))
     for folder in (settings.DATA / "imports").glob("*"):
         if folder.name.isdecimal() and int(folder.name) not in live:
@@ -456,3 +460,16 @@ def _sweep() -> None:
         number = folder.name.removeprefix("import-")
         if f"datasets/{folder.name}" not in known and number.isdecimal() and int(number) not in live:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep_halves() -> None:
+    """What a killed process (robots/lerobot/assembling.py) left half made: its number stands in the name."""
+    for place in ("exports", "prepared", "datasets"):
+        for half in (settings.DATA / place).glob(".*.making"):
+            number = half.name.removesuffix(".making").rpartition(".")[2]
+            if not (number.isdecimal() and psutil.pid_exists(int(number))):
+                shutil.rmtree(half, ignore_errors=True)
+    old = time.time() - OLD_S
+    for half in (*(settings.DATA / "exports").glob(".*.tmp"), *(settings.DATA / "plans").glob("*.json")):
+        if half.stat().st_mtime < old:
+            half.unlink(missing_ok=True)

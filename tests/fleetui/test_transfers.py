@@ -420,9 +420,13 @@ def test_the_watch_takes_away_what_nobody_knows(lab, settings):
     for name in ("imports/987654", "datasets/import-987654"):
         (settings.DATA / name).mkdir(parents=True)
     keep = settings.DATA / "datasets" / "4711"
-    keep.mkdir()
+    own = settings.DATA / "exports" / f".4.zip.{os.getpid()}.making"
+    dead = settings.DATA / "exports" / ".4.zip.999999999.making"
+    for folder in (keep, own, dead):
+        folder.mkdir(parents=True)
     transfers.tend_transfers(all_waiting=True)
-    assert keep.exists() and not (settings.DATA / "imports/987654").exists()
+    assert keep.exists() and own.exists() and not dead.exists()
+    assert not (settings.DATA / "imports/987654").exists()
     assert not (settings.DATA / "datasets/import-987654").exists()
 
 
