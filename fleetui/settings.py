@@ -140,6 +140,10 @@ class Environment(BaseSettings):
     FLEETUI_IMPORT_ROOTS: Annotated[list[Path], NoDecode, BeforeValidator(read_folders)] = Field(
         default=[], description="be whole paths of folders, with colons between them"
     )
+    # How many trainings that need no station run at a time; the others wait for their turn.
+    FLEETUI_TRAININGS: int = Field(
+        default=max(1, (os.cpu_count() or 1) // 2), ge=1, le=1000, description="be a number from 1 to 1000"
+    )
     # Shows errors in the browser.
     DEBUG: bool = Field(default=False, description="be 1 or 0")
     # Own servers in place of the embedded ones.
@@ -212,6 +216,7 @@ EMBEDDED_SERVERS = [name for name in ("DATABASE_URL", "REDIS_URL") if getattr(en
 DATA = environment.FLEETUI_DATA.expanduser().resolve()
 DATA.mkdir(parents=True, exist_ok=True, mode=0o700)
 PORT = environment.PORT
+TRAININGS = environment.FLEETUI_TRAININGS
 DEBUG = environment.DEBUG
 SECRET_KEY = read_secret_key(DATA)
 IMPORT_ROOTS = environment.FLEETUI_IMPORT_ROOTS

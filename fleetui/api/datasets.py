@@ -11,8 +11,9 @@ from pydantic import Field
 
 from fleetui import access
 from fleetui.access import Conflict, Invalid, NotFound, PersonRequest
+from fleetui.answers import answer_file
 from fleetui.api.doors import DATA, PAGES, READ, SESSION
-from fleetui.api.files import BINARY, FILE, FILE_EXTRA, answer_file
+from fleetui.api.files import BINARY, FILE, FILE_EXTRA
 from fleetui.api.shape import ONCE_EXTRA, ArchiveBody, Deleted, Moment, Pages, Rows, Uuid, once, or_problem, source_of
 from fleetui.fleet.models import Lab
 from fleetui.learning import actions, archive, datasets, joining, selectors, tables, transfers
@@ -400,11 +401,11 @@ def _edited(found: Dataset, request: PersonRequest, body: Edit) -> Dataset:
     raise Invalid("There is no such act; the reference lists them.", {"act": "There is no such act."})
 
 
-@router.post("/datasets/{int:number}/back", auth=DATA, response=or_problem(DatasetRow))
-def go_back(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
+@router.post("/datasets/{int:number}/undo", auth=DATA, response=or_problem(DatasetRow))
+def undo_edit(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """Undo: the version that it was made of is what the name shows."""
     found = _dataset(request, lab, number, "edit_dataset")
-    return selectors.dataset_row(datasets.go_back(dataset=found, user=request.user, source=source_of(request)))
+    return selectors.dataset_row(datasets.undo_edit(dataset=found, user=request.user, source=source_of(request)))
 
 
 @router.post("/datasets/{int:number}/current", auth=DATA, response=or_problem(DatasetRow))

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from fleetui import access
 from fleetui.access import Invalid, PersonRequest
+from fleetui.answers import answer_file
 from fleetui.api.doors import LAUNCH, PAGES, READ, SESSION
-from fleetui.api.files import FILE, FILE_EXTRA, answer_file
+from fleetui.api.files import FILE, FILE_EXTRA
 from fleetui.api.shape import (
     ONCE_EXTRA,
     ArchiveBody,

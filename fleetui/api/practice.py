@@ -13,10 +13,10 @@ from pydantic import AwareDatetime, Field
 
 from fleetui import access
 from fleetui.access import NotFound, PersonRequest
-from fleetui.answers import JsonAnswer
+from fleetui.answers import JsonAnswer, answer_file
 from fleetui.api.datasets import DatasetRow
 from fleetui.api.doors import DATA, LAUNCH, READ, SESSION
-from fleetui.api.files import FILE, FILE_EXTRA, answer_file
+from fleetui.api.files import FILE, FILE_EXTRA
 from fleetui.api.fleet import EpisodeRow
 from fleetui.api.shape import ERRORS, ONCE_EXTRA, Moment, Pages, Problem, Rows, Uuid, once, or_problem, source_of
 from fleetui.fleet import selectors as fleet

@@ -7,6 +7,7 @@ stations; detected success is no curve here.
 from statistics import quantiles
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 # Colour means state elsewhere. Side by side, runs need telling apart: each has a colour, a dash and a marker. The
@@ -189,6 +190,60 @@ def episode_lengths(runs: list[dict[str, Any]], theme: str = "light") -> go.Figu
             hovertemplate="median %{y:.0f} steps<br>%{customdata[0]} episodes of v%{x}",
         )
     return figure if figure.data else _say(figure, "These runs have no practice episodes yet.")
+
+
+def comparison(found: dict[str, Any], theme: str = "light") -> go.Figure:
+    """What comparing.compare() found: each of its "lines" with its band, smoothed ones over what they smooth."""
+    choice, log = found["choice"], found["log"]
+    figure = _figure(theme, found["x_title"], choice.y_title)
+    if choice.share and "y" not in log:
+        figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    for axis, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
+        if axis in log:
+            update(type="log")
+    for index, line in enumerate(found["lines"]):
+        colour, xs, group = COLOURS[theme][index % 6], np.array(line["x"]), str(index)
+        if line["low"]:
+            figure.add_scatter(
+                x=np.concatenate([xs, xs[::-1]]),
+                y=np.array(line["high"] + line["low"][::-1]),
+                fill="toself",
+                fillcolor=_translucent(colour, 0.13),
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=group,
+            )
+        if line["raw"]:
+            figure.add_scatter(
+                x=xs,
+                y=np.array(line["raw"]),
+                mode="lines",
+                line={"color": _translucent(colour, 0.35), "width": 1},
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=group,
+            )
+        said = "%{y:.1%}" if choice.share else "%{y:.4g}"
+        figure.add_scatter(
+            x=xs,
+            y=np.array(line["y"]),
+            mode="lines+markers" if len(xs) <= 60 else "lines",
+            name=line["name"],
+            legendgroup=group,
+            line={"color": colour, "width": 2, "dash": DASHES[(index + index // 6) % 6]},
+            marker={"size": 6, "symbol": MARKERS[(index + index // 6) % 6]},
+            customdata=np.array([line["low"], line["high"]]).T if line["low"] else None,
+            hovertemplate=f"{said}{_say_band(line, choice.share)}<br>%{{x:.5g}} {found['x_title']}",
+        )
+    return figure if found["lines"] else _say(figure, "None of these runs has measured this yet. Choose another curve.")
+
+
+def _say_band(line: dict[str, Any], share: bool) -> str:
+    form = ".0%" if share else ".4g"
+    band = f"<br>%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}} ({line['band']})"
+    return band if line["low"] else ""
 
 
 def _quartiles(values: list[int]) -> tuple[float, float, float]:

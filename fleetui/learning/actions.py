@@ -46,6 +46,7 @@ from training.methods.registry import Method, recipe_from_json
 from training.recipes import Recipe, RecipeError
 from training.run_dir import sha256_of
 
+UNDER_WAY = ("starting", "running", "pausing", "paused")  # held by a job that is not told to end it
 STALE_AFTER = timedelta(seconds=10)  # a job heartbeats each second
 RENDER_STALE_S = 120
 MAX_DEMONSTRATIONS = 100_000
@@ -452,11 +453,20 @@ def pause_run(*, run: Run, user: access.Acting, source: str = "server") -> None:
 
 @transaction.atomic
 def resume_run(*, run: Run, user: access.Acting, source: str = "server") -> None:
+    """A paused one goes on at once. One that was cancelled or failed waits for its turn anew, and then goes on in its
+    directory, at the state that it saved last; what practises needs its stations for that (practice/receivers.py).
+    """
     access.check(user, run.lab, "control_run")
     _record_run(run, "run_resumed", user, source=source)
-    if not move_run(run=run, to="running", sources=("pausing", "paused"), pause_wanted=False):
+    if move_run(run=run, to="running", sources=("pausing", "paused"), pause_wanted=False):
+        return
+    if run.archived_at is not None:
+        raise Conflict(f"{run} is archived; bring it back first, then resume it.")
+    fresh: dict[str, Any] = {"pause_wanted": False, "deaths": 0, "error": "", "ended_at": None, "stopped_early": False}
+    if not move_run(run=run, to="queued", sources=("canceled", "failed"), **fresh):
         run.refresh_from_db()
-        raise Conflict(f"{run} is {run.state}; only a paused run can be resumed.")
+        raise Conflict(f"{run} is {run.state}; only a paused, canceled or failed run can be resumed.")
+    enqueue_on_commit("learning.run", run.pk)
 
 
 # Runs: what their job does
@@ -476,7 +486,17 @@ def move_run(
         return False
     show_run(run=run)
     run_moved.send(sender=Run, run=run)
+    if run.sweep_id and not run.is_live:
+        enqueue_on_commit("learning.sweep", run.sweep_id)
+    if run.state not in selectors.TAKES_A_TURN:
+        transaction.on_commit(call_next_training, robust=True)
     return True
+
+
+def call_next_training() -> None:
+    """A turn may be free: tell a worker of whoever is first."""
+    for run in selectors.next_trainings():
+        celery_app.send_task("learning.run", args=[run.pk])
 
 
 def show_run(*, run: Run) -> None:
@@ -490,6 +510,10 @@ def claim_run(*, run_id: int) -> Run | None:
     """The one job that may supervise the run now; a second delivery of the message gets None."""
     run = Run.objects.select_related("lab", "dataset", "parent").filter(pk=run_id).first()
     now = timezone.now()
+    if run is not None and not run.method.practises:
+        DataFolder.objects.select_for_update().first()  # two that claim at once must not take the same turn
+        if run not in selectors.next_trainings():
+            return None
     if run is None or not move_run(
         run=run,
         to="starting",
@@ -540,7 +564,7 @@ def release_run(*, run: Run) -> None:
     """The worker stops in good order: the next one goes on in the same directory."""
     if run.state == "canceling" and finish_run(run=run, state="canceled", attempt=run.attempt):
         return
-    move_run(run=run, to="queued", attempt=run.attempt, heartbeat_at=None)
+    move_run(run=run, to="queued", sources=UNDER_WAY, attempt=run.attempt, heartbeat_at=None)
 
 
 @transaction.atomic
@@ -549,7 +573,7 @@ def retry_run(*, run: Run, deaths: int) -> bool:
     ours any more.
     """
     fields: dict[str, Any] = {"heartbeat_at": None, "deaths": deaths}
-    if deaths >= Run.MAX_DEATHS or not move_run(run=run, to="queued", attempt=run.attempt, **fields):
+    if deaths >= Run.MAX_DEATHS or not move_run(run=run, to="queued", sources=UNDER_WAY, attempt=run.attempt, **fields):
         return False
     enqueue_on_commit("learning.run", run.pk)
     return True
@@ -625,6 +649,11 @@ def show_preparation(*, run: Run, share: float) -> None:
     changed = {"progress": share, "phase": "preparing the data", "eta_s": None}
     Run.objects.filter(pk=run.pk, attempt=run.attempt, state__in=Run.SUPERVISED).update(**changed)
     send_on_commit(run.topic, RunChanged(changed))
+
+
+def record_resources(*, run: Run, resources: dict[str, Any]) -> None:
+    """What its training process took so far."""
+    Run.objects.filter(pk=run.pk, attempt=run.attempt).update(resources=resources)
 
 
 def show_log(*, run: Run, lines: list[str]) -> None:

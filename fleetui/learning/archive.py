@@ -109,7 +109,9 @@ def delete_run(*, run: Run, user: access.Acting, source: str = "server") -> None
     checkpoints = list(run.checkpoints.all())
     for checkpoint in checkpoints:
         if list_references(checkpoint, own=()):
-            raise Conflict(f"{run} can't be deleted: stations or episodes use its {checkpoint}.")
+            raise Conflict(
+                f"{run} can't be deleted: its {checkpoint} is used: by a station, an episode, a promotion or such."
+            )
     record_act(lab=run.lab, kind="run_deleted", user=user, details={"run": run.name, "number": run.pk}, source=source)
     for place in (*(checkpoint.file for checkpoint in checkpoints), run.dir):
         _remove_on_commit(place)

@@ -190,7 +190,7 @@ def make_current(*, dataset: Dataset, user: access.Acting, source: str = "server
     return dataset
 
 
-def go_back(*, dataset: Dataset, user: access.Acting, source: str = "server") -> Dataset:
+def undo_edit(*, dataset: Dataset, user: access.Acting, source: str = "server") -> Dataset:
     """Undo: the version that this one was made of is what the name shows again."""
     access.check(user, dataset.lab, "edit_dataset")
     parent = dataset.parent

@@ -62,12 +62,15 @@ class LaunchForm(forms.Form):
         for field in self.recipe_class.FIELDS.values():
             numeric = field.type is not str
             value = given.get(field.name, field.default)
+            # What it began with and what is usual: the page's script marks what differs while one types.
+            known = {"data-began": spell(value), "data-usual": spell(field.default)}
+            numbers = {"inputmode": "decimal", "autocomplete": "off"} if numeric else {}
             self.fields[field.name] = entry = SettingField(
                 label=field.label,
                 help_text=f"{field.help} {explain_range(field)}".strip(),
                 required=False,
                 initial=spell(value),
-                widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"} if numeric else {}),
+                widget=forms.TextInput(attrs=numbers | known),
             )
             entry.changed = value != field.default
 
@@ -90,6 +93,28 @@ class LaunchForm(forms.Form):
             for name, problem in error.problems.items():
                 self.add_error(name if name in self.fields else None, in_words(self, problem))
         return self.cleaned_data
+
+    def typed(self) -> dict[str, Any]:
+        """The recipe as it stands in the form, for an estimate: what can't be read is as usual."""
+        found = {}
+        for name, field in self.recipe_class.FIELDS.items():
+            given = self[name].value()
+            try:
+                value = getattr(self.recipe_class.from_json({name: given}), name) if given not in (None, "") else None
+            except RecipeError:
+                value = None
+            found[name] = field.default if value is None else value
+        return found
+
+    def typed_dataset(self) -> Dataset | None:
+        """What it would be trained on, by the same rule."""
+        field = self.fields.get("dataset")
+        if not isinstance(field, forms.ModelChoiceField):
+            return self.shown
+        given = str(self["dataset"].value() or "")
+        number = int(given) if given.isascii() and given.isdecimal() and len(given) < 18 else 0
+        rows = self.lab.datasets.filter(pk=number) if number else field.queryset
+        return rows.first() if rows is not None else None
 
     def sources(self) -> dict[str, Any]:
         """The keywords of launch_run besides the recipe."""

@@ -30,8 +30,9 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 
 from fleetui.embedded import end_with_parent
 from fleetui.fleet.models import Episode
-from fleetui.learning import actions, selectors
-from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Run
+from fleetui.learning import actions, comparisons, curves, selectors, sweeps
+from fleetui.learning.models import Checkpoint, Comparison, Dataset, DatasetEpisode, Run
+from fleetui.learning.resources import EVERY_S, Measuring
 from robots import strict_json
 from robots.atomic_files import link_to, write_atomically
 from robots.episodes import EpisodeFile
@@ -44,11 +45,13 @@ log = logging.getLogger(__name__)
 TICK_S = 0.15
 HEARTBEAT_S = 1.0
 LOG_EVERY_S = 2.0
+SUMMED_EVERY_S = 15.0
 SHUTDOWN_S = 5.0
 DATABASE_AWAY = (OperationalError, InterfaceError)
 DISK_FULL_BELOW = 64 * 2**20  # bytes: with fewer a child that ended most likely could not write
 
 stopping = threading.Event()  # the worker is going down
+filling: set[str] = set()  # reward models whose attempts of before are being read
 foreign_said = False  # that this worker's data folder is not the database's
 
 
@@ -206,6 +209,8 @@ class Supervision:
         self.logged_at = 0.0
         self.log_shown: list[str] = []
         self.terminated_at: float | None = None
+        self.measuring: Measuring | None = None
+        self.measured_at = self.summed_at = 0.0
 
     def carry_out(self) -> None:
         held = copy.copy(self.run)  # as this attempt holds it, whatever the job's own thread reads anew
@@ -215,6 +220,7 @@ class Supervision:
             with open(self.dir.path / "log.txt", "ab") as output:
                 self.child = start_child(training_command(self.run), output, stdout=output)
             (self.dir.path / "pid").write_text(str(self.child.pid))
+            self.measuring = Measuring(self.child.pid, self.dir.path, self.run.resources)
             while not self.follow(heartbeat):
                 stopping.wait(TICK_S)
 
@@ -284,7 +290,9 @@ class Supervision:
             return {}
         parent = self.run.parent
         assert parent is not None  # no launch without one, and it can't be deleted while this run refers to it
+        # The reward model as it was in force when this run began, however often its job begins again.
         found = {role: parent.best_checkpoint(role) for role in ROLES}
+        found["reward_model"] = parent.reward_model_at(self.run.started_at)
         return {f"{role}.safetensors": checkpoint.file for role, checkpoint in found.items() if checkpoint}
 
     def end_leftover(self) -> None:
@@ -312,6 +320,21 @@ class Supervision:
             if lines != self.log_shown:
                 self.log_shown = lines
                 actions.show_log(run=self.run, lines=lines)
+
+        self.measure(now)
+
+    def measure(self, now: float) -> None:
+        """What the training takes: a line each few seconds, the sum of it less often."""
+        if self.measuring is None or now - self.measured_at < EVERY_S:
+            return
+        self.measured_at = now
+        try:
+            self.measuring.take()
+        except OSError as error:  # a full disk ends the training itself soon enough
+            log.warning("run %s: what it takes can't be written: %s", self.run.pk, error)
+        if now - self.summed_at > SUMMED_EVERY_S:
+            self.summed_at = now
+            actions.record_resources(run=self.run, resources=self.measuring.summary)
 
     def serve(self, now: float) -> None:
         """What the learner waits for while it runs: training has all it needs."""
@@ -413,6 +436,8 @@ class Supervision:
         if run.state not in Run.SUPERVISED:
             return  # said already, when the database went away before it could answer
         (self.dir.path / "pid").unlink(missing_ok=True)
+        if self.measuring is not None:
+            actions.record_resources(run=run, resources=self.measuring.summary)
         actions.show_log(run=run, lines=selectors.log_tail(run))
         if self.summary is not None and code == 0:
             actions.finish_run(run=run, state="completed", attempt=run.attempt)
@@ -438,6 +463,13 @@ class Supervision:
 
 # By whether the run's method practises on stations; practice/jobs.py adds its own.
 SUPERVISIONS: dict[bool, type[Supervision]] = {False: Supervision}
+
+
+@shared_task(name="learning.sweep")
+def sweep_job(sweep_id: int) -> None:
+    """A run of it has ended, or it has just been launched."""
+    if not stopping.is_set() and owns_folder():
+        sweeps.advance_sweep(sweep_id=sweep_id)
 
 
 # Datasets
@@ -676,6 +708,93 @@ def files_to_learn_from(dataset: Dataset, tell: Callable[[float], None]) -> list
         rows = dataset.rows.select_related("source").order_by("position")
         assemble(plan_of(dataset, rows) | {"into": "parts", "target": str(folder)}, tell)
     return sorted(folder.glob("*.safetensors"))
+
+
+# Comparisons, and what pages read of many episodes
+
+
+def compare_command(comparison: Comparison) -> list[str]:
+    command = [sys.executable, "-m", "training", "compare", "--task", comparison.task.family]
+    command += ["--episodes", str(comparison.episodes), "--seed", str(comparison.seed)]
+    command += ["--time-limit", str(comparison.time_limit), "--edge-margin", str(comparison.edge_margin or 0.0)]
+    for each in (comparison.first, comparison.second):
+        command += ["--checkpoint", str(each.file)] if each is not None else []
+    return command
+
+
+@shared_task(name=comparisons.JOB)
+def compare_job(comparison_id: int) -> None:
+    """The simulation is a child; it ends with the worker, and when somebody cancels it."""
+    if stopping.is_set() or not owns_folder():
+        return
+    comparison = comparisons.claim_comparison(comparison_id=comparison_id)
+    if comparison is None:
+        return
+    try:
+        with Heartbeat(lambda: comparisons.beat_comparison(comparison=comparison)) as heartbeat:
+            compare(comparison, heartbeat)
+    except DATABASE_AWAY as error:
+        log.error("comparison %s is left to the next job, the database is away: %s", comparison_id, first_line(error))
+    except Exception as error:
+        log.exception("comparison %s", comparison_id)
+        reason = f"It could not be made ({type(error).__name__}: {error}). Ask for it again."
+        comparisons.fail_comparison(comparison=comparison, error=reason)
+
+
+def compare(comparison: Comparison, heartbeat: Heartbeat) -> None:
+    with tempfile.TemporaryFile() as errors:
+        child = start_child(compare_command(comparison), errors, stdout=subprocess.PIPE)
+        lines: list[dict[str, Any]] = []
+        reader = threading.Thread(target=read_lines, args=(child, lines), daemon=True)
+        reader.start()
+        told = 0.0
+        try:
+            while reader.is_alive() and not stopping.is_set() and not heartbeat.lost:
+                reader.join(0.3)
+                share = lines[-1]["done"] / lines[-1]["total"] if lines and "done" in lines[-1] else 0.0
+                if share > told:
+                    told = share
+                    comparisons.advance_comparison(comparison=comparison, progress=share)
+        finally:
+            if child.poll() is None and reader.is_alive():
+                end_child(child, SHUTDOWN_S)
+            child.wait()
+            reader.join()
+            child.stdout.close()  # type: ignore[union-attr]  # it was given a pipe
+        if heartbeat.lost:
+            return  # somebody cancelled it
+        if stopping.is_set():
+            comparisons.release_comparison(comparison=comparison)
+        elif child.returncode == 0 and lines and "results" in lines[-1]:
+            comparisons.finish_comparison(comparison=comparison, results=lines[-1]["results"])
+        else:
+            errors.seek(0)
+            words = errors.read().decode(errors="replace").strip().splitlines()[-5:]
+            reason = "\n".join([f"The simulation {how_it_ended(child.returncode)}", *words])
+            comparisons.fail_comparison(comparison=comparison, error=reason)
+
+
+def read_lines(child: subprocess.Popen[bytes], lines: list[dict[str, Any]]) -> None:
+    """What it says, until it ends; what is no JSON is a warning that some library printed."""
+    assert child.stdout is not None  # it was given a pipe
+    for text in child.stdout:
+        with contextlib.suppress(ValueError):
+            if isinstance(line := strict_json.loads(text), dict):
+                lines.append(line)
+
+
+@shared_task(name="learning.fill_curves")
+def fill_curves_job(checkpoint_id: str) -> None:
+    """d of attempts that were stored before it was kept beside their rows; a few hundred, then the next few."""
+    weights = Checkpoint.objects.filter(pk=checkpoint_id).first()
+    if weights is None or checkpoint_id in filling or not owns_folder():
+        return
+    filling.add(checkpoint_id)
+    try:
+        while not stopping.is_set() and curves.fill_curves(reward_models=[weights, *weights.derived.all()]):
+            close_old_connections()
+    finally:
+        filling.discard(checkpoint_id)
 
 
 # Replay

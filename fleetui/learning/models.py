@@ -6,6 +6,7 @@ version the stations practise with. Rows change only in actions.py, archive.py a
 
 import uuid
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ IMPORT_STATES = ("uploading", "checking", "asking", "importing", "ready", "faile
 IMPORT_KINDS = ("folder", "archive")
 EXPORT_STATES = ("making", "ready", "failed")
 EXPORT_KINDS = ("lerobot", "mcap", "mp4")
+SWEEP_STATES = ("running", "stopped", "completed", "failed")
+SAMPLERS = {"grid": "every combination", "random": "at random", "tpe": "TPE: where it went well so far"}
+PRUNERS = {
+    "": "none: every run goes to its end",
+    "median": "worse than the median of the others at that point",
+    "halving": "not among the best third at each rung (successive halving)",
+}
 RUN_STATES = ("queued", "starting", "running", "pausing", "paused", "canceling", "canceled", "failed", "completed")
 
 
@@ -233,8 +241,8 @@ class Run(models.Model):
         "pausing": ("paused", "running", "canceling", "completed", "failed", "queued"),
         "paused": ("running", "canceling", "completed", "failed", "queued"),
         "canceling": ("canceled", "completed", "failed"),  # completed: ended because its budget was reached
-        "canceled": (),
-        "failed": (),
+        "canceled": ("queued",),  # resumed: it goes on in its directory, with the weights of the state saved last
+        "failed": ("queued",),
         "completed": (),
     }
     MAX_DEATHS = 3
@@ -270,6 +278,12 @@ class Run(models.Model):
     started_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
     archived_at = models.DateTimeField(null=True)  # hidden, and nothing starts from it
+    tags = models.JSONField(default=list, blank=True)  # words, sorted
+    notes = models.TextField(blank=True)
+    sweep = models.ForeignKey("Sweep", null=True, on_delete=models.PROTECT, related_name="runs")
+    stopped_early = models.BooleanField(default=False)  # by its sweep: what it had shown promised too little
+    # What its processes took, of all samples so far (fleetui/learning/resources.py says of what); {}: not measured.
+    resources = models.JSONField(default=dict, blank=True)
 
     class Meta:
         ordering = ["-id"]
@@ -341,17 +355,37 @@ class Run(models.Model):
         return run
 
     def best_checkpoint(self, role: str) -> "Checkpoint | None":
-        """What another run starts from: the policy that was kept, and the reward model that judged it."""
+        """What another run starts from now: its policy that the lab promoted, else the one that was kept; and the
+        reward model that judged it, in the version that is in force.
+        """
         if role == "reward_model":
-            return self.judge.newest_checkpoint(role)
+            return self.reward_model_at(None)
+        default = Promotion.newest(self.lab, self.body.get("name", ""))
+        if default is not None and default.checkpoint is not None and default.checkpoint.run_id == self.pk:
+            return default.checkpoint
         kept = None
         if self.kept_version is not None:
             kept = self.checkpoints.filter(role=role, version=self.kept_version).first()
         return kept or self.newest_checkpoint(role)
 
-    def policy_message(self, policy: "Checkpoint") -> Policy:
-        """What a station is told to load: the policy, and the frozen reward model that judges it."""
-        judge = self.best_checkpoint("reward_model")
+    def reward_model_at(self, moment: datetime | None) -> "Checkpoint | None":
+        """The version of its reward model that was in force at a moment (None: now). What began then keeps it: a
+        detector that changed under way would judge half of a run's attempts by another rule.
+        """
+        judge = self.judge
+        chosen = Promotion.objects.filter(run=judge, role="reward_model").select_related("checkpoint__run")
+        if moment is not None:
+            chosen = chosen.filter(at__lte=moment)
+        if (newest := chosen.first()) is not None and newest.checkpoint is not None:
+            return newest.checkpoint
+        own = judge.checkpoints.filter(role="reward_model", derived_from=None)
+        return own.order_by("-version", "-created_at").first()
+
+    def policy_message(self, policy: "Checkpoint", moment: datetime | None = None) -> Policy:
+        """What a station is told to load: the policy, and the frozen reward model that judges it, as it was in force
+        when the run, or what began at `moment`, began.
+        """
+        judge = self.reward_model_at(moment or self.started_at)
         if judge is None or judge.threshold is None:  # a method that publishes before it has saved its judge
             raise ValueError(f"{self} publishes {policy}, but no reward model with a threshold is there to judge it.")
         return Policy(
@@ -388,6 +422,8 @@ class Checkpoint(models.Model):
     sha256 = models.CharField(max_length=64)
     threshold = models.FloatField(null=True)
     consecutive = models.PositiveIntegerField(null=True)
+    # A reward model with the same weights and another threshold: the one whose weights it has.
+    derived_from = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="derived")
     published_at = models.DateTimeField(null=True)
     loaded_everywhere_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(default=timezone.now)
@@ -402,6 +438,11 @@ class Checkpoint(models.Model):
     @property
     def file(self) -> Path:
         return settings.DATA / self.path
+
+    @property
+    def weights(self) -> "Checkpoint":
+        """Itself, or the one whose weights it has."""
+        return self.derived_from or self
 
     @property
     def url(self) -> str:
@@ -442,3 +483,198 @@ class Metric(models.Model):
         ordering = ["run", "seq"]
         constraints = [models.UniqueConstraint(fields=["run", "seq"], name="metric_seq_unique_in_run")]
         indexes = [models.Index(fields=["run", "kind", "seq"])]
+
+
+class Promotion(models.Model):
+    """From then on this checkpoint is used where nobody names one. The newest row of a scope is in force, and going
+    back is one more row, so the rows are their own history.
+
+    A policy is promoted for a body: it is the lab's default. A reward model is promoted for the run that trained it:
+    of its versions, which differ in the threshold alone, it judges what begins from then on.
+    """
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="promotions")
+    role = models.CharField(max_length=12, choices=choices(ROLES))
+    body = models.CharField(max_length=80, blank=True)  # the embodiment's name; of a reward model ""
+    run = models.ForeignKey(Run, null=True, on_delete=models.CASCADE, related_name="promotions")  # of a policy null
+    # null: there is no default any more
+    checkpoint = models.ForeignKey(Checkpoint, null=True, on_delete=models.PROTECT, related_name="promotions")
+    reason = models.CharField(max_length=300, blank=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["lab", "role", "body", "-id"])]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(role="policy", run=None) | Q(role="reward_model", run__isnull=False),
+                name="promotion_has_its_scope",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"promotion {self.pk}"
+
+    @classmethod
+    def newest(cls, lab: Any, body: str) -> "Promotion | None":
+        """The one by which the lab has its default policy for a body; its checkpoint may be None."""
+        rows = cls.objects.filter(lab=lab, role="policy", body=body)
+        return rows.select_related("checkpoint__run", "user").first()
+
+
+COMPARISON_STATES = ("queued", "running", "completed", "failed", "canceled")
+
+
+class Comparison(models.Model):
+    """One policy evaluated anew in simulation, or two on the same attempts: the same starts, words and limits."""
+
+    LIVE = ("queued", "running")
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="comparisons")
+    first = models.ForeignKey(Checkpoint, on_delete=models.PROTECT, related_name="compared_first")
+    second = models.ForeignKey(Checkpoint, null=True, on_delete=models.PROTECT, related_name="compared_second")
+    task = models.ForeignKey("fleet.Task", on_delete=models.PROTECT, related_name="comparisons")
+    # As the task was when it was asked for: an edit must not change what a figure means.
+    time_limit = models.PositiveIntegerField()
+    edge_margin = models.FloatField(null=True)
+    episodes = models.PositiveIntegerField()
+    seed = models.BigIntegerField()
+    state = models.CharField(max_length=12, choices=choices(COMPARISON_STATES), default="queued")
+    progress = models.FloatField(default=0.0)
+    heartbeat_at = models.DateTimeField(null=True)
+    error = models.TextField(blank=True)
+    # {"first": Evaluation.to_json(), "second": ... | None, "difference": Difference.to_json() | None}
+    results = models.JSONField(default=dict, blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(state__in=COMPARISON_STATES), name="comparison_state_known"),
+            models.CheckConstraint(
+                condition=Q(second=None) | ~Q(second=models.F("first")), name="comparison_of_two_policies"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"comparison {self.pk}"
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in self.LIVE
+
+
+class Curve(models.Model):
+    """d at each observation of an episode, as its station said it: what the studio reads of thousands at once, without
+    opening their files.
+    """
+
+    episode = models.OneToOneField("fleet.Episode", primary_key=True, on_delete=models.CASCADE, related_name="curve")
+    d = models.BinaryField()  # float32 [T + 1], little-endian; NaN where no reward model ran
+    # |d - 20| at 20 steps before the detector ended the attempt; null: it did not, or the attempt was shorter.
+    error = models.FloatField(null=True)
+    # The episode's own, here for the index by which the newest and the first of a station's policy are found.
+    station = models.ForeignKey("fleet.Station", on_delete=models.CASCADE, related_name="+")
+    policy = models.ForeignKey(Checkpoint, null=True, on_delete=models.SET_NULL, related_name="+")
+    # The reward model, or the one whose weights it has: d is the same, whatever the threshold.
+    weights = models.ForeignKey(Checkpoint, null=True, on_delete=models.SET_NULL, related_name="curves")
+    stored_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["weights", "-stored_at"]),
+            models.Index(
+                fields=["station", "policy", "stored_at"], condition=Q(error__isnull=False), name="curve_with_error"
+            ),
+        ]
+
+
+class SpotCheck(models.Model):
+    """A detected success that was drawn at random for a person to look at. Only such answers count in the published
+    bound of false detections: what people label of their own choice is no random sample.
+    """
+
+    episode = models.OneToOneField("fleet.Episode", on_delete=models.CASCADE, related_name="spot_check")
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="spot_checks")
+    task = models.ForeignKey("fleet.Task", null=True, on_delete=models.SET_NULL, related_name="spot_checks")
+    policy = models.ForeignKey(Checkpoint, null=True, on_delete=models.SET_NULL, related_name="spot_checks")
+    reward_model = models.ForeignKey(Checkpoint, null=True, on_delete=models.SET_NULL, related_name="spot_checks_of_it")
+    created_at = models.DateTimeField(default=timezone.now)
+    answer = models.BooleanField(null=True)  # whether it was a success; null: nobody said, or nobody can tell
+    answered_at = models.DateTimeField(null=True)  # null: it waits
+    answered_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    before = models.BooleanField(null=True)  # the episode's true success before the answer, for the undo
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["lab", "-id"], condition=Q(answered_at=None), name="spot_check_waits"),
+            models.Index(fields=["policy", "task"], condition=Q(answer__isnull=False), name="spot_check_answered"),
+        ]
+
+    def __str__(self) -> str:
+        return f"spot check {self.pk}"
+
+
+class RunView(models.Model):
+    """The page of runs as somebody wants to see it again: filters, columns and order, shared in the lab."""
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="run_views")
+    name = models.CharField(max_length=60)
+    query = models.CharField(max_length=2000, blank=True)  # of the page's address
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = "view"
+        constraints = [models.UniqueConstraint(fields=["lab", "name"], name="run_view_name_unique_in_lab")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Sweep(models.Model):
+    """A search over settings of a method's recipe, one run after the other, under a budget.
+
+    The row and its runs are the truth: what to try next is found from what they reached, anew each time.
+    """
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="sweeps")
+    name = models.CharField(max_length=80)
+    kind = models.CharField(max_length=40)  # of its runs' method
+    recipe = models.JSONField()  # what its runs have in common
+    dataset = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="sweeps")
+    corrections = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="+")
+    parent = models.ForeignKey(Run, null=True, on_delete=models.PROTECT, related_name="sweeps_from_it")
+    # Setting -> {"choices": [...]}, or {"low", "high", "log"}: what may be tried.
+    space = models.JSONField()
+    sampler = models.CharField(max_length=8, choices=choices(SAMPLERS))
+    pruner = models.CharField(max_length=8, choices=choices(PRUNERS), blank=True)
+    objective = models.CharField(max_length=80)  # "KIND.KEY" of the metrics: its last value counts
+    maximize = models.BooleanField(default=True)
+    budget_runs = models.PositiveIntegerField()
+    budget_hours = models.FloatField(null=True)  # of all its runs together
+    at_once = models.PositiveSmallIntegerField(default=1)
+    state = models.CharField(max_length=12, choices=choices(SWEEP_STATES), default="running")
+    error = models.TextField(blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
+    created_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(state__in=SWEEP_STATES), name="sweep_state_known"),
+            models.CheckConstraint(condition=Q(budget_runs__gte=1), name="sweep_has_a_budget"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def method(self) -> Method:
+        return method_of(self.kind)

@@ -3,6 +3,7 @@
 from collections import deque
 from typing import Any
 
+from django.conf import settings
 from django.db.models import Avg, Count, IntegerField, Max, Min, Prefetch, Q, QuerySet, Sum
 from django.db.models.functions import Cast
 from django.utils import timezone
@@ -245,6 +246,48 @@ def practising_kinds() -> list[str]:
     return [method.kind for method in methods_that_need("stations")]
 
 
+TAKES_A_TURN = ("starting", "running", "pausing", "canceling")
+
+
+def trainings_under_way() -> QuerySet[Run]:
+    """Of all labs: runs that train without stations, and take a turn of this server's."""
+    return Run.objects.filter(state__in=TAKES_A_TURN).exclude(kind__in=practising_kinds()).order_by("started_at", "pk")
+
+
+def waiting_trainings() -> QuerySet[Run]:
+    """Of all labs, in the order in which their turns come."""
+    return Run.objects.filter(state="queued").exclude(kind__in=practising_kinds()).order_by("pk")
+
+
+def next_trainings() -> list[Run]:
+    """Those whose turn it is."""
+    free = settings.TRAININGS - trainings_under_way().count()
+    return list(waiting_trainings()[:free]) if free > 0 else []
+
+
+def say_place(run: Run) -> str:
+    """Of a queued run: where it stands in the queue and what it waits for. Of other labs' runs no name is said."""
+    if run.state != "queued":
+        return ""
+    if run.method.practises:
+        return "It starts as soon as a worker of the server is free."
+    waiting = list(waiting_trainings().filter(pk__lte=run.pk))
+    before = [*trainings_under_way(), *[each for each in waiting if each.pk != run.pk]]
+    if len(before) < settings.TRAININGS:
+        return "It is next: it starts as soon as a worker of the server is free."
+    own = [f"{each.name} ({each.state})" for each in before if each.lab_id == run.lab_id]
+    others = len(before) - len(own)
+    if others:
+        own.append(f"{others} run{'s' if others > 1 else ''} of another lab")
+    at_once = f"{settings.TRAININGS} training{'s' if settings.TRAININGS > 1 else ''} at a time on this server"
+    return f"{ordinal(len(waiting))} in the queue: {at_once}; before it: {', '.join(own)}."
+
+
+def ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
 def parent_problem(run: Run) -> str:
     """Why practice can't start from this run, or nothing."""
     if list_parents(run.lab).filter(pk=run.pk).exists():
@@ -411,6 +454,30 @@ def log_tail(run: Run, lines: int = 40) -> list[str]:
             return [line.decode(errors="replace").rstrip() for line in deque(file, maxlen=lines)]
     except FileNotFoundError:
         return []
+
+
+LONGEST_LINE = 2000
+SHOWN_LINES = 400
+
+
+def search_log(run: Run, query: str) -> tuple[list[tuple[int, str]], int, int]:
+    """The last lines of the whole log that hold all words of the query, each with its number; how many do, and how
+    many lines there are.
+    """
+    words = [word.casefold() for word in query.split()]
+    found: deque[tuple[int, str]] = deque(maxlen=SHOWN_LINES)
+    matching = number = 0
+    try:
+        with open(run.dir / "log.txt", "rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line[: 4 * LONGEST_LINE].decode(errors="replace").rstrip()
+                folded = text.casefold()
+                if all(word in folded for word in words):
+                    matching += 1
+                    found.append((number, text[:LONGEST_LINE]))
+    except FileNotFoundError:
+        pass
+    return list(found), matching, number
 
 
 def last_notes(run: Run) -> list[str]:

@@ -45,7 +45,9 @@ def resume_run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpRespon
     found = access.get_row(Run, request.user, lab_slug, "control_run", pk=run_id)
     with saying_refusals(request):
         actions.resume_run(run=found, user=request.user, source="page")
-        messages.success(request, f"{found} goes on.")
+        found.refresh_from_db()
+        waits = " where it was; it waits for its turn." if found.state == "queued" else "."
+        messages.success(request, f"{found} goes on{waits}")
     return redirect("run", lab_slug, run_id)
 
 

@@ -60,7 +60,20 @@ PAGES = {
     ),
     "labs/<slug:lab_slug>/runs/<int:run_id>": ("researcher", ["{sft}", "{improve}"]),
     "labs/<slug:lab_slug>/runs/<int:run_id>/evaluate": ("manager", ["{improve}/evaluate"]),
+    "labs/<slug:lab_slug>/runs/<int:run_id>/log": ("researcher", ["{sft}/log", "{sft}/log?q=nothing+such"]),
+    "labs/<slug:lab_slug>/runs/compare": (
+        "researcher",
+        [f"{LAB}/runs/compare", f"{LAB}/runs/compare?run=1&run=2", f"{LAB}/runs/compare?run=1&run=2&recipe=all"],
+    ),
+    "labs/<slug:lab_slug>/sweeps/": ("researcher", [f"{LAB}/sweeps/"]),
+    "labs/<slug:lab_slug>/sweeps/new": ("researcher", [f"{LAB}/sweeps/new?kind=sft"]),
+    "labs/<slug:lab_slug>/sweeps/<int:sweep_id>": ("researcher", ["{sweep}"]),
     "labs/<slug:lab_slug>/datasets/": ("researcher", [f"{LAB}/datasets/"]),
+    "labs/<slug:lab_slug>/checkpoints/": ("researcher", [f"{LAB}/checkpoints/", f"{LAB}/checkpoints/?only=promoted"]),
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>": ("researcher", ["{policy}", "{reward_model}"]),
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio": ("researcher", ["{studio}"]),
+    "labs/<slug:lab_slug>/spot-checks/": ("supervisor", [f"{LAB}/spot-checks/"]),
+    "labs/<slug:lab_slug>/playground": ("researcher", [f"{LAB}/playground", "{playground}"]),
 }
 # No pages: they take a form, answer data, or lead on.
 OTHERS = {
@@ -95,6 +108,17 @@ OTHERS = {
     "labs/<slug:lab_slug>/audit/export.<slug:kind>",
     "labs/<slug:lab_slug>/tasks/preview",
     "labs/<slug:lab_slug>/runs/<int:run_id>/evaluations",
+    "labs/<slug:lab_slug>/runs/act",
+    "labs/<slug:lab_slug>/runs/compare.csv",
+    "labs/<slug:lab_slug>/runs/compare.json",
+    "labs/<slug:lab_slug>/runs/estimate",
+    "labs/<slug:lab_slug>/runs/views",
+    "labs/<slug:lab_slug>/runs/views/<int:view_id>/rename",
+    "labs/<slug:lab_slug>/runs/views/<int:view_id>/delete",
+    "labs/<slug:lab_slug>/runs/<int:run_id>/log.txt",
+    "labs/<slug:lab_slug>/runs/<int:run_id>/notes",
+    "labs/<slug:lab_slug>/runs/<int:run_id>/resources",
+    "labs/<slug:lab_slug>/sweeps/<int:sweep_id>/stop",
     "labs/<slug:lab_slug>/tasks/queue",
     "labs/<slug:lab_slug>/tasks/new",
     "labs/<slug:lab_slug>/tasks/<slug:task_slug>/archive",
@@ -109,6 +133,18 @@ OTHERS = {
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/archive",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/restore",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/delete",
+    "labs/<slug:lab_slug>/attention/alarms/<int:number>/close",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>.safetensors",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/promote",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/compare",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/comparisons",
+    "labs/<slug:lab_slug>/checkpoints/promotions/<int:number>/undo",
+    "labs/<slug:lab_slug>/checkpoints/comparisons/<int:number>/cancel",
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio/figures",
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio/publish",
+    "labs/<slug:lab_slug>/spot-checks/<int:number>/answer",
+    "labs/<slug:lab_slug>/spot-checks/undo",
+    "labs/<slug:lab_slug>/playground/answer",
     "labs/<slug:lab_slug>/runs/<int:run_id>/archive",
     "labs/<slug:lab_slug>/runs/<int:run_id>/restore",
     "labs/<slug:lab_slug>/runs/<int:run_id>/delete",
@@ -198,7 +234,19 @@ def furnished(people):
     page.goto(f"{LAB}/people")
     page.get_by_label("Role", exact=True).select_option("viewer")
     page.get_by_role("button", name="Make an invitation").click()
+    kept = {each["role"]: each["id"] for each in api(page, "GET", f"runs/{sft}")["checkpoints"]}
+    page.goto(f"{LAB}/sweeps/new?kind=sft&like={sft}")
+    page.get_by_label("Setting 1").select_option("batch")
+    page.get_by_label("Its values").first.fill("32, 64")
+    page.get_by_label("Runs", exact=True).fill("2")
+    page.get_by_role("button", name="Launch the sweep").click()
+    page.wait_for_url("**/sweeps/1")
     yield {
+        "policy": f"{LAB}/checkpoints/{kept['policy']}",
+        "reward_model": f"{LAB}/checkpoints/{kept['reward_model']}",
+        "studio": f"{LAB}/reward-models/{kept['reward_model']}/studio",
+        "playground": f"{LAB}/playground?episode={episode['uuid']}&step=1",
+        "sweep": f"{LAB}/sweeps/1",
         "invitation": page.locator("#link").inner_text(),
         "token": token,
         "assignment": f"{LAB}/tasks/assignments/{assignment}",

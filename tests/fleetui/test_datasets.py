@@ -70,7 +70,7 @@ def test_each_edit_makes_a_version_and_going_back_loses_none(lab, mine):
     assert words(second) == ["words 0", "other words", "words 0", "other words", "words 0", "words 1"]
     assert words(third) == words(second)[1:] and third.episodes == 5 and third.path == ""
     assert list(selectors.list_datasets(lab.row)) == [third] and str(third) == "mine v3"
-    back = edit(lab, "go_back", third)
+    back = edit(lab, "undo_edit", third)
     assert back == second and list(selectors.list_datasets(lab.row)) == [second]
     fourth = edit(lab, "flag_episodes", second, positions=[2], note="look")
     assert fourth.version == 4 and fourth.parent == second
@@ -80,7 +80,7 @@ def test_each_edit_makes_a_version_and_going_back_loses_none(lab, mine):
     with pytest.raises(access.Conflict, match="shows already"):
         edit(lab, "make_current", third)
     with pytest.raises(access.Conflict, match="nothing to go back to"):
-        edit(lab, "go_back", mine)
+        edit(lab, "undo_edit", mine)
 
 
 def test_two_edits_at_once_are_two_versions(lab, mine):
@@ -406,7 +406,7 @@ def test_scripts_edit_list_and_go_back(lab, mine):
     assert items["count"] == 1 and items["items"][0]["instruction"] == "newer"
     facts = lab.call("viewer", "get", f"datasets/{made['id']}").json()["facts"]
     assert facts["episodes"] == 6 and {"task": "block2block", "instruction": "newer", "episodes": 1} in facts["words"]
-    assert lab.call("researcher", "post", f"datasets/{made['id']}/back").json()["id"] == mine.pk
+    assert lab.call("researcher", "post", f"datasets/{made['id']}/undo").json()["id"] == mine.pk
     assert lab.call("viewer", "post", f"datasets/{mine.pk}/edit", body).status_code == 403
     assert lab.call("researcher", "post", f"datasets/{mine.pk}/edit", {"act": "eat"}).status_code == 422
     assert lab.call("viewer", "post", "datasets/matching", {"detected": True}).json() == {"episodes": 0, "steps": 0}

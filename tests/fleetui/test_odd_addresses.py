@@ -25,6 +25,7 @@ from django.utils.functional import cached_property
 from fleetui.api.http import api
 from fleetui.asgi import application
 from fleetui.fleet.actions import attention, people, tokens
+from fleetui.learning import run_notes, sweeps
 from fleetui.learning.models import Metric
 from robots.attention import need_of
 from tests.fleetui.lab import ROLES, add_checkpoint, as_upload, make_episode
@@ -171,6 +172,11 @@ def known(lab, sft_run, improve_run):
     contact = attention.add_contact(lab=lab.row, user=lab.users["manager"], **contact)
     invitation, token = people.invite_member(lab=lab.row, user=lab.users["manager"], role="viewer")
     made, _ = tokens.make_access_token(user=lab.users["manager"], name="n", scopes=["read"], lab=None, days=1)
+    improve_run.dir.mkdir(parents=True)
+    (improve_run.dir / "log.txt").write_text("it began\n")
+    view = run_notes.save_view(lab=lab.row, user=lab.users["manager"], name="mine", query="")
+    given = {"kind": "sft", "recipe": {}, "space": {"batch": {"choices": [2, 4]}}, "objective": "loss.bc"}
+    sweep = sweeps.launch_sweep(lab=lab.row, user=lab.users["manager"], dataset=sft_run.dataset, **given)
     return {
         "labs": lab.slug,
         "tokens": str(made.pk),
@@ -181,6 +187,8 @@ def known(lab, sft_run, improve_run):
         "stations": lab.stations[0].slug,
         "tasks": lab.task.slug,
         "runs": str(improve_run.pk),
+        "views": str(view.pk),
+        "sweeps": str(sweep.pk),
         "datasets": str(sft_run.dataset_id),
         "episodes": episode.uuid,
         "frames": "0",

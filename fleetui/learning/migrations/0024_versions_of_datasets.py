@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('fleet', '0020_evaluations_on_stations'),
-        ('learning', '0007_bodies_of_datasets'),
+        ('learning', '0018_checkpoints_and_detector'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

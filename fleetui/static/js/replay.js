@@ -113,7 +113,10 @@ function show(step, passing) {
     const start = valueAt(steps.d, 0);
     setText(field("progress"), isNumber(d) && start > 0 ? percent(Math.max(0, 1 - d / start)) : "–");
   }
-  if (!passing) history.replaceState(null, "", `?step=${step}`);
+  if (passing) return;
+  history.replaceState(null, "", page.step === undefined ? `?step=${step}` : location.search);
+  const link = $("#to-playground");
+  if (link) link.href = link.href.replace(/(&step=\d+)?$/, `&step=${step}`);
 }
 
 const player = new Player({ play: $("#play"), scrub, strip, perSecond: () => (steps?.fps || 5) * rate, show });
@@ -159,7 +162,8 @@ document.addEventListener("keydown", (event) => {
 });
 $("#add-correction")?.addEventListener("click", (event) => addToDataset(page.episode, event.currentTarget));
 
-const asked = Number(new URLSearchParams(location.search).get("step"));
+// A page that is about one step, such as a spot check, says so itself.
+const asked = Number(new URLSearchParams(location.search).get("step") ?? page.step);
 player.move(Number.isInteger(asked) ? asked : 0, true);
 async function openCameras() {
   try { feeds = makeFeeds(await readCameras()); } catch (error) { setText(feed.querySelector(".note"), error.message); }

@@ -400,6 +400,9 @@ class TaskRow:
     # Seconds of practice without a reset, after which a person is asked to mix the objects up. Left empty: as set at
     # each station.
     shuffle_every_s: float | None
+    # The share of detected successes, drawn at random, that people are asked to look at, such as 0.05. From their
+    # answers the error of the detector is bounded. Left empty: 0.05.
+    audit_share: float | None
     slug: str
     name: str
     # As episodes and datasets name it; a task in words has one of its own.
