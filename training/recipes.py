@@ -246,6 +246,8 @@ class SFTRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.observe:  # as a form sends what was left empty
+            object.__setattr__(self, "observe", OBSERVE[0])
         if self.observe not in OBSERVE:
             raise RecipeError({"observe": f"observe is {self.observe!r}; write one of {', '.join(OBSERVE)}."})
 

@@ -477,9 +477,9 @@ def make_dataset_from_episodes(request: PersonRequest, lab: Path[str], body: Joi
 # Tables
 
 
-@router.get("/datasets/{int:number}/episodes.{kind}", auth=READ, response=FILE, openapi_extra=FILE_EXTRA)
-def download_episodes(request: PersonRequest, lab: Path[str], number: int, kind: str) -> HttpResponseBase:
-    """The table of its episodes, csv or parquet."""
+@router.get("/datasets/{int:number}/table", auth=READ, response=FILE, openapi_extra=FILE_EXTRA)
+def download_table(request: PersonRequest, lab: Path[str], number: int, kind: str = "csv") -> HttpResponseBase:
+    """The table of its episodes, csv or parquet by `kind`."""
     found = _dataset(request, lab, number)
     return table_of_episodes(found, kind)
 
@@ -493,10 +493,12 @@ def table_of_episodes(found: Dataset, kind: str) -> HttpResponseBase:
 
 
 @router.get(
-    "/datasets/{int:number}/episodes/{int:position}/signals.{kind}", auth=READ, response=FILE, openapi_extra=FILE_EXTRA
+    "/datasets/{int:number}/episodes/{int:position}/signals", auth=READ, response=FILE, openapi_extra=FILE_EXTRA
 )
-def download_signals(request: PersonRequest, lab: Path[str], number: int, position: int, kind: str) -> HttpResponseBase:
-    """What was observed and done at each step of an episode, csv or parquet."""
+def download_signals(
+    request: PersonRequest, lab: Path[str], number: int, position: int, kind: str = "csv"
+) -> HttpResponseBase:
+    """What was observed and done at each step of an episode, csv or parquet by `kind`."""
     found = _dataset(request, lab, number)
     _check_kind(kind)
     table = tables.signals_table(tables.read_episode(_episode(found, position)), kind)

@@ -390,9 +390,9 @@ def test_tables_for_other_programs(lab, mine):
     episode = tables.read_episode(made.rows.select_related("source").get(position=0))
     signals = pq.read_table(io.BytesIO(tables.signals_table(episode, "parquet")))
     assert signals.num_rows == 21 and {"time", "steps_to_go", "actor"} <= set(signals.column_names)
-    answer = lab.as_("viewer").get(f"/api/labs/east/datasets/{made.pk}/episodes/0/signals.csv")
+    answer = lab.as_("viewer").get(f"/api/labs/east/datasets/{made.pk}/episodes/0/signals")
     assert answer.status_code == 200 and answer.content.count(b"\n") == 22
-    assert lab.as_("viewer").get(f"/api/labs/east/datasets/{made.pk}/episodes.csv").status_code == 200
+    assert lab.as_("viewer").get(f"/api/labs/east/datasets/{made.pk}/table?kind=csv").status_code == 200
 
 
 # The API, and many rows
