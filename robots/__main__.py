@@ -130,11 +130,17 @@ def _drawn(episode: Episode, camera: str, width: int, height: int) -> Iterator[b
 # What they need, pyarrow and FFmpeg, no other command has to load.
 _check_dataset = on_demand("robots.lerobot.commands:check")
 _convert_dataset = on_demand("robots.lerobot.commands:convert")
+_assemble_dataset = on_demand("robots.lerobot.assembling:assemble_command")
 
 
 def convert_dataset(arguments: argparse.Namespace) -> None:
     """A file of episodes -> a LeRobot dataset, or back."""
     _convert_dataset(arguments, _Progress() if arguments.progress else None)
+
+
+def assemble_dataset(arguments: argparse.Namespace) -> None:
+    """What robots/lerobot/assembling.py says of plans."""
+    _assemble_dataset(arguments, _Progress() if arguments.progress else None)
 
 
 def show_protocol(arguments: argparse.Namespace) -> None:
@@ -179,7 +185,12 @@ def main(argv: list[str] | None = None) -> int:
     parts = command.add_subparsers(required=True)
     part = parts.add_parser("check", help="say all that is wrong with a LeRobot dataset")
     part.add_argument("folder", type=Path)
+    part.add_argument("--report", type=Path, help="a file of JSON to write it into, for programs")
     part.set_defaults(run=_check_dataset)
+    part = parts.add_parser("assemble", help="put episodes together anew, as a plan in JSON says")
+    part.add_argument("plan", type=Path)
+    part.add_argument("--progress", action="store_true")
+    part.set_defaults(run=assemble_dataset)
     part = parts.add_parser("convert", help="a .safetensors file of episodes -> a LeRobot dataset, or back")
     part.add_argument("source", type=Path, help="a file of episodes, or the folder of a LeRobot dataset")
     part.add_argument("target", type=Path, help="an empty folder, or a .safetensors file")

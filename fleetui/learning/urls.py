@@ -32,6 +32,7 @@ DATASETS = [
     path("", views.datasets, name="datasets"),
     path("generate", views.generate_dataset, name="generate_dataset"),
     path("upload", views.upload_dataset, name="upload_dataset"),
+    path("<int:dataset_id>/", views.dataset, name="dataset"),
     path("<int:dataset_id>/archive", views.archive_dataset, name="archive_dataset"),
     path("<int:dataset_id>/restore", views.restore_dataset, name="restore_dataset"),
     path("<int:dataset_id>/delete", views.delete_dataset, name="delete_dataset"),

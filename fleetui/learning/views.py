@@ -127,6 +127,24 @@ def datasets(request: PersonRequest, lab_slug: str) -> HttpResponse:
     return render_datasets(request, access.get_lab(request.user, lab_slug))
 
 
+@page
+@require_GET
+def dataset(request: PersonRequest, lab_slug: str, dataset_id: int) -> HttpResponse:
+    """One version, with its episodes."""
+    found = access.get_row(Dataset, request.user, lab_slug, pk=dataset_id)
+    return render_page(
+        request,
+        "learning/dataset.html",
+        found.lab,
+        "datasets",
+        dataset=found,
+        facts=selectors.dataset_facts(found),
+        versions=selectors.list_versions(found),
+        uses=selectors.list_uses(found)[:50],
+        rows=selectors.list_dataset_episodes(found)[:100],
+    )
+
+
 def render_datasets(
     request: PersonRequest, lab: Lab, generate: GenerateForm | None = None, upload: UploadForm | None = None
 ) -> HttpResponse:
