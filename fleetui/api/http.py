@@ -13,7 +13,7 @@ from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from fleetui import access, failures
 from fleetui.answers import JsonAnswer, StrictParser, StrictRenderer
-from fleetui.api import datasets, fleet, learning, link, practice
+from fleetui.api import dataset_replay, datasets, fleet, learning, link, practice
 from fleetui.api.reference import Reference
 from robots.strict_json import JSONError
 
@@ -30,6 +30,7 @@ api = NinjaAPI(
 api.add_router("/labs/{lab}", fleet.router)
 api.add_router("/labs/{lab}", learning.router)
 api.add_router("/labs/{lab}", datasets.router)
+api.add_router("/labs/{lab}", dataset_replay.router)
 api.add_router("/labs/{lab}", practice.router)
 api.add_router("/station", link.router)
 
