@@ -38,7 +38,8 @@ def strip_file(root: Dataset, index: int) -> Path:
 
 
 def statistics_file(dataset: Dataset) -> Path:
-    return folder_of(dataset) / "statistics.json"
+    """Of a dataset of corrections, which grows, one for each state of it."""
+    return folder_of(dataset) / f"statistics-{dataset.episodes}-{dataset.steps}.json"
 
 
 def read_strip(row: DatasetEpisode) -> bytes | None:
