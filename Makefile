@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --constraint .ci/constraints.txt
 SCRIPTS := fleetui/static/js fleetui/charts/assets
 
-.PHONY: run check test faults station-wheel chromium nginx
+.PHONY: run check test faults station-wheel client-wheel chromium nginx
 
 run: $(VENV)/.installed $(VENV)/.graphics
 	@exec $(PY) manage.py start $(if $(STATIONS),--stations $(STATIONS))
@@ -34,6 +34,12 @@ station-wheel: $(VENV)/.venv-made
 	@rm -rf packaging/station/build
 	@$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist packaging/station
 	@ls dist/fleetui_station-*.whl
+
+# For programs elsewhere (docs/programs.md): dist/fleetui_client-*.whl, the client and the command `fleet`.
+client-wheel: $(VENV)/.venv-made
+	@rm -rf packaging/client/build
+	@$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist packaging/client
+	@ls dist/fleetui_client-*.whl
 
 $(VENV)/.venv-made:
 	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \

@@ -6,6 +6,7 @@ below are the one hierarchy of errors that a user can cause: pages show the sent
 """
 
 import hashlib
+import hmac
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -21,7 +22,7 @@ from django.http import Http404, HttpRequest
 from django.utils import timezone
 
 if TYPE_CHECKING:  # the door itself knows no model; who comes through it wants to know what it got
-    from fleetui.fleet.models import Invitation, Lab, Station
+    from fleetui.fleet.models import AccessToken, Invitation, Lab, Station
 
 Row = TypeVar("Row", bound=Model)
 Anyone = User | AnonymousUser  # who sent a request, logged in or not
@@ -96,6 +97,24 @@ class Refused(Exception):
     code = "refused"
 
 
+class Unauthenticated(Refused):
+    """What was shown to say who asks is wrong, or, where it `is_known`, good no longer."""
+
+    status = 401
+    code = "unauthenticated"
+
+    def __init__(self, sentence: str, is_known: bool = False):
+        super().__init__(sentence)
+        self.is_known = is_known
+
+
+class TooManyTries(Refused):
+    """Somebody guesses: even what is right has to wait."""
+
+    status = 429
+    code = "too_many_tries"
+
+
 class NotFound(Refused, Http404):
     """The object does not exist, or belongs to a lab that the user is no member of."""
 
@@ -108,6 +127,13 @@ class Denied(Refused, PermissionDenied):
 
     status = 403
     code = "denied"
+
+
+class MissingScope(Refused):
+    """The access token was not made for this, whatever its owner may do."""
+
+    status = 403
+    code = "missing_scope"
 
 
 class Conflict(Refused):
@@ -280,6 +306,15 @@ def get_row(model: type[LabRow], user: Anyone, lab_slug: str, action: str = "see
     return found
 
 
+def get_checkpoint(checkpoints: type[Row], user: Anyone, lab_slug: str, uuid: UUID, action: str = "see") -> Row:
+    """A checkpoint of a run of the lab."""
+    lab = get_lab(user, lab_slug, action)
+    found = checkpoints._default_manager.select_related("run").filter(run__lab=lab, pk=uuid).first()
+    if found is None:
+        raise NotFound(f"{lab.name} has no checkpoint {uuid}.")
+    return found
+
+
 # Who has no role but a secret, or a place in the lab by being a station
 
 
@@ -311,6 +346,57 @@ def get_station_by_token(stations: "type[Station]", token: str) -> "Station | No
         if station is not None:
             station.token_is_old = True
     return station
+
+
+TOKEN_START = "fleet"
+
+
+def token_prefix(token: str) -> str:
+    """The part of an access token by which its row is found, and which is no secret; "" where it is no such token."""
+    start, _, rest = token.partition("_")
+    prefix, _, secret = rest.partition("_")
+    return prefix if start == TOKEN_START and secret and len(prefix) == 8 and prefix.isascii() else ""
+
+
+def get_access_token(tokens: "type[AccessToken]", token: str) -> "AccessToken":
+    """The row of a person's token, with its owner; Unauthenticated where it opens nothing. How long the comparison
+    takes says nothing of the secret, and what became of a token hears only who has it.
+    """
+    rows = tokens._default_manager.select_related("user", "lab")
+    found = rows.filter(prefix=prefix).first() if (prefix := token_prefix(token)) else None
+    known = found.token_hash if found else hash_token("")
+    if not hmac.compare_digest(known, hash_token(token)) or found is None:
+        raise Unauthenticated("This access token is not known. Check that it is whole, or make a new one on your page.")
+    problem = ""
+    if found.revoked_at is not None:
+        problem = f"The access token “{found}” was revoked. Make a new one on the page Access tokens."
+    elif found.expires_at <= timezone.now():
+        day = f"{found.expires_at:%Y-%m-%d}"
+        problem = f"The access token “{found}” expired on {day}. Make a new one on the page Access tokens."
+    elif not found.user.is_active:
+        problem = f"The account of the access token “{found}” is closed; ask a manager of the lab."
+    if problem:
+        raise Unauthenticated(problem, is_known=True)
+    return found
+
+
+def note_token(user: User, token: "AccessToken") -> None:
+    """From here on the user acts by this token: the audit log says so."""
+    vars(user)["access_token"] = token
+
+
+def token_of(user: object) -> "AccessToken | None":
+    """By which a program acts for the user in this request; None: it is no program, or it has a session."""
+    found: AccessToken | None = getattr(user, "access_token", None)
+    return found
+
+
+def get_own_token(tokens: "type[AccessToken]", user: User, number: int) -> "AccessToken":
+    """A token of the user's own; nobody else's is found."""
+    found = tokens._default_manager.filter(user=user, pk=number).first()
+    if found is None:
+        raise NotFound(f"You have no access token {number}.")
+    return found
 
 
 def get_checkpoint_for_station(checkpoints: type[Row], station: "Station", checkpoint_uuid: UUID | None) -> Row:

@@ -24,6 +24,7 @@ from fleetui import embedded
 BASE_DIR = Path(__file__).resolve().parent.parent
 # What addresses of the fleet begin with; tests/test_proxy.py keeps it true.
 FIRST_NAMES = (
+    "access-tokens",
     "api",
     "charts",
     "healthz",

@@ -18,6 +18,7 @@ from robots.tasks import TASKS
 from training import benchmarks
 from training.benchmarks import REGISTRY
 from training.methods.registry import methods
+from training.metric_sinks import sending
 from training.run_dir import RunDir, RunError
 
 
@@ -88,14 +89,20 @@ def main() -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """The run's own metrics say how it went; the exit status says it to whoever waits for the process."""
-    from training.checkpoints import CheckpointError
-    from training.datasets import DatasetError
-
     run = RunDir(arguments.run_dir)
     run.listen_for_cancel()
     run.clear_leftovers()
+    with sending(run):
+        return carry_out(arguments.command, run)
+
+
+def carry_out(kind: str, run: RunDir) -> int:
+    """The method itself; what ends it is said in the run's metrics."""
+    from training.checkpoints import CheckpointError
+    from training.datasets import DatasetError
+
     try:
-        summary = methods()[arguments.command].start(run)
+        summary = methods()[kind].start(run)
     except (RunError, DatasetError, CheckpointError) as error:
         say_failed(run, str(error))
         return 2

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,7 @@ class RunDir:
         self.metrics = self.path / "metrics.jsonl"
         self.cancelled = False
         self._metrics_file: TextIO | None = None
+        self._writing = threading.Lock()  # a thread that sends metrics on may have a note to add
         self._points: set[tuple[int, str]] | None = None  # step and figure of every loss in the file
 
     @classmethod
@@ -96,11 +98,13 @@ class RunDir:
 
     def log(self, kind: str, **values: Any) -> None:
         """Append one line to metrics.jsonl; what is no number becomes null."""
-        if self._metrics_file is None:
-            self._end_a_torn_line()
-            self._metrics_file = open(self.metrics, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
-        self._metrics_file.write(strict_json.dumps({"t": round(time.time(), 3), "kind": kind} | values) + "\n")
-        self._metrics_file.flush()
+        line = strict_json.dumps({"t": round(time.time(), 3), "kind": kind} | values) + "\n"
+        with self._writing:
+            if self._metrics_file is None:
+                self._end_a_torn_line()
+                self._metrics_file = open(self.metrics, "a", encoding="utf-8")  # noqa: SIM115 (open for the whole run)
+            self._metrics_file.write(line)
+            self._metrics_file.flush()
 
     def log_loss(self, step: int, **figures: float) -> None:
         """A point of the curves. What is in the file already isn't said again: a restart repeats the steps since the

@@ -7,22 +7,53 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Path, Router, Schema
 from ninja.pagination import paginate
-from ninja.security import SessionAuth
 from pydantic import Field
 
 from fleetui import access
 from fleetui.access import Conflict, Invalid, NotFound, PersonRequest
-from fleetui.api.learning import DatasetRow
-from fleetui.api.shape import Deleted, Moment, Pages, Rows, Uuid, or_problem, source_of
-from fleetui.fleet.downloads import send_file
+from fleetui.api.doors import DATA, PAGES, READ, SESSION
+from fleetui.api.files import BINARY, FILE, FILE_EXTRA, answer_file
+from fleetui.api.shape import ONCE_EXTRA, ArchiveBody, Deleted, Moment, Pages, Rows, Uuid, once, or_problem, source_of
 from fleetui.fleet.models import Lab
-from fleetui.learning import datasets, joining, selectors, tables, transfers
+from fleetui.learning import actions, archive, datasets, joining, selectors, tables, transfers
 from fleetui.learning.models import Dataset, DatasetEpisode, Export, Import
 
-router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
+PIECE_EXTRA = {"requestBody": {"required": True, "content": BINARY}}
+UPLOAD_EXTRA = ONCE_EXTRA | PIECE_EXTRA
+
+router = Router(auth=SESSION, tags=["lab"])
 
 
-class EpisodeRow(Schema):
+class DatasetBody(Schema):
+    name: str
+    families: list[str]
+    episodes: int
+    seed: int = 0
+
+
+class DatasetRow(Schema):
+    id: int
+    name: str
+    families: list[str]
+    embodiment: str = Field(description="The name of its body; empty: not known.")
+    episodes: int = Field(description="While it is generated: how many are wanted.")
+    steps: int
+    state: str
+    progress: float
+    error: str
+    seed: int
+    version: int = Field(description="Counts those of one name.")
+    current: bool = Field(description="Whether it is what its name shows.")
+    parent: int | None = Field(description="The version, or the dataset, that it was made of.")
+    origin: dict[str, Any] = Field(description="Where it came from, and what was done to it.")
+    tags: list[str]
+    notes: str
+    listed: bool = Field(description="Whether its episodes are listed yet.")
+    archived_at: Moment | None
+    created_at: Moment
+
+
+class DatasetEpisodeRow(Schema):
     position: int
     uuid: Uuid
     source: int = Field(description="The dataset in whose files it lies.")
@@ -97,6 +128,10 @@ class SplitBody(Schema):
     share: float = 0.8
     seed: int = 0
     step: int = 0
+
+
+class Parts(Schema):
+    datasets: list[DatasetRow]
 
 
 class MergeBody(Schema):
@@ -217,24 +252,83 @@ def _episode(dataset: Dataset, position: int) -> DatasetEpisode:
     return found
 
 
+# What each name shows
+
+
+@router.get("/datasets", auth=READ, response=or_problem(list[DatasetRow]))
+@paginate(Pages)
+def list_datasets(request: PersonRequest, lab: Path[str], archived: bool = False) -> Rows:
+    """The newest first."""
+    found = access.get_lab(request.user, lab)
+    return Rows(selectors.list_datasets(found, archived), selectors.dataset_row)
+
+
+@router.post("/datasets", auth=DATA, response=or_problem(DatasetRow), openapi_extra=ONCE_EXTRA)
+@once
+def generate_dataset(request: PersonRequest, lab: Path[str], body: DatasetBody) -> dict[str, Any]:
+    """Let the scripted demonstrator make one."""
+    found = access.get_lab(request.user, lab, "generate_dataset")
+    return selectors.dataset_row(
+        actions.generate_dataset(lab=found, user=request.user, **body.dict(), source=source_of(request))
+    )
+
+
+@router.post("/datasets/upload", auth=DATA, response=or_problem(DatasetRow), openapi_extra=UPLOAD_EXTRA)
+@once
+def upload_dataset(request: PersonRequest, lab: Path[str], name: str) -> dict[str, Any]:
+    """The body is one file of episodes (robots/episodes.py), at most 64 MiB."""
+    found = access.get_lab(request.user, lab, "upload_dataset")
+    return selectors.dataset_row(
+        actions.upload_dataset(lab=found, user=request.user, name=name, body=request.body, source=source_of(request))
+    )
+
+
+@router.get("/datasets/{int:number}/file", auth=READ, response=FILE, openapi_extra=FILE_EXTRA)
+def download_dataset(request: PersonRequest, lab: Path[str], number: int) -> HttpResponseBase:
+    """All episodes of one that is a single file, as upload takes it; any other version is exported, and comes so."""
+    dataset = _dataset(request, lab, number)
+    if dataset.state != "ready":
+        raise Conflict(f"{dataset} is {dataset.state}; it can be downloaded once it is ready.")
+    if not dataset.is_root or dataset.file.is_dir():
+        raise Conflict(f"{dataset} is no single file; export it, then download what was made (POST exports).")
+    return answer_file(request, dataset.file, f"{dataset.name}.safetensors")
+
+
+@router.patch("/datasets/{int:number}", auth=DATA, response=or_problem(DatasetRow))
+def archive_dataset(request: PersonRequest, lab: Path[str], number: int, body: ArchiveBody) -> dict[str, Any]:
+    """archived: true hides it, and nothing can learn from it; false brings it back."""
+    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
+    change = archive.archive_dataset if body.archived else archive.restore_dataset
+    change(dataset=dataset, user=request.user, source=source_of(request))
+    return selectors.dataset_row(access.get_row(Dataset, request.user, lab, pk=number))
+
+
+@router.delete("/datasets/{int:number}", auth=PAGES, response=or_problem(Deleted))
+def delete_dataset(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
+    """For good, with its file; only an archived one to which nothing refers."""
+    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
+    archive.delete_dataset(dataset=dataset, user=request.user, source=source_of(request))
+    return {"deleted": number}
+
+
 # Versions
 
 
-@router.get("/datasets/{int:number}", response=or_problem(DatasetDetail))
+@router.get("/datasets/{int:number}", auth=READ, response=or_problem(DatasetDetail))
 def show_dataset(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """One version, with sums over its episodes."""
     found = _dataset(request, lab, number)
     return selectors.dataset_row(found) | {"facts": selectors.dataset_facts(found)}
 
 
-@router.get("/datasets/{int:number}/versions", response=or_problem(list[DatasetRow]))
+@router.get("/datasets/{int:number}/versions", auth=READ, response=or_problem(list[DatasetRow]))
 @paginate(Pages)
 def list_versions(request: PersonRequest, lab: Path[str], number: int) -> Rows:
     """All versions of its name, the newest first."""
     return Rows(selectors.list_versions(_dataset(request, lab, number)), selectors.dataset_row)
 
 
-@router.get("/datasets/{int:number}/episodes", response=or_problem(list[EpisodeRow]))
+@router.get("/datasets/{int:number}/episodes", auth=READ, response=or_problem(list[DatasetEpisodeRow]))
 @paginate(Pages)
 def list_dataset_episodes(
     request: PersonRequest,
@@ -269,7 +363,8 @@ def list_dataset_episodes(
     return Rows(rows, selectors.dataset_episode_row)
 
 
-@router.post("/datasets/{int:number}/edit", response=or_problem(DatasetRow))
+@router.post("/datasets/{int:number}/edit", auth=DATA, response=or_problem(DatasetRow), openapi_extra=ONCE_EXTRA)
+@once
 def edit_dataset(request: PersonRequest, lab: Path[str], number: int, body: Edit) -> dict[str, Any]:
     """The next version, which its name shows from now on."""
     found = _dataset(request, lab, number, "edit_dataset")
@@ -305,29 +400,31 @@ def _edited(found: Dataset, request: PersonRequest, body: Edit) -> Dataset:
     raise Invalid("There is no such act; the reference lists them.", {"act": "There is no such act."})
 
 
-@router.post("/datasets/{int:number}/back", response=or_problem(DatasetRow))
+@router.post("/datasets/{int:number}/back", auth=DATA, response=or_problem(DatasetRow))
 def go_back(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """Undo: the version that it was made of is what the name shows."""
     found = _dataset(request, lab, number, "edit_dataset")
     return selectors.dataset_row(datasets.go_back(dataset=found, user=request.user, source=source_of(request)))
 
 
-@router.post("/datasets/{int:number}/current", response=or_problem(DatasetRow))
+@router.post("/datasets/{int:number}/current", auth=DATA, response=or_problem(DatasetRow))
 def make_current(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """This version is what the name shows."""
     found = _dataset(request, lab, number, "edit_dataset")
     return selectors.dataset_row(datasets.make_current(dataset=found, user=request.user, source=source_of(request)))
 
 
-@router.post("/datasets/{int:number}/split", response=or_problem(list[DatasetRow]))
-def split_dataset(request: PersonRequest, lab: Path[str], number: int, body: SplitBody) -> list[dict[str, Any]]:
+@router.post("/datasets/{int:number}/split", auth=DATA, response=or_problem(Parts), openapi_extra=ONCE_EXTRA)
+@once
+def split_dataset(request: PersonRequest, lab: Path[str], number: int, body: SplitBody) -> dict[str, Any]:
     """Datasets of their own, one a part."""
     found = _dataset(request, lab, number, "edit_dataset")
     made = datasets.split_dataset(dataset=found, user=request.user, **body.dict(), source=source_of(request))
-    return [selectors.dataset_row(each) for each in made]
+    return {"datasets": [selectors.dataset_row(each) for each in made]}
 
 
-@router.post("/datasets/merge", response=or_problem(DatasetRow))
+@router.post("/datasets/merge", auth=DATA, response=or_problem(DatasetRow), openapi_extra=ONCE_EXTRA)
+@once
 def merge_datasets(request: PersonRequest, lab: Path[str], body: MergeBody) -> dict[str, Any]:
     """One dataset of the episodes of several, of one body."""
     found = access.get_lab(request.user, lab, "edit_dataset")
@@ -351,7 +448,7 @@ def _filter(lab: Lab, body: FilterBody) -> joining.EpisodeFilter:
     return joining.EpisodeFilter(**told)
 
 
-@router.post("/datasets/matching", response=or_problem(Matching))
+@router.post("/datasets/matching", auth=READ, response=or_problem(Matching))
 def count_matching(request: PersonRequest, lab: Path[str], body: FilterBody) -> dict[str, int]:
     """How many stored episodes match a filter."""
     found = access.get_lab(request.user, lab)
@@ -359,7 +456,8 @@ def count_matching(request: PersonRequest, lab: Path[str], body: FilterBody) -> 
     return {"episodes": len(rows), "steps": sum(row.steps for row in rows)}
 
 
-@router.post("/datasets/of_episodes", response=or_problem(DatasetRow))
+@router.post("/datasets/of_episodes", auth=DATA, response=or_problem(DatasetRow), openapi_extra=ONCE_EXTRA)
+@once
 def make_dataset_from_episodes(request: PersonRequest, lab: Path[str], body: JoinBody) -> dict[str, Any]:
     """A dataset of all stored episodes that match a filter."""
     found = access.get_lab(request.user, lab, "edit_dataset")
@@ -378,7 +476,7 @@ def make_dataset_from_episodes(request: PersonRequest, lab: Path[str], body: Joi
 # Tables
 
 
-@router.get("/datasets/{int:number}/episodes.{kind}", response={200: None})
+@router.get("/datasets/{int:number}/episodes.{kind}", auth=READ, response=FILE, openapi_extra=FILE_EXTRA)
 def download_episodes(request: PersonRequest, lab: Path[str], number: int, kind: str) -> HttpResponseBase:
     """The table of its episodes, csv or parquet."""
     found = _dataset(request, lab, number)
@@ -393,7 +491,9 @@ def table_of_episodes(found: Dataset, kind: str) -> HttpResponseBase:
     return response
 
 
-@router.get("/datasets/{int:number}/episodes/{int:position}/signals.{kind}", response={200: None})
+@router.get(
+    "/datasets/{int:number}/episodes/{int:position}/signals.{kind}", auth=READ, response=FILE, openapi_extra=FILE_EXTRA
+)
 def download_signals(request: PersonRequest, lab: Path[str], number: int, position: int, kind: str) -> HttpResponseBase:
     """What was observed and done at each step of an episode, csv or parquet."""
     found = _dataset(request, lab, number)
@@ -412,14 +512,15 @@ def _check_kind(kind: str) -> None:
 # Imports
 
 
-@router.get("/imports", response=or_problem(list[ImportRow]))
+@router.get("/imports", auth=READ, response=or_problem(list[ImportRow]))
 @paginate(Pages)
 def list_imports(request: PersonRequest, lab: Path[str]) -> Rows:
     """The newest first."""
     return Rows(selectors.list_imports(access.get_lab(request.user, lab)), selectors.import_row)
 
 
-@router.post("/imports", response=or_problem(ImportRow))
+@router.post("/imports", auth=DATA, response=or_problem(ImportRow), openapi_extra=ONCE_EXTRA)
+@once
 def import_folder(request: PersonRequest, lab: Path[str], body: ImportBody) -> dict[str, Any]:
     """A LeRobot dataset, v3.0 or v2.1, that lies in a folder of the server."""
     found = access.get_lab(request.user, lab, "upload_dataset")
@@ -427,7 +528,8 @@ def import_folder(request: PersonRequest, lab: Path[str], body: ImportBody) -> d
     return selectors.import_row(row)
 
 
-@router.post("/imports/uploads", response=or_problem(ImportRow))
+@router.post("/imports/uploads", auth=DATA, response=or_problem(ImportRow), openapi_extra=ONCE_EXTRA)
+@once
 def begin_upload(request: PersonRequest, lab: Path[str], body: UploadBody) -> dict[str, Any]:
     """Announce an archive (.zip, .tar, .tar.gz) of one, which then comes piece by piece."""
     found = access.get_lab(request.user, lab, "upload_dataset")
@@ -435,12 +537,12 @@ def begin_upload(request: PersonRequest, lab: Path[str], body: UploadBody) -> di
     return selectors.import_row(row)
 
 
-@router.get("/imports/{int:number}", response=or_problem(ImportRow))
+@router.get("/imports/{int:number}", auth=READ, response=or_problem(ImportRow))
 def show_import(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     return selectors.import_row(access.get_row(Import, request.user, lab, pk=number))
 
 
-@router.put("/imports/{int:number}/bytes", response=or_problem(ImportRow))
+@router.put("/imports/{int:number}/bytes", auth=DATA, response=or_problem(ImportRow), openapi_extra=PIECE_EXTRA)
 def receive_piece(request: PersonRequest, lab: Path[str], number: int, offset: int, sha256: str = "") -> dict[str, Any]:
     """The next bytes, at most 16 MiB, as the body. After an interruption go on with the byte `received`."""
     row = access.get_row(Import, request.user, lab, "upload_dataset", pk=number)
@@ -448,7 +550,7 @@ def receive_piece(request: PersonRequest, lab: Path[str], number: int, offset: i
     return selectors.import_row(row)
 
 
-@router.post("/imports/{int:number}/answers", response=or_problem(ImportRow))
+@router.post("/imports/{int:number}/answers", auth=DATA, response=or_problem(ImportRow))
 def answer_import(request: PersonRequest, lab: Path[str], number: int, body: AnswersBody) -> dict[str, Any]:
     """Say yes or no to what it asks, by the questions' codes."""
     row = access.get_row(Import, request.user, lab, "upload_dataset", pk=number)
@@ -456,7 +558,7 @@ def answer_import(request: PersonRequest, lab: Path[str], number: int, body: Ans
     return selectors.import_row(row)
 
 
-@router.delete("/imports/{int:number}", response=or_problem(ImportRow))
+@router.delete("/imports/{int:number}", auth=DATA, response=or_problem(ImportRow))
 def cancel_import(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """Nothing of it stays but the row, which says so."""
     row = access.get_row(Import, request.user, lab, "upload_dataset", pk=number)
@@ -466,14 +568,15 @@ def cancel_import(request: PersonRequest, lab: Path[str], number: int) -> dict[s
 # Exports
 
 
-@router.get("/exports", response=or_problem(list[ExportRow]))
+@router.get("/exports", auth=READ, response=or_problem(list[ExportRow]))
 @paginate(Pages)
 def list_exports(request: PersonRequest, lab: Path[str], dataset: int | None = None) -> Rows:
     """The newest first."""
     return Rows(selectors.list_exports(access.get_lab(request.user, lab), dataset), selectors.export_row)
 
 
-@router.post("/datasets/{int:number}/exports", response=or_problem(ExportRow))
+@router.post("/datasets/{int:number}/exports", auth=DATA, response=or_problem(ExportRow), openapi_extra=ONCE_EXTRA)
+@once
 def export_dataset(request: PersonRequest, lab: Path[str], number: int, body: ExportBody) -> dict[str, Any]:
     """A file that is made in a job: ask exports/ID until its state is ready."""
     found = _dataset(request, lab, number, "export_dataset")
@@ -481,12 +584,12 @@ def export_dataset(request: PersonRequest, lab: Path[str], number: int, body: Ex
     return selectors.export_row(row)
 
 
-@router.get("/exports/{int:number}", response=or_problem(ExportRow))
+@router.get("/exports/{int:number}", auth=READ, response=or_problem(ExportRow))
 def show_export(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     return selectors.export_row(access.get_row(Export, request.user, lab, pk=number))
 
 
-@router.delete("/exports/{int:number}", response=or_problem(Deleted))
+@router.delete("/exports/{int:number}", auth=DATA, response=or_problem(Deleted))
 def delete_export(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """The file goes; the dataset stays."""
     row = access.get_row(Export, request.user, lab, "export_dataset", pk=number)
@@ -494,10 +597,10 @@ def delete_export(request: PersonRequest, lab: Path[str], number: int) -> dict[s
     return {"deleted": number}
 
 
-@router.get("/exports/{int:number}/file", response={200: None})
+@router.get("/exports/{int:number}/file", auth=READ, response=FILE, openapi_extra=FILE_EXTRA)
 def download_export(request: PersonRequest, lab: Path[str], number: int) -> HttpResponseBase:
     """The file itself; with a header Range a part of it, so that an interrupted download goes on."""
     row = access.get_row(Export, request.user, lab, pk=number)
     if row.state != "ready" or not row.file.is_file():
         raise Conflict(f"{row} is {row.state if row.state != 'ready' else 'gone'}; ask for it anew.")
-    return send_file(request, row.file, row.file_name, tag=row.sha256, content_type="application/octet-stream")
+    return answer_file(request, row.file, row.file_name, row.sha256)

@@ -6,11 +6,11 @@ from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest
 from ninja import Path, Router, Schema
 from ninja.pagination import paginate
-from ninja.security import SessionAuth
 from pydantic import Field, WithJsonSchema, create_model
 
 from fleetui import access
 from fleetui.access import PersonRequest
+from fleetui.api.doors import LAUNCH, PAGES, READ, SESSION, STATIONS, STOP
 from fleetui.api.shape import ArchiveBody, Deleted, Moment, Number, Pages, Rows, Uuid, or_problem, source_of
 from fleetui.fleet import selectors
 from fleetui.fleet.actions import archive, attention, control, labs, recovery, stops
@@ -20,20 +20,13 @@ from robots import strict_json
 from robots.rules import RECORDED, TASK_RULES
 
 
-class StopSession(SessionAuth):
-    """A stop must not wait for the database to say who gives it."""
-
-    def authenticate(self, request: HttpRequest, key: str | None) -> access.Known | None:
-        return stops.get_stopper(key or "")
-
-
 class StopRequest(HttpRequest):
-    """The type of a request that StopSession let in."""
+    """The type of a request that STOP let in."""
 
     auth: access.Known
 
 
-router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
+router = Router(auth=SESSION, tags=["lab"])
 
 
 class HelpRow(Schema):
@@ -142,7 +135,7 @@ class StationRow(Card):
     recent: list[EpisodeRow]
 
 
-@router.get("/stations", response=or_problem(list[Card]))
+@router.get("/stations", auth=READ, response=or_problem(list[Card]))
 @paginate(Pages)
 def list_stations(request: PersonRequest, lab: Path[str], archived: bool = False) -> Rows:
     """The wall's cards, by number, with the newest telemetry; or the cards of those that are archived."""
@@ -154,14 +147,14 @@ def list_stations(request: PersonRequest, lab: Path[str], archived: bool = False
     return Rows(cards, lambda card: telemetry.lay_over(ids[card["slug"]], card))
 
 
-@router.get("/stations/{slug}", response=or_problem(StationRow))
+@router.get("/stations/{slug}", auth=READ, response=or_problem(StationRow))
 def show_station(request: PersonRequest, lab: Path[str], slug: str) -> dict[str, Any]:
     station = access.get_row(Station, request.user, lab, slug=slug)
     card = telemetry.lay_over(station.pk, selectors.station_card(station))
     return card | {"embodiment": station.embodiment, "recent": selectors.recent_episodes(station)}
 
 
-@router.patch("/stations/{slug}", response=or_problem(Card))
+@router.patch("/stations/{slug}", auth=PAGES, response=or_problem(Card))
 def archive_station(request: PersonRequest, lab: Path[str], slug: str, body: ArchiveBody) -> dict[str, Any]:
     """archived: true takes it off the wall and out of use, false brings it back."""
     station = access.get_row(Station, request.user, lab, "archive_station", slug=slug)
@@ -170,7 +163,7 @@ def archive_station(request: PersonRequest, lab: Path[str], slug: str, body: Arc
     return selectors.station_card(access.get_row(Station, request.user, lab, slug=slug))
 
 
-@router.delete("/stations/{slug}", response=or_problem(Deleted))
+@router.delete("/stations/{slug}", auth=PAGES, response=or_problem(Deleted))
 def delete_station(request: PersonRequest, lab: Path[str], slug: str) -> dict[str, Any]:
     """For good; only an archived one to which nothing refers."""
     station = access.get_row(Station, request.user, lab, "archive_station", slug=slug)
@@ -204,7 +197,7 @@ class RewindRow(Schema):
     frames: list[Frame]
 
 
-@router.get("/stations/{slug}/rewind", response=or_problem(RewindRow))
+@router.get("/stations/{slug}/rewind", auth=READ, response=or_problem(RewindRow))
 def rewind_station(request: PersonRequest, lab: Path[str], slug: str) -> dict[str, Any]:
     """The last 30 s, oldest first: what it said (`samples`), and the pictures of its first camera (`frames`, JPEG in
     base64). `at` counts the seconds from the end, and is 0 or less.
@@ -255,7 +248,7 @@ class EachAnswer(Schema):
     refused: dict[str, str] = Field(description="By slug: why not.")
 
 
-@router.post("/stations/{slug}/command", response=or_problem(CommandAnswer | StopAnswer))
+@router.post("/stations/{slug}/command", auth=STATIONS, response=or_problem(CommandAnswer | StopAnswer))
 def command_station(request: PersonRequest, lab: Path[str], slug: str, body: CommandBody) -> dict[str, Any]:
     """pause, resume, clear_stop {reason}, reset, end_episode, speed {value}, override, drive {axes: {x, y, ...}},
     teleoperate {on} (by the station's own device; only a page's heartbeats hold it), hand_back, settings, and stop,
@@ -296,7 +289,7 @@ STOP_BODY = {
 }
 
 
-@router.post("/stop", response=or_problem(StopAnswer), auth=StopSession(csrf=True), openapi_extra=STOP_BODY)
+@router.post("/stop", response=or_problem(StopAnswer), auth=STOP, openapi_extra=STOP_BODY)
 def stop_lab(request: StopRequest, lab: Path[str]) -> dict[str, Any]:
     """The software stop of every station of the lab: told at once, then latched and recorded. The answer says of each
     station whether it confirmed it, was told, or could not be reached.
@@ -304,9 +297,7 @@ def stop_lab(request: StopRequest, lab: Path[str]) -> dict[str, Any]:
     return give_stop(request, lab, None)
 
 
-@router.post(
-    "/stations/{slug}/stop", response=or_problem(StopAnswer), auth=StopSession(csrf=True), openapi_extra=STOP_BODY
-)
+@router.post("/stations/{slug}/stop", response=or_problem(StopAnswer), auth=STOP, openapi_extra=STOP_BODY)
 def stop_station(request: StopRequest, lab: Path[str], slug: str) -> dict[str, Any]:
     """The software stop of one station."""
     return give_stop(request, lab, slug)
@@ -329,7 +320,7 @@ def give_stop(request: StopRequest, lab: str, slug: str | None) -> dict[str, Any
     )
 
 
-@router.post("/clear_stops", response=or_problem(EachAnswer))
+@router.post("/clear_stops", auth=STATIONS, response=or_problem(EachAnswer))
 def clear_stops(request: PersonRequest, lab: Path[str], body: ClearBody) -> dict[str, Any]:
     """Clear the software stop of these stations, with one reason. They stay paused. Answers who was cleared (`done`)
     and, by slug, why not (`refused`).
@@ -339,7 +330,7 @@ def clear_stops(request: PersonRequest, lab: Path[str], body: ClearBody) -> dict
     )
 
 
-@router.post("/resume", response=or_problem(EachAnswer))
+@router.post("/resume", auth=STATIONS, response=or_problem(EachAnswer))
 def resume_stations(request: PersonRequest, lab: Path[str], body: StationsBody) -> dict[str, Any]:
     """Let these paused stations go on. Answers who does (`done`) and, by slug, why not (`refused`)."""
     return recovery.resume_stations(user=request.user, lab_slug=lab, stations=body.stations, source=source_of(request))
@@ -352,35 +343,35 @@ class OutcomeBody(Schema):
     outcome: str
 
 
-@router.get("/help", response=or_problem(list[HelpRow]))
+@router.get("/help", auth=READ, response=or_problem(list[HelpRow]))
 @paginate(Pages)
 def list_help(request: PersonRequest, lab: Path[str]) -> Rows:
     """Open help requests, those first where a person's time saves most."""
     return Rows(selectors.list_help(access.get_lab(request.user, lab), open_only=True), selectors.help_row)
 
 
-@router.post("/help/{number}/acknowledge", response=or_problem(HelpRow))
+@router.post("/help/{number}/acknowledge", auth=STATIONS, response=or_problem(HelpRow))
 def acknowledge_help(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """Somebody has seen it."""
     found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return selectors.help_row(attention.acknowledge_help(request=found, user=request.user, source=source_of(request)))
 
 
-@router.post("/help/{number}/take", response=or_problem(HelpRow))
+@router.post("/help/{number}/take", auth=STATIONS, response=or_problem(HelpRow))
 def take_help(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """One person goes there; the others see who."""
     found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return selectors.help_row(attention.take_help(request=found, user=request.user, source=source_of(request)))
 
 
-@router.post("/help/{number}/release", response=or_problem(HelpRow))
+@router.post("/help/{number}/release", auth=STATIONS, response=or_problem(HelpRow))
 def release_help(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """Others can take it again."""
     found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
     return selectors.help_row(attention.release_help(request=found, user=request.user, source=source_of(request)))
 
 
-@router.post("/help/{number}/close", response=or_problem(HelpRow))
+@router.post("/help/{number}/close", auth=STATIONS, response=or_problem(HelpRow))
 def close_help(request: PersonRequest, lab: Path[str], number: int, body: OutcomeBody) -> dict[str, Any]:
     """Nothing more is to be done."""
     found = access.get_row(HelpRequest, request.user, lab, "help", pk=number)
@@ -448,20 +439,20 @@ def task_row(task: Task) -> dict[str, Any]:
     }
 
 
-@router.get("/tasks", response=or_problem(list[TaskRow]))
+@router.get("/tasks", auth=READ, response=or_problem(list[TaskRow]))
 @paginate(Pages)
 def list_tasks(request: PersonRequest, lab: Path[str], archived: bool = False) -> Rows:
     """By name; those that can be assigned, or those that no longer can."""
     return Rows(selectors.list_tasks(access.get_lab(request.user, lab), archived), task_row)
 
 
-@router.post("/tasks", response=or_problem(TaskRow))
+@router.post("/tasks", auth=LAUNCH, response=or_problem(TaskRow))
 def create_task(request: PersonRequest, lab: Path[str], body: TaskBody) -> dict[str, Any]:
     found = access.get_lab(request.user, lab, "create_task")
     return task_row(labs.create_task(lab=found, user=request.user, **body.dict(), source=source_of(request)))
 
 
-@router.patch("/tasks/{slug}", response=or_problem(TaskRow))
+@router.patch("/tasks/{slug}", auth=LAUNCH, response=or_problem(TaskRow))
 def edit_task(request: PersonRequest, lab: Path[str], slug: str, body: TaskChanges) -> dict[str, Any]:
     """What the body leaves out stays as it is. archived: true takes it out of use, false brings it back."""
     task = access.get_row(Task, request.user, lab, "edit_task", slug=slug)

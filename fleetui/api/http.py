@@ -1,32 +1,71 @@
-"""The HTTP API: for people's scripts with their session and CSRF token, and for stations with their token.
+"""The HTTP API: for people's programs by an access token or their session, and for stations with their token.
 
 Everything here only reads requests, calls the actions and selectors that the pages call, and answers in declared
 shapes; every error is a Problem (shape.py) with a 4xx status, or with 503 or 507 for what waiting, or room on the disk,
-will mend. The routes stand by who reads them: fleet.py, learning.py and practice.py are people's, link.py is the
-stations'. The OpenAPI schema is at /api/openapi.json, its page at /api/docs.
+will mend. The routes stand by who reads them: fleet.py, learning.py, datasets.py and practice.py are people's, link.py
+is the stations'. The OpenAPI schema is at /api/openapi.json, its page at /api/docs.
 """
+
+from collections.abc import Iterator
+from typing import Any
 
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.openapi.schema import OpenAPISchema
+from ninja.operation import Operation
 
 from fleetui import access, failures
 from fleetui.answers import JsonAnswer, StrictParser, StrictRenderer
-from fleetui.api import dataset_replay, datasets, fleet, learning, link, practice
+from fleetui.api import dataset_replay, datasets, fleet, learning, link, me, practice
+from fleetui.api.doors import AccessTokenAuth
 from fleetui.api.reference import Reference
 from robots.strict_json import JSONError
 
-api = NinjaAPI(
+
+class FleetAPI(NinjaAPI):
+    """Its calls are known to programs by the names of their functions, wherever those lie."""
+
+    def get_openapi_operation_id(self, operation: Operation) -> str:
+        return operation.view_func.__name__
+
+    def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
+        """With what an access token must have been made for, as `x-scope`; null: no token will do."""
+        schema = super().get_openapi_schema(**options)
+        scopes = {each.view_func.__name__: scope_of(each) for each in operations()}
+        for calls in schema["paths"].values():
+            for call in calls.values():
+                if call["operationId"] in scopes and call["tags"] == ["lab"]:
+                    call["x-scope"] = scopes[call["operationId"]]
+        return schema
+
+
+def operations() -> Iterator[Operation]:
+    """Every call that there is."""
+    for _, router in api._routers:
+        for view in router.path_operations.values():
+            yield from view.operations
+
+
+def scope_of(operation: Operation) -> str | None:
+    """Of access tokens; "": any. A call of stations has none, and neither has one that forgot to say."""
+    doors = [door for door in operation.auth_callbacks if isinstance(door, AccessTokenAuth)]
+    return doors[0].scope if doors else None
+
+
+api = FleetAPI(
     title="Robot fleet",
     version="1",
-    description="Watch, command and teach a fleet of robots. People use session and CSRF token; stations a token each.",
+    description="Watch, command and teach a fleet of robots. People use session and CSRF token, their programs an "
+    "access token (Authorization: Bearer TOKEN); stations a token each.",
     docs=Reference(),
     docs_url="/docs",
     openapi_url="/openapi.json",
     parser=StrictParser(),
     renderer=StrictRenderer(),
 )
+api.add_router("", me.router)
 api.add_router("/labs/{lab}", fleet.router)
 api.add_router("/labs/{lab}", learning.router)
 api.add_router("/labs/{lab}", datasets.router)
@@ -37,7 +76,8 @@ api.add_router("/station", link.router)
 
 def answer_problem(status: int, code: str, detail: str, problems: dict[str, str] | None = None) -> JsonAnswer:
     body = {"detail": detail, "code": code} | ({"problems": problems} if problems else {})
-    return JsonAnswer(body, status=status)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return JsonAnswer(body, status=status, headers=headers)
 
 
 @api.exception_handler(access.Refused)
@@ -52,7 +92,7 @@ def answer_unauthenticated(request: HttpRequest, error: AuthenticationError) -> 
             "Missing or unknown token: send the station's token as Authorization: Bearer TOKEN; a manager can make one."
         )
     else:
-        sentence = "Log in first: this needs the session of a signed-in user."
+        sentence = "Log in first, or send an access token as Authorization: Bearer TOKEN; your page has them."
     return answer_problem(401, "unauthenticated", sentence)
 
 

@@ -1,98 +1,39 @@
-"""The API of learning, for people's scripts: datasets, runs and their metrics."""
+"""The API of learning, for people's scripts: runs and their metrics. Datasets are in datasets.py."""
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
-from ninja import Path, Router, Schema
+from django.http.response import HttpResponseBase
+from ninja import Path, Query, Router, Schema
 from ninja.pagination import paginate
-from ninja.security import SessionAuth
 from pydantic import Field
 
 from fleetui import access
-from fleetui.access import PersonRequest
-from fleetui.api.shape import ArchiveBody, Deleted, LongPages, Moment, Pages, Rows, Uuid, or_problem, source_of
+from fleetui.access import Invalid, PersonRequest
+from fleetui.api.doors import LAUNCH, PAGES, READ, SESSION
+from fleetui.api.files import FILE, FILE_EXTRA, answer_file
+from fleetui.api.shape import (
+    ONCE_EXTRA,
+    ArchiveBody,
+    Deleted,
+    LongPages,
+    Moment,
+    Pages,
+    Rows,
+    Uuid,
+    once,
+    or_problem,
+    source_of,
+)
 from fleetui.fleet.models import Assignment, Station, Task
 from fleetui.learning import actions, archive, selectors
-from fleetui.learning.models import Dataset, Run
+from fleetui.learning.models import Checkpoint, Dataset, Run
 from fleetui.practice.actions import launching
 
+MOST_COMPARED = 20
 Named = TypeVar("Named", Dataset, Run, Assignment)  # what a launch names by its number
 
-router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
-
-# Datasets
-
-
-class DatasetBody(Schema):
-    name: str
-    families: list[str]
-    episodes: int
-    seed: int = 0
-
-
-class DatasetRow(Schema):
-    id: int
-    name: str
-    families: list[str]
-    embodiment: str = Field(description="The name of its body; empty: not known.")
-    episodes: int = Field(description="While it is generated: how many are wanted.")
-    steps: int
-    state: str
-    progress: float
-    error: str
-    seed: int
-    version: int = Field(description="Counts those of one name.")
-    current: bool = Field(description="Whether it is what its name shows.")
-    parent: int | None = Field(description="The version, or the dataset, that it was made of.")
-    origin: dict[str, Any] = Field(description="Where it came from, and what was done to it.")
-    tags: list[str]
-    notes: str
-    listed: bool = Field(description="Whether its episodes are listed yet.")
-    archived_at: Moment | None
-    created_at: Moment
-
-
-@router.get("/datasets", response=or_problem(list[DatasetRow]))
-@paginate(Pages)
-def list_datasets(request: PersonRequest, lab: Path[str], archived: bool = False) -> Rows:
-    """The newest first."""
-    found = access.get_lab(request.user, lab)
-    return Rows(selectors.list_datasets(found, archived), selectors.dataset_row)
-
-
-@router.post("/datasets", response=or_problem(DatasetRow))
-def generate_dataset(request: PersonRequest, lab: Path[str], body: DatasetBody) -> dict[str, Any]:
-    """Let the scripted demonstrator make one."""
-    found = access.get_lab(request.user, lab, "generate_dataset")
-    return selectors.dataset_row(
-        actions.generate_dataset(lab=found, user=request.user, **body.dict(), source=source_of(request))
-    )
-
-
-@router.post("/datasets/upload", response=or_problem(DatasetRow))
-def upload_dataset(request: PersonRequest, lab: Path[str], name: str) -> dict[str, Any]:
-    """The body is one file of episodes (robots/episodes.py), at most 64 MiB."""
-    found = access.get_lab(request.user, lab, "upload_dataset")
-    return selectors.dataset_row(
-        actions.upload_dataset(lab=found, user=request.user, name=name, body=request.body, source=source_of(request))
-    )
-
-
-@router.patch("/datasets/{int:number}", response=or_problem(DatasetRow))
-def archive_dataset(request: PersonRequest, lab: Path[str], number: int, body: ArchiveBody) -> dict[str, Any]:
-    """archived: true hides it, and nothing can learn from it; false brings it back."""
-    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
-    change = archive.archive_dataset if body.archived else archive.restore_dataset
-    change(dataset=dataset, user=request.user, source=source_of(request))
-    return selectors.dataset_row(access.get_row(Dataset, request.user, lab, pk=number))
-
-
-@router.delete("/datasets/{int:number}", response=or_problem(Deleted))
-def delete_dataset(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
-    """For good, with its file; only an archived one to which nothing refers."""
-    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
-    archive.delete_dataset(dataset=dataset, user=request.user, source=source_of(request))
-    return {"deleted": number}
-
+router = Router(auth=SESSION, tags=["lab"])
 
 # Runs
 
@@ -156,7 +97,38 @@ class MetricRow(Schema):
     at: Moment
 
 
-@router.get("/runs", response=or_problem(list[RunRow]))
+class Level(Schema):
+    """Of true success, on fixed seeds."""
+
+    version: int | None
+    practice_episodes: int | None
+    successes: int
+    n: int
+    rate: float
+    low: float = Field(description="95 % band (Wilson).")
+    high: float
+    steps_to_success: float | None
+
+
+class Compared(Schema):
+    id: int
+    name: str
+    kind: str
+    state: str
+    dataset: int | None
+    parent: int | None
+    practice_episodes: int
+    kept_version: int | None
+    duration_s: float | None = Field(description="From its start to its end, or until now.")
+    evaluation: Level | None = Field(description="The newest one; null: it was never evaluated.")
+
+
+class Comparison(Schema):
+    runs: list[Compared]
+    differences: dict[str, list[Any]] = Field(description="Of the recipes: field to a value a run, in their order.")
+
+
+@router.get("/runs", auth=READ, response=or_problem(list[RunRow]))
 @paginate(Pages)
 def list_runs(request: PersonRequest, lab: Path[str], kind: str = "", archived: bool = False) -> Rows:
     """The newest first."""
@@ -164,7 +136,8 @@ def list_runs(request: PersonRequest, lab: Path[str], kind: str = "", archived: 
     return Rows(selectors.list_runs_with_parts(found, kind, archived), selectors.run_row)
 
 
-@router.post("/runs", response=or_problem(RunRow))
+@router.post("/runs", auth=LAUNCH, response=or_problem(RunRow), openapi_extra=ONCE_EXTRA)
+@once
 def launch_run(request: PersonRequest, lab: Path[str], body: RunBody) -> dict[str, Any]:
     """An improve run takes an assignment that waits for a run, or a task and stations."""
     user = request.user
@@ -190,12 +163,12 @@ def launch_run(request: PersonRequest, lab: Path[str], body: RunBody) -> dict[st
     return selectors.run_row(run)
 
 
-@router.get("/runs/{number}", response=or_problem(RunRow))
+@router.get("/runs/{number}", auth=READ, response=or_problem(RunRow))
 def show_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     return selectors.run_row(access.get_row(Run, request.user, lab, pk=number))
 
 
-@router.patch("/runs/{number}", response=or_problem(RunRow))
+@router.patch("/runs/{number}", auth=LAUNCH, response=or_problem(RunRow))
 def archive_run(request: PersonRequest, lab: Path[str], number: int, body: ArchiveBody) -> dict[str, Any]:
     """archived: true hides it, and nothing can start from it; false brings it back."""
     run = access.get_row(Run, request.user, lab, "archive_run", pk=number)
@@ -204,7 +177,7 @@ def archive_run(request: PersonRequest, lab: Path[str], number: int, body: Archi
     return selectors.run_row(access.get_row(Run, request.user, lab, pk=number))
 
 
-@router.delete("/runs/{number}", response=or_problem(Deleted))
+@router.delete("/runs/{number}", auth=PAGES, response=or_problem(Deleted))
 def delete_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """For good, with its checkpoints; only an archived one of which nothing came."""
     run = access.get_row(Run, request.user, lab, "archive_run", pk=number)
@@ -212,7 +185,7 @@ def delete_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str,
     return {"deleted": number}
 
 
-@router.get("/runs/{number}/metrics", response=or_problem(list[MetricRow]))
+@router.get("/runs/{number}/metrics", auth=READ, response=or_problem(list[MetricRow]))
 @paginate(LongPages)
 def list_metrics(request: PersonRequest, lab: Path[str], number: int, after: int = 0, kind: str = "") -> Rows:
     """In the order they were written, after a sequence number."""
@@ -220,7 +193,25 @@ def list_metrics(request: PersonRequest, lab: Path[str], number: int, after: int
     return Rows(selectors.list_metrics(run, after=after, kind=kind), selectors.metric_row)
 
 
-@router.post("/runs/{number}/cancel", response=or_problem(RunRow))
+@router.get("/comparison", auth=READ, response=or_problem(Comparison))
+def compare_runs(request: PersonRequest, lab: Path[str], runs: Annotated[str, Query(max_length=400)]) -> dict[str, Any]:
+    """`runs`: numbers with commas between, up to 20. Their newest figures side by side, and where recipes differ."""
+    numbers = [int(each) if each.isdecimal() and len(each) < 18 else 0 for each in runs.split(",")]
+    if not 1 <= len(numbers) <= MOST_COMPARED:
+        problem = f"Compare 1 to {MOST_COMPARED} runs at once, not {len(numbers)}."
+        raise Invalid(problem, {"runs": problem})
+    return selectors.compare_runs([access.get_row(Run, request.user, lab, pk=each) for each in dict.fromkeys(numbers)])
+
+
+@router.get("/checkpoints/{uuid:uuid}/file", auth=READ, response=FILE, openapi_extra=FILE_EXTRA)
+def download_checkpoint(request: PersonRequest, lab: Path[str], uuid: UUID) -> HttpResponseBase:
+    """The weights, as a safetensors file; Repr-Digest is the SHA-256 of the whole."""
+    checkpoint = access.get_checkpoint(Checkpoint, request.user, lab, uuid)
+    name = f"{checkpoint.run}-{checkpoint.role}-{checkpoint.version}.safetensors"
+    return answer_file(request, checkpoint.file, name, checkpoint.sha256)
+
+
+@router.post("/runs/{number}/cancel", auth=LAUNCH, response=or_problem(RunRow))
 def cancel_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """It ends, and keeps its checkpoints."""
     run = access.get_row(Run, request.user, lab, "control_run", pk=number)
@@ -228,7 +219,7 @@ def cancel_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str,
     return selectors.run_row(access.get_row(Run, request.user, lab, pk=number))
 
 
-@router.post("/runs/{number}/pause", response=or_problem(RunRow))
+@router.post("/runs/{number}/pause", auth=LAUNCH, response=or_problem(RunRow))
 def pause_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """It pauses after the update under way."""
     run = access.get_row(Run, request.user, lab, "control_run", pk=number)
@@ -236,7 +227,7 @@ def pause_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, 
     return selectors.run_row(access.get_row(Run, request.user, lab, pk=number))
 
 
-@router.post("/runs/{number}/resume", response=or_problem(RunRow))
+@router.post("/runs/{number}/resume", auth=LAUNCH, response=or_problem(RunRow))
 def resume_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """A paused one goes on."""
     run = access.get_row(Run, request.user, lab, "control_run", pk=number)

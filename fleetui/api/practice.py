@@ -5,18 +5,20 @@ from uuid import UUID
 
 from django.contrib.auth.models import User
 from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.utils import timezone
 from ninja import Path, Router, Schema
 from ninja.pagination import paginate
-from ninja.security import SessionAuth
 from pydantic import AwareDatetime, Field
 
 from fleetui import access
 from fleetui.access import NotFound, PersonRequest
 from fleetui.answers import JsonAnswer
+from fleetui.api.datasets import DatasetRow
+from fleetui.api.doors import DATA, LAUNCH, READ, SESSION
+from fleetui.api.files import FILE, FILE_EXTRA, answer_file
 from fleetui.api.fleet import EpisodeRow
-from fleetui.api.learning import DatasetRow
-from fleetui.api.shape import ERRORS, Moment, Pages, Problem, Rows, Uuid, or_problem, source_of
+from fleetui.api.shape import ERRORS, ONCE_EXTRA, Moment, Pages, Problem, Rows, Uuid, once, or_problem, source_of
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import episodes as episode_actions
 from fleetui.fleet.models import Assignment, Episode, Station, Task
@@ -27,7 +29,7 @@ from fleetui.practice import queue, selectors
 from fleetui.practice.actions import assignments
 from fleetui.practice.actions import episodes as practice_episodes
 
-router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
+router = Router(auth=SESSION, tags=["lab"])
 
 # Assignments
 
@@ -96,7 +98,7 @@ class AssignmentRow(Schema):
     ended_at: Moment | None
 
 
-@router.get("/assignments", response=or_problem(list[AssignmentRow]))
+@router.get("/assignments", auth=READ, response=or_problem(list[AssignmentRow]))
 @paginate(Pages)
 def list_assignments(request: PersonRequest, lab: Path[str], state: str = "") -> Rows:
     """Those at work and those that wait, in the queue's order, then those that have ended, the newest first; or those
@@ -108,7 +110,8 @@ def list_assignments(request: PersonRequest, lab: Path[str], state: str = "") ->
     return Rows(selectors.list_ended_assignments(found, state), queue.assignment_row, first=wanted)
 
 
-@router.post("/assignments", response=or_problem(AssignmentRow))
+@router.post("/assignments", auth=LAUNCH, response=or_problem(AssignmentRow), openapi_extra=ONCE_EXTRA)
+@once
 def assign_task(request: PersonRequest, lab: Path[str], body: AssignmentBody) -> dict[str, Any]:
     """To `stations`, or to `any` so many with the task's body. With a `parent`, the trained run to practise with, its
     run is launched as soon as its stations are free.
@@ -129,7 +132,7 @@ def assign_task(request: PersonRequest, lab: Path[str], body: AssignmentBody) ->
     return show_assignment(user, lab, assignment.pk)
 
 
-@router.patch("/assignments/{number}", response=or_problem(AssignmentRow))
+@router.patch("/assignments/{number}", auth=LAUNCH, response=or_problem(AssignmentRow))
 def edit_assignment(request: PersonRequest, lab: Path[str], number: int, body: AssignmentChanges) -> dict[str, Any]:
     """What the body leaves out stays as it is; only one that waits can be edited. A budget takes the place of another,
     as stations and `any` take each other's.
@@ -155,7 +158,7 @@ def show_assignment(user: User, lab: str, number: int) -> dict[str, Any]:
     return queue.assignment_row(row, verdicts.get(row.pk))
 
 
-@router.delete("/assignments/{number}", response=or_problem(AssignmentRow))
+@router.delete("/assignments/{number}", auth=LAUNCH, response=or_problem(AssignmentRow))
 def cancel_assignment(request: PersonRequest, lab: Path[str], number: int, force: bool = False) -> dict[str, Any]:
     """Its run is canceled as well. Stations finish their episode; with force they break it off at once."""
     assignment = access.get_row(Assignment, request.user, lab, "assign", pk=number)
@@ -163,7 +166,7 @@ def cancel_assignment(request: PersonRequest, lab: Path[str], number: int, force
     return show_assignment(request.user, lab, number)
 
 
-@router.post("/assignments/{number}/move", response=or_problem(AssignmentRow))
+@router.post("/assignments/{number}/move", auth=LAUNCH, response=or_problem(AssignmentRow))
 def move_assignment(request: PersonRequest, lab: Path[str], number: int, body: PlaceBody) -> dict[str, Any]:
     """Just before another one that waits, or null for the end of the queue."""
     user = request.user
@@ -173,7 +176,7 @@ def move_assignment(request: PersonRequest, lab: Path[str], number: int, body: P
     return show_assignment(user, lab, number)
 
 
-@router.post("/assignments/{number}/stop_repeating", response=or_problem(AssignmentRow))
+@router.post("/assignments/{number}/stop_repeating", auth=LAUNCH, response=or_problem(AssignmentRow))
 def stop_repeating(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     assignment = access.get_row(Assignment, request.user, lab, "assign", pk=number)
     assignments.stop_repeating(assignment=assignment, user=request.user, source=source_of(request))
@@ -216,7 +219,7 @@ class EvaluationRow(Schema):
     ended_at: Moment | None
 
 
-@router.get("/runs/{number}/evaluations", response=or_problem(list[EvaluationRow]))
+@router.get("/runs/{number}/evaluations", auth=READ, response=or_problem(list[EvaluationRow]))
 @paginate(Pages)
 def list_evaluations(request: PersonRequest, lab: Path[str], number: int) -> Rows:
     """What stations showed of the run's policies, the oldest version first."""
@@ -224,7 +227,8 @@ def list_evaluations(request: PersonRequest, lab: Path[str], number: int) -> Row
     return Rows(learning.evaluations_on_stations(run), learning.evaluation_row)
 
 
-@router.post("/runs/{number}/evaluations", response=or_problem(AssignmentRow))
+@router.post("/runs/{number}/evaluations", auth=LAUNCH, response=or_problem(AssignmentRow), openapi_extra=ONCE_EXTRA)
+@once
 def evaluate_run(request: PersonRequest, lab: Path[str], number: int, body: EvaluationBody) -> dict[str, Any]:
     """`attempts` in all on `stations`, or on `any` so many, with a policy of the run: an assignment of the queue."""
     user = request.user
@@ -287,7 +291,7 @@ class Rendering(Schema):
     state: str = Field(json_schema_extra={"enum": ["rendering"]})
 
 
-@router.get("/episodes", response=or_problem(list[EpisodeRow]))
+@router.get("/episodes", auth=READ, response=or_problem(list[EpisodeRow]))
 @paginate(Pages)
 def list_episodes(
     request: PersonRequest,
@@ -311,12 +315,19 @@ def list_episodes(
     return Rows(fleet.list_episodes(access.get_lab(request.user, lab), **filters), fleet.episode_row)
 
 
-@router.get("/episodes/{uuid}", response=or_problem(EpisodeRow))
+@router.get("/episodes/{uuid}", auth=READ, response=or_problem(EpisodeRow))
 def show_episode(request: PersonRequest, lab: Path[str], uuid: UUID) -> dict[str, Any]:
     return fleet.episode_row(access.get_row(Episode, request.user, lab, uuid=uuid))
 
 
-@router.post("/episodes/{uuid}/label", response=or_problem(LabelledEpisode))
+@router.get("/episodes/{uuid}/file", auth=READ, response=FILE, openapi_extra=FILE_EXTRA)
+def download_episode(request: PersonRequest, lab: Path[str], uuid: UUID) -> HttpResponseBase:
+    """As it was recorded: one episode in a file as robots/episodes.py reads it."""
+    episode = access.get_row(Episode, request.user, lab, uuid=uuid)
+    return answer_file(request, episode.file, f"{episode.uuid}.safetensors")
+
+
+@router.post("/episodes/{uuid}/label", auth=DATA, response=or_problem(LabelledEpisode))
 def label_episode(request: PersonRequest, lab: Path[str], uuid: UUID, body: LabelBody) -> dict[str, Any]:
     """Whether it was a true success: true, false, or null for unknown. `previous` undoes it."""
     episode = access.get_row(Episode, request.user, lab, "label_episode", uuid=uuid)
@@ -330,7 +341,7 @@ def label_episode(request: PersonRequest, lab: Path[str], uuid: UUID, body: Labe
     return fleet.episode_row(episode) | {"previous": before}
 
 
-@router.post("/episodes/{uuid}/dataset", response=or_problem(DatasetRow))
+@router.post("/episodes/{uuid}/dataset", auth=DATA, response=or_problem(DatasetRow))
 def add_correction(request: PersonRequest, lab: Path[str], uuid: UUID) -> dict[str, Any]:
     """A correction joins the lab's dataset of corrections, which begins with the first one."""
     episode = access.get_row(Episode, request.user, lab, "add_correction", uuid=uuid)
@@ -339,20 +350,20 @@ def add_correction(request: PersonRequest, lab: Path[str], uuid: UUID) -> dict[s
     )
 
 
-@router.get("/episodes/{uuid}/steps", response=or_problem(StepsRow))
+@router.get("/episodes/{uuid}/steps", auth=READ, response=or_problem(StepsRow))
 def show_steps(request: PersonRequest, lab: Path[str], uuid: UUID) -> dict[str, Any]:
     """What a replay draws: d and reward, actions, who acted, and the observations for a drawn top view."""
     return fleet.episode_steps(access.get_row(Episode, request.user, lab, uuid=uuid))
 
 
-@router.get("/episodes/{uuid}/cameras", response={200: EpisodeCameras, 202: Rendering, ERRORS: Problem})
+@router.get("/episodes/{uuid}/cameras", auth=READ, response={200: EpisodeCameras, 202: Rendering, ERRORS: Problem})
 def list_cameras(request: PersonRequest, lab: Path[str], uuid: UUID) -> HttpResponse | dict[str, Any]:
     """By which cameras the episode can be looked at. The first ask has its pictures made: 202 until that is done."""
     episode = access.get_row(Episode, request.user, lab, uuid=uuid)
     return ask_for_frames(episode) or {"cameras": fleet.episode_cameras(episode)}
 
 
-@router.get("/episodes/{uuid}/frames/{step}.jpg", response={202: Rendering, ERRORS: Problem})
+@router.get("/episodes/{uuid}/frames/{step}.jpg", auth=READ, response={202: Rendering, ERRORS: Problem})
 def show_frame(request: PersonRequest, lab: Path[str], uuid: UUID, step: int, camera: str = "") -> HttpResponse:
     """What a camera saw at an observation, a JPEG; without a name the first that has pictures. The first ask has those
     of the whole episode made: 202 until that is done.

@@ -13,7 +13,7 @@ from ninja.openapi.docs import DocsBase
 
 from robots import strict_json
 
-WHO = {"lab": "People: session and CSRF token", "station": "Stations: their token"}
+WHO = {"lab": "People: an access token, or session and CSRF token", "station": "Stations: their token"}
 
 
 Part = dict[str, Any]  # a part of an OpenAPI schema
@@ -33,6 +33,7 @@ class Reference(DocsBase):
                         "text": operation.get("description", "") or operation["summary"],
                         "fields": [*parameters_of(operation), *body_of(operation, schema)],
                         "answer": answer_of(operation, schema),
+                        "token": said_of_tokens(operation),
                     }
                 )
         named = [(WHO[tag], found) for tag, found in groups.items()]
@@ -45,6 +46,14 @@ class Reference(DocsBase):
         return render(request, "api/reference.html", context)
 
 
+def said_of_tokens(operation: Part) -> str:
+    """What an access token must have been made for."""
+    if "x-scope" not in operation:
+        return ""
+    scope = operation["x-scope"]
+    return "none: only a person does it" if scope is None else scope or "any"
+
+
 def parameters_of(operation: Part) -> Iterator[dict[str, Any]]:
     for row in operation.get("parameters", ()):
         yield describe(row["name"], f"in the {row['in']}", row["schema"], row["required"])
@@ -55,14 +64,14 @@ def body_of(operation: Part, schema: Part) -> Iterator[dict[str, Any]]:
         body = content["schema"]
         if "$ref" in body:
             body = schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]
-        for field, part in body["properties"].items():
+        for field, part in body.get("properties", {}).items():  # a file has none
             yield describe(field, "in the body", part, field in body.get("required", ()))
 
 
 def answer_of(operation: Part, schema: Part) -> str:
     """What comes back where all is well, by name; the names are explained at the page's end. Empty: a file."""
     for status, answer in operation["responses"].items():
-        if int(status) < 300 and answer.get("content"):
+        if int(status) < 300 and "application/json" in answer.get("content", {}):
             return type_of(answer["content"]["application/json"]["schema"])
     return ""
 

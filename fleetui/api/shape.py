@@ -2,24 +2,30 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from functools import wraps
+from typing import Annotated, Any, Concatenate, ParamSpec
 
 from django.http import HttpRequest
 from ninja import Schema
 from ninja.pagination import LimitOffsetPagination
 from pydantic import Field, WithJsonSchema
 
+from fleetui.access import PersonRequest
+from fleetui.fleet.actions import tokens
 from fleetui.headers import comes_from_a_page
 
+P = ParamSpec("P")
 Moment = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]  # as the rows say it: ISO 8601, UTC
 Uuid = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid"})]
 Number = int | float
 
-ERRORS = frozenset({400, 401, 403, 404, 409, 413, 422, 503, 507})
+ERRORS = frozenset({400, 401, 403, 404, 409, 413, 422, 429, 503, 507})
 CODES = (
     "refused",  # it can't be done, for a reason that only the sentence has
     "unreadable",  # the body is no JSON, or holds what can't be kept
-    "unauthenticated",
+    "unauthenticated",  # nobody is logged in, or the token opens nothing (any longer)
+    "missing_scope",  # the access token was not made for this
+    "too_many_tries",  # with wrong tokens: wait
     "unknown_person",  # the database is away, so nobody knows whose session it is
     "denied",  # the role does not allow it
     "not_found",
@@ -49,6 +55,34 @@ def or_problem(answer: Any) -> dict[Any, Any]:
 def source_of(request: HttpRequest) -> str:
     """For the audit log: whether the act is a page's or a script's."""
     return "page" if comes_from_a_page(request) else "API"
+
+
+Act = Callable[Concatenate[PersonRequest, P], dict[str, Any]]  # a call that changes something
+ONCE_EXTRA = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string", "minLength": 8, "maxLength": 80},
+            "description": "Said again with the same key within a day, it is not done twice and gets the same answer.",
+        }
+    ]
+}
+
+
+def once(view: Act[P]) -> Act[P]:
+    """A call that makes something: whose answer is lost on the way may say it again, by its Idempotency-Key."""
+
+    @wraps(view)
+    def respond(request: PersonRequest, *args: P.args, **given: P.kwargs) -> dict[str, Any]:
+        key = request.headers.get("Idempotency-Key", "")
+        if not key:
+            return view(request, *args, **given)
+        asked = f"{request.method} {request.get_full_path()} ".encode() + request.body
+        return tokens.do_once(user=request.user, key=key, call=asked, act=lambda: view(request, *args, **given))
+
+    return respond
 
 
 class ArchiveBody(Schema):

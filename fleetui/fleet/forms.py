@@ -8,7 +8,7 @@ from django.contrib.auth.forms import UserCreationForm
 from django.contrib.auth.models import User
 
 from fleetui.fleet import selectors
-from fleetui.fleet.models import ACTS, PURPOSES, ROLES, Lab, Station, Task
+from fleetui.fleet.models import ACTS, PURPOSES, ROLES, SCOPES, AccessToken, Lab, Station, Task
 from fleetui.fleet.time_zones import zone_names
 from robots.attention import SEVERITIES
 from robots.embodiments import EMBODIMENTS
@@ -238,6 +238,30 @@ class TimeZoneForm(forms.Form):
         choices=lambda: [(name, name.replace("_", " ")) for name in zone_names()],
         error_messages={"invalid_choice": "Choose a time zone of the list."},
     )
+
+
+class AccessTokenForm(forms.Form):
+    name = forms.CharField(label="Name", max_length=80, help_text="Which program it is for.")
+    scopes = forms.MultipleChoiceField(
+        label="It may",
+        choices=[(name, f"{name}: {what}") for name, what in SCOPES.items()],
+        initial=["read"],
+        widget=forms.CheckboxSelectMultiple(attrs={"class": "checks sentences"}),
+        help_text="Never more than your own role allows at that moment.",
+        error_messages={"required": "Choose what it may do."},
+    )
+    lab = forms.ChoiceField(label="Lab", required=False)
+    days = forms.IntegerField(
+        label="Days until it expires",
+        min_value=1,
+        max_value=AccessToken.MOST_DAYS,
+        initial=AccessToken.DAYS,
+        help_text=f"At most {AccessToken.MOST_DAYS}.",
+    )
+
+    def __init__(self, *args: Any, labs: list[Lab], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        offer(self, "lab", [("", "all labs of mine"), *((lab.slug, lab.name) for lab in labs)])
 
 
 class StationSettingsForm(forms.Form):

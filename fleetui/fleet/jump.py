@@ -27,7 +27,11 @@ PAGES = (
     ("Audit log", "audit", "see_audit"),
 )
 # title, name of the address: of the person, the same in every lab
-OWN = (("Your password", "password"), ("Your time zone", "time_zone"))
+OWN = (
+    ("Your password", "password"),
+    ("Your access tokens, for programs", "access_tokens"),
+    ("Your time zone", "time_zone"),
+)
 # title, name of the address, what follows it, and what a role must be allowed to do
 ACTS = (
     ("Add a station", "new_station", "", "create_station"),
@@ -72,7 +76,7 @@ def jump_targets(lab: Lab, query: str, limit: int = 6) -> list[dict[str, Any]]:
     targets += found("run", named(lab.runs), str, lambda row: address("run", row.pk))
     tasks = lab.tasks.filter(archived_at=None).filter(Q(name__icontains=query) | Q(family__icontains=query))
     targets += found("task", tasks, str, lambda row: f"{address('tasks')}#{row.slug}")
-    targets += found("dataset", named(lab.datasets), str, lambda row: f"{address('datasets')}#dataset-{row.pk}")
+    targets += found("dataset", named(lab.datasets).filter(current=True), str, lambda row: address("dataset", row.pk))
     members = lab.memberships.select_related("user").filter(user__username__icontains=query).order_by("user__username")
     if may(lab.role, "manage_people"):
         targets += found(

@@ -668,6 +668,9 @@ ACTS = (
     "locked_out",
     "password_changed",
     "password_reset",
+    "access_token_made",
+    "access_token_revoked",
+    "access_token_refused",
 )
 
 
@@ -745,6 +748,68 @@ class Invitation(models.Model):
     def open_now() -> Q:
         """The condition under which a link still works."""
         return Q(accepted_at=None, revoked_at=None, expires_at__gt=timezone.now())
+
+
+SCOPES = {
+    "read": "see what its owner sees: lists, figures, files",
+    "launch": "launch, pause and cancel runs; make and assign tasks",
+    "data": "add and change datasets and episodes",
+    "stations": "stop and command stations, answer their help requests",
+}
+
+
+class AccessToken(models.Model):
+    """By which a program acts for its owner: no more than the scopes say, and no more than the owner's role now.
+
+    The token is fleet_PREFIX_SECRET. By the prefix its row is found; of the secret there is only a hash.
+    """
+
+    DAYS, MOST_DAYS = 90, 365
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="access_tokens")
+    lab = models.ForeignKey(Lab, null=True, on_delete=models.CASCADE, related_name="access_tokens")  # null: all labs
+    name = models.CharField(max_length=80)
+    scopes = models.JSONField(default=list)  # of SCOPES
+    prefix = models.CharField(max_length=8, unique=True)
+    token_hash = models.CharField(max_length=64)
+    created_at = models.DateTimeField(default=timezone.now)
+    expires_at = models.DateTimeField()
+    last_used_at = models.DateTimeField(null=True)  # to the minute
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(expires_at__gt=models.F("created_at"))
+                & Q(expires_at__lte=models.F("created_at") + timedelta(days=366)),
+                name="access_token_expires_within_a_year",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_over(self) -> bool:
+        return self.revoked_at is not None or self.expires_at <= timezone.now()
+
+
+class AnsweredCall(models.Model):
+    """A call of the API that was done, by the key that its caller gave it: said again it gets the same answer, and is
+    not done twice.
+    """
+
+    KEPT_FOR = timedelta(days=1)
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    key = models.CharField(max_length=80)
+    call = models.CharField(max_length=64)  # hash of what was asked: a key is of one call
+    answer = models.JSONField(null=True)
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "key"], name="call_once_by_its_key")]
 
 
 class StationSpan(models.Model):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+from django.contrib.auth.models import User
 from django.db.models import Count, Q, QuerySet, Sum
 from django.utils import timezone
 
@@ -16,6 +17,7 @@ from fleetui.access import Invalid, NotFound, Refused
 from fleetui.fleet.bodies import read_body
 from fleetui.fleet.models import (
     ROLES,
+    AccessToken,
     Act,
     AssignedStation,
     Assignment,
@@ -439,6 +441,17 @@ def list_members(lab: Lab) -> list[Membership]:
 
 def list_open_invitations(lab: Lab) -> QuerySet[Invitation]:
     return lab.invitations.filter(Invitation.open_now()).select_related("created_by")
+
+
+SOON = timedelta(days=14)  # a token that expires within it is marked
+OVER_SHOWN = 20
+
+
+def list_access_tokens(user: User) -> list[AccessToken]:
+    """Those in use, the newest first; then the last of those that open nothing any more."""
+    rows = AccessToken.objects.filter(user=user).select_related("lab").order_by("-id")
+    in_use = Q(revoked_at=None, expires_at__gt=timezone.now())
+    return [*rows.filter(in_use), *rows.exclude(in_use)[:OVER_SHOWN]]
 
 
 def names_in_acts(lab: Lab) -> tuple[list[str], list[str]]:

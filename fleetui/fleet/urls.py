@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from fleetui.fleet.views import attention, audit, effort, episodes, glossary, home, people, stations, time_zone
+from fleetui.fleet.views import attention, audit, effort, episodes, glossary, home, people, stations, time_zone, tokens
 
 station_pages = [
     path("", stations.station, name="station"),
@@ -55,6 +55,9 @@ urlpatterns = [
     path("login", home.LogIn.as_view(), name="login"),
     path("logout", home.LogOut.as_view(), name="logout"),
     path("password", home.password, name="password"),
+    path("access-tokens", tokens.access_tokens, name="access_tokens"),
+    path("access-tokens/make", tokens.make_access_token, name="make_access_token"),
+    path("access-tokens/<int:number>/revoke", tokens.revoke_access_token, name="revoke_access_token"),
     path("time-zone", time_zone.time_zone, name="time_zone"),
     path("time-zone/seen", time_zone.note_time_zone, name="note_time_zone"),
     path("invitations/<str:token>", people.invitation, name="invitation"),

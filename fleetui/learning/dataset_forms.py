@@ -50,7 +50,7 @@ class EpisodesFilterForm(forms.Form):
     tag = forms.ChoiceField(label="Tag", required=False)
 
     def __init__(self, *args: Any, dataset: Dataset, tags: list[str], **kwargs: Any):
-        super().__init__(*args, auto_id="find_%s", **kwargs)
+        super().__init__(*args, **{"auto_id": "find_%s", **kwargs})
         offer(self, "task", [ANY, *((each, each) for each in dataset.families)])
         offer(self, "tag", [ANY, *((each, each) for each in tags)])
 
@@ -137,7 +137,7 @@ class SplitForm(forms.Form):
     step = forms.IntegerField(label="Step", required=False, min_value=1, max_value=10**6)
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, auto_id="split_%s", **kwargs)
+        super().__init__(*args, **{"auto_id": "split_%s", **kwargs})
 
     def wishes(self) -> dict[str, Any]:
         return {name: value for name, value in self.cleaned_data.items() if value not in (None, "")}
@@ -153,7 +153,7 @@ class MergeForm(forms.Form):
     name = forms.CharField(label="Name of the new dataset", max_length=80, error_messages=NAME_IT)
 
     def __init__(self, *args: Any, dataset: Dataset, **kwargs: Any):
-        super().__init__(*args, auto_id="merge_%s", **kwargs)
+        super().__init__(*args, **{"auto_id": "merge_%s", **kwargs})
         rows = dataset.lab.datasets.filter(state="ready", archived_at=None, current=True, listed=True)
         field = self.fields["others"]
         assert isinstance(field, forms.ModelMultipleChoiceField)
@@ -177,7 +177,7 @@ class ImportForm(forms.Form):
     )
 
     def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, auto_id="import_%s", **kwargs)
+        super().__init__(*args, **{"auto_id": "import_%s", **kwargs})
 
 
 class GatherForm(forms.Form):

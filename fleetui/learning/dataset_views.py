@@ -53,8 +53,6 @@ def render_datasets(request: PersonRequest, lab: Lab, **refused: Any) -> HttpRes
     found = Paginator(dataset_selectors.find_datasets(lab, **filter_form.filters()), DATASETS_A_PAGE)
     shown = found.get_page(request.GET.get("page"))
     origins = dataset_selectors.say_origins(lab, shown.object_list)
-    for row in shown.object_list:
-        row.origin_parts = origins[row.pk]
     return render_page(
         request,
         "learning/datasets.html",
@@ -62,6 +60,7 @@ def render_datasets(request: PersonRequest, lab: Lab, **refused: Any) -> HttpRes
         "datasets",
         422 if refused else 200,
         page_obj=shown,
+        listed=[(row, origins[row.pk]) for row in shown.object_list],
         query=_query(request, "page"),
         filter_form=filter_form,
         titles=fleet.family_titles(lab),
@@ -212,8 +211,6 @@ def render_dataset(request: PersonRequest, found: Dataset, **refused: Any) -> Ht
     rows = _found_rows(found, filter_form, sort)
     versions = list(selectors.list_versions(found))
     origins = dataset_selectors.say_origins(found.lab, [found, *versions])
-    for each in versions:
-        each.origin_parts = origins[each.pk]
     return render_page(
         request,
         "learning/dataset.html",
@@ -224,7 +221,7 @@ def render_dataset(request: PersonRequest, found: Dataset, **refused: Any) -> Ht
         origin_parts=origins[found.pk],
         first_origin=origins[versions[-1].pk] if versions[-1] != found else None,
         facts=selectors.dataset_facts(found),
-        versions=versions,
+        versions=[(each, origins[each.pk]) for each in versions],
         uses=selectors.list_uses(found)[:50],
         exports=list(selectors.list_exports(found.lab, found.pk).filter(kind="lerobot")[:3]),
         lengths=dataset_selectors.length_histogram(found),
@@ -305,7 +302,8 @@ def _edited(found: Dataset, request: PersonRequest, given: dict[str, Any], posit
         return datasets.flag_episodes(flagged=given["flagged"], note=given["note"], **common)
     if act in ("tag", "untag"):
         tags = [each.strip() for each in given["tag"].split(",")]
-        return datasets.tag_episodes(**{"add" if act == "tag" else "remove": tags}, **common)
+        add, remove = (tags, []) if act == "tag" else ([], tags)
+        return datasets.tag_episodes(add=add, remove=remove, **common)
     if act == "weigh":
         return datasets.weigh_episodes(weight=1.0 if given["weight"] is None else given["weight"], **common)
     return datasets.delete_episodes(**common)

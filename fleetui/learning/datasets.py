@@ -230,8 +230,8 @@ def split_dataset(
             raise _invalid("share", ["The share must lie between 0 and 1."])
         first = set(np.random.default_rng(seed).permutation(len(rows))[: round(share * len(rows))].tolist())
         parts = {
-            f"{share:.0%}": [row for i, row in enumerate(rows) if i in first],
-            f"{1 - share:.0%}": [row for i, row in enumerate(rows) if i not in first],
+            f"drawn {share:.0%}": [row for i, row in enumerate(rows) if i in first],
+            f"other {1 - share:.0%}": [row for i, row in enumerate(rows) if i not in first],
         }
     elif by == "step":
         if step < 1:

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db.models import Avg, Count, IntegerField, Max, Min, Prefetch, Q, QuerySet, Sum
 from django.db.models.functions import Cast
+from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Lab, Station
 from fleetui.learning.listing import quality_now
@@ -109,7 +110,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     rows = dataset.rows
     counted = rows.aggregate(
         episodes=Count("pk"),
-        steps=Sum("steps"),
+        all_steps=Sum("steps"),
         shortest=Min("steps"),
         longest=Max("steps"),
         mean=Avg("steps"),
@@ -122,7 +123,7 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         weighed=Count("pk", filter=~Q(weight=1.0)),
     )
     words = rows.values("task", "instruction").annotate(episodes=Count("pk")).order_by("-episodes", "instruction")
-    return counted | {"words": list(words[:MOST_WORDS])}
+    return counted | {"steps": counted.pop("all_steps"), "words": list(words[:MOST_WORDS])}
 
 
 def idle_cuts(dataset: Dataset, *, leave: int = 2, least: int = 5) -> dict[int, tuple[int, int]]:
@@ -327,6 +328,35 @@ def run_head(run: Run) -> dict[str, Any]:
         "started_at": run.started_at.isoformat() if run.started_at else None,
         "ended_at": run.ended_at.isoformat() if run.ended_at else None,
         "archived_at": run.archived_at.isoformat() if run.archived_at else None,
+    }
+
+
+def compare_runs(runs: list[Run]) -> dict[str, Any]:
+    """The newest figures of runs side by side, in the given order, and the fields in which their recipes differ."""
+    newest = Metric.objects.filter(run__in=runs, kind="evaluation").order_by("run_id", "-seq").distinct("run_id")
+    levels = {row.run_id: row.data for row in newest}
+    fields = sorted({name for run in runs for name in run.recipe})
+    values = {name: [run.recipe.get(name) for run in runs] for name in fields}
+    return {
+        "runs": [compared_row(run, levels.get(run.pk)) for run in runs],
+        "differences": {name: each for name, each in values.items() if any(value != each[0] for value in each)},
+    }
+
+
+def compared_row(run: Run, level: dict[str, Any] | None) -> dict[str, Any]:
+    names = ("id", "name", "kind", "state", "dataset", "parent", "practice_episodes", "kept_version")
+    head = run_head(run)
+    ended = run.ended_at or timezone.now()
+    evaluation = None
+    if level is not None and level["n"]:
+        figures = ("version", "practice_episodes", "successes", "n", "steps_to_success")
+        low, high = wilson(level["successes"], level["n"])
+        rate = level["successes"] / level["n"]
+        evaluation = {name: level.get(name) for name in figures} | {"rate": rate, "low": low, "high": high}
+    return {
+        **{name: head[name] for name in names},
+        "duration_s": (ended - run.started_at).total_seconds() if run.started_at else None,
+        "evaluation": evaluation,
     }
 
 

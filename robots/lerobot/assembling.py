@@ -96,6 +96,7 @@ def assemble(plan: dict[str, Any], progress: Progress | None = None) -> None:
     into, target = plan["into"], Path(plan["target"])
     frames = into != "parts"  # nobody learns from them
     facts = Path(plan["facts"]) if plan.get("facts") else None
+    target.parent.mkdir(parents=True, exist_ok=True)
     episodes = _Counted(_taken(sources, entries, frames, facts), len(entries), progress)
     try:
         if into == "nothing":
@@ -250,7 +251,6 @@ def zip_folder(folder: Path, path: Path) -> None:
 
 def _making(target: Path) -> Path:
     """Where it is made: beside its place, under this process' own name."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     making = target.with_name(f".{target.name}.{os.getpid()}.making")
     shutil.rmtree(making, ignore_errors=True)
     return making

@@ -54,7 +54,11 @@ def own_plan(info: Info) -> tuple[Plan, Embodiment]:
         recorded = {str(key): Recorded(**each) for key, each in own["recorded"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LeRobotError(
-            Code.FIELD_WRONG, f"What it tells of the body is broken: {error}", file=INFO, field=OWN
+            Code.FIELD_WRONG,
+            f"What it tells of the body is broken ({shown(str(error), 200)}). Copy the file again, or take this field "
+            "out: then the body is made from what is declared.",
+            file=INFO,
+            field=OWN,
         ) from None
     pictures = {key: each for key, each in body.observation.items() if each.is_picture}
     wanted = {key: each.shape for key, each in body.observation.items() if key not in pictures} | {
@@ -63,7 +67,12 @@ def own_plan(info: Info) -> tuple[Plan, Embodiment]:
     sizes = {key: (each.shape[1], each.shape[0]) for key, each in pictures.items()}
     for key, each in recorded.items():
         if not (isinstance(each.camera, str) and all(type(side) is int for side in (each.width, each.height))):
-            raise LeRobotError(Code.FIELD_WRONG, "What it tells of a recorded camera is broken.", file=INFO, field=OWN)
+            raise LeRobotError(
+                Code.FIELD_WRONG,
+                "What it tells of a recorded camera is broken. Copy the file again.",
+                file=INFO,
+                field=OWN,
+            )
         sizes[key] = each.width, each.height
     for key, shape in wanted.items():
         if key not in info.features or not info.features[key].is_numbers or info.features[key].shape != shape:

@@ -92,7 +92,8 @@ def bounded_read(file: pq.ParquetFile, columns: Sequence[str], groups: Sequence[
             column = group.column(i)
             top = column.path_in_schema.split(".list.")[0].split(".bytes")[0].split(".path")[0]
             if top in columns:
-                size += max(column.total_uncompressed_size, 0)
+                # A few bytes may stand for a billion equal numbers.
+                size += max(column.total_uncompressed_size, 8 * column.num_values, 0)
     if size > LARGEST_READ:
         raise LeRobotError(
             Code.TOO_LARGE,
@@ -275,6 +276,10 @@ def read_info(folder: Path) -> Info:
         raise _wrong("fps", f"It must be a number from {FPS[0]:g} to {FPS[1]:g}, not {shown(fps)}.")
     old = version[0] == 2
     own = told.get(OWN)
+    data_path = _text(told, "data_path", OLD_DATA if old else DATA)
+    video_path = _text(told, "video_path", OLD_VIDEO if old else VIDEO)
+    for name in (_numbered(old, data_path, 0, 0), _numbered(old, video_path, 0, 0, video_key="camera")):
+        place_of(folder, name)
     return Info(
         version=version,
         fps=float(fps),
@@ -283,8 +288,8 @@ def read_info(folder: Path) -> Info:
         rows=_whole(told, "total_frames", 0, MOST_ROWS),
         robot_type=_text(told, "robot_type", ""),
         chunks_size=_whole(told, "chunks_size", 1, 10**9, FILES_A_CHUNK),
-        data_path=_text(told, "data_path", OLD_DATA if old else DATA),
-        video_path=_text(told, "video_path", OLD_VIDEO if old else VIDEO),
+        data_path=data_path,
+        video_path=video_path,
         own=own if isinstance(own, dict) and not old else None,
     )
 
@@ -528,16 +533,16 @@ def read_range(folder: Path, info: Info, key: str) -> tuple[np.ndarray, np.ndarr
 
 def data_file(info: Info, index: Index, episode: int) -> str:
     """Where an episode's rows lie."""
-    return _numbered(info, info.data_path, int(index.chunk[episode]), int(index.file[episode]))
+    return _numbered(info.version[0] == 2, info.data_path, int(index.chunk[episode]), int(index.file[episode]))
 
 
 def video_file(info: Info, index: Index, episode: int, key: str) -> str:
     """Where the pictures of one of its cameras lie."""
     chunk, file, _ = index.videos[key]
-    return _numbered(info, info.video_path, int(chunk[episode]), int(file[episode]), video_key=key)
+    return _numbered(info.version[0] == 2, info.video_path, int(chunk[episode]), int(file[episode]), video_key=key)
 
 
-def _numbered(info: Info, template: str, chunk: int, file: int, **more: str) -> str:
-    if info.version[0] == 2:
+def _numbered(old: bool, template: str, chunk: int, file: int, **more: str) -> str:
+    if old:
         return filled(template, episode_chunk=chunk, episode_index=file, **more)
     return filled(template, chunk_index=chunk, file_index=file, **more)

@@ -191,7 +191,7 @@ def filled(template: str, **values: int | str) -> str:
 def place_of(folder: Path, name: str) -> Path:
     """Where a file of the dataset lies; LeRobotError where its name, or a link on the way, leads out of the folder."""
     parts = name.split("/")
-    if name.startswith("/") or "\\" in name or not name.isprintable() or ".." in parts or "" in parts or ":" in name:
+    if name.startswith("/") or "\\" in name or not name.isprintable() or ".." in parts or "" in parts:
         raise LeRobotError(
             Code.PATH_LEAVES,
             f"The path {shown(name)} is refused: it must stay within the dataset's folder, in plain names. Put the "

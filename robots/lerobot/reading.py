@@ -80,7 +80,9 @@ class Dataset:
         self.tasks = self._tasks()
         self.plan, self._own_body = self._planned(picture_width)
         self._data: tuple[str, pq.ParquetFile] | None = None
-        self._table: tuple[tuple[Any, ...], pa.Table] | None = None  # what was read last, of which row groups
+        self._groups: tuple[str, int, int] | None = None  # file, first and last row group that were read last
+        self._tables: dict[tuple[str, ...], pa.Table] = {}  # what was read of them, by columns
+        self._ends: tuple[str, int, pa.Table] | None = None  # file, row group and what was observed at the ends
         self.body: Embodiment = self._own_body or self._foreign_body()
         self._note_several_tasks()
 
@@ -233,11 +235,12 @@ class Dataset:
                     f"The file ends before the episode's {count} rows do. Copy it again.",
                 )
             first, last = np.searchsorted(ends, [start, start + count - 1], side="right").tolist()
-            wanted = (name, first, last, *columns)
-            if self._table is None or self._table[0] != wanted:
-                self._table = None  # so that two are never in memory
-                self._table = wanted, bounded_read(file, columns, range(first, last + 1))
-            table = self._table[1]
+            if self._groups != (name, first, last):
+                self._groups, self._tables = (name, first, last), {}
+            wanted = tuple(columns)
+            if wanted not in self._tables:
+                self._tables[wanted] = bounded_read(file, columns, range(first, last + 1))
+            table = self._tables[wanted]
             before = int(ends[first - 1]) if first else 0
             if table.num_rows < start - before + count:
                 raise LeRobotError(Code.ROWS_DISAGREE, "It holds fewer rows than it says. Copy it again.")
@@ -253,7 +256,8 @@ class Dataset:
         """Let go of the file that is open."""
         if self._data is not None:
             self._data[1].close()
-        self._data = self._table = None
+        self._data = self._groups = self._ends = None
+        self._tables = {}
 
     # Pictures
 
@@ -337,10 +341,15 @@ class Dataset:
     def _last(self, episode: int, key: str) -> tuple[str, Any]:
         """What of a feature was observed at the end, and the file where that lies."""
         name, group, row = self.index.meta[episode]
-        with parquet(self.folder, name) as file:
-            if LAST + key not in file.schema_arrow.names:
-                raise LeRobotError(Code.FEATURE_MISSING, f"The column {shown(LAST + key)} is missing.")
-            return name, bounded_read(file, [LAST + key], [group]).column(0)[row].as_py()
+        if self._ends is None or self._ends[:2] != (name, group):
+            with parquet(self.folder, name) as file:
+                columns = [column for column in file.schema_arrow.names if column.startswith(LAST)]
+                self._ends = name, group, bounded_read(file, columns, [group])
+        table = self._ends[2]
+        if LAST + key not in table.column_names:
+            raise LeRobotError(Code.FEATURE_MISSING, f"The column {shown(LAST + key)} is missing.", file=name)
+        with reading(name, episode=episode):
+            return name, table[LAST + key][row].as_py()
 
     # Episodes
 

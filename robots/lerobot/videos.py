@@ -1,6 +1,9 @@
 """Pictures to MP4 files and back, one picture in memory at a time. H.264 is written; what FFmpeg knows is read."""
 
 import contextlib
+import os
+import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,8 +18,7 @@ from av.video.stream import VideoStream
 from robots.embodiments import MOST_PIXELS
 
 # A lossless one keeps red, green and blue as they are, and so every bit: LeRobot reads it, browsers don't show it.
-# Measured on simulated cameras of 96x72 and 124x88: "high" is off by 2 of 255 in the mean, since colour has half the
-# resolution, and takes 2 % of the bytes; "small" is off by 3 and takes 1 %; "lossless" takes 3 to 8 %.
+# How far off each is, and how large: docs/datasets.md.
 QUALITIES: dict[str, tuple[str, str, dict[str, str]]] = {
     "high": ("libx264", "yuv420p", {"crf": "18"}),
     "small": ("libx264", "yuv420p", {"crf": "30"}),
@@ -24,6 +26,7 @@ QUALITIES: dict[str, tuple[str, str, dict[str, str]]] = {
 }
 PIXELS = {"yuv420p": "yuv420p", "rgb24": "gbrp"}  # as they are stored
 GROUP = 5  # pictures from one that stands by itself to the next: few, so that any is found quickly
+MOST_PICTURES, LARGEST_TABLE, MOST_BOXES = 10**6, 2**26, 10**5  # of a file that is read: pictures, bytes, parts
 TOLERANCE_S = 1e-4  # by which LeRobot's loader lets a picture be off its time
 
 _FAULTS = (av.FFmpegError, OSError, ValueError, IndexError, OverflowError, MemoryError)
@@ -144,12 +147,46 @@ def pictures(
     raise VideoError(f"it has {found} pictures from {start_s:g} s on, and {count} are needed, {fps:g} each second")
 
 
+def _refuse_absurd(path: Path) -> None:
+    """A file of a few bytes may claim a billion pictures, and FFmpeg would make room for each: so its tables of
+    contents are looked into first. An MP4 is a row of boxes, each with its size and its name before it.
+    """
+    with path.open("rb") as file:
+        for _ in range(MOST_BOXES):
+            head = file.read(8)
+            if len(head) < 8:
+                return
+            size, kind = struct.unpack(">I4s", head)
+            before = 8
+            if size == 1:
+                wide = file.read(8)
+                size, before = int.from_bytes(wide, "big"), 16
+            if 0 < size < before:
+                return  # it is no box, which FFmpeg says
+            if kind in (b"moov", b"moof"):
+                table = file.read(LARGEST_TABLE + 1 if size == 0 else min(size - before, LARGEST_TABLE + 1))
+                if len(table) > LARGEST_TABLE:
+                    raise VideoError("its table of contents is too large")
+                # The pictures are counted at these places after the names of what counts them.
+                for name, at in ((b"stsz", 12), (b"stz2", 12), (b"trun", 8)):
+                    for found in re.finditer(name, table):
+                        count = int.from_bytes(table[found.start() + at : found.start() + at + 4], "big")
+                        if count > MOST_PICTURES:
+                            raise VideoError(f"it claims to hold {count} pictures")
+            elif size:
+                file.seek(size - before, os.SEEK_CUR)
+            if size == 0:
+                return  # it goes on to the end of the file
+    raise VideoError("it has too many parts")
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
     """As MP4 and nothing else: other formats may name further files, or addresses, which FFmpeg would open. Whatever
     FFmpeg finds wrong becomes a VideoError.
     """
     try:
+        _refuse_absurd(path)
         with av.open(str(path), format="mp4") as container:
             if not container.streams.video:
                 raise VideoError("it holds no pictures")

@@ -56,6 +56,7 @@ from robots.lerobot.videos import GROUP, PIXELS, QUALITIES, VideoWriter, even
 
 RECORDED_SIZE = (320, 240)  # of a camera that people watch by, where the first episode has no picture of it
 LAST_JPEG_QUALITY = 95
+EPISODES_A_GROUP = 10  # rows of meta/episodes that are read at once: each holds a picture of each camera
 
 Progress = Callable[[int, int, str], None]  # done, total (0: not known), of what
 
@@ -98,10 +99,10 @@ def write_dataset(
             writer.add(episode)
             if progress is not None:
                 progress(done, total, "episodes")
+        return writer.finish()
     except BaseException as error:
         writer.give_up(error)
         raise
-    return writer.finish()
 
 
 class _Part:
@@ -122,25 +123,25 @@ class _Part:
             key: make(self._new(place_of(folder, filled(VIDEO, video_key=key, **self.place))))
             for key, make in videos.items()
         }
-        self._largest = self._before = dict.fromkeys(("data", *self.videos), 0)
+        self._sizes = dict.fromkeys(("data", *self.videos), 0)  # bytes
+        self._largest = self._sizes  # of an episode
 
     def _new(self, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         return self._files.enter_context(replacing(path))
 
     def write(self, rows: pa.Table) -> None:
-        """The rows of an episode, in a group of their own."""
+        """The rows of an episode whose pictures are written, in a group of their own."""
         self._data.write_table(rows, row_group_size=rows.num_rows)
+        sizes = {"data": self._sink.tell(), **{key: video.size for key, video in self.videos.items()}}
+        self._largest = {key: max(size - self._sizes[key], self._largest[key]) for key, size in sizes.items()}
+        self._sizes = sizes
 
     @property
     def full(self) -> bool:
         """Whether another episode, as large as the largest until now, might make a file larger than it may be."""
-        sizes = {"data": self._sink.tell(), **{key: video.size for key, video in self.videos.items()}}
-        grown = {key: size - self._before[key] for key, size in sizes.items()}
-        self._before = sizes
-        self._largest = {key: max(grown[key], self._largest[key]) for key in sizes}
-        most = {key: (DATA_MB if key == "data" else VIDEO_MB) * MB for key in sizes}
-        return any(sizes[key] + self._largest[key] > most[key] for key in sizes)
+        most = {key: (DATA_MB if key == "data" else VIDEO_MB) * MB for key in self._sizes}
+        return any(size + self._largest[key] > most[key] for key, size in self._sizes.items())
 
     def close(self) -> None:
         """Finish the files and give them their names."""
@@ -426,7 +427,8 @@ class _Writer:
         part.close()
         self.part = None
         with replacing(self._place(EPISODES, part.place)) as path:
-            pq.write_table(pa.Table.from_pylist(part.episodes, self.episodes_schema), path, compression="snappy")
+            told = pa.Table.from_pylist(part.episodes, self.episodes_schema)
+            pq.write_table(told, path, compression="snappy", row_group_size=EPISODES_A_GROUP)
         for each in part.statistics:
             self._count(each)
         self.number += 1
@@ -434,8 +436,8 @@ class _Writer:
         self.written.rows += sum(each["length"] for each in part.episodes)
         with replacing(self._place(TASKS, {})) as path:
             pq.write_table(_tasks_table([*self.tasks]), path, compression="snappy")
-        told = {key: {name: value.tolist() for name, value in each.items()} for key, each in self.statistics.items()}
-        write_atomically(self._place(STATISTICS, {}), strict_json.dumps(told, indent=4).encode())
+        stats = {key: {name: value.tolist() for name, value in each.items()} for key, each in self.statistics.items()}
+        write_atomically(self._place(STATISTICS, {}), strict_json.dumps(stats, indent=4).encode())
         write_atomically(self._place(INFO, {}), strict_json.dumps(self._info(), indent=4).encode())
 
     def _place(self, template: str, place: Mapping[str, int]) -> Path:

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.utils import timezone
 
 from fleetui import access
 from fleetui.fleet import actions as fleet_actions
-from fleetui.fleet.actions import attention, labs, maintenance, people
+from fleetui.fleet.actions import attention, labs, maintenance, people, tokens
 from fleetui.fleet.models import ACTS, Act, Episode, Membership, Station
 from fleetui.learning import actions as learning
-from fleetui.learning import archive
+from fleetui.learning import archive, datasets, joining, transfers
 from fleetui.learning.models import Dataset, Run
 from fleetui.practice import actions as practice_actions
 from fleetui.practice.actions import assignments, launching
@@ -31,6 +32,8 @@ from training.recipes import SFTRecipe
 
 # Actions that take a user and are no act of one, each with the reason.
 NO_ACTS = {
+    "receive_piece": "is the next bytes of an upload, which begin_upload records",
+    "do_once": "is how a call that a program says twice is done once",
     "add_touch": "is the touch of a command or a stop, which writes",
     "create_run": "is a part of a launch, which enqueue_run records",
     "grant_lease": "is a part of an override, which writes",
@@ -47,12 +50,14 @@ NO_ACTS = {
 ONES_OWN = {
     "accept_invitation": "is of whoever holds the link",
     "change_password": "is one's own",
+    "make_access_token": "is one's own",
     "record_account": "writes down that somebody came or went",
+    "revoke_access_token": "is one's own",
 }
 
 
 def action_modules():
-    modules = [learning, archive]
+    modules = [learning, archive, datasets, joining, transfers]
     for package in (fleet_actions, practice_actions):
         names = [each.name for each in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
         modules += [importlib.import_module(name) for name in names]
@@ -113,9 +118,40 @@ class Scene:
     def invitation(self):
         return people.invite_member(lab=self.row, user=self.user, role="viewer")[0]
 
+    def access_token(self):
+        given = {"name": "script", "scopes": ["read"], "lab": None, "days": 1}
+        return tokens.make_access_token(user=self.user, **given)[0]
+
     def contact(self):
         given = {"name": "night", "address": "json://localhost:1/hook", "severity": "error", "after_s": 0}
         return attention.add_contact(lab=self.row, user=self.user, **given)
+
+    def edited(self):
+        return datasets.note_dataset(dataset=self.dataset, user=self.user, notes="first")
+
+    def copied(self):
+        row = learning.upload_dataset(lab=self.row, user=self.user, name="another", body=an_upload())
+        return [self.dataset, row]
+
+    def upload(self):
+        return transfers.begin_upload(lab=self.row, user=self.user, name="coming", file_name="a.zip", size=5)
+
+    def asking(self):
+        row = self.upload()
+        asked = [{"code": "cameras", "text": "Without?", "answer": None}]
+        type(row).objects.filter(pk=row.pk).update(state="asking", questions=asked)
+        row.refresh_from_db()
+        return row
+
+    def practised(self):
+        self.episode()
+        return joining.EpisodeFilter(purpose="practice")
+
+    def importable(self):
+        place = settings.DATA / "theirs"
+        place.mkdir()
+        settings.IMPORT_ROOTS = [settings.DATA]
+        return str(place)
 
     def archived(self):
         labs.archive_task(task=self.task, user=self.user)
@@ -144,6 +180,10 @@ class Scene:
         return self.station
 
 
+def an_upload():
+    return as_upload(make_episode(purpose="demonstration", actors=np.full(10, 2, np.uint8)))
+
+
 def daily(scene):
     return scene.assignment(repeats="daily", not_before=timezone.now() + timedelta(hours=1))
 
@@ -163,13 +203,16 @@ CALLS = {
         "lab": s.row,
         "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
     },
+    "answer_import": lambda s: {"row": s.asking(), "answers": {"cameras": True}},
     "archive_dataset": lambda s: {"dataset": s.dataset},
     "archive_run": lambda s: {"run": s.sft},
     "archive_station": lambda s: {"station": s.lab.add_station("Arm 8")},
     "archive_task": lambda s: {"task": s.task},
     "assign_task": lambda s: {"lab": s.row, "task": s.task, "stations": [s.station]},
+    "begin_upload": lambda s: {"lab": s.row, "name": "coming", "file_name": "a.zip", "size": 5},
     "begin_maintenance": lambda s: {"station": s.station, "reason": "a new gripper"},
     "cancel_assignment": lambda s: {"assignment": s.assignment()},
+    "cancel_import": lambda s: {"row": s.upload()},
     "cancel_run": lambda s: {"run": s.run()},
     "change_password": lambda s: {"password": "another one 7"},
     "change_role": lambda s: {"member": s.member(), "role": "researcher"},
@@ -178,6 +221,8 @@ CALLS = {
     "command_station": lambda s: {"lab_slug": s.row.slug, "station_slug": s.station.slug, "name": "pause"},
     "create_station": lambda s: {"lab": s.row, "name": "Arm 9"},
     "create_task": lambda s: {"lab": s.row, "family": "block_to_place"},
+    "delete_episodes": lambda s: {"dataset": s.dataset, "positions": [0]},
+    "delete_export": lambda s: {"export": transfers.export_dataset(dataset=s.dataset, user=s.user)},
     "delete_dataset": lambda s: {"dataset": s.shelved(Dataset.objects.create(lab=s.row, name="old", state="failed"))},
     "delete_run": lambda s: {"run": s.shelved(s.run(state="canceled"))},
     "delete_station": lambda s: {"station": s.shelved(s.lab.add_station("Arm 8"))},
@@ -185,15 +230,30 @@ CALLS = {
     "edit_task": lambda s: {"task": s.task, "name": "Another"} | limits(s.task),
     "end_maintenance": lambda s: {"station": s.kept()},
     "enqueue_run": lambda s: {"run": s.run()},
+    "export_dataset": lambda s: {"dataset": s.dataset},
     "extend_corrections": lambda s: {
         "lab": s.row,
         "known": None,
         "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
     },
+    "flag_episodes": lambda s: {"dataset": s.dataset, "positions": [0]},
+    "go_back": lambda s: {"dataset": s.edited()},
+    "import_folder": lambda s: {"lab": s.row, "name": "theirs", "place": s.importable()},
+    "make_current": lambda s: {"dataset": s.edited().parent},
+    "make_dataset_from_episodes": lambda s: {"lab": s.row, "name": "practised", "wanted": s.practised()},
+    "merge_datasets": lambda s: {"lab": s.row, "datasets": s.copied(), "name": "both"},
+    "note_dataset": lambda s: {"dataset": s.dataset, "notes": "a note"},
+    "relabel_episodes": lambda s: {"dataset": s.dataset, "positions": [0], "instruction": "other words"},
+    "split_dataset": lambda s: {"dataset": s.dataset, "by": "share", "share": 0.5},
+    "tag_dataset": lambda s: {"dataset": s.dataset, "tags": ["good"]},
+    "tag_episodes": lambda s: {"dataset": s.dataset, "positions": [0], "add": ["good"]},
+    "trim_episodes": lambda s: {"dataset": s.dataset, "cuts": {0: (1, 9)}},
+    "weigh_episodes": lambda s: {"dataset": s.dataset, "positions": [0], "weight": 2.0},
     "generate_dataset": lambda s: {"lab": s.row, "name": "more", "families": ["block2block"], "episodes": 5},
     "invite_member": lambda s: {"lab": s.row, "role": "viewer"},
     "label_episode": lambda s: {"episode": s.episode(true_success=None), "true_success": True},
     "launch_run": lambda s: {"lab": s.row, "kind": "sft", "recipe": SFTRecipe().to_json(), "dataset": s.dataset},
+    "make_access_token": lambda s: {"name": "n", "scopes": ["read"], "lab": s.row, "days": 1},
     "pause_run": lambda s: {"run": s.run("running")},
     "record_account": lambda s: {"kind": "logged_in"},
     "release_help": lambda s: {"request": s.help(taken=True)},
@@ -208,6 +268,7 @@ CALLS = {
     "restore_task": lambda s: {"task": s.archived()},
     "resume_stations": lambda s: {"lab_slug": s.row.slug, "stations": [s.paused().slug]},
     "resume_run": lambda s: {"run": s.run("paused")},
+    "revoke_access_token": lambda s: {"token": s.access_token()},
     "revoke_invitation": lambda s: {"invitation": s.invitation()},
     "stop_stations": lambda s: {"lab_slug": s.row.slug},
     "stop_repeating": lambda s: {"assignment": daily(s)},
@@ -215,7 +276,7 @@ CALLS = {
     "upload_dataset": lambda s: {
         "lab": s.row,
         "name": "mine",
-        "body": as_upload(make_episode(purpose="demonstration", actors=np.full(10, 2, np.uint8))),
+        "body": an_upload(),
     },
 }
 
@@ -262,10 +323,15 @@ def test_every_act_of_a_user_is_in_the_audit_log(lab, sft_run, dataset, name):
 
 DOORS = ("fleet/views", "learning/views.py", "practice/views", "api", "live/viewers.py", "live/commanding.py")
 FOR_NOBODY = {
+    "note_token_used": "says when a program last came",
+    "record_wrong_token": "is of somebody who did not come in",
+    "refuse_guesser": "is of somebody who guesses",
     "checked_args": "looks at what was given",
     "get_stopper": "asks who gives a stop",
     "lapse_control": "is the end of a lease, which the log has as override_ended",
     "record_failed_log_in": "is of somebody who did not come in",
+    "fill": "is a part of an edit",
+    "matching_episodes": "counts what is there",
     "render_episode": "makes pictures of what is stored",
     "store_episodes": "is a station's",
     "undo_override": "is a station that did not take it",

@@ -24,7 +24,7 @@ from django.utils.functional import cached_property
 
 from fleetui.api.http import api
 from fleetui.asgi import application
-from fleetui.fleet.actions import attention, people
+from fleetui.fleet.actions import attention, people, tokens
 from fleetui.learning.models import Metric
 from robots.attention import need_of
 from tests.fleetui.lab import ROLES, add_checkpoint, as_upload, make_episode
@@ -170,8 +170,10 @@ def known(lab, sft_run, improve_run):
     contact = {"name": "night", "address": "json://localhost:1/hook", "severity": "error", "after_s": 0}
     contact = attention.add_contact(lab=lab.row, user=lab.users["manager"], **contact)
     invitation, token = people.invite_member(lab=lab.row, user=lab.users["manager"], role="viewer")
+    made, _ = tokens.make_access_token(user=lab.users["manager"], name="n", scopes=["read"], lab=None, days=1)
     return {
         "labs": lab.slug,
+        "tokens": str(made.pk),
         "attention": str(request.pk),
         "contacts": str(contact.pk),
         "people": str(lab.row.memberships.get(role="viewer").pk),

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib.auth.models import User
 
-from fleetui.access import Acting, Conflict, person_of
+from fleetui.access import Acting, Conflict, person_of, token_of
 from fleetui.fleet.models import ACTS, Act, Lab, Station
 
 
@@ -28,6 +28,8 @@ def record_act(
     if kind not in ACTS:
         raise ValueError(f"{kind!r} is no act that the audit log knows: add it to ACTS")
     person = person_of(user) if user is not None else None
+    if (token := token_of(person)) is not None:
+        details = {"by_token": token.name} | (details or {})
     newest = station.leases.order_by("-epoch").first() if station else None
     Act.objects.create(
         lab=lab,

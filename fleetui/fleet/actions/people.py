@@ -17,7 +17,7 @@ from fleetui.access import Conflict, Invalid, may
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.cards import show_card
 from fleetui.fleet.actions.control import lapse_control
-from fleetui.fleet.models import ROLES, Act, Invitation, Lab, Lease, Membership
+from fleetui.fleet.models import ROLES, AccessToken, Act, Invitation, Lab, Lease, Membership
 
 STRANGER_EVERY = timedelta(minutes=1)  # so often at most are tries with unknown names written down
 SEEN_EVERY = timedelta(minutes=1)
@@ -176,7 +176,8 @@ def change_password(*, user: User, password: str, source: str = "server") -> Non
 
 @transaction.atomic
 def reset_password(*, member: Membership, user: User, source: str = "server") -> str:
-    """A manager makes a member a new password, shown this once. The member's sessions end, and so does a lock-out.
+    """A manager makes a member a new password, shown this once. The member's sessions end, access tokens are revoked
+    (whoever knew the password may have made some), and a lock-out ends.
 
     An account may be of several labs: then it takes a manager of all of them, or one lab's could enter the others.
     """
@@ -194,6 +195,7 @@ def reset_password(*, member: Membership, user: User, source: str = "server") ->
     password = secrets.token_urlsafe(12)
     person.set_password(password)
     person.save(update_fields=["password"])
+    AccessToken.objects.filter(user=person, revoked_at=None).update(revoked_at=timezone.now())
     AxesProxyHandler.reset_attempts(username=person.get_username())
     record_account(user=person, kind="password_reset", by=user, source=source)
     return password

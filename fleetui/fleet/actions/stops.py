@@ -6,6 +6,7 @@ person cleared it since). What could not be recorded within a second is said and
 """
 
 import uuid as uuids
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as NotInTime
 from typing import Any
 
@@ -30,16 +31,17 @@ class Unknown(access.Refused):
     code = "unknown_person"
 
 
-def get_stopper(session_key: str) -> access.Known | None:
+def get_stopper(key: str, read: Callable[[str], access.Known | None] = access.read_known) -> access.Known | None:
     """Who is logged in by this session, with the roles; None where nobody is. Where a page of theirs is open, memory
-    knows: the page's socket closes when the log-in or a role ends. Else the database is asked, for a second.
+    knows: the page's socket closes when the log-in or a role ends. Else the database is asked, for a second. A program
+    is known by a key of its own, and `read` asks for it.
     """
-    known = access.get_known(session_key)
+    known = access.get_known(key)
     if known is not None and known.pages:
         return known
     try:
-        read: access.Known | None = stops.in_daemon(access.read_known, session_key).result(ANSWERED_WITHIN_S)
-        return read
+        found: access.Known | None = stops.in_daemon(read, key).result(ANSWERED_WITHIN_S)
+        return found
     except (Error, NotInTime):
         if known is None:
             raise Unknown(

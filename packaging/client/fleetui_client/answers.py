@@ -1,0 +1,413 @@
+"""What the server answers. Made from its OpenAPI document by ../generate.py."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ProgressRow:
+    """An answer of the server."""
+
+    text: str
+    share: float
+    eta_s: float | None
+
+
+@dataclass(frozen=True)
+class AssignmentRow:
+    """An answer of the server."""
+
+    id: int
+    task: str
+    purpose: str
+    # The policy that is evaluated; null: it is practice.
+    checkpoint: str | None
+    state: str
+    reason: str
+    run: int | None
+    parent: int | None
+    stations: list[str]
+    any: int | None
+    episodes: int | None
+    hours: float | None
+    target_success: float | None
+    # Against its budget; null where it does not practise.
+    progress: ProgressRow | None
+    priority: str
+    position: int
+    repeats: str
+    time_zone: str
+    # The assignment whose repetition made it.
+    series: int | None
+    not_before: datetime | None
+    due_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class HelpRow:
+    """An answer of the server."""
+
+    id: int
+    station: str
+    kind: str
+    reason: str
+    severity: str
+    # What is advised, as the button that does it; empty where none does.
+    act: str
+    advice: str
+    episode: str | None
+    p_failure: float | None
+    # The robot's time that a person's act saves, as it is predicted.
+    robot_s: float | None
+    human_s: float | None
+    rank: float | None
+    help_by: datetime | None
+    opened_at: datetime
+    acknowledged_by: str | None
+    taken_by: str | None
+    closed_by: str | None
+    closed_at: datetime | None
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A station as the wall shows it; what only its telemetry knows is null, or empty, while nothing is heard."""
+
+    slug: str
+    name: str
+    number: int
+    state: str
+    state_since: datetime
+    reason: str
+    # Of the policy that it acts with.
+    version: int | float | None
+    episodes: int
+    # 1 is real time, 0 as fast as it can.
+    speed: int | float
+    connected: bool
+    last_seen: datetime | None
+    stop_latched: bool
+    paused: bool
+    # Who is in control of it; empty: nobody.
+    holder: str
+    task: str
+    run: int | None
+    renderer: str
+    # The axes that a person drives it by; a drive command names these.
+    drive: list[str]
+    # The device at the station by which a person can drive it; empty: none.
+    teleoperator: str
+    self_reset_after_s: float | None
+    shuffle_every_s: float
+    record_frames: str
+    help: HelpRow | None
+    # Why it is in maintenance; empty: it is not.
+    maintenance: str
+    connected_since: datetime | None
+    severity: int
+    # Whether it wants a person.
+    attention: bool
+    archived: bool
+    instruction: str
+    step: int | float | None
+    limit: int | float | None
+    # Predicted steps to go.
+    d: float | None
+    d_start: float | None
+    progress: float | None
+    p_success: float | None
+    # Of the steps to go, over bins of bin_width.
+    distribution: list[float] | None
+    bin_width: float | None
+    threshold: float | None
+    human: bool
+    # Whether that person drives it by the station's own device.
+    device: bool
+    sent_at: float | None
+    # Of the attempt under way.
+    uuid: str
+    # Episodes on its disk that wait to be uploaded.
+    unsent: int | float | None
+    camera_error: str
+    in_memory: int | float | None
+    refused: int | float | None
+    lost: int | float | None
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """An answer of the server."""
+
+    id: str
+    role: str
+    version: int
+    # Steps-to-go below which it detects success.
+    threshold: float | None
+    created_at: datetime
+    published_at: datetime | None
+    loaded_everywhere_at: datetime | None
+    # From its publication until every station had loaded it.
+    staleness_s: float | None
+
+
+@dataclass(frozen=True)
+class CommandAnswer:
+    """An answer of the server."""
+
+    id: str
+    # Of an override: of the lease that it got.
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Level:
+    """Of true success, on fixed seeds."""
+
+    version: int | None
+    practice_episodes: int | None
+    successes: int
+    n: int
+    rate: float
+    # 95 % band (Wilson).
+    low: float
+    high: float
+    steps_to_success: float | None
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An answer of the server."""
+
+    id: int
+    name: str
+    kind: str
+    state: str
+    dataset: int | None
+    parent: int | None
+    practice_episodes: int
+    kept_version: int | None
+    # From its start to its end, or until now.
+    duration_s: float | None
+    # The newest one; null: it was never evaluated.
+    evaluation: Level | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An answer of the server."""
+
+    runs: list[Compared]
+    # Of the recipes: field to a value a run, in their order.
+    differences: dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """An answer of the server."""
+
+    id: int
+    name: str
+    families: list[str]
+    # The name of its body; empty: not known.
+    embodiment: str
+    # While it is generated: how many are wanted.
+    episodes: int
+    steps: int
+    state: str
+    progress: float
+    error: str
+    seed: int
+    # Counts those of one name.
+    version: int
+    # Whether it is what its name shows.
+    current: bool
+    # The version, or the dataset, that it was made of.
+    parent: int | None
+    # Where it came from, and what was done to it.
+    origin: dict[str, Any]
+    tags: list[str]
+    notes: str
+    # Whether its episodes are listed yet.
+    listed: bool
+    archived_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class EpisodeRow:
+    """An answer of the server."""
+
+    uuid: str
+    station: str
+    task: str | None
+    run: int | None
+    # The assignment whose attempt it is; null: it is of no evaluation.
+    evaluation: int | None
+    instruction: str
+    purpose: str
+    ending: str
+    detected_success: bool
+    true_success: bool | None
+    steps: int
+    human_steps: int
+    interventions: int
+    started_at: datetime
+    stored_at: datetime
+    policy: str | None
+    reward_model: str | None
+    threshold: float | None
+    version: int | None
+    d_start: float | None
+    d_end: float | None
+    return_sum: float | None
+    duration_s: float | None
+    dataset: int | None
+
+
+@dataclass(frozen=True)
+class LabRow:
+    """An answer of the server."""
+
+    slug: str
+    name: str
+    role: str
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """An answer of the server."""
+
+    name: str
+    scopes: list[str]
+    # The one lab that it is for; null: all of its owner's.
+    lab: str | None
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
+class Me:
+    """An answer of the server."""
+
+    name: str
+    labs: list[LabRow]
+    # By which this was asked; null: by a session.
+    token: TokenRow | None
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """An answer of the server."""
+
+    seq: int
+    kind: str
+    data: dict[str, Any]
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """An answer of the server."""
+
+    id: int
+    name: str
+    kind: str
+    state: str
+    phase: str
+    progress: float
+    eta_s: float | None
+    error: str
+    attempt: int
+    dataset: int | None
+    corrections: int | None
+    parent: int | None
+    practice_episodes: int
+    kept_version: int | None
+    # The policy that is practised in the round under way.
+    open_version: int | None
+    round_steps: int
+    round_target: int
+    holding: bool
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    archived_at: datetime | None
+    recipe: dict[str, Any]
+    checkpoints: list[CheckpointRow]
+    stations: list[str]
+    task: str | None
+
+
+@dataclass(frozen=True)
+class StoppedStation:
+    """An answer of the server."""
+
+    station: str
+    name: str
+    outcome: str
+    # Seconds since the station was last heard, where that is known.
+    silent_s: float | None
+
+
+@dataclass(frozen=True)
+class StopAnswer:
+    """An answer of the server."""
+
+    id: str
+    # How many stations said that they stopped.
+    stopped: int
+    recorded: bool
+    stations: list[StoppedStation]
+    # False: the database is away, and other stations of the lab are not known.
+    complete: bool
+    # What to know beyond that, such as: told, not recorded.
+    detail: str
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """An answer of the server."""
+
+    # The most steps an attempt may take. Left empty, it is the family's own limit; a task in words needs one.
+    time_limit_steps: int | None
+    # Ends an attempt that came no closer to its goal (d made no new low) for this many steps. Left empty: never.
+    stall_steps: int | None
+    # Ends an attempt whose steps to go, d, rose this many steps above its lowest. Left empty: never.
+    regression: float | None
+    # Ends an attempt whose P(success) stays below this, such as 0.2. One in ten goes on all the same, so that it
+    # becomes known when the policy gets better. Left empty: never.
+    low_success_probability: float | None
+    # The fewest objects with which practice goes on. A person is asked for when fewer are left. Left empty: as soon as
+    # one is lost.
+    fewest_objects: int | None
+    # In metres, such as 0.01. A push by the policy that would bring an object nearer to the edge is turned aside, so
+    # that fewer fall off. Left empty: there is no such fence.
+    edge_margin: float | None
+    # The family of which instructions are given after a failure, until one succeeds or three have failed. They can
+    # spread objects that lie in each other's way. The policy must have been trained on this family too.
+    after_failure: str
+    # For tasks whose goal changes only by a reset. A station that can reset its world does so by itself; others ask for
+    # a person. A world that always needs this says so itself.
+    reset_each_attempt: bool
+    # Who resets a station while it practises this task.
+    resets: str
+    # How many seconds it waits for a person first. Only for stations that reset themselves.
+    self_reset_after_s: float | None
+    # Seconds of practice without a reset, after which a person is asked to mix the objects up. Left empty: as set at
+    # each station.
+    shuffle_every_s: float | None
+    slug: str
+    name: str
+    # As episodes and datasets name it; a task in words has one of its own.
+    family: str
+    embodiment: str
+    # Empty: of a built-in family.
+    wordings: list[str]
+    held_out_wordings: list[str]
+    slots: dict[str, list[str]]
+    description: str
+    archived_at: datetime | None

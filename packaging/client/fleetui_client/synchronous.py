@@ -1,0 +1,346 @@
+"""Made from asynchronous.py by ../generate.py."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from fleetui_client.answers import (
+    AssignmentRow,
+    Card,
+    CheckpointRow,
+    CommandAnswer,
+    Comparison,
+    DatasetRow,
+    EpisodeRow,
+    Me,
+    MetricRow,
+    RunRow,
+    StopAnswer,
+    TaskRow,
+)
+from fleetui_client.errors import FleetError, Refused, Unreachable
+from fleetui_client.login import find_login
+from fleetui_client.reading import read
+from fleetui_client.transfers import (
+    AGAIN,
+    ENDED,
+    PIECE,
+    Download,
+    Progress,
+    away,
+    body_of,
+    new_key,
+    refusal,
+    wait_of,
+    waits,
+)
+
+T = TypeVar("T")
+
+
+class Fleet:
+    """A fleet, as one person's access token opens it. Every method raises a FleetError that says what is wrong.
+
+    What only asks is asked again where the network fails; what makes something carries a key by which the server does
+    it once, and is said again likewise. Other acts are said once.
+    """
+
+    def __init__(
+        self,
+        url: str = "",
+        token: str = "",
+        lab: str = "",
+        *,
+        timeout_s: float = 30.0,
+        transport: httpx.BaseTransport | None = None,
+    ):
+        """`lab`: its slug; left out, the only one that the token opens. `transport`: httpx's, for tests and proxies."""
+        login = find_login(url, token, lab)
+        self.url = login.url
+        self._lab = login.lab
+        self._http = httpx.Client(
+            base_url=f"{login.url}/api/",
+            headers={"Authorization": f"Bearer {login.token}", "User-Agent": "fleetui-client"},
+            timeout=timeout_s,
+            transport=transport,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    # Who
+
+    def me(self) -> Me:
+        """Whose token it is, what it was made for, and the labs that it opens."""
+        return self._ask(Me, "GET", "me")
+
+    def lab(self) -> str:
+        """The slug of the lab that all is asked of."""
+        if not self._lab:
+            labs = [each.slug for each in (self.me()).labs]
+            if len(labs) != 1:
+                which = f"Say which: {', '.join(labs)}." if labs else "Ask a manager of a lab to invite you."
+                raise FleetError(f"This token opens {len(labs)} labs. {which}")
+            self._lab = labs[0]
+        return self._lab
+
+    # Runs
+
+    def list_runs(self, *, kind: str = "", archived: bool = False) -> Iterator[RunRow]:
+        """The newest first."""
+        return self._each(RunRow, "runs", {"kind": kind, "archived": archived})
+
+    def show_run(self, number: int) -> RunRow:
+        """As it is now."""
+        return self._ask(RunRow, "GET", self._path("runs", number))
+
+    def launch_run(
+        self,
+        kind: str,
+        *,
+        name: str = "",
+        recipe: dict[str, Any] | None = None,
+        dataset: int | None = None,
+        corrections: int | None = None,
+        parent: int | None = None,
+        assignment: int | None = None,
+        task: str | None = None,
+        stations: Iterable[str] = (),
+    ) -> RunRow:
+        """`kind` of its method, such as sft or improve. Fields that the recipe leaves out take their defaults."""
+        body: dict[str, Any] = {"kind": kind, "name": name, "recipe": recipe or {}, "dataset": dataset}
+        body |= {"corrections": corrections}
+        body |= {"parent": parent, "assignment": assignment, "task": task, "stations": list(stations)}
+        return self._ask(RunRow, "POST", self._path("runs"), body=body, key=new_key())
+
+    def cancel_run(self, number: int) -> RunRow:
+        """It ends, and keeps its checkpoints."""
+        return self._ask(RunRow, "POST", self._path("runs", number, "cancel"))
+
+    def pause_run(self, number: int) -> RunRow:
+        """After the update under way."""
+        return self._ask(RunRow, "POST", self._path("runs", number, "pause"))
+
+    def resume_run(self, number: int) -> RunRow:
+        """A paused one goes on."""
+        return self._ask(RunRow, "POST", self._path("runs", number, "resume"))
+
+    def metrics(self, number: int, *, after: int = 0, kind: str = "") -> list[MetricRow]:
+        """What the run has said after a sequence number, in order; at most 5000 of them."""
+        path = self._path("runs", number, "metrics")
+        told = self._ask(dict[str, Any], "GET", path, params={"after": after, "kind": kind})
+        return read(list[MetricRow], told["items"])
+
+    def watch_run(self, number: int, *, after: int = 0, every_s: float = 1.0) -> Iterator[RunRow | MetricRow]:
+        """The run whenever it has changed, and each metric that it says, until it has ended."""
+        before: RunRow | None = None
+        while True:
+            run = self.show_run(number)
+            fresh = self.metrics(number, after=after)
+            if run != before:
+                yield run
+            for metric in fresh:
+                after = metric.seq
+                yield metric
+            if run.state in ENDED and not fresh:
+                return
+            before = run
+            if not fresh:
+                time.sleep(every_s)
+
+    def compare_runs(self, numbers: Iterable[int]) -> Comparison:
+        """Their newest figures side by side, and the fields in which their recipes differ."""
+        params = {"runs": ",".join(str(each) for each in numbers)}
+        return self._ask(Comparison, "GET", self._path("comparison"), params=params)
+
+    # Checkpoints
+
+    def list_checkpoints(self, run: int) -> list[CheckpointRow]:
+        """Of a run, the oldest first."""
+        return (self.show_run(run)).checkpoints
+
+    def pull_checkpoint(
+        self, uuid: str, target: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> Path:
+        """Its weights, a safetensors file, whose digest is checked."""
+        return self._download(self._path("checkpoints", uuid, "file"), target, overwrite, progress)
+
+    # Datasets
+
+    def list_datasets(self, *, archived: bool = False) -> Iterator[DatasetRow]:
+        """The newest first."""
+        return self._each(DatasetRow, "datasets", {"archived": archived})
+
+    def show_dataset(self, number: int) -> DatasetRow:
+        """As it is now."""
+        return self._ask(DatasetRow, "GET", self._path("datasets", number))
+
+    def push_dataset(
+        self, source: str | os.PathLike[str], name: str, *, progress: Progress | None = None
+    ) -> DatasetRow:
+        """A file of episodes becomes a dataset of this name."""
+        source = Path(source)
+        size = source.stat().st_size
+        path, key, wait = self._path("datasets", "upload"), new_key(), waits()
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream", "Idempotency-Key": key}
+        while True:
+            answer: httpx.Response | None = None
+            try:
+                content = self._pieces(source, size, progress)
+                answer = self._http.post(path, params={"name": name}, content=content, headers=headers)
+            except httpx.TransportError as error:
+                if (seconds := next(wait, None)) is None:
+                    raise away(self.url, error) from None
+            else:
+                if answer.status_code not in AGAIN or (seconds := next(wait, None)) is None:
+                    return read(DatasetRow, body_of(answer))
+            time.sleep(wait_of(answer, seconds))
+
+    def pull_dataset(
+        self, number: int, target: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> Path:
+        """All its episodes in one file."""
+        return self._download(self._path("datasets", number, "file"), target, overwrite, progress)
+
+    # Episodes
+
+    def list_episodes(
+        self,
+        *,
+        station: str = "",
+        task: str = "",
+        run: int | None = None,
+        purpose: str = "",
+        detected: bool | None = None,
+        true: bool | None = None,
+    ) -> Iterator[EpisodeRow]:
+        """Newest first; each filter that is given must hold. `true`: the true success, `detected`: the detected one."""
+        filters = {"station": station, "task": task, "run": run, "purpose": purpose}
+        return self._each(EpisodeRow, "episodes", filters | {"detected": detected, "true": true})
+
+    def pull_episode(
+        self, uuid: str, target: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> Path:
+        """As it was recorded, in a file of its own."""
+        return self._download(self._path("episodes", uuid, "file"), target, overwrite, progress)
+
+    # Stations and what they do
+
+    def list_stations(self) -> Iterator[Card]:
+        """By number, with the newest telemetry."""
+        return self._each(Card, "stations", {})
+
+    def stop_stations(self, station: str = "") -> StopAnswer:
+        """The software stop of one station, or of all of the lab. Said again until an answer comes: it is one stop."""
+        path = self._path("stations", station, "stop") if station else self._path("stop")
+        body = {"id": new_key()}
+        return self._ask(StopAnswer, "POST", path, body=body, key=body["id"])
+
+    def command_station(self, station: str, name: str, **args: Any) -> CommandAnswer:
+        """pause, resume, clear_stop (reason=), reset, end_episode, speed (value=), settings."""
+        body = {"name": name, "args": args}
+        return self._ask(CommandAnswer, "POST", self._path("stations", station, "command"), body=body)
+
+    def list_tasks(self) -> Iterator[TaskRow]:
+        """By name."""
+        return self._each(TaskRow, "tasks", {})
+
+    def list_assignments(self, *, state: str = "") -> Iterator[AssignmentRow]:
+        """Those at work, those that wait in the queue's order, then those that have ended."""
+        return self._each(AssignmentRow, "assignments", {"state": state})
+
+    # How
+
+    def _path(self, *parts: object) -> str:
+        return "/".join(["labs", self.lab(), *map(str, parts)])
+
+    def _ask(
+        self,
+        kind: type[T],
+        method: str,
+        path: str,
+        *,
+        params: dict[str, Any] | None = None,
+        body: dict[str, Any] | None = None,
+        key: str = "",
+    ) -> T:
+        """One call. What has a key, or only asks, may be said again; an act without one only where it was not sent."""
+        given = {name: value for name, value in (params or {}).items() if value is not None and value != ""}
+        headers = {"Idempotency-Key": key} if key else {}
+        may_repeat = bool(key) or method == "GET"
+        wait = waits()
+        while True:
+            answer = None
+            try:
+                answer = self._http.request(method, path, params=given, json=body, headers=headers)
+            except httpx.TransportError as error:
+                was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
+                seconds = next(wait, None)
+                if seconds is None or (was_sent and not may_repeat):
+                    raise away(self.url, error) from None
+            except httpx.InvalidURL as error:
+                raise away(self.url, error) from None
+            else:
+                seconds = next(wait, None)
+                if answer.status_code not in AGAIN or not may_repeat or seconds is None:
+                    return read(kind, body_of(answer))
+            time.sleep(wait_of(answer, seconds))
+
+    def _each(self, kind: type[T], name: str, params: dict[str, Any]) -> Iterator[T]:
+        """Of a list, page by page."""
+        path, seen, size = self._path(name), 0, 100
+        while True:
+            told = self._ask(dict[str, Any], "GET", path, params=params | {"limit": size, "offset": seen})
+            for row in told["items"]:
+                yield read(kind, row)
+            seen += len(told["items"])
+            if not told["items"] or seen >= told["count"]:
+                return
+
+    def _pieces(self, source: Path, size: int, progress: Progress | None) -> Iterator[bytes]:
+        done = 0
+        with open(source, "rb") as file:
+            while piece := file.read(PIECE):
+                yield piece
+                done += len(piece)
+                if progress is not None:
+                    progress(done, size)
+
+    def _download(self, path: str, target: str | os.PathLike[str], overwrite: bool, progress: Progress | None) -> Path:
+        coming = Download(Path(target), overwrite, progress)
+        wait = waits()
+        while True:
+            problem: FleetError = Unreachable(f"The download of {coming.target.name} broke off.")
+            try:
+                with self._http.stream("GET", path, headers=coming.headers()) as answer:
+                    if answer.status_code == 416:
+                        coming.start_anew()
+                    elif not answer.is_success:
+                        answer.read()
+                        problem = refusal(answer)
+                        if isinstance(problem, Refused) or answer.status_code not in AGAIN:
+                            raise problem
+                    else:
+                        coming.begin(answer)
+                        for piece in answer.iter_bytes(PIECE):
+                            coming.add(piece)
+            except httpx.TransportError as error:
+                problem = away(self.url, error)
+            finally:
+                coming.end()
+            if coming.is_whole:
+                return coming.keep()
+            if (seconds := next(wait, None)) is None:
+                raise problem
+            time.sleep(seconds)
