@@ -6,18 +6,18 @@ from typing import Any
 
 from django.http import HttpResponse
 from ninja import Path, Router, Schema
-from ninja.security import SessionAuth
 from pydantic import Field
 
 from fleetui import access
 from fleetui.access import NotFound, PersonRequest
 from fleetui.answers import JsonAnswer
+from fleetui.api.doors import READ, SESSION
 from fleetui.api.practice import EpisodeCameras, Rendering
 from fleetui.api.shape import ERRORS, Problem, or_problem
 from fleetui.learning import looks, tables
 from fleetui.learning.models import Dataset, DatasetEpisode
 
-router = Router(auth=SessionAuth(csrf=True), tags=["lab"])
+router = Router(auth=SESSION, tags=["lab"])
 
 
 class Signals(Schema):
@@ -73,7 +73,9 @@ def _picture(jpeg: bytes | None) -> HttpResponse:
     return response
 
 
-@router.get("/datasets/{int:number}/episodes/{int:position}/strip.jpg", response={202: Rendering, ERRORS: Problem})
+@router.get(
+    "/datasets/{int:number}/episodes/{int:position}/strip.jpg", auth=READ, response={202: Rendering, ERRORS: Problem}
+)
 def show_strip(request: PersonRequest, lab: Path[str], number: int, position: int) -> HttpResponse:
     """Eight moments of the episode side by side, in one JPEG."""
     return _picture(looks.read_strip(_row(request, lab, number, position)))
@@ -81,6 +83,7 @@ def show_strip(request: PersonRequest, lab: Path[str], number: int, position: in
 
 @router.get(
     "/datasets/{int:number}/episodes/{int:position}/cameras",
+    auth=READ,
     response={200: EpisodeCameras, 202: Rendering, ERRORS: Problem},
 )
 def list_dataset_cameras(
@@ -92,7 +95,9 @@ def list_dataset_cameras(
 
 
 @router.get(
-    "/datasets/{int:number}/episodes/{int:position}/frames/{step}.jpg", response={202: Rendering, ERRORS: Problem}
+    "/datasets/{int:number}/episodes/{int:position}/frames/{step}.jpg",
+    auth=READ,
+    response={202: Rendering, ERRORS: Problem},
 )
 def show_dataset_frame(
     request: PersonRequest, lab: Path[str], number: int, position: int, step: int, camera: str = ""
@@ -101,13 +106,13 @@ def show_dataset_frame(
     return _picture(looks.read_picture(_row(request, lab, number, position), camera, step))
 
 
-@router.get("/datasets/{int:number}/episodes/{int:position}/steps", response=or_problem(DatasetSteps))
+@router.get("/datasets/{int:number}/episodes/{int:position}/steps", auth=READ, response=or_problem(DatasetSteps))
 def show_dataset_steps(request: PersonRequest, lab: Path[str], number: int, position: int) -> dict[str, Any]:
     """What the page of an episode draws: d, who acted, every number that was observed and done."""
     return tables.steps_of(tables.read_episode(_row(request, lab, number, position)))
 
 
-@router.get("/datasets/{int:number}/statistics", response={200: Statistics, 202: Rendering, ERRORS: Problem})
+@router.get("/datasets/{int:number}/statistics", auth=READ, response={200: Statistics, 202: Rendering, ERRORS: Problem})
 def show_statistics(request: PersonRequest, lab: Path[str], number: int) -> HttpResponse | dict[str, Any]:
     """Of every number the least, the largest and the mean; how large the actions are."""
     found = looks.read_statistics(access.get_row(Dataset, request.user, lab, pk=number))

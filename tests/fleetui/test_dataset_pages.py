@@ -16,10 +16,14 @@ EDITORS = ("researcher", "manager")
 WORDS = "push the blue cube to the green star"
 
 
+def script_episode(steps):
+    return make_episode(steps, purpose="demonstration", actors=np.full(steps, 2, np.uint8))
+
+
 @pytest.fixture
 def many(lab, dataset):
     """A dataset of 60 episodes, more than one page shows, uploaded by the lab's researcher."""
-    body = as_upload(*[make_episode(6 + i % 9, purpose="demonstration") for i in range(60)])
+    body = as_upload(*[script_episode(6 + i % 9) for i in range(60)])
     return actions.upload_dataset(lab=lab.row, user=lab.users["researcher"], name="many", body=body)
 
 
