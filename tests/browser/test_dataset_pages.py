@@ -1,5 +1,5 @@
-"""The walk of somebody who was given a LeRobot dataset: import it as an archive, look, sort, play, trim, go back, relabel,
-train; and what stands beside: moving thumbnails, keys, downloads, a dataset of stored episodes.
+"""The walk of somebody who was given a LeRobot dataset: import it as an archive, look, sort, play, trim, go back,
+relabel, train; and what stands beside: moving thumbnails, keys, downloads, a dataset of stored episodes.
 """
 
 import re
@@ -86,8 +86,8 @@ def test_an_archive_is_imported_looked_at_and_sorted(page, imported, looked_at):
     page.locator("#rows").get_by_role("link", name="Steps").click()
     page.locator("#rows").get_by_role("link", name="Steps").click()
     assert "sort=-steps" in page.url
-    expect(page.locator("#rows tbody tr").first).to_contain_text("60")
-    expect(page.locator("#outliers")).to_contain_text("Its length is 60 steps")
+    expect(page.locator("#rows tbody tr").first).to_contain_text("59")
+    expect(page.locator("#outliers")).to_contain_text("Its length is 59 steps")
     page.get_by_label("Words", exact=True).first.fill("lift")
     page.get_by_role("button", name="Filter").click()
     expect(page.locator("#rows tbody tr")).to_have_count(5)
@@ -123,7 +123,7 @@ def test_an_episode_plays_is_trimmed_and_the_trim_undone(page, imported, looked_
     expect(page.locator(".signal")).to_have_count(2)
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Shift+ArrowRight")
-    expect(page.locator("#where")).to_have_text("step 11 of 60")
+    expect(page.locator("#where")).to_have_text("step 11 of 59")
     expect(page.locator(".feed.has-frame canvas").first).to_be_visible()
     page.wait_for_function("() => [...document.querySelectorAll('.feed')].every((each) => each.dataset.step === '11')")
     assert "step=11" in page.url
@@ -133,19 +133,19 @@ def test_an_episode_plays_is_trimmed_and_the_trim_undone(page, imported, looked_
         page.keyboard.press("Shift+ArrowLeft")
     page.keyboard.press("o")
     expect(page.locator("#id_start")).to_have_value("11")
-    expect(page.locator("#id_stop")).to_have_value("40")
+    expect(page.locator("#id_stop")).to_have_value("39")
     page.keyboard.press(" ")
-    page.wait_for_function("() => !document.querySelector('#where').textContent.startsWith('step 40 ')")
+    page.wait_for_function("() => !document.querySelector('#where').textContent.startsWith('step 39 ')")
     page.keyboard.press(" ")
     looked_at("dataset_episode")
     page.get_by_role("button", name="Trim").click()
-    expect(page.locator("#where")).to_have_text("step 0 of 29")
+    expect(page.locator("#where")).to_have_text("step 0 of 28")
     expect(page.locator("#toasts")).to_contain_text("version 2 of Their arm")
     expect(page.locator(".feed.has-frame")).to_have_count(2)
     page.locator("#toasts").get_by_role("button", name="Undo").click()
     page.wait_for_url(imported)
     expect(page.locator("#versions")).to_contain_text("Version 2")
-    expect(page.locator("#episode-9")).to_contain_text("60")
+    expect(page.locator("#episode-9")).to_contain_text("59")
     page.locator("#episode-3").get_by_role("link").first.click()
     page.wait_for_url(re.compile("episodes/3"))
     page.keyboard.press("n")

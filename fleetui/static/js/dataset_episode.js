@@ -1,7 +1,7 @@
 // An episode of a dataset: all cameras in step with every number that was observed and done. The address holds the
 // step (?step=N).
 
-import { makeExport } from "./exports.js";
+import { askForFile } from "./exports.js";
 import { Feeds } from "./feeds.js";
 import { Player } from "./player.js";
 import { Strip } from "./strip.js";
@@ -111,7 +111,7 @@ player.listenKeys({ p: follow("#before"), n: follow("#after"), ...(start ? { i: 
 // ---- downloads
 $("#make-exports")?.addEventListener("click", (event) => {
   const { kind, camera } = event.target.closest("button")?.dataset ?? {};
-  if (kind) makeExport(page.dataset, { kind, camera: camera ?? "", position: Number(page.position) });
+  if (kind) askForFile(page.dataset, { kind, camera: camera ?? "", position: Number(page.position) });
 });
 function offerVideos(cameras) {
   for (const camera of $("#make-exports") ? cameras : []) {

@@ -33,8 +33,9 @@ async function look() {
 }
 look();
 
-// Ask for one; it is shown as the others.
-export async function makeExport(dataset, wanted) {
+// Ask for one; it is shown as the others. (No name with "export" in it: what collects static files would take an import
+// of it for an export.)
+export async function askForFile(dataset, wanted) {
   const row = await postApi(`labs/${lab}/datasets/${dataset}/exports`, wanted);
   if (!row.ok) { toast(row.error, "error"); return; }
   if (box.querySelector(`[data-export="${row.id}"]`)) return;
