@@ -18,7 +18,7 @@ from ninja.operation import Operation
 
 from fleetui import access, failures
 from fleetui.answers import JsonAnswer, StrictParser, StrictRenderer
-from fleetui.api import datasets, fleet, learning, link, me, practice
+from fleetui.api import dataset_replay, datasets, fleet, learning, link, me, practice
 from fleetui.api.doors import AccessTokenAuth
 from fleetui.api.reference import Reference
 from robots.strict_json import JSONError
@@ -69,6 +69,7 @@ api.add_router("", me.router)
 api.add_router("/labs/{lab}", fleet.router)
 api.add_router("/labs/{lab}", learning.router)
 api.add_router("/labs/{lab}", datasets.router)
+api.add_router("/labs/{lab}", dataset_replay.router)
 api.add_router("/labs/{lab}", practice.router)
 api.add_router("/station", link.router)
 

@@ -17,6 +17,7 @@ from fleetui.fleet.actions.archive import list_references, refuse_deletion
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment
+from fleetui.learning.looks import folder_of
 from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Export, Run
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def delete_dataset(*, dataset: Dataset, user: access.Acting, source: str = "serv
     record_act(lab=dataset.lab, kind="dataset_deleted", user=user, details={"dataset": dataset.name}, source=source)
     exports = [export.file for export in Export.objects.filter(dataset__in=versions)]
     prepared = [settings.DATA / "prepared" / str(each.pk) for each in found]
-    for place in (*(each.file for each in found if each.path), *prepared, *exports):
+    looked = [folder_of(each) for each in found]
+    for place in (*(each.file for each in found if each.path), *prepared, *exports, *looked):
         _remove_on_commit(place)
     DatasetEpisode.objects.filter(dataset__in=versions).delete()
     versions.update(parent=None)  # they go together

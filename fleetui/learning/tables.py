@@ -125,3 +125,37 @@ def _parquet(columns: dict[str, pa.Array]) -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.table(columns), sink, compression="snappy")
     return sink.getvalue()
+
+
+def steps_of(episode: Episode) -> dict[str, Any]:
+    """What the page of an episode draws. Of each signal there is a number an observation, of the action one less."""
+    body = episode.body
+    signals = []
+    for key, array in episode.observations.items():
+        if array.dtype != np.uint8:
+            feature = body.observation.get(key) if body else None
+            signals.append(_signals(key, array, feature.names if feature else (), feature.units if feature else ()))
+    signals.append(
+        _signals("action", episode.actions, body.action.names if body else (), body.action.units if body else ())
+    )
+    return {
+        "fps": episode.fps,
+        "steps": episode.steps,
+        "threshold": episode.threshold,
+        "d": _known(episode.steps_to_go),
+        "actors": episode.actors.tolist(),
+        "signals": signals,
+    }
+
+
+def _signals(key: str, array: np.ndarray, names: tuple[str, ...], units: tuple[str, ...]) -> dict[str, Any]:
+    """Of [T, n]."""
+    if len(names) != array.shape[1]:
+        names, units = tuple(map(str, range(array.shape[1]))), ()
+    values = [_known(array[:, i]) for i in range(array.shape[1])]
+    return {"key": key, "names": list(names), "units": list(units), "values": values}
+
+
+def _known(values: np.ndarray) -> list[float | None]:
+    """JSON knows no NaN."""
+    return [round(float(value), 5) if np.isfinite(value) else None for value in values]
