@@ -34,14 +34,10 @@ DEGREES_ROUNDED = 10.0  # a range in degrees, so that calibrating anew does not 
 FULL_ARM = 6  # joints, from which on a hand can turn about every axis
 
 
-class Robot(Protocol):
-    """What is used of lerobot.robots.Robot."""
+class Device(Protocol):
+    """What LeRobot's robots and teleoperators have in common, as far as it is used."""
 
     name: str
-
-    @property
-    def observation_features(self) -> Mapping[str, Any]:
-        """float of each number, (height, width, channels) of each camera, by name."""
 
     @property
     def action_features(self) -> Mapping[str, Any]:
@@ -58,41 +54,29 @@ class Robot(Protocol):
     def connect(self, calibrate: bool = True) -> None:
         """Open its bus and configure its motors."""
 
+    def disconnect(self) -> None:
+        """Torque off, where its configuration says so, and close its bus."""
+
+
+class Robot(Device, Protocol):
+    """What is used of lerobot.robots.Robot."""
+
+    @property
+    def observation_features(self) -> Mapping[str, Any]:
+        """float of each number, (height, width, channels) of each camera, by name."""
+
     def get_observation(self) -> Mapping[str, Any]:
         """What it senses, by name."""
 
     def send_action(self, action: dict[str, float]) -> Any:
         """Tell its motors where to go, by name."""
 
-    def disconnect(self) -> None:
-        """Torque off, where its configuration says so, and close its bus."""
 
-
-class LeaderDevice(Protocol):
+class LeaderDevice(Device, Protocol):
     """What is used of lerobot.teleoperators.Teleoperator."""
-
-    name: str
-
-    @property
-    def action_features(self) -> Mapping[str, Any]:
-        """float of each number, by name."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether its bus is open."""
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether its motors know their ranges."""
-
-    def connect(self, calibrate: bool = True) -> None:
-        """Open its bus."""
 
     def get_action(self) -> Mapping[str, float]:
         """Where it is, by the names of the robot's action."""
-
-    def disconnect(self) -> None:
-        """Close its bus."""
 
 
 class CameraDevice(Protocol):

@@ -34,9 +34,7 @@ router = Router(auth=SESSION, tags=["lab"])
 # Assignments
 
 
-class AssignmentBody(Schema):
-    task: str
-    stations: list[str] = Field(default_factory=list)
+class AssignmentWishes(Schema):
     any: int | None = None
     parent: int | None = None
     episodes: int | None = None
@@ -45,19 +43,16 @@ class AssignmentBody(Schema):
     priority: str = "normal"
     not_before: AwareDatetime | None = None
     repeats: str = ""
+
+
+class AssignmentBody(AssignmentWishes):
+    task: str
+    stations: list[str] = Field(default_factory=list)
     time_zone: str | None = None  # of what repeats; None: that of who asks
 
 
-class AssignmentChanges(Schema):
+class AssignmentChanges(AssignmentWishes):
     stations: list[str] | None = None
-    any: int | None = None
-    parent: int | None = None
-    episodes: int | None = None
-    hours: float | None = None
-    target_success: float | None = None
-    priority: str = "normal"
-    not_before: AwareDatetime | None = None
-    repeats: str = ""
     time_zone: str = "UTC"
 
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.conftest import new_fleet
+
 LAB = "/labs/main"
 WAIT_MS = 20_000
 # As the button does it: what is drawn on a canvas has to be told.
@@ -48,6 +50,21 @@ def api(page, method, path, body=None):
         }""",
         [method, f"/api{LAB}/{path}", body],
     )
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    """The module's own, for tests that can't leave it as they found it."""
+    with new_fleet(1) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def page(fleet, browser):
+    """Its manager's."""
+    page = new_page(browser, fleet.url, fleet.logins["manager"])
+    yield page
+    close_page(page)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,8 @@ from playwright.sync_api import expect
 
 from robots.cameras import Cameras
 from robots.embodiments import IMAGES, STATE, Camera, picture
-from tests.browser.conftest import close_page, new_page
 from tests.browser.own_robot import OwnRobot, joined
 from tests.browser.test_control import wait_until
-from tests.conftest import new_fleet
 from tests.robots.fake_so101 import POSITIONS, FakeSO101
 
 LAB = "/labs/main"
@@ -80,19 +78,6 @@ class FilmedRobot(OwnRobot):
 
     def show(self):
         self.cameras.show()
-
-
-@pytest.fixture(scope="module")
-def fleet():
-    with new_fleet(1) as fleet:
-        yield fleet
-
-
-@pytest.fixture(scope="module")
-def page(fleet, browser):
-    page = new_page(browser, fleet.url, fleet.logins["manager"])
-    yield page
-    close_page(page)
 
 
 @pytest.fixture(scope="module")

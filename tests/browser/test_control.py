@@ -27,7 +27,7 @@ from robots.protocol import Command
 from tests.browser.conftest import close_page, new_page
 from tests.browser.own_robot import OwnRobot, joined
 from tests.chromium import find_chromium
-from tests.conftest import free_port, new_fleet
+from tests.conftest import free_port
 from tests.robots.station_fakes import FakeWorld
 
 WAIT_MS = 20_000
@@ -89,12 +89,6 @@ class WatchedStation(OwnRobot):
         if isinstance(message, Command) and message.name == "drive":
             self.heard[message.id] = time.time()
         super().hear(message, received_at)
-
-
-@pytest.fixture(scope="module")
-def fleet():
-    with new_fleet(1) as fleet:
-        yield fleet
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from playwright.sync_api import expect
 
 from robots.embodiments import STATE
 from robots.episodes import ACTORS, Episode, read_episodes, stacked, write_episodes
-from tests.browser.conftest import LAB, api, close_page, new_page
+from tests.browser.conftest import LAB, api
 from tests.browser.own_robot import add_station
 from tests.browser.test_control import state_is, wait_until
-from tests.conftest import ROOT, new_fleet
+from tests.conftest import ROOT
 from tests.robots.fake_so101 import FakeSO101
 
 WAIT_MS = 60_000
@@ -55,21 +55,6 @@ def shown(family, number):
         purpose="demonstration",
         fps=30.0,
     )
-
-
-@pytest.fixture(scope="module")
-def fleet():
-    with new_fleet(1) as fleet:
-        yield fleet
-
-
-@pytest.fixture(scope="module")
-def page(fleet, browser):
-    """The manager's."""
-    page = new_page(browser, fleet.url, fleet.logins["manager"])
-    page.set_default_timeout(WAIT_MS)
-    yield page
-    close_page(page)
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ from robots.episodes import write_episodes
 from robots.protocol import Assignment
 from robots.real_robot import RealRobot
 from robots.worlds.language_table import LANGUAGE_TABLE
-from tests.browser.conftest import LAB, api, close_page, new_page
+from tests.browser.conftest import LAB, api
 from tests.browser.own_robot import OwnRobot, joined
-from tests.conftest import new_fleet
 
 WAIT_MS = 60_000
 # Nobody here knows this body; that its shapes are those of a table spares the test a simulator of its own.
@@ -41,21 +40,6 @@ class ToldArm(OwnRobot):
         super().hear(message, received_at)
         if isinstance(message, Assignment) and self.orders.task is not None:
             self.told.set()
-
-
-@pytest.fixture(scope="module")
-def fleet():
-    with new_fleet(1) as fleet:
-        yield fleet
-
-
-@pytest.fixture(scope="module")
-def page(fleet, browser):
-    """The manager's."""
-    page = new_page(browser, fleet.url, fleet.logins["manager"])
-    page.set_default_timeout(WAIT_MS)
-    yield page
-    close_page(page)
 
 
 @pytest.fixture(scope="module")
