@@ -184,6 +184,7 @@ def known(lab, sft_run, improve_run):
         "datasets": str(sft_run.dataset_id),
         "episodes": episode.uuid,
         "frames": "0",
+        "imports": "1",
         "position": "0",  # of an episode in a dataset
         "role": "policy",  # of a checkpoint's file
         "assignments": str(improve_run.assignments.get().pk),
