@@ -40,6 +40,7 @@ ACTS = (
     ("Add a station", "new_station", "", "create_station"),
     ("Generate a dataset", "datasets", "#generate", "generate_dataset"),
     ("Upload a dataset", "datasets", "#upload", "upload_dataset"),
+    ("Import a LeRobot dataset", "datasets", "#import", "upload_dataset"),
     ("Assign a task", "tasks", "#assign", "assign"),
     ("Make a task", "tasks", "#task", "create_task"),
     ("Invite someone", "people", "#invite", "manage_people"),

@@ -194,6 +194,11 @@ def known(lab, sft_run, improve_run):
         "datasets": str(sft_run.dataset_id),
         "imports": str(coming.pk),
         "exports": str(going.pk),
+        "alarms": "1",
+        "promotions": "1",
+        "comparisons": "1",
+        "spot-checks": "1",
+        "reward-models": str(sft_run.newest_checkpoint("reward_model").uuid),
         "episodes": episode.uuid,
         "frames": "0",
         "position": "0",  # of an episode in a dataset

@@ -271,22 +271,23 @@ def evil_tar(name, kind=tarfile.REGTYPE, link=""):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("make", "said"),
     [
-        (b"no archive at all", "no .zip or .tar"),
-        (evil_zip("../../out"), "leads out"),
-        (evil_zip("/etc/out"), "leads out"),
-        (evil_zip("a\\b"), "can't be kept"),
-        (evil_zip("link", b"/etc/passwd", 0o120777), "a link"),
-        (evil_tar("../out"), "leads out"),
-        (evil_tar("link", tarfile.SYMTYPE, "/etc/passwd"), "a link"),
-        (evil_tar("hard", tarfile.LNKTYPE, "/etc/passwd"), "a link"),
-        (evil_tar("device", tarfile.CHRTYPE), "a device"),
-        (evil_zip("bomb", bytes(150 * 2**20)), "times its size"),
-        (evil_zip("readme.txt"), "meta/info.json is missing"),
+        (lambda: b"no archive at all", "no .zip or .tar"),
+        (lambda: evil_zip("../../out"), "leads out"),
+        (lambda: evil_zip("/etc/out"), "leads out"),
+        (lambda: evil_zip("a\\b"), "can't be kept"),
+        (lambda: evil_zip("link", b"/etc/passwd", 0o120777), "a link"),
+        (lambda: evil_tar("../out"), "leads out"),
+        (lambda: evil_tar("link", tarfile.SYMTYPE, "/etc/passwd"), "a link"),
+        (lambda: evil_tar("hard", tarfile.LNKTYPE, "/etc/passwd"), "a link"),
+        (lambda: evil_tar("device", tarfile.CHRTYPE), "a device"),
+        (lambda: evil_zip("bomb", bytes(150 * 2**20)), "times its size"),
+        (lambda: evil_zip("readme.txt"), "meta/info.json is missing"),
     ],
 )
-def test_a_bad_archive_leaves_nothing(lab, settings, content, said):
+def test_a_bad_archive_leaves_nothing(lab, settings, make, said):
+    content = make()
     row = work(send(lab, content))
     assert row.state == "failed" and said in row.error
     nothing_stays(row, settings)

@@ -94,10 +94,9 @@ function mark(input, value) {
 }
 function sayMarks() {
   if (!start) return;
-  const share = (value) => `${100 * Math.min(1, Math.max(0, Number(value) / last))}%`;
-  $("#scrub").style.setProperty("--from", share(start.value));
-  $("#scrub").style.setProperty("--to", share(stop.value));
-  $("#scrub").classList.toggle("marked", Number(start.value) > 0 || Number(stop.value) < last);
+  const share = (value) => String(Math.min(1, Math.max(0, Number(value) / last)));
+  $("#signals").style.setProperty("--from", share(start.value));
+  $("#signals").style.setProperty("--to", share(stop.value));
 }
 const begin = () => mark(start, Math.min(player.at, last - 1));
 const end = () => mark(stop, Math.max(player.at, 1));
