@@ -4,6 +4,7 @@ Success is always the true success of evaluation episodes with its Wilson band, 
 stations; detected success is no curve here.
 """
 
+from collections.abc import Sequence
 from statistics import quantiles
 from typing import Any
 
@@ -43,18 +44,8 @@ def success_curves(runs: list[dict[str, Any]], theme: str = "light") -> go.Figur
         if not points:
             continue
         xs = [point["practice_episodes"] for point in points]
-        band = [point["high"] for point in points] + [point["low"] for point in reversed(points)]
-        figure.add_scatter(
-            x=xs + xs[::-1],
-            y=band,
-            fill="toself",
-            fillcolor=_translucent(colour, 0.13),
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=run["name"],
-        )
+        low, high = ([point[end] for point in points] for end in ("low", "high"))
+        _add_band(figure, run["name"], xs, low, high, colour)
         level = points[0]["successes"] / points[0]["n"]
         figure.add_scatter(
             x=[xs[0], max(xs[-1], 1)],
@@ -87,6 +78,23 @@ def success_curves(runs: list[dict[str, Any]], theme: str = "light") -> go.Figur
 def _known(run: dict[str, Any]) -> list[dict[str, Any]]:
     """The evaluations on stations of which something is known."""
     return [each for each in run.get("stations", ()) if each["known"]]
+
+
+def _add_band(
+    figure: go.Figure, name: str, xs: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str
+) -> None:
+    """What lies between two lines over the same xs, tinted; it hides with its run in the legend."""
+    figure.add_scatter(
+        x=[*xs, *reversed(xs)],
+        y=[*high, *reversed(low)],
+        fill="toself",
+        fillcolor=_translucent(colour, 0.13),
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=name,
+    )
 
 
 def _add_stations(figure: go.Figure, name: str, shown: list[dict[str, Any]], colour: str) -> None:
@@ -167,17 +175,8 @@ def episode_lengths(runs: list[dict[str, Any]], theme: str = "light") -> go.Figu
             versions.setdefault(episode["version"] or 0, []).append(episode["steps"])
         xs = sorted(versions)
         spread = [_quartiles(versions[version]) for version in xs]
-        figure.add_scatter(
-            x=xs + xs[::-1],
-            y=[high for _, _, high in spread] + [low for low, _, _ in reversed(spread)],
-            fill="toself",
-            fillcolor=_translucent(colour, 0.13),
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=run["name"],
-        )
+        low, high = [low for low, _, _ in spread], [high for _, _, high in spread]
+        _add_band(figure, run["name"], xs, low, high, colour)
         figure.add_scatter(
             x=xs,
             y=[middle for _, middle, _ in spread],

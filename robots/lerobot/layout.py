@@ -57,6 +57,7 @@ OWN_EPISODE = {
     "started_at": pa.float64(),
     "fps": pa.float64(),
     "interventions": pa.int64(),
+    "weight": pa.float64(),
 }
 MISSING = f"{OWN}/missing_cameras"  # list<string>: of these black pictures stand in the video
 # What was observed at the end, after the last action: a dataset has a row for each action, so it has no row for it.
@@ -190,7 +191,7 @@ def filled(template: str, **values: int | str) -> str:
 def place_of(folder: Path, name: str) -> Path:
     """Where a file of the dataset lies; LeRobotError where its name, or a link on the way, leads out of the folder."""
     parts = name.split("/")
-    if name.startswith("/") or "\\" in name or not name.isprintable() or ".." in parts or "" in parts:
+    if "\\" in name or not name.isprintable() or ".." in parts or "" in parts:
         raise LeRobotError(
             Code.PATH_LEAVES,
             f"The path {shown(name)} is refused: it must stay within the dataset's folder, in plain names. Put the "

@@ -9,6 +9,8 @@ import pytest
 from django.urls import URLResolver, get_resolver
 from playwright.sync_api import expect
 
+from tests.browser.conftest import api
+
 LAB = "/labs/main"
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 RECIPES = {
@@ -179,20 +181,6 @@ def people(opened):
         return pages[role]
 
     return page_of
-
-
-def api(page, method, path, body=None):
-    """As a script of this user would call it, from a page of the site."""
-    return page.evaluate(
-        """async ([method, url, body]) => {
-            const token = document.querySelector("[name=csrfmiddlewaretoken]").value;
-            const headers = { "Content-Type": "application/json", "X-CSRFToken": token };
-            const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
-            if (!answer.ok) throw new Error(await answer.text());
-            return answer.json();
-        }""",
-        [method, f"/api{LAB}/{path}", body],
-    )
 
 
 def wait_for(page, found, seconds, said):

@@ -110,6 +110,18 @@ def test_without_statistics_the_range_is_of_the_rows(made, tmp_path):
     assert open_dataset(folder).body.action == open_dataset(made["v3.0"]).body.action
 
 
+def test_the_range_is_what_the_statistics_tell(spoilt):
+    told = {"action": {"min": [-100.0] * 6, "max": [100.0] * 6}}
+    for version in ("v3.0", "v2.1"):
+        folder = spoilt(version)
+        (folder / "meta/stats.json").write_text(json.dumps(told))
+        write_lines(folder / "meta/episodes_stats.jsonl", [{"episode_index": i, "stats": told} for i in range(3)])
+        if version == "v2.1":
+            (folder / "meta/stats.json").unlink()
+        assert open_dataset(folder).body.action.high == (110.0,) * 6
+        shutil.rmtree(folder)
+
+
 def test_pictures_are_made_smaller_when_asked(made, tmp_path):
     dataset = open_dataset(made["v3.0"], picture_width=16)
     assert dataset.body.pictures["front"].shape == (12, 16, 3)
@@ -504,6 +516,18 @@ def test_a_broken_camera_alone_is_left_out(spoilt):
         LeRobotError, match=r"episode 2, field observation\.images\.wrist: The video can't be used: FFmpeg"
     ):
         dataset.episode(2)
+
+
+def test_a_video_names_no_other_file(spoilt):
+    """FFmpeg opens whatever a list of files names, unless it is told that this is an MP4."""
+    folder = spoilt()
+    (folder / WRIST).rename((folder / WRIST).with_name("other.mp4"))
+    (folder / WRIST).write_text("ffconcat version 1.0\nfile other.mp4\n")
+    with av.open(str(folder / WRIST)) as container:
+        assert container.streams.video[0].width == 32
+    assert (Code.VIDEO_BROKEN, "ask") in found(folder)
+    with pytest.raises(LeRobotError, match="FFmpeg can't read it"):
+        open_dataset(folder).episode(0, cameras=["wrist"])
 
 
 def test_an_episode_of_one_row_is_left_out(tmp_path):

@@ -13,15 +13,8 @@ from robots.protocol import Code, to_json
 from robots.rules import RULES
 from robots.station import Station
 from robots.termination import chance_of_success
-from tests.robots.station_fakes import Clock, FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
+from tests.robots.station_fakes import ASSIGNMENT, Clock, FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
 
-ASSIGNMENT = {
-    "type": "assignment",
-    "assignment": 1,
-    "run": 1,
-    "task": {"name": "block2block", "time_limit_steps": 20},
-    "purpose": "practice",
-}
 _ids = itertools.count()
 
 
