@@ -197,8 +197,8 @@ def known(lab, sft_run, improve_run):
         "alarms": "1",
         "promotions": "1",
         "comparisons": "1",
-        "spot-checks": "1",
-        "reward-models": str(sft_run.newest_checkpoint("reward_model").uuid),
+        "checks": "1",
+        "models": str(sft_run.newest_checkpoint("reward_model").uuid),
         "episodes": episode.uuid,
         "frames": "0",
         "position": "0",  # of an episode in a dataset
@@ -253,7 +253,9 @@ async def test_no_path_part_and_no_parameter_gives_a_5xx(lab, known, recording):
     methods = {}
     for route in pages:
         path = fill(route, as_meant(route, known))
-        assert (await visitor.ask(path)).status_code in (200, 302, 405), path
+        assert (await visitor.ask(path)).status_code in (200, 302, 405, 422), (
+            path
+        )  # 422: it wants parameters, and says so
         names, before = queries.setdefault(route, set()), None
         while before != names:  # some parameters are read only where others are given
             before = set(names)

@@ -138,7 +138,6 @@ def test_a_detector_that_takes_everything_for_done_is_not_believed_about_it():
     assert bench.state == "practising"
 
 
-
 def test_a_time_limit_is_not_a_success():
     bench = Bench().practise(time_limit_steps=5)
     (episode,) = bench.until_episodes(1)
