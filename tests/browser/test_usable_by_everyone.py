@@ -243,6 +243,7 @@ def furnished(people):
     page.goto(f"{LAB}/people")
     page.get_by_label("Role", exact=True).select_option("viewer")
     page.get_by_role("button", name="Make an invitation").click()
+    invitation = page.locator("#link").inner_text()
     kept = {each["role"]: each["id"] for each in api(page, "GET", f"runs/{sft}")["checkpoints"]}
     page.goto(f"{LAB}/sweeps/new?kind=sft&like={sft}")
     page.get_by_label("Setting 1").select_option("batch")
@@ -256,7 +257,7 @@ def furnished(people):
         "studio": f"{LAB}/reward-models/{kept['reward_model']}/studio",
         "playground": f"{LAB}/playground?episode={episode['uuid']}&step=1",
         "sweep": f"{LAB}/sweeps/1",
-        "invitation": page.locator("#link").inner_text(),
+        "invitation": invitation,
         "token": token,
         "assignment": f"{LAB}/tasks/assignments/{assignment}",
         "episode": f"{LAB}/episodes/{episode['uuid']}",
