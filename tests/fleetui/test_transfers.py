@@ -473,7 +473,7 @@ def test_a_download_goes_on_where_it_was_interrupted(lab, mine):
 
     def get(**headers):
         answer = client.get(address, headers=headers)
-        body = answer.getvalue()
+        body = b"".join(answer) if answer.streaming else answer.content
         return answer.status_code, body, answer.headers
 
     status, body, headers = get()
