@@ -47,7 +47,9 @@ ALLOWED: dict[str, set[str]] = {
     "label_episode": {"supervisor", "manager"},  # say whether it was a true success
     "add_correction": {"supervisor", "researcher", "manager"},
     "generate_dataset": {"researcher", "manager"},
-    "upload_dataset": {"researcher", "manager"},
+    "upload_dataset": {"researcher", "manager"},  # or import one
+    "edit_dataset": {"researcher", "manager"},  # make versions of one, or one of stored episodes
+    "export_dataset": {"supervisor", "researcher", "manager"},
     "launch_run": {"researcher", "manager"},
     "control_run": {"researcher", "manager"},  # cancel, pause, resume
     "promote_checkpoint": {"researcher", "manager"},  # and publish a threshold, and go back
@@ -73,7 +75,9 @@ SAID = {
     "label_episode": "mark episodes as true successes or failures",
     "add_correction": "add corrections to a dataset",
     "generate_dataset": "generate datasets",
-    "upload_dataset": "upload datasets",
+    "upload_dataset": "upload or import datasets",
+    "edit_dataset": "edit, split, merge or make datasets",
+    "export_dataset": "export datasets",
     "launch_run": "launch runs",
     "control_run": "cancel, pause or resume runs",
     "promote_checkpoint": "promote checkpoints and publish thresholds",

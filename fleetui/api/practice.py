@@ -14,10 +14,10 @@ from pydantic import AwareDatetime, Field
 from fleetui import access
 from fleetui.access import NotFound, PersonRequest
 from fleetui.answers import JsonAnswer, answer_file
+from fleetui.api.datasets import DatasetRow
 from fleetui.api.doors import DATA, LAUNCH, READ, SESSION
 from fleetui.api.files import FILE, FILE_EXTRA
 from fleetui.api.fleet import EpisodeRow
-from fleetui.api.learning import DatasetRow
 from fleetui.api.shape import ERRORS, ONCE_EXTRA, Moment, Pages, Problem, Rows, Uuid, once, or_problem, source_of
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import episodes as episode_actions

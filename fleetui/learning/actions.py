@@ -18,7 +18,7 @@ from typing import Any, TypedDict, Unpack
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -31,6 +31,7 @@ from fleetui.fleet.bodies import what_changed
 from fleetui.fleet.models import Episode, Lab
 from fleetui.fleet.names import checked_name, shown
 from fleetui.learning import selectors
+from fleetui.learning.listing import list_root
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from fleetui.learning.signals import run_moved
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
@@ -38,6 +39,7 @@ from robots.atomic_files import replacing, write_atomically
 from robots.embodiments import EMBODIMENTS, differences, get_embodiment
 from robots.episodes import LARGEST_UPLOAD, EpisodeError, read_episodes, write_episodes
 from robots.episodes import Episode as RecordedEpisode
+from robots.lerobot.assembling import facts_of
 from robots.tasks import TASKS
 from robots.worlds import WORLDS
 from training.methods.registry import Method, recipe_from_json
@@ -83,7 +85,7 @@ def recognise_folder() -> bool:
 # Datasets
 
 
-def _new_dataset(lab: Lab, name: str, **fields: Any) -> Dataset:
+def new_dataset(lab: Lab, name: str, **fields: Any) -> Dataset:
     name = checked_name(name, "dataset")
     try:
         with transaction.atomic():
@@ -134,7 +136,7 @@ def generate_dataset(
         problems["seed"] = "The seed must be 0 to 2147483647."
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
-    dataset = _new_dataset(
+    dataset = new_dataset(
         lab,
         name,
         families=list(families),
@@ -142,6 +144,7 @@ def generate_dataset(
         episodes=episodes,
         created_by=access.person_of(user),
         seed=seed,
+        origin={"by": "script", "families": list(families), "seed": seed},
     )
     Dataset.objects.filter(pk=dataset.pk).update(path=f"datasets/{dataset.pk}.safetensors")
     dataset.refresh_from_db()
@@ -176,7 +179,7 @@ def upload_dataset(*, lab: Lab, user: access.Acting, name: str, body: bytes, sou
                 f"{episodes[0].embodiment}; send one file per embodiment."
             )
     with transaction.atomic():
-        dataset = _new_dataset(
+        dataset = new_dataset(
             lab,
             name,
             families=sorted({episode.task for episode in episodes}),
@@ -186,11 +189,14 @@ def upload_dataset(*, lab: Lab, user: access.Acting, name: str, body: bytes, sou
             steps=sum(episode.steps for episode in episodes),
             state="ready",
             progress=1.0,
+            origin={"by": "upload"},
         )
         dataset.path = f"datasets/{dataset.pk}.safetensors"
         Dataset.objects.filter(pk=dataset.pk).update(path=dataset.path)
         dataset.file.parent.mkdir(parents=True, exist_ok=True)
         write_episodes(dataset.file, episodes)
+        list_root(dataset=dataset, facts=(facts_of(each, index) for index, each in enumerate(episodes)))
+        dataset.refresh_from_db()
         _record_dataset(dataset, "dataset_uploaded", user, episodes=len(episodes), source=source)
     return dataset
 
@@ -210,8 +216,8 @@ def extend_corrections(
 ) -> tuple[Dataset, bool]:
     """What a person drove joins the known dataset of corrections; without one, or where it takes no more, a new one.
 
-    A dataset that a run has used stays as it was: the new one begins with all that it held. Returns the dataset that
-    has it now, and whether that replaces the known one.
+    A dataset that a run has used, or of which somebody made another version, stays as it was: the new one begins with
+    all that it held. Returns the dataset that has it now, and whether that replaces the known one.
     """
     access.check(user, lab, "add_correction")
     (fresh,) = _read_recorded(episode.file, str(episode))
@@ -222,12 +228,19 @@ def extend_corrections(
             [],
         )  # another body, or as it no longer is, or a file too large to be written anew at each click
     dataset = known
-    if dataset is None or dataset.runs.exists() or dataset.corrected_runs.exists():
+    if dataset is None or _is_used(dataset):
         first = f"Corrections of {lab.name}"[:70]
         taken = set(Dataset.objects.filter(lab=lab, name__startswith=first).values_list("name", flat=True))
         names = itertools.chain([first], (f"{first} {number}" for number in itertools.count(2)))
         name = next(name for name in names if name not in taken)
-        dataset = _new_dataset(lab, name, created_by=access.person_of(user), state="ready", progress=1.0)
+        dataset = new_dataset(
+            lab,
+            name,
+            created_by=access.person_of(user),
+            state="ready",
+            progress=1.0,
+            origin={"by": "corrections"},
+        )
         dataset.path = f"datasets/{dataset.pk}.safetensors"
     episodes = [*kept, fresh]
     dataset.file.parent.mkdir(parents=True, exist_ok=True)
@@ -239,9 +252,15 @@ def extend_corrections(
         episodes=len(episodes),
         steps=sum(each.steps for each in episodes),
     )
+    list_root(dataset=dataset, facts=(facts_of(each, index) for index, each in enumerate(episodes)))
     _record_dataset(dataset, "dataset_extended", user, episode=str(episode.uuid), source=source)
     dataset.refresh_from_db()
     return dataset, known is not None and dataset != known
+
+
+def _is_used(dataset: Dataset) -> bool:
+    learned = dataset.runs.exists() or dataset.corrected_runs.exists()
+    return learned or dataset.children.exists() or dataset.sourced.exclude(dataset=dataset).exists()
 
 
 def _read_recorded(path: Path, name: str) -> list[RecordedEpisode]:
@@ -284,10 +303,38 @@ def release_dataset(*, dataset: Dataset) -> None:
     Dataset.objects.filter(pk=dataset.pk, state="generating").update(heartbeat_at=None)
 
 
-def finish_dataset(*, dataset: Dataset, episodes: int, steps: int) -> None:
-    Dataset.objects.filter(pk=dataset.pk, state="generating").update(
-        state="ready", progress=1.0, episodes=episodes, steps=steps
-    )
+@transaction.atomic
+def finish_dataset(*, dataset: Dataset, facts: Iterable[dict[str, Any]]) -> None:
+    """Its content is there; `facts` tells of each episode (robots/lerobot/assembling.py)."""
+    if Dataset.objects.filter(pk=dataset.pk, state="generating").update(state="ready", progress=1.0):
+        list_root(dataset=dataset, facts=facts)
+
+
+def claim_listing(*, dataset_id: int) -> Dataset | None:
+    """The one job that may list the episodes of a root of before; a second one gets None."""
+    now = timezone.now()
+    free = Q(heartbeat_at=None) | Q(heartbeat_at__lt=now - STALE_AFTER)
+    if not _unlisted().filter(free, pk=dataset_id).update(heartbeat_at=now):
+        return None
+    return Dataset.objects.get(pk=dataset_id)
+
+
+def beat_listing(*, dataset: Dataset) -> bool:
+    """Say that its job lives."""
+    return bool(_unlisted().filter(pk=dataset.pk).update(heartbeat_at=timezone.now()))
+
+
+def finish_listing(*, dataset: Dataset, facts: Iterable[dict[str, Any]]) -> None:
+    list_root(dataset=dataset, facts=facts)
+
+
+def fail_listing(*, dataset: Dataset, error: str) -> None:
+    """It stays as it is; what is wrong stands with it, and it is not tried again."""
+    _unlisted().filter(pk=dataset.pk).update(error=error)
+
+
+def _unlisted() -> QuerySet[Dataset]:
+    return Dataset.objects.filter(state="ready", listed=False, error="").exclude(path="")
 
 
 def fail_dataset(*, dataset: Dataset, error: str) -> None:
@@ -549,6 +596,8 @@ def requeue_stale_jobs(*, all_waiting: bool = False) -> None:
         waiting = Dataset.objects.filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=late), state="generating")
         for run_id in Run.objects.filter(state="queued").values_list("pk", flat=True):
             enqueue_on_commit("learning.run", run_id)
+        for dataset_id in _unlisted().values_list("pk", flat=True):
+            enqueue_on_commit("learning.list_dataset", dataset_id)
     for dataset_id in waiting.values_list("pk", flat=True):
         enqueue_on_commit("learning.generate_dataset", dataset_id)
 
@@ -593,6 +642,13 @@ def record_metrics(*, run: Run, lines: list[tuple[int, dict[str, Any]]]) -> bool
 
 def _moment(seconds: object) -> datetime:
     return datetime.fromtimestamp(seconds, UTC) if isinstance(seconds, (int, float)) else timezone.now()
+
+
+def show_preparation(*, run: Run, share: float) -> None:
+    """How much of its data lies in its directory."""
+    changed = {"progress": share, "phase": "preparing the data", "eta_s": None}
+    Run.objects.filter(pk=run.pk, attempt=run.attempt, state__in=Run.SUPERVISED).update(**changed)
+    send_on_commit(run.topic, RunChanged(changed))
 
 
 def record_resources(*, run: Run, resources: dict[str, Any]) -> None:

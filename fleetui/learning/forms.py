@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from django import forms
-from django.db.models import Model, QuerySet
+from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 from django.forms.boundfield import BoundField
 
 from fleetui.fleet.forms import in_words
 from fleetui.fleet.models import Lab
 from fleetui.learning.actions import scripted_families
-from fleetui.learning.models import Dataset, Run
+from fleetui.learning.models import Dataset, DatasetEpisode, Run
 from robots.tasks import TASKS
 from training.methods.registry import Method
 from training.recipes import Field, RecipeError
@@ -168,11 +168,13 @@ class DatasetForm(LaunchForm):
 
     def __init__(self, *args: Any, lab: Lab, **kwargs: Any):
         super().__init__(*args, lab=lab, **kwargs)
-        ready = lab.datasets.filter(state="ready", archived_at=None).order_by("-id")
+        # What each name shows comes first; older versions can be trained on too.
+        ready = lab.datasets.filter(state="ready", archived_at=None).order_by("-current", "-id")
         driven = lab.episodes.filter(dataset__isnull=False).values("dataset")
-        offered = {"dataset": ready, "corrections": ready.filter(pk__in=driven)}
-        offer_rows(self, "corrections", offered["corrections"], lambda row: f"{row.name} ({row.episodes})")
-        offer_rows(self, "dataset", ready, lambda row: f"{row.name} ({row.episodes} demonstrations)")
+        corrected = DatasetEpisode.objects.filter(dataset=OuterRef("pk"), purpose="correction")
+        offered = {"dataset": ready, "corrections": ready.filter(Q(pk__in=driven) | Exists(corrected))}
+        offer_rows(self, "corrections", offered["corrections"], lambda row: f"{row} ({row.episodes})")
+        offer_rows(self, "dataset", ready, lambda row: f"{row} ({row.episodes} demonstrations)")
         for name, rows in offered.items():
             asked = self.initial.get(name)
             if asked and not rows.filter(pk=asked).exists():

@@ -18,7 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,11 +31,12 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 from fleetui.embedded import end_with_parent
 from fleetui.fleet.models import Episode
 from fleetui.learning import actions, comparisons, curves, selectors, sweeps
-from fleetui.learning.models import Checkpoint, Comparison, Dataset, Run
+from fleetui.learning.models import Checkpoint, Comparison, Dataset, DatasetEpisode, Run
 from fleetui.learning.resources import EVERY_S, Measuring
 from robots import strict_json
 from robots.atomic_files import link_to, write_atomically
-from robots.episodes import read_episodes
+from robots.episodes import EpisodeFile
+from robots.lerobot.assembling import facts_of
 from training.methods.registry import ROLES
 from training.run_dir import RunDir, RunError
 
@@ -169,6 +171,12 @@ def run_job(run_id: int) -> None:
     except DATABASE_AWAY as error:
         # The database went away, not the run: without a heartbeat the watch finds it, and it goes on where it was.
         log.error("run %s is left to the next job, the database is away: %s", run_id, first_line(error))
+    except Interrupted:
+        actions.release_run(run=run)
+    except ChildFailed as error:
+        reason = f"The data that it learns from could not be put together.\n{error}"
+        if not (error.killed and actions.retry_run(run=run, deaths=run.deaths + 1)):
+            actions.finish_run(run=run, state="failed", error=reason, attempt=run.attempt)
     except (RunError, OSError) as error:
         log.exception("run %s", run_id)
         actions.finish_run(run=run, state="failed", error=f"Its directory can't be used: {error}", attempt=run.attempt)
@@ -205,14 +213,14 @@ class Supervision:
         self.measured_at = self.summed_at = 0.0
 
     def carry_out(self) -> None:
-        self.prepare()
-        self.end_leftover()
-        with open(self.dir.path / "log.txt", "ab") as output:
-            self.child = start_child(training_command(self.run), output, stdout=output)
-        (self.dir.path / "pid").write_text(str(self.child.pid))
-        self.measuring = Measuring(self.child.pid, self.dir.path, self.run.resources)
         held = copy.copy(self.run)  # as this attempt holds it, whatever the job's own thread reads anew
         with Heartbeat(lambda: actions.heartbeat_run(run=held)) as heartbeat:
+            self.prepare()
+            self.end_leftover()
+            with open(self.dir.path / "log.txt", "ab") as output:
+                self.child = start_child(training_command(self.run), output, stdout=output)
+            (self.dir.path / "pid").write_text(str(self.child.pid))
+            self.measuring = Measuring(self.child.pid, self.dir.path, self.run.resources)
             while not self.follow(heartbeat):
                 stopping.wait(TICK_S)
 
@@ -268,7 +276,13 @@ class Supervision:
 
     def list_data(self) -> dict[str, Path]:
         """The demonstrations and corrections that it learns from: name in the run directory -> the file."""
-        return {f"{each.pk}.safetensors": each.file for each in self.run.demonstrations}
+        found = {}
+        for each in self.run.demonstrations:
+            files = files_to_learn_from(each, lambda share: actions.show_preparation(run=self.run, share=share))
+            for file in files:
+                name = f"{each.pk}.safetensors" if file == each.file else f"{each.pk}-{file.name}"
+                found[name] = file
+        return found
 
     def list_start(self) -> dict[str, Path]:
         """The weights that it begins with, likewise: the policy and the reward model of its parent."""
@@ -488,7 +502,9 @@ def generate_dataset_job(dataset_id: int) -> None:
         return
     try:
         with Heartbeat(lambda: actions.beat_dataset(dataset=dataset)):
-            demonstrate(dataset)
+            demonstrate(dataset) if dataset.origin.get("by") != "episodes" else gather(dataset)
+    except Interrupted:
+        actions.release_dataset(dataset=dataset)
     except DATABASE_AWAY as error:
         # Without a heartbeat the watch finds it, and it is made anew: the same seed gives the same file.
         log.error("dataset %s is left to the next job, the database is away: %s", dataset_id, first_line(error))
@@ -515,14 +531,23 @@ def demonstrate(dataset: Dataset) -> None:
         reason = "\n".join([f"The demonstrator {how_it_ended(child.returncode)}", *words])
         actions.fail_dataset(dataset=dataset, error=reason)
     else:
-        episodes = read_episodes(dataset.file)
-        steps = sum(episode.steps for episode in episodes)
-        actions.finish_dataset(dataset=dataset, episodes=len(episodes), steps=steps)
+        actions.finish_dataset(dataset=dataset, facts=facts_of_file(dataset.file))
+
+
+def facts_of_file(path: Path) -> Iterator[dict[str, Any]]:
+    """Of each episode of a file, one in memory at a time."""
+    file = EpisodeFile(path)
+    for number in range(len(file)):
+        yield facts_of(file.episode(number), number)
 
 
 def follow_demonstrations(dataset: Dataset, child: subprocess.Popen[bytes]) -> None:
+    follow_child(child, lambda share: actions.advance_dataset(dataset=dataset, progress=share))
+
+
+def follow_child(child: subprocess.Popen[bytes], tell: Callable[[float], None]) -> None:
     """Its progress lines, until it ends; a thread ends it when the worker stops."""
-    assert child.stdout is not None  # demonstrate() gave it a pipe
+    assert child.stdout is not None  # whoever started it gave it a pipe
     over = threading.Event()
 
     def end_with_worker() -> None:
@@ -545,12 +570,144 @@ def follow_demonstrations(dataset: Dataset, child: subprocess.Popen[bytes]) -> N
             except (ValueError, KeyError, TypeError, ZeroDivisionError):
                 continue  # a warning that some library printed
             try:
-                actions.advance_dataset(dataset=dataset, progress=share)
+                tell(share)
             except DATABASE_AWAY:
                 connection.close()  # the next line says it again
         child.wait()
     finally:
         over.set()
+
+
+def gather(dataset: Dataset) -> None:
+    """A dataset of stored episodes: its rows name them."""
+    rows = list(dataset.rows.order_by("position"))
+    paths = dict(Episode.objects.filter(lab=dataset.lab_id).in_bulk([row.uuid for row in rows]))
+    if lost := [row.uuid for row in rows if row.uuid not in paths or not paths[row.uuid].file.is_file()]:
+        raise FileNotFoundError(f"the file of episode {lost[0]} is missing")
+    facts = settings.DATA / "datasets" / f"{dataset.pk}.facts"
+    plan = {
+        "into": "folder",
+        "target": str(dataset.file),
+        "facts": str(facts),
+        "sources": [{"path": str(paths[row.uuid].file)} for row in rows],
+        "episodes": [{"source": i, "index": 0, "weight": row.weight} for i, row in enumerate(rows)],
+        "body": dataset.body,
+        "quality": "lossless",
+    }
+    try:
+        assemble(plan, lambda share: actions.advance_dataset(dataset=dataset, progress=share))
+        made = read_facts(facts)[1]
+        # Its episodes lie in the new folder in the order of the rows.
+        actions.finish_dataset(dataset=dataset, facts=[each | {"index": i} for i, each in enumerate(made)])
+    finally:
+        facts.unlink(missing_ok=True)
+
+
+@shared_task(name="learning.list_dataset")
+def list_dataset_job(dataset_id: int) -> None:
+    """A root of before gets its rows."""
+    if stopping.is_set() or not owns_folder():
+        return
+    dataset = actions.claim_listing(dataset_id=dataset_id)
+    if dataset is None:
+        return
+    try:
+        with Heartbeat(lambda: actions.beat_listing(dataset=dataset)):
+            actions.finish_listing(dataset=dataset, facts=list(facts_of_file(dataset.file)))
+    except DATABASE_AWAY as error:
+        log.error(
+            "the episodes of dataset %s are listed later, the database is away: %s", dataset_id, first_line(error)
+        )
+    except Exception as error:
+        log.exception("listing dataset %s", dataset_id)
+        reason = f"Its episodes can't be listed ({type(error).__name__}: {error}). Restore its file in the data folder."
+        actions.fail_listing(dataset=dataset, error=reason)
+
+
+# What is put together of episodes
+
+
+class Interrupted(Exception):
+    """The worker goes down; the next one does it again."""
+
+
+class ChildFailed(Exception):
+    """A child process ended without having done its work; the text is why, in its own words."""
+
+    def __init__(self, reason: str, killed: bool):
+        super().__init__(reason)
+        self.killed = killed  # by a signal: it may go well another time
+
+
+def assemble(plan: dict[str, Any], tell: Callable[[float], None]) -> None:
+    """Carry out a plan (robots/lerobot/assembling.py) in a child process."""
+    place = settings.DATA / "plans"
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"{uuid.uuid4()}.json"
+    write_atomically(path, strict_json.dumps(plan).encode(), durable=False)
+    try:
+        run_robots(["dataset", "assemble", str(path), "--progress"], tell)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def run_robots(arguments: list[str], tell: Callable[[float], None]) -> None:
+    """python -m robots ..., with its progress. ChildFailed with its last words, or Interrupted."""
+    with tempfile.TemporaryFile() as errors:
+        child = start_child([sys.executable, "-m", "robots", *arguments], errors, stdout=subprocess.PIPE)
+        try:
+            follow_child(child, tell)
+        finally:
+            if child.poll() is None:
+                end_child(child, SHUTDOWN_S)
+        if stopping.is_set():
+            raise Interrupted
+        if child.returncode != 0:
+            errors.seek(0)
+            words = errors.read().decode(errors="replace").strip().splitlines()[-5:]
+            ended = "" if child.returncode == 2 and words else f"The process {how_it_ended(child.returncode)}"
+            raise ChildFailed("\n".join(filter(None, [*words, ended])), killed=child.returncode < 0)
+
+
+def read_facts(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(the body, what is told of each episode), as a child wrote it."""
+    first, *lines = [strict_json.loads(line) for line in path.read_bytes().splitlines()]
+    return first["body"], lines
+
+
+def plan_of(dataset: Dataset, rows: Iterable[DatasetEpisode]) -> dict[str, Any]:
+    """The sources and episodes of a plan for these rows, as people left them."""
+    rows = list(rows)
+    roots = list({row.source_id: row.source for row in rows}.values())
+    place = {root.pk: i for i, root in enumerate(roots)}
+    told = ("task", "instruction", "ending", "detected_success", "true_success", "purpose", "weight")
+    return {
+        "sources": [{"path": str(root.file), **root.origin.get("reading", {})} for root in roots],
+        "episodes": [
+            {
+                "source": place[row.source_id],
+                "index": row.source_index,
+                "start": row.start,
+                "stop": row.stop,
+                **{name: getattr(row, name) for name in told},
+            }
+            for row in rows
+        ],
+        "body": dataset.body,
+    }
+
+
+def files_to_learn_from(dataset: Dataset, tell: Callable[[float], None]) -> list[Path]:
+    """Files of episodes, one after the other. Those of a root that is one file are that file; of any other version they
+    are made once, of bounded size each, and serve every run that learns from it.
+    """
+    if dataset.is_root and not dataset.file.is_dir():
+        return [dataset.file]
+    folder = settings.DATA / "prepared" / str(dataset.pk)
+    if not folder.is_dir():
+        rows = dataset.rows.select_related("source").order_by("position")
+        assemble(plan_of(dataset, rows) | {"into": "parts", "target": str(folder)}, tell)
+    return sorted(folder.glob("*.safetensors"))
 
 
 # Comparisons, and what pages read of many episodes

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.utils import timezone
 
 from robots.protocol import Policy
@@ -20,6 +20,10 @@ from training.methods.registry import ROLES, Method, method_of, recipe_from_json
 from training.recipes import Recipe
 
 DATASET_STATES = ("generating", "ready", "failed")
+IMPORT_STATES = ("uploading", "checking", "asking", "importing", "ready", "failed", "canceled")
+IMPORT_KINDS = ("folder", "archive")
+EXPORT_STATES = ("making", "ready", "failed")
+EXPORT_KINDS = ("lerobot", "mcap", "mp4")
 SWEEP_STATES = ("running", "stopped", "completed", "failed")
 SAMPLERS = {"grid": "every combination", "random": "at random", "tpe": "TPE: where it went well so far"}
 PRUNERS = {
@@ -35,14 +39,27 @@ def choices(values: Iterable[str]) -> list[tuple[str, str]]:
 
 
 class Dataset(models.Model):
-    """Demonstrations admitted for training, in one file."""
+    """Episodes admitted for training: one version of what goes by its name.
+
+    What it holds is said by its rows of DatasetEpisode, and never changes: an edit makes a new version, whose parent
+    this is. A dataset with content of its own on disk, one file of episodes or the folder of a LeRobot dataset, is a
+    root; every other is rows alone, that refer to roots.
+    """
 
     lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="datasets")
     name = models.CharField(max_length=80)
+    version = models.PositiveIntegerField(default=1)  # counts those of one name
+    current = models.BooleanField(default=True)  # whether it is what its name shows
+    parent = models.ForeignKey("self", null=True, blank=True, on_delete=models.PROTECT, related_name="children")
+    # Where it came from: {"by": what made it, ...}; docs/datasets.md names what each says.
+    origin = models.JSONField(default=dict, blank=True)
+    tags = models.JSONField(default=list, blank=True)
+    notes = models.TextField(blank=True)
+    listed = models.BooleanField(default=False)  # its rows are there; of a root of before a job makes them
     families = models.JSONField(default=list)  # names of task families
     # Embodiment.to_json(), as the body was when its episodes were recorded; {}: a row of before, of an unknown body.
     body = models.JSONField(default=dict, blank=True)
-    path = models.CharField(max_length=200, blank=True)  # relative to the data folder
+    path = models.CharField(max_length=200, blank=True)  # of a root, relative to the data folder
     episodes = models.PositiveIntegerField(default=0)  # while generating: how many are wanted
     steps = models.PositiveIntegerField(default=0)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
@@ -57,16 +74,159 @@ class Dataset(models.Model):
     class Meta:
         ordering = ["-id"]
         constraints = [
-            models.UniqueConstraint(fields=["lab", "name"], name="dataset_name_unique_in_lab"),
+            models.UniqueConstraint(
+                fields=["lab", "name"], condition=Q(current=True), name="dataset_name_unique_in_lab"
+            ),
+            models.UniqueConstraint(fields=["lab", "name", "version"], name="dataset_version_unique"),
             models.CheckConstraint(condition=Q(state__in=DATASET_STATES), name="dataset_state_known"),
         ]
 
     def __str__(self) -> str:
-        return self.name
+        return self.name if self.version == 1 else f"{self.name} v{self.version}"
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it has content of its own on disk."""
+        return bool(self.path)
 
     @property
     def file(self) -> Path:
+        """Of a root: a file of episodes, or the folder of a LeRobot dataset."""
         return settings.DATA / self.path
+
+
+class DatasetEpisode(models.Model):
+    """An episode as a version of a dataset has it: where it lies, from where to where, and what people said of it."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="rows")
+    position = models.PositiveIntegerField()  # in the dataset, from 0
+    source = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="sourced")  # the root
+    source_index = models.PositiveIntegerField()  # within the root
+    start = models.PositiveIntegerField(default=0)  # first step that counts
+    stop = models.PositiveIntegerField()  # one after the last; observations go one further
+    uuid = models.UUIDField()  # of the episode as it was recorded
+    task = models.CharField(max_length=300)
+    instruction = models.CharField(max_length=300)
+    steps = models.PositiveIntegerField()  # stop - start
+    purpose = models.CharField(max_length=16)
+    ending = models.CharField(max_length=32)
+    detected_success = models.BooleanField()
+    true_success = models.BooleanField(null=True)
+    flagged = models.BooleanField(default=False)
+    tags = models.JSONField(default=list, blank=True)
+    note = models.TextField(blank=True)
+    weight = models.FloatField(default=1.0)  # as so many episodes it counts in learning
+    quality = models.JSONField(default=dict, blank=True)  # robots/quality.py, of the whole as it was recorded
+    unusual = models.JSONField(default=list, blank=True)  # beside the others of this version: sentences
+
+    class Meta:
+        ordering = ["dataset", "position"]
+        constraints = [
+            models.UniqueConstraint(fields=["dataset", "position"], name="position_unique_in_dataset"),
+            models.CheckConstraint(
+                condition=Q(stop__gt=F("start")) & Q(steps=F("stop") - F("start")), name="dataset_episode_has_steps"
+            ),
+            models.CheckConstraint(condition=Q(weight__gt=0), name="dataset_episode_counts"),
+        ]
+
+    def __str__(self) -> str:
+        return f"episode {self.position} of {self.dataset}"
+
+
+class Import(models.Model):
+    """A dataset on its way in: looked at, asked about where something is doubtful, then made in a job. Its Dataset is
+    there once it is whole.
+    """
+
+    LIVE = ("uploading", "checking", "asking", "importing")
+    WORKED = ("checking", "importing")  # by a job
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="imports")
+    name = models.CharField(max_length=80)  # of the dataset to be
+    kind = models.CharField(max_length=8, choices=choices(IMPORT_KINDS))
+    place = models.CharField(max_length=1000)  # the folder on the server, or what the archive was called
+    state = models.CharField(max_length=12, choices=choices(IMPORT_STATES), default="checking")
+    progress = models.FloatField(default=0.0)
+    phase = models.CharField(max_length=60, blank=True)
+    error = models.TextField(blank=True)
+    # [{level, code, text, file, episode, field}]: what was found; robots/lerobot/layout.py has the codes.
+    problems = models.JSONField(default=list, blank=True)
+    # [{code, text, answer: null|true|false}]: what a person has to say before it goes on.
+    questions = models.JSONField(default=list, blank=True)
+    facts = models.JSONField(default=dict, blank=True)  # what the folder says of itself
+    picture_width = models.PositiveIntegerField(null=True)  # pixels: pictures are made so small
+    size = models.BigIntegerField(default=0)  # bytes of the archive, as announced
+    received = models.BigIntegerField(default=0)
+    sha256 = models.CharField(max_length=64, blank=True)  # of the archive, as announced
+    dataset = models.ForeignKey(Dataset, null=True, on_delete=models.SET_NULL, related_name="imports")
+    heartbeat_at = models.DateTimeField(null=True)
+    attempts = models.PositiveIntegerField(default=0)  # of jobs that died at it
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
+    created_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [models.CheckConstraint(condition=Q(state__in=IMPORT_STATES), name="import_state_known")]
+
+    def __str__(self) -> str:
+        return f"import {self.pk} of {self.name}"
+
+    @property
+    def folder(self) -> Path:
+        """All that is half of it lies here, and is removed when it has ended."""
+        return settings.DATA / "imports" / str(self.pk)
+
+    @property
+    def upload(self) -> Path:
+        """Where the archive grows."""
+        return self.folder / "upload"
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in self.LIVE
+
+
+class Export(models.Model):
+    """A file made of a version, or of one of its episodes, to be downloaded."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="exports")
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="exports")
+    kind = models.CharField(max_length=8, choices=choices(EXPORT_KINDS))
+    position = models.PositiveIntegerField(null=True)  # of the one episode
+    camera = models.CharField(max_length=100, blank=True)  # of an MP4
+    quality = models.CharField(max_length=8, blank=True)  # of the video
+    state = models.CharField(max_length=8, choices=choices(EXPORT_STATES), default="making")
+    progress = models.FloatField(default=0.0)
+    phase = models.CharField(max_length=60, blank=True)
+    error = models.TextField(blank=True)
+    size = models.BigIntegerField(default=0)  # bytes
+    sha256 = models.CharField(max_length=64, blank=True)
+    heartbeat_at = models.DateTimeField(null=True)
+    attempts = models.PositiveIntegerField(default=0)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
+    created_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)
+
+    SUFFIXES = {"lerobot": ".zip", "mcap": ".mcap", "mp4": ".mp4"}
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [models.CheckConstraint(condition=Q(state__in=EXPORT_STATES), name="export_state_known")]
+
+    def __str__(self) -> str:
+        return f"export {self.pk} of {self.dataset}"
+
+    @property
+    def file(self) -> Path:
+        return settings.DATA / "exports" / f"{self.pk}{self.SUFFIXES[self.kind]}"
+
+    @property
+    def file_name(self) -> str:
+        """As who downloads it gets it."""
+        one = "" if self.position is None else f"-episode-{self.position}"
+        camera = f"-{self.camera}" if self.camera else ""
+        return f"dataset-{self.dataset_id}{one}{camera}{self.SUFFIXES[self.kind]}"
 
 
 class Run(models.Model):

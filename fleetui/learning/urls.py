@@ -2,7 +2,7 @@
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from fleetui.learning import checkpoint_pages, compare_pages, detector_pages, run_pages, views
+from fleetui.learning import checkpoint_pages, compare_pages, dataset_views, detector_pages, run_pages, views
 
 RUN = [
     path("<slug:role>.safetensors", views.run_checkpoint, name="run_checkpoint"),
@@ -29,12 +29,27 @@ RUNS = [
 ]
 
 DATASETS = [
-    path("", views.datasets, name="datasets"),
-    path("generate", views.generate_dataset, name="generate_dataset"),
-    path("upload", views.upload_dataset, name="upload_dataset"),
-    path("<int:dataset_id>/archive", views.archive_dataset, name="archive_dataset"),
-    path("<int:dataset_id>/restore", views.restore_dataset, name="restore_dataset"),
-    path("<int:dataset_id>/delete", views.delete_dataset, name="delete_dataset"),
+    path("", dataset_views.list_all, name="datasets"),
+    path("generate", dataset_views.generate_dataset, name="generate_dataset"),
+    path("upload", dataset_views.upload_dataset, name="upload_dataset"),
+    path("import", dataset_views.import_dataset, name="import_dataset"),
+    path("imports", dataset_views.list_imports, name="list_imports"),
+    path("imports/<int:import_id>/answer", dataset_views.answer_import, name="answer_import"),
+    path("imports/<int:import_id>/cancel", dataset_views.cancel_import, name="cancel_import"),
+    path("from-episodes", dataset_views.gather_dataset, name="gather_dataset"),
+    path("from-episodes/count", dataset_views.count_gathered, name="count_gathered"),
+    path("<int:dataset_id>/", dataset_views.show, name="dataset"),
+    path("<int:dataset_id>/episodes/<int:position>", dataset_views.show_episode, name="dataset_episode"),
+    path("<int:dataset_id>/edit", dataset_views.edit, name="edit_dataset"),
+    path("<int:dataset_id>/describe", dataset_views.describe, name="describe_dataset"),
+    path("<int:dataset_id>/back", dataset_views.undo_edit, name="dataset_back"),
+    path("<int:dataset_id>/current", dataset_views.make_current, name="dataset_current"),
+    path("<int:dataset_id>/split", dataset_views.split, name="split_dataset"),
+    path("<int:dataset_id>/merge", dataset_views.merge, name="merge_dataset"),
+    path("<int:dataset_id>/export", dataset_views.export, name="export_dataset"),
+    path("<int:dataset_id>/archive", dataset_views.archive_dataset, name="archive_dataset"),
+    path("<int:dataset_id>/restore", dataset_views.restore_dataset, name="restore_dataset"),
+    path("<int:dataset_id>/delete", dataset_views.delete_dataset, name="delete_dataset"),
 ]
 
 CHECKPOINT = [

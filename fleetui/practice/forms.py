@@ -115,7 +115,7 @@ class AssignForm(forms.Form):
     def offer_first_choices(self, lab: Lab) -> None:
         offer_rows(self, "task", fleet.list_tasks(lab))
         # What the newest demonstrations show is what a policy will know.
-        shown = lab.datasets.filter(state="ready", archived_at=None).order_by("-id").first()
+        shown = lab.datasets.filter(state="ready", archived_at=None, current=True).order_by("-id").first()
         self.fields["task"].initial = shown and fleet.list_tasks(lab).filter(family__in=shown.families).first()
         self.fields["stations"].initial = selectors.free_stations(lab)
 

@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import episodes_to_bytes
 from tests.browser.test_queue import api
+from tests.browser.test_usable_by_everyone import violations_in_all_sizes
 from tests.fleetui.lab import make_episode
 
 LAB = "/labs/main"
@@ -27,6 +28,18 @@ def wait_for(page, found, seconds, said):
             return answer
         page.wait_for_timeout(500)
     raise AssertionError(said)
+
+
+@pytest.fixture
+def look(picture):
+    """Pictures of a page, on which axe-core finds no violation: in light, in dark and as a phone shows it."""
+
+    def at(page, name):
+        picture(page, name)
+        found = violations_in_all_sizes(page)
+        assert not found, "\n".join([name, *found])
+
+    return at
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +104,7 @@ def runs(page, running_fleet):
     api(page, "PATCH", "tasks/block2block", {"audit_share": None})
 
 
-def test_a_checkpoint_is_promoted_compared_and_undone(page, runs, picture):
+def test_a_checkpoint_is_promoted_compared_and_undone(page, runs, look):
     page.goto(f"{LAB}/runs/{runs['sft']}")
     page.locator("#checkpoints").get_by_role("link", name="policy").click()
     page.wait_for_url("**/checkpoints/*")
@@ -107,7 +120,7 @@ def test_a_checkpoint_is_promoted_compared_and_undone(page, runs, picture):
     row = page.locator("#comparisons tbody tr").first
     expect(row).to_contain_text("Completed", timeout=SLOW_MS)
     expect(row).to_contain_text("points")
-    picture(page, "checkpoint_policy")
+    look(page, "checkpoint_policy")
     with page.expect_download() as download:
         page.get_by_role("link", name="Download").click()
     assert download.value.suggested_filename.endswith("-policy-v0.safetensors")
@@ -117,10 +130,10 @@ def test_a_checkpoint_is_promoted_compared_and_undone(page, runs, picture):
     page.get_by_role("button", name="Go back to no default").click()
     expect(page.locator("#toasts")).to_contain_text("has no default policy")
     page.goto(f"{LAB}/checkpoints/")
-    picture(page, "checkpoints")
+    look(page, "checkpoints")
 
 
-def test_the_studio_follows_its_slider_and_publishes(page, runs, picture):
+def test_the_studio_follows_its_slider_and_publishes(page, runs, look):
     page.goto(f"{LAB}/runs/{runs['sft']}")
     page.get_by_role("link", name="Detector studio").click()
     page.wait_for_url(re.compile("/studio"))
@@ -131,7 +144,7 @@ def test_the_studio_follows_its_slider_and_publishes(page, runs, picture):
     expect(page).to_have_url(re.compile(rf"[?&]s={re.escape(most)}"))
     page.locator(".gallery .shot").first.scroll_into_view_if_needed()
     expect(page.locator(".gallery img").first).to_be_visible(timeout=SLOW_MS)
-    picture(page, "studio")
+    look(page, "studio")
     page.locator("#id_s").fill("9")
     expect(page.locator("#figures h2").first).to_have_text(re.compile(r"With s = 9"))
     page.locator("#publish").get_by_label("Why").fill("it saw too little")
@@ -141,19 +154,19 @@ def test_the_studio_follows_its_slider_and_publishes(page, runs, picture):
     expect(page.locator("#publish")).to_contain_text("in force")
     page.locator(".crumb a").last.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Reward model v1")
-    picture(page, "checkpoint_reward_model")
+    look(page, "checkpoint_reward_model")
     page.get_by_role("button", name="Go back to reward model v0").click()
     expect(page.locator("#toasts")).to_contain_text("reward model v0 of a short training is in force again")
 
 
-def test_spot_checks_are_answered_by_keys(page, runs, picture):
+def test_spot_checks_are_answered_by_keys(page, runs, look):
     page.goto(f"{LAB}/attention/")
     page.get_by_role("link", name="Spot checks").click()
     page.wait_for_url("**/spot-checks/")
     expect(page.locator("#feed.has-frame")).to_be_visible(timeout=SLOW_MS)
     steps = page.evaluate("() => document.body.dataset.steps")
     expect(page.locator("#where")).to_have_text(f"step {steps} of {steps}")
-    picture(page, "spot_checks")
+    look(page, "spot_checks")
     first = page.evaluate("() => document.body.dataset.episode")
     shown = page.locator(f'body[data-episode="{first}"]')
     for key, back in (("n", False), ("u", True), ("y", False), ("u", True), ("s", False)):
@@ -165,7 +178,7 @@ def test_spot_checks_are_answered_by_keys(page, runs, picture):
     expect(page.get_by_text("at most").first).to_be_visible()
 
 
-def test_the_playground_answers_while_one_types(page, runs, picture):
+def test_the_playground_answers_while_one_types(page, runs, look):
     episode = api(page, "GET", "episodes?station=a-bench&limit=1")["items"][0]["uuid"]
     page.goto(f"{LAB}/episodes/{episode}?step=1")
     page.get_by_role("link", name="Playground").click()
@@ -179,4 +192,4 @@ def test_the_playground_answers_while_one_types(page, runs, picture):
     expect(page).to_have_url(re.compile("frobnicator"))
     assert sides.nth(1).locator(".said").inner_text() or before
     expect(page.locator("#frame img")).to_be_visible(timeout=SLOW_MS)
-    picture(page, "playground")
+    look(page, "playground")

@@ -76,6 +76,15 @@ PAGES = {
     "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio": ("researcher", ["{studio}"]),
     "labs/<slug:lab_slug>/spot-checks/": ("supervisor", [f"{LAB}/spot-checks/"]),
     "labs/<slug:lab_slug>/playground": ("researcher", [f"{LAB}/playground", "{playground}"]),
+    "labs/<slug:lab_slug>/datasets/from-episodes": ("researcher", [f"{LAB}/datasets/from-episodes"]),
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/": (
+        "researcher",
+        [f"{LAB}/datasets/1/", f"{LAB}/datasets/1/?view=grid"],
+    ),
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/episodes/<int:position>": (
+        "researcher",
+        [f"{LAB}/datasets/1/episodes/0"],
+    ),
 }
 # No pages: they take a form, answer data, or lead on.
 OTHERS = {
@@ -132,6 +141,18 @@ OTHERS = {
     "labs/<slug:lab_slug>/tasks/assignments/<int:number>/stop-repeating",
     "labs/<slug:lab_slug>/datasets/generate",
     "labs/<slug:lab_slug>/datasets/upload",
+    "labs/<slug:lab_slug>/datasets/import",
+    "labs/<slug:lab_slug>/datasets/imports",
+    "labs/<slug:lab_slug>/datasets/imports/<int:import_id>/answer",
+    "labs/<slug:lab_slug>/datasets/imports/<int:import_id>/cancel",
+    "labs/<slug:lab_slug>/datasets/from-episodes/count",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/edit",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/describe",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/back",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/current",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/split",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/merge",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/export",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/archive",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/restore",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/delete",
@@ -222,6 +243,7 @@ def furnished(people):
     page.goto(f"{LAB}/people")
     page.get_by_label("Role", exact=True).select_option("viewer")
     page.get_by_role("button", name="Make an invitation").click()
+    invitation = page.locator("#link").inner_text()
     kept = {each["role"]: each["id"] for each in api(page, "GET", f"runs/{sft}")["checkpoints"]}
     page.goto(f"{LAB}/sweeps/new?kind=sft&like={sft}")
     page.get_by_label("Setting 1").select_option("batch")
@@ -235,7 +257,7 @@ def furnished(people):
         "studio": f"{LAB}/reward-models/{kept['reward_model']}/studio",
         "playground": f"{LAB}/playground?episode={episode['uuid']}&step=1",
         "sweep": f"{LAB}/sweeps/1",
-        "invitation": page.locator("#link").inner_text(),
+        "invitation": invitation,
         "token": token,
         "assignment": f"{LAB}/tasks/assignments/{assignment}",
         "episode": f"{LAB}/episodes/{episode['uuid']}",

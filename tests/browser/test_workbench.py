@@ -114,6 +114,7 @@ def test_a_clone_marks_what_differs_and_says_what_to_expect(researcher, trained,
     page.goto(f"{LAB}/runs/{trained[0]}")
     expect(page.locator("#curve-0")).to_have_attribute("data-points", re.compile("[1-9]"))
     expect(page.locator("#log")).to_contain_text("evaluated")
+    assert violations_in_all_sizes(page) == []
     picture(page, "workbench_run")
     page.get_by_role("link", name="Clone").click()
     expect(page.locator(".field.changed")).to_have_count(len(RECIPES["sft"]) + 2)
@@ -133,6 +134,7 @@ def test_a_log_is_searched(researcher, trained, picture):
     page.get_by_label("Lines with").fill("threshold")
     page.get_by_role("button", name="Search").click()
     expect(page.locator(".log")).to_contain_text("threshold")
+    assert violations_in_all_sizes(page) == []
     picture(page, "workbench_log")
 
 
@@ -146,6 +148,7 @@ def test_a_sweep_goes_through_its_runs_and_shows_the_best(researcher, trained, p
     page.get_by_label("Its values").nth(1).fill("1e-4 to 1e-2, log")
     page.get_by_label("Runs", exact=True).fill("4")
     page.get_by_label("Compared by").select_option("loss.validation_bc")
+    assert violations_in_all_sizes(page) == []
     picture(page, "workbench_new_sweep")
     page.get_by_role("button", name="Launch the sweep").click()
     page.wait_for_url(re.compile(r"/sweeps/\d+$"))
@@ -159,6 +162,7 @@ def test_a_sweep_goes_through_its_runs_and_shows_the_best(researcher, trained, p
     assert violations_in_all_sizes(page) == []
     picture(page, "workbench_sweep")
     page.goto(f"{LAB}/sweeps/")
+    assert violations_in_all_sizes(page) == []
     picture(page, "workbench_sweeps")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.utils import timezone
 
@@ -18,7 +19,18 @@ from fleetui.fleet import actions as fleet_actions
 from fleetui.fleet.actions import alarms, attention, labs, maintenance, people, tokens
 from fleetui.fleet.models import ACTS, Act, Alarm, Episode, Membership, Station
 from fleetui.learning import actions as learning
-from fleetui.learning import archive, comparisons, curves, promoting, run_notes, spot_checks, sweeps
+from fleetui.learning import (
+    archive,
+    comparisons,
+    curves,
+    datasets,
+    joining,
+    promoting,
+    run_notes,
+    spot_checks,
+    sweeps,
+    transfers,
+)
 from fleetui.learning.models import Dataset, Run, SpotCheck
 from fleetui.practice import actions as practice_actions
 from fleetui.practice.actions import assignments, launching
@@ -31,6 +43,7 @@ from training.recipes import SFTRecipe
 
 # Actions that take a user and are no act of one, each with the reason.
 NO_ACTS = {
+    "receive_piece": "is the next bytes of an upload, which begin_upload records",
     "do_once": "is how a call that a program says twice is done once",
     "add_touch": "is the touch of a command or a stop, which writes",
     "create_run": "is a part of a launch, which enqueue_run records",
@@ -55,7 +68,19 @@ ONES_OWN = {
 
 
 def action_modules():
-    modules = [learning, archive, comparisons, curves, promoting, run_notes, spot_checks, sweeps]
+    modules = [
+        learning,
+        archive,
+        comparisons,
+        curves,
+        datasets,
+        joining,
+        promoting,
+        run_notes,
+        spot_checks,
+        sweeps,
+        transfers,
+    ]
     for package in (fleet_actions, practice_actions):
         names = [each.name for each in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
         modules += [importlib.import_module(name) for name in names]
@@ -124,6 +149,33 @@ class Scene:
         given = {"name": "night", "address": "json://localhost:1/hook", "severity": "error", "after_s": 0}
         return attention.add_contact(lab=self.row, user=self.user, **given)
 
+    def edited(self):
+        return datasets.note_dataset(dataset=self.dataset, user=self.user, notes="first")
+
+    def copied(self):
+        row = learning.upload_dataset(lab=self.row, user=self.user, name="another", body=an_upload())
+        return [self.dataset, row]
+
+    def upload(self):
+        return transfers.begin_upload(lab=self.row, user=self.user, name="coming", file_name="a.zip", size=5)
+
+    def asking(self):
+        row = self.upload()
+        asked = [{"code": "cameras", "text": "Without?", "answer": None}]
+        type(row).objects.filter(pk=row.pk).update(state="asking", questions=asked)
+        row.refresh_from_db()
+        return row
+
+    def practised(self):
+        self.episode()
+        return joining.EpisodeFilter(purpose="practice")
+
+    def importable(self):
+        place = settings.DATA / "theirs"
+        place.mkdir()
+        settings.IMPORT_ROOTS = [settings.DATA]
+        return str(place)
+
     def archived(self):
         labs.archive_task(task=self.task, user=self.user)
         return self.task
@@ -190,6 +242,10 @@ class Scene:
         return self.station
 
 
+def an_upload():
+    return as_upload(make_episode(purpose="demonstration", actors=np.full(10, 2, np.uint8)))
+
+
 def daily(scene):
     return scene.assignment(repeats="daily", not_before=timezone.now() + timedelta(hours=1))
 
@@ -209,6 +265,7 @@ CALLS = {
         "lab": s.row,
         "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
     },
+    "answer_import": lambda s: {"row": s.asking(), "answers": {"cameras": True}},
     "answer_spot_check": lambda s: {"check": s.spot_check(), "answer": False},
     "archive_dataset": lambda s: {"dataset": s.dataset},
     "archive_run": lambda s: {"run": s.sft},
@@ -223,8 +280,10 @@ CALLS = {
         "seed": 1,
     },
     "assign_task": lambda s: {"lab": s.row, "task": s.task, "stations": [s.station]},
+    "begin_upload": lambda s: {"lab": s.row, "name": "coming", "file_name": "a.zip", "size": 5},
     "begin_maintenance": lambda s: {"station": s.station, "reason": "a new gripper"},
     "cancel_assignment": lambda s: {"assignment": s.assignment()},
+    "cancel_import": lambda s: {"row": s.upload()},
     "cancel_comparison": lambda s: {"comparison": s.comparison()},
     "cancel_run": lambda s: {"run": s.run()},
     "change_password": lambda s: {"password": "another one 7"},
@@ -235,6 +294,8 @@ CALLS = {
     "command_station": lambda s: {"lab_slug": s.row.slug, "station_slug": s.station.slug, "name": "pause"},
     "create_station": lambda s: {"lab": s.row, "name": "Arm 9"},
     "create_task": lambda s: {"lab": s.row, "family": "block_to_place"},
+    "delete_episodes": lambda s: {"dataset": s.dataset, "positions": [0]},
+    "delete_export": lambda s: {"export": transfers.export_dataset(dataset=s.dataset, user=s.user)},
     "delete_dataset": lambda s: {"dataset": s.shelved(Dataset.objects.create(lab=s.row, name="old", state="failed"))},
     "delete_run": lambda s: {"run": s.shelved(s.run(state="canceled"))},
     "delete_station": lambda s: {"station": s.shelved(s.lab.add_station("Arm 8"))},
@@ -243,11 +304,25 @@ CALLS = {
     "edit_task": lambda s: {"task": s.task, "name": "Another"} | limits(s.task),
     "end_maintenance": lambda s: {"station": s.kept()},
     "enqueue_run": lambda s: {"run": s.run()},
+    "export_dataset": lambda s: {"dataset": s.dataset},
     "extend_corrections": lambda s: {
         "lab": s.row,
         "known": None,
         "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
     },
+    "flag_episodes": lambda s: {"dataset": s.dataset, "positions": [0]},
+    "undo_edit": lambda s: {"dataset": s.edited()},
+    "import_folder": lambda s: {"lab": s.row, "name": "theirs", "place": s.importable()},
+    "make_current": lambda s: {"dataset": s.edited().parent},
+    "make_dataset_from_episodes": lambda s: {"lab": s.row, "name": "practised", "wanted": s.practised()},
+    "merge_datasets": lambda s: {"lab": s.row, "datasets": s.copied(), "name": "both"},
+    "note_dataset": lambda s: {"dataset": s.dataset, "notes": "a note"},
+    "relabel_episodes": lambda s: {"dataset": s.dataset, "positions": [0], "instruction": "other words"},
+    "split_dataset": lambda s: {"dataset": s.dataset, "by": "share", "share": 0.5},
+    "tag_dataset": lambda s: {"dataset": s.dataset, "tags": ["good"]},
+    "tag_episodes": lambda s: {"dataset": s.dataset, "positions": [0], "add": ["good"]},
+    "trim_episodes": lambda s: {"dataset": s.dataset, "cuts": {0: (1, 9)}},
+    "weigh_episodes": lambda s: {"dataset": s.dataset, "positions": [0], "weight": 2.0},
     "generate_dataset": lambda s: {"lab": s.row, "name": "more", "families": ["block2block"], "episodes": 5},
     "go_back": lambda s: {"promotion": s.promotion()},
     "invite_member": lambda s: {"lab": s.row, "role": "viewer"},
@@ -290,7 +365,7 @@ CALLS = {
     "upload_dataset": lambda s: {
         "lab": s.row,
         "name": "mine",
-        "body": as_upload(make_episode(purpose="demonstration", actors=np.full(10, 2, np.uint8))),
+        "body": an_upload(),
     },
 }
 
@@ -354,6 +429,8 @@ FOR_NOBODY = {
     "get_stopper": "asks who gives a stop",
     "lapse_control": "is the end of a lease, which the log has as override_ended",
     "record_failed_log_in": "is of somebody who did not come in",
+    "fill": "is a part of an edit",
+    "matching_episodes": "counts what is there",
     "render_episode": "makes pictures of what is stored",
     "store_episodes": "is a station's",
     "undo_override": "is a station that did not take it",

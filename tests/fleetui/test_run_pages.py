@@ -61,7 +61,7 @@ def test_a_completed_improvement_offers_what_comes_next(lab, improved):
         "Practise with it",
         "Improve further",
     ]
-    assert "Policy v1, kept as the best" in page
+    assert "Policy v1, kept as the best" in " ".join(page.split())
     assert f"runs/new?parent={improved.pk}" in page and f"tasks/?parent={improved.pk}#assign" in page
     answer = get(lab, "researcher", f"runs/{improved.pk}/policy.safetensors")
     kept = improved.best_checkpoint("policy")

@@ -219,7 +219,11 @@ OTHERS = {
     "robots/strict_json.py",
     "robots/episodes.py",  # refuses what is no number
     "training/checkpoints.py",  # likewise; and a run's own state
+    "training/checkpoint_files.py",  # texts and whole numbers of a file's header; NaN is refused
+    "robots/mcap_files.py",  # NaN is refused
+    "robots/lerobot/writing.py",  # a schema and a comparison; all figures by strict_json
     "fleetui/embedded.py",
+    "fleetui/learning/resources.py",  # what psutil measured
     "fleetui/fleet/management/commands/try_shift.py",
     "fleetui/fleet/views/stations.py",
     "fleetui/practice/actions/assignments.py",

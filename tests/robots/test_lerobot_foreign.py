@@ -110,6 +110,18 @@ def test_without_statistics_the_range_is_of_the_rows(made, tmp_path):
     assert open_dataset(folder).body.action == open_dataset(made["v3.0"]).body.action
 
 
+def test_the_range_is_what_the_statistics_tell(spoilt):
+    told = {"action": {"min": [-100.0] * 6, "max": [100.0] * 6}}
+    for version in ("v3.0", "v2.1"):
+        folder = spoilt(version)
+        (folder / "meta/stats.json").write_text(json.dumps(told))
+        write_lines(folder / "meta/episodes_stats.jsonl", [{"episode_index": i, "stats": told} for i in range(3)])
+        if version == "v2.1":
+            (folder / "meta/stats.json").unlink()
+        assert open_dataset(folder).body.action.high == (110.0,) * 6
+        shutil.rmtree(folder)
+
+
 def test_pictures_are_made_smaller_when_asked(made, tmp_path):
     dataset = open_dataset(made["v3.0"], picture_width=16)
     assert dataset.body.pictures["front"].shape == (12, 16, 3)

@@ -22,4 +22,5 @@ async function follow() {
 form?.addEventListener("change", (event) => { if (event.target.tagName === "SELECT" && !event.target.dataset.adds) {
   follow();
 } });
-if (form) form.querySelector("[data-without-script]").hidden = true;
+const button = form?.querySelector("[data-without-script]"); // where nothing was chosen yet there is none
+if (button) button.hidden = true;

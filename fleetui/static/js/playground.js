@@ -38,7 +38,7 @@ function axis(...marks) {
 }
 
 function stepsToGo(box, title, shares, width, last) {
-  box.append(make("h3", "", title));
+  box.append(make("h2", "", title));
   box.append(bars(shares, (i) => i === shares.length - 1 ? last : `${i * width} to ${(i + 1) * width - 1} steps`));
   box.append(axis("0", `${shares.length * width / 2} steps`, last));
 }
@@ -57,7 +57,7 @@ function draw(box, answer) {
     return;
   }
   stepsToGo(box, "Its own prediction of success", answer.prediction, width, "not in time");
-  box.append(make("h3", "", "Action tokens"));
+  box.append(make("h2", "", "Action tokens"));
   for (const { name, values, p } of answer.actions) {
     const mean = values.reduce((sum, value, i) => sum + value * p[i], 0);
     box.append(make("p", "small", `${name}: ${mean >= 0 ? "+" : "−"}${Math.abs(mean).toFixed(3)} on average`));

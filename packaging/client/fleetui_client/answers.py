@@ -222,6 +222,18 @@ class DatasetRow:
     progress: float
     error: str
     seed: int
+    # Counts those of one name.
+    version: int
+    # Whether it is what its name shows.
+    current: bool
+    # The version, or the dataset, that it was made of.
+    parent: int | None
+    # Where it came from, and what was done to it.
+    origin: dict[str, Any]
+    tags: list[str]
+    notes: str
+    # Whether its episodes are listed yet.
+    listed: bool
     archived_at: datetime | None
     created_at: datetime
 
