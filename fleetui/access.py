@@ -47,9 +47,13 @@ ALLOWED: dict[str, set[str]] = {
     "label_episode": {"supervisor", "manager"},  # say whether it was a true success
     "add_correction": {"supervisor", "researcher", "manager"},
     "generate_dataset": {"researcher", "manager"},
-    "upload_dataset": {"researcher", "manager"},
+    "upload_dataset": {"researcher", "manager"},  # or import one
+    "edit_dataset": {"researcher", "manager"},  # make versions of one, or one of stored episodes
+    "export_dataset": {"supervisor", "researcher", "manager"},
     "launch_run": {"researcher", "manager"},
     "control_run": {"researcher", "manager"},  # cancel, pause, resume
+    "promote_checkpoint": {"researcher", "manager"},  # and publish a threshold, and go back
+    "compare_checkpoints": {"researcher", "manager"},
     "create_task": {"manager"},
     "edit_task": {"manager"},  # and archive or restore it
     "assign": {"manager"},
@@ -58,6 +62,8 @@ ALLOWED: dict[str, set[str]] = {
     "archive_station": {"manager"},  # archive, bring back, delete; so below
     "archive_dataset": {"researcher", "manager"},
     "archive_run": {"researcher", "manager"},
+    "note_run": {"supervisor", "researcher", "manager"},  # tags and notes
+    "keep_view": {"supervisor", "researcher", "manager"},  # of the page of runs, for the whole lab
     "renew_token": {"manager"},
     "manage_people": {"manager"},
     "see_audit": {"supervisor", "manager"},
@@ -69,9 +75,13 @@ SAID = {
     "label_episode": "mark episodes as true successes or failures",
     "add_correction": "add corrections to a dataset",
     "generate_dataset": "generate datasets",
-    "upload_dataset": "upload datasets",
+    "upload_dataset": "upload or import datasets",
+    "edit_dataset": "edit, split, merge or make datasets",
+    "export_dataset": "export datasets",
     "launch_run": "launch runs",
     "control_run": "cancel, pause or resume runs",
+    "promote_checkpoint": "promote checkpoints and publish thresholds",
+    "compare_checkpoints": "evaluate and compare checkpoints",
     "create_task": "make tasks",
     "edit_task": "edit, archive or restore tasks",
     "assign": "assign tasks to stations",
@@ -80,6 +90,8 @@ SAID = {
     "archive_station": "archive or delete stations",
     "archive_dataset": "archive or delete datasets",
     "archive_run": "archive or delete runs",
+    "note_run": "tag runs or write notes on them",
+    "keep_view": "save, rename or delete views of the runs",
     "renew_token": "renew a station's token",
     "manage_people": "invite people, change roles, reset passwords or remove members",
     "see_audit": "read the audit log",

@@ -105,6 +105,14 @@ def read_redis(url: str) -> RedisAddress:
     raise ValueError
 
 
+def read_folders(text: str) -> list[Path]:
+    """Whole paths, with colons between them."""
+    folders = [Path(each).expanduser() for each in text.split(os.pathsep) if each.strip()]
+    if not all(folder.is_absolute() for folder in folders):
+        raise ValueError
+    return folders
+
+
 class Environment(BaseSettings):
     """What the environment may say. A description completes "NAME must ..."; a value whose repr is off may hold a
     password and is never shown.
@@ -128,6 +136,14 @@ class Environment(BaseSettings):
     )
     # Marks cookies secure, behind a proxy that speaks https.
     FLEETUI_HTTPS: bool = Field(default=False, description="be 1 or 0")
+    # Folders of this machine below which datasets may be imported; without any, none may.
+    FLEETUI_IMPORT_ROOTS: Annotated[list[Path], NoDecode, BeforeValidator(read_folders)] = Field(
+        default=[], description="be whole paths of folders, with colons between them"
+    )
+    # How many trainings that need no station run at a time; the others wait for their turn.
+    FLEETUI_TRAININGS: int = Field(
+        default=max(1, (os.cpu_count() or 1) // 2), ge=1, le=1000, description="be a number from 1 to 1000"
+    )
     # Shows errors in the browser.
     DEBUG: bool = Field(default=False, description="be 1 or 0")
     # Own servers in place of the embedded ones.
@@ -200,8 +216,10 @@ EMBEDDED_SERVERS = [name for name in ("DATABASE_URL", "REDIS_URL") if getattr(en
 DATA = environment.FLEETUI_DATA.expanduser().resolve()
 DATA.mkdir(parents=True, exist_ok=True, mode=0o700)
 PORT = environment.PORT
+TRAININGS = environment.FLEETUI_TRAININGS
 DEBUG = environment.DEBUG
 SECRET_KEY = read_secret_key(DATA)
+IMPORT_ROOTS = environment.FLEETUI_IMPORT_ROOTS
 
 HOST_NAMES = environment.FLEETUI_HOST
 PUBLIC_ORIGIN, PUBLIC_HOST, BASE_PATH = environment.FLEETUI_URL

@@ -15,6 +15,7 @@ from django.db import close_old_connections, connection
 from fleetui.celery import app as celery_app
 from fleetui.fleet.actions import control, reports, spans
 from fleetui.learning import actions as learning_actions
+from fleetui.learning import comparisons, sweeps, transfers
 from fleetui.learning.jobs import DATABASE_AWAY, first_line, owns_folder, stopping
 from fleetui.practice.actions import dispatch
 from fleetui.servers import ServerAway, check_servers
@@ -47,6 +48,9 @@ def begin_watch(**_: object) -> None:
                 all_waiting = time.monotonic() - looked_at_all > WATCH_ALL_S
                 if owns_folder():
                     learning_actions.requeue_stale_jobs(all_waiting=all_waiting)
+                    transfers.tend_transfers(all_waiting=all_waiting)
+                    comparisons.requeue_stale_comparisons(all_waiting=all_waiting)
+                    sweeps.advance_sweeps()
                 if all_waiting:
                     looked_at_all = time.monotonic()
                     spans.drop_old_spans()

@@ -7,21 +7,15 @@ with exit code 2.
 """
 
 import argparse
-import contextlib
-import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from robots import protocol, strict_json
-from robots.atomic_files import write_atomically
-from robots.cameras import LARGEST_FRAME, to_jpeg
 from robots.demonstrators import collect_demonstrations
-from robots.driver import DriverError, guarded
-from robots.embodiments import IMAGES
-from robots.episodes import CAMERAS_FILE, Episode, EpisodeError, read_episodes, rows_of, write_episodes
-from robots.worlds import WORLDS, make_world, on_demand
+from robots.episodes import EpisodeError, read_episodes, write_episodes
+from robots.looking import write_pictures
+from robots.worlds import on_demand
 
 
 class _Progress:
@@ -54,87 +48,31 @@ def render(arguments: argparse.Namespace) -> None:
     episode = wanted[0]
     if not (16 <= arguments.width <= 1920 and 16 <= arguments.height <= 1080):
         raise ValueError("Pictures can be 16x16 to 1920x1080 pixels.")
-    cameras = cameras_of(episode)
-    if not cameras:
-        raise EpisodeError("Its body has no camera, and no pictures were recorded with it.")
-    progress, total = _Progress() if arguments.progress else None, episode.steps + 1
-    told = []
-    for number, camera in enumerate(cameras):
-        folder = arguments.out / str(number)  # a camera's name comes from elsewhere, and never becomes a path
-        folder.mkdir(parents=True, exist_ok=True)
-        missing = ""
-        try:
-            for step in _written(folder, _pictures(episode, camera, arguments.width, arguments.height)):
-                if progress is not None:
-                    progress(number * total + step + 1, len(cameras) * total)
-        except DriverError as error:
-            missing = str(error)
-        told.append({"name": camera, "missing": missing})
-    if all(each["missing"] for each in told):
-        raise EpisodeError(told[0]["missing"])
-    write_atomically(arguments.out / CAMERAS_FILE, strict_json.dumps(told).encode(), durable=False)
-
-
-def _written(folder: Path, pictures: Iterable[bytes]) -> Iterator[int]:
-    """Write the JPEGs into the folder, and say after each which one it was. Equal ones share their room on disk."""
-    before, last = b"", folder
-    for step, jpeg in enumerate(pictures):
-        path = folder / f"{step:05d}.jpg"
-        path.unlink(missing_ok=True)  # of a job that died
-        if jpeg is before:
-            with contextlib.suppress(OSError):  # on a disk that knows no links it is written again
-                os.link(last, path)
-        if not path.exists():
-            write_atomically(path, jpeg, durable=False)
-        before, last = jpeg, path
-        yield step
-
-
-def cameras_of(episode: Episode) -> list[str]:
-    """The names of the cameras by which it may be looked at: the body's, and any other that was recorded."""
-    body = episode.body.cameras if episode.body else ()
-    names = [camera.name for camera in body]
-    seen = [key.removeprefix(IMAGES) for key in episode.observations if key.startswith(IMAGES)]
-    return list(dict.fromkeys([*names, *seen, *sorted(episode.frames)]))
-
-
-def _pictures(episode: Episode, camera: str, width: int, height: int) -> Iterator[bytes]:
-    """A JPEG of the camera for each observation: as the station recorded it, as the policy saw it, or as its world is
-    drawn. DriverError where there is none.
-    """
-    if camera in episode.frames:
-        yield from episode.frames[camera]
-    elif IMAGES + camera in episode.observations:
-        for picture in episode.observations[IMAGES + camera]:
-            yield to_jpeg(picture, LARGEST_FRAME)
-    else:
-        yield from _drawn(episode, camera, width, height)
-
-
-def _drawn(episode: Episode, camera: str, width: int, height: int) -> Iterator[bytes]:
-    nothing = f"The camera {camera} has no pictures of this episode: none were recorded"
-    on = "“Keep the cameras' pictures” on the station's page keeps those of the next ones"
-    if episode.embodiment not in WORLDS:
-        raise DriverError(f"{nothing}, and a real robot can't be put back to draw them. {on}.")
-    if any(key.startswith(IMAGES) for key in episode.observations):
-        raise DriverError(f"{nothing}, and its world can't be put back by what another camera saw. {on}.")
-    world = guarded("making its world", make_world, episode.embodiment, 0)
-    try:
-        for step in range(episode.steps + 1):
-            guarded("drawing it again", world.set_observation, rows_of(episode.observations, step))
-            yield to_jpeg(guarded("drawing it again", world.render, camera, width, height), (width, height))
-    finally:
-        world.close()
+    write_pictures(
+        episode, arguments.out, arguments.width, arguments.height, _Progress() if arguments.progress else None
+    )
 
 
 # What they need, pyarrow and FFmpeg, no other command has to load.
 _check_dataset = on_demand("robots.lerobot.commands:check")
 _convert_dataset = on_demand("robots.lerobot.commands:convert")
+_assemble_dataset = on_demand("robots.lerobot.assembling:assemble_command")
+_look_at_dataset = on_demand("robots.lerobot.looking:look_command")
 
 
 def convert_dataset(arguments: argparse.Namespace) -> None:
     """A file of episodes -> a LeRobot dataset, or back."""
     _convert_dataset(arguments, _Progress() if arguments.progress else None)
+
+
+def assemble_dataset(arguments: argparse.Namespace) -> None:
+    """What robots/lerobot/assembling.py says of plans."""
+    _assemble_dataset(arguments, _Progress() if arguments.progress else None)
+
+
+def look_at_dataset(arguments: argparse.Namespace) -> None:
+    """What robots/lerobot/looking.py says of plans."""
+    _look_at_dataset(arguments, _Progress() if arguments.progress else None)
 
 
 def show_protocol(arguments: argparse.Namespace) -> None:
@@ -179,7 +117,16 @@ def main(argv: list[str] | None = None) -> int:
     parts = command.add_subparsers(required=True)
     part = parts.add_parser("check", help="say all that is wrong with a LeRobot dataset")
     part.add_argument("folder", type=Path)
+    part.add_argument("--report", type=Path, help="a file of JSON to write it into, for programs")
     part.set_defaults(run=_check_dataset)
+    part = parts.add_parser("assemble", help="put episodes together anew, as a plan in JSON says")
+    part.add_argument("plan", type=Path)
+    part.add_argument("--progress", action="store_true")
+    part.set_defaults(run=assemble_dataset)
+    part = parts.add_parser("look", help="make what people look at: pictures, strips of them, sums of all numbers")
+    part.add_argument("plan", type=Path)
+    part.add_argument("--progress", action="store_true")
+    part.set_defaults(run=look_at_dataset)
     part = parts.add_parser("convert", help="a .safetensors file of episodes -> a LeRobot dataset, or back")
     part.add_argument("source", type=Path, help="a file of episodes, or the folder of a LeRobot dataset")
     part.add_argument("target", type=Path, help="an empty folder, or a .safetensors file")

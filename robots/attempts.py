@@ -26,7 +26,7 @@ from robots.wordings import BY_HAND
 from robots.workspace import Workspace
 
 SPREADING = 3  # failures in a row after which another family is asked; then the task's own again, and so on
-MOST_PASSED_OVER = 10  # instructions in a row that look fulfilled before anything was done; then a person is asked
+MOST_PASSED_OVER = 10  # instructions in a row that look fulfilled before anything was done
 OLD_S = 1.0  # what was seen longer before it is acted upon is seen anew
 PROBE_SHARE = 0.1  # the share of attempts that go on, however low their probability of success
 
@@ -232,9 +232,13 @@ class Attempts:
         return self.under_way.termination.ending(self.under_way.steps, self.driver.needs_reset())
 
     def looks_done(self) -> bool:
-        """Whether the reward model takes what is asked for fulfilled before anything was done."""
+        """Whether the reward model takes what is asked for fulfilled before anything was done. Where it has said so of
+        many in a row it is not to be believed, and the next one is tried all the same.
+        """
         attempt = self.under_way
-        return attempt.loaded is not None and not attempt.steps and self.d <= attempt.loaded.threshold
+        if attempt.loaded is None or attempt.steps or self.passed_over >= MOST_PASSED_OVER:
+            return False
+        return self.d <= attempt.loaded.threshold
 
     def pass_over(self) -> None:
         """Ask for something else: to try this would be a success of nobody's, asked again and again. Where the world
@@ -243,9 +247,6 @@ class Attempts:
         self.recording = self.instruction = None
         self.passed_over += 1
         self.workspace.fresh = False  # where each attempt begins with a reset, the next one begins with another
-        if self.passed_over >= MOST_PASSED_OVER:
-            self.passed_over = 0
-            self.workspace.ask(Code.NO_INSTRUCTION, "all that is asked looks fulfilled already: put things elsewhere")
 
     def plan(self, actions: np.ndarray | None) -> bool:
         """What the policy answered, [K, A] or [A]: as many as the recipe says are executed before it is asked again.

@@ -5,8 +5,9 @@ How a world is demonstrated is in its folder (robots/worlds/); here is what all 
 
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from robots.episodes import ACTORS, Episode, stacked
 from robots.tasks import Instruction, TaskFamily, get_task
 from robots.worlds import WORLDS, World, WorldError, checked, draw, make_world
 
+STEPS_AFTER_SUCCESS = 2  # a person sees a success a moment late
 MOST_FAILURES = 100  # attempts in a row, after which nobody waits for a script any longer
 
 
@@ -25,6 +27,29 @@ Script = Callable[[Any, Any], Any]  # (environment, observation) -> action [A]
 
 class DemonstrationError(ValueError):
     """Demonstrations that cannot be made; the message says why."""
+
+
+def drawn(how: str, *given: Any) -> Any:
+    """A habit: each episode draws it anew by that method of its generator, "uniform" from 0.1 to 0.2, say."""
+    return field(metadata={"drawn": (how, given)})
+
+
+@dataclass(frozen=True)
+class PersonsHabits:
+    """How one episode is acted; a script's own habits are its fields, in the order in which they are drawn."""
+
+    @classmethod
+    def sample(cls, rng: np.random.Generator) -> Self:
+        """Those of another person, or of the same one on another day."""
+        habits = {each.name: each.metadata["drawn"] for each in fields(cls)}
+        return cls(**{name: getattr(rng, how)(*given) for name, (how, given) in habits.items()})
+
+
+def wavered(waver: Sequence[float], tremble: float, noise: Sequence[float]) -> tuple[float, ...]:
+    """How far a hand is beside where it is meant to be, one step later: `tremble` is the standard deviation of its slow
+    wavering, `noise` is of deviation 1.
+    """
+    return tuple(0.8 * old + 0.6 * tremble * new for old, new in zip(waver, noise, strict=True))
 
 
 def recorded(

@@ -11,7 +11,7 @@ import mmap
 import struct
 import uuid as uuids
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
@@ -63,6 +63,7 @@ LONGEST_TEXT = 300  # characters, of each text field
 FPS = (0.1, 1000.0)
 LONGEST_ATTEMPT = 10_000  # steps of a policy: the longest time limit that a task may have
 LONGEST_EPISODE = 100_000  # steps of anybody
+LARGEST_WEIGHT = 100.0
 LARGEST_FIELD = 1e300  # an integer of JSON may be larger than any float
 LARGEST_NUMBER = 1e9  # of any body: float32 holds its square, and sums of many of them
 # Beyond what a body declares: a clipped float32 may lie a little above its limit, a camera sees a thing a little beside
@@ -108,6 +109,7 @@ class Episode:
     started_at: float = 0.0
     fps: float = 5.0
     interventions: int = 0
+    weight: float = 1.0  # as so many episodes it counts in learning
     frames: dict[str, list[bytes]] = field(default_factory=dict)  # JPEGs [T+1] by camera, where a station kept them
     body: Embodiment | None = None  # as it described itself when this was recorded; None: the built-in one of its name
     # uint8 [T], 1 where the fence turned the policy's action aside; None: nowhere, and zeros are put here at once
@@ -157,6 +159,8 @@ class Episode:
             refuse("fps", f"is {self.fps:g}; a body is controlled {low:g} to {high:g} times a second.")
         if self.seed is not None and not (_is_integer(self.seed) and abs(self.seed) < 2**63):
             refuse("seed", "must be a whole number of 64 bits or null.")
+        if not (_is_number(self.weight) and 0 < self.weight <= LARGEST_WEIGHT):
+            refuse("weight", f"must be a number above 0 and at most {LARGEST_WEIGHT}.")
         if not _is_integer(self.interventions) or not 0 <= self.interventions <= LONGEST_EPISODE:
             refuse("interventions", f"must be a whole number, 0 or more and at most {LONGEST_EPISODE}.")
         self._validate_arrays(refuse)
@@ -338,6 +342,7 @@ _FIELDS = (
     "fps",
     "interventions",
 )
+_OPTIONAL = {"weight": 1.0}  # fields that stand in a file only where they say something
 RENAMED_FIELDS = {"control_hz": "fps"}
 
 
@@ -385,7 +390,11 @@ def unchecked_bytes(episodes: Sequence[Episode]) -> bytes:
         ]
         arrays[_SIZES + camera] = np.array([len(frame) for frame in frames], dtype=np.int64)
         arrays[_FRAMES + camera] = np.frombuffer(b"".join(frames), dtype=np.uint8)
-    fields = [{name: getattr(episode, name) for name in _FIELDS} for episode in episodes]
+    fields = [
+        {name: getattr(episode, name) for name in _FIELDS}
+        | {name: getattr(episode, name) for name, usual in _OPTIONAL.items() if getattr(episode, name) != usual}
+        for episode in episodes
+    ]
     metadata = {"format": FORMAT, "episodes": json.dumps(fields, allow_nan=False)}
     if body := episodes[0].body:
         metadata["body"] = json.dumps(body.to_json(), allow_nan=False)
@@ -447,6 +456,74 @@ def read_episodes(source: str | Path | bytes, frames: bool = True) -> list[Episo
             setattr(episode, name, _one_spelling(getattr(episode, name)))
         episodes.append(episode)
     return episodes
+
+
+class EpisodeFile:
+    """A file of episodes, read one by one: it may be larger than memory. Many may read it at once."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        if not path.stat().st_size:  # which can't be mapped
+            raise EpisodeError("The file is empty.")
+        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            self.fields, self.body, header, start = _read_header(data, LARGEST_HEADER)
+            _refuse_truncated(len(data), self.fields, header, start)
+        # A file of before has its arrays in another order: it is small, and read at once.
+        self._old = read_episodes(path) if {"observations", "frames"} & header.keys() or "fenced" not in header else []
+        self._keys = [key for key in header if not key.startswith((_FRAMES, _SIZES)) and key != "offsets"]
+        self.cameras = [key.removeprefix(_FRAMES) for key in header if key.startswith(_FRAMES)]
+        with safe_open(path, framework="numpy") as tensors:
+            self._offsets = tensors.get_tensor("offsets")
+            self._cuts = {
+                camera: np.concatenate([[0], np.cumsum(tensors.get_tensor(_SIZES + camera))]) for camera in self.cameras
+            }
+
+    def __len__(self) -> int:
+        return len(self.fields)
+
+    def episode(self, number: int, frames: bool = True) -> Episode:
+        """One of them, checked; without frames those are not read."""
+        if self._old:
+            return self._old[number]
+        begin, end = int(self._offsets[number]), int(self._offsets[number + 1])
+        parts: dict[str, Any] = {}
+        pictures = {}
+        with safe_open(self.path, framework="numpy") as tensors:
+            for key in self._keys:
+                more = _ARRAYS.get(key, 1)
+                parts[key] = tensors.get_slice(key)[begin + more * number : end + more * (number + 1)]
+            for camera in self.cameras if frames else ():
+                cut = self._cuts[camera][begin + number : end + number + 2]
+                if cut[-1] > cut[0]:
+                    held = tensors.get_slice(_FRAMES + camera)[int(cut[0]) : int(cut[-1])]
+                    pictures[camera] = _unrepeated(held, cut - cut[0])
+        observations = {key: parts.pop(key) for key in [*parts] if key not in _ARRAYS}
+        episode = Episode(**self.fields[number], **parts, observations=observations, frames=pictures, body=self.body)
+        episode.validate()
+        for name in ("uuid", "policy", "reward_model"):
+            setattr(episode, name, _one_spelling(getattr(episode, name)))
+        return episode
+
+
+def cut(episode: Episode, start: int, stop: int) -> Episode:
+    """Its steps from start to stop, with the observation after the last of them. Nothing is said of how it ended: that
+    is for who cuts.
+    """
+    if (start, stop) == (0, episode.steps):
+        return episode
+    if not 0 <= start < stop <= episode.steps:
+        raise EpisodeError(f"Episode {episode.uuid} has {episode.steps} steps; it can't be cut to {start} to {stop}.")
+    seen = slice(start, stop + 1)
+    return replace(
+        episode,
+        observations=rows_of(episode.observations, seen),
+        actions=episode.actions[start:stop],
+        actors=episode.actors[start:stop],
+        fenced=episode.fenced[start:stop],
+        steps_to_go=episode.steps_to_go[seen],
+        frames={camera: frames[seen] for camera, frames in episode.frames.items()},
+        started_at=episode.started_at + start / episode.fps if episode.started_at else episode.started_at,
+    )
 
 
 def _unrepeated(frames: np.ndarray, cuts: np.ndarray) -> list[bytes]:
@@ -527,7 +604,7 @@ def _read_header(
             if name not in entry:
                 which = _shown(entry.get("uuid", "(without an id)"))
                 raise FieldError(f"Episode {which}, field {name}: is missing.")
-        for name in set(entry) - set(_FIELDS):
+        for name in set(entry) - set(_FIELDS) - set(_OPTIONAL):
             raise FieldError(f"Episode {_shown(entry['uuid'])}, field {_shown(name)}: is unknown.")
         if isinstance(ending := entry["ending"], str):
             entry["ending"] = RENAMED_ENDINGS.get(ending, ending)

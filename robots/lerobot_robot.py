@@ -20,7 +20,7 @@ from PIL import Image
 
 from robots.driver import DriverError, as_picture, plain
 from robots.embodiments import IMAGES, STATE, Camera, DriveAxis, Embodiment, Motion, Observation, picture, vector
-from robots.tasks import Instruction
+from robots.real_robot import RealRobot
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +34,10 @@ DEGREES_ROUNDED = 10.0  # a range in degrees, so that calibrating anew does not 
 FULL_ARM = 6  # joints, from which on a hand can turn about every axis
 
 
-class Robot(Protocol):
-    """What is used of lerobot.robots.Robot."""
+class Device(Protocol):
+    """What LeRobot's robots and teleoperators have in common, as far as it is used."""
 
     name: str
-
-    @property
-    def observation_features(self) -> Mapping[str, Any]:
-        """float of each number, (height, width, channels) of each camera, by name."""
 
     @property
     def action_features(self) -> Mapping[str, Any]:
@@ -58,41 +54,29 @@ class Robot(Protocol):
     def connect(self, calibrate: bool = True) -> None:
         """Open its bus and configure its motors."""
 
+    def disconnect(self) -> None:
+        """Torque off, where its configuration says so, and close its bus."""
+
+
+class Robot(Device, Protocol):
+    """What is used of lerobot.robots.Robot."""
+
+    @property
+    def observation_features(self) -> Mapping[str, Any]:
+        """float of each number, (height, width, channels) of each camera, by name."""
+
     def get_observation(self) -> Mapping[str, Any]:
         """What it senses, by name."""
 
     def send_action(self, action: dict[str, float]) -> Any:
         """Tell its motors where to go, by name."""
 
-    def disconnect(self) -> None:
-        """Torque off, where its configuration says so, and close its bus."""
 
-
-class LeaderDevice(Protocol):
+class LeaderDevice(Device, Protocol):
     """What is used of lerobot.teleoperators.Teleoperator."""
-
-    name: str
-
-    @property
-    def action_features(self) -> Mapping[str, Any]:
-        """float of each number, by name."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether its bus is open."""
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether its motors know their ranges."""
-
-    def connect(self, calibrate: bool = True) -> None:
-        """Open its bus."""
 
     def get_action(self) -> Mapping[str, float]:
         """Where it is, by the names of the robot's action."""
-
-    def disconnect(self) -> None:
-        """Close its bus."""
 
 
 class CameraDevice(Protocol):
@@ -342,15 +326,12 @@ def take_cameras(robot: Robot) -> dict[str, CameraDevice]:
 # The world
 
 
-class LeRobotWorld:
+class LeRobotWorld(RealRobot):
     """A connected robot as the driver of a station uses it. Making it connects; DriverError where that fails.
 
     `reads` says which features of the observation must not be missing now; a lost camera's picture is black where
     nobody reads it.
     """
-
-    resets_itself = False
-    renderer = "camera"
 
     def __init__(
         self,
@@ -364,7 +345,6 @@ class LeRobotWorld:
     ):
         self.embodiment, self._robot, self._arm = body, robot, arm
         self._calibrate, self._reads = calibrate, reads
-        self._period, self._due = 1 / body.fps, -math.inf
         self._told: np.ndarray | None = None
         self._seen: Observation | None = None
         self._frames: dict[str, np.ndarray] = {}  # pictures as they came with the newest observation, by camera
@@ -419,17 +399,11 @@ class LeRobotWorld:
         self._connect()
         return self.observation()
 
-    def step(self, action: np.ndarray) -> Observation:
-        """Send it, and look when the next observation is due."""
+    def send(self, action: np.ndarray) -> None:
+        """Tell its motors where to go."""
         told = {name: float(value) for name, value in zip(self.embodiment.action_names, action, strict=True)}
         self._caller.call("sending an action", CALL_S, lambda: self._robot.send_action(told))
         self._told = np.array(action, np.float32)
-        now, due = time.monotonic(), self._due + self._period
-        if due < now - self._period:  # it has stood still meanwhile
-            due = now + self._period
-        self._due = max(due, now)
-        time.sleep(self._due - now)
-        return self.observation()
 
     def observation(self) -> Observation:
         """What the motors say now, and the newest pictures."""
@@ -471,26 +445,6 @@ class LeRobotWorld:
         if camera not in self._frames:
             raise DriverError(f"the camera {camera} has sent nothing yet")
         return self._frames[camera]
-
-    def set_observation(self, observation: Observation) -> None:
-        """Nobody can put a real robot where it was."""
-        raise DriverError("a real robot can't be put back into a recorded state")
-
-    def true_success(self, instruction: Instruction) -> bool | None:
-        """Nobody knows."""
-        return None
-
-    def needs_reset(self, fewest_objects: int | None = None) -> str:
-        """It can't tell."""
-        return ""
-
-    def fenced(self, action: np.ndarray, margin: float) -> np.ndarray:
-        """As it is: objects are not tracked."""
-        return action
-
-    def objects_in_play(self) -> Mapping[str, tuple[float, float]]:
-        """None are tracked."""
-        return {}
 
     def close(self) -> None:
         """Disconnect, by which its driver takes the torque off. A second time nothing is left to do."""

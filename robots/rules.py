@@ -235,6 +235,16 @@ TASK_RULES: dict[str, Rule] = RULES | {
         help="Seconds of practice without a reset, after which a person is asked to mix the objects up. Left empty: as "
         "set at each station.",
     ),
+    "audit_share": Rule(
+        "audit_share",
+        "Successes that people check",
+        "The share of detected successes, drawn at random, that people are asked to look at, such as 0.05. From their "
+        "answers the error of the detector is bounded. Left empty: 0.05.",
+        float,
+        None,
+        minimum=0,
+        maximum=1,
+    ),
 }
 
 

@@ -243,13 +243,19 @@ def new_fleet(stations, **environment):
     with own_place() as (data, database):
         if not database and "REDIS_URL" not in os.environ:  # on shared servers it begins with nothing
             copy_folder(prepared(), data)
-        fleet = start_fleet(data, stations, **database, **environment)
-        try:
-            fleet.wait_until_answering()
+        with answering(start_fleet(data, stations, **database, **environment)) as fleet:
             yield fleet
-        finally:
-            status = fleet.stop()
-        assert status == 0, f"The fleet did not end cleanly:\n{fleet.output.read_text()}"
+
+
+@contextlib.contextmanager
+def answering(fleet):
+    """Once it answers, and it has to end cleanly."""
+    try:
+        fleet.wait_until_answering()
+        yield fleet
+    finally:
+        status = fleet.stop()
+    assert status == 0, f"The fleet did not end cleanly:\n{fleet.output.read_text()}"
 
 
 def prepared():
@@ -284,6 +290,25 @@ def wait_for_demonstrations(data, seconds=90):
         while connection.execute("SELECT state FROM learning_dataset").fetchall() != [("ready",)]:
             assert time.monotonic() < deadline, "The first demonstrations were not made."
             time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def one_server():
+    from tests.robots.fake_server import FakeServer
+
+    server = FakeServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(one_server):
+    """What stations take for the fleet's server, where nothing has been sent yet."""
+    from tests.robots.fake_server import until
+
+    one_server.forget()
+    yield one_server
+    until(lambda: not one_server.sockets)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from playwright.sync_api import expect
 
 from fleetui import embedded
 from robots.episodes import read_episodes
-from tests.conftest import ROOT, own_place, start_fleet
+from tests.conftest import ROOT, answering, own_place, start_fleet
 
 STORED = Path(__file__).parent / "stored_folder" / "folder.tar.xz"
 LAB = "/labs/main"
@@ -49,13 +49,8 @@ def fleet(unpacked, old_tokens):
     """Today's `manage.py start` on the old folder and the old database."""
     data, environment = unpacked
     restore_database(data, environment)
-    fleet = start_fleet(data, 2, **environment)
-    try:
-        fleet.wait_until_answering()
+    with answering(start_fleet(data, 2, **environment)) as fleet:
         yield fleet
-    finally:
-        status = fleet.stop()
-    assert status == 0, f"The fleet did not end cleanly:\n{fleet.output.read_text()}"
 
 
 def restore_database(data, environment):

@@ -2,6 +2,7 @@
                      | lerobot --server URL --token TOKEN --robot.type=TYPE
                      | local-practice --dir DIR --demonstrations FILE | supervision --json FILE
                      | benchmark NAME --seeds K --json FILE
+                     | compare --checkpoint FILE [--checkpoint FILE] --task FAMILY | inspect
 
 METHOD is a method's kind: sft, improve, or one that FLEETUI_METHODS adds (methods/registry.py).
 
@@ -12,6 +13,8 @@ import argparse
 import contextlib
 import sys
 import traceback
+from functools import partial
+from typing import Any
 
 from robots import strict_json
 from robots.tasks import TASKS
@@ -38,6 +41,14 @@ def main() -> int:
     )
     command.add_argument("--greedy", action="store_true", help="the likeliest action instead of a sampled one")
     command.add_argument("--held-out", action="store_true", help="wordings that no demonstration uses")
+    command = commands.add_parser("compare", help="one policy, or two on the same attempts, in simulation")
+    command.add_argument("--checkpoint", required=True, action="append", help="once or twice")
+    command.add_argument("--task", required=True, help="a family")
+    command.add_argument("--episodes", type=int, default=200)
+    command.add_argument("--seed", type=int, default=1_000_000)
+    command.add_argument("--time-limit", type=int, default=0, help="steps; 0: the task's own")
+    command.add_argument("--edge-margin", type=float, default=0.0, help="metres; 0: without the fence")
+    commands.add_parser("inspect", help="what checkpoints say of one observation: a question a line, as JSON")
     command = commands.add_parser("local-practice", help="SFT and practice in one process, without a server")
     command.add_argument("--dir", required=True)
     command.add_argument("--demonstrations", required=True, nargs="+")
@@ -84,6 +95,12 @@ def main() -> int:
         return benchmarks.main(arguments)
     if arguments.command == "evaluate":
         return evaluate(arguments)
+    if arguments.command == "compare":
+        return compare(arguments)
+    if arguments.command == "inspect":
+        from training import inspecting
+
+        return inspecting.main()
     return train(arguments)
 
 
@@ -148,6 +165,51 @@ def evaluate(arguments: argparse.Namespace) -> int:
     )
     print(strict_json.dumps(result.to_json()))
     return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Print progress lines, {"done", "total"}, and at last what came of it as JSON."""
+    import torch
+
+    from training.checkpoints import CheckpointError, Policy
+    from training.evaluation import Outcomes, make_attempts
+    from training.pairs import paired_difference
+
+    torch.set_num_threads(1)
+    total = len(arguments.checkpoint) * arguments.episodes
+    outcomes: list[Outcomes] = []
+    try:
+        policies = [Policy.load(path) for path in arguments.checkpoint[:2]]
+        for policy in policies:
+            tell = partial(_tell_progress, len(outcomes) * arguments.episodes, total)
+            outcomes.append(
+                make_attempts(
+                    policy,
+                    [arguments.task],
+                    arguments.episodes,
+                    arguments.seed,
+                    batch=50,
+                    time_limit=arguments.time_limit,
+                    edge_margin=arguments.edge_margin,
+                    on_progress=tell,
+                )
+            )
+    except (CheckpointError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    results: dict[str, Any] = {"first": outcomes[0].summary().to_json(), "second": None, "difference": None}
+    if len(outcomes) > 1:
+        one, other = outcomes
+        difference = paired_difference(
+            one.succeeded.tolist(), other.succeeded.tolist(), one.steps.tolist(), other.steps.tolist()
+        )
+        results |= {"second": other.summary().to_json(), "difference": difference.to_json()}
+    print(strict_json.dumps({"results": results}), flush=True)
+    return 0
+
+
+def _tell_progress(before: int, total: int, done: int) -> None:
+    print(strict_json.dumps({"done": before + done, "total": total}), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@ episode's id and the field, and not somewhere in the middle of a training run.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from robots.embodiments import Embodiment, differences
+from robots.embodiments import IMAGES, Embodiment, differences
 from robots.episodes import ACTORS, Episode, EpisodeError, read_episodes
 
 # How a demonstration ends that reached its goal. After any other ending nobody knows how far the goal still was.
@@ -38,6 +38,7 @@ class Demonstrations:
     first: Tensor  # [E] first frame of each episode
     last: Tensor  # [E] last frame of each episode
     uuids: list[str]  # [E]
+    weights: Tensor | None = None  # [F] as so many of the mean frame it counts; None: each as one
 
     @property
     def episodes(self) -> int:
@@ -64,8 +65,10 @@ class Hindsight:
     clear: Tensor  # [E] bool: nothing was lost from sight, so that what moved is known
 
 
-def read_demonstrations(paths: Sequence[Path]) -> Demonstrations:
-    """All files' episodes; DatasetError names the file and the field that can't be learned from."""
+def read_demonstrations(paths: Sequence[Path], observe: str = "all") -> Demonstrations:
+    """All files' episodes; DatasetError names the file and the field that can't be learned from. `observe`: what of
+    each observation is kept, one of recipes.OBSERVE.
+    """
     if not paths:
         raise DatasetError("There are no demonstrations; put at least one file of episodes into the run's data folder.")
     episodes = []
@@ -74,11 +77,15 @@ def read_demonstrations(paths: Sequence[Path]) -> Demonstrations:
             episodes += read_episodes(path, frames=False)
         except EpisodeError as error:
             raise DatasetError(f"{path.name}: {error}") from error
-    return demonstrations_of(episodes)
+    return demonstrations_of(episodes, observe)
 
 
-def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
-    """Those that reached their goal, laid end to end; DatasetError where they can't be learned from."""
+def demonstrations_of(episodes: Sequence[Episode], observe: str = "all") -> Demonstrations:
+    """Those that reached their goal, laid end to end; DatasetError where they can't be learned from.
+
+    Practice episodes that somebody put into a dataset are imitated wholly, the policy's own actions too. An evaluation
+    is never learned from: its attempts are what the curve is made of.
+    """
     for episode in episodes:
         try:
             episode.validate()
@@ -89,12 +96,11 @@ def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
                 f"Episode {episode.uuid}, field embodiment: it is of {episode.embodiment}, the dataset began with "
                 f"{episodes[0].embodiment}; train one embodiment a run."
             )
-        if episode.purpose not in ("demonstration", "correction"):
+        if episode.purpose == "evaluation":
             raise DatasetError(
-                f"Episode {episode.uuid}, field purpose: {episode.purpose} episodes are no demonstrations; leave "
-                "them out."
+                f"Episode {episode.uuid}, field purpose: evaluation episodes are no demonstrations; leave them out."
             )
-    body = _body_of(episodes)
+    body = observing(_body_of(episodes), observe)
     reached = [episode for episode in episodes if episode.ending in REACHED]
     if len(reached) < 2:
         raise DatasetError(
@@ -110,13 +116,16 @@ def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
     def laid_end_to_end(rows: Iterable[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate(list(rows)))
 
-    by_hand = [episode.actors != ACTORS.index("policy") for episode in reached]
+    by_hand = [(episode.actors != ACTORS.index("policy")) | (episode.purpose == "practice") for episode in reached]
+    weights = torch.tensor([episode.weight for episode in reached]).repeat_interleave(lengths)
     return Demonstrations(
         embodiment=body,
         tasks=sorted({episode.task for episode in reached}),
         instructions=instructions,
         observations={
-            key: laid_end_to_end(episode.observations[key] for episode in reached) for key in reached[0].observations
+            key: laid_end_to_end(episode.observations[key] for episode in reached)
+            for key in reached[0].observations
+            if key in body.observation
         },
         actions=laid_end_to_end(np.pad(episode.actions, ((0, 1), (0, 0))) for episode in reached),
         imitable=laid_end_to_end(np.pad(acted, (0, 1)) for acted in by_hand),
@@ -125,7 +134,19 @@ def demonstrations_of(episodes: Sequence[Episode]) -> Demonstrations:
         first=first,
         last=last,
         uuids=[episode.uuid for episode in reached],
+        weights=None if (weights == 1).all() else weights / weights.mean(),
     )
+
+
+def observing(body: Embodiment, observe: str) -> Embodiment:
+    """The body as a policy sees it that is to act by a part of its observation; DatasetError where there is none."""
+    if observe == "all":
+        return body
+    kept = {key: each for key, each in body.observation.items() if each.is_picture == (observe == "cameras")}
+    if not kept:
+        raise DatasetError(f"{body.name} observes no {observe}; train with observe = all.")
+    seen = body.overhead is not None and IMAGES + body.overhead.camera in kept
+    return replace(body, observation=kept, overhead=body.overhead if seen else None)
 
 
 def _body_of(episodes: Sequence[Episode]) -> Embodiment:

@@ -70,7 +70,23 @@ class Worlds:
             each.close()
 
 
-def evaluate(
+@dataclass
+class Outcomes:
+    """What came of each of n attempts."""
+
+    succeeded: np.ndarray  # [n] bool
+    steps: np.ndarray  # [n], to success or to the time limit
+    fallen: np.ndarray  # [n] bool: the world came to need a reset
+
+    def summary(self) -> Evaluation:
+        """All of them together."""
+        n, successes = len(self.succeeded), int(self.succeeded.sum())
+        low, high = wilson(successes, n)
+        to_success = float(self.steps[self.succeeded].mean()) if successes else None
+        return Evaluation(successes, n, low, high, float(self.steps.mean()), to_success, int(self.fallen.sum()))
+
+
+def make_attempts(
     policy: Policy,
     task_names: Sequence[str],
     episodes: int,
@@ -81,7 +97,7 @@ def evaluate(
     time_limit: int = 0,
     edge_margin: float = 0.0,
     on_progress: Callable[[int], None] = lambda done: None,
-) -> Evaluation:
+) -> Outcomes:
     """Episode i has the same start, instruction and family whatever the policy and however many episodes follow it. A
     time limit of 0 is the task's own; with an edge margin (metres) the fence turns aside what would push things off.
     """
@@ -90,25 +106,18 @@ def evaluate(
         raise ValueError(
             f"Task {wrong[0]} is not for {policy.embodiment.name}; evaluate the policy on a task of its own body."
         )
-    successes, steps, falls = [], [], 0
+    parts = []
     for first in range(0, episodes, batch):
         numbers = range(first, min(first + batch, episodes))
-        succeeded, taken, fallen = _attempt(policy, tasks, numbers, seed, greedy, held_out, time_limit, edge_margin)
-        successes += succeeded.tolist()
-        steps += taken.tolist()
-        falls += int(fallen.sum())
-        on_progress(len(successes))
-    low, high = wilson(sum(successes), len(successes))
-    to_success = np.array(steps)[np.array(successes)]
-    return Evaluation(
-        sum(successes),
-        len(successes),
-        low,
-        high,
-        float(np.mean(steps)),
-        float(to_success.mean()) if len(to_success) else None,
-        falls,
-    )
+        parts.append(_attempt(policy, tasks, numbers, seed, greedy, held_out, time_limit, edge_margin))
+        on_progress(numbers.stop)
+    succeeded, steps, fallen = zip(*parts, strict=True)
+    return Outcomes(np.concatenate(succeeded), np.concatenate(steps), np.concatenate(fallen))
+
+
+def evaluate(policy: Policy, task_names: Sequence[str], episodes: int, seed: int, **settings: Any) -> Evaluation:
+    """Attempts as make_attempts() makes them with these settings, together."""
+    return make_attempts(policy, task_names, episodes, seed, **settings).summary()
 
 
 def evaluate_for(

@@ -11,12 +11,9 @@ import json
 import logging
 import os
 import shlex
-import signal
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from robots.driver import Driver
 from robots.embodiments import is_number
@@ -33,7 +30,7 @@ from robots.lerobot_robot import (
 from robots.station import Station
 from robots.transfers import LinkError
 from robots.worlds import on_demand
-from training.practice import Entry, StationHost
+from training.practice import Entry, StationHost, prepare_process, run_until_told
 
 log = logging.getLogger(__name__)
 
@@ -156,19 +153,15 @@ def read_arguments(arguments: list[str] | None) -> tuple[argparse.Namespace, lis
 def main(arguments: list[str] | None = None) -> int:
     """Run the station until it is told to end; the process's exit code."""
     options, named = read_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    torch.set_num_threads(1)
+    prepare_process()
     try:
         robot, teleop = make_devices(named)
         host, leader = host_of(robot, teleop, options, named)
     except (ImportError, LinkError, ValueError, OSError) as error:  # each with a sentence
         log.error("%s", error)
         return 2
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: host.stop())
     try:
-        host.run()
+        run_until_told(host)
     finally:
         if leader is not None:
             leader.close()

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 import weakref
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from robots.cameras import Cameras, Encoder
-from robots.driver import Driver
+from robots.driver import Driver, DriverError
 from robots.embodiments import EMBODIMENTS, Embodiment, Observation, differences
 from robots.episodes import stacked
 from robots.link import Link, LinkThread
@@ -410,6 +411,43 @@ class StationHost:
             self._render_credit -= time.monotonic() - began
 
 
+# The programs
+
+
+def prepare_process(threads: int = 1) -> None:
+    """Of a process that is a host and nothing else: what it logs, and how many threads its networks' arithmetic has."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line an upload would be thousands
+    torch.set_num_threads(threads)
+
+
+def run_until_told(host: StationHost) -> None:
+    """Until Ctrl-C or SIGTERM."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: host.stop())
+    host.run()
+
+
+def run_station(world: World, teleoperator: Teleoperator | None = None, name: str = "") -> None:
+    """A real robot's own program: its station, until Ctrl-C or SIGTERM. What is under way then is kept, and sent if the
+    server answers quickly, or at the next start.
+
+    The environment says which server and which station (FLEET_SERVER, FLEET_TOKEN). `name` is of its folder in
+    stations/, where unsent episodes and checkpoints lie, and in its log; by itself the body's.
+    """
+    prepare_process()
+    try:
+        driver = Driver(world)
+        server, token = os.environ["FLEET_SERVER"], os.environ["FLEET_TOKEN"]
+        host = StationHost(server, None, Path("stations"))
+        host.join(Entry(name or driver.embodiment.name, token), driver, teleoperator)
+    except KeyError as missing:
+        sys.exit(f"{missing.args[0]} is not set; the page that adds the station shows the command with it.")
+    except (LinkError, DriverError) as error:
+        sys.exit(str(error))
+    run_until_told(host)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a host until it is told to end; the process's exit code."""
     parser = argparse.ArgumentParser(
@@ -424,17 +462,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of the networks' arithmetic")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line an upload would be thousands
-    torch.set_num_threads(options.threads)
+    prepare_process(options.threads)
     os.nice(max(0, 10 - os.nice(0)))  # the web comes first on a shared machine
     try:
         host = StationHost(
             options.server, options.tokens, options.folder or options.tokens.resolve().parent / "stations"
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: host.stop())
-        host.run()
+        run_until_told(host)
     except (HostError, LinkError) as error:
         log.error("%s", error)
         return 2

@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Self
 
 from robots.rules import RULES
 
+OBSERVE = ("all", "state", "cameras")  # what of a body's observation is learned from
+
 # Settings that a stored recipe may call as older code did.
 RENAMED = {"sight_steps": "perception_steps"}
 
@@ -174,6 +176,12 @@ class SFTRecipe(Recipe):
         0,
         100_000,
     )
+    observe: str = setting(
+        "all",
+        "Observes",
+        "What the policy acts by: all that the body observes, its state alone, or its cameras alone (all, state, "
+        "cameras).",
+    )
     hidden: int = setting(256, "Hidden units", "Width of each layer of the network.", 8, 8192)
     layers: int = setting(2, "Layers", "How many layers the network has.", 1, 32)
     chunk: int = setting(1, "Chunk", "How many actions that follow each other the policy answers at once.", 1, 50)
@@ -235,6 +243,13 @@ class SFTRecipe(Recipe):
     )
 
     KIND: ClassVar[str] = "sft"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.observe:  # as a form sends what was left empty
+            object.__setattr__(self, "observe", OBSERVE[0])
+        if self.observe not in OBSERVE:
+            raise RecipeError({"observe": f"observe is {self.observe!r}; write one of {', '.join(OBSERVE)}."})
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The API of learning, for people's scripts: datasets, runs and their metrics."""
+"""The API of learning, for people's scripts: runs and their metrics. Datasets are in datasets.py."""
 
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
@@ -9,9 +9,10 @@ from ninja.pagination import paginate
 from pydantic import Field
 
 from fleetui import access
-from fleetui.access import Conflict, Invalid, PersonRequest
-from fleetui.api.doors import DATA, LAUNCH, PAGES, READ, SESSION
-from fleetui.api.files import BINARY, FILE, FILE_EXTRA, answer_file
+from fleetui.access import Invalid, PersonRequest
+from fleetui.answers import answer_file
+from fleetui.api.doors import LAUNCH, PAGES, READ, SESSION
+from fleetui.api.files import FILE, FILE_EXTRA
 from fleetui.api.shape import (
     ONCE_EXTRA,
     ArchiveBody,
@@ -34,93 +35,6 @@ MOST_COMPARED = 20
 Named = TypeVar("Named", Dataset, Run, Assignment)  # what a launch names by its number
 
 router = Router(auth=SESSION, tags=["lab"])
-
-# Datasets
-
-
-class DatasetBody(Schema):
-    name: str
-    families: list[str]
-    episodes: int
-    seed: int = 0
-
-
-UPLOAD_EXTRA = ONCE_EXTRA | {"requestBody": {"required": True, "content": BINARY}}
-
-
-class DatasetRow(Schema):
-    id: int
-    name: str
-    families: list[str]
-    embodiment: str = Field(description="The name of its body; empty: not known.")
-    episodes: int = Field(description="While it is generated: how many are wanted.")
-    steps: int
-    state: str
-    progress: float
-    error: str
-    seed: int
-    archived_at: Moment | None
-    created_at: Moment
-
-
-@router.get("/datasets", auth=READ, response=or_problem(list[DatasetRow]))
-@paginate(Pages)
-def list_datasets(request: PersonRequest, lab: Path[str], archived: bool = False) -> Rows:
-    """The newest first."""
-    found = access.get_lab(request.user, lab)
-    return Rows(selectors.list_datasets(found, archived), selectors.dataset_row)
-
-
-@router.post("/datasets", auth=DATA, response=or_problem(DatasetRow), openapi_extra=ONCE_EXTRA)
-@once
-def generate_dataset(request: PersonRequest, lab: Path[str], body: DatasetBody) -> dict[str, Any]:
-    """Let the scripted demonstrator make one."""
-    found = access.get_lab(request.user, lab, "generate_dataset")
-    return selectors.dataset_row(
-        actions.generate_dataset(lab=found, user=request.user, **body.dict(), source=source_of(request))
-    )
-
-
-@router.post("/datasets/upload", auth=DATA, response=or_problem(DatasetRow), openapi_extra=UPLOAD_EXTRA)
-@once
-def upload_dataset(request: PersonRequest, lab: Path[str], name: str) -> dict[str, Any]:
-    """The body is one file of episodes (robots/episodes.py), at most 64 MiB."""
-    found = access.get_lab(request.user, lab, "upload_dataset")
-    return selectors.dataset_row(
-        actions.upload_dataset(lab=found, user=request.user, name=name, body=request.body, source=source_of(request))
-    )
-
-
-@router.get("/datasets/{int:number}", auth=READ, response=or_problem(DatasetRow))
-def show_dataset(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
-    return selectors.dataset_row(access.get_row(Dataset, request.user, lab, pk=number))
-
-
-@router.get("/datasets/{int:number}/file", auth=READ, response=FILE, openapi_extra=FILE_EXTRA)
-def download_dataset(request: PersonRequest, lab: Path[str], number: int) -> HttpResponseBase:
-    """All its episodes, in one file as upload takes it."""
-    dataset = access.get_row(Dataset, request.user, lab, pk=number)
-    if dataset.state != "ready":
-        raise Conflict(f"{dataset} is {dataset.state}; it can be downloaded once it is ready.")
-    return answer_file(request, dataset.file, f"{dataset.name}.safetensors")
-
-
-@router.patch("/datasets/{int:number}", auth=DATA, response=or_problem(DatasetRow))
-def archive_dataset(request: PersonRequest, lab: Path[str], number: int, body: ArchiveBody) -> dict[str, Any]:
-    """archived: true hides it, and nothing can learn from it; false brings it back."""
-    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
-    change = archive.archive_dataset if body.archived else archive.restore_dataset
-    change(dataset=dataset, user=request.user, source=source_of(request))
-    return selectors.dataset_row(access.get_row(Dataset, request.user, lab, pk=number))
-
-
-@router.delete("/datasets/{int:number}", auth=PAGES, response=or_problem(Deleted))
-def delete_dataset(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
-    """For good, with its file; only an archived one to which nothing refers."""
-    dataset = access.get_row(Dataset, request.user, lab, "archive_dataset", pk=number)
-    archive.delete_dataset(dataset=dataset, user=request.user, source=source_of(request))
-    return {"deleted": number}
-
 
 # Runs
 

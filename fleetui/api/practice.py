@@ -13,11 +13,11 @@ from pydantic import AwareDatetime, Field
 
 from fleetui import access
 from fleetui.access import NotFound, PersonRequest
-from fleetui.answers import JsonAnswer
+from fleetui.answers import JsonAnswer, answer_file
+from fleetui.api.datasets import DatasetRow
 from fleetui.api.doors import DATA, LAUNCH, READ, SESSION
-from fleetui.api.files import FILE, FILE_EXTRA, answer_file
+from fleetui.api.files import FILE, FILE_EXTRA
 from fleetui.api.fleet import EpisodeRow
-from fleetui.api.learning import DatasetRow
 from fleetui.api.shape import ERRORS, ONCE_EXTRA, Moment, Pages, Problem, Rows, Uuid, once, or_problem, source_of
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import episodes as episode_actions
@@ -34,9 +34,7 @@ router = Router(auth=SESSION, tags=["lab"])
 # Assignments
 
 
-class AssignmentBody(Schema):
-    task: str
-    stations: list[str] = Field(default_factory=list)
+class AssignmentWishes(Schema):
     any: int | None = None
     parent: int | None = None
     episodes: int | None = None
@@ -45,19 +43,16 @@ class AssignmentBody(Schema):
     priority: str = "normal"
     not_before: AwareDatetime | None = None
     repeats: str = ""
+
+
+class AssignmentBody(AssignmentWishes):
+    task: str
+    stations: list[str] = Field(default_factory=list)
     time_zone: str | None = None  # of what repeats; None: that of who asks
 
 
-class AssignmentChanges(Schema):
+class AssignmentChanges(AssignmentWishes):
     stations: list[str] | None = None
-    any: int | None = None
-    parent: int | None = None
-    episodes: int | None = None
-    hours: float | None = None
-    target_success: float | None = None
-    priority: str = "normal"
-    not_before: AwareDatetime | None = None
-    repeats: str = ""
     time_zone: str = "UTC"
 
 

@@ -21,10 +21,11 @@ from django.db import close_old_connections
 from django.http import HttpRequest
 
 from fleetui import failures
+from fleetui.charts.compare_app import COMPARE_PREFIX
 from fleetui.charts.dash_app import PREFIX, app
 
-CALLBACK = f"{PREFIX}_dash-"
-SCRIPTS = f"{PREFIX}_dash-component-suites/"
+CALLBACKS = (f"{PREFIX}_dash-", f"{COMPARE_PREFIX}_dash-")
+SCRIPTS = tuple(f"{each}component-suites/" for each in CALLBACKS)
 THREADS = 4
 compress = lru_cache(maxsize=64)(gzip.compress)
 
@@ -36,7 +37,7 @@ def guarded(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
         request.session = SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
         user = get_user(request)
         if not user.is_authenticated:
-            if request.path_info.startswith(CALLBACK):
+            if request.path_info.startswith(CALLBACKS):
                 return refuse(start_response, 401, "You are logged out; log in again, then reload this page.")
             target = f"{settings.LOGIN_URL}?next={quote(request.get_full_path())}"
             return refuse(start_response, 302, "Log in first.", ("Location", target))

@@ -4,9 +4,11 @@ Success is always the true success of evaluation episodes with its Wilson band, 
 stations; detected success is no curve here.
 """
 
+from collections.abc import Sequence
 from statistics import quantiles
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 # Colour means state elsewhere. Side by side, runs need telling apart: each has a colour, a dash and a marker. The
@@ -42,18 +44,8 @@ def success_curves(runs: list[dict[str, Any]], theme: str = "light") -> go.Figur
         if not points:
             continue
         xs = [point["practice_episodes"] for point in points]
-        band = [point["high"] for point in points] + [point["low"] for point in reversed(points)]
-        figure.add_scatter(
-            x=xs + xs[::-1],
-            y=band,
-            fill="toself",
-            fillcolor=_translucent(colour, 0.13),
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=run["name"],
-        )
+        low, high = ([point[end] for point in points] for end in ("low", "high"))
+        _add_band(figure, run["name"], xs, low, high, colour)
         level = points[0]["successes"] / points[0]["n"]
         figure.add_scatter(
             x=[xs[0], max(xs[-1], 1)],
@@ -86,6 +78,23 @@ def success_curves(runs: list[dict[str, Any]], theme: str = "light") -> go.Figur
 def _known(run: dict[str, Any]) -> list[dict[str, Any]]:
     """The evaluations on stations of which something is known."""
     return [each for each in run.get("stations", ()) if each["known"]]
+
+
+def _add_band(
+    figure: go.Figure, name: str, xs: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str
+) -> None:
+    """What lies between two lines over the same xs, tinted; it hides with its run in the legend."""
+    figure.add_scatter(
+        x=[*xs, *reversed(xs)],
+        y=[*high, *reversed(low)],
+        fill="toself",
+        fillcolor=_translucent(colour, 0.13),
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        showlegend=False,
+        legendgroup=name,
+    )
 
 
 def _add_stations(figure: go.Figure, name: str, shown: list[dict[str, Any]], colour: str) -> None:
@@ -166,17 +175,8 @@ def episode_lengths(runs: list[dict[str, Any]], theme: str = "light") -> go.Figu
             versions.setdefault(episode["version"] or 0, []).append(episode["steps"])
         xs = sorted(versions)
         spread = [_quartiles(versions[version]) for version in xs]
-        figure.add_scatter(
-            x=xs + xs[::-1],
-            y=[high for _, _, high in spread] + [low for low, _, _ in reversed(spread)],
-            fill="toself",
-            fillcolor=_translucent(colour, 0.13),
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-            legendgroup=run["name"],
-        )
+        low, high = [low for low, _, _ in spread], [high for _, _, high in spread]
+        _add_band(figure, run["name"], xs, low, high, colour)
         figure.add_scatter(
             x=xs,
             y=[middle for _, middle, _ in spread],
@@ -189,6 +189,60 @@ def episode_lengths(runs: list[dict[str, Any]], theme: str = "light") -> go.Figu
             hovertemplate="median %{y:.0f} steps<br>%{customdata[0]} episodes of v%{x}",
         )
     return figure if figure.data else _say(figure, "These runs have no practice episodes yet.")
+
+
+def comparison(found: dict[str, Any], theme: str = "light") -> go.Figure:
+    """What comparing.compare() found: each of its "lines" with its band, smoothed ones over what they smooth."""
+    choice, log = found["choice"], found["log"]
+    figure = _figure(theme, found["x_title"], choice.y_title)
+    if choice.share and "y" not in log:
+        figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    for axis, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
+        if axis in log:
+            update(type="log")
+    for index, line in enumerate(found["lines"]):
+        colour, xs, group = COLOURS[theme][index % 6], np.array(line["x"]), str(index)
+        if line["low"]:
+            figure.add_scatter(
+                x=np.concatenate([xs, xs[::-1]]),
+                y=np.array(line["high"] + line["low"][::-1]),
+                fill="toself",
+                fillcolor=_translucent(colour, 0.13),
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=group,
+            )
+        if line["raw"]:
+            figure.add_scatter(
+                x=xs,
+                y=np.array(line["raw"]),
+                mode="lines",
+                line={"color": _translucent(colour, 0.35), "width": 1},
+                hoverinfo="skip",
+                showlegend=False,
+                legendgroup=group,
+            )
+        said = "%{y:.1%}" if choice.share else "%{y:.4g}"
+        figure.add_scatter(
+            x=xs,
+            y=np.array(line["y"]),
+            mode="lines+markers" if len(xs) <= 60 else "lines",
+            name=line["name"],
+            legendgroup=group,
+            line={"color": colour, "width": 2, "dash": DASHES[(index + index // 6) % 6]},
+            marker={"size": 6, "symbol": MARKERS[(index + index // 6) % 6]},
+            customdata=np.array([line["low"], line["high"]]).T if line["low"] else None,
+            hovertemplate=f"{said}{_say_band(line, choice.share)}<br>%{{x:.5g}} {found['x_title']}",
+        )
+    return figure if found["lines"] else _say(figure, "None of these runs has measured this yet. Choose another curve.")
+
+
+def _say_band(line: dict[str, Any], share: bool) -> str:
+    form = ".0%" if share else ".4g"
+    band = f"<br>%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}} ({line['band']})"
+    return band if line["low"] else ""
 
 
 def _quartiles(values: list[int]) -> tuple[float, float, float]:

@@ -234,6 +234,14 @@ GROUPS: tuple[tuple[str, tuple[Term, ...]], ...] = (
                 fields=("threshold_margin", "premature_share", "consecutive", "largest_threshold"),
             ),
             Term(
+                "spot-check",
+                "Spot check",
+                "A detected success, drawn at random, that a person looks at and says whether it was one.",
+                "As they are a random sample, their answers bound the error of the detector: with 95 % it is wrong no "
+                "more often than that. What people label of their own choice is no random sample and doesn't count.",
+                fields=("audit_share",),
+            ),
+            Term(
                 "detected-success",
                 "Detected success",
                 "The success detector called the attempt a success. It can be wrong.",

@@ -18,6 +18,9 @@ PAGES = (
     ("Effort and planner", "effort", "see"),
     ("Stations", "stations", "see"),
     ("Runs", "runs", "see"),
+    ("Checkpoints", "checkpoints", "see"),
+    ("Spot checks of detected successes", "spot_checks", "see"),
+    ("Playground: a frame, words and two checkpoints", "playground", "see"),
     ("Episodes", "episodes", "see"),
     ("Datasets", "datasets", "see"),
     ("Tasks and assignments", "tasks", "see"),
@@ -37,6 +40,7 @@ ACTS = (
     ("Add a station", "new_station", "", "create_station"),
     ("Generate a dataset", "datasets", "#generate", "generate_dataset"),
     ("Upload a dataset", "datasets", "#upload", "upload_dataset"),
+    ("Import a LeRobot dataset", "datasets", "#import", "upload_dataset"),
     ("Assign a task", "tasks", "#assign", "assign"),
     ("Make a task", "tasks", "#task", "create_task"),
     ("Invite someone", "people", "#invite", "manage_people"),
@@ -76,7 +80,7 @@ def jump_targets(lab: Lab, query: str, limit: int = 6) -> list[dict[str, Any]]:
     targets += found("run", named(lab.runs), str, lambda row: address("run", row.pk))
     tasks = lab.tasks.filter(archived_at=None).filter(Q(name__icontains=query) | Q(family__icontains=query))
     targets += found("task", tasks, str, lambda row: f"{address('tasks')}#{row.slug}")
-    targets += found("dataset", named(lab.datasets), str, lambda row: f"{address('datasets')}#dataset-{row.pk}")
+    targets += found("dataset", named(lab.datasets).filter(current=True), str, lambda row: address("dataset", row.pk))
     members = lab.memberships.select_related("user").filter(user__username__icontains=query).order_by("user__username")
     if may(lab.role, "manage_people"):
         targets += found(

@@ -250,7 +250,11 @@ class Task(models.Model):
     edge_margin = models.FloatField(null=True)  # metres; the policy pushes no object nearer to an edge; null = it may
     after_failure = models.CharField(max_length=80, blank=True, default="")  # family asked when an attempt failed
     reset_each_attempt = models.BooleanField(default=False)  # whatever its family says of itself
+    # The share of detected successes that people look at; null = AUDIT_SHARE.
+    audit_share = models.FloatField(null=True)
     archived_at = models.DateTimeField(null=True)
+
+    AUDIT_SHARE = 0.05
 
     class Meta:
         ordering = ["lab", "name"]
@@ -574,6 +578,29 @@ class HelpRequest(models.Model):
         return ADVICE[self.kind]
 
 
+class Alarm(models.Model):
+    """The detector of a station says something else than it did at first of the same policy: d has drifted. One row a
+    station and policy; it closes by itself, and may come back then, or by a person, and is over.
+    """
+
+    lab = models.ForeignKey(Lab, on_delete=models.CASCADE, related_name="alarms")
+    station = models.ForeignKey(Station, on_delete=models.CASCADE, related_name="alarms")
+    policy = models.ForeignKey("learning.Checkpoint", on_delete=models.CASCADE, related_name="alarms")
+    reason = models.CharField(max_length=300)
+    opened_at = models.DateTimeField(default=timezone.now)
+    closed_at = models.DateTimeField(null=True)
+    closed_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    outcome = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        ordering = ["-opened_at"]
+        indexes = [models.Index(fields=["lab", "-opened_at"])]
+        constraints = [models.UniqueConstraint(fields=["station", "policy"], name="one_alarm_a_station_and_policy")]
+
+    def __str__(self) -> str:
+        return f"{self.station}: {self.reason}"
+
+
 class Contact(models.Model):
     """Where a lab's people are told of a help request that nobody has taken up: an address as apprise reads it."""
 
@@ -643,13 +670,37 @@ ACTS = (
     "run_paused",
     "run_resumed",
     "run_canceled",
+    "run_tagged",
+    "run_noted",
+    "run_view_saved",
+    "run_view_renamed",
+    "run_view_deleted",
+    "sweep_launched",
+    "sweep_stopped",
     "dataset_generated",
     "dataset_uploaded",
     "dataset_extended",
+    "dataset_edited",
+    "dataset_split",
+    "dataset_merged",
+    "dataset_gathered",
+    "dataset_current",
+    "import_begun",
+    "import_answered",
+    "import_canceled",
+    "export_asked",
+    "export_deleted",
     "help_acknowledged",
     "help_taken",
     "help_released",
     "help_closed",
+    "alarm_closed",
+    "checkpoint_promoted",
+    "threshold_published",
+    "comparison_asked",
+    "comparison_canceled",
+    "spot_checked",
+    "spot_check_undone",
     "contact_added",
     "contact_removed",
     "logged_in",

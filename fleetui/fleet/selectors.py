@@ -19,6 +19,7 @@ from fleetui.fleet.models import (
     ROLES,
     AccessToken,
     Act,
+    Alarm,
     AssignedStation,
     Assignment,
     Episode,
@@ -372,9 +373,15 @@ def station_embodiment(station: Station) -> Embodiment:
     return Embodiment.from_json(station.embodiment)
 
 
+def list_alarms(lab: Lab) -> QuerySet[Alarm]:
+    """Those of the detector that are open, the newest first."""
+    return lab.alarms.filter(closed_at=None).select_related("station", "policy__run")
+
+
 def count_help(lab: Lab) -> int:
-    """How many help requests are open."""
-    return lab.help_requests.filter(closed_at=None).count()
+    """How many help requests and alarms are open."""
+    requests = HelpRequest.objects.filter(lab=lab, closed_at=None).order_by().values_list("pk")
+    return requests.union(Alarm.objects.filter(lab=lab, closed_at=None).order_by().values_list("pk"), all=True).count()
 
 
 # For the charts

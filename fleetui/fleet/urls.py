@@ -23,6 +23,7 @@ attention_pages = [
     path("<int:number>/take", attention.take_help, name="take_help"),
     path("<int:number>/release", attention.release_help, name="release_help"),
     path("<int:number>/close", attention.close_help, name="close_help"),
+    path("alarms/<int:number>/close", attention.close_alarm, name="close_alarm"),
     path("contacts", attention.add_contact, name="add_contact"),
     path("contacts/<int:number>/remove", attention.remove_contact, name="remove_contact"),
     path("contacts/<int:number>/try", attention.try_contact, name="try_contact"),

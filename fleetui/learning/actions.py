@@ -18,7 +18,7 @@ from typing import Any, TypedDict, Unpack
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -31,6 +31,7 @@ from fleetui.fleet.bodies import what_changed
 from fleetui.fleet.models import Episode, Lab
 from fleetui.fleet.names import checked_name, shown
 from fleetui.learning import selectors
+from fleetui.learning.listing import list_root
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from fleetui.learning.signals import run_moved
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
@@ -38,12 +39,14 @@ from robots.atomic_files import replacing, write_atomically
 from robots.embodiments import EMBODIMENTS, differences, get_embodiment
 from robots.episodes import LARGEST_UPLOAD, EpisodeError, read_episodes, write_episodes
 from robots.episodes import Episode as RecordedEpisode
+from robots.lerobot.assembling import facts_of
 from robots.tasks import TASKS
 from robots.worlds import WORLDS
 from training.methods.registry import Method, recipe_from_json
 from training.recipes import Recipe, RecipeError
 from training.run_dir import sha256_of
 
+UNDER_WAY = ("starting", "running", "pausing", "paused")  # held by a job that is not told to end it
 STALE_AFTER = timedelta(seconds=10)  # a job heartbeats each second
 RENDER_STALE_S = 120
 MAX_DEMONSTRATIONS = 100_000
@@ -82,7 +85,7 @@ def recognise_folder() -> bool:
 # Datasets
 
 
-def _new_dataset(lab: Lab, name: str, **fields: Any) -> Dataset:
+def new_dataset(lab: Lab, name: str, **fields: Any) -> Dataset:
     name = checked_name(name, "dataset")
     try:
         with transaction.atomic():
@@ -133,7 +136,7 @@ def generate_dataset(
         problems["seed"] = "The seed must be 0 to 2147483647."
     if problems:
         raise Invalid(" ".join(problems.values()), problems)
-    dataset = _new_dataset(
+    dataset = new_dataset(
         lab,
         name,
         families=list(families),
@@ -141,6 +144,7 @@ def generate_dataset(
         episodes=episodes,
         created_by=access.person_of(user),
         seed=seed,
+        origin={"by": "script", "families": list(families), "seed": seed},
     )
     Dataset.objects.filter(pk=dataset.pk).update(path=f"datasets/{dataset.pk}.safetensors")
     dataset.refresh_from_db()
@@ -175,7 +179,7 @@ def upload_dataset(*, lab: Lab, user: access.Acting, name: str, body: bytes, sou
                 f"{episodes[0].embodiment}; send one file per embodiment."
             )
     with transaction.atomic():
-        dataset = _new_dataset(
+        dataset = new_dataset(
             lab,
             name,
             families=sorted({episode.task for episode in episodes}),
@@ -185,11 +189,14 @@ def upload_dataset(*, lab: Lab, user: access.Acting, name: str, body: bytes, sou
             steps=sum(episode.steps for episode in episodes),
             state="ready",
             progress=1.0,
+            origin={"by": "upload"},
         )
         dataset.path = f"datasets/{dataset.pk}.safetensors"
         Dataset.objects.filter(pk=dataset.pk).update(path=dataset.path)
         dataset.file.parent.mkdir(parents=True, exist_ok=True)
         write_episodes(dataset.file, episodes)
+        list_root(dataset=dataset, facts=(facts_of(each, index) for index, each in enumerate(episodes)))
+        dataset.refresh_from_db()
         _record_dataset(dataset, "dataset_uploaded", user, episodes=len(episodes), source=source)
     return dataset
 
@@ -209,8 +216,8 @@ def extend_corrections(
 ) -> tuple[Dataset, bool]:
     """What a person drove joins the known dataset of corrections; without one, or where it takes no more, a new one.
 
-    A dataset that a run has used stays as it was: the new one begins with all that it held. Returns the dataset that
-    has it now, and whether that replaces the known one.
+    A dataset that a run has used, or of which somebody made another version, stays as it was: the new one begins with
+    all that it held. Returns the dataset that has it now, and whether that replaces the known one.
     """
     access.check(user, lab, "add_correction")
     (fresh,) = _read_recorded(episode.file, str(episode))
@@ -221,12 +228,19 @@ def extend_corrections(
             [],
         )  # another body, or as it no longer is, or a file too large to be written anew at each click
     dataset = known
-    if dataset is None or dataset.runs.exists() or dataset.corrected_runs.exists():
+    if dataset is None or _is_used(dataset):
         first = f"Corrections of {lab.name}"[:70]
         taken = set(Dataset.objects.filter(lab=lab, name__startswith=first).values_list("name", flat=True))
         names = itertools.chain([first], (f"{first} {number}" for number in itertools.count(2)))
         name = next(name for name in names if name not in taken)
-        dataset = _new_dataset(lab, name, created_by=access.person_of(user), state="ready", progress=1.0)
+        dataset = new_dataset(
+            lab,
+            name,
+            created_by=access.person_of(user),
+            state="ready",
+            progress=1.0,
+            origin={"by": "corrections"},
+        )
         dataset.path = f"datasets/{dataset.pk}.safetensors"
     episodes = [*kept, fresh]
     dataset.file.parent.mkdir(parents=True, exist_ok=True)
@@ -238,9 +252,15 @@ def extend_corrections(
         episodes=len(episodes),
         steps=sum(each.steps for each in episodes),
     )
+    list_root(dataset=dataset, facts=(facts_of(each, index) for index, each in enumerate(episodes)))
     _record_dataset(dataset, "dataset_extended", user, episode=str(episode.uuid), source=source)
     dataset.refresh_from_db()
     return dataset, known is not None and dataset != known
+
+
+def _is_used(dataset: Dataset) -> bool:
+    learned = dataset.runs.exists() or dataset.corrected_runs.exists()
+    return learned or dataset.children.exists() or dataset.sourced.exclude(dataset=dataset).exists()
 
 
 def _read_recorded(path: Path, name: str) -> list[RecordedEpisode]:
@@ -283,10 +303,38 @@ def release_dataset(*, dataset: Dataset) -> None:
     Dataset.objects.filter(pk=dataset.pk, state="generating").update(heartbeat_at=None)
 
 
-def finish_dataset(*, dataset: Dataset, episodes: int, steps: int) -> None:
-    Dataset.objects.filter(pk=dataset.pk, state="generating").update(
-        state="ready", progress=1.0, episodes=episodes, steps=steps
-    )
+@transaction.atomic
+def finish_dataset(*, dataset: Dataset, facts: Iterable[dict[str, Any]]) -> None:
+    """Its content is there; `facts` tells of each episode (robots/lerobot/assembling.py)."""
+    if Dataset.objects.filter(pk=dataset.pk, state="generating").update(state="ready", progress=1.0):
+        list_root(dataset=dataset, facts=facts)
+
+
+def claim_listing(*, dataset_id: int) -> Dataset | None:
+    """The one job that may list the episodes of a root of before; a second one gets None."""
+    now = timezone.now()
+    free = Q(heartbeat_at=None) | Q(heartbeat_at__lt=now - STALE_AFTER)
+    if not _unlisted().filter(free, pk=dataset_id).update(heartbeat_at=now):
+        return None
+    return Dataset.objects.get(pk=dataset_id)
+
+
+def beat_listing(*, dataset: Dataset) -> bool:
+    """Say that its job lives."""
+    return bool(_unlisted().filter(pk=dataset.pk).update(heartbeat_at=timezone.now()))
+
+
+def finish_listing(*, dataset: Dataset, facts: Iterable[dict[str, Any]]) -> None:
+    list_root(dataset=dataset, facts=facts)
+
+
+def fail_listing(*, dataset: Dataset, error: str) -> None:
+    """It stays as it is; what is wrong stands with it, and it is not tried again."""
+    _unlisted().filter(pk=dataset.pk).update(error=error)
+
+
+def _unlisted() -> QuerySet[Dataset]:
+    return Dataset.objects.filter(state="ready", listed=False, error="").exclude(path="")
 
 
 def fail_dataset(*, dataset: Dataset, error: str) -> None:
@@ -405,11 +453,20 @@ def pause_run(*, run: Run, user: access.Acting, source: str = "server") -> None:
 
 @transaction.atomic
 def resume_run(*, run: Run, user: access.Acting, source: str = "server") -> None:
+    """A paused one goes on at once. One that was cancelled or failed waits for its turn anew, and then goes on in its
+    directory, at the state that it saved last; what practises needs its stations for that (practice/receivers.py).
+    """
     access.check(user, run.lab, "control_run")
     _record_run(run, "run_resumed", user, source=source)
-    if not move_run(run=run, to="running", sources=("pausing", "paused"), pause_wanted=False):
+    if move_run(run=run, to="running", sources=("pausing", "paused"), pause_wanted=False):
+        return
+    if run.archived_at is not None:
+        raise Conflict(f"{run} is archived; bring it back first, then resume it.")
+    fresh: dict[str, Any] = {"pause_wanted": False, "deaths": 0, "error": "", "ended_at": None, "stopped_early": False}
+    if not move_run(run=run, to="queued", sources=("canceled", "failed"), **fresh):
         run.refresh_from_db()
-        raise Conflict(f"{run} is {run.state}; only a paused run can be resumed.")
+        raise Conflict(f"{run} is {run.state}; only a paused, canceled or failed run can be resumed.")
+    enqueue_on_commit("learning.run", run.pk)
 
 
 # Runs: what their job does
@@ -429,7 +486,17 @@ def move_run(
         return False
     show_run(run=run)
     run_moved.send(sender=Run, run=run)
+    if run.sweep_id and not run.is_live:
+        enqueue_on_commit("learning.sweep", run.sweep_id)
+    if run.state not in selectors.TAKES_A_TURN:
+        transaction.on_commit(call_next_training, robust=True)
     return True
+
+
+def call_next_training() -> None:
+    """A turn may be free: tell a worker of whoever is first."""
+    for run in selectors.next_trainings():
+        celery_app.send_task("learning.run", args=[run.pk])
 
 
 def show_run(*, run: Run) -> None:
@@ -443,6 +510,10 @@ def claim_run(*, run_id: int) -> Run | None:
     """The one job that may supervise the run now; a second delivery of the message gets None."""
     run = Run.objects.select_related("lab", "dataset", "parent").filter(pk=run_id).first()
     now = timezone.now()
+    if run is not None and not run.method.practises:
+        DataFolder.objects.select_for_update().first()  # two that claim at once must not take the same turn
+        if run not in selectors.next_trainings():
+            return None
     if run is None or not move_run(
         run=run,
         to="starting",
@@ -493,7 +564,7 @@ def release_run(*, run: Run) -> None:
     """The worker stops in good order: the next one goes on in the same directory."""
     if run.state == "canceling" and finish_run(run=run, state="canceled", attempt=run.attempt):
         return
-    move_run(run=run, to="queued", attempt=run.attempt, heartbeat_at=None)
+    move_run(run=run, to="queued", sources=UNDER_WAY, attempt=run.attempt, heartbeat_at=None)
 
 
 @transaction.atomic
@@ -502,7 +573,7 @@ def retry_run(*, run: Run, deaths: int) -> bool:
     ours any more.
     """
     fields: dict[str, Any] = {"heartbeat_at": None, "deaths": deaths}
-    if deaths >= Run.MAX_DEATHS or not move_run(run=run, to="queued", attempt=run.attempt, **fields):
+    if deaths >= Run.MAX_DEATHS or not move_run(run=run, to="queued", sources=UNDER_WAY, attempt=run.attempt, **fields):
         return False
     enqueue_on_commit("learning.run", run.pk)
     return True
@@ -525,6 +596,8 @@ def requeue_stale_jobs(*, all_waiting: bool = False) -> None:
         waiting = Dataset.objects.filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=late), state="generating")
         for run_id in Run.objects.filter(state="queued").values_list("pk", flat=True):
             enqueue_on_commit("learning.run", run_id)
+        for dataset_id in _unlisted().values_list("pk", flat=True):
+            enqueue_on_commit("learning.list_dataset", dataset_id)
     for dataset_id in waiting.values_list("pk", flat=True):
         enqueue_on_commit("learning.generate_dataset", dataset_id)
 
@@ -569,6 +642,18 @@ def record_metrics(*, run: Run, lines: list[tuple[int, dict[str, Any]]]) -> bool
 
 def _moment(seconds: object) -> datetime:
     return datetime.fromtimestamp(seconds, UTC) if isinstance(seconds, (int, float)) else timezone.now()
+
+
+def show_preparation(*, run: Run, share: float) -> None:
+    """How much of its data lies in its directory."""
+    changed = {"progress": share, "phase": "preparing the data", "eta_s": None}
+    Run.objects.filter(pk=run.pk, attempt=run.attempt, state__in=Run.SUPERVISED).update(**changed)
+    send_on_commit(run.topic, RunChanged(changed))
+
+
+def record_resources(*, run: Run, resources: dict[str, Any]) -> None:
+    """What its training process took so far."""
+    Run.objects.filter(pk=run.pk, attempt=run.attempt).update(resources=resources)
 
 
 def show_log(*, run: Run, lines: list[str]) -> None:

@@ -5,9 +5,10 @@ These are actions, like those in actions.py.
 import logging
 import shutil
 from pathlib import Path
-from typing import TypeVar
 
+from django.conf import settings
 from django.db import transaction
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from fleetui import access
@@ -16,44 +17,61 @@ from fleetui.fleet.actions.archive import list_references, refuse_deletion
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment
-from fleetui.learning.models import Checkpoint, Dataset, Run
+from fleetui.learning.looks import folder_of
+from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Export, Run
 
 log = logging.getLogger(__name__)
-
-Row = TypeVar("Row", Dataset, Run)
 
 
 @transaction.atomic
 def archive_dataset(*, dataset: Dataset, user: access.Acting, source: str = "server") -> None:
-    """Nobody can train on it then. Runs that learned from it stay as they are."""
+    """Nobody can train on it then, nor on another version of its name. Runs that learned from it stay as they are."""
     access.check(user, dataset.lab, "archive_dataset")
-    dataset = _locked(dataset)
+    dataset, versions = _locked_versions(dataset)
     if dataset.archived_at is not None:
         raise Conflict(f"{dataset} is archived already.")
     if dataset.state == "generating":
         raise Conflict(f"{dataset} is still being generated; wait until it is ready.")
-    learning = (dataset.runs.filter(state__in=Run.LIVE) | dataset.corrected_runs.filter(state__in=Run.LIVE)).first()
+    learning = Run.objects.filter(Q(dataset__in=versions) | Q(corrections__in=versions), state__in=Run.LIVE).first()
     if learning:
         raise Conflict(f"{learning} learns from {dataset}; wait until it has ended, or cancel it.")
-    _archive(dataset, user, "dataset_archived", source=source)
+    versions.update(archived_at=timezone.now())
+    _record(dataset, user, "dataset_archived", source=source)
 
 
 @transaction.atomic
 def restore_dataset(*, dataset: Dataset, user: access.Acting, source: str = "server") -> None:
     access.check(user, dataset.lab, "archive_dataset")
-    _restore(_locked(dataset), user, "dataset_restored", source=source)
+    dataset, versions = _locked_versions(dataset)
+    if dataset.archived_at is None:
+        raise Conflict(f"{dataset} is not archived.")
+    versions.update(archived_at=None)
+    _record(dataset, user, "dataset_restored", source=source)
 
 
 @transaction.atomic
 def delete_dataset(*, dataset: Dataset, user: access.Acting, source: str = "server") -> None:
-    """For good, its file too; only an archived one from which no run learned and that holds no correction."""
+    """For good, all versions of its name and their files; only archived ones from which no run learned, of whose
+    episodes no other dataset is made, and that hold no correction.
+    """
     access.check(user, dataset.lab, "archive_dataset")
-    dataset = _locked(dataset)
-    refuse_deletion(dataset, own=())
+    dataset, versions = _locked_versions(dataset)
+    found = list(versions)
+    for each in found:
+        refuse_deletion(each, own=("Dataset", "DatasetEpisode", "Import", "Export"))
+    others = Dataset.objects.exclude(pk__in=versions)
+    made = others.filter(Q(rows__source__in=versions) | Q(parent__in=versions)).distinct()
+    if names := [str(each) for each in made[:3]]:
+        raise Conflict(f"{dataset} can't be deleted, because other datasets are made of it: {', '.join(names)}.")
     record_act(lab=dataset.lab, kind="dataset_deleted", user=user, details={"dataset": dataset.name}, source=source)
-    if dataset.path:
-        _remove_on_commit(dataset.file)
-    dataset.delete()
+    exports = [export.file for export in Export.objects.filter(dataset__in=versions)]
+    prepared = [settings.DATA / "prepared" / str(each.pk) for each in found]
+    looked = [folder_of(each) for each in found]
+    for place in (*(each.file for each in found if each.path), *prepared, *exports, *looked):
+        _remove_on_commit(place)
+    DatasetEpisode.objects.filter(dataset__in=versions).delete()
+    versions.update(parent=None)  # they go together
+    versions.delete()
 
 
 @transaction.atomic
@@ -93,7 +111,9 @@ def delete_run(*, run: Run, user: access.Acting, source: str = "server") -> None
     checkpoints = list(run.checkpoints.all())
     for checkpoint in checkpoints:
         if list_references(checkpoint, own=()):
-            raise Conflict(f"{run} can't be deleted: stations or episodes use its {checkpoint}.")
+            raise Conflict(
+                f"{run} can't be deleted: its {checkpoint} is used: by a station, an episode, a promotion or such."
+            )
     record_act(lab=run.lab, kind="run_deleted", user=user, details={"run": run.name, "number": run.pk}, source=source)
     for place in (*(checkpoint.file for checkpoint in checkpoints), run.dir):
         _remove_on_commit(place)
@@ -101,20 +121,31 @@ def delete_run(*, run: Run, user: access.Acting, source: str = "server") -> None
     run.delete()
 
 
-def _locked(row: Row) -> Row:
-    return type(row).objects.select_related("lab").select_for_update(of=("self",)).get(pk=row.pk)
+def _locked(row: Run) -> Run:
+    return Run.objects.select_related("lab").select_for_update(of=("self",)).get(pk=row.pk)
 
 
-def _archive(row: Dataset | Run, user: access.Acting, kind: str, *, source: str) -> None:
-    type(row).objects.filter(pk=row.pk).update(archived_at=timezone.now())
+def _locked_versions(dataset: Dataset) -> tuple[Dataset, QuerySet[Dataset]]:
+    """The dataset as it is now, and all versions of its name."""
+    versions = Dataset.objects.filter(lab=dataset.lab_id, name=dataset.name)
+    found = {row.pk: row for row in versions.select_related("lab").select_for_update(of=("self",)).order_by("pk")}
+    return found[dataset.pk], Dataset.objects.filter(pk__in=found)
+
+
+def _record(row: Dataset | Run, user: access.Acting, kind: str, *, source: str) -> None:
     record_act(lab=row.lab, kind=kind, user=user, details={kind.partition("_")[0]: row.name}, source=source)
 
 
-def _restore(row: Dataset | Run, user: access.Acting, kind: str, *, source: str) -> None:
+def _archive(row: Run, user: access.Acting, kind: str, *, source: str) -> None:
+    Run.objects.filter(pk=row.pk).update(archived_at=timezone.now())
+    _record(row, user, kind, source=source)
+
+
+def _restore(row: Run, user: access.Acting, kind: str, *, source: str) -> None:
     if row.archived_at is None:
         raise Conflict(f"{row} is not archived.")
-    type(row).objects.filter(pk=row.pk).update(archived_at=None)
-    record_act(lab=row.lab, kind=kind, user=user, details={kind.partition("_")[0]: row.name}, source=source)
+    Run.objects.filter(pk=row.pk).update(archived_at=None)
+    _record(row, user, kind, source=source)
 
 
 def _remove_on_commit(place: Path) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from django import forms
-from django.db.models import Model, QuerySet
+from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 from django.forms.boundfield import BoundField
 
 from fleetui.fleet.forms import in_words
 from fleetui.fleet.models import Lab
 from fleetui.learning.actions import scripted_families
-from fleetui.learning.models import Dataset, Run
+from fleetui.learning.models import Dataset, DatasetEpisode, Run
 from robots.tasks import TASKS
 from training.methods.registry import Method
 from training.recipes import Field, RecipeError
@@ -62,12 +62,15 @@ class LaunchForm(forms.Form):
         for field in self.recipe_class.FIELDS.values():
             numeric = field.type is not str
             value = given.get(field.name, field.default)
+            # What it began with and what is usual: the page's script marks what differs while one types.
+            known = {"data-began": spell(value), "data-usual": spell(field.default)}
+            numbers = {"inputmode": "decimal", "autocomplete": "off"} if numeric else {}
             self.fields[field.name] = entry = SettingField(
                 label=field.label,
                 help_text=f"{field.help} {explain_range(field)}".strip(),
                 required=False,
                 initial=spell(value),
-                widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"} if numeric else {}),
+                widget=forms.TextInput(attrs=numbers | known),
             )
             entry.changed = value != field.default
 
@@ -90,6 +93,28 @@ class LaunchForm(forms.Form):
             for name, problem in error.problems.items():
                 self.add_error(name if name in self.fields else None, in_words(self, problem))
         return self.cleaned_data
+
+    def typed(self) -> dict[str, Any]:
+        """The recipe as it stands in the form, for an estimate: what can't be read is as usual."""
+        found = {}
+        for name, field in self.recipe_class.FIELDS.items():
+            given = self[name].value()
+            try:
+                value = getattr(self.recipe_class.from_json({name: given}), name) if given not in (None, "") else None
+            except RecipeError:
+                value = None
+            found[name] = field.default if value is None else value
+        return found
+
+    def typed_dataset(self) -> Dataset | None:
+        """What it would be trained on, by the same rule."""
+        field = self.fields.get("dataset")
+        if not isinstance(field, forms.ModelChoiceField):
+            return self.shown
+        given = str(self["dataset"].value() or "")
+        number = int(given) if given.isascii() and given.isdecimal() and len(given) < 18 else 0
+        rows = self.lab.datasets.filter(pk=number) if number else field.queryset
+        return rows.first() if rows is not None else None
 
     def sources(self) -> dict[str, Any]:
         """The keywords of launch_run besides the recipe."""
@@ -143,11 +168,13 @@ class DatasetForm(LaunchForm):
 
     def __init__(self, *args: Any, lab: Lab, **kwargs: Any):
         super().__init__(*args, lab=lab, **kwargs)
-        ready = lab.datasets.filter(state="ready", archived_at=None).order_by("-id")
+        # What each name shows comes first; older versions can be trained on too.
+        ready = lab.datasets.filter(state="ready", archived_at=None).order_by("-current", "-id")
         driven = lab.episodes.filter(dataset__isnull=False).values("dataset")
-        offered = {"dataset": ready, "corrections": ready.filter(pk__in=driven)}
-        offer_rows(self, "corrections", offered["corrections"], lambda row: f"{row.name} ({row.episodes})")
-        offer_rows(self, "dataset", ready, lambda row: f"{row.name} ({row.episodes} demonstrations)")
+        corrected = DatasetEpisode.objects.filter(dataset=OuterRef("pk"), purpose="correction")
+        offered = {"dataset": ready, "corrections": ready.filter(Q(pk__in=driven) | Exists(corrected))}
+        offer_rows(self, "corrections", offered["corrections"], lambda row: f"{row} ({row.episodes})")
+        offer_rows(self, "dataset", ready, lambda row: f"{row} ({row.episodes} demonstrations)")
         for name, rows in offered.items():
             asked = self.initial.get(name)
             if asked and not rows.filter(pk=asked).exists():

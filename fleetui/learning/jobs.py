@@ -15,9 +15,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,11 +30,13 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 
 from fleetui.embedded import end_with_parent
 from fleetui.fleet.models import Episode
-from fleetui.learning import actions, selectors
-from fleetui.learning.models import Checkpoint, Dataset, Run
+from fleetui.learning import actions, comparisons, curves, selectors, sweeps
+from fleetui.learning.models import Checkpoint, Comparison, Dataset, DatasetEpisode, Run
+from fleetui.learning.resources import EVERY_S, Measuring
 from robots import strict_json
 from robots.atomic_files import link_to, write_atomically
-from robots.episodes import read_episodes
+from robots.episodes import EpisodeFile
+from robots.lerobot.assembling import facts_of
 from training.methods.registry import ROLES
 from training.run_dir import RunDir, RunError
 
@@ -41,11 +45,13 @@ log = logging.getLogger(__name__)
 TICK_S = 0.15
 HEARTBEAT_S = 1.0
 LOG_EVERY_S = 2.0
+SUMMED_EVERY_S = 15.0
 SHUTDOWN_S = 5.0
 DATABASE_AWAY = (OperationalError, InterfaceError)
 DISK_FULL_BELOW = 64 * 2**20  # bytes: with fewer a child that ended most likely could not write
 
 stopping = threading.Event()  # the worker is going down
+filling: set[str] = set()  # reward models whose attempts of before are being read
 foreign_said = False  # that this worker's data folder is not the database's
 
 
@@ -165,6 +171,12 @@ def run_job(run_id: int) -> None:
     except DATABASE_AWAY as error:
         # The database went away, not the run: without a heartbeat the watch finds it, and it goes on where it was.
         log.error("run %s is left to the next job, the database is away: %s", run_id, first_line(error))
+    except Interrupted:
+        actions.release_run(run=run)
+    except ChildFailed as error:
+        reason = f"The data that it learns from could not be put together.\n{error}"
+        if not (error.killed and actions.retry_run(run=run, deaths=run.deaths + 1)):
+            actions.finish_run(run=run, state="failed", error=reason, attempt=run.attempt)
     except (RunError, OSError) as error:
         log.exception("run %s", run_id)
         actions.finish_run(run=run, state="failed", error=f"Its directory can't be used: {error}", attempt=run.attempt)
@@ -197,15 +209,18 @@ class Supervision:
         self.logged_at = 0.0
         self.log_shown: list[str] = []
         self.terminated_at: float | None = None
+        self.measuring: Measuring | None = None
+        self.measured_at = self.summed_at = 0.0
 
     def carry_out(self) -> None:
-        self.prepare()
-        self.end_leftover()
-        with open(self.dir.path / "log.txt", "ab") as output:
-            self.child = start_child(training_command(self.run), output, stdout=output)
-        (self.dir.path / "pid").write_text(str(self.child.pid))
         held = copy.copy(self.run)  # as this attempt holds it, whatever the job's own thread reads anew
         with Heartbeat(lambda: actions.heartbeat_run(run=held)) as heartbeat:
+            self.prepare()
+            self.end_leftover()
+            with open(self.dir.path / "log.txt", "ab") as output:
+                self.child = start_child(training_command(self.run), output, stdout=output)
+            (self.dir.path / "pid").write_text(str(self.child.pid))
+            self.measuring = Measuring(self.child.pid, self.dir.path, self.run.resources)
             while not self.follow(heartbeat):
                 stopping.wait(TICK_S)
 
@@ -261,7 +276,13 @@ class Supervision:
 
     def list_data(self) -> dict[str, Path]:
         """The demonstrations and corrections that it learns from: name in the run directory -> the file."""
-        return {f"{each.pk}.safetensors": each.file for each in self.run.demonstrations}
+        found = {}
+        for each in self.run.demonstrations:
+            files = files_to_learn_from(each, lambda share: actions.show_preparation(run=self.run, share=share))
+            for file in files:
+                name = f"{each.pk}.safetensors" if file == each.file else f"{each.pk}-{file.name}"
+                found[name] = file
+        return found
 
     def list_start(self) -> dict[str, Path]:
         """The weights that it begins with, likewise: the policy and the reward model of its parent."""
@@ -269,7 +290,9 @@ class Supervision:
             return {}
         parent = self.run.parent
         assert parent is not None  # no launch without one, and it can't be deleted while this run refers to it
+        # The reward model as it was in force when this run began, however often its job begins again.
         found = {role: parent.best_checkpoint(role) for role in ROLES}
+        found["reward_model"] = parent.reward_model_at(self.run.started_at)
         return {f"{role}.safetensors": checkpoint.file for role, checkpoint in found.items() if checkpoint}
 
     def end_leftover(self) -> None:
@@ -297,6 +320,21 @@ class Supervision:
             if lines != self.log_shown:
                 self.log_shown = lines
                 actions.show_log(run=self.run, lines=lines)
+
+        self.measure(now)
+
+    def measure(self, now: float) -> None:
+        """What the training takes: a line each few seconds, the sum of it less often."""
+        if self.measuring is None or now - self.measured_at < EVERY_S:
+            return
+        self.measured_at = now
+        try:
+            self.measuring.take()
+        except OSError as error:  # a full disk ends the training itself soon enough
+            log.warning("run %s: what it takes can't be written: %s", self.run.pk, error)
+        if now - self.summed_at > SUMMED_EVERY_S:
+            self.summed_at = now
+            actions.record_resources(run=self.run, resources=self.measuring.summary)
 
     def serve(self, now: float) -> None:
         """What the learner waits for while it runs: training has all it needs."""
@@ -398,6 +436,8 @@ class Supervision:
         if run.state not in Run.SUPERVISED:
             return  # said already, when the database went away before it could answer
         (self.dir.path / "pid").unlink(missing_ok=True)
+        if self.measuring is not None:
+            actions.record_resources(run=run, resources=self.measuring.summary)
         actions.show_log(run=run, lines=selectors.log_tail(run))
         if self.summary is not None and code == 0:
             actions.finish_run(run=run, state="completed", attempt=run.attempt)
@@ -423,6 +463,13 @@ class Supervision:
 
 # By whether the run's method practises on stations; practice/jobs.py adds its own.
 SUPERVISIONS: dict[bool, type[Supervision]] = {False: Supervision}
+
+
+@shared_task(name="learning.sweep")
+def sweep_job(sweep_id: int) -> None:
+    """A run of it has ended, or it has just been launched."""
+    if not stopping.is_set() and owns_folder():
+        sweeps.advance_sweep(sweep_id=sweep_id)
 
 
 # Datasets
@@ -455,7 +502,9 @@ def generate_dataset_job(dataset_id: int) -> None:
         return
     try:
         with Heartbeat(lambda: actions.beat_dataset(dataset=dataset)):
-            demonstrate(dataset)
+            demonstrate(dataset) if dataset.origin.get("by") != "episodes" else gather(dataset)
+    except Interrupted:
+        actions.release_dataset(dataset=dataset)
     except DATABASE_AWAY as error:
         # Without a heartbeat the watch finds it, and it is made anew: the same seed gives the same file.
         log.error("dataset %s is left to the next job, the database is away: %s", dataset_id, first_line(error))
@@ -482,14 +531,23 @@ def demonstrate(dataset: Dataset) -> None:
         reason = "\n".join([f"The demonstrator {how_it_ended(child.returncode)}", *words])
         actions.fail_dataset(dataset=dataset, error=reason)
     else:
-        episodes = read_episodes(dataset.file)
-        steps = sum(episode.steps for episode in episodes)
-        actions.finish_dataset(dataset=dataset, episodes=len(episodes), steps=steps)
+        actions.finish_dataset(dataset=dataset, facts=facts_of_file(dataset.file))
+
+
+def facts_of_file(path: Path) -> Iterator[dict[str, Any]]:
+    """Of each episode of a file, one in memory at a time."""
+    file = EpisodeFile(path)
+    for number in range(len(file)):
+        yield facts_of(file.episode(number), number)
 
 
 def follow_demonstrations(dataset: Dataset, child: subprocess.Popen[bytes]) -> None:
+    follow_child(child, lambda share: actions.advance_dataset(dataset=dataset, progress=share))
+
+
+def follow_child(child: subprocess.Popen[bytes], tell: Callable[[float], None]) -> None:
     """Its progress lines, until it ends; a thread ends it when the worker stops."""
-    assert child.stdout is not None  # demonstrate() gave it a pipe
+    assert child.stdout is not None  # whoever started it gave it a pipe
     over = threading.Event()
 
     def end_with_worker() -> None:
@@ -512,12 +570,231 @@ def follow_demonstrations(dataset: Dataset, child: subprocess.Popen[bytes]) -> N
             except (ValueError, KeyError, TypeError, ZeroDivisionError):
                 continue  # a warning that some library printed
             try:
-                actions.advance_dataset(dataset=dataset, progress=share)
+                tell(share)
             except DATABASE_AWAY:
                 connection.close()  # the next line says it again
         child.wait()
     finally:
         over.set()
+
+
+def gather(dataset: Dataset) -> None:
+    """A dataset of stored episodes: its rows name them."""
+    rows = list(dataset.rows.order_by("position"))
+    paths = dict(Episode.objects.filter(lab=dataset.lab_id).in_bulk([row.uuid for row in rows]))
+    if lost := [row.uuid for row in rows if row.uuid not in paths or not paths[row.uuid].file.is_file()]:
+        raise FileNotFoundError(f"the file of episode {lost[0]} is missing")
+    facts = settings.DATA / "datasets" / f"{dataset.pk}.facts"
+    plan = {
+        "into": "folder",
+        "target": str(dataset.file),
+        "facts": str(facts),
+        "sources": [{"path": str(paths[row.uuid].file)} for row in rows],
+        "episodes": [{"source": i, "index": 0, "weight": row.weight} for i, row in enumerate(rows)],
+        "body": dataset.body,
+        "quality": "lossless",
+    }
+    try:
+        assemble(plan, lambda share: actions.advance_dataset(dataset=dataset, progress=share))
+        made = read_facts(facts)[1]
+        # Its episodes lie in the new folder in the order of the rows.
+        actions.finish_dataset(dataset=dataset, facts=[each | {"index": i} for i, each in enumerate(made)])
+    finally:
+        facts.unlink(missing_ok=True)
+
+
+@shared_task(name="learning.list_dataset")
+def list_dataset_job(dataset_id: int) -> None:
+    """A root of before gets its rows."""
+    if stopping.is_set() or not owns_folder():
+        return
+    dataset = actions.claim_listing(dataset_id=dataset_id)
+    if dataset is None:
+        return
+    try:
+        with Heartbeat(lambda: actions.beat_listing(dataset=dataset)):
+            actions.finish_listing(dataset=dataset, facts=list(facts_of_file(dataset.file)))
+    except DATABASE_AWAY as error:
+        log.error(
+            "the episodes of dataset %s are listed later, the database is away: %s", dataset_id, first_line(error)
+        )
+    except Exception as error:
+        log.exception("listing dataset %s", dataset_id)
+        reason = f"Its episodes can't be listed ({type(error).__name__}: {error}). Restore its file in the data folder."
+        actions.fail_listing(dataset=dataset, error=reason)
+
+
+# What is put together of episodes
+
+
+class Interrupted(Exception):
+    """The worker goes down; the next one does it again."""
+
+
+class ChildFailed(Exception):
+    """A child process ended without having done its work; the text is why, in its own words."""
+
+    def __init__(self, reason: str, killed: bool):
+        super().__init__(reason)
+        self.killed = killed  # by a signal: it may go well another time
+
+
+def assemble(plan: dict[str, Any], tell: Callable[[float], None]) -> None:
+    """Carry out a plan (robots/lerobot/assembling.py) in a child process."""
+    place = settings.DATA / "plans"
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / f"{uuid.uuid4()}.json"
+    write_atomically(path, strict_json.dumps(plan).encode(), durable=False)
+    try:
+        run_robots(["dataset", "assemble", str(path), "--progress"], tell)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def run_robots(arguments: list[str], tell: Callable[[float], None]) -> None:
+    """python -m robots ..., with its progress. ChildFailed with its last words, or Interrupted."""
+    with tempfile.TemporaryFile() as errors:
+        child = start_child([sys.executable, "-m", "robots", *arguments], errors, stdout=subprocess.PIPE)
+        try:
+            follow_child(child, tell)
+        finally:
+            if child.poll() is None:
+                end_child(child, SHUTDOWN_S)
+        if stopping.is_set():
+            raise Interrupted
+        if child.returncode != 0:
+            errors.seek(0)
+            words = errors.read().decode(errors="replace").strip().splitlines()[-5:]
+            ended = "" if child.returncode == 2 and words else f"The process {how_it_ended(child.returncode)}"
+            raise ChildFailed("\n".join(filter(None, [*words, ended])), killed=child.returncode < 0)
+
+
+def read_facts(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(the body, what is told of each episode), as a child wrote it."""
+    first, *lines = [strict_json.loads(line) for line in path.read_bytes().splitlines()]
+    return first["body"], lines
+
+
+def plan_of(dataset: Dataset, rows: Iterable[DatasetEpisode]) -> dict[str, Any]:
+    """The sources and episodes of a plan for these rows, as people left them."""
+    rows = list(rows)
+    roots = list({row.source_id: row.source for row in rows}.values())
+    place = {root.pk: i for i, root in enumerate(roots)}
+    told = ("task", "instruction", "ending", "detected_success", "true_success", "purpose", "weight")
+    return {
+        "sources": [{"path": str(root.file), **root.origin.get("reading", {})} for root in roots],
+        "episodes": [
+            {
+                "source": place[row.source_id],
+                "index": row.source_index,
+                "start": row.start,
+                "stop": row.stop,
+                **{name: getattr(row, name) for name in told},
+            }
+            for row in rows
+        ],
+        "body": dataset.body,
+    }
+
+
+def files_to_learn_from(dataset: Dataset, tell: Callable[[float], None]) -> list[Path]:
+    """Files of episodes, one after the other. Those of a root that is one file are that file; of any other version they
+    are made once, of bounded size each, and serve every run that learns from it.
+    """
+    if dataset.is_root and not dataset.file.is_dir():
+        return [dataset.file]
+    folder = settings.DATA / "prepared" / str(dataset.pk)
+    if not folder.is_dir():
+        rows = dataset.rows.select_related("source").order_by("position")
+        assemble(plan_of(dataset, rows) | {"into": "parts", "target": str(folder)}, tell)
+    return sorted(folder.glob("*.safetensors"))
+
+
+# Comparisons, and what pages read of many episodes
+
+
+def compare_command(comparison: Comparison) -> list[str]:
+    command = [sys.executable, "-m", "training", "compare", "--task", comparison.task.family]
+    command += ["--episodes", str(comparison.episodes), "--seed", str(comparison.seed)]
+    command += ["--time-limit", str(comparison.time_limit), "--edge-margin", str(comparison.edge_margin or 0.0)]
+    for each in (comparison.first, comparison.second):
+        command += ["--checkpoint", str(each.file)] if each is not None else []
+    return command
+
+
+@shared_task(name=comparisons.JOB)
+def compare_job(comparison_id: int) -> None:
+    """The simulation is a child; it ends with the worker, and when somebody cancels it."""
+    if stopping.is_set() or not owns_folder():
+        return
+    comparison = comparisons.claim_comparison(comparison_id=comparison_id)
+    if comparison is None:
+        return
+    try:
+        with Heartbeat(lambda: comparisons.beat_comparison(comparison=comparison)) as heartbeat:
+            compare(comparison, heartbeat)
+    except DATABASE_AWAY as error:
+        log.error("comparison %s is left to the next job, the database is away: %s", comparison_id, first_line(error))
+    except Exception as error:
+        log.exception("comparison %s", comparison_id)
+        reason = f"It could not be made ({type(error).__name__}: {error}). Ask for it again."
+        comparisons.fail_comparison(comparison=comparison, error=reason)
+
+
+def compare(comparison: Comparison, heartbeat: Heartbeat) -> None:
+    with tempfile.TemporaryFile() as errors:
+        child = start_child(compare_command(comparison), errors, stdout=subprocess.PIPE)
+        lines: list[dict[str, Any]] = []
+        reader = threading.Thread(target=read_lines, args=(child, lines), daemon=True)
+        reader.start()
+        told = 0.0
+        try:
+            while reader.is_alive() and not stopping.is_set() and not heartbeat.lost:
+                reader.join(0.3)
+                share = lines[-1]["done"] / lines[-1]["total"] if lines and "done" in lines[-1] else 0.0
+                if share > told:
+                    told = share
+                    comparisons.advance_comparison(comparison=comparison, progress=share)
+        finally:
+            if child.poll() is None and reader.is_alive():
+                end_child(child, SHUTDOWN_S)
+            child.wait()
+            reader.join()
+            child.stdout.close()  # type: ignore[union-attr]  # it was given a pipe
+        if heartbeat.lost:
+            return  # somebody cancelled it
+        if stopping.is_set():
+            comparisons.release_comparison(comparison=comparison)
+        elif child.returncode == 0 and lines and "results" in lines[-1]:
+            comparisons.finish_comparison(comparison=comparison, results=lines[-1]["results"])
+        else:
+            errors.seek(0)
+            words = errors.read().decode(errors="replace").strip().splitlines()[-5:]
+            reason = "\n".join([f"The simulation {how_it_ended(child.returncode)}", *words])
+            comparisons.fail_comparison(comparison=comparison, error=reason)
+
+
+def read_lines(child: subprocess.Popen[bytes], lines: list[dict[str, Any]]) -> None:
+    """What it says, until it ends; what is no JSON is a warning that some library printed."""
+    assert child.stdout is not None  # it was given a pipe
+    for text in child.stdout:
+        with contextlib.suppress(ValueError):
+            if isinstance(line := strict_json.loads(text), dict):
+                lines.append(line)
+
+
+@shared_task(name="learning.fill_curves")
+def fill_curves_job(checkpoint_id: str) -> None:
+    """d of attempts that were stored before it was kept beside their rows; a few hundred, then the next few."""
+    weights = Checkpoint.objects.filter(pk=checkpoint_id).first()
+    if weights is None or checkpoint_id in filling or not owns_folder():
+        return
+    filling.add(checkpoint_id)
+    try:
+        while not stopping.is_set() and curves.fill_curves(reward_models=[weights, *weights.derived.all()]):
+            close_old_connections()
+    finally:
+        filling.discard(checkpoint_id)
 
 
 # Replay

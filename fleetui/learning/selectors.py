@@ -3,21 +3,142 @@
 from collections import deque
 from typing import Any
 
-from django.db.models import Count, Prefetch, Q, QuerySet
+from django.conf import settings
+from django.db.models import Avg, Count, IntegerField, Max, Min, Prefetch, Q, QuerySet, Sum
+from django.db.models.functions import Cast
 from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Lab, Station
-from fleetui.learning.models import Checkpoint, Dataset, Metric, Run
+from fleetui.learning.listing import quality_now
+from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Export, Import, Metric, Run
 from training.intervals import wilson
 from training.methods.registry import ROLES, methods_that_need
 
 SNAPSHOT_METRICS = 4000
+MOST_WORDS = 50  # sentences of a dataset that are listed
 MOMENTS = ("created_at", "started_at", "ended_at")  # of an evaluation on stations
 
 
 def list_datasets(lab: Lab, archived: bool = False) -> QuerySet[Dataset]:
-    """Those in use, or those that no longer are."""
-    return lab.datasets.filter(archived_at__isnull=not archived).select_related("created_by").order_by("-id")
+    """What each name shows of those in use, or of those that no longer are."""
+    rows = lab.datasets.filter(archived_at__isnull=not archived, current=True)
+    return rows.select_related("created_by").order_by("-id")
+
+
+def list_versions(dataset: Dataset) -> QuerySet[Dataset]:
+    """All versions of its name, the newest first."""
+    rows = Dataset.objects.filter(lab=dataset.lab_id, name=dataset.name)
+    return rows.select_related("created_by", "parent").order_by("-version")
+
+
+def list_uses(dataset: Dataset) -> QuerySet[Run]:
+    """Runs that learned from this version, as demonstrations or as corrections, the newest first."""
+    return dataset.lab.runs.filter(Q(dataset=dataset) | Q(corrections=dataset)).order_by("-id")
+
+
+def list_derived(dataset: Dataset) -> QuerySet[Dataset]:
+    """Versions and datasets that were made of it."""
+    return dataset.children.select_related("created_by").order_by("-id")
+
+
+EPISODE_SORTS = ("position", "steps", "task", "instruction", "ending", "weight", "jerk", "idle_start", "idle_end")
+
+
+def list_dataset_episodes(
+    dataset: Dataset,
+    *,
+    task: str = "",
+    tag: str = "",
+    query: str = "",
+    ending: str = "",
+    purpose: str = "",
+    flagged: bool | None = None,
+    unusual: bool | None = None,
+    detected: bool | None = None,
+    true: bool | None = None,
+    sort: str = "position",
+) -> QuerySet[DatasetEpisode]:
+    """Each filter that is given must hold. `query`: words of the instruction; `sort`: one of EPISODE_SORTS, with "-"
+    before it the other way round.
+    """
+    rows = dataset.rows.select_related("source")
+    exact = {
+        "task": task,
+        "instruction__icontains": query,
+        "ending": ending,
+        "purpose": purpose,
+        "tags__contains": [tag] if tag else None,
+        "flagged": flagged,
+        "detected_success": detected,
+        "true_success": true,
+    }
+    rows = rows.filter(**{name: value for name, value in exact.items() if value not in ("", None)})
+    if unusual is not None:
+        rows = rows.exclude(unusual=[]) if unusual else rows.filter(unusual=[])
+    name = sort.removeprefix("-")
+    if name not in EPISODE_SORTS:
+        name, sort = "position", "position"
+    column = f"quality__{name}" if name in ("jerk", "idle_start", "idle_end") else name
+    return rows.order_by(f"-{column}" if sort.startswith("-") else column, "position")
+
+
+def dataset_episode_row(row: DatasetEpisode) -> dict[str, Any]:
+    return {
+        "position": row.position,
+        "uuid": str(row.uuid),
+        "source": row.source_id,
+        "source_index": row.source_index,
+        "start": row.start,
+        "stop": row.stop,
+        "steps": row.steps,
+        "task": row.task,
+        "instruction": row.instruction,
+        "purpose": row.purpose,
+        "ending": row.ending,
+        "detected_success": row.detected_success,
+        "true_success": row.true_success,
+        "flagged": row.flagged,
+        "tags": row.tags,
+        "note": row.note,
+        "weight": row.weight,
+        "quality": row.quality,
+        "unusual": row.unusual,
+    }
+
+
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """Sums over its episodes, in two queries however many there are."""
+    rows = dataset.rows
+    counted = rows.aggregate(
+        episodes=Count("pk"),
+        all_steps=Sum("steps"),
+        shortest=Min("steps"),
+        longest=Max("steps"),
+        mean=Avg("steps"),
+        flagged=Count("pk", filter=Q(flagged=True)),
+        unusual=Count("pk", filter=~Q(unusual=[])),
+        detected=Count("pk", filter=Q(detected_success=True)),
+        true=Count("pk", filter=Q(true_success=True)),
+        known=Count("pk", filter=Q(true_success__isnull=False)),
+        trimmed=Count("pk", filter=Q(start__gt=0) | Q(stop__lt=Cast("quality__steps", IntegerField()))),
+        weighed=Count("pk", filter=~Q(weight=1.0)),
+    )
+    words = rows.values("task", "instruction").annotate(episodes=Count("pk")).order_by("-episodes", "instruction")
+    return counted | {"steps": counted.pop("all_steps"), "words": list(words[:MOST_WORDS])}
+
+
+def idle_cuts(dataset: Dataset, *, leave: int = 2, least: int = 5) -> dict[int, tuple[int, int]]:
+    """What trim_episodes() would cut where an episode's beginning or end is idle for at least so many steps; of each
+    so many are left.
+    """
+    cuts = {}
+    for row in dataset.rows.order_by("position"):
+        now = quality_now(row)
+        start = now["idle_start"] - leave if now["idle_start"] >= least else 0
+        stop = row.steps - (now["idle_end"] - leave if now["idle_end"] >= least else 0)
+        if (start, stop) != (0, row.steps) and start < stop:
+            cuts[row.position] = (start, stop)
+    return cuts
 
 
 def dataset_row(dataset: Dataset) -> dict[str, Any]:
@@ -32,8 +153,64 @@ def dataset_row(dataset: Dataset) -> dict[str, Any]:
         "progress": dataset.progress,
         "error": dataset.error,
         "seed": dataset.seed,
+        "version": dataset.version,
+        "current": dataset.current,
+        "parent": dataset.parent_id,
+        "origin": dataset.origin,
+        "tags": dataset.tags,
+        "notes": dataset.notes,
+        "listed": dataset.listed,
         "archived_at": dataset.archived_at.isoformat() if dataset.archived_at else None,
         "created_at": dataset.created_at.isoformat(),
+    }
+
+
+def list_imports(lab: Lab) -> QuerySet[Import]:
+    """The newest first."""
+    return lab.imports.select_related("created_by", "dataset").order_by("-id")
+
+
+def import_row(row: Import) -> dict[str, Any]:
+    return {
+        "id": row.pk,
+        "name": row.name,
+        "kind": row.kind,
+        "place": row.place,
+        "state": row.state,
+        "phase": row.phase,
+        "progress": row.progress,
+        "error": row.error,
+        "problems": row.problems,
+        "questions": row.questions,
+        "size": row.size,
+        "received": row.received,
+        "dataset": row.dataset_id,
+        "created_at": row.created_at.isoformat(),
+        "ended_at": row.ended_at.isoformat() if row.ended_at else None,
+    }
+
+
+def list_exports(lab: Lab, dataset: int | None = None) -> QuerySet[Export]:
+    """The newest first."""
+    rows = lab.exports.select_related("created_by", "dataset").order_by("-id")
+    return rows if dataset is None else rows.filter(dataset_id=dataset)
+
+
+def export_row(row: Export) -> dict[str, Any]:
+    return {
+        "id": row.pk,
+        "dataset": row.dataset_id,
+        "kind": row.kind,
+        "position": row.position,
+        "camera": row.camera,
+        "quality": row.quality,
+        "state": row.state,
+        "progress": row.progress,
+        "error": row.error,
+        "size": row.size,
+        "sha256": row.sha256,
+        "created_at": row.created_at.isoformat(),
+        "ended_at": row.ended_at.isoformat() if row.ended_at else None,
     }
 
 
@@ -67,6 +244,48 @@ def list_parents(lab: Lab) -> QuerySet[Run]:
 def practising_kinds() -> list[str]:
     """Kinds of runs that practise on stations."""
     return [method.kind for method in methods_that_need("stations")]
+
+
+TAKES_A_TURN = ("starting", "running", "pausing", "canceling")
+
+
+def trainings_under_way() -> QuerySet[Run]:
+    """Of all labs: runs that train without stations, and take a turn of this server's."""
+    return Run.objects.filter(state__in=TAKES_A_TURN).exclude(kind__in=practising_kinds()).order_by("started_at", "pk")
+
+
+def waiting_trainings() -> QuerySet[Run]:
+    """Of all labs, in the order in which their turns come."""
+    return Run.objects.filter(state="queued").exclude(kind__in=practising_kinds()).order_by("pk")
+
+
+def next_trainings() -> list[Run]:
+    """Those whose turn it is."""
+    free = settings.TRAININGS - trainings_under_way().count()
+    return list(waiting_trainings()[:free]) if free > 0 else []
+
+
+def say_place(run: Run) -> str:
+    """Of a queued run: where it stands in the queue and what it waits for. Of other labs' runs no name is said."""
+    if run.state != "queued":
+        return ""
+    if run.method.practises:
+        return "It starts as soon as a worker of the server is free."
+    waiting = list(waiting_trainings().filter(pk__lte=run.pk))
+    before = [*trainings_under_way(), *[each for each in waiting if each.pk != run.pk]]
+    if len(before) < settings.TRAININGS:
+        return "It is next: it starts as soon as a worker of the server is free."
+    own = [f"{each.name} ({each.state})" for each in before if each.lab_id == run.lab_id]
+    others = len(before) - len(own)
+    if others:
+        own.append(f"{others} run{'s' if others > 1 else ''} of another lab")
+    at_once = f"{settings.TRAININGS} training{'s' if settings.TRAININGS > 1 else ''} at a time on this server"
+    return f"{ordinal(len(waiting))} in the queue: {at_once}; before it: {', '.join(own)}."
+
+
+def ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def parent_problem(run: Run) -> str:
@@ -235,6 +454,30 @@ def log_tail(run: Run, lines: int = 40) -> list[str]:
             return [line.decode(errors="replace").rstrip() for line in deque(file, maxlen=lines)]
     except FileNotFoundError:
         return []
+
+
+LONGEST_LINE = 2000
+SHOWN_LINES = 400
+
+
+def search_log(run: Run, query: str) -> tuple[list[tuple[int, str]], int, int]:
+    """The last lines of the whole log that hold all words of the query, each with its number; how many do, and how
+    many lines there are.
+    """
+    words = [word.casefold() for word in query.split()]
+    found: deque[tuple[int, str]] = deque(maxlen=SHOWN_LINES)
+    matching = number = 0
+    try:
+        with open(run.dir / "log.txt", "rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line[: 4 * LONGEST_LINE].decode(errors="replace").rstrip()
+                folded = text.casefold()
+                if all(word in folded for word in words):
+                    matching += 1
+                    found.append((number, text[:LONGEST_LINE]))
+    except FileNotFoundError:
+        pass
+    return list(found), matching, number
 
 
 def last_notes(run: Run) -> list[str]:

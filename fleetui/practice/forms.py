@@ -14,7 +14,7 @@ from fleetui.fleet.models import PRIORITIES, AssignedStation, Assignment, Lab, S
 from fleetui.fleet.time_zones import zone_named
 from fleetui.learning import selectors as learning
 from fleetui.learning.forms import DatasetForm, LaunchForm, offer_rows
-from fleetui.learning.models import Checkpoint, Run
+from fleetui.learning.models import Checkpoint, Promotion, Run
 from fleetui.practice import selectors
 from fleetui.practice.actions import launching
 from fleetui.practice.actions.assignments import MOST_ATTEMPTS
@@ -115,23 +115,32 @@ class AssignForm(forms.Form):
     def offer_first_choices(self, lab: Lab) -> None:
         offer_rows(self, "task", fleet.list_tasks(lab))
         # What the newest demonstrations show is what a policy will know.
-        shown = lab.datasets.filter(state="ready", archived_at=None).order_by("-id").first()
+        shown = lab.datasets.filter(state="ready", archived_at=None, current=True).order_by("-id").first()
         self.fields["task"].initial = shown and fleet.list_tasks(lab).filter(family__in=shown.families).first()
         self.fields["stations"].initial = selectors.free_stations(lab)
 
     def offer_policies(self, lab: Lab) -> None:
         sources, assignment = learning.list_parents(lab), self.assignment
+        default = self.default_source(lab) if assignment is None else None
         if assignment is None:
-            self.fields["parent"].initial = sources.first()
+            self.fields["parent"].initial = sources.filter(pk=default or 0).first() or sources.first()
             if asked := self.initial.get("parent"):
                 self.initial["parent"], self.impossible = learning.find_parent(lab, asked)
         elif assignment.parent_id:
             sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
-        offer_rows(self, "parent", sources, lambda run: f"{run} ({run.method.words})")
+        marks = {default: ", the lab's default"}
+        say = lambda run: f"{run} ({run.method.words}{marks.get(run.pk, '')})"  # noqa: E731
+        offer_rows(self, "parent", sources, say)
         if not sources.exists():
             self.fields[
                 "parent"
             ].help_text = "There is no trained policy yet. Assign the task now, and launch a run for it later."
+
+    def default_source(self, lab: Lab) -> int | None:
+        """The run of the policy that the lab promoted for the body of the task that is chosen at first."""
+        task = self.fields["task"].initial
+        promoted = Promotion.newest(lab, task.embodiment) if isinstance(task, Task) else None
+        return promoted.checkpoint.run_id if promoted and promoted.checkpoint else None
 
     @staticmethod
     def wishes_of(row: Assignment, zone: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from fleetui.fleet.models import Lab, Station, Task
 from fleetui.fleet.signals import maintenance_changed, queue_changed, station_left, task_edited
 from fleetui.learning.models import Run
 from fleetui.learning.signals import run_moved
-from fleetui.practice.actions import assignments, dispatch, publishing
+from fleetui.practice.actions import assignments, dispatch, launching, publishing
 
 
 @receiver(queue_changed)
@@ -34,3 +34,4 @@ def stop_waiting_for_station(*, station: Station, **_: Any) -> None:
 @receiver(run_moved)
 def follow_run(*, run: Run, **_: Any) -> None:
     assignments.follow_run(run=run)
+    launching.give_stations_back(run=run)

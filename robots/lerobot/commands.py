@@ -4,7 +4,10 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from robots import strict_json
+from robots.atomic_files import write_atomically
 from robots.episodes import Episode, EpisodeError, read_episodes, write_episodes
+from robots.lerobot.assembling import facts_of_folder
 from robots.lerobot.checking import check as problems_of
 from robots.lerobot.layout import REFUSE
 from robots.lerobot.reading import open_dataset
@@ -14,8 +17,14 @@ Count = Callable[[int, int], None]
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Say everything that is wrong with a dataset; ValueError where some of it keeps it, or an episode, from use."""
+    """Say everything that is wrong with a dataset; ValueError where some of it keeps it, or an episode, from use. With
+    --report it is written down for the server, which judges it.
+    """
     problems = problems_of(arguments.folder)
+    if arguments.report is not None:
+        told = {"problems": [vars(each) for each in problems], "facts": facts_of_folder(arguments.folder, problems)}
+        write_atomically(arguments.report, strict_json.dumps(told).encode())
+        return
     for problem in problems:
         print(f"{problem.level} [{problem.code}] {problem}")
     refused = sum(problem.level == REFUSE for problem in problems)

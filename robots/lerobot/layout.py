@@ -57,6 +57,7 @@ OWN_EPISODE = {
     "started_at": pa.float64(),
     "fps": pa.float64(),
     "interventions": pa.int64(),
+    "weight": pa.float64(),
 }
 MISSING = f"{OWN}/missing_cameras"  # list<string>: of these black pictures stand in the video
 # What was observed at the end, after the last action: a dataset has a row for each action, so it has no row for it.

@@ -1,6 +1,8 @@
-"""What the browser tests share: pages opened by role, and pictures in light, in dark and as a phone shows them."""
+"""What the browser tests share: pages opened by role, and pictures of them in light, in dark and on a phone."""
 
 import pytest
+
+from tests.conftest import new_fleet
 
 LAB = "/labs/main"
 WAIT_MS = 20_000
@@ -11,31 +13,72 @@ THEME = """theme => {
 }"""
 
 
+def log_in(page, login):
+    page.goto("/login")
+    page.get_by_label("User name").fill(login["username"])
+    page.get_by_label("Password").fill(login["password"])
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"**{LAB}/")
+
+
+def new_page(browser, url, login=None):
+    """A page in a context of its own, of nobody or logged in. close_page() ends it."""
+    page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=url).new_page()
+    page.set_default_timeout(WAIT_MS)
+    page.script_errors = []
+    page.on("pageerror", lambda error: page.script_errors.append(f"{page.url}: {error.stack}"))
+    if login:
+        log_in(page, login)
+    return page
+
+
+def close_page(page):
+    """A script error on it fails the test."""
+    page.context.close()
+    assert page.script_errors == []
+
+
+def api(page, method, path, body=None):
+    """As a script of this user calls it, from a page of the site."""
+    return page.evaluate(
+        """async ([method, url, body]) => {
+            const token = document.querySelector("[name=csrfmiddlewaretoken]").value;
+            const headers = { "Content-Type": "application/json", "X-CSRFToken": token };
+            const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
+            if (!answer.ok) throw new Error(await answer.text());
+            return answer.json();
+        }""",
+        [method, f"/api{LAB}/{path}", body],
+    )
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    """The module's own, for tests that can't leave it as they found it."""
+    with new_fleet(1) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def page(fleet, browser):
+    """Its manager's."""
+    page = new_page(browser, fleet.url, fleet.logins["manager"])
+    yield page
+    close_page(page)
+
+
 @pytest.fixture(scope="module")
 def opened(running_fleet, browser):
-    """A new page of nobody, or logged in by role; a script error on any of them fails the module."""
+    """A new page of nobody, or logged in by role."""
     pages = []
 
     def open_page(role=None):
-        context = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=running_fleet.url)
-        page = context.new_page()
-        page.set_default_timeout(WAIT_MS)
-        page.script_errors = []
-        page.on("pageerror", lambda error: page.script_errors.append(f"{page.url}: {error.stack}"))
-        pages.append(page)
-        if role:
-            login = running_fleet.logins[role]
-            page.goto("/login")
-            page.get_by_label("User name").fill(login["username"])
-            page.get_by_label("Password").fill(login["password"])
-            page.get_by_role("button", name="Log in").click()
-            page.wait_for_url(f"**{LAB}/")
-        return page
+        pages.append(new_page(browser, running_fleet.url, role and running_fleet.logins[role]))
+        return pages[-1]
 
     yield open_page
     for page in pages:
-        assert page.script_errors == []
-        page.context.close()
+        close_page(page)
 
 
 @pytest.fixture

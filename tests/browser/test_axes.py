@@ -2,21 +2,17 @@
 by its own device. The station is a real one as far as the server knows, in a thread of the test.
 """
 
-import tempfile
-import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from playwright.sync_api import expect
 
 from robots.embodiments import STATE, Camera, DriveAxis, Embodiment, Motion, vector
-from robots.link import Link, LinkThread
-from robots.protocol import Hello
-from robots.station import Station
+from robots.real_robot import RealRobot
 from robots.tasks import TASKS, Grammar, TaskFamily
 from tests.browser.conftest import THEME
+from tests.browser.own_robot import OwnRobot, joined
 from tests.browser.test_control import AT_REST_S, GAMEPAD, state_is, wait_until
 
 PAGE = "/labs/main/stations/arm-of-axes"
@@ -33,16 +29,13 @@ ARM = Embodiment(
 FAMILY = TaskFamily("arm_of_axes", "Tidy", ARM.name, ARM.name, 100, "", Grammar(("",), ("tidy up",), ("tidy up",)))
 
 
-class ArmWorld:
+class ArmWorld(RealRobot):
     """Notes each action."""
 
-    embodiment, renderer, resets_itself = ARM, "camera", True
+    embodiment, resets_itself = ARM, True
 
     def __init__(self):
         self.actions = []
-
-    def reset(self, rng):
-        return self.observation()
 
     def observation(self):
         return {STATE: np.zeros(len(AXES), np.float32)}
@@ -50,18 +43,6 @@ class ArmWorld:
     def step(self, action):
         self.actions.append(dict(zip(AXES, action.astype(float).round(2).tolist(), strict=True)))
         return self.observation()
-
-    def true_success(self, instruction):
-        return None
-
-    def needs_reset(self, fewest_objects=None):
-        return ""
-
-    def objects_in_play(self):
-        return {}
-
-    def close(self):
-        pass
 
 
 class Leader:
@@ -74,42 +55,7 @@ class Leader:
         return self.wanted
 
 
-class Arm:
-    """A station and its link in a thread of this process."""
-
-    def __init__(self, server, token, folder):
-        self.world, self.leader = ArmWorld(), Leader()
-        hello = Hello(
-            embodiment=ARM.to_json(), software="test", renderer="camera", tasks=[], teleoperator=self.leader.name
-        )
-        self.links, self.arrived, self.ending = LinkThread(), threading.Event(), False
-        self.link = Link(server, token, hello, folder, name="arm-of-axes", arrived=self.arrived.set)
-        self.station = Station(
-            self.world,
-            teleoperator=self.leader,
-            emit=self.link.send,
-            show=self.link.show,
-            store=self.link.store,
-        )
-        self.thread = threading.Thread(target=self.run, daemon=True)
-        self.links.add(self.link)
-        self.thread.start()
-
-    def run(self):
-        while not self.ending:
-            self.station.server_gone(self.link.gone_for())
-            for message, received_at in self.link.received():
-                self.station.receive(message, received_at)
-            if self.station.observe() is not None:
-                self.station.act(None, np.nan, None)
-            self.arrived.wait(0.005)
-            self.arrived.clear()
-
-    def close(self):
-        self.ending = True
-        self.thread.join(5)
-        self.links.close()
-
+class Arm(OwnRobot):
     def pushed(self, said="it did not move"):
         """What moves it now: the axes that are not at rest, of a step that is yet to come."""
         start = len(self.world.actions)
@@ -127,16 +73,11 @@ class Arm:
 @pytest.fixture(scope="module")
 def arm(running_fleet, opened):
     page = opened("manager")
-    page.goto("/labs/main/stations/new")
-    page.get_by_label("Name").fill("Arm of axes")
-    page.get_by_label("a real robot").check()
-    page.get_by_role("button", name="Add").click()
-    token = page.inner_text("#token")
     TASKS[FAMILY.name] = FAMILY
-    with tempfile.TemporaryDirectory() as folder:
-        arm = Arm(running_fleet.url, token, Path(folder))
+    leader = Leader()
+    with joined(page, running_fleet, "Arm of axes", ArmWorld(), Arm, teleoperator=leader) as arm:
+        arm.leader = leader
         yield arm
-        arm.close()
     del TASKS[FAMILY.name]
     page.goto(PAGE)
     page.get_by_text("Archive it", exact=True).click()

@@ -1,14 +1,10 @@
 """A real robot of several cameras in a real Chromium: live side by side, one of them on a phone, and all in the replay.
 
-The robot is tests/robots/fake_so101.py with the station's own loop and cameras, in a thread of the test.
+The robot is tests/robots/fake_so101.py with the station's own loop and cameras, in a thread of the test (own_robot.py).
 """
 
 import re
-import tempfile
-import threading
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +12,9 @@ from playwright.sync_api import expect
 
 from robots.cameras import Cameras
 from robots.embodiments import IMAGES, STATE, Camera, picture
-from robots.link import Link, LinkThread
-from robots.protocol import Hello
-from robots.station import Station
-from tests.browser.conftest import THEME
+from tests.browser.own_robot import OwnRobot, joined
 from tests.browser.test_control import wait_until
-from tests.browser.test_screens import log_in
-from tests.conftest import new_fleet
-from tests.robots.fake_so101 import SO101, FakeSO101
+from tests.robots.fake_so101 import POSITIONS, FakeSO101
 
 LAB = "/labs/main"
 WAIT_MS = 20_000
@@ -41,10 +32,15 @@ DRIVE = """([station, axes]) => {
 
 
 class BreakableSO101(FakeSO101):
-    """Its cameras can be unplugged."""
+    """People alone watch by its cameras, which can be unplugged."""
+
+    embodiment = replace(
+        FakeSO101.embodiment,
+        observation={STATE: POSITIONS},
+        views=(Camera("front", 640, 480), Camera("wrist", 640, 480)),
+    )
 
     def __init__(self):
-        super().__init__()
         self.unplugged = set()
 
     def render(self, camera, width, height):
@@ -57,90 +53,43 @@ class ThreeEyes(BreakableSO101):
     """Its policy sees by a third camera, which may send nothing; another has a name that is no name."""
 
     embodiment = replace(
-        SO101,
-        observation={**SO101.observation, TOP: picture(48, 36)},
+        FakeSO101.embodiment,
+        observation={STATE: POSITIONS, TOP: picture(48, 36)},
         views=(Camera("front", 640, 480), Camera(HOSTILE, 640, 480)),
     )
 
     def observation(self):
         top = {} if "top" in self.unplugged else {TOP: np.full((36, 48, 3), 90 + int(self.joints[0]), np.uint8)}
-        return {STATE: self.joints.copy(), **top}
+        return {STATE: self.joints, **top}
 
     def render(self, camera, width, height):
         return super().render("wrist" if camera == HOSTILE else camera, width, height)
 
 
-class Robot:
-    """A station, its link and its cameras in a thread of this process."""
+class FilmedRobot(OwnRobot):
+    """It sends and keeps what its cameras see."""
 
-    def __init__(self, world, server, token, folder):
-        self.world = world
-        hello = Hello(embodiment=world.embodiment.to_json(), software="test", renderer=world.renderer, tasks=["lego"])
-        self.links, self.ending = LinkThread(), False
-        self.link = Link(server, token, hello, folder, name="robot")
-        self.station = Station(world, emit=self.link.send, show=self.link.show, store=self.link.store)
+    def begin(self):
         self.cameras = Cameras(self.station, self.link)
-        self.links.add(self.link)
-        self.thread = threading.Thread(target=self.run, daemon=True)
-        self.thread.start()
 
-    def run(self):
-        while not self.ending:
-            self.station.server_gone(self.link.gone_for())
-            for message, received_at in self.link.received():
-                self.cameras.hear(message)
-                self.station.receive(message, received_at)
-            if self.station.observe() is not None:
-                self.station.act(None, np.nan, None)
-            self.cameras.show()
-            time.sleep(0.004)
+    def hear(self, message, received_at):
+        self.cameras.hear(message)
+        super().hear(message, received_at)
 
-    def close(self):
-        self.ending = True
-        self.thread.join(5)
-        self.links.close()
-
-
-@pytest.fixture(scope="module")
-def fleet():
-    with new_fleet(1) as fleet:
-        yield fleet
-
-
-@pytest.fixture(scope="module")
-def page(fleet, browser):
-    page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=fleet.url).new_page()
-    page.set_default_timeout(WAIT_MS)
-    errors = []
-    page.on("pageerror", lambda error: errors.append(f"{page.url}: {error.stack}"))
-    log_in(page, fleet.logins["manager"])
-    yield page
-    assert errors == []
-    page.context.close()
-
-
-def add_robot(fleet, page, name, world, folder):
-    page.goto(f"{LAB}/stations/new")
-    page.get_by_label("Name").fill(name)
-    page.get_by_label("a real robot").check()
-    page.get_by_role("button", name="Add").click()
-    return Robot(world, fleet.url, page.inner_text("#token"), Path(folder))
+    def show(self):
+        self.cameras.show()
 
 
 @pytest.fixture(scope="module")
 def arm(fleet, page):
-    with tempfile.TemporaryDirectory() as folder:
-        robot = add_robot(fleet, page, "Arm", BreakableSO101(), folder)
+    with joined(page, fleet, "Arm", BreakableSO101(), FilmedRobot) as robot:
         yield robot
-        robot.close()
 
 
 @pytest.fixture(scope="module")
 def eyes(fleet, page):
-    with tempfile.TemporaryDirectory() as folder:
-        robot = add_robot(fleet, page, "Eyes", ThreeEyes(), folder)
+    with joined(page, fleet, "Eyes", ThreeEyes(), FilmedRobot) as robot:
         yield robot
-        robot.close()
 
 
 def feeds(page):
@@ -149,19 +98,6 @@ def feeds(page):
 
 def frames_of(page, number):
     return int(feeds(page).nth(number).get_attribute("data-frames") or 0)
-
-
-def take_pictures(page, screenshots, name):
-    for theme in ("light", "dark"):
-        page.evaluate(THEME, theme)
-        page.screenshot(path=screenshots / f"{name}_{theme}.png", full_page=True)
-    page.evaluate(THEME, "light")
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.wait_for_timeout(700)
-    page.screenshot(path=screenshots / f"{name}_phone.png", full_page=True)
-    wide = page.evaluate("() => document.documentElement.scrollWidth")
-    page.set_viewport_size({"width": 1440, "height": 900})
-    assert wide <= 390, f"{name} is {wide} px wide on a phone of 390"
 
 
 def watch(page, station, count):
@@ -190,14 +126,14 @@ def in_step(page):
     return {each.get_attribute("data-step") for each in page.locator("#feeds .feed.has-frame").all()}
 
 
-def test_one_camera_looks_as_it_did(page, fleet, screenshots):
+def test_one_camera_looks_as_it_did(page, fleet, picture):
     page.goto(f"{LAB}/stations/station-1")
     expect(page.locator(".feed[data-camera].has-frame")).to_have_count(1)
     expect(page.locator(".choose-camera, .feed .which")).to_have_count(0)
-    take_pictures(page, screenshots, "station_1_camera")
+    picture(page, "station_1_camera")
 
 
-def test_two_cameras_are_watched_side_by_side_and_one_of_them_on_a_phone(page, arm, screenshots):
+def test_two_cameras_are_watched_side_by_side_and_one_of_them_on_a_phone(page, arm, picture):
     watch(page, "arm", 2)
     boxes = [each.bounding_box() for each in feeds(page).all()]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["x"] + boxes[0]["width"] < boxes[1]["x"]
@@ -206,7 +142,7 @@ def test_two_cameras_are_watched_side_by_side_and_one_of_them_on_a_phone(page, a
     page.wait_for_timeout(2000)
     rates = [(frames_of(page, i) - before[i]) / 2 for i in (0, 1)]
     assert all(5 <= rate <= 12 for rate in rates), rates
-    take_pictures(page, screenshots, "station_2_cameras")
+    picture(page, "station_2_cameras")
     page.set_viewport_size({"width": 390, "height": 844})
     expect(feeds(page).nth(1)).to_be_hidden()
     page.get_by_role("button", name="wrist").click()
@@ -219,7 +155,7 @@ def test_two_cameras_are_watched_side_by_side_and_one_of_them_on_a_phone(page, a
     page.set_viewport_size({"width": 1440, "height": 900})
 
 
-def test_what_a_person_drove_is_replayed_with_both_cameras_in_step(page, arm, screenshots):
+def test_what_a_person_drove_is_replayed_with_both_cameras_in_step(page, arm, picture):
     watch(page, "arm", 2)
     page.goto(drive(page, "arm", {"shoulder_pan.pos": 1, "elbow_flex.pos": -0.5, "gripper": -1}))
     expect(page.locator("#feeds .feed.has-frame")).to_have_count(2)
@@ -236,14 +172,14 @@ def test_what_a_person_drove_is_replayed_with_both_cameras_in_step(page, arm, sc
     page.locator("body").press("End")
     wait_until(lambda: in_step(page) not in ({"3"}, set()), 10, "The end is not shown.")
     assert page.evaluate("() => document.querySelector('#feeds canvas').toDataURL()") != before, "the arm turned"
-    take_pictures(page, screenshots, "replay_2_cameras")
+    picture(page, "replay_2_cameras")
     page.set_viewport_size({"width": 390, "height": 844})
     front, wrist = (each.bounding_box() for each in page.locator("#feeds .feed").all())
     assert front["y"] == wrist["y"] and front["x"] < wrist["x"], "on a phone too, and in the same order"
     page.set_viewport_size({"width": 1440, "height": 900})
 
 
-def test_a_camera_that_fails_is_said_and_the_other_goes_on(page, arm, screenshots):
+def test_a_camera_that_fails_is_said_and_the_other_goes_on(page, arm, picture, screenshots):
     watch(page, "arm", 2)
     arm.world.unplugged = {"wrist"}
     trouble = page.locator('p[data-f="camera-error"]')
@@ -254,7 +190,7 @@ def test_a_camera_that_fails_is_said_and_the_other_goes_on(page, arm, screenshot
     front = frames_of(page, 0)
     wait_until(lambda: frames_of(page, 0) > front + 5, 10, "The other camera stands still.")
     expect(feeds(page).nth(0)).to_have_class(re.compile("has-frame"))
-    take_pictures(page, screenshots, "station_camera_fails")
+    picture(page, "station_camera_fails")
     page.goto(f"{LAB}/")
     card = page.locator("article.card[data-station=arm]")
     expect(card.locator('[data-f="camera-error"]')).to_contain_text("its camera wrist failed")
@@ -266,15 +202,15 @@ def test_a_camera_that_fails_is_said_and_the_other_goes_on(page, arm, screenshot
     expect(trouble).to_be_hidden(timeout=WAIT_MS)  # it is tried again after 5 s
 
 
-def test_three_cameras_with_a_name_that_would_be_html(page, eyes, screenshots):
+def test_three_cameras_with_a_name_that_would_be_html(page, eyes, picture):
     watch(page, "eyes", 3)
     assert [each.get_attribute("data-camera") for each in feeds(page).all()] == ["front", HOSTILE, "top"]
-    take_pictures(page, screenshots, "station_3_cameras")
+    picture(page, "station_3_cameras")
     page.goto(drive(page, "eyes", {"shoulder_pan.pos": 1, "gripper": 1}))
     expect(page.locator("#feeds .feed.has-frame")).to_have_count(3)
     expect(page.locator("#feeds .which")).to_have_text(["front", HOSTILE, "top"])
     page.locator("body").press("End")
-    take_pictures(page, screenshots, "replay_3_cameras")
+    picture(page, "replay_3_cameras")
     assert page.title() != "hacked" and page.locator("img").count() == 0
 
 

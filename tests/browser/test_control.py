@@ -14,7 +14,6 @@ import signal
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -24,13 +23,11 @@ from django.templatetags.static import static
 from PIL import Image
 from playwright.sync_api import expect
 
-from robots.link import Link, LinkThread
-from robots.protocol import Command, Hello
-from robots.station import Station
-from robots.worlds.language_table import LANGUAGE_TABLE
-from tests.browser.test_screens import log_in
+from robots.protocol import Command
+from tests.browser.conftest import close_page, new_page
+from tests.browser.own_robot import OwnRobot, joined
 from tests.chromium import find_chromium
-from tests.conftest import free_port, new_fleet
+from tests.conftest import free_port
 from tests.robots.station_fakes import FakeWorld
 
 WAIT_MS = 20_000
@@ -82,44 +79,16 @@ class WatchedWorld(FakeWorld):
         return super().step(action)
 
 
-class WatchedStation:
-    """A station and its link in a thread of this process."""
+class WatchedStation(OwnRobot):
+    """It notes when it hears of each drive."""
 
-    def __init__(self, server, token, folder):
-        self.world = WatchedWorld()
-        hello = Hello(embodiment=LANGUAGE_TABLE.to_json(), software="test", renderer="drawn", tasks=[])
-        self.links = LinkThread()
-        self.arrived = threading.Event()
-        self.link = Link(server, token, hello, folder, name="watched", arrived=self.arrived.set)
-        self.station = Station(self.world, emit=self.link.send, show=self.link.show, store=self.link.store)
+    def begin(self):
         self.heard = {}  # id of a drive -> when it came
-        self.ending = False
-        self.thread = threading.Thread(target=self.run, daemon=True)
-        self.links.add(self.link)
-        self.thread.start()
 
-    def run(self):
-        while not self.ending:
-            self.station.server_gone(self.link.gone_for())
-            for message, received_at in self.link.received():
-                if isinstance(message, Command) and message.name == "drive":
-                    self.heard[message.id] = time.time()
-                self.station.receive(message, received_at)
-            if self.station.observe() is not None:
-                self.station.act(None, np.nan, None)
-            self.arrived.wait(0.005)
-            self.arrived.clear()
-
-    def close(self):
-        self.ending = True
-        self.thread.join(5)
-        self.links.close()
-
-
-@pytest.fixture(scope="module")
-def fleet():
-    with new_fleet(1) as fleet:
-        yield fleet
+    def hear(self, message, received_at):
+        if isinstance(message, Command) and message.name == "drive":
+            self.heard[message.id] = time.time()
+        super().hear(message, received_at)
 
 
 @pytest.fixture(scope="module")
@@ -127,30 +96,16 @@ def people(fleet, browser):
     """A logged-in page of each role in a context of its own."""
     opened = {}
     for role in ("manager", "supervisor"):
-        page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=fleet.url).new_page()
-        page.set_default_timeout(WAIT_MS)
-        page.script_errors = []
-        page.on("pageerror", lambda error, page=page: page.script_errors.append(str(error)))
-        log_in(page, fleet.logins[role])
-        opened[role] = page
+        opened[role] = new_page(browser, fleet.url, fleet.logins[role])
     yield opened
     for page in opened.values():
-        assert page.script_errors == []
-        page.context.close()
+        close_page(page)
 
 
 @pytest.fixture(scope="module")
 def watched(fleet, people):
-    page = people["manager"]
-    page.goto("/labs/main/stations/new")
-    page.get_by_label("Name").fill("Watched")
-    page.get_by_label("a real robot").check()
-    page.get_by_role("button", name="Add").click()
-    token = page.inner_text("#token")
-    with tempfile.TemporaryDirectory() as folder:
-        station = WatchedStation(fleet.url, token, Path(folder))
+    with joined(people["manager"], fleet, "Watched", WatchedWorld(), WatchedStation) as station:
         yield station
-        station.close()
 
 
 def wait_until(check, seconds, said):

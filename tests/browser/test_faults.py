@@ -12,7 +12,6 @@ import re
 import selectors
 import signal
 import socket
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -23,8 +22,9 @@ import pytest
 from playwright.sync_api import expect
 
 from fleetui import embedded
-from tests.browser.test_control import PAGE, WatchedStation, state_is, wait_until
-from tests.browser.test_screens import log_in
+from tests.browser.conftest import new_page
+from tests.browser.own_robot import joined
+from tests.browser.test_control import PAGE, WatchedStation, WatchedWorld, state_is, wait_until
 from tests.conftest import new_fleet
 
 FIGURES = os.environ.get("FLEETUI_FIGURES")
@@ -107,10 +107,7 @@ def people(fleet, browser, line):
     opened = {}
     urls = {"manager": fleet.url, "supervisor": f"http://127.0.0.1:{line.port}"}
     for role, url in urls.items():
-        page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=url).new_page()
-        page.set_default_timeout(20_000)
-        log_in(page, fleet.logins[role])
-        opened[role] = page
+        opened[role] = new_page(browser, url, fleet.logins[role])
     yield opened
     for page in opened.values():
         page.context.close()
@@ -118,16 +115,8 @@ def people(fleet, browser, line):
 
 @pytest.fixture(scope="module")
 def watched(fleet, people):
-    page = people["manager"]
-    page.goto("/labs/main/stations/new")
-    page.get_by_label("Name").fill("Watched")
-    page.get_by_label("a real robot").check()
-    page.get_by_role("button", name="Add").click()
-    token = page.inner_text("#token")
-    with tempfile.TemporaryDirectory() as folder:
-        station = WatchedStation(fleet.url, token, Path(folder))
+    with joined(people["manager"], fleet, "Watched", WatchedWorld(), WatchedStation) as station:
         yield station
-        station.close()
 
 
 @pytest.fixture

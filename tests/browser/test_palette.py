@@ -21,7 +21,7 @@ def test_ctrl_k_goes_to_pages_datasets_people_and_acts(manager, picture):
     manager.wait_for_load_state()
     for words, url in (
         ("audit", f"**{LAB}/audit"),
-        ("first demonstrations", f"**{LAB}/datasets/#dataset-*"),
+        ("first demonstrations", f"**{LAB}/datasets/*/"),
         ("supervisor", f"**{LAB}/people#member-*"),
         ("make a task", f"**{LAB}/tasks/#task"),
         ("station 2", f"**{LAB}/stations/station-2"),

@@ -5,40 +5,16 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.conftest import api
+
 LAB = "/labs/main"
 WAIT_MS = 20_000
 
 
 @pytest.fixture(scope="module")
-def page(running_fleet, browser):
+def page(opened):
     """The manager's."""
-    login = running_fleet.logins["manager"]
-    page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=running_fleet.url).new_page()
-    page.set_default_timeout(WAIT_MS)
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto("/login")
-    page.get_by_label("User name").fill(login["username"])
-    page.get_by_label("Password").fill(login["password"])
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_url(f"**{LAB}/")
-    yield page
-    page.context.close()
-    assert errors == []
-
-
-def api(page, method, path, body=None):
-    """As a script of this user would call it."""
-    return page.evaluate(
-        """async ([method, url, body]) => {
-            const token = document.querySelector("[name=csrfmiddlewaretoken]").value;
-            const headers = { "Content-Type": "application/json", "X-CSRFToken": token };
-            const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
-            if (!answer.ok) throw new Error(await answer.text());
-            return answer.json();
-        }""",
-        [method, f"/api{LAB}/{path}", body],
-    )
+    return opened("manager")
 
 
 def order(page):

@@ -11,11 +11,8 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import THEME
+from tests.browser.conftest import LAB, THEME, WAIT_MS, close_page, log_in, new_page
 from tests.conftest import new_fleet
-
-LAB = "/labs/main"
-WAIT_MS = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +34,12 @@ def pages(running_fleet, browser, at_first):
 
     def page_of(role):
         if role not in opened:
-            page = browser.new_context(viewport={"width": 1440, "height": 900}, base_url=running_fleet.url).new_page()
-            page.set_default_timeout(WAIT_MS)
-            page.script_errors = []
-            page.on("pageerror", lambda error: page.script_errors.append(str(error)))
-            log_in(page, running_fleet.logins[role])
-            opened[role] = page
+            opened[role] = new_page(browser, running_fleet.url, running_fleet.logins[role])
         return opened[role]
 
     yield page_of
     for page in opened.values():
-        assert page.script_errors == []
-        page.context.close()
-
-
-def log_in(page, login):
-    page.goto("/login")
-    page.get_by_label("User name").fill(login["username"])
-    page.get_by_label("Password").fill(login["password"])
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_url(f"**{LAB}/")
+        close_page(page)
 
 
 def pixels(page):

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.test_screens import LAB, log_in
+from tests.browser.conftest import LAB, log_in
 
 WAIT_MS = 20_000
 PASSWORD = "a-long-pass-phrase-42"

@@ -9,6 +9,8 @@ import pytest
 from django.urls import URLResolver, get_resolver
 from playwright.sync_api import expect
 
+from tests.browser.conftest import api
+
 LAB = "/labs/main"
 AXE = (files("axe_playwright_python") / "axe.min.js").read_text()
 RECIPES = {
@@ -60,7 +62,29 @@ PAGES = {
     ),
     "labs/<slug:lab_slug>/runs/<int:run_id>": ("researcher", ["{sft}", "{improve}"]),
     "labs/<slug:lab_slug>/runs/<int:run_id>/evaluate": ("manager", ["{improve}/evaluate"]),
+    "labs/<slug:lab_slug>/runs/<int:run_id>/log": ("researcher", ["{sft}/log", "{sft}/log?q=nothing+such"]),
+    "labs/<slug:lab_slug>/runs/compare": (
+        "researcher",
+        [f"{LAB}/runs/compare", f"{LAB}/runs/compare?run=1&run=2", f"{LAB}/runs/compare?run=1&run=2&recipe=all"],
+    ),
+    "labs/<slug:lab_slug>/sweeps/": ("researcher", [f"{LAB}/sweeps/"]),
+    "labs/<slug:lab_slug>/sweeps/new": ("researcher", [f"{LAB}/sweeps/new?kind=sft"]),
+    "labs/<slug:lab_slug>/sweeps/<int:sweep_id>": ("researcher", ["{sweep}"]),
     "labs/<slug:lab_slug>/datasets/": ("researcher", [f"{LAB}/datasets/"]),
+    "labs/<slug:lab_slug>/checkpoints/": ("researcher", [f"{LAB}/checkpoints/", f"{LAB}/checkpoints/?only=promoted"]),
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>": ("researcher", ["{policy}", "{reward_model}"]),
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio": ("researcher", ["{studio}"]),
+    "labs/<slug:lab_slug>/spot-checks/": ("supervisor", [f"{LAB}/spot-checks/"]),
+    "labs/<slug:lab_slug>/playground": ("researcher", [f"{LAB}/playground", "{playground}"]),
+    "labs/<slug:lab_slug>/datasets/from-episodes": ("researcher", [f"{LAB}/datasets/from-episodes"]),
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/": (
+        "researcher",
+        [f"{LAB}/datasets/1/", f"{LAB}/datasets/1/?view=grid"],
+    ),
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/episodes/<int:position>": (
+        "researcher",
+        [f"{LAB}/datasets/1/episodes/0"],
+    ),
 }
 # No pages: they take a form, answer data, or lead on.
 OTHERS = {
@@ -95,6 +119,17 @@ OTHERS = {
     "labs/<slug:lab_slug>/audit/export.<slug:kind>",
     "labs/<slug:lab_slug>/tasks/preview",
     "labs/<slug:lab_slug>/runs/<int:run_id>/evaluations",
+    "labs/<slug:lab_slug>/runs/act",
+    "labs/<slug:lab_slug>/runs/compare.csv",
+    "labs/<slug:lab_slug>/runs/compare.json",
+    "labs/<slug:lab_slug>/runs/estimate",
+    "labs/<slug:lab_slug>/runs/views",
+    "labs/<slug:lab_slug>/runs/views/<int:view_id>/rename",
+    "labs/<slug:lab_slug>/runs/views/<int:view_id>/delete",
+    "labs/<slug:lab_slug>/runs/<int:run_id>/log.txt",
+    "labs/<slug:lab_slug>/runs/<int:run_id>/notes",
+    "labs/<slug:lab_slug>/runs/<int:run_id>/resources",
+    "labs/<slug:lab_slug>/sweeps/<int:sweep_id>/stop",
     "labs/<slug:lab_slug>/tasks/queue",
     "labs/<slug:lab_slug>/tasks/new",
     "labs/<slug:lab_slug>/tasks/<slug:task_slug>/archive",
@@ -106,9 +141,33 @@ OTHERS = {
     "labs/<slug:lab_slug>/tasks/assignments/<int:number>/stop-repeating",
     "labs/<slug:lab_slug>/datasets/generate",
     "labs/<slug:lab_slug>/datasets/upload",
+    "labs/<slug:lab_slug>/datasets/import",
+    "labs/<slug:lab_slug>/datasets/imports",
+    "labs/<slug:lab_slug>/datasets/imports/<int:import_id>/answer",
+    "labs/<slug:lab_slug>/datasets/imports/<int:import_id>/cancel",
+    "labs/<slug:lab_slug>/datasets/from-episodes/count",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/edit",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/describe",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/back",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/current",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/split",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/merge",
+    "labs/<slug:lab_slug>/datasets/<int:dataset_id>/export",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/archive",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/restore",
     "labs/<slug:lab_slug>/datasets/<int:dataset_id>/delete",
+    "labs/<slug:lab_slug>/attention/alarms/<int:number>/close",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>.safetensors",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/promote",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/compare",
+    "labs/<slug:lab_slug>/checkpoints/<uuid:checkpoint_uuid>/comparisons",
+    "labs/<slug:lab_slug>/checkpoints/promotions/<int:number>/undo",
+    "labs/<slug:lab_slug>/checkpoints/comparisons/<int:number>/cancel",
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio/figures",
+    "labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio/publish",
+    "labs/<slug:lab_slug>/spot-checks/<int:number>/answer",
+    "labs/<slug:lab_slug>/spot-checks/undo",
+    "labs/<slug:lab_slug>/playground/answer",
     "labs/<slug:lab_slug>/runs/<int:run_id>/archive",
     "labs/<slug:lab_slug>/runs/<int:run_id>/restore",
     "labs/<slug:lab_slug>/runs/<int:run_id>/delete",
@@ -143,20 +202,6 @@ def people(opened):
         return pages[role]
 
     return page_of
-
-
-def api(page, method, path, body=None):
-    """As a script of this user would call it, from a page of the site."""
-    return page.evaluate(
-        """async ([method, url, body]) => {
-            const token = document.querySelector("[name=csrfmiddlewaretoken]").value;
-            const headers = { "Content-Type": "application/json", "X-CSRFToken": token };
-            const answer = await fetch(url, { method, headers, body: body && JSON.stringify(body) });
-            if (!answer.ok) throw new Error(await answer.text());
-            return answer.json();
-        }""",
-        [method, f"/api{LAB}/{path}", body],
-    )
 
 
 def wait_for(page, found, seconds, said):
@@ -198,7 +243,19 @@ def furnished(people):
     page.goto(f"{LAB}/people")
     page.get_by_label("Role", exact=True).select_option("viewer")
     page.get_by_role("button", name="Make an invitation").click()
+    kept = {each["role"]: each["id"] for each in api(page, "GET", f"runs/{sft}")["checkpoints"]}
+    page.goto(f"{LAB}/sweeps/new?kind=sft&like={sft}")
+    page.get_by_label("Setting 1").select_option("batch")
+    page.get_by_label("Its values").first.fill("32, 64")
+    page.get_by_label("Runs", exact=True).fill("2")
+    page.get_by_role("button", name="Launch the sweep").click()
+    page.wait_for_url("**/sweeps/1")
     yield {
+        "policy": f"{LAB}/checkpoints/{kept['policy']}",
+        "reward_model": f"{LAB}/checkpoints/{kept['reward_model']}",
+        "studio": f"{LAB}/reward-models/{kept['reward_model']}/studio",
+        "playground": f"{LAB}/playground?episode={episode['uuid']}&step=1",
+        "sweep": f"{LAB}/sweeps/1",
         "invitation": page.locator("#link").inner_text(),
         "token": token,
         "assignment": f"{LAB}/tasks/assignments/{assignment}",

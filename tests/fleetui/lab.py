@@ -13,6 +13,8 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.fleet.actions import labs
+from fleetui.learning.jobs import facts_of_file
+from fleetui.learning.listing import list_root
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from fleetui.practice.actions import assignments, publishing
 from robots.episodes import Episode, episodes_to_bytes
@@ -122,6 +124,8 @@ def make_dataset(lab):
     row.file.write_bytes(
         as_upload(*[make_episode(purpose="demonstration", actors=np.full(10, 2, np.uint8)) for _ in range(3)])
     )
+    list_root(dataset=row, facts=facts_of_file(row.file))
+    row.refresh_from_db()
     return row
 
 

@@ -60,7 +60,8 @@ def address_of(name):
     for path, calls in api.get_openapi_schema(path_prefix="/api/")["paths"].items():
         for method, each in calls.items():
             if each["operationId"] == name:
-                known = {"lab": "east", "uuid": str(uuid.uuid4()), "slug": "no-such", "number": "12345", "step": "0"}
+                known = {"lab": "east", "uuid": str(uuid.uuid4()), "slug": "no-such", "number": "12345"}
+                known |= {"step": "0", "position": "0"}
                 return method, path.format_map(known)
     raise AssertionError(f"{name} has no address")
 

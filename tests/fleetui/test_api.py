@@ -12,6 +12,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
+from fleetui.api import datasets as datasets_api
 from fleetui.api import fleet as fleet_api
 from fleetui.api import learning as learning_api
 from fleetui.api import practice as practice_api
@@ -20,7 +21,7 @@ from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions.attention import note_need
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
 from fleetui.learning import selectors as learning
-from fleetui.learning.models import Dataset, Metric, Run
+from fleetui.learning.models import Dataset, Export, Import, Metric, Run
 from fleetui.live import rewind
 from fleetui.practice import queue
 from robots.attention import need_of
@@ -69,6 +70,9 @@ FILES = {
     "get /api/station/checkpoints/{uuid}",
     *(f"get /api/labs/{{lab}}/{path}/file" for path in ("checkpoints/{uuid}", "datasets/{number}", "episodes/{uuid}")),
     "get /api/labs/{lab}/episodes/{uuid}/frames/{step}.jpg",
+    "get /api/labs/{lab}/exports/{number}/file",
+    "get /api/labs/{lab}/datasets/{number}/table",
+    "get /api/labs/{lab}/datasets/{number}/episodes/{position}/signals",
 }
 
 
@@ -99,6 +103,7 @@ def test_a_declared_shape_leaves_nothing_out_of_what_a_row_says(lab, sft_run, im
     rewind.keep_frame(lab.stations[0].pk, b"a picture")
     past = rewind.of_station(lab.stations[0].pk)
     card = fleet.station_card(lab.stations[0])
+    of_dataset = {"lab": lab.row, "dataset": sft_run.dataset, "kind": "lerobot"}
     shapes = [
         (fleet_api.Card, card),
         (fleet_api.HelpRow, card["help"]),
@@ -107,7 +112,11 @@ def test_a_declared_shape_leaves_nothing_out_of_what_a_row_says(lab, sft_run, im
         (fleet_api.RewindRow, past),
         (fleet_api.Sample, past["samples"][0]),
         (fleet_api.Frame, past["frames"][0]),
-        (learning_api.DatasetRow, learning.dataset_row(sft_run.dataset)),
+        (datasets_api.DatasetRow, learning.dataset_row(sft_run.dataset)),
+        (datasets_api.DatasetEpisodeRow, learning.dataset_episode_row(sft_run.dataset.rows.first())),
+        (datasets_api.Facts, learning.dataset_facts(sft_run.dataset)),
+        (datasets_api.ImportRow, learning.import_row(Import.objects.create(lab=lab.row, name="a", kind="archive"))),
+        (datasets_api.ExportRow, learning.export_row(Export.objects.create(**of_dataset))),
         (learning_api.RunRow, learning.run_row(sft_run)),
         (learning_api.CheckpointRow, sft_run.checkpoints.first().row()),
         (learning_api.MetricRow, learning.metric_row(Metric.objects.get())),

@@ -10,16 +10,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.utils import timezone
 
 from fleetui import access
 from fleetui.fleet import actions as fleet_actions
-from fleetui.fleet.actions import attention, labs, maintenance, people, tokens
-from fleetui.fleet.models import ACTS, Act, Episode, Membership, Station
+from fleetui.fleet.actions import alarms, attention, labs, maintenance, people, tokens
+from fleetui.fleet.models import ACTS, Act, Alarm, Episode, Membership, Station
 from fleetui.learning import actions as learning
-from fleetui.learning import archive
-from fleetui.learning.models import Dataset, Run
+from fleetui.learning import (
+    archive,
+    comparisons,
+    curves,
+    datasets,
+    joining,
+    promoting,
+    run_notes,
+    spot_checks,
+    sweeps,
+    transfers,
+)
+from fleetui.learning.models import Dataset, Run, SpotCheck
 from fleetui.practice import actions as practice_actions
 from fleetui.practice.actions import assignments, launching
 from robots.attention import need_of
@@ -31,6 +43,7 @@ from training.recipes import SFTRecipe
 
 # Actions that take a user and are no act of one, each with the reason.
 NO_ACTS = {
+    "receive_piece": "is the next bytes of an upload, which begin_upload records",
     "do_once": "is how a call that a program says twice is done once",
     "add_touch": "is the touch of a command or a stop, which writes",
     "create_run": "is a part of a launch, which enqueue_run records",
@@ -55,7 +68,19 @@ ONES_OWN = {
 
 
 def action_modules():
-    modules = [learning, archive]
+    modules = [
+        learning,
+        archive,
+        comparisons,
+        curves,
+        datasets,
+        joining,
+        promoting,
+        run_notes,
+        spot_checks,
+        sweeps,
+        transfers,
+    ]
     for package in (fleet_actions, practice_actions):
         names = [each.name for each in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")]
         modules += [importlib.import_module(name) for name in names]
@@ -124,6 +149,33 @@ class Scene:
         given = {"name": "night", "address": "json://localhost:1/hook", "severity": "error", "after_s": 0}
         return attention.add_contact(lab=self.row, user=self.user, **given)
 
+    def edited(self):
+        return datasets.note_dataset(dataset=self.dataset, user=self.user, notes="first")
+
+    def copied(self):
+        row = learning.upload_dataset(lab=self.row, user=self.user, name="another", body=an_upload())
+        return [self.dataset, row]
+
+    def upload(self):
+        return transfers.begin_upload(lab=self.row, user=self.user, name="coming", file_name="a.zip", size=5)
+
+    def asking(self):
+        row = self.upload()
+        asked = [{"code": "cameras", "text": "Without?", "answer": None}]
+        type(row).objects.filter(pk=row.pk).update(state="asking", questions=asked)
+        row.refresh_from_db()
+        return row
+
+    def practised(self):
+        self.episode()
+        return joining.EpisodeFilter(purpose="practice")
+
+    def importable(self):
+        place = settings.DATA / "theirs"
+        place.mkdir()
+        settings.IMPORT_ROOTS = [settings.DATA]
+        return str(place)
+
     def archived(self):
         labs.archive_task(task=self.task, user=self.user)
         return self.task
@@ -131,6 +183,38 @@ class Scene:
     def stranger(self):
         people.remove_member(member=self.member(), user=self.user)
         return self.lab.users["viewer"]
+
+    def alarm(self):
+        alarms.note_drift(station=self.station, policy_id=self.policy().pk, reason="d has drifted")
+        return Alarm.objects.get()
+
+    def policy(self):
+        return self.sft.checkpoints.get(role="policy")
+
+    def reward_model(self):
+        """With a file that says what it is."""
+        found = self.sft.checkpoints.get(role="reward_model")
+        described = json.dumps({"id": str(found.pk), "version": 0, "threshold": 2.5, "consecutive": 2})
+        header = json.dumps({"__metadata__": {"description": described}}).encode()
+        found.file.write_bytes(len(header).to_bytes(8, "little") + header)
+        return found
+
+    def promotion(self):
+        return promoting.promote_checkpoint(checkpoint=self.policy(), user=self.user)
+
+    def comparison(self):
+        given = {"first": self.policy(), "second": None, "task": self.task, "episodes": 5, "seed": 1}
+        return comparisons.ask_comparison(lab=self.row, user=self.user, **given)
+
+    def spot_check(self, answered=False):
+        labs.edit_task(task=self.task, user=self.user, audit_share=1.0)
+        policy, judge = self.policy(), self.reward_model()
+        fields = {"ending": "detected_success", "detected_success": True, "true_success": None, "threshold": 2.5}
+        self.episode(policy=str(policy.pk), reward_model=str(judge.pk), **fields)
+        check = SpotCheck.objects.get()
+        if answered:
+            spot_checks.answer_spot_check(check=check, user=self.user, answer=True)
+        return check
 
     def kept(self):
         maintenance.begin_maintenance(station=self.station, user=self.user, reason="a new gripper")
@@ -142,6 +226,13 @@ class Scene:
         row.refresh_from_db()
         return row
 
+    def view(self):
+        return run_notes.save_view(lab=self.row, user=self.user, name="mine", query="q=sft")
+
+    def search(self):
+        given = {"kind": "sft", "recipe": {}, "space": {"batch": {"choices": [2, 4]}}, "objective": "loss.bc"}
+        return {"lab": self.row, "dataset": self.dataset} | given
+
     def stopped(self):
         Station.objects.filter(pk=self.station.pk).update(stop_latched=True)
         return self.station
@@ -149,6 +240,10 @@ class Scene:
     def paused(self):
         Station.objects.filter(pk=self.station.pk).update(paused=True)
         return self.station
+
+
+def an_upload():
+    return as_upload(make_episode(purpose="demonstration", actors=np.full(10, 2, np.uint8)))
 
 
 def daily(scene):
@@ -170,43 +265,85 @@ CALLS = {
         "lab": s.row,
         "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
     },
+    "answer_import": lambda s: {"row": s.asking(), "answers": {"cameras": True}},
+    "answer_spot_check": lambda s: {"check": s.spot_check(), "answer": False},
     "archive_dataset": lambda s: {"dataset": s.dataset},
     "archive_run": lambda s: {"run": s.sft},
     "archive_station": lambda s: {"station": s.lab.add_station("Arm 8")},
     "archive_task": lambda s: {"task": s.task},
+    "ask_comparison": lambda s: {
+        "lab": s.row,
+        "first": s.policy(),
+        "second": None,
+        "task": s.task,
+        "episodes": 5,
+        "seed": 1,
+    },
     "assign_task": lambda s: {"lab": s.row, "task": s.task, "stations": [s.station]},
+    "begin_upload": lambda s: {"lab": s.row, "name": "coming", "file_name": "a.zip", "size": 5},
     "begin_maintenance": lambda s: {"station": s.station, "reason": "a new gripper"},
     "cancel_assignment": lambda s: {"assignment": s.assignment()},
+    "cancel_import": lambda s: {"row": s.upload()},
+    "cancel_comparison": lambda s: {"comparison": s.comparison()},
     "cancel_run": lambda s: {"run": s.run()},
     "change_password": lambda s: {"password": "another one 7"},
     "change_role": lambda s: {"member": s.member(), "role": "researcher"},
     "clear_stops": lambda s: {"lab_slug": s.row.slug, "stations": [s.stopped().slug], "reason": "it is clear"},
+    "close_alarm": lambda s: {"alarm": s.alarm(), "outcome": "a camera was moved"},
     "close_help": lambda s: {"request": s.help(), "outcome": "looked at it"},
     "command_station": lambda s: {"lab_slug": s.row.slug, "station_slug": s.station.slug, "name": "pause"},
     "create_station": lambda s: {"lab": s.row, "name": "Arm 9"},
     "create_task": lambda s: {"lab": s.row, "family": "block_to_place"},
+    "delete_episodes": lambda s: {"dataset": s.dataset, "positions": [0]},
+    "delete_export": lambda s: {"export": transfers.export_dataset(dataset=s.dataset, user=s.user)},
     "delete_dataset": lambda s: {"dataset": s.shelved(Dataset.objects.create(lab=s.row, name="old", state="failed"))},
     "delete_run": lambda s: {"run": s.shelved(s.run(state="canceled"))},
     "delete_station": lambda s: {"station": s.shelved(s.lab.add_station("Arm 8"))},
+    "delete_view": lambda s: {"view": s.view()},
     "edit_assignment": lambda s: {"assignment": s.assignment(), "priority": "high"},
     "edit_task": lambda s: {"task": s.task, "name": "Another"} | limits(s.task),
     "end_maintenance": lambda s: {"station": s.kept()},
     "enqueue_run": lambda s: {"run": s.run()},
+    "export_dataset": lambda s: {"dataset": s.dataset},
     "extend_corrections": lambda s: {
         "lab": s.row,
         "known": None,
         "episode": s.episode(purpose="correction", actors=np.ones(10, np.uint8)),
     },
+    "flag_episodes": lambda s: {"dataset": s.dataset, "positions": [0]},
+    "undo_edit": lambda s: {"dataset": s.edited()},
+    "import_folder": lambda s: {"lab": s.row, "name": "theirs", "place": s.importable()},
+    "make_current": lambda s: {"dataset": s.edited().parent},
+    "make_dataset_from_episodes": lambda s: {"lab": s.row, "name": "practised", "wanted": s.practised()},
+    "merge_datasets": lambda s: {"lab": s.row, "datasets": s.copied(), "name": "both"},
+    "note_dataset": lambda s: {"dataset": s.dataset, "notes": "a note"},
+    "relabel_episodes": lambda s: {"dataset": s.dataset, "positions": [0], "instruction": "other words"},
+    "split_dataset": lambda s: {"dataset": s.dataset, "by": "share", "share": 0.5},
+    "tag_dataset": lambda s: {"dataset": s.dataset, "tags": ["good"]},
+    "tag_episodes": lambda s: {"dataset": s.dataset, "positions": [0], "add": ["good"]},
+    "trim_episodes": lambda s: {"dataset": s.dataset, "cuts": {0: (1, 9)}},
+    "weigh_episodes": lambda s: {"dataset": s.dataset, "positions": [0], "weight": 2.0},
     "generate_dataset": lambda s: {"lab": s.row, "name": "more", "families": ["block2block"], "episodes": 5},
+    "go_back": lambda s: {"promotion": s.promotion()},
     "invite_member": lambda s: {"lab": s.row, "role": "viewer"},
     "label_episode": lambda s: {"episode": s.episode(true_success=None), "true_success": True},
+    "launch_sweep": lambda s: s.search(),
+    "note_run": lambda s: {"run": s.sft, "notes": "It shook."},
     "launch_run": lambda s: {"lab": s.row, "kind": "sft", "recipe": SFTRecipe().to_json(), "dataset": s.dataset},
     "make_access_token": lambda s: {"name": "n", "scopes": ["read"], "lab": s.row, "days": 1},
     "pause_run": lambda s: {"run": s.run("running")},
+    "promote_checkpoint": lambda s: {"checkpoint": s.policy()},
+    "publish_threshold": lambda s: {
+        "checkpoint": s.reward_model(),
+        "threshold": 3.5,
+        "consecutive": 2,
+        "reason": "too strict",
+    },
     "record_account": lambda s: {"kind": "logged_in"},
     "release_help": lambda s: {"request": s.help(taken=True)},
     "remove_contact": lambda s: {"contact": s.contact()},
     "remove_member": lambda s: {"member": s.member()},
+    "rename_view": lambda s: {"view": s.view(), "name": "other"},
     "renew_token": lambda s: {"station": s.station},
     "reorder_assignment": lambda s: {"assignment": s.assignment(), "before": s.assignment()},
     "reset_password": lambda s: {"member": s.member()},
@@ -218,13 +355,17 @@ CALLS = {
     "resume_run": lambda s: {"run": s.run("paused")},
     "revoke_access_token": lambda s: {"token": s.access_token()},
     "revoke_invitation": lambda s: {"invitation": s.invitation()},
+    "save_view": lambda s: {"lab": s.row, "name": "mine", "query": "q=sft"},
+    "stop_sweep": lambda s: {"sweep": sweeps.launch_sweep(user=s.user, **s.search())},
+    "tag_runs": lambda s: {"lab": s.row, "runs": [s.sft], "add": ["good"]},
     "stop_stations": lambda s: {"lab_slug": s.row.slug},
     "stop_repeating": lambda s: {"assignment": daily(s)},
     "take_help": lambda s: {"request": s.help()},
+    "undo_spot_check": lambda s: {"lab": s.spot_check(answered=True).lab},
     "upload_dataset": lambda s: {
         "lab": s.row,
         "name": "mine",
-        "body": as_upload(make_episode(purpose="demonstration", actors=np.full(10, 2, np.uint8))),
+        "body": an_upload(),
     },
 }
 
@@ -269,7 +410,17 @@ def test_every_act_of_a_user_is_in_the_audit_log(lab, sft_run, dataset, name):
 
 # What the doors call
 
-DOORS = ("fleet/views", "learning/views.py", "practice/views", "api", "live/viewers.py", "live/commanding.py")
+DOORS = (
+    "fleet/views",
+    "learning/views.py",
+    "learning/checkpoint_pages.py",
+    "learning/detector_pages.py",
+    "learning/run_pages.py",
+    "practice/views",
+    "api",
+    "live/viewers.py",
+    "live/commanding.py",
+)
 FOR_NOBODY = {
     "note_token_used": "says when a program last came",
     "record_wrong_token": "is of somebody who did not come in",
@@ -278,6 +429,8 @@ FOR_NOBODY = {
     "get_stopper": "asks who gives a stop",
     "lapse_control": "is the end of a lease, which the log has as override_ended",
     "record_failed_log_in": "is of somebody who did not come in",
+    "fill": "is a part of an edit",
+    "matching_episodes": "counts what is there",
     "render_episode": "makes pictures of what is stored",
     "store_episodes": "is a station's",
     "undo_override": "is a station that did not take it",

@@ -677,8 +677,8 @@ def test_a_dataset_whose_demonstrator_dies_says_why(generating, monkeypatch, pro
     ("where", "error"),
     [
         ("start_child", NO_SPACE),
-        ("read_episodes", MemoryError()),
-        ("read_episodes", RuntimeError("anything else")),
+        ("EpisodeFile", MemoryError()),
+        ("EpisodeFile", RuntimeError("anything else")),
         ("follow_demonstrations", NO_SPACE),
     ],
 )

@@ -35,6 +35,7 @@ def post(lab, role, path, **data):
 
 
 PAGES = ("", "stations/", "stations/arm-1", "runs/", "episodes/", "datasets/", "tasks/", "charts/")
+PAGES += ("checkpoints/", "spot-checks/", "playground")
 
 
 @pytest.mark.parametrize("path", PAGES)

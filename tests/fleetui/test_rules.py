@@ -56,7 +56,7 @@ def test_form_api_action_and_station_agree_on_each_rule(lab, rule, value, fits):
         assert not fits and list(refusal.problems) == [rule.name]
         assert list(answer.json()["problems"]) == [rule.name] and answer.json()["detail"] == str(refusal)
         assert form.errors[rule.name] == [f"“{rule.label}” must be {rule.wanted}."]
-    assert fits_station(given) == fits
+    assert rule.name not in {**RULES, **SETTINGS} or fits_station(given) == fits
     edited = lab.call("manager", "patch", f"tasks/{lab.task.slug}", given)
     assert (edited.status_code == 200) == fits
 

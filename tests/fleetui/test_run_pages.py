@@ -40,8 +40,8 @@ def shown_acts(page):
         ("running", ["Pause", "Cancel run", "Evaluate on stations"]),
         ("paused", ["Resume", "Cancel run", "Evaluate on stations"]),
         ("canceling", ["Evaluate on stations"]),
-        ("completed", ["Launch another like it", "Evaluate on stations", "Practise with it", "Improve it on stations"]),
-        ("failed", ["Launch another like it", "Evaluate on stations"]),
+        ("completed", ["Clone", "Sweep from it", "Evaluate on stations", "Practise with it", "Improve it on stations"]),
+        ("failed", ["Resume", "Clone", "Sweep from it", "Evaluate on stations"]),
     ],
 )
 def test_the_server_renders_the_buttons_of_the_runs_state(lab, sft_run, state, acts):
@@ -56,7 +56,7 @@ def test_the_server_renders_the_buttons_of_the_runs_state(lab, sft_run, state, a
 def test_a_completed_improvement_offers_what_comes_next(lab, improved):
     page = get(lab, "manager", f"runs/{improved.pk}").content.decode()
     assert shown_acts(page)[-4:] == [
-        "Launch another like it",
+        "Clone",
         "Evaluate on stations",
         "Practise with it",
         "Improve further",

@@ -1,59 +1,37 @@
-"""A real SO-101 as docs/stations.md has it, with arrays in the place of its motors and cameras."""
-
 import numpy as np
 
-from robots.embodiments import STATE, Camera, DriveAxis, Embodiment, Motion, vector
-from robots.tasks import TASKS, Grammar, TaskFamily
+from robots.embodiments import IMAGES, STATE, DriveAxis, Embodiment, Motion, picture, vector
+from robots.real_robot import RealRobot
+from training.practice import run_station
 
-JOINTS = tuple(
-    f"{name}.pos" for name in ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
-)
+NAMES = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+JOINTS = tuple(f"{name}.pos" for name in NAMES)
 POSITIONS = vector(JOINTS, (-110.0,) * 5 + (0.0,), (110.0,) * 5 + (100.0,), ("deg",) * 5 + ("%",))
-SO101 = Embodiment(
-    name="so101",
-    fps=30.0,
-    observation={STATE: POSITIONS},
-    action=POSITIONS,
-    motions=tuple(Motion("position", largest_change=4.0, sensed_by=name) for name in JOINTS),
-    drive=(*(DriveAxis(name, name) for name in JOINTS[:5]), DriveAxis("gripper", "gripper.pos")),
-    views=(Camera("front", 640, 480), Camera("wrist", 640, 480)),
-)
-TASKS["lego"] = TaskFamily("lego", "Lego", "so101", "so101", 60, "", Grammar(("pick",), ("{verb} up the brick",)))
 
 
-class FakeSO101:
-    embodiment, renderer, resets_itself = SO101, "camera", False
-
-    def __init__(self):
-        self.joints = np.array([0, 0, 0, 0, 0, 50], np.float32)
+class FakeSO101(RealRobot):
+    embodiment = Embodiment(
+        name="so101",
+        fps=30.0,
+        observation={STATE: POSITIONS, IMAGES + "front": picture(96, 72), IMAGES + "wrist": picture(96, 72)},
+        action=POSITIONS,
+        motions=tuple(Motion("position", largest_change=4.0, sensed_by=name) for name in JOINTS),
+        drive=(*(DriveAxis(name, name) for name in JOINTS[:5]), DriveAxis("gripper", "gripper.pos")),
+    )
+    joints = np.array([0, 0, 0, 0, 0, 50])  # in the place of its motors
 
     def observation(self):
-        return {STATE: self.joints.copy()}
+        return {STATE: self.joints, **{IMAGES + name: self.render(name, 96, 72) for name in ("front", "wrist")}}
 
-    def reset(self, rng):
-        return self.observation()
+    def send(self, action):
+        self.joints = action
 
-    def step(self, action):
-        self.joints = np.array(action, np.float32)
-        return self.observation()
+    def render(self, camera, width, height):  # in the place of its cameras
+        image = np.full((height, width, 3), (60, 70, 80) if camera == "front" else (120, 90, 60), np.uint8)
+        seen = self.joints[0] / 220 + 0.5 if camera == "front" else self.joints[5] / 100
+        image[height // 3 : height // 2, int(0.9 * width * seen) :][:, : width // 10] = (220, 60, 50)
+        return image
 
-    def render(self, camera, width, height):
-        picture = np.full((480, 640, 3), (60, 70, 80) if camera == "front" else (120, 90, 60), np.uint8)
-        at = int(320 + 2.8 * self.joints[0]) if camera == "front" else int(6 * self.joints[5])
-        picture[180:300, max(0, at - 40) : at + 40] = (220, 60, 50)
-        return picture
 
-    def true_success(self, instruction):
-        return None
-
-    def needs_reset(self, fewest_objects=None):
-        return ""
-
-    def fenced(self, action, margin):
-        return action
-
-    def objects_in_play(self):
-        return {}
-
-    def close(self):
-        pass
+if __name__ == "__main__":
+    run_station(FakeSO101())

@@ -9,6 +9,14 @@ from robots.orders import PolicyBundle
 from robots.protocol import TO_STATION, Message, decode
 from robots.worlds.language_table import LANGUAGE_TABLE, block_positions
 
+ASSIGNMENT = {
+    "type": "assignment",
+    "assignment": 1,
+    "run": 1,
+    "task": {"name": "block2block", "time_limit_steps": 20},
+    "purpose": "practice",
+}
+
 
 def told(message: dict) -> Message:
     """A message of the server as a link hands it to its station, with what the link notes of it."""

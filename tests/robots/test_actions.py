@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from robots.actions import Actions
 from robots.embodiments import STATE, DriveAxis, Embodiment, Motion, vector
 from robots.protocol import to_json
+from robots.real_robot import RealRobot
 from robots.station import Station
 from robots.worlds import find_worlds
 from robots.worlds.language_table import LANGUAGE_TABLE
@@ -51,17 +52,12 @@ def here(body, at=0.0):
     return {STATE: np.full(body.action_size, at, np.float32)}
 
 
-class FakeArm:
+class FakeArm(RealRobot):
     """Goes where it is told at once, and keeps what every joint did in each step."""
-
-    renderer = "drawn"
 
     def __init__(self, body, at=None):
         self.embodiment, self.at = body, np.array(at if at is not None else np.zeros(body.action_size), np.float64)
         self.told, self.moved = [], []
-
-    def reset(self, rng):
-        return self.observation()
 
     def step(self, action):
         before = self.at.copy()
@@ -77,20 +73,8 @@ class FakeArm:
     def observation(self):
         return {STATE: self.at.astype(np.float32)}
 
-    def true_success(self, instruction):
-        return None
-
-    def needs_reset(self, fewest_objects=None):
-        return ""
-
     def fenced(self, action, margin):
         return action * 100  # a fence that means no good
-
-    def objects_in_play(self):
-        return {}
-
-    def close(self):
-        pass
 
 
 class ArmBench(Bench):

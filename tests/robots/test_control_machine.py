@@ -17,12 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from robots.control import COMMANDS_REMEMBERED, DRIVE_HELD_S
 from robots.protocol import to_json
 from robots.station import SILENCE_S, Station
-from tests.robots.station_fakes import Clock, FakeWorld, loaded_policy, told
+from tests.robots.station_fakes import ASSIGNMENT, Clock, FakeWorld, loaded_policy, told
 
 INTERLEAVINGS = int(os.environ.get("FLEETUI_INTERLEAVINGS", "300"))
 LEASE_S = 2.0
 PEOPLE = ("ada", "grace", "alan")
-ASSIGNMENT = {"type": "assignment", "assignment": 1, "run": 1, "task": {"name": "block2block", "time_limit_steps": 20}}
 
 
 class Server:

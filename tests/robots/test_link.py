@@ -28,21 +28,7 @@ from robots.transfers import (
     upload,
 )
 from robots.worlds.language_table import LANGUAGE_TABLE
-from tests.robots.fake_server import FakeServer, until
-
-
-@pytest.fixture(scope="module")
-def one_server():
-    server = FakeServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(one_server):
-    one_server.forget()
-    yield one_server
-    until(lambda: not one_server.sockets)
+from tests.robots.fake_server import until
 
 
 @pytest.fixture

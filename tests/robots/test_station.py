@@ -9,19 +9,12 @@ from robots.attempts import MOST_PASSED_OVER
 from robots.attention import need_of
 from robots.embodiments import STATE
 from robots.episodes import ACTORS, episodes_to_bytes, rows_of, stacked
-from robots.protocol import Code, to_json
+from robots.protocol import to_json
 from robots.rules import RULES
 from robots.station import Station
 from robots.termination import chance_of_success
-from tests.robots.station_fakes import Clock, FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
+from tests.robots.station_fakes import ASSIGNMENT, Clock, FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
 
-ASSIGNMENT = {
-    "type": "assignment",
-    "assignment": 1,
-    "run": 1,
-    "task": {"name": "block2block", "time_limit_steps": 20},
-    "purpose": "practice",
-}
 _ids = itertools.count()
 
 
@@ -126,26 +119,22 @@ def test_the_detector_wants_its_frames_in_a_row():
     assert episode.steps == 11
 
 
-def test_a_goal_fulfilled_before_the_first_step_is_passed_over_and_in_the_end_a_person_is_asked():
+def test_a_goal_fulfilled_before_the_first_step_is_passed_over():
     reward_model = FakeRewardModel(distance=0)
     bench = Bench().practise(loaded_policy(reward_model=reward_model))
-    before, asked = bench.world.observation(), set()
-    while bench.state == "practising" and bench.tick():
-        asked.add(bench.station.attempts.number)
-    assert len(asked) == MOST_PASSED_OVER and bench.state == "needs_person" and not bench.episodes
-    assert bench.station.control.code == Code.NO_INSTRUCTION and "fulfilled already" in bench.station.workspace.need
+    before = bench.world.observation()
+    for _ in range(MOST_PASSED_OVER - 1):
+        bench.tick()
+    assert bench.station.attempts.number == MOST_PASSED_OVER - 1 and not bench.episodes
     assert same(bench.world.observation(), before), "nothing moves"
-    reward_model.distance = 10.0  # as things lie now
-    bench.command("reset")
+    reward_model.distance = 10.0  # what is asked next is still to be done
     assert bench.until_episodes(1)[0].ending == "detected_success"
 
 
-def test_one_frame_of_a_fulfilled_goal_in_between_does_not_count_towards_asking_a_person():
-    reward_model = FakeRewardModel()
-    bench = Bench().practise(loaded_policy(reward_model=reward_model))
-    for number in range(2 * MOST_PASSED_OVER):
-        reward_model.distance = 0.0 if number % 2 else 10.0
-        bench.until_episodes(number // 2 + 1) if not number % 2 else bench.tick()
+def test_a_detector_that_takes_everything_for_done_is_not_believed_about_it():
+    bench = Bench().practise(loaded_policy(reward_model=FakeRewardModel(distance=0)))
+    (episode,) = bench.until_episodes(1)
+    assert episode.steps == 1 and bench.station.attempts.number == MOST_PASSED_OVER + 1
     assert bench.state == "practising"
 
 

@@ -8,6 +8,7 @@ import pytest
 from robots.embodiments import STATE, DriveAxis, Embodiment, Motion, vector
 from robots.episodes import ACTORS
 from robots.protocol import TO_STATION, Code, Command, ControlHeartbeat, Hello, Lapse, Welcome, decode, to_json
+from robots.real_robot import RealRobot
 from robots.station import SILENCE_S, Station
 from robots.tasks import TASKS, Grammar, TaskFamily
 from robots.worlds.third_party import read_worlds_file
@@ -39,17 +40,14 @@ GRAMMAR = Grammar(verbs=("",), templates=("tidy up",), held_out_templates=("tidy
 FAMILY = TaskFamily("many_axes", "Tidy", "many_axes", "many_axes", 100, "", GRAMMAR)
 
 
-class ArmWorld:
+class ArmWorld(RealRobot):
     """Its numbers go where they are told; z lifts by the elbow and the wrist."""
 
-    embodiment, renderer, resets_itself = ARM, "drawn", True
+    embodiment, resets_itself = ARM, True
 
     def __init__(self):
         self.state = np.array([0, 0, 0, 40, 10, 0], np.float32)
         self.done, self.asked = [], []
-
-    def reset(self, rng):
-        return self.observation()
 
     def observation(self):
         return {STATE: self.state.copy()}
@@ -66,21 +64,6 @@ class ArmWorld:
         action = np.zeros(6, np.float32)
         action[3], action[4], action[5] = self.state[3], self.state[4] + 3 * axes.get("z", 0), axes.get("z", 0)
         return action
-
-    def true_success(self, instruction):
-        return None
-
-    def needs_reset(self, fewest_objects=None):
-        return ""
-
-    def fenced(self, action, margin):
-        return action
-
-    def objects_in_play(self):
-        return {}
-
-    def close(self):
-        pass
 
 
 class Leader:

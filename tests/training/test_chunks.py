@@ -9,7 +9,7 @@ import torch
 from robots.embodiments import ENVIRONMENT_STATE, STATE
 from robots.station import Station
 from robots.worlds.language_table import LANGUAGE_TABLE
-from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
+from tests.robots.station_fakes import ASSIGNMENT, FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
 from training import evaluation
 from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import Policy
@@ -23,14 +23,6 @@ from training.practice import step_together
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir, RunError
 from training.vocabulary import Vocabulary
-
-ASSIGNMENT = {
-    "type": "assignment",
-    "assignment": 1,
-    "run": 1,
-    "task": {"name": "block2block", "time_limit_steps": 20},
-    "purpose": "practice",
-}
 
 
 class ChunkPolicy(FakePolicy):

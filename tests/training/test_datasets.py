@@ -37,6 +37,28 @@ def test_a_correction_is_imitated_only_where_the_person_acted(demonstrations):
     assert int(data.imitable[data.frames_of(torch.tensor([0]))].sum()) == 5
 
 
+def test_practice_that_somebody_chose_is_imitated_wholly(demonstrations):
+    chosen = dataclasses.replace(
+        demonstrations[0], purpose="practice", ending="detected_success", actors=demonstrations[0].actors * 0
+    )
+    data = demonstrations_of([chosen, demonstrations[1]])
+    assert data.imitable[data.frames_of(torch.tensor([0]))].tolist() == [True] * chosen.steps + [False]
+
+
+def test_weights_are_of_the_mean_frame_and_none_where_all_are_one(demonstrations):
+    assert demonstrations_of(demonstrations[:3]).weights is None
+    data = demonstrations_of([dataclasses.replace(demonstrations[0], weight=3.0), demonstrations[1]])
+    first, second = (data.weights[data.frames_of(torch.tensor([i]))] for i in (0, 1))
+    assert float(first[0] / second[0]) == pytest.approx(3) and float(data.weights.mean()) == pytest.approx(1)
+
+
+def test_a_policy_may_act_by_a_part_of_what_the_body_observes(demonstrations):
+    data = demonstrations_of(demonstrations[:2], "state")
+    assert list(data.observations) == list(data.embodiment.observation) == [STATE, ENVIRONMENT_STATE]
+    with pytest.raises(DatasetError, match="observes no cameras"):
+        demonstrations_of(demonstrations[:2], "cameras")
+
+
 def test_demonstrations_that_did_not_arrive_are_not_learned_from(demonstrations):
     lost = dataclasses.replace(demonstrations[0], ending="time_limit")
     assert demonstrations_of([lost, *demonstrations[1:4]]).episodes == 3
@@ -53,7 +75,7 @@ def test_demonstrations_that_did_not_arrive_are_not_learned_from(demonstrations)
         ("observations", lambda e: {"observations": {STATE: e.observations[STATE]}}, "language_table observes"),
         ("instruction", lambda e: {"instruction": "  "}, "empty"),
         ("embodiment", lambda e: {"embodiment": "another"}, "one embodiment a run"),
-        ("purpose", lambda e: {"purpose": "practice", "ending": "time_limit"}, "no demonstrations"),
+        ("purpose", lambda e: {"purpose": "evaluation", "ending": "time_limit"}, "no demonstrations"),
     ],
 )
 def test_a_bad_episode_is_named_with_its_field(demonstrations, field, change, sentence):

@@ -19,7 +19,7 @@ from robots.link import FRAME_HEADER
 from robots.station import Station
 from robots.tasks import get_task
 from robots.worlds.language_table import LANGUAGE_TABLE
-from tests.robots.fake_server import FakeServer, until
+from tests.robots.fake_server import until
 from tests.robots.station_fakes import FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
 from training import practice
 from training.checkpoints import CheckpointMetadata, save_checkpoint
@@ -84,20 +84,6 @@ def policy_message(server, folder, version=1, threshold=0.0, value_updates=0, em
 def _judge(folder, embodiment):
     path = folder / "reward_model-1.safetensors"
     return path.read_bytes() if path.exists() else checkpoint_bytes(folder, "reward_model", 1, embodiment)
-
-
-@pytest.fixture(scope="module")
-def one_server():
-    server = FakeServer()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def server(one_server):
-    one_server.forget()
-    yield one_server
-    until(lambda: not one_server.sockets)
 
 
 @pytest.fixture

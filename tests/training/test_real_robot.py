@@ -1,6 +1,5 @@
-"""The program in docs/stations.md, as it stands there, with a fake robot in the place of the reader's."""
+"""The programs in docs/stations.md, as they stand there: a whole fake station, and a loop that is written out."""
 
-import io
 import os
 import re
 import signal
@@ -12,20 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import pytest
 
+from robots.driver import Driver, DriverError
+from robots.embodiments import IMAGES, STATE
 from robots.episodes import ACTORS
+from robots.real_robot import RealRobot
 from tests.robots.fake_server import FakeServer, until
-from tests.robots.fake_so101 import SO101
+from tests.robots.fake_so101 import FakeSO101
 from tests.training.test_practice import ASSIGNMENT, policy_message
 
 ROOT = Path(__file__).parents[2]
 
 
-def documented_program() -> str:
+STATION = ROOT / "tests" / "robots" / "fake_so101.py"
+
+
+def documented(beginning: str) -> str:
+    """The listing that begins with that line."""
     text = (ROOT / "docs" / "stations.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"(?m)^    import os\n(?:(?:    .*)?\n)+", text)
-    return textwrap.dedent(block)
+    (block,) = re.findall(rf"(?m)^    {beginning}\n(?:(?:    .*)?\n)+", text)
+    return textwrap.dedent(block).strip() + "\n"
 
 
 def heed_interrupts():
@@ -45,10 +51,8 @@ def interrupt(process) -> str:
 
 
 @contextmanager
-def running(tmp_path, robot, server):
-    """The documented program with such a robot; in the end it is interrupted, and says nothing bad."""
-    program = tmp_path / "my_robot.py"
-    program.write_text(f"from {robot} as MyRobot\n" + documented_program())
+def running(tmp_path, program, server):
+    """Such a program beside a server, interrupted in the end; `ended` has what became of it then."""
     environment = {"FLEET_SERVER": server.url, "FLEET_TOKEN": server.token, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         [sys.executable, str(program)],
@@ -60,11 +64,10 @@ def running(tmp_path, robot, server):
     )
     try:
         yield process
-        said = interrupt(process)
+        process.said = interrupt(process)
     finally:
         process.kill()
         server.stop()
-    assert "KeyboardInterrupt" in said and "Error" not in said, said
 
 
 def test_the_documented_robot_practises_and_ends_attempts_of_low_success_probability(tmp_path):
@@ -73,8 +76,11 @@ def test_the_documented_robot_practises_and_ends_attempts_of_low_success_probabi
     server.settings |= {"speed": 0, "shuffle_every_s": 86_400}
     task = {"name": "block2block", "time_limit_steps": 20, "low_success_probability": 0.5}
     server.on_welcome = [ASSIGNMENT | {"task": task}, policy_message(server, tmp_path, value_updates=8)]
-    with running(tmp_path, "tests.robots.station_fakes import FakeWorld", server) as process:
+    program = tmp_path / "my_robot.py"
+    program.write_text("from tests.robots.station_fakes import FakeWorld as MyRobot\n" + documented("import os"))
+    with running(tmp_path, program, server) as process:
         until(lambda: len(server.episodes) > 20 or process.poll() is not None, seconds=60)
+    assert "KeyboardInterrupt" in process.said and "Error" not in process.said, process.said
     ended = [episode.ending for episode in server.episodes.values()]
     # One in ten is a probe, however low P(success) is.
     assert ended.count("low_success_probability") > 10
@@ -83,15 +89,72 @@ def test_the_documented_robot_practises_and_ends_attempts_of_low_success_probabi
         assert (episode.actors == ACTORS.index("policy")).all() and np.isfinite(episode.steps_to_go[:-1]).all()
 
 
+def test_the_documented_station_is_the_one_that_the_tests_run_and_it_is_short():
+    """Whoever has motors and cameras writes them where the fake one has arrays."""
+    assert documented("import numpy as np") == STATION.read_text(encoding="utf-8")
+    assert len(STATION.read_text(encoding="utf-8").splitlines()) <= 40
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({}, "FLEET_SERVER is not set; the page that adds the station shows the command with it."),
+        ({"FLEET_SERVER": "http://127.0.0.1:1"}, "FLEET_TOKEN is not set"),
+        (
+            {"FLEET_SERVER": "http://127.0.0.1:1", "FLEET_TOKEN": ""},
+            "The station so101 has no token. A lab manager makes",
+        ),
+        ({"FLEET_SERVER": "fleet", "FLEET_TOKEN": "x"}, "fleet"),
+    ],
+)
+def test_a_station_that_is_told_no_server_or_token_says_so(tmp_path, environment, says):
+    known = {name: value for name, value in os.environ.items() if not name.startswith("FLEET_")}
+    told = {**known, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run([sys.executable, str(STATION)], cwd=tmp_path, env=told, capture_output=True, text=True)
+    assert done.returncode == 1 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_a_robot_without_what_it_needs_calls_a_person_and_names_it():
+    class Mute(FakeSO101):
+        send = RealRobot.send
+        render = RealRobot.render
+
+        def observation(self):
+            return {STATE: self.joints}
+
+    driver = Driver(Mute())
+    with pytest.raises(DriverError, match=r"a step failed: Mute has no method send\(action\)"):
+        driver.step(np.zeros(6, np.float32))
+    with pytest.raises(DriverError, match=r"camera front failed: Mute has no method render\(camera, width, height\)"):
+        driver.render("front", 64, 48)
+    assert RealRobot.render(FakeSO101(), "front", 64, 48).shape == (72, 96, 3), "else what the policy sees"
+
+
+def test_a_step_takes_a_control_period_and_ends_with_a_look():
+    class Noting(FakeSO101):
+        looks = ()
+
+        def observation(self):
+            self.looks = (*self.looks, time.monotonic())
+            return super().observation()
+
+    robot = Noting()
+    began = time.monotonic()
+    for number in range(15):
+        robot.step(np.full(6, float(number)))
+    assert 15 / 30 - 0.01 < robot.looks[-1] - began < 15 / 30 + 0.2 and len(robot.looks) == 15
+    assert robot.observation()[STATE].tolist() == 6 * [14.0]
+
+
 def test_an_so101_practises_is_watched_overridden_and_stopped_and_keeps_what_both_cameras_saw(tmp_path):
-    """Six joints by LeRobot's names at 30 Hz, a task that no built-in world has; it is a real robot's, so its pictures
-    are kept without being asked for.
-    """
+    """Six joints by LeRobot's names and two cameras at 30 Hz, and a task of which it has no code."""
     server = FakeServer()
     server.settings |= {"speed": 1, "shuffle_every_s": 86_400}
+    words = {"title": "Bricks", "embodiment": "so101", "wordings": ["pick up the {colour} brick"]}
+    task = {"name": "bricks", "time_limit_steps": 20, "words": words | {"slots": {"colour": ["red", "blue"]}}}
     server.on_welcome = [
-        ASSIGNMENT | {"task": {"name": "lego", "time_limit_steps": 20}},
-        policy_message(server, tmp_path, embodiment=SO101),
+        ASSIGNMENT | {"task": task},
+        policy_message(server, tmp_path, embodiment=FakeSO101.embodiment),
         {"type": "watch", "fps": 10, "width": 160, "height": 120, "cameras": ["wrist", "front"]},
     ]
 
@@ -106,7 +169,7 @@ def test_an_so101_practises_is_watched_overridden_and_stopped_and_keeps_what_bot
     def ended(*purposes):
         return [each for each in server.episodes.values() if each.purpose in purposes]
 
-    with running(tmp_path, "tests.robots.fake_so101 import FakeSO101", server) as process:
+    with running(tmp_path, STATION, server) as process:
         until(lambda: len(ended("practice")) >= 2 or process.poll() is not None, seconds=60)
         until(lambda: {each[16] for _, each in server.frames} == {255, 1})
         command("override")
@@ -117,14 +180,16 @@ def test_an_so101_practises_is_watched_overridden_and_stopped_and_keeps_what_bot
             time.sleep(0.1)
         command("stop")
         until(lambda: state() == "stopped" and ended("correction"))
+    assert process.returncode == 0 and "Error" not in process.said, process.said
+    assert {each.instruction for each in ended("practice")} <= {"pick up the red brick", "pick up the blue brick"}
     (driven,) = ended("correction")
     assert driven.ending == "stop" and (driven.actors == ACTORS.index("human")).all()
     moved = driven.actions[-1] - driven.actions[0]
     assert moved[0] > 20 and moved[2] < -10 and moved[5] < -20 and not moved[[1, 3, 4]].any()
     assert np.abs(np.diff(driven.actions, axis=0)).max() <= 4.001, "no joint goes farther than it may in one step"
     for episode in server.episodes.values():
-        assert {name: len(frames) for name, frames in episode.frames.items()} == dict.fromkeys(
-            ("front", "wrist"), episode.steps + 1
-        )
-    first, last = (np.asarray(Image.open(io.BytesIO(driven.frames["front"][i]))).astype(int) for i in (0, -1))
-    assert first.shape == (240, 320, 3) and np.abs(first - last).max() > 80, "the arm was seen to turn"
+        for camera in ("front", "wrist"):
+            assert episode.observations[IMAGES + camera].shape == (episode.steps + 1, 72, 96, 3)
+        assert not episode.frames, "what its policy sees by is not kept twice"
+    first, last = (driven.observations[IMAGES + "front"][i].astype(int) for i in (0, -1))
+    assert np.abs(first - last).max() > 80, "the arm was seen to turn"

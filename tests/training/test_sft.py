@@ -66,6 +66,34 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(new_sft_run):
     assert both(runs[0]) == both(runs[1]) != both(runs[2])
 
 
+@torch.no_grad()
+def test_an_episode_counts_as_much_as_its_weight(demonstrations):
+    """In the loss that is learned from, and not in the one by which it is judged."""
+    plain = demonstrations_of(demonstrations[:4])
+    weighed = demonstrations_of([dataclasses.replace(demonstrations[0], weight=3.0), *demonstrations[1:4]])
+    torch.manual_seed(0)
+    vocabulary = Vocabulary.of(plain.instructions, plain.embodiment)
+    network = Network(plain.embodiment, vocabulary, **sft_module.sizes_of(SFTRecipe(hidden=16, layers=1)))
+    words = vocabulary.encode(plain.instructions)
+    perceived = sft_module.perceive_all(network, plain)
+    frames = plain.frames_of(torch.arange(4))
+    frames = frames[plain.imitable[frames]]
+    first = plain.episodes_of(frames) == 0
+
+    def loss(data, rows, of_training):
+        seeded = torch.Generator().manual_seed(3)
+        losses = sft_module.Losses(network, data, perceived, words, SFTRecipe(), seeded)
+        return float(losses.cloning(rows, of_training)), float(losses.steps_to_go(rows, of_training))
+
+    assert loss(plain, frames, False) == loss(weighed, frames, False)
+    counts = weighed.weights[frames]
+    for own in (frames[first], frames[~first]):  # each alone: the weight is a factor
+        factor = float(weighed.weights[own[0]])
+        expected = [factor * each for each in loss(plain, own, True)]
+        assert loss(weighed, own, True) == pytest.approx(expected, rel=1e-5)
+    assert float(counts[first][0] / counts[~first][0]) == pytest.approx(3)
+
+
 @pytest.mark.parametrize(
     ("figure", "step"),
     [("grounding", 20), ("bc", 30)],  # while it learns what words mean; after the weights of update 30, not yet saved

@@ -72,6 +72,7 @@ class Method:
     main_fields: tuple[str, ...] = ()  # settings that most launches change; the others stand under "further settings"
     phases: dict[str, str] = field(default_factory=dict)  # of its progress, those that want more words
     terms: tuple[str, ...] = ()  # of the glossary, by their slugs, that a newcomer reads first
+    grows_with: str = ""  # the setting in proportion to which a run takes longer, for an estimate; "": none
 
     @property
     def kind(self) -> str:
@@ -128,6 +129,7 @@ BUILT_IN = (
         main_fields=("steps", "batch", "learning_rate", "evaluation_episodes", "seed"),
         phases={"grounding": "Grounding: learning which object a word means"},
         terms=("fine-tuning", "policy", "reward-model"),
+        grows_with="steps",
     ),
     Method(
         recipe=ImproveRecipe,
@@ -159,6 +161,7 @@ BUILT_IN = (
         ),
         main_fields=("max_episodes", "updates_per_round", "batch", "evaluate_every", "evaluation_episodes", "seed"),
         terms=("self-improvement", "reward-model"),
+        grows_with="max_episodes",
     ),
 )
 
@@ -192,7 +195,7 @@ def register(method: Method, known: dict[str, Method] | None = None) -> None:
         problem = f"it needs something of {', '.join(NEEDS)}, a dataset or a parent at least"
     elif not set(method.roles) <= set(ROLES):
         problem = f"its checkpoints can only be of {', '.join(ROLES)}"
-    elif strange := [name for name in method.main_fields if name not in fields]:
+    elif strange := [name for name in (*method.main_fields, *filter(None, [method.grows_with])) if name not in fields]:
         problem = f"{strange[0]} is no setting of its recipe"
     if problem:
         raise MethodError(f"The method {kind!r} can't be used: {problem}.")

@@ -74,7 +74,7 @@ def sft(run: RunDir) -> dict[str, Any]:
         raise RunError(f"Of a chunk of {recipe.chunk} actions {recipe.executed} can't be executed; lower that.")
 
     # --- the data, and where the weights begin
-    demonstrations = read_demonstrations(sorted(run.data.glob("*.safetensors")))
+    demonstrations = read_demonstrations(sorted(run.data.glob("*.safetensors")), recipe.observe)
     training, validation = split(demonstrations, recipe.validation_fraction, generator)
     run.note(
         f"{demonstrations.episodes} demonstrations reached their goal, {len(demonstrations.instructions)} sentences; "
@@ -356,20 +356,37 @@ class Losses:
         if frame is not None:
             actions = turned(frame, actions)
         head = self.network.action_head
-        return -head.log_probability(hidden, head.tokens(actions), self.counts[frames]).mean()
+        likely = head.log_probability(hidden, head.tokens(actions), self.counts[frames])
+        return -(self._weighed(likely, frames) if from_any_side else likely).mean()
+
+    def _weighed(self, values: Tensor, frames: Tensor) -> Tensor:
+        """Of some frames, each as much as its episode counts: what people corrected may count for more. Where all count
+        the same these are the values themselves, to the bit. [n] -> [n]
+        """
+        weights = self.demonstrations.weights
+        return values if weights is None else values * weights[frames]
 
     def both(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The two of the same frames, which are looked at once: pictures are what takes the time. [n] -> [], []"""
         hidden, _ = self._hidden_and_frame(frames, from_any_side=True)
         head, counts = self.network.action_head, self.counts[frames]
         likely = head.log_probability(hidden, head.tokens(self.demonstrations.actions[self.chunks[frames]]), counts)
-        steps = F.cross_entropy(self.network.steps_to_go_head(hidden), self.bins[frames])
-        return -likely.sum() / (counts > 0).sum().clamp(min=1), steps
+        likely = self._weighed(likely, frames)
+        return -likely.sum() / (counts > 0).sum().clamp(min=1), self._steps_loss(hidden, frames)
+
+    def _steps_loss(self, hidden: Tensor, frames: Tensor) -> Tensor:
+        predicted = self.network.steps_to_go_head(hidden)
+        if self.demonstrations.weights is None:
+            return F.cross_entropy(predicted, self.bins[frames])
+        return self._weighed(F.cross_entropy(predicted, self.bins[frames], reduction="none"), frames).mean()
 
     def steps_to_go(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the steps that were left, the mean over some frames. [n] -> []"""
         hidden, _ = self._hidden_and_frame(frames, from_any_side)
-        loss = F.cross_entropy(self.network.steps_to_go_head(hidden), self.bins[frames])
+        if from_any_side:
+            loss = self._steps_loss(hidden, frames)
+        else:
+            loss = F.cross_entropy(self.network.steps_to_go_head(hidden), self.bins[frames])
         if from_any_side and isinstance(self.network.features, ArmFeatures):
             loss = loss + self._unbrought(frames, self.network.features)
         return loss

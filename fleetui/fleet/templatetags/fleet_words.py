@@ -85,6 +85,33 @@ def percent(value: float | None) -> str:
 
 
 @register.filter
+def rate(evaluation: dict[str, Any]) -> str:
+    """Of an evaluation."""
+    return percent(evaluation["successes"] / evaluation["n"])
+
+
+@register.filter
+def at(rows: dict[Any, Any], key: Any) -> Any:
+    """The row of a key, where there is one."""
+    return rows.get(key)
+
+
+@register.filter
+def points(value: float | None) -> str:
+    """A difference of two shares, in percentage points."""
+    return "–" if value is None else f"{signed(100 * value)} points"
+
+
+@register.filter
+def signed(value: float | None) -> str:
+    """A number with its sign, one digit behind the point."""
+    if value is None:
+        return "–"
+    sign = "\u2212" if value < -0.05 else "+" if value >= 0.05 else "±"
+    return f"{sign}{abs(value):.1f}"
+
+
+@register.filter
 def seconds(value: float | None) -> str:
     if value is None:
         return "–"

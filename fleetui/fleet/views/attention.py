@@ -12,9 +12,10 @@ from fleetui import access
 from fleetui.access import PersonRequest
 from fleetui.answers import JsonAnswer
 from fleetui.fleet import jobs, selectors
+from fleetui.fleet.actions import alarms
 from fleetui.fleet.actions import attention as attention_actions
 from fleetui.fleet.forms import ContactForm
-from fleetui.fleet.models import Contact, HelpRequest, Lab
+from fleetui.fleet.models import Alarm, Contact, HelpRequest, Lab
 from fleetui.fleet.views.pages import add_refusal, page, render_page, saying_refusals
 
 CLOSED_A_PAGE = 30
@@ -39,6 +40,7 @@ def render_attention(request: PersonRequest, lab: Lab, form: ContactForm) -> Htt
         open_requests=open_requests,
         closing=next((row for row in open_requests if str(row.pk) == asked), None),
         page_obj=Paginator(closed, CLOSED_A_PAGE).get_page(request.GET.get("page")),
+        alarms=selectors.list_alarms(lab),
         contacts=lab.contacts.all(),
         form=form,
     )
@@ -92,6 +94,17 @@ def close_help(request: PersonRequest, lab_slug: str, number: int) -> HttpRespon
     with saying_refusals(request):
         attention_actions.close_help(request=found, user=request.user, outcome=outcome, source="page")
         messages.success(request, f"{found.station}: closed.")
+    return redirect("attention", lab_slug)
+
+
+@page
+@require_POST
+def close_alarm(request: PersonRequest, lab_slug: str, number: int) -> HttpResponse:
+    found = access.get_row(Alarm, request.user, lab_slug, "help", pk=number)
+    outcome = request.POST.get("outcome", "")
+    with saying_refusals(request):
+        alarms.close_alarm(alarm=found, user=request.user, outcome=outcome, source="page")
+        messages.success(request, f"The alarm of {found.station} is closed.")
     return redirect("attention", lab_slug)
 
 

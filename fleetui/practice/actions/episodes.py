@@ -18,6 +18,7 @@ from fleetui.fleet.actions.cards import emit_card
 from fleetui.fleet.models import AssignedStation, Assignment, Episode, Intervention, Lab, Station
 from fleetui.fleet.signals import queue_changed
 from fleetui.learning import actions as learning_actions
+from fleetui.learning import curves, spot_checks
 from fleetui.learning.models import Checkpoint, Dataset, Run
 from fleetui.messages import RunChanged, send_on_commit
 from fleetui.practice.actions.publishing import order_stations_of_evaluation, tell_stations_of_run, uuid_or_none
@@ -61,6 +62,7 @@ def store_episodes(*, station: Station, body: bytes) -> dict[str, Any]:
             station.refresh_from_db(fields=["episodes_count"])
             emit_card(station, {"episodes": station.episodes_count})
             _tie_touches(station, rows)
+            _keep_for_detector(station, rows, fresh)
         hold = _count_practice(station, rows)
         _count_attempts(station, rows)
     return {"stored": len(rows), "hold": hold}
@@ -86,7 +88,8 @@ def _episode_rows(station: Station, recorded: list[RecordedEpisode], folder: Pat
     """The summary of each episode: what lists, filters and charts read without opening its file."""
     given = [uuid_or_none(name) for episode in recorded for name in (episode.policy, episode.reward_model)]
     named = {uuid for uuid in given if uuid is not None}
-    found = Checkpoint.objects.filter(uuid__in=named, run__lab_id=station.lab_id).select_related("run")
+    found = Checkpoint.objects.filter(uuid__in=named, run__lab_id=station.lab_id)
+    found = found.select_related("run", "derived_from")
     checkpoints = {str(row.uuid): row for row in found}
     assignment = station.live_assignment()
     # Those that ended too: what a station still had on its disk is wanted.
@@ -185,6 +188,15 @@ def _tie_touches(station: Station, rows: list[Episode]) -> None:
                 started_at__gte=row.started_at,
                 started_at__lte=row.stored_at,
             ).update(episode=row)
+
+
+def _keep_for_detector(station: Station, rows: list[Episode], recorded: list[RecordedEpisode]) -> None:
+    """What says how good the detector is: curves of d, and a random share of what it detected for people."""
+    curves.keep_curves(rows=rows, recorded=recorded)
+    spot_checks.draw_spot_checks(rows=rows)
+    detected = {row.policy_id for row in rows if row.detected_success and row.policy_id}
+    if detected:
+        transaction.on_commit(lambda: curves.watch_drift(station=station, policies=detected), robust=True)
 
 
 def _count_practice(station: Station, rows: list[Episode]) -> bool:

@@ -6,10 +6,10 @@ from typing import Any
 from django.db import transaction
 
 from fleetui import access
-from fleetui.access import Invalid
+from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.bodies import what_changed
-from fleetui.fleet.models import Assignment, Lab, Station, Task
+from fleetui.fleet.models import AssignedStation, Assignment, Lab, Station, Task
 from fleetui.learning import actions as learning
 from fleetui.learning.models import Dataset, Run
 from fleetui.practice.actions.assignments import assign_task, start_assignment
@@ -78,6 +78,39 @@ def _give_stations(
     launcher = access.Server(access.person_of(user))
     assert task is not None  # else _practice_problems() has refused
     assign_task(lab=run.lab, task=task, stations=stations, user=launcher, run=run, source=source)
+
+
+def give_stations_back(*, run: Run) -> None:
+    """A run that practised and had ended is resumed: it goes on with the task and stations that it had, if they are
+    free; else it is not resumed.
+    """
+    if run.state != "queued" or not run.method.practises or run.assignments.filter(state__in=Assignment.LIVE).exists():
+        return
+    last = run.assignments.select_related("task").order_by("-pk").first()
+    stations = list(Station.objects.filter(places__assignment=last).order_by("number")) if last else []
+    if last is None or not stations:
+        raise Conflict(f"{run} has no stations to go on with; launch an improvement from it instead.")
+    if last.task.archived_at:
+        raise Conflict(f"{last.task} is archived; restore the task first, then resume {run}.")
+    lock_queue(run.lab)
+    taken = AssignedStation.objects.filter(live=True, station__in=stations).select_related("station")
+    away = [place.station.name for place in taken]
+    away += [each.name for each in stations if each.archived_at or each.maintenance_since]
+    if away:
+        raise Conflict(
+            f"{run} goes on with the stations that it had, and these are in use, in maintenance or archived: "
+            f"{', '.join(dict.fromkeys(away))}. Free them first, or launch an improvement from it instead."
+        )
+    assign_task(
+        lab=run.lab,
+        task=last.task,
+        stations=stations,
+        user=access.Server(last.created_by),
+        run=run,
+        episodes=last.budget_episodes,
+        hours=last.budget_hours,
+        target_success=last.target_success,
+    )
 
 
 def settings_of_task(method: Method) -> list[str]:

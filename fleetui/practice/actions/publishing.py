@@ -75,7 +75,8 @@ def _orders_of_evaluation(
         attempts=attempts,
         made=made,
     )
-    return [order, checkpoint.run.policy_message(checkpoint)]
+    # Its attempts are judged by one detector, whatever is published meanwhile.
+    return [order, checkpoint.run.policy_message(checkpoint, assignment.started_at)]
 
 
 def order_station(*, station: Station, at_once: bool = False) -> None:

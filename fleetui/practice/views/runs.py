@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib import messages
-from django.db.models import OuterRef, Subquery
-from django.http import Http404, HttpResponse
+from django.core.paginator import Paginator
+from django.http import Http404, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.views.decorators.http import require_GET, require_http_methods
 
@@ -12,15 +13,19 @@ from fleetui import access
 from fleetui.access import PersonRequest
 from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
+from fleetui.learning import estimates, run_table
 from fleetui.learning import selectors as learning
+from fleetui.learning.checkpoint_pages import bounds_of_run
+from fleetui.learning.checkpoints import in_force
 from fleetui.learning.forms import recipe_rows
-from fleetui.learning.models import Metric, Run
+from fleetui.learning.models import Dataset, Run
 from fleetui.practice.actions import assignments, launching
+from fleetui.practice.actions.publishing import uuid_or_none
 from fleetui.practice.forms import EvaluateForm, launch_form
 from fleetui.practice.queue import read_queue
 from fleetui.practice.views.tasks import say_assigned
 from robots.worlds import WORLDS
-from training.methods.registry import methods, methods_that_need
+from training.methods.registry import Method, methods, methods_that_need
 
 LAUNCH_FROM = ("dataset", "parent", "assignment", "like")  # what a link to the launch form may choose
 STARTS_WITH = {"dataset": "dataset", "parent": "parent", "assignment": "stations"}  # what a method must need for it
@@ -30,17 +35,55 @@ CHECKPOINTS_SHOWN = 12  # as static/js/run.js shows
 @page
 @require_GET
 def runs(request: PersonRequest, lab_slug: str) -> HttpResponse:
+    """The table: what it shows, in which order and which columns, is all in the address."""
     lab = access.get_lab(request.user, lab_slug)
-    newest = Metric.objects.filter(run=OuterRef("pk"), kind="evaluation").order_by("-seq").values("data")[:1]
+    columns = run_table.all_columns(lab)
+    form, order = run_table.RunFilterForm(request.GET, lab=lab), request.GET.get("sort", "")
+    shown = run_table.chosen_columns(request.GET.getlist("column"), columns)
+    rows = run_table.list_table(lab, form, order, columns)
+    found = Paginator(rows, run_table.A_PAGE).get_page(request.GET.get("page"))
+    standing = standing_runs(lab)
+    for row in found:
+        row.stands = row.pk in standing  # type: ignore[attr-defined]  # for its cell, as what the query annotates
+    query = run_table.kept_query(request.GET)
+    views = list(lab.run_views.select_related("author"))
     return render_page(
         request,
         "learning/runs.html",
         lab,
         "runs",
-        runs=learning.list_runs(lab).annotate(evaluation=Subquery(newest)),
-        standing=standing_runs(lab),
-        archived=learning.list_runs(lab, archived=True),
+        page_obj=found,
+        rows=[{"run": row, "cells": [(each, each.cell(row, lab)) for each in shown]} for row in found],
+        heads=[head_of(column, order, query) for column in [NAME, *shown]],
+        groups=columns_by_group(columns, shown),
+        filter_form=form,
+        query=query.urlencode(),
+        narrowed=any(name not in ("sort", "column") for name in query),
+        sort=order,
+        views=views,
+        view=next((each for each in views if each.query == query.urlencode()), None),
+        any_archived=lab.runs.filter(archived_at__isnull=False).exists(),
     )
+
+
+NAME = run_table.Column("name", "Run", "The run", lambda run, _: run.name, lambda: None)
+
+
+def head_of(column: run_table.Column, order: str, query: QueryDict) -> dict[str, Any]:
+    """A column's head: the link sorts by it, and turns the order round where that is so already."""
+    sorts, turned = query.copy(), order == f"-{column.name}"
+    sorts["sort"] = column.name if turned else f"-{column.name}"
+    way = {column.name: "ascending", f"-{column.name}": "descending"}.get(order)
+    return {"column": column, "query": sorts.urlencode(), "way": way}
+
+
+def columns_by_group(
+    columns: dict[str, run_table.Column], shown: list[run_table.Column]
+) -> list[tuple[str, list[tuple[run_table.Column, bool]]]]:
+    groups: dict[str, list[tuple[run_table.Column, bool]]] = {}
+    for column in columns.values():
+        groups.setdefault(column.group, []).append((column, column in shown))
+    return list(groups.items())
 
 
 def standing_runs(lab: Lab) -> set[int]:
@@ -84,8 +127,43 @@ def new_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
     trainers = methods_that_need("dataset")  # what to begin with where there is nothing to start from
     status = 422 if form.errors else 200
     return render_page(
-        request, "learning/new_run.html", lab, "runs", status, form=form, method=method, trainers=trainers
+        request,
+        "learning/new_run.html",
+        lab,
+        "runs",
+        status,
+        form=form,
+        method=method,
+        trainers=trainers,
+        like=like,
+        **expectations(lab, method, form.typed(), form.typed_dataset()),
     )
+
+
+@page
+@require_GET
+def estimate_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
+    """How long a run would take with what stands in the form now: a part of its page, asked for as one types."""
+    lab = access.get_lab(request.user, lab_slug, "launch_run")
+    kind = request.GET.get("kind", "")
+    if not kind:
+        return redirect("new_run", lab_slug)  # which offers the kinds
+    method = methods().get(kind)
+    if method is None:
+        raise Http404(f"There is no such kind of run; known are {', '.join(methods())}.")
+    form = launch_form(method)(request.GET, lab=lab, method=method)
+    expected = expectations(lab, method, form.typed(), form.typed_dataset())
+    return render_page(request, "learning/_estimate.html", lab, "runs", method=method, **expected)
+
+
+def expectations(lab: Lab, method: Method, recipe: dict[str, Any], dataset: Dataset | None) -> dict[str, Any]:
+    """What is known beforehand of a launch: how long it takes, of what, and how many are before it."""
+    waiting = 0 if method.practises else learning.trainings_under_way().count() + learning.waiting_trainings().count()
+    return {
+        "estimate": estimates.estimate(lab, method, recipe, dataset),
+        "before": max(0, waiting - settings.TRAININGS + 1),
+        "at_once": settings.TRAININGS,
+    }
 
 
 @page
@@ -107,9 +185,13 @@ def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
         stations=learning.run_stations(found),
         stands=found.pk in standing_runs(found.lab),
         log="\n".join(learning.log_tail(found)),
+        place=learning.say_place(found),
         **station_evaluations(found),
         can_be_evaluated=policy is not None and not learning.evaluation_problem(policy),
         simulated=found.body.get("name") in WORLDS,
+        is_default=policy is not None and in_force(policy) == policy,
+        bounds=bounds_of_run(found.pk, found.lab),
+        reward_model=found.best_checkpoint("reward_model"),
     )
 
 
@@ -132,7 +214,9 @@ def station_evaluations(run: Run) -> dict[str, Any]:
 def evaluate_run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
     """A form for an evaluation of one of its policies on stations."""
     found = access.get_row(Run, request.user, lab_slug, "assign", pk=run_id)
-    form = EvaluateForm(request.POST or None, lab=found.lab, run=found, auto_id="assign_%s")
+    asked = uuid_or_none(request.GET.get("checkpoint", ""))
+    chosen = {"checkpoint": asked} if asked and learning.evaluated_policies(found).filter(pk=asked).exists() else {}
+    form = EvaluateForm(request.POST or None, lab=found.lab, run=found, auto_id="assign_%s", initial=chosen)
     if request.method == "POST" and form.is_valid():
         try:
             made = assignments.assign_task(lab=found.lab, user=request.user, **form.wishes(), source="page")

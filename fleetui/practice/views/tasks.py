@@ -14,6 +14,7 @@ from fleetui.fleet.actions import labs
 from fleetui.fleet.forms import TaskForm, WordsForm
 from fleetui.fleet.models import PRIORITIES, Assignment, Lab, Task
 from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number, saying_refusals
+from fleetui.learning import studio
 from fleetui.practice import queue, selectors
 from fleetui.practice.actions import assignments
 from fleetui.practice.forms import AssignForm, EvaluateForm
@@ -58,6 +59,7 @@ def render_tasks(
         archived=fleet.list_tasks(lab, archived=True),
         edited=edited,
         titles=fleet.family_titles(lab),
+        bounds=newest_bounds(lab),
         task_form=task_form or TaskForm(lab=lab, task=edited),
         assign_form=assign_form or new_assign_form(lab, initial={"parent": parent} if parent else {}),
     )
@@ -137,6 +139,12 @@ def restore_task(request: PersonRequest, lab_slug: str, task_slug: str) -> HttpR
 
 
 # The queue
+
+
+def newest_bounds(lab: Lab) -> dict[int, dict[str, Any]]:
+    """By task: what people's spot checks say of its newest policy that they looked at."""
+    found = studio.bounds(lab.spot_checks.filter(task__isnull=False))
+    return {each["task"]: each for each in reversed(found) if each["n"]}
 
 
 @page

@@ -149,8 +149,10 @@ unfold();
 document.querySelector("#problems")?.focus();
 
 // What the last form did is said and goes away by itself; a page without JavaScript keeps it on top.
+const undoForm = document.querySelector("form[data-undo]");
 for (const message of document.querySelectorAll(".messages li:not(.error)")) {
-  toast(message.textContent);
+  const undo = message.classList.contains("undo") && undoForm;
+  toast(message.textContent, "plain", undo ? { label: "Undo", act: () => undoForm.requestSubmit() } : null);
   message.remove();
 }
 live.addEventListener("refused", (event) => toast(event.detail.error, "error"));

@@ -19,6 +19,8 @@ const WORDS = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: 
 export const keyWord = (key) => WORDS[key] ?? key.toUpperCase();
 
 export const isJoint = (axis) => !Object.hasOwn(AXES, axis);
+// As pages write it: LeRobot's joints are called "shoulder_pan.pos".
+export const axisWord = (axis) => axis.replace(/\.pos$/, "").replaceAll("_", " ");
 export const axisInfo = (axis) => isJoint(axis) ? JOINT : AXES[axis];
 
 // [axis, -1 or 1] that a key pushes on a body with these axes, or null; `joint` is the selected one.
@@ -40,7 +42,7 @@ export function keyLines(axes) {
     return [pairs.flat(), `${ends.join(", ")}${axis === "x" || axis === "y" ? "; or press on the picture" : ""}`];
   });
   const joints = axes.filter(isJoint);
-  if (joints.length) lines.push([["[", "]"], `The selected joint, back and forth: ${joints.join(", ")}`]);
+  if (joints.length) lines.push([["[", "]"], `The selected joint, back and forth: ${joints.map(axisWord).join(", ")}`]);
   if (joints.length > 1) lines.push([[NEXT_JOINT], "Select the next joint"]);
   return lines;
 }

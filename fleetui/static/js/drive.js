@@ -4,7 +4,7 @@
 
 import { live } from "./live.js";
 import { lab, toast } from "./app.js";
-import { axisInfo, isJoint, keyLines, keyWord, NEXT_JOINT, padLine, pushOf } from "./axes.js";
+import { axisInfo, axisWord, isJoint, keyLines, keyWord, NEXT_JOINT, padLine, pushOf } from "./axes.js";
 import { Gamepads } from "./gamepad.js";
 
 const DRIVE_EVERY_MS = 100;
@@ -178,11 +178,11 @@ export class DriveButtons {
     row.className = "axis";
     row.dataset.axis = axis;
     row.setAttribute("role", "group");
-    row.setAttribute("aria-label", axis);
+    row.setAttribute("aria-label", axisWord(axis));
     const { ends, keys, mirrored } = axisInfo(axis);
     const name = document.createElement(isJoint(axis) ? "button" : "span");
     name.className = "name";
-    name.textContent = axis;
+    name.textContent = axisWord(axis);
     if (isJoint(axis)) {
       name.type = "button";
       name.title = "The keys [ and ] move the selected joint";
@@ -199,7 +199,7 @@ export class DriveButtons {
     button.dataset.way = way;
     hint.textContent = keyWord(key);
     button.append(words, hint);
-    if (isJoint(axis)) button.setAttribute("aria-label", `${axis} ${words}`);
+    if (isJoint(axis)) button.setAttribute("aria-label", `${axisWord(axis)} ${words}`);
     const push = (who) => { if (this.drive.may) this.drive.hold(who, { [axis]: way }); };
     const end = (who) => this.drive.hold(who, null);
     button.addEventListener("pointerdown", (event) => {

@@ -214,10 +214,14 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden) live
 window.addEventListener("online", () => live.look());
 window.addEventListener("pageshow", () => live.look());
 
+export function csrfToken() {
+  const name = `csrftoken${root.slice(0, -1).replaceAll("/", "_")}=`;   // as settings.py calls it
+  return document.cookie.split("; ").find((each) => each.startsWith(name))?.slice(name.length) ?? "";
+}
+
 // A POST to the HTTP API, for what needs no socket. {ok, error, ...what the server answered}
 export async function postApi(path, body = {}, signal = undefined) {
-  const name = `csrftoken${root.slice(0, -1).replaceAll("/", "_")}=`;   // as settings.py calls it
-  const token = document.cookie.split("; ").find((each) => each.startsWith(name))?.slice(name.length) ?? "";
+  const token = csrfToken();
   try {
     const answer = await fetch(`${root}api/${path}`, {
       method: "POST", headers: { "Content-Type": "application/json", "X-CSRFToken": token },

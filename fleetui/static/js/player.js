@@ -2,6 +2,8 @@
 // Time is counted in whole numbers, the strip's. `show(at, passing)` draws one of them; passing: on the way, not where
 // a person went.
 
+import { typing } from "./app.js";
+
 export class Player {
   constructor({ play, scrub, strip, perSecond, show }) {
     Object.assign(this, { play, scrub, strip, perSecond, show, first: 0, last: 0, at: 0, timer: null });
@@ -76,5 +78,36 @@ export class Player {
       return row;
     }));
     return events.length > 0;
+  }
+
+  // Buttons with data-rate choose how fast it plays.
+  listenRates(choose) {
+    const buttons = document.querySelectorAll("[data-rate]");
+    for (const button of buttons) button.addEventListener("click", () => {
+      choose(Number(button.dataset.rate));
+      for (const each of buttons) each.setAttribute("aria-pressed", String(each === button));
+      if (this.playing) this.start();
+    });
+  }
+
+  // The keys of a replay; `more`: those of the page, by key.
+  listenKeys(more = {}) {
+    document.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || typing(event)) return;
+      const keys = {
+        " ": () => this.toggle(),
+        ArrowLeft: () => this.goTo(this.at - (event.shiftKey ? 10 : 1)),
+        ArrowRight: () => this.goTo(this.at + (event.shiftKey ? 10 : 1)),
+        Home: () => this.goTo(this.first),
+        End: () => this.goTo(this.last),
+        m: () => this.toNextEvent(),
+        ...more,
+      };
+      if (!Object.hasOwn(keys, event.key)) return;
+      // A button or a link that has the focus keeps its space bar.
+      if (event.key === " " && event.target.closest("a, summary, button:not(#play), input[type=checkbox]")) return;
+      event.preventDefault();
+      keys[event.key]();
+    });
   }
 }

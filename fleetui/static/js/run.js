@@ -2,6 +2,7 @@
 
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
+import { config, layout } from "./plots.js";
 import { colour, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText, timeOfDay,
   withAlpha, STATES, stateWord } from "./format.js";
 
@@ -16,21 +17,6 @@ let pending = false;
 
 const ended = () => !LIVE.includes(run.state);
 const of = (name) => metrics.filter((metric) => metric.kind === name).map((metric) => metric.data);
-
-function layout(x, y, extra = {}) {
-  const ink = colour("ink-2"), line = colour("line");
-  const axis = { gridcolor: line, zerolinecolor: line, linecolor: line, tickfont: { size: 11 },
-    title: { font: { size: 12 }, standoff: 8 }, automargin: true };
-  const { xaxis, yaxis, ...rest } = extra;
-  return { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: getComputedStyle(document.body).fontFamily, color: ink, size: 12 },
-    margin: { l: 48, r: 12, t: 8, b: 40 }, hovermode: "closest", showlegend: true,
-    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 } },
-    hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line-strong"), font: { color: colour("ink") } },
-    xaxis: { ...axis, ...xaxis, title: { ...axis.title, text: x } },
-    yaxis: { ...axis, ...yaxis, title: { ...axis.title, text: y } }, ...rest };
-}
-const config = { displayModeBar: false, responsive: true };
 
 // Skill is the success rate; speed and falls stand beside it. Evaluations from before they were counted have neither.
 function speedAndFalls(e) {
@@ -145,6 +131,53 @@ async function refreshEvaluations() {
 }
 setInterval(() => { if (!document.hidden) refreshEvaluations(); }, EVALUATIONS_MS);
 
+const RESOURCES_MS = 10_000;
+const GIB = 2 ** 30;
+let resources = null;
+
+async function refreshResources() {
+  const answer = await fetch(`${root}labs/${lab}/runs/${runId}/resources`).catch(() => null);
+  if (!answer?.ok || answer.redirected) return;
+  resources = await answer.json();
+  drawResources();
+}
+refreshResources();
+setInterval(() => { if (!document.hidden && run.state && !ended()) refreshResources(); }, RESOURCES_MS);
+
+// Processors on the left, bytes on the right; a card's share of its time would need a third axis, so it is told apart
+// by its dashes and read in cores' place as a share of 1.
+function drawResources() {
+  const plot = $("#resources");
+  plot.hidden = !resources?.minutes.length;
+  if (plot.hidden) {
+    setText(field("resources-note"), ended() ? "nothing was measured" : "measured every few seconds while it runs");
+    return;
+  }
+  const xs = resources.minutes, ink = colour("ink"), soft = colour("ink-3");
+  const memory = resources.rss.map((bytes) => isNumber(bytes) ? bytes / GIB : null);
+  const line = (name, ys, shade, dash, said, second) => ({ x: xs, y: ys, name, mode: "lines",
+    line: { color: shade, width: 1.8, dash }, ...(second ? { yaxis: "y2" } : {}),
+    hovertemplate: `${said}<br>%{x:.1f} min<extra></extra>` });
+  const traces = [line("CPU", resources.cpu, ink, "solid", "%{y:.2f} cores"),
+    line("memory", memory, soft, "dash", "%{y:.2f} GiB", true)];
+  if (resources.gpu.some(isNumber)) {
+    const share = resources.gpu.map((value) => isNumber(value) ? value / 100 : null);
+    const held = resources.gpu_memory.map((bytes) => isNumber(bytes) ? bytes / GIB : null);
+    traces.push(line("GPU, share of its time", share, ink, "dot", "GPU %{y:.0%}"),
+      line("GPU memory", held, soft, "dashdot", "%{y:.2f} GiB on the GPU", true));
+  }
+  Plotly.react(plot, traces, layout("minutes since its start", "cores", {
+    yaxis: { rangemode: "tozero" }, margin: { l: 48, r: 52, t: 8, b: 40 },
+    yaxis2: { overlaying: "y", side: "right", rangemode: "tozero", showgrid: false, nticks: 5, tickfont: { size: 11 },
+      title: { text: "GiB", font: { size: 12 } }, automargin: true },
+  }), config);
+  plot.dataset.points = xs.length;
+  const parts = resources.drawn < resources.samples
+    ? `; of ${resources.samples} samples the mean of each of ${resources.drawn} parts, of memory the peak` : "";
+  const last = `${number(resources.cpu.at(-1), 2)} cores, ${number(memory.at(-1), 2)} GiB`;
+  setText(field("resources-note"), `${ended() ? "last" : "now"} ${last}${parts}`);
+}
+
 // The best of many evaluations on the same seeds flatters; a run that ended measures its kept policy once more on fresh
 // ones.
 function showKept(first, best) {
@@ -206,7 +239,8 @@ function drawCheckpoints() {
     const cells = method.practises
       ? [role, `v${checkpoint.version}${kept}`, null,
         isNumber(checkpoint.staleness_s) ? `${checkpoint.staleness_s.toFixed(1)} s` : "–"]
-      : [role, "v0", isNumber(checkpoint.threshold) ? `success at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"];
+      : [role, `v${checkpoint.version}`,
+        isNumber(checkpoint.threshold) ? `success at d ≤ ${checkpoint.threshold.toFixed(1)}` : "–"];
     cells.forEach((text, index) => {
       const cell = row.insertCell();
       if (index === 1 || index === 3) cell.className = "number";
@@ -215,6 +249,11 @@ function drawCheckpoints() {
         const time = document.createElement("time");
         time.dateTime = checkpoint.published_at;
         cell.append(time);
+      } else if (index === 0) {
+        const link = document.createElement("a");
+        link.href = `${root}labs/${lab}/checkpoints/${checkpoint.id}`;
+        link.textContent = text;
+        cell.append(link);
       } else cell.textContent = text ?? "not published";
     });
     return row;
@@ -313,6 +352,7 @@ function draw() {
     drawCurves();
     drawCheckpoints();
     drawLog();
+    if (resources) drawResources();
   });
 }
 

@@ -222,6 +222,18 @@ class DatasetRow:
     progress: float
     error: str
     seed: int
+    # Counts those of one name.
+    version: int
+    # Whether it is what its name shows.
+    current: bool
+    # The version, or the dataset, that it was made of.
+    parent: int | None
+    # Where it came from, and what was done to it.
+    origin: dict[str, Any]
+    tags: list[str]
+    notes: str
+    # Whether its episodes are listed yet.
+    listed: bool
     archived_at: datetime | None
     created_at: datetime
 
@@ -388,6 +400,9 @@ class TaskRow:
     # Seconds of practice without a reset, after which a person is asked to mix the objects up. Left empty: as set at
     # each station.
     shuffle_every_s: float | None
+    # The share of detected successes, drawn at random, that people are asked to look at, such as 0.05. From their
+    # answers the error of the detector is bounded. Left empty: 0.05.
+    audit_share: float | None
     slug: str
     name: str
     # As episodes and datasets name it; a task in words has one of its own.

@@ -7,12 +7,12 @@ detours, and practice can do better.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from robots.demonstrators import recorded
+from robots.demonstrators import STEPS_AFTER_SUCCESS, PersonsHabits, drawn, recorded, wavered
 from robots.episodes import Episode
 from robots.fence import Point
 from robots.tasks import Instruction
@@ -20,35 +20,20 @@ from robots.worlds.language_table import PLACES, distance_left
 from robots.worlds.language_table.physics import REACH, LanguageTable
 
 TIME_LIMIT_STEPS = 160  # a demonstrator may take longer than a station in practice
-STEPS_AFTER_SUCCESS = 2  # a person sees a success a moment late
 
 
 @dataclass(frozen=True)
-class Habits:
-    """How one episode is acted; drawn per episode. Distances in metres, per control step."""
+class Habits(PersonsHabits):
+    """How one episode is acted. Distances in metres, per control step."""
 
-    speed: float  # of free movement
-    pushing_speed: float
-    standoff: float  # between the block's centre and where the push begins
-    clearance: float  # from blocks' centres while it walks
-    aim_error: float  # radians, of the line behind the block
-    tremble: float  # standard deviation of the hand's slow wavering
-    pause_chance: float  # of beginning a pause, per step
-    lapse_chance: float  # of beginning a wrong turn, per step
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator) -> "Habits":
-        """Those of another person, or of the same one on another day."""
-        return cls(
-            speed=rng.uniform(0.012, 0.024),
-            pushing_speed=rng.uniform(0.009, 0.017),
-            standoff=rng.uniform(0.040, 0.055),
-            clearance=rng.uniform(0.050, 0.065),
-            aim_error=rng.normal(0, 0.22),
-            tremble=rng.uniform(0.003, 0.008),
-            pause_chance=rng.uniform(0.0, 0.03),
-            lapse_chance=rng.uniform(0.0, 0.05),
-        )
+    speed: float = drawn("uniform", 0.012, 0.024)  # of free movement
+    pushing_speed: float = drawn("uniform", 0.009, 0.017)
+    standoff: float = drawn("uniform", 0.040, 0.055)  # between the block's centre and where the push begins
+    clearance: float = drawn("uniform", 0.050, 0.065)  # from blocks' centres while it walks
+    aim_error: float = drawn("normal", 0, 0.22)  # radians, of the line behind the block
+    tremble: float = drawn("uniform", 0.003, 0.008)  # standard deviation of the hand's slow wavering
+    pause_chance: float = drawn("uniform", 0.0, 0.03)  # of beginning a pause, per step
+    lapse_chance: float = drawn("uniform", 0.0, 0.05)  # of beginning a wrong turn, per step
 
 
 class Pusher:
@@ -62,7 +47,7 @@ class Pusher:
         self.noise = rng.normal(0, 1, (steps, 2)).tolist()
         self.chances = rng.random((steps, 4)).tolist()
         self.step = 0
-        self.waver = (0.0, 0.0)
+        self.waver: Sequence[float] = (0.0, 0.0)
         self.pausing = 0
         self.lapsing = 0
         self.lapse = (0.0, 0.0)
@@ -75,7 +60,7 @@ class Pusher:
         habits, chances = self.habits, self.chances[self.step]
         noise = self.noise[self.step]
         self.step += 1
-        self.waver = tuple(0.8 * old + 0.6 * habits.tremble * new for old, new in zip(self.waver, noise, strict=True))
+        self.waver = wavered(self.waver, habits.tremble, noise)
         if self.pausing:
             self.pausing -= 1
             return self.waver[0] * 0.3, self.waver[1] * 0.3

@@ -8,13 +8,13 @@ Picker decides by what there is to see (Layout) and knows no simulator; demonstr
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from robots.demonstrators import recorded
+from robots.demonstrators import STEPS_AFTER_SUCCESS, PersonsHabits, drawn, recorded, wavered
 from robots.episodes import Episode
 from robots.tasks import Instruction
 from robots.worlds.so101_pick import (
@@ -31,7 +31,6 @@ from robots.worlds.so101_pick import (
 from robots.worlds.so101_pick.arm import reached, within
 from robots.worlds.so101_pick.physics import APART, APART_IN_BIN, CubePose, Layout, So101Pick
 
-STEPS_AFTER_SUCCESS = 2  # a person sees a success a moment late
 EMPTY = 30.0  # per cent: a gripper that closes further holds no cube
 LOW = 0.045  # metres of the tips above the table: below it they may hit a cube on their way
 CLOSING_STEPS = 4  # until the jaws have met, or met a cube
@@ -44,37 +43,20 @@ Phase = Callable[[Layout, CubePose], Action]
 
 
 @dataclass(frozen=True)
-class Habits:
-    """How one episode is acted; drawn per episode. Metres, radians and per cent, per control step where they move."""
+class Habits(PersonsHabits):
+    """How one episode is acted. Metres, radians and per cent, per control step where they move."""
 
-    speed: float  # of free movement
-    care: float  # of the last centimetres down
-    turn: float
-    hover: float  # height of the tips while it travels
-    depth: float  # of the tips below a cube's middle when it grasps
-    open: float  # per cent, before a grasp
-    aim: float  # standard deviation of where it grasps
-    drop: float  # height above the table at which it lets go
-    tremble: float  # standard deviation of the hand's slow wavering
-    pause_chance: float  # of beginning a pause, per step
-    miss_chance: float  # of a grasp that goes wrong
-
-    @classmethod
-    def sample(cls, rng: np.random.Generator) -> "Habits":
-        """Those of another person, or of the same one on another day."""
-        return cls(
-            speed=rng.uniform(0.015, 0.028),
-            care=rng.uniform(0.010, 0.020),
-            turn=rng.uniform(0.15, 0.30),
-            hover=rng.uniform(0.055, 0.085),
-            depth=rng.uniform(0.0, 0.005),
-            open=rng.uniform(56, 72),
-            aim=rng.uniform(0.0, 0.0022),
-            drop=rng.uniform(0.001, 0.010),
-            tremble=rng.uniform(0.0003, 0.0016),
-            pause_chance=rng.uniform(0.0, 0.02),
-            miss_chance=rng.choice([0.0, 0.0, 0.15, 0.3]),
-        )
+    speed: float = drawn("uniform", 0.015, 0.028)  # of free movement
+    care: float = drawn("uniform", 0.010, 0.020)  # of the last centimetres down
+    turn: float = drawn("uniform", 0.15, 0.30)
+    hover: float = drawn("uniform", 0.055, 0.085)  # height of the tips while it travels
+    depth: float = drawn("uniform", 0.0, 0.005)  # of the tips below a cube's middle when it grasps
+    open: float = drawn("uniform", 56, 72)  # per cent, before a grasp
+    aim: float = drawn("uniform", 0.0, 0.0022)  # standard deviation of where it grasps
+    drop: float = drawn("uniform", 0.001, 0.010)  # height above the table at which it lets go
+    tremble: float = drawn("uniform", 0.0003, 0.0016)  # standard deviation of the hand's slow wavering
+    pause_chance: float = drawn("uniform", 0.0, 0.02)  # of beginning a pause, per step
+    miss_chance: float = drawn("choice", [0.0, 0.0, 0.15, 0.3])  # of a grasp that goes wrong
 
 
 class Picker:
@@ -87,7 +69,7 @@ class Picker:
         self.rng = rng
         self.phase: Phase = self._reach
         self.since = 0  # steps in this phase
-        self.waver = np.zeros(3)
+        self.waver: Sequence[float] = (0.0, 0.0, 0.0)
         self.pausing = 0
         self.grip = habits.open
         self.yaw: float | None = None
@@ -96,7 +78,7 @@ class Picker:
 
     def act(self, layout: Layout) -> Action:
         """The next action, in the order of the body's."""
-        self.waver = 0.8 * self.waver + 0.6 * self.habits.tremble * self.rng.normal(0, 1, 3)
+        self.waver = wavered(self.waver, self.habits.tremble, self.rng.normal(0, 1, 3).tolist())
         if self.pausing:
             self.pausing -= 1
             return 0.0, 0.0, 0.0, 0.0, self.grip
