@@ -236,7 +236,7 @@ def test_sentences_of_any_number_and_length_become_one_instruction(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("kind", ["delta", "unknown", "mixed", "another size", "still"])
+@pytest.mark.parametrize("kind", ["delta", "unknown", "mixed", "another size", "still", "near"])
 def test_what_the_actions_are_is_guessed_and_said(tmp_path, kind):
     rng = np.random.default_rng(0)
     names, told = ["x", "y"], rng.normal(scale=0.01, size=(40, 2)).astype(np.float32)
@@ -244,6 +244,12 @@ def test_what_the_actions_are_is_guessed_and_said(tmp_path, kind):
     columns, vectors = {STATE: state, "action": told}, {STATE: names, "action": names}
     if kind == "unknown":
         columns["action"] = rng.normal(size=(40, 2)).astype(np.float32)
+    if kind == "near":  # it is near the state, which rests but for once, and doesn't go with it
+        columns = {
+            STATE: np.zeros((40, 2), np.float32),
+            "action": rng.normal(scale=0.3, size=(40, 2)).astype(np.float32),
+        }
+        columns[STATE][20] = 10
     if kind == "mixed":
         columns["action"] = np.stack([told[:, 0], np.append(state[1:, 1], state[-1, 1])], axis=1)
     if kind == "another size":
