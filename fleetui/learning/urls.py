@@ -5,7 +5,6 @@ from django.urls import URLPattern, URLResolver, include, path
 from fleetui.learning import checkpoint_pages, compare_pages, dataset_views, detector_pages, run_pages, views
 
 RUN = [
-    path("<slug:role>.safetensors", views.run_checkpoint, name="run_checkpoint"),
     path("pause", views.pause_run, name="pause_run"),
     path("resume", views.resume_run, name="resume_run"),
     path("cancel", views.cancel_run, name="cancel_run"),

@@ -1,27 +1,15 @@
 """What is done to a run by its page's buttons; practice/views/runs.py shows runs with their stations."""
 
 from django.contrib import messages
-from django.http import FileResponse, Http404, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST
 
 from fleetui import access
 from fleetui.access import PersonRequest
 from fleetui.fleet.views.pages import page, saying_refusals
 from fleetui.learning import actions, archive
 from fleetui.learning.models import Run
-
-
-@page
-@require_GET
-def run_checkpoint(request: PersonRequest, lab_slug: str, run_id: int, role: str) -> FileResponse:
-    """The weights that another run would start from, to be used elsewhere."""
-    found = access.get_row(Run, request.user, lab_slug, pk=run_id)
-    checkpoint = found.best_checkpoint(role)
-    if checkpoint is None or not checkpoint.file.is_file():
-        raise Http404(f"{found} has no file of a {role.replace('_', ' ')}.")
-    name = f"run-{found.pk}-{role}-v{checkpoint.version}.safetensors"
-    return FileResponse(open(checkpoint.file, "rb"), as_attachment=True, filename=name)
 
 
 @page

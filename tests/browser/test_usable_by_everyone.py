@@ -174,7 +174,6 @@ OTHERS = {
     "labs/<slug:lab_slug>/runs/<int:run_id>/pause",
     "labs/<slug:lab_slug>/runs/<int:run_id>/resume",
     "labs/<slug:lab_slug>/runs/<int:run_id>/cancel",
-    "labs/<slug:lab_slug>/runs/<int:run_id>/<slug:role>.safetensors",
 }
 
 

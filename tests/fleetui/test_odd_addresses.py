@@ -202,7 +202,6 @@ def known(lab, sft_run, improve_run):
         "episodes": episode.uuid,
         "frames": "0",
         "position": "0",  # of an episode in a dataset
-        "role": "policy",  # of a checkpoint's file
         "assignments": str(improve_run.assignments.get().pk),
         "help": str(request.pk),
         "export.": "csv",

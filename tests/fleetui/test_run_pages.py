@@ -63,17 +63,21 @@ def test_a_completed_improvement_offers_what_comes_next(lab, improved):
     ]
     assert "Policy v1, kept as the best" in " ".join(page.split())
     assert f"runs/new?parent={improved.pk}" in page and f"tasks/?parent={improved.pk}#assign" in page
-    answer = get(lab, "researcher", f"runs/{improved.pk}/policy.safetensors")
     kept = improved.best_checkpoint("policy")
-    assert kept.version == 1 and b"".join(answer.streaming_content) == kept.file.read_bytes()
-    assert f'filename="run-{improved.pk}-policy-v1.safetensors"' in answer["Content-Disposition"]
-    assert get(lab, "researcher", f"runs/{improved.pk}/reward_model.safetensors").status_code == 200
+    assert kept.version == 1
+    for checkpoint in (kept, improved.best_checkpoint("reward_model")):
+        address = f"checkpoints/{checkpoint.pk}.safetensors"
+        assert f"/labs/{lab.slug}/{address}" in page
+        answer = get(lab, "researcher", address)
+        assert b"".join(answer) == checkpoint.file.read_bytes()
+        assert f"run-{checkpoint.run_id}-{checkpoint.role}-v{checkpoint.version}" in answer["Content-Disposition"]
     kept.file.unlink()
-    assert get(lab, "researcher", f"runs/{improved.pk}/policy.safetensors").status_code == 404
+    assert get(lab, "researcher", f"checkpoints/{kept.pk}.safetensors").status_code == 404
 
 
 def test_a_runs_weights_are_for_members_only(lab, other_lab, improved):
-    answer = other_lab.as_("manager").get(f"/labs/{lab.slug}/runs/{improved.pk}/policy.safetensors")
+    kept = improved.best_checkpoint("policy")
+    answer = other_lab.as_("manager").get(f"/labs/{lab.slug}/checkpoints/{kept.pk}.safetensors")
     assert answer.status_code == 404
 
 

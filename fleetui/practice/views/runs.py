@@ -181,6 +181,7 @@ def run(request: PersonRequest, lab_slug: str, run_id: int) -> HttpResponse:
         recipe_changed=sum(row["changed"] for row in recipe),
         checkpoints=found.checkpoints.order_by("-version", "role")[:CHECKPOINTS_SHOWN],
         policy=policy,
+        judge=found.best_checkpoint("reward_model"),
         practice_can_start=not learning.parent_problem(found),
         stations=learning.run_stations(found),
         stands=found.pk in standing_runs(found.lab),
