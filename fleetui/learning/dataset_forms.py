@@ -198,7 +198,12 @@ class GatherForm(forms.Form):
         help_text="Episodes of evaluations are never taken.",
     )
     detected = forms.ChoiceField(label="Detected success", required=False, choices=YES_NO)
-    true = forms.ChoiceField(label="True success", required=False, choices=YES_NO)
+    true = forms.ChoiceField(
+        label="True success",
+        required=False,
+        choices=YES_NO,
+        help_text="As a person said it: what a simulator knows is never learned from.",
+    )
     audited = forms.ChoiceField(label="Audited by a person", required=False, choices=YES_NO)
     human = forms.ChoiceField(label="Driven by a person in parts", required=False, choices=YES_NO)
     d_fell = forms.BooleanField(

@@ -35,9 +35,9 @@ class EpisodeFilter:
     tasks: tuple[str, ...] = ()  # slugs
     purpose: str = ""  # practice | correction
     detected: bool | None = None
-    true: bool | None = None  # true success; asked for, those of which nobody knows it are left out
+    true: bool | None = None  # true success, as a person said it: nothing learns from what a simulator knows
     known: bool | None = None  # whether somebody, or a simulator, knows it
-    audited: bool | None = None  # whether a person said it
+    audited: bool | None = None  # whether a person said it, by a label or a spot check
     d_fell: bool = False  # from frame to frame
     human: bool | None = None  # whether a person drove in it
     since: datetime | None = None
@@ -72,9 +72,13 @@ def find_episodes(lab: Lab, wanted: EpisodeFilter) -> QuerySet[Episode]:
     rows = rows.filter(**{name: value for name, value in exact.items() if value is not None})
     if wanted.known is not None:
         rows = rows.filter(true_success__isnull=not wanted.known)
-    if wanted.audited is not None:
-        said = lab.interventions.filter(kind="relabel", episode__isnull=False).values("episode")
-        rows = rows.filter(pk__in=said) if wanted.audited else rows.exclude(pk__in=said)
+    labelled = lab.interventions.filter(kind="relabel", episode__isnull=False).values("episode")
+    checked = lab.spot_checks.filter(answer__isnull=False).values("episode")
+    said = Q(pk__in=labelled) | Q(pk__in=checked)
+    if wanted.audited or wanted.true is not None:
+        rows = rows.filter(said)
+    if wanted.audited is False:
+        rows = rows.exclude(said)
     if wanted.human is not None:
         drove = Q(human_steps__gt=0)
         rows = rows.filter(drove) if wanted.human else rows.exclude(drove)

@@ -14,9 +14,10 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from fleetui import access
+from fleetui.fleet.actions.episodes import label_episode
 from fleetui.learning import actions, archive, datasets, jobs, joining, selectors, tables
 from fleetui.learning.listing import list_root
-from fleetui.learning.models import Dataset, DatasetEpisode
+from fleetui.learning.models import Dataset, DatasetEpisode, SpotCheck
 from fleetui.practice.actions import episodes as practice
 from robots.episodes import EpisodeFile, read_episodes, write_episodes
 from tests.fleetui.lab import as_upload, make_episode, make_sft_run
@@ -329,6 +330,22 @@ def practise(lab, **fields):
     recorded = make_episode(12, **fields)
     assert lab.upload(as_upload(recorded)).status_code == 200
     return recorded
+
+
+def test_true_success_chooses_episodes_only_where_a_person_said_it(lab):
+    by_simulator, by_person, checked = (practise(lab, true_success=True).uuid for _ in range(3))
+    rows = {str(row.pk): row for row in lab.row.episodes.all()}
+    user = lab.users["supervisor"]
+    label_episode(episode=rows[by_person], user=user, true_success=False)
+    # What a spot check confirms changes no label, and a person has said it all the same.
+    SpotCheck.objects.create(lab=lab.row, episode=rows[checked], answer=True, answered_at=timezone.now())
+
+    def found(**wanted):
+        return {str(row.pk) for row in joining.find_episodes(lab.row, joining.EpisodeFilter(**wanted))}
+
+    assert found(true=True) == {checked} and found(true=False) == {by_person}
+    assert found(audited=True) == {checked, by_person} and found(audited=False) == {by_simulator}
+    assert found(known=True) == {by_simulator, by_person, checked}
 
 
 def test_episodes_that_match_become_a_dataset_with_weights(lab):
