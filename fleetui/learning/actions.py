@@ -223,10 +223,7 @@ def extend_corrections(
     (fresh,) = _read_recorded(episode.file, str(episode))
     kept = [each for each in _read_recorded(known.file, str(known)) if each.uuid != fresh.uuid] if known else []
     if kept and (_other_body(kept[0], fresh) or _size_of([*kept, fresh]) > LARGEST_UPLOAD):
-        known, kept = (
-            None,
-            [],
-        )  # another body, or as it no longer is, or a file too large to be written anew at each click
+        known, kept = None, []  # of another body than it was, or too large to be written anew at each click
     dataset = known
     if dataset is None or _is_used(dataset):
         first = f"Corrections of {lab.name}"[:70]
