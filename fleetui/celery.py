@@ -12,6 +12,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "fleetui.settings")
 app = Celery("fleetui")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks(["fleetui.fleet", "fleetui.learning", "fleetui.practice"], related_name="jobs")
-app.autodiscover_tasks(["fleetui.learning"], related_name="transfer_jobs")
-app.autodiscover_tasks(["fleetui.learning"], related_name="look_jobs")
+for jobs in ("comparison_jobs", "transfer_jobs", "look_jobs"):
+    app.autodiscover_tasks(["fleetui.learning"], related_name=jobs)
 app.autodiscover_tasks(["fleetui"], related_name="worker")

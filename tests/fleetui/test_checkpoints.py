@@ -12,7 +12,7 @@ from django.utils import timezone
 from fleetui import access
 from fleetui.fleet.models import Episode
 from fleetui.learning import checkpoints as reading
-from fleetui.learning import comparisons, jobs, promoting
+from fleetui.learning import comparison_jobs, comparisons, jobs, promoting
 from fleetui.learning.models import Checkpoint, Comparison, Metric, Promotion, Run
 from fleetui.practice.actions import assignments, publishing
 from fleetui.practice.forms import AssignForm
@@ -322,9 +322,9 @@ print(json.dumps({"results": {"first": one, "second": one | {"successes": 3}, "d
 
 def stand_in(monkeypatch, tmp_path, script):
     (tmp_path / "compare.py").write_text(script)
-    real = jobs.compare_command
+    real = comparison_jobs.compare_command
     monkeypatch.setattr(
-        jobs, "compare_command", lambda row: [sys.executable, str(tmp_path / "compare.py"), *real(row)[3:]]
+        comparison_jobs, "compare_command", lambda row: [sys.executable, str(tmp_path / "compare.py"), *real(row)[3:]]
     )
 
 
@@ -337,21 +337,21 @@ def test_a_job_compares_two_policies_and_both_pages_say_it(lab, improved, policy
     )
     row = Comparison.objects.get()
     assert (row.time_limit, row.edge_margin) == (lab.task.time_limit_steps, lab.task.edge_margin)
-    jobs.compare_job(row.pk)
+    comparison_jobs.compare_job(row.pk)
     row.refresh_from_db()
     assert (row.state, row.progress) == ("completed", 1.0)
     text = page(lab, f"checkpoints/{policy.pk}").content.decode()
     assert "50 %" in text and "\u221225.0 points" in text and "\u221260.0 points to\n" in text and "+3.0 steps" in text
     text = page(lab, f"checkpoints/{other.pk}/comparisons").content.decode()
     assert "+25.0 points" in text and "\u22123.0 steps" in text
-    jobs.compare_job(row.pk)  # a second delivery
+    comparison_jobs.compare_job(row.pk)  # a second delivery
     assert Comparison.objects.get().ended_at == row.ended_at
 
 
 def test_a_comparison_that_breaks_says_why(lab, improved, policy, monkeypatch, tmp_path):
     stand_in(monkeypatch, tmp_path, "import sys; print('the world exploded', file=sys.stderr); sys.exit(3)")
     row = ask(lab, policy, improved.checkpoints.get(version=1))
-    jobs.compare_job(row.pk)
+    comparison_jobs.compare_job(row.pk)
     row.refresh_from_db()
     assert row.state == "failed" and "ended with code 3" in row.error and "the world exploded" in row.error
     assert "the world exploded" in page(lab, f"checkpoints/{policy.pk}").content.decode()
@@ -369,7 +369,7 @@ def test_a_cancelled_comparison_ends_its_simulation(lab, improved, policy, monke
         return beat(comparison=comparison)
 
     monkeypatch.setattr(comparisons, "beat_comparison", lambda comparison: cancel_once_begun(comparison))
-    jobs.compare_job(row.pk)
+    comparison_jobs.compare_job(row.pk)
     row.refresh_from_db()
     assert (row.state, row.results) == ("canceled", {})
 

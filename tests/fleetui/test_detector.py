@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from fleetui import access
 from fleetui.fleet.actions import alarms, labs
 from fleetui.fleet.models import Alarm, Episode
-from fleetui.learning import curves, inspecting, jobs, spot_checks, studio
+from fleetui.learning import comparison_jobs, curves, inspecting, spot_checks, studio
 from fleetui.learning.models import Curve, SpotCheck
 from tests.fleetui.lab import as_upload, make_episode
 from training import detector_figures
@@ -113,7 +113,7 @@ def test_attempts_of_before_are_read_by_a_job(lab, store, judge):
     gone.file.unlink()
     text = page(lab, f"reward-models/{judge.pk}/studio").content.decode()
     assert "2 stored" in text and "being read for the first time" in text
-    jobs.fill_curves_job(str(judge.pk))
+    comparison_jobs.fill_curves_job(str(judge.pk))
     assert Curve.objects.count() == 2 and np.frombuffer(Curve.objects.get(pk=row.pk).d, "<f4")[-1] == 2
     text = page(lab, f"reward-models/{judge.pk}/studio").content.decode()
     assert "being read" not in text and "1 attempts" in text
