@@ -561,8 +561,8 @@ def test_a_run_begins_with_an_earlier_ones_weights_if_they_lie_in_start(new_sft_
 def test_a_demonstration_that_makes_the_loss_no_number_is_left_out_by_name(new_sft_run, monkeypatch, who):
     run, read, bad = new_sft_run(evaluation_episodes=0), sft_module.read_demonstrations, []
 
-    def read_with_one_bad(paths):
-        demonstrations = read(paths)
+    def read_with_one_bad(paths, observe):
+        demonstrations = read(paths, observe)
         recipe = run.recipe(SFTRecipe)
         generator = torch.Generator().manual_seed(recipe.seed)
         parts = split(demonstrations, recipe.validation_fraction, generator)
@@ -584,7 +584,7 @@ def test_a_demonstration_that_makes_the_loss_no_number_is_left_out_by_name(new_s
 
 
 def test_a_run_whose_every_loss_is_no_number_ends_with_a_sentence(new_sft_run, monkeypatch):
-    monkeypatch.setattr(sft_module, "read_demonstrations", lambda paths: all_bad(read_demonstrations(paths)))
+    monkeypatch.setattr(sft_module, "read_demonstrations", lambda paths, _: all_bad(read_demonstrations(paths)))
     with pytest.raises(RunError, match=r"What every demonstration teaches is no number|lower the learning rate"):
         sft(new_sft_run(evaluation_episodes=0))
 
