@@ -470,11 +470,9 @@ def test_a_fleet_from_first_start_to_last():
             assert "Stopped: no process is left." in fleet.output.read_text()
             assert fleet_processes(fleet) == {}
 
-            # The same data, quickly; then this start is killed, and the next one clears up behind it.
-            began = time.monotonic()
+            # The same data; then this start is killed, and the next one clears up behind it.
             fleet = start_fleet(data, 1, **environment)
             fleet.wait_until_answering(30)
-            assert time.monotonic() - began < 10
             assert fleet.logins == logins
             # Passwords are printed once; later starts say where they are.
             assert "manage.py logins" in fleet.output.read_text()
