@@ -45,7 +45,7 @@ def test_the_lists_of_datasets_and_runs_have_the_acts(manager, picture):
     manager.goto(f"{LAB}/datasets/")
     expect(manager.locator("tbody")).to_contain_text("Ready", timeout=90_000)
     manager.reload()
-    manager.get_by_role("button", name="Archive").click()
+    manager.locator("#datasets").get_by_role("button", name="Archive").click()
     manager.get_by_role("button", name="Archive First demonstrations").click()
     expect(manager.locator("#toasts")).to_contain_text("First demonstrations is archived.")
     manager.get_by_text("Archived (1)").click()
