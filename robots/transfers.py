@@ -238,8 +238,9 @@ class Spool:
         log.error("The episode %s was refused and lies in %s: %s", name, self.refused, sentence)
         try:
             if content is not None:
-                (self.refused / name).write_bytes(content)
-            (self.refused / f"{name}.txt").write_text(sentence + "\n", encoding="utf-8", errors="backslashreplace")
+                write_atomically(self.refused / name, content)
+            said = f"{sentence}\n".encode(errors="backslashreplace")
+            write_atomically(self.refused / f"{name}.txt", said, durable=False)
         except OSError as error:  # the log has the reason
             self.lost_count += content is not None
             log.error("%s can't be written there: %s", name, error)
