@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from tests.browser.test_usable_by_everyone import RECIPES, api, violations_in_all_sizes, wait_for
 
 LAB = "/labs/main"
+BATCHES = (36, 68)  # by which these runs are told from those of other tests of the same fleet
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def trained(researcher):
     ready = lambda: [row for row in api(page, "GET", "datasets")["items"] if row["state"] == "ready"]  # noqa: E731
     dataset = wait_for(page, ready, 120, "No dataset was ready.")[-1]["id"]
     numbers = []
-    for batch in (32, 64):
+    for batch in BATCHES:
         for seed in (1, 2):
             recipe = RECIPES["sft"] | {"batch": batch, "seed": seed, "evaluation_episodes": 20, "steps": 75}
             body = {"kind": "sft", "name": f"batch {batch}", "dataset": dataset, "recipe": recipe}
@@ -49,7 +50,7 @@ def drawn(page):
 def test_the_table_is_narrowed_tagged_and_kept_as_a_view(researcher, trained, picture):
     page = researcher
     page.goto(f"{LAB}/runs/")
-    page.get_by_label("Search").fill("batch=32")
+    page.get_by_label("Search").fill("batch=36")
     page.get_by_text("Columns", exact=True).click()
     page.get_by_label("Batch size", exact=True).check()
     page.get_by_label("Tags", exact=True).check()
@@ -57,7 +58,7 @@ def test_the_table_is_narrowed_tagged_and_kept_as_a_view(researcher, trained, pi
     expect(rows(page)).to_have_count(2)
     page.get_by_role("link", name="Batch size").click()
     assert "sort=-recipe.batch" in page.url and "q=batch" in page.url
-    for box in page.get_by_role("checkbox", name=re.compile("batch 32")).all():
+    for box in page.get_by_role("checkbox", name=re.compile("batch 36")).all():
         box.check()
     page.get_by_label("Tags, with commas between").fill("small")
     page.get_by_role("button", name="Tag", exact=True).click()
@@ -118,7 +119,7 @@ def test_a_clone_marks_what_differs_and_says_what_to_expect(researcher, trained,
     picture(page, "workbench_run")
     page.get_by_role("link", name="Clone").click()
     expect(page.locator(".field.changed")).to_have_count(len(RECIPES["sft"]) + 2)
-    expect(page.locator("#estimate")).to_contain_text("4 past runs on")
+    expect(page.locator("#estimate")).to_contain_text(re.compile(r"\d+ past runs on"))
     before = page.locator("#estimate").inner_text()
     page.get_by_label("Updates", exact=True).fill("750000")
     expect(page.locator(".field", has_text="Updates").locator(".was").first).to_contain_text(": 75")

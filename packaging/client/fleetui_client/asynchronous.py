@@ -145,17 +145,19 @@ class AsyncFleet:
     async def watch_run(
         self, number: int, *, after: int = 0, every_s: float = 1.0
     ) -> AsyncIterator[RunRow | MetricRow]:
-        """The run whenever it has changed, and each metric that it says, until it has ended."""
+        """The run whenever it has changed, and each metric that it says; the run as it ended comes last."""
         before: RunRow | None = None
         while True:
             run = await self.show_run(number)
             fresh = await self.metrics(number, after=after)
-            if run != before:
+            ended = run.state in ENDED
+            if run != before and not ended:
                 yield run
             for metric in fresh:
                 after = metric.seq
                 yield metric
-            if run.state in ENDED and not fresh:
+            if ended and not fresh:
+                yield run
                 return
             before = run
             if not fresh:
