@@ -50,6 +50,7 @@ class DatasetRow(Schema):
     tags: list[str]
     notes: str
     listed: bool = Field(description="Whether its episodes are listed yet.")
+    single: bool = Field(description="Whether it is one file of episodes, that can be fetched; others are exported.")
     archived_at: Moment | None
     created_at: Moment
 
@@ -210,6 +211,7 @@ class ImportRow(Schema):
     questions: list[Question]
     size: int
     received: int = Field(description="Bytes of an upload that are there: go on after them.")
+    sha256: str = Field(description="Of the archive, as it was announced.")
     dataset: int | None
     created_at: Moment
     ended_at: Moment | None

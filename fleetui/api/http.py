@@ -2,8 +2,8 @@
 
 Everything here only reads requests, calls the actions and selectors that the pages call, and answers in declared
 shapes; every error is a Problem (shape.py) with a 4xx status, or with 503 or 507 for what waiting, or room on the disk,
-will mend. The routes stand by who reads them: fleet.py, learning.py, datasets.py and practice.py are people's, link.py
-is the stations'. The OpenAPI schema is at /api/openapi.json, its page at /api/docs.
+will mend. The routes stand by who reads them: link.py is the stations', all others are people's. The OpenAPI schema is
+at /api/openapi.json, its page at /api/docs.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from ninja.operation import Operation
 
 from fleetui import access, failures
 from fleetui.answers import JsonAnswer, StrictParser, StrictRenderer
-from fleetui.api import dataset_replay, datasets, fleet, learning, link, me, practice
+from fleetui.api import checkpoints, dataset_replay, datasets, fleet, learning, link, me, practice, sweeps
 from fleetui.api.doors import AccessTokenAuth
 from fleetui.api.reference import Reference
 from robots.strict_json import JSONError
@@ -68,6 +68,8 @@ api = FleetAPI(
 api.add_router("", me.router)
 api.add_router("/labs/{lab}", fleet.router)
 api.add_router("/labs/{lab}", learning.router)
+api.add_router("/labs/{lab}", checkpoints.router)
+api.add_router("/labs/{lab}", sweeps.router)
 api.add_router("/labs/{lab}", datasets.router)
 api.add_router("/labs/{lab}", dataset_replay.router)
 api.add_router("/labs/{lab}", practice.router)

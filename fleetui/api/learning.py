@@ -1,18 +1,16 @@
-"""The API of learning, for people's scripts: runs and their metrics. Datasets are in datasets.py."""
+"""The API of learning, for people's scripts: runs, their metrics, and what people write on them. Datasets are in
+datasets.py, checkpoints in checkpoints.py.
+"""
 
 from typing import Annotated, Any, TypeVar
-from uuid import UUID
 
-from django.http.response import HttpResponseBase
 from ninja import Path, Query, Router, Schema
 from ninja.pagination import paginate
 from pydantic import Field
 
 from fleetui import access
 from fleetui.access import Invalid, PersonRequest
-from fleetui.answers import answer_file
 from fleetui.api.doors import LAUNCH, PAGES, READ, SESSION
-from fleetui.api.files import FILE, FILE_EXTRA
 from fleetui.api.shape import (
     ONCE_EXTRA,
     ArchiveBody,
@@ -27,8 +25,9 @@ from fleetui.api.shape import (
     source_of,
 )
 from fleetui.fleet.models import Assignment, Station, Task
-from fleetui.learning import actions, archive, selectors
-from fleetui.learning.models import Checkpoint, Dataset, Run
+from fleetui.learning import actions, archive, run_notes, selectors
+from fleetui.learning.models import Dataset, Run
+from fleetui.learning.run_table import read_tags
 from fleetui.practice.actions import launching
 
 MOST_COMPARED = 20
@@ -89,6 +88,23 @@ class RunRow(Schema):
     checkpoints: list[CheckpointRow]
     stations: list[str]
     task: str | None
+    sweep: int | None = Field(description="Which launched it.")
+    tags: list[str]
+    notes: str
+
+
+class TagsBody(Schema):
+    runs: list[int] = Field(min_length=1, max_length=500)
+    add: list[str] = Field(default_factory=list, max_length=20)
+    remove: list[str] = Field(default_factory=list, max_length=20)
+
+
+class Changed(Schema):
+    changed: int = Field(description="How many runs were changed.")
+
+
+class NotesBody(Schema):
+    notes: str = Field(description="In place of those that it has.")
 
 
 class MetricRow(Schema):
@@ -204,14 +220,6 @@ def compare_runs(request: PersonRequest, lab: Path[str], runs: Annotated[str, Qu
     return selectors.compare_runs([access.get_row(Run, request.user, lab, pk=each) for each in dict.fromkeys(numbers)])
 
 
-@router.get("/checkpoints/{uuid:uuid}/file", auth=READ, response=FILE, openapi_extra=FILE_EXTRA)
-def download_checkpoint(request: PersonRequest, lab: Path[str], uuid: UUID) -> HttpResponseBase:
-    """The weights, as a safetensors file; Repr-Digest is the SHA-256 of the whole."""
-    checkpoint = access.get_checkpoint(Checkpoint, request.user, lab, uuid)
-    name = f"{checkpoint.run}-{checkpoint.role}-{checkpoint.version}.safetensors"
-    return answer_file(request, checkpoint.file, name, checkpoint.sha256)
-
-
 @router.post("/runs/{number}/cancel", auth=LAUNCH, response=or_problem(RunRow))
 def cancel_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """It ends, and keeps its checkpoints."""
@@ -233,4 +241,27 @@ def resume_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str,
     """A paused one goes on."""
     run = access.get_row(Run, request.user, lab, "control_run", pk=number)
     actions.resume_run(run=run, user=request.user, source=source_of(request))
+    return selectors.run_row(access.get_row(Run, request.user, lab, pk=number))
+
+
+# What people write on them
+
+
+@router.post("/runs/tags", auth=LAUNCH, response=or_problem(Changed))
+def tag_runs(request: PersonRequest, lab: Path[str], body: TagsBody) -> dict[str, int]:
+    """Give runs tags, or take others from them."""
+    found = access.get_lab(request.user, lab, "note_run")
+    runs = [access.get_row(Run, request.user, lab, pk=number) for number in dict.fromkeys(body.runs)]
+    add, remove = (read_tags(",".join(given)) for given in (body.add, body.remove))
+    changed = run_notes.tag_runs(
+        lab=found, user=request.user, runs=runs, add=add, remove=remove, source=source_of(request)
+    )
+    return {"changed": changed}
+
+
+@router.put("/runs/{int:number}/notes", auth=LAUNCH, response=or_problem(RunRow))
+def note_run(request: PersonRequest, lab: Path[str], number: int, body: NotesBody) -> dict[str, Any]:
+    """What is worth knowing of it; what stood there before is in the audit log."""
+    run = access.get_row(Run, request.user, lab, "note_run", pk=number)
+    run_notes.note_run(run=run, user=request.user, notes=body.notes, source=source_of(request))
     return selectors.run_row(access.get_row(Run, request.user, lab, pk=number))

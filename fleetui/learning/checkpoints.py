@@ -60,6 +60,59 @@ def size_of(checkpoint: Checkpoint) -> int | None:
         return None
 
 
+def checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
+    """As the API answers it."""
+    return checkpoint.row() | {
+        "run": checkpoint.run_id,
+        "consecutive": checkpoint.consecutive,
+        "derived_from": str(checkpoint.derived_from_id) if checkpoint.derived_from_id else None,
+        "sha256": checkpoint.sha256,
+        "size": size_of(checkpoint),
+    }
+
+
+def checkpoint_detail(checkpoint: Checkpoint) -> dict[str, Any]:
+    return checkpoint_row(checkpoint) | {
+        "in_force": in_force(checkpoint) == checkpoint,
+        "problem": promotion_problem(checkpoint),
+    }
+
+
+def promotion_row(promotion: Promotion) -> dict[str, Any]:
+    return {
+        "id": promotion.pk,
+        "role": promotion.role,
+        "body": promotion.body,
+        "run": promotion.run_id,
+        "checkpoint": str(promotion.checkpoint_id) if promotion.checkpoint_id else None,
+        "reason": promotion.reason,
+        "by": promotion.user.get_username() if promotion.user else "",
+        "at": promotion.at.isoformat(),
+    }
+
+
+def comparison_row(row: Comparison) -> dict[str, Any]:
+    return {
+        "id": row.pk,
+        "first": str(row.first_id),
+        "second": str(row.second_id) if row.second_id else None,
+        "task": row.task.slug,
+        "time_limit": row.time_limit,
+        "edge_margin": row.edge_margin,
+        "episodes": row.episodes,
+        "seed": row.seed,
+        "state": row.state,
+        "progress": row.progress,
+        "error": row.error,
+        "of_first": row.results.get("first"),
+        "of_second": row.results.get("second"),
+        "difference": row.results.get("difference"),
+        "by": row.created_by.get_username() if row.created_by else "",
+        "created_at": row.created_at.isoformat(),
+        "ended_at": row.ended_at.isoformat() if row.ended_at else None,
+    }
+
+
 def comparisons_with(checkpoint: Checkpoint) -> QuerySet[Comparison]:
     rows = Comparison.objects.filter(Q(first=checkpoint) | Q(second=checkpoint))
     return rows.select_related("first__run", "second__run", "task", "created_by").order_by("-id")
@@ -190,7 +243,7 @@ def lineage_of(checkpoint: Checkpoint) -> Lineage:
     while (parent := chain[0].parent) is not None:
         chain.insert(0, parent)
     datasets = [
-        Node("dataset", each.name, f"{each.episodes} episodes", f"{reverse('datasets', args=[lab.slug])}#{each.pk}")
+        Node("dataset", str(each), f"{each.episodes} episodes", reverse("dataset", args=[lab.slug, each.pk]))
         for each in chain[0].demonstrations
     ]
     if datasets:

@@ -157,6 +157,51 @@ def size_of(sweep: Sweep) -> int | None:
     return math.prod(len(each["choices"]) for each in sweep.space.values()) if sweep.sampler == "grid" else None
 
 
+def reached_by(sweep: Sweep, runs: list[Run]) -> tuple[dict[int, float], Run | None]:
+    """What each run showed last of the objective, by its number; and of the completed ones that with the best."""
+    reached = {number: points.last for number, points in curves_of(sweep, runs).items()}
+    done = [run for run in runs if run.state == "completed" and run.pk in reached]
+    best = max if sweep.maximize else min
+    return reached, best(done, key=lambda run: reached[run.pk]) if done else None
+
+
+def sweep_row(sweep: Sweep) -> dict[str, Any]:
+    """As the API answers it."""
+    return {
+        **{name: getattr(sweep, name) for name in ("name", "kind", "state", "error", "recipe", "space")},
+        **{name: getattr(sweep, name) for name in ("sampler", "pruner", "objective", "maximize", "at_once")},
+        "id": sweep.pk,
+        "runs": sweep.budget_runs,
+        "hours": sweep.budget_hours,
+        "dataset": sweep.dataset_id,
+        "corrections": sweep.corrections_id,
+        "parent": sweep.parent_id,
+        "created_at": sweep.created_at.isoformat(),
+        "ended_at": sweep.ended_at.isoformat() if sweep.ended_at else None,
+    }
+
+
+def sweep_detail(sweep: Sweep) -> dict[str, Any]:
+    """With its runs and what each reached."""
+    runs = list(sweep.runs.select_related("lab").order_by("pk"))
+    reached, best = reached_by(sweep, runs)
+    launched = [
+        {
+            "run": run.pk,
+            "state": run.state,
+            "values": {name: run.recipe.get(name) for name in sweep.space},
+            "reached": reached.get(run.pk),
+            "stopped_early": run.stopped_early,
+        }
+        for run in runs
+    ]
+    return sweep_row(sweep) | {
+        "launched": launched,
+        "best": best.pk if best else None,
+        "hours_spent": hours_of(runs),
+    }
+
+
 def importances(sweep: Sweep, runs: list[Run]) -> dict[str, float]:
     """How much each setting moved what the completed runs reached; empty where too few have ended to say."""
     study, _ = tell_study(sweep, runs)

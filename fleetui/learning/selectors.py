@@ -160,6 +160,7 @@ def dataset_row(dataset: Dataset) -> dict[str, Any]:
         "tags": dataset.tags,
         "notes": dataset.notes,
         "listed": dataset.listed,
+        "single": dataset.is_root and dataset.state == "ready" and dataset.file.is_file(),
         "archived_at": dataset.archived_at.isoformat() if dataset.archived_at else None,
         "created_at": dataset.created_at.isoformat(),
     }
@@ -184,6 +185,7 @@ def import_row(row: Import) -> dict[str, Any]:
         "questions": row.questions,
         "size": row.size,
         "received": row.received,
+        "sha256": row.sha256,
         "dataset": row.dataset_id,
         "created_at": row.created_at.isoformat(),
         "ended_at": row.ended_at.isoformat() if row.ended_at else None,
@@ -343,6 +345,9 @@ def run_row(run: Run) -> dict[str, Any]:
         "checkpoints": [checkpoint.row() for checkpoint in run.checkpoints.all()],
         "stations": sorted({station.slug for row in run.assignments.all() for station in row.stations.all()}),
         "task": next((row.task.slug for row in run.assignments.all()), None),
+        "sweep": run.sweep_id,
+        "tags": run.tags,
+        "notes": run.notes,
     }
 
 

@@ -186,6 +186,34 @@ def bounds(checks: QuerySet[SpotCheck]) -> list[dict[str, Any]]:
     return [group | {"bound": upper_bound(group["wrong"], group["n"])} for group in groups]
 
 
+def spot_check_row(check: SpotCheck) -> dict[str, Any]:
+    """As the API answers it."""
+    return {
+        "id": check.pk,
+        "episode": str(check.episode_id),
+        "station": check.episode.station.slug,
+        "task": check.task.slug if check.task else None,
+        "instruction": check.episode.instruction,
+        "policy": str(check.policy_id) if check.policy_id else None,
+        "reward_model": str(check.reward_model_id) if check.reward_model_id else None,
+        "answer": check.answer,
+        "answered_at": check.answered_at.isoformat() if check.answered_at else None,
+        "answered_by": check.answered_by.get_username() if check.answered_by else "",
+        "created_at": check.created_at.isoformat(),
+    }
+
+
+def bound_row(group: dict[str, Any]) -> dict[str, Any]:
+    """One of bounds(), as the API answers it."""
+    return {
+        "task": group["task__slug"],
+        "policy": str(group["policy"]) if group["policy"] else None,
+        "run": group["policy__run"],
+        "version": group["policy__version"],
+        **{name: group[name] for name in ("n", "wrong", "waiting", "bound")},
+    }
+
+
 # Drawings, made here so that a page without scripts has them too
 
 

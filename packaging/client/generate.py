@@ -23,6 +23,7 @@ ASYNC_TO_SYNC = (
     (r'"""The client for programs with an event loop\. .*?"""', '"""Made from asynchronous.py by ../generate.py."""'),
     (r"\bimport asyncio\n", ""),
     (r"import os\n", "import os\nimport time\n"),
+    (r"\bawait asyncio\.to_thread\(([^()]+)\)", r"\1()"),
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),

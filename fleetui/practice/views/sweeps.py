@@ -151,10 +151,8 @@ def sweep(request: PersonRequest, lab_slug: str, sweep_id: int) -> HttpResponse:
     runs = list(found.runs.order_by("pk"))
     for run in runs:
         run.lab = found.lab
-    curves = searching.curves_of(found, runs)
-    reached = {run.pk: curves[run.pk].last for run in runs if run.pk in curves}
-    ended = {number: value for number, value in reached.items() if _counts(runs, number)}
-    best = (max if found.maximize else min)(ended, key=ended.__getitem__) if ended else None
+    reached, best = searching.reached_by(found, runs)
+    ended = [run for run in runs if run.state == "completed" and run.pk in reached]
     fields = found.method.recipe.FIELDS
     names = [(name, fields[name].label if name in fields else name) for name in found.space]
     rows: list[dict[str, Any]] = [
@@ -162,7 +160,7 @@ def sweep(request: PersonRequest, lab_slug: str, sweep_id: int) -> HttpResponse:
             "run": run,
             "values": [(label, spell(run.recipe.get(name))) for name, label in names],
             "reached": reached.get(run.pk),
-            "best": run.pk == best,
+            "best": run == best,
             "took_s": passed.total_seconds() if (passed := duration_of(run)) else None,
         }
         for run in runs
@@ -210,10 +208,6 @@ def sweep(request: PersonRequest, lab_slug: str, sweep_id: int) -> HttpResponse:
             for name, value in (searching.importances(found, runs) if len(ended) >= 4 else {}).items()
         ],
     )
-
-
-def _counts(runs: list[Run], number: int) -> bool:
-    return any(run.pk == number and run.state == "completed" for run in runs)
 
 
 def _say_values(values: dict[str, Any]) -> str:

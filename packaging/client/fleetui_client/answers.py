@@ -48,6 +48,22 @@ class AssignmentRow:
 
 
 @dataclass(frozen=True)
+class Bound:
+    """What people said of detected successes, of one policy at one task."""
+
+    task: str | None
+    policy: str | None
+    run: int | None
+    version: int | None
+    # How many were answered.
+    n: int
+    wrong: int
+    waiting: int
+    # With 95 % no more than this share of all detections is wrong.
+    bound: float
+
+
+@dataclass(frozen=True)
 class HelpRow:
     """An answer of the server."""
 
@@ -140,6 +156,42 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """An answer of the server."""
+
+    # How many runs were changed.
+    changed: int
+
+
+@dataclass(frozen=True)
+class CheckpointDetail:
+    """An answer of the server."""
+
+    id: str
+    role: str
+    version: int
+    # Steps-to-go below which it detects success.
+    threshold: float | None
+    created_at: datetime
+    published_at: datetime | None
+    loaded_everywhere_at: datetime | None
+    # From its publication until every station had loaded it.
+    staleness_s: float | None
+    run: int
+    # So many frames in a row have to say so.
+    consecutive: int | None
+    # The reward model whose weights it has, with another threshold.
+    derived_from: str | None
+    sha256: str
+    # Bytes; null: its file is gone.
+    size: int | None
+    # Whether it is used where nobody names another one.
+    in_force: bool
+    # Why it can't be promoted; empty: it can.
+    problem: str
+
+
+@dataclass(frozen=True)
 class CheckpointRow:
     """An answer of the server."""
 
@@ -207,6 +259,99 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Words:
+    """An answer of the server."""
+
+    task: str
+    instruction: str
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An answer of the server."""
+
+    episodes: int
+    steps: int | None
+    shortest: int | None
+    longest: int | None
+    mean: float | None
+    flagged: int
+    unusual: int
+    detected: int
+    true: int
+    # Of so many somebody knows whether they were a true success.
+    known: int
+    trimmed: int
+    weighed: int
+    words: list[Words]
+
+
+@dataclass(frozen=True)
+class DatasetDetail:
+    """An answer of the server."""
+
+    id: int
+    name: str
+    families: list[str]
+    # The name of its body; empty: not known.
+    embodiment: str
+    # While it is generated: how many are wanted.
+    episodes: int
+    steps: int
+    state: str
+    progress: float
+    error: str
+    seed: int
+    # Counts those of one name.
+    version: int
+    # Whether it is what its name shows.
+    current: bool
+    # The version, or the dataset, that it was made of.
+    parent: int | None
+    # Where it came from, and what was done to it.
+    origin: dict[str, Any]
+    tags: list[str]
+    notes: str
+    # Whether its episodes are listed yet.
+    listed: bool
+    # Whether it is one file of episodes, that can be fetched; others are exported.
+    single: bool
+    archived_at: datetime | None
+    created_at: datetime
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class DatasetEpisodeRow:
+    """An answer of the server."""
+
+    position: int
+    uuid: str
+    # The dataset in whose files it lies.
+    source: int
+    source_index: int
+    # Of the recorded episode the first step that counts.
+    start: int
+    stop: int
+    steps: int
+    task: str
+    instruction: str
+    purpose: str
+    ending: str
+    detected_success: bool
+    true_success: bool | None
+    flagged: bool
+    tags: list[str]
+    note: str
+    # As so many episodes it counts in learning.
+    weight: float
+    quality: dict[str, Any]
+    # What stands out beside the others of the version.
+    unusual: list[str]
+
+
+@dataclass(frozen=True)
 class DatasetRow:
     """An answer of the server."""
 
@@ -234,6 +379,8 @@ class DatasetRow:
     notes: str
     # Whether its episodes are listed yet.
     listed: bool
+    # Whether it is one file of episodes, that can be fetched; others are exported.
+    single: bool
     archived_at: datetime | None
     created_at: datetime
 
@@ -267,6 +414,70 @@ class EpisodeRow:
     return_sum: float | None
     duration_s: float | None
     dataset: int | None
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """An answer of the server."""
+
+    id: int
+    dataset: int
+    kind: str
+    position: int | None
+    camera: str
+    quality: str
+    state: str
+    progress: float
+    error: str
+    size: int
+    sha256: str
+    created_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """An answer of the server."""
+
+    level: str
+    code: str
+    text: str
+    file: str
+    episode: int | None
+    field: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """An answer of the server."""
+
+    code: str
+    text: str
+    answer: bool | None
+
+
+@dataclass(frozen=True)
+class ImportRow:
+    """An answer of the server."""
+
+    id: int
+    name: str
+    kind: str
+    place: str
+    state: str
+    phase: str
+    progress: float
+    error: str
+    problems: list[Found]
+    questions: list[Question]
+    size: int
+    # Bytes of an upload that are there: go on after them.
+    received: int
+    # Of the archive, as it was announced.
+    sha256: str
+    dataset: int | None
+    created_at: datetime
+    ended_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -310,6 +521,83 @@ class MetricRow:
 
 
 @dataclass(frozen=True)
+class Attempts:
+    """What one policy did."""
+
+    successes: int
+    n: int
+    # 95 % band (Wilson).
+    low: float
+    high: float
+    mean_steps: float
+    steps_to_success: float | None
+    falls: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The second policy less the first, on the same attempts."""
+
+    n: int
+    # Attempts in which both succeeded.
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    # Of the shares of success.
+    difference: float
+    # 95 % interval of it (Newcombe, paired).
+    low: float
+    high: float
+    # McNemar's exact test.
+    p: float
+    # Mean difference in steps where both succeeded.
+    steps: float | None
+    steps_low: float | None
+    steps_high: float | None
+
+
+@dataclass(frozen=True)
+class PolicyComparison:
+    """An answer of the server."""
+
+    id: int
+    first: str
+    second: str | None
+    task: str
+    time_limit: int
+    edge_margin: float | None
+    episodes: int
+    seed: int
+    state: str
+    progress: float
+    error: str
+    of_first: Attempts | None
+    of_second: Attempts | None
+    difference: Difference | None
+    by: str
+    created_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class PromotionRow:
+    """An answer of the server."""
+
+    id: int
+    role: str
+    # Of which it is the default policy; empty for a reward model.
+    body: str
+    # Whose reward model it is; null for a policy.
+    run: int | None
+    # null: nothing is in force from then on.
+    checkpoint: str | None
+    reason: str
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True)
 class RunRow:
     """An answer of the server."""
 
@@ -340,6 +628,28 @@ class RunRow:
     checkpoints: list[CheckpointRow]
     stations: list[str]
     task: str | None
+    # Which launched it.
+    sweep: int | None
+    tags: list[str]
+    notes: str
+
+
+@dataclass(frozen=True)
+class SpotCheckRow:
+    """An answer of the server."""
+
+    id: int
+    episode: str
+    station: str
+    task: str | None
+    instruction: str
+    policy: str | None
+    reward_model: str | None
+    # Whether it was a success; null: nobody said, or nobody can tell.
+    answer: bool | None
+    answered_at: datetime | None
+    answered_by: str
+    created_at: datetime
 
 
 @dataclass(frozen=True)
@@ -366,6 +676,78 @@ class StopAnswer:
     complete: bool
     # What to know beyond that, such as: told, not recorded.
     detail: str
+
+
+@dataclass(frozen=True)
+class SweptRun:
+    """An answer of the server."""
+
+    run: int
+    state: str
+    # Of the settings that are searched.
+    values: dict[str, Any]
+    # The last value of the objective; null: none yet.
+    reached: float | None
+    stopped_early: bool
+
+
+@dataclass(frozen=True)
+class SweepDetail:
+    """An answer of the server."""
+
+    id: int
+    name: str
+    kind: str
+    state: str
+    error: str
+    recipe: dict[str, Any]
+    # Setting to {choices}, or {low, high, log}.
+    space: dict[str, dict[str, Any]]
+    sampler: str
+    pruner: str
+    objective: str
+    maximize: bool
+    # At most so many.
+    runs: int
+    hours: float | None
+    at_once: int
+    dataset: int | None
+    corrections: int | None
+    parent: int | None
+    created_at: datetime
+    ended_at: datetime | None
+    # In the order of their launch.
+    launched: list[SweptRun]
+    # The completed run that reached most, by its number.
+    best: int | None
+    hours_spent: float
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """An answer of the server."""
+
+    id: int
+    name: str
+    kind: str
+    state: str
+    error: str
+    recipe: dict[str, Any]
+    # Setting to {choices}, or {low, high, log}.
+    space: dict[str, dict[str, Any]]
+    sampler: str
+    pruner: str
+    objective: str
+    maximize: bool
+    # At most so many.
+    runs: int
+    hours: float | None
+    at_once: int
+    dataset: int | None
+    corrections: int | None
+    parent: int | None
+    created_at: datetime
+    ended_at: datetime | None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The client for programs with an event loop. ../generate.py makes synchronous.py from this file: change this one."""
 
 import asyncio
+import hashlib
 import os
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -10,25 +11,40 @@ import httpx
 
 from fleetui_client.answers import (
     AssignmentRow,
+    Bound,
     Card,
+    Changed,
+    CheckpointDetail,
     CheckpointRow,
     CommandAnswer,
     Comparison,
+    DatasetDetail,
+    DatasetEpisodeRow,
     DatasetRow,
     EpisodeRow,
+    ExportRow,
+    ImportRow,
     Me,
     MetricRow,
+    PolicyComparison,
+    PromotionRow,
     RunRow,
+    SpotCheckRow,
     StopAnswer,
+    SweepDetail,
+    SweepRow,
     TaskRow,
 )
 from fleetui_client.errors import FleetError, Refused, Unreachable
 from fleetui_client.login import find_login
+from fleetui_client.packing import Packed, packed
 from fleetui_client.reading import read
 from fleetui_client.transfers import (
     AGAIN,
     ENDED,
+    IMPORT_RESTS,
     PIECE,
+    SENT_AT_ONCE,
     Download,
     Progress,
     away,
@@ -163,6 +179,15 @@ class AsyncFleet:
             if not fresh:
                 await asyncio.sleep(every_s)
 
+    async def tag_runs(self, numbers: Iterable[int], *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> int:
+        """Give runs tags, or take others from them; how many were changed."""
+        body = {"runs": list(numbers), "add": list(add), "remove": list(remove)}
+        return (await self._ask(Changed, "POST", await self._path("runs", "tags"), body=body)).changed
+
+    async def note_run(self, number: int, notes: str) -> RunRow:
+        """What is worth knowing of it, in place of what stands there."""
+        return await self._ask(RunRow, "PUT", await self._path("runs", number, "notes"), body={"notes": notes})
+
     async def compare_runs(self, numbers: Iterable[int]) -> Comparison:
         """Their newest figures side by side, and the fields in which their recipes differ."""
         params = {"runs": ",".join(str(each) for each in numbers)}
@@ -180,15 +205,129 @@ class AsyncFleet:
         """Its weights, a safetensors file, whose digest is checked."""
         return await self._download(await self._path("checkpoints", uuid, "file"), target, overwrite, progress)
 
+    async def show_checkpoint(self, uuid: str) -> CheckpointDetail:
+        """With its run, its digest, and whether it is in force."""
+        return await self._ask(CheckpointDetail, "GET", await self._path("checkpoints", uuid))
+
+    async def promote_checkpoint(self, uuid: str, reason: str = "") -> PromotionRow:
+        """A policy becomes the lab's default for its body; a reward model judges what begins from now on."""
+        path = await self._path("checkpoints", uuid, "promote")
+        return await self._ask(PromotionRow, "POST", path, body={"reason": reason}, key=new_key())
+
+    async def publish_threshold(self, uuid: str, threshold: float, consecutive: int, reason: str) -> CheckpointDetail:
+        """A new version of a reward model, in force at once: the same weights, and success where d is at or below
+        `threshold` steps for so many frames in a row.
+        """
+        body = {"threshold": threshold, "consecutive": consecutive, "reason": reason}
+        path = await self._path("checkpoints", uuid, "threshold")
+        return await self._ask(CheckpointDetail, "POST", path, body=body, key=new_key())
+
+    def list_promotions(self) -> AsyncIterator[PromotionRow]:
+        """The newest first."""
+        return self._each(PromotionRow, "promotions", {})
+
+    async def undo_promotion(self, number: int) -> PromotionRow:
+        """What was in force before is in force again; only the newest of its kind can be undone."""
+        return await self._ask(PromotionRow, "POST", await self._path("promotions", number, "undo"), key=new_key())
+
+    async def compare_checkpoints(
+        self, first: str, second: str | None, *, task: str, episodes: int = 200, seed: int = 2_000_000
+    ) -> PolicyComparison:
+        """Two policies make the same attempts in simulation, or one alone; watch_comparison() says what came of it."""
+        body = {"first": first, "second": second, "task": task, "episodes": episodes, "seed": seed}
+        return await self._ask(PolicyComparison, "POST", await self._path("comparisons"), body=body, key=new_key())
+
+    async def show_comparison(self, number: int) -> PolicyComparison:
+        """As it is now."""
+        return await self._ask(PolicyComparison, "GET", await self._path("comparisons", number))
+
+    async def cancel_comparison(self, number: int) -> PolicyComparison:
+        """Nothing is kept of it but the row."""
+        return await self._ask(PolicyComparison, "DELETE", await self._path("comparisons", number))
+
+    async def watch_comparison(self, number: int, *, every_s: float = 1.0) -> AsyncIterator[PolicyComparison]:
+        """Whenever it has changed; as it ended comes last."""
+        before: PolicyComparison | None = None
+        while True:
+            found = await self.show_comparison(number)
+            if found != before:
+                yield found
+            if found.state in ENDED:
+                return
+            before = found
+            await asyncio.sleep(every_s)
+
+    # Spot checks
+
+    def list_spot_checks(self) -> AsyncIterator[SpotCheckRow]:
+        """Detected successes that were drawn at random and wait for a person's look, the newest first."""
+        return self._each(SpotCheckRow, "spot_checks", {})
+
+    def list_bounds(self) -> AsyncIterator[Bound]:
+        """What the answers say of the detector, by task and policy."""
+        return self._each(Bound, "spot_checks/bounds", {})
+
+    async def answer_spot_check(self, number: int, success: bool | None) -> SpotCheckRow:
+        """Whether it was a success; None: nobody can tell."""
+        path = await self._path("spot_checks", number, "answer")
+        return await self._ask(SpotCheckRow, "POST", path, body={"success": success}, key=new_key())
+
+    async def undo_spot_check(self) -> SpotCheckRow:
+        """Your own last answer is taken back."""
+        return await self._ask(SpotCheckRow, "POST", await self._path("spot_checks", "undo"), key=new_key())
+
+    # Sweeps
+
+    def list_sweeps(self) -> AsyncIterator[SweepRow]:
+        """The newest first."""
+        return self._each(SweepRow, "sweeps", {})
+
+    async def show_sweep(self, number: int) -> SweepDetail:
+        """With its runs and what each reached."""
+        return await self._ask(SweepDetail, "GET", await self._path("sweeps", number))
+
+    async def launch_sweep(self, kind: str, space: dict[str, str], **wishes: Any) -> SweepRow:
+        """`space`: setting to values, as in {"batch": "64, 128", "learning_rate": "1e-4 to 1e-2, log"}. `wishes`: name,
+        recipe, dataset, corrections, parent, objective, maximize, sampler, pruner, runs, hours, at_once.
+        """
+        body = {"kind": kind, "space": space, **wishes}
+        return await self._ask(SweepRow, "POST", await self._path("sweeps"), body=body, key=new_key())
+
+    async def stop_sweep(self, number: int) -> SweepRow:
+        """No further run is launched, those under way are cancelled."""
+        return await self._ask(SweepRow, "POST", await self._path("sweeps", number, "stop"))
+
     # Datasets
 
     def list_datasets(self, *, archived: bool = False) -> AsyncIterator[DatasetRow]:
         """The newest first."""
         return self._each(DatasetRow, "datasets", {"archived": archived})
 
-    async def show_dataset(self, number: int) -> DatasetRow:
-        """As it is now."""
-        return await self._ask(DatasetRow, "GET", await self._path("datasets", number))
+    async def show_dataset(self, number: int) -> DatasetDetail:
+        """One version as it is now, with sums over its episodes."""
+        return await self._ask(DatasetDetail, "GET", await self._path("datasets", number))
+
+    def list_versions(self, number: int) -> AsyncIterator[DatasetRow]:
+        """All versions of its name, the newest first."""
+        return self._each(DatasetRow, f"datasets/{number}/versions", {})
+
+    def list_dataset_episodes(self, number: int, **filters: Any) -> AsyncIterator[DatasetEpisodeRow]:
+        """Of a version. Filters: task, tag, query, ending, purpose, flagged, unusual, detected, true; sort."""
+        return self._each(DatasetEpisodeRow, f"datasets/{number}/episodes", filters)
+
+    async def edit_dataset(self, number: int, act: str, **how: Any) -> DatasetRow:
+        """The next version, which the name shows from now on; the one before is kept.
+
+        trim (cuts={position: [first, one after the last]} or idle=True), delete, relabel (instruction=), flag and
+        unflag (note=), tag (add=, remove=), weigh (weight=), each of these with positions=[...]; tag_dataset (tags=),
+        note_dataset (note=).
+        """
+        path = await self._path("datasets", number, "edit")
+        return await self._ask(DatasetRow, "POST", path, body={"act": act, **how}, key=new_key())
+
+    async def undo_edit(self, number: int) -> DatasetRow:
+        """The version that this one was made of is what the name shows again."""
+        return await self._ask(DatasetRow, "POST", await self._path("datasets", number, "undo"))
 
     async def push_dataset(
         self, source: str | os.PathLike[str], name: str, *, progress: Progress | None = None
@@ -214,8 +353,138 @@ class AsyncFleet:
     async def pull_dataset(
         self, number: int, target: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
     ) -> Path:
-        """All its episodes in one file."""
+        """All its episodes in one file, where it is `single`; others are exported."""
         return await self._download(await self._path("datasets", number, "file"), target, overwrite, progress)
+
+    # LeRobot datasets come in
+
+    def list_imports(self) -> AsyncIterator[ImportRow]:
+        """The newest first."""
+        return self._each(ImportRow, "imports", {})
+
+    async def show_import(self, number: int) -> ImportRow:
+        """As it is now."""
+        return await self._ask(ImportRow, "GET", await self._path("imports", number))
+
+    async def import_server_folder(self, place: str, name: str, *, picture_width: int | None = None) -> ImportRow:
+        """A dataset that lies on the server, below one of its FLEETUI_IMPORT_ROOTS."""
+        body = {"name": name, "place": place, "picture_width": picture_width}
+        return await self._ask(ImportRow, "POST", await self._path("imports"), body=body, key=new_key())
+
+    async def import_dataset(
+        self,
+        source: str | os.PathLike[str],
+        name: str,
+        *,
+        picture_width: int | None = None,
+        progress: Progress | None = None,
+    ) -> ImportRow:
+        """Send a LeRobot dataset: its folder, or an archive of it. An upload of the same that broke off, in this
+        process or in another, goes on with the byte that the server has not got. What follows says watch_import().
+        """
+        content = packed(Path(source))
+        digest = await asyncio.to_thread(content.sha256)
+        row: ImportRow | None = None
+        async for each in self.list_imports():
+            if (each.state, each.name, each.sha256, each.size) == ("uploading", name, digest, content.size):
+                row = each
+        if row is None:
+            body = {"name": name, "file_name": content.name, "size": content.size, "sha256": digest}
+            body |= {"picture_width": picture_width}
+            path = await self._path("imports", "uploads")
+            row = await self._ask(ImportRow, "POST", path, body=body, key=new_key())
+        return await self._send(content, row, progress)
+
+    async def _send(self, content: Packed, row: ImportRow, progress: Progress | None) -> ImportRow:
+        """Piece by piece. After a failure the server says how many bytes it has; what came twice harms nothing."""
+        path, wait = await self._path("imports", row.id, "bytes"), waits()
+        headers = {"Content-Type": "application/octet-stream"}
+        while row.state == "uploading":
+            if progress is not None:
+                progress(row.received, content.size)
+            offset, body = row.received, content.read(row.received, SENT_AT_ONCE)
+            params: dict[str, Any] = {"offset": offset, "sha256": hashlib.sha256(body).hexdigest()}
+            answer: httpx.Response | None = None
+            problem: FleetError
+            try:
+                answer = await self._http.put(path, params=params, content=body, headers=headers)
+                if answer.is_success:
+                    row, wait = read(ImportRow, body_of(answer)), waits()
+                    continue
+                problem = refusal(answer)
+            except httpx.TransportError as error:
+                problem = away(self.url, error)
+            if answer is not None and answer.status_code not in (*AGAIN, 409):
+                raise problem
+            row = await self.show_import(row.id)
+            if row.received > offset:
+                wait = waits()
+            elif row.state == "uploading":
+                if (seconds := next(wait, None)) is None:
+                    raise problem
+                await asyncio.sleep(wait_of(answer, seconds))
+        if progress is not None:
+            progress(row.received, content.size)
+        return row
+
+    async def watch_import(self, number: int, *, every_s: float = 0.5) -> AsyncIterator[ImportRow]:
+        """Whenever it has changed; the last is as it ended, or asks something."""
+        before: ImportRow | None = None
+        while True:
+            row = await self.show_import(number)
+            if row != before:
+                yield row
+            if row.state in IMPORT_RESTS:
+                return
+            before = row
+            await asyncio.sleep(every_s)
+
+    async def answer_import(self, number: int, answers: dict[str, bool]) -> ImportRow:
+        """What it asks, by the codes of its questions. It goes on once all are answered with yes; a no ends it."""
+        path = await self._path("imports", number, "answers")
+        return await self._ask(ImportRow, "POST", path, body={"answers": answers})
+
+    async def cancel_import(self, number: int) -> ImportRow:
+        """Nothing of it stays."""
+        return await self._ask(ImportRow, "DELETE", await self._path("imports", number))
+
+    # and go out
+
+    async def export_dataset(
+        self,
+        number: int,
+        kind: str = "lerobot",
+        *,
+        position: int | None = None,
+        camera: str = "",
+        quality: str = "high",
+    ) -> ExportRow:
+        """A file that the server makes of a version: lerobot, an archive of it; mcap or mp4, one episode."""
+        body = {"kind": kind, "position": position, "camera": camera, "quality": quality}
+        path = await self._path("datasets", number, "exports")
+        return await self._ask(ExportRow, "POST", path, body=body, key=new_key())
+
+    async def show_export(self, number: int) -> ExportRow:
+        """As it is now."""
+        return await self._ask(ExportRow, "GET", await self._path("exports", number))
+
+    async def watch_export(self, number: int, *, every_s: float = 0.5) -> AsyncIterator[ExportRow]:
+        """Whenever it has changed; as it ended comes last."""
+        before: ExportRow | None = None
+        while True:
+            row = await self.show_export(number)
+            if row != before:
+                yield row
+            if row.state != "making":
+                return
+            before = row
+            await asyncio.sleep(every_s)
+
+    async def pull_export(
+        self, number: int, target: str | os.PathLike[str], *, overwrite: bool = False, progress: Progress | None = None
+    ) -> Path:
+        """The file that was made, whose digest is checked. A download that broke off goes on where it was."""
+        return await self._download(await self._path("exports", number, "file"), target, overwrite, progress)
 
     # Episodes
 

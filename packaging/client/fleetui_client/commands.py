@@ -4,53 +4,55 @@ Exit codes: 0 it is done; 1 the fleet refused it, or the run that was watched di
 wrong; 3 no fleet can be reached; 4 the token does not open this, or there is none.
 """
 
-import importlib.util
 import json
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import Progress
 
 from fleetui_client.answers import Comparison, Level, MetricRow, RunRow
+from fleetui_client.checkpoint_commands import checkpoints, checks
+from fleetui_client.dataset_commands import datasets
 from fleetui_client.errors import FleetError, NotAuthorised, NotLoggedIn, Unreachable
 from fleetui_client.login import LOCAL, Login, forget_login, write_login
 from fleetui_client.reading import plain
+from fleetui_client.sweep_commands import sweeps
 from fleetui_client.synchronous import Fleet
+from fleetui_client.terminal import (
+    AsJson,
+    Most,
+    OfLab,
+    RecipeFile,
+    Settings,
+    age,
+    err,
+    first,
+    out,
+    read_recipe,
+    share_bar,
+    show,
+    table,
+)
 
 DONE, FAILED, WRONG_USE, NOT_REACHED, NOT_ALLOWED, INTERRUPTED = 0, 1, 2, 3, 4, 130
-CONVERTER = "robots.lerobot"  # by python -m robots dataset convert, where the project itself is installed
 
-# Names of the fleet may look like rich's markup, and mean none.
-out = Console(highlight=False, soft_wrap=True, markup=False)
-err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-runs = typer.Typer(no_args_is_help=True, help="Runs: list, launch, watch, cancel and compare them.")
-datasets = typer.Typer(no_args_is_help=True, help="Datasets: list, fetch, send and convert them.")
+runs = typer.Typer(no_args_is_help=True, help="Runs: list, launch, watch, cancel, compare and describe them.")
 episodes = typer.Typer(no_args_is_help=True, help="Episodes that stations recorded.")
-checkpoints = typer.Typer(no_args_is_help=True, help="Checkpoints of a run.")
 stations = typer.Typer(no_args_is_help=True, help="Stations: list and stop them.")
 for name, group in (
     ("runs", runs),
+    ("sweeps", sweeps),
     ("datasets", datasets),
     ("episodes", episodes),
     ("checkpoints", checkpoints),
+    ("checks", checks),
     ("stations", stations),
 ):
     app.add_typer(group, name=name)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-OfLab = Annotated[str, typer.Option("--lab", help="The lab's slug, where the token opens several.")]
-Most = Annotated[int, typer.Option("--limit", min=1, help="How many at most.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Where the file is there already.")]
 
 
 # Who
@@ -134,10 +136,8 @@ def launch_run(
     parent: Annotated[int | None, typer.Option(help="Number of the run to start from.")] = None,
     task: Annotated[str | None, typer.Option(help="Slug of the task to practise.")] = None,
     station: Annotated[list[str] | None, typer.Option(help="A station to practise on; may be said again.")] = None,
-    recipe: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON file of the recipe.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="A field of the recipe, as in steps=2000; may be said again.")
-    ] = None,
+    recipe: RecipeFile = None,
+    setting: Settings = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until it has ended.")] = False,
     lab: OfLab = "",
     as_json: AsJson = False,
@@ -163,27 +163,6 @@ def launch_run(
             out.print(f"Run {run.id}, {run.name}, is {run.state}. fleet runs watch {run.id}")
 
 
-def read_recipe(path: Path | None, settings: list[str]) -> dict[str, Any]:
-    """Of a file and of what is said beside it; a value is JSON, or a text."""
-    wanted: Any = {}
-    if path is not None:
-        try:
-            wanted = json.loads(path.read_text())
-        except ValueError as error:
-            raise typer.BadParameter(f"{path} is no JSON: {error}", param_hint="--recipe") from None
-        if not isinstance(wanted, dict):
-            raise typer.BadParameter(f"{path} must hold an object of fields.", param_hint="--recipe")
-    for each in settings:
-        field, equals, value = each.partition("=")
-        if not equals or not field:
-            raise typer.BadParameter(f"{each!r} is not as in steps=2000.", param_hint="--set")
-        try:
-            wanted[field] = json.loads(value)
-        except ValueError:
-            wanted[field] = value
-    return dict(wanted)
-
-
 @runs.command("watch")
 def watch_run(number: int, lab: OfLab = "", as_json: AsJson = False) -> None:
     """Follow a run until it has ended; 1 is the exit code of a run that did not complete. With --json each line is an
@@ -195,16 +174,14 @@ def watch_run(number: int, lab: OfLab = "", as_json: AsJson = False) -> None:
 
 def follow(fleet: Fleet, number: int, as_json: bool) -> None:
     """Print what a run says until it has ended; raise where it failed."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     last: RunRow | None = None
-    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=as_json) as progress:
-        bar = progress.add_task("waiting", total=1.0)
+    with share_bar("waiting", as_json) as tell:
         for said in fleet.watch_run(number):
             if as_json:
                 print(json.dumps({"run" if isinstance(said, RunRow) else "metric": plain(said)}), flush=True)
             if isinstance(said, RunRow):
                 last = said
-                progress.update(bar, completed=said.progress, description=said.phase or said.state)
+                tell(said.progress, said.phase or said.state)
             elif not as_json and (line := line_of(said)):
                 (err if out.is_terminal and err.is_terminal else out).print(line)
     assert last is not None  # a run that is watched is shown first
@@ -232,6 +209,28 @@ def cancel_run(number: int, lab: OfLab = "", as_json: AsJson = False) -> None:
     show(run) if as_json else out.print(f"Run {run.id} is {run.state}.")
 
 
+@runs.command("tag")
+def tag_runs(
+    numbers: Annotated[list[int], typer.Argument()],
+    add: Annotated[list[str] | None, typer.Option(help="A tag to give; may be said again.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="A tag to take away; may be said again.")] = None,
+    lab: OfLab = "",
+    as_json: AsJson = False,
+) -> None:
+    """Give runs tags, by which the table of runs is filtered."""
+    with Fleet(lab=lab) as fleet:
+        changed = fleet.tag_runs(numbers, add=add or [], remove=remove or [])
+    show({"changed": changed}) if as_json else out.print(f"{changed} of {len(numbers)} runs changed.")
+
+
+@runs.command("note")
+def note_run(number: int, text: str, lab: OfLab = "", as_json: AsJson = False) -> None:
+    """Write down what is worth knowing of a run, in place of what stands there."""
+    with Fleet(lab=lab) as fleet:
+        run = fleet.note_run(number, text)
+    show(run) if as_json else out.print(f"Kept with run {run.id}, {run.name}.")
+
+
 @runs.command("compare")
 def compare_runs(numbers: Annotated[list[int], typer.Argument()], lab: OfLab = "", as_json: AsJson = False) -> None:
     """Newest figures of up to 20 runs side by side, and the fields in which their recipes differ."""
@@ -257,73 +256,6 @@ def table_of_comparison(found: Comparison) -> None:
     ]
     rows += [(f"recipe: {field}", *values) for field, values in found.differences.items()]
     table(("", *(f"run {run.id}" for run in found.runs)), rows, "")
-
-
-# Datasets
-
-
-@datasets.command("list")
-def list_datasets(limit: Most = 50, lab: OfLab = "", as_json: AsJson = False) -> None:
-    """The newest first."""
-    with Fleet(lab=lab) as fleet:
-        found = first(fleet.list_datasets(), limit)
-    if as_json:
-        return show(found)
-    rows = [(each.id, each.name, each.embodiment, each.episodes, each.steps, each.state) for each in found]
-    return table(("id", "name", "body", "episodes", "steps", "state"), rows, "There are none: fleet datasets push FILE")
-
-
-@datasets.command("push")
-def push_dataset(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
-    name: Annotated[str, typer.Option(help="Left out: the file's.")] = "",
-    lab: OfLab = "",
-    as_json: AsJson = False,
-) -> None:
-    """Send a file of episodes (safetensors), which becomes a dataset."""
-    with Fleet(lab=lab) as fleet, bar_of(file.name, as_json) as tell:
-        made = fleet.push_dataset(file, name or file.stem, progress=tell)
-    show(made) if as_json else out.print(f"Dataset {made.id}, {made.name}: {made.episodes} episodes.")
-
-
-@datasets.command("pull")
-def pull_dataset(
-    number: int,
-    to: Annotated[Path | None, typer.Option(help="The file; left out: the dataset's name, here.")] = None,
-    overwrite: Overwrite = False,
-    lab: OfLab = "",
-    as_json: AsJson = False,
-) -> None:
-    """Fetch a dataset as one file. A fetch that broke off goes on where it was."""
-    with Fleet(lab=lab) as fleet:
-        target = to or Path(file_name(fleet.show_dataset(number).name))
-        with bar_of(target.name, as_json) as tell:
-            path = fleet.pull_dataset(number, target, overwrite=overwrite, progress=tell)
-    show({"file": str(path)}) if as_json else out.print(str(path))
-
-
-@datasets.command("convert")
-def convert_dataset(
-    source: Annotated[Path, typer.Argument(exists=True)], target: Annotated[Path, typer.Argument()]
-) -> None:
-    """A LeRobot dataset becomes a file of episodes, or a file of episodes a LeRobot dataset. Nothing is sent."""
-    try:
-        found = importlib.util.find_spec(CONVERTER)
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise FleetError(
-            f"Converting takes the project itself, and {CONVERTER} is not installed here. Convert where the fleet is "
-            "installed, or push a file of episodes."
-        )
-    command = [sys.executable, "-m", "robots", "dataset", "convert", str(source), str(target)]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    if done.returncode:
-        raise FleetError(done.stderr.strip() or f"The converter ended with {done.returncode}.")
-    err.print(done.stderr.strip())
-    out.print(str(target))
 
 
 # Episodes
@@ -372,45 +304,6 @@ def read_index(path: Path) -> dict[str, Any]:
     return {row["uuid"]: row for row in map(json.loads, lines)}
 
 
-# Checkpoints
-
-
-@checkpoints.command("list")
-def list_checkpoints(run: int, lab: OfLab = "", as_json: AsJson = False) -> None:
-    """Of a run, the oldest first."""
-    with Fleet(lab=lab) as fleet:
-        found = fleet.list_checkpoints(run)
-    if as_json:
-        return show(found)
-    rows = [(each.id, each.role, each.version, age(each.created_at)) for each in found]
-    return table(("id", "role", "version", "made"), rows, f"Run {run} has none yet.")
-
-
-@checkpoints.command("pull")
-def pull_checkpoint(
-    run: int,
-    to: Annotated[Path | None, typer.Option(help="The file; left out: named by run, role and version, here.")] = None,
-    role: Annotated[str, typer.Option(help="policy or reward_model.")] = "policy",
-    version: Annotated[int | None, typer.Option(help="Left out: the one that was kept, else the newest.")] = None,
-    overwrite: Overwrite = False,
-    lab: OfLab = "",
-    as_json: AsJson = False,
-) -> None:
-    """Fetch weights of a run, whose digest is checked. A fetch that broke off goes on where it was."""
-    with Fleet(lab=lab) as fleet:
-        row = fleet.show_run(run)
-        kept = row.kept_version if version is None and role == "policy" else version
-        found = [each for each in row.checkpoints if each.role == role and kept in (None, each.version)]
-        if not found:
-            which = f" of version {kept}" if kept is not None else ""
-            raise FleetError(f"Run {run} has no {role}{which}; fleet checkpoints list {run}")
-        newest = max(found, key=lambda each: (each.version, each.created_at))
-        target = to or Path(f"run-{run}-{role}-{newest.version}.safetensors")
-        with bar_of(target.name, as_json) as tell:
-            path = fleet.pull_checkpoint(newest.id, target, overwrite=overwrite, progress=tell)
-    show({"file": str(path), "checkpoint": plain(newest)}) if as_json else out.print(str(path))
-
-
 # Stations
 
 
@@ -447,54 +340,6 @@ def stop_stations(
         problems.append(f"Not confirmed by {', '.join(missed)}: go there, or use the robot's own emergency stop.")
     if problems:
         raise FleetError(" ".join(problems))
-
-
-# How it is printed
-
-
-def first(rows: Iterable[Any], limit: int) -> list[Any]:
-    """Not more than so many."""
-    return [row for _, row in zip(range(limit), rows, strict=False)]
-
-
-def show(value: Any) -> None:
-    """As JSON, for programs."""
-    print(json.dumps(plain(value), indent=1))
-
-
-def table(heads: tuple[str, ...], rows: Sequence[tuple[object, ...]], if_none: str) -> None:
-    """For people; a row a line where it goes into a pipe."""
-    if not rows:
-        return err.print(if_none)
-    if not out.is_terminal:
-        return print("\n".join("\t".join("" if cell is None else str(cell) for cell in row) for row in rows))
-    shown = Table(*heads, box=None, pad_edge=False)
-    for row in rows:
-        shown.add_row(*("" if cell is None else str(cell) for cell in row))
-    return out.print(shown)
-
-
-def age(moment: datetime) -> str:
-    """How long ago, in one word."""
-    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {unit} ago"
-    return "now"
-
-
-def file_name(name: str) -> str:
-    """Of a dataset: a name may hold what no file's name can."""
-    return "".join(each if each.isalnum() or each in "-_ ." else "-" for each in name).strip(" .") + ".safetensors"
-
-
-@contextmanager
-def bar_of(name: str, silent: bool) -> Iterator[Any]:
-    """A bar of bytes; gives what is told how far it is."""
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=silent) as progress:
-        bar = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 def main() -> int:

@@ -19,7 +19,9 @@ Progress = Callable[[int, int], None]  # bytes done, and in all
 TRIES = 5
 AGAIN = (502, 503, 504)  # what a server or the proxy before it says where it can't just now
 PIECE = 2**18  # bytes
-ENDED = ("canceled", "failed", "completed")  # states of a run that stay
+SENT_AT_ONCE = 4 * 2**20  # bytes of an archive
+ENDED = ("canceled", "failed", "completed")  # states of a run, and of a comparison, that stay
+IMPORT_RESTS = ("asking", "ready", "failed", "canceled")  # states of an import in which nothing happens by itself
 
 
 def new_key() -> str:
