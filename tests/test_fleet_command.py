@@ -14,6 +14,7 @@ from fleetui_client import Fleet
 
 from robots.episodes import read_episodes
 from tests.conftest import ROOT, free_port
+from tests.robots import lerobot_folders
 
 # So few updates make no good policy and no detector, but all that belongs to a run.
 SFT = {
@@ -103,45 +104,111 @@ def test_a_researchers_walk_from_a_terminal(running_fleet, terminal, demonstrati
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600 and stat.S_IMODE(kept.parent.stat().st_mode) == 0o700
     assert terminal.ask("whoami")["labs"][0]["role"] == "manager"
 
-    # datasets there and back
+    dataset = send_look_and_edit(terminal, demonstrations, tmp_path)
+    first, second = train_and_compare(terminal, dataset)
+    judge(terminal, first, second)
+    practise_and_audit(terminal, running_fleet, token, first, tmp_path)
+    take_along(terminal, dataset, tmp_path)
+
+    # a stop
+    stations = stations_of(terminal)
+    stopped = terminal.ask("stations", "stop", stations[0])
+    assert stopped[0]["stations"][0]["outcome"] == "confirmed"
+    terminal.type("stations", "stop", "--all")
+    assert {row["stop_latched"] for row in terminal.ask("stations", "list")} == {True}
+    clear(running_fleet, token, stations)
+
+
+def send_look_and_edit(terminal, demonstrations, tmp_path):
+    """A file of episodes and a LeRobot dataset there; the number of the latter's trimmed version."""
     name = f"from a terminal {time.time():.0f}"
     pushed = terminal.ask("datasets", "push", demonstrations, "--name", name)
-    assert pushed["episodes"] == 12 and pushed["state"] == "ready"
-    assert pushed["id"] in [row["id"] for row in terminal.ask("datasets", "list")]
+    assert pushed["episodes"] == 12 and pushed["state"] == "ready" and pushed["single"]
     assert name in terminal.type("datasets", "list")
     terminal.type("datasets", "pull", pushed["id"], "--to", "back.safetensors")
     assert len(read_episodes(tmp_path / "back.safetensors")) == 12
     assert "exists already" in terminal.type("datasets", "pull", pushed["id"], "--to", "back.safetensors", code=1)
 
-    # two runs, one watched as lines of JSON, and both side by side
-    first = terminal.ask("runs", "launch", "sft", "--dataset", pushed["id"], "--name", "one", *settings(SFT))
+    terminal.type("datasets", "convert", demonstrations, "table")
+    assert (tmp_path / "table" / "meta" / "info.json").exists()
+    sent = terminal.ask("datasets", "push", "table", "--name", f"{name}, LeRobot")
+    assert sent["episodes"] == 12 and sent["origin"]["by"] == "import" and not sent["single"]
+    assert "12" in terminal.type("datasets", "show", sent["id"])
+    longest = terminal.ask("datasets", "episodes", sent["id"], "--sort=-steps", "--limit", "1")[0]
+    where = longest["position"]
+    trimmed = terminal.ask("datasets", "trim", sent["id"], "--cut", f"{where}:2:{longest['steps']}")
+    assert trimmed["version"] == 2 and trimmed["steps"] == sent["steps"] - 2
+    words = terminal.ask("datasets", "relabel", trimmed["id"], longest["instruction"], "--episodes", where)
+    flagged = terminal.ask("datasets", "flag", words["id"], "--episodes", f"{where}", "--note", "look here")
+    assert terminal.ask("datasets", "episodes", flagged["id"], "--flagged")[0]["note"] == "look here"
+    tagged = terminal.ask("datasets", "tag", flagged["id"], "--add", "clean")
+    noted = terminal.ask("datasets", "note", tagged["id"], "trimmed from a terminal")
+    assert noted["tags"] == ["clean"] and noted["notes"] == "trimmed from a terminal" and noted["version"] == 6
+    assert terminal.ask("datasets", "undo", noted["id"])["id"] == tagged["id"]
+    versions = terminal.ask("datasets", "versions", tagged["id"])
+    assert [row["version"] for row in versions if row["current"]] == [5] and len(versions) == 6
+    assert "can't be cut to 9 to 3" in terminal.type("datasets", "trim", tagged["id"], "--cut", f"{where}:9:3", code=1)
+    return tagged
+
+
+def train_and_compare(terminal, dataset):
+    """Two runs, one watched as lines of JSON, and both side by side; a sweep, stopped."""
+    source = ("--dataset", dataset["id"])
+    first = terminal.ask("runs", "launch", "sft", *source, "--name", "one", *settings(SFT))
     lines = [json.loads(line) for line in terminal.type("runs", "watch", first["id"], "--json").splitlines()]
     seqs = [line["metric"]["seq"] for line in lines if "metric" in line]
     assert seqs == sorted(set(seqs)) and len(seqs) > 5
     assert lines[-1]["run"]["state"] == "completed"
     assert {"loss", "evaluation", "done"} <= {line["metric"]["kind"] for line in lines if "metric" in line}
     other = SFT | {"hidden": 16, "evaluation_episodes": 0}
-    said = terminal.type("runs", "launch", "sft", "--dataset", pushed["id"], *settings(other), "--watch")
+    said = terminal.type("runs", "launch", "sft", *source, *settings(other), "--watch")
     assert "is completed" in said
     second = terminal.ask("runs", "list", "--limit", "1")[0]
     compared = terminal.ask("runs", "compare", first["id"], second["id"])
     assert compared["differences"]["hidden"] == [32, 16]
     assert compared["runs"][0]["evaluation"]["n"] == 10 and compared["runs"][1]["evaluation"] is None
     assert "recipe: hidden\t32\t16" in terminal.type("runs", "compare", first["id"], second["id"])
+    assert terminal.ask("runs", "tag", first["id"], second["id"], "--add", "walk")["changed"] == 2
+    noted = terminal.ask("runs", "note", first["id"], "the wider one")
+    assert noted["tags"] == ["walk"] and noted["notes"] == "the wider one"
 
-    # its weights
-    assert {row["role"] for row in terminal.ask("checkpoints", "list", first["id"])} == {"policy", "reward_model"}
-    pulled = terminal.ask("checkpoints", "pull", first["id"])
-    assert (tmp_path / pulled["file"]).stat().st_size > 1000 and not list(tmp_path.glob("*.part*"))
+    tries = ("--try", "batch=16, 32", "--sampler", "grid", "--objective", "loss.bc", "--runs", 2)
+    sweep = terminal.ask("sweeps", "launch", "sft", *source, *tries, *settings(SFT))
+    assert sweep["space"] == {"batch": {"choices": [16, 32]}} and sweep["maximize"] is False
+    assert sweep["id"] in [row["id"] for row in terminal.ask("sweeps", "list")]
+    assert terminal.ask("sweeps", "stop", sweep["id"])["state"] == "stopped"
+    assert terminal.ask("sweeps", "show", sweep["id"])["best"] is None
+    assert "two values" in terminal.type("sweeps", "launch", "sft", *source, "--try", "batch=16", code=1)
+    return first["id"], second["id"]
 
-    # practice on the stations, its episodes, and its end
-    stations = [row["slug"] for row in terminal.ask("stations", "list") if row["state"] != "offline"]
-    assert stations
+
+def judge(terminal, first, second):
+    """Weights are fetched, compared on the same attempts, promoted, and the promotion taken back."""
+    assert {row["role"] for row in terminal.ask("checkpoints", "list", first)} == {"policy", "reward_model"}
+    pulled = terminal.ask("checkpoints", "pull", first)
+    assert (terminal.folder / pulled["file"]).stat().st_size > 1000 and not list(terminal.folder.glob("*.part*"))
+    attempts = ("--task", "block2block", "--attempts", 4, "--seed", 7)
+    found = terminal.ask("checkpoints", "compare", first, f"{second}:0", *attempts)
+    assert found["state"] == "completed" and found["of_first"]["n"] == found["of_second"]["n"] == 4
+    assert found["difference"]["n"] == 4 and found["difference"]["low"] <= found["difference"]["difference"]
+    promoted = terminal.ask("checkpoints", "promote", first, "--why", "the wider one")
+    assert promoted["checkpoint"] == pulled["checkpoint"]["id"] and promoted["body"] == "language_table"
+    assert "in force already" in terminal.type("checkpoints", "promote", first, code=1)
+    assert terminal.ask("checkpoints", "promotions")[0]["reason"] == "the wider one"
+    assert terminal.ask("checkpoints", "rollback", promoted["id"])["checkpoint"] != promoted["checkpoint"]
+    # So few updates make a detector that may see nothing: one that sees success everywhere has people asked at once.
+    published = terminal.ask("checkpoints", "threshold", first, "--s", 900, "--k", 3, "--why", "ask about all")
+    assert published["in_force"] and published["consecutive"] == 3
+
+
+def practise_and_audit(terminal, fleet, token, parent, tmp_path):
+    """Practice on the stations, its episodes, what the detector said of them, and its end."""
+    ask_about(fleet, token, 1.0)
     practised = terminal.ask(
-        *("runs", "launch", "improve", "--parent", first["id"], "--task", "block2block", *settings(IMPROVE)),
-        *[word for each in stations for word in ("--station", each)],
+        *("runs", "launch", "improve", "--parent", parent, "--task", "block2block", *settings(IMPROVE)),
+        *[word for each in stations_of(terminal) for word in ("--station", each)],
     )
-    wait_for_an_episode(running_fleet, token, practised["id"])
+    wait_for_an_episode(fleet, token, practised["id"])
     exported = terminal.ask("episodes", "export", "out", "--run", practised["id"], "--limit", "2")
     assert exported["episodes"] == exported["fetched"] >= 1
     files = list((tmp_path / "out").glob("*.safetensors"))
@@ -151,12 +218,37 @@ def test_a_researchers_walk_from_a_terminal(running_fleet, terminal, demonstrati
     assert terminal.ask("runs", "cancel", practised["id"])["state"] in ("canceling", "canceled")
     assert f"Run {practised['id']} is canceled" in terminal.type("runs", "watch", practised["id"], code=1)
 
-    # a stop
-    stopped = terminal.ask("stations", "stop", stations[0])
-    assert stopped[0]["stations"][0]["outcome"] == "confirmed"
-    terminal.type("stations", "stop", "--all")
-    assert {row["stop_latched"] for row in terminal.ask("stations", "list")} == {True}
-    clear(running_fleet, token, stations)
+    check = terminal.ask("checks", "list")[0]
+    assert check["task"] == "block2block" and check["answer"] is None
+    assert terminal.ask("checks", "answer", check["id"], "no")["answer"] is False
+    assert "answered this one" in terminal.type("checks", "answer", check["id"], "yes", code=1)
+    assert terminal.ask("checks", "undo")["id"] == check["id"]
+    terminal.type("checks", "answer", check["id"], "no")
+    bound = next(row for row in terminal.ask("checks", "bounds") if row["policy"] == check["policy"])
+    assert (bound["n"], bound["wrong"], bound["bound"]) == (1, 1, 1.0)
+    ask_about(fleet, token, None)
+
+
+def ask_about(fleet, token, share):
+    """So many of the detected successes; that a manager says on the task's page."""
+    address = f"{fleet.url}/api/labs/main/tasks/block2block"
+    headers = {"Authorization": f"Bearer {token}"}
+    httpx.patch(address, json={"audit_share": share}, headers=headers).raise_for_status()
+
+
+def take_along(terminal, dataset, tmp_path):
+    """The version as a LeRobot archive, whose content comes back the same way."""
+    pulled = terminal.ask("datasets", "pull", dataset["id"])
+    assert pulled["as"] == "lerobot" and pulled["file"].endswith(" v5.zip")
+    again = terminal.ask("datasets", "push", pulled["file"], "--name", f"{dataset['name']}, again")
+    assert (again["episodes"], again["steps"]) == (dataset["episodes"], dataset["steps"])
+    assert [row["state"] for row in terminal.ask("datasets", "imports", "--limit", "2")] == ["ready", "ready"]
+
+
+def stations_of(terminal):
+    found = [row["slug"] for row in terminal.ask("stations", "list") if row["state"] != "offline"]
+    assert found
+    return found
 
 
 def wait_for_an_episode(fleet, token, run, seconds=120):
@@ -191,8 +283,29 @@ def test_exit_codes_say_what_went_wrong(running_fleet, terminal):
     for words in ("runs", "runs fly", "runs watch many", "stations stop", "login fleet.example"):
         terminal.type(*words.split(), code=2, **eyes)
     terminal.type("runs", "launch", "sft", "--set", "steps", code=2, **eyes)
+    for words in ("trim 1", "trim 1 --cut 5", "relabel 1 words --episodes all", "tag 1", "pull 1 --as avi"):
+        terminal.type("datasets", *words.split(), code=2, **eyes)
+    terminal.type("checks", "answer", 1, "maybe", code=2, **eyes)
+    (terminal.folder / "nothing").mkdir()
+    assert "no meta/info.json" in terminal.type("datasets", "push", "nothing", code=1, **eyes)
     terminal.type("login", running_fleet.url, told="wrong\n", code=4)
     assert not (terminal.folder / "config").exists(), "a login that opens nothing is not kept"
+
+
+def test_an_import_that_asks_waits_for_an_answer(running_fleet, terminal, tmp_path):
+    """A dataset without its videos: state and actions alone, where somebody says so."""
+    token = make_token(running_fleet, "researcher", "read", "data", name="asked")
+    eyes = {"FLEET_URL": running_fleet.url, "FLEET_TOKEN": token}
+    lerobot_folders.write(tmp_path / "arm", [lerobot_folders.episode(12, i) for i in range(2)], videos=False)
+    name = f"blind {time.time():.0f}"
+    said = terminal.type("datasets", "push", "arm", "--name", name, code=1, **eyes)
+    (number,) = re.findall(r"fleet datasets answer (\d+) --yes", said)
+    assert "Import state and action alone" in said
+    made = terminal.ask("datasets", "answer", number, "--yes", **eyes)
+    assert made["name"] == name and made["episodes"] == 2
+    said = terminal.type("datasets", "push", "arm", "--name", f"{name}, again", code=1, **eyes)
+    (number,) = re.findall(r"fleet datasets answer (\d+) --yes", said)
+    assert "is canceled" in terminal.type("datasets", "answer", number, "--no", code=1, **eyes)
 
 
 def test_converting_is_the_projects_own_and_what_is_wrong_is_said(terminal):

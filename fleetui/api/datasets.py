@@ -519,9 +519,10 @@ def _check_kind(kind: str) -> None:
 
 @router.get("/imports", auth=READ, response=or_problem(list[ImportRow]))
 @paginate(Pages)
-def list_imports(request: PersonRequest, lab: Path[str]) -> Rows:
-    """The newest first."""
-    return Rows(selectors.list_imports(access.get_lab(request.user, lab)), selectors.import_row)
+def list_imports(request: PersonRequest, lab: Path[str], state: str = "") -> Rows:
+    """The newest first; all, or those of one state."""
+    rows = selectors.list_imports(access.get_lab(request.user, lab))
+    return Rows(rows.filter(state=state) if state else rows, selectors.import_row)
 
 
 @router.post("/imports", auth=DATA, response=or_problem(ImportRow), openapi_extra=ONCE_EXTRA)

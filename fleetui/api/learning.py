@@ -247,7 +247,7 @@ def resume_run(request: PersonRequest, lab: Path[str], number: int) -> dict[str,
 # What people write on them
 
 
-@router.post("/runs/tags", auth=LAUNCH, response=or_problem(Changed))
+@router.patch("/runs", auth=LAUNCH, response=or_problem(Changed))
 def tag_runs(request: PersonRequest, lab: Path[str], body: TagsBody) -> dict[str, int]:
     """Give runs tags, or take others from them."""
     found = access.get_lab(request.user, lab, "note_run")

@@ -88,6 +88,7 @@ def test_it_is_launched_from_its_page_practises_and_draws_its_curve(opened, scre
     expect(page.get_by_role("heading", name="Attempts")).to_be_visible()
     expect(page.locator("#stations")).to_contain_text("Station 1")
     expect(page.locator("h1 + [data-f=state]")).to_contain_text("Completed", timeout=120_000)
+    expect(page.locator("#use")).to_be_visible()  # the page has come anew
     run = api(page, "GET", "runs/2")
     assert run["round_target"] == 60 <= run["round_steps"] and run["practice_episodes"] >= 1
     assert [row["role"] for row in run["checkpoints"]] == ["policy"] and run["checkpoints"][0]["published_at"]

@@ -202,6 +202,7 @@ def train(page, screenshots):
     first = points()
     wait_until(lambda: points() > first, 60, "The curve of losses did not grow.")
     expect(state).to_contain_text("Completed", timeout=60_000)
+    expect(page.locator("#use")).to_be_visible()  # the page has come anew, with what can be done now
     expect(page.locator("#result-panel")).to_contain_text("of 20 evaluation episodes")
     page.screenshot(path=screenshots / "run_sft.png", full_page=True)
     return address

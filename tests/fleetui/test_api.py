@@ -3,7 +3,7 @@
 import json
 import struct
 import uuid
-from dataclasses import replace
+from dataclasses import fields, replace
 from urllib.parse import urlencode
 
 import numpy as np
@@ -12,16 +12,19 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
+from fleetui.api import checkpoints as checkpoints_api
 from fleetui.api import datasets as datasets_api
 from fleetui.api import fleet as fleet_api
 from fleetui.api import learning as learning_api
 from fleetui.api import practice as practice_api
+from fleetui.api import sweeps as sweeps_api
 from fleetui.api.shape import CODES
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions.attention import note_need
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
+from fleetui.learning import checkpoints, searching, studio
 from fleetui.learning import selectors as learning
-from fleetui.learning.models import Dataset, Export, Import, Metric, Run
+from fleetui.learning.models import Comparison, Dataset, Export, Import, Metric, Promotion, Run, SpotCheck, Sweep
 from fleetui.live import rewind
 from fleetui.practice import queue
 from robots.attention import need_of
@@ -29,6 +32,8 @@ from robots.embodiments import ENVIRONMENT_STATE, STATE
 from robots.episodes import unchecked_bytes
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.fleetui.lab import as_upload, make_episode, seen
+from training.evaluation import Evaluation
+from training.pairs import Difference
 
 
 def refused(answer, status):
@@ -104,7 +109,21 @@ def test_a_declared_shape_leaves_nothing_out_of_what_a_row_says(lab, sft_run, im
     past = rewind.of_station(lab.stations[0].pk)
     card = fleet.station_card(lab.stations[0])
     of_dataset = {"lab": lab.row, "dataset": sft_run.dataset, "kind": "lerobot"}
+    policy = sft_run.checkpoints.get(role="policy")
+    of_policy = {"lab": lab.row, "first": policy, "task": lab.task, "time_limit": 9, "episodes": 2, "seed": 1}
+    check = SpotCheck.objects.create(lab=lab.row, episode=episode, task=lab.task, policy=policy)
+    swept = {"kind": "sft", "recipe": {}, "space": {}, "sampler": "tpe", "objective": "loss.bc", "budget_runs": 2}
+    sweep = Sweep.objects.create(lab=lab.row, name="s", **swept)
+    of_body = {"lab": lab.row, "role": "policy", "body": "language_table", "checkpoint": policy}
     shapes = [
+        (checkpoints_api.CheckpointFile, checkpoints.checkpoint_row(policy)),
+        (checkpoints_api.CheckpointDetail, checkpoints.checkpoint_detail(policy)),
+        (checkpoints_api.PromotionRow, checkpoints.promotion_row(Promotion.objects.create(**of_body))),
+        (checkpoints_api.PolicyComparison, checkpoints.comparison_row(Comparison.objects.create(**of_policy))),
+        (checkpoints_api.SpotCheckRow, studio.spot_check_row(check)),
+        (checkpoints_api.Bound, studio.bound_row(studio.bounds(lab.row.spot_checks.all())[0])),
+        (sweeps_api.SweepRow, searching.sweep_row(sweep)),
+        (sweeps_api.SweepDetail, searching.sweep_detail(sweep)),
         (fleet_api.Card, card),
         (fleet_api.HelpRow, card["help"]),
         (fleet_api.TaskRow, fleet_api.task_row(lab.task)),
@@ -129,6 +148,8 @@ def test_a_declared_shape_leaves_nothing_out_of_what_a_row_says(lab, sft_run, im
     for shape, row in shapes:
         assert shape.model_fields.keys() == row.keys(), shape.__name__
         assert shape.model_validate(row).dict() == row, shape.__name__
+    assert checkpoints_api.Attempts.model_fields.keys() == {field.name for field in fields(Evaluation)}
+    assert checkpoints_api.Difference.model_fields.keys() == {field.name for field in fields(Difference)}
 
 
 def test_a_list_comes_page_by_page(lab, improve_run):

@@ -24,6 +24,7 @@ let steps = null, rate = 1;
 
 // ---- signals: a plot a feature, and one cursor over all of them
 const LEFT = 60, RIGHT = 12;    // pixels beside what is drawn
+const MOST_NAMED = 8;           // lines that a legend has room for; of more the one that is pointed at is named
 const plots = [];               // {plot, cursor}
 
 function drawSignals() {
@@ -36,7 +37,8 @@ function drawSignals() {
     const figure = document.createElement("figure"), caption = document.createElement("figcaption");
     figure.className = "signal";
     caption.className = "small muted";
-    caption.textContent = key;
+    const many = names.length > MOST_NAMED;
+    caption.textContent = many ? `${key}: ${names.length} numbers; point at a line to see which it is` : key;
     const plot = document.createElement("div"), cursor = document.createElement("div");
     plot.className = "plot signal-plot";
     cursor.className = "cursor";
@@ -46,8 +48,9 @@ function drawSignals() {
       name: units[i] ? `${names[i]} (${units[i]})` : names[i],
       line: { width: 1.5, color: colour(INKS[i % INKS.length]), dash: DASHES[Math.floor(i / INKS.length) % 4],
         shape: key === "action" ? "hv" : "linear" } }));
-    Plotly.newPlot(plot, traces, layout("", "", { hovermode: "x unified", showlegend: names.length > 1,
-      margin: { l: LEFT, r: RIGHT, t: 6, b: 24 }, xaxis: { range: [0, last], automargin: false, fixedrange: true },
+    Plotly.newPlot(plot, traces, layout("", "", { hovermode: many ? "closest" : "x unified",
+      showlegend: names.length > 1 && !many, margin: { l: LEFT, r: RIGHT, t: 6, b: 24 },
+      xaxis: { range: [0, last], automargin: false, fixedrange: true },
       yaxis: { automargin: false, fixedrange: true } }), config);
     plot.addEventListener("click", (event) => {
       const { left, width } = plot.getBoundingClientRect();

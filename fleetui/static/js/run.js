@@ -356,7 +356,15 @@ function draw() {
   });
 }
 
+// What can be done with an ended run (its checkpoint to use, the studio, evaluations) is the server's to write.
+function showWhatCameOfIt() {
+  const writes = [...document.querySelectorAll("#notes input, #notes textarea")].some((each) =>
+    each.value !== each.defaultValue);
+  if (!writes && !document.querySelector("dialog[open]")) location.reload();
+}
+
 live.subscribe(`run:${lab}/${runId}`, { subscribe: "run", lab, run: runId }, (type, data) => {
+  const went = run.state && !ended();
   if (type === "snapshot") {
     run = data.run;
     metrics = data.metrics;
@@ -373,6 +381,7 @@ live.subscribe(`run:${lab}/${runId}`, { subscribe: "run", lab, run: runId }, (ty
       metrics.push(...data.metrics.filter((metric) => metric.seq > known));
     }
   }
+  if (went && ended()) showWhatCameOfIt();
   draw();
 });
 

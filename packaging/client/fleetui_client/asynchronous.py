@@ -182,7 +182,7 @@ class AsyncFleet:
     async def tag_runs(self, numbers: Iterable[int], *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> int:
         """Give runs tags, or take others from them; how many were changed."""
         body = {"runs": list(numbers), "add": list(add), "remove": list(remove)}
-        return (await self._ask(Changed, "POST", await self._path("runs", "tags"), body=body)).changed
+        return (await self._ask(Changed, "PATCH", await self._path("runs"), body=body)).changed
 
     async def note_run(self, number: int, notes: str) -> RunRow:
         """What is worth knowing of it, in place of what stands there."""
@@ -358,9 +358,9 @@ class AsyncFleet:
 
     # LeRobot datasets come in
 
-    def list_imports(self) -> AsyncIterator[ImportRow]:
-        """The newest first."""
-        return self._each(ImportRow, "imports", {})
+    def list_imports(self, *, state: str = "") -> AsyncIterator[ImportRow]:
+        """The newest first; all, or those of one state."""
+        return self._each(ImportRow, "imports", {"state": state})
 
     async def show_import(self, number: int) -> ImportRow:
         """As it is now."""
@@ -385,8 +385,8 @@ class AsyncFleet:
         content = packed(Path(source))
         digest = await asyncio.to_thread(content.sha256)
         row: ImportRow | None = None
-        async for each in self.list_imports():
-            if (each.state, each.name, each.sha256, each.size) == ("uploading", name, digest, content.size):
+        async for each in self.list_imports(state="uploading"):
+            if (each.name, each.sha256, each.size) == (name, digest, content.size):
                 row = each
         if row is None:
             body = {"name": name, "file_name": content.name, "size": content.size, "sha256": digest}

@@ -145,8 +145,8 @@ def undo_promotion(number: int, lab: OfLab = "", as_json: AsJson = False) -> Non
 @checkpoints.command("compare")
 def compare_checkpoints(
     policy: Policy,
+    task: Annotated[str, typer.Option(help="Slug of a task that a simulated world judges.")],
     other: Annotated[str, typer.Argument(help="Another one; left out, the first is evaluated alone.")] = "",
-    task: Annotated[str, typer.Option(help="Slug of a task that a simulated world judges.")] = "block2block",
     attempts: Annotated[int, typer.Option(help="That each makes.")] = 200,
     seed: Annotated[int, typer.Option(help="Decides the starts and words: both make the same ones.")] = 2_000_000,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay until it has ended.")] = True,

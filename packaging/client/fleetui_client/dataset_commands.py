@@ -155,7 +155,7 @@ def push_dataset(
     All of a LeRobot dataset is looked at first; where something is doubtful you are asked. An upload that broke off
     goes on where it was when the same is pushed again.
     """
-    name = name or path.resolve().stem
+    name = name or (path.resolve().name if path.is_dir() else path.stem.removesuffix(".tar"))
     with Fleet(lab=lab) as fleet:
         if is_dataset(path):
             with bar_of(path.name, as_json) as tell:

@@ -180,7 +180,7 @@ class Fleet:
     def tag_runs(self, numbers: Iterable[int], *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> int:
         """Give runs tags, or take others from them; how many were changed."""
         body = {"runs": list(numbers), "add": list(add), "remove": list(remove)}
-        return (self._ask(Changed, "POST", self._path("runs", "tags"), body=body)).changed
+        return (self._ask(Changed, "PATCH", self._path("runs"), body=body)).changed
 
     def note_run(self, number: int, notes: str) -> RunRow:
         """What is worth knowing of it, in place of what stands there."""
@@ -356,9 +356,9 @@ class Fleet:
 
     # LeRobot datasets come in
 
-    def list_imports(self) -> Iterator[ImportRow]:
-        """The newest first."""
-        return self._each(ImportRow, "imports", {})
+    def list_imports(self, *, state: str = "") -> Iterator[ImportRow]:
+        """The newest first; all, or those of one state."""
+        return self._each(ImportRow, "imports", {"state": state})
 
     def show_import(self, number: int) -> ImportRow:
         """As it is now."""
@@ -383,8 +383,8 @@ class Fleet:
         content = packed(Path(source))
         digest = content.sha256()
         row: ImportRow | None = None
-        for each in self.list_imports():
-            if (each.state, each.name, each.sha256, each.size) == ("uploading", name, digest, content.size):
+        for each in self.list_imports(state="uploading"):
+            if (each.name, each.sha256, each.size) == (name, digest, content.size):
                 row = each
         if row is None:
             body = {"name": name, "file_name": content.name, "size": content.size, "sha256": digest}
