@@ -77,7 +77,6 @@ class Difference(Schema):
     both: int = Field(description="Attempts in which both succeeded.")
     only_first: int
     only_second: int
-    neither: int
     difference: float = Field(description="Of the shares of success.")
     low: float = Field(description="95 % interval of it (Newcombe, paired).")
     high: float

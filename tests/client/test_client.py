@@ -22,6 +22,7 @@ DATASET = {
     **{"id": 1, "name": "d", "families": ["a"], "embodiment": "", "episodes": 3, "steps": 9, "state": "ready"},
     **{"progress": 1, "error": "", "seed": 0, "archived_at": None, "created_at": "2026-01-02T03:04:05+00:00"},
     **{"version": 1, "current": True, "parent": None, "origin": {}, "tags": [], "notes": "", "listed": True},
+    "single": True,
 }
 STOPPED = {"id": "", "stopped": 0, "recorded": True, "stations": [], "complete": True, "detail": ""}
 

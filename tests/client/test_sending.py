@@ -110,7 +110,7 @@ def test_it_goes_on_with_the_byte_that_the_server_has_not_got(folder, faults):
     assert server.got == content.read(0, content.size) and row.state == "checking"
     assert told[0] == (0, content.size) and told[-1] == (content.size, content.size)
     asked = sum(each.startswith("GET imports/7") for each in server.asked)
-    assert asked == min(len(faults), 6), "it asks only where it can't know"
+    assert asked == min(len(faults), -(-content.size // 1000)), "it asks only where it can't know"
 
 
 def test_what_an_earlier_process_sent_is_not_sent_again(folder):
@@ -137,5 +137,5 @@ def test_it_gives_up_where_nothing_arrives_and_says_so(folder):
 def test_a_file_that_shrinks_meanwhile_is_named(folder):
     found = packed(folder)
     (folder / "meta" / "info.json").write_text("{}")
-    with pytest.raises(FleetError, match=r"info\.json has become shorter"):
+    with pytest.raises(FleetError, match=r"(info\.json|linked\.bin) has become shorter"):
         found.sha256()

@@ -543,7 +543,6 @@ class Difference:
     both: int
     only_first: int
     only_second: int
-    neither: int
     # Of the shares of success.
     difference: float
     # 95 % interval of it (Newcombe, paired).
