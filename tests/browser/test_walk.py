@@ -171,7 +171,7 @@ def practise(page, look):
     form.get_by_label("How much").fill("4")
     look(page, "8_assign")
     form.get_by_role("button", name="Assign").click()
-    expect(page.locator("#toasts")).to_contain_text("underway")
+    expect(page.locator("#toasts")).to_contain_text("Block2Block is in the queue")
     expect(page.locator("#queue")).to_contain_text("Nothing is assigned", timeout=SLOW_MS)
     go(page, "Tasks")
     page.locator("#ended > summary").click()

@@ -51,7 +51,7 @@ function drawSignals() {
     Plotly.newPlot(plot, traces, layout("", "", { hovermode: many ? "closest" : "x unified",
       showlegend: names.length > 1 && !many, margin: { l: LEFT, r: RIGHT, t: 6, b: 24 },
       xaxis: { range: [0, last], automargin: false, fixedrange: true },
-      yaxis: { automargin: false, fixedrange: true } }), config);
+      yaxis: { automargin: false, fixedrange: true } }), config).then(() => startBelowLegend(figure, plot));
     plot.addEventListener("click", (event) => {
       const { left, width } = plot.getBoundingClientRect();
       const at = Math.round(last * (event.clientX - left - LEFT) / (width - LEFT - RIGHT));
@@ -60,6 +60,12 @@ function drawSignals() {
     plots.push({ plot, cursor });
   }
   moveCursors(player.at);
+}
+
+// What is paler over a plot, because a trim would cut it off, is only what is drawn.
+function startBelowLegend(figure, plot) {
+  const top = plot.querySelector(".nsewdrag").getBoundingClientRect().top - figure.getBoundingClientRect().top;
+  figure.style.setProperty("--top", `${top}px`);
 }
 
 function moveCursors(step) {
