@@ -196,9 +196,9 @@ def judge(terminal, first, second):
     assert "in force already" in terminal.type("checkpoints", "promote", first, code=1)
     assert terminal.ask("checkpoints", "promotions")[0]["reason"] == "the wider one"
     assert terminal.ask("checkpoints", "rollback", promoted["id"])["checkpoint"] != promoted["checkpoint"]
-    # So few updates make a detector that may see nothing: one that sees success everywhere has people asked at once.
-    published = terminal.ask("checkpoints", "threshold", first, "--s", 900, "--k", 3, "--why", "ask about all")
-    assert published["in_force"] and published["consecutive"] == 3
+    # So few updates make a detector that may see nothing: one that sees success everywhere has people asked.
+    published = terminal.ask("checkpoints", "threshold", first, "--s", 900, "--k", 20, "--why", "ask about all")
+    assert published["in_force"] and published["consecutive"] == 20
 
 
 def practise_and_audit(terminal, fleet, token, parent, tmp_path):
