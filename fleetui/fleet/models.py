@@ -793,7 +793,7 @@ class Invitation(models.Model):
 
 SCOPES = {
     "read": "see what its owner sees: lists, figures, files",
-    "launch": "launch, pause and cancel runs; make and assign tasks",
+    "launch": "launch, pause and cancel runs; compare and promote checkpoints; make and assign tasks",
     "data": "add and change datasets and episodes",
     "stations": "stop and command stations, answer their help requests",
 }
