@@ -56,6 +56,8 @@ def pytest_configure(config):
 LONGEST_FIRST = (
     "browser/test_usable_by_everyone.py",
     "browser/test_screens.py",
+    "browser/test_walk.py",
+    "test_fleet_command.py",
     "test_setup.py",
     "browser/test_control.py",
     "browser/test_faults.py",
