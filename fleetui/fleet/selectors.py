@@ -6,11 +6,11 @@ import json
 from collections import Counter, defaultdict
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from django.contrib.auth.models import User
-from django.db.models import Count, Q, QuerySet, Sum
+from django.db.models import Count, Model, Q, QuerySet, Sum
 from django.utils import timezone
 
 from fleetui.access import Invalid, NotFound, Refused
@@ -39,6 +39,8 @@ from robots.protocol import IN_EPISODE
 from robots.tasks import TASKS, TaskFamily
 
 # What only telemetry knows; a card from the database carries these empty.
+AnyModel = TypeVar("AnyModel", bound=Model)
+
 NOT_LIVE = {
     "instruction": "",
     "step": None,
@@ -185,6 +187,15 @@ def list_tasks(lab: Lab, archived: bool = False) -> QuerySet[Task]:
     return lab.tasks.filter(archived_at__isnull=not archived).order_by("name")
 
 
+def rows_between(rows: QuerySet[AnyModel], start: int, stop: int) -> list[AnyModel]:
+    """Those of an ordered query from `start` up to `stop`. They are found by their keys first: else all rows before
+    them are read and joined whole.
+    """
+    keys = list(rows.values_list("pk", flat=True)[start:stop])
+    found = {row.pk: row for row in rows.order_by().filter(pk__in=keys)}
+    return [found[key] for key in keys if key in found]
+
+
 def list_episodes(
     lab: Lab,
     *,
@@ -203,7 +214,7 @@ def list_episodes(
     """Newest first; each filter that is given must hold. `station` and `task` are slugs, `query` words of the
     instruction; `unknown`: whether nobody knows if it was a true success.
     """
-    rows = lab.episodes.select_related("station", "task", "run").order_by("-stored_at")
+    rows = lab.episodes.select_related("station", "task", "run").order_by("-stored_at", "pk")
     exact = {
         "station__slug": station,
         "task__slug": task,

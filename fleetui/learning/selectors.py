@@ -4,8 +4,7 @@ from collections import deque
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Avg, Count, IntegerField, Max, Min, Prefetch, Q, QuerySet, Sum
-from django.db.models.functions import Cast
+from django.db.models import Count, Prefetch, Q, QuerySet
 from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Lab, Station
@@ -15,7 +14,6 @@ from training.intervals import wilson
 from training.methods.registry import ROLES, methods_that_need
 
 SNAPSHOT_METRICS = 4000
-MOST_WORDS = 50  # sentences of a dataset that are listed
 MOMENTS = ("created_at", "started_at", "ended_at")  # of an evaluation on stations
 
 
@@ -104,27 +102,6 @@ def dataset_episode_row(row: DatasetEpisode) -> dict[str, Any]:
         "quality": row.quality,
         "unusual": row.unusual,
     }
-
-
-def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """Sums over its episodes, in two queries however many there are."""
-    rows = dataset.rows
-    counted = rows.aggregate(
-        episodes=Count("pk"),
-        all_steps=Sum("steps"),
-        shortest=Min("steps"),
-        longest=Max("steps"),
-        mean=Avg("steps"),
-        flagged=Count("pk", filter=Q(flagged=True)),
-        unusual=Count("pk", filter=~Q(unusual=[])),
-        detected=Count("pk", filter=Q(detected_success=True)),
-        true=Count("pk", filter=Q(true_success=True)),
-        known=Count("pk", filter=Q(true_success__isnull=False)),
-        trimmed=Count("pk", filter=Q(start__gt=0) | Q(stop__lt=Cast("quality__steps", IntegerField()))),
-        weighed=Count("pk", filter=~Q(weight=1.0)),
-    )
-    words = rows.values("task", "instruction").annotate(episodes=Count("pk")).order_by("-episodes", "instruction")
-    return counted | {"steps": counted.pop("all_steps"), "words": list(words[:MOST_WORDS])}
 
 
 def idle_cuts(dataset: Dataset, *, leave: int = 2, least: int = 5) -> dict[int, tuple[int, int]]:
