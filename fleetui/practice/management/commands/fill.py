@@ -46,6 +46,7 @@ class Command(BaseCommand):
             "dataset": full.dataset.pk,
             "runs": [run.pk for run in full.runs],
             "practised": [run.pk for run in full.practised],
+            "reward_model": str(next(iter(full.reward_models.values())).pk),
             "station_token": full.token,
             "seconds": round(time.monotonic() - began, 1),
         }

@@ -138,6 +138,8 @@ def pages_of(full: Json) -> list[str]:
         f"{lab}/runs/{full['practised'][-1]}",
         f"{lab}/sweeps/",
         f"{lab}/checkpoints/",
+        f"{lab}/reward-models/{full['reward_model']}/studio",
+        f"{lab}/reward-models/{full['reward_model']}/studio/figures?s=3",
         f"{lab}/spot-checks/",
         f"{lab}/attention/",
         f"{lab}/effort/",
