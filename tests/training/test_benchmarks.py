@@ -190,7 +190,7 @@ def small(monkeypatch):
         monkeypatch.setattr(throughput, name, 1)
     monkeypatch.setattr(throughput, "STEPS", 90)
     monkeypatch.setattr(throughput, "TABLES", 3)
-    learned = {"loader": ("so101_pick", 2), "loader-cameras": ("camera_so101_pick", 1)}
+    learned = {"loader": ("so101_pick", 2), "loader-cameras": ("camera_so101_pick", 2)}
     monkeypatch.setattr(throughput, "LEARNED", learned)
     monkeypatch.setattr(throughput, "SFT", throughput.SFT | {"hidden": 32, "batch": 8})
     contexts = sys.modules[mujoco.Renderer.__module__].gl_context
