@@ -1,6 +1,5 @@
 """`manage.py fill`: a lab as full as after years of use, in a fleet that has done nothing yet."""
 
-import json
 import time
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ from fleetui.fleet.management.commands.migrate import as_owner
 from fleetui.fleet.models import Episode, Lab
 from fleetui.learning.models import Dataset
 from fleetui.practice.filling import fill_lab
+from robots import strict_json
 
 SLUG = "full"
 
@@ -50,4 +50,4 @@ class Command(BaseCommand):
             "station_token": full.token,
             "seconds": round(time.monotonic() - began, 1),
         }
-        self.stdout.write(json.dumps(said))
+        self.stdout.write(strict_json.dumps(said))
