@@ -439,6 +439,19 @@ class Losses:
         hidden = self.network.hidden(perceived[still_open], goals[still_open])
         return F.cross_entropy(self.network.steps_to_go_head(hidden), self.beginning.expand(len(hidden)))
 
+    def of_batch(self, imitable: Tensor, every: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a batch drawn from these frames: cloning on one half, steps-to-go on the other, and which frames they are.
+        [F1], [F2] -> [], [], [batch]; where pictures are learned from [batch / 2]
+        """
+        half = self.recipe.batch // 2
+        if self.network.learns_to_see:
+            frames = sample(every, half, self.generator)
+            return *self.both(frames), frames
+        cloned = sample(imitable, half, self.generator)
+        bc = self.cloning(cloned, from_any_side=True)
+        counted = sample(every, self.recipe.batch - half, self.generator)
+        return bc, self.steps_to_go(counted, from_any_side=True), torch.cat([cloned, counted])
+
     @torch.no_grad()
     def validation(self, checked: "Frames") -> tuple[float, float]:
         """Both losses, over frames that nothing is learned from."""
@@ -500,15 +513,7 @@ def train(
     countdown = Countdown(run, "training", updates, progress["step"])
     for step in range(progress["step"] + 1, updates + 1):
         run.wait_while_paused()
-        if losses.network.learns_to_see:
-            frames = sample(learned_from.all, half, generator)
-            bc, stg = losses.both(frames)
-        else:
-            cloned = sample(learned_from.imitable, half, generator)
-            bc = losses.cloning(cloned, from_any_side=True)
-            counted = sample(learned_from.all, recipe.batch - half, generator)
-            stg = losses.steps_to_go(counted, from_any_side=True)
-            frames = torch.cat([cloned, counted])
+        bc, stg, frames = losses.of_batch(learned_from.imitable, learned_from.all)
         if not descend(bc + stg, optimiser, trained):
             learned_from.leave_out(bad_episodes(frames))
         schedule.step()
