@@ -268,6 +268,15 @@ class Words:
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """A histogram of the episodes' lengths."""
+
+    # In steps, one more than counts.
+    edges: list[int]
+    counts: list[int]
+
+
+@dataclass(frozen=True)
 class Facts:
     """An answer of the server."""
 
@@ -285,6 +294,11 @@ class Facts:
     trimmed: int
     weighed: int
     words: list[Words]
+    # Of its episodes.
+    tags: list[str]
+    # Positions of the first few unusual episodes.
+    outliers: list[int]
+    lengths: Lengths
 
 
 @dataclass(frozen=True)
