@@ -10,6 +10,9 @@
 
 sft() is the order of the phases; each has a function of its own, in that order. A restart in the same directory goes on
 at the last state that was saved, in every phase: at a validation, or SAVE_EVERY updates of perception or grounding.
+
+With several processes (training/processes.py) `training` is what they share; before it each does the same, and the
+first alone goes on after it.
 """
 
 import dataclasses
@@ -46,6 +49,7 @@ from training.networks.arm import ArmFeatures
 from training.networks.network import Network
 from training.networks.table import TableFeatures, random_frames, turned
 from training.networks.words import Grounding
+from training.processes import ALONE, Processes
 from training.recipes import SFTRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
 from training.vocabulary import PADDING, UNKNOWN, Vocabulary
@@ -66,6 +70,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     recipe = run.recipe(SFTRecipe)
     if finished := run.summary():
         return finished
+    processes = Processes.join(run, recipe.processes)
     started = time.monotonic()
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)  # initial weights
@@ -116,7 +121,10 @@ def sft(run: RunDir) -> dict[str, Any]:
     # --- training
     losses = Losses(network, demonstrations, perceived, words, recipe, generator)
     learned_from, checked = Frames.of(demonstrations, training), Frames.of(demonstrations, validation)
-    if not train(run, losses, optimiser, progress, learned_from, checked):
+    if not train(run, losses, optimiser, progress, learned_from, checked, processes):
+        return {}
+    processes.leave()
+    if run.quiet:
         return {}
 
     # --- keep, evaluate
@@ -227,7 +235,7 @@ def learn_perception(
         generator,
         step_done,
         load=partial(load_state, state),
-        save=partial(save_state, state),
+        save=(lambda *_, **networks: None) if run.quiet else partial(save_state, state),
     )
 
 
@@ -304,7 +312,7 @@ def ground(
                 if len(validation):
                     losses["validation_grounding"] = float(loss(validation, noisy=False))
                 run.log_loss(step, **losses)
-        if due or run.cancelled:
+        if (due or run.cancelled) and not run.quiet:
             save_state(state, {"step": step}, optimiser, generator, words=grounding)
         if run.cancelled:
             run.note("canceled", level="warning")
@@ -478,9 +486,10 @@ def train(
     progress: dict[str, Any],
     learned_from: Frames,
     checked: Frames,
+    processes: Processes = ALONE,
 ) -> bool:
-    """Cloning on one half of a batch, steps-to-go on the other. False: cancelled. Episodes that teach what is no number
-    are left out of both sets of frames.
+    """Cloning on one half of a batch, steps-to-go on the other, of each process' share. False: cancelled. Episodes that
+    teach what is no number are left out of both sets of frames.
     """
     recipe, generator, network = losses.recipe, losses.generator, losses.network
     trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
@@ -494,42 +503,47 @@ def train(
         episode_of = losses.demonstrations.episodes_of(frames)
         groups = [(int(each), frames[episode_of == each]) for each in episode_of.unique()]
         bad = unlearnable(groups, lambda rows: losses.cloning(rows) + losses.steps_to_go(rows), optimiser, trained)
+        bad = processes.union(bad, len(losses.demonstrations.first))
         return named(run, losses.demonstrations, bad)
 
     schedule = anneal(optimiser, updates, progress["step"])
     countdown = Countdown(run, "training", updates, progress["step"])
     for step in range(progress["step"] + 1, updates + 1):
         run.wait_while_paused()
+        processes.draw_apart(generator, recipe.seed, step)
         if losses.network.learns_to_see:
-            frames = sample(learned_from.all, half, generator)
+            frames = sample(learned_from.all, half // processes.size, generator)
             bc, stg = losses.both(frames)
         else:
-            cloned = sample(learned_from.imitable, half, generator)
+            cloned = sample(learned_from.imitable, half // processes.size, generator)
             bc = losses.cloning(cloned, from_any_side=True)
-            counted = sample(learned_from.all, recipe.batch - half, generator)
+            counted = sample(learned_from.all, (recipe.batch - half) // processes.size, generator)
             stg = losses.steps_to_go(counted, from_any_side=True)
             frames = torch.cat([cloned, counted])
-        if not descend(bc + stg, optimiser, trained):
+        if not descend(bc + stg, optimiser, trained, processes=processes):
             learned_from.leave_out(bad_episodes(frames))
         schedule.step()
         countdown.tell(step)
-        due = step % recipe.validate_every == 0 or step == updates
+        due, cancelled = step % recipe.validate_every == 0 or step == updates, processes.any(run.cancelled)
         if due:
+            bc, stg = processes.mean(torch.stack([bc.detach(), stg.detach()]))
             validation_bc, validation_stg = losses.validation(checked)
             if not math.isfinite(validation_bc + validation_stg):
                 checked.leave_out(bad_episodes(checked.all))
                 validation_bc, validation_stg = losses.validation(checked)
             run.log_loss(
                 step,
-                bc=float(bc.detach()),
-                steps_to_go=float(stg.detach()),
+                bc=float(bc),
+                steps_to_go=float(stg),
                 validation_bc=validation_bc,
                 validation_steps_to_go=validation_stg,
             )
-        if due or run.cancelled:
+        if due or cancelled:
             progress["step"] = step
-            save_state(run.path / STATE, progress, optimiser, generator, network=network)
-        if run.cancelled:
+            processes.check_same(network)
+            if not run.quiet:
+                save_state(run.path / STATE, progress, optimiser, generator, network=network)
+        if cancelled:
             run.note("canceled", level="warning")
             return False
     return True
