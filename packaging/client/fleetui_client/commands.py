@@ -134,6 +134,7 @@ def launch_run(
     parent: Annotated[int | None, typer.Option(help="Number of the run to start from.")] = None,
     task: Annotated[str | None, typer.Option(help="Slug of the task to practise.")] = None,
     station: Annotated[list[str] | None, typer.Option(help="A station to practise on; may be said again.")] = None,
+    on: Annotated[str, typer.Option(help="cpu, or gpu: a machine with a graphics card.")] = "cpu",
     recipe: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="A JSON file of the recipe.")] = None,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A field of the recipe, as in steps=2000; may be said again.")
@@ -154,6 +155,7 @@ def launch_run(
             parent=parent,
             task=task,
             stations=station or [],
+            queue=on,
         )
         if watch:
             follow(fleet, run.id, as_json)
