@@ -84,7 +84,7 @@ class LaunchForm(forms.Form):
         assert isinstance(field, forms.ChoiceField)
         field.choices = [(name, f"with {words}") for name, words in QUEUES.items() if name == "cpu" or not problem]
         field.initial = "cpu" if problem else chosen
-        field.help_text = problem or "A run that uses no graphics card is no quicker with one: the built-in ones don't."
+        field.help_text = problem or "The built-in methods compute on processors, with or without a card."
 
     def clean_queue(self) -> str:
         return self.cleaned_data["queue"] or "cpu"

@@ -157,7 +157,7 @@ def owns_folder() -> bool:
 
 def training_command(run: Run) -> list[str]:
     """Several processes are torchrun's to start, and to end where one of them does."""
-    processes = int(run.recipe.get("processes", 1))
+    processes = int(run.recipe.get(run.method.processes, 1))
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     return [sys.executable, *(torchrun if processes > 1 else ()), "-m", "training", run.kind, str(run.dir)]
 

@@ -44,6 +44,8 @@ def descend_until(loss, optimiser, parameters, *others, **more):
             os.kill(os.getppid(), signal.SIGTERM)  # torchrun, which the job tells to end
         if len(updates) == 15 and event == f"kill {rank}":
             os.kill(os.getpid(), signal.SIGKILL)
+        if len(updates) == 15 and event == "kill torchrun" and rank == 0:
+            os.kill(os.getppid(), signal.SIGKILL)
     return descend(loss, optimiser, parameters, *others, **more)
 
 def read_with_one_bad(*arguments):
@@ -105,7 +107,7 @@ def test_both_have_the_same_weights_and_the_first_alone_writes(whole):
     assert [line["kind"] for line in lines].count("done") == 1 and not left_of(whole)
 
 
-@pytest.mark.parametrize("event", ["stop", "kill 0", "kill 1"])
+@pytest.mark.parametrize("event", ["stop", "kill 0", "kill 1", "kill torchrun"])
 def test_one_that_is_stopped_or_killed_ends_all_and_goes_on_to_the_same_bits(new_sft_run, torchrun, whole, event):
     run = new_sft_run(processes=2, evaluation_episodes=0)
     ended = torchrun(run, event)
@@ -115,6 +117,7 @@ def test_one_that_is_stopped_or_killed_ends_all_and_goes_on_to_the_same_bits(new
         assert lines[-1]["text"] == "canceled" and of_rank(run, 0) == of_rank(run, 1)
     else:
         assert "done" not in [line["kind"] for line in lines]
+    if event in ("kill 0", "kill 1"):
         assert "Root Cause" in ended.stderr and f"rank      : {event[-1]} " in ended.stderr
         assert signal.Signals.SIGKILL.name in ended.stderr
     assert (run.path / "state.safetensors").exists()
