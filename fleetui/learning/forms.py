@@ -57,7 +57,7 @@ class LaunchForm(forms.Form):
         self.lacking: list[tuple[str, str]] = []  # of the method's needs, with the sentence that says what is missing
         self.shown: Dataset | None = None  # the dataset of what its policy will have been shown, as the form begins
         self.recipe_class = method.recipe
-        self.source_names = list(self.fields)
+        self.source_names = [*(name for name in self.fields if name != "queue"), "queue"]
         self.offer_machines(like.queue if like else "cpu")
         given = like.recipe if like else {}
         if like:

@@ -271,9 +271,9 @@ NO_WORKER = {"cpu": "No worker is connected.", "gpu": "No worker with a GPU is c
 
 def list_machines(lab: Lab) -> list[dict[str, Any]]:
     """{"worker", "runs": the lab's own that it has under way, "others": how many of other labs}, those that live
-    first.
+    first, of these the main one.
     """
-    workers = sorted(Worker.objects.order_by("name"), key=lambda worker: not worker.is_heard)
+    workers = sorted(Worker.objects.order_by("name"), key=lambda worker: (not worker.is_heard, not worker.main))
     under_way: dict[str, list[Run]] = {worker.name: [] for worker in workers}
     for run in Run.objects.filter(state__in=Run.SUPERVISED, worker__in=under_way).order_by("pk"):
         under_way[run.worker].append(run)

@@ -29,14 +29,20 @@ def researcher(fleet, browser):
 
 
 @pytest.fixture
-def second(fleet, tmp_path):
-    """Another worker on the fleet's data folder."""
+def start_second(fleet, tmp_path):
+    """Starts another worker on the fleet's data folder."""
     command = [sys.executable, "manage.py", "worker", "--queues", "cpu,gpu", "--name", "second"]
-    with open(tmp_path / "second.log", "wb") as output:
-        worker = subprocess.Popen(command, cwd=ROOT, env=fleet.environment, stdout=output, stderr=output)
-    yield worker
-    worker.kill()
-    worker.wait()
+    started = []
+
+    def start():
+        with open(tmp_path / "second.log", "ab") as output:
+            started.append(subprocess.Popen(command, cwd=ROOT, env=fleet.environment, stdout=output, stderr=output))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        worker.kill()
+        worker.wait()
 
 
 def until(ask, seconds=90):
@@ -53,13 +59,13 @@ def in_state(page, numbers, state):
     return found if all(run["state"] == state for run in found) else None
 
 
-def test_a_second_worker_takes_what_the_first_is_too_busy_for(researcher, picture, request):
+def test_a_second_worker_takes_what_the_first_is_too_busy_for(researcher, picture, start_second):
     page, main = researcher, os.uname().nodename
     page.goto(f"{LAB}/runs/new?kind=sft")
     expect(page.get_by_text("No worker with a GPU is connected.")).to_be_visible()
     picture(page, "launch_without_gpu")
 
-    second = request.getfixturevalue("second")
+    second = start_second()
     page.goto(f"{LAB}/runs/")
     page.get_by_role("link", name="Machines").click()
     until(lambda: page.reload() and page.get_by_text("2 connected").is_visible())
@@ -78,7 +84,7 @@ def test_a_second_worker_takes_what_the_first_is_too_busy_for(researcher, pictur
     assert sorted(run["worker"] for run in runs) == sorted(["second", main])
     theirs, mine = sorted(runs, key=lambda run: run["worker"] == main)
     page.goto(f"{LAB}/runs/{theirs['id']}")
-    expect(page.locator("[data-f=worker]")).to_have_text(", on second")
+    expect(page.locator("[data-f=worker]")).to_have_text(", on the worker second")
     picture(page, "run_on_second")
     page.goto(f"{LAB}/machines")
     expect(page.get_by_role("row", name="second")).to_contain_text(theirs["name"])
@@ -93,6 +99,12 @@ def test_a_second_worker_takes_what_the_first_is_too_busy_for(researcher, pictur
     until(lambda: page.reload() and page.get_by_text("no, last heard").is_visible())
     api(page, "POST", f"runs/{theirs['id']}/cancel")
     until(lambda: in_state(page, numbers, "canceled"))
+
+    second = start_second()  # under the same name, since the other is dead
+    until(lambda: page.reload() and page.get_by_text("2 connected").is_visible())
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(30) == 0
+    until(lambda: page.reload() and page.get_by_role("row", name="second").get_by_text("ended").is_visible())
 
 
 def has_moved(page, run, worker):

@@ -169,7 +169,7 @@ def test_machines_are_listed_with_what_they_do(lab, other_lab, dataset, worker):
     assert "1 connected" in page and "NVIDIA H200" in page and f'/runs/{run.pk}">{run.name}</a>' in page
     theirs = other_lab.as_("viewer").get(f"/labs/{other_lab.slug}/machines").content.decode()
     assert "1 of other labs" in theirs and run.name not in theirs
-    assert "on\n      one" in lab.as_("viewer").get(f"/labs/{lab.slug}/runs/{run.pk}").content.decode()
+    assert "on the worker\n      one" in lab.as_("viewer").get(f"/labs/{lab.slug}/runs/{run.pk}").content.decode()
     launch(lab, dataset, queue="gpu")
     forget(one)
     page = get()
