@@ -32,11 +32,12 @@ def researcher(fleet, browser):
 def start_second(fleet, tmp_path):
     """Starts another worker on the fleet's data folder."""
     command = [sys.executable, "manage.py", "worker", "--queues", "cpu,gpu", "--name", "second"]
-    started = []
+    started, log = [], tmp_path / "second.log"
 
     def start():
-        with open(tmp_path / "second.log", "ab") as output:
+        with open(log, "wb") as output:
             started.append(subprocess.Popen(command, cwd=ROOT, env=fleet.environment, stdout=output, stderr=output))
+        until(lambda: " ready." in log.read_text())
         return started[-1]
 
     yield start
