@@ -241,8 +241,8 @@ class SFTRecipe(Recipe):
     threads: int = setting(
         1, "Threads", "CPU threads used for training; on a busy machine more is often slower.", 1, 256
     )
-    # On two cores that others used too, an update of two processes took 15 ms in place of 8 with batch 256 and the usual
-    # network, and 139 in place of 158 with batch 4,096 and 512 hidden units.
+    # On two cores that others used too, an update of two processes took 15 ms in place of 8 with batch 256 and the
+    # usual network, and 139 in place of 158 with batch 4,096 and 512 hidden units.
     processes: int = setting(
         1,
         "Processes",
