@@ -17,6 +17,7 @@ from fleetui.api.files import BINARY, FILE, FILE_EXTRA
 from fleetui.api.shape import ONCE_EXTRA, ArchiveBody, Deleted, Moment, Pages, Rows, Uuid, once, or_problem, source_of
 from fleetui.fleet.models import Lab
 from fleetui.learning import actions, archive, datasets, joining, selectors, tables, transfers
+from fleetui.learning.listing import summary_of
 from fleetui.learning.models import Dataset, DatasetEpisode, Export, Import
 
 PIECE_EXTRA = {"requestBody": {"required": True, "content": BINARY}}
@@ -82,6 +83,13 @@ class Words(Schema):
     episodes: int
 
 
+class Lengths(Schema):
+    """A histogram of the episodes' lengths."""
+
+    edges: list[int] = Field(description="In steps, one more than counts.")
+    counts: list[int]
+
+
 class Facts(Schema):
     episodes: int
     steps: int | None
@@ -96,6 +104,9 @@ class Facts(Schema):
     trimmed: int
     weighed: int
     words: list[Words]
+    tags: list[str] = Field(description="Of its episodes.")
+    outliers: list[int] = Field(description="Positions of the first few unusual episodes.")
+    lengths: Lengths
 
 
 class DatasetDetail(DatasetRow):
@@ -319,7 +330,7 @@ def delete_dataset(request: PersonRequest, lab: Path[str], number: int) -> dict[
 def show_dataset(request: PersonRequest, lab: Path[str], number: int) -> dict[str, Any]:
     """One version, with sums over its episodes."""
     found = _dataset(request, lab, number)
-    return selectors.dataset_row(found) | {"facts": selectors.dataset_facts(found)}
+    return selectors.dataset_row(found) | {"facts": summary_of(found)}
 
 
 @router.get("/datasets/{int:number}/versions", auth=READ, response=or_problem(list[DatasetRow]))

@@ -27,11 +27,23 @@ from robots.strict_json import JSONError
 class FleetAPI(NinjaAPI):
     """Its calls are known to programs by the names of their functions, wherever those lie."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._schemas: dict[str, OpenAPISchema] = {}  # by the options they were asked for with
+
     def get_openapi_operation_id(self, operation: Operation) -> str:
         return operation.view_func.__name__
 
     def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
-        """With what an access token must have been made for, as `x-scope`; null: no token will do."""
+        """With what an access token must have been made for, as `x-scope`; null: no token will do. It takes a second,
+        and never changes: whoever gets it only reads it.
+        """
+        key = repr(sorted(options.items()))
+        if key not in self._schemas:
+            self._schemas[key] = self._new_schema(**options)
+        return self._schemas[key]
+
+    def _new_schema(self, **options: Any) -> OpenAPISchema:
         schema = super().get_openapi_schema(**options)
         scopes = {each.view_func.__name__: scope_of(each) for each in operations()}
         for calls in schema["paths"].values():

@@ -12,6 +12,7 @@ from pydantic import Field, WithJsonSchema
 
 from fleetui.access import PersonRequest
 from fleetui.fleet.actions import tokens
+from fleetui.fleet.selectors import rows_between
 from fleetui.headers import comes_from_a_page
 
 P = ParamSpec("P")
@@ -107,8 +108,9 @@ class Rows:
     first: list[dict[str, Any]] = field(default_factory=list)
 
     def part(self, start: int, end: int) -> list[dict[str, Any]]:
-        before = len(self.first)
-        rest: Iterable[Any] = self.rows[max(0, start - before) : max(0, end - before)]
+        between = [max(0, each - len(self.first)) for each in (start, end)]
+        rest: Iterable[Any]
+        rest = self.rows[slice(*between)] if isinstance(self.rows, list) else rows_between(self.rows, *between)
         return self.first[start:end] + [self.show(row) for row in rest]
 
     def count(self) -> int:

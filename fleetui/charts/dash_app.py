@@ -18,6 +18,7 @@ from fleetui.charts import figures
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.models import Lab
 from fleetui.learning import selectors as learning
+from fleetui.learning.comparing import MOST_RUNS
 
 PREFIX = "/charts/app/"  # below the site's sub-path, where it has one
 CHOSEN_AT_FIRST = 4
@@ -115,12 +116,12 @@ def draw(
     lab = lab_of(search)[0]
     if theme not in figures.GROUNDS or not all(isinstance(each, int) for each in chosen or []):
         raise PreventUpdate
-    runs = list(lab.runs.filter(pk__in=chosen or []).order_by("id"))
-    lengths: dict[int, list[fleet.EpisodeLength]] = {run.pk: [] for run in runs}
-    for row in fleet.episode_lengths(lab, list(lengths)) if runs else []:
+    runs = list(lab.runs.filter(pk__in=(chosen or [])[:MOST_RUNS]).order_by("id"))
+    lengths: dict[int, list[fleet.Lengths]] = {run.pk: [] for run in runs}
+    for row in fleet.episode_lengths(lab, list(lengths)):
         lengths[row["run"]].append(row)
     return (
-        figures.success_curves([learning.success_curve(run) for run in runs], theme),
+        figures.success_curves(learning.success_curves(runs), theme),
         figures.interventions(fleet.interventions_per_robot_hour(lab), theme),
-        figures.episode_lengths([{"name": run.name, "episodes": lengths[run.pk]} for run in runs], theme),
+        figures.episode_lengths([{"name": run.name, "versions": lengths[run.pk]} for run in runs], theme),
     )

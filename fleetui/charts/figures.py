@@ -5,7 +5,6 @@ stations; detected success is no curve here.
 """
 
 from collections.abc import Sequence
-from statistics import quantiles
 from typing import Any
 
 import numpy as np
@@ -163,29 +162,25 @@ def interventions(rows: list[dict[str, Any]], theme: str = "light") -> go.Figure
 
 
 def episode_lengths(runs: list[dict[str, Any]], theme: str = "light") -> go.Figure:
-    """runs: [{"name", "episodes": [{version, steps}]}]: median length of practice episodes by policy version, with the
-    middle half of them as a band.
+    """runs: [{"name", "versions": [{version, count, quartiles}]}]: the median length of practice episodes by policy
+    version, with the middle half of them as a band.
     """
     figure = _figure(theme, "policy version", "steps in a practice episode")
     figure.update_yaxes(rangemode="tozero")
-    for index, run in enumerate(run for run in runs if run["episodes"]):
+    for index, run in enumerate(run for run in runs if run["versions"]):
         colour = COLOURS[theme][index % 6]
-        versions: dict[int, list[int]] = {}
-        for episode in run["episodes"]:
-            versions.setdefault(episode["version"] or 0, []).append(episode["steps"])
-        xs = sorted(versions)
-        spread = [_quartiles(versions[version]) for version in xs]
-        low, high = [low for low, _, _ in spread], [high for _, _, high in spread]
+        xs = [each["version"] for each in run["versions"]]
+        low, middle, high = zip(*(each["quartiles"] for each in run["versions"]), strict=True)
         _add_band(figure, run["name"], xs, low, high, colour)
         figure.add_scatter(
             x=xs,
-            y=[middle for _, middle, _ in spread],
+            y=middle,
             mode="lines+markers",
             name=run["name"],
             legendgroup=run["name"],
             line={"color": colour, "width": 2, "dash": DASHES[index % 6]},
             marker={"size": 6, "symbol": MARKERS[index % 6]},
-            customdata=[[len(versions[version])] for version in xs],
+            customdata=[[each["count"]] for each in run["versions"]],
             hovertemplate="median %{y:.0f} steps<br>%{customdata[0]} episodes of v%{x}",
         )
     return figure if figure.data else _say(figure, "These runs have no practice episodes yet.")
@@ -243,13 +238,6 @@ def _say_band(line: dict[str, Any], share: bool) -> str:
     form = ".0%" if share else ".4g"
     band = f"<br>%{{customdata[0]:{form}}} to %{{customdata[1]:{form}}} ({line['band']})"
     return band if line["low"] else ""
-
-
-def _quartiles(values: list[int]) -> tuple[float, float, float]:
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = quantiles(values, n=4, method="inclusive")
-    return low, middle, high
 
 
 def _figure(theme: str, x: str, y: str) -> go.Figure:

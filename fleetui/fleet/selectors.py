@@ -6,11 +6,13 @@ import json
 from collections import Counter, defaultdict
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from django.contrib.auth.models import User
-from django.db.models import Count, Q, QuerySet, Sum
+from django.contrib.postgres.fields import ArrayField
+from django.db.models import Aggregate, Count, FloatField, Model, Q, QuerySet, Sum
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from fleetui.access import Invalid, NotFound, Refused
@@ -39,6 +41,8 @@ from robots.protocol import IN_EPISODE
 from robots.tasks import TASKS, TaskFamily
 
 # What only telemetry knows; a card from the database carries these empty.
+AnyModel = TypeVar("AnyModel", bound=Model)
+
 NOT_LIVE = {
     "instruction": "",
     "step": None,
@@ -185,6 +189,15 @@ def list_tasks(lab: Lab, archived: bool = False) -> QuerySet[Task]:
     return lab.tasks.filter(archived_at__isnull=not archived).order_by("name")
 
 
+def rows_between(rows: QuerySet[AnyModel], start: int, stop: int) -> list[AnyModel]:
+    """Those of an ordered query from `start` up to `stop`. They are found by their keys first: else all rows before
+    them are read and joined whole.
+    """
+    keys = list(rows.values_list("pk", flat=True)[start:stop])
+    found = {row.pk: row for row in rows.order_by().filter(pk__in=keys)}
+    return [found[key] for key in keys if key in found]
+
+
 def list_episodes(
     lab: Lab,
     *,
@@ -203,7 +216,7 @@ def list_episodes(
     """Newest first; each filter that is given must hold. `station` and `task` are slugs, `query` words of the
     instruction; `unknown`: whether nobody knows if it was a true success.
     """
-    rows = lab.episodes.select_related("station", "task", "run").order_by("-stored_at")
+    rows = lab.episodes.select_related("station", "task", "run").order_by("-stored_at", "pk")
     exact = {
         "station__slug": station,
         "task__slug": task,
@@ -387,21 +400,29 @@ def count_help(lab: Lab) -> int:
 # For the charts
 
 
-class EpisodeLength(TypedDict):
+class Quartiles(Aggregate):
+    """Of a column: [lower quartile, median, upper quartile]."""
+
+    template = "percentile_cont(ARRAY[0.25, 0.5, 0.75]) WITHIN GROUP (ORDER BY %(expressions)s)"
+    output_field = ArrayField(FloatField())
+
+
+class Lengths(TypedDict):
+    """Of the practice episodes with one version of a run's policy, in steps."""
+
     run: int
-    version: int | None
-    steps: int
-    detected_success: bool
-    stored_at: datetime
+    version: int
+    count: int
+    quartiles: list[float]
 
 
-def episode_lengths(lab: Lab, run_ids: list[int] | None = None, limit: int = 5000) -> list[EpisodeLength]:
-    """Steps of practice episodes in the order they were stored."""
-    rows = lab.episodes.filter(purpose="practice", run__isnull=False)
-    if run_ids:
-        rows = rows.filter(run_id__in=run_ids)
-    newest = rows.order_by("-stored_at").values("run", "version", "steps", "detected_success", "stored_at")[:limit]
-    return list(reversed(list(newest)))
+def episode_lengths(lab: Lab, run_ids: list[int]) -> list[Lengths]:
+    """By run and version, the oldest version first."""
+    rows = lab.episodes.filter(purpose="practice", run_id__in=run_ids).order_by()
+    found = rows.values_list("run", Coalesce("version", 0)).annotate(count=Count("pk"), quartiles=Quartiles("steps"))
+    return [
+        Lengths(run=run, version=version, count=count, quartiles=each) for run, version, count, each in sorted(found)
+    ]
 
 
 def interventions_per_robot_hour(lab: Lab, hours: int = 24, run_ids: list[int] | None = None) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
@@ -16,7 +15,7 @@ from fleetui.access import PersonRequest
 from fleetui.answers import answer_file
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.models import Lab
-from fleetui.fleet.views.pages import add_refusal, page, render_page, saying_refusals
+from fleetui.fleet.views.pages import LongListPaginator, add_refusal, page, render_page, saying_refusals
 from fleetui.learning import checkpoints, comparisons, promoting, selectors, studio
 from fleetui.learning.models import Checkpoint, Comparison, Promotion
 from robots.tasks import TASKS
@@ -110,7 +109,7 @@ def checkpoint_list(request: PersonRequest, lab_slug: str) -> HttpResponse:
     form = FilterForm(request.GET, lab=lab)
     form.is_valid()  # a filter with an error is named on the page and filters nothing
     found = checkpoints.list_checkpoints(lab, **form.filters())
-    page_obj = Paginator(found, CHECKPOINTS_A_PAGE).get_page(request.GET.get("page"))
+    page_obj = LongListPaginator(found, CHECKPOINTS_A_PAGE).get_page(request.GET.get("page"))
     rows = list(page_obj)
     evaluations, promoted = checkpoints.add_evaluations(rows), checkpoints.promoted_ids(lab)
     query = request.GET.copy()

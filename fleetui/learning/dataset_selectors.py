@@ -5,15 +5,14 @@ episode's neighbours are, how long the episodes are.
 from collections.abc import Iterable
 from typing import Any
 
-from django.db.models import CharField, Count, F, Func, IntegerField, Max, Min, OuterRef, QuerySet, Subquery, Value
-from django.db.models.expressions import CombinedExpression
+from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
 from django.urls import reverse
 
 from fleetui.fleet.models import Lab
 from fleetui.learning import selectors
-from fleetui.learning.models import Dataset, DatasetEpisode, Import, Run
+from fleetui.learning.listing import distinct_tags
+from fleetui.learning.models import Dataset, Import, Run
 
-BINS = 24  # of the histogram of lengths
 RECENT_IMPORTS = 8  # on the list: those under way, and the last that failed
 
 # What made a dataset, or its version, in words; {of} and {filter} are put in by say_origins().
@@ -60,16 +59,7 @@ def find_datasets(lab: Lab, *, query: str = "", tag: str = "", state: str = "", 
 
 def dataset_tags(lab: Lab) -> list[str]:
     """Of all that are in use."""
-    return _distinct_tags(lab.datasets.filter(archived_at=None, current=True))
-
-
-def episode_tags(dataset: Dataset) -> list[str]:
-    return _distinct_tags(dataset.rows)
-
-
-def _distinct_tags(rows: Any) -> list[str]:
-    each = Func(F("tags"), function="jsonb_array_elements_text", output_field=CharField())
-    return sorted(rows.order_by().annotate(tag_of=each).values_list("tag_of", flat=True).distinct())
+    return distinct_tags(lab.datasets.filter(archived_at=None, current=True))
 
 
 def say_origins(lab: Lab, datasets: Iterable[Dataset]) -> dict[int, list[Part]]:
@@ -123,26 +113,6 @@ def recent_imports(lab: Lab) -> list[Import]:
     """Those under way or that failed; what has become a dataset stands in the list itself."""
     rows = selectors.list_imports(lab).filter(state__in=(*Import.LIVE, "failed"))
     return list(rows[:RECENT_IMPORTS])
-
-
-def length_histogram(dataset: Dataset) -> dict[str, list[float]]:
-    """{"edges": [n + 1] steps, "counts": [n]} of the episodes' lengths, in two queries."""
-    ends = dataset.rows.aggregate(least=Min("steps"), most=Max("steps"))
-    if ends["least"] is None:
-        return {"edges": [], "counts": []}
-    least, width = ends["least"], max(1, -(-(ends["most"] - ends["least"] + 1) // BINS))
-    bucket = CombinedExpression(F("steps") - Value(least), "/", Value(width), output_field=IntegerField())
-    found = dict(dataset.rows.order_by().annotate(bucket=bucket).values_list("bucket").annotate(count=Count("pk")))
-    bins = (ends["most"] - least) // width + 1
-    return {
-        "edges": [least + i * width for i in range(bins + 1)],
-        "counts": [found.get(i, 0) for i in range(bins)],
-    }
-
-
-def unusual_episodes(dataset: Dataset, most: int = 12) -> list[DatasetEpisode]:
-    """Those that stand out, in their order."""
-    return list(dataset.rows.exclude(unusual=[]).order_by("position")[:most])
 
 
 def version_at_same_place(dataset: Dataset, position: int) -> int:

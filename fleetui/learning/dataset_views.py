@@ -6,7 +6,6 @@ Each edit makes a new version and leads to it; what was said of it has an Undo, 
 from typing import Any
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -17,7 +16,7 @@ from fleetui.access import Conflict, NotFound, PersonRequest
 from fleetui.answers import JsonAnswer
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.models import Lab
-from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number, saying_refusals
+from fleetui.fleet.views.pages import LongListPaginator, add_refusal, page, render_page, row_number, saying_refusals
 from fleetui.learning import actions, archive, dataset_selectors, datasets, joining, looks, selectors, transfers
 from fleetui.learning.dataset_forms import (
     DatasetFilterForm,
@@ -29,6 +28,7 @@ from fleetui.learning.dataset_forms import (
     SplitForm,
 )
 from fleetui.learning.forms import GenerateForm, UploadForm
+from fleetui.learning.listing import summary_of
 from fleetui.learning.models import Dataset, DatasetEpisode, Import
 
 UPLOAD_ID = "upload_%s"  # both forms of the page have a name: an id of its own keeps each label with its field
@@ -50,7 +50,7 @@ def render_datasets(request: PersonRequest, lab: Lab, **refused: Any) -> HttpRes
     """The page, with whichever of its forms was refused."""
     filter_form = DatasetFilterForm(request.GET, lab=lab)
     filter_form.is_valid()  # a filter with an error is named on the page and filters nothing
-    found = Paginator(dataset_selectors.find_datasets(lab, **filter_form.filters()), DATASETS_A_PAGE)
+    found = LongListPaginator(dataset_selectors.find_datasets(lab, **filter_form.filters()), DATASETS_A_PAGE)
     shown = found.get_page(request.GET.get("page"))
     origins = dataset_selectors.say_origins(lab, shown.object_list)
     return render_page(
@@ -208,7 +208,7 @@ def render_dataset(request: PersonRequest, found: Dataset, **refused: Any) -> Ht
     """The page, with whichever of its forms was refused."""
     filter_form = _filter_form(request, found)
     sort = request.GET.get("sort", "")
-    rows = _found_rows(found, filter_form, sort)
+    rows, facts = _found_rows(found, filter_form, sort), summary_of(found)
     versions = list(selectors.list_versions(found))
     origins = dataset_selectors.say_origins(found.lab, [found, *versions])
     return render_page(
@@ -220,13 +220,13 @@ def render_dataset(request: PersonRequest, found: Dataset, **refused: Any) -> Ht
         dataset=found,
         origin_parts=origins[found.pk],
         first_origin=origins[versions[-1].pk] if versions[-1] != found else None,
-        facts=selectors.dataset_facts(found),
+        facts=facts,
         versions=[(each, origins[each.pk]) for each in versions],
         uses=selectors.list_uses(found)[:50],
         exports=list(selectors.list_exports(found.lab, found.pk).filter(kind="lerobot")[:3]),
-        lengths=dataset_selectors.length_histogram(found),
-        outliers=dataset_selectors.unusual_episodes(found),
-        page_obj=Paginator(rows, EPISODES_A_PAGE).get_page(request.GET.get("page")),
+        lengths=facts["lengths"],
+        outliers=found.rows.filter(position__in=facts["outliers"]).order_by("position"),
+        page_obj=LongListPaginator(rows, EPISODES_A_PAGE).get_page(request.GET.get("page")),
         query=_query(request, "page"),
         unsorted=_query(request, "page", "sort"),
         unviewed=_query(request, "view"),
@@ -242,7 +242,7 @@ def render_dataset(request: PersonRequest, found: Dataset, **refused: Any) -> Ht
 
 
 def _filter_form(request: HttpRequest, found: Dataset) -> EpisodesFilterForm:
-    form = EpisodesFilterForm(request.GET, dataset=found, tags=dataset_selectors.episode_tags(found))
+    form = EpisodesFilterForm(request.GET, dataset=found, tags=summary_of(found)["tags"])
     form.is_valid()  # a filter with an error is named on the page and filters nothing
     return form
 

@@ -58,6 +58,8 @@ class Dataset(models.Model):
     tags = models.JSONField(default=list, blank=True)
     notes = models.TextField(blank=True)
     listed = models.BooleanField(default=False)  # its rows are there; of a root of before a job makes them
+    # What its rows come to (listing.py); null: nobody has asked yet.
+    summary = models.JSONField(null=True, blank=True)
     families = models.JSONField(default=list)  # names of task families
     # Embodiment.to_json(), as the body was when its episodes were recorded; {}: a row of before, of an unknown body.
     body = models.JSONField(default=dict, blank=True)
@@ -100,7 +102,8 @@ class Dataset(models.Model):
 class DatasetEpisode(models.Model):
     """An episode as a version of a dataset has it: where it lies, from where to where, and what people said of it."""
 
-    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="rows")
+    # position_unique_in_dataset is its index too.
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="rows", db_index=False)
     position = models.PositiveIntegerField()  # in the dataset, from 0
     source = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="sourced")  # the root
     source_index = models.PositiveIntegerField()  # within the root

@@ -1,10 +1,10 @@
 """Reading many rows of learning: runs with their checkpoints, metrics for curves, what a run's page starts from."""
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
-from django.db.models import Avg, Count, IntegerField, Max, Min, Prefetch, Q, QuerySet, Sum
-from django.db.models.functions import Cast
+from django.db.models import Count, Prefetch, Q, QuerySet
 from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Lab, Station
@@ -14,7 +14,6 @@ from training.intervals import wilson
 from training.methods.registry import ROLES, methods_that_need
 
 SNAPSHOT_METRICS = 4000
-MOST_WORDS = 50  # sentences of a dataset that are listed
 MOMENTS = ("created_at", "started_at", "ended_at")  # of an evaluation on stations
 
 
@@ -103,27 +102,6 @@ def dataset_episode_row(row: DatasetEpisode) -> dict[str, Any]:
         "quality": row.quality,
         "unusual": row.unusual,
     }
-
-
-def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """Sums over its episodes, in two queries however many there are."""
-    rows = dataset.rows
-    counted = rows.aggregate(
-        episodes=Count("pk"),
-        all_steps=Sum("steps"),
-        shortest=Min("steps"),
-        longest=Max("steps"),
-        mean=Avg("steps"),
-        flagged=Count("pk", filter=Q(flagged=True)),
-        unusual=Count("pk", filter=~Q(unusual=[])),
-        detected=Count("pk", filter=Q(detected_success=True)),
-        true=Count("pk", filter=Q(true_success=True)),
-        known=Count("pk", filter=Q(true_success__isnull=False)),
-        trimmed=Count("pk", filter=Q(start__gt=0) | Q(stop__lt=Cast("quality__steps", IntegerField()))),
-        weighed=Count("pk", filter=~Q(weight=1.0)),
-    )
-    words = rows.values("task", "instruction").annotate(episodes=Count("pk")).order_by("-episodes", "instruction")
-    return counted | {"steps": counted.pop("all_steps"), "words": list(words[:MOST_WORDS])}
 
 
 def idle_cuts(dataset: Dataset, *, leave: int = 2, least: int = 5) -> dict[int, tuple[int, int]]:
@@ -560,10 +538,12 @@ def evaluations_on_stations(run: Run) -> list[dict[str, Any]]:
             detected=Count("episodes", filter=Q(episodes__detected_success=True)),
         )
     )
+    if not rows:
+        return []
     learned: dict[int | None, int] = {}  # practice episodes by version
     for kind, key in (("update", "episodes"), ("evaluation", "practice_episodes")):
-        lines = run.metrics.filter(kind=kind).values_list("data", flat=True)
-        learned |= {line.get("version"): line.get(key) or 0 for line in lines}
+        lines = run.metrics.filter(kind=kind).values_list("data__version", f"data__{key}")
+        learned |= {version: episodes or 0 for version, episodes in lines}
     found = []
     for row in rows:
         assert row.checkpoint is not None  # by it they were found
@@ -601,21 +581,29 @@ def evaluation_row(found: dict[str, Any]) -> dict[str, Any]:
     return found | moments | {"stations": [station.slug for station in found["stations"]]}
 
 
-def success_curve(run: Run) -> dict[str, Any]:
-    """True success on fixed seeds against practice episodes, and the SFT level it started from.
+def success_curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Of each run true success on fixed seeds against practice episodes, and the SFT level it started from.
 
     {"run", "name", "points": [{version, practice_episodes, successes, n, low, high, steps_to_success, falls}],
     "stations": what evaluations_on_stations() says, "sft": {...} | None, "kept_version"}; older evaluations lack the
     last two of a point.
     """
-    points = [row.data for row in run.metrics.filter(kind="evaluation").order_by("seq")]
-    source = run.parent or run
-    level = source.metrics.filter(kind="evaluation").order_by("-seq").first()
+    numbers = {run.pk for run in runs} | {run.parent_id for run in runs if run.parent_id}
+    points: dict[int, list[dict[str, Any]]] = {number: [] for number in numbers}
+    rows = Metric.objects.filter(run__in=numbers, kind="evaluation").order_by("run", "seq")
+    for number, data in rows.values_list("run", "data"):
+        points[number].append(data)
+    asked = set(Assignment.objects.filter(checkpoint__run__in=numbers).values_list("checkpoint__run", flat=True))
+    return [_curve(run, points, run.pk in asked) for run in runs]
+
+
+def _curve(run: Run, points: dict[int, list[dict[str, Any]]], on_stations: bool) -> dict[str, Any]:
+    before = points[run.parent_id or run.pk]
     return {
         "run": run.pk,
         "name": run.name,
-        "points": points,
-        "stations": [evaluation_row(each) for each in evaluations_on_stations(run)],
-        "sft": level.data if level else None,
+        "points": points[run.pk],
+        "stations": [evaluation_row(each) for each in evaluations_on_stations(run)] if on_stations else [],
+        "sft": before[-1] if before else None,
         "kept_version": run.kept_version,
     }

@@ -31,7 +31,7 @@ def test_every_chart_is_of_a_kind_that_the_bundle_draws():
     drawn = [
         figures.success_curves([{"name": "a", "points": points}]),
         figures.interventions([{"name": "a", "robot_hours": 1.0, "touches": {"reset": 1}, "per_hour": 1.0}]),
-        figures.episode_lengths([{"name": "a", "episodes": [{"version": 0, "steps": 3}]}]),
+        figures.episode_lengths([{"name": "a", "versions": [{"version": 0, "count": 1, "quartiles": [3, 3, 3]}]}]),
     ]
     assert {trace.type for figure in drawn for trace in figure.data} <= DRAWN
     script = (BUNDLE.parents[1] / "js" / "run.js").read_text()

@@ -76,7 +76,7 @@ def test_runs_side_by_side_differ_in_colour_dash_and_marker():
             figures.interventions([{"name": "s", "robot_hours": 2.0, "touches": {}, "per_hour": 0.0}]),
             "No intervention in 2.0",
         ),
-        (figures.episode_lengths([{"name": "a", "episodes": []}]), "no practice episodes"),
+        (figures.episode_lengths([{"name": "a", "versions": []}]), "no practice episodes"),
     ],
 )
 def test_an_empty_chart_says_why(figure, said):
@@ -96,8 +96,11 @@ def test_interventions_are_a_rate_and_stations_without_time_are_left_out():
 
 
 def test_lengths_are_medians_by_version():
-    episodes = [{"version": 0, "steps": steps} for steps in (10, 20, 90)] + [{"version": 1, "steps": 7}]
-    (line,) = traces(figures.episode_lengths([{"name": "a", "episodes": episodes}]), name="a")
+    versions = [
+        {"version": 0, "count": 3, "quartiles": [15.0, 20.0, 55.0]},
+        {"version": 1, "count": 1, "quartiles": [7.0, 7.0, 7.0]},
+    ]
+    (line,) = traces(figures.episode_lengths([{"name": "a", "versions": versions}]), name="a")
     assert list(line.x) == [0, 1] and list(line.y) == [20, 7]
     assert [row[0] for row in line.customdata] == [3, 1]
 

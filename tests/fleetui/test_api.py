@@ -21,6 +21,7 @@ from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions.attention import note_need
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
 from fleetui.learning import selectors as learning
+from fleetui.learning.listing import summary_of
 from fleetui.learning.models import Dataset, Export, Import, Metric, Run
 from fleetui.live import rewind
 from fleetui.practice import queue
@@ -114,7 +115,7 @@ def test_a_declared_shape_leaves_nothing_out_of_what_a_row_says(lab, sft_run, im
         (fleet_api.Frame, past["frames"][0]),
         (datasets_api.DatasetRow, learning.dataset_row(sft_run.dataset)),
         (datasets_api.DatasetEpisodeRow, learning.dataset_episode_row(sft_run.dataset.rows.first())),
-        (datasets_api.Facts, learning.dataset_facts(sft_run.dataset)),
+        (datasets_api.Facts, summary_of(sft_run.dataset)),
         (datasets_api.ImportRow, learning.import_row(Import.objects.create(lab=lab.row, name="a", kind="archive"))),
         (datasets_api.ExportRow, learning.export_row(Export.objects.create(**of_dataset))),
         (learning_api.RunRow, learning.run_row(sft_run)),

@@ -445,6 +445,7 @@ def test_lists_ask_as_many_queries_for_100_000_rows_as_for_six(lab, mine):
     fact |= {"detected_success": False, "true_success": None, "weight": 1.0}
     list_root(dataset=many, facts=(fact | {"index": i, "uuid": str(uuid.uuid4())} for i in range(100_000)))
     assert DatasetEpisode.objects.count() == 100_006
+    asked(many)  # the first that asks has it summed up
     assert asked(many) == few
 
 

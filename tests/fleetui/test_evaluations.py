@@ -202,7 +202,7 @@ def test_each_point_stands_at_the_practice_behind_its_policy(online, improve_run
         Metric.objects.create(run=improve_run, seq=seq, kind="update", data=data, at=timezone.now())
     row = evaluate(online, improve_run, checkpoint=third, attempts=2)
     attempt(online, row, True)
-    (point,) = selectors.success_curve(improve_run)["stations"]
+    (point,) = selectors.success_curves([improve_run])[0]["stations"]
     assert (point["version"], point["practice_episodes"], point["rate"]) == (3, 240, 1.0)
     assert point["stations"] == ["arm-1"] and point["by"] == "east-manager" and point["task"] == online.task.name
     assert figures(sft_run) == [], "it is of that run alone"

@@ -169,6 +169,7 @@ def test_other_rewards(finished_sft, demonstrations):
         ("so101-pick", ["demonstrator", "state-sft", "state-practice"], ["demonstrator_success", "state_sft_success"]),
         ("positive-transfer", ["practised", "block-to-place", "held-out-wordings"], []),
         ("throughput", ["env", "batched", "camera"], ["env_to_raw", "batched_to_rollout", "camera_to_renderer"]),
+        ("throughput", ["loader", "loader-cameras"], ["loader_to_trainer", "loader_to_trainer_cameras"]),
     ],
 )
 def test_summaries_hold_the_keys_that_others_read(name, settings, keys):
@@ -189,6 +190,9 @@ def small(monkeypatch):
         monkeypatch.setattr(throughput, name, 1)
     monkeypatch.setattr(throughput, "STEPS", 90)
     monkeypatch.setattr(throughput, "TABLES", 3)
+    learned = {"loader": ("so101_pick", 2), "loader-cameras": ("camera_so101_pick", 2)}
+    monkeypatch.setattr(throughput, "LEARNED", learned)
+    monkeypatch.setattr(throughput, "SFT", throughput.SFT | {"hidden": 32, "batch": 8})
     contexts = sys.modules[mujoco.Renderer.__module__].gl_context
     monkeypatch.setattr(contexts, "GLContext", contexts.GLContext)  # put back at the end
     plan = {"demonstrations": 8, "practice": 6, "stations": 2, "improve": {"updates_per_round": 1, "batch": 8}}
@@ -255,7 +259,9 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
         assert all(0 <= row["success"] <= 1 and row["falls_per_100"] >= 0 for row in rows)
         assert {"gain_small", "over_more_demonstrations", "over_8x", "falls_ratio"} <= set(result["summary"])
     if name == "throughput":
-        assert {"env", "batched"} <= {row["setting"] for row in rows} and all(row["share"] > 0 for row in rows)
+        assert {"env", "batched", "loader", "loader-cameras"} <= {row["setting"] for row in rows} and all(
+            row["share"] > 0 for row in rows
+        )
 
 
 def test_a_real_station_keeps_the_version_that_was_most_often_detected():

@@ -89,15 +89,3 @@ def test_calibration_compares_with_what_was_left():
     assert figures.calibration(*none, [10]) == [] and math.isnan(figures.error_and_bias(*none)[0])
     half = figures.misses([np.array([4, np.nan, 1], np.float32)])
     assert half[0].tolist() == [4, 1] and half[1].tolist() == [2, 0]
-
-
-def test_many_attempts_are_judged_at_once(benchmark_s=0.4):
-    import time
-
-    rng = np.random.default_rng(3)
-    made = [np.abs(rng.normal(20, 9, 120)).astype(np.float32) for _ in range(5000)]
-    started = time.monotonic()
-    worst = figures.worst_of(figures.padded(made), 3)
-    figures.first_detections(worst, 2.5)
-    figures.roc(worst.min(1), rng.random(5000) < 0.5)
-    assert time.monotonic() - started < benchmark_s

@@ -4,6 +4,9 @@
               (the bare one keeps its velocities and warm start, ours begins each step without)
     batched   many tables stepped together, against bare mujoco.rollout
     camera    pictures of a table, against a bare mujoco.Renderer with the same settings
+    loader    steps of demonstrations that are read from a file, checked and laid end to end, against those that SFT
+              learns from in that time: below 1 a trainer that reads as it goes would wait; loader-cameras: with the
+              pictures of two cameras
 
 Each pair takes turns in one process, so that a busy machine slows both alike; the figure is the median of the turns.
 """
@@ -20,12 +23,21 @@ import torch
 
 from robots.attempts import Recording
 from robots.embodiments import STATE
+from robots.episodes import write_episodes
 from robots.rules import Rules
 from robots.tasks import get_task
 from robots.worlds.language_table import LANGUAGE_TABLE
 from robots.worlds.language_table.physics import PHYSICS_STEPS, REACH, BatchWorld, LanguageTable
 from robots.worlds.rendering import renderer_name
 from training.benchmarks import Report, Row, mean_of
+from training.benchmarks.so101_pick import SFT
+from training.benchmarks.two_stage_pipeline import demonstrations, folder
+from training.datasets import read_demonstrations
+from training.descent import descend
+from training.methods.sft import Frames, Losses, perceive_all, sizes_of
+from training.networks.network import Network
+from training.recipes import SFTRecipe
+from training.vocabulary import Vocabulary
 
 TURNS = 7
 SLICES = 10
@@ -33,13 +45,15 @@ STEPS = 300  # in a slice
 TABLES = 200
 TICKS = 5
 FRAMES = 5
+LEARNED = {"loader": ("so101_pick", 30), "loader-cameras": ("camera_so101_pick", 6)}  # family, demonstrations
+UPDATES = 2
 
 
 def run(seed: int, report: Report) -> list[Row]:
     torch.set_num_threads(1)
     rows = []
-    for number, part in enumerate((env, batched, camera)):
-        report(number / 3, part.__name__)
+    for number, part in enumerate((env, batched, camera, loader)):
+        report(number / 4, part.__name__)
         rows += part(seed)
     return rows
 
@@ -49,6 +63,8 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
         "env_to_raw": mean_of(rows, "env", "share"),
         "batched_to_rollout": mean_of(rows, "batched", "share"),
         "camera_to_renderer": mean_of(rows, "camera", "share"),
+        "loader_to_trainer": mean_of(rows, "loader", "share"),
+        "loader_to_trainer_cameras": mean_of(rows, "loader-cameras", "share"),
     }
 
 
@@ -188,3 +204,36 @@ def camera(seed: int) -> list[Row]:
     row = take_turns("camera", ours, bare)
     renderer.close()
     return [row]
+
+
+def loader(seed: int) -> list[Row]:
+    return [reading(setting, family, count, seed) for setting, (family, count) in LEARNED.items()]
+
+
+def reading(setting: str, family: str, count: int, seed: int) -> Row:
+    recipe = SFTRecipe(seed=seed, **SFT)
+    with folder() as path:
+        file = path / "demonstrations.safetensors"
+        write_episodes(file, demonstrations(seed, count, lambda *_: None, 0, [family]))
+        data = read_demonstrations([file])
+        generator = torch.Generator().manual_seed(seed)
+        vocabulary = Vocabulary.of(data.instructions, data.embodiment)
+        network = Network(data.embodiment, vocabulary, **sizes_of(recipe))
+        seen, words = perceive_all(network, data), vocabulary.encode(data.instructions)
+        losses = Losses(network, data, seen, words, recipe, generator)
+        trained = list(network.parameters())
+        optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, fused=True)
+        frames = Frames.of(data, torch.arange(data.episodes)).all
+
+        def ours() -> int:
+            return len(read_demonstrations([file]).actions)
+
+        def bare() -> int:
+            learned = 0
+            for _ in range(UPDATES):
+                bc, steps, batch = losses.of_batch(frames, frames)
+                descend(bc + steps, optimiser, trained)
+                learned += len(batch)
+            return learned
+
+        return take_turns(setting, ours, bare)

@@ -447,6 +447,20 @@ class Losses:
         hidden = self.network.hidden(perceived[still_open], goals[still_open])
         return F.cross_entropy(self.network.steps_to_go_head(hidden), self.beginning.expand(len(hidden)))
 
+    def of_batch(self, imitable: Tensor, every: Tensor, shared_by: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a batch drawn from these frames: cloning on one half, steps-to-go on the other, and which frames they are.
+        [F1], [F2] -> [], [], [batch]; where pictures are learned from [batch / 2]. Of several processes that share the
+        batch it is one's part.
+        """
+        half = self.recipe.batch // 2
+        if self.network.learns_to_see:
+            frames = sample(every, half // shared_by, self.generator)
+            return *self.both(frames), frames
+        cloned = sample(imitable, half // shared_by, self.generator)
+        bc = self.cloning(cloned, from_any_side=True)
+        counted = sample(every, (self.recipe.batch - half) // shared_by, self.generator)
+        return bc, self.steps_to_go(counted, from_any_side=True), torch.cat([cloned, counted])
+
     @torch.no_grad()
     def validation(self, checked: "Frames") -> tuple[float, float]:
         """Both losses, over frames that nothing is learned from."""
@@ -511,15 +525,7 @@ def train(
     for step in range(progress["step"] + 1, updates + 1):
         run.wait_while_paused()
         processes.draw_apart(generator, recipe.seed, step)
-        if losses.network.learns_to_see:
-            frames = sample(learned_from.all, half // processes.size, generator)
-            bc, stg = losses.both(frames)
-        else:
-            cloned = sample(learned_from.imitable, half // processes.size, generator)
-            bc = losses.cloning(cloned, from_any_side=True)
-            counted = sample(learned_from.all, (recipe.batch - half) // processes.size, generator)
-            stg = losses.steps_to_go(counted, from_any_side=True)
-            frames = torch.cat([cloned, counted])
+        bc, stg, frames = losses.of_batch(learned_from.imitable, learned_from.all, processes.size)
         if not descend(bc + stg, optimiser, trained, processes=processes):
             learned_from.leave_out(bad_episodes(frames))
         schedule.step()

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -17,7 +16,7 @@ from fleetui.access import PersonRequest
 from fleetui.fleet import selectors
 from fleetui.fleet.forms import AuditFilterForm
 from fleetui.fleet.models import Act
-from fleetui.fleet.views.pages import page, render_page
+from fleetui.fleet.views.pages import LongListPaginator, page, render_page
 from robots import strict_json
 
 ACTS_A_PAGE = 50
@@ -32,7 +31,7 @@ def audit(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug, "see_audit")
     form = AuditFilterForm(request.GET, lab=lab)
     form.is_valid()  # a filter with an error is named on the page and filters nothing
-    found = Paginator(selectors.list_acts(lab, **form.filters()), ACTS_A_PAGE).get_page(request.GET.get("page"))
+    found = LongListPaginator(selectors.list_acts(lab, **form.filters()), ACTS_A_PAGE).get_page(request.GET.get("page"))
     query = request.GET.copy()
     query.pop("page", None)
     return render_page(

@@ -2,7 +2,6 @@
 
 from uuid import UUID
 
-from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.views.decorators.http import require_GET
 
@@ -11,7 +10,7 @@ from fleetui.access import PersonRequest
 from fleetui.fleet import selectors
 from fleetui.fleet.forms import EpisodeFilterForm
 from fleetui.fleet.models import Episode
-from fleetui.fleet.views.pages import page, render_page
+from fleetui.fleet.views.pages import LongListPaginator, page, render_page
 
 EPISODES_A_PAGE = 50
 
@@ -22,7 +21,8 @@ def episodes(request: PersonRequest, lab_slug: str) -> HttpResponse:
     lab = access.get_lab(request.user, lab_slug)
     form = EpisodeFilterForm(request.GET, lab=lab)
     form.is_valid()  # a filter with an error is named on the page and filters nothing
-    found = Paginator(selectors.list_episodes(lab, **form.filters()), EPISODES_A_PAGE).get_page(request.GET.get("page"))
+    rows = selectors.list_episodes(lab, **form.filters())
+    found = LongListPaginator(rows, EPISODES_A_PAGE).get_page(request.GET.get("page"))
     query = request.GET.copy()
     query.pop("page", None)
     return render_page(

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('fleet', '0028_alarms_and_spot_checks'),
-        ('learning', '0024_versions_of_datasets'),
+        ('learning', '0025_summaries_of_datasets'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.http import Http404, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.views.decorators.http import require_GET, require_http_methods
@@ -11,7 +10,7 @@ from django.views.decorators.http import require_GET, require_http_methods
 from fleetui import access
 from fleetui.access import PersonRequest
 from fleetui.fleet.models import Lab
-from fleetui.fleet.views.pages import add_refusal, page, render_page, row_number
+from fleetui.fleet.views.pages import LongListPaginator, add_refusal, page, render_page, row_number
 from fleetui.learning import estimates, run_table
 from fleetui.learning import selectors as learning
 from fleetui.learning.checkpoint_pages import bounds_of_run
@@ -40,10 +39,10 @@ def runs(request: PersonRequest, lab_slug: str) -> HttpResponse:
     form, order = run_table.RunFilterForm(request.GET, lab=lab), request.GET.get("sort", "")
     shown = run_table.chosen_columns(request.GET.getlist("column"), columns)
     rows = run_table.list_table(lab, form, order, columns)
-    found = Paginator(rows, run_table.A_PAGE).get_page(request.GET.get("page"))
+    found = LongListPaginator(rows, run_table.A_PAGE).get_page(request.GET.get("page"))
     standing = standing_runs(lab)
     for row in found:
-        row.stands = row.pk in standing  # type: ignore[attr-defined]  # for its cell, as what the query annotates
+        row.stands = row.pk in standing  # for its cell, as what the query annotates
     query = run_table.kept_query(request.GET)
     views = list(lab.run_views.select_related("author"))
     return render_page(

@@ -7,35 +7,23 @@ directory, so every figure is one that a user could have taken. The figures go i
 
 import asyncio
 import json
-import logging
-import os
-import signal
-import socket
-import statistics
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import httpx
-import psutil
 import websockets
-import websockets.typing
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from fleetui.practice.first_start import DEMONSTRATIONS
+from fleetui.practice.first_start import DEMONSTRATIONS, LAB
+from fleetui.practice.own_fleet import Json, Person, Server, percentile
 from robots import strict_json
 
-Json = dict[str, Any]  # what the API says, or is told
-
-LAB = "main"
 FRAMES_PER_S_ASKED = 15
 
 
@@ -70,7 +58,6 @@ class Command(BaseCommand):
             raise CommandError("--demonstrations must be at least 1.")
         if options["minutes"] < 3:
             raise CommandError("--minutes must be at least 3: training, practice and the evaluations need that long.")
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request would bury the loop's own lines
         target = Path(options["json"])
         if not target.resolve().parent.is_dir():
             raise CommandError(f"The folder of {target} does not exist: make it first.")
@@ -324,141 +311,6 @@ def cards_of(message: Json) -> list[Json]:
         data = message["data"]
         cards = data["cards"] if "cards" in data else [data["card"]] if "card" in data else []
     return cards
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest value with at least `percent` of all values at or below it (nearest rank)."""
-    if len(values) == 1:
-        return values[0]
-    return statistics.quantiles(sorted(values), n=100, method="inclusive")[percent - 1]
-
-
-class Server:
-    """`manage.py start` on a folder and port of its own, and the processes that come of it."""
-
-    def __init__(self, folder: Path, stations: int):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.folder, self.stations = folder, stations
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.environment = {**os.environ, "FLEETUI_DATA": str(folder), "PORT": str(self.port)}
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.log = open(self.folder / "try_loop.log", "wb")  # noqa: SIM115 (as long as the process runs)
-        self.process = subprocess.Popen(
-            [sys.executable, str(settings.BASE_DIR / "manage.py"), "start", "--stations", str(self.stations)],
-            env=self.environment,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    async def wait_until_answering(self, seconds: int = 120) -> None:
-        async with httpx.AsyncClient(base_url=self.url) as http:
-            for _ in range(seconds * 5):
-                if self.process is not None and self.process.poll() is not None:
-                    raise CommandError(
-                        f"The server ended at once:\n{(self.folder / 'try_loop.log').read_text()[-2000:]}"
-                    )
-                try:
-                    if (await http.get("/login", timeout=5)).status_code == 200 and self.logins():
-                        return
-                except (httpx.TransportError, OSError, ValueError):
-                    pass
-                await asyncio.sleep(0.2)
-        raise CommandError(f"The server did not answer within {seconds} s.")
-
-    def logins(self) -> dict[str, dict[str, str]]:
-        """Role to {username, password}, as `manage.py logins` shows them."""
-        shown = subprocess.run(
-            [sys.executable, str(settings.BASE_DIR / "manage.py"), "logins", "--json"],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-        )
-        if shown.returncode:
-            raise ValueError(shown.stderr)
-        return {row["role"]: row for row in json.loads(shown.stdout)}
-
-    def stop(self) -> None:
-        """Ctrl-C, once; the second call finds it gone."""
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self.log.close()
-
-    def processes_left(self) -> int:
-        """Processes of this server that outlived it: known by the data folder in their environment or command line."""
-        left = 0
-        for process in psutil.process_iter():
-            try:
-                if process.pid != os.getpid() and (
-                    process.environ().get("FLEETUI_DATA") == str(self.folder)
-                    or str(self.folder) in " ".join(process.cmdline())
-                ):
-                    left += 1
-            except psutil.Error:
-                continue
-        return left
-
-
-class Person:
-    """One signed-in user: the HTTP API and the browser socket, with the cookies of a real session."""
-
-    def __init__(self, url: str, login: dict[str, str]):
-        self.url, self.login = url, login
-        self.http = httpx.AsyncClient(base_url=url, headers={"Origin": url}, timeout=30, follow_redirects=True)
-
-    async def __aenter__(self) -> Self:
-        await self.http.get("/login")
-        answer = await self.http.post(
-            "/login",
-            data={
-                "username": self.login["username"],
-                "password": self.login["password"],
-                "csrfmiddlewaretoken": self.http.cookies["csrftoken"],
-            },
-        )
-        answer.raise_for_status()
-        if "sessionid" not in self.http.cookies:
-            raise CommandError(f"{self.login['username']} could not log in.")
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        await self.http.aclose()
-
-    async def get(self, path: str) -> Json:
-        return self.checked(await self.http.get(f"/api/labs/{LAB}/{path}"))
-
-    async def post(self, path: str, body: Json) -> Json:
-        return self.checked(
-            await self.http.post(
-                f"/api/labs/{LAB}/{path}", json=body, headers={"X-CSRFToken": self.http.cookies["csrftoken"]}
-            )
-        )
-
-    def checked(self, answer: httpx.Response) -> Json:
-        if answer.status_code >= 400:
-            raise CommandError(
-                f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text[:500]}"
-            )
-        body: Json = answer.json()
-        return body
-
-    def live_socket(self) -> websockets.connect:
-        cookies = "; ".join(f"{name}={value}" for name, value in self.http.cookies.items())
-        return websockets.connect(
-            self.url.replace("http", "ws") + "/ws/live",
-            origin=websockets.typing.Origin(self.url),
-            additional_headers={"Cookie": cookies},
-            max_size=2**22,
-            compression=None,
-        )
 
 
 @dataclass(frozen=True)
