@@ -114,10 +114,16 @@ def train(arguments: argparse.Namespace) -> int:
     run.quiet = os.environ.get("RANK", "0") != "0"  # torchrun's number of this process
     run.listen_for_cancel()
     if run.quiet:
-        return carry_out(arguments.command, run)
-    run.clear_leftovers()
-    with sending(run):
-        return carry_out(arguments.command, run)
+        code = carry_out(arguments.command, run)
+    else:
+        run.clear_leftovers()
+        with sending(run):
+            code = carry_out(arguments.command, run)
+    if code and "RANK" in os.environ:  # threads of torch.distributed would abort an ordinary end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def carry_out(kind: str, run: RunDir) -> int:
@@ -136,7 +142,10 @@ def carry_out(kind: str, run: RunDir) -> int:
         say_failed(run, f"A file can't be read or written ({error}); is the disk full? Then make room, and start anew.")
         return 2
     except OtherEnded as error:
-        print(error, file=sys.stderr)  # no reason of the run: torchrun's own words say that
+        print(error, file=sys.stderr)  # no reason of the run: torchrun's own words say that, once it has seen who ended
+        deadline = time.monotonic() + FIRST_SAYS_WITHIN_S
+        while time.monotonic() < deadline and not run.cancelled:
+            time.sleep(0.1)
         return 1
     except Exception as error:
         traceback.print_exc()

@@ -730,5 +730,5 @@ def render_episode(*, episode: Episode) -> str:
 
 def reason_from_log(*, run: Run, ended: str) -> str:
     """Why the training process ended, in its own last words: what it printed, else what it noted in its metrics."""
-    words = [line for line in selectors.log_tail(run, 12) if line.strip()] or selectors.last_notes(run)
+    words = [line for line in selectors.log_tail(run, 16) if line.strip()] or selectors.last_notes(run)
     return f"The training process {ended} Its last output:\n" + "\n".join(words)
