@@ -113,6 +113,13 @@ def read_folders(text: str) -> list[Path]:
     return folders
 
 
+def read_queues(text: str) -> list[str]:
+    names = [each.strip() for each in text.split(",") if each.strip()]
+    if not set(names) <= {"cpu", "gpu"}:
+        raise ValueError
+    return names
+
+
 class Environment(BaseSettings):
     """What the environment may say. A description completes "NAME must ..."; a value whose repr is off may hold a
     password and is never shown.
@@ -140,9 +147,13 @@ class Environment(BaseSettings):
     FLEETUI_IMPORT_ROOTS: Annotated[list[Path], NoDecode, BeforeValidator(read_folders)] = Field(
         default=[], description="be whole paths of folders, with colons between them"
     )
-    # How many trainings that need no station run at a time; the others wait for their turn.
+    # How many trainings that need no station a worker of this machine does at a time; others wait for their turn.
     FLEETUI_TRAININGS: int = Field(
         default=max(1, (os.cpu_count() or 1) // 2), ge=1, le=1000, description="be a number from 1 to 1000"
+    )
+    # Which runs the workers of this machine take; without it those of the queue cpu, and of gpu where there is a card.
+    FLEETUI_QUEUES: Annotated[list[str], NoDecode, BeforeValidator(read_queues)] = Field(
+        default=[], description="be cpu, gpu or cpu,gpu"
     )
     # Shows errors in the browser.
     DEBUG: bool = Field(default=False, description="be 1 or 0")
@@ -217,6 +228,7 @@ DATA = environment.FLEETUI_DATA.expanduser().resolve()
 DATA.mkdir(parents=True, exist_ok=True, mode=0o700)
 PORT = environment.PORT
 TRAININGS = environment.FLEETUI_TRAININGS
+QUEUES = environment.FLEETUI_QUEUES
 DEBUG = environment.DEBUG
 SECRET_KEY = read_secret_key(DATA)
 IMPORT_ROOTS = environment.FLEETUI_IMPORT_ROOTS
@@ -306,6 +318,7 @@ LONGEST_RUN_S = 14 * 24 * 3600
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": LONGEST_RUN_S, "global_keyprefix": f"{KEY_PREFIX}:"}
 CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = {"visibility_timeout": LONGEST_RUN_S}
 CELERY_VISIBILITY_TIMEOUT = LONGEST_RUN_S
+CELERY_TASK_DEFAULT_QUEUE = "fleet"  # what is no run: the main worker's
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1

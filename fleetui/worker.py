@@ -1,27 +1,29 @@
-"""The worker's own life, beside the jobs that it carries out: what it needs to begin, its watch over everything that
-nobody else would notice, its clock for what repeats, and its end.
+"""A worker's own life, beside the jobs that it carries out: what it needs to begin, its sign of life, and its end. The
+main one also watches over everything that nobody else would notice, and has the clock for what repeats.
 """
 
+import contextlib
 import logging
 import math
 import threading
 import time
 
 from celery.beat import EmbeddedService
-from celery.signals import worker_init, worker_ready, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 from django.conf import settings
 from django.db import close_old_connections, connection
 
 from fleetui.celery import app as celery_app
 from fleetui.fleet.actions import control, reports, spans
 from fleetui.learning import actions as learning_actions
-from fleetui.learning import comparisons, sweeps, transfers
+from fleetui.learning import comparisons, sweeps, transfers, workers
 from fleetui.learning.jobs import DATABASE_AWAY, first_line, owns_folder, stopping
 from fleetui.practice.actions import dispatch
 from fleetui.servers import ServerAway, check_servers
 
 log = logging.getLogger(__name__)
 
+ALIVE_EVERY_S = 5.0
 WATCH_S = 5.0  # between two looks for runs that were left behind
 WATCH_ALL_S = 60.0  # between two looks for those whose message was lost
 
@@ -37,8 +39,29 @@ def end_without_servers(**_: object) -> None:
 
 
 @worker_ready.connect
+def begin_signs_of_life(**_: object) -> None:
+    """In a thread that does nothing else: a worker whose watch takes long is there all the same."""
+
+    def say() -> None:
+        while not stopping.wait(ALIVE_EVERY_S):
+            try:
+                close_old_connections()
+                workers.beat_worker()
+            except DATABASE_AWAY as error:
+                log.warning("no sign of life, the database is away: %s", first_line(error))
+            except Exception:
+                log.exception("saying that the worker lives")
+            finally:
+                connection.close()
+
+    threading.Thread(target=say, name="signs of life", daemon=True).start()
+
+
+@worker_ready.connect
 def begin_watch(**_: object) -> None:
     """Look for what a crash left behind: at once, then every few seconds."""
+    if not workers.wishes.main:
+        return
 
     def watch() -> None:
         looked_at_all = -math.inf
@@ -54,6 +77,7 @@ def begin_watch(**_: object) -> None:
                 if all_waiting:
                     looked_at_all = time.monotonic()
                     spans.drop_old_spans()
+                    workers.forget_workers()
                 reports.disconnect_silent_stations()
                 dispatch.dispatch_all()
                 keep_clock_running()
@@ -81,3 +105,9 @@ def begin_stop(**_: object) -> None:
     stopping.set()
     if beat is not None:
         beat.service.stop()
+
+
+@worker_shutdown.connect
+def end(**_: object) -> None:
+    with contextlib.suppress(*DATABASE_AWAY):
+        workers.leave_worker()

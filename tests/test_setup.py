@@ -418,7 +418,7 @@ def test_an_unreachable_server_is_one_sentence_and_a_failure(servers, process, v
     with own_place() as (data, _):
         commands = {
             "start": ["manage.py", "start", "--stations", "1"],
-            "worker": ["-m", "celery", "-A", "fleetui.celery:app", "worker", "--pool", "threads"],
+            "worker": ["manage.py", "worker", "--main"],
         }
         addresses = {"DATABASE_URL": own, "REDIS_URL": settings.CHANNELS_ADDRESS, variable: address}
         environment = {**os.environ, "FLEETUI_DATA": str(data), "PORT": str(free_port()), **addresses}
@@ -454,12 +454,12 @@ def test_a_fleet_from_first_start_to_last():
 
             # A child that crashes is started again.
             children = {p.pid: " ".join(p.cmdline()) for p in psutil.Process(fleet.process.pid).children()}
-            worker = next(pid for pid, command in children.items() if "celery" in command)
+            worker = next(pid for pid, command in children.items() if "manage.py worker" in command)
             os.kill(worker, signal.SIGKILL)
             deadline = time.monotonic() + 15
             while time.monotonic() < deadline:
                 now = [p for p in psutil.Process(fleet.process.pid).children() if p.status() != psutil.STATUS_ZOMBIE]
-                if any(p.pid != worker and "celery" in " ".join(p.cmdline()) for p in now):
+                if any(p.pid != worker and "manage.py worker" in " ".join(p.cmdline()) for p in now):
                     break
                 time.sleep(0.1)
             else:

@@ -11,7 +11,9 @@ A job of the server or a person starts these; the run directory or the arguments
 
 import argparse
 import contextlib
+import os
 import sys
+import time
 import traceback
 from functools import partial
 from typing import Any
@@ -23,6 +25,8 @@ from training.benchmarks import REGISTRY
 from training.methods.registry import methods
 from training.metric_sinks import sending
 from training.run_dir import RunDir, RunError
+
+FIRST_SAYS_WITHIN_S = 5.0  # of several processes that train together
 
 
 def main() -> int:
@@ -107,17 +111,28 @@ def main() -> int:
 def train(arguments: argparse.Namespace) -> int:
     """The run's own metrics say how it went; the exit status says it to whoever waits for the process."""
     run = RunDir(arguments.run_dir)
+    run.quiet = os.environ.get("RANK", "0") != "0"  # torchrun's number of this process
     run.listen_for_cancel()
-    run.clear_leftovers()
-    with sending(run):
-        return carry_out(arguments.command, run)
+    if run.quiet:
+        code = carry_out(arguments.command, run)
+    else:
+        run.clear_leftovers()
+        with sending(run):
+            code = carry_out(arguments.command, run)
+    if code and "RANK" in os.environ:  # threads of torch.distributed would abort an ordinary end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def carry_out(kind: str, run: RunDir) -> int:
     """The method itself; what ends it is said in the run's metrics."""
     from training.checkpoints import CheckpointError
     from training.datasets import DatasetError
+    from training.processes import OtherEnded, end_with_launcher
 
+    end_with_launcher()
     try:
         summary = methods()[kind].start(run)
     except (RunError, DatasetError, CheckpointError) as error:
@@ -126,6 +141,12 @@ def carry_out(kind: str, run: RunDir) -> int:
     except OSError as error:
         say_failed(run, f"A file can't be read or written ({error}); is the disk full? Then make room, and start anew.")
         return 2
+    except OtherEnded as error:
+        print(error, file=sys.stderr)  # no reason of the run: torchrun's own words say that, once it has seen who ended
+        deadline = time.monotonic() + FIRST_SAYS_WITHIN_S
+        while time.monotonic() < deadline and not run.cancelled:
+            time.sleep(0.1)
+        return 1
     except Exception as error:
         traceback.print_exc()
         say_failed(run, f"{type(error).__name__}: {error}; the log has the whole story.")
@@ -138,6 +159,11 @@ def carry_out(kind: str, run: RunDir) -> int:
 def say_failed(run: RunDir, reason: str) -> None:
     """To whoever started it, and in the run's own metrics."""
     print(reason, file=sys.stderr)
+    if run.quiet:  # the first process most likely fails by the same, and torchrun would end it before it has said so
+        deadline = time.monotonic() + FIRST_SAYS_WITHIN_S
+        while time.monotonic() < deadline and not run.lines("failed"):
+            time.sleep(0.1)
+        return
     with contextlib.suppress(OSError):  # a full disk has no room for this either
         if run.path.is_dir():
             run.log("failed", reason=reason)

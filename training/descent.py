@@ -11,10 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from training.processes import ALONE, Processes
 
-def descend(loss: Tensor, optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], clip: float = 1.0) -> bool:
-    """False where loss or gradient is no number: then nothing has changed."""
-    sound = _gradient_of(loss, optimiser, parameters, clip)
+
+def descend(
+    loss: Tensor,
+    optimiser: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    clip: float = 1.0,
+    processes: Processes = ALONE,
+) -> bool:
+    """False where loss or gradient is no number, of any process that trains along: then nothing has changed."""
+    sound = _gradient_of(loss, optimiser, parameters, clip, processes)
     if sound:
         optimiser.step()
     else:
@@ -49,8 +57,15 @@ def unlearnable(
     return found
 
 
-def _gradient_of(loss: Tensor, optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], clip: float) -> bool:
+def _gradient_of(
+    loss: Tensor,
+    optimiser: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    clip: float,
+    processes: Processes = ALONE,
+) -> bool:
     optimiser.zero_grad()
     loss.backward()
+    mean = processes.average(loss, parameters)
     norm = nn.utils.clip_grad_norm_(parameters, clip)
-    return bool(torch.isfinite(loss.detach()) and torch.isfinite(norm))
+    return bool(torch.isfinite(mean) and torch.isfinite(norm))

@@ -55,6 +55,7 @@ class RunDir:
         self.rounds = self.path / "rounds"
         self.metrics = self.path / "metrics.jsonl"
         self.cancelled = False
+        self.quiet = False  # of several processes that train together all but the first: they write nothing here
         self._metrics_file: TextIO | None = None
         self._writing = threading.Lock()  # a thread that sends metrics on may have a note to add
         self._points: set[tuple[int, str]] | None = None  # step and figure of every loss in the file
@@ -98,6 +99,8 @@ class RunDir:
 
     def log(self, kind: str, **values: Any) -> None:
         """Append one line to metrics.jsonl; what is no number becomes null."""
+        if self.quiet:
+            return
         line = strict_json.dumps({"t": round(time.time(), 3), "kind": kind} | values) + "\n"
         with self._writing:
             if self._metrics_file is None:

@@ -41,6 +41,7 @@ router = Router(auth=SESSION, tags=["lab"])
 class RunBody(Schema):
     kind: str
     name: str = ""
+    queue: str = Field(default="cpu", description="cpu, or gpu for a machine with a graphics card.")
     recipe: dict[str, Any] = Field(default_factory=dict)
     dataset: int | None = None
     corrections: int | None = None
@@ -65,6 +66,8 @@ class RunRow(Schema):
     id: int
     name: str
     kind: str
+    queue: str = Field(description="Which kind of machine it wants: cpu or gpu.")
+    worker: str = Field(description="The one that took it last.")
     state: str
     phase: str
     progress: float
@@ -168,6 +171,7 @@ def launch_run(request: PersonRequest, lab: Path[str], body: RunBody) -> dict[st
         user=user,
         kind=body.kind,
         name=body.name,
+        queue=body.queue,
         recipe=body.recipe,
         dataset=named(Dataset, body.dataset),
         corrections=named(Dataset, body.corrections),

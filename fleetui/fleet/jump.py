@@ -19,6 +19,7 @@ PAGES = (
     ("Stations", "stations", "see"),
     ("Runs", "runs", "see"),
     ("Checkpoints", "checkpoints", "see"),
+    ("Machines: workers that take runs", "machines", "see"),
     ("Spot checks of detected successes", "spot_checks", "see"),
     ("Playground: a frame, words and two checkpoints", "playground", "see"),
     ("Episodes", "episodes", "see"),

@@ -32,7 +32,7 @@ from fleetui.fleet.models import Episode, Lab
 from fleetui.fleet.names import checked_name, shown
 from fleetui.learning import selectors
 from fleetui.learning.listing import list_root
-from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
+from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run, Worker
 from fleetui.learning.signals import run_moved
 from fleetui.messages import CheckpointsChanged, MetricsAdded, RunChanged, send_on_commit
 from robots.atomic_files import replacing, write_atomically
@@ -65,6 +65,13 @@ class Sources(TypedDict):
 def enqueue_on_commit(job: str, identifier: int | str) -> None:
     """A Celery message carries only an id; if it is lost, the worker's watch finds the row still waiting."""
     transaction.on_commit(lambda: celery_app.send_task(job, args=[identifier]), robust=True)
+
+
+def offer_runs() -> None:
+    """Tell each worker which runs it may begin now. Whoever claims one first has it, so one told in vain is no harm."""
+    for worker in selectors.heard_workers():
+        for run in selectors.runs_for(worker):
+            celery_app.send_task("learning.run", args=[run.pk], queue=worker.address)
 
 
 @transaction.atomic
@@ -350,7 +357,14 @@ def read_recipe(*, kind: str, recipe: dict[str, Any]) -> Recipe:
 
 
 def create_run(
-    *, lab: Lab, user: access.Acting, recipe: Recipe, name: str, round_target: int = 0, **sources: Unpack[Sources]
+    *,
+    lab: Lab,
+    user: access.Acting,
+    recipe: Recipe,
+    name: str,
+    queue: str = "cpu",
+    round_target: int = 0,
+    **sources: Unpack[Sources],
 ) -> Run:
     """The row alone. Whoever asked for the run has checked its recipe and its sources, and enqueues it in the end."""
     number = Run.objects.filter(lab=lab).count() + 1
@@ -359,6 +373,7 @@ def create_run(
         name=name.strip()[:80] or f"{recipe.KIND} {number}",
         kind=recipe.KIND,
         recipe=recipe.to_json(),
+        queue=queue,
         created_by=access.person_of(user),
         round_target=round_target,
         **sources,
@@ -369,7 +384,7 @@ def enqueue_run(*, run: Run, user: access.Acting, source: str = "server") -> Non
     """Everything that it needs is there: its launch is recorded, and its job may begin."""
     access.check(user, run.lab, "launch_run")
     _record_run(run, "run_launched", user, source=source)
-    enqueue_on_commit("learning.run", run.pk)
+    transaction.on_commit(offer_runs, robust=True)
 
 
 def source_problems(
@@ -463,7 +478,6 @@ def resume_run(*, run: Run, user: access.Acting, source: str = "server") -> None
     if not move_run(run=run, to="queued", sources=("canceled", "failed"), **fresh):
         run.refresh_from_db()
         raise Conflict(f"{run} is {run.state}; only a paused, canceled or failed run can be resumed.")
-    enqueue_on_commit("learning.run", run.pk)
 
 
 # Runs: what their job does
@@ -485,15 +499,10 @@ def move_run(
     run_moved.send(sender=Run, run=run)
     if run.sweep_id and not run.is_live:
         enqueue_on_commit("learning.sweep", run.sweep_id)
-    if run.state not in selectors.TAKES_A_TURN:
-        transaction.on_commit(call_next_training, robust=True)
+    if run.state == "starting" or run.state not in selectors.TAKES_A_TURN:
+        # It waits, or another is first now, or a turn is free.
+        transaction.on_commit(offer_runs, robust=True)
     return True
-
-
-def call_next_training() -> None:
-    """A turn may be free: tell a worker of whoever is first."""
-    for run in selectors.next_trainings():
-        celery_app.send_task("learning.run", args=[run.pk])
 
 
 def show_run(*, run: Run) -> None:
@@ -503,20 +512,16 @@ def show_run(*, run: Run) -> None:
 
 
 @transaction.atomic
-def claim_run(*, run_id: int) -> Run | None:
-    """The one job that may supervise the run now; a second delivery of the message gets None."""
+def claim_run(*, run_id: int, worker: Worker) -> Run | None:
+    """For the worker that may supervise the run now: one job of one worker. A second delivery of the message gets
+    None, and so does who has no turn free, or comes too late.
+    """
+    Worker.objects.select_for_update().filter(pk=worker.pk).first()  # two of its jobs must not take the same turn
     run = Run.objects.select_related("lab", "dataset", "parent").filter(pk=run_id).first()
     now = timezone.now()
-    if run is not None and not run.method.practises:
-        DataFolder.objects.select_for_update().first()  # two that claim at once must not take the same turn
-        if run not in selectors.next_trainings():
-            return None
-    if run is None or not move_run(
-        run=run,
-        to="starting",
-        sources=("queued",),
-        attempt=run.attempt,
-    ):
+    if run is None or run not in selectors.runs_for(worker):
+        return None
+    if not move_run(run=run, to="starting", sources=("queued",), attempt=run.attempt, worker=worker.name):
         return None
     Run.objects.filter(pk=run.pk).update(
         attempt=F("attempt") + 1, heartbeat_at=now, started_at=Coalesce("started_at", now), error=""
@@ -570,10 +575,9 @@ def retry_run(*, run: Run, deaths: int) -> bool:
     ours any more.
     """
     fields: dict[str, Any] = {"heartbeat_at": None, "deaths": deaths}
-    if deaths >= Run.MAX_DEATHS or not move_run(run=run, to="queued", sources=UNDER_WAY, attempt=run.attempt, **fields):
+    if deaths >= Run.MAX_DEATHS:
         return False
-    enqueue_on_commit("learning.run", run.pk)
-    return True
+    return move_run(run=run, to="queued", sources=UNDER_WAY, attempt=run.attempt, **fields)
 
 
 def requeue_stale_jobs(*, all_waiting: bool = False) -> None:
@@ -591,8 +595,7 @@ def requeue_stale_jobs(*, all_waiting: bool = False) -> None:
     waiting = Dataset.objects.filter(state="generating", heartbeat_at__lt=late)
     if all_waiting:
         waiting = Dataset.objects.filter(Q(heartbeat_at=None) | Q(heartbeat_at__lt=late), state="generating")
-        for run_id in Run.objects.filter(state="queued").values_list("pk", flat=True):
-            enqueue_on_commit("learning.run", run_id)
+        transaction.on_commit(offer_runs, robust=True)
         for dataset_id in _unlisted().values_list("pk", flat=True):
             enqueue_on_commit("learning.list_dataset", dataset_id)
     for dataset_id in waiting.values_list("pk", flat=True):
@@ -727,5 +730,5 @@ def render_episode(*, episode: Episode) -> str:
 
 def reason_from_log(*, run: Run, ended: str) -> str:
     """Why the training process ended, in its own last words: what it printed, else what it noted in its metrics."""
-    words = [line for line in selectors.log_tail(run, 12) if line.strip()] or selectors.last_notes(run)
+    words = [line for line in selectors.log_tail(run, 16) if line.strip()] or selectors.last_notes(run)
     return f"The training process {ended} Its last output:\n" + "\n".join(words)

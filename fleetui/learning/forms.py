@@ -11,8 +11,9 @@ from django.forms.boundfield import BoundField
 
 from fleetui.fleet.forms import in_words
 from fleetui.fleet.models import Lab
+from fleetui.learning import selectors
 from fleetui.learning.actions import scripted_families
-from fleetui.learning.models import Dataset, DatasetEpisode, Run
+from fleetui.learning.models import QUEUES, Dataset, DatasetEpisode, Run
 from robots.tasks import TASKS
 from training.methods.registry import Method
 from training.recipes import Field, RecipeError
@@ -46,6 +47,7 @@ class LaunchForm(forms.Form):
     name = forms.CharField(
         label="Name", required=False, max_length=80, help_text="Left empty, it is named after its kind, with a number."
     )
+    queue = forms.ChoiceField(label="Machine", required=False)
 
     def __init__(self, *args: Any, lab: Lab, method: Method, like: Run | None = None, **kwargs: Any):
         """`like`: a run whose sources and recipe the form begins with."""
@@ -55,7 +57,8 @@ class LaunchForm(forms.Form):
         self.lacking: list[tuple[str, str]] = []  # of the method's needs, with the sentence that says what is missing
         self.shown: Dataset | None = None  # the dataset of what its policy will have been shown, as the form begins
         self.recipe_class = method.recipe
-        self.source_names = list(self.fields)
+        self.source_names = [*(name for name in self.fields if name != "queue"), "queue"]
+        self.offer_machines(like.queue if like else "cpu")
         given = like.recipe if like else {}
         if like:
             self.initial = {**sources_of(like), **self.initial}
@@ -73,6 +76,18 @@ class LaunchForm(forms.Form):
                 widget=forms.TextInput(attrs=numbers | known),
             )
             entry.changed = value != field.default
+
+    def offer_machines(self, chosen: str) -> None:
+        """A machine with a graphics card where a worker of one is there, else the sentence that says so."""
+        problem = selectors.queue_problem("gpu")
+        field = self.fields["queue"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [(name, f"with {words}") for name, words in QUEUES.items() if name == "cpu" or not problem]
+        field.initial = "cpu" if problem else chosen
+        field.help_text = problem or "The built-in methods compute on processors, with or without a card."
+
+    def clean_queue(self) -> str:
+        return self.cleaned_data["queue"] or "cpu"
 
     def refuse(self, name: str, problem: str) -> None:
         self.impossible.append(problem)
@@ -105,6 +120,11 @@ class LaunchForm(forms.Form):
                 value = None
             found[name] = field.default if value is None else value
         return found
+
+    def typed_queue(self) -> str:
+        """Which machine it asks for, by the same rule."""
+        given = self["queue"].value()
+        return given if given in QUEUES else "cpu"
 
     def typed_dataset(self) -> Dataset | None:
         """What it would be trained on, by the same rule."""

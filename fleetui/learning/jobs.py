@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 
 from fleetui.embedded import end_with_parent
 from fleetui.fleet.models import Episode
-from fleetui.learning import actions, selectors, sweeps
+from fleetui.learning import actions, selectors, sweeps, workers
 from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Run
 from fleetui.learning.resources import EVERY_S, Measuring
 from robots import strict_json
@@ -47,6 +48,7 @@ HEARTBEAT_S = 1.0
 LOG_EVERY_S = 2.0
 SUMMED_EVERY_S = 15.0
 SHUTDOWN_S = 5.0
+OTHER_LETS_GO_S = SHUTDOWN_S + 3.0  # another machine's worker, which may see a shared folder a little late
 DATABASE_AWAY = (OperationalError, InterfaceError)
 DISK_FULL_BELOW = 64 * 2**20  # bytes: with fewer a child that ended most likely could not write
 
@@ -154,14 +156,17 @@ def owns_folder() -> bool:
 
 
 def training_command(run: Run) -> list[str]:
-    return [sys.executable, "-m", "training", run.kind, str(run.dir)]
+    """Several processes are torchrun's to start, and to end where one of them does."""
+    processes = int(run.recipe.get(run.method.processes, 1))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *(torchrun if processes > 1 else ()), "-m", "training", run.kind, str(run.dir)]
 
 
 @shared_task(name="learning.run")
 def run_job(run_id: int) -> None:
     if stopping.is_set() or not owns_folder():
         return  # it stays queued, and the next worker finds it
-    run = actions.claim_run(run_id=run_id)
+    run = actions.claim_run(run_id=run_id, worker=workers.this_worker())
     if run is None:
         return
     supervision = SUPERVISIONS[run.method.practises](run)
@@ -197,6 +202,7 @@ class Supervision:
     def __init__(self, run: Run):
         self.run = run
         self.dir = RunDir(run.dir)
+        self.process = self.dir.path / "process"  # the host and number of the training process that writes here
         self.child: subprocess.Popen[bytes] | None = None
         self.offset = 0  # in metrics.jsonl
         self.line = 0  # number of the last line read
@@ -218,7 +224,7 @@ class Supervision:
             self.end_leftover()
             with open(self.dir.path / "log.txt", "ab") as output:
                 self.child = start_child(training_command(self.run), output, stdout=output)
-            (self.dir.path / "pid").write_text(str(self.child.pid))
+            self.process.write_text(f"{socket.gethostname()} {self.child.pid}")
             self.measuring = Measuring(self.child.pid, self.dir.path, self.run.resources)
             while not self.follow(heartbeat):
                 stopping.wait(TICK_S)
@@ -229,7 +235,7 @@ class Supervision:
         assert child is not None  # carry_out() started it
         ended = child.poll() is not None  # asked before reading, so that no last line is missed
         try:
-            if not self.read_metrics() or heartbeat.lost:
+            if not self.is_ours() or not self.read_metrics() or heartbeat.lost:
                 log.warning("run %s is no longer attempt %s's; letting go", self.run.pk, self.run.attempt)
                 end_child(child, SHUTDOWN_S)
                 return True
@@ -257,6 +263,15 @@ class Supervision:
         """Whatever happened, no training process goes on unsupervised."""
         if self.child is not None and self.child.poll() is None:
             end_child(self.child, SHUTDOWN_S)
+        if self.child is not None and self.is_ours():
+            self.process.unlink(missing_ok=True)
+
+    def is_ours(self) -> bool:
+        """False where another machine's worker took the run while this one could not reach the database."""
+        with contextlib.suppress(OSError, ValueError):
+            host, number = self.process.read_text().split()
+            return self.child is not None and (host, int(number)) == (socket.gethostname(), self.child.pid)
+        return True
 
     # The directory
 
@@ -295,9 +310,16 @@ class Supervision:
         return {f"{role}.safetensors": checkpoint.file for role, checkpoint in found.items() if checkpoint}
 
     def end_leftover(self) -> None:
-        """A training process of an earlier attempt must not write beside the new one."""
+        """A training process of an earlier attempt must not write beside the new one. What is left on another machine,
+        its worker ends once it reads here that the run is taken.
+        """
         try:
-            left = psutil.Process(int((self.dir.path / "pid").read_text()))
+            host, number = self.process.read_text().split()
+            if host != socket.gethostname():
+                self.process.write_text(f"{socket.gethostname()} 0")
+                stopping.wait(OTHER_LETS_GO_S)
+                return
+            left = psutil.Process(int(number))
             if str(self.dir.path) in left.cmdline():
                 left.kill()
                 left.wait(5)
@@ -434,7 +456,6 @@ class Supervision:
         self.refresh()
         if run.state not in Run.SUPERVISED:
             return  # said already, when the database went away before it could answer
-        (self.dir.path / "pid").unlink(missing_ok=True)
         if self.measuring is not None:
             actions.record_resources(run=run, resources=self.measuring.summary)
         actions.show_log(run=run, lines=selectors.log_tail(run))

@@ -6,7 +6,7 @@ version the stations practise with. Rows change only in actions.py, archive.py a
 
 import uuid
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ PRUNERS = {
     "median": "worse than the median of the others at that point",
     "halving": "not among the best third at each rung (successive halving)",
 }
+# Which kind of machine a run wants; a worker says which it takes.
+QUEUES = {"cpu": "processors alone", "gpu": "a graphics card"}
 RUN_STATES = ("queued", "starting", "running", "pausing", "paused", "canceling", "canceled", "failed", "completed")
 
 
@@ -255,6 +257,8 @@ class Run(models.Model):
     kind = models.CharField(max_length=40)  # of its method, by which it is checked (training/methods/registry.py)
     state = models.CharField(max_length=12, choices=choices(RUN_STATES), default="queued")
     recipe = models.JSONField()
+    queue = models.CharField(max_length=8, choices=list(QUEUES.items()), default="cpu")
+    worker = models.CharField(max_length=60, blank=True)  # the name of the one that claimed it last
     dataset = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="runs")
     # What people drove, learned from together with the demonstrations.
     corrections = models.ForeignKey(Dataset, null=True, on_delete=models.PROTECT, related_name="corrected_runs")
@@ -292,6 +296,7 @@ class Run(models.Model):
         ordering = ["-id"]
         constraints = [
             models.CheckConstraint(condition=Q(state__in=RUN_STATES), name="run_state_known"),
+            models.CheckConstraint(condition=Q(queue__in=list(QUEUES)), name="run_queue_known"),
             models.CheckConstraint(
                 condition=Q(dataset__isnull=False) | Q(parent__isnull=False), name="run_has_its_source"
             ),
@@ -402,6 +407,39 @@ class Run(models.Model):
             threshold=judge.threshold,
             consecutive=judge.consecutive or 1,
         )
+
+
+class Worker(models.Model):
+    """A process that takes runs, on any machine that has the data folder: what it said of itself, and when last."""
+
+    HEARD_WITHIN = timedelta(seconds=20)  # it says so every few seconds
+
+    name = models.CharField(max_length=60, unique=True)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    folder = models.CharField(max_length=1000)  # where it has the data folder
+    main = models.BooleanField(default=False)  # it also does what is no run, and finds what crashed
+    queues = models.JSONField(default=list)  # of QUEUES
+    trainings = models.PositiveIntegerField()  # so many at a time
+    gpus = models.JSONField(default=list)  # names of its graphics cards
+    started_at = models.DateTimeField(default=timezone.now)
+    heard_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)  # in good order
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_heard(self) -> bool:
+        return self.ended_at is None and self.heard_at > timezone.now() - self.HEARD_WITHIN
+
+    @property
+    def address(self) -> str:
+        """The Celery queue by which it alone is told of runs."""
+        return f"worker.{self.name}"
 
 
 class DataFolder(models.Model):
@@ -662,6 +700,7 @@ class Sweep(models.Model):
     budget_runs = models.PositiveIntegerField()
     budget_hours = models.FloatField(null=True)  # of all its runs together
     at_once = models.PositiveSmallIntegerField(default=1)
+    queue = models.CharField(max_length=8, choices=list(QUEUES.items()), default="cpu")  # of its runs
     state = models.CharField(max_length=12, choices=choices(SWEEP_STATES), default="running")
     error = models.TextField(blank=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)

@@ -31,6 +31,17 @@ class Cards:
         except pynvml.NVMLError:
             pass
 
+    def names(self) -> list[str]:
+        """As their maker calls them."""
+        found = []
+        for handle in self.handles:
+            try:
+                name = pynvml.nvmlDeviceGetName(handle)
+            except pynvml.NVMLError:
+                continue
+            found.append(name.decode() if isinstance(name, bytes) else name)
+        return found
+
     def measure(self, pids: set[int]) -> dict[str, float]:
         """Of the cards that these processes are on."""
         memory, busiest, found = 0, 0, False

@@ -183,6 +183,7 @@ FACTS = (
         lambda: Coalesce("ended_at", Now(), output_field=DateTimeField()) - F("started_at"),
         number=True,
     ),
+    Column("worker", "Machine", "The run", lambda run, _: run.worker or "–", lambda: F("worker")),
     Column("created", "Launched", "The run", lambda run, _: ago(run.created_at), lambda: F("created_at")),
     Column(
         "ended", "Ended", "The run", lambda run, _: ago(run.ended_at) if run.ended_at else "–", lambda: F("ended_at")

@@ -4,13 +4,12 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from django.conf import settings
 from django.db.models import Count, Prefetch, Q, QuerySet
 from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Lab, Station
 from fleetui.learning.listing import quality_now
-from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Export, Import, Metric, Run
+from fleetui.learning.models import QUEUES, Checkpoint, Dataset, DatasetEpisode, Export, Import, Metric, Run, Worker
 from training.intervals import wilson
 from training.methods.registry import ROLES, methods_that_need
 
@@ -229,8 +228,44 @@ def practising_kinds() -> list[str]:
 TAKES_A_TURN = ("starting", "running", "pausing", "canceling")
 
 
+def heard_workers() -> list[Worker]:
+    """Those that live, of the whole fleet."""
+    rows = Worker.objects.filter(ended_at=None, heard_at__gt=timezone.now() - Worker.HEARD_WITHIN)
+    return list(rows.order_by("name"))
+
+
+def workers_for(queue: str) -> list[Worker]:
+    """Those that live and take runs of this queue."""
+    return [worker for worker in heard_workers() if queue in worker.queues]
+
+
+def queue_problem(queue: str) -> str:
+    """Why a run can't be launched for such a machine now, or nothing. What any worker takes may wait for one."""
+    if queue not in QUEUES:
+        return f"There is no queue {queue!r}; choose one of {', '.join(QUEUES)}."
+    return NO_WORKER["gpu"] if queue == "gpu" and not workers_for("gpu") else ""
+
+
+NO_WORKER = {"cpu": "No worker is connected.", "gpu": "No worker with a GPU is connected."}
+
+
+def list_machines(lab: Lab) -> list[dict[str, Any]]:
+    """{"worker", "runs": the lab's own that it has under way, "others": how many of other labs}, those that live
+    first, of these the main one.
+    """
+    workers = sorted(Worker.objects.order_by("name"), key=lambda worker: (not worker.is_heard, not worker.main))
+    under_way: dict[str, list[Run]] = {worker.name: [] for worker in workers}
+    for run in Run.objects.filter(state__in=Run.SUPERVISED, worker__in=under_way).order_by("pk"):
+        under_way[run.worker].append(run)
+    found = []
+    for worker in workers:
+        own = [run for run in under_way[worker.name] if run.lab_id == lab.pk]
+        found.append({"worker": worker, "runs": own, "others": len(under_way[worker.name]) - len(own)})
+    return found
+
+
 def trainings_under_way() -> QuerySet[Run]:
-    """Of all labs: runs that train without stations, and take a turn of this server's."""
+    """Of all labs: runs that train without stations, and take a turn of their worker's."""
     return Run.objects.filter(state__in=TAKES_A_TURN).exclude(kind__in=practising_kinds()).order_by("started_at", "pk")
 
 
@@ -239,28 +274,46 @@ def waiting_trainings() -> QuerySet[Run]:
     return Run.objects.filter(state="queued").exclude(kind__in=practising_kinds()).order_by("pk")
 
 
-def next_trainings() -> list[Run]:
-    """Those whose turn it is."""
-    free = settings.TRAININGS - trainings_under_way().count()
-    return list(waiting_trainings()[:free]) if free > 0 else []
+def runs_for(worker: Worker) -> list[Run]:
+    """Those that it may begin now: all that practise, and as many trainings as it has turns free, the first ones."""
+    practising = Run.objects.filter(state="queued", queue__in=worker.queues, kind__in=practising_kinds())
+    free = worker.trainings - trainings_under_way().filter(worker=worker.name).count()
+    trainings = waiting_trainings().filter(queue__in=worker.queues)[: max(0, free)]
+    return [*practising.order_by("pk"), *trainings]
+
+
+def trainings_before(queue: str) -> tuple[list[Run], int]:
+    """What a training launched now for such a machine would wait for, those under way first; and how many its workers
+    do at a time.
+    """
+    able = workers_for(queue)
+    taken = {name for worker in able for name in worker.queues}
+    under_way = trainings_under_way().filter(worker__in=[worker.name for worker in able])
+    waiting = waiting_trainings().filter(queue__in=taken or {queue})
+    return [*under_way, *waiting], sum(worker.trainings for worker in able)
 
 
 def say_place(run: Run) -> str:
     """Of a queued run: where it stands in the queue and what it waits for. Of other labs' runs no name is said."""
     if run.state != "queued":
         return ""
+    able = workers_for(run.queue)
+    if not able:
+        return f"{NO_WORKER[run.queue]} It waits for one."
     if run.method.practises:
         return "It starts as soon as a worker of the server is free."
-    waiting = list(waiting_trainings().filter(pk__lte=run.pk))
-    before = [*trainings_under_way(), *[each for each in waiting if each.pk != run.pk]]
-    if len(before) < settings.TRAININGS:
+    found, turns = trainings_before(run.queue)
+    before = [each for each in found if each.state != "queued" or each.pk < run.pk]
+    if len(before) < turns:
         return "It is next: it starts as soon as a worker of the server is free."
+    place = 1 + sum(each.state == "queued" for each in before)
     own = [f"{each.name} ({each.state})" for each in before if each.lab_id == run.lab_id]
     others = len(before) - len(own)
     if others:
         own.append(f"{others} run{'s' if others > 1 else ''} of another lab")
-    at_once = f"{settings.TRAININGS} training{'s' if settings.TRAININGS > 1 else ''} at a time on this server"
-    return f"{ordinal(len(waiting))} in the queue: {at_once}; before it: {', '.join(own)}."
+    at_once = f"{turns} training{'s' if turns > 1 else ''} at a time"
+    at_once += f" on {len(able)} workers" if len(able) > 1 else f" on {able[0].name}"
+    return f"{ordinal(place)} in the queue: {at_once}; before it: {', '.join(own)}."
 
 
 def ordinal(number: int) -> str:
@@ -335,6 +388,8 @@ def run_head(run: Run) -> dict[str, Any]:
         "id": run.pk,
         "name": run.name,
         "kind": run.kind,
+        "queue": run.queue,
+        "worker": run.worker,
         "state": run.state,
         "phase": run.phase,
         "progress": run.progress,

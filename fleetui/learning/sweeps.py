@@ -14,7 +14,7 @@ from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.models import Lab
-from fleetui.learning import actions, comparing, searching
+from fleetui.learning import actions, comparing, searching, selectors
 from fleetui.learning.models import PRUNERS, SAMPLERS, Dataset, Run, Sweep
 from training.methods.registry import method_of
 
@@ -39,6 +39,7 @@ def launch_sweep(
     budget_hours: float | None = None,
     at_once: int = 1,
     name: str = "",
+    queue: str = "cpu",
     dataset: Dataset | None = None,
     corrections: Dataset | None = None,
     parent: Run | None = None,
@@ -53,6 +54,8 @@ def launch_sweep(
     choice = comparing.curve_choices([method]).get(objective)
     sources: actions.Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     problems = actions.source_problems(lab=lab, method=method, **sources)
+    if problem := selectors.queue_problem(queue):
+        problems["queue"] = problem
     if method.practises:
         problems["space"] = (
             f"Runs of {method.words} hold stations while they run, so that a sweep would wait for them run after run. "
@@ -89,6 +92,7 @@ def launch_sweep(
         budget_runs=budget_runs,
         budget_hours=budget_hours,
         at_once=at_once,
+        queue=queue,
         created_by=access.person_of(user),
         **sources,
     )
@@ -180,6 +184,7 @@ def _launch(sweep: Sweep, values: dict[str, Any], user: access.Acting) -> Run:
         user=user,
         recipe=recipe,
         name=f"{sweep.name}, {number}"[:80],
+        queue=sweep.queue,
         dataset=sweep.dataset,
         corrections=sweep.corrections,
         parent=sweep.parent,

@@ -2,7 +2,15 @@
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from fleetui.learning import checkpoint_pages, compare_pages, dataset_views, detector_pages, run_pages, views
+from fleetui.learning import (
+    checkpoint_pages,
+    compare_pages,
+    dataset_views,
+    detector_pages,
+    machine_pages,
+    run_pages,
+    views,
+)
 
 RUN = [
     path("pause", views.pause_run, name="pause_run"),
@@ -81,6 +89,7 @@ SPOT_CHECKS = [
 urlpatterns = [
     path("labs/<slug:lab_slug>/runs/", include(RUNS)),
     path("labs/<slug:lab_slug>/runs/<int:run_id>/", include(RUN)),
+    path("labs/<slug:lab_slug>/machines", machine_pages.machines, name="machines"),
     path("labs/<slug:lab_slug>/datasets/", include(DATASETS)),
     path("labs/<slug:lab_slug>/checkpoints/", include(CHECKPOINTS)),
     path("labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio", include(STUDIO)),

@@ -67,6 +67,7 @@ PAGES = {
         "researcher",
         [f"{LAB}/runs/compare", f"{LAB}/runs/compare?run=1&run=2", f"{LAB}/runs/compare?run=1&run=2&recipe=all"],
     ),
+    "labs/<slug:lab_slug>/machines": ("researcher", [f"{LAB}/machines"]),
     "labs/<slug:lab_slug>/sweeps/": ("researcher", [f"{LAB}/sweeps/"]),
     "labs/<slug:lab_slug>/sweeps/new": ("researcher", [f"{LAB}/sweeps/new?kind=sft"]),
     "labs/<slug:lab_slug>/sweeps/<int:sweep_id>": ("researcher", ["{sweep}"]),

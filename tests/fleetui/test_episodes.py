@@ -12,7 +12,7 @@ from fleetui.fleet import selectors
 from fleetui.fleet.actions import control, labs, reports, stops
 from fleetui.fleet.models import AssignedStation, Episode, Intervention, Lease, Station
 from fleetui.learning import actions as learning_actions
-from fleetui.learning import jobs
+from fleetui.learning import jobs, workers
 from fleetui.learning.models import Dataset
 from fleetui.practice import selectors as practice
 from fleetui.practice.actions import assignments, episodes, publishing
@@ -472,7 +472,7 @@ def test_a_run_learns_from_demonstrations_and_corrections_together(lab, dataset)
     body = {"kind": "sft", "dataset": dataset.pk, "corrections": corrections}
     made = lab.call("researcher", "post", "runs", body).json()
     assert (made["dataset"], made["corrections"]) == (dataset.pk, corrections)
-    supervisor = jobs.Supervision(learning_actions.claim_run(run_id=made["id"]))
+    supervisor = jobs.Supervision(learning_actions.claim_run(run_id=made["id"], worker=workers.this_worker()))
     supervisor.prepare()
     names = {f"{dataset.pk}.safetensors", f"{corrections}.safetensors"}
     assert {path.name for path in supervisor.dir.data.iterdir()} == names

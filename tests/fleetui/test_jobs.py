@@ -21,7 +21,7 @@ from fleetui import access
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.actions import reports
 from fleetui.fleet.models import AssignedStation, Assignment, Episode
-from fleetui.learning import actions, jobs, selectors
+from fleetui.learning import actions, jobs, selectors, workers
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run
 from fleetui.practice.actions import episodes, launching, publishing
 from fleetui.practice.jobs import PracticeSupervision
@@ -281,7 +281,7 @@ def test_a_run_left_behind_by_workers_or_servers_is_begun_again_however_often(qu
     """Its training did not die: nothing says that it is at fault."""
     late = timezone.now() - timedelta(minutes=1)
     for attempt in (1, 2, 3, 4, 5):
-        assert actions.claim_run(run_id=queued.pk).attempt == attempt
+        assert actions.claim_run(run_id=queued.pk, worker=workers.this_worker()).attempt == attempt
         Run.objects.update(heartbeat_at=late)
         actions.requeue_stale_jobs()
         queued.refresh_from_db()
@@ -489,16 +489,16 @@ def test_a_worker_on_another_data_folder_takes_nothing_and_says_so_once(
 
 
 def test_a_run_whose_message_was_lost_is_found(queued, monkeypatch):
-    sent = []
-    monkeypatch.setattr(actions.celery_app, "send_task", lambda job, args: sent.append((job, args)))
+    worker, sent = workers.this_worker(), []
+    monkeypatch.setattr(actions.celery_app, "send_task", lambda job, args, queue: sent.append((job, args, queue)))
     actions.requeue_stale_jobs()
     assert not sent
     actions.requeue_stale_jobs(all_waiting=True)
-    assert sent == [("learning.run", [queued.pk])]
+    assert sent == [("learning.run", [queued.pk], worker.address)]
 
 
 def test_a_live_run_is_left_alone(queued):
-    actions.claim_run(run_id=queued.pk)
+    actions.claim_run(run_id=queued.pk, worker=workers.this_worker())
     actions.requeue_stale_jobs(all_waiting=True)
     assert state_of(queued) == "starting"
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from fleetui import access
 from fleetui.fleet.models import Act, Assignment
-from fleetui.learning import actions, estimates, selectors
+from fleetui.learning import actions, estimates, selectors, workers
 from fleetui.learning.models import Metric, Run
 from fleetui.learning.resources import Measuring, read_resources
 from fleetui.practice.actions import launching
@@ -33,23 +33,32 @@ def get(lab, path, role="researcher", **query):
 # Turns
 
 
-def test_a_training_waits_for_its_turn_and_says_what_is_before_it(lab, other_lab, dataset, settings):
-    settings.TRAININGS = 1
+def claim(number):
+    return actions.claim_run(run_id=number, worker=workers.this_worker())
+
+
+@pytest.fixture
+def one_at_a_time(lab, monkeypatch):
+    monkeypatch.setattr(workers, "wishes", workers.Wishes("only", ("cpu",), trainings=1))
+    return workers.register_worker()
+
+
+def test_a_training_waits_for_its_turn_and_says_what_is_before_it(lab, other_lab, dataset, one_at_a_time):
     first, second = launch(lab, dataset, seed=1), launch(lab, dataset, seed=2)
     theirs = launch(other_lab, make_dataset_of(other_lab), seed=9)
     third = launch(lab, dataset, seed=3)
-    assert actions.claim_run(run_id=second.pk) is None, "It is not its turn yet"
-    assert actions.claim_run(run_id=first.pk) is not None and actions.claim_run(run_id=second.pk) is None
+    assert claim(second.pk) is None, "It is not its turn yet"
+    assert claim(first.pk) is not None and claim(second.pk) is None
     second.refresh_from_db()
-    assert selectors.say_place(second).startswith("1st in the queue: 1 training at a time on this server; before it: ")
+    assert selectors.say_place(second).startswith("1st in the queue: 1 training at a time on only; before it: ")
     third.refresh_from_db()
     said = selectors.say_place(third)
     assert said.startswith("3rd in the queue") and f"{first.name} (starting)" in said and second.name in said
     assert "1 run of another lab" in said and theirs.name not in said
     assert said in re.sub(r"&#x27;", "'", get(lab, f"runs/{third.pk}").content.decode())
     assert actions.finish_run(run=Run.objects.get(pk=first.pk), state="completed")
-    assert [run.pk for run in selectors.next_trainings()] == [second.pk]
-    assert actions.claim_run(run_id=third.pk) is None and actions.claim_run(run_id=second.pk) is not None
+    assert [run.pk for run in selectors.runs_for(one_at_a_time)] == [second.pk]
+    assert claim(third.pk) is None and claim(second.pk) is not None
 
 
 def make_dataset_of(lab):
@@ -61,19 +70,17 @@ def make_dataset_of(lab):
     )
 
 
-def test_the_next_ones_job_is_called_when_a_turn_is_free(lab, dataset, settings, monkeypatch):
-    settings.TRAININGS = 1
+def test_the_next_ones_job_is_called_when_a_turn_is_free(lab, dataset, one_at_a_time, monkeypatch):
     first, second = launch(lab, dataset, seed=1), launch(lab, dataset, seed=2)
-    actions.claim_run(run_id=first.pk)
+    claim(first.pk)
     sent = []
-    monkeypatch.setattr(actions.celery_app, "send_task", lambda job, args: sent.append((job, *args)))
+    monkeypatch.setattr(actions.celery_app, "send_task", lambda job, args, queue: sent.append((job, *args, queue)))
     actions.finish_run(run=Run.objects.get(pk=first.pk), state="failed", error="no")
-    assert sent == [("learning.run", second.pk)]
+    assert sent == [("learning.run", second.pk, "worker.only")]
 
 
-def test_what_practises_waits_for_no_training(lab, dataset, sft_run, settings):
-    settings.TRAININGS = 1
-    actions.claim_run(run_id=launch(lab, dataset, seed=1).pk)
+def test_what_practises_waits_for_no_training(lab, dataset, sft_run, one_at_a_time):
+    claim(launch(lab, dataset, seed=1).pk)
     lab.connect()
     run = launching.launch_run(
         lab=lab.row,
@@ -84,7 +91,7 @@ def test_what_practises_waits_for_no_training(lab, dataset, sft_run, settings):
         stations=lab.stations,
         recipe={},
     )
-    assert actions.claim_run(run_id=run.pk) is not None
+    assert claim(run.pk) is not None
 
 
 # Resuming
@@ -130,7 +137,7 @@ def test_a_run_that_ended_goes_on_with_the_weights_that_it_saved(lab, queued, ch
 
 
 def test_an_old_job_brings_no_ended_run_back(lab, queued):  # noqa: F811
-    run = actions.claim_run(run_id=queued.pk)
+    run = claim(queued.pk)
     assert actions.finish_run(run=Run.objects.get(pk=run.pk), state="failed")
     actions.release_run(run=run)
     assert not actions.retry_run(run=run, deaths=1)

@@ -72,6 +72,8 @@ class Method:
     main_fields: tuple[str, ...] = ()  # settings that most launches change; the others stand under "further settings"
     phases: dict[str, str] = field(default_factory=dict)  # of its progress, those that want more words
     terms: tuple[str, ...] = ()  # of the glossary, by their slugs, that a newcomer reads first
+    # The setting that says how many processes share a run of it: torchrun starts them; "": it is one process.
+    processes: str = ""
     grows_with: str = ""  # the setting in proportion to which a run takes longer, for an estimate; "": none
 
     @property
@@ -129,6 +131,7 @@ BUILT_IN = (
         main_fields=("steps", "batch", "learning_rate", "evaluation_episodes", "seed"),
         phases={"grounding": "Grounding: learning which object a word means"},
         terms=("fine-tuning", "policy", "reward-model"),
+        processes="processes",
         grows_with="steps",
     ),
     Method(
@@ -195,7 +198,9 @@ def register(method: Method, known: dict[str, Method] | None = None) -> None:
         problem = f"it needs something of {', '.join(NEEDS)}, a dataset or a parent at least"
     elif not set(method.roles) <= set(ROLES):
         problem = f"its checkpoints can only be of {', '.join(ROLES)}"
-    elif strange := [name for name in (*method.main_fields, *filter(None, [method.grows_with])) if name not in fields]:
+    elif strange := [
+        name for name in (*method.main_fields, method.processes, method.grows_with) if name and name not in fields
+    ]:
         problem = f"{strange[0]} is no setting of its recipe"
     if problem:
         raise MethodError(f"The method {kind!r} can't be used: {problem}.")

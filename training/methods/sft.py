@@ -10,6 +10,9 @@
 
 sft() is the order of the phases; each has a function of its own, in that order. A restart in the same directory goes on
 at the last state that was saved, in every phase: at a validation, or SAVE_EVERY updates of perception or grounding.
+
+With several processes (training/processes.py) `training` is what they share; before it each does the same, and the
+first alone goes on after it.
 """
 
 import dataclasses
@@ -46,6 +49,7 @@ from training.networks.arm import ArmFeatures
 from training.networks.network import Network
 from training.networks.table import TableFeatures, random_frames, turned
 from training.networks.words import Grounding
+from training.processes import ALONE, Processes
 from training.recipes import SFTRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
 from training.vocabulary import PADDING, UNKNOWN, Vocabulary
@@ -66,6 +70,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     recipe = run.recipe(SFTRecipe)
     if finished := run.summary():
         return finished
+    processes = Processes.join(run, recipe.processes)
     started = time.monotonic()
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)  # initial weights
@@ -116,7 +121,10 @@ def sft(run: RunDir) -> dict[str, Any]:
     # --- training
     losses = Losses(network, demonstrations, perceived, words, recipe, generator)
     learned_from, checked = Frames.of(demonstrations, training), Frames.of(demonstrations, validation)
-    if not train(run, losses, optimiser, progress, learned_from, checked):
+    if not train(run, losses, optimiser, progress, learned_from, checked, processes):
+        return {}
+    processes.leave()
+    if run.quiet:
         return {}
 
     # --- keep, evaluate
@@ -227,7 +235,7 @@ def learn_perception(
         generator,
         step_done,
         load=partial(load_state, state),
-        save=partial(save_state, state),
+        save=(lambda *_, **networks: None) if run.quiet else partial(save_state, state),
     )
 
 
@@ -304,7 +312,7 @@ def ground(
                 if len(validation):
                     losses["validation_grounding"] = float(loss(validation, noisy=False))
                 run.log_loss(step, **losses)
-        if due or run.cancelled:
+        if (due or run.cancelled) and not run.quiet:
             save_state(state, {"step": step}, optimiser, generator, words=grounding)
         if run.cancelled:
             run.note("canceled", level="warning")
@@ -439,17 +447,18 @@ class Losses:
         hidden = self.network.hidden(perceived[still_open], goals[still_open])
         return F.cross_entropy(self.network.steps_to_go_head(hidden), self.beginning.expand(len(hidden)))
 
-    def of_batch(self, imitable: Tensor, every: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def of_batch(self, imitable: Tensor, every: Tensor, shared_by: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         """Of a batch drawn from these frames: cloning on one half, steps-to-go on the other, and which frames they are.
-        [F1], [F2] -> [], [], [batch]; where pictures are learned from [batch / 2]
+        [F1], [F2] -> [], [], [batch]; where pictures are learned from [batch / 2]. Of several processes that share the
+        batch it is one's part.
         """
         half = self.recipe.batch // 2
         if self.network.learns_to_see:
-            frames = sample(every, half, self.generator)
+            frames = sample(every, half // shared_by, self.generator)
             return *self.both(frames), frames
-        cloned = sample(imitable, half, self.generator)
+        cloned = sample(imitable, half // shared_by, self.generator)
         bc = self.cloning(cloned, from_any_side=True)
-        counted = sample(every, self.recipe.batch - half, self.generator)
+        counted = sample(every, (self.recipe.batch - half) // shared_by, self.generator)
         return bc, self.steps_to_go(counted, from_any_side=True), torch.cat([cloned, counted])
 
     @torch.no_grad()
@@ -491,9 +500,10 @@ def train(
     progress: dict[str, Any],
     learned_from: Frames,
     checked: Frames,
+    processes: Processes = ALONE,
 ) -> bool:
-    """Cloning on one half of a batch, steps-to-go on the other. False: cancelled. Episodes that teach what is no number
-    are left out of both sets of frames.
+    """Cloning on one half of a batch, steps-to-go on the other, of each process' share. False: cancelled. Episodes that
+    teach what is no number are left out of both sets of frames.
     """
     recipe, generator, network = losses.recipe, losses.generator, losses.network
     trained = [parameter for group in optimiser.param_groups for parameter in group["params"]]
@@ -507,34 +517,39 @@ def train(
         episode_of = losses.demonstrations.episodes_of(frames)
         groups = [(int(each), frames[episode_of == each]) for each in episode_of.unique()]
         bad = unlearnable(groups, lambda rows: losses.cloning(rows) + losses.steps_to_go(rows), optimiser, trained)
+        bad = processes.union(bad, len(losses.demonstrations.first))
         return named(run, losses.demonstrations, bad)
 
     schedule = anneal(optimiser, updates, progress["step"])
     countdown = Countdown(run, "training", updates, progress["step"])
     for step in range(progress["step"] + 1, updates + 1):
         run.wait_while_paused()
-        bc, stg, frames = losses.of_batch(learned_from.imitable, learned_from.all)
-        if not descend(bc + stg, optimiser, trained):
+        processes.draw_apart(generator, recipe.seed, step)
+        bc, stg, frames = losses.of_batch(learned_from.imitable, learned_from.all, processes.size)
+        if not descend(bc + stg, optimiser, trained, processes=processes):
             learned_from.leave_out(bad_episodes(frames))
         schedule.step()
         countdown.tell(step)
-        due = step % recipe.validate_every == 0 or step == updates
+        due, cancelled = step % recipe.validate_every == 0 or step == updates, processes.any(run.cancelled)
         if due:
+            bc, stg = processes.mean(torch.stack([bc.detach(), stg.detach()]))
             validation_bc, validation_stg = losses.validation(checked)
             if not math.isfinite(validation_bc + validation_stg):
                 checked.leave_out(bad_episodes(checked.all))
                 validation_bc, validation_stg = losses.validation(checked)
             run.log_loss(
                 step,
-                bc=float(bc.detach()),
-                steps_to_go=float(stg.detach()),
+                bc=float(bc),
+                steps_to_go=float(stg),
                 validation_bc=validation_bc,
                 validation_steps_to_go=validation_stg,
             )
-        if due or run.cancelled:
+        if due or cancelled:
             progress["step"] = step
-            save_state(run.path / STATE, progress, optimiser, generator, network=network)
-        if run.cancelled:
+            processes.check_same(network)
+            if not run.quiet:
+                save_state(run.path / STATE, progress, optimiser, generator, network=network)
+        if cancelled:
             run.note("canceled", level="warning")
             return False
     return True

@@ -11,6 +11,7 @@ from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.bodies import what_changed
 from fleetui.fleet.models import AssignedStation, Assignment, Lab, Station, Task
 from fleetui.learning import actions as learning
+from fleetui.learning import selectors
 from fleetui.learning.models import Dataset, Run
 from fleetui.practice.actions.assignments import assign_task, start_assignment
 from training.methods.registry import Method, method_of
@@ -24,6 +25,7 @@ def launch_run(
     kind: str,
     recipe: dict[str, Any],
     name: str = "",
+    queue: str = "cpu",
     dataset: Dataset | None = None,
     corrections: Dataset | None = None,
     parent: Run | None = None,
@@ -32,7 +34,7 @@ def launch_run(
     stations: Sequence[Station] = (),
     source: str = "server",
 ) -> Run:
-    """Check everything, write the run and enqueue its job.
+    """Check everything, write the run and offer it to the workers of its queue.
 
     A run that practises does so on an assignment that waits for one (one of any stations takes the `stations` that were
     found for it), or on the task and stations given, which get an assignment. Unless the recipe says otherwise, its
@@ -46,6 +48,8 @@ def launch_run(
     checked = learning.read_recipe(kind=kind, recipe=recipe)
     sources: learning.Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     problems = learning.source_problems(lab=lab, method=method, **sources)
+    if problem := selectors.queue_problem(queue):
+        problems["queue"] = problem
     if method.practises:
         if not problems:
             wanted = list(assignment.stations.order_by("number")) if assignment and not stations else stations
@@ -56,7 +60,9 @@ def launch_run(
     if method.practises:
         lock_queue(lab)  # the dispatcher must not give the same stations away meanwhile
     round_target = checked.steps_per_round if method.practises else 0
-    run = learning.create_run(lab=lab, user=user, recipe=checked, name=name, round_target=round_target, **sources)
+    run = learning.create_run(
+        lab=lab, user=user, recipe=checked, name=name, queue=queue, round_target=round_target, **sources
+    )
     if method.practises:
         _give_stations(run, user, assignment or _waiting_assignment(task, stations), task, list(stations), source)
     learning.enqueue_run(run=run, user=user, source=source)

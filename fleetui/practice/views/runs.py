@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpResponse, QueryDict
 from django.shortcuts import redirect
@@ -135,7 +134,7 @@ def new_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
         method=method,
         trainers=trainers,
         like=like,
-        **expectations(lab, method, form.typed(), form.typed_dataset()),
+        **expectations(lab, method, form.typed(), form.typed_dataset(), form.typed_queue()),
     )
 
 
@@ -151,17 +150,21 @@ def estimate_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
     if method is None:
         raise Http404(f"There is no such kind of run; known are {', '.join(methods())}.")
     form = launch_form(method)(request.GET, lab=lab, method=method)
-    expected = expectations(lab, method, form.typed(), form.typed_dataset())
+    expected = expectations(lab, method, form.typed(), form.typed_dataset(), form.typed_queue())
     return render_page(request, "learning/_estimate.html", lab, "runs", method=method, **expected)
 
 
-def expectations(lab: Lab, method: Method, recipe: dict[str, Any], dataset: Dataset | None) -> dict[str, Any]:
+def expectations(
+    lab: Lab, method: Method, recipe: dict[str, Any], dataset: Dataset | None, queue: str
+) -> dict[str, Any]:
     """What is known beforehand of a launch: how long it takes, of what, and how many are before it."""
-    waiting = 0 if method.practises else learning.trainings_under_way().count() + learning.waiting_trainings().count()
+    able, (before, turns) = learning.workers_for(queue), learning.trainings_before(queue)
     return {
         "estimate": estimates.estimate(lab, method, recipe, dataset),
-        "before": max(0, waiting - settings.TRAININGS + 1),
-        "at_once": settings.TRAININGS,
+        "nobody": "" if able else learning.NO_WORKER[queue],
+        "before": 0 if method.practises or not able else max(0, len(before) - turns + 1),
+        "at_once": turns,
+        "workers": able,
     }
 
 

@@ -286,6 +286,9 @@ function drawHead() {
   for (const element of document.querySelectorAll("[data-when]")) {
     element.hidden = !element.dataset.when.split(" ").includes(run.state);
   }
+  if (run.worker) {
+    setText(field("worker"), `, ${ended() || run.state === "queued" ? "last on" : "on"} the worker ${run.worker}`);
+  }
   const error = $("#error");
   error.hidden = !run.error;
   setText(error, run.error ?? "");

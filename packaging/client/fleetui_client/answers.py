@@ -617,6 +617,10 @@ class RunRow:
     id: int
     name: str
     kind: str
+    # Which kind of machine it wants: cpu or gpu.
+    queue: str
+    # The one that took it last.
+    worker: str
     state: str
     phase: str
     progress: float

@@ -133,9 +133,12 @@ class AsyncFleet:
         assignment: int | None = None,
         task: str | None = None,
         stations: Iterable[str] = (),
+        queue: str = "cpu",
     ) -> RunRow:
-        """`kind` of its method, such as sft or improve. Fields that the recipe leaves out take their defaults."""
-        body: dict[str, Any] = {"kind": kind, "name": name, "recipe": recipe or {}, "dataset": dataset}
+        """`kind` of its method, such as sft or improve. Fields that the recipe leaves out take their defaults. `queue`
+        gpu: on a machine with a graphics card.
+        """
+        body: dict[str, Any] = {"kind": kind, "name": name, "recipe": recipe or {}, "dataset": dataset, "queue": queue}
         body |= {"corrections": corrections}
         body |= {"parent": parent, "assignment": assignment, "task": task, "stations": list(stations)}
         return await self._ask(RunRow, "POST", await self._path("runs"), body=body, key=new_key())

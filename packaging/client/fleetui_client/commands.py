@@ -136,6 +136,7 @@ def launch_run(
     parent: Annotated[int | None, typer.Option(help="Number of the run to start from.")] = None,
     task: Annotated[str | None, typer.Option(help="Slug of the task to practise.")] = None,
     station: Annotated[list[str] | None, typer.Option(help="A station to practise on; may be said again.")] = None,
+    on: Annotated[str, typer.Option(help="cpu, or gpu: a machine with a graphics card.")] = "cpu",
     recipe: RecipeFile = None,
     setting: Settings = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until it has ended.")] = False,
@@ -154,6 +155,7 @@ def launch_run(
             parent=parent,
             task=task,
             stations=station or [],
+            queue=on,
         )
         if watch:
             follow(fleet, run.id, as_json)

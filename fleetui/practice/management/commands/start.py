@@ -1,9 +1,9 @@
 """`manage.py start`, which `make run` calls: every process of a fleet on one machine, as children of this one.
 
 PostgreSQL and Valkey first (unless the environment names others), then the tables and what a first start makes, then
-the web server, the worker that supervises runs, and the host of the simulated stations. A child that crashes is started
-again. Ctrl-C or SIGTERM ends every process, down to the trainings that the worker started; should this process be
-killed instead, the kernel ends the children (Linux) and the next start ends what is left.
+the web server, the main worker, which supervises runs, and the host of the simulated stations. A child that crashes is
+started again. Ctrl-C or SIGTERM ends every process, down to the trainings that the worker started; should this process
+be killed instead, the kernel ends the children (Linux) and the next start ends what is left.
 """
 
 import contextlib
@@ -206,8 +206,7 @@ class Command(BaseCommand):
         # One viewer of many cameras must not cost the time of compressing JPEGs that don't get smaller.
         web += ["--port", str(settings.PORT), "--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "3"]
         web += ["--log-level", "warning", "--no-access-log"]
-        worker = [*python, "celery", "-A", "fleetui.celery:app", "worker", "--pool", "threads", "--concurrency", "16"]
-        worker += ["--loglevel", "info", "--without-gossip", "--without-mingle"]
+        worker = [sys.executable, settings.BASE_DIR / "manage.py", "worker", "--main"]
         # The host comes from the same machine, whatever names browsers use.
         host = [*python, "training", "practise", "--server", f"http://127.0.0.1:{settings.PORT}"]
         host += ["--tokens", str(tokens)]
