@@ -131,6 +131,17 @@ class Overhead:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """The upright axis that an arm stands on: turned about it together with all that it sees, it has the same to do. So
+    one demonstration stands for many in training.
+    """
+
+    x: float  # metres, as ee_x and the objects' x are told
+    y: float
+    fold: int = 1  # cos and sin tracked of an object are of so many times its yaw: 4 of a cube, which looks alike then
+
+
+@dataclass(frozen=True)
 class Embodiment:
     """One body, as it describes itself."""
 
@@ -143,6 +154,7 @@ class Embodiment:
     objects: tuple[ObjectKind, ...] = ()  # what instructions may name
     views: tuple[Camera, ...] = ()  # that people watch by, beside the cameras of the observation
     overhead: Overhead | None = None
+    axis: Axis | None = None
 
     @cached_property
     def action_range(self) -> tuple[tuple[float, float], ...]:
@@ -208,6 +220,7 @@ class Embodiment:
             "action": asdict(self.action),
             **{each: [asdict(part) for part in getattr(self, each)] for each in _PARTS},
             "overhead": self.overhead and asdict(self.overhead),
+            "axis": self.axis and asdict(self.axis),
         }
 
     @classmethod
@@ -222,6 +235,7 @@ class Embodiment:
                 observation={str(key): _feature(feature) for key, feature in data["observation"].items()},
                 action=_feature(data["action"]),
                 overhead=Overhead(**data["overhead"]) if data.get("overhead") else None,
+                axis=Axis(**data["axis"]) if data.get("axis") else None,
                 **{each: tuple(kind(**part) for part in data.get(each) or ()) for each, kind in _PARTS.items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -256,6 +270,10 @@ class Embodiment:
             yield ", feature action: it needs low and high, how far each of its numbers may go."
         yield from self._camera_problems()
         yield from self._object_problems()
+        if self.axis and not (is_number(self.axis.x) and is_number(self.axis.y)):
+            yield f" stands on an axis at {self.axis.x!r}, {self.axis.y!r}; both must be finite numbers, in metres."
+        if self.axis and not (type(self.axis.fold) is int and 1 <= self.axis.fold <= 8):
+            yield f" stands on an axis whose fold is {self.axis.fold!r}; it must be a whole number from 1 to 8."
         if self.motions and len(self.motions) != self.action_size:
             yield (
                 f" names {self.action_size} actions but declares {len(self.motions)} motions; give one for each action."

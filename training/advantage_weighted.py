@@ -24,6 +24,7 @@ r_t is their discounted sum, and gamma^m stands for gamma (an option of fixed le
 
 import copy
 import math
+import zlib
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from robots.episodes import Episode, rows_of
 from training import steps_to_go
 from training.checkpoints import Policy, RewardModel
 from training.descent import descend
+from training.networks.arm import ArmFeatures
 from training.networks.network import Network
 from training.networks.table import turned
 from training.recipes import ImproveRecipe
@@ -47,6 +49,7 @@ POLYAK = 0.05  # share by which the slow copies follow; with .005 they don't rea
 SAMPLES = 4  # actions whose mean Q is V
 LARGEST_WEIGHT = 20.0  # of exp(A / lambda)
 EVERY = 2  # of so many updates of Q one is the policy's too: no worse, and a third faster
+TURNED_COPIES = 3  # of an arm's episode, beside itself
 WARM_UP = 1000  # updates of Q alone, before practice
 LEAST, MOST = -1.0, 2.0  # that a return can be: a discounted success, and the potential, whose weight is at most 1
 
@@ -128,21 +131,40 @@ class AdvantageWeighted:
         seen = policy.perceive(rows_of(episode.observations, slice(steps + 1))).clone()
         goals = policy.goals([episode.instruction]).clone().expand(steps + 1, -1)
         actions = torch.from_numpy(episode.actions[:steps])
-        demonstrated = episode.purpose == "demonstration"
+        rewarded = torch.from_numpy(rewards).float()
         with torch.no_grad():
             likely = self.network.log_probability(seen[:-1], goals[:-1], actions[:, None])
-            relations = self.network.features.relations(seen, goals)
-        rewarded = torch.from_numpy(rewards).float()
-        if not torch.isfinite(likely + rewarded).all() or not torch.isfinite(relations).all():
+            copies = self._turned_copies(episode, seen, goals, actions)
+        if not torch.isfinite(likely + rewarded).all() or not all(torch.isfinite(each).all() for each, _ in copies):
             return False
-        together, counts, summed = self._chunks(actions, rewarded)
-        after = torch.arange(steps) + counts
-        discounts = self.recipe.gamma**counts
-        if steps == episode.steps and ends(episode):
-            discounts = discounts * (after < steps)
-        parts = relations[:-1], relations[after], together, counts, summed, discounts
-        self.replay.add(parts, demonstrated)
+        parts = []
+        for relations, as_seen in copies:
+            together, counts, summed = self._chunks(as_seen, rewarded)
+            after = torch.arange(steps) + counts
+            discounts = self.recipe.gamma**counts
+            if steps == episode.steps and ends(episode):
+                discounts = discounts * (after < steps)
+            parts.append((relations[:-1], relations[after], together, counts, summed, discounts))
+        self.replay.add(tuple(map(torch.cat, zip(*parts, strict=True))), episode.purpose == "demonstration")
         return True
+
+    def _turned_copies(
+        self, episode: Episode, seen: Tensor, goals: Tensor, actions: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What the features make of an episode and its actions: as it was, and as it would be had an arm and its table
+        been turned, by angles that its uuid decides, so that a restart finds the same. Of a table that is turned with
+        each update, once. [T + 1, P], [T + 1, goal size], [T, A] -> ([T + 1, size], [T, A]) a copy
+        """
+        features = self.network.features
+        found = [(features.relations(seen, goals), actions)]
+        if not isinstance(features, ArmFeatures):
+            return found
+        generator = torch.Generator().manual_seed(zlib.crc32(episode.uuid.encode()) + self.recipe.seed)
+        angles = features.random_turns(TURNED_COPIES, generator)
+        for angle in [] if angles is None else angles:
+            relations = features.relations(*features.turn(seen, goals, angle.expand(len(seen))))
+            found.append((relations, features.turn_actions(actions[:, None], angle.expand(len(actions)))[:, 0]))
+        return found
 
     def _chunks(self, actions: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What follows from each step on. [T, A], [T] -> [T, m, A], how many there are [T], their discounted sum [T]"""

@@ -19,6 +19,7 @@ import dataclasses
 import math
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -365,23 +366,32 @@ class Losses:
         self.bins = steps_to_go.bin_of_steps(demonstrations.steps_to_go, recipe.bins, recipe.bin_width)  # [F]
         self.beginning = self.bins[demonstrations.first].median()
 
-    def _hidden_and_frame(self, frames: Tensor, from_any_side: bool) -> tuple[Tensor, Tensor | None]:
+    def _seen(self, frames: Tensor, from_any_side: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The hidden layer of these frames, from a side drawn for each if so wanted, and how their actions look from
+        there. [n] -> [n, hidden]
+        """
         rows = self.demonstrations.instruction[frames]
         perceived = self.perceived[frames]
         if self.network.learns_to_see:
             seen = {key: array[frames] for key, array in self.demonstrations.observations.items()}
             perceived = self.network.perceive(seen, self.generator if from_any_side else None)
         goal = self.goals[rows] if self.network.grounded else self.network.goal(self.words[rows])
+        features = self.network.features
         # A table looks alike from every side, so that one demonstration stands for all its turned and mirrored copies.
-        frame = random_frames(len(frames), self.generator) if self.network.symmetric and from_any_side else None
-        return self.network.hidden(perceived, goal, frame), frame
+        if isinstance(features, TableFeatures) and from_any_side:
+            frame = random_frames(len(frames), self.generator)
+            return self.network.hidden(perceived, goal, frame), partial(turned, frame)
+        if isinstance(features, ArmFeatures) and from_any_side:
+            angle = features.random_turns(len(frames), self.generator)
+            if angle is not None:
+                hidden = self.network.hidden(*features.turn(perceived, goal, angle))
+                return hidden, partial(features.turn_actions, angle=angle)
+        return self.network.hidden(perceived, goal), lambda actions: actions
 
     def cloning(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the recorded actions, the mean over some frames. [n] -> []"""
-        hidden, frame = self._hidden_and_frame(frames, from_any_side)
-        actions = self.demonstrations.actions[self.chunks[frames]]  # [n, K, A]
-        if frame is not None:
-            actions = turned(frame, actions)
+        hidden, as_seen = self._seen(frames, from_any_side)
+        actions = as_seen(self.demonstrations.actions[self.chunks[frames]])  # [n, K, A]
         head = self.network.action_head
         likely = head.log_probability(hidden, head.tokens(actions), self.counts[frames])
         return -(self._weighed(likely, frames) if from_any_side else likely).mean()
@@ -395,7 +405,7 @@ class Losses:
 
     def both(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The two of the same frames, which are looked at once: pictures are what takes the time. [n] -> [], []"""
-        hidden, _ = self._hidden_and_frame(frames, from_any_side=True)
+        hidden, _ = self._seen(frames, from_any_side=True)
         head, counts = self.network.action_head, self.counts[frames]
         likely = head.log_probability(hidden, head.tokens(self.demonstrations.actions[self.chunks[frames]]), counts)
         likely = self._weighed(likely, frames)
@@ -409,7 +419,7 @@ class Losses:
 
     def steps_to_go(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the steps that were left, the mean over some frames. [n] -> []"""
-        hidden, _ = self._hidden_and_frame(frames, from_any_side)
+        hidden, _ = self._seen(frames, from_any_side)
         if from_any_side:
             loss = self._steps_loss(hidden, frames)
         else:

@@ -2,8 +2,9 @@
 hand sees them.
 
 The words choose the object and the place (words.py); what follows is alike for each of them, so what was learned of one
-holds for all. An arm stands on one side of its table and reaches only so far, so that nothing is turned or mirrored,
-and where the hand is counts as well.
+holds for all. An arm reaches only so far, so that where the hand is counts as well. Where its body names the axis that
+it stands on, scenes may be turned about that, with the actions in them: a demonstration stands for all its turned
+copies. Not wider than by MOST_TURN, since the hand has ends at the sides.
 """
 
 import torch
@@ -17,6 +18,8 @@ HAND = ("ee_x", "ee_y", "ee_z")  # what a body's proprioception calls its hand, 
 PLACE = ("x", "y", "z")  # what is tracked of each object, at least
 SCALES = (0.006, 0.02, 0.06, 0.2)  # metres
 FAR = 0.08  # metres, from where an object shall go: farther than any bin is wide
+MOST_TURN = 0.6  # radians, to either side
+MOVES = ("delta_x", "delta_y")  # what an action's numbers are called by which the hand moves on the table, in metres
 TURNS = (1, 2, 4)  # an object may look the same after a whole, a half or a quarter turn
 
 
@@ -28,6 +31,15 @@ def fits(embodiment: Embodiment) -> bool:
 def at_scales(way: Tensor) -> Tensor:
     """A way in metres, each axis as far as it matters at several scales. [n, axes] -> [n, 4 axes]"""
     return torch.cat([(way / scale).tanh() for scale in SCALES], -1)
+
+
+def rotated(vectors: Tensor, angle: Tensor) -> Tensor:
+    """Counterclockwise. [n, 2] or [n, m, 2], radians [n]"""
+    cos, sin = angle.cos(), angle.sin()
+    if vectors.dim() == 3:
+        cos, sin = cos[:, None], sin[:, None]
+    x, y = vectors.unbind(-1)
+    return torch.stack([cos * x - sin * y, sin * x + cos * y], -1)
 
 
 class ArmFeatures(Sideless):
@@ -46,6 +58,10 @@ class ArmFeatures(Sideless):
         self.place = [features.index(name) for name in PLACE]
         self.angle = [features.index(name) for name in ("cos", "sin") if name in features]
         self.yaw = names.index("ee_yaw") if "ee_yaw" in names and len(self.angle) == 2 else None
+        known = set(MOVES) <= set(embodiment.action_names)
+        self.axis = embodiment.axis if known and self.yaw is not None else None
+        self.moves = [embodiment.action_names.index(name) for name in MOVES] if known else []
+        self.ranges = [embodiment.action_range[at] for at in self.moves]
         self.scaled = Scaled(len(self.own))
         ways = 3 + 2 + 2 + 3 + 1 + 2  # axes of all that is told at several scales, below
         self.size = len(self.own) + len(SCALES) * ways + (0 if self.yaw is None else 2 * len(TURNS) + 1)
@@ -53,6 +69,33 @@ class ArmFeatures(Sideless):
     def scale_as(self, perceived: Tensor) -> None:
         """As in these [F, P]."""
         self.scaled.scale_as(perceived[:, self.own])
+
+    def random_turns(self, n: int, generator: torch.Generator) -> Tensor | None:
+        """Angles by which scenes may be turned, in radians; None where the body names no axis. [n]"""
+        return None if self.axis is None else (2 * torch.rand(n, generator=generator) - 1) * MOST_TURN
+
+    def turn(self, perceived: Tensor, goal: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+        """Scenes and goals, turned about the axis. [n, P], [n, 2 K + 3], [n] -> [n, P], [n, 2 K + 3]"""
+        assert self.axis is not None
+        middle = torch.tensor([self.axis.x, self.axis.y])
+        own, objects = perceived[:, : self.all_own].clone(), perceived[:, self.all_own :].unflatten(1, (self.count, -1))
+        own[:, self.hand[:2]] = rotated(own[:, self.hand[:2]] - middle, angle) + middle
+        own[:, self.yaw] += angle
+        there = (objects[..., self.place].abs().sum(-1) > 0)[..., None]
+        turned = objects.clone()
+        turned[..., self.place[:2]] = rotated(objects[..., self.place[:2]] - middle, angle) + middle
+        turned[..., self.angle] = rotated(objects[..., self.angle], self.axis.fold * angle)
+        place_weight, place = goal[:, 2 * self.count, None], goal[:, 2 * self.count + 1 :]
+        place = place_weight * (rotated(place - middle, angle) + middle) + (1 - place_weight) * place
+        seen = torch.cat([own, torch.where(there, turned, objects).flatten(1)], 1)
+        return seen, torch.cat([goal[:, : 2 * self.count + 1], place], 1)
+
+    def turn_actions(self, actions: Tensor, angle: Tensor) -> Tensor:
+        """As far as the body can move. [n, m, A], [n] -> [n, m, A]"""
+        turned = actions.clone()
+        low, high = torch.tensor(self.ranges).T
+        turned[..., self.moves] = rotated(actions[..., self.moves], angle).clamp(low, high)
+        return turned
 
     def meant(self, perceived: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each object what is tracked [n, K, features], the same of the one that is meant [n, features], and where

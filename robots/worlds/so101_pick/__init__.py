@@ -13,6 +13,7 @@ from robots.embodiments import (
     ENVIRONMENT_STATE,
     IMAGES,
     STATE,
+    Axis,
     Camera,
     DriveAxis,
     Embodiment,
@@ -107,6 +108,7 @@ SO101_PICK = Embodiment(
     ),
     objects=CUBES,
     views=(Camera("front", 320, 240), Camera("wrist", 320, 240)),
+    axis=Axis(*BASE, fold=4),
 )
 
 # The same arm for a policy that sees the table itself, instead of being told where the cubes lie.
