@@ -454,7 +454,11 @@ class Losses:
         still_open = features.far(perceived, goals)
         if not still_open.any():
             return torch.zeros(())
-        hidden = self.network.hidden(perceived[still_open], goals[still_open])
+        perceived, goals = perceived[still_open], goals[still_open]
+        angle = features.random_turns(len(goals), self.generator)
+        if angle is not None:
+            perceived, goals = features.turn(perceived, goals, angle)
+        hidden = self.network.hidden(perceived, goals)
         return F.cross_entropy(self.network.steps_to_go_head(hidden), self.beginning.expand(len(hidden)))
 
     def of_batch(self, imitable: Tensor, every: Tensor, shared_by: int = 1) -> tuple[Tensor, Tensor, Tensor]:
