@@ -300,7 +300,7 @@ def refuse_long(body: Embodiment, steps: int) -> None:
 
 def stacked(observations: Sequence[Observation]) -> Observation:
     """What was seen one after the other, as one array of each feature."""
-    return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+    return {key: np.array([each[key] for each in observations]) for key in observations[0]}
 
 
 def rows_of(observations: Observation, rows: slice | int | np.ndarray) -> Observation:
