@@ -27,7 +27,7 @@ from training.benchmarks.two_stage_pipeline import (
 from training.checkpoints import Policy
 
 FAMILIES = ("so101_pick", "so101_take_out")
-DEMONSTRATIONS = {"state": 160, "cameras": 300}
+DEMONSTRATIONS = {"state": 80, "cameras": 300}
 PRACTICE = 300
 ATTEMPTS = {"state": 200, "cameras": 60}  # a figure; pictures are what takes the time
 SFT: dict[str, Any] = {"action_bins": 21, "chunk": 4, "executed": 4}
