@@ -119,7 +119,7 @@ def test_a_clone_marks_what_differs_and_says_what_to_expect(researcher, trained,
     picture(page, "workbench_run")
     page.get_by_role("link", name="Clone").click()
     expect(page.locator(".field.changed")).to_have_count(len(RECIPES["sft"]) + 2)
-    expect(page.locator("#estimate")).to_contain_text(re.compile(r"\d+ past runs on"))
+    expect(page.locator("#estimate")).to_contain_text(re.compile(r"\d+\s+past\s+runs\s+on"))
     before = page.locator("#estimate").inner_text()
     page.get_by_label("Updates", exact=True).fill("750000")
     expect(page.locator(".field", has_text="Updates").locator(".was").first).to_contain_text(": 75")
