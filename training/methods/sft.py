@@ -61,6 +61,7 @@ from training.vocabulary import PADDING, UNKNOWN, Vocabulary
 WORD_DROPOUT = 0.3
 STRANGERS = 3
 LATE = 4  # frames, within which a demonstration has let its object go
+CLEARLY = 0.025  # metres
 SAME_PLACE = 0.03  # metres between the places that two sentences mean alike
 ASIDE = 0.2  # metres, as far as it is let go elsewhere
 
@@ -434,13 +435,13 @@ class Losses:
         return loss
 
     def _left_within(self, features: ArmFeatures) -> Tensor:
-        """How far from where an object shall go demonstrations leave it at most, and a little more, by the sentence:
-        a bin takes it within its walls, out of one it may lie anywhere. Metres [I]
+        """How far from where an object shall go demonstrations leave it at most, and CLEARLY more, by the sentence: a
+        bin takes it within its walls, out of one it may lie anywhere. Metres [I]
         """
         ends, rows = self.demonstrations.last, self.demonstrations.instruction[self.demonstrations.last]
         off = features.off(self.perceived[ends], self.goals[rows])  # [E]
         alike = torch.cdist(self.goals[:, -2:], self.goals[rows, -2:]) < SAME_PLACE  # [I, E]
-        return 1.1 * torch.where(alike, off, 0).max(1).values
+        return torch.where(alike, off, 0).max(1).values + CLEARLY
 
     def _unbrought(self, frames: Tensor, features: ArmFeatures) -> Tensor:
         """The same for scenes in which what is meant clearly lies elsewhere than where it shall go, whatever the hand
