@@ -17,7 +17,7 @@ from robots.worlds.so101_pick import BINS, SO101_PICK
 from training.advantage_weighted import TURNED_COPIES, AdvantageWeighted
 from training.checkpoints import Policy, RewardModel
 from training.methods.sft import sft
-from training.networks.arm import FAR, ArmFeatures
+from training.networks.arm import ArmFeatures
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir
 
@@ -47,7 +47,7 @@ def test_an_object_left_behind_lies_where_it_was_and_nothing_else_moves():
     carried = perceived((-0.1, 0.0, 0.08), (-0.1, 0.0, 0.07), (0.0, 0.02, 0.01), (0.05, 0.0, 0.01))
     end = perceived((*BINS["left"], 0.08), there, (0.0, 0.02, 0.01), (0.05, 0.0, 0.01))
     goal = meaning(CUBES[0], BINS["left"])
-    assert features.far(first, goal) and not features.far(end, goal) and FAR > 0.05
+    assert features.off(first, goal) == pytest.approx(0.142, abs=1e-3) and features.off(end, goal) == 0
     left = features.left_behind(end, first, first, goal)
     beside = (0.0, 0.02, 0.01), (0.05, 0.0, 0.01)
     assert torch.allclose(left, perceived((*BINS["left"], 0.08), where, *beside))
@@ -55,6 +55,15 @@ def test_an_object_left_behind_lies_where_it_was_and_nothing_else_moves():
     assert torch.allclose(
         lost, perceived((*BINS["left"], 0.08), (-0.1, 0.0, 0.01), (0.0, 0.02, 0.01), (0.05, 0.0, 0.01))
     )
+
+
+def test_an_object_let_go_elsewhere_lies_there_on_the_table_below_the_hand():
+    features, beside = ArmFeatures(SO101_PICK), ((0.0, 0.02, 0.01), (0.05, 0.0, 0.01))
+    first = perceived((0.0, 0.0, 0.08), (-0.05, -0.05, 0.01), *beside)
+    end = perceived((*BINS["left"], 0.08), (*BINS["left"], 0.03), *beside)
+    moved = features.let_go_elsewhere(end, first, meaning(CUBES[0], BINS["left"]), torch.tensor([[0.1, -0.05]]))
+    there = BINS["left"][0] + 0.1, BINS["left"][1] - 0.05
+    assert torch.allclose(moved, perceived((*there, 0.08), (*there, 0.01), *beside))
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +79,11 @@ def reward_model(tmp_path_factory):
 
 
 def test_a_hand_over_a_bin_that_brought_nothing_is_far_from_its_goal(reward_model):
-    """The end of each demonstration into a bin, as it was, and with the cube where it lay at the beginning."""
+    """The end of each demonstration into a bin, as it was, with the cube where it lay at the beginning, and 9 cm away
+    with the hand above it.
+    """
     model, data = reward_model
-    brought, empty = [], []
+    brought, empty, elsewhere = [], [], []
     for episode in data:
         if episode.task != "so101_pick":
             continue
@@ -82,9 +93,15 @@ def test_a_hand_over_a_bin_that_brought_nothing_is_far_from_its_goal(reward_mode
         at = SO101_PICK.object_slice(name)
         end[ENVIRONMENT_STATE][:, at] = episode.observations[ENVIRONMENT_STATE][0, at]
         empty.append(float(model.steps_to_go(end, [episode.instruction])[0][0]))
+        end[ENVIRONMENT_STATE][:, at] = episode.observations[ENVIRONMENT_STATE][-1, at]
+        inwards = -0.09 * np.sign(end[ENVIRONMENT_STATE][0, at][0])
+        end[ENVIRONMENT_STATE][0, at.start] += inwards
+        end[STATE][0, SO101_PICK.state_names.index("ee_x")] += inwards
+        elsewhere.append(float(model.steps_to_go(end, [episode.instruction])[0][0]))
         assert set(end) == {STATE, ENVIRONMENT_STATE}
     assert len(brought) > 10
     assert np.median(empty) > np.median(brought) + 15, (np.median(brought), np.median(empty))
+    assert np.median(elsewhere) > np.median(brought) + 15, (np.median(brought), np.median(elsewhere))
 
 
 # Turned scenes

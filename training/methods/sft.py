@@ -60,6 +60,10 @@ from training.vocabulary import PADDING, UNKNOWN, Vocabulary
 # misunderstood, with them 5 %.
 WORD_DROPOUT = 0.3
 STRANGERS = 3
+LATE = 4  # frames, within which a demonstration has let its object go
+CLEARLY = 0.025  # metres
+SAME_PLACE = 0.03  # metres between the places that two sentences mean alike
+ASIDE = 0.2  # metres, as far as it is let go elsewhere
 
 STATE = "state.safetensors"
 SAVE_EVERY = 50  # updates of grounding; perception.py has the same of its own
@@ -365,6 +369,8 @@ class Losses:
         self.chunks, self.counts = chunks_of(demonstrations, network.action_head.chunk)
         self.bins = steps_to_go.bin_of_steps(demonstrations.steps_to_go, recipe.bins, recipe.bin_width)  # [F]
         self.beginning = self.bins[demonstrations.first].median()
+        if isinstance(network.features, ArmFeatures):
+            self.left_within = self._left_within(network.features)
 
     def _seen(self, frames: Tensor, from_any_side: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The hidden layer of these frames, from a side drawn for each if so wanted, and how their actions look from
@@ -428,30 +434,49 @@ class Losses:
             loss = loss + self._unbrought(frames, self.network.features)
         return loss
 
+    def _left_within(self, features: ArmFeatures) -> Tensor:
+        """How far from where an object shall go demonstrations leave it at most, and CLEARLY more, by the sentence: a
+        bin takes it within its walls, out of one it may lie anywhere. Metres [I]
+        """
+        ends, rows = self.demonstrations.last, self.demonstrations.instruction[self.demonstrations.last]
+        off = features.off(self.perceived[ends], self.goals[rows])  # [E]
+        alike = torch.cdist(self.goals[:, -2:], self.goals[rows, -2:]) < SAME_PLACE  # [I, E]
+        return torch.where(alike, off, 0).max(1).values + CLEARLY
+
     def _unbrought(self, frames: Tensor, features: ArmFeatures) -> Tensor:
         """The same for scenes in which what is meant clearly lies elsewhere than where it shall go, whatever the hand
         does: they are as far from their goal as a demonstration is at its beginning. Demonstrations all go well, so
         without this a hand above a bin is near the goal to the reward model, whether or not it brought anything there.
 
-        Half are recorded scenes under another sentence; half are scenes in which the object lies where it was, or on
-        the way, while the hand has gone on: left behind, or lost. [n] -> []
+        A third are recorded scenes under another sentence; a third are scenes in which the object lies where it was, or
+        on the way, while the hand has gone on: left behind, or lost; a third are ends at which the hand let it go
+        somewhere else. [n] -> []
         """
-        others, left = frames[: len(frames) // 2], frames[len(frames) // 2 :]
+        others, left, let_go = frames.tensor_split(3)
+        episodes = self.demonstrations.episodes_of(torch.cat([left, let_go]))
+        begun = self.demonstrations.first[episodes]
+        share = torch.rand(len(left), generator=self.generator)
+        earlier = begun[: len(left)] + (share * (left - begun[: len(left)])).long()
+        late = (LATE * torch.rand(len(let_go), generator=self.generator)).long()
+        let_go = torch.maximum(self.demonstrations.last[episodes[len(left) :]] - late, begun[len(left) :])
         rows = torch.cat(
             [
                 torch.randint(len(self.goals), (len(others),), generator=self.generator),
-                self.demonstrations.instruction[left],
+                self.demonstrations.instruction[torch.cat([left, let_go])],
             ]
         )
-        begun = self.demonstrations.first[self.demonstrations.episodes_of(left)]
-        share = torch.rand(len(left), generator=self.generator)
-        earlier = begun + (share * (left - begun)).long()
         goals = self.goals[rows]
-        gone_on = features.left_behind(
-            self.perceived[left], self.perceived[earlier], self.perceived[begun], goals[len(others) :]
+        of_left, of_let_go = goals[len(others) :].split([len(left), len(let_go)])
+        from_begun = self.perceived[begun].split([len(left), len(let_go)])
+        ways = ASIDE * (2 * torch.rand(len(let_go), 2, generator=self.generator) - 1)
+        perceived = torch.cat(
+            [
+                self.perceived[others],
+                features.left_behind(self.perceived[left], self.perceived[earlier], from_begun[0], of_left),
+                features.let_go_elsewhere(self.perceived[let_go], from_begun[1], of_let_go, ways),
+            ]
         )
-        perceived = torch.cat([self.perceived[others], gone_on])
-        still_open = features.far(perceived, goals)
+        still_open = features.off(perceived, goals) > self.left_within[rows]
         if not still_open.any():
             return torch.zeros(())
         perceived, goals = perceived[still_open], goals[still_open]

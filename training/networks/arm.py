@@ -17,7 +17,6 @@ from training.networks.table import nearest
 HAND = ("ee_x", "ee_y", "ee_z")  # what a body's proprioception calls its hand, in metres
 PLACE = ("x", "y", "z")  # what is tracked of each object, at least
 SCALES = (0.006, 0.02, 0.06, 0.2)  # metres
-FAR = 0.08  # metres, from where an object shall go: farther than any bin is wide
 MOST_TURN = 0.6  # radians, to either side
 MOVES = ("delta_x", "delta_y")  # what an action's numbers are called by which the hand moves on the table, in metres
 TURNS = (1, 2, 4)  # an object may look the same after a whole, a half or a quarter turn
@@ -107,10 +106,10 @@ class ArmFeatures(Sideless):
         target = (target_weights[:, None] @ objects)[:, 0][:, self.place[:2]] + place_weight * place
         return objects, (source_weights[:, None] @ objects)[:, 0], target
 
-    def far(self, perceived: Tensor, goal: Tensor) -> Tensor:
-        """Whether what is meant clearly lies elsewhere than where it shall go. [n, P], [n, 2 K + 3] -> [n] bool"""
+    def off(self, perceived: Tensor, goal: Tensor) -> Tensor:
+        """How far what is meant lies from where it shall go, in metres. [n, P], [n, 2 K + 3] -> [n]"""
         _, source, target = self.meant(perceived, goal)
-        return (source[:, self.place[:2]] - target).norm(dim=1) > FAR
+        return (source[:, self.place[:2]] - target).norm(dim=1)
 
     def left_behind(self, perceived: Tensor, earlier: Tensor, begun: Tensor, goal: Tensor) -> Tensor:
         """The scenes as they would be if the object that is meant lay where it was earlier, as high as when it was
@@ -121,6 +120,19 @@ class ArmFeatures(Sideless):
         was[..., self.place[2]] = begun[:, self.all_own :].unflatten(1, (self.count, -1))[..., self.place[2]]
         moved = objects + goal[:, : self.count, None] * (was - objects)
         return torch.cat([perceived[:, : self.all_own], moved.flatten(1)], 1)
+
+    def let_go_elsewhere(self, perceived: Tensor, begun: Tensor, goal: Tensor, way: Tensor) -> Tensor:
+        """The scenes as they would be if the hand and the object that is meant were farther by `way`, in metres, with
+        the object as high as when it was begun. [n, P] twice, [n, 2 K + 3], [n, 2] -> [n, P]
+        """
+        own = perceived[:, : self.all_own].clone()
+        own[:, self.hand[:2]] += way
+        objects = perceived[:, self.all_own :].unflatten(1, (self.count, -1)).clone()
+        first = begun[:, self.all_own :].unflatten(1, (self.count, -1))
+        meant = goal[:, : self.count]  # weights
+        objects[..., self.place[:2]] += meant[..., None] * way[:, None]
+        objects[..., self.place[2]] += meant * (first[..., self.place[2]] - objects[..., self.place[2]])
+        return torch.cat([own, objects.flatten(1)], 1)
 
     def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
         """[n, P], [n, 2 K + 3] -> [n, size]"""
