@@ -75,7 +75,9 @@ def summary_of(dataset: Dataset) -> dict[str, Any]:
     if dataset.summary is None:
         dataset.summary = _sum_up(dataset)
         if dataset.listed:
-            Dataset.objects.filter(pk=dataset.pk, listed=True).update(summary=dataset.summary)
+            # Unless they were made again meanwhile: a dataset of corrections grows.
+            same = Dataset.objects.filter(pk=dataset.pk, listed=True, episodes=dataset.episodes)
+            same.update(summary=dataset.summary)
     found: dict[str, Any] = dataset.summary
     return found
 

@@ -16,7 +16,7 @@ from django.utils import timezone
 from fleetui import access
 from fleetui.fleet.actions.episodes import label_episode
 from fleetui.learning import actions, archive, datasets, jobs, joining, selectors, tables
-from fleetui.learning.listing import list_root
+from fleetui.learning.listing import list_root, summary_of
 from fleetui.learning.models import Dataset, DatasetEpisode, SpotCheck
 from fleetui.practice.actions import episodes as practice
 from robots.episodes import EpisodeFile, read_episodes, write_episodes
@@ -447,6 +447,26 @@ def test_lists_ask_as_many_queries_for_100_000_rows_as_for_six(lab, mine):
     assert DatasetEpisode.objects.count() == 100_006
     asked(many)  # the first that asks has it summed up
     assert asked(many) == few
+
+
+def test_what_a_version_comes_to_is_kept_until_its_rows_are_made_again(mine):
+    found = summary_of(mine)
+    assert (found["episodes"], found["steps"], found["tags"]) == (6, 120, []) and sum(found["lengths"]["counts"]) == 6
+    mine.refresh_from_db()
+    assert mine.summary == found
+    facts = list(jobs.facts_of_file(mine.file))
+    list_root(dataset=mine, facts=facts[:2])
+    with CaptureQueriesContext(connection) as queries:
+        assert summary_of(mine) == found, "what was read before is not asked again"
+    assert not len(queries)
+    mine.refresh_from_db()
+    assert summary_of(mine)["episodes"] == 2
+    stale = Dataset.objects.get(pk=mine.pk)
+    list_root(dataset=mine, facts=facts)
+    stale.summary = None
+    summary_of(stale)
+    mine.refresh_from_db()
+    assert mine.summary is None, "one that read the rows of before keeps nothing"
 
 
 def test_pages_list_names_and_open_a_version(lab, mine):
