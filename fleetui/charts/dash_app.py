@@ -48,7 +48,7 @@ app.layout = html.Div(
             className="field",
             children=[
                 html.Label("Runs", htmlFor="runs"),
-                dcc.Dropdown(id="runs", multi=True, options=[], placeholder="Choose runs to compare"),
+                dcc.Dropdown(id="runs", multi=True, options=[], placeholder=f"Up to {MOST_RUNS} runs to compare"),
             ],
         ),
         *(
