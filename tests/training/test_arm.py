@@ -3,6 +3,7 @@
 """
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -118,14 +119,18 @@ def turned_about_its_axis(angle):
     side = torch.tensor([angle])
     other, _ = features.turn(seen, goal, side)
     other_action = features.turn_actions(torch.from_numpy(action)[None, None], side)[0, 0].numpy()
-    after = []
+    after, yaws = [], []
     for scene, act, pan in ((seen, action, 0.0), (other, other_action, angle)):
         own, objects = scene[0].numpy().copy(), len(SO101_PICK.state_names)
         own[SO101_PICK.state_names.index("shoulder_pan.pos")] += pan
         world.set_observation({STATE: own[:objects], ENVIRONMENT_STATE: own[objects:]})
+        yaws.append(np.array([cube.yaw for cube in world.layout().cubes.values()]))
         reached = world.step(act)
         after.append(torch.from_numpy(np.concatenate([reached[STATE], reached[ENVIRONMENT_STATE]]))[None])
     world.close()
+    # As the simulation has them: a cube looks alike after a quarter turn.
+    off = (yaws[1] - yaws[0] - angle + math.pi / 4) % (math.pi / 2) - math.pi / 4
+    assert np.abs(off).max() < 2e-3, "The cubes themselves were not turned by the angle"
     return features, goal, side, after
 
 
