@@ -80,7 +80,7 @@ def reward_model(tmp_path_factory):
 
 
 def test_a_hand_over_a_bin_that_brought_nothing_is_far_from_its_goal(reward_model):
-    """The end of each demonstration into a bin, as it was, with the cube where it lay at the beginning, and 9 cm away
+    """The end of each demonstration into a bin, as it was, with the cube where it lay at the beginning, and 7 cm away
     with the hand above it.
     """
     model, data = reward_model
@@ -95,14 +95,14 @@ def test_a_hand_over_a_bin_that_brought_nothing_is_far_from_its_goal(reward_mode
         end[ENVIRONMENT_STATE][:, at] = episode.observations[ENVIRONMENT_STATE][0, at]
         empty.append(float(model.steps_to_go(end, [episode.instruction])[0][0]))
         end[ENVIRONMENT_STATE][:, at] = episode.observations[ENVIRONMENT_STATE][-1, at]
-        inwards = -0.09 * np.sign(end[ENVIRONMENT_STATE][0, at][0])
+        inwards = -0.07 * np.sign(end[ENVIRONMENT_STATE][0, at][0])
         end[ENVIRONMENT_STATE][0, at.start] += inwards
         end[STATE][0, SO101_PICK.state_names.index("ee_x")] += inwards
         elsewhere.append(float(model.steps_to_go(end, [episode.instruction])[0][0]))
         assert set(end) == {STATE, ENVIRONMENT_STATE}
     assert len(brought) > 10
     assert np.median(empty) > np.median(brought) + 15, (np.median(brought), np.median(empty))
-    assert np.median(elsewhere) > np.median(brought) + 15, (np.median(brought), np.median(elsewhere))
+    assert np.median(elsewhere) > np.median(brought) + 20, (np.median(brought), np.median(elsewhere))
 
 
 # Turned scenes
