@@ -26,7 +26,7 @@ test: $(VENV)/.installed-tests $(VENV)/.graphics chromium nginx
 	@exec $(PY) -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 faults: $(VENV)/.installed-tests $(VENV)/.graphics chromium
-	@FLEETUI_INTERLEAVINGS=10000 FLEETUI_ODD_ADDRESSES=all exec $(PY) -m pytest tests/robots/test_control_machine.py \
+	@FLEETUI_AT_LENGTH=1 exec $(PY) -m pytest tests/robots/test_control_machine.py tests/training/test_processes.py \
 	    tests/fleetui/test_odd_addresses.py tests/browser/test_faults.py
 
 # For a robot's machine (docs/stations.md): dist/fleetui_station-*.whl. What an older build left behind is not packed.

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# The headless shell, which playwright itself prefers, is the same engine without the windows around the pages.
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MAC = tuple(f"/Applications/{name}.app/Contents/MacOS/{name}" for name in ("Chromium", "Google Chrome"))
 MISSING = (
     "The browser tests need Chromium; none was found and none could be installed. Install it (Debian: apt install "
-    "chromium; anywhere: .venv/bin/python -m playwright install --with-deps chromium), then run make test again."
+    "chromium-headless-shell; anywhere: .venv/bin/python -m playwright install --with-deps chromium), then run make "
+    "test again."
 )
 
 
@@ -30,9 +32,9 @@ def find_chromium():
 def install_chromium():
     """Debian's own as root; anywhere else the one that playwright downloads for this user."""
     if os.geteuid() == 0 and shutil.which("apt-get"):
-        print("Installing Chromium for the browser tests (apt-get install chromium) ...", flush=True)
+        print("Installing Chromium for the browser tests (apt-get install chromium-headless-shell) ...", flush=True)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
+        for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium-headless-shell"]):
             subprocess.run(["apt-get", "-qq", *command], env=environment, stdout=subprocess.DEVNULL)
     if not find_chromium():
         print("Downloading Chromium for the browser tests ...", flush=True)

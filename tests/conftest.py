@@ -32,6 +32,9 @@ PREPARED = Path(os.environ.setdefault("FLEETUI_PREPARED", str(DATA / "prepared")
 os.environ["DJANGO_SETTINGS_MODULE"] = "fleetui.settings"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# `make faults`: what goes over the same ground again and again, with chance, goes over all of it.
+AT_LENGTH = "FLEETUI_AT_LENGTH" in os.environ
+
 
 def pytest_configure(config):
     """Django is set up before test modules are read, unless only those are asked for that do without it. Where

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 from anyascii import anyascii
 from django.urls import URLResolver, get_resolver
@@ -51,7 +52,8 @@ def free_slug(name: str, kind: str, taken: Iterable[str], limit: int) -> str:
     return slug
 
 
-def reserved_words(kind: str) -> set[str]:
+@cache
+def reserved_words(kind: str) -> frozenset[str]:
     """What stands in an address where this kind's slug would, by the addresses that there are: stations/new."""
     place = PLACES[kind]
     found: set[str] = set()
@@ -59,7 +61,7 @@ def reserved_words(kind: str) -> set[str]:
         segments = segments[1:] if segments[:1] == ["api"] else segments
         if tuple(segments[: len(place)]) == place and len(segments) > len(place) and (word := segments[len(place)]):
             found.add(word)
-    return found
+    return frozenset(found)
 
 
 def _addresses(resolver: URLResolver | None = None, before: str = "") -> Iterator[list[str | None]]:

@@ -1,6 +1,9 @@
 """What the browser tests share: pages opened by role, and pictures of them in light, in dark and on a phone."""
 
+import os
+
 import pytest
+from playwright.sync_api import Page
 
 from tests.conftest import new_fleet
 
@@ -81,8 +84,21 @@ def opened(running_fleet, browser):
         close_page(page)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def only_wanted_pictures():
+    """`make test PICTURES=1` leaves in tests/screenshots/ what the tests saw; else a fifth of the browser's work is
+    saved.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if not os.environ.get("PICTURES"):
+            patch.setattr(Page, "screenshot", lambda page, **how: None)
+        yield
+
+
 @pytest.fixture
 def picture(screenshots):
+    """Of the whole page in light, in dark and on a phone, where nothing may stick out."""
+
     def take(page, name):
         size = page.viewport_size
         for theme in ("light", "dark"):

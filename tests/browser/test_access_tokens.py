@@ -4,12 +4,12 @@ import httpx
 from playwright.sync_api import expect
 
 from tests.browser.conftest import LAB
-from tests.browser.test_usable_by_everyone import violations_in_all_sizes
+from tests.browser.test_usable_by_everyone import violations
 
 
 def looked_at(page, picture, name):
     picture(page, name)
-    found = violations_in_all_sizes(page)
+    found = violations(page)
     assert not found, "\n".join([name, *found])
 
 

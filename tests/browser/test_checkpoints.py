@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import episodes_to_bytes
 from tests.browser.test_queue import api
-from tests.browser.test_usable_by_everyone import violations_in_all_sizes
+from tests.browser.test_usable_by_everyone import violations
 from tests.fleetui.lab import make_episode
 
 LAB = "/labs/main"
@@ -32,11 +32,11 @@ def wait_for(page, found, seconds, said):
 
 @pytest.fixture
 def look(picture):
-    """Pictures of a page, on which axe-core finds no violation: in light, in dark and as a phone shows it."""
+    """Pictures of a page, on which axe-core finds no violation."""
 
     def at(page, name):
         picture(page, name)
-        found = violations_in_all_sizes(page)
+        found = violations(page)
         assert not found, "\n".join([name, *found])
 
     return at

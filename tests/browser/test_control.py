@@ -108,12 +108,12 @@ def watched(fleet, people):
         yield station
 
 
-def wait_until(check, seconds, said):
+def wait_until(check, seconds, said, every=0.01):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := check():
             return found
-        time.sleep(0.01)
+        time.sleep(every)
     raise AssertionError(said() if callable(said) else said)
 
 

@@ -1,8 +1,7 @@
 """The whole loop as people see it, in a real browser against a fleet that the product's own command started.
 
 The story is told by fixtures: a fleet of its own that nobody has used, a policy that is trained, stations that
-practise. A test asks for the chapter that it needs, so the tests have no order. Every test leaves a picture in
-tests/screenshots/.
+practise. A test asks for the chapter that it needs, so the tests have no order.
 """
 
 import re

@@ -99,7 +99,7 @@ def test_it_practises_a_task_that_was_typed_with_a_policy_that_was_trained_for_i
     dataset = api(page, "GET", "datasets")["items"][0]["id"]
     run = api(page, "POST", "runs", {"kind": "sft", "name": "taught", "dataset": dataset, "recipe": RECIPE})["id"]
     done = lambda: (found := api(page, "GET", f"runs/{run}"))["state"] in ("completed", "failed") and found  # noqa: E731
-    trained = wait_until(done, 240, "The policy is not trained.")
+    trained = wait_until(done, 240, "The policy is not trained.", every=0.5)
     assert trained["state"] == "completed", trained["error"]
     page.goto(f"{LAB}/tasks/")
     assign = page.locator("#assign")
@@ -112,7 +112,7 @@ def test_it_practises_a_task_that_was_typed_with_a_policy_that_was_trained_for_i
     expect(page.locator('[data-f="instruction"]')).to_have_text(re.compile("^put the brick into the (left|right) bin$"))
     expect(page.locator(".feed[data-camera].has-frame")).to_have_count(2)
     picture(page, "so101_practising")
-    for episode in wait_until(lambda: moved(recorded(fleet, page, "practice")), 60, "It practised nothing."):
+    for episode in wait_until(lambda: moved(recorded(fleet, page, "practice")), 60, "It practised nothing.", 0.5):
         assert episode.instruction in ("put the brick into the left bin", "put the brick into the right bin")
         assert (episode.actors == ACTORS.index("policy")).all() and np.isfinite(episode.steps_to_go[:-1]).all()
 

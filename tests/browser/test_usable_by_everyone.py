@@ -22,7 +22,7 @@ RECIPES = {
         "hidden": 32,
         "largest_threshold": 0,
     },
-    "improve": {"max_episodes": 100_000, "patience": 0, "updates_per_round": 2, "batch": 32, "evaluate_every": 1},
+    "improve": {"max_episodes": 100_000, "patience": 0, "updates_per_round": 2, "batch": 32, "evaluate_every": 10},
 }
 
 # Route -> (who looks, the addresses that show it). {…} stands for what the fixture `furnished` made.
@@ -285,14 +285,14 @@ def violations(page, **options):
 
 
 def violations_in_all_sizes(page):
-    """Everything in light, on a wide screen and on a phone; in dark what can differ there."""
+    """Everything in light on a wide screen; in dark the colours and on a phone the rest, which can differ there."""
     size = page.viewport_size
     found = violations(page)
     page.emulate_media(color_scheme="dark")
     found += [f"in dark: {each}" for each in violations(page, runOnly=["color-contrast"])]
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 390, "height": 844})
-    found += [f"on a phone: {each}" for each in violations(page)]
+    found += [f"on a phone: {each}" for each in violations(page, rules={"color-contrast": {"enabled": False}})]
     page.set_viewport_size(size)
     return found
 
@@ -307,7 +307,8 @@ def test_axe_finds_no_violation_on(route, furnished, people):
         if "charts" in route:
             frame = page.frame_locator("iframe")
             expect(frame.locator("#success .plot-container")).to_be_attached(timeout=30_000)
-        found = violations_in_all_sizes(page)
+        # The API's page is Swagger's, with 200 operations, over each of which axe takes its time: once will do.
+        found = violations(page) if route == "api/docs" else violations_in_all_sizes(page)
         assert not found, "\n".join([address, *found])
 
 

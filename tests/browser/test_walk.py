@@ -13,7 +13,7 @@ from robots.demonstrators import collect_demonstrations
 from robots.lerobot.writing import write_dataset
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.browser.conftest import LAB, api
-from tests.browser.test_usable_by_everyone import RECIPES, violations_in_all_sizes
+from tests.browser.test_usable_by_everyone import RECIPES, violations
 
 DATASET = "Given by a friend"
 EPISODES = 8
@@ -47,9 +47,11 @@ def page(opened):
 
 @pytest.fixture
 def look(picture):
+    """A picture in each size, and axe in one: test_usable_by_everyone.py has the same pages in all."""
+
     def at(page, name):
         picture(page, f"walk_{name}")
-        found = violations_in_all_sizes(page)
+        found = violations(page)
         assert not found, "\n".join([name, *found])
 
     return at

@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.test_usable_by_everyone import RECIPES, api, violations_in_all_sizes, wait_for
+from tests.browser.test_usable_by_everyone import RECIPES, api, violations, wait_for
 
 LAB = "/labs/main"
 BATCHES = (36, 68)  # by which these runs are told from those of other tests of the same fleet
@@ -71,7 +71,7 @@ def test_the_table_is_narrowed_tagged_and_kept_as_a_view(researcher, trained, pi
     expect(rows(page)).not_to_have_count(2)
     page.get_by_role("link", name="Small batches").click()
     expect(rows(page)).to_have_count(2)
-    assert violations_in_all_sizes(page) == []
+    assert violations(page) == []
     picture(page, "workbench_runs")
 
 
@@ -104,7 +104,7 @@ def test_two_recipes_are_compared_over_their_seeds(researcher, trained, picture)
     assert json.loads(saved.value.path().read_text())["curve"] == "loss.validation_bc"
     page.reload()
     expect(drawn(page)).to_have_count(4)
-    assert violations_in_all_sizes(page) == []
+    assert violations(page) == []
     page.get_by_label("Seeds", exact=True).select_option("")
     expect(drawn(page)).to_have_count(2)
     picture(page, "workbench_compare")
@@ -115,7 +115,7 @@ def test_a_clone_marks_what_differs_and_says_what_to_expect(researcher, trained,
     page.goto(f"{LAB}/runs/{trained[0]}")
     expect(page.locator("#curve-0")).to_have_attribute("data-points", re.compile("[1-9]"))
     expect(page.locator("#log")).to_contain_text("evaluated")
-    assert violations_in_all_sizes(page) == []
+    assert violations(page) == []
     picture(page, "workbench_run")
     page.get_by_role("link", name="Clone").click()
     expect(page.locator(".field.changed")).to_have_count(len(RECIPES["sft"]) + 2)
@@ -124,7 +124,7 @@ def test_a_clone_marks_what_differs_and_says_what_to_expect(researcher, trained,
     page.get_by_label("Updates", exact=True).fill("750000")
     expect(page.locator(".field", has_text="Updates").locator(".was").first).to_contain_text(": 75")
     expect(page.locator("#estimate")).not_to_have_text(before)
-    assert violations_in_all_sizes(page) == []
+    assert violations(page) == []
     picture(page, "workbench_clone")
 
 
@@ -135,7 +135,7 @@ def test_a_log_is_searched(researcher, trained, picture):
     page.get_by_label("Lines with").fill("threshold")
     page.get_by_role("button", name="Search").click()
     expect(page.locator(".log")).to_contain_text("threshold")
-    assert violations_in_all_sizes(page) == []
+    assert violations(page) == []
     picture(page, "workbench_log")
 
 
@@ -149,7 +149,7 @@ def test_a_sweep_goes_through_its_runs_and_shows_the_best(researcher, trained, p
     page.get_by_label("Its values").nth(1).fill("1e-4 to 1e-2, log")
     page.get_by_label("Runs", exact=True).fill("4")
     page.get_by_label("Compared by").select_option("loss.validation_bc")
-    assert violations_in_all_sizes(page) == []
+    assert violations(page) == []
     picture(page, "workbench_new_sweep")
     page.get_by_role("button", name="Launch the sweep").click()
     page.wait_for_url(re.compile(r"/sweeps/\d+$"))
@@ -160,10 +160,10 @@ def test_a_sweep_goes_through_its_runs_and_shows_the_best(researcher, trained, p
     expect(page.locator(".state.tag")).to_contain_text("Completed")
     expect(page.get_by_role("heading", name="Best so far")).to_be_visible()
     expect(page.locator("#parallel .scatterlayer .trace")).to_have_count(4)
-    assert violations_in_all_sizes(page) == []
+    assert violations(page) == []
     picture(page, "workbench_sweep")
     page.goto(f"{LAB}/sweeps/")
-    assert violations_in_all_sizes(page) == []
+    assert violations(page) == []
     picture(page, "workbench_sweeps")
 
 

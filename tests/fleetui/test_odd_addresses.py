@@ -2,12 +2,11 @@
 
 Routes come from the URLconf and the API's own schema, a page's parameters from what it reads of request.GET and from
 the links that lead to it: a new page or parameter is tried without a word here. Each place of an address gets some of
-the values, one after the other, so that each value is somewhere; with FLEETUI_ODD_ADDRESSES=all each gets every one.
+the values, one after the other, so that each value is somewhere; in `make faults` each gets every one.
 """
 
 import asyncio
 import logging
-import os
 import re
 from itertools import count
 from typing import ClassVar
@@ -28,6 +27,7 @@ from fleetui.fleet.actions import attention, people, tokens
 from fleetui.learning import run_notes, sweeps
 from fleetui.learning.models import Export, Import, Metric
 from robots.attention import need_of
+from tests.conftest import AT_LENGTH
 from tests.fleetui.lab import ROLES, add_checkpoint, as_upload, make_episode
 
 # Each as it stands in an address; what is not percent-encoded here will be.
@@ -69,7 +69,7 @@ ODD = (
     "new",
 )
 HARSH = ("9999-12-31", "9" * 19, "a\0b", RAW, "[" * 300, "-1")
-EVERY = 1 if os.environ.get("FLEETUI_ODD_ADDRESSES") == "all" else 6
+EVERY = 1 if AT_LENGTH else 12
 PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>|\{(\w+)\}|\(\?P<(\w+)>(?:[^()]|\([^)]*\))*\)")
 
 

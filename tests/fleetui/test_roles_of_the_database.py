@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from fleetui import embedded
-from tests.conftest import ROOT, own_place
+from tests.conftest import ROOT, copy_folder, own_place, prepared
 
 ROWS = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 FORBIDDEN = (
@@ -52,14 +52,22 @@ def started(data):
         server.stop()
 
 
+@contextlib.contextmanager
+def own_database():
+    """A data folder with its own database, as `manage.py start` makes it; whatever else the tests run on."""
+    with own_place() as (data, _):
+        copy_folder(prepared(), data)
+        with started(data):
+            done = manage({"FLEETUI_DATA": str(data)}, "migrate", "--verbosity", "0")
+            assert done.returncode == 0, done.stderr
+        yield data
+        embedded.Postgres(data).erase()
+
+
 @pytest.fixture(scope="module")
 def migrated():
-    """A data folder's own database, as `manage.py start` makes it; whatever else the tests run on."""
-    with own_place() as (data, _), started(data) as server:
-        done = manage({"FLEETUI_DATA": str(data)}, "migrate", "--verbosity", "0")
-        assert done.returncode == 0, done.stderr
+    with own_database() as data, started(data):
         yield data
-        server.erase()
 
 
 def test_the_application_reads_and_writes_rows_of_every_table_and_only_adds_to_the_audit_log(migrated):
@@ -98,21 +106,18 @@ def test_the_application_can_neither_rewrite_the_audit_log_nor_get_the_right_to(
 
 
 def test_a_data_folder_from_before_the_two_roles_gets_the_second_at_its_next_start():
-    with own_place() as (data, _):
+    with own_database() as data:
         environment = {"FLEETUI_DATA": str(data)}
+        with started(data), connect(data, embedded.OWNER) as connection:  # as it was: one role, a superuser, for all
+            connection.execute(f"DROP OWNED BY {embedded.APP}")
+            connection.execute(f"DROP ROLE {embedded.APP}")
+            connection.execute("INSERT INTO fleet_lab (slug, name) VALUES ('kept', 'Kept')")
         with started(data):
             assert manage(environment, "migrate", "--verbosity", "0").returncode == 0
-            with connect(data, embedded.OWNER) as connection:  # as it was: one role, a superuser, for everything
-                connection.execute(f"DROP OWNED BY {embedded.APP}")
-                connection.execute(f"DROP ROLE {embedded.APP}")
-                connection.execute("INSERT INTO fleet_lab (slug, name) VALUES ('kept', 'Kept')")
-        with started(data) as server:
-            assert manage(environment, "migrate", "--verbosity", "0").returncode == 0
             with connect(data, embedded.APP) as connection:
-                assert connection.execute("SELECT slug FROM fleet_lab").fetchall() == [("kept",)]
+                assert connection.execute("SELECT name FROM fleet_lab WHERE slug = 'kept'").fetchall() == [("Kept",)]
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     connection.execute("DELETE FROM fleet_act")
-            server.erase()
 
 
 def test_an_external_database_has_an_owner_too_where_one_is_named():

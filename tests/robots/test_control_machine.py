@@ -6,7 +6,6 @@ The station is the real one (robots/station.py). The server's rule, which lives 
 in its simplest form: one live lease, each with a higher epoch, two seconds from its newest sign of life.
 """
 
-import os
 from collections import Counter
 
 import numpy as np
@@ -17,9 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from robots.control import COMMANDS_REMEMBERED, DRIVE_HELD_S
 from robots.protocol import to_json
 from robots.station import SILENCE_S, Station
+from tests.conftest import AT_LENGTH
 from tests.robots.station_fakes import ASSIGNMENT, Clock, FakeWorld, loaded_policy, told
 
-INTERLEAVINGS = int(os.environ.get("FLEETUI_INTERLEAVINGS", "300"))
+INTERLEAVINGS = 10_000 if AT_LENGTH else 300
 LEASE_S = 2.0
 PEOPLE = ("ada", "grace", "alan")
 

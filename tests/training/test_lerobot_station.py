@@ -73,7 +73,7 @@ def test_it_joins_practises_and_lets_go(server, tmp_path):
     thread = threading.Thread(target=host.run)
     thread.start()
     try:
-        until(lambda: len(server.episodes) >= 3, seconds=20)
+        until(lambda: len(server.episodes) >= 3, seconds=90)
         assert keys_read(member.station) == {STATE, IMAGES + "front"}
         hello = server.of("hello")[0]
         assert hello["teleoperator"] == "so leader" and hello["renderer"] == "camera"
