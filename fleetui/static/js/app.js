@@ -148,6 +148,12 @@ unfold();
 // A form that was refused: what is wrong is said on top, where the page begins and a screen reader goes on.
 document.querySelector("#problems")?.focus();
 
+// On a phone what narrows a list is folded away, unless it does.
+for (const fold of document.querySelectorAll("details.fold")) {
+  const used = [...fold.querySelectorAll("input, select")].some((field) => field.value);
+  if (!used && matchMedia("(max-width: 720px)").matches) fold.open = false;
+}
+
 // What the last form did is said and goes away by itself; a page without JavaScript keeps it on top.
 const undoForm = document.querySelector("form[data-undo]");
 for (const message of document.querySelectorAll(".messages li:not(.error)")) {
