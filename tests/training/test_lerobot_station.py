@@ -69,11 +69,13 @@ def test_it_joins_practises_and_lets_go(server, tmp_path):
     policy = {"type": "policy", "checkpoint": "p", "version": 1, "url": url, "sha256": sha, "reward_model": "r"}
     policy |= {"reward_model_url": judge_url, "reward_model_sha256": judge_sha, "threshold": -1.0, "consecutive": 1}
     task = {"type": "assignment", "assignment": 1, "run": 1, "purpose": "practice", "task": TASK}
-    server.on_welcome = [task, policy]
     thread = threading.Thread(target=host.run)
     thread.start()
     try:
-        until(lambda: len(server.episodes) >= 3, seconds=90)
+        until(lambda: server.sockets)  # it connects by itself
+        server.send(task)
+        server.send(policy)
+        until(lambda: len(server.episodes) >= 3, seconds=20)
         assert keys_read(member.station) == {STATE, IMAGES + "front"}
         hello = server.of("hello")[0]
         assert hello["teleoperator"] == "so leader" and hello["renderer"] == "camera"
