@@ -20,7 +20,7 @@ check: $(VENV)/.installed-tests
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/djlint templates --lint --quiet
 	@$(VENV)/bin/oxlint $(SCRIPTS)
-	@$(PY) .ci/line_lengths.py
+	@$(PY) .ci/lengths.py
 
 test: $(VENV)/.installed-tests $(VENV)/.graphics chromium nginx
 	@exec $(PY) -m pytest --numprocesses 2 --dist loadfile $(TESTS)

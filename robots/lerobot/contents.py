@@ -392,11 +392,51 @@ def _index(folder: Path, info: Info, problems: list[Problem]) -> Index:
     cameras = [key for key, each in info.features.items() if each.dtype == "video"]
     wanted = ["episode_index", "length", "dataset_from_index", "data/chunk_index", "data/file_index"]
     wanted += [f"videos/{key}/{name}" for key in cameras for name in ("chunk_index", "file_index", "from_timestamp")]
+    found, tasks, own, meta = _episodes_of(folder, names, wanted, info.own is not None)
+    count = len(meta)
+    if count > info.episodes:  # info.json is written last
+        count = info.episodes
+        text = f"{len(meta) - count} episodes are listed that {INFO} doesn't count."
+        problems.append(Problem(Code.LEFT_OVER, NOTE, text, names[-1]))
+    found = {column: values[:count] for column, values in found.items()}
+    _check_numbers(found, names[0])
+    lengths, first = found["length"].astype(np.int64), found["dataset_from_index"].astype(np.int64)
+    chunk, file_number = found["data/chunk_index"].astype(np.int64), found["data/file_index"].astype(np.int64)
+    _check_order(found["episode_index"], lengths, first, names[0])
+    files = list(zip(chunk.tolist(), file_number.tolist(), strict=True))
+    begins: dict[tuple[int, int], int] = {}
+    for each, start in zip(files, first.tolist(), strict=True):
+        begins.setdefault(each, start)
+    return Index(
+        lengths=lengths,
+        first=first,
+        chunk=chunk,
+        file=file_number,
+        offset=first - np.array([begins[each] for each in files], np.int64),
+        tasks=tasks[:count],
+        videos={
+            key: (
+                found[f"videos/{key}/chunk_index"].astype(np.int64),
+                found[f"videos/{key}/file_index"].astype(np.int64),
+                found[f"videos/{key}/from_timestamp"].astype(float),
+            )
+            for key in cameras
+        },
+        own=None if own is None else {column: values[:count] for column, values in own.items()},
+        meta=meta[:count],
+    )
+
+
+def _episodes_of(
+    folder: Path, names: Sequence[str], wanted: Sequence[str], ours: bool
+) -> tuple[dict[str, np.ndarray], list[list[str]], dict[str, list[Any]] | None, list[tuple[str, int, int]]]:
+    """What the files of episodes list: the wanted columns, each episode's sentences, what is our own of it (None where
+    a file has it not), and where its row lies: file, row group, row.
+    """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     tasks: list[list[str]] = []
     own: dict[str, list[Any]] = {f"{OWN}/{name}": [] for name in OWN_EPISODE} | {MISSING: []}
     meta: list[tuple[str, int, int]] = []
-    ours = info.own is not None
     for name in names:
         with parquet(folder, name) as file:
             held = set(file.schema_arrow.names)
@@ -419,65 +459,36 @@ def _index(folder: Path, info: Info, problems: list[Problem]) -> Index:
                     values += table[column].to_pylist()
             for group in range(file.metadata.num_row_groups):
                 meta += [(name, group, row) for row in range(file.metadata.row_group(group).num_rows)]
-    found = {column: np.concatenate(each) for column, each in parts.items()}
-    count = len(meta)
-    if count > info.episodes:  # info.json is written last
-        count = info.episodes
-        problems.append(
-            Problem(
-                Code.LEFT_OVER, NOTE, f"{len(meta) - count} episodes are listed that {INFO} doesn't count.", names[-1]
-            )
-        )
-    found = {column: values[:count] for column, values in found.items()}
+    return {column: np.concatenate(each) for column, each in parts.items()}, tasks, own if ours else None, meta
+
+
+def _check_numbers(found: Mapping[str, np.ndarray], file: str) -> None:
+    """Whole numbers, or seconds, of 0 or more."""
     for column, held_numbers in found.items():
         whole = not column.endswith("timestamp")
         usable = np.isfinite(held_numbers.astype(float)).all() and held_numbers.min(initial=0) >= 0
         if not usable or (whole and held_numbers.dtype.kind not in "iu"):
             text = "It must hold whole numbers, 0 or more." if whole else "It must hold seconds, 0 or more."
-            raise _wrong(column, text, names[0])
-    lengths, first = found["length"].astype(np.int64), found["dataset_from_index"].astype(np.int64)
-    chunk, file_number = found["data/chunk_index"].astype(np.int64), found["data/file_index"].astype(np.int64)
+            raise _wrong(column, text, file)
+
+
+def _check_order(numbers: np.ndarray, lengths: np.ndarray, first: np.ndarray, file: str) -> None:
+    """Episodes 0, 1, 2, ..., whose rows lie one after the other."""
     if lengths.max(initial=0) > MOST_ROWS or first.max(initial=0) > MOST_ROWS:
-        raise LeRobotError(Code.TOO_LARGE, f"It tells of more than {MOST_ROWS} rows.", file=names[0])
-    if (found["episode_index"] != np.arange(count)).any():
-        raise LeRobotError(Code.ROWS_DISAGREE, "The episodes must be numbered 0, 1, 2, ...", file=names[0])
+        raise LeRobotError(Code.TOO_LARGE, f"It tells of more than {MOST_ROWS} rows.", file=file)
+    if (numbers != np.arange(len(numbers))).any():
+        raise LeRobotError(Code.ROWS_DISAGREE, "The episodes must be numbered 0, 1, 2, ...", file=file)
     if (lengths < 1).any():
-        raise LeRobotError(
-            Code.NO_ROWS, "It has no row. Delete it with LeRobot's lerobot-edit-dataset.", file=names[0],
-            episode=int((lengths < 1).argmax()),
-        )  # fmt: skip
+        text = "It has no row. Delete it with LeRobot's lerobot-edit-dataset."
+        raise LeRobotError(Code.NO_ROWS, text, file=file, episode=int((lengths < 1).argmax()))
     if (wrong := first != np.cumsum(lengths) - lengths).any():
         raise LeRobotError(
             Code.ROWS_DISAGREE,
             "Its rows don't begin where those of the episode before end. Convert the dataset anew.",
-            file=names[0],
+            file=file,
             episode=int(wrong.argmax()),
             field="dataset_from_index",
         )
-    begins: dict[tuple[int, int], int] = {}
-    for place_, start in zip(zip(chunk.tolist(), file_number.tolist(), strict=True), first.tolist(), strict=True):
-        begins.setdefault(place_, start)
-    offset = first - np.array(
-        [begins[each] for each in zip(chunk.tolist(), file_number.tolist(), strict=True)], np.int64
-    )
-    return Index(
-        lengths=lengths,
-        first=first,
-        chunk=chunk,
-        file=file_number,
-        offset=offset,
-        tasks=tasks[:count],
-        videos={
-            key: (
-                found[f"videos/{key}/chunk_index"].astype(np.int64),
-                found[f"videos/{key}/file_index"].astype(np.int64),
-                found[f"videos/{key}/from_timestamp"].astype(float),
-            )
-            for key in cameras
-        },
-        own={column: values[:count] for column, values in own.items()} if ours else None,
-        meta=meta[:count],
-    )
 
 
 @contextlib.contextmanager

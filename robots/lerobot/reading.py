@@ -12,13 +12,9 @@ import hashlib
 import uuid as uuids
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from robots.embodiments import IMAGES, Embodiment
 from robots.episodes import ACTORS, LONGEST_EPISODE, LONGEST_TEXT, Episode, EpisodeError
@@ -26,10 +22,7 @@ from robots.lerobot.bodies import Plan, foreign_body, foreign_plan, own_plan, wi
 from robots.lerobot.contents import (
     Index,
     Info,
-    bounded_read,
     data_file,
-    numbers_of,
-    parquet,
     read_index,
     read_info,
     read_range,
@@ -39,9 +32,7 @@ from robots.lerobot.contents import (
 )
 from robots.lerobot.layout import (
     ASK,
-    INFO,
     LARGEST_READ,
-    LAST,
     MISSING,
     NOTE,
     OWN,
@@ -54,6 +45,7 @@ from robots.lerobot.layout import (
     shown,
 )
 from robots.lerobot.pictures import PictureError, from_file, resized, to_file
+from robots.lerobot.rows import StoredRows
 from robots.lerobot.videos import VideoError, even, pictures
 from robots.wordings import BY_HAND
 
@@ -77,12 +69,9 @@ class Dataset:
         self.problems: list[Problem] = []  # that don't keep it from being read
         self.info: Info = read_info(folder)
         self.index: Index = read_index(folder, self.info, self.problems)
+        self._stored = StoredRows(folder, self.info, self.index)
         self.tasks = self._tasks()
         self.plan, self._own_body = self._planned(picture_width)
-        self._data: tuple[str, pq.ParquetFile] | None = None
-        self._groups: tuple[str, int, int] | None = None  # file, first and last row group that were read last
-        self._tables: dict[tuple[str, ...], pa.Table] = {}  # what was read of them, by columns
-        self._ends: tuple[str, int, pa.Table] | None = None  # file, row group and what was observed at the ends
         self.body: Embodiment = self._own_body or self._foreign_body()
         self._note_several_tasks()
 
@@ -183,81 +172,19 @@ class Dataset:
 
     # Rows
 
-    @cached_property
+    @property
     def columns(self) -> list[str]:
         """Those that hold numbers."""
-        return [key for key, each in self.info.features.items() if each.is_numbers]
+        return self._stored.columns
 
     def rows(self, episode: int, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """[n, D] of each vector and [n] of each single number, of the episode's n rows; no video is looked at."""
-        wanted = self.columns if columns is None else list(columns)
-        for key in wanted:
-            if key not in self.columns:
-                raise LeRobotError(Code.FEATURE_MISSING, f"{shown(key)} is no column of numbers.", file=INFO)
-        table = self._rows(episode, [*dict.fromkeys([*wanted, "episode_index"])])
-        file = data_file(self.info, self.index, episode)
-        found = {}
-        for key in dict.fromkeys([*wanted, "episode_index"]):
-            declared = self.info.features.get(key)
-            vector = declared is not None and key in (self.plan.action, *self.plan.vectors.values())
-            size = declared.shape[0] if declared and (vector or declared.shape[0] > 1) else None
-            try:
-                found[key] = numbers_of(table[key], size)
-            except LeRobotError as error:
-                raise error.at(file=file, episode=episode, field=key) from None
-        if (found["episode_index"] != episode).any():
-            raise LeRobotError(
-                Code.ROWS_DISAGREE,
-                "Rows of another episode stand where its own should. Convert the dataset anew.",
-                file=file,
-                episode=episode,
-                field="episode_index",
-            )
-        return {key: found[key] for key in wanted}
-
-    def _rows(self, episode: int, columns: Sequence[str]) -> pa.Table:
-        """The episode's rows of these columns. The row groups that were read last are kept: episodes may share one."""
-        if not 0 <= episode < len(self.index.lengths):
-            raise LeRobotError(Code.EPISODE_WRONG, f"There are {len(self.index.lengths)} episodes.", episode=episode)
-        name = data_file(self.info, self.index, episode)
-        start, count = int(self.index.offset[episode]), int(self.index.lengths[episode])
-        with reading(name, episode=episode):
-            file = self._opened(name)
-            if lost := [column for column in columns if column not in file.schema_arrow.names]:
-                raise LeRobotError(
-                    Code.FEATURE_MISSING,
-                    f"The column {shown(lost[0])} is missing, though {INFO} declares it. Convert the dataset anew.",
-                )
-            ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)])
-            if start + count > int(ends[-1] if len(ends) else 0):
-                raise LeRobotError(
-                    Code.ROWS_DISAGREE,
-                    f"The file ends before the episode's {count} rows do. Copy it again.",
-                )
-            first, last = np.searchsorted(ends, [start, start + count - 1], side="right").tolist()
-            if self._groups != (name, first, last):
-                self._groups, self._tables = (name, first, last), {}
-            wanted = tuple(columns)
-            if wanted not in self._tables:
-                self._tables[wanted] = bounded_read(file, columns, range(first, last + 1))
-            table = self._tables[wanted]
-            before = int(ends[first - 1]) if first else 0
-            if table.num_rows < start - before + count:
-                raise LeRobotError(Code.ROWS_DISAGREE, "It holds fewer rows than it says. Copy it again.")
-            return table.slice(start - before, count)
-
-    def _opened(self, name: str) -> pq.ParquetFile:
-        if self._data is None or self._data[0] != name:
-            self.close()
-            self._data = name, pq.ParquetFile(place_of(self.folder, name))
-        return self._data[1]
+        vectors = (self.plan.action, *self.plan.vectors.values())
+        return self._stored.numbers(episode, self.columns if columns is None else list(columns), vectors)
 
     def close(self) -> None:
         """Let go of the file that is open."""
-        if self._data is not None:
-            self._data[1].close()
-        self._data = self._groups = self._ends = None
-        self._tables = {}
+        self._stored.close()
 
     # Pictures
 
@@ -296,7 +223,7 @@ class Dataset:
         """uint8 [H, W, 3] of what an episode of ours saw after its last action, of a camera by its feature's key. None
         where a recorded one can't be read: then it was recorded so, and the one before stands for it.
         """
-        name, told = self._last(episode, key)
+        name, told = self._stored.at_end(episode, key)
         try:
             return from_file(told)
         except PictureError as error:
@@ -327,7 +254,7 @@ class Dataset:
     def _images(self, episode: int, key: str, size: tuple[int, int]) -> Iterator[np.ndarray]:
         """Pictures that lie in the rows, each a file in itself."""
         name = data_file(self.info, self.index, episode)
-        column = self._rows(episode, [key])[key]
+        column = self._stored.table(episode, [key])[key]
         full = self.info.features[key].size
         for number in range(len(column)):
             told = column[number].as_py()
@@ -337,19 +264,6 @@ class Dataset:
             except PictureError as error:
                 raise _picture_broken(error, str(number), name, episode, key) from None
             yield picture if size == full else resized(picture, size)
-
-    def _last(self, episode: int, key: str) -> tuple[str, Any]:
-        """What of a feature was observed at the end, and the file where that lies."""
-        name, group, row = self.index.meta[episode]
-        if self._ends is None or self._ends[:2] != (name, group):
-            with parquet(self.folder, name) as file:
-                columns = [column for column in file.schema_arrow.names if column.startswith(LAST)]
-                self._ends = name, group, bounded_read(file, columns, [group])
-        table = self._ends[2]
-        if LAST + key not in table.column_names:
-            raise LeRobotError(Code.FEATURE_MISSING, f"The column {shown(LAST + key)} is missing.", file=name)
-        with reading(name, episode=episode):
-            return name, table[LAST + key][row].as_py()
 
     # Episodes
 
@@ -398,7 +312,7 @@ class Dataset:
             else:
                 found.append(to_file(picture, JPEG_QUALITY))
             before = picture
-        return [*found[:-1], self._last(number, key)[1]]
+        return [*found[:-1], self._stored.at_end(number, key)[1]]
 
     def _steps(self, number: int) -> int:
         steps = int(self.lengths[number]) if 0 <= number < len(self.lengths) else 0
@@ -430,12 +344,12 @@ class Dataset:
     def _own_episode(self, number: int, steps: int, body: Embodiment) -> Episode:
         plan, own = self.plan, self.index.own or {}
         rows = self.rows(number, [plan.action, *plan.vectors.values(), "actor", "fenced", "steps_to_go"])
-        file, last_d = self._last(number, "steps_to_go")
+        file, last_d = self._stored.at_end(number, "steps_to_go")
         told = {name: own[f"{OWN}/{name}"][number] for name in OWN_EPISODE}
         with reading(file, episode=number), np.errstate(invalid="ignore"):
             observations = {
                 key: np.concatenate(
-                    [rows[column], np.array(self._last(number, key)[1], np.float32).reshape(1, -1)]
+                    [rows[column], np.array(self._stored.at_end(number, key)[1], np.float32).reshape(1, -1)]
                 ).astype(np.float32)
                 for key, column in plan.vectors.items()
             }

@@ -81,22 +81,10 @@ def sft(run: RunDir) -> dict[str, Any]:
     torch.manual_seed(recipe.seed)  # initial weights
     generator = torch.Generator().manual_seed(recipe.seed)  # everything drawn later
 
-    if recipe.executed > recipe.chunk:
-        raise RunError(f"Of a chunk of {recipe.chunk} actions {recipe.executed} can't be executed; lower that.")
-
     # --- the data, and where the weights begin
     demonstrations = read_demonstrations(sorted(run.data.glob("*.safetensors")), recipe.observe)
     training, validation = split(demonstrations, recipe.validation_fraction, generator)
-    run.note(
-        f"{demonstrations.episodes} demonstrations reached their goal, {len(demonstrations.instructions)} sentences; "
-        f"{len(validation)} episodes held out."
-    )
-    if (wanted := fewest_bins(demonstrations.embodiment)) > recipe.action_bins:
-        run.note(
-            f"Joints are told where to go by {recipe.action_bins} values over each range, which lie farther apart than "
-            f"one step may go: the policy will hardly move them. Train with at least {wanted} action bins.",
-            level="warning",
-        )
+    note_data(run, recipe, demonstrations, len(validation))
     vocabulary = Vocabulary.of(demonstrations.instructions, demonstrations.embodiment)
     words = vocabulary.encode(demonstrations.instructions)  # [I, length]
     network = new_network(run, recipe, demonstrations, vocabulary)
@@ -159,6 +147,22 @@ def sft(run: RunDir) -> dict[str, Any]:
     summary["wall_s"] = round(time.monotonic() - started, 1)
     run.log("done", **summary)
     return summary
+
+
+def note_data(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, held_out: int) -> None:
+    """What is learned from, and what of the recipe does not suit it; RunError where the recipe contradicts itself."""
+    if recipe.executed > recipe.chunk:
+        raise RunError(f"Of a chunk of {recipe.chunk} actions {recipe.executed} can't be executed; lower that.")
+    run.note(
+        f"{demonstrations.episodes} demonstrations reached their goal, {len(demonstrations.instructions)} sentences; "
+        f"{held_out} episodes held out."
+    )
+    if (wanted := fewest_bins(demonstrations.embodiment)) > recipe.action_bins:
+        run.note(
+            f"Joints are told where to go by {recipe.action_bins} values over each range, which lie farther apart than "
+            f"one step may go: the policy will hardly move them. Train with at least {wanted} action bins.",
+            level="warning",
+        )
 
 
 def fewest_bins(body: Embodiment) -> int:
