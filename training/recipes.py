@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Self
 from robots.rules import RULES
 
 OBSERVE = ("all", "state", "cameras")  # what of a body's observation is learned from
+# Of a pretrained model: nothing but our heads on top of it, adapters beside its layers too, or all of it.
+TRAINED = ("heads", "lora", "all")
 
 # Settings that a stored recipe may call as older code did.
 RENAMED = {"sight_steps": "perception_steps"}
@@ -182,6 +184,46 @@ class SFTRecipe(Recipe):
         "What the policy acts by: all that the body observes, its state alone, or its cameras alone (all, state, "
         "cameras).",
     )
+    text_encoder: str = setting(
+        "",
+        "Text encoder",
+        "A pretrained model that reads the words: the sha256 or the path of its folder. Empty: words are learned from "
+        "the demonstrations alone.",
+    )
+    vision_encoder: str = setting(
+        "",
+        "Vision encoder",
+        "A pretrained model that sees the cameras' pictures: the sha256 or the path of its folder. Empty: seeing is "
+        "learned from the demonstrations alone.",
+    )
+    vision_language: str = setting(
+        "",
+        "Vision-language model",
+        "A pretrained model that reads pictures and words together, in place of both encoders: the sha256 or the path "
+        "of its folder.",
+    )
+    trained: str = setting(
+        "heads",
+        "Trained of the models",
+        "What is trained of pretrained models: heads = nothing but our heads on top, lora = adapters beside their "
+        "layers too, all = all of them.",
+    )
+    rank: int = setting(8, "Adapter rank", "Of the adapters, where those are trained (lora).", 1, 1024)
+    pretrained_rate: float = setting(
+        0.1,
+        "Rate of the models",
+        "Share of the learning rate with which pretrained models and their adapters are trained.",
+        0.0,
+        1.0,
+    )
+    checkpointing: int = setting(
+        0,
+        "Gradient checkpointing",
+        "1 = the layers of pretrained models that are trained are computed again in the backward pass, which takes "
+        "less memory and a third more time.",
+        0,
+        1,
+    )
     hidden: int = setting(256, "Hidden units", "Width of each layer of the network.", 8, 8192)
     layers: int = setting(2, "Layers", "How many layers the network has.", 1, 32)
     chunk: int = setting(1, "Chunk", "How many actions that follow each other the policy answers at once.", 1, 50)
@@ -263,6 +305,20 @@ class SFTRecipe(Recipe):
             object.__setattr__(self, "observe", OBSERVE[0])
         if self.observe not in OBSERVE:
             raise RecipeError({"observe": f"observe is {self.observe!r}; write one of {', '.join(OBSERVE)}."})
+        if not self.trained:
+            object.__setattr__(self, "trained", TRAINED[0])
+        if self.trained not in TRAINED:
+            raise RecipeError({"trained": f"trained is {self.trained!r}; write one of {', '.join(TRAINED)}."})
+        if self.vision_language and (self.text_encoder or self.vision_encoder):
+            raise RecipeError(
+                {"vision_language": "A vision-language model takes the place of both encoders; name it or them."}
+            )
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The pretrained models that it names, by what they stand for."""
+        named = {"text": self.text_encoder, "vision": self.vision_encoder, "vision_language": self.vision_language}
+        return {kind: name.strip() for kind, name in named.items() if name.strip()}
 
 
 @dataclass(frozen=True)

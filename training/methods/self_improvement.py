@@ -132,7 +132,7 @@ class Learning:
         # The words' part stays as stage 1 left it: practice tells how to push, not what a sentence means.
         network = self.network
         self.value_head = list(network.steps_to_go_head.parameters())
-        for parameter in [*network.trunk.parameters(), *network.action_head.parameters(), *self.value_head]:
+        for parameter in [*network.trained_in("practice"), *self.value_head]:
             parameter.requires_grad_(True)
         executed = self.origin.executed
         if executed > 1 and not recipe.replay:
@@ -468,6 +468,7 @@ def next_metadata(
         threshold=origin.threshold,
         consecutive=origin.consecutive,
         executed=origin.executed,
+        pretrained=origin.pretrained,
         recipe=recipe.to_json(),
         parent=parent or origin.id,
         value_updates=value_updates,
