@@ -143,7 +143,8 @@ def test_a_store_finds_models_by_their_sums_and_notices_a_change(folder, tmp_pat
 
 
 def test_no_torch_is_needed_to_describe_a_folder(folder):
-    code = f"import sys; from training.model_folders import describe; describe({str(folder)!r}); print('torch' in sys.modules)"
+    code = f"import sys; from training.model_folders import describe; describe({str(folder)!r})"
+    code += "; print('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     told = subprocess.run(
         [sys.executable, "-c", code],

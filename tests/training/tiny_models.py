@@ -16,10 +16,12 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-WORDS = (
-    "push move slide the a to toward next of go flee from it red blue green yellow crimson moon cube star pentagon box "
-    "left right top bottom center corner and with near table please bring over into away"
-).split()
+SENTENCES = (
+    "push move slide the a to toward next of go flee from it red blue green yellow crimson moon cube star pentagon box",
+    "left right top bottom center corner and with near table please bring over into away",
+)
+OTHERS = "tree house dog river music paper window garden ocean winter coffee engine"
+WORDS = " ".join([*SENTENCES, OTHERS]).split()
 SPECIAL = ["[PAD]", "[UNK]", "<image>"]
 
 

@@ -61,10 +61,13 @@ def load_model(folder: ModelFolder) -> nn.Module:
     """The model of a folder, in float32. ModelFolderError where its weights aren't those of its architecture."""
     try:
         from transformers import AutoModel
+        from transformers.utils import logging
     except ImportError:
         raise ModelFolderError(
             f"{folder.name} needs transformers, which is not installed here; run: pip install 'fleetui[pretrained]'"
         ) from None
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # heads for other tasks, which nobody reads here, are no news
     try:
         model, told = _read(AutoModel, folder.path, use_safetensors=True, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:

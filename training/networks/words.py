@@ -218,19 +218,21 @@ class PretrainedGrounding(Grounding):
         self.sharpness = nn.Parameter(torch.tensor(2.0))  # its logarithm
         self.place = nn.Sequential(nn.Linear(encoder.width, 64), nn.GELU(), nn.Linear(64, 3))
         self.unknown = nn.Parameter(torch.randn(encoder.width) / encoder.width**0.5)
+        own = set(vocabulary.words)
+        self.strangers = [word for word in encoder.tokens.common_words(STRANGERS) if word not in own]
         self._table: Tensor | None = None
 
     def table(self, strangers: bool = False) -> Tensor:
         """The vector of each word of the vocabulary, by number, then of strangers. [words, W]"""
         if self.encoder.learns and torch.is_grad_enabled():
             return self._rows(self.encoder(self.encoder.tokens(self._words(strangers))))
-        wanted = len(self.vocabulary) + (STRANGERS if strangers else 0)
-        if self.encoder.learns or self._table is None or len(self._table) < wanted:
-            self._table = self.encoder.vectors(self._words(strangers))
+        words = self._words(strangers)
+        if self.encoder.learns or self._table is None or len(self._table) < len(words):
+            self._table = self.encoder.vectors(words)
         return self._rows(self._table)
 
     def _words(self, strangers: bool) -> list[str]:
-        return [*self.vocabulary.words, *(self.encoder.tokens.common_words(STRANGERS) if strangers else [])]
+        return [*self.vocabulary.words, *(self.strangers if strangers else [])]
 
     def _rows(self, vectors: Tensor) -> Tensor:
         """PADDING is none, and UNKNOWN is learned."""
@@ -271,12 +273,13 @@ class PretrainedGrounding(Grounding):
         words, names = super().renamed(words, generator)
         n, own = len(words), self.names.unique()
         called = torch.arange(len(self.vocabulary)).repeat(n, 1)
-        strange = torch.rand((n, STRANGERS), generator=generator).argsort(1)[:, : len(own)] + len(self.vocabulary)
+        drawn = torch.rand((n, len(self.strangers)), generator=generator).argsort(1)[:, : len(own)]
+        strange = drawn + len(self.vocabulary)
         half = torch.rand(n, generator=generator) < 0.5
         called[:, own] = torch.where(half[:, None], strange, called[:, own])
         return called.gather(1, words), called.gather(1, names.flatten(1)).unflatten(1, names.shape[1:])
 
     def among(self, strangers: Tensor, generator: torch.Generator) -> Tensor:
         """Each unknown word is a word of the encoder's vocabulary, drawn at random. [n, length]"""
-        drawn = torch.randint(STRANGERS, strangers.shape, generator=generator) + len(self.vocabulary)
+        drawn = torch.randint(len(self.strangers), strangers.shape, generator=generator) + len(self.vocabulary)
         return torch.where(strangers == UNKNOWN, drawn, strangers)
