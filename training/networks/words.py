@@ -198,9 +198,9 @@ class PretrainedGrounding(Grounding):
     """Grounding in which each word is the vector that a text encoder makes of it alone.
 
     The words that name the source and the target are found by their place among the others, as there. What they name
-    is found by nearness alone: between what was gathered and each object's name, in the encoder's own space, less what
-    all names have in common. Nothing of that is learned but how sharp it is, so that a word for a colour that no
-    demonstration holds is near the right one all the same.
+    is found by nearness alone, in the encoder's own space: of each of these words to the words of each object's name,
+    as in late interaction (arXiv 2004.12832). Nothing of that is learned but how sharp it is, so that a word for a
+    colour that no demonstration holds is near the right one all the same.
 
     So that a sentence's other words don't matter, in training the unknown ones are words of the encoder's vocabulary;
     and in half of the sentences the words of the objects' names are too.
@@ -215,7 +215,7 @@ class PretrainedGrounding(Grounding):
         self.into = nn.Linear(encoder.width, width)
         self.gru = nn.GRU(width, width, batch_first=True, bidirectional=True)
         self.attention = nn.Linear(2 * width, 2)
-        self.sharpness = nn.Parameter(torch.tensor(2.0))  # its logarithm
+        self.sharpness = nn.Parameter(torch.tensor(3.0))  # its logarithm
         self.place = nn.Sequential(nn.Linear(encoder.width, 64), nn.GELU(), nn.Linear(64, 3))
         self.unknown = nn.Parameter(torch.randn(encoder.width) / encoder.width**0.5)
         own = set(vocabulary.words)
@@ -260,9 +260,10 @@ class PretrainedGrounding(Grounding):
         )
         attention = self.attention(context).masked_fill(~mask[..., None], -torch.inf).softmax(1)  # [n, length, 2]
         gathered = attention.transpose(1, 2) @ alone  # [n, 2, W]
-        keys = table[self.names if names is None else names].mean(-2)  # [(n,) K, W]
-        common = keys.mean(-2, keepdim=True)  # [(n,) 1, W]
-        near = F.normalize(gathered - common, dim=-1) @ F.normalize(keys - common, dim=-1).transpose(-1, -2)
+        keys = table[self.names if names is None else names].flatten(-3, -2)  # [(n,) 2 K, W]
+        # Each word as near to an object as to the nearer word of its name.
+        near = (alone @ keys.transpose(-1, -2)).unflatten(-1, self.names.shape).amax(-1)  # [n, length, K]
+        near = attention.transpose(1, 2) @ near  # [n, 2, K]
         logits = self.sharpness.exp() * near  # [n, 2, K]
         place = self.place(gathered[:, 1] * self.encoder.width**0.5)  # [n, 3] logit, x, y
         target = torch.cat([logits[:, 1], place[:, :1]], 1)
