@@ -109,7 +109,7 @@ def run(seed: int, report: Report) -> list[Row]:
     with folder() as path:
         models = {package.folder: str(write_model(package, path / "packaged").path) for package in PACKAGES}
         report(0.02, "demonstrations")
-        arms = {"own": {}, "pretrained": {"text_encoder": models["all-MiniLM-L6-v2"]}}
+        arms: dict[str, dict[str, Any]] = {"own": {}, "pretrained": {"text_encoder": models["all-MiniLM-L6-v2"]}}
         data = demonstrations(seed, DEMONSTRATIONS["words"], lambda *_: None, 0)
         rows = []
         for number, (arm, settings) in enumerate(arms.items()):

@@ -29,6 +29,7 @@ from training.model_folders import ModelFolder, ModelFolderError
 LONGEST_TEXT = 64  # tokens
 SHORTEST_SIDE = 144  # pixels, to which smaller pictures are enlarged for a network of convolutions
 FEWEST_CELLS = 8  # along the shorter side of a map of features: the deepest map that has as many is taken
+AT_ONCE = 32  # pictures: all that a model makes of them on its way lies in memory
 MOST_CELLS = 8  # along each side; larger maps are averaged
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # where a folder doesn't say how pictures are scaled
 
@@ -53,7 +54,33 @@ class Pretrained:
 NONE = Pretrained()
 
 
-def _read(what: Callable[..., Any], folder: Path, **options: Any) -> Any:
+class ComputingError(ValueError):
+    """A device that this machine lacks; the text says what to do."""
+
+
+@dataclass
+class Computing:
+    """Where pretrained models of this process compute, and how exactly. What is ours on top is small and stays on the
+    processor in float32: of a batch no more than a row of numbers each crosses over.
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+
+
+COMPUTING = Computing()
+
+
+def compute_with(device: str, precision: str) -> None:
+    """From here on, for models that are read then. ComputingError where this machine has no such device."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
+        others = ", ".join(name for name, is_there in there.items() if is_there)
+        raise ComputingError(f"torch finds no {device} device on this machine; set the device to one of: {others}.")
+    COMPUTING.device, COMPUTING.precision = device, precision
+
+
+def _read(what: Any, folder: Path, **options: Any) -> Any:
     return what.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
 
 
@@ -88,7 +115,8 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, pretrained: Pretrained, adapted: Callable[[str], bool] = lambda name: True):
         """`adapted`: whether a layer of that name gets an adapter."""
         super().__init__()
-        model.eval().requires_grad_(False)
+        self.device, self.bf16 = torch.device(COMPUTING.device), COMPUTING.precision == "bf16"
+        model.eval().requires_grad_(False).to(self.device)
         self.learns = pretrained.trained != "heads"
         if pretrained.trained == "lora":
             self.adapter = _with_adapters(model, pretrained.rank, adapted)
@@ -103,6 +131,10 @@ class Backbone(nn.Module):
         """What transformers made of the folder."""
         return self._held[0]
 
+    def computing(self) -> torch.autocast:
+        """In which the model is called: with bfloat16 where that is asked for. Its own weights stay float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
     def train(self, mode: bool = True) -> "Backbone":
         """The model stays in evaluation mode."""
         super().train(mode)
@@ -110,7 +142,7 @@ class Backbone(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if not hasattr(self, "whole"):
             self.model._apply(fn)
         return self
@@ -173,9 +205,11 @@ class TextEncoder(Backbone):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[n, length], -1 behind the end -> [n, width]"""
+        tokens = tokens.to(self.device)
         mask = tokens >= 0
-        made = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask.long()).last_hidden_state
-        return F.normalize((made * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
+        with self.computing():
+            made = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask.long()).last_hidden_state.float()
+        return F.normalize((made * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1).cpu()
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
         """[n] texts -> [n, width], as it is now; nothing is learned by it"""
@@ -222,10 +256,10 @@ class PictureEncoder(Backbone):
         self.size = (side, side) if side else (round(height * enlarged), round(width * enlarged))
         self.layer: int | None = None
         with torch.no_grad():
-            self.layer, shape = self._choose(torch.zeros(1, 3, *self.size))
+            self.layer, shape = self._choose(torch.zeros(1, 3, *self.size, device=self.device))
         self.channels, self.cells = shape[0], (min(shape[1], MOST_CELLS), min(shape[2], MOST_CELLS))
 
-    def _choose(self, pictures: Tensor) -> tuple[int | None, tuple[int, int, int]]:
+    def _choose(self, pictures: Tensor) -> tuple[int | None, tuple[int, ...]]:
         """Which layer of convolutions is taken, None for a model of patches, and the shape of its map."""
         made = self.model(pixel_values=pictures, output_hidden_states=True)
         if made.last_hidden_state.dim() == 3:
@@ -243,12 +277,17 @@ class PictureEncoder(Backbone):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """uint8 [n, H, W, 3] -> [n, C, h, w]"""
-        seen = self.scaling(pictures, self.size)
-        if self.layer is None:
-            each = self._patches(self.model(pixel_values=seen).last_hidden_state)
-        else:
-            each = self.model(pixel_values=seen, output_hidden_states=True).hidden_states[self.layer]
-        return each if tuple(each.shape[2:]) == self.cells else F.adaptive_avg_pool2d(each, self.cells)
+        return torch.cat([self._map(part) for part in pictures.split(AT_ONCE)])
+
+    def _map(self, pictures: Tensor) -> Tensor:
+        seen = self.scaling(pictures.to(self.device), self.size)
+        with self.computing():
+            if self.layer is None:
+                each = self._patches(self.model(pixel_values=seen).last_hidden_state)
+            else:
+                each = self.model(pixel_values=seen, output_hidden_states=True).hidden_states[self.layer]
+        each = each.float()
+        return (each if tuple(each.shape[2:]) == self.cells else F.adaptive_avg_pool2d(each, self.cells)).cpu()
 
 
 class PicturesAndWords(Backbone):
@@ -267,19 +306,26 @@ class PicturesAndWords(Backbone):
 
     def look(self, pictures: Tensor) -> Tensor:
         """uint8 [n, H, W, 3] -> the tokens that the model makes of each picture [n, tokens, width]"""
-        seen = self.scaling(pictures, (self.side, self.side))
+        return torch.cat([self._look(part) for part in pictures.split(AT_ONCE)])
+
+    def _look(self, pictures: Tensor) -> Tensor:
+        seen = self.scaling(pictures.to(self.device), (self.side, self.side))
         if self.model.config.model_type != "paligemma":  # those that take several pictures of each row
             seen = seen[:, None]
-        made = self.model.get_image_features(pixel_values=seen).pooler_output
-        return torch.stack(list(made)) if isinstance(made, (list, tuple)) else made
+        with self.computing():
+            made = self.model.get_image_features(pixel_values=seen).pooler_output
+        return (torch.stack(list(made)) if isinstance(made, (list, tuple)) else made).float().cpu()
 
     def forward(self, seen: Tensor, tokens: Tensor) -> Tensor:
         """Tokens of pictures [n, m, width], token numbers [n, length], -1 behind the end -> [n, width]"""
+        seen, tokens = seen.to(self.device), tokens.to(self.device)
         words = self.model.get_input_embeddings()(tokens.clamp(min=0))
         mask = torch.cat([torch.ones_like(seen[..., 0], dtype=torch.long), (tokens >= 0).long()], 1)
         sequence = torch.cat([seen.to(words), words], 1)
         options = {}
         if self.model.config.model_type == "paligemma":  # reads its whole prompt in both directions
             options["token_type_ids"] = torch.zeros_like(mask)
-        made = self.model(inputs_embeds=sequence, attention_mask=mask, use_cache=False, **options).last_hidden_state
-        return made[torch.arange(len(made)), mask.sum(1) - 1]  # of the last word
+        with self.computing():
+            made = self.model(inputs_embeds=sequence, attention_mask=mask, use_cache=False, **options).last_hidden_state
+        last = mask.sum(1) - 1  # the last word
+        return made.float()[torch.arange(len(made), device=self.device), last].cpu()
