@@ -161,6 +161,16 @@ def test_the_same_seed_gives_the_same_bits_also_after_a_stop(new_run, kind, trai
             assert_same(content(straight, role), content(other, role))
 
 
+@pytest.mark.parametrize("trained", ["heads", "lora"])
+def test_a_model_that_stays_as_it_is_lies_in_memory_once(new_run, trained):
+    run = new_run("pictures", trained=trained)
+    sft(run)
+    policy = Policy.load(run.checkpoints / "policy.safetensors")
+    judge = RewardModel.load(run.checkpoints / "reward_model.safetensors")
+    same = policy.network.perception.encoder.model is judge.network.perception.encoder.model
+    assert same == (trained == "heads")
+
+
 @pytest.mark.parametrize("kind", ["pictures", "smolvlm"])
 def test_what_the_model_sees_is_learned_from(new_run, kind):
     """New pictures and sentences: nearly all are acted on rightly; by guessing half would be."""

@@ -13,6 +13,7 @@ module's state.
 """
 
 import json
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,6 +85,22 @@ def _read(what: Any, folder: Path, **options: Any) -> Any:
     return what.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
 
 
+# Models that stay as they are, by sum and device: a policy, its reward model and the next version share one.
+_SHARED: weakref.WeakValueDictionary[tuple[str, str], nn.Module] = weakref.WeakValueDictionary()
+
+
+def model_of(pretrained: Pretrained, kind: str) -> nn.Module:
+    """The model that stands for this; one of its own where it is trained."""
+    folder = pretrained.models[kind]
+    if pretrained.trained != "heads":
+        return load_model(folder)
+    key = folder.sha256, COMPUTING.device
+    model = _SHARED.get(key)
+    if model is None:
+        model = _SHARED[key] = load_model(folder)
+    return model
+
+
 def load_model(folder: ModelFolder) -> nn.Module:
     """The model of a folder, in float32. ModelFolderError where its weights aren't those of its architecture."""
     try:
@@ -112,11 +129,20 @@ def load_model(folder: ModelFolder) -> nn.Module:
 class Backbone(nn.Module):
     """A pretrained model. Never in training mode: nothing is dropped at random, and no statistics change."""
 
-    def __init__(self, model: nn.Module, pretrained: Pretrained, adapted: Callable[[str], bool] = lambda name: True):
-        """`adapted`: whether a layer of that name gets an adapter."""
+    def __init__(
+        self,
+        whole: nn.Module,
+        pretrained: Pretrained,
+        tower: str = "",
+        adapted: Callable[[str], bool] = lambda name: True,
+    ):
+        """`tower`: the part of the model that is meant, where it has one of that name. `adapted`: whether a layer of
+        that name gets an adapter.
+        """
         super().__init__()
         self.device, self.bf16 = torch.device(COMPUTING.device), COMPUTING.precision == "bf16"
-        model.eval().requires_grad_(False).to(self.device)
+        whole.eval().requires_grad_(False).to(self.device)
+        model = getattr(whole, tower, whole) if tower else whole
         self.learns = pretrained.trained != "heads"
         if pretrained.trained == "lora":
             self.adapter = _with_adapters(model, pretrained.rank, adapted)
@@ -124,7 +150,8 @@ class Backbone(nn.Module):
             self.whole = model.requires_grad_(True)
         if pretrained.checkpointing and self.learns:
             _compute_layers_again(model)
-        self._held = [model]  # in a list, so that it is no part of this module's parameters and state
+        # In a list, so that it is no part of this module's parameters and state. Another one may want the other tower.
+        self._held = [model, whole]
 
     @property
     def model(self) -> Any:
@@ -198,8 +225,8 @@ class TextEncoder(Backbone):
 
     def __init__(self, pretrained: Pretrained):
         folder = pretrained.models["text"]
-        model = load_model(folder)
-        super().__init__(getattr(model, "text_model", model), pretrained)
+        model = model_of(pretrained, "text")
+        super().__init__(model, pretrained, tower="text_model")
         self.tokens = Tokens(folder)
         self.width: int = self.model.config.hidden_size
 
@@ -248,8 +275,8 @@ class PictureEncoder(Backbone):
     def __init__(self, pretrained: Pretrained, height: int, width: int):
         """`height` and `width` of the pictures, in pixels."""
         folder = pretrained.models["vision"]
-        model = load_model(folder)
-        super().__init__(getattr(model, "vision_model", model), pretrained)
+        model = model_of(pretrained, "vision")
+        super().__init__(model, pretrained, tower="vision_model")
         self.scaling = Scaling(folder.path)
         side = _side(self.model.config)
         enlarged = max(1.0, SHORTEST_SIDE / min(height, width))
@@ -296,7 +323,7 @@ class PicturesAndWords(Backbone):
     def __init__(self, pretrained: Pretrained):
         folder = pretrained.models["vision_language"]
         # Adapters for what reads the sequence; what sees the pictures stays, so that it runs once for each frame.
-        super().__init__(load_model(folder), pretrained, lambda name: "vision" not in name)
+        super().__init__(model_of(pretrained, "vision_language"), pretrained, adapted=lambda name: "vision" not in name)
         self.tokens, self.scaling = Tokens(folder), Scaling(folder.path)
         config = self.model.config
         self.side, self.width = int(_side(config.vision_config) or 224), int(config.get_text_config().hidden_size)
