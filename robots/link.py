@@ -369,6 +369,8 @@ class Link:
                 judge = await self.cache.fetch(
                     http, _address(self.server, wanted.reward_model_url), wanted.reward_model_sha256
                 )
+                for model in wanted.models:
+                    await self.cache.models.fetch(http, self.server, model)
             except (Unreachable, OSError) as error:  # OSError: this machine's disk
                 self._say(f"{error} Trying again.")
                 delay = await self._pause(delay)

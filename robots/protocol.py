@@ -14,10 +14,12 @@ is one line here, with a default, so that an end of before can be understood.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
+import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Self, TypeGuard
@@ -174,6 +176,46 @@ def _distribution(value: Any) -> list[float] | None:
     raise MessageError(f"must be at most {BINS_LIMIT} finite numbers, or null.")
 
 
+# A pretrained model's files, as they stand in an address: nothing that leads out of a folder, no hidden file.
+MODEL_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+MODELS_LIMIT, FILES_LIMIT = 8, 500
+
+
+def model_sum(files: Iterable[Mapping[str, Any]]) -> str:
+    """What a pretrained model is called by: the sha256 of one line for each of its files, the file's own sha256, two
+    spaces and its name, in the order of the names.
+    """
+    in_order = sorted(files, key=lambda each: str(each["name"]))
+    lines = "".join(f"{each['sha256']}  {each['name']}\n" for each in in_order)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _models(value: Any) -> tuple[dict[str, Any], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)) or len(value) > MODELS_LIMIT:
+        raise MessageError(f"must be a list of at most {MODELS_LIMIT} models.")
+    return tuple(_model(each) for each in value)
+
+
+def _model(told: Any) -> dict[str, Any]:
+    files = told.get("files") if isinstance(told, dict) else None
+    if not isinstance(files, list) or not 0 < len(files) <= FILES_LIMIT:
+        raise MessageError(f"must name the files of each model, at most {FILES_LIMIT}.")
+    found = []
+    for each in files:
+        name, sha256, size = (each.get(key) if isinstance(each, dict) else None for key in ("name", "sha256", "size"))
+        if not isinstance(name, str) or not MODEL_FILE.fullmatch(name):
+            raise MessageError(f"must name files by plain names, not {name!r}.")
+        if not isinstance(sha256, str) or not SHA256.fullmatch(sha256) or type(size) is not int or size < 0:
+            raise MessageError(f"must give the sha256 and the size of {name}.")
+        found.append({"name": name, "sha256": sha256, "size": size})
+    if model_sum(found) != told.get("sha256"):
+        raise MessageError("must call each model by the sum of its files.")
+    return {"sha256": told["sha256"], "files": found}
+
+
 ANY = Kind("judged where it is used", lambda value: value)
 ID = Kind("text", str)
 TEXT = Kind("text", lambda value: str(value or ""))
@@ -185,6 +227,7 @@ NAMES = Kind(
 )
 TASK = Kind("object or null", lambda value: value if isinstance(value, dict) else None)
 NUMBER = Kind("number or null", _number)
+MODELS = Kind("list of {sha256, files: [{name, sha256, size}]}", _models)
 SAID_NUMBER = Kind("number; all else is null", lambda value: value if _is_number(value) else None)
 SAID_WHOLE = Kind("whole number; all else is null", lambda value: value if type(value) is int else None)
 NEEDED_NUMBER = Kind("number", _needed_number)
@@ -374,6 +417,13 @@ class Policy(Message):
     reward_model_sha256: str = part(NEEDED_TEXT)
     threshold: float = part(NEEDED_NUMBER, "s: d at or below it is success")
     consecutive: int = part(NEEDED_WHOLE, "frames in a row that have to say so")
+    models: tuple[dict[str, Any], ...] = part(
+        MODELS,
+        "the pretrained models that the two stand on, each by the sum of its files; a station that lacks one fetches "
+        "/api/station/models/SHA256/NAME for each of them, and keeps them",
+        default=(),
+        optional=True,
+    )
     path: str = local("")  # where the link laid the two files
     reward_model_path: str = local("")
 

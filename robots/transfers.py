@@ -10,16 +10,19 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from robots.atomic_files import replacing, write_atomically
 from robots.episodes import Episode, EpisodeError, episodes_to_bytes, read_episodes, unchecked_bytes
+from robots.protocol import model_sum
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,7 @@ BYTES_IN_MEMORY = 128 * 2**20  # while the disk is full; an hour of driving a ta
 FAILURES_ALONE = 3  # while others were taken: then an episode is set aside
 FAILURES_IN_A_ROW = 5
 CHECKPOINTS_KEPT = 24
+MODELS_KEPT = 4  # pretrained ones, which may have gigabytes each
 
 
 class LinkError(Exception):
@@ -302,11 +306,14 @@ class Uploads:
 
 
 class CheckpointCache:
-    """Checkpoints by their sha256, shared by all stations of a host: each is downloaded once."""
+    """Checkpoints by their sha256, shared by all stations of a host: each is downloaded once. The pretrained models
+    that they stand on lie beside its folder, in models/.
+    """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.models = ModelCache(self.folder.parent / "models")
         self._locks: dict[str, asyncio.Lock] = {}
         self._checked: set[str] = set()
 
@@ -324,36 +331,73 @@ class CheckpointCache:
             if path.exists():
                 os.utime(path)
                 return path
-            await self._download(http, url, sha256, path)
+            await _download(http, url, sha256, path, "a checkpoint")
             self._checked.add(sha256)
             self._forget_oldest()
         return path
-
-    async def _download(self, http: httpx.AsyncClient, url: str, sha256: str, path: Path) -> None:
-        digest = hashlib.sha256()
-        with replacing(path, durable=False) as temporary:
-            try:
-                async with http.stream("GET", url) as answer:
-                    if answer.status_code != 200:
-                        await answer.aread()
-                        _check(answer, "download of a checkpoint")
-                    with open(temporary, "wb") as file:
-                        async for chunk in answer.aiter_bytes(2**18):
-                            digest.update(chunk)
-                            file.write(chunk)
-            except httpx.HTTPError as error:
-                reason = error or type(error).__name__
-                raise Unreachable(f"The download of a checkpoint broke off ({reason}).") from None
-            if digest.hexdigest() != sha256:
-                raise Unreachable(
-                    "A checkpoint came with a wrong sha256 sum, so it was cut short or changed on the way."
-                )
 
     def _forget_oldest(self) -> None:
         """Among them what a killed process left half downloaded."""
         files = sorted(self.folder.glob("*.safetensors*"), key=lambda path: path.stat().st_mtime)
         for path in files[:-CHECKPOINTS_KEPT]:
             path.unlink(missing_ok=True)
+
+
+class ModelCache:
+    """Pretrained models by their sums, a folder each, shared by all stations of a host: each is downloaded once."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def fetch(self, http: httpx.AsyncClient, server: str, model: Mapping[str, Any]) -> Path:
+        """The model's folder, which appears when all its files are there; LinkError where what comes is not what was
+        named. `model`: as of the policy message. A download that broke off goes on with the next file.
+        """
+        sha256, files = str(model["sha256"]), model["files"]
+        if model_sum(files) != sha256:
+            raise Refused(f"The server names a pretrained model {sha256[:12]}, and its files make another sum.")
+        path, coming = self.folder / sha256, self.folder / f".{sha256}.coming"
+        async with self._locks.setdefault(sha256, asyncio.Lock()):
+            if path.is_dir():
+                os.utime(path)
+                return path
+            for each in files:
+                target = coming / each["name"]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not target.exists():  # it is there when it is whole
+                    url = f"{server}/api/station/models/{sha256}/{each['name']}"
+                    await _download(http, url, each["sha256"], target, "a pretrained model")
+            os.replace(coming, path)
+            self._forget_oldest()
+        return path
+
+    def _forget_oldest(self) -> None:
+        """Among them what never came whole."""
+        folders = sorted((each for each in self.folder.iterdir()), key=lambda each: each.stat().st_mtime)
+        for each in folders[:-MODELS_KEPT]:
+            shutil.rmtree(each, ignore_errors=True)
+
+
+async def _download(http: httpx.AsyncClient, url: str, sha256: str, path: Path, what: str) -> None:
+    """A file with this sum. Unreachable where it breaks off, or what comes has another sum."""
+    digest = hashlib.sha256()
+    with replacing(path, durable=False) as temporary:
+        try:
+            async with http.stream("GET", url) as answer:
+                if answer.status_code != 200:
+                    await answer.aread()
+                    _check(answer, f"download of {what}")
+                with open(temporary, "wb") as file:
+                    async for chunk in answer.aiter_bytes(2**18):
+                        digest.update(chunk)
+                        file.write(chunk)
+        except httpx.HTTPError as error:
+            raise Unreachable(f"The download of {what} broke off ({error or type(error).__name__}).") from None
+        if digest.hexdigest() != sha256:
+            raise Unreachable(
+                f"{what[0].upper()}{what[1:]} came with a wrong sha256 sum, so it was cut short or changed on the way."
+            )
 
 
 async def upload(http: httpx.AsyncClient, server: str, episodes: list[Episode]) -> dict[str, bool]:

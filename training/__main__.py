@@ -3,6 +3,7 @@
                      | local-practice --dir DIR --demonstrations FILE | supervision --json FILE
                      | benchmark NAME --seeds K --json FILE
                      | compare --checkpoint FILE [--checkpoint FILE] --task FAMILY | inspect
+                     | models --into FOLDER
 
 METHOD is a method's kind: sft, improve, or one that FLEETUI_METHODS adds (methods/registry.py).
 
@@ -29,8 +30,8 @@ from training.run_dir import RunDir, RunError
 FIRST_SAYS_WITHIN_S = 5.0  # of several processes that train together
 
 
-def main() -> int:
-    """Carry out one command; the process's exit code."""
+def new_parser() -> argparse.ArgumentParser:
+    """Of all commands; `practise` and `lerobot` read their own arguments."""
     parser = argparse.ArgumentParser(prog="python -m training", description="Train, practise and evaluate policies.")
     commands = parser.add_subparsers(dest="command", required=True)
     for method in methods().values():
@@ -53,6 +54,8 @@ def main() -> int:
     command.add_argument("--time-limit", type=int, default=0, help="steps; 0: the task's own")
     command.add_argument("--edge-margin", type=float, default=0.0, help="metres; 0: without the fence")
     commands.add_parser("inspect", help="what checkpoints say of one observation: a question a line, as JSON")
+    command = commands.add_parser("models", help="write the pretrained models that come in installed packages")
+    command.add_argument("--into", required=True, help="a folder, in which each gets one of its own")
     command = commands.add_parser("local-practice", help="SFT and practice in one process, without a server")
     command.add_argument("--dir", required=True)
     command.add_argument("--demonstrations", required=True, nargs="+")
@@ -76,6 +79,12 @@ def main() -> int:
     command.add_argument("--json", required=True)
     commands.add_parser("practise", help="a station host", add_help=False)
     commands.add_parser("lerobot", help="a LeRobot robot as a station", add_help=False)
+    return parser
+
+
+def main() -> int:
+    """Carry out one command; the process's exit code."""
+    parser = new_parser()
     arguments, rest = parser.parse_known_args()
     if arguments.command == "practise":
         from training import practice
@@ -91,6 +100,10 @@ def main() -> int:
         from training import local_practice
 
         return local_practice.main(arguments)
+    if arguments.command == "models":
+        from training import packaged_models
+
+        return packaged_models.main(arguments)
     if arguments.command == "supervision":
         from training import supervision_simulation
 
@@ -130,12 +143,13 @@ def carry_out(kind: str, run: RunDir) -> int:
     """The method itself; what ends it is said in the run's metrics."""
     from training.checkpoints import CheckpointError
     from training.datasets import DatasetError
+    from training.networks.backbones import ComputingError
     from training.processes import OtherEnded, end_with_launcher
 
     end_with_launcher()
     try:
         summary = methods()[kind].start(run)
-    except (RunError, DatasetError, CheckpointError) as error:
+    except (RunError, DatasetError, CheckpointError, ComputingError) as error:
         say_failed(run, str(error))
         return 2
     except OSError as error:

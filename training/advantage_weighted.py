@@ -97,7 +97,7 @@ class AdvantageWeighted:
             torch.manual_seed(recipe.seed)  # Q's initial weights
             self.q = TwinQ(network.features.size, executed * head.size, head.bins)
         self.slow = copy.deepcopy(self.q).requires_grad_(False)
-        self.acting = [*network.trunk.parameters(), *head.parameters()]
+        self.acting = network.trained_in("practice")
         self.judging = list(self.q.parameters())
         self.replay = Replay(recipe.replay)
 

@@ -1,7 +1,8 @@
 """Checkpoints: immutable weights on disk, and what acts and judges with them.
 
 One safetensors file each; its metadata says everything needed to use it: the body, the words, the network's sizes,
-where it came from. A Policy acts on a station and says what it expects to come of it; a RewardModel, frozen, tells how
+where it came from. Of pretrained models it holds what was trained, and their sums: they lie in a store
+(model_folders.py). A Policy acts on a station and says what it expects to come of it; a RewardModel, frozen, tells how
 far the goal is and when it is reached.
 """
 
@@ -21,6 +22,8 @@ from torch import Tensor
 from robots.atomic_files import write_atomically
 from robots.embodiments import Embodiment, Observation
 from training import steps_to_go
+from training.model_folders import ModelFolderError, find, stores_near
+from training.networks.backbones import NONE, Pretrained
 from training.networks.network import Network
 from training.vocabulary import Vocabulary
 
@@ -57,6 +60,8 @@ class CheckpointMetadata:
     parent: str = ""  # the checkpoint it was trained from
     executed: int = 1  # so many actions of a chunk a station executes before it asks again
     value_updates: int = 0  # rounds of practice that a policy's success prediction has learned from
+    # The pretrained models that it stands on, {} without any: {"models": {kind: sha256}, "trained", "rank"}.
+    pretrained: dict[str, Any] = field(default_factory=dict)
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     kind: str = FORMAT
 
@@ -65,9 +70,23 @@ class CheckpointMetadata:
         """Also of a file that calls the value updates by their older name."""
         return cls(**{RENAMED_FACTS.get(name, name): value for name, value in data.items()})
 
-    def new_network(self) -> Network:
-        """A network of these sizes, with random weights."""
-        return Network(Embodiment.from_json(self.embodiment), Vocabulary(self.vocabulary), **self.sizes)
+    def to_json(self) -> dict[str, Any]:
+        """What from_json reads. Without pretrained models nothing is said of them, so that older software reads it."""
+        return {name: value for name, value in asdict(self).items() if name != "pretrained" or value}
+
+    def new_network(self, stores: Sequence[Path] = ()) -> Network:
+        """A network of these sizes, with random weights on top of what was pretrained; CheckpointError where that is in
+        none of these stores.
+        """
+        pretrained = NONE
+        try:
+            if self.pretrained:
+                models = {kind: find(sha256, list(stores)) for kind, sha256 in self.pretrained["models"].items()}
+                pretrained = Pretrained(models, self.pretrained["trained"], self.pretrained["rank"])
+            body, vocabulary = Embodiment.from_json(self.embodiment), Vocabulary(self.vocabulary)
+            return Network(body, vocabulary, **self.sizes, pretrained=pretrained)
+        except ModelFolderError as error:
+            raise CheckpointError(f"The {self.role} of version {self.version} can't be used: {error}") from None
 
 
 def present_name(weight: str) -> str:
@@ -83,7 +102,7 @@ def save_checkpoint(path: Path, network: Network, metadata: CheckpointMetadata) 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     refuse_nan(tensors, f"The {metadata.role} of version {metadata.version} is not kept")
     try:
-        description = json.dumps(asdict(metadata), allow_nan=False)
+        description = json.dumps(metadata.to_json(), allow_nan=False)
     except ValueError:
         raise CheckpointError(
             f"The {metadata.role} of version {metadata.version} is not kept: its threshold or recipe holds a "
@@ -129,7 +148,7 @@ def load_checkpoint(path: Path | str) -> tuple[Network, CheckpointMetadata]:
     if metadata.kind != FORMAT:
         raise CheckpointError(f"{path} has the format {metadata.kind!r}; this software reads {FORMAT!r}.")
     refuse_nan(tensors, f"{path} can't be used")
-    network = metadata.new_network()
+    network = metadata.new_network(stores_near(path))
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
@@ -174,7 +193,7 @@ class FrozenCheckpoint:
             if len(self._goals) > 100_000:  # years of typed-in sentences must not fill the memory
                 self._goals.clear()
                 new = sorted(set(instructions))
-            self._goals.update(zip(new, self.network.goal(self.vocabulary.encode(new)), strict=True))
+            self._goals.update(zip(new, self.network.goal(self.network.encode(new)), strict=True))
         return torch.stack([self._goals[text] for text in instructions])
 
     @torch.inference_mode()

@@ -24,6 +24,7 @@ from robots.worlds import make_world
 from training.checkpoints import Policy, RewardModel
 from training.methods.self_improvement import improve
 from training.methods.sft import sft
+from training.model_folders import take_store
 from training.practice import bundle, step_together
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir, RunError
@@ -103,6 +104,7 @@ def practise_locally(
         link_to(path, second.data / path.name)
     for role in ("policy", "reward_model"):
         link_to(first.checkpoints / f"{role}.safetensors", second.start / f"{role}.safetensors")
+    take_store(first.models, second.models)
     tasks = [name.strip() for name in improve_recipe.tasks.split(",") if name.strip()]
     local = LocalStations(
         tasks or Policy.load(second.start / "policy.safetensors").metadata.tasks,

@@ -42,7 +42,7 @@ class PolicyGradient:
             torch.manual_seed(recipe.seed)  # the critic's initial weights
             self.critic, self.memory = Critic(network.features.size), Memory()
         self.deviation = steps_to_go.RunningDeviation()
-        self.acting = [*network.trunk.parameters(), *network.action_head.parameters()]
+        self.acting = network.trained_in("practice")
         self.judging = list(self.critic.parameters())
         self.round: list[tuple[Tensor, Tensor, Tensor, np.ndarray]] = []
 

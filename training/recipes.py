@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Self
 from robots.rules import RULES
 
 OBSERVE = ("all", "state", "cameras")  # what of a body's observation is learned from
+# Of a pretrained model: nothing but our heads on top of it, adapters beside its layers too, or all of it.
+TRAINED = ("heads", "lora", "all")
+DEVICES, PRECISIONS = ("cpu", "cuda", "mps"), ("fp32", "bf16")
 
 # Settings that a stored recipe may call as older code did.
 RENAMED = {"sight_steps": "perception_steps"}
@@ -69,6 +72,16 @@ class _Fields:
         return _fields_of(kind)
 
 
+def device_setting() -> Any:
+    """Where pretrained models compute, of any method that has some."""
+    return setting("cpu", "Device", "Where pretrained models compute: cpu, cuda (NVIDIA) or mps (Apple).")
+
+
+def precision_setting() -> Any:
+    """How exactly they do."""
+    return setting("fp32", "Precision", "In which numbers pretrained models compute: fp32, or bf16, which is faster.")
+
+
 class Recipe:
     """A method's own is a frozen dataclass of settings, with the method's name as KIND."""
 
@@ -90,6 +103,15 @@ class Recipe:
                 object.__setattr__(self, field.name, value)
         if problems:
             raise RecipeError(problems)
+
+    def _choose(self, **choices: tuple[str, ...]) -> None:
+        """Each of these settings is one of its choices; the first, where a form sends what was left empty."""
+        for name, known in choices.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, known[0])
+            if getattr(self, name) not in known:
+                said = f"{name} is {getattr(self, name)!r}; write one of {', '.join(known)}."
+                raise RecipeError({name: said})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -182,6 +204,48 @@ class SFTRecipe(Recipe):
         "What the policy acts by: all that the body observes, its state alone, or its cameras alone (all, state, "
         "cameras).",
     )
+    text_encoder: str = setting(
+        "",
+        "Text encoder",
+        "A pretrained model that reads the words: the sha256 or the path of its folder. Empty: words are learned from "
+        "the demonstrations alone.",
+    )
+    vision_encoder: str = setting(
+        "",
+        "Vision encoder",
+        "A pretrained model that sees the cameras' pictures: the sha256 or the path of its folder. Empty: seeing is "
+        "learned from the demonstrations alone.",
+    )
+    vision_language: str = setting(
+        "",
+        "Vision-language model",
+        "A pretrained model that reads pictures and words together, in place of both encoders: the sha256 or the path "
+        "of its folder.",
+    )
+    trained: str = setting(
+        "heads",
+        "Trained of the models",
+        "What is trained of pretrained models: heads = nothing but our heads on top, lora = adapters beside their "
+        "layers too, all = all of them.",
+    )
+    rank: int = setting(8, "Adapter rank", "Of the adapters, where those are trained (lora).", 1, 1024)
+    pretrained_rate: float = setting(
+        0.1,
+        "Rate of the models",
+        "Share of the learning rate with which pretrained models and their adapters are trained.",
+        0.0,
+        1.0,
+    )
+    checkpointing: int = setting(
+        0,
+        "Gradient checkpointing",
+        "1 = the layers of pretrained models that are trained are computed again in the backward pass, which takes "
+        "less memory and a third more time.",
+        0,
+        1,
+    )
+    device: str = device_setting()
+    precision: str = precision_setting()
     hidden: int = setting(256, "Hidden units", "Width of each layer of the network.", 8, 8192)
     layers: int = setting(2, "Layers", "How many layers the network has.", 1, 32)
     chunk: int = setting(1, "Chunk", "How many actions that follow each other the policy answers at once.", 1, 50)
@@ -259,10 +323,17 @@ class SFTRecipe(Recipe):
         if self.processes > 1 and self.batch % (2 * self.processes):
             text = f"A batch of {self.batch} can't be shared by {self.processes} processes; write a multiple of "
             raise RecipeError({"batch": f"{text}{2 * self.processes}."})
-        if not self.observe:  # as a form sends what was left empty
-            object.__setattr__(self, "observe", OBSERVE[0])
-        if self.observe not in OBSERVE:
-            raise RecipeError({"observe": f"observe is {self.observe!r}; write one of {', '.join(OBSERVE)}."})
+        self._choose(observe=OBSERVE, trained=TRAINED, device=DEVICES, precision=PRECISIONS)
+        if self.vision_language and (self.text_encoder or self.vision_encoder):
+            raise RecipeError(
+                {"vision_language": "A vision-language model takes the place of both encoders; name it or them."}
+            )
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The pretrained models that it names, by what they stand for."""
+        named = {"text": self.text_encoder, "vision": self.vision_encoder, "vision_language": self.vision_language}
+        return {kind: name.strip() for kind, name in named.items() if name.strip()}
 
 
 @dataclass(frozen=True)
@@ -381,7 +452,14 @@ class ImproveRecipe(Recipe):
         1, "Threads", "CPU threads used for training; on a busy machine more is often slower.", 1, 256
     )
 
+    device: str = device_setting()
+    precision: str = precision_setting()
+
     KIND: ClassVar[str] = "improve"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choose(device=DEVICES, precision=PRECISIONS)
 
     @property
     def steps_per_round(self) -> int:

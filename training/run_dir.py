@@ -4,6 +4,7 @@
     RUN/data/*.safetensors         demonstrations (sft)
     RUN/start/*.safetensors        the SFT run's policy and reward model (improve)
     RUN/metrics.jsonl              what happens, one JSON object a line, flushed at once
+    RUN/models/SHA256/             pretrained models that its checkpoints stand on (model_folders.py)
     RUN/checkpoints/*.safetensors  weights
     RUN/episodes/*.safetensors     practice episodes handed in (improve), read once each, in name order
     RUN/rounds/VERSION.closed      no more episodes of this policy version will come (improve)
@@ -28,6 +29,7 @@ from typing import Any, Self, TextIO, TypeVar
 from robots import strict_json
 from robots.atomic_files import write_atomically
 from training.methods.registry import recipe_from_json
+from training.model_folders import STORE
 from training.recipes import Recipe, RecipeError
 
 R = TypeVar("R", bound=Recipe)
@@ -51,6 +53,7 @@ class RunDir:
         self.data = self.path / "data"
         self.start = self.path / "start"
         self.checkpoints = self.path / "checkpoints"
+        self.models = self.path / STORE
         self.episodes = self.path / "episodes"
         self.rounds = self.path / "rounds"
         self.metrics = self.path / "metrics.jsonl"

@@ -13,6 +13,7 @@ from collections import Counter
 import uvicorn
 
 from robots.episodes import EpisodeError, read_episodes
+from robots.protocol import model_sum
 
 
 class FakeServer:
@@ -29,6 +30,7 @@ class FakeServer:
         """Begin anew for another test: what was sent and how to behave; runs again if it was stopped."""
         self.messages, self.frames, self.episodes, self.uploads, self.downloads = [], [], {}, Counter(), Counter()
         self.files: dict[str, bytes] = {}
+        self.models: dict[str, bytes] = {}
         self.hold = False
         self.root = ""  # the sub-path below which alone it answers, as behind a proxy
         self.answers = []  # (status, sentence) given to the next uploads instead of reading them
@@ -88,6 +90,16 @@ class FakeServer:
     def add_file(self, name, content):
         self.files[name] = content
         return f"/api/station/checkpoints/{name}", hashlib.sha256(content).hexdigest()
+
+    def add_model(self, files):
+        """As of a policy message; its files by name are answered from here on."""
+        told = [
+            {"name": name, "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+            for name, content in files.items()
+        ]
+        sha256 = model_sum(told)
+        self.models |= {f"{sha256}/{name}": content for name, content in files.items()}
+        return {"sha256": sha256, "files": told}
 
     async def _app(self, scope, receive, send):
         headers = {key.decode(): value.decode() for key, value in scope["headers"]}
@@ -163,6 +175,10 @@ class FakeServer:
             name = path.rsplit("/", 1)[1]
             self.downloads[name] += 1
             return (200, self.files[name]) if name in self.files else (404, {"detail": "There is no such checkpoint."})
+        if path.startswith("/api/station/models/"):
+            name = path.removeprefix("/api/station/models/")
+            self.downloads[name.partition("/")[2]] += 1
+            return (200, self.models[name]) if name in self.models else (404, {"detail": "There is no such model."})
         if self.answers:
             status, sentence = self.answers.pop(0)
             return status, {"detail": sentence}

@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.server import serve
 
 from robots import link as link_module
-from robots import transfers
+from robots import protocol, transfers
 from robots.episodes import Episode
 from robots.link import FRAME_HEADER, Link, LinkThread
 from robots.protocol import CommandDone, Hello, Policy, PolicyLoaded, Telemetry, Touch
@@ -504,6 +504,10 @@ def test_closing_without_a_server_is_quick_and_keeps_the_spool(server, connect, 
 # Checkpoints
 
 
+A_FILE = {"name": "config.json", "sha256": "a" * 64, "size": 2}
+A_MODEL = {"sha256": protocol.model_sum([A_FILE]), "files": [A_FILE]}
+
+
 def policy_message(server, version=1, content=b"policy", **changes):
     url, sha256 = server.add_file(f"policy-{version}", content)
     judge_url, judge_sha256 = server.add_file("judge", b"judge")
@@ -533,6 +537,48 @@ def test_a_policy_comes_with_both_files_on_disk_each_downloaded_once(server, con
                 assert file.read() == b"policy %d" % version
             assert Path(message.reward_model_path).read_bytes() == b"judge"
     assert server.downloads == {"judge": 1, "policy-1": 1, "policy-2": 1}
+
+
+MODEL = {"config.json": b"{}", "model.safetensors": b"weights", "1_Pooling/config.json": b"{} "}
+
+
+def test_a_pretrained_model_comes_before_its_policy_once_for_all_stations(server, connect, tmp_path):
+    cache = CheckpointCache(tmp_path / "host" / "checkpoints")
+    links = [connect(server, folder=tmp_path / str(number), cache=cache) for number in range(2)]
+    until(lambda: len(server.sockets) == 2)
+    model = server.add_model(MODEL)
+    for version in (1, 2):
+        server.send(policy_message(server, version, content=b"policy %d" % version, models=[model]))
+        for link in links:
+            received(link, "policy")
+            found = tmp_path / "host" / "models" / model["sha256"]
+            assert {name: (found / name).read_bytes() for name in MODEL} == MODEL
+    assert {name: server.downloads[name] for name in MODEL} == dict.fromkeys(MODEL, 1)
+
+
+def test_a_pretrained_model_cut_short_is_fetched_again_and_what_came_whole_is_kept(server, connect, tmp_path):
+    link = connect(server)
+    until(lambda: server.sockets)
+    model = server.add_model(MODEL)
+    last = f"{model['sha256']}/model.safetensors"
+    server.models[last] = b"weigh"
+    server.send(policy_message(server, models=[model]))
+    until(lambda: server.downloads["model.safetensors"] >= 2)
+    assert not (tmp_path / "models" / model["sha256"]).exists(), "half a model is none"
+    server.models[last] = b"weights"
+    received(link, "policy")
+    assert server.downloads["config.json"] == 1
+
+
+def test_a_pretrained_model_takes_the_place_of_the_oldest(server, connect, tmp_path, monkeypatch):
+    monkeypatch.setattr(transfers, "MODELS_KEPT", 1)
+    link = connect(server)
+    until(lambda: server.sockets)
+    for number in range(2):
+        model = server.add_model({"config.json": b"%d" % number})
+        server.send(policy_message(server, models=[model]))
+        received(link, "policy")
+        assert [each.name for each in (tmp_path / "models").iterdir()] == [model["sha256"]]
 
 
 def test_a_server_under_a_sub_path_is_asked_below_it(server, connect):
@@ -577,6 +623,10 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server, connect, tmp_path)
         ({"url": "/api/station/checkpoints/none"}, "There is no such checkpoint"),
         ({"url": None}, "policy message is wrong: url must be a text"),
         ({"consecutive": "two"}, "policy message is wrong: consecutive must be a whole number"),
+        ({"models": [{"sha256": "0" * 64, "files": [A_FILE]}]}, "models must call each model by the sum of its files"),
+        ({"models": [{"files": [A_FILE | {"name": "../../x"}]}]}, "models must name files by plain names"),
+        ({"models": [{"files": [A_FILE | {"name": ".ssh/x"}]}]}, "models must name files by plain names"),
+        ({"models": [A_MODEL]}, "There is no such model"),
     ],
 )
 def test_a_policy_that_cannot_be_had_is_said(server, connect, changes, sentence):

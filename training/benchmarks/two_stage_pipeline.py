@@ -20,6 +20,7 @@ from training.evaluation import Evaluation, evaluate
 from training.local_practice import LocalStations
 from training.methods.self_improvement import RewardsOf, improve
 from training.methods.sft import sft
+from training.model_folders import take_store
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir
 
@@ -161,6 +162,7 @@ def stage2(
     (run.start / "policy.safetensors").symlink_to(begin.run.checkpoints / "policy.safetensors")
     # The reward model may be another run's than the policy.
     (run.start / "reward_model.safetensors").symlink_to((judge or begin).run.checkpoints / "reward_model.safetensors")
+    take_store(begin.run.models, run.models)
     for path in begin.run.data.glob("*.safetensors"):
         (run.data / path.name).symlink_to(path)
     return keep_versions(run, LocalStations(list(tasks), STATIONS, seed, time_limit, rules), rewards_of)

@@ -40,6 +40,7 @@ from training.checkpoints import (
 )
 from training.descent import descend
 from training.evaluation import Evaluation, evaluate_for
+from training.networks.backbones import compute_with
 from training.policy_gradient import PolicyGradient
 from training.recipes import ImproveRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
@@ -82,6 +83,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         return finished
     started = time.monotonic()
     torch.set_num_threads(recipe.threads)
+    compute_with(recipe.device, recipe.precision)
     learning = Learning(run, recipe, rewards_of)
     learning.begin()
     curve = SuccessCurve(run, recipe, learning.tasks)
@@ -132,7 +134,7 @@ class Learning:
         # The words' part stays as stage 1 left it: practice tells how to push, not what a sentence means.
         network = self.network
         self.value_head = list(network.steps_to_go_head.parameters())
-        for parameter in [*network.trunk.parameters(), *network.action_head.parameters(), *self.value_head]:
+        for parameter in [*network.trained_in("practice"), *self.value_head]:
             parameter.requires_grad_(True)
         executed = self.origin.executed
         if executed > 1 and not recipe.replay:
@@ -468,6 +470,7 @@ def next_metadata(
         threshold=origin.threshold,
         consecutive=origin.consecutive,
         executed=origin.executed,
+        pretrained=origin.pretrained,
         recipe=recipe.to_json(),
         parent=parent or origin.id,
         value_updates=value_updates,

@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robots.embodiments import Embodiment
+from robots.protocol import SHA256
 from robots.worlds.language_table import OBJECT_FEATURES, STATE_NAMES
 from training import perception, steps_to_go
 from training.checkpoints import (
@@ -46,7 +47,9 @@ from training.checkpoints import (
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
 from training.descent import anneal, descend, unlearnable
 from training.evaluation import evaluate_for
+from training.model_folders import ModelFolderError, add_to_store, find, stores_named
 from training.networks.arm import ArmFeatures
+from training.networks.backbones import Pretrained, compute_with
 from training.networks.network import Network
 from training.networks.table import TableFeatures, random_frames, turned
 from training.networks.words import Grounding
@@ -78,6 +81,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     processes = Processes.join(run, recipe.processes)
     started = time.monotonic()
     torch.set_num_threads(recipe.threads)
+    compute_with(recipe.device, recipe.precision)
     torch.manual_seed(recipe.seed)  # initial weights
     generator = torch.Generator().manual_seed(recipe.seed)  # everything drawn later
 
@@ -86,12 +90,12 @@ def sft(run: RunDir) -> dict[str, Any]:
     training, validation = split(demonstrations, recipe.validation_fraction, generator)
     note_data(run, recipe, demonstrations, len(validation))
     vocabulary = Vocabulary.of(demonstrations.instructions, demonstrations.embodiment)
-    words = vocabulary.encode(demonstrations.instructions)  # [I, length]
     network = new_network(run, recipe, demonstrations, vocabulary)
     sees = demonstrations.embodiment.overhead is not None
-    frozen = tuple(part for part, is_so in (("perception.", sees), ("words.", network.grounded)) if is_so)
-    trained = [parameter for name, parameter in network.named_parameters() if not name.startswith(frozen)]
-    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+    trained = network.trained_in("training")
+    optimiser = torch.optim.AdamW(
+        by_rate(network, trained, recipe), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
     progress = load_state(run.path / STATE, optimiser, generator, network=network)
 
     # --- what comes before training, and is frozen then
@@ -100,7 +104,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     perceived = perceive_all(network, demonstrations)  # [F, P]
     if progress is None:
         if network.grounded and not ground(
-            run, recipe, network, demonstrations, perceived, training, validation, words, generator
+            run, recipe, network, demonstrations, perceived, training, validation, vocabulary, generator
         ):
             return {}
         progress = {"step": 0}
@@ -108,10 +112,12 @@ def sft(run: RunDir) -> dict[str, Any]:
         run.note(f"Going on at update {progress['step']}.")
     # Known before they are needed, so that a restart while they are kept or evaluated names the same checkpoints.
     progress.setdefault("ids", {role: str(uuid.uuid4()) for role in ("policy", "reward_model")})
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(not name.startswith(frozen))
+    network.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
 
     # --- training
+    words = network.encode(demonstrations.instructions)  # [I, ...]
     losses = Losses(network, demonstrations, perceived, words, recipe, generator)
     learned_from, checked = Frames.of(demonstrations, training), Frames.of(demonstrations, validation)
     if not train(run, losses, optimiser, progress, learned_from, checked, processes):
@@ -128,11 +134,11 @@ def sft(run: RunDir) -> dict[str, Any]:
     # live on a d that is sharp at the goal.
     network.eval().requires_grad_(False)
     perceived = perceive_all(network, demonstrations)  # as it is seen now, where that was learned too
-    reward_model = RewardModel(network, describe("reward_model", recipe, demonstrations, vocabulary, progress["ids"]))
+    reward_model = RewardModel(network, describe("reward_model", recipe, demonstrations, network, progress["ids"]))
     # Of all demonstrations: of the few that are held out of a few, one alone would decide. (Of 10, it chose s = 18.)
     sound = torch.cat([learned_from.episodes(), checked.episodes()])
     threshold, consecutive = choose_detector(reward_model, demonstrations, perceived, sound, recipe)
-    policy = Policy(network, describe("policy", recipe, demonstrations, vocabulary, progress["ids"]))
+    policy = Policy(network, describe("policy", recipe, demonstrations, network, progress["ids"]))
     for each in (reward_model, policy):
         each.metadata.threshold, each.metadata.consecutive = threshold, consecutive
         keep(run, each)
@@ -184,13 +190,47 @@ def sizes_of(recipe: SFTRecipe) -> dict[str, Any]:
 
 def new_network(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, vocabulary: Vocabulary) -> Network:
     """With random weights, or those of an earlier run that lie in start/."""
-    network = Network(demonstrations.embodiment, vocabulary, **sizes_of(recipe))
+    pretrained = pretrained_of(run, recipe)
+    try:
+        network = Network(demonstrations.embodiment, vocabulary, **sizes_of(recipe), pretrained=pretrained)
+    except ModelFolderError as error:
+        raise RunError(str(error)) from None
     earlier = run.start / "reward_model.safetensors"
     if earlier.exists():
         begin_from(earlier, network, vocabulary)
     elif not isinstance(network.features, TableFeatures):
-        network.features.scale_as(perceive_all(network, demonstrations))
+        # Of what a pretrained model sees nothing is scaled, and it takes long.
+        sees = set(pretrained.models) & {"vision", "vision_language"}
+        vectors = [demonstrations.observations[key] for key in network.vectors]
+        frames = torch.zeros(len(demonstrations.steps_to_go), 0)
+        network.features.scale_as(torch.cat([frames, *vectors], 1) if sees else perceive_all(network, demonstrations))
     return network
+
+
+def pretrained_of(run: RunDir, recipe: SFTRecipe) -> Pretrained:
+    """The models that the recipe names, each by its sum in the run's store from here on. RunError where one is missing,
+    or is of another kind.
+    """
+    models = {}
+    for kind, name in recipe.models.items():
+        try:
+            stores = [run.models, *stores_named()]
+            model = find(name, stores) if SHA256.fullmatch(name) else add_to_store(name, run.models)
+        except ModelFolderError as error:
+            raise RunError(str(error)) from None
+        if kind not in model.serves:
+            raise RunError(f"{model.name} is a {model.kind} model ({model.architecture}) and no {kind} model.")
+        models[kind] = model
+    return Pretrained(models, recipe.trained, recipe.rank, bool(recipe.checkpointing))
+
+
+def by_rate(network: Network, trained: list[nn.Parameter], recipe: SFTRecipe) -> list[dict[str, Any]]:
+    """For an optimiser: what is ours, then what was pretrained, at its own share of the learning rate."""
+    theirs = network.pretrained_parameters
+    groups: list[dict[str, Any]] = [{"params": [each for each in trained if each not in theirs]}]
+    if adapted := [each for each in trained if each in theirs]:
+        groups.append({"params": adapted, "lr": recipe.learning_rate * recipe.pretrained_rate})
+    return groups
 
 
 def begin_from(path: Path, network: Network, vocabulary: Vocabulary) -> None:
@@ -200,13 +240,14 @@ def begin_from(path: Path, network: Network, vocabulary: Vocabulary) -> None:
     """
     older, metadata = load_checkpoint(path)
     weights, mine = older.state_dict(), network.state_dict()
-    name = "words.sentence.embedding.weight"
-    embedding, old_vocabulary = mine[name].clone(), Vocabulary(metadata.vocabulary)
-    known = [word for word in vocabulary.words if word in set(old_vocabulary.words)]
-    if known:
-        embedding[vocabulary.encode(known)[:, 0]] = weights[name][old_vocabulary.encode(known)[:, 0]]
+    name, own = "words.sentence.embedding.weight", {}
+    if name in mine and name in weights:
+        own, old_vocabulary = {name: mine[name].clone()}, Vocabulary(metadata.vocabulary)
+        known = [word for word in vocabulary.words if word in set(old_vocabulary.words)]
+        if known:
+            own[name][vocabulary.encode(known)[:, 0]] = weights[name][old_vocabulary.encode(known)[:, 0]]
     try:
-        network.load_state_dict(weights | {name: embedding})
+        network.load_state_dict(weights | own)
     except RuntimeError as error:
         raise RunError(f"{path} can't be the beginning of this run: {error}") from None
 
@@ -265,7 +306,7 @@ def ground(
     perceived: Tensor,
     training: Tensor,
     validation: Tensor,
-    words: Tensor,
+    vocabulary: Vocabulary,
     generator: torch.Generator,
 ) -> bool:
     """Train the words' part alone on which object moved and where it came to rest. False: cancelled."""
@@ -282,13 +323,14 @@ def ground(
     else:
         run.note("In no demonstration all objects can be made out; more of them would help.", level="warning")
     sentence = demonstrations.instruction[demonstrations.first]  # [E]
+    words = vocabulary.encode(demonstrations.instructions)  # [I, length]
     mentioned = grounding.named(words)[sentence]  # [E, K]
 
     def loss(episodes: Tensor, noisy: bool) -> Tensor:
         text, names = words[sentence[episodes]], None
         if noisy:
             text, names = grounding.renamed(text, generator)
-            text = among_strangers(text, generator)
+            text = grounding.among(among_strangers(text, generator), generator)
         return Grounding.loss(
             grounding(text, names),
             seen.moved[episodes],
@@ -298,8 +340,8 @@ def ground(
             mentioned[episodes],
         )
 
-    parameters = list(grounding.parameters())
-    optimiser = torch.optim.AdamW(parameters, lr=GROUNDING_RATE, weight_decay=1e-2)
+    parameters = network.trained_in("grounding")
+    optimiser = torch.optim.AdamW(by_rate(network, parameters, recipe), lr=GROUNDING_RATE, weight_decay=1e-2)
     state = run.path / "state-grounding.safetensors"
     progress = load_state(state, optimiser, generator, words=grounding) or {"step": 0}
     schedule = anneal(optimiser, recipe.grounding_steps, progress["step"])
@@ -365,7 +407,7 @@ class Losses:
         recipe: SFTRecipe,
         generator: torch.Generator,
     ):
-        self.network, self.demonstrations, self.words = network, demonstrations, words
+        self.network, self.demonstrations, self.words = network, demonstrations, words  # [I, ...] by network.encode
         self.perceived = perceived  # [F, P]; of a network that learns to see, before it did
         self.recipe, self.generator = recipe, generator
         with torch.no_grad():
@@ -620,14 +662,14 @@ def some_of(left: Tensor) -> Tensor:
 
 
 def describe(
-    role: str, recipe: SFTRecipe, demonstrations: Demonstrations, vocabulary: Vocabulary, ids: dict[str, str]
+    role: str, recipe: SFTRecipe, demonstrations: Demonstrations, network: Network, ids: dict[str, str]
 ) -> CheckpointMetadata:
     """One of the two checkpoints, with a detector that finds everything: the true one is chosen by it."""
     return CheckpointMetadata(
         role=role,
         version=0,
         embodiment=demonstrations.embodiment.to_json(),
-        vocabulary=vocabulary.words,
+        vocabulary=network.vocabulary.words,
         tasks=demonstrations.tasks,
         sizes=sizes_of(recipe),
         bin_width=recipe.bin_width,
@@ -635,6 +677,7 @@ def describe(
         consecutive=1,
         executed=recipe.executed,
         recipe=recipe.to_json(),
+        pretrained=network.pretrained.to_json(),
         id=ids[role],
     )
 

@@ -5,25 +5,35 @@
     observation --perceive--> what is made out ---+                      -> steps-to-go head p(t' - t | o, g)
 
 What a body observes chooses the parts, and here is the one place where: a table from above (perception.py first, where
-it is seen and not told), an arm among tracked objects (arm.py), cameras (vision.py), numbers (state.py).
+it is seen and not told), an arm among tracked objects (arm.py), cameras (vision.py), numbers (state.py). Where a
+pretrained model is given (backbones.py), it stands for the part that it can stand for.
+
+What each part has to do, whatever it is:
+
+    words       encode(texts) -> what is read of them, once for each text; forward(that) -> goal
+    perception  forward(observations) -> perceived, beside the vectors; once for each frame unless it learns to see
+    features    forward(perceived, goal, frame) -> what the trunk reads; scale_as(perceived) before training
 """
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from robots.embodiments import Embodiment
 from robots.worlds.language_table import OBJECT_FEATURES
+from training.model_folders import ModelFolderError
 from training.networks.arm import ArmFeatures
 from training.networks.arm import fits as arm_fits
+from training.networks.backbones import NONE, Backbone, PicturesAndWords, Pretrained, TextEncoder
 from training.networks.heads import ActionHead
 from training.networks.state import FlatFeatures
 from training.networks.table import SYMMETRIES, TableFeatures, turned
-from training.networks.vision import VisionEncoder, VisionFeatures
-from training.networks.words import Grounding, TextCode
+from training.networks.vision import PretrainedVision, PretrainedVisionFeatures, VisionEncoder, VisionFeatures
+from training.networks.vision_language import JointFeatures, Pictures, Prompt
+from training.networks.words import Grounding, PretrainedCode, PretrainedGrounding, TextCode
 from training.perception import Perception
 from training.vocabulary import Vocabulary
 
@@ -37,9 +47,9 @@ class Network(nn.Module):
     and the ratio of probabilities in the update is that of the very policy that acted.
     """
 
-    words: Grounding | TextCode
-    perception: Perception | VisionEncoder | None
-    features: TableFeatures | ArmFeatures | VisionFeatures | FlatFeatures
+    words: Grounding | TextCode | PretrainedCode | Prompt
+    perception: Perception | VisionEncoder | PretrainedVision | Pictures | None
+    features: TableFeatures | ArmFeatures | VisionFeatures | FlatFeatures | JointFeatures
 
     def __init__(
         self,
@@ -50,26 +60,16 @@ class Network(nn.Module):
         action_bins: int,
         bins: int,
         chunk: int = 1,
+        pretrained: Pretrained = NONE,
     ):
-        """`chunk`: how many actions that follow each other it answers at once, K."""
+        """`chunk`: how many actions that follow each other it answers at once, K. ModelFolderError where a pretrained
+        model can't be read, or this body has no part that it could stand for.
+        """
         super().__init__()
+        self.vocabulary, self.pretrained = vocabulary, pretrained
         self.vectors = [key for key, feature in embodiment.observation.items() if not feature.is_picture]
-        sizes = [embodiment.observation[key].size for key in self.vectors]
         self.perception = None
-        if embodiment.overhead:
-            self.perception = Perception(embodiment)
-        if embodiment.overhead or embodiment.object_features == OBJECT_FEATURES:
-            self.words = Grounding(vocabulary, embodiment)
-            self.features = TableFeatures(embodiment)
-        elif arm_fits(embodiment):
-            self.words = Grounding(vocabulary, embodiment)
-            self.features = ArmFeatures(embodiment)
-        elif embodiment.pictures:
-            self.perception, self.words = VisionEncoder(embodiment), TextCode(vocabulary)
-            self.features = VisionFeatures(sizes, len(embodiment.pictures), self.words.size)
-        else:
-            self.words = TextCode(vocabulary)
-            self.features = FlatFeatures(sum(sizes), self.words.size)
+        self._choose_parts(embodiment, vocabulary, pretrained)
         widths = [self.features.size, *[hidden] * layers]
         self.trunk = nn.Sequential(
             *(nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU()) for a, b in itertools.pairwise(widths))
@@ -77,10 +77,66 @@ class Network(nn.Module):
         self.action_head = ActionHead(hidden, embodiment.action_range, action_bins, chunk)
         self.steps_to_go_head = nn.Linear(hidden, bins)
 
+    def _choose_parts(self, embodiment: Embodiment, vocabulary: Vocabulary, pretrained: Pretrained) -> None:
+        models, cameras = pretrained.models, len(embodiment.pictures)
+        sizes = [embodiment.observation[key].size for key in self.vectors]
+        encoder = TextEncoder(pretrained) if "text" in models else None
+        table = bool(embodiment.overhead) or embodiment.object_features == OBJECT_FEATURES
+        if not cameras or embodiment.overhead:
+            for kind in sorted({"vision", "vision_language"} & set(models)):
+                raise ModelFolderError(
+                    f"{embodiment.name} has no camera of its own for {models[kind].name} to see by; leave that model "
+                    "out."
+                )
+        if "vision_language" in models:
+            joint = PicturesAndWords(pretrained)
+            self.perception, self.words = Pictures(embodiment, joint), Prompt(joint)
+            self.features = JointFeatures(sizes, cameras, joint)
+        elif table or arm_fits(embodiment):
+            if embodiment.overhead:
+                self.perception = Perception(embodiment)
+            self.words = (
+                PretrainedGrounding(vocabulary, embodiment, encoder) if encoder else Grounding(vocabulary, embodiment)
+            )
+            self.features = TableFeatures(embodiment) if table else ArmFeatures(embodiment)
+        elif "vision" in models:
+            self.perception = PretrainedVision(embodiment, pretrained)
+            self.words = PretrainedCode(encoder) if encoder else TextCode(vocabulary)
+            self.features = PretrainedVisionFeatures(sizes, cameras, self.words.size, self.perception.encoder)
+        elif cameras:
+            self.perception = VisionEncoder(embodiment)
+            self.words = PretrainedCode(encoder) if encoder else TextCode(vocabulary)
+            self.features = VisionFeatures(sizes, cameras, self.words.size)
+        else:
+            self.words = PretrainedCode(encoder) if encoder else TextCode(vocabulary)
+            self.features = FlatFeatures(sum(sizes), self.words.size)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Sentences as `goal` reads them, one row each: whatever is frozen has been done."""
+        return self.words.encode(texts)
+
     def goal(self, words: Tensor) -> Tensor:
-        """Sentences as what acts and judges is told them. [n, length] -> [n, goal size]"""
+        """Sentences as what acts and judges is told them. What encode() made of n -> [n, goal size]"""
         goal = self.words(words)
         return self.words.decided(goal) if isinstance(self.words, Grounding) else goal
+
+    def trained_in(self, phase: str) -> list[nn.Parameter]:
+        """What learns in a phase. `grounding`: the words alone; `training`: all that was not taught before it; then
+        `practice`: trunk and action head. The value head learns by itself there. A pretrained model is no parameter of
+        ours unless it is trained.
+        """
+        if phase == "grounding":
+            return list(self.words.parameters())
+        if phase == "practice":
+            return [*self.trunk.parameters(), *self.action_head.parameters()]
+        before = [part for part in (self.perception, self.words) if isinstance(part, (Perception, Grounding))]
+        taught = {each for part in before for each in part.parameters()}
+        return [each for each in self.parameters() if each not in taught]
+
+    @property
+    def pretrained_parameters(self) -> set[nn.Parameter]:
+        """Those that a pretrained model brings along or that adapt it: they take smaller steps."""
+        return {each for part in self.modules() if isinstance(part, Backbone) for each in part.parameters()}
 
     @property
     def grounded(self) -> bool:
@@ -89,16 +145,22 @@ class Network(nn.Module):
 
     @property
     def learns_to_see(self) -> bool:
-        """Whether its perception is learned together with the policy, and not before it."""
-        return isinstance(self.perception, VisionEncoder)
+        """Whether its perception is learned together with the policy, and neither before it nor elsewhere."""
+        match self.perception:
+            case VisionEncoder():
+                return True
+            case PretrainedVision():
+                return self.perception.encoder.learns
+            case Pictures():
+                return self.perception.learns
+        return False
 
     @property
     def reads(self) -> frozenset[str]:
         """The features of an observation that it makes anything of, by key."""
         if isinstance(self.perception, Perception):
             return frozenset([self.perception.key])
-        seen = self.perception.keys if isinstance(self.perception, VisionEncoder) else []
-        return frozenset([*self.vectors, *seen])
+        return frozenset([*self.vectors, *(self.perception.keys if self.perception is not None else [])])
 
     def perceive(self, observations: Mapping[str, Tensor], augment: torch.Generator | None = None) -> Tensor:
         """Observations as recorded -> what the rest reads [n, P]: their vectors, and what was made out in pictures.
@@ -106,8 +168,10 @@ class Network(nn.Module):
         """
         if isinstance(self.perception, Perception):
             return self.perception(observations[self.perception.key])
-        if isinstance(self.perception, VisionEncoder):
+        if isinstance(self.perception, (VisionEncoder, PretrainedVision)):
             return self.perception(observations, augment)
+        if self.perception is not None:
+            return self.perception(observations)
         return torch.cat([observations[key] for key in self.vectors], 1)
 
     def hidden(self, perceived: Tensor, goal: Tensor, frame: Tensor | None = None) -> Tensor:

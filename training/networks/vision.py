@@ -4,6 +4,9 @@ Each camera's picture becomes keypoints: a few convolutions, then where in the p
 most (spatial softmax: Finn et al., arXiv 1509.06113, equation 2), and how strongly. The words choose among them. It
 learns with the policy in stage 1, from pictures that are shifted a little at random (Yarats et al., arXiv 2004.13649),
 and is frozen after that: practice judges and acts by what it sees.
+
+A pretrained vision encoder (backbones.py) may stand in its place: its map of features, of which keypoints are made in
+the same way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robots.embodiments import IMAGES, Embodiment
+from training.networks.backbones import PictureEncoder, Pretrained
 from training.networks.state import Scaled, Sideless
 
 CHANNELS = 32  # keypoints of each camera
@@ -35,12 +39,16 @@ class CameraEncoder(nn.Module):
     def forward(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """With a generator the pictures are shifted."""
         seen = pictures.permute(0, 3, 1, 2).float() / 255 - 0.5
-        answers = self.layers(seen if generator is None else shifted(seen, generator))  # [n, C, h, w]
-        height, width = answers.shape[2:]
-        x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)
-        share = answers.flatten(2).softmax(-1).unflatten(2, (height, width))
-        where = torch.stack([(share.sum(2) * x).sum(-1), (share.sum(3) * y).sum(-1)], -1)  # [n, C, 2]
-        return torch.cat([where, answers.amax((2, 3)).tanh()[..., None]], -1).flatten(1)
+        return keypoints(self.layers(seen if generator is None else shifted(seen, generator)))
+
+
+def keypoints(answers: Tensor) -> Tensor:
+    """Where each channel answers most, and how strongly. [n, C, h, w] -> [n, C * TOLD]"""
+    height, width = answers.shape[2:]
+    x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)
+    share = answers.flatten(2).softmax(-1).unflatten(2, (height, width))
+    where = torch.stack([(share.sum(2) * x).sum(-1), (share.sum(3) * y).sum(-1)], -1)  # [n, C, 2]
+    return torch.cat([where, answers.amax((2, 3)).tanh()[..., None]], -1).flatten(1)
 
 
 def shifted(pictures: Tensor, generator: torch.Generator) -> Tensor:
@@ -93,3 +101,43 @@ class VisionFeatures(Sideless):
         keypoints = seen.unflatten(1, (self.cameras, CHANNELS, TOLD))
         weights = self.chosen(goal).unflatten(1, (self.cameras, SLOTS, CHANNELS)).softmax(-1)
         return torch.cat([self.scaled(own), seen, (weights @ keypoints).flatten(1), goal], 1)
+
+
+class PretrainedVision(nn.Module):
+    """Vectors as they are, then a pretrained encoder's map of each camera's picture. Observations by key -> [n, P]"""
+
+    def __init__(self, embodiment: Embodiment, pretrained: Pretrained):
+        super().__init__()
+        self.keys = [key for key, feature in embodiment.observation.items() if feature.is_picture]
+        self.vectors = [key for key, feature in embodiment.observation.items() if not feature.is_picture]
+        height, width, _ = embodiment.observation[self.keys[0]].shape
+        self.encoder = PictureEncoder(pretrained, height, width)
+
+    def forward(self, observations: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """With a generator, and an encoder that learns, the pictures are shifted."""
+        seen = [observations[key] for key in self.keys]
+        if generator is not None and self.encoder.learns:
+            seen = [shifted(each.permute(0, 3, 1, 2), generator).permute(0, 2, 3, 1) for each in seen]
+        maps = [self.encoder(each).flatten(1) for each in seen]
+        return torch.cat([*(observations[key] for key in self.vectors), *maps], 1)
+
+
+class PretrainedVisionFeatures(VisionFeatures):
+    """VisionFeatures, of keypoints that are made of a pretrained encoder's maps."""
+
+    def __init__(self, vectors: Sequence[int], cameras: int, goal_size: int, encoder: PictureEncoder):
+        super().__init__(vectors, cameras, goal_size)
+        self.shape = (encoder.channels, *encoder.cells)
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                *(nn.Conv2d(encoder.channels, 64, 1), nn.GroupNorm(8, 64), nn.GELU()),
+                nn.Conv2d(64, CHANNELS, 3, padding=1),
+            )
+            for _ in range(cameras)
+        )
+
+    def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
+        """[n, P], [n, goal size] -> [n, size]"""
+        own, maps = perceived[:, : self.own], perceived[:, self.own :].unflatten(1, (self.cameras, *self.shape))
+        seen = [keypoints(head(maps[:, number])) for number, head in enumerate(self.heads)]
+        return super().relations(torch.cat([own, *seen], 1), goal)

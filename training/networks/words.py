@@ -4,13 +4,19 @@ On a table of objects the words must find the objects, and imitation alone never
 step is too weak. So Grounding is trained first and alone, with labels read off the demonstrations in hindsight (which
 object moved most, and near what it came to rest), then frozen, and decided: from then on a sentence means one object,
 never a mixture of two. A body without tracked objects gets a plain code of the sentence instead.
+
+Each of the two has a pretrained relative, which reads words by a text encoder (backbones.py) in place of embeddings
+that are learned from the demonstrations alone: so words that none of them holds mean something too.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robots.embodiments import Embodiment
+from training.networks.backbones import TextEncoder
 from training.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 # Metres by which the moved block may rest from what it was pushed to: about two touching blocks, or a place's radius.
@@ -54,6 +60,7 @@ class Grounding(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary, embodiment: Embodiment, width: int = 32):
         super().__init__()
+        self.vocabulary = vocabulary
         self.sentence = Sentence(len(vocabulary), width)
         self.attention = nn.Linear(2 * width, 2)
         self.query = nn.Linear(width, width, bias=False)
@@ -61,6 +68,14 @@ class Grounding(nn.Module):
         names = vocabulary.encode([f"{kind.colour} {kind.shape}" for kind in embodiment.objects])
         self.register_buffer("names", names, persistent=False)
         self.size = 2 * len(embodiment.objects) + 3
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """[n] sentences -> what forward reads, one row each"""
+        return self.vocabulary.encode(texts)
+
+    def among(self, strangers: Tensor, generator: torch.Generator) -> Tensor:
+        """In training: sentences in which hidden and unknown words have their final numbers. [n, length], as it is"""
+        return strangers
 
     def forward(self, words: Tensor, names: Tensor | None = None) -> Tensor:
         """[n, length] -> goal [n, 2 K + 3]. `names` [n, K, 2]: what the objects are called in each sentence, if not by
@@ -81,7 +96,7 @@ class Grounding(nn.Module):
         shape's. [n, length] -> [n, length], and the objects' names there [n, K, 2]
         """
         n = len(words)
-        called = torch.arange(self.sentence.embedding.num_embeddings).repeat(n, 1)
+        called = torch.arange(len(self.vocabulary)).repeat(n, 1)
         taken: set[int] = {PADDING, UNKNOWN}
         for column in self.names.T:
             kind = torch.tensor(sorted(set(column.tolist()) - taken), dtype=torch.int64)  # e.g. the words for colours
@@ -139,11 +154,133 @@ class TextCode(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary, size: int = 16):
         super().__init__()
+        self.vocabulary = vocabulary
         self.sentence = Sentence(len(vocabulary), size)
         self.project = nn.Linear(2 * size, size)
         self.size = size
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """[n] sentences -> what forward reads, one row each"""
+        return self.vocabulary.encode(texts)
 
     def forward(self, words: Tensor) -> Tensor:
         """[n, length] -> goal [n, size]"""
         _, context, mask = self.sentence(words)
         return self.project((context * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+
+
+# Read by a pretrained text encoder
+
+
+STRANGERS = 400  # words of the encoder's own vocabulary, among which a sentence is learned
+
+
+class PretrainedCode(nn.Module):
+    """A sentence's vector -> a code of it. goal [n, size]"""
+
+    def __init__(self, encoder: TextEncoder, size: int = 16):
+        super().__init__()
+        self.encoder, self.size = encoder, size
+        self.project = nn.Linear(encoder.width, size)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """[n] sentences -> what forward reads: their vectors [n, W], or, of an encoder that learns, token numbers."""
+        return self.encoder.tokens(texts) if self.encoder.learns else self.encoder.vectors(texts)
+
+    def forward(self, read: Tensor) -> Tensor:
+        """[n, W] vectors or [n, length] token numbers -> goal [n, size]"""
+        vectors = read if read.is_floating_point() else self.encoder(read)
+        # A vector of length 1 has small numbers.
+        return self.project(vectors * self.encoder.width**0.5)
+
+
+class PretrainedGrounding(Grounding):
+    """Grounding in which each word is the vector that a text encoder makes of it alone.
+
+    The words that name the source and the target are found by their place among the others, as there. What they name
+    is found by nearness alone, in the encoder's own space: of each of these words to the words of each object's name,
+    as in late interaction (arXiv 2004.12832). Nothing of that is learned but how sharp it is, so that a word for a
+    colour that no demonstration holds is near the right one all the same.
+
+    So that a sentence's other words don't matter, in training the unknown ones are words of the encoder's vocabulary;
+    and in half of the sentences the words of the objects' names are too.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, embodiment: Embodiment, encoder: TextEncoder, width: int = 32):
+        nn.Module.__init__(self)
+        self.vocabulary, self.encoder = vocabulary, encoder
+        names = [f"{kind.colour} {kind.shape}" for kind in embodiment.objects]
+        self.register_buffer("names", vocabulary.encode(names), persistent=False)
+        self.size = 2 * len(embodiment.objects) + 3
+        self.into = nn.Linear(encoder.width, width)
+        self.gru = nn.GRU(width, width, batch_first=True, bidirectional=True)
+        self.attention = nn.Linear(2 * width, 2)
+        self.sharpness = nn.Parameter(torch.tensor(3.0))  # its logarithm
+        self.place = nn.Sequential(nn.Linear(encoder.width, 64), nn.GELU(), nn.Linear(64, 3))
+        self.unknown = nn.Parameter(torch.randn(encoder.width) / encoder.width**0.5)
+        own = set(vocabulary.words)
+        self.strangers = [word for word in encoder.tokens.common_words(STRANGERS) if word not in own]
+        self._table: Tensor | None = None
+
+    def table(self, strangers: bool = False) -> Tensor:
+        """The vector of each word of the vocabulary, by number, then of strangers. [words, W]"""
+        if self.encoder.learns and torch.is_grad_enabled():
+            return self._rows(self.encoder(self.encoder.tokens(self._words(strangers))))
+        words = self._words(strangers)
+        if self.encoder.learns or self._table is None or len(self._table) < len(words):
+            self._table = self.encoder.vectors(words)
+        return self._rows(self._table)
+
+    def _words(self, strangers: bool) -> list[str]:
+        return [*self.vocabulary.words, *(self.strangers if strangers else [])]
+
+    def _rows(self, vectors: Tensor) -> Tensor:
+        """PADDING is none, and UNKNOWN is learned."""
+        return torch.cat([torch.zeros_like(vectors[:1]), self.unknown[None], vectors])
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """[n] sentences -> the vectors of their words [n, length, W], zero behind the end"""
+        split = [self.vocabulary.split(text) for text in texts]
+        words = sorted({word for row in split for word in row})
+        vectors = dict(zip(words, self.encoder.vectors(words), strict=True)) if words else {}
+        rows = [torch.stack([vectors[word] for word in row]) if row else self.unknown.detach()[None] for row in split]
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True)
+
+    def forward(self, words: Tensor, names: Tensor | None = None) -> Tensor:
+        """Vectors of words [n, length, W], or their numbers [n, length] -> goal [n, 2 K + 3]. `names` [n, K, 2] as of
+        Grounding.
+        """
+        table = self.table(strangers=not words.is_floating_point())
+        alone = words if words.is_floating_point() else table[words]  # [n, length, W]
+        mask = (alone != 0).any(-1)
+        read = self.into(alone * self.encoder.width**0.5)
+        packed = nn.utils.rnn.pack_padded_sequence(read, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        context, _ = nn.utils.rnn.pad_packed_sequence(
+            self.gru(packed)[0], batch_first=True, total_length=words.shape[1]
+        )
+        attention = self.attention(context).masked_fill(~mask[..., None], -torch.inf).softmax(1)  # [n, length, 2]
+        gathered = attention.transpose(1, 2) @ alone  # [n, 2, W]
+        keys = table[self.names if names is None else names].flatten(-3, -2)  # [(n,) 2 K, W]
+        # Each word as near to an object as to the nearer word of its name.
+        near = (alone @ keys.transpose(-1, -2)).unflatten(-1, self.names.shape).amax(-1)  # [n, length, K]
+        near = attention.transpose(1, 2) @ near  # [n, 2, K]
+        logits = self.sharpness.exp() * near  # [n, 2, K]
+        place = self.place(gathered[:, 1] * self.encoder.width**0.5)  # [n, 3] logit, x, y
+        target = torch.cat([logits[:, 1], place[:, :1]], 1)
+        return torch.cat([logits[:, 0].softmax(1), target.softmax(1), place[:, 1:]], 1)
+
+    def renamed(self, words: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As of Grounding; in half of the sentences each word of a name is a stranger, another one for each."""
+        words, names = super().renamed(words, generator)
+        n, own = len(words), self.names.unique()
+        called = torch.arange(len(self.vocabulary)).repeat(n, 1)
+        drawn = torch.rand((n, len(self.strangers)), generator=generator).argsort(1)[:, : len(own)]
+        strange = drawn + len(self.vocabulary)
+        half = torch.rand(n, generator=generator) < 0.5
+        called[:, own] = torch.where(half[:, None], strange, called[:, own])
+        return called.gather(1, words), called.gather(1, names.flatten(1)).unflatten(1, names.shape[1:])
+
+    def among(self, strangers: Tensor, generator: torch.Generator) -> Tensor:
+        """Each unknown word is a word of the encoder's vocabulary, drawn at random. [n, length]"""
+        drawn = torch.randint(len(self.strangers), strangers.shape, generator=generator) + len(self.vocabulary)
+        return torch.where(strangers == UNKNOWN, drawn, strangers)
