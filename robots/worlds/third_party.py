@@ -85,6 +85,7 @@ class WorldDescription:
     motions: tuple[Motion, ...] = ()
     drive: tuple[DriveAxis, ...] = ()
     instruction_info: str = ""  # where the environment says at a reset what it asks for; empty: it says nothing
+    needs_reset_info: str = ""  # where a step's info says in words why a person has to help; empty: it never does
     demonstrator: str = ""  # "package.module:function" of a scripted policy (robots/demonstrators.py)
 
     @property
@@ -182,6 +183,7 @@ _WORLD_KEYS = {
     "wordings",
     "held_out_wordings",
     "instruction_info",
+    "needs_reset_info",
     "demonstrator",
 }
 VECTORS = {
@@ -405,7 +407,8 @@ def _world_description(table: dict[str, Any], path: str | Path) -> WorldDescript
         held_out_wordings=held_out,
         motions=motions,
         drive=entry.drive(action_names, motions),
-        instruction_info=entry.get("instruction_info", str) if "instruction_info" in table else "",
+        instruction_info=entry.get("instruction_info", str, ""),
+        needs_reset_info=entry.get("needs_reset_info", str, ""),
         demonstrator=entry.demonstrator(),
         **entry.timing(),
     )
