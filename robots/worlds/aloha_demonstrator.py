@@ -26,6 +26,7 @@ APART = {"far": 0.19, "touching": 0.094}  # metres between the two things' middl
 SHARE = {"left": -0.45, "right": 0.55}  # of that, from x = 0
 OPEN, CLOSED = 1.0, 0.0
 SLIPPED = 0.03  # metres that a thing may lie elsewhere in its hand, to be brought there all the same
+STRAIGHT = 0.06  # metres from a way point from which on a hand comes straighter
 NEAR = 0.012  # metres from a way point within which the next one is headed for
 
 
@@ -34,13 +35,14 @@ class Habits(PersonsHabits):
     """How one attempt is acted."""
 
     speed: float = drawn("uniform", 0.008, 0.016)  # metres a step
-    tremble: float = drawn("uniform", 0.001, 0.004)  # metres, a wavering hand's deviation
+    tremble: float = drawn("uniform", 0.0005, 0.002)  # metres, a wavering hand's deviation
+    stray: float = drawn("uniform", 0.005, 0.025)  # metres, by which it comes to a way point from elsewhere
     aside: float = drawn("normal", 0.0, 0.004)  # metres along a thing, beside its middle, where it is taken
     askew: float = drawn("normal", 0.0, 0.004)  # metres, by which the two don't quite meet
-    pause: float = drawn("uniform", 0.0, 8.0)  # steps at a way point, at most
+    pause: float = drawn("uniform", 0.0, 4.0)  # steps at a way point, at most
 
 
-CALM = Habits(0.01, 0.0, 0.0, 0.0, 0.0)  # a hand without a fault
+CALM = Habits(0.01, 0.0, 0.0, 0.0, 0.0, 0.0)  # a hand without a fault
 
 
 class AlohaInsertion:
@@ -69,6 +71,7 @@ class AlohaInsertion:
         if self.waited > self.patience:
             self.phase, self.waited = following, 0
             self.patience = PAUSES[following] + int(self.habits.pause * rng.random())
+            self.strays = {side: self.habits.stray * rng.normal(size=3) for side in SIDES}
         return self.told.copy()
 
     def _begin(self, model: mujoco.MjModel, observation: dict[str, np.ndarray], rng: np.random.Generator) -> None:
@@ -78,6 +81,7 @@ class AlohaInsertion:
         self.told[[6, 13]] = OPEN
         self.patience = PAUSES["settle"]
         self.at = {side: self._reached(side)[0] for side in SIDES}  # where each hand is told to be
+        self.strays = {side: self.habits.stray * rng.normal(size=3) for side in SIDES}
         self.waver: dict[str, tuple[float, ...]] = dict.fromkeys(SIDES, (0.0, 0.0, 0.0))
         self.in_hand: dict[str, np.ndarray] = {}
 
@@ -124,10 +128,10 @@ class AlohaInsertion:
         """One step towards them; whether both are there."""
         arrived = True
         for side, goal in goals.items():
-            way = goal - self.at[side]
-            far = float(np.linalg.norm(way))
+            far = float(np.linalg.norm(goal - self.at[side]))
+            way = goal + min(1.0, max(0.0, far - NEAR) / STRAIGHT) * self.strays[side] - self.at[side]
             slow = 0.5 if self.phase in ("down", "insert") else 1.0
-            self.at[side] = self.at[side] + way * min(1.0, slow * self.habits.speed / max(far, 1e-9))
+            self.at[side] = self.at[side] + way * min(1.0, slow * self.habits.speed / max(float(np.linalg.norm(way)), 1e-9))
             self.waver[side] = wavered(self.waver[side], self.habits.tremble, rng.normal(size=3))
             self._solve(side, self.at[side] + self.waver[side])
             arrived = arrived and far < NEAR

@@ -173,6 +173,7 @@ _WORLD_KEYS = {
     "action_high",
     "largest_change",
     "sensed_by",
+    "relative",
     "drive",
     "control_hz",
     "repeat",
@@ -305,7 +306,8 @@ class _Entry:
         kinds = self.for_each(count, "action_kind", f"one of {', '.join(MOTIONS)}", lambda kind: kind in MOTIONS)
         changes = self.for_each(count, "largest_change", "one finite number above 0", lambda x: is_number(x) and x > 0)
         sensed_by = self.for_each(count, "sensed_by", "the name of an observation", lambda x: isinstance(x, str))
-        if not kinds and (low or changes or sensed_by):
+        relative = self.for_each(count, "relative", "true or false", lambda x: isinstance(x, bool))
+        if not kinds and (low or changes or sensed_by or relative):
             self.refuse(f"action_kind is missing; it says what the actions are: {', '.join(MOTIONS)}.")
         low, high = low or tuple(-x for x in limits), high or limits
         motions = tuple(
@@ -313,6 +315,7 @@ class _Entry:
                 kind,
                 float(changes[i]) if changes and kind != "effort" else None,
                 sensed_by[i] if sensed_by and kind == "position" else "",
+                bool(relative and relative[i]),
             )
             for i, kind in enumerate(kinds)
         )
