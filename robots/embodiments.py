@@ -102,6 +102,9 @@ class Motion:
     # Of the joint in one step, in units of its position, whoever acts; None for an effort.
     largest_change: float | None = None
     sensed_by: str = ""  # kind position: the name in observation.state of the number that says where the joint is
+    # Kind position: a policy's tokens say how far from where the joint is, and then from where it was just told to be,
+    # each within the largest change. Else they say where to, by so many values over the whole range.
+    relative: bool = False
 
     def most(self, fps: float) -> float:
         """The largest magnitude that the largest change leaves a delta or a velocity; infinite for the others."""
@@ -164,6 +167,18 @@ class Embodiment:
             return ranges
         most = [motion.most(self.fps) for motion in self.motions]
         return tuple((max(low, -far), min(high, far)) for (low, high), far in zip(ranges, most, strict=True))
+
+    @cached_property
+    def relative(self) -> tuple[bool, ...]:
+        """Of each number of an action, whether a policy's tokens tell it from where the joint is."""
+        return tuple(motion.relative for motion in self.motions) or (False,) * self.action_size
+
+    @cached_property
+    def token_range(self) -> tuple[tuple[float, float], ...]:
+        """The lowest and highest that a policy's token of each number can say: of relative ones, of one step's change."""
+        changes = [motion.largest_change or 0.0 for motion in self.motions] or [0.0] * self.action_size
+        told = zip(self.action_range, self.relative, changes, strict=True)
+        return tuple((-change, change) if relative else each for each, relative, change in told)
 
     @property
     def action_names(self) -> tuple[str, ...]:
@@ -326,6 +341,8 @@ class Embodiment:
             return f"the motion {motion.kind!r} is unknown; known are {', '.join(MOTIONS)}."
         if not isinstance(motion.sensed_by, str):
             return f"sensed_by must be a text, not {motion.sensed_by!r}."
+        if type(motion.relative) is not bool or (motion.relative and motion.kind != "position"):
+            return f"relative is true or false, and true of a position alone; it is {motion.relative!r}."
         if motion.kind == "effort":
             return "an effort has no largest_change: leave it out." if motion.largest_change is not None else ""
         if not is_number(motion.largest_change) or motion.largest_change <= 0:

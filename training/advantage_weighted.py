@@ -140,6 +140,7 @@ class AdvantageWeighted:
         parts = []
         for relations, as_seen in copies:
             together, counts, summed = self._chunks(as_seen, rewarded)
+            together = self.network.told(seen[:-1], together)
             after = torch.arange(steps) + counts
             discounts = self.recipe.gamma**counts
             if steps == episode.steps and ends(episode):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robots.embodiments import IMAGES, Embodiment, differences
+from robots.embodiments import IMAGES, STATE, Embodiment, differences
 from robots.episodes import ACTORS, Episode, EpisodeError, read_episodes
 
 # How a demonstration ends that reached its goal. After any other ending nobody knows how far the goal still was.
@@ -145,6 +145,11 @@ def observing(body: Embodiment, observe: str) -> Embodiment:
     kept = {key: each for key, each in body.observation.items() if each.is_picture == (observe == "cameras")}
     if not kept:
         raise DatasetError(f"{body.name} observes no {observe}; train with observe = all.")
+    if any(body.relative) and STATE not in kept:
+        raise DatasetError(
+            f"{body.name} is told its joints from where they are, which its cameras don't say; train with observe = all "
+            "or observe = state."
+        )
     seen = body.overhead is not None and IMAGES + body.overhead.camera in kept
     return replace(body, observation=kept, overhead=body.overhead if seen else None)
 

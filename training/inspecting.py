@@ -115,13 +115,18 @@ def action_tokens(
     is as seen from one side, after the likeliest of those before it.
     """
     head, feature = policy.network.action_head, policy.embodiment.action
-    values = head.actions(torch.arange(head.bins)[:, None].expand(head.bins, head.size))  # [bins, A]
+
+    def meant(tokens: torch.Tensor) -> torch.Tensor:
+        """The action of each row's tokens. [n, A] -> [n, 1, A]"""
+        return policy.network.meant(perceived.expand(len(tokens), -1), head.actions(tokens[:, None]))
+
+    values = meant(torch.arange(head.bins)[:, None].expand(head.bins, head.size))[:, 0]  # [bins, A]
     exact = head.bins**head.size <= MOST_ACTIONS
     if exact:
         tokens = torch.tensor(list(product(range(head.bins), repeat=head.size)))  # [bins ** A, A]
         count = len(tokens)
         logs = policy.network.log_probability(
-            perceived.expand(count, -1), goals.expand(count, -1), head.actions(tokens)[:, None]
+            perceived.expand(count, -1), goals.expand(count, -1), meant(tokens)
         )
         table = logs.exp().reshape([head.bins] * head.size)
         shares = [table.sum([other for other in range(head.size) if other != i]) for i in range(head.size)]

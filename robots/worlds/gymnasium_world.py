@@ -67,6 +67,9 @@ class GymnasiumWorld:
                 f"success names the info key {description.success_info!r}, but a step's info holds "
                 f"{', '.join(sorted(map(str, self._info)))}."
             )
+        told = description.needs_reset_info
+        if told and not isinstance(self._info.get(told), str):
+            raise self._error(f"needs_reset_info names {told!r}, but a step's info holds no text there.")
         self.reset(np.random.default_rng(seed))
 
     def _error(self, sentence: str) -> EnvironmentFault:
@@ -260,6 +263,8 @@ class GymnasiumWorld:
     def needs_reset(self, fewest_objects: int | None = None) -> str:
         if self._terminated:
             return "the environment has ended"
+        if why := self._info.get(self.description.needs_reset_info):
+            return str(why)
         if self.description.reset_every_steps and self._steps >= self.description.reset_every_steps:
             return f"a fresh start is due after {self.description.reset_every_steps} steps"
         return ""

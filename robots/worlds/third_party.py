@@ -85,6 +85,7 @@ class WorldDescription:
     motions: tuple[Motion, ...] = ()
     drive: tuple[DriveAxis, ...] = ()
     instruction_info: str = ""  # where the environment says at a reset what it asks for; empty: it says nothing
+    needs_reset_info: str = ""  # where a step's info says in words why a person has to help; empty: it never does
     demonstrator: str = ""  # "package.module:function" of a scripted policy (robots/demonstrators.py)
 
     @property
@@ -172,6 +173,7 @@ _WORLD_KEYS = {
     "action_high",
     "largest_change",
     "sensed_by",
+    "relative",
     "drive",
     "control_hz",
     "repeat",
@@ -182,6 +184,7 @@ _WORLD_KEYS = {
     "wordings",
     "held_out_wordings",
     "instruction_info",
+    "needs_reset_info",
     "demonstrator",
 }
 VECTORS = {
@@ -303,7 +306,8 @@ class _Entry:
         kinds = self.for_each(count, "action_kind", f"one of {', '.join(MOTIONS)}", lambda kind: kind in MOTIONS)
         changes = self.for_each(count, "largest_change", "one finite number above 0", lambda x: is_number(x) and x > 0)
         sensed_by = self.for_each(count, "sensed_by", "the name of an observation", lambda x: isinstance(x, str))
-        if not kinds and (low or changes or sensed_by):
+        relative = self.for_each(count, "relative", "true or false", lambda x: isinstance(x, bool))
+        if not kinds and (low or changes or sensed_by or relative):
             self.refuse(f"action_kind is missing; it says what the actions are: {', '.join(MOTIONS)}.")
         low, high = low or tuple(-x for x in limits), high or limits
         motions = tuple(
@@ -311,6 +315,7 @@ class _Entry:
                 kind,
                 float(changes[i]) if changes and kind != "effort" else None,
                 sensed_by[i] if sensed_by and kind == "position" else "",
+                bool(relative and relative[i]),
             )
             for i, kind in enumerate(kinds)
         )
@@ -405,7 +410,8 @@ def _world_description(table: dict[str, Any], path: str | Path) -> WorldDescript
         held_out_wordings=held_out,
         motions=motions,
         drive=entry.drive(action_names, motions),
-        instruction_info=entry.get("instruction_info", str) if "instruction_info" in table else "",
+        instruction_info=entry.get("instruction_info", str, ""),
+        needs_reset_info=entry.get("needs_reset_info", str, ""),
         demonstrator=entry.demonstrator(),
         **entry.timing(),
     )

@@ -178,7 +178,7 @@ def fewest_bins(body: Embodiment) -> int:
     steps = [
         (high - low) / motion.largest_change
         for (low, high), motion in zip(body.action_range, body.motions, strict=False)  # () where not declared
-        if motion.kind == "position" and motion.largest_change is not None
+        if motion.kind == "position" and motion.largest_change is not None and not motion.relative
     ]
     return math.ceil(max(steps, default=0.0)) + 1
 
@@ -440,10 +440,14 @@ class Losses:
                 return hidden, partial(features.turn_actions, angle=angle)
         return self.network.hidden(perceived, goal), lambda actions: actions
 
+    def _actions(self, frames: Tensor) -> Tensor:
+        """The chunks from these frames on, as the action head tells them. [n] -> [n, K, A]"""
+        return self.network.told(self.perceived[frames], self.demonstrations.actions[self.chunks[frames]])
+
     def cloning(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the recorded actions, the mean over some frames. [n] -> []"""
         hidden, as_seen = self._seen(frames, from_any_side)
-        actions = as_seen(self.demonstrations.actions[self.chunks[frames]])  # [n, K, A]
+        actions = as_seen(self._actions(frames))
         head = self.network.action_head
         likely = head.log_probability(hidden, head.tokens(actions), self.counts[frames])
         return -(self._weighed(likely, frames) if from_any_side else likely).mean()
@@ -459,7 +463,7 @@ class Losses:
         """The two of the same frames, which are looked at once: pictures are what takes the time. [n] -> [], []"""
         hidden, _ = self._seen(frames, from_any_side=True)
         head, counts = self.network.action_head, self.counts[frames]
-        likely = head.log_probability(hidden, head.tokens(self.demonstrations.actions[self.chunks[frames]]), counts)
+        likely = head.log_probability(hidden, head.tokens(self._actions(frames)), counts)
         likely = self._weighed(likely, frames)
         return -likely.sum() / (counts > 0).sum().clamp(min=1), self._steps_loss(hidden, frames)
 

@@ -12,26 +12,53 @@ class ActionHead(nn.Module):
     on. A token is one of `bins` values over its number's range.
 
     So the first m actions of a chunk have a probability of their own: whoever executes m of K needs no more.
+
+    Of a relative number (Motion.relative) the range is that of one step's change, and a token says how far from what the
+    token of the action before it came to; of the first action, from 0: whoever calls tells such numbers from where the
+    body is. So what one token is off by the next makes good, and a chunk goes as far as it has to by few bins.
     """
 
     middle: Tensor  # [A] of each range
     reach: Tensor  # [A] from it to each side
+    relative: Tensor  # [A] 1 or 0
 
-    def __init__(self, width: int, ranges: Sequence[tuple[float, float]], bins: int, chunk: int):
+    def __init__(
+        self,
+        width: int,
+        ranges: Sequence[tuple[float, float]],
+        bins: int,
+        chunk: int,
+        relative: Sequence[bool] = (),
+    ):
         super().__init__()
         self.bins, self.chunk, self.size = bins, chunk, len(ranges)
         self.heads = nn.ModuleList(nn.Linear(width + i * bins, bins) for i in range(chunk * len(ranges)))
         low, high = torch.tensor(ranges, dtype=torch.float64).T
         self.register_buffer("middle", ((low + high) / 2).float(), persistent=False)
         self.register_buffer("reach", ((high - low) / 2).float(), persistent=False)
+        self.register_buffer("relative", torch.tensor(relative or [False] * self.size).float(), persistent=False)
+        self.follows = any(relative)
 
     def tokens(self, actions: Tensor) -> Tensor:
-        """The nearest token of each number. [..., A] in the body's units -> [..., A]"""
-        share = ((actions - self.middle) / self.reach).clamp(-1, 1)
-        return ((share + 1) / 2 * (self.bins - 1)).round().long()
+        """The nearest token of each number. [..., m, A] in the body's units -> [..., m, A]"""
+        if not self.follows:
+            return self._nearest(actions)
+        tokens, reached = [], torch.zeros_like(actions[..., 0, :])
+        for action in actions.unbind(-2):
+            tokens.append(self._nearest(action - reached))
+            reached = reached + self.relative * self._values(tokens[-1])
+        return torch.stack(tokens, -2)
 
     def actions(self, tokens: Tensor) -> Tensor:
-        """The number that each token stands for. [..., A] -> [..., A]"""
+        """The number that each token stands for. [..., m, A] -> [..., m, A]"""
+        values = self._values(tokens)
+        return torch.where(self.relative > 0, values.cumsum(-2), values) if self.follows else values
+
+    def _nearest(self, numbers: Tensor) -> Tensor:
+        share = ((numbers - self.middle) / self.reach).clamp(-1, 1)
+        return ((share + 1) / 2 * (self.bins - 1)).round().long()
+
+    def _values(self, tokens: Tensor) -> Tensor:
         return (tokens.float() / (self.bins - 1) * 2 - 1) * self.reach + self.middle
 
     def log_probability(self, hidden: Tensor, tokens: Tensor, counts: Tensor | None = None) -> Tensor:

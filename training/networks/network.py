@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from robots.embodiments import Embodiment
+from robots.embodiments import STATE, Embodiment
 from robots.worlds.language_table import OBJECT_FEATURES
 from training.model_folders import ModelFolderError
 from training.networks.arm import ArmFeatures
@@ -74,8 +74,29 @@ class Network(nn.Module):
         self.trunk = nn.Sequential(
             *(nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU()) for a, b in itertools.pairwise(widths))
         )
-        self.action_head = ActionHead(hidden, embodiment.action_range, action_bins, chunk)
+        self.action_head = ActionHead(hidden, embodiment.token_range, action_bins, chunk, embodiment.relative)
         self.steps_to_go_head = nn.Linear(hidden, bins)
+        # Of a relative number, and where among what is perceived stands where its joint is
+        self.relative = [number for number, relative in enumerate(embodiment.relative) if relative]
+        before = sum(sizes[: self.vectors.index(STATE)]) if self.relative else 0
+        senses = [embodiment.motions[number].sensed_by for number in self.relative]
+        self.sensed_at = [before + embodiment.state_names.index(name) for name in senses]
+
+    def told(self, perceived: Tensor, actions: Tensor) -> Tensor:
+        """Actions as the action head tells them: relative numbers from where the joints are. [n, P], [n, m, A] -> the
+        same
+        """
+        return actions - self._present(perceived, actions) if self.relative else actions
+
+    def meant(self, perceived: Tensor, told: Tensor) -> Tensor:
+        """The actions that the action head told so. [n, P], [n, m, A] -> the same"""
+        return told + self._present(perceived, told) if self.relative else told
+
+    def _present(self, perceived: Tensor, actions: Tensor) -> Tensor:
+        """Where the joints of relative numbers are, and 0 for the others. [n, P], [n, m, A] -> [n, 1, A]"""
+        present = torch.zeros_like(actions[:, 0])
+        present[:, self.relative] = perceived[:, self.sensed_at]
+        return present[:, None]
 
     def _choose_parts(self, embodiment: Embodiment, vocabulary: Vocabulary, pretrained: Pretrained) -> None:
         models, cameras = pretrained.models, len(embodiment.pictures)
@@ -208,12 +229,13 @@ class Network(nn.Module):
         """
         frame = None if greedy else self.random_symmetries(len(perceived), generator)
         hidden, head = self.hidden(perceived, goal, frame), self.action_head
-        actions = head.actions(head.sample(hidden, generator, greedy, head.chunk))
+        actions = self.meant(perceived, head.actions(head.sample(hidden, generator, greedy, head.chunk)))
         return (actions if frame is None else turned(frame.transpose(1, 2), actions)), hidden
 
     def log_probability(self, perceived: Tensor, goal: Tensor, actions: Tensor) -> Tensor:
         """log p(a | o, g) of the mixture, of a chunk's first m actions. [n, P], [n, goal size], [n, m, A] -> [n]"""
         hidden, frames = self._from_all_sides(perceived, goal)
+        actions = self.told(perceived, actions)
         seen = torch.cat([actions if frame is None else turned(frame, actions) for frame in frames])
         each = self.action_head.log_probability(hidden, self.action_head.tokens(seen)).unflatten(0, (len(frames), -1))
         return each.logsumexp(0) - math.log(len(frames))
