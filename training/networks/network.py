@@ -78,7 +78,8 @@ class Network(nn.Module):
         self.steps_to_go_head = nn.Linear(hidden, bins)
         # Of a relative number, and where among what is perceived stands where its joint is
         self.relative = [number for number, relative in enumerate(embodiment.relative) if relative]
-        before = sum(sizes[: self.vectors.index(STATE)]) if self.relative else 0
+        earlier = self.vectors[: self.vectors.index(STATE)] if self.relative else []
+        before = sum(embodiment.observation[key].size for key in earlier)
         senses = [embodiment.motions[number].sensed_by for number in self.relative]
         self.sensed_at = [before + embodiment.state_names.index(name) for name in senses]
 
