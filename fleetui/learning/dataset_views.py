@@ -65,7 +65,7 @@ def render_datasets(request: PersonRequest, lab: Lab, **refused: Any) -> HttpRes
         filter_form=filter_form,
         titles=fleet.family_titles(lab),
         archived=selectors.list_datasets(lab, archived=True),
-        imports=dataset_selectors.recent_imports(lab),
+        imports=selectors.recent_imports(lab, "dataset"),
         generate_form=refused.get("generate") or GenerateForm(),
         upload_form=refused.get("upload") or UploadForm(auto_id=UPLOAD_ID),
         import_form=refused.get("import_") or ImportForm(),
@@ -78,7 +78,7 @@ def list_imports(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """The part of the list that shows what is on its way in; its script asks for it."""
     lab = access.get_lab(request.user, lab_slug)
     return render_page(
-        request, "learning/_imports.html", lab, "datasets", imports=dataset_selectors.recent_imports(lab)
+        request, "learning/_imports.html", lab, "datasets", imports=selectors.recent_imports(lab, "dataset")
     )
 
 
@@ -150,7 +150,7 @@ def cancel_import(request: PersonRequest, lab_slug: str, import_id: int) -> Http
     with saying_refusals(request):
         transfers.cancel_import(row=row, user=request.user, source="page")
         messages.success(request, f"{row.name} is not imported; nothing of it stays.")
-    return redirect("datasets", lab_slug)
+    return redirect("models" if row.of == "model" else "datasets", lab_slug)
 
 
 # Of stored episodes

@@ -475,6 +475,8 @@ class ImportRow:
     """An answer of the server."""
 
     id: int
+    # What it will be: dataset or model.
+    of: str
     name: str
     kind: str
     place: str
@@ -490,6 +492,7 @@ class ImportRow:
     # Of the archive, as it was announced.
     sha256: str
     dataset: int | None
+    model: int | None
     created_at: datetime
     ended_at: datetime | None
 
