@@ -137,12 +137,13 @@ def carry_out(kind: str, run: RunDir) -> int:
     """The method itself; what ends it is said in the run's metrics."""
     from training.checkpoints import CheckpointError
     from training.datasets import DatasetError
+    from training.networks.backbones import ComputingError
     from training.processes import OtherEnded, end_with_launcher
 
     end_with_launcher()
     try:
         summary = methods()[kind].start(run)
-    except (RunError, DatasetError, CheckpointError) as error:
+    except (RunError, DatasetError, CheckpointError, ComputingError) as error:
         say_failed(run, str(error))
         return 2
     except OSError as error:

@@ -40,6 +40,8 @@ from robots.teleoperation import Teleoperator
 from robots.transfers import CheckpointCache, LinkError, check_token
 from robots.worlds import World, WorldError, make_world
 from training.checkpoints import CheckpointError, FrozenCheckpoint, Policy, RewardModel
+from training.networks.backbones import ComputingError, compute_with
+from training.recipes import DEVICES, PRECISIONS
 
 log = logging.getLogger(__name__)
 
@@ -461,8 +463,15 @@ def main(arguments: list[str] | None = None) -> int:
         "--folder", type=Path, help="where unsent episodes and checkpoints lie (default: stations/ beside the tokens)"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of the networks' arithmetic")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where pretrained models compute")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="in which numbers they do")
     options = parser.parse_args(arguments)
     prepare_process(options.threads)
+    try:
+        compute_with(options.device, options.precision)
+    except ComputingError as error:
+        log.error("%s", error)
+        return 2
     os.nice(max(0, 10 - os.nice(0)))  # the web comes first on a shared machine
     try:
         host = StationHost(

@@ -15,6 +15,7 @@ from robots.rules import RULES
 OBSERVE = ("all", "state", "cameras")  # what of a body's observation is learned from
 # Of a pretrained model: nothing but our heads on top of it, adapters beside its layers too, or all of it.
 TRAINED = ("heads", "lora", "all")
+DEVICES, PRECISIONS = ("cpu", "cuda", "mps"), ("fp32", "bf16")
 
 # Settings that a stored recipe may call as older code did.
 RENAMED = {"sight_steps": "perception_steps"}
@@ -71,6 +72,16 @@ class _Fields:
         return _fields_of(kind)
 
 
+def device_setting() -> Any:
+    """Where pretrained models compute, of any method that has some."""
+    return setting("cpu", "Device", "Where pretrained models compute: cpu, cuda (NVIDIA) or mps (Apple).")
+
+
+def precision_setting() -> Any:
+    """How exactly they do."""
+    return setting("fp32", "Precision", "In which numbers pretrained models compute: fp32, or bf16, which is faster.")
+
+
 class Recipe:
     """A method's own is a frozen dataclass of settings, with the method's name as KIND."""
 
@@ -92,6 +103,15 @@ class Recipe:
                 object.__setattr__(self, field.name, value)
         if problems:
             raise RecipeError(problems)
+
+    def _choose(self, **choices: tuple[str, ...]) -> None:
+        """Each of these settings is one of its choices; the first, where a form sends what was left empty."""
+        for name, known in choices.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, known[0])
+            if getattr(self, name) not in known:
+                said = f"{name} is {getattr(self, name)!r}; write one of {', '.join(known)}."
+                raise RecipeError({name: said})
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
@@ -224,6 +244,8 @@ class SFTRecipe(Recipe):
         0,
         1,
     )
+    device: str = device_setting()
+    precision: str = precision_setting()
     hidden: int = setting(256, "Hidden units", "Width of each layer of the network.", 8, 8192)
     layers: int = setting(2, "Layers", "How many layers the network has.", 1, 32)
     chunk: int = setting(1, "Chunk", "How many actions that follow each other the policy answers at once.", 1, 50)
@@ -301,14 +323,7 @@ class SFTRecipe(Recipe):
         if self.processes > 1 and self.batch % (2 * self.processes):
             text = f"A batch of {self.batch} can't be shared by {self.processes} processes; write a multiple of "
             raise RecipeError({"batch": f"{text}{2 * self.processes}."})
-        if not self.observe:  # as a form sends what was left empty
-            object.__setattr__(self, "observe", OBSERVE[0])
-        if self.observe not in OBSERVE:
-            raise RecipeError({"observe": f"observe is {self.observe!r}; write one of {', '.join(OBSERVE)}."})
-        if not self.trained:
-            object.__setattr__(self, "trained", TRAINED[0])
-        if self.trained not in TRAINED:
-            raise RecipeError({"trained": f"trained is {self.trained!r}; write one of {', '.join(TRAINED)}."})
+        self._choose(observe=OBSERVE, trained=TRAINED, device=DEVICES, precision=PRECISIONS)
         if self.vision_language and (self.text_encoder or self.vision_encoder):
             raise RecipeError(
                 {"vision_language": "A vision-language model takes the place of both encoders; name it or them."}
@@ -437,7 +452,14 @@ class ImproveRecipe(Recipe):
         1, "Threads", "CPU threads used for training; on a busy machine more is often slower.", 1, 256
     )
 
+    device: str = device_setting()
+    precision: str = precision_setting()
+
     KIND: ClassVar[str] = "improve"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choose(device=DEVICES, precision=PRECISIONS)
 
     @property
     def steps_per_round(self) -> int:

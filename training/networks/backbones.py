@@ -13,6 +13,7 @@ module's state.
 """
 
 import json
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,7 @@ from training.model_folders import ModelFolder, ModelFolderError
 LONGEST_TEXT = 64  # tokens
 SHORTEST_SIDE = 144  # pixels, to which smaller pictures are enlarged for a network of convolutions
 FEWEST_CELLS = 8  # along the shorter side of a map of features: the deepest map that has as many is taken
+AT_ONCE = 32  # pictures: all that a model makes of them on its way lies in memory
 MOST_CELLS = 8  # along each side; larger maps are averaged
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # where a folder doesn't say how pictures are scaled
 
@@ -53,8 +55,50 @@ class Pretrained:
 NONE = Pretrained()
 
 
-def _read(what: Callable[..., Any], folder: Path, **options: Any) -> Any:
+class ComputingError(ValueError):
+    """A device that this machine lacks; the text says what to do."""
+
+
+@dataclass
+class Computing:
+    """Where pretrained models of this process compute, and how exactly. What is ours on top is small and stays on the
+    processor in float32: of a batch no more than a row of numbers each crosses over.
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+
+
+COMPUTING = Computing()
+
+
+def compute_with(device: str, precision: str) -> None:
+    """From here on, for models that are read then. ComputingError where this machine has no such device."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[device]:
+        others = ", ".join(name for name, is_there in there.items() if is_there)
+        raise ComputingError(f"torch finds no {device} device on this machine; set the device to one of: {others}.")
+    COMPUTING.device, COMPUTING.precision = device, precision
+
+
+def _read(what: Any, folder: Path, **options: Any) -> Any:
     return what.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+
+
+# Models that stay as they are, by sum and device: a policy, its reward model and the next version share one.
+_SHARED: weakref.WeakValueDictionary[tuple[str, str], nn.Module] = weakref.WeakValueDictionary()
+
+
+def model_of(pretrained: Pretrained, kind: str) -> nn.Module:
+    """The model that stands for this; one of its own where it is trained."""
+    folder = pretrained.models[kind]
+    if pretrained.trained != "heads":
+        return load_model(folder)
+    key = folder.sha256, COMPUTING.device
+    model = _SHARED.get(key)
+    if model is None:
+        model = _SHARED[key] = load_model(folder)
+    return model
 
 
 def load_model(folder: ModelFolder) -> nn.Module:
@@ -85,10 +129,20 @@ def load_model(folder: ModelFolder) -> nn.Module:
 class Backbone(nn.Module):
     """A pretrained model. Never in training mode: nothing is dropped at random, and no statistics change."""
 
-    def __init__(self, model: nn.Module, pretrained: Pretrained, adapted: Callable[[str], bool] = lambda name: True):
-        """`adapted`: whether a layer of that name gets an adapter."""
+    def __init__(
+        self,
+        whole: nn.Module,
+        pretrained: Pretrained,
+        tower: str = "",
+        adapted: Callable[[str], bool] = lambda name: True,
+    ):
+        """`tower`: the part of the model that is meant, where it has one of that name. `adapted`: whether a layer of
+        that name gets an adapter.
+        """
         super().__init__()
-        model.eval().requires_grad_(False)
+        self.device, self.bf16 = torch.device(COMPUTING.device), COMPUTING.precision == "bf16"
+        whole.eval().requires_grad_(False).to(self.device)
+        model = getattr(whole, tower, whole) if tower else whole
         self.learns = pretrained.trained != "heads"
         if pretrained.trained == "lora":
             self.adapter = _with_adapters(model, pretrained.rank, adapted)
@@ -96,12 +150,17 @@ class Backbone(nn.Module):
             self.whole = model.requires_grad_(True)
         if pretrained.checkpointing and self.learns:
             _compute_layers_again(model)
-        self._held = [model]  # in a list, so that it is no part of this module's parameters and state
+        # In a list, so that it is no part of this module's parameters and state. Another one may want the other tower.
+        self._held = [model, whole]
 
     @property
     def model(self) -> Any:
         """What transformers made of the folder."""
         return self._held[0]
+
+    def computing(self) -> torch.autocast:
+        """In which the model is called: with bfloat16 where that is asked for. Its own weights stay float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def train(self, mode: bool = True) -> "Backbone":
         """The model stays in evaluation mode."""
@@ -110,7 +169,7 @@ class Backbone(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Backbone":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if not hasattr(self, "whole"):
             self.model._apply(fn)
         return self
@@ -166,16 +225,18 @@ class TextEncoder(Backbone):
 
     def __init__(self, pretrained: Pretrained):
         folder = pretrained.models["text"]
-        model = load_model(folder)
-        super().__init__(getattr(model, "text_model", model), pretrained)
+        model = model_of(pretrained, "text")
+        super().__init__(model, pretrained, tower="text_model")
         self.tokens = Tokens(folder)
         self.width: int = self.model.config.hidden_size
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[n, length], -1 behind the end -> [n, width]"""
+        tokens = tokens.to(self.device)
         mask = tokens >= 0
-        made = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask.long()).last_hidden_state
-        return F.normalize((made * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
+        with self.computing():
+            made = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask.long()).last_hidden_state.float()
+        return F.normalize((made * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1).cpu()
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
         """[n] texts -> [n, width], as it is now; nothing is learned by it"""
@@ -214,18 +275,18 @@ class PictureEncoder(Backbone):
     def __init__(self, pretrained: Pretrained, height: int, width: int):
         """`height` and `width` of the pictures, in pixels."""
         folder = pretrained.models["vision"]
-        model = load_model(folder)
-        super().__init__(getattr(model, "vision_model", model), pretrained)
+        model = model_of(pretrained, "vision")
+        super().__init__(model, pretrained, tower="vision_model")
         self.scaling = Scaling(folder.path)
         side = _side(self.model.config)
         enlarged = max(1.0, SHORTEST_SIDE / min(height, width))
         self.size = (side, side) if side else (round(height * enlarged), round(width * enlarged))
         self.layer: int | None = None
         with torch.no_grad():
-            self.layer, shape = self._choose(torch.zeros(1, 3, *self.size))
+            self.layer, shape = self._choose(torch.zeros(1, 3, *self.size, device=self.device))
         self.channels, self.cells = shape[0], (min(shape[1], MOST_CELLS), min(shape[2], MOST_CELLS))
 
-    def _choose(self, pictures: Tensor) -> tuple[int | None, tuple[int, int, int]]:
+    def _choose(self, pictures: Tensor) -> tuple[int | None, tuple[int, ...]]:
         """Which layer of convolutions is taken, None for a model of patches, and the shape of its map."""
         made = self.model(pixel_values=pictures, output_hidden_states=True)
         if made.last_hidden_state.dim() == 3:
@@ -243,12 +304,17 @@ class PictureEncoder(Backbone):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """uint8 [n, H, W, 3] -> [n, C, h, w]"""
-        seen = self.scaling(pictures, self.size)
-        if self.layer is None:
-            each = self._patches(self.model(pixel_values=seen).last_hidden_state)
-        else:
-            each = self.model(pixel_values=seen, output_hidden_states=True).hidden_states[self.layer]
-        return each if tuple(each.shape[2:]) == self.cells else F.adaptive_avg_pool2d(each, self.cells)
+        return torch.cat([self._map(part) for part in pictures.split(AT_ONCE)])
+
+    def _map(self, pictures: Tensor) -> Tensor:
+        seen = self.scaling(pictures.to(self.device), self.size)
+        with self.computing():
+            if self.layer is None:
+                each = self._patches(self.model(pixel_values=seen).last_hidden_state)
+            else:
+                each = self.model(pixel_values=seen, output_hidden_states=True).hidden_states[self.layer]
+        each = each.float()
+        return (each if tuple(each.shape[2:]) == self.cells else F.adaptive_avg_pool2d(each, self.cells)).cpu()
 
 
 class PicturesAndWords(Backbone):
@@ -257,7 +323,7 @@ class PicturesAndWords(Backbone):
     def __init__(self, pretrained: Pretrained):
         folder = pretrained.models["vision_language"]
         # Adapters for what reads the sequence; what sees the pictures stays, so that it runs once for each frame.
-        super().__init__(load_model(folder), pretrained, lambda name: "vision" not in name)
+        super().__init__(model_of(pretrained, "vision_language"), pretrained, adapted=lambda name: "vision" not in name)
         self.tokens, self.scaling = Tokens(folder), Scaling(folder.path)
         config = self.model.config
         self.side, self.width = int(_side(config.vision_config) or 224), int(config.get_text_config().hidden_size)
@@ -267,19 +333,26 @@ class PicturesAndWords(Backbone):
 
     def look(self, pictures: Tensor) -> Tensor:
         """uint8 [n, H, W, 3] -> the tokens that the model makes of each picture [n, tokens, width]"""
-        seen = self.scaling(pictures, (self.side, self.side))
+        return torch.cat([self._look(part) for part in pictures.split(AT_ONCE)])
+
+    def _look(self, pictures: Tensor) -> Tensor:
+        seen = self.scaling(pictures.to(self.device), (self.side, self.side))
         if self.model.config.model_type != "paligemma":  # those that take several pictures of each row
             seen = seen[:, None]
-        made = self.model.get_image_features(pixel_values=seen).pooler_output
-        return torch.stack(list(made)) if isinstance(made, (list, tuple)) else made
+        with self.computing():
+            made = self.model.get_image_features(pixel_values=seen).pooler_output
+        return (torch.stack(list(made)) if isinstance(made, (list, tuple)) else made).float().cpu()
 
     def forward(self, seen: Tensor, tokens: Tensor) -> Tensor:
         """Tokens of pictures [n, m, width], token numbers [n, length], -1 behind the end -> [n, width]"""
+        seen, tokens = seen.to(self.device), tokens.to(self.device)
         words = self.model.get_input_embeddings()(tokens.clamp(min=0))
         mask = torch.cat([torch.ones_like(seen[..., 0], dtype=torch.long), (tokens >= 0).long()], 1)
         sequence = torch.cat([seen.to(words), words], 1)
         options = {}
         if self.model.config.model_type == "paligemma":  # reads its whole prompt in both directions
             options["token_type_ids"] = torch.zeros_like(mask)
-        made = self.model(inputs_embeds=sequence, attention_mask=mask, use_cache=False, **options).last_hidden_state
-        return made[torch.arange(len(made)), mask.sum(1) - 1]  # of the last word
+        with self.computing():
+            made = self.model(inputs_embeds=sequence, attention_mask=mask, use_cache=False, **options).last_hidden_state
+        last = mask.sum(1) - 1  # the last word
+        return made.float()[torch.arange(len(made), device=self.device), last].cpu()
