@@ -315,17 +315,22 @@ def recipe_rows(run: Run) -> list[dict[str, Any]]:
     """A run's recipe in the order of its form; a value that is not the default comes with it."""
     fields, main = run.method.recipe.FIELDS, run.method.main_fields
     names = [*main, *(name for name in fields if name not in main)]
-    models = {name: pretrained.name_of(run.lab, sha256) for name, sha256 in pretrained.named_in(run.recipe).items()}
     return [
         {
             "label": fields[name].label,
-            "value": models.get(name) or spell(run.recipe[name]),
+            "value": spell_setting(run, name),
             "default": spell(fields[name].default),
             "changed": run.recipe[name] != fields[name].default,
         }
         for name in names
         if name in run.recipe
     ]
+
+
+def spell_setting(run: Run, name: str) -> str:
+    """A setting of the run's recipe; a pretrained model as people call it."""
+    value = run.recipe[name]
+    return pretrained.name_of(run.lab, value) if value and name in pretrained.SETTINGS else spell(value)
 
 
 def spell(value: object) -> str:

@@ -538,6 +538,39 @@ class MetricRow:
 
 
 @dataclass(frozen=True)
+class ModelFile:
+    """An answer of the server."""
+
+    # In the model's folder, with / between.
+    name: str
+    sha256: str
+    # Bytes.
+    size: int
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """An answer of the server."""
+
+    id: int
+    # Of its files' names and sums; recipes, checkpoints and stations call it so.
+    sha256: str
+    name: str
+    architecture: str
+    kind: str
+    # The kinds that it can stand for.
+    serves: list[str]
+    # As its folder says; “unknown” where it doesn't.
+    licence: str
+    # Bytes of all files.
+    size: int
+    files: list[ModelFile]
+    by: str
+    created_at: datetime
+    archived_at: datetime | None
+
+
+@dataclass(frozen=True)
 class Attempts:
     """What one policy did."""
 
