@@ -30,7 +30,10 @@ def render_models(request: PersonRequest, lab: Lab, refused: ModelForm | None = 
         lab,
         "runs",
         422 if refused else 200,
-        listed=[(row, pretrained.runs_on(row)[: pretrained.MOST_RUNS]) for row in pretrained.list_models(lab)],
+        listed=[
+            (row, [pretrained.KINDS[kind] for kind in row.serves], pretrained.runs_on(row)[: pretrained.MOST_RUNS])
+            for row in pretrained.list_models(lab)
+        ],
         archived=pretrained.list_models(lab, archived=True),
         imports=selectors.recent_imports(lab, "model"),
         model_form=refused or ModelForm(),

@@ -67,7 +67,7 @@ def test_a_model_is_added_and_a_run_builds_on_it_and_practises(researcher, their
     add(page, theirs / "tiny-bert")
     row = page.locator("#models tr")
     expect(row).to_contain_text("tiny-bert")  # the page's script sees that it is whole
-    for told in ("BertModel", "Text", "apache-2.0", "researcher", "none"):
+    for told in ("BertModel", "Text encoder", "apache-2.0", "researcher", "none"):
         expect(row).to_contain_text(told)
     (model,) = api(page, "GET", "models")["items"]
     assert row.locator("code").text_content() == model["sha256"][:12]

@@ -23,7 +23,7 @@ from fleetui.practice.actions import launching
 from fleetui.practice.jobs import PracticeSupervision
 from robots.protocol import TO_STATION, decode_text, encode
 from tests.fleetui.lab import ROLES, add_checkpoint, add_model, make_improve_run, write_model
-from training.model_folders import describe
+from training.model_folders import describe, stores_near
 from training.recipes import SFTRecipe
 
 NAMES = ["README.md", "config.json", "model.safetensors"]
@@ -351,6 +351,7 @@ def test_practice_gets_the_models_that_it_begins_with(practising, model):
 
 def test_stations_are_told_of_the_models(lab, practising, sft_run, model):
     policy = sft_run.newest_checkpoint("policy")
+    assert (stores_near(policy.file)[0] / model.sha256).is_dir(), "what computes with it here finds it too"
     message = practising.policy_message(policy)
     assert message.models == ({"sha256": model.sha256, "files": model.files},)
     assert decode_text(encode(message), TO_STATION).models == message.models
