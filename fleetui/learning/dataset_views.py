@@ -48,6 +48,7 @@ def list_all(request: PersonRequest, lab_slug: str) -> HttpResponse:
 
 def render_datasets(request: PersonRequest, lab: Lab, **refused: Any) -> HttpResponse:
     """The page, with whichever of its forms was refused."""
+    imports = selectors.recent_imports(lab, "dataset")  # first: what is whole meanwhile is in both lists, not in none
     filter_form = DatasetFilterForm(request.GET, lab=lab)
     filter_form.is_valid()  # a filter with an error is named on the page and filters nothing
     found = LongListPaginator(dataset_selectors.find_datasets(lab, **filter_form.filters()), DATASETS_A_PAGE)
@@ -65,7 +66,7 @@ def render_datasets(request: PersonRequest, lab: Lab, **refused: Any) -> HttpRes
         filter_form=filter_form,
         titles=fleet.family_titles(lab),
         archived=selectors.list_datasets(lab, archived=True),
-        imports=selectors.recent_imports(lab, "dataset"),
+        imports=imports,
         generate_form=refused.get("generate") or GenerateForm(),
         upload_form=refused.get("upload") or UploadForm(auto_id=UPLOAD_ID),
         import_form=refused.get("import_") or ImportForm(),

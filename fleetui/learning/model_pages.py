@@ -1,7 +1,5 @@
 """The page of the lab's pretrained models: what there is, what comes in, and which runs build on it."""
 
-from typing import Any
-
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect
@@ -24,6 +22,7 @@ def models(request: PersonRequest, lab_slug: str) -> HttpResponse:
 
 def render_models(request: PersonRequest, lab: Lab, refused: ModelForm | None = None) -> HttpResponse:
     """The page, with its form where that was refused."""
+    imports = selectors.recent_imports(lab, "model")  # first: what is whole meanwhile stands in both lists, not in none
     return render_page(
         request,
         "learning/models.html",
@@ -35,7 +34,7 @@ def render_models(request: PersonRequest, lab: Lab, refused: ModelForm | None = 
             for row in pretrained.list_models(lab)
         ],
         archived=pretrained.list_models(lab, archived=True),
-        imports=selectors.recent_imports(lab, "model"),
+        imports=imports,
         model_form=refused or ModelForm(),
     )
 
@@ -45,8 +44,7 @@ def render_models(request: PersonRequest, lab: Lab, refused: ModelForm | None = 
 def list_imports(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """The part of the page that shows what is on its way in; its script asks for it."""
     lab = access.get_lab(request.user, lab_slug)
-    imports: list[Any] = selectors.recent_imports(lab, "model")
-    return render_page(request, "learning/_imports.html", lab, "runs", imports=imports)
+    return render_page(request, "learning/_imports.html", lab, "runs", imports=selectors.recent_imports(lab, "model"))
 
 
 @page

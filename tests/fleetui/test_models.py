@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from fleetui import access
 from fleetui.fleet.models import Act
-from fleetui.learning import archive, jobs, pretrained, promoting, sweeps, transfer_jobs, transfers
+from fleetui.learning import archive, jobs, pretrained, promoting, selectors, sweeps, transfer_jobs, transfers
 from fleetui.learning.models import Checkpoint, Import, PretrainedModel, Run
 from fleetui.practice.actions import launching
 from fleetui.practice.jobs import PracticeSupervision
@@ -93,6 +93,20 @@ def test_a_folder_of_the_server_becomes_a_model(lab, theirs, settings):
     assert model.folder == settings.DATA / "models" / model.sha256
     assert not row.folder.exists()
     assert Act.objects.get(kind="import_begun").details["model"] == "small-bert"
+
+
+def test_what_is_whole_while_the_page_is_read_stands_on_it(lab, theirs, monkeypatch):
+    """Else nothing on the page would move any more, and the model would not be there."""
+    row, read = begin(lab, write_model(theirs / "small-bert")), selectors.recent_imports
+
+    def slowly(*asked):
+        found = read(*asked)
+        work(row)
+        return found
+
+    monkeypatch.setattr(selectors, "recent_imports", slowly)
+    page = lab.as_("viewer").get(f"/labs/{lab.slug}/models/").content.decode()
+    assert 'id="model-' in page and "data-import-state" in page
 
 
 def as_zip(folder):
