@@ -145,7 +145,8 @@ def sft(run: RunDir) -> dict[str, Any]:
     # last one .77, .81 and .92. (300 attempts each.) Nor does a loss of many vague frames know that reward and detector
     # live on a d that is sharp at the goal.
     network.eval().requires_grad_(False)
-    perceived = perceive_all(network, demonstrations)  # as it is seen now, where that was learned too
+    if network.learns_to_see:
+        perceived = perceive_all(network, demonstrations)  # as it is seen now
     reward_model = RewardModel(network, describe("reward_model", recipe, demonstrations, network, progress["ids"]))
     # Of all demonstrations: of the few that are held out of a few, one alone would decide. (Of 10, it chose s = 18.)
     sound = torch.cat([learned_from.episodes(), checked.episodes()])
