@@ -23,6 +23,7 @@ from training.methods.self_improvement import improve
 from training.methods.sft import sft
 from training.model_folders import describe
 from training.networks.backbones import COMPUTING, Pretrained, TextEncoder
+from training.networks.vision_language import JointFeatures
 from training.networks.words import PretrainedGrounding
 from training.recipes import ImproveRecipe, RecipeError, SFTRecipe
 from training.run_dir import RunDir, RunError
@@ -204,6 +205,19 @@ def computing(monkeypatch):
     """What a run sets for its process is over with the test."""
     for name, value in vars(COMPUTING).items():
         monkeypatch.setattr(COMPUTING, name, value)
+
+
+def test_a_vision_language_model_that_stays_as_it_is_reads_each_frame_once(new_run, monkeypatch):
+    """In training; it sees nothing then that it had not read before. (Then the detector looks at all frames again.)"""
+    rows, read = [], JointFeatures.read
+
+    def counted(features, perceived, goal):
+        rows.append(len(perceived))
+        return read(features, perceived, goal)
+
+    monkeypatch.setattr(JointFeatures, "read", counted)
+    sft(new_run("smolvlm", steps=30, validate_every=10))
+    assert sum(rows) == 2 * 6 * (STEPS + 1)
 
 
 @pytest.mark.parametrize("kind", ["a pair", "paligemma"])

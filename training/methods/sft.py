@@ -52,6 +52,7 @@ from training.networks.arm import ArmFeatures
 from training.networks.backbones import Pretrained, compute_with
 from training.networks.network import Network
 from training.networks.table import TableFeatures, random_frames, turned
+from training.networks.vision_language import JointFeatures
 from training.networks.words import Grounding
 from training.processes import ALONE, Processes
 from training.recipes import SFTRecipe
@@ -69,6 +70,7 @@ SAME_PLACE = 0.03  # metres between the places that two sentences mean alike
 ASIDE = 0.2  # metres, as far as it is let go elsewhere
 
 STATE = "state.safetensors"
+READ_AT_ONCE = 64  # frames, by a vision-language model
 SAVE_EVERY = 50  # updates of grounding; perception.py has the same of its own
 GROUNDING_RATE = 1e-2
 
@@ -414,6 +416,15 @@ class Losses:
         self.beginning = self.bins[demonstrations.first].median()
         if isinstance(network.features, ArmFeatures):
             self.left_within = self._left_within(network.features)
+        self.read: Tensor | None = None  # [F, width] of a vision-language model that stays as it is
+        if isinstance(network.features, JointFeatures) and not network.features.model.learns:
+            self.read = self._read_all(network.features)
+
+    @torch.no_grad()
+    def _read_all(self, features: JointFeatures) -> Tensor:
+        rows = torch.arange(len(self.perceived)).split(READ_AT_ONCE)
+        goals = self.demonstrations.instruction
+        return torch.cat([features.read(self.perceived[part], self.goals[goals[part]]) for part in rows])
 
     def _seen(self, frames: Tensor, from_any_side: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The hidden layer of these frames, from a side drawn for each if so wanted, and how their actions look from
@@ -426,6 +437,8 @@ class Losses:
             perceived = self.network.perceive(seen, self.generator if from_any_side else None)
         goal = self.goals[rows] if self.network.grounded else self.network.goal(self.words[rows])
         features = self.network.features
+        if self.read is not None and isinstance(features, JointFeatures):
+            return self.network.trunk(features.beside(perceived, self.read[frames])), lambda actions: actions
         # A table looks alike from every side, so that one demonstration stands for all its turned and mirrored copies.
         if isinstance(features, TableFeatures) and from_any_side:
             frame = random_frames(len(frames), self.generator)
