@@ -22,7 +22,8 @@ from training.local_practice import LocalStations
 from training.methods.self_improvement import improve
 from training.methods.sft import sft
 from training.model_folders import describe
-from training.networks.backbones import COMPUTING, Pretrained, TextEncoder
+from training.networks.backbones import COMPUTING, PictureEncoder, Pretrained, TextEncoder
+from training.networks.vision import PretrainedVisionFeatures
 from training.networks.vision_language import JointFeatures
 from training.networks.words import PretrainedGrounding
 from training.recipes import ImproveRecipe, RecipeError, SFTRecipe
@@ -184,6 +185,21 @@ def test_what_the_model_sees_is_learned_from(new_run, kind):
         seen = {key: each[:1] for key, each in episode.observations.items()}
         right.append(policy.act(seen, [episode.instruction], greedy=True)[0, 0] * episode.actions[0] > 0)
     assert np.mean(right, axis=0).min() > 0.85
+
+
+def test_a_frozen_map_moves_as_its_picture_would(folders):
+    """By half a cell at most, on a map that rises by 1 a cell; the vectors stay."""
+    encoder = PictureEncoder(Pretrained({"vision": describe(folders["siglip"])}), 16, 16)
+    features = PretrainedVisionFeatures([1], 2, 3, encoder)
+    height, width = encoder.cells
+    ramp = torch.arange(width).expand(50, 2, encoder.channels, height, width).float()
+    perceived = torch.cat([torch.full((50, 1), 7.0), ramp.flatten(1)], 1)
+    moved = features.moved(perceived, torch.Generator().manual_seed(0))
+    assert (moved[:, 0] == 7).all() and moved.shape == perceived.shape
+    inner = (moved - perceived)[:, 1:].unflatten(1, (2, encoder.channels, height, width))[..., 1:-1]
+    assert 0.3 < inner.abs().max() <= 0.5 + 1e-5
+    torch.testing.assert_close(inner, inner[:, :, :1, :1, :1].expand_as(inner), atol=1e-4, rtol=0)
+    assert len(inner[:, :, 0, 0, 0].unique()) == 100, "each by its own"
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(new_run, monkeypatch):

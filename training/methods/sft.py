@@ -52,6 +52,7 @@ from training.networks.arm import ArmFeatures
 from training.networks.backbones import Pretrained, compute_with
 from training.networks.network import Network
 from training.networks.table import TableFeatures, random_frames, turned
+from training.networks.vision import PretrainedVisionFeatures
 from training.networks.vision_language import JointFeatures
 from training.networks.words import Grounding
 from training.processes import ALONE, Processes
@@ -437,6 +438,8 @@ class Losses:
             perceived = self.network.perceive(seen, self.generator if from_any_side else None)
         goal = self.goals[rows] if self.network.grounded else self.network.goal(self.words[rows])
         features = self.network.features
+        if isinstance(features, PretrainedVisionFeatures) and not self.network.learns_to_see and from_any_side:
+            perceived = features.moved(perceived, self.generator)
         if self.read is not None and isinstance(features, JointFeatures):
             return self.network.trunk(features.beside(perceived, self.read[frames])), lambda actions: actions
         # A table looks alike from every side, so that one demonstration stands for all its turned and mirrored copies.
