@@ -5,10 +5,12 @@ runs and to the lab's own stations, and gone when nobody needs them.
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import uuid
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 from django.test import AsyncClient, Client
@@ -208,20 +210,23 @@ def test_a_lab_has_a_model_once_and_another_lab_shares_its_files(lab, other_lab,
     assert not list(model.folder.parent.iterdir())
 
 
-def test_a_job_that_died_between_the_files_and_the_row_is_done_again(lab, theirs, monkeypatch):
-    row = begin(lab, write_model(theirs / "bert"))
-    died = KeyboardInterrupt("killed")
+@pytest.mark.parametrize("moves", [1, len(NAMES), len(NAMES) + 1])
+def test_a_job_that_died_at_the_store_is_done_again(lab, theirs, monkeypatch, moves):
+    """After one of the files, after all of them, and when the folder had its name, before the row was written."""
+    row, done = begin(lab, write_model(theirs / "bert")), []
 
-    def kill(*_):
-        pretrained_put(*_)
-        raise died
+    def move(source, target):
+        if len(done) == moves:
+            raise KeyboardInterrupt("killed")
+        done.append(os.replace(source, target))
+        if len(done) > len(NAMES):
+            raise KeyboardInterrupt("killed")
 
-    pretrained_put = pretrained.put_into_store
-    monkeypatch.setattr(pretrained, "put_into_store", kill)
+    monkeypatch.setattr(pretrained, "os", SimpleNamespace(replace=move))
     with pytest.raises(KeyboardInterrupt):
         transfer_jobs.import_job(row.pk)
     monkeypatch.undo()
-    assert not PretrainedModel.objects.exists()
+    assert len(done) == moves and not PretrainedModel.objects.exists()
     Import.objects.filter(pk=row.pk).update(heartbeat_at=None)
     row = work(row)
     assert row.state == "ready", row.error
