@@ -50,6 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "upload_dataset": {"researcher", "manager"},  # or import one
     "edit_dataset": {"researcher", "manager"},  # make versions of one, or one of stored episodes
     "export_dataset": {"supervisor", "researcher", "manager"},
+    "add_model": {"researcher", "manager"},  # a pretrained one
+    "archive_model": {"researcher", "manager"},
     "launch_run": {"researcher", "manager"},
     "control_run": {"researcher", "manager"},  # cancel, pause, resume
     "promote_checkpoint": {"researcher", "manager"},  # and publish a threshold, and go back
@@ -78,6 +80,8 @@ SAID = {
     "upload_dataset": "upload or import datasets",
     "edit_dataset": "edit, split, merge or make datasets",
     "export_dataset": "export datasets",
+    "add_model": "add pretrained models",
+    "archive_model": "archive or delete pretrained models",
     "launch_run": "launch runs",
     "control_run": "cancel, pause or resume runs",
     "promote_checkpoint": "promote checkpoints and publish thresholds",
@@ -414,3 +418,12 @@ def get_checkpoint_for_station(checkpoints: type[Row], station: "Station", check
     if checkpoint is None:
         raise NotFound(f"There is no checkpoint {checkpoint_uuid} in this station's lab.")
     return checkpoint
+
+
+def get_model_for_station(models: type[Row], station: "Station", sha256: str) -> Row:
+    """A pretrained model of the station's own lab, by its sum."""
+    is_sum = len(sha256) == 64 and sha256.isalnum()
+    found = models._default_manager.filter(lab_id=station.lab_id, sha256=sha256).first() if is_sum else None
+    if found is None:
+        raise NotFound(f"There is no pretrained model {sha256[:64]!r} in this station's lab.")
+    return found

@@ -349,6 +349,7 @@ class ModelCache:
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self._locks: dict[str, asyncio.Lock] = {}
+        self._checked: set[str] = set()
 
     async def fetch(self, http: httpx.AsyncClient, server: str, model: Mapping[str, Any]) -> Path:
         """The model's folder, which appears when all its files are there; LinkError where what comes is not what was
@@ -359,9 +360,12 @@ class ModelCache:
             raise Refused(f"The server names a pretrained model {sha256[:12]}, and its files make another sum.")
         path, coming = self.folder / sha256, self.folder / f".{sha256}.coming"
         async with self._locks.setdefault(sha256, asyncio.Lock()):
-            if path.is_dir():
+            # Gigabytes are read, and others wait.
+            if path.is_dir() and (sha256 in self._checked or await asyncio.to_thread(_is_whole, path, files)):
+                self._checked.add(sha256)
                 os.utime(path)
                 return path
+            shutil.rmtree(path, ignore_errors=True)  # damaged since it was stored
             for each in files:
                 target = coming / each["name"]
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -369,14 +373,28 @@ class ModelCache:
                     url = f"{server}/api/station/models/{sha256}/{each['name']}"
                     await _download(http, url, each["sha256"], target, "a pretrained model")
             os.replace(coming, path)
+            self._checked.add(sha256)
             self._forget_oldest()
         return path
 
     def _forget_oldest(self) -> None:
         """Among them what never came whole."""
-        folders = sorted((each for each in self.folder.iterdir()), key=lambda each: each.stat().st_mtime)
+        folders = sorted(self.folder.iterdir(), key=lambda each: each.stat().st_mtime)
         for each in folders[:-MODELS_KEPT]:
+            self._checked.discard(each.name)
             shutil.rmtree(each, ignore_errors=True)
+
+
+def _is_whole(folder: Path, files: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether each file is there with its sum."""
+    for each in files:
+        try:
+            with open(folder / each["name"], "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != each["sha256"]:
+                    return False
+        except FileNotFoundError:
+            return False
+    return True
 
 
 async def _download(http: httpx.AsyncClient, url: str, sha256: str, path: Path, what: str) -> None:

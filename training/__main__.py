@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from robots import strict_json
@@ -27,6 +28,12 @@ from training.methods.registry import methods
 from training.metric_sinks import sending
 from training.run_dir import RunDir, RunError
 
+# Commands that are a module's own, which is read for them alone.
+ALONE = {
+    "local-practice": "training.local_practice",
+    "models": "training.packaged_models",
+    "supervision": "training.supervision_simulation",
+}
 FIRST_SAYS_WITHIN_S = 5.0  # of several processes that train together
 
 
@@ -96,18 +103,8 @@ def main() -> int:
         return lerobot_station.main(rest)
     if rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
-    if arguments.command == "local-practice":
-        from training import local_practice
-
-        return local_practice.main(arguments)
-    if arguments.command == "models":
-        from training import packaged_models
-
-        return packaged_models.main(arguments)
-    if arguments.command == "supervision":
-        from training import supervision_simulation
-
-        return supervision_simulation.main(arguments)
+    if arguments.command in ALONE:
+        return int(import_module(ALONE[arguments.command]).main(arguments))
     if arguments.command == "benchmark":
         return benchmarks.main(arguments)
     if arguments.command == "evaluate":

@@ -18,7 +18,7 @@ from fleetui.api.shape import ONCE_EXTRA, ArchiveBody, Deleted, Moment, Pages, R
 from fleetui.fleet.models import Lab
 from fleetui.learning import actions, archive, datasets, joining, selectors, tables, transfers
 from fleetui.learning.listing import summary_of
-from fleetui.learning.models import Dataset, DatasetEpisode, Export, Import
+from fleetui.learning.models import IMPORTED, Dataset, DatasetEpisode, Export, Import
 
 PIECE_EXTRA = {"requestBody": {"required": True, "content": BINARY}}
 UPLOAD_EXTRA = ONCE_EXTRA | PIECE_EXTRA
@@ -187,10 +187,11 @@ class ImportBody(Schema):
 
 
 class UploadBody(Schema):
-    name: str
+    name: str = Field(description="May be empty for a model, which is called as its archive is then.")
     file_name: str
     size: int
     sha256: str = ""
+    of: str = Field("dataset", description="What it holds.", json_schema_extra={"enum": list(IMPORTED)})
     picture_width: int | None = None
 
 
@@ -211,6 +212,7 @@ class Question(Schema):
 
 class ImportRow(Schema):
     id: int
+    of: str = Field(description="What it will be: dataset or model.")
     name: str
     kind: str
     place: str
@@ -224,6 +226,7 @@ class ImportRow(Schema):
     received: int = Field(description="Bytes of an upload that are there: go on after them.")
     sha256: str = Field(description="Of the archive, as it was announced.")
     dataset: int | None
+    model: int | None
     created_at: Moment
     ended_at: Moment | None
 
@@ -548,8 +551,10 @@ def import_folder(request: PersonRequest, lab: Path[str], body: ImportBody) -> d
 @router.post("/imports/uploads", auth=DATA, response=or_problem(ImportRow), openapi_extra=ONCE_EXTRA)
 @once
 def begin_upload(request: PersonRequest, lab: Path[str], body: UploadBody) -> dict[str, Any]:
-    """Announce an archive (.zip, .tar, .tar.gz) of one, which then comes piece by piece."""
-    found = access.get_lab(request.user, lab, "upload_dataset")
+    """Announce an archive (.zip, .tar, .tar.gz) of one, or of a pretrained model, which then comes piece by piece."""
+    if body.of not in IMPORTED:
+        raise Invalid(f"There are {', '.join(IMPORTED)}.", {"of": f"There are {', '.join(IMPORTED)}."})
+    found = access.get_lab(request.user, lab, IMPORTED[body.of])
     row = transfers.begin_upload(lab=found, user=request.user, **body.dict(), source=source_of(request))
     return selectors.import_row(row)
 

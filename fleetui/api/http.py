@@ -18,7 +18,7 @@ from ninja.operation import Operation
 
 from fleetui import access, failures
 from fleetui.answers import JsonAnswer, StrictParser, StrictRenderer
-from fleetui.api import checkpoints, dataset_replay, datasets, fleet, learning, link, me, practice, sweeps
+from fleetui.api import checkpoints, dataset_replay, datasets, fleet, learning, link, me, models, practice, sweeps
 from fleetui.api.doors import AccessTokenAuth
 from fleetui.api.reference import Reference
 from robots.strict_json import JSONError
@@ -84,6 +84,7 @@ api.add_router("/labs/{lab}", checkpoints.router)
 api.add_router("/labs/{lab}", sweeps.router)
 api.add_router("/labs/{lab}", datasets.router)
 api.add_router("/labs/{lab}", dataset_replay.router)
+api.add_router("/labs/{lab}", models.router)
 api.add_router("/labs/{lab}", practice.router)
 api.add_router("/station", link.router)
 

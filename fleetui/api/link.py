@@ -4,15 +4,17 @@ from typing import Any
 from uuid import UUID
 
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from ninja import Router, Schema
 from ninja.security import HttpBearer
 from pydantic import Field
 
 from fleetui import access
 from fleetui.access import NotFound
+from fleetui.answers import answer_file
 from fleetui.api.shape import ERRORS, Problem, or_problem
 from fleetui.fleet.models import Station
-from fleetui.learning.models import Checkpoint
+from fleetui.learning.models import Checkpoint, PretrainedModel
 from fleetui.practice.actions import episodes
 
 
@@ -48,3 +50,13 @@ def fetch_checkpoint(request: StationRequest, uuid: UUID) -> HttpResponse:
     if not checkpoint.file.is_file():
         raise NotFound(f"The weights of {checkpoint} are missing; restore {checkpoint.path} in the data folder.")
     return HttpResponse(checkpoint.file.read_bytes(), content_type="application/octet-stream")
+
+
+@router.get("/models/{sha256}/{path:file}", response={ERRORS: Problem})
+def fetch_model_file(request: StationRequest, sha256: str, file: str) -> HttpResponseBase:
+    """A file of a pretrained model, one of those that the policy message names; a part of it by `Range`."""
+    model = access.get_model_for_station(PretrainedModel, request.auth, sha256)
+    told = next((each for each in model.files if each["name"] == file), None)
+    if told is None:
+        raise NotFound(f"The pretrained model {model} has no file {file[:200]!r}.")
+    return answer_file(request, model.folder / told["name"], told["name"], told["sha256"])

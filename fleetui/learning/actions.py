@@ -30,7 +30,7 @@ from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.bodies import what_changed
 from fleetui.fleet.models import Episode, Lab
 from fleetui.fleet.names import checked_name, shown
-from fleetui.learning import selectors
+from fleetui.learning import pretrained, selectors
 from fleetui.learning.listing import list_root
 from fleetui.learning.models import Checkpoint, DataFolder, Dataset, Metric, Run, Worker
 from fleetui.learning.signals import run_moved
@@ -42,6 +42,7 @@ from robots.episodes import Episode as RecordedEpisode
 from robots.lerobot.assembling import facts_of
 from robots.tasks import TASKS
 from robots.worlds import WORLDS
+from training.checkpoint_files import FileError, read_description
 from training.methods.registry import Method, recipe_from_json
 from training.recipes import Recipe, RecipeError
 from training.run_dir import sha256_of
@@ -348,12 +349,15 @@ def fail_dataset(*, dataset: Dataset, error: str) -> None:
 # Runs: what people do
 
 
-def read_recipe(*, kind: str, recipe: dict[str, Any]) -> Recipe:
-    """What a launch asked for, checked and with the defaults."""
+def read_recipe(*, lab: Lab, kind: str, recipe: dict[str, Any]) -> Recipe:
+    """What a launch asked for, checked and with the defaults; the pretrained models that it names are the lab's."""
     try:
-        return recipe_from_json(recipe | {"kind": kind})
+        checked = recipe_from_json(recipe | {"kind": kind})
     except RecipeError as error:
         raise Invalid(str(error), error.problems) from None
+    if problems := pretrained.recipe_problems(lab, checked.to_json()):
+        raise Invalid(" ".join(problems.values()), problems)
+    return checked
 
 
 def create_run(
@@ -678,6 +682,7 @@ def register_checkpoint(*, run: Run, line: dict[str, Any]) -> Checkpoint | None:
                     raise FileNotFoundError(source)  # a newer one has its name
         except FileNotFoundError:
             return None
+    models = _pretrained_of(target)
     with transaction.atomic():
         if not heartbeat_run(run=run):
             return None
@@ -691,11 +696,23 @@ def register_checkpoint(*, run: Run, line: dict[str, Any]) -> Checkpoint | None:
                 "sha256": line["sha256"],
                 "threshold": line.get("threshold"),
                 "consecutive": line.get("consecutive"),
+                "pretrained": models,
             },
         )
         if fresh:
             send_on_commit(run.topic, CheckpointsChanged([checkpoint.row()]))
     return checkpoint
+
+
+def _pretrained_of(file: Path) -> list[str]:
+    """The pretrained models that a checkpoint says it stands on. What a method of somebody's own saves may say nothing
+    of itself.
+    """
+    try:
+        told = read_description(file).get("pretrained") or {}
+        return sorted({str(each) for each in told["models"].values()}) if told else []
+    except (FileError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

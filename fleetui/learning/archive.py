@@ -1,4 +1,5 @@
-"""Datasets and runs that nobody needs any more: archived and brought back, or deleted where nothing refers to them.
+"""Datasets, runs and pretrained models that nobody needs any more: archived and brought back, or deleted where nothing
+refers to them.
 These are actions, like those in actions.py.
 """
 
@@ -17,8 +18,9 @@ from fleetui.fleet.actions.archive import list_references, refuse_deletion
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.models import Assignment
+from fleetui.learning import pretrained
 from fleetui.learning.looks import folder_of
-from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Export, Run
+from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Export, PretrainedModel, Run
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +121,55 @@ def delete_run(*, run: Run, user: access.Acting, source: str = "server") -> None
         _remove_on_commit(place)
     Checkpoint.objects.filter(run=run).delete()
     run.delete()
+
+
+@transaction.atomic
+def archive_model(*, model: PretrainedModel, user: access.Acting, source: str = "server") -> None:
+    """No new run may build on it then. Runs and checkpoints that stand on it stay as they are."""
+    access.check(user, model.lab, "archive_model")
+    model = _locked_model(model)
+    if model.archived_at is not None:
+        raise Conflict(f"{model} is archived already.")
+    if run := pretrained.runs_on(model).filter(state__in=Run.LIVE).first():
+        raise Conflict(f"{run} builds on {model}; wait until it has ended, or cancel it.")
+    if sweep := pretrained.sweeps_on(model).filter(state="running").first():
+        raise Conflict(f"The sweep {sweep} builds on {model}; wait until it has ended, or stop it.")
+    PretrainedModel.objects.filter(pk=model.pk).update(archived_at=timezone.now())
+    _record_model(model, user, "model_archived", source=source)
+
+
+@transaction.atomic
+def restore_model(*, model: PretrainedModel, user: access.Acting, source: str = "server") -> None:
+    access.check(user, model.lab, "archive_model")
+    model = _locked_model(model)
+    if model.archived_at is None:
+        raise Conflict(f"{model} is not archived.")
+    PretrainedModel.objects.filter(pk=model.pk).update(archived_at=None)
+    _record_model(model, user, "model_restored", source=source)
+
+
+@transaction.atomic
+def delete_model(*, model: PretrainedModel, user: access.Acting, source: str = "server") -> None:
+    """For good, and its files where no other lab has it; only an archived one that no run and no checkpoint needs."""
+    access.check(user, model.lab, "archive_model")
+    model = _locked_model(model)
+    refuse_deletion(model, own=("Import",))
+    if names := [str(run) for run in pretrained.runs_on(model)[:3]]:
+        raise Conflict(f"{model} can't be deleted, because runs or their checkpoints need it: {', '.join(names)}.")
+    _record_model(model, user, "model_deleted", source=source)
+    sha256 = model.sha256
+    model.delete()
+    transaction.on_commit(lambda: pretrained.drop_unused(sha256), robust=True)
+
+
+def _locked_model(model: PretrainedModel) -> PretrainedModel:
+    rows = PretrainedModel.objects.select_related("lab").select_for_update(of=("self",))
+    return rows.get(pk=model.pk)
+
+
+def _record_model(model: PretrainedModel, user: access.Acting, kind: str, *, source: str) -> None:
+    details = {"model": model.name, "sha256": model.sha256}
+    record_act(lab=model.lab, kind=kind, user=user, details=details, source=source)
 
 
 def _locked(row: Run) -> Run:

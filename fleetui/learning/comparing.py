@@ -15,7 +15,7 @@ from django.db.models.lookups import Exact
 from django.http import QueryDict
 
 from fleetui.fleet.models import Episode, Intervention, Lab
-from fleetui.learning.forms import spell
+from fleetui.learning.forms import spell_setting
 from fleetui.learning.models import Metric, Run
 from training.intervals import bootstrap, newcombe, student, wilsons
 from training.methods.registry import Method
@@ -379,7 +379,7 @@ def config_rows(runs: list[Run], everything: bool) -> list[dict[str, Any]]:
         {"label": "Started from", "values": [f"{run.parent} #{run.parent_id}" if run.parent else "–" for run in runs]},
     ]
     for name, label in labels.items():
-        values = [spell(run.recipe[name]) or "none" if name in run.recipe else "–" for run in runs]
+        values = [spell_setting(run, name) or "none" if name in run.recipe else "–" for run in runs]
         rows.append({"label": label, "values": values})
     for row in rows:
         row["differs"] = len(set(row["values"])) > 1

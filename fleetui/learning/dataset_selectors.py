@@ -11,9 +11,7 @@ from django.urls import reverse
 from fleetui.fleet.models import Lab
 from fleetui.learning import selectors
 from fleetui.learning.listing import distinct_tags
-from fleetui.learning.models import Dataset, Import, Run
-
-RECENT_IMPORTS = 8  # on the list: those under way, and the last that failed
+from fleetui.learning.models import Dataset, Run
 
 # What made a dataset, or its version, in words; {of} and {filter} are put in by say_origins().
 ORIGINS = {
@@ -107,12 +105,6 @@ def _say_origin(lab: Lab, origin: dict[str, Any], known: dict[int, str], runs: d
     if by == "relabeled":
         parts.append((f": “{origin.get('instruction', '')}”", ""))
     return parts
-
-
-def recent_imports(lab: Lab) -> list[Import]:
-    """Those under way or that failed; what has become a dataset stands in the list itself."""
-    rows = selectors.list_imports(lab).filter(state__in=(*Import.LIVE, "failed"))
-    return list(rows[:RECENT_IMPORTS])
 
 
 def version_at_same_place(dataset: Dataset, position: int) -> int:

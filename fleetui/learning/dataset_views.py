@@ -48,6 +48,7 @@ def list_all(request: PersonRequest, lab_slug: str) -> HttpResponse:
 
 def render_datasets(request: PersonRequest, lab: Lab, **refused: Any) -> HttpResponse:
     """The page, with whichever of its forms was refused."""
+    imports = selectors.recent_imports(lab, "dataset")  # first: what is whole meanwhile is in both lists, not in none
     filter_form = DatasetFilterForm(request.GET, lab=lab)
     filter_form.is_valid()  # a filter with an error is named on the page and filters nothing
     found = LongListPaginator(dataset_selectors.find_datasets(lab, **filter_form.filters()), DATASETS_A_PAGE)
@@ -65,7 +66,7 @@ def render_datasets(request: PersonRequest, lab: Lab, **refused: Any) -> HttpRes
         filter_form=filter_form,
         titles=fleet.family_titles(lab),
         archived=selectors.list_datasets(lab, archived=True),
-        imports=dataset_selectors.recent_imports(lab),
+        imports=imports,
         generate_form=refused.get("generate") or GenerateForm(),
         upload_form=refused.get("upload") or UploadForm(auto_id=UPLOAD_ID),
         import_form=refused.get("import_") or ImportForm(),
@@ -78,7 +79,7 @@ def list_imports(request: PersonRequest, lab_slug: str) -> HttpResponse:
     """The part of the list that shows what is on its way in; its script asks for it."""
     lab = access.get_lab(request.user, lab_slug)
     return render_page(
-        request, "learning/_imports.html", lab, "datasets", imports=dataset_selectors.recent_imports(lab)
+        request, "learning/_imports.html", lab, "datasets", imports=selectors.recent_imports(lab, "dataset")
     )
 
 
@@ -150,7 +151,7 @@ def cancel_import(request: PersonRequest, lab_slug: str, import_id: int) -> Http
     with saying_refusals(request):
         transfers.cancel_import(row=row, user=request.user, source="page")
         messages.success(request, f"{row.name} is not imported; nothing of it stays.")
-    return redirect("datasets", lab_slug)
+    return redirect("models" if row.of == "model" else "datasets", lab_slug)
 
 
 # Of stored episodes

@@ -8,12 +8,15 @@ from typing import Any, TypeVar
 from django import forms
 from django.db.models import Exists, Model, OuterRef, Q, QuerySet
 from django.forms.boundfield import BoundField
+from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
+from django.utils.html import format_html
 
 from fleetui.fleet.forms import in_words
 from fleetui.fleet.models import Lab
-from fleetui.learning import selectors
+from fleetui.learning import pretrained, selectors
 from fleetui.learning.actions import scripted_families
-from fleetui.learning.models import QUEUES, Dataset, DatasetEpisode, Run
+from fleetui.learning.models import QUEUES, Dataset, DatasetEpisode, PretrainedModel, Run
 from robots.tasks import TASKS
 from training.methods.registry import Method
 from training.recipes import Field, RecipeError
@@ -37,6 +40,30 @@ class SettingField(forms.CharField):
     """One setting of a recipe."""
 
     changed = False  # the form begins with another value than the default
+
+
+class ModelField(forms.ChoiceField):
+    """A setting of a recipe that names a pretrained model of the lab."""
+
+    changed = False
+
+    HELP = {
+        "text": "A pretrained model that reads the words. none: words are learned from the demonstrations alone.",
+        "vision": "A pretrained model that sees the cameras' pictures. none: seeing is learned from the demonstrations "
+        "alone.",
+        "vision_language": "A pretrained model that reads pictures and words together, in place of both encoders.",
+    }
+
+    def __init__(self, *, lab: Lab, setting: str, **kwargs: Any):
+        offered = [(each.sha256, say_model(each)) for each in pretrained.models_for(lab, setting)]
+        text = self.HELP[pretrained.SETTINGS[setting]]
+        link = format_html('{} <a href="{}">The lab\'s models</a>', text, reverse("models", args=[lab.slug]))
+        self.offered = {sha256 for sha256, _ in offered}
+        super().__init__(choices=[("", "none"), *offered], required=False, help_text=link, **kwargs)
+
+
+def say_model(model: PretrainedModel) -> str:
+    return f"{model} ({model.architecture}, {filesizeformat(model.size)}, {model.sha256[:8]})"
 
 
 class LaunchForm(forms.Form):
@@ -68,6 +95,9 @@ class LaunchForm(forms.Form):
             # What it began with and what is usual: the page's script marks what differs while one types.
             known = {"data-began": spell(value), "data-usual": spell(field.default)}
             numbers = {"inputmode": "decimal", "autocomplete": "off"} if numeric else {}
+            if field.name in pretrained.SETTINGS:
+                self.offer_models(field, value, known)
+                continue
             self.fields[field.name] = entry = SettingField(
                 label=field.label,
                 help_text=f"{field.help} {explain_range(field)}".strip(),
@@ -85,6 +115,16 @@ class LaunchForm(forms.Form):
         field.choices = [(name, f"with {words}") for name, words in QUEUES.items() if name == "cpu" or not problem]
         field.initial = "cpu" if problem else chosen
         field.help_text = problem or "The built-in methods compute on processors, with or without a card."
+
+    def offer_models(self, field: Field, value: str, known: dict[str, str]) -> None:
+        """Those of the lab that can stand for it. Of a run like this one nothing else is chosen in a model's place."""
+        self.fields[field.name] = entry = ModelField(
+            lab=self.lab, setting=field.name, label=field.label, initial=value, widget=forms.Select(attrs=known)
+        )
+        entry.changed = value != field.default
+        if value and value not in entry.offered:
+            name = pretrained.name_of(self.lab, value)
+            self.impossible.append(f"{field.label}: {name} is archived or gone; bring it back, or choose another one.")
 
     def clean_queue(self) -> str:
         return self.cleaned_data["queue"] or "cpu"
@@ -158,7 +198,8 @@ class LaunchForm(forms.Form):
 
     @property
     def further_changed(self) -> int:
-        return sum(isinstance(each.field, SettingField) and each.field.changed for each in self.further_fields)
+        fields = [each.field for each in self.further_fields]
+        return sum(isinstance(each, (SettingField, ModelField)) and each.changed for each in fields)
 
     @property
     def missing(self) -> str:
@@ -241,6 +282,26 @@ class UploadForm(forms.Form):
     )
 
 
+class ModelForm(forms.Form):
+    """A pretrained model that lies in a folder of the server. An archive comes in pieces, by the page's script."""
+
+    name = forms.CharField(
+        label="Name",
+        max_length=80,
+        required=False,
+        help_text="Left empty, it is called as its folder or its archive is.",
+    )
+    place = forms.CharField(
+        label="Folder on the server",
+        max_length=1000,
+        required=False,
+        help_text="Its whole path, below a folder that the administrator allows (FLEETUI_IMPORT_ROOTS).",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"auto_id": "model_%s", **kwargs})
+
+
 def sources_of(run: Run) -> dict[str, int]:
     """What the form of a run like this one begins with; the place that it practised at may be another's now."""
     practised = run.assignments.select_related("task").first()
@@ -257,13 +318,19 @@ def recipe_rows(run: Run) -> list[dict[str, Any]]:
     return [
         {
             "label": fields[name].label,
-            "value": spell(run.recipe[name]),
+            "value": spell_setting(run, name),
             "default": spell(fields[name].default),
             "changed": run.recipe[name] != fields[name].default,
         }
         for name in names
         if name in run.recipe
     ]
+
+
+def spell_setting(run: Run, name: str) -> str:
+    """A setting of the run's recipe; a pretrained model as people call it."""
+    value = run.recipe[name]
+    return pretrained.name_of(run.lab, value) if value and name in pretrained.SETTINGS else spell(value)
 
 
 def spell(value: object) -> str:

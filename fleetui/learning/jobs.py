@@ -31,7 +31,7 @@ from django.db import InterfaceError, OperationalError, close_old_connections, c
 
 from fleetui.embedded import end_with_parent
 from fleetui.fleet.models import Episode
-from fleetui.learning import actions, selectors, sweeps, workers
+from fleetui.learning import actions, pretrained, selectors, sweeps, workers
 from fleetui.learning.models import Checkpoint, Dataset, DatasetEpisode, Run
 from fleetui.learning.resources import EVERY_S, Measuring
 from robots import strict_json
@@ -39,6 +39,7 @@ from robots.atomic_files import link_to, write_atomically
 from robots.episodes import EpisodeFile
 from robots.lerobot.assembling import facts_of
 from training.methods.registry import ROLES
+from training.model_folders import STORE
 from training.run_dir import RunDir, RunError
 
 log = logging.getLogger(__name__)
@@ -287,6 +288,13 @@ class Supervision:
                         f"{source} is missing; restore the data folder or launch the run from something else."
                     )
                 link_to(source, folder / name)
+        for sha256, source in self.list_models().items():
+            if not source.is_dir():
+                raise RunError(
+                    f"The pretrained model {sha256[:12]} is missing; restore {STORE}/{sha256} in the data folder."
+                )
+            self.dir.models.mkdir(exist_ok=True)
+            link_to(source, self.dir.models / sha256)
 
     def list_data(self) -> dict[str, Path]:
         """The demonstrations and corrections that it learns from: name in the run directory -> the file."""
@@ -299,15 +307,25 @@ class Supervision:
         return found
 
     def list_start(self) -> dict[str, Path]:
-        """The weights that it begins with, likewise: the policy and the reward model of its parent."""
+        """The weights that it begins with, likewise."""
+        return {f"{checkpoint.role}.safetensors": checkpoint.file for checkpoint in self.start_checkpoints()}
+
+    def start_checkpoints(self) -> list[Checkpoint]:
+        """The policy and the reward model of its parent."""
         if "parent" not in self.run.method.needs:
-            return {}
+            return []
         parent = self.run.parent
         assert parent is not None  # no launch without one, and it can't be deleted while this run refers to it
         # The reward model as it was in force when this run began, however often its job begins again.
         found = {role: parent.best_checkpoint(role) for role in ROLES}
         found["reward_model"] = parent.reward_model_at(self.run.started_at)
-        return {f"{role}.safetensors": checkpoint.file for role, checkpoint in found.items() if checkpoint}
+        return [checkpoint for checkpoint in found.values() if checkpoint]
+
+    def list_models(self) -> dict[str, Path]:
+        """The pretrained models that it names, or that what it begins with stands on: sha256 -> the folder."""
+        stood_on = {sha256 for checkpoint in self.start_checkpoints() for sha256 in checkpoint.pretrained}
+        wanted = sorted(stood_on | set(pretrained.named_in(self.run.recipe).values()))
+        return {sha256: pretrained.folder_of(sha256) for sha256 in wanted}
 
     def end_leftover(self) -> None:
         """A training process of an earlier attempt must not write beside the new one. What is left on another machine,

@@ -17,11 +17,14 @@ from django.utils import timezone
 
 from robots.protocol import Policy
 from training.methods.registry import ROLES, Method, method_of, recipe_from_json
+from training.model_folders import STORE
 from training.recipes import Recipe
 
 DATASET_STATES = ("generating", "ready", "failed")
 IMPORT_STATES = ("uploading", "checking", "asking", "importing", "ready", "failed", "canceled")
 IMPORT_KINDS = ("folder", "archive")
+# What is imported -> what who imports it must be allowed to do
+IMPORTED = {"dataset": "upload_dataset", "model": "add_model"}
 EXPORT_STATES = ("making", "ready", "failed")
 EXPORT_KINDS = ("lerobot", "mcap", "mp4")
 SWEEP_STATES = ("running", "stopped", "completed", "failed")
@@ -138,16 +141,52 @@ class DatasetEpisode(models.Model):
         return f"episode {self.position} of {self.dataset}"
 
 
+class PretrainedModel(models.Model):
+    """A pretrained model that runs of the lab may build on. Its files lie in the store, which all labs share, in a
+    folder called by its sha256 (training/model_folders.py).
+    """
+
+    lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="pretrained_models")
+    sha256 = models.CharField(max_length=64)  # of its files' names and sums
+    name = models.CharField(max_length=80)
+    architecture = models.CharField(max_length=100)
+    kind = models.CharField(max_length=20)  # what it is first of all: text | vision | vision_language
+    serves = models.JSONField(default=list)  # the kinds that it can stand for
+    licence = models.CharField(max_length=100)  # "unknown" where its folder doesn't say
+    size = models.BigIntegerField()  # bytes of all files
+    files = models.JSONField()  # [{name, sha256, size}]: nothing else of its folder is ever handed out
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
+    created_at = models.DateTimeField(default=timezone.now)
+    archived_at = models.DateTimeField(null=True)  # no new run may build on it
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name = "pretrained model"
+        constraints = [models.UniqueConstraint(fields=["lab", "sha256"], name="model_unique_in_lab")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def folder(self) -> Path:
+        return settings.DATA / STORE / self.sha256
+
+    def as_message(self) -> dict[str, Any]:
+        """As a policy message names it (robots/protocol.py)."""
+        return {"sha256": self.sha256, "files": self.files}
+
+
 class Import(models.Model):
-    """A dataset on its way in: looked at, asked about where something is doubtful, then made in a job. Its Dataset is
-    there once it is whole.
+    """A dataset, or a pretrained model, on its way in: looked at, asked about where something is doubtful, then made in
+    a job. Its Dataset or PretrainedModel is there once it is whole.
     """
 
     LIVE = ("uploading", "checking", "asking", "importing")
     WORKED = ("checking", "importing")  # by a job
 
     lab = models.ForeignKey("fleet.Lab", on_delete=models.CASCADE, related_name="imports")
-    name = models.CharField(max_length=80)  # of the dataset to be
+    of = models.CharField(max_length=8, choices=choices(IMPORTED), default="dataset")
+    name = models.CharField(max_length=80)  # of what it will be
     kind = models.CharField(max_length=8, choices=choices(IMPORT_KINDS))
     place = models.CharField(max_length=1000)  # the folder on the server, or what the archive was called
     state = models.CharField(max_length=12, choices=choices(IMPORT_STATES), default="checking")
@@ -164,6 +203,7 @@ class Import(models.Model):
     received = models.BigIntegerField(default=0)
     sha256 = models.CharField(max_length=64, blank=True)  # of the archive, as announced
     dataset = models.ForeignKey(Dataset, null=True, on_delete=models.SET_NULL, related_name="imports")
+    model = models.ForeignKey(PretrainedModel, null=True, on_delete=models.SET_NULL, related_name="imports")
     heartbeat_at = models.DateTimeField(null=True)
     attempts = models.PositiveIntegerField(default=0)  # of jobs that died at it
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL)
@@ -172,10 +212,18 @@ class Import(models.Model):
 
     class Meta:
         ordering = ["-id"]
-        constraints = [models.CheckConstraint(condition=Q(state__in=IMPORT_STATES), name="import_state_known")]
+        constraints = [
+            models.CheckConstraint(condition=Q(state__in=IMPORT_STATES), name="import_state_known"),
+            models.CheckConstraint(condition=Q(of__in=list(IMPORTED)), name="import_of_known"),
+        ]
 
     def __str__(self) -> str:
         return f"import {self.pk} of {self.name}"
+
+    @property
+    def permission(self) -> str:
+        """What who changes it must be allowed to do (fleetui/access.py)."""
+        return IMPORTED[self.of]
 
     @property
     def folder(self) -> Path:
@@ -406,6 +454,12 @@ class Run(models.Model):
             reward_model_sha256=judge.sha256,
             threshold=judge.threshold,
             consecutive=judge.consecutive or 1,
+            models=tuple(
+                each.as_message()
+                for each in PretrainedModel.objects.filter(
+                    lab=self.lab_id, sha256__in={*policy.pretrained, *judge.pretrained}
+                ).order_by("sha256")
+            ),
         )
 
 
@@ -463,6 +517,7 @@ class Checkpoint(models.Model):
     sha256 = models.CharField(max_length=64)
     threshold = models.FloatField(null=True)
     consecutive = models.PositiveIntegerField(null=True)
+    pretrained = models.JSONField(default=list, blank=True)  # the models that it stands on, by their sha256
     # A reward model with the same weights and another threshold: the one whose weights it has.
     derived_from = models.ForeignKey("self", null=True, on_delete=models.PROTECT, related_name="derived")
     published_at = models.DateTimeField(null=True)

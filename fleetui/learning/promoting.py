@@ -119,6 +119,7 @@ def publish_threshold(
         threshold=threshold,
         consecutive=consecutive,
         derived_from=weights,
+        pretrained=weights.pretrained,
     )
     said = {"id": str(key), "version": version, "threshold": threshold, "consecutive": consecutive}
     try:

@@ -14,6 +14,7 @@ from training.intervals import wilson
 from training.methods.registry import ROLES, methods_that_need
 
 SNAPSHOT_METRICS = 4000
+RECENT_IMPORTS = 8  # on a list: those under way, and the last that failed
 MOMENTS = ("created_at", "started_at", "ended_at")  # of an evaluation on stations
 
 
@@ -145,12 +146,18 @@ def dataset_row(dataset: Dataset) -> dict[str, Any]:
 
 def list_imports(lab: Lab) -> QuerySet[Import]:
     """The newest first."""
-    return lab.imports.select_related("created_by", "dataset").order_by("-id")
+    return lab.imports.select_related("created_by").order_by("-id")
+
+
+def recent_imports(lab: Lab, of: str) -> list[Import]:
+    """Those under way or that failed; what has become a dataset or a model stands in the list of those."""
+    return list(list_imports(lab).filter(of=of, state__in=(*Import.LIVE, "failed"))[:RECENT_IMPORTS])
 
 
 def import_row(row: Import) -> dict[str, Any]:
     return {
         "id": row.pk,
+        "of": row.of,
         "name": row.name,
         "kind": row.kind,
         "place": row.place,
@@ -164,6 +171,7 @@ def import_row(row: Import) -> dict[str, Any]:
         "received": row.received,
         "sha256": row.sha256,
         "dataset": row.dataset_id,
+        "model": row.model_id,
         "created_at": row.created_at.isoformat(),
         "ended_at": row.ended_at.isoformat() if row.ended_at else None,
     }

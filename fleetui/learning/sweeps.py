@@ -14,7 +14,7 @@ from fleetui import access
 from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.models import Lab
-from fleetui.learning import actions, comparing, searching, selectors
+from fleetui.learning import actions, comparing, pretrained, searching, selectors
 from fleetui.learning.models import PRUNERS, SAMPLERS, Dataset, Run, Sweep
 from training.methods.registry import method_of
 
@@ -50,7 +50,7 @@ def launch_sweep(
     """
     access.check(user, lab, "launch_run")
     method = method_of(kind)
-    checked = actions.read_recipe(kind=kind, recipe=recipe)
+    checked = actions.read_recipe(lab=lab, kind=kind, recipe=recipe)
     choice = comparing.curve_choices([method]).get(objective)
     sources: actions.Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     problems = actions.source_problems(lab=lab, method=method, **sources)
@@ -61,6 +61,10 @@ def launch_sweep(
             f"Runs of {method.words} hold stations while they run, so that a sweep would wait for them run after run. "
             "Sweep a method that trains without stations."
         )
+    for setting in pretrained.SETTINGS.keys() & space.keys():
+        for sha256 in space[setting].get("choices", ()):  # of text there is no range
+            if unknown := pretrained.recipe_problems(lab, {setting: sha256}):
+                problems["space"] = unknown[setting]
     if choice is None:
         problems["objective"] = "Choose what the runs are compared by among the curves of this method."
     if sampler not in SAMPLERS:
@@ -177,7 +181,7 @@ def _hours_are_spent(sweep: Sweep, runs: list[Run]) -> bool:
 
 
 def _launch(sweep: Sweep, values: dict[str, Any], user: access.Acting) -> Run:
-    recipe = actions.read_recipe(kind=sweep.kind, recipe=sweep.recipe | values)
+    recipe = actions.read_recipe(lab=sweep.lab, kind=sweep.kind, recipe=sweep.recipe | values)
     number = sweep.runs.count() + 1
     run = actions.create_run(
         lab=sweep.lab,

@@ -1,9 +1,11 @@
-"""The jobs by which datasets come in and go out. What is heavy is done by child processes (python -m robots dataset);
-whatever is killed at any time is done again from the start of its phase, in the import's own folder.
+"""The jobs by which datasets come in and go out, and pretrained models come in. What is heavy of a dataset is done by
+child processes (python -m robots dataset); whatever is killed at any time is done again from the start of its phase, in
+the import's own folder.
 """
 
 import contextlib
 import logging
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -30,8 +32,10 @@ from fleetui.learning.jobs import (
     stopping,
 )
 from fleetui.learning.models import Export, Import
-from fleetui.learning.unpacking import copy_folder, find_dataset, unpack
+from fleetui.learning.unpacking import copy_folder, find_dataset, find_model, unpack
 from robots import strict_json
+from robots.protocol import FILES_LIMIT
+from training.model_folders import ModelFolderError, describe
 from training.run_dir import sha256_of
 
 log = logging.getLogger(__name__)
@@ -54,7 +58,7 @@ def import_job(import_id: int) -> None:
         return
     try:
         with Heartbeat(lambda: transfers.beat_import(row=row)) as heartbeat:
-            work = _Work(row, heartbeat)
+            work = WORK[row.of](row, heartbeat)
             if row.state == "checking" and not work.check():
                 return
             work.take_in()
@@ -106,17 +110,31 @@ class _Work:
         tell(0.0)
         return tell
 
-    def check(self) -> bool:
-        """Copy or unpack it, and look at all of it. Whether it goes on at once."""
+    def fetch(self, target: Path) -> None:
+        """Copy or unpack it."""
         row = self.row
         shutil.rmtree(self.content, ignore_errors=True)  # of a job that died
         row.folder.mkdir(parents=True, exist_ok=True)
         if row.kind == "archive":
             if row.sha256 and sha256_of(row.upload) != row.sha256:
                 raise Refused("The archive that came is not the one that was announced (its sha256); send it again.")
-            unpack(row.upload, self.content, self.telling("unpacking"))
+            unpack(row.upload, target, self.telling("unpacking"))
         else:
-            copy_folder(Path(row.place), self.content, settings.IMPORT_ROOTS, self.telling("copying"))
+            copy_folder(Path(row.place), target, settings.IMPORT_ROOTS, self.telling("copying"))
+
+    def check(self) -> bool:
+        """Look at all of it. Whether it goes on at once."""
+        raise NotImplementedError
+
+    def take_in(self) -> None:
+        """Let what was looked at become a row."""
+        raise NotImplementedError
+
+
+class _DatasetWork(_Work):
+    def check(self) -> bool:
+        row = self.row
+        self.fetch(self.content)
         folder = find_dataset(self.content)
         report = row.folder / "report.json"
         run_robots(["dataset", "check", str(folder), "--report", str(report)], self.telling("looking at all of it"))
@@ -162,6 +180,40 @@ class _Work:
         self.telling("listing the episodes")
         if transfers.finish_import(row=row, folder=folder, body=body, facts=found, reading=reading) is None:
             raise Canceled
+
+
+class _ModelWork(_Work):
+    def check(self) -> bool:
+        """Nothing is asked: what it holds can be used, or a sentence says why not."""
+        row = self.row
+        named = re.sub(r"[^\w.-]+", "-", row.name).strip(".-") or "model"  # as what is said of it calls the folder
+        self.fetch(self.content / named)
+        folder = find_model(self.content / named)
+        self.telling("reading all of it")
+        try:
+            found = describe(folder)
+        except ModelFolderError as error:
+            raise Refused(str(error)) from None
+        if len(found.files) > FILES_LIMIT:
+            raise Refused(f"{row.name} has {len(found.files)} files; a model has at most {FILES_LIMIT}.")
+        told = found.to_json() | {
+            "architecture": found.architecture[:100],
+            "kind": found.kind,
+            "serves": list(found.serves),
+            "licence": found.licence[:100],
+            "size": found.size,
+        }
+        facts = {"model": told, "folder": str(folder.relative_to(row.folder))}
+        return transfers.record_check(row=row, problems=[], questions=[], facts=facts)
+
+    def take_in(self) -> None:
+        row = self.row
+        row.refresh_from_db()
+        if transfers.finish_model(row=row, folder=row.folder / row.facts["folder"], found=row.facts["model"]) is None:
+            raise Canceled
+
+
+WORK: dict[str, type[_Work]] = {"dataset": _DatasetWork, "model": _ModelWork}
 
 
 def questions_about(

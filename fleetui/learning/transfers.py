@@ -1,12 +1,13 @@
-"""Datasets come in and go out: imports with their questions, uploads piece by piece, exports. These are actions, like
-those in actions.py; jobs (transfer_jobs.py) report here too.
+"""Datasets come in and go out, and pretrained models come in: imports with their questions, uploads piece by piece,
+exports. These are actions, like those in actions.py; jobs (transfer_jobs.py) report here too.
 
 Until an import has ended well all of it lies in a folder of its own, which is removed where it ends otherwise; its
-Dataset is made in one transaction, last.
+Dataset, or its PretrainedModel, is made in one transaction, last.
 """
 
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -25,9 +26,10 @@ from fleetui.access import Conflict, Invalid, Refused
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.models import Lab
 from fleetui.fleet.names import checked_name, shown
+from fleetui.learning import pretrained
 from fleetui.learning.actions import STALE_AFTER, enqueue_on_commit
 from fleetui.learning.listing import list_root
-from fleetui.learning.models import EXPORT_KINDS, Dataset, Export, Import
+from fleetui.learning.models import EXPORT_KINDS, IMPORTED, Dataset, Export, Import, PretrainedModel
 from fleetui.learning.unpacking import allowed_folder, refuse_full
 from robots.lerobot.videos import QUALITIES
 
@@ -38,6 +40,7 @@ UPLOAD_DAYS = 7  # without a piece: it is given up
 EXPORT_DAYS = 14  # an export is kept
 PICTURE_WIDTHS = (16, 4096)
 OLD_S = 86_400  # a plan, or a file without its name yet, that is as old is nobody's
+MODEL_PACKING = re.compile(r"\.(zip|tar(\.\w+)?|tgz)$")  # of an archive's name, which its model's name goes without
 MOST_LIVE = 20  # imports of a lab at once
 
 
@@ -51,16 +54,19 @@ def import_folder(
     user: access.Acting,
     name: str,
     place: str,
+    of: str = "dataset",
     picture_width: int | None = None,
     source: str = "server",
 ) -> Import:
-    """A folder of the server, below those that the administrator allows; it is copied and stays as it is."""
-    access.check(user, lab, "upload_dataset")
+    """A folder of the server, below those that the administrator allows; it is copied and stays as it is. `of`: what it
+    holds, one of IMPORTED.
+    """
+    access.check(user, lab, IMPORTED[of])
     try:
         folder = allowed_folder(place, settings.IMPORT_ROOTS)
     except Refused as refused:
         raise Invalid(str(refused), {"place": str(refused)}) from None
-    row = _new_import(lab, user, name, "folder", str(folder), picture_width)
+    row = _new_import(lab, user, of, name, "folder", str(folder), picture_width)
     _record_import(row, "import_begun", user, source=source)
     enqueue_on_commit("learning.import", row.pk)
     return row
@@ -75,11 +81,12 @@ def begin_upload(
     file_name: str,
     size: int,
     sha256: str = "",
+    of: str = "dataset",
     picture_width: int | None = None,
     source: str = "server",
 ) -> Import:
     """An archive that comes piece by piece (receive_piece). With its sha256 the whole is compared in the end."""
-    access.check(user, lab, "upload_dataset")
+    access.check(user, lab, IMPORTED[of])
     problems = {}
     if not 0 < size <= LARGEST_ARCHIVE:
         problems["size"] = f"The archive must have 1 to {LARGEST_ARCHIVE} bytes, not {size}."
@@ -89,7 +96,7 @@ def begin_upload(
         raise Invalid(" ".join(problems.values()), problems)
     settings.DATA.mkdir(exist_ok=True)
     refuse_full(settings.DATA, size)
-    row = _new_import(lab, user, name, "archive", file_name[:200], picture_width)
+    row = _new_import(lab, user, of, name, "archive", file_name[:200], picture_width)
     Import.objects.filter(pk=row.pk).update(state="uploading", size=size, sha256=sha256.lower())
     row.refresh_from_db()
     row.folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +109,7 @@ def receive_piece(*, row: Import, user: access.Acting, offset: int, body: bytes,
     """The next bytes of the archive. Who was interrupted asks how many are there (`received`) and goes on after them; a
     piece that is there already is taken again.
     """
-    access.check(user, row.lab, "upload_dataset")
+    access.check(user, row.lab, row.permission)
     row = Import.objects.select_related("lab").select_for_update(of=("self",)).get(pk=row.pk)
     if row.state != "uploading":
         raise Conflict(f"{row} is {row.state}; it takes no more bytes.")
@@ -135,7 +142,7 @@ def receive_piece(*, row: Import, user: access.Acting, offset: int, body: bytes,
 @transaction.atomic
 def answer_import(*, row: Import, user: access.Acting, answers: dict[str, bool], source: str = "server") -> Import:
     """What a person says to its questions, by their codes. It goes on once all are answered with yes; a no ends it."""
-    access.check(user, row.lab, "upload_dataset")
+    access.check(user, row.lab, row.permission)
     row = Import.objects.select_related("lab").select_for_update(of=("self",)).get(pk=row.pk)
     if row.state != "asking":
         raise Conflict(f"{row} is {row.state}; it asks nothing.")
@@ -157,7 +164,7 @@ def answer_import(*, row: Import, user: access.Acting, answers: dict[str, bool],
 @transaction.atomic
 def cancel_import(*, row: Import, user: access.Acting, source: str = "server") -> Import:
     """Nothing of it stays."""
-    access.check(user, row.lab, "upload_dataset")
+    access.check(user, row.lab, row.permission)
     row = Import.objects.select_related("lab").select_for_update(of=("self",)).get(pk=row.pk)
     if not row.is_live:
         raise Conflict(f"{row} is {row.state} already.")
@@ -167,17 +174,28 @@ def cancel_import(*, row: Import, user: access.Acting, source: str = "server") -
     return row
 
 
-def _new_import(lab: Lab, user: access.Acting, name: str, kind: str, place: str, picture_width: int | None) -> Import:
-    name = checked_name(name, "dataset")
+def _new_import(
+    lab: Lab, user: access.Acting, of: str, name: str, kind: str, place: str, picture_width: int | None
+) -> Import:
+    if of == "model" and not name.strip():
+        name = MODEL_PACKING.sub("", place.rstrip("/").rpartition("/")[2])[:80]
+    name = checked_name(name, of)
     low, high = PICTURE_WIDTHS
     if picture_width is not None and not low <= picture_width <= high:
         problem = f"Pictures can be made {low} to {high} pixels wide."
         raise Invalid(problem, {"picture_width": problem})
-    _refuse_taken(lab, name)
+    if of == "dataset":  # two models may have one name: they are told apart by their sums
+        _refuse_taken(lab, name)
     if Import.objects.filter(lab=lab, state__in=Import.LIVE).count() >= MOST_LIVE:
         raise Conflict(f"{MOST_LIVE} imports are under way in {lab.name}; wait for one, or cancel one.")
     return Import.objects.create(
-        lab=lab, name=name, kind=kind, place=place, picture_width=picture_width, created_by=access.person_of(user)
+        lab=lab,
+        of=of,
+        name=name,
+        kind=kind,
+        place=place,
+        picture_width=picture_width,
+        created_by=access.person_of(user),
     )
 
 
@@ -192,7 +210,7 @@ def _is_hash(text: str) -> bool:
 
 
 def _record_import(row: Import, kind: str, user: access.Acting, *, source: str, **details: Any) -> None:
-    details = {"import": row.pk, "dataset": row.name, "place": row.place, **details}
+    details = {"import": row.pk, row.of: row.name, "place": row.place, **details}
     record_act(lab=row.lab, kind=kind, user=user, details=details, source=source)
 
 
@@ -204,7 +222,7 @@ def _end(row: Import, state: str, error: str) -> None:
 
 
 def remove_leftovers(row: Import) -> None:
-    """Of an import that made no dataset."""
+    """Of an import that made nothing."""
     shutil.rmtree(row.folder, ignore_errors=True)
     target = target_of(row)
     if target.exists() and not Dataset.objects.filter(path=path_of(row)).exists():
@@ -322,6 +340,30 @@ def finish_import(
     transaction.on_commit(lambda: shutil.rmtree(row.folder, ignore_errors=True), robust=True)
     dataset.refresh_from_db()
     return dataset
+
+
+@transaction.atomic
+def finish_model(*, row: Import, folder: Path, found: dict[str, Any]) -> PretrainedModel | None:
+    """The files that are the model go into the store, and the lab has it. `found`: what its folder says. None where it
+    was cancelled meanwhile.
+    """
+    pretrained.lock_store()
+    locked = Import.objects.select_for_update().filter(pk=row.pk, state="importing").first()
+    if locked is None:
+        return None
+    sha256 = found["sha256"]
+    if known := PretrainedModel.objects.filter(lab=row.lab, sha256=sha256).first():
+        archived = " It is archived; bring it back." if known.archived_at else ""
+        raise Conflict(f"{row.lab.name} has this model already: {known}.{archived}")
+    if not folder.is_dir() and not pretrained.folder_of(sha256).is_dir():
+        raise Refused("What was copied of it is gone; add it again.")
+    model = PretrainedModel.objects.create(lab=row.lab, name=row.name, created_by=row.created_by, **found)
+    pretrained.put_into_store(folder, [each["name"] for each in found["files"]], sha256)
+    Import.objects.filter(pk=row.pk).update(
+        state="ready", progress=1.0, model=model, ended_at=timezone.now(), heartbeat_at=None, phase=""
+    )
+    transaction.on_commit(lambda: shutil.rmtree(row.folder, ignore_errors=True), robust=True)
+    return model
 
 
 # Exports
@@ -451,6 +493,7 @@ def _sweep() -> None:
         export.file.unlink(missing_ok=True)
         export.delete()
     _sweep_halves()
+    pretrained.sweep_store()
     live = set(Import.objects.filter(state__in=Import.LIVE).values_list("pk", flat=True))
     for folder in (settings.DATA / "imports").glob("*"):
         if folder.name.isdecimal() and int(folder.name) not in live:

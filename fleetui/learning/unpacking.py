@@ -84,9 +84,7 @@ def _of_tar(archive: tarfile.TarFile) -> Iterator[Member]:
 
 def _refused(name: str, what: str) -> Refused:
     shown = ascii(name)[1:-1][:80]
-    return Refused(
-        f"The archive is refused: its entry {shown} {what}. Pack the dataset's folder with plain files alone."
-    )
+    return Refused(f"The archive is refused: its entry {shown} {what}. Pack the folder with plain files alone.")
 
 
 def _unpack(members: Iterator[Member], archive: Path, target: Path, tell: Progress) -> None:
@@ -174,15 +172,27 @@ def copy_folder(source: Path, target: Path, roots: list[Path], tell: Progress) -
 
 
 def find_dataset(folder: Path) -> Path:
-    """Where meta/info.json lies: at the top, or in the one folder there, as archives have it."""
+    """Where meta/info.json lies."""
+    if found := _folder_with(folder, "meta/info.json"):
+        return found
+    raise Refused(
+        "It holds no LeRobot dataset: meta/info.json is missing. Name, or pack, the folder in which meta, data and "
+        "videos lie."
+    )
+
+
+def find_model(folder: Path) -> Path:
+    """Where config.json lies; where there is none, the folder itself, of which others say what it lacks."""
+    return _folder_with(folder, "config.json") or folder
+
+
+def _folder_with(folder: Path, name: str) -> Path | None:
+    """At the top, or in the one folder there, as archives have it."""
     for _ in range(3):
-        if (folder / "meta" / "info.json").is_file():
+        if (folder / name).is_file():
             return folder
         inside = [each for each in folder.iterdir() if each.is_dir() and each.name != "__MACOSX"]
         if len(inside) != 1:
             break
         folder = inside[0]
-    raise Refused(
-        "It holds no LeRobot dataset: meta/info.json is missing. Name, or pack, the folder in which meta, data and "
-        "videos lie."
-    )
+    return None

@@ -8,6 +8,7 @@ from fleetui.learning import (
     dataset_views,
     detector_pages,
     machine_pages,
+    model_pages,
     run_pages,
     views,
 )
@@ -67,6 +68,15 @@ CHECKPOINT = [
     path("/comparisons", checkpoint_pages.checkpoint_comparisons, name="checkpoint_comparisons"),
 ]
 
+MODELS = [
+    path("", model_pages.models, name="models"),
+    path("add", model_pages.add_model, name="add_model"),
+    path("imports", model_pages.list_imports, name="list_model_imports"),
+    path("<int:model_id>/archive", model_pages.archive_model, name="archive_model"),
+    path("<int:model_id>/restore", model_pages.restore_model, name="restore_model"),
+    path("<int:model_id>/delete", model_pages.delete_model, name="delete_model"),
+]
+
 CHECKPOINTS: list[URLPattern | URLResolver] = [
     path("", checkpoint_pages.checkpoint_list, name="checkpoints"),
     path("<uuid:checkpoint_uuid>", include(CHECKPOINT)),
@@ -90,6 +100,7 @@ urlpatterns = [
     path("labs/<slug:lab_slug>/runs/", include(RUNS)),
     path("labs/<slug:lab_slug>/runs/<int:run_id>/", include(RUN)),
     path("labs/<slug:lab_slug>/machines", machine_pages.machines, name="machines"),
+    path("labs/<slug:lab_slug>/models/", include(MODELS)),
     path("labs/<slug:lab_slug>/datasets/", include(DATASETS)),
     path("labs/<slug:lab_slug>/checkpoints/", include(CHECKPOINTS)),
     path("labs/<slug:lab_slug>/reward-models/<uuid:checkpoint_uuid>/studio", include(STUDIO)),

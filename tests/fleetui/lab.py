@@ -10,9 +10,11 @@ import numpy as np
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
+from safetensors.numpy import save_file
 
 from fleetui import access
 from fleetui.fleet.actions import labs
+from fleetui.learning import transfer_jobs, transfers
 from fleetui.learning.jobs import facts_of_file
 from fleetui.learning.listing import list_root
 from fleetui.learning.models import Checkpoint, Dataset, Run
@@ -187,3 +189,21 @@ async def eventually(condition, seconds=5.0):
         assert time.monotonic() < deadline, "it never came to hold"
         await asyncio.sleep(0.02)
     return found
+
+
+def write_model(folder, value=0.0, **config):
+    """A model folder, as far as the dashboard looks at one."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "architectures": ["BertModel"]} | config))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Small BERT\n")
+    save_file({"weight": np.full((4, 8), value, np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+def add_model(lab, place, name="small"):
+    """A pretrained model of the lab, from a folder below IMPORT_ROOTS."""
+    row = transfers.import_folder(lab=lab.row, user=lab.users["researcher"], of="model", name=name, place=str(place))
+    transfer_jobs.import_job(row.pk)
+    row.refresh_from_db()
+    assert row.state == "ready", row.error
+    return row.model

@@ -38,7 +38,7 @@ from robots.attention import need_of
 from robots.control import ACTS as COMMANDS
 from robots.rules import TASK_RULES
 from tests.conftest import ROOT
-from tests.fleetui.lab import as_upload, make_episode
+from tests.fleetui.lab import add_model, as_upload, make_episode, write_model
 from training.recipes import SFTRecipe
 
 # Actions that take a user and are no act of one, each with the reason.
@@ -176,6 +176,9 @@ class Scene:
         settings.IMPORT_ROOTS = [settings.DATA]
         return str(place)
 
+    def model(self):
+        return add_model(self.lab, write_model(Path(self.importable()) / "small-bert"))
+
     def archived(self):
         labs.archive_task(task=self.task, user=self.user)
         return self.task
@@ -268,6 +271,7 @@ CALLS = {
     "answer_import": lambda s: {"row": s.asking(), "answers": {"cameras": True}},
     "answer_spot_check": lambda s: {"check": s.spot_check(), "answer": False},
     "archive_dataset": lambda s: {"dataset": s.dataset},
+    "archive_model": lambda s: {"model": s.model()},
     "archive_run": lambda s: {"run": s.sft},
     "archive_station": lambda s: {"station": s.lab.add_station("Arm 8")},
     "archive_task": lambda s: {"task": s.task},
@@ -297,6 +301,7 @@ CALLS = {
     "delete_episodes": lambda s: {"dataset": s.dataset, "positions": [0]},
     "delete_export": lambda s: {"export": transfers.export_dataset(dataset=s.dataset, user=s.user)},
     "delete_dataset": lambda s: {"dataset": s.shelved(Dataset.objects.create(lab=s.row, name="old", state="failed"))},
+    "delete_model": lambda s: {"model": s.shelved(s.model())},
     "delete_run": lambda s: {"run": s.shelved(s.run(state="canceled"))},
     "delete_station": lambda s: {"station": s.shelved(s.lab.add_station("Arm 8"))},
     "delete_view": lambda s: {"view": s.view()},
@@ -348,6 +353,7 @@ CALLS = {
     "reorder_assignment": lambda s: {"assignment": s.assignment(), "before": s.assignment()},
     "reset_password": lambda s: {"member": s.member()},
     "restore_dataset": lambda s: {"dataset": s.shelved(s.dataset)},
+    "restore_model": lambda s: {"model": s.shelved(s.model())},
     "restore_run": lambda s: {"run": s.shelved(s.sft)},
     "restore_station": lambda s: {"station": s.shelved(s.lab.add_station("Arm 8"))},
     "restore_task": lambda s: {"task": s.archived()},
@@ -415,6 +421,7 @@ DOORS = (
     "learning/views.py",
     "learning/checkpoint_pages.py",
     "learning/detector_pages.py",
+    "learning/model_pages.py",
     "learning/run_pages.py",
     "practice/views",
     "api",

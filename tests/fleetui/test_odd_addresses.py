@@ -28,7 +28,7 @@ from fleetui.learning import run_notes, sweeps
 from fleetui.learning.models import Export, Import, Metric
 from robots.attention import need_of
 from tests.conftest import AT_LENGTH
-from tests.fleetui.lab import ROLES, add_checkpoint, as_upload, make_episode
+from tests.fleetui.lab import ROLES, add_checkpoint, add_model, as_upload, make_episode, write_model
 
 # Each as it stands in an address; what is not percent-encoded here will be.
 ODD = (
@@ -156,7 +156,7 @@ def recording(monkeypatch):
 
 
 @pytest.fixture
-def known(lab, sft_run, improve_run):
+def known(lab, sft_run, improve_run, settings):
     """By the word before it, or by its own name, a value that is there: without one a new route can't be tried."""
     lab.connect()
     for role in ROLES:
@@ -174,6 +174,8 @@ def known(lab, sft_run, improve_run):
     made, _ = tokens.make_access_token(user=lab.users["manager"], name="n", scopes=["read"], lab=None, days=1)
     coming = Import.objects.create(lab=lab.row, name="coming", kind="archive", state="uploading", size=9)
     going = Export.objects.create(lab=lab.row, dataset=sft_run.dataset, kind="lerobot")
+    settings.IMPORT_ROOTS = [settings.DATA]
+    model = add_model(lab, write_model(settings.DATA / "small-bert"))
     improve_run.dir.mkdir(parents=True)
     (improve_run.dir / "log.txt").write_text("it began\n")
     view = run_notes.save_view(lab=lab.row, user=lab.users["manager"], name="mine", query="")
@@ -198,7 +200,11 @@ def known(lab, sft_run, improve_run):
         "promotions": "1",
         "comparisons": "1",
         "checks": "1",
-        "models": str(sft_run.newest_checkpoint("reward_model").uuid),
+        "models": str(sft_run.newest_checkpoint("reward_model").uuid),  # reward models
+        "model": str(model.pk),
+        "model_id": str(model.pk),
+        "sha256": model.sha256,
+        "file": "config.json",
         "episodes": episode.uuid,
         "frames": "0",
         "position": "0",  # of an episode in a dataset

@@ -35,7 +35,7 @@ def post(lab, role, path, **data):
 
 
 PAGES = ("", "stations/", "stations/arm-1", "runs/", "episodes/", "datasets/", "tasks/", "charts/")
-PAGES += ("checkpoints/", "spot-checks/", "playground", "machines")
+PAGES += ("checkpoints/", "spot-checks/", "playground", "machines", "models/")
 
 
 @pytest.mark.parametrize("path", PAGES)

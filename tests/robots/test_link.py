@@ -570,6 +570,19 @@ def test_a_pretrained_model_cut_short_is_fetched_again_and_what_came_whole_is_ke
     assert server.downloads["config.json"] == 1
 
 
+def test_a_damaged_pretrained_model_is_fetched_again(server, connect, tmp_path):
+    model = server.add_model(MODEL)
+    stored = tmp_path / "models" / model["sha256"]
+    for name, content in (MODEL | {"model.safetensors": b"weight5"}).items():
+        (stored / name).parent.mkdir(parents=True, exist_ok=True)
+        (stored / name).write_bytes(content)
+    link = connect(server)
+    until(lambda: server.sockets)
+    server.send(policy_message(server, models=[model]))
+    received(link, "policy")
+    assert (stored / "model.safetensors").read_bytes() == b"weights"
+
+
 def test_a_pretrained_model_takes_the_place_of_the_oldest(server, connect, tmp_path, monkeypatch):
     monkeypatch.setattr(transfers, "MODELS_KEPT", 1)
     link = connect(server)

@@ -22,8 +22,9 @@ from training.local_practice import LocalStations
 from training.methods.self_improvement import improve
 from training.methods.sft import sft
 from training.model_folders import describe
-from training.networks.backbones import COMPUTING, Pretrained, TextEncoder
-from training.networks.network import Network
+from training.networks.backbones import COMPUTING, PictureEncoder, Pretrained, TextEncoder
+from training.networks.vision import PretrainedVisionFeatures
+from training.networks.vision_language import JointFeatures
 from training.networks.words import PretrainedGrounding
 from training.recipes import ImproveRecipe, RecipeError, SFTRecipe
 from training.run_dir import RunDir, RunError
@@ -186,6 +187,21 @@ def test_what_the_model_sees_is_learned_from(new_run, kind):
     assert np.mean(right, axis=0).min() > 0.85
 
 
+def test_a_frozen_map_moves_as_its_picture_would(folders):
+    """By half a cell at most, on a map that rises by 1 a cell; the vectors stay."""
+    encoder = PictureEncoder(Pretrained({"vision": describe(folders["siglip"])}), 16, 16)
+    features = PretrainedVisionFeatures([1], 2, 3, encoder)
+    height, width = encoder.cells
+    ramp = torch.arange(width).expand(50, 2, encoder.channels, height, width).float()
+    perceived = torch.cat([torch.full((50, 1), 7.0), ramp.flatten(1)], 1)
+    moved = features.moved(perceived, torch.Generator().manual_seed(0))
+    assert (moved[:, 0] == 7).all() and moved.shape == perceived.shape
+    inner = (moved - perceived)[:, 1:].unflatten(1, (2, encoder.channels, height, width))[..., 1:-1]
+    assert 0.3 < inner.abs().max() <= 0.5 + 1e-5
+    torch.testing.assert_close(inner, inner[:, :, :1, :1, :1].expand_as(inner), atol=1e-4, rtol=0)
+    assert len(inner[:, :, 0, 0, 0].unique()) == 100, "each by its own"
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(new_run, monkeypatch):
     runs = [new_run("smolvlm", f"run-{flag}", trained="lora", checkpointing=flag) for flag in (0, 1)]
     again = []
@@ -205,6 +221,19 @@ def computing(monkeypatch):
     """What a run sets for its process is over with the test."""
     for name, value in vars(COMPUTING).items():
         monkeypatch.setattr(COMPUTING, name, value)
+
+
+def test_a_vision_language_model_that_stays_as_it_is_reads_each_frame_once(new_run, monkeypatch):
+    """In training; it sees nothing then that it had not read before. (Then the detector looks at all frames again.)"""
+    rows, read = [], JointFeatures.read
+
+    def counted(features, perceived, goal):
+        rows.append(len(perceived))
+        return read(features, perceived, goal)
+
+    monkeypatch.setattr(JointFeatures, "read", counted)
+    sft(new_run("smolvlm", steps=30, validate_every=10))
+    assert sum(rows) == 2 * 6 * (STEPS + 1)
 
 
 @pytest.mark.parametrize("kind", ["a pair", "paligemma"])
@@ -289,12 +318,13 @@ def test_a_name_that_was_never_said_is_found_where_the_encoder_knows_it(folders)
     words = encoder.model.embeddings.word_embeddings.weight.data
     numbers = encoder.tokens(["red crimson"])[0]
     words[numbers[1]] = words[numbers[0]]
-    network = Network(LANGUAGE_TABLE, Vocabulary(["red", "blue", "moon", "cube", "push", "the", "to"]), **SIZES)
-    grounding = PretrainedGrounding(network.vocabulary, LANGUAGE_TABLE, encoder)
+    grounding = PretrainedGrounding(Vocabulary.of(["push the cube to it"], LANGUAGE_TABLE), LANGUAGE_TABLE, encoder)
     one, other = (grounding(grounding.encode([f"push the {word} moon"])) for word in ("red", "crimson"))
     torch.testing.assert_close(one, other)
-    third = grounding(grounding.encode(["push the blue moon"]))
-    assert (one - third).abs().max() > 1e-3
+    nn.init.zeros_(grounding.attention.weight)  # each word counts
+    names = [kind.name for kind in LANGUAGE_TABLE.objects]
+    said = [name.replace("red", "crimson") for name in names]
+    assert grounding(grounding.encode(said))[:, : len(names)].argmax(1).tolist() == list(range(len(names)))
 
 
 # Refusals, before anything starts

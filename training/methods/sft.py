@@ -52,6 +52,8 @@ from training.networks.arm import ArmFeatures
 from training.networks.backbones import Pretrained, compute_with
 from training.networks.network import Network
 from training.networks.table import TableFeatures, random_frames, turned
+from training.networks.vision import PretrainedVisionFeatures
+from training.networks.vision_language import JointFeatures
 from training.networks.words import Grounding
 from training.processes import ALONE, Processes
 from training.recipes import SFTRecipe
@@ -69,6 +71,7 @@ SAME_PLACE = 0.03  # metres between the places that two sentences mean alike
 ASIDE = 0.2  # metres, as far as it is let go elsewhere
 
 STATE = "state.safetensors"
+READ_AT_ONCE = 64  # frames, by a vision-language model
 SAVE_EVERY = 50  # updates of grounding; perception.py has the same of its own
 GROUNDING_RATE = 1e-2
 
@@ -133,7 +136,8 @@ def sft(run: RunDir) -> dict[str, Any]:
     # last one .77, .81 and .92. (300 attempts each.) Nor does a loss of many vague frames know that reward and detector
     # live on a d that is sharp at the goal.
     network.eval().requires_grad_(False)
-    perceived = perceive_all(network, demonstrations)  # as it is seen now, where that was learned too
+    if network.learns_to_see:
+        perceived = perceive_all(network, demonstrations)  # as it is seen now
     reward_model = RewardModel(network, describe("reward_model", recipe, demonstrations, network, progress["ids"]))
     # Of all demonstrations: of the few that are held out of a few, one alone would decide. (Of 10, it chose s = 18.)
     sound = torch.cat([learned_from.episodes(), checked.episodes()])
@@ -417,6 +421,15 @@ class Losses:
         self.beginning = self.bins[demonstrations.first].median()
         if isinstance(network.features, ArmFeatures):
             self.left_within = self._left_within(network.features)
+        self.read: Tensor | None = None  # [F, width] of a vision-language model that stays as it is
+        if isinstance(network.features, JointFeatures) and not network.features.model.learns:
+            self.read = self._read_all(network.features)
+
+    @torch.no_grad()
+    def _read_all(self, features: JointFeatures) -> Tensor:
+        rows = torch.arange(len(self.perceived)).split(READ_AT_ONCE)
+        goals = self.demonstrations.instruction
+        return torch.cat([features.read(self.perceived[part], self.goals[goals[part]]) for part in rows])
 
     def _seen(self, frames: Tensor, from_any_side: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The hidden layer of these frames, from a side drawn for each if so wanted, and how their actions look from
@@ -429,6 +442,10 @@ class Losses:
             perceived = self.network.perceive(seen, self.generator if from_any_side else None)
         goal = self.goals[rows] if self.network.grounded else self.network.goal(self.words[rows])
         features = self.network.features
+        if isinstance(features, PretrainedVisionFeatures) and not self.network.learns_to_see and from_any_side:
+            perceived = features.moved(perceived, self.generator)
+        if self.read is not None and isinstance(features, JointFeatures):
+            return self.network.trunk(features.beside(perceived, self.read[frames])), lambda actions: actions
         # A table looks alike from every side, so that one demonstration stands for all its turned and mirrored copies.
         if isinstance(features, TableFeatures) and from_any_side:
             frame = random_frames(len(frames), self.generator)

@@ -31,7 +31,8 @@ LONGEST_TEXT = 64  # tokens
 SHORTEST_SIDE = 144  # pixels, to which smaller pictures are enlarged for a network of convolutions
 FEWEST_CELLS = 8  # along the shorter side of a map of features: the deepest map that has as many is taken
 AT_ONCE = 32  # pictures: all that a model makes of them on its way lies in memory
-MOST_CELLS = 8  # along each side; larger maps are averaged
+MOST_NUMBERS = 2**15  # of a map, which is kept for each frame: larger ones are averaged
+MOST_CELLS, ENOUGH_CELLS = 16, 4  # along each side
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # where a folder doesn't say how pictures are scaled
 
 
@@ -284,7 +285,9 @@ class PictureEncoder(Backbone):
         self.layer: int | None = None
         with torch.no_grad():
             self.layer, shape = self._choose(torch.zeros(1, 3, *self.size, device=self.device))
-        self.channels, self.cells = shape[0], (min(shape[1], MOST_CELLS), min(shape[2], MOST_CELLS))
+        self.channels = shape[0]
+        most = min(MOST_CELLS, max(ENOUGH_CELLS, int((MOST_NUMBERS / self.channels) ** 0.5)))
+        self.cells = min(shape[1], most), min(shape[2], most)
 
     def _choose(self, pictures: Tensor) -> tuple[int | None, tuple[int, ...]]:
         """Which layer of convolutions is taken, None for a model of patches, and the shape of its map."""

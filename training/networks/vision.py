@@ -23,6 +23,7 @@ CHANNELS = 32  # keypoints of each camera
 TOLD = 3  # numbers of each: x and y from -1 to 1, and how strongly
 SLOTS = 4  # keypoints of each camera that the words choose
 SHIFT = 4  # pixels, at most, to each side
+PART_OF_A_CELL = 0.5  # by which maps are shifted, at most, to each side
 
 
 class CameraEncoder(nn.Module):
@@ -135,6 +136,19 @@ class PretrainedVisionFeatures(VisionFeatures):
             )
             for _ in range(cameras)
         )
+
+    def moved(self, perceived: Tensor, generator: torch.Generator) -> Tensor:
+        """Each camera's map as if its picture were shifted by a part of a cell, each by its own: a map moves with its
+        picture. [n, P] -> the same
+        """
+        own, maps = perceived[:, : self.own], perceived[:, self.own :].unflatten(1, (self.cameras, *self.shape))
+        maps = maps.flatten(0, 1)
+        height, width = self.shape[1:]
+        way = (2 * torch.rand(len(maps), 1, 1, 2, generator=generator) - 1) * PART_OF_A_CELL
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        places = (torch.stack([x, y], -1) + way) * 2 / torch.tensor([width, height]) - 1  # as grid_sample has them
+        maps = F.grid_sample(maps, places, padding_mode="border", align_corners=False)
+        return torch.cat([own, maps.flatten(1).unflatten(0, (-1, self.cameras)).flatten(1)], 1)
 
     def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
         """[n, P], [n, goal size] -> [n, size]"""

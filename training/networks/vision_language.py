@@ -2,7 +2,7 @@
 
 As the paper puts both objectives on one: the pictures and the instruction are one sequence, and what the model makes of
 its end is what the heads read, beside the body's own numbers. The pictures' tokens are perceived once for each frame as
-long as what sees them stays as it is; the sequence is read anew for each update.
+long as what sees them stays as it is; so is the whole sequence as long as all of the model does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,9 +71,16 @@ class JointFeatures(Sideless):
         """As in these [F, P]."""
         self.scaled.scale_as(perceived[:, : self.own])
 
-    def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
-        """[n, P], [n, LONGEST_INSTRUCTION] -> [n, size]"""
-        own, seen = perceived[:, : self.own], perceived[:, self.own :].unflatten(1, self.shape)
+    def read(self, perceived: Tensor, goal: Tensor) -> Tensor:
+        """What the model makes of the sequence: all that is costly. [n, P], [n, LONGEST_INSTRUCTION] -> [n, width]"""
         tokens = goal.long()
         tokens = tokens[:, : int((tokens >= 0).sum(1).max())]
-        return torch.cat([self.scaled(own), self.norm(self.model(seen, tokens))], 1)
+        return self.model(perceived[:, self.own :].unflatten(1, self.shape), tokens)
+
+    def beside(self, perceived: Tensor, read: Tensor) -> Tensor:
+        """What was read, beside the body's own numbers. [n, P], [n, width] -> [n, size]"""
+        return torch.cat([self.scaled(perceived[:, : self.own]), self.norm(read)], 1)
+
+    def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
+        """[n, P], [n, LONGEST_INSTRUCTION] -> [n, size]"""
+        return self.beside(perceived, self.read(perceived, goal))

@@ -45,7 +45,7 @@ def launch_run(
     practised = (assignment.task if assignment else task) if method.practises else None
     if practised is not None:
         recipe = {name: getattr(practised, name) or 0.0 for name in settings_of_task(method)} | recipe
-    checked = learning.read_recipe(kind=kind, recipe=recipe)
+    checked = learning.read_recipe(lab=lab, kind=kind, recipe=recipe)
     sources: learning.Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     problems = learning.source_problems(lab=lab, method=method, **sources)
     if problem := selectors.queue_problem(queue):

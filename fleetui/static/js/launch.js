@@ -9,6 +9,12 @@ let timer = 0;
 
 const same = (a, b) => a.trim() === b.trim() || (a.trim() !== "" && b.trim() !== "" && Number(a) === Number(b));
 
+// Of a choice, as it is called.
+function began(input) {
+  const value = input.dataset.began;
+  return [...input.options ?? []].find((each) => each.value === value)?.text ?? (value || "empty");
+}
+
 function mark(input) {
   const field = input.closest(".field");
   field.classList.toggle("changed", input.value.trim() !== "" && !same(input.value, input.dataset.usual));
@@ -21,7 +27,7 @@ function mark(input) {
   }
   if (note) {
     note.hidden = !differs;
-    note.textContent = differs ? `${like}: ${input.dataset.began || "empty"}` : "";
+    note.textContent = differs ? `${like}: ${began(input)}` : "";
   }
 }
 

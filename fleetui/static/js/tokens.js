@@ -1,27 +1,9 @@
 // Pages that show a secret once: copy it, and see the station that it is for turn up by itself.
 
+import "./copying.js";
 import { live } from "./live.js";
-import { lab, page, toast } from "./app.js";
+import { lab, page } from "./app.js";
 import { setState } from "./format.js";
-
-async function copy(element) {
-  try {
-    await navigator.clipboard.writeText(element.textContent);
-    return true;
-  } catch {                                                 // no permission, or plain http: the old way, then by hand
-    getSelection().selectAllChildren(element);
-    return document.execCommand("copy");
-  }
-}
-
-for (const button of document.querySelectorAll("button[data-copy]")) {
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    const done = await copy(document.getElementById(button.dataset.copy));
-    button.textContent = done ? "Copied" : "Copy";
-    if (!done) toast("This browser does not let the page copy: the text is selected, press Ctrl+C.", "error");
-  });
-}
 
 const station = page.waitsFor;
 if (station) {

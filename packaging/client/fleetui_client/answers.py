@@ -475,6 +475,8 @@ class ImportRow:
     """An answer of the server."""
 
     id: int
+    # What it will be: dataset or model.
+    of: str
     name: str
     kind: str
     place: str
@@ -490,6 +492,7 @@ class ImportRow:
     # Of the archive, as it was announced.
     sha256: str
     dataset: int | None
+    model: int | None
     created_at: datetime
     ended_at: datetime | None
 
@@ -532,6 +535,39 @@ class MetricRow:
     kind: str
     data: dict[str, Any]
     at: datetime
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An answer of the server."""
+
+    # In the model's folder, with / between.
+    name: str
+    sha256: str
+    # Bytes.
+    size: int
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """An answer of the server."""
+
+    id: int
+    # Of its files' names and sums; recipes, checkpoints and stations call it so.
+    sha256: str
+    name: str
+    architecture: str
+    kind: str
+    # The kinds that it can stand for.
+    serves: list[str]
+    # As its folder says; “unknown” where it doesn't.
+    licence: str
+    # Bytes of all files.
+    size: int
+    files: list[ModelFile]
+    by: str
+    created_at: datetime
+    archived_at: datetime | None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from fleetui_client.checkpoint_commands import checkpoints, checks
 from fleetui_client.dataset_commands import datasets
 from fleetui_client.errors import FleetError, NotAuthorised, NotLoggedIn, Unreachable
 from fleetui_client.login import LOCAL, Login, forget_login, write_login
+from fleetui_client.model_commands import models
 from fleetui_client.reading import plain
 from fleetui_client.sweep_commands import sweeps
 from fleetui_client.synchronous import Fleet
@@ -46,6 +47,7 @@ stations = typer.Typer(no_args_is_help=True, help="Stations: list and stop them.
 for name, group in (
     ("runs", runs),
     ("sweeps", sweeps),
+    ("models", models),
     ("datasets", datasets),
     ("episodes", episodes),
     ("checkpoints", checkpoints),

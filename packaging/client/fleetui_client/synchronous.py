@@ -26,6 +26,7 @@ from fleetui_client.answers import (
     ImportRow,
     Me,
     MetricRow,
+    ModelRow,
     PolicyComparison,
     PromotionRow,
     RunRow,
@@ -298,6 +299,19 @@ class Fleet:
         """No further run is launched, those under way are cancelled."""
         return self._ask(SweepRow, "POST", self._path("sweeps", number, "stop"))
 
+    # Pretrained models
+
+    def list_models(self, *, archived: bool = False) -> Iterator[ModelRow]:
+        """The newest first; a recipe of SFT names one by its sha256."""
+        return self._each(ModelRow, "models", {"archived": archived})
+
+    def add_model(self, place: str, name: str = "") -> ImportRow:
+        """A model folder that lies on the server, below one of its FLEETUI_IMPORT_ROOTS. What follows says
+        watch_import().
+        """
+        body = {"name": name, "place": place}
+        return self._ask(ImportRow, "POST", self._path("models"), body=body, key=new_key())
+
     # Datasets
 
     def list_datasets(self, *, archived: bool = False) -> Iterator[DatasetRow]:
@@ -387,7 +401,7 @@ class Fleet:
         digest = content.sha256()
         row: ImportRow | None = None
         for each in self.list_imports(state="uploading"):
-            if (each.name, each.sha256, each.size) == (name, digest, content.size):
+            if (each.of, each.name, each.sha256, each.size) == ("dataset", name, digest, content.size):
                 row = each
         if row is None:
             body = {"name": name, "file_name": content.name, "size": content.size, "sha256": digest}
