@@ -19,7 +19,7 @@ GRIP = 0.145  # metres from the hand's joint to between the fingertips
 TILT = 1.05  # radians that a hand points downwards
 DAMPING, ITERATIONS, SOLVED = 1e-4, 10, 1e-4
 TURN_WEIGHT = 0.2  # metres that a radian counts as
-OVER = 0.09  # metres over a thing on the way to it
+UP = np.array([0, 0, 0.09])  # metres, over a thing on the way to it
 HELD_AT = {"left": 0.0, "right": 0.005}  # metres over its middle, where it is taken; lower, a finger meets the table
 HEIGHT, MIDDLE = 0.2, 0.5  # metres: where the two meet, z and y
 APART = {"far": 0.19, "touching": 0.094}  # metres between the two things' middles
@@ -54,7 +54,7 @@ class AlohaInsertion:
 
     def reset(self) -> None:
         """An attempt begins."""
-        self.phase, self.waited = "settle", 0
+        self.phase, self.waited, self.patience = "settle", 0, PAUSES["settle"]
         self.told: np.ndarray | None = None
 
     def act(self, env: Any, observation: dict[str, np.ndarray]) -> np.ndarray:
@@ -79,41 +79,38 @@ class AlohaInsertion:
         self.model, self.data = model, mujoco.MjData(model)
         self.told = np.array(observation["agent_pos"], np.float64)
         self.told[[6, 13]] = OPEN
-        self.patience = PAUSES["settle"]
         self.at = {side: self._reached(side)[0] for side in SIDES}  # where each hand is told to be
         self.strays = {side: self.habits.stray * rng.normal(size=3) for side in SIDES}
         self.waver: dict[str, tuple[float, ...]] = dict.fromkeys(SIDES, (0.0, 0.0, 0.0))
         self.in_hand: dict[str, np.ndarray] = {}
 
-    def _way_points(
-        self, seen: dict[str, np.ndarray]
-    ) -> tuple[dict[str, np.ndarray], dict[str, float], str]:
+    def _way_points(self, seen: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float], str]:
         """Where each hand goes now, how far its fingers are open, and the phase that follows."""
         sign = {"left": 1.0, "right": -1.0}
         taken = {}
         for side, thing in SIDES.items():
             if self.phase in ("settle", "over"):  # where it is taken is decided once
-                taken[side] = seen[thing][:3] + [self.habits.aside * sign[side], 0, HELD_AT[side]]
+                taken[side] = seen[thing][:3] + np.array([self.habits.aside * sign[side], 0, HELD_AT[side]])
         if taken:
             self.taken = taken
         match self.phase:
             case "settle":
                 return dict(self.at), dict.fromkeys(SIDES, OPEN), "over"
             case "over":
-                return {side: at + [0, 0, OVER] for side, at in self.taken.items()}, dict.fromkeys(SIDES, OPEN), "down"
+                return {side: at + UP for side, at in self.taken.items()}, dict.fromkeys(SIDES, OPEN), "down"
             case "down":
                 return dict(self.taken), dict.fromkeys(SIDES, OPEN), "close"
             case "close":
                 return dict(self.taken), dict.fromkeys(SIDES, CLOSED), "lift"
             case "lift":
-                goals = {side: at + [0, 0, OVER] for side, at in self.taken.items()}
+                goals = {side: at + UP for side, at in self.taken.items()}
                 return goals, dict.fromkeys(SIDES, CLOSED), "meet"
         apart = APART["far"] if self.phase == "meet" else APART["touching"]
         goals = {}
         for side, thing in SIDES.items():
             wanted = np.array([SHARE[side] * apart, MIDDLE, HEIGHT])
             if side == "right":
-                wanted = wanted + [0, self.habits.askew, self.habits.askew]
+                wanted = wanted + self.habits.askew * np.array([0, 1, 1])
             goals[side] = wanted + self._in_hand(side, seen[thing][:3])
         return goals, dict.fromkeys(SIDES, CLOSED), "insert"
 
@@ -131,7 +128,9 @@ class AlohaInsertion:
             far = float(np.linalg.norm(goal - self.at[side]))
             way = goal + min(1.0, max(0.0, far - NEAR) / STRAIGHT) * self.strays[side] - self.at[side]
             slow = 0.5 if self.phase in ("down", "insert") else 1.0
-            self.at[side] = self.at[side] + way * min(1.0, slow * self.habits.speed / max(float(np.linalg.norm(way)), 1e-9))
+            self.at[side] = self.at[side] + way * min(
+                1.0, slow * self.habits.speed / max(float(np.linalg.norm(way)), 1e-9)
+            )
             self.waver[side] = wavered(self.waver[side], self.habits.tremble, rng.normal(size=3))
             self._solve(side, self.at[side] + self.waver[side])
             arrived = arrived and far < NEAR
