@@ -71,7 +71,8 @@ class AlohaInsertion:
         if self.waited > self.patience:
             self.phase, self.waited = following, 0
             self.patience = PAUSES[following] + int(self.habits.pause * rng.random())
-            self.strays = {side: self.habits.stray * rng.normal(size=3) for side in SIDES}
+            stray = self.habits.stray if following in ("over", "meet") else 0.0  # where there is room for it
+            self.strays = {side: stray * rng.normal(size=3) for side in SIDES}
         return self.told.copy()
 
     def _begin(self, model: mujoco.MjModel, observation: dict[str, np.ndarray], rng: np.random.Generator) -> None:
@@ -127,11 +128,9 @@ class AlohaInsertion:
         for side, goal in goals.items():
             far = float(np.linalg.norm(goal - self.at[side]))
             way = goal + min(1.0, max(0.0, far - NEAR) / STRAIGHT) * self.strays[side] - self.at[side]
-            slow = 0.5 if self.phase in ("down", "insert") else 1.0
-            self.at[side] = self.at[side] + way * min(
-                1.0, slow * self.habits.speed / max(float(np.linalg.norm(way)), 1e-9)
-            )
-            self.waver[side] = wavered(self.waver[side], self.habits.tremble, rng.normal(size=3))
+            step = self.habits.speed * (0.5 if self.phase in ("down", "insert") else 1.0)
+            self.at[side] = self.at[side] + way * min(1.0, step / max(float(np.linalg.norm(way)), 1e-9))
+            self.waver[side] = wavered(self.waver[side], self.habits.tremble, rng.normal(size=3).tolist())
             self._solve(side, self.at[side] + self.waver[side])
             arrived = arrived and far < NEAR
         return arrived
@@ -174,4 +173,4 @@ def _pointing(ahead: float) -> np.ndarray:
 
 
 POINTING = {"left": _pointing(1.0), "right": _pointing(-1.0)}
-PAUSES = {"settle": 2, "over": 0, "down": 1, "close": 12, "lift": 0, "meet": 4, "insert": 1000}  # steps, at least
+PAUSES = {"settle": 2, "over": 0, "down": 1, "close": 8, "lift": 0, "meet": 4, "insert": 1000}  # steps, at least
