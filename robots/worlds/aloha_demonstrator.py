@@ -26,6 +26,7 @@ APART = {"far": 0.19, "touching": 0.094}  # metres between the two things' middl
 SHARE = {"left": -0.45, "right": 0.55}  # of that, from x = 0
 OPEN, CLOSED = 1.0, 0.0
 SLIPPED = 0.03  # metres that a thing may lie elsewhere in its hand, to be brought there all the same
+JOLT = 0.015  # metres, a jolt's deviation along each axis
 STRAIGHT = 0.06  # metres from a way point from which on a hand comes straighter
 NEAR = 0.012  # metres from a way point within which the next one is headed for
 
@@ -36,13 +37,14 @@ class Habits(PersonsHabits):
 
     speed: float = drawn("uniform", 0.008, 0.016)  # metres a step
     tremble: float = drawn("uniform", 0.0005, 0.002)  # metres, a wavering hand's deviation
-    stray: float = drawn("uniform", 0.005, 0.025)  # metres, by which it comes to a way point from elsewhere
+    stray: float = drawn("uniform", 0.0, 0.025)  # metres, by which it comes to a way point from elsewhere
+    jolts: float = drawn("uniform", 0.0, 0.15)  # a step: how likely a hand is jolted, and has to come back
     aside: float = drawn("normal", 0.0, 0.004)  # metres along a thing, beside its middle, where it is taken
     askew: float = drawn("normal", 0.0, 0.004)  # metres, by which the two don't quite meet
     pause: float = drawn("uniform", 0.0, 4.0)  # steps at a way point, at most
 
 
-CALM = Habits(0.01, 0.0, 0.0, 0.0, 0.0, 0.0)  # a hand without a fault
+CALM = Habits(0.01, *[0.0] * 6)  # a hand without a fault
 
 
 class AlohaInsertion:
@@ -71,8 +73,7 @@ class AlohaInsertion:
         if self.waited > self.patience:
             self.phase, self.waited = following, 0
             self.patience = PAUSES[following] + int(self.habits.pause * rng.random())
-            stray = self.habits.stray if following in ("over", "meet") else 0.0  # where there is room for it
-            self.strays = {side: stray * rng.normal(size=3) for side in SIDES}
+            self.strays = {side: self._stray(rng) for side in SIDES}
         return self.told.copy()
 
     def _begin(self, model: mujoco.MjModel, observation: dict[str, np.ndarray], rng: np.random.Generator) -> None:
@@ -81,9 +82,14 @@ class AlohaInsertion:
         self.told = np.array(observation["agent_pos"], np.float64)
         self.told[[6, 13]] = OPEN
         self.at = {side: self._reached(side)[0] for side in SIDES}  # where each hand is told to be
-        self.strays = {side: self.habits.stray * rng.normal(size=3) for side in SIDES}
+        self.strays = {side: self._stray(rng) for side in SIDES}
         self.waver: dict[str, tuple[float, ...]] = dict.fromkeys(SIDES, (0.0, 0.0, 0.0))
         self.in_hand: dict[str, np.ndarray] = {}
+
+    def _stray(self, rng: np.random.Generator) -> np.ndarray:
+        """From a way point to where a hand heads first on its way there, where there is room for it. [3]"""
+        stray: np.ndarray = self.habits.stray * rng.normal(size=3) * (self.phase in ROOMY)
+        return stray * min(1.0, 0.8 * STRAIGHT / max(float(np.linalg.norm(stray)), 1e-9))  # else it stays there
 
     def _way_points(self, seen: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float], str]:
         """Where each hand goes now, how far its fingers are open, and the phase that follows."""
@@ -130,6 +136,8 @@ class AlohaInsertion:
             way = goal + min(1.0, max(0.0, far - NEAR) / STRAIGHT) * self.strays[side] - self.at[side]
             step = self.habits.speed * (0.5 if self.phase in ("down", "insert") else 1.0)
             self.at[side] = self.at[side] + way * min(1.0, step / max(float(np.linalg.norm(way)), 1e-9))
+            if rng.random() < self.habits.jolts * (self.phase in ROOMY):
+                self.at[side] = self.at[side] + JOLT * rng.normal(size=3)
             self.waver[side] = wavered(self.waver[side], self.habits.tremble, rng.normal(size=3).tolist())
             self._solve(side, self.at[side] + self.waver[side])
             arrived = arrived and far < NEAR
@@ -173,4 +181,5 @@ def _pointing(ahead: float) -> np.ndarray:
 
 
 POINTING = {"left": _pointing(1.0), "right": _pointing(-1.0)}
+ROOMY = ("over", "meet")  # phases in which a hand may be elsewhere
 PAUSES = {"settle": 2, "over": 0, "down": 1, "close": 8, "lift": 0, "meet": 4, "insert": 1000}  # steps, at least
