@@ -175,7 +175,7 @@ class Embodiment:
 
     @cached_property
     def token_range(self) -> tuple[tuple[float, float], ...]:
-        """The lowest and highest that a policy's token of each number can say: of relative ones, of one step's change."""
+        """The lowest and highest that a policy's token of each number says: a relative one's, of a step's change."""
         changes = [motion.largest_change or 0.0 for motion in self.motions] or [0.0] * self.action_size
         told = zip(self.action_range, self.relative, changes, strict=True)
         return tuple((-change, change) if relative else each for each, relative, change in told)

@@ -147,8 +147,8 @@ def observing(body: Embodiment, observe: str) -> Embodiment:
         raise DatasetError(f"{body.name} observes no {observe}; train with observe = all.")
     if any(body.relative) and STATE not in kept:
         raise DatasetError(
-            f"{body.name} is told its joints from where they are, which its cameras don't say; train with observe = all "
-            "or observe = state."
+            f"{body.name} is told its joints from where they are, which its cameras don't say; train with observe = "
+            "all or observe = state."
         )
     seen = body.overhead is not None and IMAGES + body.overhead.camera in kept
     return replace(body, observation=kept, overhead=body.overhead if seen else None)

@@ -125,9 +125,7 @@ def action_tokens(
     if exact:
         tokens = torch.tensor(list(product(range(head.bins), repeat=head.size)))  # [bins ** A, A]
         count = len(tokens)
-        logs = policy.network.log_probability(
-            perceived.expand(count, -1), goals.expand(count, -1), meant(tokens)
-        )
+        logs = policy.network.log_probability(perceived.expand(count, -1), goals.expand(count, -1), meant(tokens))
         table = logs.exp().reshape([head.bins] * head.size)
         shares = [table.sum([other for other in range(head.size) if other != i]) for i in range(head.size)]
     else:

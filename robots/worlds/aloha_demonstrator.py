@@ -19,13 +19,14 @@ GRIP = 0.145  # metres from the hand's joint to between the fingertips
 TILT = 1.05  # radians that a hand points downwards
 DAMPING, ITERATIONS, SOLVED = 1e-4, 10, 1e-4
 TURN_WEIGHT = 0.2  # metres that a radian counts as
-OVER = 0.09  # metres over a thing on the way to it
+UP = np.array([0, 0, 0.09])  # metres, over a thing on the way to it
 HELD_AT = {"left": 0.0, "right": 0.005}  # metres over its middle, where it is taken; lower, a finger meets the table
 HEIGHT, MIDDLE = 0.2, 0.5  # metres: where the two meet, z and y
 APART = {"far": 0.19, "touching": 0.094}  # metres between the two things' middles
 SHARE = {"left": -0.45, "right": 0.55}  # of that, from x = 0
 OPEN, CLOSED = 1.0, 0.0
 SLIPPED = 0.03  # metres that a thing may lie elsewhere in its hand, to be brought there all the same
+JOLT = 0.015  # metres, a jolt's deviation along each axis
 STRAIGHT = 0.06  # metres from a way point from which on a hand comes straighter
 NEAR = 0.012  # metres from a way point within which the next one is headed for
 
@@ -36,13 +37,14 @@ class Habits(PersonsHabits):
 
     speed: float = drawn("uniform", 0.008, 0.016)  # metres a step
     tremble: float = drawn("uniform", 0.0005, 0.002)  # metres, a wavering hand's deviation
-    stray: float = drawn("uniform", 0.005, 0.025)  # metres, by which it comes to a way point from elsewhere
+    stray: float = drawn("uniform", 0.0, 0.025)  # metres, by which it comes to a way point from elsewhere
+    jolts: float = drawn("uniform", 0.0, 0.15)  # a step: how likely a hand is jolted, and has to come back
     aside: float = drawn("normal", 0.0, 0.004)  # metres along a thing, beside its middle, where it is taken
     askew: float = drawn("normal", 0.0, 0.004)  # metres, by which the two don't quite meet
     pause: float = drawn("uniform", 0.0, 4.0)  # steps at a way point, at most
 
 
-CALM = Habits(0.01, 0.0, 0.0, 0.0, 0.0, 0.0)  # a hand without a fault
+CALM = Habits(0.01, *[0.0] * 6)  # a hand without a fault
 
 
 class AlohaInsertion:
@@ -54,7 +56,7 @@ class AlohaInsertion:
 
     def reset(self) -> None:
         """An attempt begins."""
-        self.phase, self.waited = "settle", 0
+        self.phase, self.waited, self.patience = "settle", 0, PAUSES["settle"]
         self.told: np.ndarray | None = None
 
     def act(self, env: Any, observation: dict[str, np.ndarray]) -> np.ndarray:
@@ -71,7 +73,7 @@ class AlohaInsertion:
         if self.waited > self.patience:
             self.phase, self.waited = following, 0
             self.patience = PAUSES[following] + int(self.habits.pause * rng.random())
-            self.strays = {side: self.habits.stray * rng.normal(size=3) for side in SIDES}
+            self.strays = {side: self._stray(rng) for side in SIDES}
         return self.told.copy()
 
     def _begin(self, model: mujoco.MjModel, observation: dict[str, np.ndarray], rng: np.random.Generator) -> None:
@@ -79,41 +81,43 @@ class AlohaInsertion:
         self.model, self.data = model, mujoco.MjData(model)
         self.told = np.array(observation["agent_pos"], np.float64)
         self.told[[6, 13]] = OPEN
-        self.patience = PAUSES["settle"]
         self.at = {side: self._reached(side)[0] for side in SIDES}  # where each hand is told to be
-        self.strays = {side: self.habits.stray * rng.normal(size=3) for side in SIDES}
+        self.strays = {side: self._stray(rng) for side in SIDES}
         self.waver: dict[str, tuple[float, ...]] = dict.fromkeys(SIDES, (0.0, 0.0, 0.0))
         self.in_hand: dict[str, np.ndarray] = {}
 
-    def _way_points(
-        self, seen: dict[str, np.ndarray]
-    ) -> tuple[dict[str, np.ndarray], dict[str, float], str]:
+    def _stray(self, rng: np.random.Generator) -> np.ndarray:
+        """From a way point to where a hand heads first on its way there, where there is room for it. [3]"""
+        stray: np.ndarray = self.habits.stray * rng.normal(size=3) * (self.phase in ROOMY)
+        return stray * min(1.0, 0.8 * STRAIGHT / max(float(np.linalg.norm(stray)), 1e-9))  # else it stays there
+
+    def _way_points(self, seen: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, float], str]:
         """Where each hand goes now, how far its fingers are open, and the phase that follows."""
         sign = {"left": 1.0, "right": -1.0}
         taken = {}
         for side, thing in SIDES.items():
             if self.phase in ("settle", "over"):  # where it is taken is decided once
-                taken[side] = seen[thing][:3] + [self.habits.aside * sign[side], 0, HELD_AT[side]]
+                taken[side] = seen[thing][:3] + np.array([self.habits.aside * sign[side], 0, HELD_AT[side]])
         if taken:
             self.taken = taken
         match self.phase:
             case "settle":
                 return dict(self.at), dict.fromkeys(SIDES, OPEN), "over"
             case "over":
-                return {side: at + [0, 0, OVER] for side, at in self.taken.items()}, dict.fromkeys(SIDES, OPEN), "down"
+                return {side: at + UP for side, at in self.taken.items()}, dict.fromkeys(SIDES, OPEN), "down"
             case "down":
                 return dict(self.taken), dict.fromkeys(SIDES, OPEN), "close"
             case "close":
                 return dict(self.taken), dict.fromkeys(SIDES, CLOSED), "lift"
             case "lift":
-                goals = {side: at + [0, 0, OVER] for side, at in self.taken.items()}
+                goals = {side: at + UP for side, at in self.taken.items()}
                 return goals, dict.fromkeys(SIDES, CLOSED), "meet"
         apart = APART["far"] if self.phase == "meet" else APART["touching"]
         goals = {}
         for side, thing in SIDES.items():
             wanted = np.array([SHARE[side] * apart, MIDDLE, HEIGHT])
             if side == "right":
-                wanted = wanted + [0, self.habits.askew, self.habits.askew]
+                wanted = wanted + self.habits.askew * np.array([0, 1, 1])
             goals[side] = wanted + self._in_hand(side, seen[thing][:3])
         return goals, dict.fromkeys(SIDES, CLOSED), "insert"
 
@@ -130,9 +134,11 @@ class AlohaInsertion:
         for side, goal in goals.items():
             far = float(np.linalg.norm(goal - self.at[side]))
             way = goal + min(1.0, max(0.0, far - NEAR) / STRAIGHT) * self.strays[side] - self.at[side]
-            slow = 0.5 if self.phase in ("down", "insert") else 1.0
-            self.at[side] = self.at[side] + way * min(1.0, slow * self.habits.speed / max(float(np.linalg.norm(way)), 1e-9))
-            self.waver[side] = wavered(self.waver[side], self.habits.tremble, rng.normal(size=3))
+            step = self.habits.speed * (0.5 if self.phase in ("down", "insert") else 1.0)
+            self.at[side] = self.at[side] + way * min(1.0, step / max(float(np.linalg.norm(way)), 1e-9))
+            if rng.random() < self.habits.jolts * (self.phase in ROOMY):
+                self.at[side] = self.at[side] + JOLT * rng.normal(size=3)
+            self.waver[side] = wavered(self.waver[side], self.habits.tremble, rng.normal(size=3).tolist())
             self._solve(side, self.at[side] + self.waver[side])
             arrived = arrived and far < NEAR
         return arrived
@@ -175,4 +181,5 @@ def _pointing(ahead: float) -> np.ndarray:
 
 
 POINTING = {"left": _pointing(1.0), "right": _pointing(-1.0)}
-PAUSES = {"settle": 2, "over": 0, "down": 1, "close": 12, "lift": 0, "meet": 4, "insert": 1000}  # steps, at least
+ROOMY = ("over", "meet")  # phases in which a hand may be elsewhere
+PAUSES = {"settle": 2, "over": 0, "down": 1, "close": 8, "lift": 0, "meet": 4, "insert": 1000}  # steps, at least

@@ -2,8 +2,8 @@
 
 The package's own environment gives pictures alone, draws three large ones each step, says that actions go from -1 to 1
 where they are radians, and ends at success. Here is the same model, task and reward with what a station's world takes:
-joints and poses as numbers, pictures only where they are asked for, the actuators' true ranges, 10 Hz in place of 50, no
-end at success (no robot is told), and in words when a person has to help. Needs the extra [aloha].
+joints and poses as numbers, pictures only where they are asked for, the actuators' true ranges, 10 Hz in place of 50,
+no end at success (no robot is told), and in words when a person has to help. Needs the extra [aloha].
 """
 
 import warnings
@@ -57,9 +57,8 @@ class AlohaInsertion(AlohaEnv):
         )
         low, high = self.model.actuator_ctrlrange.T
         arms = np.r_[0:6, 8:14]  # behind each arm's joints come the two fingers, which one number moves
-        self.action_space = spaces.Box(
-            np.insert(low[arms], [6, 12], 0.0).astype(np.float32), np.insert(high[arms], [6, 12], 1.0).astype(np.float32)
-        )
+        low, high = (np.insert(each[arms], [6, 12], gripper) for each, gripper in ((low, 0.0), (high, 1.0)))
+        self.action_space = spaces.Box(low.astype(np.float32), high.astype(np.float32))
         self._highest = dict.fromkeys(THINGS, 0.0)
         self._told = np.zeros(len(JOINTS))
 

@@ -11,12 +11,15 @@ import mujoco
 import numpy as np
 import pytest
 
+from robots.embodiments import EMBODIMENTS
 from robots.tasks import TASKS, InstructionError, get_task
+from robots.worlds import WORLDS
 from robots.worlds.language_table import PLACES
 from robots.worlds.language_table.physics import LanguageTable
 from tests.training import tiny_models
 from training import advantage_weighted, benchmarks
 from training.benchmarks import (
+    aloha,
     backbone,
     banana_table,
     by_setting,
@@ -170,6 +173,11 @@ def test_other_rewards(finished_sft, demonstrations):
         ("camera", ["sft", "practice-200"], ["final_success", "sft_success"]),
         ("so101-pick", ["demonstrator", "state-sft", "state-practice"], ["demonstrator_success", "state_sft_success"]),
         ("backbone", ["words-own-sft", "words-pretrained-sft"], []),
+        (
+            "aloha",
+            ["demonstrator", "sft", "practice", "practice-seated", "more-demonstrations"],
+            ["sft", "practised", "practised_seated", "more_demonstrations"],
+        ),
         ("positive-transfer", ["practised", "block-to-place", "held-out-wordings"], []),
         ("throughput", ["env", "batched", "camera"], ["env_to_raw", "batched_to_rollout", "camera_to_renderer"]),
         ("throughput", ["loader", "loader-cameras"], ["loader_to_trainer", "loader_to_trainer_cameras"]),
@@ -240,12 +248,22 @@ def small(monkeypatch):
     monkeypatch.setattr(
         backbone, "write_model", lambda package, into: SimpleNamespace(path=tiny[package.folder](into / package.folder))
     )
+    monkeypatch.setattr(aloha, "SFT", aloha.SFT | {"action_bins": 5, "chunk": 2, "executed": 2, "steps": 20})
+    for name, few in (("DEMONSTRATIONS", 3), ("PRACTICE", 2), ("ATTEMPTS", 2)):
+        monkeypatch.setattr(aloha, name, few)
+    monkeypatch.setattr(aloha, "limit", lambda: 10)
+    for registry in (WORLDS, EMBODIMENTS, TASKS):  # which it adds its own world to
+        for name in ("aloha", "aloha_cameras"):
+            monkeypatch.setitem(registry, name, None)
+            del registry[name]
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
 
 
 @pytest.mark.parametrize("name", benchmarks.REGISTRY)
 def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_path, capsys):
     """By its command. Every row has its figures, and practice stays within its budget."""
+    if name == "aloha":
+        pytest.importorskip("gym_aloha", reason='gym-aloha is not installed: pip install "fleetui[aloha]"')
     if name != "throughput":  # which leaves its camera out where there is no OpenGL
         monkeypatch.setattr(LanguageTable, "renderer", "drawn")
     path = tmp_path / "figures.json"
@@ -265,6 +283,9 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
             assert 0 <= row["final_success"] <= 1 and row["wall_s"] >= 0
     if name == "language-table":
         assert {"ppo", "awac", "paper-settings", "hand-picked"} <= {row["setting"] for row in rows}
+    if name == "aloha":
+        labels = {row["setting"]: row.get("label_source") for row in rows}
+        assert labels["practice"] == "detector" and labels["practice-seated"] == "sensor"
     if name in ("language-table", "camera"):
         assert {"demonstrator", "sft", "practice-200", "kept-by-detections", "more-demonstrations"} <= {
             row["setting"] for row in rows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from robots.embodiments import ENVIRONMENT_STATE, STATE
+from robots.embodiments import ENVIRONMENT_STATE, STATE, Embodiment, Motion, vector
 from robots.station import Station
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.robots.station_fakes import ASSIGNMENT, FakePolicy, FakeRewardModel, FakeWorld, loaded_policy, told
@@ -241,3 +241,39 @@ def test_what_a_policy_answers_has_a_chunk_s_shape():
     seen = {STATE: torch.zeros(2, 4), ENVIRONMENT_STATE: torch.zeros(2, 40)}
     actions, _ = network.act(network.perceive(seen), torch.zeros(2, 19), torch.Generator().manual_seed(0), greedy=False)
     assert actions.shape == (2, 5, 2) and SFTRecipe().chunk == SFTRecipe().executed == 1
+
+
+def test_relative_tokens_make_good_what_those_before_were_off_by_and_others_say_where_to():
+    head = ActionHead(8, [(-0.1, 0.1), (0.0, 1.0)], bins=11, chunk=5, relative=[True, False])
+    joints = torch.tensor([0.013, 0.047, 0.066, 0.133, 0.151])  # from where the arm was when it was asked
+    actions = torch.stack([joints, torch.tensor([1.0, 1.0, 0.4, 0.0, 0.0])], 1)[None]  # [1, 5, 2]
+    tokens = head.tokens(actions)
+    meant = head.actions(tokens)
+    assert (meant[..., 0] - actions[..., 0]).abs().max() <= 0.0101, "half of a bin, however far the chunk goes"
+    assert torch.equal(tokens[0, :, 1], torch.tensor([10, 10, 4, 0, 0])) and torch.allclose(
+        meant[..., 1], actions[..., 1]
+    )
+    far = torch.tensor([[[0.5, 0.0], [0.5, 0.0]]])
+    assert head.actions(head.tokens(far))[0, :, 0].tolist() == pytest.approx([0.1, 0.2]), "no further than it may go"
+
+
+def test_a_network_tells_relative_joints_from_where_they_are_sensed():
+    body = Embodiment(
+        "pair",
+        10.0,
+        {STATE: vector(("grip", "joint")), ENVIRONMENT_STATE: vector(("peg_x",))},
+        action=vector(("joint", "grip"), (-3.0, 0.0), (3.0, 1.0)),
+        motions=(Motion("position", 0.1, "joint", relative=True), Motion("position", 1.0, "grip")),
+    )
+    network = Network(body, Vocabulary(["go"]), hidden=16, layers=1, action_bins=5, bins=4, chunk=2)
+    perceived, goal = torch.tensor([[0.9, 2.0, 0.1], [0.1, -1.0, 0.3]]), network.goal(torch.tensor([[2], [2]]))
+    actions, _ = network.act(perceived, goal, torch.Generator().manual_seed(0), greedy=False)
+    assert (actions[:, 0, 0] - perceived[:, 1]).abs().max() <= 0.1001
+    assert set((actions[..., 1] * 4).flatten().tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+    told = network.told(perceived, actions)
+    assert torch.allclose(network.meant(perceived, told), actions)
+    shifted = actions + torch.tensor([0.5, 0.0])  # the same way, from somewhere else
+    moved = perceived + torch.tensor([0.0, 0.5, 0.0])
+    assert torch.equal(network.action_head.tokens(network.told(moved, shifted)), network.action_head.tokens(told)), (
+        "a token says how far, wherever the joint is"
+    )

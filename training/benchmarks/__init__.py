@@ -47,6 +47,7 @@ REGISTRY = {
     "transfer": "training.benchmarks.transfer",
     "camera": "training.benchmarks.camera",
     "so101-pick": "training.benchmarks.so101_pick",
+    "aloha": "training.benchmarks.aloha",
     "throughput": "training.benchmarks.throughput",
     "backbone": "training.benchmarks.backbone",
 }

@@ -96,9 +96,8 @@ def sft(run: RunDir) -> dict[str, Any]:
     network = new_network(run, recipe, demonstrations, vocabulary)
     sees = demonstrations.embodiment.overhead is not None
     trained = network.trained_in("training")
-    optimiser = torch.optim.AdamW(
-        by_rate(network, trained, recipe), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    groups = by_rate(network, trained, recipe)
+    optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     progress = load_state(run.path / STATE, optimiser, generator, network=network)
 
     # --- what comes before training, and is frozen then

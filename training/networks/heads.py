@@ -13,9 +13,9 @@ class ActionHead(nn.Module):
 
     So the first m actions of a chunk have a probability of their own: whoever executes m of K needs no more.
 
-    Of a relative number (Motion.relative) the range is that of one step's change, and a token says how far from what the
-    token of the action before it came to; of the first action, from 0: whoever calls tells such numbers from where the
-    body is. So what one token is off by the next makes good, and a chunk goes as far as it has to by few bins.
+    Of a relative number (Motion.relative) the range is that of one step's change, and a token says how far from what
+    the token of the action before it came to; of the first action, from 0: whoever calls tells such numbers from where
+    the body is. So what one token is off by the next makes good, and a chunk goes far by few bins.
     """
 
     middle: Tensor  # [A] of each range
