@@ -35,13 +35,13 @@ NEAR = 0.012  # metres from a way point within which the next one is headed for
 class Habits(PersonsHabits):
     """How one attempt is acted."""
 
-    speed: float = drawn("uniform", 0.008, 0.016)  # metres a step
-    tremble: float = drawn("uniform", 0.0005, 0.002)  # metres, a wavering hand's deviation
+    speed: float = drawn("uniform", 0.010, 0.013)  # metres a step
+    tremble: float = drawn("uniform", 0.0003, 0.001)  # metres, a wavering hand's deviation
     stray: float = drawn("uniform", 0.0, 0.025)  # metres, by which it comes to a way point from elsewhere
-    jolts: float = drawn("uniform", 0.0, 0.15)  # a step: how likely a hand is jolted, and has to come back
+    jolts: float = drawn("uniform", 0.05, 0.15)  # a step: how likely a hand is jolted, and has to come back
     aside: float = drawn("normal", 0.0, 0.004)  # metres along a thing, beside its middle, where it is taken
     askew: float = drawn("normal", 0.0, 0.004)  # metres, by which the two don't quite meet
-    pause: float = drawn("uniform", 0.0, 4.0)  # steps at a way point, at most
+    pause: float = drawn("uniform", 0.0, 2.0)  # steps at a way point, at most
 
 
 CALM = Habits(0.01, *[0.0] * 6)  # a hand without a fault
@@ -182,4 +182,4 @@ def _pointing(ahead: float) -> np.ndarray:
 
 POINTING = {"left": _pointing(1.0), "right": _pointing(-1.0)}
 ROOMY = ("over", "meet")  # phases in which a hand may be elsewhere
-PAUSES = {"settle": 2, "over": 0, "down": 1, "close": 8, "lift": 0, "meet": 4, "insert": 1000}  # steps, at least
+PAUSES = {"settle": 2, "over": 0, "down": 1, "close": 6, "lift": 0, "meet": 4, "insert": 1000}  # steps, at least
