@@ -11,7 +11,19 @@ from tests.conftest import ROOT
 from tests.wheels import alone, machine_with, run
 
 # What the wheel names, and what those bring along.
-SEEN = ("numpy", "httpx", "websockets", "safetensors", "pillow", "httpcore", "anyio", "h11", "idna", "certifi")
+SEEN = (
+    "numpy",
+    "httpx",
+    "websockets",
+    "safetensors",
+    "pillow",
+    "psutil",
+    "httpcore",
+    "anyio",
+    "h11",
+    "idna",
+    "certifi",
+)
 NEVER = ("django", "celery", "mujoco", "torch", "fleetui", "lerobot")
 
 

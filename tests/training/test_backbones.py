@@ -18,9 +18,10 @@ from tests.training.conftest import SMALL_IMPROVE, SMALL_SFT
 from training import practice
 from training.__main__ import carry_out
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
+from training.datasets import demonstrations_of
 from training.local_practice import LocalStations
 from training.methods.self_improvement import improve
-from training.methods.sft import sft
+from training.methods.sft import Losses, new_network, perceive_all, sft
 from training.model_folders import describe
 from training.networks.backbones import COMPUTING, PictureEncoder, Pretrained, TextEncoder
 from training.networks.vision import PretrainedVisionFeatures
@@ -234,6 +235,18 @@ def test_a_vision_language_model_that_stays_as_it_is_reads_each_frame_once(new_r
     monkeypatch.setattr(JointFeatures, "read", counted)
     sft(new_run("smolvlm", steps=30, validate_every=10))
     assert sum(rows) == 2 * 6 * (STEPS + 1)
+
+
+def test_what_was_read_once_is_what_would_be_read_anew(new_run):
+    run = new_run("paligemma")
+    recipe, demonstrations = run.recipe(SFTRecipe), demonstrations_of(looking(4))
+    network = new_network(run, recipe, demonstrations, Vocabulary.of(demonstrations.instructions, BODY))
+    perceived, words = perceive_all(network, demonstrations), network.encode(demonstrations.instructions)
+    losses = Losses(network, demonstrations, perceived, words, recipe, torch.Generator())
+    frames = torch.tensor([0, 9, 20, 27])
+    hidden, _ = losses._seen(frames, from_any_side=True)
+    anew = network.hidden(perceived[frames], network.goal(words[demonstrations.instruction[frames]]))
+    torch.testing.assert_close(hidden, anew)
 
 
 @pytest.mark.parametrize("kind", ["a pair", "paligemma"])
