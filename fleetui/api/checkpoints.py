@@ -29,6 +29,7 @@ class CheckpointFile(CheckpointRow):
     consecutive: int | None = Field(description="So many frames in a row have to say so.")
     derived_from: Uuid | None = Field(description="The reward model whose weights it has, with another threshold.")
     sha256: str
+    pretrained: list[str] = Field(description="The pretrained models that it stands on, by their sha256.")
     size: int | None = Field(description="Bytes; null: its file is gone.")
 
 

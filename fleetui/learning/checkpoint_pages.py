@@ -16,7 +16,7 @@ from fleetui.answers import answer_file
 from fleetui.fleet import selectors as fleet
 from fleetui.fleet.models import Lab
 from fleetui.fleet.views.pages import LongListPaginator, add_refusal, page, render_page, saying_refusals
-from fleetui.learning import checkpoints, comparisons, promoting, selectors, studio
+from fleetui.learning import checkpoints, comparisons, pretrained, promoting, selectors, studio
 from fleetui.learning.models import Checkpoint, Comparison, Promotion
 from robots.tasks import TASKS
 
@@ -162,6 +162,7 @@ def render_checkpoint(request: PersonRequest, found: Checkpoint, form: CompareFo
         run=found.run,
         size=checkpoints.size_of(found),
         body=found.run.body.get("name", ""),
+        models=[pretrained.name_of(found.run.lab, sha256) for sha256 in found.pretrained],
         evaluations=checkpoints.evaluations_of(found),
         bounds=checkpoints.bound_of(found),
         comparisons=comparisons_shown(found) if is_policy else [],

@@ -67,6 +67,7 @@ def checkpoint_row(checkpoint: Checkpoint) -> dict[str, Any]:
         "consecutive": checkpoint.consecutive,
         "derived_from": str(checkpoint.derived_from_id) if checkpoint.derived_from_id else None,
         "sha256": checkpoint.sha256,
+        "pretrained": checkpoint.pretrained,
         "size": size_of(checkpoint),
     }
 

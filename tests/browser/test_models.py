@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import LAB, WAIT_MS, api, close_page, new_page
-from tests.browser.test_usable_by_everyone import RECIPES, wait_for
+from tests.browser.test_usable_by_everyone import RECIPES, violations_in_all_sizes, wait_for
 from tests.conftest import new_fleet
 from tests.training.tiny_models import bert
 
@@ -107,6 +107,7 @@ def test_a_model_is_added_and_a_run_builds_on_it_and_practises(researcher, their
     page.goto(f"{LAB}/models/")
     expect(page.locator("#models")).to_contain_text("sft 1")
     picture(page, "models")
+    assert not (found := violations_in_all_sizes(page)), "\n".join(found)
     page.locator("#models").get_by_role("button", name="Archive").click()
     page.get_by_role("dialog").get_by_role("button", name="Archive").click()
     page.locator("#archived summary").click()

@@ -371,6 +371,9 @@ def test_practice_gets_the_models_that_it_begins_with(practising, model):
 def test_stations_are_told_of_the_models(lab, practising, sft_run, model):
     policy = sft_run.newest_checkpoint("policy")
     assert (stores_near(policy.file)[0] / model.sha256).is_dir(), "what computes with it here finds it too"
+    page = lab.as_("viewer").get(f"/labs/{lab.slug}/checkpoints/{policy.pk}").content.decode()
+    assert "Stands on" in page and "small" in page
+    assert lab.call("viewer", "get", f"checkpoints/{policy.pk}").json()["pretrained"] == [model.sha256]
     message = practising.policy_message(policy)
     assert message.models == ({"sha256": model.sha256, "files": model.files},)
     assert decode_text(encode(message), TO_STATION).models == message.models

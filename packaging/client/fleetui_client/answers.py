@@ -183,6 +183,8 @@ class CheckpointDetail:
     # The reward model whose weights it has, with another threshold.
     derived_from: str | None
     sha256: str
+    # The pretrained models that it stands on, by their sha256.
+    pretrained: list[str]
     # Bytes; null: its file is gone.
     size: int | None
     # Whether it is used where nobody names another one.
