@@ -153,14 +153,14 @@ class AdvantageWeighted:
         self, episode: Episode, seen: Tensor, goals: Tensor, actions: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
         """What the features make of an episode and its actions: as it was, and as it would be had an arm and its table
-        been turned, by angles that its uuid decides, so that a restart finds the same. Of a table that is turned with
+        been turned, by angles that its actions decide, so that a restart finds the same. Of a table that is turned with
         each update, once. [T + 1, P], [T + 1, goal size], [T, A] -> ([T + 1, size], [T, A]) a copy
         """
         features = self.network.features
         found = [(features.relations(seen, goals), actions)]
         if not isinstance(features, ArmFeatures):
             return found
-        generator = torch.Generator().manual_seed(zlib.crc32(episode.uuid.encode()) + self.recipe.seed)
+        generator = torch.Generator().manual_seed(zlib.crc32(episode.actions.tobytes()) + self.recipe.seed)
         angles = features.random_turns(TURNED_COPIES, generator)
         for angle in [] if angles is None else angles:
             relations = features.relations(*features.turn(seen, goals, angle.expand(len(seen))))
