@@ -173,7 +173,7 @@ def test_on_a_phone_no_drive_button_lies_under_the_stop_when_driving_begins(held
         held.screenshot(path=screenshots / f"station_stop_bar_{theme}.png")
     held.evaluate(THEME, "light")
     assert held.locator("#drive [data-way]").count() == 10
-    assert held.evaluate(COVERED) == []
+    held.wait_for_function(f"() => !({COVERED})().length")  # once it has come into view
     expect(held.locator("#stop")).to_be_in_viewport(ratio=1)
     held.evaluate("() => scrollTo(0, document.body.scrollHeight)")
     held.screenshot(path=screenshots / "station_stop_bar_end.png")

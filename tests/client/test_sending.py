@@ -11,7 +11,16 @@ from fleetui_client import synchronous as synchronous_module
 from fleetui_client.packing import is_dataset, packed
 
 IMPORT = {
-    **{"id": 7, "name": "d", "kind": "archive", "place": "d.tar", "state": "uploading", "phase": "", "progress": 0.0},
+    **{
+        "id": 7,
+        "name": "d",
+        "of": "dataset",
+        "kind": "archive",
+        "place": "d.tar",
+        "state": "uploading",
+        "phase": "",
+        "progress": 0.0,
+    },
     **{"error": "", "problems": [], "questions": [], "size": 0, "received": 0, "sha256": "", "dataset": None},
     **{"created_at": "2026-01-02T03:04:05+00:00", "ended_at": None},
 }

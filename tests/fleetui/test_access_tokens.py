@@ -50,6 +50,7 @@ CALLS = {each.view_func.__name__: each for each in operations() if each.view_fun
 NO_TOKEN = {
     "archive_station": "changes what there is of a lab",
     "delete_dataset": "is for good",
+    "delete_model": "is for good",
     "delete_run": "is for good",
     "delete_station": "is for good",
 }
@@ -61,7 +62,7 @@ def address_of(name):
         for method, each in calls.items():
             if each["operationId"] == name:
                 known = {"lab": "east", "uuid": str(uuid.uuid4()), "slug": "no-such", "number": "12345"}
-                known |= {"step": "0", "position": "0"}
+                known |= {"step": "0", "position": "0", "model": "12345"}
                 return method, path.format_map(known)
     raise AssertionError(f"{name} has no address")
 

@@ -77,6 +77,7 @@ FILES = {
     *(f"get /api/labs/{{lab}}/{path}/file" for path in ("checkpoints/{uuid}", "datasets/{number}", "episodes/{uuid}")),
     "get /api/labs/{lab}/episodes/{uuid}/frames/{step}.jpg",
     "get /api/labs/{lab}/exports/{number}/file",
+    "get /api/station/models/{sha256}/{file}",
     "get /api/labs/{lab}/datasets/{number}/table",
     "get /api/labs/{lab}/datasets/{number}/episodes/{position}/signals",
 }
