@@ -15,6 +15,7 @@ IMPORT = {
         "id": 7,
         "name": "d",
         "of": "dataset",
+        "model": None,
         "kind": "archive",
         "place": "d.tar",
         "state": "uploading",

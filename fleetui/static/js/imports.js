@@ -43,7 +43,10 @@ const mebibytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MB`;
 async function drawImports() {
   const answer = await fetch(imports.dataset.url).catch(() => null);
   if (!answer?.ok || answer.redirected) return;
+  const before = moving().map((each) => each.dataset.import);
   imports.innerHTML = await answer.text();
+  // One that became whole meanwhile stands in the other list, which comes with the page.
+  if (!uploading.size && before.some((id) => !imports.querySelector(`[data-import="${id}"]`))) location.reload();
   $("#imports-panel").hidden = !imports.querySelector("[data-import]");
   offerToGoOn();
   refreshTimes(imports);
