@@ -244,7 +244,7 @@ def small(monkeypatch):
     monkeypatch.setattr(backbone, "SENTENCES", 20)
     monkeypatch.setattr(backbone, "TIME_LIMIT_STEPS", 8)
     monkeypatch.setattr(backbone, "picture_limit", lambda: 8)
-    tiny = {"all-MiniLM-L6-v2": tiny_models.bert, "efficientnet-lite0": tiny_models.siglip}
+    tiny = {"all-MiniLM-L6-v2": tiny_models.bert}
     monkeypatch.setattr(
         backbone, "write_model", lambda package, into: SimpleNamespace(path=tiny[package.folder](into / package.folder))
     )

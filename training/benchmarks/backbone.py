@@ -3,13 +3,15 @@
 words     the table of language-table; words are read by all-MiniLM-L6-v2, or learned from the demonstrations alone.
           Success and understanding on sentences as in the demonstrations; with wordings that no demonstration and no
           held-out grammar has; with names of objects that none has; with both
-pictures  the arm by two cameras; they are seen by EfficientNet-lite0, or by an encoder that learns with the policy
+pictures  the arm by two cameras; they are seen by the model folder that FLEETUI_VISION_MODEL names (left out without),
+          or by an encoder that learns with the policy
 
 Both pretrained models stay as they are (heads). The synonyms and wordings are below; nothing is trained on them. How
 near a word counts as to a name was chosen while looking at these synonyms (of four ways that differed by .1), so that
 the figure for names is a little too good.
 """
 
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,7 +120,9 @@ def run(seed: int, report: Report) -> list[Row]:
             rows.append(words_row(f"words-{arm}-sft", begin.policy, seed, begin, begin.wall_s))
             report(0.15 + 0.2 * number, f"words, {arm}: practice")
             rows.append(practised("words", arm, path, begin, seed, TASKS, TIME_LIMIT_STEPS))
-        arms = {"own": {}, "pretrained": {"vision_encoder": models["efficientnet-lite0"]}}
+        if not (vision := os.environ.get("FLEETUI_VISION_MODEL")):
+            return rows
+        arms = {"own": {}, "pretrained": {"vision_encoder": vision}}
         report(0.45, "demonstrations with pictures")
         data = demonstrations(seed, DEMONSTRATIONS["pictures"], lambda *_: None, 0, PICTURE_TASKS)
         for number, (arm, settings) in enumerate(arms.items()):
