@@ -2,8 +2,8 @@
 
     python -m training models --into FOLDER
 
-A sentence encoder (all-MiniLM-L6-v2, 22 million parameters), of the extra `weights`. Vision encoders in packages come as
-pickles, which are never read here.
+A sentence encoder (all-MiniLM-L6-v2, 22 million parameters), of the extra `weights`. Vision encoders in
+packages come as pickles, which are never read here.
 """
 
 import argparse

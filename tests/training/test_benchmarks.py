@@ -195,7 +195,7 @@ def test_summaries_hold_the_keys_that_others_read(name, settings, keys):
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, tmp_path):
     """Figures of no worth, within seconds."""
     for name in ("TURNS", "SLICES", "FRAMES"):
         monkeypatch.setattr(throughput, name, 1)
@@ -245,6 +245,7 @@ def small(monkeypatch):
     monkeypatch.setattr(backbone, "TIME_LIMIT_STEPS", 8)
     monkeypatch.setattr(backbone, "picture_limit", lambda: 8)
     tiny = {"all-MiniLM-L6-v2": tiny_models.bert}
+    monkeypatch.setenv("FLEETUI_VISION_MODEL", str(tiny_models.siglip(tmp_path / "vision")))
     monkeypatch.setattr(
         backbone, "write_model", lambda package, into: SimpleNamespace(path=tiny[package.folder](into / package.folder))
     )
