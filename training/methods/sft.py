@@ -135,6 +135,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     # last one .77, .81 and .92. (300 attempts each.) Nor does a loss of many vague frames know that reward and detector
     # live on a d that is sharp at the goal.
     network.eval().requires_grad_(False)
+    network.action_head.temperature = recipe.sampling_temperature
     if network.learns_to_see:
         perceived = perceive_all(network, demonstrations)  # as it is seen now
     reward_model = RewardModel(network, describe("reward_model", recipe, demonstrations, network, progress["ids"]))
@@ -207,6 +208,9 @@ def new_network(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, 
         vectors = [demonstrations.observations[key] for key in network.vectors]
         frames = torch.zeros(len(demonstrations.steps_to_go), 0)
         network.features.scale_as(torch.cat([frames, *vectors], 1) if sees else perceive_all(network, demonstrations))
+        following, counts = chunks_of(demonstrations, recipe.chunk)
+        told = network.told(torch.cat([frames, *vectors], 1), demonstrations.actions[following])
+        network.action_head.scale_as(told, counts)
     return network
 
 
@@ -465,8 +469,9 @@ class Losses:
         hidden, as_seen = self._seen(frames, from_any_side)
         actions = as_seen(self._actions(frames))
         head = self.network.action_head
-        likely = head.log_probability(hidden, head.tokens(actions), self.counts[frames])
-        return -(self._weighed(likely, frames) if from_any_side else likely).mean()
+        likely = head.imitated if from_any_side else head.log_probability
+        values = likely(hidden, head.tokens(actions), self.counts[frames])
+        return -(self._weighed(values, frames) if from_any_side else values).mean()
 
     def _weighed(self, values: Tensor, frames: Tensor) -> Tensor:
         """Of some frames, each as much as its episode counts: what people corrected may count for more. Where all count
@@ -479,7 +484,7 @@ class Losses:
         """The two of the same frames, which are looked at once: pictures are what takes the time. [n] -> [], []"""
         hidden, _ = self._seen(frames, from_any_side=True)
         head, counts = self.network.action_head, self.counts[frames]
-        likely = head.log_probability(hidden, head.tokens(self._actions(frames)), counts)
+        likely = head.imitated(hidden, head.tokens(self._actions(frames)), counts)
         likely = self._weighed(likely, frames)
         return -likely.sum() / (counts > 0).sum().clamp(min=1), self._steps_loss(hidden, frames)
 
@@ -696,6 +701,7 @@ def describe(
         threshold=math.inf,
         consecutive=1,
         executed=recipe.executed,
+        temperature=recipe.sampling_temperature,
         recipe=recipe.to_json(),
         pretrained=network.pretrained.to_json(),
         id=ids[role],
