@@ -11,9 +11,9 @@ from playwright.sync_api import expect
 from robots.embodiments import STATE, Camera, DriveAxis, Embodiment, Motion, vector
 from robots.real_robot import RealRobot
 from robots.tasks import TASKS, Grammar, TaskFamily
-from tests.browser.conftest import THEME
+from tests.browser.conftest import THEME, wait_until
 from tests.browser.own_robot import OwnRobot, joined
-from tests.browser.test_control import AT_REST_S, GAMEPAD, state_is, wait_until
+from tests.browser.test_control import AT_REST_S, GAMEPAD, state_is
 
 PAGE = "/labs/main/stations/arm-of-axes"
 AXES = ("x", "y", "z", "yaw", "gripper", "shoulder", "elbow")
@@ -59,7 +59,7 @@ class Arm(OwnRobot):
     def pushed(self, said="it did not move"):
         """What moves it now: the axes that are not at rest, of a step that is yet to come."""
         start = len(self.world.actions)
-        wait_until(lambda: len(self.world.actions) > start + 3, 5, said)
+        wait_until(lambda: len(self.world.actions) > start + 3, said)
         return {axis: value for axis, value in self.world.actions[-1].items() if value}
 
     def rests(self):

@@ -24,13 +24,12 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from robots.protocol import Command
-from tests.browser.conftest import close_page, new_page
+from tests.browser.conftest import close_page, new_page, wait_until
 from tests.browser.own_robot import OwnRobot, joined
 from tests.chromium import find_chromium
-from tests.conftest import free_port
+from tests.conftest import WAIT_MS, free_port
 from tests.robots.station_fakes import FakeWorld
 
-WAIT_MS = 20_000
 KILLS = int(os.environ.get("FLEETUI_KILLS", "4"))
 FIGURES = os.environ.get("FLEETUI_FIGURES")
 PAGE = "/labs/main/stations/watched"
@@ -108,17 +107,8 @@ def watched(fleet, people):
         yield station
 
 
-def wait_until(check, seconds, said, every=0.01):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := check():
-            return found
-        time.sleep(every)
-    raise AssertionError(said() if callable(said) else said)
-
-
 def state_is(page, state):
-    expect(page.locator("body")).to_have_attribute("data-station-state", state, timeout=WAIT_MS)
+    expect(page.locator("body")).to_have_attribute("data-station-state", state)
 
 
 def holder(page):
@@ -156,7 +146,7 @@ def test_two_browsers_fight_for_one_station_and_exactly_one_holds_it(people, wat
     assert len(watched.world.moved_at) == before, "who isn't in control moves nothing"
     winner.bring_to_front()
     winner.keyboard.down("ArrowRight")
-    wait_until(lambda: len(watched.world.moved_at) > before + 2, 5, "the holder's arrow key moved nothing")
+    wait_until(lambda: len(watched.world.moved_at) > before + 2, "the holder's arrow key moved nothing")
     winner.keyboard.up("ArrowRight")
     winner.keyboard.press("o")
     for page in pages:
@@ -179,7 +169,7 @@ class Chromium:
         self.process = subprocess.Popen(
             [*command, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        self.browser = wait_until(lambda: self.connect(chromium, port), 30, "Chromium did not start")
+        self.browser = wait_until(lambda: self.connect(chromium, port), "Chromium did not start")
         self.context = self.browser.contexts[0]
         self.context.add_cookies(cookies)
         self.page = self.context.new_page()
@@ -190,7 +180,7 @@ class Chromium:
     @staticmethod
     def connect(chromium, port):
         try:
-            return chromium.connect_over_cdp(f"http://127.0.0.1:{port}", timeout=2000)
+            return chromium.connect_over_cdp(f"http://127.0.0.1:{port}", timeout=20_000)
         except Exception:  # it isn't listening yet
             time.sleep(0.1)
             return None
@@ -200,7 +190,7 @@ class Chromium:
 
     def end(self):
         self.signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
         self.folder.cleanup()
 
 
@@ -216,15 +206,15 @@ def test_the_dead_man_when_the_holders_browser_is_killed_or_frozen(fleet, people
         try:
             state_is(chromium.page, "idle")
             chromium.page.keyboard.press("o")
-            expect(chromium.page.locator("[data-f=holder]")).to_have_text("you are in control", timeout=WAIT_MS)
+            expect(chromium.page.locator("[data-f=holder]")).to_have_text("you are in control")
             before = len(watched.world.moved_at)
             chromium.page.keyboard.down("ArrowRight")
-            wait_until(lambda: len(watched.world.moved_at) > before + 3, 10, "it does not drive")  # noqa: B023
+            wait_until(lambda: len(watched.world.moved_at) > before + 3, "it does not drive")  # noqa: B023
             sent = chromium.page.evaluate("window.sentAt")
             latencies += [1000 * watched.heard[each] - at for each, at in sent.items() if each in watched.heard]
             chromium.signal(signal.SIGKILL if number % 2 else signal.SIGSTOP)
             ended = time.time()
-            wait_until(lambda: not holder(other), 5, "the lease was never freed")
+            wait_until(lambda: not holder(other), "the lease was never freed")
             frees.append(time.time() - ended)
             wait_until(
                 lambda: not watched.station.commands.lease.live, 1, "the station did not hear that its holder is gone"
@@ -286,11 +276,11 @@ def show_dark_and_narrow(page, screenshots, name):
     page.set_viewport_size({"width": 1440, "height": 900})
 
 
-def moved_while(watched, act, seconds=5):
+def moved_while(watched, act):
     """The direction in which the body moved after `act`."""
     start = watched.world.state[:2].copy()
     act()
-    wait_until(lambda: np.abs(watched.world.state[:2] - start).max() > 0.02, seconds, "it did not move")
+    wait_until(lambda: np.abs(watched.world.state[:2] - start).max() > 0.02, "it did not move")
     return np.sign(np.round(watched.world.state[:2] - start, 3))
 
 
@@ -584,7 +574,7 @@ def test_a_lost_connection_and_an_old_picture_are_unmistakable(people, watched, 
     page.set_viewport_size({"width": 1440, "height": 900})
     page.screenshot(path=screenshots / "station_lost.png")
     page.get_by_role("button", name="Software stop").click()
-    wait_until(lambda: watched.station.control.stop_latched, 5, "a stop goes its own way, without the socket")
+    wait_until(lambda: watched.station.control.stop_latched, "a stop goes its own way, without the socket")
     page.goto(PAGE)
     state_is(page, "stopped")
     page.keyboard.press("c")

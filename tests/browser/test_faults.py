@@ -22,9 +22,9 @@ import pytest
 from playwright.sync_api import expect
 
 from fleetui import embedded
-from tests.browser.conftest import new_page
+from tests.browser.conftest import new_page, wait_until
 from tests.browser.own_robot import joined
-from tests.browser.test_control import PAGE, WatchedStation, WatchedWorld, state_is, wait_until
+from tests.browser.test_control import PAGE, WatchedStation, WatchedWorld, state_is
 from tests.conftest import new_fleet
 
 FIGURES = os.environ.get("FLEETUI_FIGURES")
@@ -125,13 +125,13 @@ def driven(people, watched):
     page, other = people["manager"], people["supervisor"]
     page.goto(PAGE)
     other.goto("/labs/main/")
-    wait_until(lambda: watched.link.connected, 20, "the station is not connected")
+    wait_until(lambda: watched.link.connected, "the station is not connected")
     ready(page)
     page.keyboard.press("o")
     state_is(page, "overridden")
     page.keyboard.down("ArrowLeft")
     before = len(watched.world.moved_at)
-    wait_until(lambda: len(watched.world.moved_at) > before + 2, 5, "it does not move")
+    wait_until(lambda: len(watched.world.moved_at) > before + 2, "it does not move")
     expect(other.locator("article.card[data-station=watched]")).to_contain_text("manager is in control")
     yield watched
     page.keyboard.up("ArrowLeft")
@@ -165,7 +165,7 @@ def stop_all(page, watched, name, where, words):
     page.keyboard.press("Shift+Period")
     expect(page.locator(where)).to_contain_text(words, timeout=5000)
     knew = time.monotonic() - began
-    wait_until(lambda: watched.station.control.stop_latched, 5, "the stop was not heard")
+    wait_until(lambda: watched.station.control.stop_latched, "the stop was not heard")
     time.sleep(0.7)
     stood = max(0.0, watched.world.moved_at[-1] - pressed)
     figures[name] = {"robot_stands_s": round(stood, 3), "page_knows_s": round(knew, 3)}
@@ -276,7 +276,7 @@ def test_a_half_open_line_is_seen_and_a_stop_that_was_not_delivered_is_said(driv
     page.screenshot(path=screenshots / "half_open.png")
     assert not driven.station.control.stop_latched, "nothing came through"
     line.silent, healed = False, time.monotonic()
-    wait_until(lambda: driven.station.control.stop_latched, 10, "the stop is kept and tried again")
+    wait_until(lambda: driven.station.control.stop_latched, "the stop is kept and tried again")
     figures["half-open line"]["robot_stands_after_line_is_back_s"] = round(time.monotonic() - healed, 3)
     expect(page.locator("#toasts")).to_contain_text("confirmed it", timeout=10_000)
     expect(page.locator("#unconfirmed")).to_be_hidden()
@@ -293,7 +293,7 @@ def test_stations_return_after_the_database_dropped_every_connection(driven, peo
     began = time.monotonic()
     page = people["supervisor"]
     page.goto("/labs/main/")
-    wait_until(lambda: driven.link.connected and driven.link.gone_for() < 1.5, 20, "it is locked out")
+    wait_until(lambda: driven.link.connected and driven.link.gone_for() < 1.5, "it is locked out")
     figures["connections dropped"] = {"station_returns_s": round(time.monotonic() - began, 3)}
     returned = figures["connections dropped"]
     stop_all(page, driven, "connections dropped", "#toasts", "all 2 stations confirmed it")

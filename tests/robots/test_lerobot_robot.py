@@ -31,7 +31,7 @@ def world_of(robot, fps=50.0, **more):
     return LeRobotWorld(robot, body, take_cameras(robot), **more)
 
 
-def eventually(condition, seconds=5):
+def eventually(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)

@@ -75,14 +75,14 @@ def test_it_joins_practises_and_lets_go(server, tmp_path):
         until(lambda: server.sockets)  # it connects by itself
         server.send(task)
         server.send(policy)
-        until(lambda: len(server.episodes) >= 3, seconds=20)
+        until(lambda: len(server.episodes) >= 3)
         assert keys_read(member.station) == {STATE, IMAGES + "front"}
         hello = server.of("hello")[0]
         assert hello["teleoperator"] == "so leader" and hello["renderer"] == "camera"
         assert hello["embodiment"]["name"] == "so_follower" and leader.name == "so leader"
     finally:
         host.stop()
-        thread.join(10)
+        thread.join(60)
     assert not thread.is_alive() and not robot.is_connected and robot.sent
     episode = next(iter(server.episodes.values()))
     assert episode.instruction == "tidy up" and episode.true_success is None

@@ -109,7 +109,7 @@ def host(server, tokens, tmp_path, monkeypatch):
     thread.start()
     yield host
     host.stop()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -354,7 +354,7 @@ def test_sigterm_ends_the_host_cleanly_with_episodes_on_disk(server, tmp_path):
         # Both stations must be at work: one alone would leave one episode.
         until(lambda: len({m["uuid"] for m in server.of("telemetry") if m["step"] >= 2}) == 2, seconds=60)
         process.send_signal(signal.SIGTERM)
-        log = process.communicate(timeout=30)[1]
+        log = process.communicate(timeout=60)[1]
     finally:
         process.kill()
     assert process.returncode == 0 and "Traceback" not in log
@@ -373,7 +373,7 @@ def test_a_missing_token_ends_the_command_with_a_sentence(tmp_path):
         [sys.executable, "-m", "training", "practise", "--server", "http://127.0.0.1:1", "--tokens", str(path)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
     )
     assert done.returncode == 2 and "The station arm has no token" in done.stderr and "Traceback" not in done.stderr
 
@@ -447,7 +447,7 @@ def test_a_world_that_can_not_be_made_is_a_station_that_says_so_and_the_others_g
         assert [member.station.control.state for member in host.members.values()] == ["idle"] * 3
     finally:
         host.stop()
-        thread.join(10)
+        thread.join(60)
 
 
 def test_a_world_that_nobody_knows_is_said_in_one_line_and_the_others_go_on(server, tokens, tmp_path, caplog):

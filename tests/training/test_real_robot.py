@@ -80,7 +80,7 @@ def test_the_documented_robot_practises_and_ends_attempts_of_low_success_probabi
     program = tmp_path / "my_robot.py"
     program.write_text("from tests.robots.station_fakes import FakeWorld as MyRobot\n" + documented("import os"))
     with running(tmp_path, program, server) as process:
-        until(lambda: len(server.episodes) > 20 or process.poll() is not None, seconds=60)
+        until(lambda: len(server.episodes) > 20 or process.poll() is not None)
     assert "KeyboardInterrupt" in process.said and "Error" not in process.said, process.said
     ended = [episode.ending for episode in server.episodes.values()]
     # One in ten is a probe, however low P(success) is.
@@ -175,7 +175,7 @@ def test_an_so101_practises_is_watched_overridden_and_stopped_and_keeps_what_bot
         return [each for each in server.episodes.values() if each.purpose in purposes]
 
     with running(tmp_path, STATION, server) as process:
-        until(lambda: len(ended("practice")) >= 2 or process.poll() is not None, seconds=60)
+        until(lambda: len(ended("practice")) >= 2 or process.poll() is not None)
         until(lambda: {each[16] for _, each in server.frames} == {255, 1})
         command("override")
         until(lambda: state() == "overridden")
