@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from robots import real_robot
 from robots.driver import Driver, DriverError
 from robots.embodiments import IMAGES, STATE
 from robots.episodes import ACTORS
 from robots.real_robot import RealRobot
 from tests.robots.fake_server import FakeServer, until
 from tests.robots.fake_so101 import FakeSO101
+from tests.robots.station_fakes import FakeTime
 from tests.training.test_practice import ASSIGNMENT, policy_message
 from training import practice
 
@@ -135,20 +137,33 @@ def test_a_robot_without_what_it_needs_calls_a_person_and_names_it():
     assert RealRobot.render(FakeSO101(), "front", 64, 48).shape == (72, 96, 3), "else what the policy sees"
 
 
-def test_a_step_takes_a_control_period_and_ends_with_a_look():
+def test_a_step_takes_a_control_period_and_ends_with_a_look(monkeypatch):
+    """What else goes on between two steps is taken from the sleep; what took too long is not made up for."""
+    clock, period = FakeTime(), 1 / FakeSO101.embodiment.fps
+    monkeypatch.setattr(real_robot, "time", clock)
+
     class Noting(FakeSO101):
-        looks = ()
+        sent, looks = (), ()
+
+        def send(self, action):
+            self.sent = (*self.sent, clock.now)
+            super().send(action)
 
         def observation(self):
-            self.looks = (*self.looks, time.monotonic())
+            self.looks = (*self.looks, clock.now)
             return super().observation()
 
-    robot = Noting()
-    began = time.monotonic()
-    for number in range(15):
+    robot, began = Noting(), clock.now
+    # In control periods: what else went on before the step, and how long the step sleeps then.
+    busy, slept = np.array([[0, 1], [0.3, 0.7], [0.6, 0.4], [0, 1], [1.7, 0], [0, 1], [0.3, 0.7], [150, 1], [0, 1]]).T
+    for number, periods in enumerate(busy):
+        clock.now += periods * period
         robot.step(np.full(6, float(number)))
-    assert 15 / 30 - 0.01 < robot.looks[-1] - began < 15 / 30 + 0.2 and len(robot.looks) == 15
-    assert robot.observation()[STATE].tolist() == 6 * [14.0]
+    looks = np.cumsum(busy + slept) * period
+    assert np.array(clock.slept) == pytest.approx(slept * period)
+    assert np.array(robot.looks) - began == pytest.approx(looks)
+    assert np.array(robot.sent) - began == pytest.approx(looks - slept * period), "sent first, then waited"
+    assert robot.observation()[STATE].tolist() == 6 * [8.0]
 
 
 def test_an_so101_practises_is_watched_overridden_and_stopped_and_keeps_what_both_cameras_saw(tmp_path):
