@@ -44,6 +44,8 @@ class FakeTime:
     def monotonic(self):
         return self.now
 
+    time = monotonic
+
     def sleep(self, seconds):
         assert seconds >= 0
         self.slept.append(seconds)
