@@ -140,13 +140,15 @@ def test_a_bus_that_fails_is_a_sentence_and_a_reset_connects_anew(worlds):
 def test_a_bus_that_hangs_holds_nobody_up_for_longer_than_its_limit(worlds, monkeypatch):
     robot = FakeRobot()
     world = worlds(robot)
-    robot.hang.clear()  # until it is set, so whatever returned before did not wait for an answer
+    robot.hang.clear()
+    began = time.monotonic()
     with monkeypatch.context() as patch:
         patch.setattr(lerobot_robot, "CALL_S", 0.3)
         with pytest.raises(DriverError, match=r"did not answer within 0\.3 s"):
             world.observation()
     with pytest.raises(DriverError, match="still does not answer"):
         world.observation()
+    assert time.monotonic() - began < 20, "it waited for the answer, or by another limit: CONNECT_S is 30 s"
     robot.hang.set()
     eventually(lambda: looks(world) is not None)
 
