@@ -39,6 +39,7 @@ class FakeServer:
         self.connections = 0
         self.beating = True  # a heartbeat each second, as the server sends it
         self.latched = ""  # the stop that it says is latched
+        self.clock = time.monotonic  # the steady one, which it tells
         if self.port and not self.running:
             self.start()
 
@@ -130,7 +131,7 @@ class FakeServer:
                         "type": "welcome",
                         "station": number,
                         "name": "fake",
-                        "server_time": time.monotonic(),
+                        "server_time": self.clock(),
                         "settings": self.settings,
                     }
                     for answer in (welcome, *self.on_welcome):
@@ -144,7 +145,7 @@ class FakeServer:
         while True:
             await asyncio.sleep(1.0)
             if self.beating:
-                beat = {"type": "heartbeat", "server_time": time.monotonic(), "stop": self.latched}
+                beat = {"type": "heartbeat", "server_time": self.clock(), "stop": self.latched}
                 with contextlib.suppress(Exception):
                     await send({"type": "websocket.send", "text": json.dumps(beat)})
 
