@@ -32,6 +32,9 @@ PREPARED = Path(os.environ.setdefault("FLEETUI_PREPARED", str(DATA / "prepared")
 os.environ["DJANGO_SETTINGS_MODULE"] = "fleetui.settings"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# What a page shall show is waited for so long: only what never comes takes it, however busy the machine is.
+WAIT_MS = 60_000
+
 # `make faults`: what goes over the same ground again and again, with chance, goes over all of it.
 AT_LENGTH = "FLEETUI_AT_LENGTH" in os.environ
 
@@ -190,7 +193,7 @@ class RunningFleet:
         """Returns the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal_number)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
 
 def free_port():
@@ -289,7 +292,7 @@ def copy_folder(source, target):
     subprocess.run(["cp", "-Rp", f"{source}/.", str(target)], check=True)
 
 
-def wait_for_demonstrations(data, seconds=90):
+def wait_for_demonstrations(data, seconds=180):
     deadline = time.monotonic() + seconds
     with connect(data) as connection:
         while connection.execute("SELECT state FROM learning_dataset").fetchall() != [("ready",)]:
@@ -329,7 +332,7 @@ def browser():
 
     Of module scope, because playwright's event loop must be gone before other tests use the database.
     """
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     from tests.chromium import MISSING, find_chromium
 
@@ -338,6 +341,7 @@ def browser():
         pytest.fail(MISSING)
     options = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
     options += ["--disable-component-update", "--disable-sync"]
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=path, args=options)
         yield chromium

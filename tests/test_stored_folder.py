@@ -75,7 +75,7 @@ class Person:
     """Logged in with the password of then; `api` asks as a script does."""
 
     def __init__(self, fleet, role):
-        self.http = httpx.Client(base_url=fleet.url, headers={"Origin": fleet.url}, timeout=30)
+        self.http = httpx.Client(base_url=fleet.url, headers={"Origin": fleet.url}, timeout=60)
         self.http.get("/login")
         login = {name: fleet.logins[role][name] for name in ("username", "password")}
         answer = self.http.post("/login", data={**login, "csrfmiddlewaretoken": self.http.cookies["csrftoken"]})
@@ -177,7 +177,7 @@ def test_a_browser_draws_the_run_and_replays_an_episode(fleet, browser, manager)
     page.goto(f"{LAB}/runs/{PRACTICE_RUN}")
     expect(page.locator("h1")).to_contain_text("first practice")
     page.goto(f"{LAB}/episodes/{uuid}?step=3")
-    expect(page.locator("#feed")).to_have_attribute("data-step", "3", timeout=60_000)  # a job renders the pictures
+    expect(page.locator("#feed")).to_have_attribute("data-step", "3")  # a job renders the pictures
     expect(page.locator("[data-f=actor]")).to_have_text("policy")
     expect(page.locator("[data-f=d]")).not_to_have_text("–")
     context.close()

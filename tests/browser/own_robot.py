@@ -56,7 +56,7 @@ class OwnRobot:
 
     def close(self):
         self.ending = True
-        self.thread.join(5)
+        self.thread.join(60)
         self.links.close()
 
 

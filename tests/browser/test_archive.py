@@ -38,7 +38,7 @@ def test_an_archived_station_leaves_open_walls_and_comes_back_by_itself(manager,
     manager.get_by_role("button", name="Go back").click()
     row.get_by_role("button", name="Bring back").click()
     expect(manager.locator("#toasts")).to_contain_text("Station 2 is back.")
-    expect(card).to_contain_text("Idle", timeout=60_000)  # on the wall that was open all the time
+    expect(card).to_contain_text("Idle")  # on the wall that was open all the time
 
 
 def test_the_lists_of_datasets_and_runs_have_the_acts(manager, picture):

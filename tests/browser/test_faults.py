@@ -1,8 +1,9 @@
 """The trials of a stop and of a link when something is away: a running fleet, real browsers, a robot that moves.
 
 Each says after how many seconds the page knows and after how many the robot stands; FLEETUI_FIGURES names a file for
-the figures. The robot is the watched station of test_control.py, driven by one person while another one stops it. Lines
-go silent in a proxy on the way, servers are frozen or killed by signals.
+the figures. Where they are measured, so or by `make faults`, they must be what is promised. The robot is the watched
+station of test_control.py, driven by one person while another one stops it. Lines go silent in a proxy on the way,
+servers are frozen or killed by signals.
 """
 
 import contextlib
@@ -22,9 +23,9 @@ import pytest
 from playwright.sync_api import expect
 
 from fleetui import embedded
-from tests.browser.conftest import new_page
+from tests.browser.conftest import MEASURED, new_page, wait_until
 from tests.browser.own_robot import joined
-from tests.browser.test_control import PAGE, WatchedStation, WatchedWorld, state_is, wait_until
+from tests.browser.test_control import PAGE, WatchedStation, WatchedWorld, state_is
 from tests.conftest import new_fleet
 
 FIGURES = os.environ.get("FLEETUI_FIGURES")
@@ -81,7 +82,7 @@ class Line:
 
     def close(self):
         self.ending = True
-        self.thread.join(2)
+        self.thread.join(60)
         for each in [self.listener, *self.other]:
             each.close()
 
@@ -125,13 +126,13 @@ def driven(people, watched):
     page, other = people["manager"], people["supervisor"]
     page.goto(PAGE)
     other.goto("/labs/main/")
-    wait_until(lambda: watched.link.connected, 20, "the station is not connected")
+    wait_until(lambda: watched.link.connected, "the station is not connected")
     ready(page)
     page.keyboard.press("o")
     state_is(page, "overridden")
     page.keyboard.down("ArrowLeft")
     before = len(watched.world.moved_at)
-    wait_until(lambda: len(watched.world.moved_at) > before + 2, 5, "it does not move")
+    wait_until(lambda: len(watched.world.moved_at) > before + 2, "it does not move")
     expect(other.locator("article.card[data-station=watched]")).to_contain_text("manager is in control")
     yield watched
     page.keyboard.up("ArrowLeft")
@@ -140,7 +141,7 @@ def driven(people, watched):
 
 def ready(page):
     """Whatever the trial before left: the stop cleared, nobody in control, not paused."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         state = page.evaluate("document.body.dataset.stationState")
         if state == "idle":
@@ -157,19 +158,22 @@ def ready(page):
     raise AssertionError(f"it is {state}")
 
 
-def stop_all(page, watched, name, where, words):
+def stop_all(page, watched, name, where, words, stands_s=0.5, knows_s=2.0):
     """Press stop for all, and note under the trial's name after how many seconds the robot stood, and the page said so
-    with these words. Returns the two.
+    with these words. Within `stands_s` and `knows_s`, where that is measured.
     """
     pressed, began = time.time(), time.monotonic()
     page.keyboard.press("Shift+Period")
-    expect(page.locator(where)).to_contain_text(words, timeout=5000)
+    expect(page.locator(where)).to_contain_text(words)
     knew = time.monotonic() - began
-    wait_until(lambda: watched.station.control.stop_latched, 5, "the stop was not heard")
+    wait_until(lambda: watched.station.control.stop_latched, "the stop was not heard")
     time.sleep(0.7)
     stood = max(0.0, watched.world.moved_at[-1] - pressed)
     figures[name] = {"robot_stands_s": round(stood, 3), "page_knows_s": round(knew, 3)}
-    return stood, knew
+    still = len(watched.world.moved_at)
+    time.sleep(0.3)
+    assert len(watched.world.moved_at) == still, "it stands, though the other one drives on"
+    assert not MEASURED or (stood < stands_s and knew < knows_s), figures[name]
 
 
 CONFIRMED = ("#toasts", "confirmed it")
@@ -217,8 +221,7 @@ def test_a_stop_without_valkey(driven, people, fleet):
     page = people["supervisor"]
     [process] = servers_of(fleet, "valkey")
     with frozen([process]):
-        stood, knew = stop_all(page, driven, "valkey frozen", *CONFIRMED)
-        assert stood < 0.5 and knew < 1.5
+        stop_all(page, driven, "valkey frozen", *CONFIRMED, knows_s=1.5)
     expect(page.locator("#unconfirmed")).to_be_hidden()
 
 
@@ -226,16 +229,14 @@ def test_a_stop_with_valkey_killed(driven, people, fleet):
     page = people["supervisor"]
     [process] = servers_of(fleet, "valkey")
     process.kill()
-    stood, knew = stop_all(page, driven, "valkey killed", *CONFIRMED)
-    assert stood < 0.5 and knew < 1.5
+    stop_all(page, driven, "valkey killed", *CONFIRMED, knows_s=1.5)
 
 
 def test_a_stop_with_postgresql_frozen(driven, people, fleet):
     page = people["supervisor"]
     with frozen(servers_of(fleet, "postgres")):
         time.sleep(4.0)  # long enough that what was read of the person's role is old
-        stood, knew = stop_all(page, driven, "postgresql frozen", *NOT_RECORDED)
-        assert stood < 0.5 and knew < 2.0
+        stop_all(page, driven, "postgresql frozen", *NOT_RECORDED)
     expect(page.locator("#unconfirmed")).to_be_hidden(timeout=10_000)
     with database(fleet) as rows:
         assert rows.execute("SELECT stop_latched FROM fleet_station WHERE slug = 'watched'").fetchone() == (True,)
@@ -251,8 +252,7 @@ def test_a_stop_with_a_full_disk(driven, people, fleet):
         )
         owner.execute("CREATE TRIGGER no_space BEFORE INSERT ON fleet_act EXECUTE FUNCTION no_space()")
         try:
-            stood, knew = stop_all(page, driven, "disk full", *NOT_RECORDED)
-            assert stood < 0.5 and knew < 2.0
+            stop_all(page, driven, "disk full", *NOT_RECORDED)
         finally:
             owner.execute("DROP FUNCTION no_space CASCADE")
     expect(page.locator("#unconfirmed")).to_be_hidden(timeout=10_000)
@@ -264,21 +264,21 @@ def test_a_half_open_line_is_seen_and_a_stop_that_was_not_delivered_is_said(driv
     time.sleep(0.1)
     began = time.monotonic()
     page.keyboard.press("Shift+Period")
-    expect(page.locator("#unconfirmed")).to_contain_text("has not been delivered", timeout=3000)
-    figures["half-open line"] = {"stop_said_undelivered_s": round(time.monotonic() - began, 3)}
-    assert time.monotonic() - began < 1.3
-    page.wait_for_selector("body[data-offline]", timeout=8000)
+    expect(page.locator("#unconfirmed")).to_contain_text("has not been delivered")
+    said = time.monotonic() - began
+    figures["half-open line"] = {"stop_said_undelivered_s": round(said, 3)}
+    page.wait_for_selector("body[data-offline]")
     knew = time.monotonic() - began
     figures["half-open line"]["page_knows_s"] = round(knew, 3)
-    assert knew < 5.2
+    assert not MEASURED or (said < 1.3 and knew < 5.2), figures["half-open line"]
     for slug in ("watched", "station-1"):  # one moves, one is idle: both are of the past
         expect(page.locator(f"article.card[data-station={slug}]")).to_have_class(re.compile("stale"))
     page.screenshot(path=screenshots / "half_open.png")
     assert not driven.station.control.stop_latched, "nothing came through"
     line.silent, healed = False, time.monotonic()
-    wait_until(lambda: driven.station.control.stop_latched, 10, "the stop is kept and tried again")
+    wait_until(lambda: driven.station.control.stop_latched, "the stop is kept and tried again")
     figures["half-open line"]["robot_stands_after_line_is_back_s"] = round(time.monotonic() - healed, 3)
-    expect(page.locator("#toasts")).to_contain_text("confirmed it", timeout=10_000)
+    expect(page.locator("#toasts")).to_contain_text("confirmed it")
     expect(page.locator("#unconfirmed")).to_be_hidden()
 
 
@@ -293,8 +293,8 @@ def test_stations_return_after_the_database_dropped_every_connection(driven, peo
     began = time.monotonic()
     page = people["supervisor"]
     page.goto("/labs/main/")
-    wait_until(lambda: driven.link.connected and driven.link.gone_for() < 1.5, 20, "it is locked out")
+    wait_until(lambda: driven.link.connected and driven.link.gone_for() < 1.5, "it is locked out")
     figures["connections dropped"] = {"station_returns_s": round(time.monotonic() - began, 3)}
     returned = figures["connections dropped"]
-    stop_all(page, driven, "connections dropped", "#toasts", "all 2 stations confirmed it")
+    stop_all(page, driven, "connections dropped", "#toasts", "all 2 stations confirmed it", 60, 60)
     figures["connections dropped"] |= returned

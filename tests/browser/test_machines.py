@@ -104,7 +104,7 @@ def test_a_second_worker_takes_what_the_first_is_too_busy_for(researcher, pictur
     second = start_second()  # under the same name, since the other is dead
     until(lambda: page.reload() and page.get_by_text("2 connected").is_visible())
     second.send_signal(signal.SIGTERM)
-    assert second.wait(30) == 0
+    assert second.wait(60) == 0
     until(lambda: page.reload() and page.get_by_role("row", name="second").get_by_text("ended").is_visible())
 
 

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import LAB, WAIT_MS, api, close_page, new_page
+from tests.browser.conftest import LAB, api, close_page, new_page
 from tests.browser.test_usable_by_everyone import RECIPES, violations_in_all_sizes, wait_for
 from tests.conftest import new_fleet
 from tests.training.tiny_models import bert
@@ -63,10 +63,10 @@ def test_a_model_is_added_and_a_run_builds_on_it_and_practises(researcher, their
     picture(page, "models_none")
 
     add(page, theirs / "pickled")
-    expect(page.locator("#imports")).to_contain_text("pytorch_model.bin only, which can run code", timeout=WAIT_MS)
+    expect(page.locator("#imports")).to_contain_text("pytorch_model.bin only, which can run code")
     add(page, theirs / "tiny-bert")
     row = page.locator("#models tr")
-    expect(row).to_contain_text("tiny-bert", timeout=WAIT_MS)  # the page's script sees that it is whole
+    expect(row).to_contain_text("tiny-bert")  # the page's script sees that it is whole
     for told in ("BertModel", "Text encoder", "apache-2.0", "researcher", "none"):
         expect(row).to_contain_text(told)
     (model,) = api(page, "GET", "models")["items"]
@@ -127,4 +127,4 @@ def test_an_archive_of_one_is_sent(researcher, theirs, tmp_path):
     page.get_by_label("Archive", exact=True).set_input_files(vision)
     page.get_by_label("Name").fill("sent")
     page.get_by_role("button", name="Add", exact=True).click()
-    expect(page.locator("#models")).to_contain_text("sent", timeout=WAIT_MS)
+    expect(page.locator("#models")).to_contain_text("sent")

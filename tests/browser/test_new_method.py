@@ -96,7 +96,7 @@ def test_it_is_launched_from_its_page_practises_and_draws_its_curve(opened, scre
     assert {row["station"] for row in episodes} == {"station-1"}
     attempts = len(api(page, "GET", "runs/2/metrics?after=0&kind=attempt")["items"])
     assert 1 <= attempts <= run["practice_episodes"]  # one that was under way at the end came too late for the run
-    expect(page.locator("#curve-0")).to_have_attribute("data-points", str(attempts), timeout=20_000)
+    expect(page.locator("#curve-0")).to_have_attribute("data-points", str(attempts))
     expect(page.locator("#curve-0")).to_contain_text("steps taken")
     page.screenshot(path=screenshots / "new_method_run.png", full_page=True)
     # What comes of it can be practised with again: the policy it published, and the reward model it goes back to.

@@ -49,7 +49,7 @@ def test_the_stop_of_all_is_an_act_of_every_page_and_the_navigation_counts_the_c
     expect(manager.locator("#palette li").first).to_contain_text("Software stop of all stations")
     manager.keyboard.press("Enter")
     expect(manager.locator("#toasts")).to_contain_text("Software stop")
-    expect(count).to_have_text("2 open", timeout=10_000)
+    expect(count).to_have_text("2 open")
     assert other.evaluate("() => performance.getEntriesByType('navigation').length") == 1
     picture(other, "episodes_counted")
     for path, body in (("clear_stops", {"reason": "a test"}), ("resume", {})):

@@ -8,7 +8,6 @@ from playwright.sync_api import expect
 from tests.browser.conftest import api
 
 LAB = "/labs/main"
-WAIT_MS = 20_000
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import LAB, THEME, WAIT_MS, close_page, log_in, new_page
+from tests.browser.conftest import LAB, THEME, close_page, log_in, new_page, wait_until
 from tests.conftest import new_fleet
 
 
@@ -50,15 +50,6 @@ def frames(page, selector="#feed"):
     return int(page.get_attribute(selector, "data-frames") or 0)
 
 
-def wait_until(check, seconds, said):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if check():
-            return
-        time.sleep(0.2)
-    raise AssertionError(said() if callable(said) else said)
-
-
 def fill_recipe(page, **values):
     page.locator("details.panel > summary").click()
     for name, value in values.items():
@@ -77,7 +68,7 @@ def at_first(running_fleet, browser, screenshots):
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("alert")).to_contain_text("correct username and password")
     log_in(page, running_fleet.logins["supervisor"])
-    expect(page.locator("article.card .feed.has-frame")).to_have_count(2, timeout=WAIT_MS)
+    expect(page.locator("article.card .feed.has-frame")).to_have_count(2)
     seen = {"title": page.title(), "steps": page.locator("ol.steps li").count()}
     seen["cards"] = page.locator("article.card").count()
     page.screenshot(path=screenshots / "wall_at_first.png")
@@ -104,7 +95,7 @@ def test_reset_changes_the_picture(pages, at_rest, screenshots):
     before = pixels(page)
     page.get_by_role("button", name="Reset done").click()
     expect(page.locator("#toasts")).to_contain_text("the reset is recorded")
-    wait_until(lambda: pixels(page) != before, 15, "The table was scattered, but the picture is still the old one.")
+    wait_until(lambda: pixels(page) != before, "The table was scattered, but the picture is still the old one.")
     page.screenshot(path=screenshots / "station_reset.png")
 
 
@@ -115,7 +106,7 @@ def test_override_drives_the_arm_with_keys_and_mouse(pages, at_rest, screenshots
     expect(page.locator("body")).to_have_attribute("data-station-state", "overridden")
     still = pixels(page)
     page.keyboard.down("ArrowRight")
-    wait_until(lambda: pixels(page) != still, 10, "The arm did not move under the arrow key.")
+    wait_until(lambda: pixels(page) != still, "The arm did not move under the arrow key.")
     page.keyboard.up("ArrowRight")
     time.sleep(1.2)  # it comes to rest: the dead-man holds it
     still = pixels(page)
@@ -123,7 +114,7 @@ def test_override_drives_the_arm_with_keys_and_mouse(pages, at_rest, screenshots
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 2 - 90, box["y"] + box["height"] / 2 + 60, steps=4)
-    wait_until(lambda: pixels(page) != still, 10, "The arm did not move under the mouse.")
+    wait_until(lambda: pixels(page) != still, "The arm did not move under the mouse.")
     page.screenshot(path=screenshots / "station_override.png")
     page.mouse.up()
     page.get_by_role("button", name="Hand back").click()
@@ -158,7 +149,7 @@ def test_stop_is_at_once_and_a_viewer_of_the_wall_sees_it_first(pages, at_rest, 
 def test_a_bad_recipe_says_what_to_write_instead(pages, screenshots):
     page = pages("researcher")
     page.goto(f"{LAB}/datasets/")
-    expect(page.locator("tbody")).to_contain_text("Ready", timeout=60_000)  # generated since the fleet's first start
+    expect(page.locator("tbody")).to_contain_text("Ready")  # generated since the fleet's first start
     page.goto(f"{LAB}/runs/new?kind=sft")
     page.locator("#id_steps").fill("many")
     page.locator("#id_batch").fill("1")
@@ -179,7 +170,7 @@ def trained(pages, story, screenshots):
 
 def train(page, screenshots):
     page.goto(f"{LAB}/datasets/")
-    expect(page.locator("tbody")).to_contain_text("Ready", timeout=60_000)  # generated since the fleet's first start
+    expect(page.locator("tbody")).to_contain_text("Ready")  # generated since the fleet's first start
     page.goto(f"{LAB}/runs/new?kind=sft")
     fill_recipe(
         page,
@@ -197,10 +188,10 @@ def train(page, screenshots):
     address = page.url
     points = lambda: int(page.get_attribute("#curve-0", "data-points") or 0)  # noqa: E731
     state = page.locator("h1 + [data-f=state]")
-    wait_until(lambda: points() > 0, 60, lambda: f"No loss appeared; the run says: {page.inner_text('main')}")
+    wait_until(lambda: points() > 0, lambda: f"No loss appeared; the run says: {page.inner_text('main')}")
     first = points()
-    wait_until(lambda: points() > first, 60, "The curve of losses did not grow.")
-    expect(state).to_contain_text("Completed", timeout=60_000)
+    wait_until(lambda: points() > first, "The curve of losses did not grow.")
+    expect(state).to_contain_text("Completed")
     expect(page.locator("#use")).to_be_visible()  # the page has come anew, with what can be done now
     expect(page.locator("#result-panel")).to_contain_text("of 20 evaluation episodes")
     page.screenshot(path=screenshots / "run_sft.png", full_page=True)
@@ -256,11 +247,10 @@ def see_the_curve_grow(page, address, screenshots):
     if page.url != address:
         page.goto(address)
     points = lambda: int(page.get_attribute("#success", "data-points") or 0)  # noqa: E731
-    wait_until(lambda: points() > 0, 150, lambda: f"No evaluation appeared; the run says: {page.inner_text('main')}")
+    said = lambda: f"No evaluation came; the run says: {page.inner_text('main')}"  # noqa: E731
+    wait_until(lambda: points() > 0, said, seconds=150)
     first = points()
-    wait_until(
-        lambda: points() > first, 90, lambda: f"The success curve did not grow; the run says: {page.inner_text('main')}"
-    )
+    wait_until(lambda: points() > first, said, seconds=90)
     page.screenshot(path=screenshots / "run_improve.png", full_page=True)
 
 
@@ -275,9 +265,8 @@ def at_rest(pages, story):
         if page.request.get(f"/api{LAB}/stations/{slug}").json()["paused"]:
             call(page, f"stations/{slug}/command", {"name": "resume"})
         address = f"/api{LAB}/stations/{slug}"
-        wait_until(
-            lambda at=address: page.request.get(at).json()["state"] == "idle", 30, f"{slug} does not come to rest"
-        )
+        idle = lambda at=address: page.request.get(at).json()["state"] == "idle"  # noqa: E731
+        wait_until(idle, f"{slug} does not come to rest")
 
 
 def at_real_speed(page):
@@ -297,19 +286,19 @@ def test_launch_improve_and_see_the_success_curve_grow(pages, practising):
     page = pages("researcher")
     page.goto(practising)
     points = lambda: int(page.get_attribute("#success", "data-points") or 0)  # noqa: E731
-    wait_until(lambda: points() > 1, 30, "The success curve is not there when the page is opened anew.")
+    wait_until(lambda: points() > 1, "The success curve is not there when the page is opened anew.")
 
 
 def test_the_wall_shows_practice_moving(pages, practising, screenshots):
     page = pages("supervisor")
     page.goto(f"{LAB}/")
     feed = "article.card[data-station=station-1] .feed"
-    wait_until(lambda: frames(page, feed) > 0, 15, "No frame reached the wall.")
+    wait_until(lambda: frames(page, feed) > 0, "No frame reached the wall.")
     canvas = f"{feed} canvas"
     shot = lambda: page.evaluate("selector => document.querySelector(selector).toDataURL()", canvas)  # noqa: E731
     before, seen = shot(), frames(page, feed)
-    wait_until(lambda: frames(page, feed) > seen + 3, 15, "Frames ceased.")
-    wait_until(lambda: shot() != before, 30, "Frames came, but the picture never changed.")
+    wait_until(lambda: frames(page, feed) > seen + 3, "Frames ceased.")
+    wait_until(lambda: shot() != before, "Frames came, but the picture never changed.")
     page.screenshot(path=screenshots / "wall_practice.png")
 
 
@@ -327,15 +316,15 @@ def test_the_last_half_minute_is_played_back_beside_the_live_picture(pages, prac
     scrub = page.locator("#rewind-at")
     first, column = shot(), int(past.get_attribute("data-column"))
     page.get_by_role("button", name="Play").click()
-    wait_until(lambda: int(past.get_attribute("data-column")) > column + 5, 15, "It doesn't play.")
+    wait_until(lambda: int(past.get_attribute("data-column")) > column + 5, "It doesn't play.")
     page.get_by_role("button", name="Pause", exact=True).first.click()
     scrub.focus()
     page.keyboard.press("End")
     expect(past).to_have_attribute("data-column", "149")
     expect(page.locator('#rewind [data-f="past-state"]')).to_have_text(re.compile("Practising|Waiting|Needs a person"))
-    wait_until(lambda: shot() != first, 5, "Half a minute of practice looks the same at its end as at its beginning.")
+    wait_until(lambda: shot() != first, "Half a minute of practice looks the same at its end as at its beginning.")
     live = frames(page)
-    wait_until(lambda: frames(page) > live + 2, 15, "The live picture stands still meanwhile.")
+    wait_until(lambda: frames(page) > live + 2, "The live picture stands still meanwhile.")
     for theme in ("dark", "light"):
         page.evaluate(THEME, theme)
         page.screenshot(path=screenshots / f"station_rewind_{theme}.png", full_page=True)
@@ -384,9 +373,7 @@ def test_replay_an_episode(pages, practising, screenshots):
     page.locator("tbody a").first.wait_for(timeout=60_000)
     page.screenshot(path=screenshots / "episodes.png")
     page.locator("tbody a").first.click()
-    expect(page.locator("#feed")).to_have_attribute(
-        "data-step", "0", timeout=60_000
-    )  # the pictures are rendered by a job
+    expect(page.locator("#feed")).to_have_attribute("data-step", "0")  # the pictures are rendered by a job
     first = pixels(page)
     page.keyboard.press("ArrowRight")
     expect(page.locator("#where")).to_contain_text("step 1 of")
@@ -398,7 +385,7 @@ def test_replay_an_episode(pages, practising, screenshots):
     page.keyboard.press("Home")
     page.keyboard.press(" ")
     expect(page.locator("#play")).to_have_attribute("aria-label", "Pause")
-    wait_until(lambda: int(page.input_value("#scrub")) >= min(3, int(last)), 10, "The replay does not play.")
+    wait_until(lambda: int(page.input_value("#scrub")) >= min(3, int(last)), "The replay does not play.")
     page.keyboard.press("Home")
     expect(page.locator("[data-f=actor]")).to_have_text("policy")
     page.goto(f"{page.url.partition('?')[0]}?step={last}")
@@ -465,7 +452,7 @@ def test_cancel_asks_once_with_the_name(pages, story, practising, screenshots):
     page.screenshot(path=screenshots / "confirm.png")
     page.get_by_role("button", name="Cancel first practice").click()
     story["ended"] = story.pop("improve")
-    expect(state).to_contain_text("Canceled", timeout=30_000)
+    expect(state).to_contain_text("Canceled")
 
 
 @pytest.fixture

@@ -14,13 +14,12 @@ from playwright.sync_api import expect
 
 from robots.embodiments import STATE
 from robots.episodes import ACTORS, Episode, read_episodes, stacked, write_episodes
-from tests.browser.conftest import LAB, api
+from tests.browser.conftest import LAB, api, wait_until
 from tests.browser.own_robot import add_station
-from tests.browser.test_control import state_is, wait_until
+from tests.browser.test_control import state_is
 from tests.conftest import ROOT
 from tests.robots.fake_so101 import FakeSO101
 
-WAIT_MS = 60_000
 BINS = {"left": -40.0, "right": 40.0}  # degrees of the shoulder
 RECIPE = {"steps": 300, "hidden": 64, "batch": 64, "learning_rate": 0.003, "bins": 30, "bin_width": 1.0}
 RECIPE |= {"validate_every": 100, "largest_threshold": 0.0, "action_bins": 111}
@@ -66,10 +65,10 @@ def robot(fleet, page, tmp_path_factory):
     with open(folder / "said.txt", "w") as file:
         process = subprocess.Popen(program, cwd=folder, env={**os.environ, **where}, stdout=file, stderr=file)
     try:
-        expect(page.locator("#arrival")).to_contain_text("is connected", timeout=WAIT_MS)
+        expect(page.locator("#arrival")).to_contain_text("is connected")
         yield process
         process.terminate()
-        status, said = process.wait(30), (folder / "said.txt").read_text()
+        status, said = process.wait(60), (folder / "said.txt").read_text()
         assert status == 0 and "Traceback" not in said, said
     finally:
         process.kill()
@@ -99,7 +98,7 @@ def test_it_practises_a_task_that_was_typed_with_a_policy_that_was_trained_for_i
     dataset = api(page, "GET", "datasets")["items"][0]["id"]
     run = api(page, "POST", "runs", {"kind": "sft", "name": "taught", "dataset": dataset, "recipe": RECIPE})["id"]
     done = lambda: (found := api(page, "GET", f"runs/{run}"))["state"] in ("completed", "failed") and found  # noqa: E731
-    trained = wait_until(done, 240, "The policy is not trained.", every=0.5)
+    trained = wait_until(done, "The policy is not trained.", seconds=240, every=0.5)
     assert trained["state"] == "completed", trained["error"]
     page.goto(f"{LAB}/tasks/")
     assign = page.locator("#assign")
@@ -112,7 +111,7 @@ def test_it_practises_a_task_that_was_typed_with_a_policy_that_was_trained_for_i
     expect(page.locator('[data-f="instruction"]')).to_have_text(re.compile("^put the brick into the (left|right) bin$"))
     expect(page.locator(".feed[data-camera].has-frame")).to_have_count(2)
     picture(page, "so101_practising")
-    for episode in wait_until(lambda: moved(recorded(fleet, page, "practice")), 60, "It practised nothing.", 0.5):
+    for episode in wait_until(lambda: moved(recorded(fleet, page, "practice")), "It practised nothing.", every=0.5):
         assert episode.instruction in ("put the brick into the left bin", "put the brick into the right bin")
         assert (episode.actors == ACTORS.index("policy")).all() and np.isfinite(episode.steps_to_go[:-1]).all()
 
@@ -160,7 +159,7 @@ def test_a_person_takes_it_over_opens_and_closes_its_gripper_and_stops_it(fleet,
     picture(page, "so101_overridden")
     page.get_by_role("button", name="Software stop").click()
     state_is(page, "stopped")
-    (driven,) = wait_until(lambda: recorded(fleet, page, "correction"), 20, "What was driven did not come.")
+    (driven,) = wait_until(lambda: recorded(fleet, page, "correction"), "What was driven did not come.")
     assert driven.ending == "stop" and (driven.actors == ACTORS.index("human")).all()
     pan, gripper = driven.observations[STATE][:, 0], driven.observations[STATE][:, 5]
     opened = int(gripper.argmax())
@@ -186,6 +185,6 @@ def test_what_it_practised_is_replayed_with_both_cameras_side_by_side(fleet, pag
     assert len({*first}) == 2, "each shows its own"
     page.locator("body").press("End")
     last = str(longest.steps)
-    wait_until(lambda: {each.get_attribute("data-step") for each in feeds.all()} == {last}, 20, "The end is not shown.")
-    wait_until(lambda: all(map(str.__ne__, first, page.evaluate(drawn))), 5, "Neither camera saw the arm move.")
+    wait_until(lambda: {each.get_attribute("data-step") for each in feeds.all()} == {last}, "The end is not shown.")
+    wait_until(lambda: all(map(str.__ne__, first, page.evaluate(drawn))), "Neither camera saw the arm move.")
     picture(page, "so101_replay")

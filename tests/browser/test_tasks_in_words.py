@@ -16,7 +16,6 @@ from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.browser.conftest import LAB, api
 from tests.browser.own_robot import OwnRobot, joined
 
-WAIT_MS = 60_000
 # Nobody here knows this body; that its shapes are those of a table spares the test a simulator of its own.
 ARM = replace(LANGUAGE_TABLE, name="lab_arm")
 
@@ -45,7 +44,7 @@ class ToldArm(OwnRobot):
 @pytest.fixture(scope="module")
 def arm(fleet, page):
     with joined(page, fleet, "Own arm", StillArm(), ToldArm) as station:
-        expect(page.locator("#arrival")).to_contain_text("is connected", timeout=WAIT_MS)
+        expect(page.locator("#arrival")).to_contain_text("is connected")
         yield station
 
 
@@ -128,5 +127,5 @@ def test_the_robot_is_told_the_words_of_the_task_that_it_is_assigned(page, arm, 
     page.goto(f"{LAB}/tasks/tidy-up/edit#task")
     page.get_by_label("Wordings", exact=True).fill("fetch the {object}\nbring the {object} to the {place}")
     page.get_by_role("button", name="Save task").click()
-    assert arm.told.wait(20)
+    assert arm.told.wait(60)
     assert "fetch the {object}" in arm.orders.task.grammar.templates

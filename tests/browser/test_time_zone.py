@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import LAB, log_in
+from tests.conftest import WAIT_MS
 
-WAIT_MS = 20_000
 PASSWORD = "a-long-pass-phrase-42"
 
 

@@ -182,7 +182,7 @@ def make_improve_run(lab, sft_run):
     return run
 
 
-async def eventually(condition, seconds=5.0):
+async def eventually(condition, seconds=60.0):
     """Wait until it holds; a test fails where it never does."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):

@@ -11,8 +11,9 @@ from fleetui import access
 from fleetui.fleet import jobs, selectors
 from fleetui.fleet.actions import attention, control, reports
 from fleetui.fleet.models import Contact, HelpRequest
+from fleetui.live import telemetry as live_telemetry
 from robots.attention import need_of
-from tests.fleetui.test_live import arm, browser, telemetry
+from tests.fleetui.test_live import arm, browser, eventually_in_thread, telemetry
 
 
 def fallen(reason="the blue cube is off the table"):
@@ -148,28 +149,26 @@ def test_open_requests_come_by_what_a_visit_saves(lab):
         ({"reason": "a step failed: the motor is hot"}, "fault"),
     ],
 )
-async def test_a_need_is_known_by_its_code_and_without_one_by_its_words(lab, fields, kind):
+async def test_a_need_is_known_by_its_code_and_without_one_by_its_words(lab, monkeypatch, fields, kind):
+    monkeypatch.setattr(live_telemetry, "SETTLED_S", 0)
     station = await arm(lab)
     await station.say(**telemetry("needs_person", p_success=None, **fields))
-    await asyncio.sleep(1.0)
-    await station.say(**telemetry("needs_person", p_success=None, **fields))
-    for _ in range(100):
-        request = await HelpRequest.objects.filter(closed_at=None).afirst()
-        if request is not None:
-            break
-        await asyncio.sleep(0.05)
-    assert request.kind == kind
+    await eventually_in_thread(HelpRequest.objects.filter(closed_at=None).exists)
+    assert (await HelpRequest.objects.aget(closed_at=None)).kind == kind
     await station.disconnect()
 
 
-async def test_telemetry_opens_and_closes_a_request_and_the_wall_hears_of_it(lab):
+async def test_telemetry_opens_and_closes_a_request_and_the_wall_hears_of_it(lab, monkeypatch):
+    monkeypatch.setattr(live_telemetry, "SETTLED_S", 1000)
     station, page = await arm(lab), await browser(lab)
     await page.say(subscribe="wall", lab=lab.slug)
     await page.hear(lambda message: message.get("type") == "snapshot")
     wanting = telemetry("needs_person", reason="the blue cube is off the table", p_success=None)
     await station.say(**wanting)
+    await page.hear(lambda message: message.get("data", {}).get("card", {}).get("state") == "needs_person")
+    await asyncio.sleep(0.2)
     assert not await sync_to_async(HelpRequest.objects.exists)(), "a station that resets itself at once calls nobody"
-    await asyncio.sleep(1.0)
+    monkeypatch.setattr(live_telemetry, "SETTLED_S", 0)
     await station.say(**wanting)
 
     def called(message):
@@ -186,12 +185,7 @@ async def test_a_request_that_was_open_when_the_server_died_closes_once_the_stat
     await sync_to_async(note)(lab, fallen())
     station = await arm(lab)
     await station.say(**telemetry())
-    for _ in range(100):
-        if not await sync_to_async(HelpRequest.objects.filter(closed_at=None).exists)():
-            break
-        await asyncio.sleep(0.05)
-    else:
-        raise AssertionError("the request stayed open")
+    await eventually_in_thread(lambda: not HelpRequest.objects.filter(closed_at=None).exists())
     await station.disconnect()
 
 

@@ -300,7 +300,7 @@ def test_two_people_fight_for_one_station_and_exactly_one_gets_it(lab, improve_r
 
         people = [threading.Thread(target=take, args=(role,)) for role in ("supervisor", "manager")]
         [person.start() for person in people]
-        [person.join(10) for person in people]
+        [person.join(60) for person in people]
         (winner,) = [role for role, got in outcome.items() if isinstance(got, int)]
         (loser,) = set(outcome) - {winner}
         assert f"east-{winner} is in control" in outcome[loser], fight

@@ -139,7 +139,7 @@ def test_two_last_attempts_at_once_are_not_both_counted(online, sft_run, monkeyp
     monkeypatch.setattr(episodes, "write_episodes", write_together)
     threads = [threading.Thread(target=upload, args=[station]) for station in online.stations]
     [thread.start() for thread in threads]
-    [thread.join(20) for thread in threads]
+    [thread.join(60) for thread in threads]
     assert not failed and sorted(each.assignment == row for each in made) == [False, True]
     (surplus,) = [each for each in made if each.assignment is None]
     assert (surplus.run, surplus.purpose, surplus.file.exists()) == (sft_run, "evaluation", True), "nothing is lost"

@@ -6,6 +6,7 @@ import json
 import struct
 import time
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -19,12 +20,13 @@ from fleetui.fleet.actions import control as control_actions
 from fleetui.fleet.actions import labs, maintenance, people, reports, stops
 from fleetui.fleet.models import Lease
 from fleetui.learning import actions as learning_actions
-from fleetui.live import rewind, sockets, stations, viewers
+from fleetui.live import commanding, rewind, sockets, stations, viewers
 from fleetui.live.routing import websocket_urlpatterns
 from fleetui.practice.actions import episodes, publishing
 from robots.embodiments import Camera
 from robots.worlds.language_table import LANGUAGE_TABLE
-from tests.fleetui.lab import add_checkpoint, as_upload, make_episode
+from tests.fleetui.lab import add_checkpoint, as_upload, eventually, make_episode
+from tests.robots.station_fakes import FakeTime
 
 ORIGIN = (b"origin", b"http://testserver")
 
@@ -41,11 +43,11 @@ class Socket(ApplicationCommunicator):
     async def connect(self):
         """Whether the server accepted."""
         await self.send_input({"type": "websocket.connect"})
-        return (await self.receive_output(timeout=5))["type"] == "websocket.accept"
+        return (await self.receive_output(timeout=60))["type"] == "websocket.accept"
 
     async def disconnect(self):
         await self.send_input({"type": "websocket.disconnect", "code": 1000})
-        await self.wait(timeout=5)
+        await self.wait(timeout=60)
 
     async def send_to(self, text_data=None, bytes_data=None):
         await self.send_input({"type": "websocket.receive", "text": text_data, "bytes": bytes_data})
@@ -58,7 +60,7 @@ class Socket(ApplicationCommunicator):
     async def say(self, **message):
         await self.send_to(text_data=json.dumps(message))
 
-    async def hear(self, wanted=lambda message: True, seconds=5.0):
+    async def hear(self, wanted=lambda message: True, seconds=60.0):
         """The next message that is wanted; those before it are dropped."""
         deadline = time.monotonic() + seconds
         while True:
@@ -72,7 +74,11 @@ class Socket(ApplicationCommunicator):
 
 @pytest.fixture(autouse=True)
 def no_heartbeats(monkeypatch):
-    """Tests listen for silence; tests/fleetui/test_sockets.py has the heartbeats."""
+    """Tests listen for silence; tests/fleetui/test_sockets.py has the heartbeats. And who holds a station is not gone
+    because the machine is busy: the one test of that turns the clock.
+    """
+    monkeypatch.setattr(commanding, "HEARTBEAT_LOST_S", 1000)
+    monkeypatch.setattr(control_actions, "OPERATOR_LEASE", timedelta(seconds=1000))
     monkeypatch.setattr(viewers, "HEARTBEAT_EVERY_S", 1000)
     monkeypatch.setattr(stations, "HEARTBEAT_EVERY_S", 1000)
 
@@ -143,9 +149,13 @@ def merge(data, delta):
         data["checkpoints"] = [kept for kept in data["checkpoints"] if kept["id"] != row["id"]] + [row]
 
 
-async def listen(socket, data, seq, seconds=0.6):
-    """Merge all deltas that come until it is quiet; their numbers must have no gap."""
-    while not await socket.receive_nothing(timeout=seconds):
+async def listen(socket, data, seq, heard=lambda: True, quiet_s=0.6):
+    """Merge all deltas that come until it is quiet and all was heard; their numbers must have no gap."""
+    deadline = time.monotonic() + 60
+    while not (quiet := await socket.receive_nothing(timeout=quiet_s)) or not heard():
+        assert time.monotonic() < deadline, "not all was heard"
+        if quiet:
+            continue
         message = await socket.hear()
         seq += 1
         assert (message["type"], message["seq"]) == ("delta", seq)
@@ -226,7 +236,7 @@ async def test_nonsense_is_answered_with_a_sentence(lab):
 async def test_an_unknown_token_is_turned_away(lab, token):
     socket = Socket("/ws/station", [(b"authorization", token)])
     await socket.connect()
-    closed = await socket.receive_output(timeout=2)
+    closed = await socket.receive_output(timeout=60)
     assert (closed["type"], closed["code"]) == ("websocket.close", 4401)
 
 
@@ -241,17 +251,14 @@ async def test_the_wall_stays_true(lab):
     station = await arm(lab)
     await station.say(**telemetry("idle", uuid=""))
     await station.say(**telemetry())
-    seq = await listen(socket, data, seq)
-    assert data["stations"][0]["d"] == 12.5
+    seq = await listen(socket, data, seq, lambda: data["stations"][0]["d"] == 12.5)
     await sync_to_async(episodes.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
     await sync_to_async(stops.stop_stations)(user=lab.users["supervisor"], lab_slug="east", station_slug="arm-1")
     await station.say(**telemetry("needs_person", reason="the blue cube is off the table"))
-    seq = await listen(socket, data, seq)
-    await same_as_fresh(lab, data)
+    seq = await same_as_fresh(lab, socket, data, seq)
     await station.disconnect()
-    await listen(socket, data, seq)
-    assert data["stations"][0]["state"] == "offline"
-    await same_as_fresh(lab, data)
+    seq = await listen(socket, data, seq, lambda: data["stations"][0]["state"] == "offline")
+    await same_as_fresh(lab, socket, data, seq)
     await socket.disconnect()
 
 
@@ -263,21 +270,20 @@ async def test_a_stations_page_stays_true(lab):
     data, seq = snapshot["data"], snapshot["seq"]
     for step, d in enumerate([20.0, 19.0, 17.5]):
         await station.say(**telemetry(step=step, d=d))
-        seq = await listen(socket, data, seq, seconds=0.3)
+        seq = await listen(socket, data, seq, lambda: data["d"] == d, quiet_s=0.3)  # noqa: B023
     assert data["trace"] == [20.0, 19.0, 17.5]
     await sync_to_async(episodes.store_episodes)(station=lab.stations[0], body=as_upload(make_episode()))
     await sync_to_async(control_actions.command_station)(
         user=lab.users["supervisor"], lab_slug="east", station_slug="arm-1", name="pause"
     )
     await station.say(**telemetry("paused", reason="paused by a person", uuid="", step=0, d=None))
-    seq = await listen(socket, data, seq)
-    assert data["paused"] and data["episodes"] == 1
-    await same_as_fresh(lab, data, subscription)
+    seq = await listen(socket, data, seq, lambda: data["paused"] and data["episodes"] == 1)
+    seq = await same_as_fresh(lab, socket, data, seq, subscription)
     another = "9b2f2f6a-2d53-4b3b-9d5e-3a6a3a0f1c11"
     await station.say(**telemetry(step=0, d=44.0, uuid=another))
-    await listen(socket, data, seq)
+    seq = await listen(socket, data, seq, lambda: data["d"] == 44.0)
     assert data["trace"] == [44.0], "another episode has a trace of its own"
-    await same_as_fresh(lab, data, subscription)
+    await same_as_fresh(lab, socket, data, seq, subscription)
     await station.disconnect()
     await socket.disconnect()
 
@@ -297,18 +303,31 @@ async def test_a_body_that_is_refused_is_said_on_the_page_in_full(lab, improve_r
     await page.disconnect()
 
 
-async def same_as_fresh(lab, data, subscription=None):
+async def same_as_fresh(lab, socket, data, seq, subscription=None):
+    """Listen until what deltas made of it is what a page gets that is opened now."""
+    deadline = time.monotonic() + 60
+    seq = await listen(socket, data, seq)
+    while differing := await differing_from_fresh(lab, data, subscription):
+        assert time.monotonic() < deadline, differing
+        seq = await listen(socket, data, seq)
+    return seq
+
+
+async def differing_from_fresh(lab, data, subscription):
+    """{field: (as it was kept true, as it is)}"""
     fresh_socket = await browser(lab)
     await fresh_socket.say(**subscription or {"subscribe": "wall", "lab": "east"})
     fresh = (await fresh_socket.hear())["data"]
     await fresh_socket.disconnect()
     # The page fetches the last episodes anew whenever their number changes.
     by_slug = {card["slug"]: {**card, "recent": None} for card in fresh.get("stations", [fresh])}
+    found = {}
     for card in data.get("stations", [data]):
         card["recent"] = None
         known = by_slug[card["slug"]]
-        differing = {name for name in known if known[name] != card.get(name)}
-        assert differing <= {"last_seen", "state_since"}, {name: (card.get(name), known[name]) for name in differing}
+        differing = {name for name in known if known[name] != card.get(name)} - {"last_seen", "state_since"}
+        found |= {(card["slug"], name): (card.get(name), known[name]) for name in differing}
+    return found
 
 
 async def test_a_runs_page_stays_true(lab, improve_run):
@@ -333,8 +352,7 @@ async def test_a_runs_page_stays_true(lab, improve_run):
         learning_actions.pause_run(run=improve_run, user=lab.users["manager"])
 
     await sync_to_async(happen)()
-    await listen(socket, data, seq)
-    assert data["run"]["progress"] == 0.25 and data["run"]["state"] == "pausing"
+    await listen(socket, data, seq, lambda: data["run"]["progress"] == 0.25 and data["run"]["state"] == "pausing")
     await socket.say(subscribe="run", lab="east", run=improve_run.pk)
     fresh = (await socket.hear())["data"]
     for part in ("run", "metrics", "checkpoints"):
@@ -359,17 +377,17 @@ async def test_after_a_lost_event_there_is_a_new_snapshot(lab, settings):
 # Telemetry, commands, frames
 
 
-async def test_telemetry_is_not_written_for_each_message(lab):
+async def test_telemetry_is_not_written_for_each_message(lab, monkeypatch):
     from fleetui.live import telemetry as live
 
+    monkeypatch.setattr(stations, "WRITE_EVERY_S", 300)
     station = await arm(lab)
     await station.say(**telemetry())
-    await asyncio.sleep(0.2)
+    await eventually_in_thread(lambda: lab.row.stations.get(slug="arm-1").state == "practising")
     last_seen = await sync_to_async(lambda: lab.row.stations.get(slug="arm-1").last_seen)()
     for step in range(4, 30):
         await station.say(**telemetry(step=step, d=20.0 - step / 2))
-    await asyncio.sleep(0.3)
-    assert live.newest[lab.stations[0].pk].trace[29] == 5.5  # all were seen
+    await eventually(lambda: (live.newest[lab.stations[0].pk].trace or [None])[-1] == 5.5)  # all were seen
     row = await sync_to_async(lambda: lab.row.stations.get(slug="arm-1"))()
     assert row.last_seen == last_seen and row.state == "practising"
     await station.disconnect()
@@ -401,7 +419,7 @@ async def test_bad_telemetry_is_answered_then_closes_the_link_and_harms_nobody(l
         assert (await station.hear(lambda message: message["type"] == "error"))["error"]
         for _ in range(sockets.BAD_LIMIT):
             await station.say(**message)
-        while (output := await station.receive_output(timeout=2))["type"] != "websocket.close":
+        while (output := await station.receive_output(timeout=60))["type"] != "websocket.close":
             pass
         assert output["code"] == 4400
     await socket.say(subscribe="wall", lab="east")
@@ -411,10 +429,10 @@ async def test_bad_telemetry_is_answered_then_closes_the_link_and_harms_nobody(l
 
 async def test_a_command_reaches_the_station_and_its_answer_the_browser(lab):
     station, socket = await arm(lab), await browser(lab, "supervisor")
-    wish = {"id": "c1", "lab": "east", "station": "arm-1", "name": "reset", "args": {}, "ttl_ms": 2000}
+    wish = {"id": "c1", "lab": "east", "station": "arm-1", "name": "reset", "args": {}, "ttl_ms": 60_000}
     await socket.say(command=wish)
     told = await station.hear(lambda message: message["type"] == "command")
-    assert (told["id"], told["name"], told["ttl_ms"]) == ("c1", "reset", 2000)
+    assert (told["id"], told["name"], told["ttl_ms"]) == ("c1", "reset", 60_000)
     await station.say(type="command_done", id="c1", ok=True, error="")
     assert (await socket.hear())["command_done"] == {"id": "c1", "ok": True, "error": ""}
     await socket.say(command=wish | {"id": "c2", "ttl_ms": 50})  # this one is never answered
@@ -434,7 +452,8 @@ async def test_a_viewer_can_not_command_over_the_socket(lab):
 
 
 async def take_control(lab, station, socket, command_id="o"):
-    await socket.say(command={"id": command_id, "lab": "east", "station": "arm-1", "name": "override", "ttl_ms": 2000})
+    wish = {"id": command_id, "lab": "east", "station": "arm-1", "name": "override", "ttl_ms": 60_000}
+    await socket.say(command=wish)
     told = await station.hear(lambda message: message["type"] == "command" and message["name"] == "override")
     control = (await socket.hear(lambda message: "control" in message))["control"]
     assert control["held"] and control["epoch"] == told["epoch"]
@@ -455,21 +474,25 @@ def drive(**fields):
 HEARTBEAT = {"control_heartbeat": {"lab": "east", "station": "arm-1"}}
 
 
-async def test_an_override_lives_by_the_beats_of_its_socket(lab):
+async def test_an_override_lives_by_the_beats_of_its_socket(lab, monkeypatch):
+    monkeypatch.setattr(commanding, "HEARTBEAT_LOST_S", 2.0)
+    clock = FakeTime()
+    monkeypatch.setattr(commanding, "time", clock)
     station, socket = await arm(lab), await browser(lab, "supervisor")
     epoch = await take_control(lab, station, socket)
     for _ in range(7):
-        await asyncio.sleep(0.4)
+        clock.now += 0.4
         await socket.say(**HEARTBEAT)
         sign = await station.hear(lambda message: message["type"] == "control_heartbeat")
-        assert sign["epoch"] == epoch and abs(sign["sent_at"] - time.monotonic()) < 0.5
+        assert sign["epoch"] == epoch and sign["sent_at"] == clock.now
     assert await sync_to_async(leases)(lab), "2.8 s later"
-    last = time.monotonic()
+    clock.now += 1.9
     await socket.say(**drive())
     told = await station.hear(lambda message: message["type"] == "command")
     assert (told["name"], told["epoch"], told["ttl_ms"], told["by"]) == ("drive", epoch, 300, "east-supervisor")
+    clock.now += 0.2
     gone = await station.hear(lambda message: message["type"] == "lapse")
-    assert gone["epoch"] == epoch and 1.5 < time.monotonic() - last < 2.5
+    assert gone["epoch"] == epoch
     lost = (await socket.hear(lambda message: "control" in message))["control"]
     assert not lost["held"] and "sign of life" in lost["why"]
     await eventually_in_thread(lambda: not leases(lab))
@@ -480,7 +503,7 @@ async def test_an_override_lives_by_the_beats_of_its_socket(lab):
     await socket.disconnect()
 
 
-async def eventually_in_thread(condition, seconds=3.0):
+async def eventually_in_thread(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not await sync_to_async(condition)():
         assert time.monotonic() < deadline, "it never came to hold"
@@ -488,7 +511,9 @@ async def eventually_in_thread(condition, seconds=3.0):
 
 
 @pytest.mark.parametrize("end", ["the socket closes", "the role is taken away", "the user logs out"])
-async def test_an_override_ends_with_its_socket_its_role_and_its_log_in(lab, end):
+async def test_an_override_ends_with_its_socket_its_role_and_its_log_in(lab, monkeypatch, end):
+    """By this alone: its heartbeats would be missed, and its log-in asked for again, only long after."""
+    monkeypatch.setattr(viewers, "RECHECK_S", 1000)
     station, socket = await arm(lab), await browser(lab, "supervisor")
     other_tab = await browser(lab, "supervisor")
     await other_tab.say(**drive())
@@ -497,7 +522,6 @@ async def test_an_override_ends_with_its_socket_its_role_and_its_log_in(lab, end
     await other_tab.say(**drive())
     refused = (await other_tab.hear(lambda message: "command_done" in message))["command_done"]
     assert not refused["ok"] and "This page is not in control" in refused["error"], "it is bound to its own socket"
-    began = time.monotonic()
     if end == "the socket closes":
         await socket.disconnect()
     else:
@@ -510,7 +534,6 @@ async def test_an_override_ends_with_its_socket_its_role_and_its_log_in(lab, end
         await socket.say(**HEARTBEAT)
     assert (await station.hear(lambda message: message["type"] == "lapse"))["epoch"] == epoch
     await eventually_in_thread(lambda: not leases(lab))
-    assert time.monotonic() - began < 1.0
     await station.disconnect()
     await other_tab.disconnect()
 
@@ -531,7 +554,7 @@ async def test_who_takes_over_in_another_tab_ends_the_first_ones_lease(lab):
 
 async def test_an_override_that_the_station_refuses_leaves_no_lease(lab):
     station, socket = await arm(lab), await browser(lab, "supervisor")
-    await socket.say(command={"id": "o", "lab": "east", "station": "arm-1", "name": "override", "ttl_ms": 2000})
+    await socket.say(command={"id": "o", "lab": "east", "station": "arm-1", "name": "override", "ttl_ms": 60_000})
     await station.hear(lambda message: message["type"] == "command")
     await station.say(type="command_done", id="o", ok=False, error="it is stopped")
     assert (await socket.hear(lambda message: "command_done" in message))["command_done"]["error"] == "it is stopped"
@@ -545,7 +568,8 @@ async def test_an_override_that_the_station_refuses_leaves_no_lease(lab):
     await socket.disconnect()
 
 
-async def test_a_command_that_waited_on_its_way_here_is_not_passed_on(lab):
+async def test_a_command_that_waited_on_its_way_here_is_not_passed_on(lab, monkeypatch):
+    monkeypatch.setattr(stops, "ANSWERED_WITHIN_S", 60)
     station, socket = await arm(lab), await browser(lab, "supervisor")
     await take_control(lab, station, socket)
     await socket.say(**drive(sent_at=time.monotonic() - 0.5))
@@ -554,6 +578,7 @@ async def test_a_command_that_waited_on_its_way_here_is_not_passed_on(lab):
     await socket.say(stop={"id": "s", "station": "arm-1"}, lab="east", sent_at=time.monotonic() - 60)
     told = await station.hear(lambda message: message["type"] == "command")
     assert told["name"] == "stop", "a stop is never too late, and the drive was never passed on"
+    await station.say(type="command_done", id=told["id"], ok=True, error="")
     assert (await socket.hear(lambda message: "stop_done" in message))["stop_done"]["recorded"]
     await station.disconnect()
     await socket.disconnect()
@@ -593,12 +618,15 @@ async def test_many_frames_are_asked_for_while_somebody_watches_and_the_newest_w
     def frame(step):
         return struct.pack(">IId", step, 1, time.time()) + b"\xff\xd8 picture"
 
+    began, steps = time.monotonic(), [-1]
     for step in range(20):
         await station.send_to(bytes_data=frame(step))
-    got = [await socket.hear(), await socket.hear()]
-    assert all(message[:7] == b"\x00\x05arm-1" for message in got)
-    steps = [struct.unpack_from(">I", message, 7)[0] for message in got]
-    assert steps[0] < steps[1] == 19  # what lay between was dropped, not queued
+    while steps[-1] < 19:
+        message = await socket.hear()
+        assert message[:7] == b"\x00\x05arm-1"
+        steps.append(struct.unpack_from(">I", message, 7)[0])
+    assert steps == sorted(set(steps))
+    assert len(steps[1:]) <= 2 + 5 * (time.monotonic() - began)  # what lay between was dropped, not queued
     assert await socket.receive_nothing(timeout=0.3)
     await socket.say(unsubscribe="frames", lab="east", station="arm-1")
     assert (await station.hear(lambda message: message["type"] == "watch"))["fps"] == rewind.UNWATCHED_FPS
@@ -668,7 +696,7 @@ async def test_the_last_half_minute_can_be_seen_though_nobody_watched_and_the_st
 
     async def say(station, step, **fields):
         await station.say(**telemetry(step=step, **fields))
-        for _ in range(100):
+        for _ in range(3000):
             told = await fetch()
             newest = told["samples"][-1] if told["samples"] else {}
             if newest.get("step") == step and newest["d"] == fields.get("d", 12.5):
@@ -683,7 +711,7 @@ async def test_the_last_half_minute_can_be_seen_though_nobody_watched_and_the_st
     await say(station, 2, d=19.0)
     for _ in range(2):  # the second comes too soon to be kept
         await station.send_to(bytes_data=struct.pack(">IId", 2, 1, time.time()) + b"\xff\xd8 picture")
-    for _ in range(100):
+    for _ in range(3000):
         if (await fetch())["frames"]:
             break
         await asyncio.sleep(0.02)
@@ -709,7 +737,7 @@ async def test_the_last_half_minute_can_be_seen_though_nobody_watched_and_the_st
 async def test_a_second_link_of_a_station_replaces_the_first(lab):
     first = await arm(lab)
     second = await arm(lab)
-    while (output := await first.receive_output(timeout=2))["type"] != "websocket.close":
+    while (output := await first.receive_output(timeout=60))["type"] != "websocket.close":
         pass
     assert output["code"] == 4409
     await first.disconnect()
@@ -747,7 +775,7 @@ async def test_a_socket_closes_when_its_user_logs_out_or_leaves_the_lab(lab, mon
     await sync_to_async(lab.as_("viewer").logout)()
     await sync_to_async(lab.row.memberships.filter(user=lab.users["supervisor"]).delete)()
     for socket in (gone, removed):
-        output = await socket.receive_output(timeout=2)
+        output = await socket.receive_output(timeout=60)
         assert (output["type"], output["code"]) == ("websocket.close", viewers.FORBIDDEN)
         await socket.disconnect()
 
@@ -760,13 +788,14 @@ async def test_a_strange_unsubscribe_gets_a_sentence(lab):
 
 
 async def test_a_changed_role_closes_the_socket_within_two_seconds(lab):
+    assert viewers.RECHECK_S < 2
     socket, other = await browser(lab, "supervisor"), await browser(lab, "viewer")
     for each in (socket, other):
         await each.say(subscribe="wall", lab="east")
         await each.hear(lambda message: message.get("type") == "snapshot")
     member = await sync_to_async(lab.row.memberships.select_related("user", "lab").get)(user=lab.users["supervisor"])
     await sync_to_async(people.change_role)(member=member, role="viewer", user=lab.users["manager"])
-    output = await socket.receive_output(timeout=2)
+    output = await socket.receive_output(timeout=60)
     assert (output["type"], output["code"]) == ("websocket.close", viewers.FORBIDDEN)
     assert await other.receive_nothing(timeout=0.5)
     await socket.disconnect()
@@ -806,7 +835,7 @@ async def test_maintenance_is_shown_over_what_the_station_says_and_keeps_the_wal
 async def test_a_token_that_dies_at_once_takes_its_socket_with_it(lab):
     station = await arm(lab)
     await sync_to_async(labs.renew_token)(station=lab.stations[0], user=lab.users["manager"])
-    while (output := await station.receive_output(timeout=2))["type"] != "websocket.close":
+    while (output := await station.receive_output(timeout=60))["type"] != "websocket.close":
         pass
     assert output["code"] == 4401
     await station.disconnect()
@@ -816,17 +845,17 @@ async def test_the_socket_of_an_old_token_lives_until_the_new_one_has_connected(
     old = await arm(lab)
     token = await sync_to_async(labs.renew_token)(station=lab.stations[0], user=lab.users["manager"], keep_old=True)
     again = await arm(lab)  # a network that broke: the old token still opens a socket
-    while (output := await old.receive_output(timeout=2))["type"] != "websocket.close":
+    while (output := await old.receive_output(timeout=60))["type"] != "websocket.close":
         pass
     assert output["code"] == 4409
     lab.tokens["arm-1"], used = token, lab.tokens["arm-1"]
     new = await arm(lab)
-    while (output := await again.receive_output(timeout=2))["type"] != "websocket.close":
+    while (output := await again.receive_output(timeout=60))["type"] != "websocket.close":
         pass
     lab.tokens["arm-1"] = used
     late = Socket("/ws/station", [(b"authorization", f"Bearer {used}".encode())])
     assert await late.connect()
-    assert (await late.receive_output(timeout=2))["code"] == 4401
+    assert (await late.receive_output(timeout=60))["code"] == 4401
     for each in (old, again, new, late):
         await each.disconnect()
 
@@ -838,7 +867,7 @@ async def test_the_socket_of_an_old_token_ends_with_its_ten_minutes(lab, monkeyp
     station = await arm(lab)
     await sync_to_async(labs.renew_token)(station=lab.stations[0], user=lab.users["manager"], keep_old=True)
     renewed_at = time.monotonic()
-    while (output := await station.receive_output(timeout=2))["type"] != "websocket.close":
+    while (output := await station.receive_output(timeout=60))["type"] != "websocket.close":
         pass  # its orders
     assert output["code"] == 4401 and time.monotonic() - renewed_at > 0.3
     await station.disconnect()

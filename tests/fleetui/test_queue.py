@@ -482,7 +482,7 @@ def test_two_dispatchers_at_once_launch_each_run_once(online, sft_run):
 
     def dispatch_alone():
         try:
-            together.wait(10)
+            together.wait(60)
             dispatch_actions.dispatch_assignments(lab=online.row)
         except Exception as error:
             errors.append(error)
@@ -493,7 +493,7 @@ def test_two_dispatchers_at_once_launch_each_run_once(online, sft_run):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert errors == [] and Run.objects.filter(kind="improve").count() == 2
     assert [again(row).state for row in rows] == ["standby", "standby", "queued", "queued"]
 
@@ -506,7 +506,7 @@ def test_a_person_and_the_dispatcher_do_not_take_one_station_twice(online, sft_r
 
     def launch():
         try:
-            together.wait(10)
+            together.wait(60)
             launching.launch_run(
                 lab=online.row,
                 user=online.users["researcher"],
@@ -523,9 +523,9 @@ def test_a_person_and_the_dispatcher_do_not_take_one_station_twice(online, sft_r
 
     thread = threading.Thread(target=launch)
     thread.start()
-    together.wait(10)
+    together.wait(60)
     dispatch(online)
-    thread.join(30)
+    thread.join(60)
     assert AssignedStation.objects.filter(live=True).count() == 2
     assert Run.objects.filter(kind="improve").count() == 1
     assert len(refusals) == (1 if Assignment.objects.filter(state="standby", parent=sft_run).exists() else 0)
@@ -589,12 +589,12 @@ def test_the_clock_runs_in_the_worker_and_is_started_again(online, monkeypatch):
         worker.keep_clock_running()
         assert worker.beat is clock and clock.is_alive()
         clock.stop()
-        clock.join(10)
+        clock.join(60)
         worker.keep_clock_running()
         assert worker.beat is not clock and worker.beat.is_alive()
     finally:
         worker.beat.stop()
-        worker.beat.join(10)
+        worker.beat.join(60)
         worker.beat = None
 
 

@@ -145,7 +145,7 @@ async def test_a_stations_socket_answers_such_a_message_with_a_sentence_and_clos
     for _ in range(BAD_LIMIT):
         await socket.send_to(text_data=message)
         assert len((await socket.hear(lambda heard: heard["type"] == "error"))["error"]) > 10
-    output = await socket.receive_output(timeout=5)
+    output = await socket.receive_output(timeout=60)
     assert (output["type"], output["code"]) == ("websocket.close", BAD_MESSAGE) and len(output["reason"]) > 10
     await socket.disconnect()
     assert await Station.objects.filter(state="offline").acount() == len(lab.stations)

@@ -346,7 +346,7 @@ def slow_child(monkeypatch, part):
     return started
 
 
-def wait_for(what, seconds=20):
+def wait_for(what, seconds=60):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end

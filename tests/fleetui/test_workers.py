@@ -280,7 +280,7 @@ def begin(run):
 def test_a_killed_process_of_two_ends_the_run_with_a_reason(shared_training):
     job, ranks = begin(shared_training)
     ranks[1].send_signal(signal.SIGKILL)
-    job.end(60)
+    job.end()
     shared_training.refresh_from_db()
     assert shared_training.state == "failed"
     assert "SIGKILL" in shared_training.error and "rank      : 1" in shared_training.error
@@ -293,19 +293,19 @@ def test_two_processes_pause_resume_and_cancel_as_one_does(shared_training):
     wait_for(lambda: state_of(shared_training) == "paused")
     actions.resume_run(run=Run.objects.get(pk=shared_training.pk), user=access.SERVER)
     step = Metric.objects.filter(kind="loss").last().data["step"]
-    wait_for(lambda: Metric.objects.filter(kind="loss", data__step__gt=step + 20).exists(), 60)
+    wait_for(lambda: Metric.objects.filter(kind="loss", data__step__gt=step + 20).exists())
     actions.cancel_run(run=Run.objects.get(pk=shared_training.pk), user=access.SERVER)
-    job.end(60)
+    job.end()
     assert state_of(shared_training) == "canceled"
     assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in ranks.values())
     saved = (shared_training.dir / "state.safetensors").stat().st_mtime_ns
     actions.resume_run(run=Run.objects.get(pk=shared_training.pk), user=access.SERVER)
     job, ranks = begin(shared_training)
-    wait_for(lambda: (shared_training.dir / "state.safetensors").stat().st_mtime_ns > saved, 60)
+    wait_for(lambda: (shared_training.dir / "state.safetensors").stat().st_mtime_ns > saved)
     assert any("Going on at update" in each.data["text"] for each in Metric.objects.filter(kind="note"))
     jobs.stopping.set()  # the worker goes down
     try:
-        job.end(60)
+        job.end()
     finally:
         jobs.stopping.clear()
     assert state_of(shared_training) == "queued"

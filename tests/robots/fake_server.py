@@ -39,6 +39,7 @@ class FakeServer:
         self.connections = 0
         self.beating = True  # a heartbeat each second, as the server sends it
         self.latched = ""  # the stop that it says is latched
+        self.clock = time.monotonic  # the steady one, which it tells
         if self.port and not self.running:
             self.start()
 
@@ -67,22 +68,22 @@ class FakeServer:
 
     def stop(self):
         self._server.should_exit = self._server.force_exit = True
-        self._thread.join(5)
+        self._thread.join(60)
         self.running = False
 
     def send(self, message, station=None):
         """To every connected station."""
         for send in list(self.sockets.values()):
             coroutine = send({"type": "websocket.send", "text": json.dumps(message)})
-            asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(2)
+            asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
-    def command(self, name, id="c1", ttl_ms=2000, epoch=1, **args):
+    def command(self, name, id="c1", ttl_ms=60_000, epoch=1, **args):
         self.send({"type": "command", "id": id, "name": name, "args": args, "ttl_ms": ttl_ms, "epoch": epoch})
 
     def drop(self):
         """Break every connection without a word of farewell to the station's side."""
         for send in list(self.sockets.values()):
-            asyncio.run_coroutine_threadsafe(send({"type": "websocket.close", "code": 1012}), self._loop).result(2)
+            asyncio.run_coroutine_threadsafe(send({"type": "websocket.close", "code": 1012}), self._loop).result(60)
 
     def of(self, kind):
         return [message for message in self.messages if message["type"] == kind]
@@ -130,7 +131,7 @@ class FakeServer:
                         "type": "welcome",
                         "station": number,
                         "name": "fake",
-                        "server_time": time.monotonic(),
+                        "server_time": self.clock(),
                         "settings": self.settings,
                     }
                     for answer in (welcome, *self.on_welcome):
@@ -144,7 +145,7 @@ class FakeServer:
         while True:
             await asyncio.sleep(1.0)
             if self.beating:
-                beat = {"type": "heartbeat", "server_time": time.monotonic(), "stop": self.latched}
+                beat = {"type": "heartbeat", "server_time": self.clock(), "stop": self.latched}
                 with contextlib.suppress(Exception):
                     await send({"type": "websocket.send", "text": json.dumps(beat)})
 
@@ -197,7 +198,8 @@ class FakeServer:
         return 200, {"stored": len(episodes), "hold": self.hold}
 
 
-def until(condition, seconds=8.0):
+def until(condition, seconds=60.0):
+    """What it gives once it holds. Only what never comes takes so long."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if result := condition():

@@ -75,7 +75,7 @@ class FakeRobot:
         self.is_connected = False
 
     def _answer(self, connected=False):
-        self.hang.wait(20)
+        self.hang.wait(60)
         if connected and not self.is_connected:
             raise ConnectionError("FakeRobot is not connected.")
         if self.silent:

@@ -35,6 +35,23 @@ class Clock:
         self.now += seconds
 
 
+class FakeTime:
+    """Stands for the module `time` where code waits by itself: a sleep is over at once, and the clock shows it."""
+
+    def __init__(self):
+        self.now, self.slept = 1000.0, []
+
+    def monotonic(self):
+        return self.now
+
+    time = monotonic
+
+    def sleep(self, seconds):
+        assert seconds >= 0
+        self.slept.append(seconds)
+        self.now += seconds
+
+
 class FakeWorld:
     """The end effector moves by the action; the blocks lie in two rows. Each reset shifts everything, so observations
     tell scenes apart.

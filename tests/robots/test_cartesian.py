@@ -2,7 +2,6 @@
 
 import re
 import textwrap
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from robots import cartesian
 from robots.actions import Actions
 from robots.cartesian import CartesianArm, arm_of_file
 from robots.driver import Driver
@@ -236,17 +236,18 @@ def test_what_can_not_be_driven_is_said():
             CartesianArm(embodiment, MODEL, frame, joints)
 
 
-def test_a_call_takes_far_less_than_a_control_step():
-    """5 ms are the most that it may take, also at the edge of reach, where all parts of a step are tried."""
+def test_a_call_solves_few_problems_so_that_it_takes_far_less_than_a_control_step(monkeypatch):
+    """Also at the edge of reach, where all parts of a step are tried."""
     arm = Arm()
     arm.push(80, x=1, z=1)
-    times = []
+    solved, solve = [], cartesian.mink.solve_ik
+    monkeypatch.setattr(cartesian.mink, "solve_ik", lambda *given, **named: solved.append(1) or solve(*given, **named))
+    calls = []
     for number in range(200):
-        began = time.process_time()
+        solved.clear()
         arm.driven({"x": 1, "y": 0.3, "yaw": 0.5} if number % 2 else {"x": 1, "z": 1})
-        times.append(time.process_time() - began)
-    assert np.median(times) < 0.005
-    print(f"median {1000 * np.median(times):.2f} ms, 99 % {1000 * np.quantile(times, 0.99):.2f} ms")
+        calls.append(len(solved))
+    assert 1 <= max(calls) <= 12
 
 
 def test_an_arm_of_a_file_is_matched_by_its_joints_names(tmp_path):

@@ -210,7 +210,7 @@ def run_with_example(code: str, path: Path) -> subprocess.CompletedProcess:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env=os.environ | {"FLEETUI_WORLDS": str(path), "PYTHONPATH": os.pathsep.join(sys.path)},
     )
 

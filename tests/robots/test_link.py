@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import errno
 import json
+import threading
 import time
 import uuid
 from http import HTTPStatus
@@ -29,6 +31,7 @@ from robots.transfers import (
 )
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.robots.fake_server import until
+from tests.robots.station_fakes import Clock
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def an_episode(steps=3, instruction="push the blue cube to the green star", purp
     )
 
 
-def received(link, kind, seconds=8.0):
+def received(link, kind, seconds=60.0):
     got = []
 
     def look():
@@ -85,7 +88,6 @@ def test_a_link_says_hello_and_carries_messages_both_ways(server, connect):
     until(lambda: server.sockets)
     server.command("pause")
     assert received(link, "command")[0].name == "pause"
-    assert link.gone_for() < 2
 
 
 def test_a_broken_connection_is_made_again_and_nothing_that_must_arrive_is_lost(server, connect):
@@ -110,44 +112,57 @@ def test_a_broken_connection_is_made_again_and_nothing_that_must_arrive_is_lost(
 
 
 def test_a_station_knows_a_silent_server_by_its_heartbeats_and_connects_anew(server, connect, monkeypatch):
-    """The connection stands, and nothing comes: as after sleep or a lost Wi-Fi."""
-    monkeypatch.setattr(link_module, "LOST_AFTER_S", 2.5)
-    link = connect(server)
+    """The connection stands, and nothing comes: as after sleep or a lost Wi-Fi. By a clock that the test turns."""
+    monkeypatch.setattr(link_module, "LOST_AFTER_S", 0.5)
+    clock = Clock()
+    link = connect(server, clock=clock)
     until(lambda: link.connected and server.of("heartbeat"))
-    time.sleep(2.2)
-    assert link.gone_for() < 1.5 and server.connections == 1, "heartbeats count as life"
+    for _ in range(3):
+        clock.pass_(0.4)
+        until(lambda: link.gone_for() == 0)
+    assert server.connections == 1, "heartbeats count as life"
     server.beating = False
-    began = time.monotonic()
-    until(lambda: server.connections == 2)
-    assert 1.5 < time.monotonic() - began < 4.5
+    until(lambda: clock.pass_(0.02) or server.connections == 2)
+
+
+@contextlib.contextmanager
+def held_up(link):
+    """Meanwhile the link's thread gets nothing done, as on a line that is full."""
+    held, go_on = threading.Event(), threading.Event()
+    link._loop.call_soon_threadsafe(lambda: (held.set(), go_on.wait(60)))
+    try:
+        assert held.wait(60)
+        yield
+    finally:
+        go_on.set()
 
 
 def test_telemetry_and_frames_are_latest_only_and_messages_are_all_there(server, connect):
     link = connect(server)
     until(lambda: link.connected)
     image = bytes(200_000)
-    for number in range(300):
-        link.show(Telemetry(state="idle", step=number))
-        link.show_frame(number, 1, 2.5, image)
-        if number % 100 == 0:
-            link.send(Touch(kind="self_reset", seconds=number))
-    until(lambda: server.of("telemetry") and server.of("telemetry")[-1]["step"] == 299)
-    until(lambda: server.frames and FRAME_HEADER.unpack_from(server.frames[-1][1])[0] == 299)
-    assert len(server.frames) < 150 and len(server.of("telemetry")) < 300
+    with held_up(link):
+        for number in range(300):
+            link.show(Telemetry(state="idle", step=number))
+            link.show_frame(number, 1, 2.5, image)
+            if number % 100 == 0:
+                link.send(Touch(kind="self_reset", seconds=number))
+    until(lambda: server.of("telemetry") and server.frames)
+    ((_, frame),) = server.frames
+    assert FRAME_HEADER.unpack_from(frame) == (299, 1, 2.5) and len(frame) == 16 + 200_000
+    assert [message["step"] for message in server.of("telemetry")] == [299]
     assert [message["seconds"] for message in server.of("touch")] == [0, 100, 200]
-    assert FRAME_HEADER.unpack_from(server.frames[-1][1]) == (299, 1, 2.5)
-    assert len(server.frames[-1][1]) == 16 + 200_000
 
 
 def test_of_each_camera_the_newest_frame_goes_and_only_those_beyond_the_first_say_which(server, connect):
     link = connect(server)
     until(lambda: link.connected)
-    for number in range(300):
-        for camera in range(3):
-            link.show_frame(number, 1, 2.5, b"\xff\xd8" + bytes(50_000), camera)
-    last = lambda: {frame[16]: FRAME_HEADER.unpack_from(frame)[0] for _, frame in server.frames}  # noqa: E731
-    until(lambda: last() == {255: 299, 1: 299, 2: 299})
-    assert len(server.frames) < 450
+    with held_up(link):
+        for number in range(300):
+            for camera in range(3):
+                link.show_frame(number, 1, 2.5, b"\xff\xd8" + bytes(50_000), camera)
+    until(lambda: len(server.frames) == 3)
+    assert {frame[16]: FRAME_HEADER.unpack_from(frame)[0] for _, frame in server.frames} == {255: 299, 1: 299, 2: 299}
     assert all(frame[16 + (frame[16] != 255) :].startswith(b"\xff\xd8") for _, frame in server.frames)
 
 
@@ -159,13 +174,12 @@ def test_frames_wait_for_nobody_while_there_is_no_connection(server, connect):
 
 
 def test_a_command_that_waited_on_the_way_has_its_age_by_the_servers_steady_clock(server, connect):
-    link = connect(server)
+    server.clock, here = lambda: 50.0, Clock()  # what two steady clocks show has nothing to do with each other
+    link = connect(server, clock=here)
     received(link, "welcome")
     until(lambda: server.sockets)
-    server.send(
-        {"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 500, "sent_at": time.monotonic() - 3}
-    )
-    assert received(link, "command")[0].age_s == pytest.approx(3, abs=0.5)
+    server.send({"type": "command", "id": "a", "name": "override", "args": {}, "ttl_ms": 500, "sent_at": 47.0})
+    assert received(link, "command")[0].age_s == pytest.approx(3)
 
 
 # Tokens
@@ -195,7 +209,7 @@ async def linked_until(condition, server, folder):
     port = server.sockets[0].getsockname()[1]
     link = Link(f"http://127.0.0.1:{port}", "good-token", Hello(embodiment=LANGUAGE_TABLE.to_json()), folder)
     running = asyncio.create_task(link.run())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
     running.cancel()
@@ -381,7 +395,7 @@ def test_many_that_break_the_server_do_not_block_the_one_behind_them(server, con
     driven = an_episode(purpose="correction")
     link.store(driven)
     server.start()
-    until(lambda: driven.uuid in server.episodes, 20)
+    until(lambda: driven.uuid in server.episodes)
 
 
 def test_a_server_in_trouble_gets_nothing_set_aside(server, connect, monkeypatch):
@@ -392,7 +406,7 @@ def test_a_server_in_trouble_gets_nothing_set_aside(server, connect, monkeypatch
     episodes = [an_episode() for _ in range(8)]
     for episode in episodes:
         link.store(episode)
-    until(lambda: {episode.uuid for episode in episodes} == set(server.episodes), 20)
+    until(lambda: {episode.uuid for episode in episodes} == set(server.episodes))
     assert link.spool.refused_count == 0 and not server.answers
 
 
@@ -491,13 +505,14 @@ def test_closing_sends_what_is_left(server, connect):
     assert episode.uuid in server.episodes and server.of("touch")
 
 
-def test_closing_without_a_server_is_quick_and_keeps_the_spool(server, connect, tmp_path):
+def test_closing_without_a_server_is_quick_and_keeps_the_spool(server, connect, tmp_path, monkeypatch):
+    monkeypatch.setattr(link_module, "FIRST_DELAY_S", 300)
     server.stop()
     link = connect(server)
     link.store(an_episode())
     began = time.monotonic()
     link.thread.close(timeout=1)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 60, "it waited until the server was to be tried again"
     assert len(list((tmp_path / "spool").glob("*.safetensors"))) == 1
 
 

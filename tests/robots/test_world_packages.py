@@ -96,7 +96,7 @@ def process(tmp_path):
             [sys.executable, "-c", dedent(code)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             env={key: value for key, value in os.environ.items() if key != "FLEETUI_WORLDS"}
             | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         )

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from robots import lerobot_robot
 from robots.embodiments import IMAGES, STATE
 from tests.robots.fake_server import FakeServer, until
 from tests.robots.lerobot_fakes import FakeLeader, FakeRobot
@@ -55,7 +56,9 @@ def test_without_lerobot_it_says_what_to_install(caplog):
     assert 'pip install "lerobot[feetech]"' in caplog.text
 
 
-def test_it_joins_practises_and_lets_go(server, tmp_path):
+def test_it_joins_practises_and_lets_go(server, tmp_path, monkeypatch):
+    for limit in ("CALL_S", "STALE_S", "FIRST_PICTURE_S"):
+        monkeypatch.setattr(lerobot_robot, limit, 60)  # a busy machine is no broken robot
     robot = FakeRobot(cameras=("front",))
     options, named = options_for(server, tmp_path, "--picture-width", "32")
     host, leader = host_of(robot, FakeLeader(), options, named)
@@ -75,14 +78,14 @@ def test_it_joins_practises_and_lets_go(server, tmp_path):
         until(lambda: server.sockets)  # it connects by itself
         server.send(task)
         server.send(policy)
-        until(lambda: len(server.episodes) >= 3, seconds=20)
+        until(lambda: len(server.episodes) >= 3)
         assert keys_read(member.station) == {STATE, IMAGES + "front"}
         hello = server.of("hello")[0]
         assert hello["teleoperator"] == "so leader" and hello["renderer"] == "camera"
         assert hello["embodiment"]["name"] == "so_follower" and leader.name == "so leader"
     finally:
         host.stop()
-        thread.join(10)
+        thread.join(60)
     assert not thread.is_alive() and not robot.is_connected and robot.sent
     episode = next(iter(server.episodes.values()))
     assert episode.instruction == "tidy up" and episode.true_success is None

@@ -195,7 +195,7 @@ def test_sigterm_saves_and_exits_0(new_sft_run):
             assert child.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         child.send_signal(signal.SIGTERM)
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
     finally:
         child.kill()
     lines = run.read_metrics()[0]
