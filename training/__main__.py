@@ -139,8 +139,8 @@ def train(arguments: argparse.Namespace) -> int:
 def carry_out(kind: str, run: RunDir) -> int:
     """The method itself; what ends it is said in the run's metrics."""
     from training.checkpoints import CheckpointError
+    from training.computing import ComputingError
     from training.datasets import DatasetError
-    from training.networks.backbones import ComputingError
     from training.processes import OtherEnded, end_with_launcher
 
     end_with_launcher()

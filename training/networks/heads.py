@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training import computing
+
 
 class ActionHead(nn.Module):
     """Action tokens, each number's after those before it, of the first action of a chunk, then of the second, and so
@@ -32,6 +34,7 @@ class ActionHead(nn.Module):
     ):
         super().__init__()
         self.bins, self.chunk, self.size = bins, chunk, len(ranges)
+        self.computing = computing.now()
         self.heads = nn.ModuleList(nn.Linear(width + i * bins, bins) for i in range(chunk * len(ranges)))
         low, high = torch.tensor(ranges, dtype=torch.float64).T
         self.register_buffer("middle", ((low + high) / 2).float(), persistent=False)
@@ -67,7 +70,7 @@ class ActionHead(nn.Module):
         """
         total = hidden.new_zeros(len(hidden))
         for i, (head, token) in enumerate(zip(self.heads, tokens.flatten(1).unbind(1), strict=False)):
-            each = -F.cross_entropy(head(hidden), token, reduction="none")
+            each = -F.cross_entropy(self._logits(head, hidden), token, reduction="none")
             # What comes after a row's own actions counts nothing; that it is told to the heads behind changes nothing.
             total = total + (each if counts is None else each * (counts > i // self.size))
             hidden = torch.cat([hidden, F.one_hot(token, self.bins).float()], 1)
@@ -75,10 +78,25 @@ class ActionHead(nn.Module):
 
     def sample(self, hidden: Tensor, generator: torch.Generator | None, greedy: bool, count: int) -> Tensor:
         """The first `count` actions of a chunk. [n, width] -> tokens [n, count, A]"""
-        tokens = []
+        tokens, sound = [], hidden.new_ones((), dtype=torch.bool)
         for head in self.heads[: count * self.size]:
-            logits = head(hidden)
-            token = logits.argmax(1) if greedy else torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+            logits = self._logits(head, hidden)
+            token = logits.argmax(1) if greedy else drawn(logits.softmax(1), generator)
+            sound = sound & logits.isfinite().all()
             tokens.append(token)
             hidden = torch.cat([hidden, F.one_hot(token, self.bins).float()], 1)
+        if not greedy and not sound:  # asked once: each time a graphics card would be waited for
+            raise RuntimeError("The probabilities of actions are no numbers.")
         return torch.stack(tokens, 1).unflatten(1, (count, self.size))
+
+    def _logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
+        with self.computing.layers():
+            return head(hidden).float()
+
+
+def drawn(shares: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One of each row's choices, each as likely as its share. What chance says comes from the processor, and is what
+    torch.multinomial would draw there with the same generator. [n, choices] -> [n]
+    """
+    chance = torch.empty(shares.shape).exponential_(generator=generator)
+    return (shares / computing.onto(shares.device, chance)).argmax(1)
