@@ -93,7 +93,7 @@ class AdvantageWeighted:
     def __init__(self, network: Network, recipe: ImproveRecipe, executed: int):
         head = network.action_head
         self.network, self.recipe, self.executed = network, recipe, executed
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)  # Q's initial weights
             self.q = TwinQ(network.features.size, executed * head.size, head.bins).to(network.device)
         self.slow = copy.deepcopy(self.q).requires_grad_(False)

@@ -38,7 +38,7 @@ class PolicyGradient:
 
     def __init__(self, network: Network, recipe: ImproveRecipe):
         self.network, self.recipe = network, recipe
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)  # the critic's initial weights
             self.critic = Critic(network.features.size).to(network.device)
         self.memory = Memory(network.device)
