@@ -87,7 +87,7 @@ def _begin(part: np.memmap) -> int:
 def _read(number: int, into: np.ndarray, begin: int, file: Path | int) -> None:
     done = 0
     while done < into.nbytes:
-        count = os.preadv(number, [into[done:]], begin + done)
+        count = os.preadv(number, [into.data[done:]], begin + done)
         if not count:
             raise OSError(f"{file} has become shorter since it was looked at")
         done += count
@@ -107,7 +107,8 @@ def kept(parts: Iterator[Tensor], count: int, folder: Path) -> Rows:
     return StoredRows([number], np.zeros(count, np.int64), size * np.arange(count), first.shape[1:], first.dtype)
 
 
-D, R = TypeVar("D"), TypeVar("R")
+D = TypeVar("D")
+R = TypeVar("R")
 
 
 class ReadAhead(Generic[D, R]):

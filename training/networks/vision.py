@@ -84,7 +84,8 @@ class VisionEncoder(nn.Module):
     def forward(self, observations: Mapping[str, Tensor], shifts: Sequence[Tensor] | None = None) -> Tensor:
         """With shifts, one for each camera, the pictures are moved by them."""
         vectors = [observations[key] for key in self.vectors]
-        seen = zip(self.cameras.values(), self.keys, shifts or [None] * len(self.keys), strict=True)
+        each: Sequence[Tensor | None] = shifts or [None] * len(self.keys)
+        seen = zip(self.cameras.values(), self.keys, each, strict=True)
         return torch.cat([*vectors, *(camera(observations[key], shift) for camera, key, shift in seen)], 1)
 
 
