@@ -57,10 +57,12 @@ class StoredRows:
     def __getitem__(self, rows: Tensor) -> Tensor:
         """[n] -> [n, ...]. OSError where a file is gone, or has become shorter."""
         found = torch.empty(len(rows), *self.shape[1:], dtype=self.dtype)
+        if not len(rows):
+            return found
         places, wanted = found.numpy().reshape(len(rows), -1).view(np.uint8), rows.numpy()
         order = np.lexsort((self.begins[wanted], self.file_of[wanted]))  # each file once, from its beginning on
         file_of = self.file_of[wanted[order]]
-        for part in np.split(order, np.flatnonzero(np.diff(file_of)) + 1) if len(order) else ():
+        for part in np.split(order, np.flatnonzero(np.diff(file_of)) + 1):
             file = self.files[self.file_of[wanted[part[0]]]]
             number = os.open(file, os.O_RDONLY) if isinstance(file, Path) else file
             try:

@@ -59,7 +59,7 @@ def test_pictures_that_stay_in_their_files_are_the_same_and_take_no_memory(tmp_p
         assert array[rows].equal(stored.observations[key][rows]) and array.shape == stored.observations[key].shape
     assert stored.observations[FRONT][rows[:0]].shape == (0, 16, 16, 3)
     (episode, *_) = read_episodes(paths[0], pictures_stay=True)
-    assert isinstance(episode.observations[FRONT], np.memmap) and episode.observations[FRONT].filename == str(paths[0])
+    assert isinstance(episode.observations[FRONT], np.memmap) and episode.observations[FRONT].filename == paths[0]
 
 
 def test_a_file_that_became_shorter_is_said(tmp_path, stay):
@@ -114,7 +114,7 @@ def test_sft_from_files_ends_in_the_same_bits_as_from_memory_also_after_a_stop(n
 def test_an_episode_that_is_left_out_is_drawn_no_more_though_it_was_drawn_ahead(new_run, monkeypatch):
     def read_with_one_bad(*arguments):
         demonstrations = read_demonstrations(*arguments)
-        demonstrations.observations[STATE][demonstrations.frames_of(torch.tensor([2]))] = torch.inf
+        demonstrations.observations[STATE][demonstrations.frames_of(torch.tensor([2]))] = torch.nan
         return demonstrations
 
     monkeypatch.setattr(sft_module, "read_demonstrations", read_with_one_bad)

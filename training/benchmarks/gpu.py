@@ -254,14 +254,16 @@ def learning(path: Path, device: str, size: Sizes, seed: int, report: Report) ->
     generator = torch.Generator().manual_seed(seed)
     words, vectors = network.encode(data.instructions), data.vectors(network.vectors)
     losses = stage1.Losses(network, data, vectors, words, recipe, generator)
-    frames = [stage1.Frames.of(data, part) for part in torch.arange(data.episodes).split([data.episodes - 1, 1])]
+    learned_from, checked = (
+        stage1.Frames.of(data, part) for part in torch.arange(data.episodes).split([data.episodes - 1, 1])
+    )
     report(0.2, "one update is counted")
     with FlopCounterMode(display=False) as counter:
-        bc, stg, _ = losses.of_batch(frames[0].imitable, frames[0].all)
+        bc, stg, _ = losses.of_batch(learned_from.imitable, learned_from.all)
         (bc + stg).backward()
     optimiser.zero_grad()
     report(0.25, "SFT")
-    stage1.train(run, losses, optimiser, {"step": 0}, *frames)
+    stage1.train(run, losses, optimiser, {"step": 0}, learned_from, checked)
     rate = updates_per_s(run, size.warm_up)
     done, (peak, source) = counter.get_total_flops(), peak_of(size.product, device)
     pretrained = sum(each.numel() for each in network.pretrained_parameters)
