@@ -60,31 +60,31 @@ def ends(episode: Episode) -> bool:
 
 
 class TwinQ(nn.Module):
-    """Two Q networks over what the policy's trunk reads and one-hot action tokens; the lesser one is believed."""
+    """Two Q networks over what the policy's trunk reads and the actions as its head encodes their tokens; the lesser
+    one is believed.
+    """
 
-    def __init__(self, features: int, tokens: int, bins: int):
+    def __init__(self, features: int, told: int):
         super().__init__()
-        self.bins = bins
         self.both = nn.ModuleList(
             nn.Sequential(
-                *(nn.Linear(features + tokens * bins, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()),
+                *(nn.Linear(features + told, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()),
                 *(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.GELU()),
                 nn.Linear(WIDTH, 1),
             )
             for _ in range(2)
         )
 
-    def forward(self, features: Tensor, tokens: Tensor, counts: Tensor | None = None) -> Tensor:
-        """[n, features], [n, m, A], how many of the m there are [n] (all, if not given) -> [2, n]"""
-        told = F.one_hot(tokens, self.bins).flatten(2).float()  # [n, m, A bins]
+    def forward(self, features: Tensor, told: Tensor, counts: Tensor | None = None) -> Tensor:
+        """[n, features], actions [n, m, told / m], how many of the m there are [n] (all, if not given) -> [2, n]"""
         if counts is not None:
-            told = told * (torch.arange(tokens.shape[1], device=tokens.device) < counts[:, None])[..., None]
+            told = told * (torch.arange(told.shape[1], device=told.device) < counts[:, None])[..., None]
         seen = torch.cat([features, told.flatten(1)], 1)
         return torch.stack([each(seen)[:, 0] for each in self.both])
 
-    def least(self, features: Tensor, tokens: Tensor, counts: Tensor | None = None) -> Tensor:
-        """[n, features], [n, m, A], [n] -> [n]"""
-        return self(features, tokens, counts).min(0).values
+    def least(self, features: Tensor, told: Tensor, counts: Tensor | None = None) -> Tensor:
+        """[n, features], [n, m, told / m], [n] -> [n]"""
+        return self(features, told, counts).min(0).values
 
 
 class AdvantageWeighted:
@@ -95,7 +95,7 @@ class AdvantageWeighted:
         self.network, self.recipe, self.executed = network, recipe, executed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)  # Q's initial weights
-            self.q = TwinQ(network.features.size, executed * head.size, head.bins).to(network.device)
+            self.q = TwinQ(network.features.size, executed * head.size * head.encoding).to(network.device)
         self.slow = copy.deepcopy(self.q).requires_grad_(False)
         self.acting = network.trained_in("practice")
         self.judging = list(self.q.parameters())
@@ -195,25 +195,27 @@ class AdvantageWeighted:
         before, after, actions, counts, rewards, discounts = self.replay.sample(BATCH, generator)
         side = self.network.random_symmetries(BATCH, generator)
         features = self.network.features.seen_from(side, before)
-        tokens = self.network.action_head.tokens(actions if side is None else turned(side, actions))
+        head = self.network.action_head
+        tokens = head.tokens(actions if side is None else turned(side, actions))
+        told = head.encoded(tokens)
         with torch.no_grad():
             following = self.network.features.seen_from(side, after)
             later = self.slow.least(following, self._sampled(following, generator)).clamp(LEAST, MOST)
             target = rewards + discounts * later
-        descend(F.mse_loss(self.q(features, tokens, counts), target.expand(2, -1)), optimiser, self.judging, math.inf)
+        descend(F.mse_loss(self.q(features, told, counts), target.expand(2, -1)), optimiser, self.judging, math.inf)
         with torch.no_grad():
             for slow, fast in zip(self.slow.parameters(), self.q.parameters(), strict=True):
                 slow.lerp_(fast, POLYAK)
         if not acting:
             return None
         with torch.no_grad():
-            weight = self._weight(features, tokens, counts, before, generator)
-        likely = self.network.action_head.log_probability(self.network.trunk(features), tokens, counts)
+            weight = self._weight(features, told, counts, before, generator)
+        likely = head.log_probability(self.network.trunk(features), tokens, counts)
         loss = -(weight * likely).mean()
         return float(loss.detach()) if descend(loss, optimiser, self.acting, math.inf) else None
 
     def _weight(
-        self, features: Tensor, tokens: Tensor, counts: Tensor, before: Tensor, generator: torch.Generator
+        self, features: Tensor, told: Tensor, counts: Tensor, before: Tensor, generator: torch.Generator
     ) -> Tensor:
         """exp(A / lambda). V is of the mixture, so each action that it is the mean of is of a side of its own. [n]"""
         many = SAMPLES * len(before)
@@ -221,9 +223,10 @@ class AdvantageWeighted:
         others = self.network.features.seen_from(sides, before.repeat(SAMPLES, 1))
         value = self.q.least(others, self._sampled(others, generator)).unflatten(0, (SAMPLES, -1)).mean(0)
         return (
-            ((self.q.least(features, tokens, counts) - value) / self.recipe.temperature).exp().clamp(max=LARGEST_WEIGHT)
+            ((self.q.least(features, told, counts) - value) / self.recipe.temperature).exp().clamp(max=LARGEST_WEIGHT)
         )
 
     def _sampled(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """Action tokens of the policy, as seen from the features' side. [n, features] -> [n, m, A]"""
-        return self.network.action_head.sample(self.network.trunk(features), generator, False, self.executed)
+        """Actions of the policy as its critic is told them, from the features' side. [n, features] -> [n, m, ...]"""
+        head = self.network.action_head
+        return head.encoded(head.sample(self.network.trunk(features), generator, False, self.executed))

@@ -59,6 +59,7 @@ class CheckpointMetadata:
     recipe: dict[str, Any]
     parent: str = ""  # the checkpoint it was trained from
     executed: int = 1  # so many actions of a chunk a station executes before it asks again
+    temperature: float = 1.0  # of the policy's action tokens: below 1 it acts nearer to its likeliest action
     value_updates: int = 0  # rounds of practice that a policy's success prediction has learned from
     # The pretrained models that it stands on, {} without any: {"models": {kind: sha256}, "trained", "rank"}.
     pretrained: dict[str, Any] = field(default_factory=dict)
@@ -71,8 +72,11 @@ class CheckpointMetadata:
         return cls(**{RENAMED_FACTS.get(name, name): value for name, value in data.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """What from_json reads. Without pretrained models nothing is said of them, so that older software reads it."""
-        return {name: value for name, value in asdict(self).items() if name != "pretrained" or value}
+        """What from_json reads. Nothing is said of pretrained models or of a temperature where there is none, so that
+        older software reads it.
+        """
+        plain = {"pretrained": {}, "temperature": 1.0}
+        return {name: value for name, value in asdict(self).items() if plain.get(name) != value}
 
     def new_network(self, stores: Sequence[Path] = ()) -> Network:
         """A network of these sizes, with random weights on top of what was pretrained; CheckpointError where that is in
@@ -84,9 +88,11 @@ class CheckpointMetadata:
                 models = {kind: find(sha256, list(stores)) for kind, sha256 in self.pretrained["models"].items()}
                 pretrained = Pretrained(models, self.pretrained["trained"], self.pretrained["rank"])
             body, vocabulary = Embodiment.from_json(self.embodiment), Vocabulary(self.vocabulary)
-            return Network(body, vocabulary, **self.sizes, pretrained=pretrained)
+            network = Network(body, vocabulary, **self.sizes, pretrained=pretrained)
         except ModelFolderError as error:
             raise CheckpointError(f"The {self.role} of version {self.version} can't be used: {error}") from None
+        network.action_head.temperature = self.temperature
+        return network
 
 
 def present_name(weight: str) -> str:

@@ -16,7 +16,6 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from robots import strict_json
 from robots.episodes import EpisodeError, read_episodes, rows_of
@@ -129,11 +128,7 @@ def action_tokens(
         table = logs.exp().reshape([head.bins] * head.size)
         shares = [table.sum([other for other in range(head.size) if other != i]) for i in range(head.size)]
     else:
-        shares = []
-        for each in head.heads[: head.size]:
-            p = each(hidden).softmax(1)
-            shares.append(p[0])
-            hidden = torch.cat([hidden, F.one_hot(p.argmax(1), head.bins).float()], 1)
+        shares = list(head.first(hidden))
     names = feature.names or tuple(str(i) for i in range(head.size))
     found = [
         {"name": name, "values": values[:, i].tolist(), "p": share.tolist()}

@@ -258,6 +258,14 @@ class SFTRecipe(Recipe):
         1,
         50,
     )
+    sampling_temperature: float = setting(
+        1.0,
+        "Sampling temperature",
+        "How freely the policy acts and practises once it is trained: below 1 nearer to its likeliest action, which a "
+        "body with many joints needs.",
+        0.01,
+        10.0,
+    )
     action_bins: int = setting(7, "Action bins", "Choices per dimension of an action; 5 to 7 work best.", 2, 256)
     bins: int = setting(
         50, "Steps-to-go bins", "Into how many bins the prediction of the steps to go is divided.", 2, 1000

@@ -77,7 +77,7 @@ def test_q_learns_that_a_success_is_worth_less_the_farther_it_is(loaded, demonst
     before, _, actions, *_ = learner.replay.demonstrations[0]
     with torch.no_grad():
         features = network.features.seen_from(network.frames(len(before))[0], before)
-        value = learner.q.least(features, network.action_head.tokens(actions)).tolist()
+        value = learner.q.least(features, network.action_head.encoded(network.action_head.tokens(actions))).tolist()
     assert value[-1] > 0.5 > 0.2 > sum(value[:10]) / 10
 
 

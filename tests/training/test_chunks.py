@@ -14,9 +14,9 @@ from training import evaluation
 from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import Policy
 from training.datasets import demonstrations_of
-from training.methods.self_improvement import improve
+from training.methods.self_improvement import improve, next_metadata
 from training.methods.sft import chunks_of, sft
-from training.networks.heads import ActionHead
+from training.networks.heads import ActionHead, JointHead
 from training.networks.network import Network
 from training.networks.table import SYMMETRIES
 from training.practice import step_together
@@ -141,9 +141,17 @@ def test_a_chunk_that_is_none_is_a_fault_and_nothing_of_it_is_executed(answer):
 # The network
 
 
-def test_the_first_actions_of_a_chunk_have_a_probability_of_their_own():
+HEADS = {
+    "plain": lambda: ActionHead(6, [(-1, 1), (0, 2)], 3, chunk=2),
+    "joints": lambda: JointHead(6, [(-1, 1), (0, 2)], 3, chunk=2, relative=[True, False]),
+    "joints alone": lambda: JointHead(6, [(-1, 1), (-2, 1)], 3, chunk=2, relative=[True, True]),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_the_first_actions_of_a_chunk_have_a_probability_of_their_own(kind):
     torch.manual_seed(0)
-    head = ActionHead(6, [(-1, 1), (0, 2)], 3, chunk=2)
+    head = HEADS[kind]()
     hidden = torch.randn(1, 6)
     every = torch.cartesian_prod(*[torch.arange(3)] * 4).unflatten(1, (2, 2))  # all chunks
     whole = head.log_probability(hidden.expand(len(every), -1), every).exp()
@@ -155,6 +163,62 @@ def test_the_first_actions_of_a_chunk_have_a_probability_of_their_own():
     torch.testing.assert_close(alone, told_so)
     ours = (first == first[0]).flatten(1).all(1)
     assert float(whole[ours].sum()) == pytest.approx(float(alone[0].exp()), abs=1e-5), "the sum over what follows"
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_a_head_samples_what_it_calls_likely(kind, temperature):
+    torch.manual_seed(0)
+    head = HEADS[kind]()
+    head.temperature = temperature
+    hidden = torch.randn(1, 6)
+    every = torch.cartesian_prod(*[torch.arange(3)] * 4).unflatten(1, (2, 2))
+    with torch.no_grad():
+        likely = head.log_probability(hidden.expand(len(every), -1), every).exp()
+        drawn = head.sample(hidden.expand(20_000, -1), torch.Generator().manual_seed(1), greedy=False, count=2)
+        best = head.sample(hidden, None, greedy=True, count=2)
+        first = head.first(hidden)
+    shares = torch.stack([(drawn == each).flatten(1).all(1).float().mean() for each in every])
+    torch.testing.assert_close(shares, likely, atol=0.015, rtol=0)
+    assert torch.equal(best[0, 0, 0], first[0].argmax())
+    alone = torch.stack([likely[every[:, 0, 0] == token].sum() for token in range(3)])
+    torch.testing.assert_close(first[0], alone, atol=1e-5, rtol=0)
+
+
+def test_a_lower_temperature_makes_the_likeliest_action_likelier_and_a_checkpoint_keeps_it(new_sft_run):
+    torch.manual_seed(0)
+    head, hidden = HEADS["joints"](), torch.randn(1, 6)
+    best = head.sample(hidden, None, greedy=True, count=2)
+    before = float(head.log_probability(hidden, best))
+    head.temperature = 0.2
+    assert torch.equal(head.sample(hidden, None, greedy=True, count=2), best)
+    assert float(head.log_probability(hidden, best)) > before
+    run = new_sft_run(sampling_temperature=0.3)
+    sft(run)
+    policy = Policy.load(run.checkpoints / "policy.safetensors")
+    assert policy.metadata.temperature == policy.network.action_head.temperature == 0.3
+    later = next_metadata(policy.metadata, 1, ImproveRecipe(), 0)
+    assert later.new_network().action_head.temperature == 0.3, "practice goes on with it"
+    plain = dataclasses.replace(policy.metadata, temperature=1.0).to_json()
+    assert "temperature" not in plain and type(policy.metadata).from_json(plain).temperature == 1.0
+
+
+def test_in_cloning_a_joint_that_is_told_exactly_does_not_take_all():
+    torch.manual_seed(0)
+    head = JointHead(4, [(-1, 1), (-1, 1)], 41, chunk=1, relative=[True, True])
+    rng = torch.Generator().manual_seed(0)
+    told = torch.stack([0.01 * torch.randn(500, generator=rng), 0.4 * torch.randn(500, generator=rng)], 1)[:, None]
+    head.scale_as(told, torch.ones(500))
+    torch.testing.assert_close(head.deviation[0], told[:, 0].std(0).clamp(min=0.025))
+    hidden = torch.zeros(500, 4)
+    tokens = head.tokens(told)
+    with torch.no_grad():
+        head.told.bias[3] = -3.0  # the second is told twenty times as exactly now
+    even, plain = (
+        torch.autograd.grad(likely(hidden, tokens).mean(), head.told.bias)[0][:2].abs()
+        for likely in (head.imitated, head.log_probability)
+    )
+    assert even[1] < 0.1 * plain[1] and even[0] > 0.9 * plain[0]
 
 
 def test_a_chunk_is_turned_as_a_whole():
@@ -244,7 +308,7 @@ def test_what_a_policy_answers_has_a_chunk_s_shape():
 
 
 def test_relative_tokens_make_good_what_those_before_were_off_by_and_others_say_where_to():
-    head = ActionHead(8, [(-0.1, 0.1), (0.0, 1.0)], bins=11, chunk=5, relative=[True, False])
+    head = JointHead(8, [(-0.1, 0.1), (0.0, 1.0)], bins=11, chunk=5, relative=[True, False])
     joints = torch.tensor([0.013, 0.047, 0.066, 0.133, 0.151])  # from where the arm was when it was asked
     actions = torch.stack([joints, torch.tensor([1.0, 1.0, 0.4, 0.0, 0.0])], 1)[None]  # [1, 5, 2]
     tokens = head.tokens(actions)

@@ -37,7 +37,7 @@ from training.benchmarks.two_stage_pipeline import (
 from training.checkpoints import Policy
 from training.packaged_models import PACKAGES, write_model
 
-DEMONSTRATIONS = {"words": 100, "pictures": 100}
+DEMONSTRATIONS = {"words": 40, "pictures": 100}
 PRACTICE = 200
 ATTEMPTS = {"words": 200, "pictures": 100}  # a figure
 SENTENCES = 400  # of which is asked whether they are understood

@@ -471,6 +471,7 @@ def next_metadata(
         threshold=origin.threshold,
         consecutive=origin.consecutive,
         executed=origin.executed,
+        temperature=origin.temperature,
         pretrained=origin.pretrained,
         recipe=recipe.to_json(),
         parent=parent or origin.id,

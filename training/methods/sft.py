@@ -142,6 +142,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     # last one .77, .81 and .92. (300 attempts each.) Nor does a loss of many vague frames know that reward and detector
     # live on a d that is sharp at the goal.
     network.eval().requires_grad_(False)
+    network.action_head.temperature = recipe.sampling_temperature
     if network.learns_to_see:
         perceived = see_all(run, network, demonstrations)  # as it is seen now
     reward_model = RewardModel(network, describe("reward_model", recipe, demonstrations, network, progress["ids"]))
@@ -209,7 +210,11 @@ def new_network(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, 
     if earlier.exists():
         begin_from(earlier, network, vocabulary)
     elif not isinstance(network.features, TableFeatures):
-        network.features.scale_as(demonstrations.vectors(network.vectors))  # what is seen is not scaled
+        vectors = onto(network.device, demonstrations.vectors(network.vectors))  # what is seen is not scaled
+        network.features.scale_as(vectors)
+        following, counts = chunks_of(demonstrations, recipe.chunk)
+        told = network.told(vectors, onto(network.device, demonstrations.actions[following]))
+        network.action_head.scale_as(told, onto(network.device, counts))
     return network
 
 
@@ -495,8 +500,9 @@ class Losses:
         hidden, as_seen = self._seen(frames, from_any_side)
         actions = as_seen(self._actions(frames))
         head = self.network.action_head
-        likely = head.log_probability(hidden, head.tokens(actions), self._of(self.counts, frames))
-        return -(self._weighed(likely, frames) if from_any_side else likely).mean()
+        likely = head.imitated if from_any_side else head.log_probability
+        values = likely(hidden, head.tokens(actions), self._of(self.counts, frames))
+        return -(self._weighed(values, frames) if from_any_side else values).mean()
 
     def _weighed(self, values: Tensor, frames: Tensor) -> Tensor:
         """Of some frames, each as much as its episode counts: what people corrected may count for more. Where all count
@@ -522,7 +528,7 @@ class Losses:
         perceived = self.network.perceive({key: onto(device, each) for key, each in observed.items()}, shifts)
         hidden, _ = self._seen(frames, from_any_side=True, perceived=perceived)
         head, counts = self.network.action_head, self._of(self.counts, frames)
-        likely = head.log_probability(hidden, head.tokens(self._actions(frames)), counts)
+        likely = head.imitated(hidden, head.tokens(self._actions(frames)), counts)
         likely = self._weighed(likely, frames)
         return -likely.sum() / (counts > 0).sum().clamp(min=1), self._steps_loss(hidden, frames)
 
@@ -785,6 +791,7 @@ def describe(
         threshold=math.inf,
         consecutive=1,
         executed=recipe.executed,
+        temperature=recipe.sampling_temperature,
         recipe=recipe.to_json(),
         pretrained=network.pretrained.to_json(),
         id=ids[role],

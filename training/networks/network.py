@@ -29,7 +29,7 @@ from training.model_folders import ModelFolderError
 from training.networks.arm import ArmFeatures
 from training.networks.arm import fits as arm_fits
 from training.networks.backbones import NONE, Backbone, PicturesAndWords, Pretrained, TextEncoder
-from training.networks.heads import ActionHead
+from training.networks.heads import ActionHead, JointHead
 from training.networks.state import FlatFeatures
 from training.networks.table import SYMMETRIES, TableFeatures, turned
 from training.networks.vision import (
@@ -97,7 +97,9 @@ class Network(nn.Module):
         self.perception = None
         self._choose_parts(embodiment, vocabulary, pretrained)
         self.trunk = Trunk([self.features.size, *[hidden] * layers])
-        self.action_head = ActionHead(hidden, embodiment.token_range, action_bins, chunk, embodiment.relative)
+        sizes = hidden, embodiment.token_range, action_bins, chunk
+        relative = embodiment.relative
+        self.action_head = JointHead(*sizes, relative) if any(relative) else ActionHead(*sizes)
         self.steps_to_go_head = nn.Linear(hidden, bins)
         # Of a relative number, and where among what is perceived stands where its joint is
         self.relative = [number for number, relative in enumerate(embodiment.relative) if relative]
