@@ -43,6 +43,7 @@ KINDS = {
     "arm": ("arm", {"chunk": 3, "executed": 2, "action_bins": 21}, {}, "so101_pick", {"replay": 20}),
     "overhead": ("overhead", {"perception_steps": 2}, {}, "", {}),
     "cameras": ("looking", {}, {}, "", {}),
+    "joints": ("joints", {"chunk": 3, "evaluation_episodes": 0}, {}, "", {}),
     "words": ("reading", {"trained": "heads"}, {"text_encoder": "bert"}, "", {}),
     "pictures-heads": ("looking", {"trained": "heads"}, {"vision_encoder": "siglip"}, "", {}),
     "pictures-all": ("looking", {"trained": "all"}, {"vision_encoder": "siglip"}, "", {}),

@@ -1,5 +1,6 @@
 """Where networks compute, and in which numbers: on a card as on the processor, in bfloat16 as well."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,15 +11,21 @@ import pytest
 import torch
 
 from robots.demonstrators import collect_demonstrations
+from robots.embodiments import Motion
 from robots.episodes import write_episodes
 from robots.worlds.language_table.physics import LanguageTable
 from tests.training import on_a_card
-from tests.training.test_backbones import BLIND, looking
+from tests.training.test_backbones import BLIND, BODY, looking
 from training import computing, practice
 from training.__main__ import carry_out
 from training.computing import ComputingError, compute_with
 from training.methods.sft import sft
 from training.networks.heads import drawn
+
+# One number of an action says where a joint shall go, from where it is.
+JOINTS = dataclasses.replace(
+    BODY, motions=(Motion("position", 2.0, "passed", relative=True), Motion("position", 2.0, "passed"))
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +47,7 @@ def apart(tmp_path_factory, demonstrations):
             "overhead": collect_demonstrations(["camera_block2block"], 12, seed=8),
             "looking": looking(6),
             "reading": looking(6, body=BLIND),
+            "joints": looking(6, body=JOINTS),
         }
     for name, episodes in shown.items():
         write_episodes(folder / "demonstrations" / f"{name}.safetensors", episodes)
