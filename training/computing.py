@@ -64,7 +64,10 @@ def compute_with(device: str, precision: str) -> None:
 
 def ready_for(device: torch.device, tensor: Tensor) -> Tensor:
     """Numbers of the processor in memory from which that device copies by itself, page-locked where it is a card."""
-    return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor
+    with torch.cuda.device(device):  # a thread that reads ahead would otherwise begin to use the first card
+        return tensor.pin_memory()
 
 
 def onto(device: torch.device, tensor: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ from training.model_folders import ModelFolder, ModelFolderError
 LONGEST_TEXT = 64  # tokens
 SHORTEST_SIDE = 144  # pixels, to which smaller pictures are enlarged for a network of convolutions
 FEWEST_CELLS = 8  # along the shorter side of a map of features: the deepest map that has as many is taken
-AT_ONCE = 32  # pictures: all that a model makes of them on its way lies in memory
+# Pictures: all that a model makes of them on its way lies in memory. A card is busy with no fewer.
+AT_ONCE, AT_ONCE_ON_A_CARD = 32, 256
 MOST_NUMBERS = 2**15  # of a map, which is kept for each frame: larger ones are averaged
 MOST_CELLS, ENOUGH_CELLS = 16, 4  # along each side
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # where a folder doesn't say how pictures are scaled
@@ -118,6 +119,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.computing = computing.now()
         self.device = self.computing.device
+        self.at_once = AT_ONCE if self.device.type == "cpu" else AT_ONCE_ON_A_CARD
         whole.eval().requires_grad_(False).to(self.device)
         model = getattr(whole, tower, whole) if tower else whole
         self.learns = pretrained.trained != "heads"
@@ -279,7 +281,7 @@ class PictureEncoder(Backbone):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """uint8 [n, H, W, 3] -> [n, C, h, w]"""
-        return torch.cat([self._map(part) for part in pictures.split(AT_ONCE)])
+        return torch.cat([self._map(part) for part in pictures.split(self.at_once)])
 
     def _map(self, pictures: Tensor) -> Tensor:
         seen = self.scaling(pictures, self.size)
@@ -309,7 +311,7 @@ class PicturesAndWords(Backbone):
 
     def look(self, pictures: Tensor) -> Tensor:
         """uint8 [n, H, W, 3] -> the tokens that the model makes of each picture [n, tokens, width]"""
-        return torch.cat([self._look(part) for part in pictures.split(AT_ONCE)])
+        return torch.cat([self._look(part) for part in pictures.split(self.at_once)])
 
     def _look(self, pictures: Tensor) -> Tensor:
         seen = self.scaling(pictures, (self.side, self.side))
