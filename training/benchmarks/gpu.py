@@ -247,9 +247,7 @@ def learning(path: Path, device: str, size: Sizes, seed: int, report: Report) ->
     data = read_demonstrations(sorted(run.data.glob("*")))
     network = stage1.new_network(run, recipe, data, Vocabulary.of(data.instructions, data.embodiment))
     trained = network.trained_in("training")
-    network.requires_grad_(False)
-    for parameter in trained:
-        parameter.requires_grad_(True)
+    stage1.let_learn(network, trained)
     optimiser = torch.optim.AdamW(stage1.by_rate(network, trained, recipe), lr=recipe.learning_rate, fused=True)
     generator = torch.Generator().manual_seed(seed)
     words, vectors = network.encode(data.instructions), data.vectors(network.vectors)

@@ -107,10 +107,8 @@ def sft(run: RunDir) -> dict[str, Any]:
     # --- what comes before training, and is frozen then
     if progress is None and sees and not learn_perception(run, recipe, network, demonstrations, training, generator):
         return {}
-    # [F, P]; while seeing is learned, what isn't seen
-    perceived = (
-        demonstrations.vectors(network.vectors) if network.learns_to_see else see_all(run, network, demonstrations)
-    )
+    looks = network.learns_to_see  # in training, so that its vectors alone are known before
+    perceived = demonstrations.vectors(network.vectors) if looks else see_all(run, network, demonstrations)  # [F, P]
     if progress is None:
         if network.grounded and not ground(
             run, recipe, network, demonstrations, perceived, training, validation, vocabulary, generator
@@ -121,9 +119,7 @@ def sft(run: RunDir) -> dict[str, Any]:
         run.note(f"Going on at update {progress['step']}.")
     # Known before they are needed, so that a restart while they are kept or evaluated names the same checkpoints.
     progress.setdefault("ids", {role: str(uuid.uuid4()) for role in ("policy", "reward_model")})
-    network.requires_grad_(False)
-    for parameter in trained:
-        parameter.requires_grad_(True)
+    let_learn(network, trained)
 
     # --- training
     words = network.encode(demonstrations.instructions)  # [I, ...]
@@ -143,7 +139,7 @@ def sft(run: RunDir) -> dict[str, Any]:
     # live on a d that is sharp at the goal.
     network.eval().requires_grad_(False)
     network.action_head.temperature = recipe.sampling_temperature
-    if network.learns_to_see:
+    if looks:
         perceived = see_all(run, network, demonstrations)  # as it is seen now
     reward_model = RewardModel(network, describe("reward_model", recipe, demonstrations, network, progress["ids"]))
     # Of all demonstrations: of the few that are held out of a few, one alone would decide. (Of 10, it chose s = 18.)
@@ -242,6 +238,13 @@ def by_rate(network: Network, trained: list[nn.Parameter], recipe: SFTRecipe) ->
     if adapted := [each for each in trained if each in theirs]:
         groups.append({"params": adapted, "lr": recipe.learning_rate * recipe.pretrained_rate})
     return groups
+
+
+def let_learn(network: Network, trained: list[nn.Parameter]) -> None:
+    """These, and nothing else of it."""
+    network.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
 
 
 def begin_from(path: Path, network: Network, vocabulary: Vocabulary) -> None:
