@@ -406,9 +406,10 @@ def write_episodes(path: str | Path, episodes: Sequence[Episode]) -> None:
     write_atomically(Path(path), episodes_to_bytes(episodes))
 
 
-def read_episodes(source: str | Path | bytes, frames: bool = True) -> list[Episode]:
+def read_episodes(source: str | Path | bytes, frames: bool = True, pictures_stay: bool = False) -> list[Episode]:
     """Of bytes, which come from elsewhere, the header is bounded tightly before it is parsed. Without frames those of a
-    file are not even read: they may be most of it, and who learns from episodes has no use for them.
+    file are not even read: they may be most of it, and who learns from episodes has no use for them. Pictures of
+    observations that stay in the file are mapped from it (np.memmap): they take memory only where they are looked at.
     """
     if isinstance(source, bytes):
         fields, body, header, start = _read_header(source, LARGEST_SENT_HEADER)
@@ -426,7 +427,10 @@ def read_episodes(source: str | Path | bytes, frames: bool = True) -> list[Episo
         else:
             with safe_open(source, framework="numpy") as tensors:
                 wanted = [key for key in header if frames or not key.startswith("frame")]
-                arrays = {key: tensors.get_tensor(key) for key in wanted}
+                stay = [key for key in wanted if pictures_stay and key.startswith(IMAGES)]
+                arrays = {key: tensors.get_tensor(key) for key in wanted if key not in stay}
+            if stay:
+                arrays |= _mapped(source, stay, header, start)
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:  # the latter: a dtype unknown
         raise EpisodeError(f"The file is not a file of episodes: {_shown(str(error))}.") from None
     _bring_up_to_date(arrays, body or EMBODIMENTS.get(str(fields[0]["embodiment"])))
@@ -442,7 +446,8 @@ def read_episodes(source: str | Path | bytes, frames: bool = True) -> list[Episo
         parts: dict[str, Any] = {}
         seen = slice(taken["steps_to_go"], taken["steps_to_go"] + count + 2)
         for name, more in extra.items():
-            parts[name] = arrays[name][taken[name] : taken[name] + count + more].copy()
+            part = arrays[name][taken[name] : taken[name] + count + more]
+            parts[name] = part if isinstance(part, np.memmap) else part.copy()
             taken[name] += count + more
         pictures = {}
         for camera, cuts in ends.items():
@@ -456,6 +461,17 @@ def read_episodes(source: str | Path | bytes, frames: bool = True) -> list[Episo
             setattr(episode, name, _one_spelling(getattr(episode, name)))
         episodes.append(episode)
     return episodes
+
+
+def _mapped(path: str | Path, keys: Sequence[str], header: dict[str, Any], start: int) -> dict[str, np.ndarray]:
+    """Arrays of bytes that stay in their file."""
+    whole, found = np.memmap(path, np.uint8, "r"), {}
+    for key in keys:
+        if header[key]["dtype"] != "U8":
+            raise FieldError(f"The file's field {_shown(key)} holds no pictures: they are bytes.")
+        begin, end = header[key]["data_offsets"]
+        found[key] = whole[start + begin : start + end].reshape(header[key]["shape"])
+    return found
 
 
 class EpisodeFile:

@@ -71,7 +71,7 @@ def new_parser() -> argparse.ArgumentParser:
     command.add_argument("--stations", type=int, default=16)
     command = commands.add_parser("benchmark", help="reproduce a table of figures")
     command.add_argument("name", choices=REGISTRY, metavar=f"NAME, one of {', '.join(REGISTRY)}")
-    command.add_argument("--seeds", type=int, default=5)
+    command.add_argument("--seeds", type=int, default=0, help="default: 5, of gpu 1")
     command.add_argument("--first-seed", type=int, default=0)
     command.add_argument("--jobs", type=int, default=1, help="how many seeds at once, each in a process of its own")
     command.add_argument("--json", default="", help="where the rows and the summary are written, after each seed")
@@ -139,8 +139,8 @@ def train(arguments: argparse.Namespace) -> int:
 def carry_out(kind: str, run: RunDir) -> int:
     """The method itself; what ends it is said in the run's metrics."""
     from training.checkpoints import CheckpointError
+    from training.computing import ComputingError
     from training.datasets import DatasetError
-    from training.networks.backbones import ComputingError
     from training.processes import OtherEnded, end_with_launcher
 
     end_with_launcher()

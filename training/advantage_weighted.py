@@ -78,7 +78,7 @@ class TwinQ(nn.Module):
     def forward(self, features: Tensor, told: Tensor, counts: Tensor | None = None) -> Tensor:
         """[n, features], actions [n, m, told / m], how many of the m there are [n] (all, if not given) -> [2, n]"""
         if counts is not None:
-            told = told * (torch.arange(told.shape[1]) < counts[:, None])[..., None]
+            told = told * (torch.arange(told.shape[1], device=told.device) < counts[:, None])[..., None]
         seen = torch.cat([features, told.flatten(1)], 1)
         return torch.stack([each(seen)[:, 0] for each in self.both])
 
@@ -93,9 +93,9 @@ class AdvantageWeighted:
     def __init__(self, network: Network, recipe: ImproveRecipe, executed: int):
         head = network.action_head
         self.network, self.recipe, self.executed = network, recipe, executed
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)  # Q's initial weights
-            self.q = TwinQ(network.features.size, executed * head.size * head.encoding)
+            self.q = TwinQ(network.features.size, executed * head.size * head.encoding).to(network.device)
         self.slow = copy.deepcopy(self.q).requires_grad_(False)
         self.acting = network.trained_in("practice")
         self.judging = list(self.q.parameters())
@@ -130,8 +130,8 @@ class AdvantageWeighted:
         """The first `steps` steps of an episode. False, and nothing is kept, where what it teaches is no number."""
         seen = policy.perceive(rows_of(episode.observations, slice(steps + 1))).clone()
         goals = policy.goals([episode.instruction]).clone().expand(steps + 1, -1)
-        actions = torch.from_numpy(episode.actions[:steps])
-        rewarded = torch.from_numpy(rewards).float()
+        actions = torch.from_numpy(episode.actions[:steps]).to(self.network.device)
+        rewarded = torch.from_numpy(rewards).float().to(self.network.device)
         with torch.no_grad():
             likely = self.network.log_probability(seen[:-1], goals[:-1], actions[:, None])
             copies = self._turned_copies(episode, seen, goals, actions)
@@ -141,7 +141,7 @@ class AdvantageWeighted:
         for relations, as_seen in copies:
             together, counts, summed = self._chunks(as_seen, rewarded)
             together = self.network.told(seen[:-1], together)
-            after = torch.arange(steps) + counts
+            after = torch.arange(steps, device=counts.device) + counts
             discounts = self.recipe.gamma**counts
             if steps == episode.steps and ends(episode):
                 discounts = discounts * (after < steps)
@@ -162,7 +162,7 @@ class AdvantageWeighted:
             return found
         generator = torch.Generator().manual_seed(zlib.crc32(episode.actions.tobytes()) + self.recipe.seed)
         angles = features.random_turns(TURNED_COPIES, generator)
-        for angle in [] if angles is None else angles:
+        for angle in [] if angles is None else angles.to(seen.device):
             relations = features.relations(*features.turn(seen, goals, angle.expand(len(seen))))
             found.append((relations, features.turn_actions(actions[:, None], angle.expand(len(actions)))[:, 0]))
         return found
@@ -170,7 +170,7 @@ class AdvantageWeighted:
     def _chunks(self, actions: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What follows from each step on. [T, A], [T] -> [T, m, A], how many there are [T], their discounted sum [T]"""
         steps, m = len(actions), self.executed
-        counts = (steps - torch.arange(steps)).clamp(max=m)
+        counts = (steps - torch.arange(steps, device=actions.device)).clamp(max=m)
         padded = F.pad(rewards, (0, m - 1))
         summed = sum((self.recipe.gamma**j * padded[j : j + steps] for j in range(1, m)), padded[:steps])
         following = (torch.arange(steps)[:, None] + torch.arange(m)).clamp(max=steps - 1)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from robots.atomic_files import write_atomically
 from robots.embodiments import Embodiment, Observation
-from training import steps_to_go
+from training import computing, steps_to_go
 from training.model_folders import ModelFolderError, find, stores_near
 from training.networks.backbones import NONE, Pretrained
 from training.networks.network import Network
@@ -214,7 +214,9 @@ class FrozenCheckpoint:
                 )
         return self.network.perceive(
             {
-                key: torch.as_tensor(np.ascontiguousarray(observations[key], feature.dtype))
+                key: computing.onto(
+                    self.network.device, torch.as_tensor(np.ascontiguousarray(observations[key], feature.dtype))
+                )
                 for key, feature in self.embodiment.observation.items()
             }
         )
@@ -255,7 +257,8 @@ class Policy(FrozenCheckpoint):
         """
         perceived, goals = self.perceive(observations), self.goals(instructions)
         actions, hidden = self.network.act(perceived, goals, generator, greedy)
-        return actions.numpy(), steps_to_go.distribution(self.network.steps_to_go_head(hidden)).numpy()
+        prediction = steps_to_go.distribution(self.network.steps_to_go_head(hidden))
+        return actions.cpu().numpy(), prediction.cpu().numpy()
 
 
 class RewardModel(FrozenCheckpoint):
@@ -272,7 +275,7 @@ class RewardModel(FrozenCheckpoint):
     def judge(self, perceived: Tensor, instructions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The same for what perceive() made of observations."""
         distribution = self.network.steps_to_go(perceived, self.goals(instructions))
-        return steps_to_go.expected_steps(distribution, self.bin_width).numpy(), distribution.numpy()
+        return steps_to_go.expected_steps(distribution, self.bin_width).cpu().numpy(), distribution.cpu().numpy()
 
     @property
     def farthest(self) -> float:
@@ -301,9 +304,9 @@ def save_state(
     """All that a restart needs, in one file, so that a crash leaves the old state or the new one."""
     tensors = {"generator": generator.get_state()}
     for name, network in networks.items():
-        tensors |= {f"{name}.{key}": tensor.detach().contiguous() for key, tensor in network.state_dict().items()}
+        tensors |= {f"{name}.{key}": tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
     for index, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
+        tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value).cpu() for key, value in moments.items()}
     # Cloned, since safetensors refuses tensors that share memory.
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     write_atomically(path, save(tensors, metadata={"progress": json.dumps(progress)}))

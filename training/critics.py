@@ -37,7 +37,7 @@ class Critic(nn.Module):
     def values(self, network: Network, perceived: Tensor, goals: Tensor) -> Tensor:
         """The mean over a table's symmetries. [n]"""
         if not self.rounds:
-            return torch.zeros(len(perceived))
+            return torch.zeros(len(perceived), device=perceived.device)
         return torch.stack([self(network, perceived, goals, frame) for frame in network.frames(len(perceived))]).mean(0)
 
     def learn(
@@ -66,7 +66,8 @@ class Memory:
 
     NAMES = ("perceived", "goals", "returns")
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.rounds: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, perceived: Tensor, goals: Tensor, returns: Tensor) -> None:
@@ -88,6 +89,7 @@ class Memory:
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """What state_dict() gave."""
+        tensors = {name: tensor.to(self.device) for name, tensor in tensors.items()}
         count = len(tensors) // len(self.NAMES)
         self.rounds = [
             (tensors[f"{number}.perceived"], tensors[f"{number}.goals"], tensors[f"{number}.returns"])

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from robots.embodiments import IMAGES, STATE, Embodiment, differences
 from robots.episodes import ACTORS, Episode, EpisodeError, read_episodes
+from training import stored_rows
+from training.stored_rows import Rows, StoredRows
 
 # How a demonstration ends that reached its goal. After any other ending nobody knows how far the goal still was.
 REACHED = ("true_success", "detected_success", "operator")
@@ -30,7 +32,7 @@ class Demonstrations:
     embodiment: Embodiment
     tasks: list[str]
     instructions: list[str]  # [I] distinct sentences
-    observations: dict[str, Tensor]  # [F, ...] of each feature, as recorded
+    observations: dict[str, Rows]  # [F, ...] of each feature, as recorded; of many pictures they stay in their files
     actions: Tensor  # [F, A], zero at each last frame
     imitable: Tensor  # [F] bool: a human or a script acted here, so the action is worth copying
     steps_to_go: Tensor  # [F]
@@ -44,6 +46,13 @@ class Demonstrations:
     def episodes(self) -> int:
         """E: how many there are."""
         return len(self.first)
+
+    def vectors(self, keys: Sequence[str]) -> Tensor:
+        """What each frame holds of these features, none of which are pictures. [F, ...]"""
+        found = [self.observations[key] for key in keys]
+        return torch.cat(
+            [torch.zeros(len(self.steps_to_go), 0), *(each for each in found if isinstance(each, Tensor))], 1
+        )
 
     def frames_of(self, episodes: Tensor) -> Tensor:
         """Indices of all frames of some episodes."""
@@ -67,14 +76,16 @@ class Hindsight:
 
 def read_demonstrations(paths: Sequence[Path], observe: str = "all") -> Demonstrations:
     """All files' episodes; DatasetError names the file and the field that can't be learned from. `observe`: what of
-    each observation is kept, one of recipes.OBSERVE.
+    each observation is kept, one of recipes.OBSERVE. Of files that together are too large for memory the pictures stay
+    there.
     """
     if not paths:
         raise DatasetError("There are no demonstrations; put at least one file of episodes into the run's data folder.")
     episodes = []
+    stay = sum(path.stat().st_size for path in paths) > stored_rows.IN_MEMORY
     for path in sorted(paths):
         try:
-            episodes += read_episodes(path, frames=False)
+            episodes += read_episodes(path, frames=False, pictures_stay=stay)
         except EpisodeError as error:
             raise DatasetError(f"{path.name}: {error}") from error
     return demonstrations_of(episodes, observe)
@@ -123,7 +134,7 @@ def demonstrations_of(episodes: Sequence[Episode], observe: str = "all") -> Demo
         tasks=sorted({episode.task for episode in reached}),
         instructions=instructions,
         observations={
-            key: laid_end_to_end(episode.observations[key] for episode in reached)
+            key: _together([episode.observations[key] for episode in reached])
             for key in reached[0].observations
             if key in body.observation
         },
@@ -136,6 +147,12 @@ def demonstrations_of(episodes: Sequence[Episode], observe: str = "all") -> Demo
         uuids=[episode.uuid for episode in reached],
         weights=None if (weights == 1).all() else weights / weights.mean(),
     )
+
+
+def _together(parts: Sequence[np.ndarray]) -> Rows:
+    """Arrays [n, ...] one after the other; those that stay in their files, there."""
+    mapped = [part for part in parts if isinstance(part, np.memmap)]
+    return StoredRows.of(mapped) if len(mapped) == len(parts) else torch.from_numpy(np.concatenate(parts))
 
 
 def observing(body: Embodiment, observe: str) -> Embodiment:

@@ -262,13 +262,17 @@ def _described(folder: Path, touched: tuple[tuple[str, int, int], ...]) -> Model
 
 
 def add_to_store(folder: Path | str, store: Path) -> ModelFolder:
-    """Name a folder in a store by its sum, by a link: nothing is copied. ModelFolderError where it holds no model."""
+    """Name a folder in a store by its sum, by a link: nothing is copied. Several processes may do so at once.
+    ModelFolderError where it holds no model.
+    """
     found = describe(folder)
     store.mkdir(parents=True, exist_ok=True)
     place = store / found.sha256
     if not place.exists():
-        place.unlink(missing_ok=True)  # a link to what is gone
-        place.symlink_to(found.path, target_is_directory=True)
+        link = store / f".{found.sha256}.{os.getpid()}.tmp"
+        link.unlink(missing_ok=True)  # of one that was killed here
+        link.symlink_to(found.path, target_is_directory=True)
+        link.replace(place)  # also a link to what is gone
     return found
 
 

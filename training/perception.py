@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from robots.embodiments import IMAGES, Embodiment
 from robots.worlds.language_table import OBJECT_FEATURES, STATE_NAMES
+from training import computing
 from training.datasets import DatasetError, Demonstrations
 from training.descent import anneal
 from training.vocabulary import Vocabulary
@@ -67,6 +68,9 @@ class Perception(nn.Module):
     """
 
     scene: Tensor  # [H, W, 3] what stays the same in most pictures
+    name_words: Tensor  # [K, 2] numbers of the words of each name
+    cell_places: Tensor  # [h, w, 2] middles, in metres
+    look_offsets: Tensor  # [(2 LOOK + 1)^2] in a padded picture
 
     def __init__(self, embodiment: Embodiment):
         super().__init__()
@@ -79,7 +83,8 @@ class Perception(nn.Module):
         self.register_buffer("scene", torch.zeros(height, width, 3))
         names = [Vocabulary.split(f"{kind.colour} {kind.shape}") for kind in embodiment.objects]
         self.words = sorted({word for name in names for word in name})
-        self.name_words = torch.tensor([[self.words.index(word) for word in name] for name in names])  # [K, 2]
+        numbers = torch.tensor([[self.words.index(word) for word in name] for name in names])
+        self.register_buffer("name_words", numbers, persistent=False)
         self.object_detector = nn.Sequential(
             nn.Linear(3 * (2 * LOOK + 1) ** 2, 128),
             nn.LayerNorm(128),
@@ -91,9 +96,10 @@ class Perception(nn.Module):
         )
         y, x = torch.meshgrid(torch.arange(height // CELL), torch.arange(width // CELL), indexing="ij")
         middles = torch.stack([(x + 0.5) * CELL - width / 2, height / 2 - (y + 0.5) * CELL], -1)
-        self.cell_places = middles * self.metres_per_pixel  # [h, w, 2]
+        self.register_buffer("cell_places", middles * self.metres_per_pixel, persistent=False)
         offset = torch.arange(2 * LOOK + 1)
-        self.look_offsets = (offset[:, None] * (width + 2 * LOOK) + offset).flatten()  # in a padded picture
+        offsets = (offset[:, None] * (width + 2 * LOOK) + offset).flatten()
+        self.register_buffer("look_offsets", offsets, persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[n, H, W, 3] -> [n, P]"""
@@ -106,7 +112,7 @@ class Perception(nn.Module):
         best = scores.max(1)
         place = places.gather(1, best.indices[..., None].expand(-1, -1, 2))  # [n, K + 1, 2]
         body, names = STATE_NAMES, OBJECT_FEATURES
-        result = torch.zeros(len(pictures), self.size)
+        result = torch.zeros(len(pictures), self.size, device=pictures.device)
         objects = result[:, len(body) :].unflatten(1, (-1, len(names)))  # a view
         for axis, name in enumerate(("x", "y")):
             # One picture tells of no movement: the hand was where it is.
@@ -151,9 +157,9 @@ class Perception(nn.Module):
         # the mean of all its cells.
         same = torch.cdist(shifted, shifted) < NEIGHBOURHOOD
         first = (same * mass[:, None]).argmax(-1)  # [n, L]
-        thing_of_cell = torch.full((n, *self.cell_places.shape[:2]), -1)
+        thing_of_cell = torch.full((n, *self.cell_places.shape[:2]), -1, device=pictures.device)
         thing_of_cell[number, row, column] = first[number, slot_of(number, n)]
-        stands = (first == torch.arange(first.shape[1])) & (mass > LEAST_WEIGHT)
+        stands = (first == torch.arange(first.shape[1], device=first.device)) & (mass > LEAST_WEIGHT)
         number, thing = stands.nonzero(as_tuple=True)
         share = (first[number] == thing[:, None]) * mass[number]  # [M, L]
         place = (share[..., None] * shifted[number]).sum(1) / share.sum(1, keepdim=True)
@@ -171,7 +177,7 @@ class Perception(nn.Module):
     def pixels(self, place: Tensor) -> tuple[Tensor, Tensor]:
         """[M, 2] metres -> row and column [M] each"""
         height, width = self.scene.shape[:2]
-        at = place / self.metres_per_pixel + EDGE * torch.tensor([1.0, -1.0])  # y grows upwards, rows down
+        at = place / self.metres_per_pixel + EDGE * place.new_tensor([1.0, -1.0])  # y grows upwards, rows down
         return (height / 2 - at[:, 1]).long().clamp(0, height - 1), (at[:, 0] + width / 2).long().clamp(0, width - 1)
 
     def left_behind(self, things: Things, others: Tensor) -> Tensor:
@@ -193,13 +199,14 @@ def kernel(ones: Tensor, others: Tensor, width: float) -> Tensor:
 def slot_of(number: Tensor, n: int) -> Tensor:
     """How manieth of its picture's rows each row is, rows being in the order of n pictures. [M] -> [M]"""
     counts = torch.bincount(number, minlength=n)
-    return torch.arange(len(number)) - (counts.cumsum(0) - counts)[number]
+    return torch.arange(len(number), device=number.device) - (counts.cumsum(0) - counts)[number]
 
 
 def padded(rows: Tensor, number: Tensor, n: int, filling: float) -> Tensor:
     """[M, ...] -> [n, most rows of one picture, ...]"""
     slot = slot_of(number, n)
-    result = torch.full((n, int(slot.max()) + 1 if len(slot) else 1, *rows.shape[1:]), filling)
+    most = int(slot.max()) + 1 if len(slot) else 1
+    result = torch.full((n, most, *rows.shape[1:]), filling, device=rows.device)
     result[number, slot] = rows
     return result
 
@@ -216,10 +223,15 @@ def train_perception(
     """Train in place on demonstrations whose observations are pictures. `step_done(step, losses)` says whether to go
     on; False: it did not. `save` keeps all that a restart needs, and `load` brings it back (checkpoints.py).
     """
-    pictures, first, last = demonstrations.observations[perception.key], demonstrations.first, demonstrations.last
+    recorded, first, last = demonstrations.observations[perception.key], demonstrations.first, demonstrations.last
+    device = perception.scene.device
+
+    def pictures(frames: Tensor) -> Tensor:
+        return computing.onto(device, recorded[frames])
+
     apart = max(1, round(SECONDS_APART * demonstrations.embodiment.fps))
     with torch.no_grad():
-        some = pictures[torch.randint(len(pictures), (500,), generator=generator)]
+        some = pictures(torch.randint(len(recorded), (500,), generator=generator))
         perception.scene.copy_(some.float().median(0).values)
         early = first + (torch.rand(len(first), generator=generator) * (last - first + 1 - apart).clamp(min=1)).long()
         late = torch.minimum(early + apart, last)
@@ -227,7 +239,7 @@ def train_perception(
         told, left = _pairs(perception, pictures, first, last)
     texts = [set(Vocabulary.split(text)) for text in demonstrations.instructions]
     named = torch.tensor([[float(word in text) for word in perception.words] for text in texts])  # [I, words]
-    named = named[demonstrations.instruction[first]]  # [E, words]
+    named = named[demonstrations.instruction[first]].to(device)  # [E, words]
     shown = left.nonzero()[:, 0]
     if not gone.any() or not len(shown):
         raise DatasetError(
@@ -254,13 +266,14 @@ def train_perception(
         len(perception.name_words) + 1, 1 + len(perception.words)
     )  # what is told of each name, and of the hand
     ideal[-1, 0] = 1
-    ideal[:-1].scatter_(1, perception.name_words + 1, 1.0)
+    ideal[:-1].scatter_(1, perception.name_words.cpu() + 1, 1.0)
+    ideal = ideal.to(device)
 
     def own_cases(begun: Perception) -> Callable[[], dict[str, Tensor]]:
         """Clear is a case where no other name fits the thing better, and no other thing in the picture the name."""
         with torch.no_grad():
             scores = begun.scores(every.look)
-        best = torch.full((int(every.number.max()) + 1, scores.shape[1]), -torch.inf)
+        best = torch.full((int(every.number.max()) + 1, scores.shape[1]), -torch.inf, device=device)
         best = best.scatter_reduce(0, every.number[:, None].expand(-1, scores.shape[1]), scores, "amax")
         clear = (scores == best[every.number]) & (scores == scores.amax(1, keepdim=True))
         cases, names = clear.nonzero(as_tuple=True)
@@ -302,7 +315,7 @@ def _learn_in_rounds(
             schedule = anneal(optimiser, steps, within)
         losses = loss()
         optimiser.zero_grad()
-        sum(losses.values(), torch.zeros(())).backward()
+        torch.stack([*losses.values()]).sum().backward()
         nn.utils.clip_grad_norm_(perception.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -318,7 +331,9 @@ def _new_optimiser(perception: Perception) -> torch.optim.Optimizer:
     return torch.optim.AdamW(perception.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
 
 
-def _pairs(perception: Perception, pictures: Tensor, ones: Tensor, others: Tensor) -> tuple[Things, Tensor]:
+def _pairs(
+    perception: Perception, pictures: Callable[[Tensor], Tensor], ones: Tensor, others: Tensor
+) -> tuple[Things, Tensor]:
     """The things of both pictures of each pair, and which of them are no longer there in the other one. Pair p's
     pictures are the numbers p and p + number of pairs.
     """
@@ -326,8 +341,8 @@ def _pairs(perception: Perception, pictures: Tensor, ones: Tensor, others: Tenso
     for begin, (a, b) in ((0, (ones, others)), (len(ones), (others, ones))):
         for at in range(0, len(a), AT_ONCE):
             rows = slice(at, at + AT_ONCE)
-            things = perception.things(pictures[a[rows]])
-            left.append(perception.left_behind(things, pictures[b[rows]]))
+            things = perception.things(pictures(a[rows]))
+            left.append(perception.left_behind(things, pictures(b[rows])))
             parts.append(Things(things.number + begin + at, things.place, things.look))
     return Things.all_of(parts), torch.cat(left)
 

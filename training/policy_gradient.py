@@ -38,9 +38,10 @@ class PolicyGradient:
 
     def __init__(self, network: Network, recipe: ImproveRecipe):
         self.network, self.recipe = network, recipe
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)  # the critic's initial weights
-            self.critic, self.memory = Critic(network.features.size), Memory()
+            self.critic = Critic(network.features.size).to(network.device)
+        self.memory = Memory(network.device)
         self.deviation = steps_to_go.RunningDeviation()
         self.acting = network.trained_in("practice")
         self.judging = list(self.critic.parameters())
@@ -68,7 +69,7 @@ class PolicyGradient:
         """The first `steps` steps of an episode. False, and nothing is kept, where what it teaches is no number."""
         perceived = policy.perceive(rows_of(episode.observations, slice(steps))).clone()
         goals = policy.goals([episode.instruction]).clone().expand(steps, -1)
-        actions = torch.from_numpy(episode.actions[:steps, None])  # [T, 1, A]
+        actions = torch.from_numpy(episode.actions[:steps, None]).to(self.network.device)  # [T, 1, A]
         with torch.no_grad():
             sound = torch.isfinite(self.network.log_probability(perceived, goals, actions)).all()
         if not sound or not np.isfinite(rewards).all():
@@ -83,7 +84,7 @@ class PolicyGradient:
         discounted = np.concatenate([parts[3] for parts in self.round])
         self.round = []
         self.deviation.add(discounted)
-        returns = torch.from_numpy(self.deviation.divide(discounted)).float()
+        returns = torch.from_numpy(self.deviation.divide(discounted)).float().to(network.device)
         # The critic speaks of the round before it learns from it.
         advantages = steps_to_go.advantages(returns, recipe.baseline * self.critic.values(network, perceived, goals))
         if recipe.baseline:

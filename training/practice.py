@@ -40,7 +40,7 @@ from robots.teleoperation import Teleoperator
 from robots.transfers import CheckpointCache, LinkError, check_token
 from robots.worlds import World, WorldError, make_world
 from training.checkpoints import CheckpointError, FrozenCheckpoint, Policy, RewardModel
-from training.networks.backbones import ComputingError, compute_with
+from training.computing import ComputingError, compute_with
 from training.recipes import DEVICES, PRECISIONS
 
 log = logging.getLogger(__name__)
@@ -463,7 +463,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--folder", type=Path, help="where unsent episodes and checkpoints lie (default: stations/ beside the tokens)"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of the networks' arithmetic")
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where pretrained models compute")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where networks compute")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="in which numbers they do")
     options = parser.parse_args(arguments)
     prepare_process(options.threads)

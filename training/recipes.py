@@ -73,13 +73,15 @@ class _Fields:
 
 
 def device_setting() -> Any:
-    """Where pretrained models compute, of any method that has some."""
-    return setting("cpu", "Device", "Where pretrained models compute: cpu, cuda (NVIDIA) or mps (Apple).")
+    """Where networks compute, of any method."""
+    return setting("cpu", "Device", "Where networks compute: cpu, cuda (NVIDIA) or mps (Apple).")
 
 
 def precision_setting() -> Any:
     """How exactly they do."""
-    return setting("fp32", "Precision", "In which numbers pretrained models compute: fp32, or bf16, which is faster.")
+    return setting(
+        "fp32", "Precision", "In which numbers layers compute: fp32, or bf16, which is faster on graphics cards."
+    )
 
 
 class Recipe:

@@ -15,7 +15,7 @@ from robots.episodes import Episode, write_episodes
 from robots.worlds.language_table import LANGUAGE_TABLE
 from tests.training import tiny_models
 from tests.training.conftest import SMALL_IMPROVE, SMALL_SFT
-from training import practice
+from training import computing, practice
 from training.__main__ import carry_out
 from training.checkpoints import CheckpointError, Policy, RewardModel, load_checkpoint
 from training.datasets import demonstrations_of
@@ -23,7 +23,7 @@ from training.local_practice import LocalStations
 from training.methods.self_improvement import improve
 from training.methods.sft import Losses, new_network, perceive_all, sft
 from training.model_folders import describe
-from training.networks.backbones import COMPUTING, PictureEncoder, Pretrained, TextEncoder
+from training.networks.backbones import PictureEncoder, Pretrained, TextEncoder
 from training.networks.vision import PretrainedVisionFeatures
 from training.networks.vision_language import JointFeatures
 from training.networks.words import PretrainedGrounding
@@ -218,10 +218,9 @@ def test_gradient_checkpointing_changes_nothing_but_memory(new_run, monkeypatch)
 
 
 @pytest.fixture
-def computing(monkeypatch):
+def as_before(monkeypatch):
     """What a run sets for its process is over with the test."""
-    for name, value in vars(COMPUTING).items():
-        monkeypatch.setattr(COMPUTING, name, value)
+    monkeypatch.setattr(computing, "_NOW", computing.now())
 
 
 def test_a_vision_language_model_that_stays_as_it_is_reads_each_frame_once(new_run, monkeypatch):
@@ -241,7 +240,7 @@ def test_what_was_read_once_is_what_would_be_read_anew(new_run):
     run = new_run("paligemma")
     recipe, demonstrations = run.recipe(SFTRecipe), demonstrations_of(looking(4))
     network = new_network(run, recipe, demonstrations, Vocabulary.of(demonstrations.instructions, BODY))
-    perceived, words = perceive_all(network, demonstrations), network.encode(demonstrations.instructions)
+    perceived, words = torch.cat([*perceive_all(network, demonstrations)]), network.encode(demonstrations.instructions)
     losses = Losses(network, demonstrations, perceived, words, recipe, torch.Generator())
     frames = torch.tensor([0, 9, 20, 27])
     hidden, _ = losses._seen(frames, from_any_side=True)
@@ -250,7 +249,7 @@ def test_what_was_read_once_is_what_would_be_read_anew(new_run):
 
 
 @pytest.mark.parametrize("kind", ["a pair", "paligemma"])
-def test_models_compute_in_bfloat16_where_that_is_asked_for(new_run, computing, kind):
+def test_models_compute_in_bfloat16_where_that_is_asked_for(new_run, as_before, kind):
     made = {}
     for precision in ("fp32", "bf16"):
         run = new_run(kind, precision, trained="lora", precision=precision)
@@ -262,7 +261,7 @@ def test_models_compute_in_bfloat16_where_that_is_asked_for(new_run, computing, 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it has one")
-def test_a_device_that_is_not_there_is_said_before_anything_starts(new_run, tmp_path, capsys, computing):
+def test_a_device_that_is_not_there_is_said_before_anything_starts(new_run, tmp_path, capsys, as_before):
     run = new_run("words", device="cuda")
     assert carry_out("sft", run) == 2
     sentence = "torch finds no cuda device on this machine; set the device to one of: cpu."

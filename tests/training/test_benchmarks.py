@@ -25,6 +25,7 @@ from training.benchmarks import (
     by_setting,
     camera,
     detector,
+    gpu,
     language_table,
     mean_and_interval,
     over_optimisation,
@@ -181,11 +182,14 @@ def test_other_rewards(finished_sft, demonstrations):
         ("positive-transfer", ["practised", "block-to-place", "held-out-wordings"], []),
         ("throughput", ["env", "batched", "camera"], ["env_to_raw", "batched_to_rollout", "camera_to_renderer"]),
         ("throughput", ["loader", "loader-cameras"], ["loader_to_trainer", "loader_to_trainer_cameras"]),
+        ("throughput", ["pictures"], ["pictures_peak_gib"]),
+        ("gpu", ["sft", "practice"], ["mfu", "sft_steps_per_s", "env_steps_per_s", "policy_p95_ms", "device"]),
     ],
 )
 def test_summaries_hold_the_keys_that_others_read(name, settings, keys):
     figures = ("final_success", "final_success_30", "held_out_success", "kept_success", "peak_success", "below_peak")
     figures += ("success", "false_positive_rate", "recall", "precision", "gain", "share", "sft_success", "rise")
+    figures += ("peak_gib", "device", "mfu", "updates_per_s", "env_steps_per_s", "policy_p95_ms")
     regime = "large" if name == "camera" else None
     rows = [{"setting": each, "seed": 0, "regime": regime} | dict.fromkeys(figures, 0.5) for each in settings]
     summary = importlib.import_module(benchmarks.REGISTRY[name]).summarise(rows)
@@ -204,6 +208,8 @@ def small(monkeypatch, tmp_path):
     learned = {"loader": ("so101_pick", 2), "loader-cameras": ("camera_so101_pick", 2)}
     monkeypatch.setattr(throughput, "LEARNED", learned)
     monkeypatch.setattr(throughput, "SFT", throughput.SFT | {"hidden": 32, "batch": 8})
+    monkeypatch.setattr(throughput, "SHOWN", {"count": 3, "steps": 4, "side": 32})
+    monkeypatch.setattr(throughput, "OF_PICTURES", throughput.OF_PICTURES | {"steps": 2})
     contexts = sys.modules[mujoco.Renderer.__module__].gl_context
     monkeypatch.setattr(contexts, "GLContext", contexts.GLContext)  # put back at the end
     plan = {"demonstrations": 8, "practice": 6, "stations": 2, "improve": {"updates_per_round": 1, "batch": 8}}
@@ -294,9 +300,37 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
         assert all(0 <= row["success"] <= 1 and row["falls_per_100"] >= 0 for row in rows)
         assert {"gain_small", "over_more_demonstrations", "over_8x", "falls_ratio"} <= set(result["summary"])
     if name == "throughput":
-        assert {"env", "batched", "loader", "loader-cameras"} <= {row["setting"] for row in rows} and all(
-            row["share"] > 0 for row in rows
-        )
+        assert {"env", "batched", "loader", "loader-cameras", "pictures"} <= {row["setting"] for row in rows}
+        assert all(row["share"] > 0 for row in rows if row["setting"] != "pictures")
+        assert 0.1 < result["summary"]["pictures_peak_gib"] < 4, "of a process that holds torch and little else"
+    if name == "gpu":
+        figures = {"mfu", "sft_steps_per_s", "env_steps_per_s", "policy_p95_ms"}
+        assert set(result["summary"]) == {"device", "settings", *figures} and result["summary"]["device"] == "cpu"
+        assert all(result["summary"][figure] > 0 for figure in figures)
+        of = {row["setting"]: row for row in rows}
+        assert of["practice"]["env_steps"] >= 256 and of["practice"]["policy_calls"] >= 4
+        assert of["rollout"]["env_steps_per_s"] > 0 and "measured here" in of["sft"]["note"]
+        assert "mujoco_warp" in of["warp"]["note"] or "no cuda device" in of["warp"]["note"]
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"), [("NVIDIA H200", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA H100 80GB HBM3", 989), ("Unheard", 0)]
+)
+def test_a_known_cards_peak_is_its_makers_and_another_ones_is_measured(monkeypatch, name, peak):
+    monkeypatch.setattr(gpu.torch.cuda, "get_device_name", lambda number: name)
+    monkeypatch.setattr(gpu, "measured_peak", lambda product, device: 7.0)
+    found, source = gpu.peak_of(64, "cuda")
+    assert found == (peak or 7.0) and (name in source if peak else "measured here" in source)
+    assert gpu.peak_of(64, "cpu")[0] == 7.0
+
+
+def test_updates_are_timed_from_after_the_first_ones(tmp_path):
+    run = SimpleNamespace(
+        lines=lambda kind: [
+            {"phase": "training", "done": done, "t": t} for done, t in ((1, 5.0), (10, 50.0), (14, 52.0), (20, 55.0))
+        ]
+    )
+    assert gpu.updates_per_s(run, warm_up=8) == pytest.approx(2.0)
 
 
 def test_sentences_are_said_in_other_words_and_mean_the_same():

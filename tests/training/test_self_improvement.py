@@ -261,7 +261,7 @@ def test_the_critic_learns_what_to_expect_and_remembers_the_newest_rounds(loaded
     perceived = policy.perceive(rows_of(attempt.observations, slice(attempt.steps))).clone()
     goals = policy.goals([attempt.instruction] * attempt.steps).clone()
     returns = torch.linspace(-1, 1, attempt.steps)
-    critic, memory = Critic(policy.network.features.size), Memory()
+    critic, memory = Critic(policy.network.features.size), Memory(policy.network.device)
     assert not critic.values(policy.network, perceived, goals).any(), "nothing is expected yet"
     optimiser = torch.optim.AdamW(critic.parameters(), lr=1e-2)
     for _ in range(10):
@@ -274,7 +274,7 @@ def test_the_critic_learns_what_to_expect_and_remembers_the_newest_rounds(loaded
         )
     assert (critic.values(policy.network, perceived, goals) - returns).abs().mean() < 0.2
     assert len(memory.rounds) == critics.ROUNDS
-    restored = Memory()
+    restored = Memory(policy.network.device)
     restored.load_state_dict(memory.state_dict())
     assert all(a.equal(b) for a, b in zip(restored.all(), memory.all(), strict=True))
 

@@ -76,7 +76,7 @@ def test_an_episode_counts_as_much_as_its_weight(demonstrations):
     vocabulary = Vocabulary.of(plain.instructions, plain.embodiment)
     network = Network(plain.embodiment, vocabulary, **sft_module.sizes_of(SFTRecipe(hidden=16, layers=1)))
     words = vocabulary.encode(plain.instructions)
-    perceived = sft_module.perceive_all(network, plain)
+    perceived = torch.cat([*sft_module.perceive_all(network, plain)])
     frames = plain.frames_of(torch.arange(4))
     frames = frames[plain.imitable[frames]]
     first = plain.episodes_of(frames) == 0

@@ -11,7 +11,7 @@ from robots.worlds.so101_pick import SO101_PICK_CAMERAS
 from training.checkpoints import Policy
 from training.methods.sft import sft
 from training.networks.network import Network
-from training.networks.vision import shifted
+from training.networks.vision import random_shifts, shifted
 from training.recipes import SFTRecipe
 from training.run_dir import RunDir
 from training.vocabulary import Vocabulary
@@ -47,7 +47,7 @@ def test_the_encoder_of_every_camera_learns_with_the_policy(tmp_path, episodes):
 
 def test_pictures_are_shifted_each_by_its_own_pixels_and_their_edge_goes_on():
     pictures = torch.arange(20.0).expand(6, 3, 9, 20)
-    moved = shifted(pictures, torch.Generator().manual_seed(0))
+    moved = shifted(pictures, random_shifts(6, torch.Generator().manual_seed(0)))
     ways = (moved[:, 0, 4, 10] - 10).tolist()
     assert moved.shape == pictures.shape and len(set(ways)) > 1 and max(map(abs, ways)) <= 4
     assert moved.min() == 0 and moved.max() == 19

@@ -37,7 +37,7 @@ def seeded(make):
 
     @functools.wraps(make)
     def write(folder):
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             make(folder)
         tokenizer().save_pretrained(folder)

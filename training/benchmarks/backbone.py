@@ -164,7 +164,7 @@ def understood(policy: Policy, seed: int) -> float:
     rng = np.random.default_rng([seed, 77])
     names = tuple(kind.name for kind in BLOCKS)
     texts = [get_task(TASKS[number % 2]).sample(rng, names).text for number in range(SENTENCES)]
-    goals, wanted = policy.goals(texts).numpy(), np.stack([picked(text) for text in texts])
+    goals, wanted = policy.goals(texts).cpu().numpy(), np.stack([picked(text) for text in texts])
     count = len(names)
     source = goals[:, :count].argmax(1) == wanted[:, :count].argmax(1)
     aim = goals[:, count : 2 * count + 1].argmax(1)

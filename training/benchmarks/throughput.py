@@ -7,10 +7,13 @@
     loader    steps of demonstrations that are read from a file, checked and laid end to end, against those that SFT
               learns from in that time: below 1 a trainer that reads as it goes would wait; loader-cameras: with the
               pictures of two cameras
+    pictures    how much memory SFT takes whose demonstrations hold many times as much in pictures: those are read from
+                their files as they are learned from. In a process of its own
 
 Each pair takes turns in one process, so that a busy machine slows both alike; the figure is the median of the turns.
 """
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +33,7 @@ from robots.worlds.language_table import LANGUAGE_TABLE
 from robots.worlds.language_table.physics import PHYSICS_STEPS, REACH, BatchWorld, LanguageTable
 from robots.worlds.rendering import renderer_name
 from training.benchmarks import Report, Row, mean_of
+from training.benchmarks.gpu import seen_by_two_cameras
 from training.benchmarks.so101_pick import SFT
 from training.benchmarks.two_stage_pipeline import demonstrations, folder
 from training.datasets import read_demonstrations
@@ -37,6 +41,7 @@ from training.descent import descend
 from training.methods.sft import Frames, Losses, perceive_all, sizes_of
 from training.networks.network import Network
 from training.recipes import SFTRecipe
+from training.run_dir import RunDir
 from training.vocabulary import Vocabulary
 
 TURNS = 7
@@ -47,13 +52,31 @@ TICKS = 5
 FRAMES = 5
 LEARNED = {"loader": ("so101_pick", 30), "loader-cameras": ("camera_so101_pick", 6)}  # family, demonstrations
 UPDATES = 2
+# Two cameras: episodes, steps of each, pixels of a side; and what is learned from them
+SHOWN: dict[str, int] = {"count": 300, "steps": 49, "side": 224}
+OF_PICTURES: dict[str, Any] = {
+    "steps": 40,
+    "batch": 64,
+    "hidden": 64,
+    "evaluation_episodes": 0,
+    "largest_threshold": 0.0,
+}
+# Says last the most memory that the process has had, in KiB, as Linux tells it.
+PEAK = """
+import re, sys
+from training.__main__ import main
+sys.argv = ["training", "sft", sys.argv[1]]
+code = main()
+print(re.search(r"VmHWM:\\s*([0-9]+) kB", open("/proc/self/status").read())[1])
+sys.exit(code)
+"""
 
 
 def run(seed: int, report: Report) -> list[Row]:
     torch.set_num_threads(1)
     rows = []
-    for number, part in enumerate((env, batched, camera, loader)):
-        report(number / 4, part.__name__)
+    for number, part in enumerate((env, batched, camera, loader, pictures)):
+        report(number / 5, part.__name__)
         rows += part(seed)
     return rows
 
@@ -65,6 +88,7 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
         "camera_to_renderer": mean_of(rows, "camera", "share"),
         "loader_to_trainer": mean_of(rows, "loader", "share"),
         "loader_to_trainer_cameras": mean_of(rows, "loader-cameras", "share"),
+        "pictures_peak_gib": mean_of(rows, "pictures", "peak_gib"),
     }
 
 
@@ -219,7 +243,8 @@ def reading(setting: str, family: str, count: int, seed: int) -> Row:
         generator = torch.Generator().manual_seed(seed)
         vocabulary = Vocabulary.of(data.instructions, data.embodiment)
         network = Network(data.embodiment, vocabulary, **sizes_of(recipe))
-        seen, words = perceive_all(network, data), vocabulary.encode(data.instructions)
+        seen = torch.cat([*perceive_all(network, data)])
+        words = vocabulary.encode(data.instructions)
         losses = Losses(network, data, seen, words, recipe, generator)
         trained = list(network.parameters())
         optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, fused=True)
@@ -237,3 +262,15 @@ def reading(setting: str, family: str, count: int, seed: int) -> Row:
             return learned
 
         return take_turns(setting, ours, bare)
+
+
+def pictures(seed: int) -> list[Row]:
+    with folder() as path:
+        run = RunDir.create(path / "sft", SFTRecipe(seed=seed, **OF_PICTURES))
+        for number, episode in enumerate(seen_by_two_cameras(**SHOWN, seed=seed)):
+            write_episodes(run.data / f"{number:04d}.safetensors", [episode])
+        size = sum(file.stat().st_size for file in run.data.iterdir())
+        begun = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", PEAK, str(run.path)], capture_output=True, text=True, check=True)
+        row: Row = {"setting": "pictures", "data_gib": size / 2**30, "peak_gib": int(done.stdout.split()[-1]) / 2**20}
+        return [row | {"wall_s": time.monotonic() - begun}]

@@ -38,9 +38,9 @@ from training.checkpoints import (
     save_checkpoint,
     save_state,
 )
+from training.computing import compute_with
 from training.descent import descend
 from training.evaluation import Evaluation, evaluate_for
-from training.networks.backbones import compute_with
 from training.policy_gradient import PolicyGradient
 from training.recipes import ImproveRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
@@ -290,6 +290,7 @@ class Learning:
             np.concatenate([success_bins_of(each.episode, policy)[: each.steps] for each in learned])
         )
         known = (bins >= 0).nonzero()[:, 0]
+        bins = bins.to(network.device)
         shuffler = torch.Generator().manual_seed(self.recipe.seed + self.version)
         for _ in range(VALUE_EPOCHS):
             for rows in known[torch.randperm(len(known), generator=shuffler)].split(self.recipe.batch):

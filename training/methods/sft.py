@@ -19,7 +19,8 @@ import dataclasses
 import math
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,12 +45,13 @@ from training.checkpoints import (
     save_checkpoint,
     save_state,
 )
+from training.computing import compute_with, onto, ready_for
 from training.datasets import Demonstrations, look_back, read_demonstrations, split
 from training.descent import anneal, descend, unlearnable
 from training.evaluation import evaluate_for
 from training.model_folders import ModelFolderError, add_to_store, find, stores_named
 from training.networks.arm import ArmFeatures
-from training.networks.backbones import Pretrained, compute_with
+from training.networks.backbones import Pretrained
 from training.networks.network import Network
 from training.networks.table import TableFeatures, random_frames, turned
 from training.networks.vision import PretrainedVisionFeatures
@@ -58,6 +60,7 @@ from training.networks.words import Grounding
 from training.processes import ALONE, Processes
 from training.recipes import SFTRecipe
 from training.run_dir import Countdown, RunDir, RunError, sha256_of
+from training.stored_rows import ReadAhead, Rows, kept
 from training.vocabulary import PADDING, UNKNOWN, Vocabulary
 
 # A word is hidden from the grounding this often, and up to so many unknown ones stand before and behind a sentence, so
@@ -72,6 +75,7 @@ ASIDE = 0.2  # metres, as far as it is let go elsewhere
 
 STATE = "state.safetensors"
 READ_AT_ONCE = 64  # frames, by a vision-language model
+LOOK_AT_ONCE, BYTES_AT_ONCE = 1024, 2**26  # frames that are perceived, and at most as many bytes of them
 SAVE_EVERY = 50  # updates of grounding; perception.py has the same of its own
 GROUNDING_RATE = 1e-2
 
@@ -81,10 +85,10 @@ def sft(run: RunDir) -> dict[str, Any]:
     recipe = run.recipe(SFTRecipe)
     if finished := run.summary():
         return finished
+    compute_with(recipe.device, recipe.precision)
     processes = Processes.join(run, recipe.processes)
     started = time.monotonic()
     torch.set_num_threads(recipe.threads)
-    compute_with(recipe.device, recipe.precision)
     torch.manual_seed(recipe.seed)  # initial weights
     generator = torch.Generator().manual_seed(recipe.seed)  # everything drawn later
 
@@ -103,7 +107,8 @@ def sft(run: RunDir) -> dict[str, Any]:
     # --- what comes before training, and is frozen then
     if progress is None and sees and not learn_perception(run, recipe, network, demonstrations, training, generator):
         return {}
-    perceived = perceive_all(network, demonstrations)  # [F, P]
+    looks = network.learns_to_see  # in training, so that its vectors alone are known before
+    perceived = demonstrations.vectors(network.vectors) if looks else see_all(run, network, demonstrations)  # [F, P]
     if progress is None:
         if network.grounded and not ground(
             run, recipe, network, demonstrations, perceived, training, validation, vocabulary, generator
@@ -114,9 +119,7 @@ def sft(run: RunDir) -> dict[str, Any]:
         run.note(f"Going on at update {progress['step']}.")
     # Known before they are needed, so that a restart while they are kept or evaluated names the same checkpoints.
     progress.setdefault("ids", {role: str(uuid.uuid4()) for role in ("policy", "reward_model")})
-    network.requires_grad_(False)
-    for parameter in trained:
-        parameter.requires_grad_(True)
+    let_learn(network, trained)
 
     # --- training
     words = network.encode(demonstrations.instructions)  # [I, ...]
@@ -136,8 +139,8 @@ def sft(run: RunDir) -> dict[str, Any]:
     # live on a d that is sharp at the goal.
     network.eval().requires_grad_(False)
     network.action_head.temperature = recipe.sampling_temperature
-    if network.learns_to_see:
-        perceived = perceive_all(network, demonstrations)  # as it is seen now
+    if looks:
+        perceived = see_all(run, network, demonstrations)  # as it is seen now
     reward_model = RewardModel(network, describe("reward_model", recipe, demonstrations, network, progress["ids"]))
     # Of all demonstrations: of the few that are held out of a few, one alone would decide. (Of 10, it chose s = 18.)
     sound = torch.cat([learned_from.episodes(), checked.episodes()])
@@ -203,14 +206,11 @@ def new_network(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, 
     if earlier.exists():
         begin_from(earlier, network, vocabulary)
     elif not isinstance(network.features, TableFeatures):
-        # Of what a pretrained model sees nothing is scaled, and it takes long.
-        sees = set(pretrained.models) & {"vision", "vision_language"}
-        vectors = [demonstrations.observations[key] for key in network.vectors]
-        frames = torch.zeros(len(demonstrations.steps_to_go), 0)
-        network.features.scale_as(torch.cat([frames, *vectors], 1) if sees else perceive_all(network, demonstrations))
+        vectors = onto(network.device, demonstrations.vectors(network.vectors))  # what is seen is not scaled
+        network.features.scale_as(vectors)
         following, counts = chunks_of(demonstrations, recipe.chunk)
-        told = network.told(torch.cat([frames, *vectors], 1), demonstrations.actions[following])
-        network.action_head.scale_as(told, counts)
+        told = network.told(vectors, onto(network.device, demonstrations.actions[following]))
+        network.action_head.scale_as(told, onto(network.device, counts))
     return network
 
 
@@ -238,6 +238,13 @@ def by_rate(network: Network, trained: list[nn.Parameter], recipe: SFTRecipe) ->
     if adapted := [each for each in trained if each in theirs]:
         groups.append({"params": adapted, "lr": recipe.learning_rate * recipe.pretrained_rate})
     return groups
+
+
+def let_learn(network: Network, trained: list[nn.Parameter]) -> None:
+    """These, and nothing else of it."""
+    network.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
 
 
 def begin_from(path: Path, network: Network, vocabulary: Vocabulary) -> None:
@@ -296,13 +303,23 @@ def learn_perception(
     )
 
 
+def see_all(run: RunDir, network: Network, demonstrations: Demonstrations) -> Rows:
+    """What the network's frozen part makes of all frames, in memory or in a file of the run. [F, P]"""
+    return kept(perceive_all(network, demonstrations), len(demonstrations.steps_to_go), run.path)
+
+
 @torch.no_grad()
-def perceive_all(network: Network, demonstrations: Demonstrations) -> Tensor:
-    """What the network's frozen part makes of all frames. [F, P]"""
-    parts = (torch.arange(len(demonstrations.steps_to_go))).split(1024)
-    return torch.cat(
-        [network.perceive({key: each[rows] for key, each in demonstrations.observations.items()}) for rows in parts]
-    )
+def perceive_all(network: Network, demonstrations: Demonstrations) -> Iterator[Tensor]:
+    """The same, part by part, on the processor. [n, P] each"""
+    size = sum(feature.size for feature in demonstrations.embodiment.observation.values())  # a byte each, or 4
+    at_once = max(1, min(LOOK_AT_ONCE, BYTES_AT_ONCE // size))
+    for rows in torch.arange(len(demonstrations.steps_to_go)).split(at_once):
+        yield network.perceive(frames_on(network.device, demonstrations, rows)).cpu()
+
+
+def frames_on(device: torch.device, demonstrations: Demonstrations, frames: Tensor) -> dict[str, Tensor]:
+    """What was observed in some frames. [n] -> [n, ...] by key"""
+    return {key: onto(device, each[frames]) for key, each in demonstrations.observations.items()}
 
 
 def ground(
@@ -310,7 +327,7 @@ def ground(
     recipe: SFTRecipe,
     network: Network,
     demonstrations: Demonstrations,
-    perceived: Tensor,
+    perceived: Rows,
     training: Tensor,
     validation: Tensor,
     vocabulary: Vocabulary,
@@ -323,6 +340,7 @@ def ground(
     body = demonstrations.embodiment
     # Perceived as they are told of a body whose objects are tracked: its own numbers, then each object's.
     own, features = (body.state_names, body.object_features) if body.tracked else (STATE_NAMES, OBJECT_FEATURES)
+    assert isinstance(perceived, Tensor)  # a row is a few numbers, where objects are told or found
     tracked = perceived[:, len(own) :].unflatten(1, (len(body.objects), -1))
     seen = look_back(demonstrations, tracked, features, guessed=not body.tracked)
     if seen.clear[training].any():
@@ -337,14 +355,10 @@ def ground(
         text, names = words[sentence[episodes]], None
         if noisy:
             text, names = grounding.renamed(text, generator)
-            text = grounding.among(among_strangers(text, generator), generator)
+            text, names = grounding.among(among_strangers(text, generator), generator), onto(network.device, names)
+        happened = (seen.moved, seen.resting, seen.others, seen.present, mentioned)
         return Grounding.loss(
-            grounding(text, names),
-            seen.moved[episodes],
-            seen.resting[episodes],
-            seen.others[episodes],
-            seen.present[episodes],
-            mentioned[episodes],
+            grounding(onto(network.device, text), names), *(onto(network.device, each[episodes]) for each in happened)
         )
 
     parameters = network.trained_in("grounding")
@@ -400,6 +414,14 @@ def chunks_of(demonstrations: Demonstrations, size: int) -> tuple[Tensor, Tensor
     return following, demonstrations.imitable[following].long().cumprod(1).sum(1)
 
 
+@dataclass
+class Drawn:
+    """What an update of a network that learns to see looks at."""
+
+    frames: Tensor  # [n]
+    shifts: list[Tensor] | None  # by which its pictures are moved, as of Network.random_shifts
+
+
 class Losses:
     """Of both heads, over recorded frames: -log p(a_t | o_t, g) for the actions, -log p(t' - t | o_t, g) for the steps
     to go, t' being the end of the demonstration.
@@ -409,13 +431,13 @@ class Losses:
         self,
         network: Network,
         demonstrations: Demonstrations,
-        perceived: Tensor,
+        perceived: Rows,
         words: Tensor,
         recipe: SFTRecipe,
         generator: torch.Generator,
     ):
         self.network, self.demonstrations, self.words = network, demonstrations, words  # [I, ...] by network.encode
-        self.perceived = perceived  # [F, P]; of a network that learns to see, before it did
+        self.perceived = perceived  # [F, P]; of a network that learns to see, its vectors alone
         self.recipe, self.generator = recipe, generator
         with torch.no_grad():
             self.goals = network.goal(words)  # [I, goal size]; fixed from here on if grounded
@@ -432,37 +454,49 @@ class Losses:
     def _read_all(self, features: JointFeatures) -> Tensor:
         rows = torch.arange(len(self.perceived)).split(READ_AT_ONCE)
         goals = self.demonstrations.instruction
-        return torch.cat([features.read(self.perceived[part], self.goals[goals[part]]) for part in rows])
+        return torch.cat([features.read(self._of(self.perceived, part), self.goals[goals[part]]) for part in rows])
 
-    def _seen(self, frames: Tensor, from_any_side: bool) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def _of(self, rows: Rows, frames: Tensor) -> Tensor:
+        """Some of these rows, where the network computes. [F, ...], [n] -> [n, ...]"""
+        return onto(self.network.device, rows[frames])
+
+    def _seen(
+        self, frames: Tensor, from_any_side: bool, perceived: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """The hidden layer of these frames, from a side drawn for each if so wanted, and how their actions look from
-        there. [n] -> [n, hidden]
+        there. [n], and what is perceived there, if that is known -> [n, hidden]
         """
-        rows = self.demonstrations.instruction[frames]
-        perceived = self.perceived[frames]
-        if self.network.learns_to_see:
-            seen = {key: array[frames] for key, array in self.demonstrations.observations.items()}
-            perceived = self.network.perceive(seen, self.generator if from_any_side else None)
-        goal = self.goals[rows] if self.network.grounded else self.network.goal(self.words[rows])
-        features = self.network.features
-        if isinstance(features, PretrainedVisionFeatures) and not self.network.learns_to_see and from_any_side:
+        network, features = self.network, self.network.features
+        rows = self._of(self.demonstrations.instruction, frames)
+        if perceived is None:
+            perceived = (
+                network.perceive(frames_on(network.device, self.demonstrations, frames))
+                if network.learns_to_see
+                else self._of(self.perceived, frames)
+            )
+        goal = self.goals[rows] if network.grounded else network.goal(self.words[rows])
+        if isinstance(features, PretrainedVisionFeatures) and not network.learns_to_see and from_any_side:
             perceived = features.moved(perceived, self.generator)
         if self.read is not None and isinstance(features, JointFeatures):
-            return self.network.trunk(features.beside(perceived, self.read[frames])), lambda actions: actions
+            read = self.read[frames.to(network.device)]
+            return network.trunk(features.beside(perceived, read)), lambda actions: actions
         # A table looks alike from every side, so that one demonstration stands for all its turned and mirrored copies.
         if isinstance(features, TableFeatures) and from_any_side:
-            frame = random_frames(len(frames), self.generator)
-            return self.network.hidden(perceived, goal, frame), partial(turned, frame)
+            frame = onto(network.device, random_frames(len(frames), self.generator))
+            return network.hidden(perceived, goal, frame), partial(turned, frame)
         if isinstance(features, ArmFeatures) and from_any_side:
             angle = features.random_turns(len(frames), self.generator)
             if angle is not None:
-                hidden = self.network.hidden(*features.turn(perceived, goal, angle))
+                angle = onto(network.device, angle)
+                hidden = network.hidden(*features.turn(perceived, goal, angle))
                 return hidden, partial(features.turn_actions, angle=angle)
-        return self.network.hidden(perceived, goal), lambda actions: actions
+        return network.hidden(perceived, goal), lambda actions: actions
 
     def _actions(self, frames: Tensor) -> Tensor:
         """The chunks from these frames on, as the action head tells them. [n] -> [n, K, A]"""
-        return self.network.told(self.perceived[frames], self.demonstrations.actions[self.chunks[frames]])
+        actions = self._of(self.demonstrations.actions, self.chunks[frames])
+        # What relative numbers are told from is read for them alone: a row may be a map of features.
+        return self.network.told(self._of(self.perceived, frames), actions) if self.network.relative else actions
 
     def cloning(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the recorded actions, the mean over some frames. [n] -> []"""
@@ -470,7 +504,7 @@ class Losses:
         actions = as_seen(self._actions(frames))
         head = self.network.action_head
         likely = head.imitated if from_any_side else head.log_probability
-        values = likely(hidden, head.tokens(actions), self.counts[frames])
+        values = likely(hidden, head.tokens(actions), self._of(self.counts, frames))
         return -(self._weighed(values, frames) if from_any_side else values).mean()
 
     def _weighed(self, values: Tensor, frames: Tensor) -> Tensor:
@@ -478,21 +512,34 @@ class Losses:
         the same these are the values themselves, to the bit. [n] -> [n]
         """
         weights = self.demonstrations.weights
-        return values if weights is None else values * weights[frames]
+        return values if weights is None else values * self._of(weights, frames)
 
-    def both(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The two of the same frames, which are looked at once: pictures are what takes the time. [n] -> [], []"""
-        hidden, _ = self._seen(frames, from_any_side=True)
-        head, counts = self.network.action_head, self.counts[frames]
+    def draw(self, every: Tensor, shared_by: int = 1) -> Drawn:
+        """What a network that learns to see looks at in an update, of these frames. Known without looking. [F2]"""
+        frames = sample(every, self.recipe.batch // 2 // shared_by, self.generator)
+        return Drawn(frames, self.network.random_shifts(len(frames), self.generator))
+
+    def observed(self, drawn: Drawn) -> dict[str, Tensor]:
+        """What was observed there, ready to be brought to the device. Any thread may ask. [n, ...] by key"""
+        recorded = self.demonstrations.observations
+        return {key: ready_for(self.network.device, each[drawn.frames]) for key, each in recorded.items()}
+
+    def both(self, drawn: Drawn, observed: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The two of the same frames, which are looked at once: pictures are what takes the time. -> [], []"""
+        device, frames = self.network.device, drawn.frames
+        shifts = None if drawn.shifts is None else [onto(device, each) for each in drawn.shifts]
+        perceived = self.network.perceive({key: onto(device, each) for key, each in observed.items()}, shifts)
+        hidden, _ = self._seen(frames, from_any_side=True, perceived=perceived)
+        head, counts = self.network.action_head, self._of(self.counts, frames)
         likely = head.imitated(hidden, head.tokens(self._actions(frames)), counts)
         likely = self._weighed(likely, frames)
         return -likely.sum() / (counts > 0).sum().clamp(min=1), self._steps_loss(hidden, frames)
 
     def _steps_loss(self, hidden: Tensor, frames: Tensor) -> Tensor:
-        predicted = self.network.steps_to_go_head(hidden)
+        predicted, bins = self.network.steps_to_go_head(hidden), self._of(self.bins, frames)
         if self.demonstrations.weights is None:
-            return F.cross_entropy(predicted, self.bins[frames])
-        return self._weighed(F.cross_entropy(predicted, self.bins[frames], reduction="none"), frames).mean()
+            return F.cross_entropy(predicted, bins)
+        return self._weighed(F.cross_entropy(predicted, bins, reduction="none"), frames).mean()
 
     def steps_to_go(self, frames: Tensor, from_any_side: bool = False) -> Tensor:
         """-log p of the steps that were left, the mean over some frames. [n] -> []"""
@@ -500,7 +547,7 @@ class Losses:
         if from_any_side:
             loss = self._steps_loss(hidden, frames)
         else:
-            loss = F.cross_entropy(self.network.steps_to_go_head(hidden), self.bins[frames])
+            loss = F.cross_entropy(self.network.steps_to_go_head(hidden), self._of(self.bins, frames))
         if from_any_side and isinstance(self.network.features, ArmFeatures):
             loss = loss + self._unbrought(frames, self.network.features)
         return loss
@@ -510,7 +557,8 @@ class Losses:
         bin takes it within its walls, out of one it may lie anywhere. Metres [I]
         """
         ends, rows = self.demonstrations.last, self.demonstrations.instruction[self.demonstrations.last]
-        off = features.off(self.perceived[ends], self.goals[rows])  # [E]
+        rows = rows.to(self.network.device)
+        off = features.off(self._of(self.perceived, ends), self.goals[rows])  # [E]
         alike = torch.cdist(self.goals[:, -2:], self.goals[rows, -2:]) < SAME_PLACE  # [I, E]
         return torch.where(alike, off, 0).max(1).values + CLEARLY
 
@@ -536,26 +584,31 @@ class Losses:
                 self.demonstrations.instruction[torch.cat([left, let_go])],
             ]
         )
+        device = self.network.device
+        rows = onto(device, rows)
         goals = self.goals[rows]
         of_left, of_let_go = goals[len(others) :].split([len(left), len(let_go)])
-        from_begun = self.perceived[begun].split([len(left), len(let_go)])
-        ways = ASIDE * (2 * torch.rand(len(let_go), 2, generator=self.generator) - 1)
+        of_begun = self._of(self.perceived, begun).split([len(left), len(let_go)])
+        ways = onto(device, ASIDE * (2 * torch.rand(len(let_go), 2, generator=self.generator) - 1))
+        of_others, now_left, then_left, now_let_go = (
+            self._of(self.perceived, part) for part in (others, left, earlier, let_go)
+        )
         perceived = torch.cat(
             [
-                self.perceived[others],
-                features.left_behind(self.perceived[left], self.perceived[earlier], from_begun[0], of_left),
-                features.let_go_elsewhere(self.perceived[let_go], from_begun[1], of_let_go, ways),
+                of_others,
+                features.left_behind(now_left, then_left, of_begun[0], of_left),
+                features.let_go_elsewhere(now_let_go, of_begun[1], of_let_go, ways),
             ]
         )
         still_open = features.off(perceived, goals) > self.left_within[rows]
         if not still_open.any():
-            return torch.zeros(())
+            return torch.zeros((), device=device)
         perceived, goals = perceived[still_open], goals[still_open]
         angle = features.random_turns(len(goals), self.generator)
         if angle is not None:
-            perceived, goals = features.turn(perceived, goals, angle)
+            perceived, goals = features.turn(perceived, goals, onto(device, angle))
         hidden = self.network.hidden(perceived, goals)
-        return F.cross_entropy(self.network.steps_to_go_head(hidden), self.beginning.expand(len(hidden)))
+        return F.cross_entropy(self.network.steps_to_go_head(hidden), onto(device, self.beginning).expand(len(hidden)))
 
     def of_batch(self, imitable: Tensor, every: Tensor, shared_by: int = 1) -> tuple[Tensor, Tensor, Tensor]:
         """Of a batch drawn from these frames: cloning on one half, steps-to-go on the other, and which frames they are.
@@ -564,8 +617,8 @@ class Losses:
         """
         half = self.recipe.batch // 2
         if self.network.learns_to_see:
-            frames = sample(every, half // shared_by, self.generator)
-            return *self.both(frames), frames
+            drawn = self.draw(every, shared_by)
+            return *self.both(drawn, self.observed(drawn)), drawn.frames
         cloned = sample(imitable, half // shared_by, self.generator)
         bc = self.cloning(cloned, from_any_side=True)
         counted = sample(every, (self.recipe.batch - half) // shared_by, self.generator)
@@ -573,8 +626,13 @@ class Losses:
 
     @torch.no_grad()
     def validation(self, checked: "Frames") -> tuple[float, float]:
-        """Both losses, over frames that nothing is learned from."""
-        return float(self.cloning(checked.imitable)), float(self.steps_to_go(checked.all))
+        """Both losses, over frames that nothing is learned from. Pictures are looked at a few at a time."""
+        return self._mean(self.cloning, checked.imitable), self._mean(self.steps_to_go, checked.all)
+
+    def _mean(self, loss: Callable[[Tensor], Tensor], frames: Tensor) -> float:
+        if not self.network.learns_to_see or len(frames) <= READ_AT_ONCE:
+            return float(loss(frames))
+        return sum(float(loss(part)) * len(part) for part in frames.split(READ_AT_ONCE)) / len(frames)
 
 
 @dataclass
@@ -601,6 +659,40 @@ class Frames:
             some_of(frames[~torch.isin(self.demonstrations.episodes_of(frames), bad)])
             for frames in (self.all, self.imitable)
         )
+
+
+class Batches:
+    """The batches of the updates from `first` to `last`. Where pictures are learned from, those of the next ones are
+    read while one is learned from.
+    """
+
+    def __init__(self, losses: Losses, learned_from: Frames, processes: Processes, first: int, last: int):
+        self.losses, self.learned_from, self.processes = losses, learned_from, processes
+        looks = losses.network.learns_to_see
+        self.ahead = ReadAhead(losses.generator, self._draw, losses.observed, first, last) if looks else None
+
+    def _draw(self, step: int) -> Drawn:
+        self.processes.draw_apart(self.losses.generator, self.losses.recipe.seed, step)
+        return self.losses.draw(self.learned_from.all, self.processes.size)
+
+    def of(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the next update, as of Losses.of_batch."""
+        if self.ahead is not None:
+            drawn, observed = self.ahead.next()
+            return *self.losses.both(drawn, observed), drawn.frames
+        self.processes.draw_apart(self.losses.generator, self.losses.recipe.seed, step)
+        return self.losses.of_batch(self.learned_from.imitable, self.learned_from.all, self.processes.size)
+
+    def leave_out(self, bad: Tensor) -> None:
+        """Some episodes, from here on."""
+        self.learned_from.leave_out(bad)
+        if self.ahead is not None:
+            self.ahead.forget()
+
+    def close(self) -> None:
+        """End what reads."""
+        if self.ahead is not None:
+            self.ahead.close()
 
 
 def train(
@@ -632,36 +724,37 @@ def train(
 
     schedule = anneal(optimiser, updates, progress["step"])
     countdown = Countdown(run, "training", updates, progress["step"])
-    for step in range(progress["step"] + 1, updates + 1):
-        run.wait_while_paused()
-        processes.draw_apart(generator, recipe.seed, step)
-        bc, stg, frames = losses.of_batch(learned_from.imitable, learned_from.all, processes.size)
-        if not descend(bc + stg, optimiser, trained, processes=processes):
-            learned_from.leave_out(bad_episodes(frames))
-        schedule.step()
-        countdown.tell(step)
-        due, cancelled = step % recipe.validate_every == 0 or step == updates, processes.any(run.cancelled)
-        if due:
-            bc, stg = processes.mean(torch.stack([bc.detach(), stg.detach()]))
-            validation_bc, validation_stg = losses.validation(checked)
-            if not math.isfinite(validation_bc + validation_stg):
-                checked.leave_out(bad_episodes(checked.all))
+    batches = Batches(losses, learned_from, processes, progress["step"] + 1, updates)
+    with closing(batches):
+        for step in range(progress["step"] + 1, updates + 1):
+            run.wait_while_paused()
+            bc, stg, frames = batches.of(step)
+            if not descend(bc + stg, optimiser, trained, processes=processes):
+                batches.leave_out(bad_episodes(frames))
+            schedule.step()
+            countdown.tell(step)
+            due, cancelled = step % recipe.validate_every == 0 or step == updates, processes.any(run.cancelled)
+            if due:
+                bc, stg = processes.mean(torch.stack([bc.detach(), stg.detach()]))
                 validation_bc, validation_stg = losses.validation(checked)
-            run.log_loss(
-                step,
-                bc=float(bc),
-                steps_to_go=float(stg),
-                validation_bc=validation_bc,
-                validation_steps_to_go=validation_stg,
-            )
-        if due or cancelled:
-            progress["step"] = step
-            processes.check_same(network)
-            if not run.quiet:
-                save_state(run.path / STATE, progress, optimiser, generator, network=network)
-        if cancelled:
-            run.note("canceled", level="warning")
-            return False
+                if not math.isfinite(validation_bc + validation_stg):
+                    checked.leave_out(bad_episodes(checked.all))
+                    validation_bc, validation_stg = losses.validation(checked)
+                run.log_loss(
+                    step,
+                    bc=float(bc),
+                    steps_to_go=float(stg),
+                    validation_bc=validation_bc,
+                    validation_steps_to_go=validation_stg,
+                )
+            if due or cancelled:
+                progress["step"] = step
+                processes.check_same(network)
+                if not run.quiet:
+                    save_state(run.path / STATE, progress, optimiser, generator, network=network)
+            if cancelled:
+                run.note("canceled", level="warning")
+                return False
     return True
 
 
@@ -709,7 +802,7 @@ def describe(
 
 
 def choose_detector(
-    reward_model: RewardModel, demonstrations: Demonstrations, perceived: Tensor, episodes: Tensor, recipe: SFTRecipe
+    reward_model: RewardModel, demonstrations: Demonstrations, perceived: Rows, episodes: Tensor, recipe: SFTRecipe
 ) -> tuple[float, int]:
     """s and k of the success detector. RunError where it could not tell success."""
     frames = [demonstrations.frames_of(episode[None]) for episode in episodes]
@@ -722,10 +815,10 @@ def choose_detector(
     return threshold, consecutive
 
 
-def d_of(reward_model: RewardModel, demonstrations: Demonstrations, perceived: Tensor, frames: Tensor) -> np.ndarray:
+def d_of(reward_model: RewardModel, demonstrations: Demonstrations, perceived: Rows, frames: Tensor) -> np.ndarray:
     """d at some frames. [n] -> [n]"""
     texts = [demonstrations.instructions[i] for i in demonstrations.instruction[frames].tolist()]
-    return reward_model.judge(perceived[frames], texts)[0]
+    return reward_model.judge(onto(reward_model.network.device, perceived[frames]), texts)[0]
 
 
 def refuse_blind_detector(

@@ -76,7 +76,7 @@ class ArmFeatures(Sideless):
     def turn(self, perceived: Tensor, goal: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
         """Scenes and goals, turned about the axis. [n, P], [n, 2 K + 3], [n] -> [n, P], [n, 2 K + 3]"""
         assert self.axis is not None
-        middle = torch.tensor([self.axis.x, self.axis.y])
+        middle = perceived.new_tensor([self.axis.x, self.axis.y])
         own, objects = perceived[:, : self.all_own].clone(), perceived[:, self.all_own :].unflatten(1, (self.count, -1))
         own[:, self.hand[:2]] = rotated(own[:, self.hand[:2]] - middle, angle) + middle
         own[:, self.yaw] += angle
@@ -92,7 +92,7 @@ class ArmFeatures(Sideless):
     def turn_actions(self, actions: Tensor, angle: Tensor) -> Tensor:
         """As far as the body can move. [n, m, A], [n] -> [n, m, A]"""
         turned = actions.clone()
-        low, high = torch.tensor(self.ranges).T
+        low, high = actions.new_tensor(self.ranges).T
         turned[..., self.moves] = rotated(actions[..., self.moves], angle).clamp(low, high)
         return turned
 

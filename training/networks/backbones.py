@@ -25,12 +25,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from training import computing
 from training.model_folders import ModelFolder, ModelFolderError
 
 LONGEST_TEXT = 64  # tokens
 SHORTEST_SIDE = 144  # pixels, to which smaller pictures are enlarged for a network of convolutions
 FEWEST_CELLS = 8  # along the shorter side of a map of features: the deepest map that has as many is taken
-AT_ONCE = 32  # pictures: all that a model makes of them on its way lies in memory
+# Pictures: all that a model makes of them on its way lies in memory. A card is busy with no fewer.
+AT_ONCE, AT_ONCE_ON_A_CARD = 32, 256
 MOST_NUMBERS = 2**15  # of a map, which is kept for each frame: larger ones are averaged
 MOST_CELLS, ENOUGH_CELLS = 16, 4  # along each side
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # where a folder doesn't say how pictures are scaled
@@ -56,32 +58,6 @@ class Pretrained:
 NONE = Pretrained()
 
 
-class ComputingError(ValueError):
-    """A device that this machine lacks; the text says what to do."""
-
-
-@dataclass
-class Computing:
-    """Where pretrained models of this process compute, and how exactly. What is ours on top is small and stays on the
-    processor in float32: of a batch no more than a row of numbers each crosses over.
-    """
-
-    device: str = "cpu"
-    precision: str = "fp32"
-
-
-COMPUTING = Computing()
-
-
-def compute_with(device: str, precision: str) -> None:
-    """From here on, for models that are read then. ComputingError where this machine has no such device."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there[device]:
-        others = ", ".join(name for name, is_there in there.items() if is_there)
-        raise ComputingError(f"torch finds no {device} device on this machine; set the device to one of: {others}.")
-    COMPUTING.device, COMPUTING.precision = device, precision
-
-
 def _read(what: Any, folder: Path, **options: Any) -> Any:
     return what.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
 
@@ -95,7 +71,7 @@ def model_of(pretrained: Pretrained, kind: str) -> nn.Module:
     folder = pretrained.models[kind]
     if pretrained.trained != "heads":
         return load_model(folder)
-    key = folder.sha256, COMPUTING.device
+    key = folder.sha256, str(computing.now().device)
     model = _SHARED.get(key)
     if model is None:
         model = _SHARED[key] = load_model(folder)
@@ -141,7 +117,9 @@ class Backbone(nn.Module):
         that name gets an adapter.
         """
         super().__init__()
-        self.device, self.bf16 = torch.device(COMPUTING.device), COMPUTING.precision == "bf16"
+        self.computing = computing.now()
+        self.device = self.computing.device
+        self.at_once = AT_ONCE if self.device.type == "cpu" else AT_ONCE_ON_A_CARD
         whole.eval().requires_grad_(False).to(self.device)
         model = getattr(whole, tower, whole) if tower else whole
         self.learns = pretrained.trained != "heads"
@@ -158,10 +136,6 @@ class Backbone(nn.Module):
     def model(self) -> Any:
         """What transformers made of the folder."""
         return self._held[0]
-
-    def computing(self) -> torch.autocast:
-        """In which the model is called: with bfloat16 where that is asked for. Its own weights stay float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def train(self, mode: bool = True) -> "Backbone":
         """The model stays in evaluation mode."""
@@ -233,16 +207,15 @@ class TextEncoder(Backbone):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[n, length], -1 behind the end -> [n, width]"""
-        tokens = tokens.to(self.device)
         mask = tokens >= 0
-        with self.computing():
+        with self.computing.layers():
             made = self.model(input_ids=tokens.clamp(min=0), attention_mask=mask.long()).last_hidden_state.float()
-        return F.normalize((made * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1).cpu()
+        return F.normalize((made * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), dim=-1)
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
         """[n] texts -> [n, width], as it is now; nothing is learned by it"""
         with torch.no_grad():
-            parts = [self(self.tokens(texts[first : first + 64])) for first in range(0, len(texts), 64)]
+            parts = [self(self.tokens(texts[at : at + 64]).to(self.device)) for at in range(0, len(texts), 64)]
         return torch.cat(parts)
 
 
@@ -261,7 +234,8 @@ class Scaling:
         seen = pictures.permute(0, 3, 1, 2).float() / 255
         if seen.shape[2:] != size:
             seen = F.interpolate(seen, size, mode="bilinear", antialias=True, align_corners=False)
-        return (seen - self.mean.to(seen)) / self.deviation.to(seen)
+        self.mean, self.deviation = self.mean.to(seen), self.deviation.to(seen)  # there already, but the first time
+        return (seen - self.mean) / self.deviation
 
 
 def _side(config: Any) -> int | None:
@@ -307,17 +281,17 @@ class PictureEncoder(Backbone):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """uint8 [n, H, W, 3] -> [n, C, h, w]"""
-        return torch.cat([self._map(part) for part in pictures.split(AT_ONCE)])
+        return torch.cat([self._map(part) for part in pictures.split(self.at_once)])
 
     def _map(self, pictures: Tensor) -> Tensor:
-        seen = self.scaling(pictures.to(self.device), self.size)
-        with self.computing():
+        seen = self.scaling(pictures, self.size)
+        with self.computing.layers():
             if self.layer is None:
                 each = self._patches(self.model(pixel_values=seen).last_hidden_state)
             else:
                 each = self.model(pixel_values=seen, output_hidden_states=True).hidden_states[self.layer]
         each = each.float()
-        return (each if tuple(each.shape[2:]) == self.cells else F.adaptive_avg_pool2d(each, self.cells)).cpu()
+        return each if tuple(each.shape[2:]) == self.cells else F.adaptive_avg_pool2d(each, self.cells)
 
 
 class PicturesAndWords(Backbone):
@@ -332,30 +306,30 @@ class PicturesAndWords(Backbone):
         self.side, self.width = int(_side(config.vision_config) or 224), int(config.get_text_config().hidden_size)
         self.sees_anew = pretrained.trained == "all"
         with torch.no_grad():
-            self.tokens_a_picture = self.look(torch.zeros(1, self.side, self.side, 3, dtype=torch.uint8)).shape[1]
+            black = torch.zeros(1, self.side, self.side, 3, dtype=torch.uint8, device=self.device)
+            self.tokens_a_picture = self.look(black).shape[1]
 
     def look(self, pictures: Tensor) -> Tensor:
         """uint8 [n, H, W, 3] -> the tokens that the model makes of each picture [n, tokens, width]"""
-        return torch.cat([self._look(part) for part in pictures.split(AT_ONCE)])
+        return torch.cat([self._look(part) for part in pictures.split(self.at_once)])
 
     def _look(self, pictures: Tensor) -> Tensor:
-        seen = self.scaling(pictures.to(self.device), (self.side, self.side))
+        seen = self.scaling(pictures, (self.side, self.side))
         if self.model.config.model_type != "paligemma":  # those that take several pictures of each row
             seen = seen[:, None]
-        with self.computing():
+        with self.computing.layers():
             made = self.model.get_image_features(pixel_values=seen).pooler_output
-        return (torch.stack(list(made)) if isinstance(made, (list, tuple)) else made).float().cpu()
+        return (torch.stack(list(made)) if isinstance(made, (list, tuple)) else made).float()
 
     def forward(self, seen: Tensor, tokens: Tensor) -> Tensor:
         """Tokens of pictures [n, m, width], token numbers [n, length], -1 behind the end -> [n, width]"""
-        seen, tokens = seen.to(self.device), tokens.to(self.device)
         words = self.model.get_input_embeddings()(tokens.clamp(min=0))
         mask = torch.cat([torch.ones_like(seen[..., 0], dtype=torch.long), (tokens >= 0).long()], 1)
         sequence = torch.cat([seen.to(words), words], 1)
         options = {}
         if self.model.config.model_type == "paligemma":  # reads its whole prompt in both directions
             options["token_type_ids"] = torch.zeros_like(mask)
-        with self.computing():
+        with self.computing.layers():
             made = self.model(inputs_embeds=sequence, attention_mask=mask, use_cache=False, **options).last_hidden_state
         last = mask.sum(1) - 1  # the last word
-        return made.float()[torch.arange(len(made), device=self.device), last].cpu()
+        return made.float()[torch.arange(len(made), device=self.device), last]

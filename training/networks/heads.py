@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training import computing
+
 SHARPEST = 0.3  # of the way from a token to the next: the least spread of a relative number
 
 
@@ -23,6 +25,7 @@ class ActionHead(nn.Module):
     def __init__(self, width: int, ranges: Sequence[tuple[float, float]], bins: int, chunk: int):
         super().__init__()
         self.bins, self.chunk, self.size = bins, chunk, len(ranges)
+        self.computing = computing.now()
         self.heads = nn.ModuleList(nn.Linear(width + i * bins, bins) for i in range(chunk * len(ranges)))
         self.encoding = bins  # numbers by which a critic is told a token
         low, high = torch.tensor(ranges, dtype=torch.float64).T
@@ -51,7 +54,7 @@ class ActionHead(nn.Module):
         """
         total = hidden.new_zeros(len(hidden))
         for i, (head, token) in enumerate(zip(self.heads, tokens.flatten(1).unbind(1), strict=False)):
-            each = -F.cross_entropy(head(hidden) / self.temperature, token, reduction="none")
+            each = -F.cross_entropy(self._logits(head, hidden), token, reduction="none")
             # What comes after a row's own actions counts nothing; that it is told to the heads behind changes nothing.
             total = total + (each if counts is None else each * (counts > i // self.size))
             hidden = torch.cat([hidden, F.one_hot(token, self.bins).float()], 1)
@@ -61,12 +64,19 @@ class ActionHead(nn.Module):
 
     def sample(self, hidden: Tensor, generator: torch.Generator | None, greedy: bool, count: int) -> Tensor:
         """The first `count` actions of a chunk. [n, width] -> tokens [n, count, A]"""
-        tokens = []
+        tokens, sound = [], hidden.new_ones((), dtype=torch.bool)
         for head in self.heads[: count * self.size]:
-            token = _drawn(head(hidden) / self.temperature, generator, greedy)
+            logits = self._logits(head, hidden)
+            token, sound = _drawn(logits, generator, greedy), sound & logits.isfinite().all()
             tokens.append(token)
             hidden = torch.cat([hidden, F.one_hot(token, self.bins).float()], 1)
+        _refuse_nan(sound, greedy)
         return torch.stack(tokens, 1).unflatten(1, (count, self.size))
+
+    def _logits(self, head: nn.Module, hidden: Tensor) -> Tensor:
+        with self.computing.layers():
+            logits = head(hidden)
+        return logits.float() / self.temperature
 
     def first(self, hidden: Tensor) -> Tensor:
         """p of each token of the first action's numbers, each after the likeliest of those before it.
@@ -74,7 +84,7 @@ class ActionHead(nn.Module):
         """
         shares = []
         for head in self.heads[: self.size]:
-            p = (head(hidden) / self.temperature).softmax(1)
+            p = self._logits(head, hidden).softmax(1)
             shares.append(p[0])
             hidden = torch.cat([hidden, F.one_hot(p.argmax(1), self.bins).float()], 1)
         return torch.stack(shares)
@@ -107,6 +117,7 @@ class JointHead(nn.Module):
     ):
         super().__init__()
         self.bins, self.chunk, self.size = bins, chunk, len(ranges)
+        self.computing = computing.now()
         self.encoding = 1
         low, high = torch.tensor(ranges, dtype=torch.float64).T
         self.register_buffer("middle", ((low + high) / 2).float(), persistent=False)
@@ -159,7 +170,9 @@ class JointHead(nn.Module):
 
     def _parts(self, hidden: Tensor, m: int) -> tuple[Tensor, Tensor, Tensor]:
         """Of the first m actions: means [n, m, R], spreads [n, m, R], the others' logits [n, m, A - R, bins]."""
-        parts = self.told(hidden).unflatten(1, (self.chunk, -1))[:, :m]
+        with self.computing.layers():
+            told = self.told(hidden)
+        parts = told.float().unflatten(1, (self.chunk, -1))[:, :m]
         mean, spread, others = parts.split([len(self.relative)] * 2 + [len(self.others) * self.bins], 2)
         spread = spread.clamp(-6, 4).exp() * self.deviation[:m] + SHARPEST * self._width
         return mean * self.deviation[:m] + self.mean[:m], spread, others.unflatten(2, (len(self.others), self.bins))
@@ -206,6 +219,7 @@ class JointHead(nn.Module):
     def sample(self, hidden: Tensor, generator: torch.Generator | None, greedy: bool, count: int) -> Tensor:
         """As of ActionHead."""
         mean, spread, others = self._parts(hidden, count)
+        _refuse_nan(mean.isfinite().all() & spread.isfinite().all() & others.isfinite().all(), greedy)
         tokens = torch.zeros(len(hidden), count, self.size, dtype=torch.long, device=hidden.device)
         tokens[..., self.others] = _drawn(others / self.temperature, generator, greedy)
         reached = torch.zeros_like(mean[:, 0])
@@ -226,7 +240,18 @@ class JointHead(nn.Module):
 
 def _drawn(logits: Tensor, generator: torch.Generator | None, greedy: bool) -> Tensor:
     """A token of each row of logits, or the likeliest. [..., bins] -> [...]"""
-    if greedy:
-        return logits.argmax(-1)
-    shares = logits.softmax(-1)
-    return torch.multinomial(shares.flatten(0, -2), 1, generator=generator).view(shares.shape[:-1])
+    return logits.argmax(-1) if greedy else drawn(logits.softmax(-1), generator)
+
+
+def drawn(shares: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One of each row's choices, each as likely as its share. What chance says comes from the processor, and is what
+    torch.multinomial would draw there with the same generator. [..., choices] -> [...]
+    """
+    chance = torch.empty(shares.shape).exponential_(generator=generator)
+    return (shares / computing.onto(shares.device, chance)).argmax(-1)
+
+
+def _refuse_nan(sound: Tensor, greedy: bool) -> None:
+    """Nothing is drawn by probabilities that are none. Asked once for all tokens: a graphics card is waited for. []"""
+    if not greedy and not sound:
+        raise RuntimeError("The probabilities of actions are no numbers.")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from robots.embodiments import STATE, Embodiment
 from robots.worlds.language_table import OBJECT_FEATURES
+from training import computing
 from training.model_folders import ModelFolderError
 from training.networks.arm import ArmFeatures
 from training.networks.arm import fits as arm_fits
@@ -31,15 +32,39 @@ from training.networks.backbones import NONE, Backbone, PicturesAndWords, Pretra
 from training.networks.heads import ActionHead, JointHead
 from training.networks.state import FlatFeatures
 from training.networks.table import SYMMETRIES, TableFeatures, turned
-from training.networks.vision import PretrainedVision, PretrainedVisionFeatures, VisionEncoder, VisionFeatures
+from training.networks.vision import (
+    PretrainedVision,
+    PretrainedVisionFeatures,
+    VisionEncoder,
+    VisionFeatures,
+    random_shifts,
+)
 from training.networks.vision_language import JointFeatures, Pictures, Prompt
 from training.networks.words import Grounding, PretrainedCode, PretrainedGrounding, TextCode
 from training.perception import Perception
 from training.vocabulary import Vocabulary
 
 
+class Trunk(nn.Sequential):
+    """Layers that read the features. [n, features] -> float32 [n, hidden]"""
+
+    def __init__(self, widths: Sequence[int]):
+        super().__init__(
+            *(nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU()) for a, b in itertools.pairwise(widths))
+        )
+        self.computing = computing.now()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """As of the class."""
+        with self.computing.layers():
+            return super().forward(features).float()
+
+
 class Network(nn.Module):
     """One network with both heads. Stage 2 trains a copy's trunk and action head; perception and the words' part stay.
+
+    It is made, and computes, where the process does (computing.py), and whatever it is given has to lie there; what it
+    answers does.
 
     A table looks alike from every side, and what acts and judges on one is exactly equivariant under its SYMMETRIES:
     the policy is the even mixture of what the heads say of the eight turned and mirrored tables, p(a | o, g) = 1/8
@@ -50,6 +75,7 @@ class Network(nn.Module):
     words: Grounding | TextCode | PretrainedCode | Prompt
     perception: Perception | VisionEncoder | PretrainedVision | Pictures | None
     features: TableFeatures | ArmFeatures | VisionFeatures | FlatFeatures | JointFeatures
+    symmetries: Tensor  # [8, 2, 2]
 
     def __init__(
         self,
@@ -70,10 +96,7 @@ class Network(nn.Module):
         self.vectors = [key for key, feature in embodiment.observation.items() if not feature.is_picture]
         self.perception = None
         self._choose_parts(embodiment, vocabulary, pretrained)
-        widths = [self.features.size, *[hidden] * layers]
-        self.trunk = nn.Sequential(
-            *(nn.Sequential(nn.Linear(a, b), nn.LayerNorm(b), nn.GELU()) for a, b in itertools.pairwise(widths))
-        )
+        self.trunk = Trunk([self.features.size, *[hidden] * layers])
         sizes = hidden, embodiment.token_range, action_bins, chunk
         relative = embodiment.relative
         self.action_head = JointHead(*sizes, relative) if any(relative) else ActionHead(*sizes)
@@ -84,6 +107,9 @@ class Network(nn.Module):
         before = sum(embodiment.observation[key].size for key in earlier)
         senses = [embodiment.motions[number].sensed_by for number in self.relative]
         self.sensed_at = [before + embodiment.state_names.index(name) for name in senses]
+        self.register_buffer("symmetries", SYMMETRIES.clone(), persistent=False)
+        self.device = computing.now().device
+        self.to(self.device)
 
     def told(self, perceived: Tensor, actions: Tensor) -> Tensor:
         """Actions as the action head tells them: relative numbers from where the joints are. [n, P], [n, m, A] -> the
@@ -137,7 +163,7 @@ class Network(nn.Module):
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Sentences as `goal` reads them, one row each: whatever is frozen has been done."""
-        return self.words.encode(texts)
+        return self.words.encode(texts).to(self.device)
 
     def goal(self, words: Tensor) -> Tensor:
         """Sentences as what acts and judges is told them. What encode() made of n -> [n, goal size]"""
@@ -186,14 +212,20 @@ class Network(nn.Module):
             return frozenset([self.perception.key])
         return frozenset([*self.vectors, *(self.perception.keys if self.perception is not None else [])])
 
-    def perceive(self, observations: Mapping[str, Tensor], augment: torch.Generator | None = None) -> Tensor:
-        """Observations as recorded -> what the rest reads [n, P]: their vectors, and what was made out in pictures.
-        `augment`: pictures are changed a little at random, where that is learned from.
+    def random_shifts(self, n: int, generator: torch.Generator) -> list[Tensor] | None:
+        """By which n frames' pictures are moved where that is learned from: of each camera [2, n, 1] pixels."""
+        if self.learns_to_see and isinstance(self.perception, (VisionEncoder, PretrainedVision)):
+            return [random_shifts(n, generator) for _ in self.perception.keys]
+        return None
+
+    def perceive(self, observations: Mapping[str, Tensor], shifts: Sequence[Tensor] | None = None) -> Tensor:
+        """Observations as recorded -> what the rest reads [n, P]: their vectors, and what was made out in pictures,
+        moved by these shifts if given.
         """
         if isinstance(self.perception, Perception):
             return self.perception(observations[self.perception.key])
         if isinstance(self.perception, (VisionEncoder, PretrainedVision)):
-            return self.perception(observations, augment)
+            return self.perception(observations, shifts)
         if self.perception is not None:
             return self.perception(observations)
         return torch.cat([observations[key] for key in self.vectors], 1)
@@ -209,11 +241,13 @@ class Network(nn.Module):
 
     def frames(self, n: int) -> list[Tensor | None]:
         """Each symmetry, for n rows; only None where the body has no such symmetries."""
-        return [frame.expand(n, 2, 2) for frame in SYMMETRIES] if self.symmetric else [None]
+        return [frame.expand(n, 2, 2) for frame in self.symmetries] if self.symmetric else [None]
 
     def random_symmetries(self, n: int, generator: torch.Generator | None) -> Tensor | None:
         """One drawn for each row. [n, 2, 2]"""
-        return SYMMETRIES[torch.randint(len(SYMMETRIES), (n,), generator=generator)] if self.symmetric else None
+        if not self.symmetric:
+            return None
+        return self.symmetries[torch.randint(len(SYMMETRIES), (n,), generator=generator).to(self.device)]
 
     def _from_all_sides(self, perceived: Tensor, goal: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """hidden, of all frames at once. [n, ...] -> [F n, hidden], the F frames"""

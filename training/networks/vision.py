@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robots.embodiments import IMAGES, Embodiment
+from training import computing
 from training.networks.backbones import PictureEncoder, Pretrained
 from training.networks.state import Scaled, Sideless
 
@@ -36,29 +37,39 @@ class CameraEncoder(nn.Module):
             *(nn.Conv2d(16, CHANNELS, 3, padding=1), nn.GroupNorm(4, CHANNELS), nn.GELU()),
             nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1),
         )
+        self.computing = computing.now()
 
-    def forward(self, pictures: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """With a generator the pictures are shifted."""
+    def forward(self, pictures: Tensor, shift: Tensor | None = None) -> Tensor:
+        """With a shift [2, n, 1] the pictures are moved by it."""
         seen = pictures.permute(0, 3, 1, 2).float() / 255 - 0.5
-        return keypoints(self.layers(seen if generator is None else shifted(seen, generator)))
+        seen = seen if shift is None else shifted(seen, shift)
+        with self.computing.layers():
+            answers = self.layers(seen)
+        return keypoints(answers.float())
 
 
 def keypoints(answers: Tensor) -> Tensor:
     """Where each channel answers most, and how strongly. [n, C, h, w] -> [n, C * TOLD]"""
     height, width = answers.shape[2:]
-    x, y = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height)
+    x, y = (torch.linspace(-1, 1, cells, device=answers.device) for cells in (width, height))
     share = answers.flatten(2).softmax(-1).unflatten(2, (height, width))
     where = torch.stack([(share.sum(2) * x).sum(-1), (share.sum(3) * y).sum(-1)], -1)  # [n, C, 2]
     return torch.cat([where, answers.amax((2, 3)).tanh()[..., None]], -1).flatten(1)
 
 
-def shifted(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Each by some pixels of its own; the edge goes on. [n, 3, H, W] -> the same"""
+def random_shifts(n: int, generator: torch.Generator) -> Tensor:
+    """Of n pictures, down and to the right, in pixels; SHIFT stands for none. [2, n, 1]"""
+    return torch.randint(2 * SHIFT + 1, (2, n, 1), generator=generator)
+
+
+def shifted(pictures: Tensor, shift: Tensor) -> Tensor:
+    """Each by its own; the edge goes on. [n, 3, H, W], [2, n, 1] -> [n, 3, H, W]"""
     n, _, height, width = pictures.shape
     padded = F.pad(pictures, (SHIFT,) * 4, mode="replicate")
-    down, right = torch.randint(2 * SHIFT + 1, (2, n, 1), generator=generator)
-    rows, columns = down + torch.arange(height), right + torch.arange(width)
-    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+    down, right = shift
+    each, rows, columns = (torch.arange(size, device=pictures.device) for size in (n, height, width))
+    rows, columns = down + rows, right + columns
+    return padded[each[:, None, None], :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 class VisionEncoder(nn.Module):
@@ -70,11 +81,12 @@ class VisionEncoder(nn.Module):
         self.vectors = [key for key, feature in embodiment.observation.items() if not feature.is_picture]
         self.cameras = nn.ModuleDict({_module_name(i, key): CameraEncoder() for i, key in enumerate(self.keys)})
 
-    def forward(self, observations: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """With a generator the pictures are shifted."""
+    def forward(self, observations: Mapping[str, Tensor], shifts: Sequence[Tensor] | None = None) -> Tensor:
+        """With shifts, one for each camera, the pictures are moved by them."""
         vectors = [observations[key] for key in self.vectors]
-        seen = zip(self.cameras.values(), self.keys, strict=True)
-        return torch.cat([*vectors, *(camera(observations[key], generator) for camera, key in seen)], 1)
+        each: Sequence[Tensor | None] = shifts or [None] * len(self.keys)
+        seen = zip(self.cameras.values(), self.keys, each, strict=True)
+        return torch.cat([*vectors, *(camera(observations[key], shift) for camera, key, shift in seen)], 1)
 
 
 def _module_name(number: int, key: str) -> str:
@@ -114,11 +126,12 @@ class PretrainedVision(nn.Module):
         height, width, _ = embodiment.observation[self.keys[0]].shape
         self.encoder = PictureEncoder(pretrained, height, width)
 
-    def forward(self, observations: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """With a generator, and an encoder that learns, the pictures are shifted."""
+    def forward(self, observations: Mapping[str, Tensor], shifts: Sequence[Tensor] | None = None) -> Tensor:
+        """With shifts, one for each camera, the pictures are moved by them."""
         seen = [observations[key] for key in self.keys]
-        if generator is not None and self.encoder.learns:
-            seen = [shifted(each.permute(0, 3, 1, 2), generator).permute(0, 2, 3, 1) for each in seen]
+        if shifts is not None:
+            pairs = zip(seen, shifts, strict=True)
+            seen = [shifted(each.permute(0, 3, 1, 2), shift).permute(0, 2, 3, 1) for each, shift in pairs]
         maps = [self.encoder(each).flatten(1) for each in seen]
         return torch.cat([*(observations[key] for key in self.vectors), *maps], 1)
 
@@ -136,6 +149,7 @@ class PretrainedVisionFeatures(VisionFeatures):
             )
             for _ in range(cameras)
         )
+        self.computing = computing.now()
 
     def moved(self, perceived: Tensor, generator: torch.Generator) -> Tensor:
         """Each camera's map as if its picture were shifted by a part of a cell, each by its own: a map moves with its
@@ -147,11 +161,14 @@ class PretrainedVisionFeatures(VisionFeatures):
         way = (2 * torch.rand(len(maps), 1, 1, 2, generator=generator) - 1) * PART_OF_A_CELL
         y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
         places = (torch.stack([x, y], -1) + way) * 2 / torch.tensor([width, height]) - 1  # as grid_sample has them
+        places = computing.onto(maps.device, places)
         maps = F.grid_sample(maps, places, padding_mode="border", align_corners=False)
         return torch.cat([own, maps.flatten(1).unflatten(0, (-1, self.cameras)).flatten(1)], 1)
 
     def relations(self, perceived: Tensor, goal: Tensor) -> Tensor:
         """[n, P], [n, goal size] -> [n, size]"""
         own, maps = perceived[:, : self.own], perceived[:, self.own :].unflatten(1, (self.cameras, *self.shape))
-        seen = [keypoints(head(maps[:, number])) for number, head in enumerate(self.heads)]
+        with self.computing.layers():
+            answers = [head(maps[:, number]) for number, head in enumerate(self.heads)]
+        seen = [keypoints(each.float()) for each in answers]
         return super().relations(torch.cat([own, *seen], 1), goal)

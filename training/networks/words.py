@@ -35,7 +35,7 @@ class Sentence(nn.Module):
         """[n, length] -> [n, length, width], [n, length, 2 width], mask [n, length]"""
         mask = words != PADDING
         alone = self.embedding(words)
-        packed = nn.utils.rnn.pack_padded_sequence(alone, mask.sum(1), batch_first=True, enforce_sorted=False)
+        packed = nn.utils.rnn.pack_padded_sequence(alone, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         context, _ = nn.utils.rnn.pad_packed_sequence(
             self.gru(packed)[0], batch_first=True, total_length=words.shape[1]
         )
@@ -93,22 +93,22 @@ class Grounding(nn.Module):
 
     def renamed(self, words: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The same sentences in worlds where each colour is called by another colour's word, and each shape by another
-        shape's. [n, length] -> [n, length], and the objects' names there [n, K, 2]
+        shape's, all of them on the processor. [n, length] -> [n, length], and the objects' names there [n, K, 2]
         """
-        n = len(words)
+        n, names = len(words), self.names.cpu()
         called = torch.arange(len(self.vocabulary)).repeat(n, 1)
         taken: set[int] = {PADDING, UNKNOWN}
-        for column in self.names.T:
+        for column in names.T:
             kind = torch.tensor(sorted(set(column.tolist()) - taken), dtype=torch.int64)  # e.g. the words for colours
             taken |= set(kind.tolist())
             called[:, kind] = kind[torch.rand((n, len(kind)), generator=generator).argsort(1)]
-        return called.gather(1, words), called[:, self.names.flatten()].unflatten(1, self.names.shape)
+        return called.gather(1, words), called[:, names.flatten()].unflatten(1, names.shape)
 
     def named(self, words: Tensor) -> Tensor:
         """Whether a sentence holds an object's whole name. [n, length] -> bool [n, K]"""
         longest = self.names.shape[1]
         runs = F.pad(words, (0, longest - 1), value=PADDING).unfold(1, longest, 1)  # [n, length, 2]
-        return (runs[:, :, None] == self.names).all(-1).any(1)
+        return (runs[:, :, None] == self.names.to(words.device)).all(-1).any(1)
 
     @staticmethod
     def decided(goal: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ class PretrainedGrounding(Grounding):
     def table(self, strangers: bool = False) -> Tensor:
         """The vector of each word of the vocabulary, by number, then of strangers. [words, W]"""
         if self.encoder.learns and torch.is_grad_enabled():
-            return self._rows(self.encoder(self.encoder.tokens(self._words(strangers))))
+            return self._rows(self.encoder(self.encoder.tokens(self._words(strangers)).to(self.encoder.device)))
         words = self._words(strangers)
         if self.encoder.learns or self._table is None or len(self._table) < len(words):
             self._table = self.encoder.vectors(words)
@@ -272,7 +272,7 @@ class PretrainedGrounding(Grounding):
     def renamed(self, words: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """As of Grounding; in half of the sentences each word of a name is a stranger, another one for each."""
         words, names = super().renamed(words, generator)
-        n, own = len(words), self.names.unique()
+        n, own = len(words), self.names.cpu().unique()
         called = torch.arange(len(self.vocabulary)).repeat(n, 1)
         drawn = torch.rand((n, len(self.strangers)), generator=generator).argsort(1)[:, : len(own)]
         strange = drawn + len(self.vocabulary)
