@@ -210,7 +210,7 @@ class AdvantageWeighted:
             return None
         with torch.no_grad():
             weight = self._weight(features, told, counts, before, generator)
-        likely = head.log_probability(self.network.trunk(features), tokens, counts)
+        likely = head.imitated(self.network.trunk(features), tokens, counts)
         loss = -(weight * likely).mean()
         return float(loss.detach()) if descend(loss, optimiser, self.acting, math.inf) else None
 

@@ -185,20 +185,25 @@ def test_a_head_samples_what_it_calls_likely(kind, temperature):
     torch.testing.assert_close(first[0], alone, atol=1e-5, rtol=0)
 
 
-def test_a_lower_temperature_makes_the_likeliest_action_likelier_and_a_checkpoint_keeps_it(new_sft_run):
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_lower_temperature_makes_the_likeliest_action_likelier_and_changes_nothing_in_cloning(kind):
     torch.manual_seed(0)
-    head, hidden = HEADS["joints"](), torch.randn(1, 6)
+    head, hidden = HEADS[kind](), torch.randn(1, 6)
     best = head.sample(hidden, None, greedy=True, count=2)
-    before = float(head.log_probability(hidden, best))
+    before, imitated = float(head.log_probability(hidden, best)), head.imitated(hidden, best)
     head.temperature = 0.2
+    assert torch.equal(head.imitated(hidden, best), imitated), "cloning knows no temperature"
     assert torch.equal(head.sample(hidden, None, greedy=True, count=2), best)
     assert float(head.log_probability(hidden, best)) > before
+
+
+def test_a_checkpoint_keeps_its_sampling_temperature_and_practice_goes_on_with_it(new_sft_run):
     run = new_sft_run(sampling_temperature=0.3)
     sft(run)
     policy = Policy.load(run.checkpoints / "policy.safetensors")
     assert policy.metadata.temperature == policy.network.action_head.temperature == 0.3
     later = next_metadata(policy.metadata, 1, ImproveRecipe(), 0)
-    assert later.new_network().action_head.temperature == 0.3, "practice goes on with it"
+    assert later.new_network().action_head.temperature == 0.3
     plain = dataclasses.replace(policy.metadata, temperature=1.0).to_json()
     assert "temperature" not in plain and type(policy.metadata).from_json(plain).temperature == 1.0
 
