@@ -618,6 +618,13 @@ class Promotion(models.Model):
         rows = cls.objects.filter(lab=lab, role="policy", body=body)
         return rows.select_related("checkpoint__run", "user").first()
 
+    @classmethod
+    def default_runs(cls, lab: Any) -> dict[str, int]:
+        """By body: the run of the policy that is the lab's default now."""
+        newest = cls.objects.filter(lab=lab, role="policy").order_by("body", "-id").distinct("body")
+        rows = newest.values_list("body", "checkpoint__run_id")
+        return {body: run for body, run in rows if run is not None}
+
 
 COMPARISON_STATES = ("queued", "running", "completed", "failed", "canceled")
 

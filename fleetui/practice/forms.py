@@ -121,26 +121,22 @@ class AssignForm(forms.Form):
 
     def offer_policies(self, lab: Lab) -> None:
         sources, assignment = learning.list_parents(lab), self.assignment
-        default = self.default_source(lab) if assignment is None else None
+        defaults = Promotion.default_runs(lab)
         if assignment is None:
+            task = self.fields["task"].initial
+            default = defaults.get(task.embodiment) if isinstance(task, Task) else None
             self.fields["parent"].initial = sources.filter(pk=default or 0).first() or sources.first()
             if asked := self.initial.get("parent"):
                 self.initial["parent"], self.impossible = learning.find_parent(lab, asked)
         elif assignment.parent_id:
             sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
-        marks = {default: ", the lab's default"}
+        marks = {run: f", the lab's default for {body}" for body, run in defaults.items()}
         say = lambda run: f"{run} ({run.method.words}{marks.get(run.pk, '')})"  # noqa: E731
         offer_rows(self, "parent", sources, say)
         if not sources.exists():
             self.fields[
                 "parent"
             ].help_text = "There is no trained policy yet. Assign the task now, and launch a run for it later."
-
-    def default_source(self, lab: Lab) -> int | None:
-        """The run of the policy that the lab promoted for the body of the task that is chosen at first."""
-        task = self.fields["task"].initial
-        promoted = Promotion.newest(lab, task.embodiment) if isinstance(task, Task) else None
-        return promoted.checkpoint.run_id if promoted and promoted.checkpoint else None
 
     @staticmethod
     def wishes_of(row: Assignment, zone: str) -> dict[str, Any]:

@@ -197,6 +197,15 @@ def test_the_default_is_chosen_first_and_practice_begins_with_it(lab, improved, 
     assert "steadier on the bench" in text and "Go back to policy v2 of improved" in text
 
 
+def test_every_body_s_default_is_marked_whichever_task_is_chosen_at_first(lab, policy):
+    promoting.promote_checkpoint(checkpoint=policy, user=lab.users["researcher"])
+    Promotion.objects.update(body="another_body")
+    shown = page(lab, "tasks/", "manager").content.decode()
+    assert "the lab&#x27;s default for another_body" in shown or "the lab's default for another_body" in shown
+    Promotion.objects.create(lab=lab.row, role="policy", body="another_body", checkpoint=None)
+    assert "default for another_body" not in page(lab, "tasks/", "manager").content.decode(), "the newest row counts"
+
+
 def test_going_back_is_one_press_and_a_second_one_at_once_is_refused(lab, improved, policy):
     first = promoting.promote_checkpoint(checkpoint=policy, user=lab.users["researcher"])
     second = promoting.promote_checkpoint(checkpoint=improved.checkpoints.get(version=2), user=lab.users["manager"])
