@@ -71,7 +71,7 @@ def new_parser() -> argparse.ArgumentParser:
     command.add_argument("--stations", type=int, default=16)
     command = commands.add_parser("benchmark", help="reproduce a table of figures")
     command.add_argument("name", choices=REGISTRY, metavar=f"NAME, one of {', '.join(REGISTRY)}")
-    command.add_argument("--seeds", type=int, default=0, help="default: 5, of gpu 1")
+    command.add_argument("--seeds", type=int, help="default: 5, of gpu 1")
     command.add_argument("--first-seed", type=int, default=0)
     command.add_argument("--jobs", type=int, default=1, help="how many seeds at once, each in a process of its own")
     command.add_argument("--json", default="", help="where the rows and the summary are written, after each seed")

@@ -225,7 +225,7 @@ def main(arguments: argparse.Namespace) -> int:
         if arguments.json:
             write_atomically(Path(arguments.json), strict_json.dumps(result, indent=1).encode())
 
-    seeds = arguments.seeds or SEEDS.get(arguments.name, 5)
+    seeds = SEEDS.get(arguments.name, 5) if arguments.seeds is None else arguments.seeds
     progress = Progress(arguments.name, seeds)
     result = run_benchmark(arguments.name, seeds, arguments.first_seed, progress, save, arguments.jobs)
     progress.clear()

@@ -304,7 +304,11 @@ def learn_perception(
 
 
 def see_all(run: RunDir, network: Network, demonstrations: Demonstrations) -> Rows:
-    """What the network's frozen part makes of all frames, in memory or in a file of the run. [F, P]"""
+    """What the network's frozen part makes of all frames, in memory or in a file of the run. [F, P] Where words are
+    grounded a row is a few numbers of objects, which are looked back on as a whole.
+    """
+    if network.grounded:
+        return torch.cat([*perceive_all(network, demonstrations)])
     return kept(perceive_all(network, demonstrations), len(demonstrations.steps_to_go), run.path)
 
 
