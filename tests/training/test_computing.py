@@ -35,13 +35,12 @@ def as_before(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def apart(tmp_path_factory, demonstrations):
-    """How far the weights of each kind of network lie apart when they learn on the processor and on a card."""
-    folder = tmp_path_factory.mktemp("card")
-    (folder / "demonstrations").mkdir()
+def shown(tmp_path_factory, demonstrations):
+    """A folder with a few demonstrations of each kind of body."""
+    folder = tmp_path_factory.mktemp("shown")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LanguageTable, "renderer", "drawn")
-        shown = {
+        episodes = {
             "table": demonstrations[:8],
             "arm": collect_demonstrations(["so101_pick"], 4, seed=0),
             "overhead": collect_demonstrations(["camera_block2block"], 12, seed=8),
@@ -49,8 +48,16 @@ def apart(tmp_path_factory, demonstrations):
             "reading": looking(6, body=BLIND),
             "joints": looking(6, body=JOINTS),
         }
-    for name, episodes in shown.items():
-        write_episodes(folder / "demonstrations" / f"{name}.safetensors", episodes)
+    for name, each in episodes.items():
+        write_episodes(folder / f"{name}.safetensors", each)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory, shown):
+    """How far the weights of each kind of network lie apart when they learn on the processor and on a card."""
+    folder = tmp_path_factory.mktemp("card")
+    (folder / "demonstrations").symlink_to(shown)
     done = subprocess.run(
         [sys.executable, on_a_card.__file__, str(folder)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

@@ -6,13 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from robots.demonstrators import collect_demonstrations
-from robots.episodes import write_episodes
-from robots.worlds.language_table.physics import LanguageTable
 from tests.training.children import killed_at, together
 from tests.training.conftest import SMALL_SFT
-from tests.training.test_backbones import BLIND, FEW, assert_same, content, folders, looking  # noqa: F401
-from tests.training.test_computing import JOINTS
+from tests.training.test_backbones import FEW, assert_same, content, folders  # noqa: F401
+from tests.training.test_computing import shown  # noqa: F401
 from training.methods import sft as sft_module
 from training.methods.sft import sft
 from training.recipes import SFTRecipe
@@ -29,8 +26,8 @@ KINDS = {
     "own vision": ("looking", FEW),
     "own vision and joints": ("joints", FEW | {"chunk": 3}),
     **{
-        f"{model}, {trained}": (shown, FEW | {"trained": trained, setting: folder})
-        for model, shown, setting, folder in (
+        f"{model}, {trained}": (data, FEW | {"trained": trained, setting: folder})
+        for model, data, setting, folder in (
             ("text encoder", "reading", "text_encoder", "bert"),
             ("vision encoder", "looking", "vision_encoder", "siglip"),
             ("vision-language", "looking", "vision_language", "smolvlm"),
@@ -39,24 +36,6 @@ KINDS = {
         for trained in ("heads", "lora", "all")
     },
 }
-
-
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory, demonstrations):
-    folder = tmp_path_factory.mktemp("shown")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LanguageTable, "renderer", "drawn")
-        episodes = {
-            "table": demonstrations[:8],
-            "overhead": collect_demonstrations(["camera_block2block"], 12, seed=8),
-            "arm": collect_demonstrations(["so101_pick"], 4, seed=0),
-            "looking": looking(6),
-            "reading": looking(6, body=BLIND),
-            "joints": looking(6, body=JOINTS),
-        }
-    for name, each in episodes.items():
-        write_episodes(folder / f"{name}.safetensors", each)
-    return folder
 
 
 @pytest.fixture

@@ -419,12 +419,12 @@ def warp_tables(
     """
     tables = BatchWorld(n, seed)
     model, one = tables.model, mujoco.MjData(tables.model)
-    one.qpos[:] = tables._positions[0]  # apart from each other
+    one.qpos[:] = tables.positions[0]  # apart from each other
     mujoco.mj_forward(model, one)
     with warp.ScopedDevice(device):
         there = mujoco_warp.put_model(model)
         data = mujoco_warp.put_data(model, one, nworld=n, nconmax=CONTACTS, njmax=4 * CONTACTS)
-        data.qpos.assign(tables._positions.astype(np.float32))
+        data.qpos.assign(tables.positions.astype(np.float32))
         places, speeds, controls, warmstart = (
             warp.to_torch(each) for each in (data.qpos, data.qvel, data.ctrl, data.qacc_warmstart)
         )
@@ -440,7 +440,7 @@ def warp_tables(
             with warp.ScopedCapture() as captured:
                 physics()
             launch = partial(warp.capture_launch, captured.graph)
-            data.qpos.assign(tables._positions.astype(np.float32))
+            data.qpos.assign(tables.positions.astype(np.float32))
     reach = torch.tensor(REACH, dtype=torch.float32, device=places.device)
 
     def step(moves: Tensor) -> None:

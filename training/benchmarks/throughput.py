@@ -149,7 +149,7 @@ def env(seed: int) -> list[Row]:
 
     data = mujoco.MjData(world.model)
     world.set_observation(start)
-    qpos = world._positions.copy()
+    qpos = world.positions.copy()
 
     def bare() -> int:
         for first in range(0, STEPS, task.time_limit_steps):
@@ -167,10 +167,10 @@ def batched(seed: int) -> list[Row]:
     rng = np.random.default_rng(seed)
     world = BatchWorld(TABLES, seed)
     actions = np.stack([wandering(rng, TICKS) for _ in range(TABLES)], 1)  # [TICKS, n, 2]
-    positions = world._positions.copy()
+    positions = world.positions.copy()
 
     def ours() -> int:
-        world._positions[:], world._on_table[:] = positions, True
+        world.positions[:], world._on_table[:] = positions, True
         for action in actions:
             world.step(action)
         return TICKS * TABLES
@@ -203,7 +203,7 @@ def camera(seed: int) -> list[Row]:
     # Without one of its own, a Renderer draws in the OpenGL context that is current: the world's.
     sys.modules[mujoco.Renderer.__module__].gl_context.GLContext = None
     data = mujoco.MjData(world.model)
-    data.qpos[:] = world._positions
+    data.qpos[:] = world.positions
     mujoco.mj_forward(world.model, data)
     renderer = mujoco.Renderer(world.model, view.height, view.width)
     for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_HAZE):

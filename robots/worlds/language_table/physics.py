@@ -231,9 +231,9 @@ class _Tables:
         count = len(self.embodiment.objects)
         # Joint positions of end effector and blocks, end effector one step earlier, blocks' cosines and sines, and a 1
         ends = np.cumsum([2 + 3 * count, 2, count, count])
-        self._positions, self._previous, self._cosines, self._sines, _ = np.split(self._numbers, ends, axis=-1)
-        self._end_effector = self._positions[..., :2]
-        self._poses = self._positions[..., 2:].reshape(*self._on_table.shape, 3)
+        self.positions, self._previous, self._cosines, self._sines, _ = np.split(self._numbers, ends, axis=-1)
+        self._end_effector = self.positions[..., :2]
+        self._poses = self.positions[..., 2:].reshape(*self._on_table.shape, 3)
         self._angles = self._poses[..., 2]
         # What no joint position exceeds while nothing falls
         self._edges = np.array([math.inf, math.inf] + [*HALF_TABLE, math.inf] * count)
@@ -267,7 +267,7 @@ class _Tables:
 
     def _settle(self) -> None:
         """Whenever blocks have moved: parks those that have fallen, and brings cosines and sines up to date."""
-        if not (_all(np.abs(self._positions) <= self._edges) and _all(self._on_table)):
+        if not (_all(np.abs(self.positions) <= self._edges) and _all(self._on_table)):
             self._on_table &= (np.abs(self._poses[..., :2]) <= HALF_TABLE).all(axis=-1)
             self._poses[...] = np.where(self._on_table[..., None], self._poses, _parked(self._on_table.shape[-1]))
         np.cos(self._angles, self._cosines)
@@ -322,12 +322,12 @@ class LanguageTable(_Tables):
         x, y = self._end_effector.tolist()
         self._ctrl[0], self._ctrl[1] = _within(x + dx, REACH_X), _within(y + dy, REACH_Y)
         self._previous[0], self._previous[1] = x, y
-        self._qpos[:] = self._positions
+        self._qpos[:] = self.positions
         self._qvel.fill(0)
         self._warmstart.fill(0)
         mujoco.mj_step(self.model, self._data, PHYSICS_STEPS)
         moved = self._qpos[2:].tobytes() != self._poses.tobytes()  # in a demonstration half of the steps move none
-        self._positions[:] = self._qpos
+        self.positions[:] = self._qpos
         if moved:
             self._settle()
         return self.observation()
@@ -351,7 +351,7 @@ class LanguageTable(_Tables):
 
     def layout(self) -> tuple[tuple[float, float], dict[str, tuple[float, float]]]:
         """The end effector's place and the blocks' on the table, as plain numbers for the demonstrator."""
-        x, y, *poses = self._positions.tolist()
+        x, y, *poses = self.positions.tolist()
         return (x, y), {
             kind.name: (poses[3 * i], poses[3 * i + 1])
             for i, (kind, here) in enumerate(zip(self.embodiment.objects, self._on_table.tolist(), strict=True))
@@ -402,7 +402,7 @@ class LanguageTable(_Tables):
         return self._seen_by(camera, width, height)
 
     def _seen_by(self, camera: str, width: int, height: int) -> np.ndarray:
-        self._data.qpos[:] = self._positions
+        self._data.qpos[:] = self.positions
         mujoco.mj_kinematics(self.model, self._data)
         mujoco.mj_camlight(self.model, self._data)
         return render(self.model, self._data, camera, width, height)
@@ -461,12 +461,12 @@ class BatchWorld(_Tables):
             return self._observe()  # mujoco.rollout crashes on nothing
         rows = slice(None) if active is None else np.flatnonzero(active)
         self._previous[rows] = self._end_effector[rows]
-        self._state[:, 1 : 1 + self.model.nq] = self._positions
+        self._state[:, 1 : 1 + self.model.nq] = self.positions
         limit = np.array(self.embodiment.action.high)
         moves = self._moves(np.clip(actions, -limit, limit)[rows], rows)
         controls = np.clip(self._end_effector[rows] + moves, -REACH, REACH)[:, None]  # [active, 1, 2]
         states, _ = self._rollout.rollout(self.model, self._datas, self._state[rows], controls, nstep=PHYSICS_STEPS)
-        self._positions[rows] = states[:, -1, 1 : 1 + self.model.nq]
+        self.positions[rows] = states[:, -1, 1 : 1 + self.model.nq]
         self._settle()
         return self._observe()
 
