@@ -129,7 +129,7 @@ def train(arguments: argparse.Namespace) -> int:
         run.clear_leftovers()
         with sending(run):
             code = carry_out(arguments.command, run)
-    if code and "RANK" in os.environ:  # threads of torch.distributed would abort an ordinary end
+    if "RANK" in os.environ:  # threads of torch.distributed abort an ordinary end, now and then a good one
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,5 +1,6 @@
 """Two real processes train one network, on CPUs with gloo, as torchrun starts them."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from robots.episodes import write_episodes
 from tests.conftest import AT_LENGTH
 from tests.training.conftest import SMALL_SFT
 from tests.training.test_sft import both
+from training.__main__ import train
 from training.processes import Processes
 from training.recipes import RecipeError, SFTRecipe
 from training.run_dir import RunDir
@@ -92,6 +94,18 @@ def whole(tmp_path_factory, demonstrations, torchrun):
     done = torchrun(run)
     assert done.returncode == 0, done.stderr
     return run
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_one_of_several_ends_before_threads_of_torch_could_abort_it(new_sft_run, monkeypatch, code):
+    ends = []
+    monkeypatch.setattr("training.__main__.carry_out", lambda kind, run: code)
+    monkeypatch.setattr(os, "_exit", ends.append)
+    arguments = argparse.Namespace(command="sft", run_dir=new_sft_run().path)
+    assert train(arguments) == code and ends == [], "alone it ends as programs do"
+    monkeypatch.setenv("RANK", "1")
+    train(arguments)
+    assert ends == [code]
 
 
 def of_rank(run, rank):
