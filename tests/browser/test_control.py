@@ -24,7 +24,7 @@ from PIL import Image
 from playwright.sync_api import expect
 
 from robots.protocol import Command
-from tests.browser.conftest import MEASURED, close_page, new_page, wait_until
+from tests.browser.conftest import MEASURED, close_page, new_page, nothing_sticks_out, wait_until
 from tests.browser.own_robot import OwnRobot, joined
 from tests.chromium import find_chromium
 from tests.conftest import WAIT_MS, free_port
@@ -264,18 +264,13 @@ navigator.getGamepads = () => window.pads;
 AT_REST_S = 0.6  # a dozen readings of the gamepads
 
 
-TOO_WIDE = """() => [...document.querySelectorAll("body *")]
-  .filter((each) => each.getBoundingClientRect().right > 390.5)
-  .map((each) => `${each.tagName}.${each.className} ${each.textContent.trim().slice(0, 60)}`).slice(0, 8)"""
-
-
 def show_dark_and_narrow(page, screenshots, name):
     page.emulate_media(color_scheme="dark")
     page.screenshot(path=screenshots / f"{name}_dark.png")
     page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 390, "height": 844})
     page.screenshot(path=screenshots / f"{name}_390.png")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390, page.evaluate(TOO_WIDE)
+    nothing_sticks_out(page, 390)
     page.set_viewport_size({"width": 1440, "height": 900})
 
 
@@ -576,7 +571,7 @@ def test_a_lost_connection_and_an_old_picture_are_unmistakable(people, watched, 
         assert "Connection lost" in button.get_attribute("title")
     expect(page.locator(".acts-why")).to_have_text("Connection lost: commands are not sent, except a stop.")
     page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    nothing_sticks_out(page, 390)
     page.screenshot(path=screenshots / "station_lost_390.png")
     page.set_viewport_size({"width": 1440, "height": 900})
     page.screenshot(path=screenshots / "station_lost.png")

@@ -10,7 +10,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import LAB, THEME, close_page, log_in, new_page, wait_until
+from tests.browser.conftest import LAB, THEME, close_page, log_in, new_page, nothing_sticks_out, wait_until
 from tests.conftest import new_fleet
 
 
@@ -131,7 +131,7 @@ def test_stop_is_at_once_and_a_viewer_of_the_wall_sees_it_first(pages, at_rest, 
     expect(card.get_by_role("button", name="Clear stop")).to_be_visible()
     wall.screenshot(path=screenshots / "wall_attention.png")
     wall.set_viewport_size({"width": 390, "height": 844})
-    assert wall.evaluate("document.documentElement.scrollWidth") <= 390
+    nothing_sticks_out(wall, 390)
     wall.screenshot(path=screenshots / "wall_attention_390.png")
     wall.set_viewport_size({"width": 1440, "height": 900})
     card.get_by_role("button", name="Clear stop").click()
@@ -330,7 +330,7 @@ def test_the_last_half_minute_is_played_back_beside_the_live_picture(pages, prac
         page.screenshot(path=screenshots / f"station_rewind_{theme}.png", full_page=True)
     page.set_viewport_size({"width": 390, "height": 844})
     page.screenshot(path=screenshots / "station_rewind_phone.png", full_page=True)
-    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    nothing_sticks_out(page, 390)
     page.set_viewport_size({"width": 1440, "height": 900})
     page.keyboard.press("Escape")
     expect(past).to_be_hidden()
