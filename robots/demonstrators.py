@@ -95,8 +95,8 @@ def demonstrate_by(
 
     It is a function (env, observation) -> action [A], or a class with reset() and act(env, observation) -> action.
     Of a Gymnasium environment it gets the environment and its own observation, of any other world the world and what it
-    observes. The attempt ends with success, at the time limit or where the world needs a reset. DemonstrationError with
-    one sentence, whatever goes wrong in it.
+    observes. The attempt ends a moment after success, at the time limit or where the world needs a reset.
+    DemonstrationError with one sentence, whatever goes wrong in it.
     """
     try:
         return _attempt_by(guarded("importing it", _script_at, name), world, instruction, rng, seed)
@@ -121,8 +121,8 @@ def _attempt_by(
 ) -> Episode:
     actions, limit = Actions(world.embodiment), get_task(instruction.family).time_limit_steps
     observations, done = [world.observation()], list[np.ndarray]()
-    success, ending = False, "time_limit"
-    while not success and len(done) < limit:
+    reached, ending = 0, "time_limit"  # the step of the first success
+    while len(done) < limit and not (reached and len(done) >= reached + STEPS_AFTER_SUCCESS):
         if world.needs_reset():
             ending = "needs_reset"
             break
@@ -132,7 +132,9 @@ def _attempt_by(
         # What a station would let it do: that is what can be learned from.
         done.append(actions.bounded(action, observations[-1]))
         observations.append(guarded("a step", world.step, done[-1]))
-        success = bool(world.true_success(instruction))
+        if not reached and world.true_success(instruction):
+            reached = len(done)
+    success = reached > 0
     return recorded(world, instruction, observations, done, success, ending, rng, seed)
 
 
