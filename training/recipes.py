@@ -15,6 +15,7 @@ from robots.rules import RULES
 OBSERVE = ("all", "state", "cameras")  # what of a body's observation is learned from
 # Of a pretrained model: nothing but our heads on top of it, adapters beside its layers too, or all of it.
 TRAINED = ("heads", "lora", "all")
+ACTION_HEADS = ("tokens", "gaussian")
 DEVICES, PRECISIONS = ("cpu", "cuda", "mps"), ("fp32", "bf16")
 
 # Settings that a stored recipe may call as older code did.
@@ -266,6 +267,12 @@ class SFTRecipe(Recipe):
         0.01,
         10.0,
     )
+    action_head: str = setting(
+        "tokens",
+        "Action head",
+        "tokens: choices of each number of an action, as in the paper. gaussian: continuous numbers, which the methods "
+        "with an actor and a critic go on from.",
+    )
     action_bins: int = setting(7, "Action bins", "Choices per dimension of an action; 5 to 7 work best.", 2, 256)
     bins: int = setting(
         50, "Steps-to-go bins", "Into how many bins the prediction of the steps to go is divided.", 2, 1000
@@ -333,7 +340,7 @@ class SFTRecipe(Recipe):
         if self.processes > 1 and self.batch % (2 * self.processes):
             text = f"A batch of {self.batch} can't be shared by {self.processes} processes; write a multiple of "
             raise RecipeError({"batch": f"{text}{2 * self.processes}."})
-        self._choose(observe=OBSERVE, trained=TRAINED, device=DEVICES, precision=PRECISIONS)
+        self._choose(observe=OBSERVE, trained=TRAINED, action_head=ACTION_HEADS, device=DEVICES, precision=PRECISIONS)
         if self.vision_language and (self.text_encoder or self.vision_encoder):
             raise RecipeError(
                 {"vision_language": "A vision-language model takes the place of both encoders; name it or them."}

@@ -192,7 +192,7 @@ def fewest_bins(body: Embodiment) -> int:
 
 def sizes_of(recipe: SFTRecipe) -> dict[str, Any]:
     """Of the network."""
-    return {name: getattr(recipe, name) for name in ("hidden", "layers", "action_bins", "bins", "chunk")}
+    return {name: getattr(recipe, name) for name in ("hidden", "layers", "action_bins", "bins", "chunk", "action_head")}
 
 
 def new_network(run: RunDir, recipe: SFTRecipe, demonstrations: Demonstrations, vocabulary: Vocabulary) -> Network:

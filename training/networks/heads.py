@@ -1,5 +1,6 @@
 """The action head: p(a | o, g) over action tokens, of one action or of a chunk of several that follow each other."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +9,8 @@ from torch.nn import functional as F
 
 from training import computing
 
+LOG_DEVIATIONS = (-5.0, 1.0)  # of a Gaussian before it is squashed
+FULLEST = 0.99  # share of the reach, beyond which tanh can't be undone
 SHARPEST = 0.3  # of the way from a token to the next: the least spread of a relative number
 
 
@@ -245,6 +248,96 @@ class JointHead(nn.Module):
         ).softmax(-1)
         shares[self.others] = (others[0, 0] / self.temperature).softmax(-1)
         return shares
+
+
+class GaussianHead(nn.Module):
+    """Continuous actions, as actor-critic methods have them: of each number a Gaussian, squashed by tanh into its range
+    (Haarnoja et al., arXiv 1801.01290, appendix C). Of its own numbers a chunk's are independent.
+
+    Where the other heads have tokens it has shares of the reach, from -1 to 1: they are what a critic is told.
+    """
+
+    middle: Tensor  # [A] of each range
+    reach: Tensor  # [A] from it to each side
+    temperature = 1.0
+
+    def __init__(self, width: int, ranges: Sequence[tuple[float, float]], bins: int, chunk: int):
+        super().__init__()
+        self.bins, self.chunk, self.size = bins, chunk, len(ranges)
+        self.computing = computing.now()
+        self.encoding = 1
+        low, high = torch.tensor(ranges, dtype=torch.float64).T
+        self.register_buffer("middle", ((low + high) / 2).float(), persistent=False)
+        self.register_buffer("reach", ((high - low) / 2).float(), persistent=False)
+        self.told = nn.Linear(width, 2 * chunk * self.size)
+
+    def scale_as(self, told: Tensor, counts: Tensor) -> None:
+        """Nothing of it is scaled."""
+
+    def tokens(self, actions: Tensor) -> Tensor:
+        """Shares of the reach. [..., m, A] in the body's units -> [..., m, A]"""
+        return ((actions - self.middle) / self.reach).clamp(-1, 1)
+
+    def actions(self, tokens: Tensor) -> Tensor:
+        """As of ActionHead."""
+        return tokens * self.reach + self.middle
+
+    def encoded(self, tokens: Tensor) -> Tensor:
+        """As a critic is told them. [n, m, A] -> [n, m, A]"""
+        return tokens
+
+    def _parts(self, hidden: Tensor, m: int) -> tuple[Tensor, Tensor]:
+        """Of the first m actions before they are squashed: means and logarithms of deviations. [n, m, A] each"""
+        with self.computing.layers():
+            told = self.told(hidden)
+        mean, log_deviation = told.float().unflatten(1, (self.chunk, -1))[:, :m].chunk(2, 2)
+        return mean, log_deviation.clamp(*LOG_DEVIATIONS)
+
+    def log_probability(self, hidden: Tensor, tokens: Tensor, counts: Tensor | None = None) -> Tensor:
+        """As of ActionHead: the logarithm of the density over shares of the reach."""
+        return self._likely(hidden, tokens, counts, self.temperature)
+
+    def imitated(self, hidden: Tensor, tokens: Tensor, counts: Tensor | None = None) -> Tensor:
+        """As of ActionHead."""
+        return self._likely(hidden, tokens, counts, 1.0)
+
+    def _likely(self, hidden: Tensor, tokens: Tensor, counts: Tensor | None, temperature: float) -> Tensor:
+        mean, log_deviation = self._parts(hidden, tokens.shape[1])
+        raw = tokens.clamp(-FULLEST, FULLEST).atanh()
+        each = _squashed(raw, mean, log_deviation + math.log(temperature))
+        if counts is not None:
+            each = each * (torch.arange(each.shape[1], device=each.device) < counts[:, None])
+        return each.sum(1)
+
+    def sample(self, hidden: Tensor, generator: torch.Generator | None, greedy: bool, count: int) -> Tensor:
+        """As of ActionHead."""
+        mean, log_deviation = self._parts(hidden, count)
+        _refuse_nan(mean.isfinite().all() & log_deviation.isfinite().all(), greedy)
+        if greedy:
+            return mean.tanh()
+        noise = computing.onto(mean.device, torch.randn(mean.shape, generator=generator))
+        return (mean + self.temperature * log_deviation.exp() * noise).tanh()
+
+    def explored(self, hidden: Tensor, generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Shares that gradients go through, and their log density. [n, width] -> [n, count, A], [n]"""
+        mean, log_deviation = self._parts(hidden, count)
+        noise = computing.onto(mean.device, torch.randn(mean.shape, generator=generator))
+        raw = mean + log_deviation.exp() * noise
+        return raw.tanh(), _squashed(raw, mean, log_deviation).sum(1)
+
+    def first(self, hidden: Tensor) -> Tensor:
+        """As of ActionHead, of `bins` values that lie evenly over each range."""
+        mean, log_deviation = self._parts(hidden, 1)
+        values = torch.linspace(-FULLEST, FULLEST, self.bins, device=hidden.device)
+        away = (values.atanh() - mean[0, 0, :, None]) / (self.temperature * log_deviation[0, 0, :, None].exp())
+        return (-(away**2) / 2 - (1 - values**2).log()).softmax(-1)
+
+
+def _squashed(raw: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+    """log density of tanh(raw), of each action. [n, m, A] each -> [n, m]"""
+    gaussian = -(((raw - mean) / log_deviation.exp()) ** 2) / 2 - log_deviation - 0.5 * math.log(2 * math.pi)
+    # log(1 - tanh(u)^2), without the loss of digits far out
+    return (gaussian - 2 * (math.log(2) - raw - F.softplus(-2 * raw))).sum(2)
 
 
 def _drawn(logits: Tensor, generator: torch.Generator | None, greedy: bool) -> Tensor:

@@ -29,8 +29,8 @@ from training.model_folders import ModelFolderError
 from training.networks.arm import ArmFeatures
 from training.networks.arm import fits as arm_fits
 from training.networks.backbones import NONE, Backbone, PicturesAndWords, Pretrained, TextEncoder
-from training.networks.heads import ActionHead, JointHead
-from training.networks.state import FlatFeatures
+from training.networks.heads import ActionHead, GaussianHead, JointHead
+from training.networks.state import FlatFeatures, differences_of
 from training.networks.table import SYMMETRIES, TableFeatures, turned
 from training.networks.vision import (
     PretrainedVision,
@@ -87,6 +87,7 @@ class Network(nn.Module):
         bins: int,
         chunk: int = 1,
         pretrained: Pretrained = NONE,
+        action_head: str = "tokens",
     ):
         """`chunk`: how many actions that follow each other it answers at once, K. ModelFolderError where a pretrained
         model can't be read, or this body has no part that it could stand for.
@@ -99,7 +100,10 @@ class Network(nn.Module):
         self.trunk = Trunk([self.features.size, *[hidden] * layers])
         sizes = hidden, embodiment.token_range, action_bins, chunk
         relative = embodiment.relative
-        self.action_head = JointHead(*sizes, relative) if any(relative) else ActionHead(*sizes)
+        if action_head == "gaussian":
+            self.action_head = GaussianHead(*sizes)
+        else:
+            self.action_head = JointHead(*sizes, relative) if any(relative) else ActionHead(*sizes)
         self.steps_to_go_head = nn.Linear(hidden, bins)
         # Of a relative number, and where among what is perceived stands where its joint is
         self.relative = [number for number, relative in enumerate(embodiment.relative) if relative]
@@ -159,7 +163,7 @@ class Network(nn.Module):
             self.features = VisionFeatures(sizes, cameras, self.words.size)
         else:
             self.words = PretrainedCode(encoder) if encoder else TextCode(vocabulary)
-            self.features = FlatFeatures(sum(sizes), self.words.size)
+            self.features = FlatFeatures(sum(sizes), self.words.size, differences_of(embodiment, self.vectors))
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Sentences as `goal` reads them, one row each: whatever is frozen has been done."""

@@ -34,15 +34,17 @@ GRIPPER_TABLE = Embodiment(
     fps=10.0,
     observation={
         STATE: vector(("gripper_x", "gripper_y", "held"), (-0.5, -0.5, 0.0), (0.5, 0.5, 1.0), ("m", "m", "")),
-        ENVIRONMENT_STATE: vector(("puck_x", "puck_y", "goal_x", "goal_y"), (-0.5,) * 4, (0.5,) * 4, ("m",) * 4),
+        ENVIRONMENT_STATE: vector(("puck.x", "puck.y", "goal.x", "goal.y"), (-0.5,) * 4, (0.5,) * 4, ("m",) * 4),
     },
     action=vector(
-        ("delta_x", "delta_y", "grip"), (-LONGEST_STEP, -LONGEST_STEP, -1.0), (LONGEST_STEP, LONGEST_STEP, 1.0),
+        ("delta_x", "delta_y", "grip"),
+        (-LONGEST_STEP, -LONGEST_STEP, -1.0),
+        (LONGEST_STEP, LONGEST_STEP, 1.0),
         ("m", "m", ""),
     ),
     motions=(*(Motion("delta", largest_change=LONGEST_STEP),) * 2, Motion("effort")),
     drive=(DriveAxis("x", "delta_x"), DriveAxis("y", "delta_y"), DriveAxis("gripper", "grip")),
-    objects=(ObjectKind("puck", "red", "puck"),),
+    objects=(ObjectKind("puck", "red", "puck"), ObjectKind("goal", "green", "disc")),
     views=(Camera("front", 320, 240),),
 )
 GRIPPER_POCKET = replace(GRIPPER_TABLE, name="gripper_pocket")
@@ -63,7 +65,11 @@ def _families(world: str) -> tuple[TaskFamily, ...]:
             description="Take the puck and bring it to the goal.",
             grammar=Grammar(
                 verbs=VERBS,
-                templates=("{verb} the puck to the goal", "{verb} it to the goal", "please {verb} the puck to the goal"),
+                templates=(
+                    "{verb} the puck to the goal",
+                    "{verb} it to the goal",
+                    "please {verb} the puck to the goal",
+                ),
                 held_out_verbs=HELD_OUT_VERBS,
                 held_out_templates=("the goal is where you should {verb} the puck",),
             ),
@@ -80,8 +86,6 @@ def _families(world: str) -> tuple[TaskFamily, ...]:
             ),
         ),
     )
-
-
 
 
 WORLDS = tuple(
