@@ -163,6 +163,10 @@ def a_way_out(folder):
     (folder / "vocab.txt").symlink_to("/etc/hostname")
 
 
+def cut_short(folder):
+    os.truncate(folder / "model.safetensors", 40)
+
+
 def too_large(folder, patch):
     patch.setattr("training.model_folders.psutil.virtual_memory", lambda: type("Free", (), {"available": 64}))
 
@@ -174,6 +178,7 @@ def too_large(folder, patch):
         (no_weights, "bad-bert has no weights"),
         (pickles_alone, "weights in pytorch_model.bin only, which can run code"),
         (strange, "unknown architecture 'Hoverboard'"),
+        (cut_short, "contradicts itself"),
         (a_way_out, "leads out of the allowed folders"),
         (too_large, "MiB of memory are free"),
     ],
@@ -181,6 +186,8 @@ def too_large(folder, patch):
 def test_what_cannot_be_used_is_refused_and_nothing_stays(lab, theirs, settings, monkeypatch, spoil, sentence):
     folder = write_model(theirs / "bad-bert")
     spoil(folder, monkeypatch) if spoil is too_large else spoil(folder)
+    # Of many gigabytes nobody waits for the copy first.
+    monkeypatch.setattr(transfer_jobs, "copy_files", lambda *asked: pytest.fail("it was copied"))
     row = work(begin(lab, folder))
     assert row.state == "failed" and sentence in row.error
     page = lab.as_("viewer").get(f"/labs/{lab.slug}/models/").content.decode()
