@@ -35,7 +35,8 @@ class AssignForm(forms.Form):
         queryset=None,
         required=False,
         empty_label="nothing yet: a person launches a run later",
-        help_text="The run whose policy practises. Practice begins by itself as soon as the stations are free.",
+        help_text="The run whose policy practises; ★ is the lab's default for its body. Practice begins by itself as "
+        "soon as the stations are free.",
     )
     who = forms.ChoiceField(
         label="On",
@@ -137,7 +138,8 @@ class AssignForm(forms.Form):
         elif assignment.parent_id:
             sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
         marks = {run: f", the lab's default for {body}" for body, run in defaults.items()}
-        say = lambda run: f"{run} ({run.method.words}{marks.get(run.pk, '')})"  # noqa: E731
+        # The star comes first: a narrow page shows no more than the beginning of what is chosen.
+        say = lambda run: f"{'★ ' * (run.pk in marks)}{run} ({run.method.words}{marks.get(run.pk, '')})"  # noqa: E731
         offer_rows(self, "parent", sources, say)
         if not sources.exists():
             self.fields[
