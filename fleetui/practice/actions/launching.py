@@ -48,8 +48,7 @@ def launch_run(
     checked = learning.read_recipe(lab=lab, kind=kind, recipe=recipe)
     sources: learning.Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     problems = learning.source_problems(lab=lab, method=method, **sources)
-    if dataset is not None:
-        problems |= pretrained.sight_problems(lab, checked.to_json(), dataset.body)
+    problems |= pretrained.sight_problems(lab, checked.to_json(), dataset.body if dataset else {})
     if problem := selectors.queue_problem(queue):
         problems["queue"] = problem
     if method.practises:
