@@ -188,6 +188,17 @@ def test_what_the_model_sees_is_learned_from(new_run, kind):
     assert np.mean(right, axis=0).min() > 0.85
 
 
+def test_a_dinov2_sees_a_picture_in_its_own_shape(tmp_path):
+    """Of as few patches as tell places apart, and not the 5 x 5 that it was trained on."""
+    encoder = PictureEncoder(Pretrained({"vision": describe(tiny_models.dinov2(tmp_path / "model"))}), 12, 24)
+    assert encoder.size == (32, 64) and encoder.cells == (8, 16)
+    pictures = torch.randint(256, (3, 12, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with torch.no_grad():
+        tokens = encoder.model(pixel_values=encoder.scaling(pictures, (32, 64))).last_hidden_state[:, 1:]
+        seen = encoder(pictures)
+    assert torch.equal(seen[:, :, 3, 11], tokens[:, 3 * 16 + 11])
+
+
 def test_a_frozen_map_moves_as_its_picture_would(folders):
     """By half a cell at most, on a map that rises by 1 a cell; the vectors stay."""
     encoder = PictureEncoder(Pretrained({"vision": describe(folders["siglip"])}), 16, 16)
