@@ -140,16 +140,13 @@ def _fields(data: bytes | memoryview) -> Iterator[tuple[int, Any]]:
     data, at = memoryview(data), 0
     while at < len(data):
         key, at = _varint(data, at)
-        match key & 7:
-            case 0:
-                value, at = _varint(data, at)
-            case 2:
-                length, at = _varint(data, at)
-                value, at = data[at : at + length], at + length
-            case kind:
-                size = {1: 8, 5: 4}[kind]
-                value, at = data[at : at + size], at + size
-        yield key >> 3, value
+        if key & 7 == 0:
+            number, at = _varint(data, at)
+            yield key >> 3, number
+            continue
+        length, at = _varint(data, at) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], at)
+        yield key >> 3, data[at : at + length]
+        at += length
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -244,14 +244,13 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(so101_pick, "ATTEMPTS", {"state": 4, "cameras": 2})
     monkeypatch.setattr(so101_pick, "PRACTICE", 9)
     monkeypatch.setattr(so101_pick, "limit", lambda families: 8)
-    for name in ("DEMONSTRATIONS", "ATTEMPTS"):
-        monkeypatch.setattr(backbone, name, {"words": 12, "pictures": 4})
+    monkeypatch.setattr(backbone, "DEMONSTRATIONS", {"words": (12,), "pictures": (4, 5)})
+    monkeypatch.setattr(backbone, "ATTEMPTS", {"words": 12, "pictures": 4})
     monkeypatch.setattr(backbone, "PRACTICE", 9)
     monkeypatch.setattr(backbone, "SENTENCES", 20)
     monkeypatch.setattr(backbone, "TIME_LIMIT_STEPS", 8)
-    monkeypatch.setattr(backbone, "picture_limit", lambda: 8)
-    tiny = {"all-MiniLM-L6-v2": tiny_models.bert}
-    monkeypatch.setenv("FLEETUI_VISION_MODEL", str(tiny_models.siglip(tmp_path / "vision")))
+    monkeypatch.delenv("FLEETUI_VISION_MODEL", raising=False)
+    tiny = {"all-MiniLM-L6-v2": tiny_models.bert, "dinov2-small-focus": tiny_models.dinov2}
     monkeypatch.setattr(
         backbone, "write_model", lambda package, into: SimpleNamespace(path=tiny[package.folder](into / package.folder))
     )
@@ -259,8 +258,8 @@ def small(monkeypatch, tmp_path):
     for name, few in (("DEMONSTRATIONS", 3), ("PRACTICE", 2), ("ATTEMPTS", 2)):
         monkeypatch.setattr(aloha, name, few)
     monkeypatch.setattr(aloha, "limit", lambda: 10)
-    for registry in (WORLDS, EMBODIMENTS, TASKS):  # which it adds its own world to
-        for name in ("aloha", "aloha_cameras"):
+    for registry in (WORLDS, EMBODIMENTS, TASKS):  # which they add their own worlds to
+        for name in ("aloha", "aloha_cameras", "so101_touch"):
             monkeypatch.setitem(registry, name, None)
             del registry[name]
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
@@ -303,6 +302,11 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
         assert {"env", "batched", "loader", "loader-cameras", "pictures"} <= {row["setting"] for row in rows}
         assert all(row["share"] > 0 for row in rows if row["setting"] != "pictures")
         assert 0.1 < result["summary"]["pictures_peak_gib"] < 4, "of a process that holds torch and little else"
+    if name == "backbone":
+        gains = {f"pictures-{arm}-{count}" for arm in ("own", "pretrained") for count in (4, 5)}
+        assert {row["setting"] for row in rows if row["setting"].startswith("pictures")} == gains
+        assert {"words-own-sft", "words-pretrained-practice"} <= {row["setting"] for row in rows}
+        assert {"vision_gain", "held_out_wordings_gain", "practice_gain_scratch"} <= set(result["summary"])
     if name == "gpu":
         figures = {"mfu", "sft_steps_per_s", "env_steps_per_s", "policy_p95_ms"}
         assert set(result["summary"]) == {"device", "settings", *figures} and result["summary"]["device"] == "cpu"
