@@ -228,6 +228,8 @@ class Scaling:
         if (folder / "preprocessor_config.json").is_file():
             told = json.loads((folder / "preprocessor_config.json").read_text())
         mean, deviation = told.get("image_mean") or IMAGENET[0], told.get("image_std") or IMAGENET[1]
+        if told.get("do_normalize") is False:  # from 0 to 1, whatever stands beside it
+            mean, deviation = (0.0,) * 3, (1.0,) * 3
         self.mean, self.deviation = (torch.tensor(each).view(1, 3, 1, 1) for each in (mean, deviation))
 
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
