@@ -11,9 +11,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from robots.embodiments import EMBODIMENTS
+from robots.demonstrators import collect_demonstrations
+from robots.embodiments import EMBODIMENTS, STATE
 from robots.tasks import TASKS, InstructionError, get_task
-from robots.worlds import WORLDS
+from robots.worlds import WORLDS, make_world
 from robots.worlds.language_table import PLACES
 from robots.worlds.language_table.physics import LanguageTable
 from tests.training import tiny_models
@@ -36,6 +37,7 @@ from training.benchmarks import (
     so101_pick,
     table,
     throughput,
+    touching,
     transfer,
     two_stage_pipeline,
 )
@@ -335,6 +337,37 @@ def test_updates_are_timed_from_after_the_first_ones(tmp_path):
         ]
     )
     assert gpu.updates_per_s(run, warm_up=8) == pytest.approx(2.0)
+
+
+def test_a_vision_model_named_by_hand_leaves_words_out(monkeypatch):
+    monkeypatch.setattr(backbone, "write_model", lambda package, into: SimpleNamespace(path=package.folder))
+    monkeypatch.setattr(backbone, "by_words", lambda path, seed, model, report: [model])
+    monkeypatch.setattr(backbone, "by_pictures", lambda path, seed, model, report: [model])
+    monkeypatch.delenv("FLEETUI_VISION_MODEL", raising=False)
+    assert backbone.run(0, lambda *_: None) == ["all-MiniLM-L6-v2", "dinov2-small-focus"]
+    monkeypatch.setenv("FLEETUI_VISION_MODEL", "mine")
+    assert backbone.run(0, lambda *_: None) == ["mine"]
+
+
+def test_what_touches_a_cube_sees_where_it_is_and_is_not_told(monkeypatch):
+    """What demonstrates reaches the cube that the words name, and no place of a cube is among the numbers."""
+    for registry in (WORLDS, EMBODIMENTS, TASKS):
+        monkeypatch.setitem(registry, "so101_touch", None)
+        del registry["so101_touch"]
+    shown = collect_demonstrations([touching.ready()], 6, 0)
+    assert touching.ready() == "so101_touch", "a second time it is there"
+    assert {episode.instruction.split()[-2] for episode in shown} <= {"red", "green", "blue"}
+    for episode in shown:
+        assert episode.true_success and 1 < episode.steps <= touching.LIMIT
+        pictures = episode.observations["observation.images.front"]
+        assert set(episode.observations) == {STATE, "observation.images.front"}
+        assert pictures.shape == (episode.steps + 1, 64, 64, 3) and np.ptp(pictures, axis=0).any()
+    world = make_world("so101_touch", 0)
+    hand = np.array(world.layout().hand[:3])
+    for name, cube in world.layout().cubes.items():
+        near = bool(np.linalg.norm(hand - cube[:3]) < touching.NEAR)
+        assert world.true_success(get_task("so101_touch").parse(f"touch the {name}")) == near
+    world.close()
 
 
 def test_sentences_are_said_in_other_words_and_mean_the_same():
