@@ -38,7 +38,7 @@ from training.benchmarks.two_stage_pipeline import (
 from training.checkpoints import Policy
 from training.packaged_models import PACKAGES, write_model
 
-DEMONSTRATIONS = {"words": (40,), "pictures": (30, 60)}  # SFT on so many each
+DEMONSTRATIONS = {"words": (40,), "pictures": (40, 80)}  # SFT on so many each
 PRACTICE = 200
 ATTEMPTS = {"words": 200, "pictures": 100}  # a figure
 SENTENCES = 400  # of which is asked whether they are understood

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from robots.demonstrators import recorded
-from robots.embodiments import IMAGES, STATE, picture
+from robots.embodiments import IMAGES, STATE, Observation, picture
 from robots.episodes import Episode
 from robots.tasks import Grammar, Instruction, TaskFamily
 from robots.worlds import WORLDS, WorldSpec, register
@@ -52,6 +52,21 @@ class Touching(So101Pick):
 
     def __init__(self, seed: int):
         super().__init__(seed, BODY)
+
+    def reset(self, rng: np.random.Generator) -> Observation:
+        """As there, and of the cubes one is left: it is not colours that are compared."""
+        super().reset(rng)
+        left = self.names[rng.integers(len(self.names))]
+        for pose, name in zip(self._poses, self.names, strict=True):
+            if name != left:
+                pose[0] = 1.0  # metres, beyond the table's edge
+        self._park()
+        self._settle()
+        return self.observation()
+
+    def needs_reset(self, fewest_objects: int | None = None) -> str:
+        """Only if the one that is left is gone too."""
+        return super().needs_reset(1)
 
     def true_success(self, instruction: Instruction) -> bool:
         """The jaws are at the named cube."""
