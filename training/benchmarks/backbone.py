@@ -3,8 +3,8 @@
 words     the table of language-table; words are read by all-MiniLM-L6-v2, or learned from the demonstrations alone.
           Success and understanding on sentences as in the demonstrations; with wordings that no demonstration and no
           held-out grammar has; with names of objects that none has; with both
-pictures  an arm touches the cube that the words name (touching.py); the picture is seen by a DINOv2, or by an encoder
-          that learns with the policy
+pictures  an arm touches the one cube on its table (touching.py); the picture is seen by a DINOv2, or by an encoder that
+          learns with the policy
 
 FLEETUI_VISION_MODEL names a model folder that sees in the DINOv2's place; words, for which it changes nothing, are left
 out then. All pretrained models stay as they are (heads). The synonyms and wordings are below; nothing is trained on

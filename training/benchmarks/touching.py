@@ -1,8 +1,8 @@
-"""A short task for benchmarks of seeing: the arm of so101-pick touches the cube that the words name.
+"""A short task for benchmarks of seeing: the arm of so101-pick touches the one cube that lies on its table.
 
 It is told its joints and sees the table by the front camera alone, in a picture of 64 x 64 pixels in which a cube is
 three pixels wide. The demonstrator goes straight to the cube and holds the gripper as it is, so that what there is to
-learn is where the named cube lies, and little else. An attempt takes about 8 steps.
+learn is where the cube lies, and little else. An attempt takes about 8 steps.
 """
 
 import math
@@ -37,7 +37,7 @@ TASK = TaskFamily(
     embodiment=BODY.name,
     world=BODY.name,
     time_limit_steps=LIMIT,
-    description="Touch the cube that the words name, which the front camera shows.",
+    description="Touch the cube that the front camera shows.",
     grammar=Grammar(
         verbs=("touch", "reach", "approach", "grip"),
         templates=("{verb} the {cube}", "{verb} {cube}", "please {verb} the {cube}"),
