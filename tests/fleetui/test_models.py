@@ -458,7 +458,7 @@ def test_a_model_that_would_have_nothing_to_see_by_is_refused_before_a_run_begin
             objective="validation",
             dataset=dataset,
         )
-    with_cameras = {**get_embodiment("so101_pick_cameras").to_json()}
+    with_cameras = get_embodiment("so101_pick_cameras").to_json()
     assert pretrained.sight_problems(lab.row, {"vision_encoder": seeing.sha256}, with_cameras) == {}
     told = pretrained.sight_problems(lab.row, {"vision_encoder": seeing.sha256, "observe": "state"}, with_cameras)
     assert told == {"vision_encoder": "Its state has no camera for eyes to see by; leave that model out."}
