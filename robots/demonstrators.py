@@ -134,8 +134,7 @@ def _attempt_by(
         observations.append(guarded("a step", world.step, done[-1]))
         if not reached and world.true_success(instruction):
             reached = len(done)
-    success = reached > 0
-    return recorded(world, instruction, observations, done, success, ending, rng, seed)
+    return recorded(world, instruction, observations, done, reached > 0, ending, rng, seed)
 
 
 def _script_of(family: TaskFamily) -> Callable[..., Episode]:

@@ -214,6 +214,11 @@ class Embodiment:
         """The observation's pictures, by camera."""
         return {key.removeprefix(IMAGES): each for key, each in self.observation.items() if each.is_picture}
 
+    @property
+    def suits_vision_models(self) -> bool:
+        """Whether it sees by cameras of its own: what is seen from straight above is found by another network."""
+        return bool(self.pictures) and not self.overhead
+
     @cached_property
     def cameras(self) -> tuple[Camera, ...]:
         """All that people may watch by: the views first."""

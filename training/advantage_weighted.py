@@ -59,6 +59,19 @@ def ends(episode: Episode) -> bool:
     return episode.detected_success or episode.ending == "needs_reset" or episode.purpose == "demonstration"
 
 
+def rewards(recipe: ImproveRecipe, episode: Episode, steps: int, reward_model: RewardModel) -> np.ndarray:
+    """r_t of the first `steps` steps: 1 at a success, as the detector or a demonstration has it, and the potential of
+    steps-to-go.
+    """
+    seen = rows_of(episode.observations, slice(steps + 1))
+    d, _ = reward_model.steps_to_go(seen, [episode.instruction] * (steps + 1))
+    ended = steps == episode.steps and ends(episode)
+    potential = steps_to_go.potential_rewards(d, reward_model.farthest, recipe.gamma, ended)
+    found: np.ndarray = recipe.shaping * potential
+    found[-1] += float(ended and episode.ending != "needs_reset")
+    return found
+
+
 class TwinQ(nn.Module):
     """Two Q networks over what the policy's trunk reads and the actions as its head encodes their tokens; the lesser
     one is believed.
@@ -115,16 +128,8 @@ class AdvantageWeighted:
         return {"q": self.q, "slow": self.slow}
 
     def rewards(self, episode: Episode, steps: int, reward_model: RewardModel, policy: Policy) -> np.ndarray:
-        """r_t of the first `steps` steps: 1 at a success, as the detector or a demonstration has it, and the potential
-        of steps-to-go.
-        """
-        seen = rows_of(episode.observations, slice(steps + 1))
-        d, _ = reward_model.steps_to_go(seen, [episode.instruction] * (steps + 1))
-        ended = steps == episode.steps and ends(episode)
-        potential = steps_to_go.potential_rewards(d, reward_model.farthest, self.recipe.gamma, ended)
-        rewards = self.recipe.shaping * potential
-        rewards[-1] += float(ended and episode.ending != "needs_reset")
-        return rewards
+        """r_t of the first `steps` steps."""
+        return rewards(self.recipe, episode, steps, reward_model)
 
     def remember(self, episode: Episode, steps: int, rewards: np.ndarray, policy: Policy) -> bool:
         """The first `steps` steps of an episode. False, and nothing is kept, where what it teaches is no number."""

@@ -78,30 +78,11 @@ def describe(folder: Path | str, memory: int | None = None) -> ModelFolder:
 
     `memory`: bytes that its weights may take; without it what is free on this machine now.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        raise ModelFolderError(f"There is no folder {path}; write the path of a folder with config.json in it.")
-    path = path.resolve()
+    check(folder, memory)
+    path = Path(folder).resolve()
     config = _config(path)
     model_type, architecture = str(config.get("model_type", "")), _architecture(config)
-    if model_type not in KNOWN:
-        raise ModelFolderError(
-            f"{path.name} is of the unknown architecture {architecture!r} (model_type {model_type!r}); known are "
-            f"{', '.join(sorted(KNOWN))}."
-        )
     found = [(name, path / name) for name in _names(path)]
-    weights = [each for name, each in found if name.endswith(".safetensors") and "/" not in name]
-    if not weights:
-        _refuse_without_weights(path)
-    size = sum(each.stat().st_size for each in weights)
-    free = psutil.virtual_memory().available if memory is None else memory
-    if size > free:
-        raise ModelFolderError(
-            f"The weights of {path.name} have {size / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB of memory are free; "
-            "take a smaller model or a larger machine."
-        )
-    for each in weights:
-        _check_header(each)
     files = tuple(ModelFile(name, each.stat().st_size, _sha256(each)) for name, each in found)
     return ModelFolder(
         path=path,
@@ -114,6 +95,37 @@ def describe(folder: Path | str, memory: int | None = None) -> ModelFolder:
         sha256=model_sum(each.to_json() for each in files),
         files=files,
     )
+
+
+def check(folder: Path | str, memory: int | None = None) -> None:
+    """What describe() refuses a folder for, as far as config.json, sizes and headers tell, so that nobody copies or
+    reads all of what can't be used. Links are followed. `memory` as there; ModelFolderError, with one sentence.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise ModelFolderError(f"There is no folder {path}; write the path of a folder with config.json in it.")
+    path = path.resolve()
+    config = _config(path)
+    model_type, architecture = str(config.get("model_type", "")), _architecture(config)
+    if model_type not in KNOWN:
+        raise ModelFolderError(
+            f"{path.name} is of the unknown architecture {architecture!r} (model_type {model_type!r}); known are "
+            f"{', '.join(sorted(KNOWN))}."
+        )
+    weights = [
+        each for each in sorted(path.glob("*.safetensors")) if each.is_file() and MODEL_FILE.fullmatch(each.name)
+    ]
+    if not weights:
+        _refuse_without_weights(path)
+    size = sum(each.stat().st_size for each in weights)
+    free = psutil.virtual_memory().available if memory is None else memory
+    if size > free:
+        raise ModelFolderError(
+            f"The weights of {path.name} have {size / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB of memory are free; "
+            "take a smaller model or a larger machine."
+        )
+    for each in weights:
+        _check_header(each)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -168,7 +180,9 @@ def _refuse_without_weights(path: Path) -> None:
             f"{path.name} has its weights in {pickles[0]} only, which can run code when it is read; save them as "
             "safetensors (save_pretrained does)."
         )
-    raise ModelFolderError(f"{path.name} has no weights: no .safetensors file lies beside config.json.")
+    raise ModelFolderError(
+        f"{path.name} has no weights: no .safetensors file lies beside config.json; fetch the folder again, whole."
+    )
 
 
 def _check_header(path: Path) -> None:

@@ -359,7 +359,10 @@ class StationHost:
         """A world that can't be made joins too, as a station that needs a person and says why; a reset tries again."""
         body = EMBODIMENTS.get(entry.world)
         if body is None:
-            raise WorldError(f"There is no world {entry.world!r}; known are {', '.join(sorted(EMBODIMENTS))}.")
+            raise WorldError(
+                f"There is no world {entry.world!r}; known are {', '.join(sorted(EMBODIMENTS))}. Name the file that "
+                "describes it in FLEETUI_WORLDS."
+            )
         driver = Driver(None, make=lambda: self.make_world(entry.world, entry.seed), embodiment=body)
         if driver.missing:
             log.error("The station %s has no world, the others go on: %s", entry.station, driver.missing)

@@ -16,6 +16,7 @@ from django.db.models import Q, QuerySet
 
 from fleetui.fleet.models import Lab
 from fleetui.learning.models import DataFolder, Import, PretrainedModel, Run, Sweep
+from robots.embodiments import Embodiment
 from robots.protocol import SHA256
 from training.model_folders import STORE
 
@@ -83,6 +84,22 @@ def recipe_problems(lab: Lab, recipe: Mapping[str, Any]) -> dict[str, str]:
         elif not model.folder.is_dir():
             problems[setting] = f"The files of {model} are gone; restore {STORE}/{sha256} in the data folder."
     return problems
+
+
+def sight_problems(lab: Lab, recipe: Mapping[str, Any], body: dict[str, Any]) -> dict[str, str]:
+    """Why a policy of this body can't see by the models that the recipe names, by the setting. The training would
+    refuse it too, but only once it begins.
+    """
+    seeing = {setting: sha256 for setting, sha256 in named_in(recipe).items() if SETTINGS[setting] != "text"}
+    if not seeing or not body:
+        return {}
+    if Embodiment.from_json(body).suits_vision_models and recipe.get("observe") != "state":
+        return {}
+    told = f"{body['name']} has no camera of its own" if recipe.get("observe") != "state" else "Its state has no camera"
+    return {
+        setting: f"{told} for {name_of(lab, sha256)} to see by; leave that model out."
+        for setting, sha256 in seeing.items()
+    }
 
 
 def naming(sha256: str) -> Q:

@@ -54,6 +54,7 @@ def launch_sweep(
     choice = comparing.curve_choices([method]).get(objective)
     sources: actions.Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     problems = actions.source_problems(lab=lab, method=method, **sources)
+    problems |= pretrained.sight_problems(lab, checked.to_json(), dataset.body if dataset else {})
     if problem := selectors.queue_problem(queue):
         problems["queue"] = problem
     if method.practises:

@@ -8,7 +8,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ from fleetui.learning.jobs import (
     stopping,
 )
 from fleetui.learning.models import Export, Import
-from fleetui.learning.unpacking import copy_folder, find_dataset, find_model, unpack
+from fleetui.learning.unpacking import copy_files, files_below, find_dataset, find_model, unpack
 from robots import strict_json
 from robots.protocol import FILES_LIMIT
-from training.model_folders import ModelFolderError, describe
+from training.model_folders import ModelFolderError, check, describe
 from training.run_dir import sha256_of
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,12 @@ class _Work:
                 raise Refused("The archive that came is not the one that was announced (its sha256); send it again.")
             unpack(row.upload, target, self.telling("unpacking"))
         else:
-            copy_folder(Path(row.place), target, settings.IMPORT_ROOTS, self.telling("copying"))
+            files = files_below(Path(row.place), settings.IMPORT_ROOTS)
+            self.look_ahead(Path(row.place))
+            copy_files(files, target, self.telling("copying"))
+
+    def look_ahead(self, source: Path) -> None:
+        """Refuse a folder for what is seen at once, before it is copied."""
 
     def check(self) -> bool:
         """Look at all of it. Whether it goes on at once."""
@@ -182,7 +187,20 @@ class _DatasetWork(_Work):
             raise Canceled
 
 
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """A folder that can't be used is refused in its own words."""
+    try:
+        yield
+    except ModelFolderError as error:
+        raise Refused(str(error)) from None
+
+
 class _ModelWork(_Work):
+    def look_ahead(self, source: Path) -> None:
+        with _refusals():
+            check(find_model(source))
+
     def check(self) -> bool:
         """Nothing is asked: what it holds can be used, or a sentence says why not."""
         row = self.row
@@ -190,10 +208,8 @@ class _ModelWork(_Work):
         self.fetch(self.content / named)
         folder = find_model(self.content / named)
         self.telling("reading all of it")
-        try:
+        with _refusals():
             found = describe(folder)
-        except ModelFolderError as error:
-            raise Refused(str(error)) from None
         if len(found.files) > FILES_LIMIT:
             raise Refused(f"{row.name} has {len(found.files)} files; a model has at most {FILES_LIMIT}.")
         told = found.to_json() | {

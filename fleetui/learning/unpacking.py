@@ -21,6 +21,7 @@ LONGEST_PATH = 400  # characters
 PIECE = 2**20
 
 Progress = Callable[[float], None]
+FoundFile = tuple[Path, PurePosixPath, int]  # where it lies, its place below the folder, bytes
 
 
 def refuse_full(folder: Path, size: int) -> None:
@@ -137,12 +138,12 @@ def allowed_folder(place: str, roots: list[Path]) -> Path:
     return real
 
 
-def copy_folder(source: Path, target: Path, roots: list[Path], tell: Progress) -> None:
-    """Its files, links followed where they stay below the allowed folders, so that nothing changes while it is looked
-    at, and later.
+def files_below(source: Path, roots: list[Path]) -> list[FoundFile]:
+    """What copy_files() takes of a folder. Refused where it is no plain folder: links are followed where they stay
+    below the allowed folders.
     """
     real_roots = [root.resolve() for root in roots]
-    files: list[tuple[Path, PurePosixPath, int]] = []
+    files: list[FoundFile] = []
     for folder, folders, names in os.walk(source, followlinks=False):
         for name in folders:
             if (Path(folder) / name).is_symlink():
@@ -157,6 +158,11 @@ def copy_folder(source: Path, target: Path, roots: list[Path], tell: Progress) -
             if len(files) == MOST_FILES:
                 raise Refused(f"The folder has more than {MOST_FILES} files.")
             files.append((real, PurePosixPath(path.relative_to(source).as_posix()), real.stat().st_size))
+    return files
+
+
+def copy_files(files: list[FoundFile], target: Path, tell: Progress) -> None:
+    """So that nothing changes while it is looked at, and later."""
     total = sum(size for *_, size in files)
     target.mkdir(parents=True)
     refuse_full(target, total)

@@ -35,7 +35,8 @@ class AssignForm(forms.Form):
         queryset=None,
         required=False,
         empty_label="nothing yet: a person launches a run later",
-        help_text="The run whose policy practises. Practice begins by itself as soon as the stations are free.",
+        help_text="The run whose policy practises; ★ is the lab's default for its body. Practice begins by itself as "
+        "soon as the stations are free.",
     )
     who = forms.ChoiceField(
         label="On",
@@ -116,8 +117,14 @@ class AssignForm(forms.Form):
         offer_rows(self, "task", fleet.list_tasks(lab))
         # What the newest demonstrations show is what a policy will know.
         shown = lab.datasets.filter(state="ready", archived_at=None, current=True).order_by("-id").first()
-        self.fields["task"].initial = shown and fleet.list_tasks(lab).filter(family__in=shown.families).first()
-        self.fields["stations"].initial = selectors.free_stations(lab)
+        task = fleet.list_tasks(lab).filter(family__in=shown.families).first() if shown else None
+        self.fields["task"].initial = task
+        self.offer_stations_of(lab, task)
+
+    def offer_stations_of(self, lab: Lab, task: Task | None) -> None:
+        """At first the free ones with the task's body."""
+        body = task.embodiment if task else ""
+        self.fields["stations"].initial = selectors.with_body(selectors.free_stations(lab), body)
 
     def offer_policies(self, lab: Lab) -> None:
         sources, assignment = learning.list_parents(lab), self.assignment
@@ -131,7 +138,8 @@ class AssignForm(forms.Form):
         elif assignment.parent_id:
             sources = lab.runs.filter(Q(pk__in=sources.values("pk")) | Q(pk=assignment.parent_id)).order_by("-id")
         marks = {run: f", the lab's default for {body}" for body, run in defaults.items()}
-        say = lambda run: f"{run} ({run.method.words}{marks.get(run.pk, '')})"  # noqa: E731
+        # The star comes first: a narrow page shows no more than the beginning of what is chosen.
+        say = lambda run: f"{'★ ' * (run.pk in marks)}{run} ({run.method.words}{marks.get(run.pk, '')})"  # noqa: E731
         offer_rows(self, "parent", sources, say)
         if not sources.exists():
             self.fields[
@@ -257,7 +265,8 @@ class EvaluateForm(AssignForm):
         if body := self.run.body.get("name"):
             fitting = fitting.filter(embodiment=body)
         offer_rows(self, "task", fitting)
-        self.fields["task"].initial = fitting.filter(family__in=shown).first() or fitting.first()
+        self.fields["task"].initial = task = fitting.filter(family__in=shown).first() or fitting.first()
+        self.offer_stations_of(lab, task)
         if not fitting.exists():
             self.impossible = f"There is no task for {body or 'this body'} yet. A manager makes one on the Tasks page."
 
@@ -351,9 +360,11 @@ class StationsForm(LaunchForm):
         families: list[str] = self.shown.families if self.shown else []
         known = lab.tasks.filter(family__in=families, archived_at=None).first()
         self.fields["task"].initial = waiting.task_id if waiting else known and known.pk
-        self.fields["stations"].initial = (
-            free.filter(places__assignment=waiting) if waiting and not waiting.any_count else free
-        )
+        if waiting and not waiting.any_count:
+            self.fields["stations"].initial = free.filter(places__assignment=waiting)
+        else:  # another body would only be refused
+            body = self.shown.body.get("name", "") if self.shown else ""
+            self.fields["stations"].initial = selectors.with_body(free, body)
 
     @property
     def settings_of_task(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Reading many rows of practice: free stations and assignments for the pages, episodes and stations for a run's job."""
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Q, QuerySet
 
 from fleetui.fleet.models import Assignment, Episode, Lab, Station
 from fleetui.fleet.selectors import list_stations
@@ -11,6 +11,11 @@ from robots.protocol import IN_EPISODE
 def free_stations(lab: Lab) -> QuerySet[Station]:
     """Stations that no live assignment holds and nobody repairs."""
     return list_stations(lab).filter(maintenance_since=None).exclude(places__live=True).order_by("number")
+
+
+def with_body(stations: QuerySet[Station], body: str) -> QuerySet[Station]:
+    """Of these those with this body, and those that have not said yet which they have; all where nobody knows it."""
+    return stations.filter(Q(embodiment__name=body) | Q(embodiment={})) if body else stations
 
 
 def list_assignments(lab: Lab) -> QuerySet[Assignment]:

@@ -26,8 +26,8 @@ APART = {"far": 0.19, "touching": 0.094}  # metres between the two things' middl
 SHARE = {"left": -0.45, "right": 0.55}  # of that, from x = 0
 OPEN, CLOSED = 1.0, 0.0
 SLIPPED = 0.03  # metres that a thing may lie elsewhere in its hand, to be brought there all the same
-JOLT = 0.015  # metres, a jolt's deviation along each axis
-STRAIGHT = 0.06  # metres from a way point from which on a hand comes straighter
+JOLT = 0.01  # metres, a jolt's deviation along each axis
+STRAIGHT = 0.1  # metres from a way point from which on a hand comes straighter
 NEAR = 0.012  # metres from a way point within which the next one is headed for
 
 
@@ -37,10 +37,10 @@ class Habits(PersonsHabits):
 
     speed: float = drawn("uniform", 0.010, 0.013)  # metres a step
     tremble: float = drawn("uniform", 0.0003, 0.001)  # metres, a wavering hand's deviation
-    stray: float = drawn("uniform", 0.0, 0.025)  # metres, by which it comes to a way point from elsewhere
-    jolts: float = drawn("uniform", 0.05, 0.15)  # a step: how likely a hand is jolted, and has to come back
+    stray: float = drawn("uniform", 0.0, 0.06)  # metres, by which it comes to a way point from elsewhere
+    jolts: float = drawn("uniform", 0.03, 0.1)  # a step: how likely a hand is jolted, and has to come back
     aside: float = drawn("normal", 0.0, 0.004)  # metres along a thing, beside its middle, where it is taken
-    askew: float = drawn("normal", 0.0, 0.004)  # metres, by which the two don't quite meet
+    askew: float = drawn("normal", 0.0, 0.0015)  # metres, by which the two don't quite meet
     pause: float = drawn("uniform", 0.0, 2.0)  # steps at a way point, at most
 
 

@@ -127,6 +127,8 @@ def driven(people, watched):
     page.goto(PAGE)
     other.goto("/labs/main/")
     wait_until(lambda: watched.link.connected, "the station is not connected")
+    # The fleet's own comes when its program has started; before that no stop of all can be confirmed.
+    expect(other.locator("article.card[data-station=station-1]")).not_to_contain_text("never seen")
     ready(page)
     page.keyboard.press("o")
     state_is(page, "overridden")

@@ -23,6 +23,11 @@ QUICK = {
     "Evaluation episodes": "0",
 }
 
+STICKS_OUT = """() => {
+  const table = document.querySelector("#models").parentElement, panel = table.closest("section");
+  return table.getBoundingClientRect().right - panel.getBoundingClientRect().right;
+}"""
+
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
@@ -107,6 +112,11 @@ def test_a_model_is_added_and_a_run_builds_on_it_and_practises(researcher, their
     page.goto(f"{LAB}/models/")
     expect(page.locator("#models")).to_contain_text("sft 1")
     picture(page, "models")
+    size = page.viewport_size
+    for width in (1280, 740):  # beside the form, and the narrowest that still has a table
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(STICKS_OUT) <= 0, f"at {width} px the table is wider than its panel"
+    page.set_viewport_size(size)
     assert not (found := violations_in_all_sizes(page)), "\n".join(found)
     page.locator("#models").get_by_role("button", name="Archive").click()
     page.get_by_role("dialog").get_by_role("button", name="Archive").click()

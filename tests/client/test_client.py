@@ -11,11 +11,23 @@ from collections import Counter
 
 import httpx
 import pytest
-from fleetui_client import AsyncFleet, BadAnswer, Fleet, FleetError, NotAuthorised, NotLoggedIn, Refused, Unreachable
+from fleetui_client import (
+    AsyncFleet,
+    BadAnswer,
+    Fleet,
+    FleetError,
+    NotAuthorised,
+    NotLoggedIn,
+    Refused,
+    Unreachable,
+    commands,
+    model_commands,
+)
 from fleetui_client import transfers as transfers_module
 from fleetui_client.answers import DatasetRow, Level, Me
 from fleetui_client.login import Login, find_login, login_file, read_login, write_login
 from fleetui_client.reading import plain, read
+from typer.testing import CliRunner
 
 ME = {"name": "ada", "labs": [{"slug": "east", "name": "East", "role": "manager"}], "token": None}
 DATASET = {
@@ -343,3 +355,29 @@ def test_a_download_by_the_event_loop(tmp_path):
             return await one.pull_episode("u", tmp_path / "e.st")
 
     assert asyncio.run(fetch()).read_bytes() == CONTENT
+
+
+# The command `fleet`
+
+
+def test_models_are_listed_with_what_a_recipe_calls_them(monkeypatch):
+    model = {
+        **{"id": 3, "sha256": "2ad1" * 16, "name": "all-MiniLM", "architecture": "BertModel", "kind": "text"},
+        **{"serves": ["vision", "text"], "licence": "mit", "size": 3 * 2**20, "files": [], "by": "ada"},
+        **{"created_at": "2026-01-02T03:04:05+00:00", "archived_at": None},
+    }
+    kept = {"False": [model], "True": []}
+
+    def answer(request):
+        found = kept[request.url.params["archived"].capitalize()]
+        return httpx.Response(200, json={"items": found, "count": len(found)})
+
+    monkeypatch.setattr(model_commands, "Fleet", lambda lab: fleet(answer))
+    monkeypatch.setenv("COLUMNS", "200")
+    type_ = lambda *words: CliRunner().invoke(commands.app, ["models", "list", *words])  # noqa: E731
+    shown = type_()
+    assert shown.exit_code == 0, shown.output
+    for told in ("all-MiniLM", "vision, text", "3.0 MiB", model["sha256"]):
+        assert told in shown.output
+    assert [each["sha256"] for each in json.loads(type_("--json").output)] == [model["sha256"]]
+    assert "There are none." in type_("--archived").output

@@ -202,6 +202,7 @@ def test_every_body_s_default_is_marked_whichever_task_is_chosen_at_first(lab, p
     Promotion.objects.update(body="another_body")
     shown = page(lab, "tasks/", "manager").content.decode()
     assert "the lab&#x27;s default for another_body" in shown or "the lab's default for another_body" in shown
+    assert f">★ {policy.run}" in shown, "a narrow page shows the beginning alone"
     Promotion.objects.create(lab=lab.row, role="policy", body="another_body", checkpoint=None)
     assert "default for another_body" not in page(lab, "tasks/", "manager").content.decode(), "the newest row counts"
 

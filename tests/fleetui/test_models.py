@@ -23,6 +23,7 @@ from fleetui.learning import archive, jobs, pretrained, promoting, selectors, sw
 from fleetui.learning.models import Checkpoint, Import, PretrainedModel, Run
 from fleetui.practice.actions import launching
 from fleetui.practice.jobs import PracticeSupervision
+from robots.embodiments import get_embodiment
 from robots.protocol import TO_STATION, decode_text, encode
 from tests.fleetui.lab import ROLES, add_checkpoint, add_model, make_improve_run, write_model
 from training.model_folders import describe, stores_near
@@ -163,6 +164,10 @@ def a_way_out(folder):
     (folder / "vocab.txt").symlink_to("/etc/hostname")
 
 
+def cut_short(folder):
+    os.truncate(folder / "model.safetensors", 40)
+
+
 def too_large(folder, patch):
     patch.setattr("training.model_folders.psutil.virtual_memory", lambda: type("Free", (), {"available": 64}))
 
@@ -174,6 +179,7 @@ def too_large(folder, patch):
         (no_weights, "bad-bert has no weights"),
         (pickles_alone, "weights in pytorch_model.bin only, which can run code"),
         (strange, "unknown architecture 'Hoverboard'"),
+        (cut_short, "contradicts itself"),
         (a_way_out, "leads out of the allowed folders"),
         (too_large, "MiB of memory are free"),
     ],
@@ -181,6 +187,8 @@ def too_large(folder, patch):
 def test_what_cannot_be_used_is_refused_and_nothing_stays(lab, theirs, settings, monkeypatch, spoil, sentence):
     folder = write_model(theirs / "bad-bert")
     spoil(folder, monkeypatch) if spoil is too_large else spoil(folder)
+    # Of many gigabytes nobody waits for the copy first.
+    monkeypatch.setattr(transfer_jobs, "copy_files", lambda *asked: pytest.fail("it was copied"))
     row = work(begin(lab, folder))
     assert row.state == "failed" and sentence in row.error
     page = lab.as_("viewer").get(f"/labs/{lab.slug}/models/").content.decode()
@@ -429,3 +437,29 @@ async def test_what_it_fetches_is_the_file(lab, model):
     url = f"/api/station/models/{model.sha256}/config.json"
     answer = await AsyncClient().get(url, headers={"Authorization": f"Bearer {lab.tokens['arm-1']}"})
     assert await body_of(answer) == (model.folder / "config.json").read_bytes()
+
+
+def test_a_model_that_would_have_nothing_to_see_by_is_refused_before_a_run_begins(lab, dataset, theirs):
+    """The table is told where its blocks lie."""
+    seeing = add_model(lab, write_model(theirs / "eyes", model_type="siglip", architectures=["SiglipModel"]), "eyes")
+    sentence = "language_table has no camera of its own for eyes to see by; leave that model out."
+    with pytest.raises(access.Invalid) as refused:
+        launch(lab, dataset, vision_encoder=seeing.sha256)
+    assert refused.value.problems == {"vision_encoder": sentence}
+    with pytest.raises(access.Invalid, match="no camera of its own"):
+        sweeps.launch_sweep(
+            lab=lab.row,
+            user=lab.users["researcher"],
+            kind="sft",
+            recipe={"vision_encoder": seeing.sha256},
+            space={"seed": {"choices": [0, 1]}},
+            sampler="grid",
+            budget_runs=2,
+            objective="validation",
+            dataset=dataset,
+        )
+    with_cameras = get_embodiment("so101_pick_cameras").to_json()
+    assert pretrained.sight_problems(lab.row, {"vision_encoder": seeing.sha256}, with_cameras) == {}
+    told = pretrained.sight_problems(lab.row, {"vision_encoder": seeing.sha256, "observe": "state"}, with_cameras)
+    assert told == {"vision_encoder": "Its state has no camera for eyes to see by; leave that model out."}
+    launch(lab, dataset, text_encoder=seeing.sha256)  # words can be read on every body

@@ -15,6 +15,7 @@ from fleetui.fleet.actions import labs, reports
 from fleetui.fleet.actions import spans as spans_actions
 from fleetui.fleet.actions.spans import note_state
 from fleetui.fleet.models import Act, AssignedStation, Episode, Station, StationSpan
+from fleetui.fleet.views.stations import start_command
 from fleetui.practice import selectors as practice
 from fleetui.practice.actions import publishing
 from robots.worlds.language_table import LANGUAGE_TABLE
@@ -344,3 +345,13 @@ def test_connected_since_is_of_this_connection(lab):
     assert fresh(station).connected_since is None
     lab.connect(station)
     assert fresh(station).connected_since > first
+
+
+def test_the_command_of_a_world_of_ones_own_names_the_file_that_describes_it(monkeypatch):
+    """A program that is not told of the file knows no such world."""
+    place = "/srv/my worlds.toml"
+    monkeypatch.setenv("FLEETUI_WORLDS", place)
+    station = Station(slug="reacher-1", world="reacher", simulated=True, seed=3)
+    assert f"FLEETUI_WORLDS='{place}' .venv/bin/python -m training practise" in start_command(station, "t", "http://f")
+    station.world = "point_mass"
+    assert "FLEETUI_WORLDS" not in start_command(station, "t", "http://f")

@@ -1,5 +1,6 @@
 """Pretrained models in a network: read from a local folder, trained as the recipe says, named by checkpoints."""
 
+import json
 import shutil
 import uuid
 
@@ -23,7 +24,7 @@ from training.local_practice import LocalStations
 from training.methods.self_improvement import improve
 from training.methods.sft import Losses, new_network, perceive_all, sft
 from training.model_folders import describe
-from training.networks.backbones import PictureEncoder, Pretrained, TextEncoder
+from training.networks.backbones import PictureEncoder, Pretrained, Scaling, TextEncoder
 from training.networks.vision import PretrainedVisionFeatures
 from training.networks.vision_language import JointFeatures
 from training.networks.words import PretrainedGrounding
@@ -186,6 +187,33 @@ def test_what_the_model_sees_is_learned_from(new_run, kind):
         seen = {key: each[:1] for key, each in episode.observations.items()}
         right.append(policy.act(seen, [episode.instruction], greedy=True)[0, 0] * episode.actions[0] > 0)
     assert np.mean(right, axis=0).min() > 0.85
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        (None, (1 - 0.485) / 0.229),
+        ({"image_mean": [0.5, 0, 0], "image_std": [0.25, 1, 1]}, 2.0),
+        ({"image_mean": [0.5, 0, 0], "image_std": [0.25, 1, 1], "do_normalize": False}, 1.0),
+    ],
+)
+def test_pictures_are_scaled_as_the_folder_says(tmp_path, told, wanted):
+    if told is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(told))
+    white = torch.full((1, 2, 3, 3), 255, dtype=torch.uint8)
+    seen = Scaling(tmp_path)(white, (4, 6))
+    assert seen.shape == (1, 3, 4, 6) and torch.allclose(seen[0, 0], torch.tensor(wanted))
+
+
+def test_a_dinov2_sees_a_picture_in_its_own_shape(tmp_path):
+    """Of as few patches as tell places apart, and not the 5 x 5 that it was trained on."""
+    encoder = PictureEncoder(Pretrained({"vision": describe(tiny_models.dinov2(tmp_path / "model"))}), 12, 24)
+    assert encoder.size == (32, 64) and encoder.cells == (8, 16)
+    pictures = torch.randint(256, (3, 12, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with torch.no_grad():
+        tokens = encoder.model(pixel_values=encoder.scaling(pictures, (32, 64))).last_hidden_state[:, 1:]
+        seen = encoder(pictures)
+    assert torch.equal(seen[:, :, 3, 11], tokens[:, 3 * 16 + 11])
 
 
 def test_a_frozen_map_moves_as_its_picture_would(folders):

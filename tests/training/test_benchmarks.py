@@ -11,9 +11,10 @@ import mujoco
 import numpy as np
 import pytest
 
-from robots.embodiments import EMBODIMENTS
+from robots.demonstrators import collect_demonstrations
+from robots.embodiments import EMBODIMENTS, STATE
 from robots.tasks import TASKS, InstructionError, get_task
-from robots.worlds import WORLDS
+from robots.worlds import WORLDS, make_world
 from robots.worlds.language_table import PLACES
 from robots.worlds.language_table.physics import LanguageTable
 from tests.training import tiny_models
@@ -36,6 +37,7 @@ from training.benchmarks import (
     so101_pick,
     table,
     throughput,
+    touching,
     transfer,
     two_stage_pipeline,
 )
@@ -244,14 +246,13 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(so101_pick, "ATTEMPTS", {"state": 4, "cameras": 2})
     monkeypatch.setattr(so101_pick, "PRACTICE", 9)
     monkeypatch.setattr(so101_pick, "limit", lambda families: 8)
-    for name in ("DEMONSTRATIONS", "ATTEMPTS"):
-        monkeypatch.setattr(backbone, name, {"words": 12, "pictures": 4})
+    monkeypatch.setattr(backbone, "DEMONSTRATIONS", {"words": (12,), "pictures": (4, 5)})
+    monkeypatch.setattr(backbone, "ATTEMPTS", {"words": 12, "pictures": 4})
     monkeypatch.setattr(backbone, "PRACTICE", 9)
     monkeypatch.setattr(backbone, "SENTENCES", 20)
     monkeypatch.setattr(backbone, "TIME_LIMIT_STEPS", 8)
-    monkeypatch.setattr(backbone, "picture_limit", lambda: 8)
-    tiny = {"all-MiniLM-L6-v2": tiny_models.bert}
-    monkeypatch.setenv("FLEETUI_VISION_MODEL", str(tiny_models.siglip(tmp_path / "vision")))
+    monkeypatch.delenv("FLEETUI_VISION_MODEL", raising=False)
+    tiny = {"all-MiniLM-L6-v2": tiny_models.bert, "dinov2-small-focus": tiny_models.dinov2}
     monkeypatch.setattr(
         backbone, "write_model", lambda package, into: SimpleNamespace(path=tiny[package.folder](into / package.folder))
     )
@@ -259,8 +260,8 @@ def small(monkeypatch, tmp_path):
     for name, few in (("DEMONSTRATIONS", 3), ("PRACTICE", 2), ("ATTEMPTS", 2)):
         monkeypatch.setattr(aloha, name, few)
     monkeypatch.setattr(aloha, "limit", lambda: 10)
-    for registry in (WORLDS, EMBODIMENTS, TASKS):  # which it adds its own world to
-        for name in ("aloha", "aloha_cameras"):
+    for registry in (WORLDS, EMBODIMENTS, TASKS):  # which they add their own worlds to
+        for name in ("aloha", "aloha_cameras", "so101_touch"):
             monkeypatch.setitem(registry, name, None)
             del registry[name]
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
@@ -303,6 +304,11 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
         assert {"env", "batched", "loader", "loader-cameras", "pictures"} <= {row["setting"] for row in rows}
         assert all(row["share"] > 0 for row in rows if row["setting"] != "pictures")
         assert 0.1 < result["summary"]["pictures_peak_gib"] < 4, "of a process that holds torch and little else"
+    if name == "backbone":
+        gains = {f"pictures-{arm}-{count}" for arm in ("own", "pretrained") for count in (4, 5)}
+        assert {row["setting"] for row in rows if row["setting"].startswith("pictures")} == gains
+        assert {"words-own-sft", "words-pretrained-practice"} <= {row["setting"] for row in rows}
+        assert {"vision_gain", "held_out_wordings_gain", "practice_gain_scratch"} <= set(result["summary"])
     if name == "gpu":
         figures = {"mfu", "sft_steps_per_s", "env_steps_per_s", "policy_p95_ms"}
         assert set(result["summary"]) == {"device", "settings", *figures} and result["summary"]["device"] == "cpu"
@@ -331,6 +337,37 @@ def test_updates_are_timed_from_after_the_first_ones(tmp_path):
         ]
     )
     assert gpu.updates_per_s(run, warm_up=8) == pytest.approx(2.0)
+
+
+def test_a_vision_model_named_by_hand_leaves_words_out(monkeypatch):
+    monkeypatch.setattr(backbone, "write_model", lambda package, into: SimpleNamespace(path=package.folder))
+    monkeypatch.setattr(backbone, "by_words", lambda path, seed, model, report: [model])
+    monkeypatch.setattr(backbone, "by_pictures", lambda path, seed, model, report: [model])
+    monkeypatch.delenv("FLEETUI_VISION_MODEL", raising=False)
+    assert backbone.run(0, lambda *_: None) == ["all-MiniLM-L6-v2", "dinov2-small-focus"]
+    monkeypatch.setenv("FLEETUI_VISION_MODEL", "mine")
+    assert backbone.run(0, lambda *_: None) == ["mine"]
+
+
+def test_what_touches_a_cube_sees_where_it_is_and_is_not_told(monkeypatch):
+    """What demonstrates reaches the cube that the words name, and no place of a cube is among the numbers."""
+    for registry in (WORLDS, EMBODIMENTS, TASKS):
+        monkeypatch.setitem(registry, "so101_touch", None)
+        del registry["so101_touch"]
+    shown = collect_demonstrations([touching.ready()], 6, 0)
+    assert touching.ready() == "so101_touch", "a second time it is there"
+    assert {episode.instruction.split()[-2] for episode in shown} <= {"red", "green", "blue"}
+    for episode in shown:
+        assert episode.true_success and 1 < episode.steps <= touching.LIMIT
+        pictures = episode.observations["observation.images.front"]
+        assert set(episode.observations) == {STATE, "observation.images.front"}
+        assert pictures.shape == (episode.steps + 1, 64, 64, 3) and np.ptp(pictures, axis=0).any()
+    world = make_world("so101_touch", 0)
+    hand = np.array(world.layout().hand[:3])
+    for name, cube in world.layout().cubes.items():
+        near = bool(np.linalg.norm(hand - cube[:3]) < touching.NEAR)
+        assert world.true_success(get_task("so101_touch").parse(f"touch the {name}")) == near
+    world.close()
 
 
 def test_sentences_are_said_in_other_words_and_mean_the_same():

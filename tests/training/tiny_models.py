@@ -7,6 +7,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
     BertConfig,
     BertModel,
+    Dinov2Config,
+    Dinov2Model,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -75,6 +77,14 @@ READS = {
 def siglip(folder):
     reads = {"vocab_size": 64, "max_position_embeddings": 64, **{each: SEES[each] for each in list(SEES)[:4]}}
     SiglipModel(SiglipConfig(vision_config=SEES, text_config=reads)).save_pretrained(folder)
+
+
+@seeded
+def dinov2(folder):
+    sizes = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 20, "patch_size": 4}
+    model = Dinov2Model(Dinov2Config(**sizes))
+    model.embeddings.mask_token.data.zero_()
+    model.save_pretrained(folder)
 
 
 @seeded

@@ -3,12 +3,13 @@
 words     the table of language-table; words are read by all-MiniLM-L6-v2, or learned from the demonstrations alone.
           Success and understanding on sentences as in the demonstrations; with wordings that no demonstration and no
           held-out grammar has; with names of objects that none has; with both
-pictures  the arm by two cameras; they are seen by the model folder that FLEETUI_VISION_MODEL names (left out without),
-          or by an encoder that learns with the policy
+pictures  an arm touches the one cube on its table (touching.py); the picture is seen by a DINOv2, or by an encoder that
+          learns with the policy
 
-Both pretrained models stay as they are (heads). The synonyms and wordings are below; nothing is trained on them. How
-near a word counts as to a name was chosen while looking at these synonyms (of four ways that differed by .1), so that
-the figure for names is a little too good.
+FLEETUI_VISION_MODEL names a model folder that sees in the DINOv2's place; words, for which it changes nothing, are left
+out then. All pretrained models stay as they are (heads). The synonyms and wordings are below; nothing is trained on
+them. How near a word counts as to a name was chosen while looking at these synonyms (of four ways that differed by .1),
+so that the figure for names is a little too good.
 """
 
 import os
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from robots.tasks import get_task
 from robots.worlds.language_table import BLOCKS, TIME_LIMIT_STEPS
-from training.benchmarks import Report, Row, difference
+from training.benchmarks import Report, Row, difference, touching
 from training.benchmarks.two_stage_pipeline import (
     TASKS,
     Stage1,
@@ -37,11 +38,10 @@ from training.benchmarks.two_stage_pipeline import (
 from training.checkpoints import Policy
 from training.packaged_models import PACKAGES, write_model
 
-DEMONSTRATIONS = {"words": 40, "pictures": 100}
+DEMONSTRATIONS = {"words": (40,), "pictures": (40, 80)}  # SFT on so many each
 PRACTICE = 200
 ATTEMPTS = {"words": 200, "pictures": 100}  # a figure
 SENTENCES = 400  # of which is asked whether they are understood
-PICTURE_TASKS = ("camera_so101_pick",)
 PICTURE_SFT: dict[str, Any] = {"action_bins": 21, "chunk": 4, "executed": 4}
 SYNONYMS = {
     "red": ("crimson", "scarlet"),
@@ -108,45 +108,62 @@ class Reworded(Policy):
 
 def run(seed: int, report: Report) -> list[Row]:
     torch.set_num_threads(1)
+    vision = os.environ.get("FLEETUI_VISION_MODEL")
     with folder() as path:
+        if vision:
+            return by_pictures(path, seed, vision, report)
         models = {package.folder: str(write_model(package, path / "packaged").path) for package in PACKAGES}
-        report(0.02, "demonstrations")
-        arms: dict[str, dict[str, Any]] = {"own": {}, "pretrained": {"text_encoder": models["all-MiniLM-L6-v2"]}}
-        data = demonstrations(seed, DEMONSTRATIONS["words"], lambda *_: None, 0)
-        rows = []
-        for number, (arm, settings) in enumerate(arms.items()):
-            report(0.05 + 0.2 * number, f"words, {arm}")
-            begin = stage1(path / f"words-{arm}", data, seed, **settings)
-            rows.append(words_row(f"words-{arm}-sft", begin.policy, seed, begin, begin.wall_s))
-            report(0.15 + 0.2 * number, f"words, {arm}: practice")
-            rows.append(practised("words", arm, path, begin, seed, TASKS, TIME_LIMIT_STEPS))
-        if not (vision := os.environ.get("FLEETUI_VISION_MODEL")):
-            return rows
-        arms = {"own": {}, "pretrained": {"vision_encoder": vision}}
-        report(0.45, "demonstrations with pictures")
-        data = demonstrations(seed, DEMONSTRATIONS["pictures"], lambda *_: None, 0, PICTURE_TASKS)
-        for number, (arm, settings) in enumerate(arms.items()):
-            report(0.55 + 0.2 * number, f"pictures, {arm}")
-            begin = stage1(path / f"pictures-{arm}", data, seed, **PICTURE_SFT | settings)
-            rows.append(pictures_row(f"pictures-{arm}-sft", begin.policy, seed, begin, begin.wall_s))
-            report(0.65 + 0.2 * number, f"pictures, {arm}: practice")
-            rows.append(practised("pictures", arm, path, begin, seed, PICTURE_TASKS, picture_limit()))
+        rows = by_words(path, seed, models["all-MiniLM-L6-v2"], report)
+        return rows + by_pictures(path, seed, models["dinov2-small-focus"], report)
+
+
+def by_words(path: Path, seed: int, model: str, report: Report) -> list[Row]:
+    """The rows of both ways to read words."""
+    report(0.02, "demonstrations")
+    (count,) = DEMONSTRATIONS["words"]
+    data = demonstrations(seed, count, lambda *_: None, 0)
+    rows = []
+    arms: dict[str, dict[str, Any]] = {"own": {}, "pretrained": {"text_encoder": model}}
+    for number, (arm, settings) in enumerate(arms.items()):
+        report(0.05 + 0.3 * number, f"words, {arm}")
+        begin = stage1(path / f"words-{arm}", data, seed, **settings)
+        rows.append(words_row(f"words-{arm}-sft", begin.policy, seed, begin, begin.wall_s))
+        report(0.2 + 0.3 * number, f"words, {arm}: practice")
+        rows.append(practised(arm, path, begin, seed))
     return rows
 
 
-def picture_limit() -> int:
-    """Steps of an attempt."""
-    return get_task(PICTURE_TASKS[0]).time_limit_steps
+def by_pictures(path: Path, seed: int, model: str, report: Report) -> list[Row]:
+    """The rows of both ways to see, after SFT on the first of the same demonstrations."""
+    report(0.65, "demonstrations with pictures")
+    tasks = (touching.ready(),)
+    data = demonstrations(seed, max(DEMONSTRATIONS["pictures"]), lambda *_: None, 0, tasks)
+    rows = []
+    arms: dict[str, dict[str, Any]] = {"own": {}, "pretrained": {"vision_encoder": model}}
+    for number, (arm, settings) in enumerate(arms.items()):
+        for count in DEMONSTRATIONS["pictures"]:
+            setting = f"pictures-{arm}-{count}"
+            report(0.7 + 0.15 * number, f"pictures, {arm}, {count} demonstrations")
+            begin = stage1(path / setting, data[:count], seed, **PICTURE_SFT | settings)
+            result = success(begin.policy, seed, touching.LIMIT, tasks, ATTEMPTS["pictures"])
+            rows.append(
+                {
+                    "setting": setting,
+                    "demonstrations": count,
+                    "success": result.rate,
+                    "steps_to_success": result.steps_to_success,
+                    "wall_s": round(begin.wall_s, 1),
+                }
+            )
+    return rows
 
 
-def practised(part: str, arm: str, path: Path, begin: Stage1, seed: int, tasks: Sequence[str], limit: int) -> Row:
+def practised(arm: str, path: Path, begin: Stage1, seed: int) -> Row:
     """The row of the last version that practice made."""
-    rules: dict[str, Any] = {"rules": {}} if part == "pictures" else {}
-    after = stage2(path / f"{part}-{arm}-practice", begin, seed, PRACTICE, limit, tasks, **rules)
+    after = stage2(path / f"words-{arm}-practice", begin, seed, PRACTICE, TIME_LIMIT_STEPS, TASKS)
     episodes, policy = after.within(PRACTICE)
-    row = words_row if part == "words" else pictures_row
-    wall_s = begin.wall_s + after.wall_s
-    return row(f"{part}-{arm}-practice", policy, seed, begin, wall_s) | {"practice_episodes": episodes}
+    row = words_row(f"words-{arm}-practice", policy, seed, begin, begin.wall_s + after.wall_s)
+    return row | {"practice_episodes": episodes}
 
 
 def words_row(setting: str, policy: Policy, seed: int, begin: Stage1, wall_s: float) -> Row:
@@ -173,26 +190,19 @@ def understood(policy: Policy, seed: int) -> float:
     return float(np.mean(source & right & ((aim < count) | near)))
 
 
-def pictures_row(setting: str, policy: Policy, seed: int, begin: Stage1, wall_s: float) -> Row:
-    """Success by pictures."""
-    result = success(policy, seed, picture_limit(), PICTURE_TASKS, ATTEMPTS["pictures"])
-    return {
-        "setting": setting,
-        "demonstrations": begin.count,
-        "success": result.rate,
-        "steps_to_success": result.steps_to_success,
-        "wall_s": round(wall_s, 1),
-    }
-
-
 def summarise(rows: list[Row]) -> dict[str, Any]:
     def mean(setting: str, other: str, figure: str) -> float | None:
         found = difference(rows, setting, other, figure)
         return None if found is None else found["mean"]
 
+    seen = {
+        count: difference(rows, f"pictures-pretrained-{count}", f"pictures-own-{count}", "success")
+        for count in DEMONSTRATIONS["pictures"]
+    }
+    gains = [found["mean"] for found in seen.values() if found is not None]
     return {
         "held_out_wordings_gain": mean("words-pretrained-sft", "words-own-sft", "success_new_both"),
-        "vision_gain": mean("pictures-pretrained-sft", "pictures-own-sft", "success"),
+        "vision_gain": sum(gains) / len(gains) if gains else None,
         "practice_gain_pretrained": mean("words-pretrained-practice", "words-pretrained-sft", "success_as_shown"),
         "practice_gain_scratch": mean("words-own-practice", "words-own-sft", "success_as_shown"),
         **{
@@ -201,11 +211,5 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
             )
             for kind in KINDS
         },
-        "pictures: pretrained minus own": difference(rows, "pictures-pretrained-sft", "pictures-own-sft", "success"),
-        **{
-            f"pictures, {arm}: practice minus sft": difference(
-                rows, f"pictures-{arm}-practice", f"pictures-{arm}-sft", "success"
-            )
-            for arm in ("pretrained", "own")
-        },
+        **{f"pictures, {count} demonstrations: pretrained minus own": found for count, found in seen.items()},
     }

@@ -25,6 +25,7 @@ from training.benchmarks.two_stage_pipeline import (
     Stage1,
     Stage2,
     evaluation_seed,
+    script_row,
     stage1,
     stage2,
     success,
@@ -88,19 +89,9 @@ class Regimes:
         self, setting: str, regime: str, begin: Stage1, after: Stage2, count: int, policy: Policy, seed: int
     ) -> Row:
         """Of one version of a practice run, which `count` practice episodes made."""
-        practice = after.practice()[:count]
-        detected = [episode for episode in practice if episode.detected_success]
-        return self.judged(
-            setting,
-            regime,
-            policy,
-            seed,
-            begin.wall_s + after.wall_s * count / max(1, after.versions[-1][0]),
-            demonstrations=begin.count,
-            practice_episodes=count,
-            resets_per_100=100 * sum(each.ending == "needs_reset" for each in practice) / max(1, count),
-            false_detections=float(np.mean([not each.true_success for each in detected])) if detected else None,
-        )
+        wall_s = begin.wall_s + after.wall_s * count / max(1, after.versions[-1][0])
+        figures = {"demonstrations": begin.count} | after.figures(count)
+        return self.judged(setting, regime, policy, seed, wall_s, **figures)
 
     def judged(self, setting: str, regime: str, policy: Policy, seed: int, wall_s: float, **figures: Any) -> Row:
         """A policy's row: its success without a fence, and behind one where that is asked for."""
@@ -167,12 +158,4 @@ def demonstrator(seed: int, name: str = "block2block") -> Row:
         world.reset(rng)
         instruction = task.sample(rng, world.objects_in_play())
         attempts.append(demonstrate(world, instruction, rng, time_limit=task.time_limit_steps))
-    reached = [episode.steps for episode in attempts if episode.true_success]
-    return {
-        "setting": "demonstrator",
-        "time_limit": task.time_limit_steps,
-        "success": len(reached) / len(attempts),
-        "steps_to_success": float(np.mean(reached)) if reached else None,
-        "falls_per_100": 100 * float(np.mean([episode.ending == "needs_reset" for episode in attempts])),
-        "wall_s": round(time.monotonic() - started, 1),
-    }
+    return script_row(attempts, task.time_limit_steps, time.monotonic() - started)

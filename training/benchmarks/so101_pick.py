@@ -5,20 +5,17 @@ that practice needs nobody. A policy answers chunks of four actions and executes
 action at a time it hesitates above a cube, as demonstrators pause there.
 """
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from robots.tasks import get_task
-from robots.worlds import WORLDS, make_world
 from training.benchmarks import Report, Row, mean_of, minus
 from training.benchmarks.two_stage_pipeline import (
     Stage1,
     demonstrations,
-    evaluation_seed,
+    demonstrator,
     folder,
     stage1,
     stage2,
@@ -36,7 +33,7 @@ RULES = {"after_failure": FAMILIES[0]}  # where no cube is left in a bin, one is
 
 def run(seed: int, report: Report) -> list[Row]:
     torch.set_num_threads(1)
-    rows = [demonstrator(seed)]
+    rows = [demonstrator(seed, ATTEMPTS["state"], limit(FAMILIES), FAMILIES)]
     for number, (senses, count) in enumerate(DEMONSTRATIONS.items()):
         families = [name if senses == "state" else f"camera_{name}" for name in FAMILIES]
         begun = 0.05 + 0.45 * number
@@ -50,14 +47,8 @@ def run(seed: int, report: Report) -> list[Row]:
             rules = {name: families[FAMILIES.index(other)] for name, other in RULES.items()}
             after = stage2(path / "practice", before, seed, PRACTICE, limit(families), families, rules=rules)
             practised, policy = after.within(PRACTICE)
-            episodes = after.practice()[:practised]
-            detected = [episode for episode in episodes if episode.detected_success]
-            figures = {
-                "practice_episodes": practised,
-                "resets_per_100": 100 * sum(each.ending == "needs_reset" for each in episodes) / max(1, practised),
-                "false_detections": float(np.mean([not each.true_success for each in detected])) if detected else None,
-            }
             wall_s = before.wall_s + after.wall_s
+            figures = after.figures(practised)
             rows.append(judged(f"{senses}-practice", policy, families, seed, before, wall_s, **figures))
     return rows
 
@@ -80,28 +71,6 @@ def judged(
         "success": result.rate,
         "steps_to_success": result.steps_to_success,
         "wall_s": round(wall_s, 1),
-    }
-
-
-def demonstrator(seed: int) -> Row:
-    """The scripted one, from the starts that judge policies."""
-    started, world, spec = time.monotonic(), make_world(FAMILIES[0], 0), WORLDS[FAMILIES[0]]
-    attempts = []
-    for number in range(ATTEMPTS["state"]):
-        task = get_task(FAMILIES[number % len(FAMILIES)])
-        rng = np.random.default_rng([evaluation_seed(seed), number])
-        world.reset(rng)
-        instruction = task.sample(rng, world.objects_in_play())
-        if spec.demonstrate is not None:
-            attempts.append(spec.demonstrate(world, instruction, rng, seed))
-    world.close()
-    reached = [episode.steps for episode in attempts if episode.true_success]
-    return {
-        "setting": "demonstrator",
-        "time_limit": limit(FAMILIES),
-        "success": len(reached) / len(attempts),
-        "steps_to_success": float(np.mean(reached)) if reached else None,
-        "wall_s": round(time.monotonic() - started, 1),
     }
 
 

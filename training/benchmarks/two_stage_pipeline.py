@@ -13,8 +13,9 @@ import numpy as np
 from robots.demonstrators import collect_demonstrations
 from robots.episodes import Episode, read_episodes, write_episodes
 from robots.tasks import InstructionError, get_task
+from robots.worlds import WORLDS, make_world
 from robots.worlds.language_table import BLOCKS, PLACES
-from training.benchmarks import Report
+from training.benchmarks import Report, Row
 from training.checkpoints import Policy, RewardModel
 from training.evaluation import Evaluation, evaluate
 from training.local_practice import LocalStations
@@ -62,6 +63,38 @@ def success(
 def evaluation_seed(seed: int) -> int:
     """Of a benchmark's seed: starts that nothing else has seen."""
     return 7_000_000 + 10_000 * seed
+
+
+def demonstrator(seed: int, attempts: int, time_limit: int, task_names: Sequence[str]) -> Row:
+    """The row of the script that demonstrates in the tasks' world, with all that it does badly, from the starts that
+    judge policies.
+    """
+    tasks = [get_task(name) for name in task_names]
+    world, demonstrate = make_world(tasks[0].world, 0), WORLDS[tasks[0].world].demonstrate
+    if demonstrate is None:
+        raise ValueError(f"{tasks[0].world} has no demonstrator.")
+    started, episodes = time.monotonic(), list[Episode]()
+    for number in range(attempts):
+        rng = np.random.default_rng([evaluation_seed(seed), number])
+        world.reset(rng)
+        instruction = tasks[number % len(tasks)].sample(rng, world.objects_in_play())
+        episodes.append(demonstrate(world, instruction, rng, seed))
+    world.close()
+    return script_row(episodes, time_limit, time.monotonic() - started)
+
+
+def script_row(attempts: Sequence[Episode], time_limit: int, seconds: float) -> Row:
+    """Of a script's attempts, which took so long."""
+    reached = [episode.steps for episode in attempts if episode.true_success]
+    return {
+        "setting": "demonstrator",
+        "time_limit": time_limit,
+        "success": len(reached) / len(attempts),
+        "steps_to_success": float(np.mean(reached)) if reached else None,
+        "falls_per_100": 100 * float(np.mean([episode.ending == "needs_reset" for episode in attempts])),
+        "env_steps_per_s": sum(episode.steps for episode in attempts) / seconds,
+        "wall_s": round(seconds, 1),
+    }
 
 
 def picked(text: str) -> np.ndarray:
@@ -138,6 +171,19 @@ class Stage2:
             return (sum(mine) + 1) / (len(mine) + 2)  # so that two of two are not more than nine of ten
 
         return max(self.versions[:-1], key=share)
+
+    def figures(self, count: int) -> Row:
+        """Of the first so many practice episodes: how many needed a person's reset, were called a success, and were
+        none.
+        """
+        episodes = self.practice()[:count]
+        detected = [episode for episode in episodes if episode.detected_success]
+        return {
+            "practice_episodes": count,
+            "resets_per_100": 100 * sum(each.ending == "needs_reset" for each in episodes) / max(1, count),
+            "detected": len(detected) / max(1, count),
+            "false_detections": float(np.mean([not each.true_success for each in detected])) if detected else None,
+        }
 
     def practice(self) -> list[Episode]:
         """The episodes of the run, in the order in which they were handed in."""

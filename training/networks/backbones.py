@@ -33,6 +33,7 @@ SHORTEST_SIDE = 144  # pixels, to which smaller pictures are enlarged for a netw
 FEWEST_CELLS = 8  # along the shorter side of a map of features: the deepest map that has as many is taken
 # Pictures: all that a model makes of them on its way lies in memory. A card is busy with no fewer.
 AT_ONCE, AT_ONCE_ON_A_CARD = 32, 256
+ANY_NUMBER_OF_PATCHES = ("dinov2",)  # models of patches whose positions are interpolated to a picture's shape
 MOST_NUMBERS = 2**15  # of a map, which is kept for each frame: larger ones are averaged
 MOST_CELLS, ENOUGH_CELLS = 16, 4  # along each side
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # where a folder doesn't say how pictures are scaled
@@ -227,6 +228,8 @@ class Scaling:
         if (folder / "preprocessor_config.json").is_file():
             told = json.loads((folder / "preprocessor_config.json").read_text())
         mean, deviation = told.get("image_mean") or IMAGENET[0], told.get("image_std") or IMAGENET[1]
+        if told.get("do_normalize") is False:  # from 0 to 1, whatever stands beside it
+            mean, deviation = (0.0,) * 3, (1.0,) * 3
         self.mean, self.deviation = (torch.tensor(each).view(1, 3, 1, 1) for each in (mean, deviation))
 
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
@@ -244,6 +247,19 @@ def _side(config: Any) -> int | None:
     return size[0] if isinstance(size, (list, tuple)) else size
 
 
+def _size(config: Any, height: int, width: int) -> tuple[int, int]:
+    """To which a model's pictures are scaled. It takes their shape where it can, and no more than it needs to tell
+    FEWEST_CELLS places apart along the shorter side: a picture of twice the side costs four times as much.
+    """
+    if config.model_type in ANY_NUMBER_OF_PATCHES:
+        cells = FEWEST_CELLS / min(height, width)
+        return round(height * cells) * config.patch_size, round(width * cells) * config.patch_size
+    if side := _side(config):
+        return side, side
+    enlarged = max(1.0, SHORTEST_SIDE / min(height, width))
+    return round(height * enlarged), round(width * enlarged)
+
+
 class PictureEncoder(Backbone):
     """Pictures -> a map of features each: patches of a transformer, or a deep layer of a network of convolutions."""
 
@@ -253,9 +269,7 @@ class PictureEncoder(Backbone):
         model = model_of(pretrained, "vision")
         super().__init__(model, pretrained, tower="vision_model")
         self.scaling = Scaling(folder.path)
-        side = _side(self.model.config)
-        enlarged = max(1.0, SHORTEST_SIDE / min(height, width))
-        self.size = (side, side) if side else (round(height * enlarged), round(width * enlarged))
+        self.size = _size(self.model.config, height, width)
         self.layer: int | None = None
         with torch.no_grad():
             self.layer, shape = self._choose(torch.zeros(1, 3, *self.size, device=self.device))
@@ -276,8 +290,8 @@ class PictureEncoder(Backbone):
 
     def _patches(self, made: Tensor) -> Tensor:
         """[n, patches, C], perhaps with other tokens before them -> [n, C, h, w]"""
-        side = int(made.shape[1] ** 0.5)
-        return made[:, made.shape[1] - side**2 :].transpose(1, 2).unflatten(2, (side, side))
+        rows, columns = (side // self.model.config.patch_size for side in self.size)
+        return made[:, made.shape[1] - rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """uint8 [n, H, W, 3] -> [n, C, h, w]"""

@@ -136,7 +136,7 @@ class Network(nn.Module):
         sizes = [embodiment.observation[key].size for key in self.vectors]
         encoder = TextEncoder(pretrained) if "text" in models else None
         table = bool(embodiment.overhead) or embodiment.object_features == OBJECT_FEATURES
-        if not cameras or embodiment.overhead:
+        if not embodiment.suits_vision_models:
             for kind in sorted({"vision", "vision_language"} & set(models)):
                 raise ModelFolderError(
                     f"{embodiment.name} has no camera of its own for {models[kind].name} to see by; leave that model "

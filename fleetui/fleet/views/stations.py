@@ -1,6 +1,7 @@
 """Stations: the page of one, its settings, upkeep and token; the list of all; a new one."""
 
 import json
+import os
 import shlex
 from datetime import timedelta
 from typing import Any
@@ -23,6 +24,7 @@ from fleetui.fleet.templatetags.fleet_words import words
 from fleetui.fleet.views.pages import add_refusal, page, render_page, saying_refusals
 from robots.embodiments import EMBODIMENTS
 from robots.rules import SPEEDS
+from robots.worlds import find_worlds
 
 # Long enough to carry a token to the robot; a reload or a lost page must not lose it before.
 TOKEN_SHOWN_FOR = timedelta(minutes=10)
@@ -243,9 +245,12 @@ def start_command(station: Station, token: str, server: str) -> str:
         return f"FLEET_SERVER={server} FLEET_TOKEN={token} python my_robot.py"
     file = f"{station.slug}.json"
     row = {"station": station.slug, "token": token, "world": station.world, "seed": station.seed}
+    named = os.environ.get("FLEETUI_WORLDS")  # whose worlds are known only to programs that are told of the file
+    built_in = {each.embodiment.name for each in find_worlds()}
+    worlds = f"FLEETUI_WORLDS={shlex.quote(named)} " if named and station.world not in built_in else ""
     return (
         f"(umask 077; echo {shlex.quote(json.dumps([row]))} > {file}) && "
-        f".venv/bin/python -m training practise --server {server} --tokens {file}"
+        f"{worlds}.venv/bin/python -m training practise --server {server} --tokens {file}"
     )
 
 

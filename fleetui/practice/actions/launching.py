@@ -11,7 +11,7 @@ from fleetui.fleet.actions.labs import lock_queue
 from fleetui.fleet.bodies import what_changed
 from fleetui.fleet.models import AssignedStation, Assignment, Lab, Station, Task
 from fleetui.learning import actions as learning
-from fleetui.learning import selectors
+from fleetui.learning import pretrained, selectors
 from fleetui.learning.models import Dataset, Run
 from fleetui.practice.actions.assignments import assign_task, start_assignment
 from training.methods.registry import Method, method_of
@@ -48,6 +48,7 @@ def launch_run(
     checked = learning.read_recipe(lab=lab, kind=kind, recipe=recipe)
     sources: learning.Sources = {"dataset": dataset, "corrections": corrections, "parent": parent}
     problems = learning.source_problems(lab=lab, method=method, **sources)
+    problems |= pretrained.sight_problems(lab, checked.to_json(), dataset.body if dataset else {})
     if problem := selectors.queue_problem(queue):
         problems["queue"] = problem
     if method.practises:

@@ -74,8 +74,8 @@ function render() {
   const advice = { needs_person: words, stopped: words,
     overridden: live.holds(slug) || data.holder ? null
       : words || "Nobody drives it now. Take over, or hand it back to the policy.",
-    offline: "Its program is not connected. Simulated stations start with the fleet, "
-      + "a real one with its own program." }[state];
+    offline: "Its program is not connected. The first simulated stations start with the fleet, any other by the "
+      + "command that its token came with; a new token shows it again." }[state];
   needs.hidden = advice === undefined || advice === null;
   needs.dataset.state = state;
   setText(field("need"), data.reason || stateWord(state));
