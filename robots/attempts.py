@@ -381,6 +381,8 @@ class Attempts:
         told = self.driver.sensed(recording.instruction)
         told.pop("success", None)
         labels = {name: label(value, "sensor", recording.steps) for name, value in told.items()}
+        if recording.actor == "policy" and (marks := self.memory.get("marks")):
+            labels["keypoints"] = label(marks["points"], marks["source"], 0)
         if ending == "detected_success":
             labels["success"] = label(1.0, recording.rules.success_by or "classifier", recording.steps)
         return labels

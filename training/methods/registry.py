@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from training.recipes import ImproveRecipe, Recipe, RecipeError, SACRecipe, SFTRecipe
+from training.recipes import ImproveRecipe, KAGIRecipe, Recipe, RecipeError, SACRecipe, SFTRecipe
 
 NEEDS = ("dataset", "parent", "stations")
 ROLES = ("policy", "reward_model")
@@ -211,6 +211,18 @@ BUILT_IN = (
         roles=("policy",),
         curves=(PRACTICE, CRITICS),
         main_fields=OFF_POLICY_FIELDS,
+        grows_with="max_steps",
+    ),
+    Method(
+        recipe=KAGIRecipe,
+        entry="training.methods.kagi:kagi",
+        title="Along keypoints (KAGI)",
+        words="keypoint-guided practice",
+        summary="Actor and critics, rewarded along keypoints that are proposed when an attempt begins.",
+        needs=("parent", "stations"),
+        roles=("policy",),
+        curves=(PRACTICE, CRITICS),
+        main_fields=("proposer", *OFF_POLICY_FIELDS),
         grows_with="max_steps",
     ),
 )
