@@ -610,6 +610,7 @@ class KAGIRecipe(ActorCriticRecipe):
     dense: float = setting(
         0.5, "Dense reward", "What one half of a table's width nearer along the keypoints counts.", 0.0, 100.0
     )
+    success: float = setting(1.0, "Success", "The reward of the step that reaches what was asked for.", 0.0, 100.0)
     cost: float = setting(0.01, "Cost of a step", "It is subtracted with each step that is no success.", 0.0, 1.0)
 
     KIND: ClassVar[str] = "kagi"

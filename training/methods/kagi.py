@@ -53,8 +53,8 @@ class KAGI(ActorCriticLearner):
             seen = rows_of(episode.observations, slice(steps + 1))
             phi = potential(self.policy.embodiment, seen, points)
             rewards = dense_rewards(phi, self.settings.dense, self.settings.cost)
-        if self.ended_well(episode, steps):
-            rewards[-1] = 1.0
+        if self.ended_well(episode, steps) and self.settings.success:
+            rewards[-1] = self.settings.success
         return rewards
 
     def keypoints(self, episode: Episode) -> list[Point] | None:

@@ -827,6 +827,12 @@ class TaskRow:
     # The family of which instructions are given after a failure, until one succeeds or three have failed. They can
     # spread objects that lie in each other's way. The policy must have been trained on this family too.
     after_failure: str
+    # That family is asked in turn with the task's own, after each attempt and not only after failures: what was done is
+    # undone, and practice needs no reset.
+    alternates: bool
+    # The reward model's success detector, or a sensor that the station has, such as a switch in a socket. Each episode
+    # says which.
+    success_by: str
     # For tasks whose goal changes only by a reset. A station that can reset its world does so by itself; others ask for
     # a person. A world that always needs this says so itself.
     reset_each_attempt: bool
