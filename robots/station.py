@@ -396,6 +396,8 @@ class Station:
             p_success=_rounded(p_success) if p_success is not None else None,
             distribution=[round(float(p), 4) for p in distribution] if distribution is not None else [],
             signals={name: round(told, 4) for name, told in attempts.signals.items() if math.isfinite(told)},
+            marks=marks["points"] if (marks := attempts.memory.get("marks")) and recording else [],
+            marks_by=marks["source"] if marks and recording else "",
             bin_width=loaded.bin_width if loaded else None,
             threshold=loaded.threshold if loaded else None,
             policy=loaded.checkpoint if loaded else "",

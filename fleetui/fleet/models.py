@@ -40,7 +40,7 @@ ASSIGNMENT_STATES = (
 )
 PRIORITIES = {0: "low", 1: "normal", 2: "high"}
 REPEATS = ("", "daily", "weekly")
-INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset", "relabel")
+INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset", "relabel", "keypoint")
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 NEEDS = (
     "stopped",
@@ -637,6 +637,7 @@ ACTS = (
     "reset",
     "self_reset",
     "end_episode",
+    "move_keypoint",
     "speed",
     "settings",
     "relabel",

@@ -139,6 +139,12 @@ class Card:
     p_success: float | None
     # Of the steps to go, over bins of bin_width.
     distribution: list[float] | None
+    # Keypoints of the attempt, x and y in metres on the table.
+    marks: list[list[float]]
+    # Who set them: classifier or human.
+    marks_by: str
+    # What its policy says of itself, as the method names it.
+    signals: dict[str, float]
     bin_width: float | None
     threshold: float | None
     human: bool
