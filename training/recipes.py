@@ -618,3 +618,34 @@ class KAGIRecipe(ActorCriticRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._choose(proposer=PROPOSERS)
+
+
+@dataclass(frozen=True)
+class SCVLARecipe(ActorCriticRecipe):
+    """A frozen policy with heads that foresee, and a bounded correction that is rewarded for going where they say."""
+
+    head_updates: int = setting(
+        2000, "Heads' updates", "Updates of the two heads from demonstrations, before practice.", 1, 1_000_000
+    )
+    joint: int = setting(
+        1,
+        "Train the policy along",
+        "1 = with the heads the policy learns on from demonstrations; 0 = heads alone.",
+        0,
+        1,
+    )
+    heads: float = setting(0.1, "Heads' weight", "What the heads' losses count beside imitation.", 0.0, 100.0)
+    heads_rate: float = setting(1e-3, "Heads' learning rate", "How large those updates are (AdamW).", 1e-7, 1.0)
+    correction: float = setting(
+        0.5, "Correction", "Lambda: how far an action may be corrected, as a share of its reach.", 0.0, 1.0
+    )
+    ramp_steps: int = setting(
+        2000, "Correction grows over", "Steps of practice over which it grows from 0.", 0, 1_000_000_000
+    )
+    guide: float = setting(
+        0.02, "Guide", "What a step counts that goes exactly where the policy foresees the hand.", 0.0, 100.0
+    )
+    cost: float = setting(0.01, "Cost of a step", "It is subtracted with each step.", 0.0, 1.0)
+    width: int = setting(128, "Width of the correction", "Of its layers.", 8, 8192)
+
+    KIND: ClassVar[str] = "scvla"

@@ -49,6 +49,7 @@ REGISTRY = {
     "so101-pick": "training.benchmarks.so101_pick",
     "aloha": "training.benchmarks.aloha",
     "throughput": "training.benchmarks.throughput",
+    "scvla": "training.benchmarks.scvla",
     "kagi": "training.benchmarks.kagi",
     "backbone": "training.benchmarks.backbone",
     "gpu": "training.benchmarks.gpu",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from training.recipes import ImproveRecipe, KAGIRecipe, Recipe, RecipeError, SACRecipe, SFTRecipe
+from training.recipes import ImproveRecipe, KAGIRecipe, Recipe, RecipeError, SACRecipe, SCVLARecipe, SFTRecipe
 
 NEEDS = ("dataset", "parent", "stations")
 ROLES = ("policy", "reward_model")
@@ -226,6 +226,37 @@ BUILT_IN = (
         roles=("policy",),
         curves=(PRACTICE, CRITICS),
         main_fields=OFF_POLICY_FIELDS,
+        grows_with="max_steps",
+    ),
+    Method(
+        recipe=SCVLARecipe,
+        entry="training.methods.scvla:scvla",
+        title="Correct where it goes (SC-VLA)",
+        words="correction by foresight",
+        summary="Freezes a policy that foresees where its hand will be, and learns a small correction of its actions.",
+        needs=("parent", "stations"),
+        roles=("policy",),
+        curves=(
+            PRACTICE,
+            CRITICS,
+            Curve(
+                title="Heads",
+                metric="loss",
+                x="step",
+                x_title="update",
+                y_title="squared error",
+                lines=(Line("progress", "progress"), Line("displacement", "displacement", "dash")),
+                waiting="appear with the first updates",
+                empty="it ended before the first updates",
+            ),
+        ),
+        signals=(
+            Signal("imagined_progress", "Foreseen progress", "How much of the attempt it takes to be over.", "%", 0, 1),
+            Signal("correction", "Correction", "How large it is beside the policy's own action.", "", 0.0, 2.0),
+            Signal("agreement", "Agreement", "Cosine between the last step and the way that was foreseen.", "", -1, 1),
+            Signal("correction_scale", "Lambda", "How large a correction may be now, as a share of the reach."),
+        ),
+        main_fields=("correction", "guide", *OFF_POLICY_FIELDS),
         grows_with="max_steps",
     ),
     Method(
