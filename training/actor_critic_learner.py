@@ -18,7 +18,7 @@ from training.labels import succeeded
 from training.networks.heads import GaussianHead
 from training.networks.network import Network
 from training.off_policy import Beginning, Figures, Learner
-from training.recipes import ActorCriticRecipe
+from training.recipes import DemonstratedRecipe
 from training.replay import Replay
 from training.run_dir import RunError
 
@@ -31,7 +31,7 @@ class ActorCriticLearner(Learner):
     def __init__(self, beginning: Beginning, **further: Any):
         """`further` settings of the update (actor_critic.Settings)."""
         self.beginning, self.run = beginning, beginning.run
-        assert isinstance(beginning.recipe, ActorCriticRecipe)
+        assert isinstance(beginning.recipe, DemonstratedRecipe)
         self.recipe = recipe = beginning.recipe
         self.policy: Policy = beginning.started_from
         self.network, self.origin = self.policy.network, self.policy.metadata

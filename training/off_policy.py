@@ -67,6 +67,13 @@ class Learner:
     network: nn.Module  # what acts, as it is saved
     origin: CheckpointMetadata  # what a version's file says of itself, beside its number
     offline_updates = 0  # before practice
+    reward_model: RewardModel | None = None  # what judges while its policies act, where it makes one itself
+
+    def prepare(self) -> bool:
+        """What comes before everything else and is kept in files, so that a restart finds it again. False: it was
+        cancelled.
+        """
+        return True
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -126,7 +133,7 @@ def practise_off_policy(
         if over or curve.is_past_the_peak():
             break
         if practise is not None:
-            practise(run, policy, loop.beginning.reward_model, recipe.publish_every)
+            practise(run, policy, loop.learner.reward_model or loop.beginning.reward_model, recipe.publish_every)
         if not loop.learn(policy):
             run.note("canceled", level="warning")
             return {}
@@ -182,6 +189,8 @@ class Loop:
 
     def begin(self) -> bool:
         """At version 0 after the offline updates, or where an earlier process stopped. False: it was cancelled."""
+        if not self.learner.prepare():
+            return False
         modules = {"network": self.learner.network, **self.learner.modules}
         progress = load_state(self.run.path / STATE, self.optimiser, self.generator, **modules)
         parent = self.beginning.policy

@@ -50,6 +50,8 @@ REGISTRY = {
     "aloha": "training.benchmarks.aloha",
     "throughput": "training.benchmarks.throughput",
     "scvla": "training.benchmarks.scvla",
+    "robofume": "training.benchmarks.robofume",
+    "medal": "training.benchmarks.medal",
     "kagi": "training.benchmarks.kagi",
     "backbone": "training.benchmarks.backbone",
     "gpu": "training.benchmarks.gpu",

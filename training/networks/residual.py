@@ -30,6 +30,7 @@ HAND = ("ee_x", "ee_y", "ee_z")  # what a body's proprioception calls its hand, 
 GRIPS = ("held", "gripper.pos")  # and its grip
 FAR = 10.0  # by which a way in metres is scaled for the displacement head
 LOG_DEVIATIONS = (-5.0, 1.0)
+FIRST_LOG_DEVIATION = -1.5  # before it is squashed: with 0 the first corrections were as large as the actions
 
 
 class ResidualNetwork(nn.Module):
@@ -72,6 +73,7 @@ class ResidualNetwork(nn.Module):
         with torch.no_grad():  # at first it corrects nothing on the mean
             told.weight[: self.size].zero_()
             told.bias.zero_()
+            told.bias[self.size :] = FIRST_LOG_DEVIATION
         self.residual = nn.Sequential(
             *(nn.Linear(self.read, width), nn.LayerNorm(width), nn.GELU()),
             *(nn.Linear(width, width), nn.LayerNorm(width), nn.GELU()),

@@ -58,10 +58,6 @@ GRIPPER_POCKET = replace(GRIPPER_TABLE, name="gripper_pocket")
 VERBS, HELD_OUT_VERBS = ("bring", "carry", "move", "take"), ("transport",)
 
 
-def _missing_at_goal(target: Mapping[str, str], places: Mapping[str, tuple[float, float]]) -> float:
-    return math.dist(places["puck"], places["goal"]) - PLACED
-
-
 def _missing_at_home(target: Mapping[str, str], places: Mapping[str, tuple[float, float]]) -> float:
     return math.dist(places["puck"], HOME) - HOME_RADIUS
 
@@ -77,7 +73,6 @@ def _families(world: str) -> tuple[TaskFamily, ...]:
             name=f"{prefix}place",
             title=f"{title}Place",
             description="Take the puck and bring it to the goal.",
-            missing=_missing_at_goal,
             moves=lambda target: ("puck", "goal"),
             grammar=Grammar(
                 verbs=VERBS,
