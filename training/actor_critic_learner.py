@@ -147,6 +147,40 @@ class ActorCriticLearner(Learner):
         return figures | {"cloning": self.cloning}
 
 
+def seen_of(policy: Policy, network: Network, episode: Episode, steps: int) -> Tensor:
+    """What a network's trunk and its critics read of an episode's first observations. [steps + 1, features]"""
+    perceived = policy.perceive(rows_of(episode.observations, slice(steps + 1))).clone()
+    goals = policy.goals([episode.instruction]).clone().expand(steps + 1, -1)
+    return network.features.seen_from(None, network.features.relations(perceived, goals))
+
+
+def told_of(policy: Policy, network: Network, episode: Episode, steps: int) -> Tensor:
+    """Its first actions as shares of the reach. [steps, A]"""
+    actions = torch.from_numpy(episode.actions[:steps]).to(network.device)
+    perceived = policy.perceive(rows_of(episode.observations, slice(steps))).clone()
+    return network.action_head.tokens(network.told(perceived, actions[:, None]))[:, 0]
+
+
+def chunked(
+    seen: Tensor, told: Tensor, rewards: np.ndarray, executed: int, gamma: float, ended: bool
+) -> tuple[Tensor, ...]:
+    """Steps as actor_critic.Batch has them, where `executed` actions that follow each other are one: what comes so many
+    later stands for what comes after. [T + 1, features], [T, A], [T]
+    """
+    steps, device = len(told), seen.device
+    at = torch.arange(steps)
+    counts = (steps - at).clamp(max=executed)
+    after = at + counts
+    padded = F.pad(torch.from_numpy(rewards).float(), (0, executed - 1))
+    summed = torch.stack([gamma**j * padded[j : j + steps] for j in range(executed)]).sum(0)
+    discounts = gamma ** counts.float()
+    if ended:
+        discounts = discounts * (after < steps)
+    returns = torch.from_numpy(discounted(rewards, gamma, ended)).float()
+    actions = told[(at[:, None] + torch.arange(executed)).clamp(max=steps - 1)].flatten(1)
+    return seen[:-1], seen[after], actions, summed.to(device), discounts.to(device), returns.to(device)
+
+
 def discounted(rewards: np.ndarray, gamma: float, ended: bool) -> np.ndarray:
     """The return from each step on; where nothing ended it, the last reward is taken to come again and again (Cal-QL's
     infinite tail). [T] -> [T]

@@ -132,9 +132,7 @@ def practise_off_policy(
         forget_old_checkpoints(run, loop.version, curve.points)
         if over or curve.is_past_the_peak():
             break
-        if practise is not None:
-            practise(run, policy, loop.learner.reward_model or loop.beginning.reward_model, recipe.publish_every)
-        if not loop.learn(policy):
+        if not loop.learn(policy, practise):
             run.note("canceled", level="warning")
             return {}
         countdown.tell(loop.steps)
@@ -268,14 +266,17 @@ class Loop:
             )
         return policy
 
-    def learn(self, policy: Policy) -> bool:
-        """From files as they come, until a new version is due and saved. False: it was cancelled, and whoever goes on
-        repeats what was learned since the last version.
+    def learn(self, policy: Policy, practise: Practise | None) -> bool:
+        """From files as they come, or as `practise` makes them, until a new version is due and saved. False: it was
+        cancelled, and whoever goes on repeats what was learned since the last version.
         """
+        judge = self.learner.reward_model or self.beginning.reward_model
         begun, progress = self.steps, self.progress
         figures, learned, left_out, staleness = Means(), list[Labelled](), 0, list[int]()
         episodes = list[Episode]()
-        while self.steps < begun + self.recipe.publish_every:
+        while (missing := begun + self.recipe.publish_every - self.steps) > 0:
+            if practise is not None and next(self.run.episode_files(set(progress["consumed"])), None) is None:
+                practise(self.run, policy, judge, missing)
             path = self._next_file()
             if path is None:
                 return False

@@ -630,17 +630,11 @@ class KAGIRecipe(DemonstratedRecipe):
 class SCVLARecipe(ActorCriticRecipe):
     """A frozen policy with heads that foresee, and a bounded correction that is rewarded for going where they say."""
 
-    updates_per_step: float = setting(
-        0.5, "Updates per step", "Updates for each new step of practice (the update-to-data ratio).", 0.0, 100.0
-    )
-    actor_rate: float = setting(1e-4, "Correction's learning rate", "How large its updates are (AdamW).", 1e-7, 1.0)
-    critic_rate: float = setting(3e-4, "Critics' learning rate", "How large their updates are (AdamW).", 1e-7, 1.0)
     # Without the entropy term the correction went to its ends and success fell from .58 to .18 (seed 100).
     entropy: int = setting(
         1, "Entropy", "1 = the correction is also rewarded for being random, as much as its size asks for.", 0, 1
     )
-    actor_every: int = setting(1, "Correction every", "Of so many updates of the critics one is its too.", 1, 100)
-    demonstrated: float = setting(0.0, "Demonstrated share", "Of each batch, that was demonstrated.", 0.0, 1.0)
+    demonstrated: float = setting(0.25, "Demonstrated share", "Of each batch, that was demonstrated.", 0.0, 1.0)
     head_updates: int = setting(
         2000, "Heads' updates", "Updates of the two heads from demonstrations, before practice.", 1, 1_000_000
     )

@@ -3,9 +3,9 @@ practice that only goes forward?
 
 A gripper takes a puck to a goal in a pocket, which a puck leaves only in the gripper's hold. A few demonstrations of
 the task and of bringing back; a well-trained policy of both ("bc"). Then practice of equal length without resets, but
-for one in so many steps: forward and backward in turn ("turns"), forward alone ("forward_only"); and with a reset before
-each attempt ("resets"). All are judged from true starts. Rewards are the classifiers', attempts end by the success
-detector of stage 1 or at their limit; no sensor and no true success is read.
+for one in so many steps: forward and backward in turn ("turns"), forward alone ("forward_only"); and with a reset
+before each attempt ("resets"). All are judged from true starts. Rewards are the classifiers', attempts end by the
+success detector of stage 1 or at their limit; no sensor and no true success is read.
 """
 
 import time

@@ -12,11 +12,13 @@ is evaluated, from true starts. Ours: features in place of pictures, four critic
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from robots.episodes import Episode, rows_of
+from robots.episodes import Episode
 from training.actor_critic import ActorCritic, Batch, NetworkActor, Settings
+from training.actor_critic_learner import chunked, seen_of, told_of
 from training.labels import succeeded
 from training.networks.heads import GaussianHead
 from training.networks.network import Network
@@ -91,7 +93,7 @@ class MEDAL(Learner):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """As of Learner."""
         groups = [group for phase in self.phases.values() for group in phase.actor_critic.parameter_groups]
-        classifiers = list(self.network.classifiers.parameters())
+        classifiers = [each for phase in PHASES for each in self.network.classifier(phase).parameters()]
         return [*groups, {"params": classifiers, "lr": self.recipe.classifier_rate, "weight_decay": 0.0}]
 
     @property
@@ -111,35 +113,24 @@ class MEDAL(Learner):
         phase, shown = self.phases[name], episode.purpose == "demonstration"
         if shown and not succeeded(episode):
             return True
-        seen = self._seen(phase, episode, steps)
-        told = self._told(phase, episode, steps)
+        seen = seen_of(self.policy, phase.network, episode, steps)
+        told = told_of(self.policy, phase.network, episode, steps)
         if not torch.isfinite(seen).all() or not torch.isfinite(told).all():
             return False
-        zeros = torch.zeros(steps, device=seen.device)
-        discounts = torch.full((steps,), self.recipe.gamma, device=seen.device)
-        phase.replay.add((seen[:-1], seen[1:], told, zeros, discounts, zeros), shown)
+        unrewarded = np.zeros(steps)  # what a step is worth is the classifier's word of the moment
+        phase.replay.add(chunked(seen, told, unrewarded, self.policy.executed, self.recipe.gamma, False), shown)
         phase.practised += 0 if shown else steps
         if shown and name == "forward":
             phase.positives.append(seen[-self.recipe.goal_frames :])
             # Any of its states is one that the backward policy should lead to, as the backward instruction sees it.
             back = self.phases["backward"]
-            back.positives.append(self._seen(back, replace(episode, instruction=self._back_text()), steps))
+            asked_back = replace(episode, instruction=self._back_text())
+            back.positives.append(seen_of(self.policy, back.network, asked_back, steps))
         return True
 
     def _back_text(self) -> str:
         texts = self.origin.sizes["backward_texts"]
         return str(texts[0]) if texts else ""
-
-    def _seen(self, phase: Phase, episode: Episode, steps: int) -> Tensor:
-        perceived = self.policy.perceive(rows_of(episode.observations, slice(steps + 1))).clone()
-        goals = self.policy.goals([episode.instruction]).clone().expand(steps + 1, -1)
-        features = phase.network.features
-        return features.seen_from(None, features.relations(perceived, goals))
-
-    def _told(self, phase: Phase, episode: Episode, steps: int) -> Tensor:
-        actions = torch.from_numpy(episode.actions[:steps]).to(phase.network.device)
-        perceived = self.policy.perceive(rows_of(episode.observations, slice(steps))).clone()
-        return phase.network.action_head.tokens(phase.network.told(perceived, actions[:, None]))[:, 0]
 
     def _rewarded(self, name: str, batch: Batch) -> Batch:
         """By what the classifier says now of where each step led."""

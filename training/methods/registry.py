@@ -345,7 +345,7 @@ BUILT_IN = (
             Signal(
                 "likeness",
                 "Like the demonstrations",
-                "How much what it sees is like the ends of demonstrations, or, bringing back, like any of their states.",
+                "How much it sees what ends demonstrations, or, bringing back, any of their states.",
                 "%",
                 0.0,
                 1.0,

@@ -38,10 +38,10 @@ class PhasedNetwork(nn.Module):
         if pretrained.models:
             raise ModelFolderError("Two policies in one can't stand on pretrained models; start from one without.")
         self.embodiment, self.backward, self.texts = embodiment, backward, frozenset(backward_texts)
-        self.phases = nn.ModuleDict({phase: Network(embodiment, vocabulary, **sizes) for phase in PHASES})
-        self.forward_network: Network = self.phases["forward"]  # type: ignore[assignment]
+        self.forward_network = Network(embodiment, vocabulary, **sizes)
+        self.backward_network = Network(embodiment, vocabulary, **sizes)
         features = self.forward_network.features.size
-        self.classifiers = nn.ModuleDict({phase: Classifier(features, number) for number, phase in enumerate(PHASES)})
+        self.forward_classifier, self.backward_classifier = Classifier(features, 0), Classifier(features, 1)
         self.device = self.forward_network.device
 
     @property
@@ -59,15 +59,11 @@ class PhasedNetwork(nn.Module):
 
     def of(self, phase: str) -> Network:
         """The network of a phase."""
-        found = self.phases[phase]
-        assert isinstance(found, Network)
-        return found
+        return self.forward_network if phase == "forward" else self.backward_network
 
     def classifier(self, phase: str) -> Classifier:
         """Its classifier."""
-        found = self.classifiers[phase]
-        assert isinstance(found, Classifier)
-        return found
+        return self.forward_classifier if phase == "forward" else self.backward_classifier
 
     def perceive(self, observations: Mapping[str, Tensor]) -> Tensor:
         """As of Network."""
