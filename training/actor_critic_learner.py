@@ -89,36 +89,10 @@ class ActorCriticLearner(Learner):
         return True
 
     def parts(self, episode: Episode, steps: int, rewards: np.ndarray) -> tuple[Tensor, ...]:
-        """The steps as Batch has them: what comes `executed` actions later stands for what comes after."""
-        seen, actions = self.seen(episode, steps), self.told(episode, steps)
-        m, gamma = self.policy.executed, self.recipe.gamma
-        at = torch.arange(steps)
-        counts = (steps - at).clamp(max=m)
-        rewarded = torch.from_numpy(rewards).float()
-        padded = F.pad(rewarded, (0, m - 1))
-        summed = torch.stack([gamma**j * padded[j : j + steps] for j in range(m)]).sum(0)
-        after = at + counts
-        discounts = gamma ** counts.float()
-        ended = self.ends(episode, steps)
-        if ended:
-            discounts = discounts * (after < steps)
-        returns = torch.from_numpy(discounted(rewards, gamma, ended)).float()
-        chunks = actions[(at[:, None] + torch.arange(m)).clamp(max=steps - 1)].flatten(1)
-        device = self.network.device
-        return seen[:-1], seen[after], chunks, summed.to(device), discounts.to(device), returns.to(device)
-
-    def seen(self, episode: Episode, steps: int) -> Tensor:
-        """What the trunk and the critics read of its first observations. [steps + 1, features]"""
-        perceived = self.policy.perceive(rows_of(episode.observations, slice(steps + 1))).clone()
-        goals = self.policy.goals([episode.instruction]).clone().expand(steps + 1, -1)
-        features = self.network.features
-        return features.seen_from(None, features.relations(perceived, goals))
-
-    def told(self, episode: Episode, steps: int) -> Tensor:
-        """Its first actions as shares of the reach. [steps, A]"""
-        actions = torch.from_numpy(episode.actions[:steps]).to(self.network.device)
-        perceived = self.policy.perceive(rows_of(episode.observations, slice(steps))).clone()
-        return self.network.action_head.tokens(self.network.told(perceived, actions[:, None]))[:, 0]
+        """The steps as Batch has them."""
+        seen = seen_of(self.policy, self.network, episode, steps)
+        told = told_of(self.policy, self.network, episode, steps)
+        return chunked(seen, told, rewards, self.policy.executed, self.recipe.gamma, self.ends(episode, steps))
 
     def batch(self, generator: torch.Generator) -> Batch:
         """Random steps, some of them demonstrated."""

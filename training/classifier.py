@@ -23,6 +23,8 @@ LARGEST_NORM = 10.0
 class Classifier(nn.Module):
     """A small network on features. [n, features] -> logit [n]"""
 
+    updates: Tensor  # [] so far
+
     def __init__(self, features: int, seed: int):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
@@ -32,6 +34,7 @@ class Classifier(nn.Module):
                 *(spectral_norm(nn.Linear(WIDTH, WIDTH)), nn.GELU()),
                 nn.Linear(WIDTH, 1),
             )
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def forward(self, features: Tensor) -> Tensor:
         """[n, features] -> [n]"""
@@ -52,4 +55,5 @@ class Classifier(nn.Module):
         logits = self(share * positives + (1 - share) * negatives)
         loss = F.binary_cross_entropy_with_logits(logits, share[:, 0])
         descend(loss, optimiser, list(self.parameters()), LARGEST_NORM)
+        self.updates += 1
         return float(loss.detach())

@@ -87,7 +87,6 @@ class MEDAL(Learner):
             network.action_head.temperature = parent.action_head.temperature
             self.phases[phase] = Phase(network, metadata.executed, self.recipe, self.recipe.seed + number)
         self.offline_updates = self.recipe.warm_up
-        self.classified = dict.fromkeys(PHASES, 0)
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -179,13 +178,13 @@ class MEDAL(Learner):
         phase, every = self.phases[name], self.recipe.forward_every
         if name == "backward":
             every = self.recipe.backward_every
-        if not phase.positives or not phase.replay.episodes or self.classified[name] >= phase.practised // every:
+        classifier = self.network.classifier(name)
+        if not phase.positives or not phase.replay.episodes or classifier.updates >= phase.practised // every:
             return {}
-        self.classified[name] += 1
         positives = torch.cat(phase.positives)
         rows = torch.randint(len(positives), (CLASSIFIED,), generator=generator).to(positives.device)
         negatives = phase.replay.sample_practised(CLASSIFIED, generator)[1]
-        loss = self.network.classifier(name).update(positives[rows], negatives, optimiser, generator)
+        loss = classifier.update(positives[rows], negatives, optimiser, generator)
         return {f"classifier_{name}": loss}
 
 
