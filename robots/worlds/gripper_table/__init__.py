@@ -6,7 +6,6 @@ resets has two instructions to choose from, to place and to bring back.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -58,10 +57,6 @@ GRIPPER_POCKET = replace(GRIPPER_TABLE, name="gripper_pocket")
 VERBS, HELD_OUT_VERBS = ("bring", "carry", "move", "take"), ("transport",)
 
 
-def _missing_at_home(target: Mapping[str, str], places: Mapping[str, tuple[float, float]]) -> float:
-    return math.dist(places["puck"], HOME) - HOME_RADIUS
-
-
 def _families(world: str) -> tuple[TaskFamily, ...]:
     """To place, and to undo it."""
     suffix = world.removeprefix("gripper_table")
@@ -89,7 +84,6 @@ def _families(world: str) -> tuple[TaskFamily, ...]:
             name=f"{prefix}bring_back",
             title=f"{title}Bring back",
             description="Take the puck and bring it back to where it comes from.",
-            missing=_missing_at_home,
             moves=lambda target: ("puck", HOME),
             grammar=Grammar(
                 verbs=VERBS,
