@@ -27,7 +27,7 @@ LONGEST_STEP = 0.04  # metres of the gripper along an axis, in one step
 REACH = 0.05  # metres from the puck within which closing fingers take it
 PLACED = 0.04  # metres between the middles of puck and goal
 HOME, HOME_RADIUS = (-0.25, 0.0), 0.12  # metres: where a puck is brought back to
-TIME_LIMIT_STEPS = 80
+TIME_LIMIT_STEPS, POCKET_TIME_LIMIT_STEPS = 80, 100
 
 # From straight above the middle
 CAMERA_HEIGHT, CAMERA_FOVY = 1.6, 40.0  # metres, degrees
@@ -61,7 +61,8 @@ def _families(world: str) -> tuple[TaskFamily, ...]:
     """To place, and to undo it."""
     suffix = world.removeprefix("gripper_table")
     prefix = f"{suffix.removeprefix('gripper_')}_" if suffix else ""
-    family = partial(TaskFamily, embodiment=world, world=world, time_limit_steps=TIME_LIMIT_STEPS)
+    limit = POCKET_TIME_LIMIT_STEPS if prefix else TIME_LIMIT_STEPS
+    family = partial(TaskFamily, embodiment=world, world=world, time_limit_steps=limit)
     title = "Pocket: " if prefix else ""
     return (
         family(
