@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from robots.actions import Actions
 from robots.control import CommandRefused
 from robots.driver import DriverError
 from robots.embodiments import EMBODIMENTS, Embodiment, Observation
-from robots.episodes import ACTORS, FAILURES, Episode, most_steps, stacked
+from robots.episodes import ACTORS, FAILURES, Episode, label, most_steps, stacked
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import Code
 from robots.rules import Rules, Settings
@@ -68,7 +69,14 @@ class Recording:
         return self.termination.d
 
     def finish(
-        self, ending: str, *, embodiment: Embodiment, true_success: bool | None, seed: int, interventions: int
+        self,
+        ending: str,
+        *,
+        embodiment: Embodiment,
+        true_success: bool | None,
+        seed: int,
+        interventions: int,
+        labels: dict[str, dict[str, Any]],
     ) -> Episode:
         """What was recorded, as the episode that ended so."""
         d = self.d + [math.nan] * (len(self.observations) - len(self.d))
@@ -95,6 +103,7 @@ class Recording:
             started_at=self.started_at,
             fps=embodiment.fps,
             interventions=interventions,
+            labels=labels,
             frames={name: kept for name, kept in self.frames.items() if len(kept) == len(self.observations)},
         )
 
@@ -123,6 +132,9 @@ class Attempts:
         self.distribution: np.ndarray | None = None  # p(steps to go) [bins], by the reward model
         self.planned: deque[np.ndarray] = deque()  # what is left of the policy's last chunk, [A] each
         self.passed_over = 0  # instructions in a row
+        self.asked = ""  # the family of the last one
+        self.memory: dict[str, Any] = {}  # what this run's policies keep of this station; theirs alone
+        self.signals: dict[str, float] = {}  # what the policy said of itself when it was last asked, by name
         self.number = 0
         self.steps_taken = 0
         self.step_due = 0.0
@@ -148,7 +160,9 @@ class Attempts:
                 workspace.ask(Code.RESET_FIRST, "a reset is due before each attempt of its task")
         families = [orders.task]
         other = orders.after_failure
-        if other is not None and purpose == "practice":
+        if other is not None and purpose == "practice" and orders.rules.alternates:
+            families = [other, orders.task] if self.asked == orders.task.name else [orders.task, other]
+        elif other is not None and purpose == "practice":
             # Without a reset a table stays as a failure left it, and the same would fail again and again.
             # Nor is it the other one's alone: a policy may never have learned that.
             families = [other, orders.task] if workspace.failures % (SPREADING + 1) else [orders.task, other]
@@ -157,6 +171,7 @@ class Attempts:
             try:
                 workspace.look()
                 task, instruction = self._first_of(families)
+                self._refuse_without_sensor(instruction)
                 tolerated = self.driver.needs_reset()
             except CommandRefused as error:
                 workspace.ask(Code.NO_INSTRUCTION, str(error))
@@ -164,12 +179,20 @@ class Attempts:
                 workspace.blame(error)
         if workspace.need:
             return False
+        self.asked = task.name
         limit = orders.rules.time_limit_steps or task.time_limit_steps
         termination = self._record(task, instruction, limit, purpose, "policy").termination
         termination.tolerated = tolerated
         if orders.rules.low_success_probability is not None:
             termination.probe = purpose == "evaluation" or self.rng.random() < PROBE_SHARE
         return True
+
+    def _refuse_without_sensor(self, instruction: Instruction) -> None:
+        if self.orders.rules.success_by == "sensor" and "success" not in self.driver.sensed(instruction):
+            raise CommandRefused(
+                "its task goes by a sensor of success, and this station has none; let the success detector tell it, in "
+                "the task's rules"
+            )
 
     def begin_correction(self) -> None:
         """The attempt ends here and keeps the policy's steps; the person's go into an episode of their own."""
@@ -229,7 +252,13 @@ class Attempts:
 
     def ending(self) -> str:
         """Why the policy's attempt is over by itself; "": it goes on."""
-        return self.under_way.termination.ending(self.under_way.steps, self.driver.needs_reset())
+        attempt = self.under_way
+        return attempt.termination.ending(attempt.steps, self.driver.needs_reset(), self._sensed(attempt))
+
+    def _sensed(self, attempt: Recording) -> bool:
+        """Whether a sensor, where the task goes by one, says that what was asked for is done."""
+        by_sensor = attempt.rules.success_by == "sensor"
+        return by_sensor and self.driver.sensed(attempt.instruction).get("success", 0.0) > 0
 
     def looks_done(self) -> bool:
         """Whether the reward model takes what is asked for fulfilled before anything was done. Where it has said so of
@@ -238,7 +267,9 @@ class Attempts:
         attempt = self.under_way
         if attempt.loaded is None or attempt.steps or self.passed_over >= MOST_PASSED_OVER:
             return False
-        return self.d <= attempt.loaded.threshold
+        if attempt.rules.success_by == "sensor":
+            return self._sensed(attempt)
+        return attempt.loaded.threshold is not None and self.d <= attempt.loaded.threshold
 
     def pass_over(self) -> None:
         """Ask for something else: to try this would be a success of nobody's, asked again and again. Where the world
@@ -323,8 +354,9 @@ class Attempts:
             self.workspace.failures += 1
         elif recording.actor == "policy" and ending == "detected_success":
             self.workspace.failures = 0
-        true_success = None
+        true_success, labels = None, dict[str, dict[str, Any]]()
         try:
+            labels = self._labels(recording, ending)
             # A built-in world judges its own families alone; a lab's robot may tell more, by a sensor. Reported only.
             if recording.task.name in TASKS or self.embodiment.name not in EMBODIMENTS:
                 true_success = self.driver.true_success(recording.instruction)
@@ -337,8 +369,18 @@ class Attempts:
             seed=self.seed,
             interventions=int(by_person),
             true_success=true_success,
+            labels=labels,
         )
         if recording.purpose == "evaluation":
             self.orders.count_attempt(recording.assignment)
         self.store(episode)
         self.workspace.check()
+
+    def _labels(self, recording: Recording, ending: str) -> dict[str, dict[str, Any]]:
+        """What became of the attempt as sensors tell it; and its success as told by what the task goes by."""
+        told = self.driver.sensed(recording.instruction)
+        told.pop("success", None)
+        labels = {name: label(value, "sensor", recording.steps) for name, value in told.items()}
+        if ending == "detected_success":
+            labels["success"] = label(1.0, recording.rules.success_by or "classifier", recording.steps)
+        return labels

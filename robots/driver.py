@@ -146,6 +146,18 @@ class Driver:
             return None if value is None else bool(value)
         raise DriverError(f"its success sensor failed: it gave {_kind(value)}, not True, False or None")
 
+    def sensed(self, instruction: Instruction) -> dict[str, float]:
+        """What its sensors tell of an attempt, by name; {}: it has none."""
+        if self.world is None or not guarded("looking for its sensors", hasattr, self.world, "sensed"):
+            return {}
+        value = self._call("reading its sensors", "sensed", instruction)
+        if not isinstance(value, Mapping):
+            raise DriverError(f"reading its sensors failed: sensed gave {_kind(value)}, not numbers by name")
+        told = guarded("reading its sensors", lambda: {name: float(number) for name, number in value.items()})
+        if not all(isinstance(name, str) and np.isfinite(number) for name, number in told.items()):
+            raise DriverError("reading its sensors failed: each needs a name and a finite number")
+        return told
+
     def needs_reset(self, fewest_objects: int | None = None) -> str:
         """Why a person must reset it, in one line; empty where nobody must."""
         value = self._call("asking for a reset", "needs_reset", fewest_objects)

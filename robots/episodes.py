@@ -53,6 +53,8 @@ RENAMED_ENDINGS = {"hopeless": "low_success_probability"}  # in files of before
 CONFIRMED_FRAMES = 3  # in a row that have to say the same before an attempt is given up
 FAILURES = ("time_limit", "stall", "regression", "low_success_probability", "needs_reset")  # an attempt ends by itself
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
+LABEL_SOURCES = ("human", "sensor", "classifier")
+MOST_LABELS, MOST_LABEL_NUMBERS = 20, 100
 FORMAT = "fleetui-episodes-2"
 FORMATS = ("fleetui-episodes-1", FORMAT)  # of the first, what is observed is one array, and there is one camera
 
@@ -110,6 +112,9 @@ class Episode:
     fps: float = 5.0
     interventions: int = 0
     weight: float = 1.0  # as so many episodes it counts in learning
+    # What is known of the attempt and by whom, by name, as label() makes them: what methods learn from in place of
+    # true success.
+    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
     frames: dict[str, list[bytes]] = field(default_factory=dict)  # JPEGs [T+1] by camera, where a station kept them
     body: Embodiment | None = None  # as it described itself when this was recorded; None: the built-in one of its name
     # uint8 [T], 1 where the fence turned the policy's action aside; None: nowhere, and zeros are put here at once
@@ -163,6 +168,7 @@ class Episode:
             refuse("weight", f"must be a number above 0 and at most {LARGEST_WEIGHT}.")
         if not _is_integer(self.interventions) or not 0 <= self.interventions <= LONGEST_EPISODE:
             refuse("interventions", f"must be a whole number, 0 or more and at most {LONGEST_EPISODE}.")
+        self._validate_labels(refuse)
         self._validate_arrays(refuse)
         if self.ending == "true_success" and self.purpose != "demonstration":
             refuse("ending", "true_success may end demonstrations only, never practice or evaluation.")
@@ -254,6 +260,25 @@ class Episode:
             if not all(frame.startswith(b"\xff\xd8") for frame in frames):
                 refuse("frames", f"each of {_shown(camera)} must be a JPEG.")
 
+    def _validate_labels(self, refuse: Callable[[str, str], NoReturn]) -> None:
+        if not isinstance(self.labels, dict) or len(self.labels) > MOST_LABELS:
+            refuse("labels", f"must be at most {MOST_LABELS} labels by name.")
+        for name, told in self.labels.items():
+            if not 0 < len(name) <= LONGEST_NAME or strict_json.text_fault(name):
+                refuse("labels", f"a label's name has 1 to {LONGEST_NAME} plain characters.")
+            if not isinstance(told, dict) or set(told) != {"value", "step", "source"}:
+                refuse("labels", f"{_shown(name)} must have a value, a step and a source.")
+            if told["source"] not in LABEL_SOURCES:
+                refuse("labels", f"the source of {_shown(name)} must be one of {', '.join(LABEL_SOURCES)}.")
+            step = told["step"]
+            if step is not None and not (_is_integer(step) and 0 <= step <= LONGEST_EPISODE):
+                refuse("labels", f"the step of {_shown(name)} must be null or a whole number, 0 or more.")
+            if not _is_label(told["value"]):
+                refuse(
+                    "labels",
+                    f"the value of {_shown(name)} must be a number, or at most {MOST_LABEL_NUMBERS} rows of at most 3.",
+                )
+
     def _validate_observations(self, refuse: Callable[[str, str], NoReturn]) -> None:
         steps = len(self.actions)
         if not isinstance(self.observations, dict) or not self.observations:
@@ -314,6 +339,21 @@ def _shown(value: object) -> str:
     return text if text.isascii() and text.isprintable() and len(text) <= 60 else ascii(text)[:60]
 
 
+def label(value: float | Sequence[Sequence[float]], source: str, step: int | None = None) -> dict[str, Any]:
+    """One of an episode's labels: a number, or rows of at most 3 numbers, who said so, and after how many steps."""
+    return {"value": value, "step": step, "source": source}
+
+
+def _is_label(value: object) -> bool:
+    def fits(number: object) -> bool:
+        return _is_number(number) and abs(number) <= LARGEST_NUMBER
+
+    if isinstance(value, list):
+        rows = len(value) <= MOST_LABEL_NUMBERS
+        return rows and all(isinstance(row, list) and len(row) <= 3 and all(map(fits, row)) for row in value)
+    return fits(value)
+
+
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -342,7 +382,7 @@ _FIELDS = (
     "fps",
     "interventions",
 )
-_OPTIONAL = {"weight": 1.0}  # fields that stand in a file only where they say something
+_OPTIONAL: dict[str, Any] = {"weight": 1.0, "labels": {}}  # fields that stand in a file only where they say something
 RENAMED_FIELDS = {"control_hz": "fps"}
 
 

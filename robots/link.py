@@ -366,9 +366,10 @@ class Link:
                 continue
             try:
                 path = await self.cache.fetch(http, _address(self.server, wanted.url), wanted.sha256)
-                judge = await self.cache.fetch(
-                    http, _address(self.server, wanted.reward_model_url), wanted.reward_model_sha256
-                )
+                judge = None
+                if wanted.reward_model:
+                    url = _address(self.server, wanted.reward_model_url)
+                    judge = await self.cache.fetch(http, url, wanted.reward_model_sha256)
                 for model in wanted.models:
                     await self.cache.models.fetch(http, self.server, model)
             except (Unreachable, OSError) as error:  # OSError: this machine's disk
@@ -378,7 +379,7 @@ class Link:
             except LinkError as error:
                 self._refuse_policy(str(error))
             else:
-                self._deliver(replace(wanted, path=str(path), reward_model_path=str(judge)))
+                self._deliver(replace(wanted, path=str(path), reward_model_path=str(judge or "")))
             delay = FIRST_DELAY_S
             if self._wanted_policy is wanted:  # else a newer one came meanwhile
                 self._wanted_policy = None

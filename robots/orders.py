@@ -24,11 +24,11 @@ class PolicyBundle:
     checkpoint: str
     version: int
     policy: Any  # what it does with observations and instructions is the host's business
-    reward_model_checkpoint: str
+    reward_model_checkpoint: str  # "": nothing judges, of a method that has no reward model
     reward_model: Any
-    threshold: float
+    threshold: float | None
     consecutive: int
-    bin_width: float
+    bin_width: float | None
     value_updates: int  # rounds of practice that the policy's success prediction has learned from
     executed: int = 1  # of the chunk of actions that the policy answers, before it is asked again
 

@@ -216,6 +216,17 @@ def _model(told: Any) -> dict[str, Any]:
     return {"sha256": told["sha256"], "files": found}
 
 
+SIGNALS_LIMIT = 20
+
+
+def _signals(value: Any) -> dict[str, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or len(value) > SIGNALS_LIMIT or not all(map(_is_number, value.values())):
+        raise MessageError(f"must be at most {SIGNALS_LIMIT} finite numbers by name.")
+    return value
+
+
 ANY = Kind("judged where it is used", lambda value: value)
 ID = Kind("text", str)
 TEXT = Kind("text", lambda value: str(value or ""))
@@ -234,6 +245,7 @@ NEEDED_NUMBER = Kind("number", _needed_number)
 NEEDED_WHOLE = Kind("whole number", _needed_whole)
 NEEDED_TEXT = Kind("text", _needed_text)
 STATE = Kind("a state", _state)
+SIGNALS = Kind(f"at most {SIGNALS_LIMIT} numbers by name", _signals)
 DISTRIBUTION = Kind(f"at most {BINS_LIMIT} numbers, or null", _distribution)
 
 
@@ -296,6 +308,9 @@ class Telemetry(Message):
         NUMBER, 'what the policy\'s prediction puts on "done within the steps that are left"', default=None
     )
     distribution: list[float] | None = part(DISTRIBUTION, "the reward model's, over the steps to go", default=None)
+    signals: dict[str, float] = part(
+        SIGNALS, "what the policy says of itself, as its method names it", default=dict, optional=True
+    )
     bin_width: float | None = part(NUMBER, "steps, of the distribution's bins", default=None)
     threshold: float | None = part(NUMBER, "s: d at or below it counts as success", default=None)
     policy: str = part(TEXT, "the id of the checkpoint that acts", default="")
@@ -412,11 +427,11 @@ class Policy(Message):
     version: int = part(NEEDED_WHOLE)
     url: str = part(NEEDED_TEXT, "an address of this server")
     sha256: str = part(NEEDED_TEXT, "of its file")
-    reward_model: str = part(NEEDED_TEXT, "the id of the reward model that judges it")
-    reward_model_url: str = part(NEEDED_TEXT)
-    reward_model_sha256: str = part(NEEDED_TEXT)
-    threshold: float = part(NEEDED_NUMBER, "s: d at or below it is success")
-    consecutive: int = part(NEEDED_WHOLE, "frames in a row that have to say so")
+    reward_model: str = part(TEXT, 'the id of the reward model that judges it; "": nothing does', default="")
+    reward_model_url: str = part(TEXT, default="")
+    reward_model_sha256: str = part(TEXT, default="")
+    threshold: float | None = part(NUMBER, "s: d at or below it is success; null: nothing is detected", default=None)
+    consecutive: int = part(NEEDED_WHOLE, "frames in a row that have to say so", default=1)
     models: tuple[dict[str, Any], ...] = part(
         MODELS,
         "the pretrained models that the two stand on, each by the sum of its files; a station that lacks one fetches "

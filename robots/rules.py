@@ -86,6 +86,9 @@ def _declared(cls: "type[Rules | Settings]") -> dict[str, Rule]:
     return {field.name: Rule(field.name, default=field.default, **field.metadata) for field in dataclasses.fields(cls)}
 
 
+SUCCESS_BY = MappingProxyType({"": "the success detector", "sensor": "a sensor of the station"})
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a task allows an attempt and its table. It comes with the assignment; an attempt keeps the rules that it
@@ -154,6 +157,21 @@ class Rules:
         "After a failure ask",
         "The family of which instructions are given after a failure, until one succeeds or three have failed. They can "
         "spread objects that lie in each other's way. The policy must have been trained on this family too.",
+    )
+    alternates: bool = rule(
+        bool,
+        False,
+        "Alternate with it",
+        "That family is asked in turn with the task's own, after each attempt and not only after failures: what was "
+        "done is undone, and practice needs no reset.",
+    )
+    success_by: str = rule(
+        str,
+        "",
+        "Success is told by",
+        "The reward model's success detector, or a sensor that the station has, such as a switch in a socket. Each "
+        "episode says which.",
+        choices=SUCCESS_BY,
     )
     reset_each_attempt: bool = rule(
         bool,
@@ -273,6 +291,8 @@ def checked_task_rules(
             )
         elif other == family.name:
             problems["after_failure"] = "This is the task's own family. Choose another one, or none."
+    elif values.get("alternates"):
+        problems["alternates"] = "Choose the family with which the task's own alternates, above, or take this back."
     return values, problems
 
 

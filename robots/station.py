@@ -15,7 +15,7 @@ enters the last.
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -152,6 +152,8 @@ class Station:
             return
         if orders.follow_run(message.run):
             workspace.failures = 0
+            self.attempts.memory.clear()
+            self.attempts.signals = {}
         orders.read_task()
         if workspace.code == Code.RESET_FIRST and orders.task is not None and not orders.resets_each_attempt:
             workspace.forget_need()
@@ -282,6 +284,11 @@ class Station:
         return begun
 
     @property
+    def memory(self) -> dict[str, Any]:
+        """What the policies of its run keep of this station from one question to the next; theirs alone."""
+        return self.attempts.memory
+
+    @property
     def asks(self) -> bool:
         """Whether the policy has to be asked for what observe() returned; else an earlier chunk of its goes on."""
         return not self.attempts.planned
@@ -296,13 +303,16 @@ class Station:
         d: float,
         distribution: np.ndarray | None,
         prediction: np.ndarray | None = None,
+        signals: Mapping[str, float] | None = None,
     ) -> None:
         """The policy's chunk of actions [K, A] (or one, [A]) for what observe() returned, the reward model's judgement
-        of it, and p(steps to success) under this policy [bins] (NaN, None: there is none). Where the policy was not
-        asked, the actions of its last chunk go on.
+        of it, p(steps to success) under this policy [bins] (NaN, None: there is none), and what else the policy says of
+        itself. Where the policy was not asked, the actions of its last chunk go on, and what it said last stands.
         """
         now = self.clock()
         self.attempts.judge(float(d), distribution, prediction)
+        if actions is not None and signals is not None:
+            self.attempts.signals = dict(signals)
         if now - self._shown_at >= TELEMETRY_EVERY_S:
             self._show(now)
         try:
@@ -369,6 +379,7 @@ class Station:
             progress=_rounded(min(1.0, max(0.0, 1 - d / d_start)) if d_start > 0 else math.nan),
             p_success=_rounded(p_success) if p_success is not None else None,
             distribution=[round(float(p), 4) for p in distribution] if distribution is not None else [],
+            signals={name: round(told, 4) for name, told in attempts.signals.items() if math.isfinite(told)},
             bin_width=loaded.bin_width if loaded else None,
             threshold=loaded.threshold if loaded else None,
             policy=loaded.checkpoint if loaded else "",

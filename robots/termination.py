@@ -42,24 +42,29 @@ class Termination:
             return
         self.d.append(d)
         if prediction is not None and self.loaded is not None:
-            told = bool(np.isfinite(prediction).all())
-            self.p_success = chance_of_success(prediction, self.limit - steps, self.loaded.bin_width) if told else None
-        self._below = self._below + 1 if self.loaded and d <= self.loaded.threshold else 0
+            width = self.loaded.bin_width if np.isfinite(prediction).all() else None
+            self.p_success = None if width is None else chance_of_success(prediction, self.limit - steps, width)
+        threshold = self.loaded.threshold if self.loaded else None
+        self._below = self._below + 1 if threshold is not None and d <= threshold else 0
         if d <= self._lowest - NEW_LOW or self._lowest == math.inf:
             self._lowest, self._lowest_at = d, steps
 
-    def ending(self, steps: int, need: str) -> str:
+    def ending(self, steps: int, need: str, sensed: bool = False) -> str:
         """Why the attempt is over after so many steps, asked once a frame; "": it goes on. `need` is what the world
-        says of what is out of play, in words.
+        says of what is out of play, in words; `sensed`: a sensor says that what was asked for is done.
         """
         if need and need != self.tolerated:
             return "needs_reset"  # first: the detector is not to be believed about tables that no demonstration shows
         # The goal that a table fulfils before any step is not the policy's success.
-        if self.loaded is not None and steps > 0 and self._below >= max(1, self.loaded.consecutive):
+        if steps > 0 and (sensed if self.rules.success_by == "sensor" else self._detected):
             return "detected_success"
         if steps >= self.limit:
             return "time_limit"
         return self._given_up(steps)
+
+    @property
+    def _detected(self) -> bool:
+        return self.loaded is not None and self._below >= max(1, self.loaded.consecutive)
 
     def _given_up(self, steps: int) -> str:
         """The ending, if this attempt leads nowhere by the task's rules."""

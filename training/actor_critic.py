@@ -15,6 +15,7 @@ Which steps there are, what is a reward and when an actor is published is each m
 """
 
 import copy
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,7 @@ class QEnsemble(nn.Module):
         super().__init__()
         sizes = [features + actions, width, width, 1]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for into, out in zip(sizes, sizes[1:], strict=False):
+        for into, out in itertools.pairwise(sizes):
             bound = 1 / math.sqrt(into)
             self.weights.append(nn.Parameter(torch.empty(count, into, out).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.zeros(count, 1, out)))

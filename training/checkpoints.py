@@ -8,7 +8,7 @@ far the goal is and when it is reached.
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from robots.atomic_files import write_atomically
 from robots.embodiments import Embodiment, Observation
@@ -26,6 +26,9 @@ from training.model_folders import ModelFolderError, find, stores_near
 from training.networks.backbones import NONE, Pretrained
 from training.networks.network import Network
 from training.vocabulary import Vocabulary
+
+# By the names that checkpoints give: nothing that a file says is imported.
+NETWORKS: dict[str, Callable[..., Any]] = {"network": Network}
 
 LARGEST_HEADER = 10**6  # bytes of JSON; a checkpoint may have come over the network
 FORMAT = "fleetui-checkpoint-1"
@@ -57,6 +60,7 @@ class CheckpointMetadata:
     threshold: float  # s
     consecutive: int  # frames in a row with d <= s
     recipe: dict[str, Any]
+    network: str = "network"  # which kind of network it is of, of NETWORKS
     parent: str = ""  # the checkpoint it was trained from
     executed: int = 1  # so many actions of a chunk a station executes before it asks again
     temperature: float = 1.0  # of the policy's action tokens: below 1 it acts nearer to its likeliest action
@@ -75,10 +79,10 @@ class CheckpointMetadata:
         """What from_json reads. Nothing is said of pretrained models or of a temperature where there is none, so that
         older software reads it.
         """
-        plain = {"pretrained": {}, "temperature": 1.0}
+        plain = {"pretrained": {}, "temperature": 1.0, "network": "network"}
         return {name: value for name, value in asdict(self).items() if plain.get(name) != value}
 
-    def new_network(self, stores: Sequence[Path] = ()) -> Network:
+    def new_network(self, stores: Sequence[Path] = ()) -> Any:
         """A network of these sizes, with random weights on top of what was pretrained; CheckpointError where that is in
         none of these stores.
         """
@@ -88,10 +92,16 @@ class CheckpointMetadata:
                 models = {kind: find(sha256, list(stores)) for kind, sha256 in self.pretrained["models"].items()}
                 pretrained = Pretrained(models, self.pretrained["trained"], self.pretrained["rank"])
             body, vocabulary = Embodiment.from_json(self.embodiment), Vocabulary(self.vocabulary)
-            network = Network(body, vocabulary, **self.sizes, pretrained=pretrained)
+            if self.network not in NETWORKS:
+                raise CheckpointError(
+                    f"The {self.role} of version {self.version} is of the kind {ascii(self.network)[:60]}, which this "
+                    "software doesn't know; update it."
+                )
+            network = NETWORKS[self.network](body, vocabulary, **self.sizes, pretrained=pretrained)
         except ModelFolderError as error:
             raise CheckpointError(f"The {self.role} of version {self.version} can't be used: {error}") from None
-        network.action_head.temperature = self.temperature
+        if isinstance(network, Network):
+            network.action_head.temperature = self.temperature
         return network
 
 
@@ -103,7 +113,7 @@ def present_name(weight: str) -> str:
     return weight
 
 
-def save_checkpoint(path: Path, network: Network, metadata: CheckpointMetadata) -> None:
+def save_checkpoint(path: Path, network: nn.Module, metadata: CheckpointMetadata) -> None:
     """CheckpointError, and no file, where a weight is no number: whoever loaded it could only stand still."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     refuse_nan(tensors, f"The {metadata.role} of version {metadata.version} is not kept")
@@ -135,7 +145,7 @@ def refuse_large_header(path: Path | str) -> None:
         raise ValueError(f"its header has {size} bytes, more than {LARGEST_HEADER}")
 
 
-def load_checkpoint(path: Path | str) -> tuple[Network, CheckpointMetadata]:
+def load_checkpoint(path: Path | str) -> tuple[Any, CheckpointMetadata]:
     """The frozen network of a file, and what the file says of itself; CheckpointError where it can't be used."""
     try:
         refuse_large_header(path)
@@ -168,7 +178,7 @@ class FrozenCheckpoint:
 
     role: str
 
-    def __init__(self, network: Network, metadata: CheckpointMetadata):
+    def __init__(self, network: Any, metadata: CheckpointMetadata):
         if metadata.role != self.role:
             raise CheckpointError(f"Checkpoint {metadata.id} is a {metadata.role}; a {self.role} is needed here.")
         self.network, self.metadata = network, metadata
@@ -222,6 +232,17 @@ class FrozenCheckpoint:
         )
 
 
+@dataclass
+class Answer:
+    """What a policy says to n observations."""
+
+    actions: np.ndarray  # [n, K, A], chunks in the units of the body's action space
+    # [n, bins], p(steps to success | o, g) when it goes on; the last bin is "not before the time limit". None: it makes
+    # no such prediction.
+    prediction: np.ndarray | None
+    signals: dict[str, np.ndarray]  # [n] each, by name: what a supervisor sees of it live (methods/registry.py)
+
+
 class Policy(FrozenCheckpoint):
     """p(a | o, g), ready to act. Sampled actions beat greedy ones after stage 1, and practice needs them anyway."""
 
@@ -241,24 +262,28 @@ class Policy(FrozenCheckpoint):
         greedy: bool = False,
     ) -> np.ndarray:
         """n observations -> chunks [n, K, A] in the units of the body's action space"""
-        return self.act_with_prediction(observations, instructions, generator, greedy)[0]
+        return self.answer(observations, instructions, generator, greedy).actions
 
     @torch.inference_mode()
-    def act_with_prediction(
+    def answer(
         self,
         observations: Observation,
         instructions: Sequence[str],
         generator: torch.Generator | None = None,
         greedy: bool = False,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """n observations -> chunks [n, K, A], and the success prediction [n, bins]: p(steps to success | o, g) when
-        this policy goes on; its last bin is "not before the time limit". From demonstrations first, then from how its
-        own attempts ended.
+        memories: Sequence[dict[str, Any]] | None = None,
+    ) -> Answer:
+        """n observations -> what it says to them. `memories`: of each asker a dictionary that lives as long as it asks
+        this run's policies, for those that go by more than one observation; empty ones, if not given.
         """
+        memories = [{} for _ in instructions] if memories is None else memories
         perceived, goals = self.perceive(observations), self.goals(instructions)
-        actions, hidden = self.network.act(perceived, goals, generator, greedy)
-        prediction = steps_to_go.distribution(self.network.steps_to_go_head(hidden))
-        return actions.cpu().numpy(), prediction.cpu().numpy()
+        actions, prediction, signals = self.network.answer(perceived, goals, generator, greedy, memories)
+        return Answer(
+            actions.cpu().numpy(),
+            None if prediction is None else prediction.cpu().numpy(),
+            {name: told.cpu().numpy() for name, told in signals.items()},
+        )
 
 
 class RewardModel(FrozenCheckpoint):

@@ -62,9 +62,10 @@ def judge_prediction(episodes: Sequence[Episode], policy: Policy, limit: int) ->
 
 def doubt(episode: Episode, policy: Policy, limit: int) -> np.ndarray:
     """P(no success before the time limit) at each observation. [T + 1]"""
-    _, prediction = policy.act_with_prediction(
-        episode.observations, [episode.instruction] * (episode.steps + 1), greedy=True
-    )
+    seen, said = episode.observations, [episode.instruction] * (episode.steps + 1)
+    prediction = policy.answer(seen, said, greedy=True).prediction
+    if prediction is None:
+        raise ValueError(f"The policy {policy.id} makes no success prediction.")
     left = limit - np.arange(episode.steps + 1)
     return np.array(
         [1 - chance_of_success(p, k, policy.metadata.bin_width) for p, k in zip(prediction, left.tolist(), strict=True)]

@@ -46,8 +46,8 @@ def keys_read(station: Station) -> Collection[str]:
     a person shows something that no policy does yet; nothing while the station only stands there.
     """
     if (loaded := station.orders.loaded) is not None:
-        read: frozenset[str] = loaded.policy.network.reads | loaded.reward_model.network.reads
-        return read
+        read: frozenset[str] = loaded.policy.network.reads
+        return read | loaded.reward_model.network.reads if loaded.reward_model else read
     return station.embodiment.observation.keys() if station.recording is not None else ()
 
 

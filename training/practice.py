@@ -103,17 +103,17 @@ def read_tokens(path: Path) -> list[Entry]:
 # One tick of many stations
 
 
-def bundle(policy: Policy, reward_model: RewardModel) -> PolicyBundle:
+def bundle(policy: Policy, reward_model: RewardModel | None) -> PolicyBundle:
     """The two as a station acts with them, where no server says which belong together."""
     return PolicyBundle(
         checkpoint=policy.id,
         version=policy.version,
         policy=policy,
-        reward_model_checkpoint=reward_model.id,
+        reward_model_checkpoint=reward_model.id if reward_model else "",
         reward_model=reward_model,
-        threshold=reward_model.threshold,
-        consecutive=reward_model.consecutive,
-        bin_width=reward_model.bin_width,
+        threshold=reward_model.threshold if reward_model else None,
+        consecutive=reward_model.consecutive if reward_model else 1,
+        bin_width=reward_model.bin_width if reward_model else None,
         executed=policy.executed,
         value_updates=policy.metadata.value_updates,
     )
@@ -136,8 +136,9 @@ def _from_disk(kind: type[C], path: str) -> C:
 
 def policy_of(message: PolicyMessage, body: Embodiment, load: Load = _from_disk) -> PolicyBundle:
     """What the link's policy message brought, both files on disk; CheckpointError where this body can't act with it."""
-    policy, reward_model = load(Policy, message.path), load(RewardModel, message.reward_model_path)
-    for checkpoint in (policy, reward_model):
+    policy = load(Policy, message.path)
+    reward_model = load(RewardModel, message.reward_model_path) if message.reward_model else None
+    for checkpoint in filter(None, (policy, reward_model)):
         theirs = checkpoint.embodiment
         if theirs.name != body.name:
             raise CheckpointError(f"The {checkpoint.role} is for {theirs.name}, and this station is {body.name}.")
@@ -151,7 +152,7 @@ def policy_of(message: PolicyMessage, body: Embodiment, load: Load = _from_disk)
         checkpoint=message.checkpoint,
         version=message.version,
         reward_model_checkpoint=message.reward_model,
-        threshold=float(message.threshold),
+        threshold=message.threshold if reward_model else None,
         consecutive=message.consecutive,
     )
 
@@ -180,16 +181,20 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
     due = [(station, *seen) for station in stations if (seen := station.observe()) is not None]
     actions: list[np.ndarray | None] = [None] * len(due)  # chunks [K, A]
     predictions: list[np.ndarray | None] = [None] * len(due)
+    signals: list[dict[str, float]] = [{} for _ in due]
     judged: list[tuple[float, np.ndarray | None]] = [(float("nan"), None)] * len(due)
     asking = [row for row, (station, *_) in enumerate(due) if station.asks]
     for policy, rows in _sharing(due, asking, lambda loaded: loaded.policy):
         try:
-            acted = policy.act_with_prediction(*_batch(due, rows), generator)
+            memories = [due[row][0].memory for row in rows]
+            answer = policy.answer(*_batch(due, rows), generator, memories=memories)
         except Exception:  # such as weights that became NaN: its stations ask for a person, the others go on
             log.exception("A policy gave no action")
             continue
-        for row, action, prediction in zip(rows, *acted, strict=True):
-            actions[row], predictions[row] = action, prediction
+        for at, row in enumerate(rows):
+            actions[row] = answer.actions[at]
+            predictions[row] = None if answer.prediction is None else answer.prediction[at]
+            signals[row] = {name: float(told[at]) for name, told in answer.signals.items()}
     for reward_model, rows in _sharing(due, range(len(due)), lambda loaded: loaded.reward_model):
         try:
             d, distribution = reward_model.steps_to_go(*_batch(due, rows))
@@ -201,8 +206,8 @@ def step_together(stations: Iterable[Station], generator: torch.Generator | None
             continue
         for row, steps, likely in zip(rows, d, distribution, strict=True):
             judged[row] = float(steps), likely
-    for (station, *_), action, (steps, likely), prediction in zip(due, actions, judged, predictions, strict=True):
-        station.act(action, steps, likely, prediction)
+    for row, (station, *_) in enumerate(due):
+        station.act(actions[row], *judged[row], predictions[row], signals[row])
     return len(due)
 
 
@@ -215,6 +220,8 @@ def _sharing(
         station = due[row][0]
         if station.orders.loaded is not None:
             shared = part(station.orders.loaded)
+            if shared is None:  # of a method that has no reward model
+                continue
             groups.setdefault(id(shared), (shared, []))[1].append(row)
     return list(groups.values())
 

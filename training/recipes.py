@@ -482,3 +482,62 @@ class ImproveRecipe(Recipe):
     def steps_per_round(self) -> int:
         """N x B: how many practice steps of one policy version make a round."""
         return self.updates_per_round * self.batch
+
+
+@dataclass(frozen=True)
+class OffPolicyRecipe(Recipe):
+    """What methods share that learn from every step of practice again and again, whichever version acted it: stations
+    never wait for them.
+    """
+
+    seed: int = setting(0, "Seed", "Decides first weights and the order of the recorded steps.", 0, 2**31 - 1)
+    max_steps: int = setting(
+        10_000, "Practice steps", "The run ends after this many steps of practice, of all stations.", 1, 1_000_000_000
+    )
+    updates_per_step: float = setting(
+        1.0, "Updates per step", "Updates for each new step of practice (the update-to-data ratio).", 0.0, 100.0
+    )
+    publish_every: int = setting(
+        500, "Publish every", "Steps of practice from one version of the policy to the next.", 1, 1_000_000
+    )
+    batch: int = setting(256, "Batch size", "Recorded steps per update.", 2, 65_536)
+    evaluate_every: int = setting(4, "Evaluate every", "Versions from one evaluation to the next.", 1, 100_000)
+    evaluation_episodes: int = setting(
+        200, "Evaluation episodes", "Simulated attempts per evaluation; 0 = none, and no success curve.", 0, 100_000
+    )
+    evaluation_seed: int = setting(
+        1_000_000, "Evaluation seed", "Decides the start states of the evaluation.", 0, 2**31 - 1
+    )
+    patience: int = setting(
+        0,
+        "Patience",
+        "The run ends after this many evaluations in a row that are clearly worse than the best one; 0 = never.",
+        0,
+        1000,
+    )
+    time_limit: int = setting(
+        0,
+        "Time limit",
+        "The most steps of an evaluation attempt; 0 = the task's own limit.",
+        0,
+        RULES["time_limit_steps"].maximum,
+    )
+    edge_margin: float = setting(
+        0.0,
+        "Evaluated fence",
+        "Evaluation attempts keep objects from the edge by so many metres, as practice does; 0 = there is no fence.",
+        0.0,
+        RULES["edge_margin"].maximum,
+    )
+    tasks: str = setting(
+        "", "Evaluated tasks", "Families of instructions, with commas between; empty = those of the demonstrations."
+    )
+    threads: int = setting(
+        1, "Threads", "CPU threads used for training; on a busy machine more is often slower.", 1, 256
+    )
+    device: str = device_setting()
+    precision: str = precision_setting()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choose(device=DEVICES, precision=PRECISIONS)

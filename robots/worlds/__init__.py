@@ -84,6 +84,14 @@ class DrivenWorld(World, Protocol):
         ...
 
 
+class SensingWorld(World, Protocol):
+    """One with sensors of its own for what became of an attempt, as a lab's cell may have them."""
+
+    def sensed(self, instruction: Instruction) -> Mapping[str, float]:
+        """What they tell now, by name. `success`: 1 where what is asked for is done, else 0."""
+        ...
+
+
 class InstructedWorld(World, Protocol):
     """One that says itself what is to be done in it, such as a benchmark whose every reset draws another task."""
 

@@ -1,6 +1,7 @@
 """A world without physics and a clock that a test turns by hand, for tests of stations and hosts."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -124,14 +125,18 @@ class FakePolicy:
 
     def __init__(self, action=(0.01, 0.0), p_success=1.0):
         self.action, self.calls = np.asarray(action, np.float32), []
+        self.signals = {}
         self.value_head = np.array([p_success] + 48 * [0] + [1 - p_success], np.float32)
 
     def act(self, observations, instructions, generator=None, greedy=False):
         self.calls.append(len(instructions))
         return np.tile(self.action, (len(instructions), 1))
 
-    def act_with_prediction(self, observations, instructions, generator=None, greedy=False):
-        return self.act(observations, instructions), np.tile(self.value_head, (len(instructions), 1))
+    def answer(self, observations, instructions, generator=None, greedy=False, memories=None):
+        actions = self.act(observations, instructions)
+        return SimpleNamespace(
+            actions=actions, prediction=np.tile(self.value_head, (len(instructions), 1)), signals=self.signals
+        )
 
 
 class FakeRewardModel:

@@ -71,8 +71,8 @@ class Bench:
         else:
             observations = stacked([seen[0]])
             d, distribution = loaded.reward_model.steps_to_go(observations, [seen[1]])
-            actions, predictions = loaded.policy.act_with_prediction(observations, [seen[1]])
-            self.station.act(actions[0], d[0], distribution[0], predictions[0])
+            answer = loaded.policy.answer(observations, [seen[1]])
+            self.station.act(answer.actions[0], d[0], distribution[0], answer.prediction[0])
         return True
 
     def until_episodes(self, count, ticks=500):

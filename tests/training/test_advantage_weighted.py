@@ -8,9 +8,10 @@ from robots.episodes import read_episodes, rows_of, write_episodes
 from training import advantage_weighted
 from training.advantage_weighted import AdvantageWeighted, ends
 from training.checkpoints import load_checkpoint
-from training.methods.self_improvement import improve, policy_path
+from training.methods.self_improvement import improve
 from training.recipes import ImproveRecipe
 from training.replay import Replay
+from training.versions import policy_path
 
 LAST = [
     ("practice", "detected_success", True, 1, 0),

@@ -14,7 +14,7 @@ from training import evaluation
 from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import Policy
 from training.datasets import demonstrations_of
-from training.methods.self_improvement import improve, next_metadata
+from training.methods.self_improvement import improve
 from training.methods.sft import chunks_of, sft
 from training.networks.heads import ActionHead, JointHead
 from training.networks.network import Network
@@ -22,6 +22,7 @@ from training.networks.table import SYMMETRIES
 from training.practice import step_together
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir, RunError
+from training.versions import next_metadata
 from training.vocabulary import Vocabulary
 
 

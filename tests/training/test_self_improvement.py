@@ -14,18 +14,22 @@ from robots.embodiments import STATE
 from robots.episodes import Episode, read_episodes, rows_of, unchecked_bytes, write_episodes
 from robots.tasks import get_task
 from robots.worlds import WorldError
-from training import critics
+from training import critics, value_head
 from training.advantage_weighted import AdvantageWeighted
 from training.checkpoints import CheckpointError, Policy, load_checkpoint, save_checkpoint
 from training.critics import Critic, Memory
 from training.evaluation import Evaluation, evaluate
+from training.handed_in import gather, labels
 from training.intervals import wilson
 from training.local_practice import LocalStations, rules_for
 from training.methods import self_improvement
-from training.methods.self_improvement import gather, improve, labels, past_the_peak, success_bins_of
+from training.methods.self_improvement import improve
 from training.policy_gradient import PolicyGradient, progress_rewards
 from training.recipes import ImproveRecipe, SFTRecipe
 from training.run_dir import RunDir, RunError
+from training.success_curve import past_the_peak
+from training.value_head import success_bins_of
+from training.versions import policy_path
 
 TASKS = ["block2block", "block_to_place"]
 
@@ -207,10 +211,10 @@ def test_the_prediction_learns_how_attempts_end_and_changes_nothing_that_the_pol
     attempt = demonstrations[0]
     seen = rows_of(attempt.observations, slice(attempt.steps)), [attempt.instruction] * attempt.steps
     of_failed, of_reached, of_stopped = (
-        policy.act_with_prediction(*seen, greedy=True)[1][:, -1].mean() for policy in (failed, reached, stopped)
+        policy.answer(*seen, greedy=True).prediction[:, -1].mean() for policy in (failed, reached, stopped)
     )
     assert of_failed > of_stopped + 0.02 and of_reached < of_failed - 0.02
-    monkeypatch.setattr(self_improvement, "VALUE_EPOCHS", 0)
+    monkeypatch.setattr(value_head, "EPOCHS", 0)
     without = practise("without").network.state_dict()
     differ = {name for name, tensor in failed.network.state_dict().items() if (tensor != without[name]).any()}
     assert {name.split(".")[0] for name in differ} == {"steps_to_go_head"}
@@ -226,7 +230,7 @@ def test_true_success_teaches_nothing(new_improve_run, demonstrations):
 
 
 def weights_of(run, version):
-    return load_file(self_improvement.policy_path(run, version))
+    return load_file(policy_path(run, version))
 
 
 def moved(run, version) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from robots.attention import need_of
 from robots.embodiments import STATE
-from training.checkpoints import Policy, RewardModel
+from training.checkpoints import Answer, Policy, RewardModel
 from training.failure_prediction import auroc, brier, calibration_error, doubtful_since, judge_prediction
 from training.supervision_simulation import ACT_S, SUPERVISIONS, first_come, most_worth, next_in_turn, work_a_shift
 
@@ -85,9 +85,9 @@ class Oracle:
 
     metadata = SimpleNamespace(bin_width=2.0)
 
-    def act_with_prediction(self, observations, instructions, greedy):
+    def answer(self, observations, instructions, greedy):
         p = observations[STATE][:, :1]
-        return np.zeros((len(p), 2)), np.concatenate([p, 1 - p], axis=1)
+        return Answer(np.zeros((len(p), 1, 2)), np.concatenate([p, 1 - p], axis=1), {})
 
 
 def test_failure_prediction_tells_those_under_way_from_all(demonstrations):

@@ -36,7 +36,7 @@ from robots.episodes import ACTORS, Episode, write_episodes
 from robots.worlds.language_table.physics import PHYSICS_STEPS, REACH, BatchWorld
 from training.benchmarks import Report, Row
 from training.benchmarks.two_stage_pipeline import TASKS, demonstrations, folder
-from training.checkpoints import Policy, RewardModel
+from training.checkpoints import Answer, Policy, RewardModel
 from training.computing import compute_with
 from training.datasets import read_demonstrations
 from training.local_practice import LocalStations
@@ -320,10 +320,10 @@ class Timed(Policy):
         super().__init__(policy.network, policy.metadata)
         self.seconds = seconds
 
-    def act_with_prediction(self, *arguments: Any, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
+    def answer(self, *arguments: Any, **settings: Any) -> Answer:
         """As of Policy."""
         begun = time.perf_counter()
-        answer = super().act_with_prediction(*arguments, **settings)
+        answer = super().answer(*arguments, **settings)
         self.seconds.append(time.perf_counter() - begun)
         return answer
 

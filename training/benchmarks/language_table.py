@@ -43,7 +43,7 @@ from training.benchmarks import Report, Row, difference
 from training.benchmarks.regimes import PRACTICE, Regimes, demonstrator
 from training.benchmarks.two_stage_pipeline import Stage1, demonstrations, folder, picked, stage1, stage2
 from training.checkpoints import FrozenCheckpoint, Policy, RewardModel
-from training.methods.self_improvement import RewardsOf
+from training.handed_in import RewardsOf
 
 TASK = ("block2block",)
 TIME_LIMIT = TIME_LIMIT_STEPS

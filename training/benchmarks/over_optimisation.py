@@ -6,7 +6,7 @@ third row is the same with the settings that practice has by default.
 
 kept_by_detections is the version that a real station could choose: whose own attempts were most often called a success.
 
-Both runs see the same success curve settings as a fleet's run; the guard (self_improvement.past_the_peak) may stop the
+Both runs see the same success curve settings as a fleet's run; the guard (success_curve.past_the_peak) may stop the
 one. The checkpoint that a run kept, and all the others on the run's curve, are then judged again on starts that chose
 nothing: kept_below_peak is by how much the kept one is worse than the best of them. Being the best of many noisy
 figures, that best is a little too high, so the difference is if anything too large.
@@ -21,7 +21,7 @@ from training.benchmarks.language_table import TASK, TIME_LIMIT
 from training.benchmarks.regimes import PRACTICE
 from training.benchmarks.two_stage_pipeline import RULES, demonstrations, folder, stage1, stage2, success
 from training.checkpoints import Policy
-from training.methods.self_improvement import policy_path
+from training.versions import policy_path
 
 DEMONSTRATIONS = 6  # on seed 101: .54, .97 after 111 to 155 episodes, .88 after 404
 TIMES = 3

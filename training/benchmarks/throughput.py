@@ -138,7 +138,9 @@ def env(seed: int) -> list[Row]:
             for action in actions[first : first + task.time_limit_steps]:
                 recording.observations.append(world.step(action))
                 recording.actions.append(action)
-            recording.finish("time_limit", embodiment=LANGUAGE_TABLE, true_success=None, seed=seed, interventions=0)
+            recording.finish(
+                "time_limit", embodiment=LANGUAGE_TABLE, true_success=None, seed=seed, interventions=0, labels={}
+            )
         return STEPS
 
     # Where the hand is sent: as a table's arm does, which stops at its reach and turns back from there at once.

@@ -18,8 +18,9 @@ from robots.worlds.language_table import BLOCKS, PLACES
 from training.benchmarks import Report, Row
 from training.checkpoints import Policy, RewardModel
 from training.evaluation import Evaluation, evaluate
+from training.handed_in import RewardsOf
 from training.local_practice import LocalStations
-from training.methods.self_improvement import RewardsOf, improve
+from training.methods.self_improvement import improve
 from training.methods.sft import sft
 from training.model_folders import take_store
 from training.recipes import ImproveRecipe, SFTRecipe

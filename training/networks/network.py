@@ -18,13 +18,14 @@ What each part has to do, whatever it is:
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from robots.embodiments import STATE, Embodiment
 from robots.worlds.language_table import OBJECT_FEATURES
-from training import computing
+from training import computing, steps_to_go
 from training.model_folders import ModelFolderError
 from training.networks.arm import ArmFeatures
 from training.networks.arm import fits as arm_fits
@@ -75,6 +76,7 @@ class Network(nn.Module):
     words: Grounding | TextCode | PretrainedCode | Prompt
     perception: Perception | VisionEncoder | PretrainedVision | Pictures | None
     features: TableFeatures | ArmFeatures | VisionFeatures | FlatFeatures | JointFeatures
+    action_head: ActionHead | JointHead | GaussianHead
     symmetries: Tensor  # [8, 2, 2]
 
     def __init__(
@@ -272,6 +274,20 @@ class Network(nn.Module):
         hidden, head = self.hidden(perceived, goal, frame), self.action_head
         actions = self.meant(perceived, head.actions(head.sample(hidden, generator, greedy, head.chunk)))
         return (actions if frame is None else turned(frame.transpose(1, 2), actions)), hidden
+
+    def answer(
+        self,
+        perceived: Tensor,
+        goal: Tensor,
+        generator: torch.Generator | None,
+        greedy: bool,
+        memories: Sequence[dict[str, Any]],
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """Chunks of actions [n, K, A], the success prediction [n, bins], and no signals: what a policy asks of any
+        network (checkpoints.py). It keeps nothing in the memories.
+        """
+        actions, hidden = self.act(perceived, goal, generator, greedy)
+        return actions, steps_to_go.distribution(self.steps_to_go_head(hidden)), {}
 
     def log_probability(self, perceived: Tensor, goal: Tensor, actions: Tensor) -> Tensor:
         """log p(a | o, g) of the mixture, of a chunk's first m actions. [n, P], [n, goal size], [n, m, A] -> [n]"""

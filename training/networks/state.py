@@ -84,7 +84,7 @@ def differences_of(embodiment: Embodiment, vectors: Sequence[str]) -> list[tuple
     """Among the numbers of these features, one after the other, those by which two places differ: of two tracked
     objects, or of one and what the body senses of itself in metres. (x of the one, x of the other), and so on.
     """
-    objects, own = {}, {}
+    objects, own = dict[str, dict[str, int]](), dict[str, dict[str, int]]()
     at = 0
     for key in vectors:
         feature = embodiment.observation[key]

@@ -5,7 +5,6 @@ has walls round its goal, which a puck leaves only in a gripper's hold. What is 
 resets has two instructions to choose from, to place and to bring back.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 

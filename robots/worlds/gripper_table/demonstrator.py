@@ -70,7 +70,7 @@ def demonstrate(
     """One attempt from where the table stands; without `habits` those of somebody."""
     habits = habits or Habits.sample(rng)
     goal = np.array(HOME) if instruction.family.endswith("bring_back") else None
-    observations, actions, successes = [world.observation()], [], 0
+    observations, actions, successes = [world.observation()], list[np.ndarray](), 0
     while len(actions) < TIME_LIMIT_STEPS and successes <= STEPS_AFTER_SUCCESS:
         actions.append(act(world, goal, habits, rng))
         observations.append(world.step(actions[-1]))

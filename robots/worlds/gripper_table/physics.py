@@ -39,7 +39,7 @@ def _walls() -> str:
 
 
 def _pocket() -> str:
-    """Three walls round a goal, which a mocap body carries: behind it as it is come to from the left, and both sides."""
+    """Three walls round a goal, which a mocap body carries: behind it as seen from the left, and at both sides."""
     half, thick = POCKET_HALF, 0.008
     places = ((half, 0, thick, half), (0, half, half, thick), (0, -half, half, thick))
     return "".join(
@@ -104,17 +104,17 @@ class GripperTable:
     @property
     def goal(self) -> np.ndarray:
         """Its middle. [2], metres"""
-        return self._data.mocap_pos[1, :2].copy()
+        return np.array(self._data.mocap_pos[1, :2])
 
     @property
     def puck(self) -> np.ndarray:
         """Its middle. [2], metres"""
-        return self._data.qpos.copy()
+        return np.array(self._data.qpos)
 
     @property
     def gripper(self) -> np.ndarray:
         """Its middle. [2], metres"""
-        return self._data.mocap_pos[0, :2].copy()
+        return np.array(self._data.mocap_pos[0, :2])
 
     def reset(self, rng: np.random.Generator) -> Observation:
         """Puck and gripper somewhere in the left half, of a table with a pocket anywhere clear of it; a new goal on
@@ -171,6 +171,10 @@ class GripperTable:
             return not self.held and math.dist(self.puck, HOME) <= HOME_RADIUS
         return self._placed >= STEPS_PLACED
 
+    def sensed(self, instruction: Instruction) -> dict[str, float]:
+        """As a switch under the goal and another at home would tell it."""
+        return {"success": float(self.true_success(instruction))}
+
     def needs_reset(self, fewest_objects: int | None = None) -> str:
         return ""
 
@@ -194,9 +198,9 @@ class GripperTable:
         edge = HALF_TABLE + 0.03
         polygons = [
             (table, rgb(TABLE_COLOUR)),
-            (circle(*self.goal, PLACED), rgb(GOAL_COLOUR)),
-            (circle(*self.puck, PUCK_RADIUS), rgb(PUCK_COLOUR)),
-            (circle(*self.gripper, GRIPPER_RADIUS), rgb(GRIPPER_COLOUR)),
+            (circle(self.goal[0], self.goal[1], PLACED), rgb(GOAL_COLOUR)),
+            (circle(self.puck[0], self.puck[1], PUCK_RADIUS), rgb(PUCK_COLOUR)),
+            (circle(self.gripper[0], self.gripper[1], GRIPPER_RADIUS), rgb(GRIPPER_COLOUR)),
         ]
         return draw_top_view(polygons, (-edge, -edge, edge, edge), width, height)
 
