@@ -48,6 +48,7 @@ REGISTRY = {
     "camera": "training.benchmarks.camera",
     "so101-pick": "training.benchmarks.so101_pick",
     "aloha": "training.benchmarks.aloha",
+    "musel": "training.benchmarks.musel",
     "throughput": "training.benchmarks.throughput",
     "backbone": "training.benchmarks.backbone",
     "gpu": "training.benchmarks.gpu",

@@ -1,0 +1,88 @@
+"""MUSEL: a robot learns what its pushes do, and asks for the push that teaches it most.
+
+Rayyan and others, arXiv 2412.02331: total uncertainty chases noise, so what cannot be learned is subtracted from it:
+
+    after each push     its action and what it did become a point of the process (remember)
+    after each batch    hyper-parameters and noise anew (learn), and a version that asks for the next batch
+
+The equations are in gaussian_process.py, what stations ask is in networks/probing.py.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robots.embodiments import ENVIRONMENT_STATE, Embodiment
+from robots.episodes import Episode
+from training.networks.probing import POSE, Probing, effects
+
+RECENT = 50  # pushes, of which the share in noisy places is told
+ELSEWHERE = 300  # random pushes over which figures are means
+
+
+class Musel:
+    """What a run has learned of pushes. Points come in the order in which episodes are remembered."""
+
+    def __init__(self, embodiment: Embodiment, capacity: int, pool: int, apart: float, acquisition: str = "musel"):
+        self.embodiment = embodiment
+        self.sizes: dict[str, Any] = {"capacity": capacity, "pool": pool, "apart": apart, "acquisition": acquisition}
+        self.probing = Probing(embodiment, **self.sizes)
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []  # actions [A] and effects [3] not yet learned from
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What a restart must find as it was; it is saved after learn(), when nothing waits."""
+        return {"probing": self.probing}
+
+    @property
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """None outlives a fit."""
+        return {}
+
+    @property
+    def samples(self) -> int:
+        """Pushes so far, those that wait to be learned from among them."""
+        return len(self.probing.process) + len(self._waiting)
+
+    def remember(self, episode: Episode) -> None:
+        """Each of its steps is a push: T + 1 observations, T actions. What is beyond the capacity is left out."""
+        poses = episode.observations[ENVIRONMENT_STATE][:, : len(POSE)]
+        room = self.sizes["capacity"] - self.samples
+        found = zip(episode.actions, effects(poses[:-1], poses[1:]), strict=True)
+        self._waiting += [(action.astype(np.float64), effect) for action, effect in found][: max(room, 0)]
+
+    def learn(self, generator: torch.Generator) -> dict[str, float]:
+        """Fit to all points; the figures of a run's curve, in cm:
+
+        surprise     by how much this batch was missed before it was learned from
+        uncertainty  root of the mean var_f of random pushes: what the model does not know of them
+        noise        root of their mean noise
+        noisy_share  of the newest pushes, how many lie where the noise is above its mean: of random ones about the
+                     share of the action space that is noisy
+        """
+        if self.samples < 2:
+            return {"samples": float(self.samples)}
+        process, probing = self.probing.process, self.probing
+        if self._waiting:
+            actions, effect = (torch.from_numpy(np.stack(each)) for each in zip(*self._waiting, strict=True))
+            process.add(probing.features(actions), effect)
+            process.fit()
+        new = max(len(self._waiting), 1)
+        self._waiting = []
+        n = len(process)
+        elsewhere = process.predict(probing.features(probing.random(ELSEWHERE, generator)))
+        noise = elsewhere.var_noise.sum(1)
+        recent = process.predict(process.inputs[max(0, n - RECENT) : n]).var_noise.sum(1)
+        return {
+            "samples": float(n),
+            "surprise": _root_mean(process.surprises[n - new : n].square().sum(1)),
+            "uncertainty": _root_mean(elsewhere.var_model.sum(1)),
+            "noise": _root_mean(noise),
+            "noisy_share": float((recent > noise.mean()).double().mean()),
+        }
+
+
+def _root_mean(squares: Tensor) -> float:
+    return float(squares.mean().sqrt())
