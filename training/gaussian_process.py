@@ -10,7 +10,7 @@ turns. Each number that is predicted has a signal and a noise of its own; length
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ ROUNDS, STEPS, RATE = 2, 25, 0.1  # of a fit: so often the noise is made anew, a
 SMOOTHING = 0.5  # h, in the inputs' units: how far the noise of one place tells of another's
 LEAST_NOISE = 1e-4  # share of a number's own variance
 SCALES = (0.05, 10.0)  # of a length scale, in the inputs' units
+FRESH = (0.0, 0.0, -1.0)  # logarithms of l, s and c where a climb begins anew
 
 
 @dataclass
@@ -100,36 +101,44 @@ class GaussianProcess(nn.Module):
         return self.smoothed(x, self.residuals[: int(self.fitted)].square())
 
     def fit(self) -> None:
-        """Hyper-parameters from where they were, and the noise anew, of all points. It takes at least two."""
+        """Hyper-parameters and the noise anew, of all points. It takes at least two."""
         self.fitted.copy_(self.count)
         n = int(self.fitted)
         x, (y, _, _) = self.inputs[:n], self._scaled()
         self.residuals[:n] = 1.0
-        for _ in range(ROUNDS):
+        now = self.log_scales, self.log_signal, self.log_factor
+        for number in range(ROUNDS):
             squares = self._squares(x)
-            self._climb(y, squares)
-            inverse = torch.linalg.inv(self._covariance(self.log_scales, self.log_signal, self.log_factor, squares))
+            # From where they were, and from where points say much: the likelihood has another top, where all is noise.
+            starts = [now] if number else [now, tuple(torch.full_like(each, log) for each, log in zip(now, FRESH))]
+            found = [self._climb(y, squares, start) for start in starts]
+            _, best = min(found, key=lambda each: each[0])
+            for buffer, value in zip(now, best, strict=True):
+                buffer.copy_(value)
+            inverse = torch.linalg.inv(self._covariance(*now, squares))
             self.residuals[:n] = ((inverse @ y[..., None])[..., 0] / inverse.diagonal(dim1=1, dim2=2)).T
 
-    def _climb(self, y: Tensor, squares: Tensor) -> None:
-        """Towards the largest marginal likelihood of y [D, N]."""
-        buffers = (self.log_scales, self.log_signal, self.log_factor)
-        found = [value.clone().requires_grad_() for value in buffers]
+    def _climb(self, y: Tensor, squares: Tensor, start: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        """Towards the largest marginal likelihood of y [D, N]: how unlikely y is there, and the hyper-parameters."""
+        found = [value.clone().requires_grad_() for value in start]
         optimiser = torch.optim.Adam(found, lr=RATE)
+
+        def unlikely() -> Tensor:
+            lower = torch.linalg.cholesky(self._covariance(*found, squares))
+            alpha = torch.cholesky_solve(y[..., None], lower)[..., 0]
+            # A weak prior: where points say nothing of a number it stays where it can come back from.
+            prior = 0.5 * torch.cat(found).square().sum()
+            return 0.5 * (y * alpha).sum() + lower.diagonal(dim1=1, dim2=2).log().sum() + prior
+
         with torch.enable_grad():
             for _ in range(STEPS):
-                lower = torch.linalg.cholesky(self._covariance(*found, squares))
-                alpha = torch.cholesky_solve(y[..., None], lower)[..., 0]
-                unlikely = 0.5 * (y * alpha).sum() + lower.diagonal(dim1=1, dim2=2).log().sum()
-                # A weak prior: where points say nothing of a number it stays where it can come back from.
-                unlikely = unlikely + 0.5 * torch.cat(found).square().sum()
                 optimiser.zero_grad()
-                unlikely.backward()
+                unlikely().backward()
                 optimiser.step()
                 with torch.no_grad():
                     found[0].clamp_(*map(math.log, SCALES))
-        for buffer, value in zip(buffers, found, strict=True):
-            buffer.copy_(value.detach())
+        with torch.no_grad():
+            return float(unlikely()), [value.detach() for value in found]
 
     def _solved(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """K's Cholesky factor [D, N, N], s k* [D, n, N], L^-1 s k*^T [D, N, n] and var_f of scaled targets [D, n]"""
