@@ -21,6 +21,7 @@ TIMESTEP_S = 0.002
 PUSHER_RADIUS = 0.008
 BEHIND = 0.055  # metres from the block's middle to where a push begins: clear of its corners
 SPEED = 0.15  # metres a second
+ARRIVING_S = 0.1  # until the pusher is where it was sent
 COAST_S = 0.2  # after a push and after a kick, until the block lies still
 FRICTION, MASS, GRAVITY = 0.4, 0.1, 9.81
 RAISED = 0.08  # metres above the table, where the pusher waits
@@ -114,6 +115,7 @@ class PushEffects:
         for number in range(1, steps + 1):
             data.ctrl[:2] = start + number / steps * length * along
             mujoco.mj_step(self.model, data)
+        mujoco.mj_step(self.model, data, math.ceil(ARRIVING_S / TIMESTEP_S))
         self._place_pusher(start + length * along, RAISED)
         self._coast()
         if KICKED[0] <= direction < KICKED[1]:
