@@ -39,6 +39,7 @@ class Workspace:
         self.practised_s = 0.0  # robot time since the table was last shuffled
         self.fresh = True  # nothing has moved since the last reset
         self.failures = 0  # of the policy in a row
+        self.resets = 0  # so far, the one that it begins with among them
         self.scene = 0  # counts changes of what a camera sees
         self.observation: Observation | None = None  # None: the driver could not tell
         self.seen_at = 0.0  # when that was, by the clock
@@ -87,6 +88,7 @@ class Workspace:
             self.blame(error)
         else:
             self.scene += 1
+            self.resets += 1
             self.seen_at = self.clock()
             self.practised_s, self.failures, self.fresh = 0.0, 0, True
             self.forget_need()

@@ -18,7 +18,7 @@ import copy
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,10 +41,7 @@ class Settings:
     width: int = 256
     critic_rate: float = 3e-4
     actor_rate: float = 3e-4
-    gamma: float = 0.99
     polyak: float = 0.005
-    batch: int = 256
-    demonstrated: float = 0.5  # share of a batch that was demonstrated, where anything was
     target_entropy: float = 0.0  # 0: minus how many numbers an action has
     entropy: bool = True  # whether there is an entropy term
     cql: float = 0.0  # w
@@ -82,50 +79,87 @@ class Batch:
     actions: Tensor  # [n, m A], shares of the reach
     rewards: Tensor  # [n]
     discounts: Tensor  # [n], of what comes after; 0 where nothing does
-    returns: Tensor | None = None  # [n], discounted, to the episode's end: what Cal-QL lifts Q to
+    returns: Tensor  # [n], discounted, to the episode's end and beyond: what Cal-QL lifts Q to
+
+
+class Actor(Protocol):
+    """What acts, as an actor-critic method sees it: it reads features and answers shares of the reach."""
+
+    size: int  # numbers of an answer: m A
+    parameters: list[nn.Parameter]
+
+    def explored(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """[n, features] -> actions [n, m A] that gradients go through, log p [n]"""
+        ...
+
+    def imitated(self, features: Tensor, actions: Tensor) -> Tensor:
+        """log p of what was demonstrated. [n, features], [n, m A] -> [n]"""
+        ...
+
+
+class NetworkActor:
+    """A policy's trunk and Gaussian action head, of which `executed` actions are one."""
+
+    def __init__(self, network: Network, executed: int):
+        if not isinstance(network.action_head, GaussianHead):
+            raise ValueError("An actor-critic method needs a policy whose action head is gaussian.")
+        self.network, self.head, self.executed = network, network.action_head, executed
+        self.size = executed * self.head.size
+        self.parameters = network.trained_in("practice")
+
+    def explored(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """As of Actor."""
+        actions, likely = self.head.explored(self.network.trunk(features), generator, self.executed)
+        return actions.flatten(1), likely
+
+    def imitated(self, features: Tensor, actions: Tensor) -> Tensor:
+        """As of Actor."""
+        return self.head.imitated(self.network.trunk(features), actions.unflatten(1, (self.executed, -1)))
 
 
 class ActorCritic:
-    """The network's trunk and Gaussian action head, an ensemble of critics and their slow copies."""
+    """An actor, an ensemble of critics and their slow copies.
 
-    def __init__(self, network: Network, executed: int, settings: Settings, seed: int):
-        if not isinstance(network.action_head, GaussianHead):
-            raise ValueError("An actor-critic method needs a policy whose action head is gaussian; choose it in SFT.")
-        self.network, self.head, self.settings = network, network.action_head, settings
-        self.executed = executed
-        size = executed * self.head.size
+    All of it takes its steps by one optimiser, which gets the parameter groups; each update touches its own alone.
+    """
+
+    def __init__(self, actor: Actor, features: int, settings: Settings, seed: int):
+        self.actor, self.settings = actor, settings
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.q = QEnsemble(settings.ensemble, network.features.size, size, settings.width).to(network.device)
+            self.q = QEnsemble(settings.ensemble, features, actor.size, settings.width)
+        device = actor.parameters[0].device
+        self.q.to(device)
         self.slow = copy.deepcopy(self.q).requires_grad_(False)
-        self.log_alpha = nn.Parameter(torch.full((), math.log(FIRST_ALPHA), device=network.device))
-        self.target_entropy = settings.target_entropy or -float(size)
-        self.acting = network.trained_in("practice")
+        self.log_alpha = nn.Parameter(torch.full((), math.log(FIRST_ALPHA), device=device))
+        self.target_entropy = settings.target_entropy or -float(actor.size)
+        self.acting, self.judging = actor.parameters, list(self.q.parameters())
         for parameter in self.acting:
             parameter.requires_grad_(True)
-        self.critic_optimiser = torch.optim.AdamW(self.q.parameters(), lr=settings.critic_rate, weight_decay=0.0)
-        self.actor_optimiser = torch.optim.AdamW(self.acting, lr=settings.actor_rate, weight_decay=0.0)
-        self.alpha_optimiser = torch.optim.AdamW([self.log_alpha], lr=settings.actor_rate, weight_decay=0.0)
+
+    @property
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """For the optimiser."""
+        rates = {"lr": self.settings.actor_rate, "weight_decay": 0.0}
+        critics = {"params": self.judging, "lr": self.settings.critic_rate, "weight_decay": 0.0}
+        return [{"params": self.acting, **rates}, critics, {"params": [self.log_alpha], **rates}]
+
+    @property
+    def modules(self) -> dict[str, Any]:
+        """What a restart must find as it was."""
+        return {"q": self.q, "slow": self.slow, "entropy": nn.ParameterDict({"log_alpha": self.log_alpha})}
 
     @property
     def alpha(self) -> Tensor:
         """Weight of the entropy. []"""
         return self.log_alpha.exp() if self.settings.entropy else self.log_alpha.new_zeros(())
 
-    @property
-    def modules(self) -> dict[str, Any]:
-        """What a restart must find as it was."""
-        return {"q": self.q, "slow": self.slow}
-
-    def _acted(self, features: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """[n, features] -> actions [n, m A] that gradients go through, log p [n]"""
-        actions, likely = self.head.explored(self.network.trunk(features), generator, self.executed)
-        return actions.flatten(1), likely
-
-    def update_critic(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+    def update_critic(
+        self, batch: Batch, optimiser: torch.optim.Optimizer, generator: torch.Generator
+    ) -> dict[str, float]:
         """One step of the ensemble and of its slow copies."""
         with torch.no_grad():
-            following, likely = self._acted(batch.after, generator)
+            following, likely = self.actor.explored(batch.after, generator)
             pair = torch.randperm(self.settings.ensemble, generator=generator)[:2]
             later = self.slow(batch.after, following)[pair.to(following.device)].min(0).values - self.alpha * likely
             target = batch.rewards + batch.discounts * later
@@ -133,7 +167,7 @@ class ActorCritic:
         loss = error = F.mse_loss(q, target.expand(len(q), -1))
         if self.settings.cql:
             loss = loss + self.settings.cql * (self._out_of_data(batch, generator) - q).mean()
-        descend(loss, self.critic_optimiser, list(self.q.parameters()), LARGEST_NORM)
+        descend(loss, optimiser, self.judging, LARGEST_NORM)
         with torch.no_grad():
             for slow, fast in zip(self.slow.parameters(), self.q.parameters(), strict=True):
                 slow.lerp_(fast, self.settings.polyak)
@@ -144,35 +178,39 @@ class ActorCritic:
         n, many = len(batch.before), self.settings.cql_actions
         repeated = batch.before.repeat(many, 1)
         with torch.no_grad():
-            now, likely_now = self._acted(repeated, generator)
-            later, likely_later = self._acted(batch.after.repeat(many, 1), generator)
+            now, likely_now = self.actor.explored(repeated, generator)
+            later, likely_later = self.actor.explored(batch.after.repeat(many, 1), generator)
             chance = computing.onto(now.device, 2 * torch.rand(now.shape, generator=generator) - 1)
-        uniform = -math.log(2) * now.shape[1]
+        uniform = torch.full_like(likely_now, -math.log(2) * now.shape[1])
         parts = []
         for actions, likely in ((chance, uniform), (now, likely_now), (later, likely_later)):
             q = self.q(repeated, actions)
-            if self.settings.calibrated and actions is not chance and batch.returns is not None:
+            if self.settings.calibrated and actions is not chance:
                 q = torch.maximum(q, batch.returns.repeat(many))
             parts.append((q - likely).unflatten(1, (many, n)))
         return torch.cat(parts, 1).logsumexp(1) - math.log(3 * many)
 
     def update_actor(
-        self, batch: Batch, generator: torch.Generator, cloning: float = 0.0, cloned: Batch | None = None
+        self,
+        batch: Batch,
+        optimiser: torch.optim.Optimizer,
+        generator: torch.Generator,
+        cloning: float = 0.0,
+        cloned: Batch | None = None,
     ) -> dict[str, float]:
         """One step of the actor and of alpha; `cloning` is l, the weight of imitating the actions of `cloned`."""
-        for parameter in self.q.parameters():
+        for parameter in self.judging:
             parameter.requires_grad_(False)
-        actions, likely = self._acted(batch.before, generator)
+        actions, likely = self.actor.explored(batch.before, generator)
         q = self.q(batch.before, actions).mean(0)
         loss = (self.alpha.detach() * likely - q).mean() / q.detach().abs().mean().clamp(min=1e-3)
         if cloned is not None and cloning:
-            tokens = cloned.actions.unflatten(1, (self.executed, -1))
-            imitated = self.head.imitated(self.network.trunk(cloned.before), tokens)
-            loss = (1 - cloning) * loss - cloning * imitated.mean() / tokens[0].numel()
-        descend(loss, self.actor_optimiser, self.acting, LARGEST_NORM)
-        for parameter in self.q.parameters():
+            imitated = self.actor.imitated(cloned.before, cloned.actions)
+            loss = (1 - cloning) * loss - cloning * imitated.mean() / self.actor.size
+        descend(loss, optimiser, self.acting, LARGEST_NORM)
+        for parameter in self.judging:
             parameter.requires_grad_(True)
         entropy = -likely.detach().mean()
         if self.settings.entropy:
-            descend(self.log_alpha * (entropy - self.target_entropy), self.alpha_optimiser, [self.log_alpha], math.inf)
+            descend(self.log_alpha * (entropy - self.target_entropy), optimiser, [self.log_alpha], math.inf)
         return {"actor_loss": float(loss.detach()), "entropy": float(entropy), "alpha": float(self.alpha.detach())}

@@ -41,16 +41,22 @@ class LocalStations:
     """Stations that practise when the learner calls them and hand their episodes in through the run directory."""
 
     def __init__(
-        self, task_names: list[str], stations: int, seed: int, time_limit: int = 0, rules: dict[str, Any] | None = None
+        self,
+        task_names: list[str],
+        stations: int,
+        seed: int,
+        time_limit: int = 0,
+        rules: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
     ):
-        """`rules`: of the tasks, as an assignment names them (robots/rules.py)."""
+        """`rules`: of the tasks, as an assignment names them (robots/rules.py); `settings` of the stations beside."""
         self.generator = torch.Generator().manual_seed(seed)
         self.episodes: list[Episode] = []
         self.stations = []
         for i in range(stations):
             task = get_task(task_names[i % len(task_names)])
             station = Station(make_world(task.world, seed * 1000 + i), seed=seed * 1000 + i, store=self.episodes.append)
-            station.receive(Welcome(settings={"self_reset_after_s": 0, "speed": 0}))
+            station.receive(Welcome(settings={"self_reset_after_s": 0, "speed": 0} | (settings or {})))
             assigned = {"name": task.name, "time_limit_steps": time_limit or task.time_limit_steps}
             assigned |= rules_for(task, rules or {}, task_names)
             station.receive(Assignment(assignment=1, run=1, task=assigned))
@@ -59,7 +65,12 @@ class LocalStations:
                 raise RunError(f"The local tables can't practise {task.name}: {why}.")
             self.stations.append(station)
 
-    def __call__(self, run: RunDir, policy: Policy, reward_model: RewardModel, steps: int) -> None:
+    @property
+    def resets(self) -> int:
+        """Of all stations so far, those that they began with not among them."""
+        return sum(station.workspace.resets - 1 for station in self.stations)
+
+    def __call__(self, run: RunDir, policy: Policy, reward_model: RewardModel | None, steps: int) -> None:
         """One round: at least `steps` steps of this version, every episode finished."""
         loaded = bundle(policy, reward_model)
         self.episodes.clear()

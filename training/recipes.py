@@ -16,6 +16,7 @@ OBSERVE = ("all", "state", "cameras")  # what of a body's observation is learned
 # Of a pretrained model: nothing but our heads on top of it, adapters beside its layers too, or all of it.
 TRAINED = ("heads", "lora", "all")
 ACTION_HEADS = ("tokens", "gaussian")
+LABEL_SOURCES = ("any", "human", "sensor", "classifier")
 DEVICES, PRECISIONS = ("cpu", "cuda", "mps"), ("fp32", "bf16")
 
 # Settings that a stored recipe may call as older code did.
@@ -541,3 +542,55 @@ class OffPolicyRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._choose(device=DEVICES, precision=PRECISIONS)
+
+
+@dataclass(frozen=True)
+class ActorCriticRecipe(OffPolicyRecipe):
+    """What methods share that have an actor and critics, and demonstrations beside what they practised."""
+
+    gamma: float = setting(0.97, "Discount", "What a reward counts that comes a step later.", 0.0, 1.0)
+    actor_rate: float = setting(3e-4, "Actor's learning rate", "How large its updates are (AdamW).", 1e-7, 1.0)
+    critic_rate: float = setting(1e-3, "Critics' learning rate", "How large their updates are (AdamW).", 1e-7, 1.0)
+    ensemble: int = setting(2, "Critics", "How many there are; two of them make each target.", 2, 20)
+    polyak: float = setting(
+        0.01, "Following", "Share by which the critics' slow copies follow them with each update.", 1e-5, 1.0
+    )
+    entropy: int = setting(
+        0,
+        "Entropy",
+        "1 = the actor is also rewarded for acting at random, as much as its size asks for. 0 = not.",
+        0,
+        1,
+    )
+    actor_every: int = setting(2, "Actor every", "Of so many updates of the critics one is the actor's too.", 1, 100)
+    demonstrated: float = setting(0.5, "Demonstrated share", "Of each batch, that was demonstrated.", 0.0, 1.0)
+    cloning: float = setting(
+        0.3,
+        "Cloning",
+        "What imitating demonstrations weighs beside the critics' word, once practice is under way.",
+        0,
+        1,
+    )
+    cloning_steps: int = setting(
+        3000, "Cloning falls over", "Steps of practice over which that weight falls to it from 1.", 0, 1_000_000_000
+    )
+    warm_up: int = setting(
+        500, "Warm-up", "Updates of the critics alone, on demonstrations, before practice.", 0, 1_000_000
+    )
+    replay: int = setting(10_000, "Replay", "The newest practice episodes that are learned from.", 1, 10_000_000)
+    label_source: str = setting(
+        "any",
+        "Labels of",
+        "Whose word on success is learned from: human, sensor or classifier (the success detector), or any of them.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choose(label_source=LABEL_SOURCES)
+
+
+@dataclass(frozen=True)
+class SACRecipe(ActorCriticRecipe):
+    """Soft actor-critic with demonstrations, from a sparse reward: what the other methods are compared with."""
+
+    KIND: ClassVar[str] = "sac"

@@ -1,37 +1,55 @@
-"""The steps of past practice, to be learned from again: what the off-policy update of stage 2 samples.
+"""The steps of past practice, to be learned from again: what off-policy updates sample.
 
-Stands between the label and the update (advantage_weighted.py). It holds no more than what a restart finds in the
-episodes' files again.
+Stands between the label and the update (advantage_weighted.py, actor_critic.py). It holds no more than what a restart
+finds in the episodes' files again.
 """
 
 from collections import deque
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+Parts = tuple[Tensor, ...]  # of an episode's T steps, [T, ...] each; what they are is their method's own
+
 
 class Replay:
-    """The demonstrations, for good, and the newest practice episodes; each a tuple of its T steps' parts:
-
-    before [T, R], after [T, R]  what lies between the goal and what is perceived, before and after these actions
-    actions [T, m, A], counts [T]  those that follow from there on, and how many there are: fewer near the end
-    rewards [T]                  of these actions together
-    discounts [T]                of what comes after them; 0 where nothing does
-    """
+    """The demonstrations, for good, and the newest practice episodes."""
 
     def __init__(self, most_episodes: int):
-        self.demonstrations: list[tuple[Tensor, ...]] = []
-        self.episodes: deque[tuple[Tensor, ...]] = deque(maxlen=most_episodes)
-        self._together: tuple[Tensor, ...] | None = None
+        self.demonstrations: list[Parts] = []
+        self.episodes: deque[Parts] = deque(maxlen=most_episodes)
+        self._together: dict[str, Parts] = {}
 
-    def add(self, parts: tuple[Tensor, ...], demonstrated: bool) -> None:
+    def add(self, parts: Parts, demonstrated: bool) -> None:
         """An episode's parts, for good where it was demonstrated."""
         (self.demonstrations if demonstrated else self.episodes).append(parts)
-        self._together = None
+        self._together = {"demonstrated": self._together["demonstrated"]} if self._keeps(demonstrated) else {}
 
-    def sample(self, n: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def _keeps(self, demonstrated: bool) -> bool:
+        return not demonstrated and "demonstrated" in self._together
+
+    def sample(self, n: int, generator: torch.Generator) -> Parts:
         """n random steps, each as likely as any other, with their parts. RuntimeError where there are none."""
-        if self._together is None:
-            self._together = tuple(map(torch.cat, zip(*self.demonstrations, *self.episodes, strict=True)))
-        rows = torch.randint(len(self._together[0]), (n,), generator=generator)
-        return tuple(part[rows] for part in self._together)
+        return self._drawn("all", [*self.demonstrations, *self.episodes], n, generator)
+
+    def sample_demonstrated(self, n: int, generator: torch.Generator) -> Parts:
+        """n random steps of demonstrations. RuntimeError where there are none."""
+        return self._drawn("demonstrated", self.demonstrations, n, generator)
+
+    def sample_mixed(self, n: int, share: float, generator: torch.Generator) -> Parts:
+        """n random steps, this share of them demonstrated as long as there are both kinds."""
+        if not self.demonstrations or not self.episodes:
+            return self.sample(n, generator)
+        shown = round(share * n)
+        practised = self._drawn("practised", list(self.episodes), n - shown, generator)
+        return tuple(map(torch.cat, zip(self.sample_demonstrated(shown, generator), practised, strict=True)))
+
+    def _drawn(self, name: str, episodes: Sequence[Parts], n: int, generator: torch.Generator) -> Parts:
+        if name not in self._together:
+            if not episodes:
+                raise RuntimeError("There is no step to learn from yet.")
+            self._together[name] = tuple(map(torch.cat, zip(*episodes, strict=True)))
+        together = self._together[name]
+        rows = torch.randint(len(together[0]), (n,), generator=generator).to(together[0].device)
+        return tuple(part[rows] for part in together)

@@ -1,5 +1,7 @@
 """The versions of a practising run's policy: where each lies, what each says of itself, how long it is kept."""
 
+import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +22,14 @@ def next_metadata(
     origin: CheckpointMetadata, version: int, recipe: Recipe, value_updates: int, parent: str = ""
 ) -> CheckpointMetadata:
     """A new version, under a new id, otherwise as the SFT policy it descends from."""
-    return CheckpointMetadata(
+    return replace(
+        origin,
         role="policy",
         version=version,
-        embodiment=origin.embodiment,
-        vocabulary=origin.vocabulary,
-        tasks=origin.tasks,
-        sizes=origin.sizes,
-        bin_width=origin.bin_width,
-        threshold=origin.threshold,
-        consecutive=origin.consecutive,
-        executed=origin.executed,
-        temperature=origin.temperature,
-        pretrained=origin.pretrained,
         recipe=recipe.to_json(),
         parent=parent or origin.id,
         value_updates=value_updates,
+        id=str(uuid.uuid4()),
     )
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,10 @@ from training.local_practice import LocalStations
 from training.methods.self_improvement import improve
 from training.methods.sft import sft
 from training.model_folders import take_store
-from training.recipes import ImproveRecipe, SFTRecipe
+from training.off_policy import Practise
+from training.recipes import ImproveRecipe, OffPolicyRecipe, SFTRecipe
 from training.run_dir import RunDir
+from training.versions import policy_path
 
 TASKS = ("block2block", "block_to_place")
 EVALUATION_EPISODES = 400
@@ -234,3 +236,56 @@ def keep_versions(run: RunDir, stations: LocalStations, rewards_of: RewardsOf | 
     newest = max(run.checkpoints.glob("policy-*.safetensors"))
     versions.append((practised["episodes"], Policy.load(newest)))
     return Stage2(run, versions, time.monotonic() - started, practised["steps"])
+
+
+@dataclass
+class OffPolicyRun:
+    """A finished run of a method that learns off-policy, and what each of its versions cost."""
+
+    run: RunDir
+    versions: list[dict[str, Any]]  # steps, resets and episodes of practice that made it, its path
+    summary: dict[str, Any]
+    cpu_s: float
+
+    def policy(self, version: int = -1) -> Policy:
+        """Of that version, the last one if none is named."""
+        return Policy.load(self.versions[version]["path"])
+
+
+def off_policy(
+    path: Path,
+    recipe: OffPolicyRecipe,
+    begin: Stage1 | None,
+    stations: LocalStations,
+    entry: Callable[[RunDir, Practise], dict[str, Any]],
+    data: Sequence[Path] = (),
+) -> OffPolicyRun:
+    """Practice in one process, by the fleet's own stations and the method's own learner. Every version is kept."""
+    started = time.process_time()
+    run = RunDir.create(path, recipe)
+    for role in ("policy", "reward_model") if begin else ():
+        (run.start / f"{role}.safetensors").symlink_to(begin.run.checkpoints / f"{role}.safetensors")
+    for each in [*(begin.run.data.glob("*.safetensors") if begin else ()), *data]:
+        (run.data / each.name).symlink_to(each)
+    kept = path / "kept"
+    kept.mkdir()
+    versions: list[dict[str, Any]] = []
+    practised = {"episodes": 0, "steps": 0}
+
+    def keep(version: int) -> None:
+        target = kept / f"{version}.safetensors"
+        target.hardlink_to(policy_path(run, version))
+        versions.append({"version": version, "resets": stations.resets, "path": target, **practised})
+
+    def practise(run: RunDir, policy: Policy, reward_model: RewardModel | None, steps: int) -> None:
+        keep(policy.version)
+        stations(run, policy, reward_model, steps)
+        practised["episodes"] += len(stations.episodes)
+        practised["steps"] += sum(episode.steps for episode in stations.episodes)
+
+    try:
+        summary = entry(run, practise)
+    finally:
+        stations.close()
+    keep(summary["version"])
+    return OffPolicyRun(run, versions, summary, time.process_time() - started)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from training.recipes import ImproveRecipe, Recipe, RecipeError, SFTRecipe
+from training.recipes import ImproveRecipe, Recipe, RecipeError, SACRecipe, SFTRecipe
 
 NEEDS = ("dataset", "parent", "stations")
 ROLES = ("policy", "reward_model")
@@ -100,6 +100,41 @@ def _plain(curve: Curve) -> dict[str, Any]:
     return vars(curve) | {"lines": [vars(line) for line in curve.lines]}
 
 
+# Of methods that learn off-policy
+
+PRACTICE = Curve(
+    title="Practice",
+    metric="update",
+    x="steps",
+    x_title="steps of practice",
+    y_title="detected",
+    lines=(
+        Line("detected_rate", "detected success", width=1.8, marks=True),
+        Line("staleness", "versions between acting and learning", "dot", soft=True, second=True),
+    ),
+    note="what it learns from; not true success",
+    terms=("detected-success",),
+    share=True,
+    second_title="versions",
+    waiting="the first steps are being collected",
+    empty="no version was completed",
+)
+CRITICS = Curve(
+    title="Critics",
+    metric="update",
+    x="steps",
+    x_title="steps of practice",
+    y_title="Q, discounted return",
+    lines=(
+        Line("q", "mean Q", width=1.8, marks=True),
+        Line("td_error", "squared error of Q", "dot", soft=True, second=True),
+    ),
+    second_title="squared error",
+    waiting="the first steps are being collected",
+    empty="no version was completed",
+)
+OFF_POLICY_FIELDS = ("max_steps", "updates_per_step", "publish_every", "evaluate_every", "evaluation_episodes", "seed")
+
 BUILT_IN = (
     Method(
         recipe=SFTRecipe,
@@ -165,6 +200,18 @@ BUILT_IN = (
         main_fields=("max_episodes", "updates_per_round", "batch", "evaluate_every", "evaluation_episodes", "seed"),
         terms=("self-improvement", "reward-model"),
         grows_with="max_episodes",
+    ),
+    Method(
+        recipe=SACRecipe,
+        entry="training.methods.sac:sac",
+        title="SAC with demonstrations",
+        words="actor-critic",
+        summary="Actor and critics from demonstrations and practice, rewarded for success alone.",
+        needs=("parent", "stations"),
+        roles=("policy",),
+        curves=(PRACTICE, CRITICS),
+        main_fields=OFF_POLICY_FIELDS,
+        grows_with="max_steps",
     ),
 )
 
