@@ -16,6 +16,7 @@ OBSERVE = ("all", "state", "cameras")  # what of a body's observation is learned
 # Of a pretrained model: nothing but our heads on top of it, adapters beside its layers too, or all of it.
 TRAINED = ("heads", "lora", "all")
 ACTION_HEADS = ("tokens", "gaussian")
+PROBED_BY = ("musel", "total", "progress", "var_f", "random")  # gaussian_process.py has them
 LABEL_SOURCES = ("any", "human", "sensor", "classifier")
 DEVICES, PRECISIONS = ("cpu", "cuda", "mps"), ("fp32", "bf16")
 
@@ -594,3 +595,34 @@ class SACRecipe(ActorCriticRecipe):
     """Soft actor-critic with demonstrations, from a sparse reward: what the other methods are compared with."""
 
     KIND: ClassVar[str] = "sac"
+
+
+@dataclass(frozen=True)
+class MuselRecipe(OffPolicyRecipe):
+    """MUSEL: pushes are chosen by what the model does not know of their effects, noise left aside."""
+
+    max_steps: int = setting(220, "Pushes", "The run ends after this many pushes of practice.", 1, 2000)
+    updates_per_step: float = setting(0.0, "Updates per step", "None: the model is fitted once a version.", 0.0, 0.0)
+    publish_every: int = setting(
+        5, "Publish every", "Pushes from one fit of the model to the next; best as many as there are stations.", 1, 1000
+    )
+    pool: int = setting(300, "Pool", "Of so many random pushes the next is chosen.", 1, 10_000)
+    apart: float = setting(
+        0.5,
+        "Apart",
+        "How far the pushes of one batch keep from each other: 1 is half the range of an offset or a length.",
+        0.01,
+        10.0,
+    )
+    acquisition: str = setting(
+        "musel",
+        "Chosen by",
+        "musel: total uncertainty less what is noise. Others to compare it with: total, progress (learning progress), "
+        "var_f (the model's own uncertainty), random.",
+    )
+
+    KIND: ClassVar[str] = "musel"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choose(acquisition=PROBED_BY)

@@ -16,6 +16,7 @@ from training import gaussian_process
 from training.gaussian_process import GaussianProcess, choose, learning_progress, model_uncertainty
 from training.methods.musel import Musel
 from training.networks.probing import Probing, effects
+from training.recipes import PROBED_BY
 
 SIZES = {"capacity": 60, "pool": 50, "apart": 0.5, "acquisition": "musel"}
 
@@ -185,6 +186,9 @@ def test_what_was_learned_lies_in_buffers_and_goes_on_to_the_same_bits(tmp_path)
     straight, _ = learned(first)
     resumed = Musel(PUSH_EFFECTS, **straight.sizes)
     resumed.probing.load_state_dict(straight.probing.state_dict())
+    before = copy.deepcopy(resumed.probing.state_dict())
+    learned(first, resumed)  # remembered again, learned already
+    assert all(torch.equal(before[name], value) for name, value in resumed.probing.state_dict().items())
     ends = [learned(rest, method)[0].probing.state_dict() for method in (straight, resumed)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     asked = [m.probing.act(torch.zeros(2, 6), [{}, {}], torch.Generator().manual_seed(3)) for m in (straight, resumed)]
@@ -220,6 +224,7 @@ def test_bodies_that_do_not_push_are_refused_in_words():
 
 
 def test_every_rule_scores_every_place_with_a_number():
+    assert set(PROBED_BY) == set(gaussian_process.ACQUISITIONS)
     process = fitted(30)
     x, _ = points(40, 2)
     for score in filter(None, gaussian_process.ACQUISITIONS.values()):

@@ -29,11 +29,13 @@ class Musel:
         self.embodiment = embodiment
         self.sizes: dict[str, Any] = {"capacity": capacity, "pool": pool, "apart": apart, "acquisition": acquisition}
         self.probing = Probing(embodiment, **self.sizes)
-        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []  # actions [A] and effects [3] not yet learned from
+        # Actions [A] and effects [3] of all pushes in their order. Who goes on after a restart remembers again what the
+        # process holds already.
+        self._remembered: list[tuple[np.ndarray, np.ndarray]] = []
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """What a restart must find as it was; it is saved after learn(), when nothing waits."""
+        """What a restart must find as it was."""
         return {"probing": self.probing}
 
     @property
@@ -44,14 +46,14 @@ class Musel:
     @property
     def samples(self) -> int:
         """Pushes so far, those that wait to be learned from among them."""
-        return len(self.probing.process) + len(self._waiting)
+        return len(self._remembered)
 
     def remember(self, episode: Episode) -> None:
         """Each of its steps is a push: T + 1 observations, T actions. What is beyond the capacity is left out."""
         poses = episode.observations[ENVIRONMENT_STATE][:, : len(POSE)]
         room = self.sizes["capacity"] - self.samples
         found = zip(episode.actions, effects(poses[:-1], poses[1:]), strict=True)
-        self._waiting += [(action.astype(np.float64), effect) for action, effect in found][: max(room, 0)]
+        self._remembered += [(action.astype(np.float64), effect) for action, effect in found][: max(room, 0)]
 
     def learn(self, generator: torch.Generator) -> dict[str, float]:
         """Fit to all points; the figures of a run's curve, in cm:
@@ -65,19 +67,17 @@ class Musel:
         if self.samples < 2:
             return {"samples": float(self.samples)}
         process, probing = self.probing.process, self.probing
-        if self._waiting:
-            actions, effect = (torch.from_numpy(np.stack(each)) for each in zip(*self._waiting, strict=True))
+        if new := self._remembered[len(process) :]:
+            actions, effect = (torch.from_numpy(np.stack(each)) for each in zip(*new, strict=True))
             process.add(probing.features(actions), effect)
             process.fit()
-        new = max(len(self._waiting), 1)
-        self._waiting = []
         n = len(process)
         elsewhere = process.predict(probing.features(probing.random(ELSEWHERE, generator)))
         noise = elsewhere.var_noise.sum(1)
         recent = process.predict(process.inputs[max(0, n - RECENT) : n]).var_noise.sum(1)
         return {
             "samples": float(n),
-            "surprise": _root_mean(process.surprises[n - new : n].square().sum(1)),
+            "surprise": _root_mean(process.surprises[n - max(len(new), 1) : n].square().sum(1)),
             "uncertainty": _root_mean(elsewhere.var_model.sum(1)),
             "noise": _root_mean(noise),
             "noisy_share": float((recent > noise.mean()).double().mean()),
