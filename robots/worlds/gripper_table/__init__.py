@@ -1,8 +1,11 @@
 """Gripper table: a gripper over a table takes a puck and brings it to a goal, and back again.
 
-Two worlds, as small as off-policy methods need them: seven numbers are observed, an action is three. `gripper_pocket`
-has walls round its goal, which a puck leaves only in a gripper's hold. What is done can be undone: a method without
-resets has two instructions to choose from, to place and to bring back.
+As small as off-policy methods need them: seven numbers are observed, an action is three. `gripper_pocket` has walls
+round its goal, which a puck leaves only in a gripper's hold. What is done can be undone: a method without resets has two
+instructions to choose from, to place and to bring back.
+
+In `gripper_hidden` the goal is not observed: there are many, an instruction names one by its number, and what that means
+only demonstrations tell.
 """
 
 from dataclasses import replace
@@ -48,6 +51,46 @@ GRIPPER_TABLE = Embodiment(
 )
 GRIPPER_POCKET = replace(GRIPPER_TABLE, name="gripper_pocket")
 
+# Of hidden goals. A puck begins near the middle and has some way to go to each.
+HIDDEN_START = 0.08  # metres from the table's middle along each axis, at most
+NEAREST_GOAL, FARTHEST_GOAL = 0.2, 0.42  # metres along an axis, of the farther one
+RIM = 0.36  # metres along an axis, of goals near the rim
+USEFUL = 0.15  # metres: a puck that was moved farther than that was moved on purpose, whatever for
+
+GRIPPER_HIDDEN = replace(
+    GRIPPER_TABLE,
+    name="gripper_hidden",
+    observation={
+        STATE: GRIPPER_TABLE.observation[STATE],
+        ENVIRONMENT_STATE: vector(("puck.x", "puck.y"), (-0.5,) * 2, (0.5,) * 2, ("m",) * 2),
+    },
+    objects=GRIPPER_TABLE.objects[:1],
+)
+
+
+def _spread(count: int, skip: int = 0) -> list[tuple[float, float]]:
+    """Points that fill the unit square evenly (Roberts' R2 sequence), always the same ones."""
+    return [(number * 0.7548776662 % 1, number * 0.5698402910 % 1) for number in range(skip + 1, skip + count + 1)]
+
+
+def _hidden_goals() -> dict[str, tuple[float, float]]:
+    """Where each goal lies, in metres, by its number: 30 on the right above and on the left below, to be learned from;
+    then 12 near the rim of the two other quarters of the table.
+    """
+    goals = []
+    for number, (across, up) in enumerate(_spread(30)):
+        x, y = (0.06 + 0.36 * share for share in (across, up))
+        if max(x, y) < NEAREST_GOAL:
+            x, y = (0.06 + FARTHEST_GOAL - each for each in (x, y))
+        goals.append((x, y) if number % 2 else (-x, -y))
+    for other in (0.1, 0.22, 0.34):
+        goals += [(-RIM, other), (-other, RIM), (RIM, -other), (other, -RIM)]
+    return {str(number): (round(x, 3), round(y, 3)) for number, (x, y) in enumerate(goals, 1)}
+
+
+HIDDEN_GOALS = _hidden_goals()
+KNOWN_GOALS, NEW_GOALS = tuple(HIDDEN_GOALS)[:30], tuple(HIDDEN_GOALS)[30:]
+
 VERBS, HELD_OUT_VERBS = ("bring", "carry", "move", "take"), ("transport",)
 
 
@@ -87,12 +130,43 @@ def _families(world: str) -> tuple[TaskFamily, ...]:
     )
 
 
-WORLDS = tuple(
-    WorldSpec(
-        body,
-        _families(body.name),
-        make=on_demand(f"{__name__}.physics:GripperTable", body, pocket),
-        demonstrate=on_demand(f"{__name__}.demonstrator:demonstrate"),
+def _hidden_family(name: str, title: str, description: str, goals: tuple[str, ...]) -> TaskFamily:
+    return TaskFamily(
+        name=name,
+        title=title,
+        embodiment=GRIPPER_HIDDEN.name,
+        world=GRIPPER_HIDDEN.name,
+        time_limit_steps=TIME_LIMIT_STEPS,
+        description=description,
+        grammar=Grammar(verbs=("place",), templates=("{verb} the puck as in task {goal}",), named={"goal": goals}),
+        reset_each_attempt=True,
     )
-    for body, pocket in ((GRIPPER_TABLE, False), (GRIPPER_POCKET, True))
+
+
+WORLDS = (
+    *(
+        WorldSpec(
+            body,
+            _families(body.name),
+            make=on_demand(f"{__name__}.physics:GripperTable", body, pocket),
+            demonstrate=on_demand(f"{__name__}.demonstrator:demonstrate"),
+        )
+        for body, pocket in ((GRIPPER_TABLE, False), (GRIPPER_POCKET, True))
+    ),
+    WorldSpec(
+        GRIPPER_HIDDEN,
+        (
+            _hidden_family(
+                "hidden_place", "Place, unseen goals", "Bring the puck to where this task's goal is.", KNOWN_GOALS
+            ),
+            _hidden_family(
+                "hidden_place_new",
+                "Place, new unseen goals",
+                "Bring the puck to where this task's goal is, in a part of the table that no other task has.",
+                NEW_GOALS,
+            ),
+        ),
+        make=on_demand(f"{__name__}.physics:GripperHidden"),
+        demonstrate=on_demand(f"{__name__}.demonstrator:demonstrate"),
+    ),
 )
