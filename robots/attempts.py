@@ -16,7 +16,7 @@ import numpy as np
 from robots.actions import Actions
 from robots.control import CommandRefused
 from robots.driver import DriverError
-from robots.embodiments import EMBODIMENTS, Embodiment, Observation
+from robots.embodiments import EMBODIMENTS, Embodiment, Observation, is_number
 from robots.episodes import ACTORS, FAILURES, Episode, label, most_steps, stacked
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import Code
@@ -28,6 +28,7 @@ from robots.workspace import Workspace
 
 SPREADING = 3  # failures in a row after which another family is asked; then the task's own again, and so on
 MOST_PASSED_OVER = 10  # instructions in a row that look fulfilled before anything was done
+FARTHEST_MARK = 10.0  # metres
 OLD_S = 1.0  # what was seen longer before it is acted upon is seen anew
 PROBE_SHARE = 0.1  # the share of attempts that go on, however low their probability of success
 
@@ -193,6 +194,17 @@ class Attempts:
                 "its task goes by a sensor of success, and this station has none; let the success detector tell it, in "
                 "the task's rules"
             )
+
+    def move_mark(self, number: Any, *place: Any) -> None:
+        """A person moves one of the marks of the attempt under way, from 0 on, to x, y in metres."""
+        marks = self.memory.get("marks")
+        if marks is None or type(number) is not int or not 0 <= number < len(marks["points"]):
+            raise CommandRefused("The station has no such keypoint now; look at the picture again.")
+        if not all(is_number(each) and abs(each) <= FARTHEST_MARK for each in place):
+            raise CommandRefused(f"A keypoint lies at x, y in metres, at most {FARTHEST_MARK:g} away.")
+        points = [list(point) for point in marks["points"]]
+        points[number] = [float(each) for each in place]
+        self.memory["marks"] = {"points": points, "source": "human"}
 
     def begin_correction(self) -> None:
         """The attempt ends here and keeps the policy's steps; the person's go into an episode of their own."""
@@ -381,6 +393,8 @@ class Attempts:
         told = self.driver.sensed(recording.instruction)
         told.pop("success", None)
         labels = {name: label(value, "sensor", recording.steps) for name, value in told.items()}
+        if recording.actor == "policy" and (marks := self.memory.get("marks")):
+            labels["keypoints"] = label(marks["points"], marks["source"], 0)
         if ending == "detected_success":
             labels["success"] = label(1.0, recording.rules.success_by or "classifier", recording.steps)
         return labels

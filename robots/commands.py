@@ -92,6 +92,8 @@ class Commands:
                     raise CommandRefused(f"The station is not reset: {self.workspace.need}.")
             case "end_episode":
                 self.attempts.cut("operator")
+            case "move_keypoint":
+                self.attempts.move_mark(args.get("number"), args.get("x"), args.get("y"))
             case "speed":
                 self.settings.update({"speed": args.get("value")})
                 self.attempts.step_due = 0.0

@@ -27,6 +27,7 @@ ACTS: dict[str, tuple[frozenset[str], str]] = {
     "clear_stop": (frozenset({"stopped"}), "it is not stopped"),
     "reset": (frozenset(STATES) - {"overridden"}, "a person is driving; hand back first"),
     "end_episode": (frozenset({"practising", "evaluating"}), "no episode is under way"),
+    "move_keypoint": (frozenset({"practising", "evaluating"}), "no episode is under way"),
     "override": (_UNLATCHED - {"offline"}, "it is {state}; a stop must be cleared first"),
     "drive": (frozenset({"overridden"}), "nobody has taken control; override first"),
     "teleoperate": (frozenset({"overridden"}), "nobody has taken control; override first"),

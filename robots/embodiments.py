@@ -49,6 +49,9 @@ class Camera:
     name: str
     width: int
     height: int
+    # Of a camera that stands still: x, y on the table (metres) to shares of the picture's width and height, from its
+    # upper left corner; a homography, its three rows one after the other. Empty: not known.
+    plane: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ class Embodiment:
             **{each: getattr(self, each) for each in ("name", "fps")},
             "observation": {key: asdict(feature) for key, feature in self.observation.items()},
             "action": asdict(self.action),
-            **{each: [asdict(part) for part in getattr(self, each)] for each in _PARTS},
+            **{each: [_described(part) for part in getattr(self, each)] for each in _PARTS},
             "overhead": self.overhead and asdict(self.overhead),
             "axis": self.axis and asdict(self.axis),
         }
@@ -256,7 +259,7 @@ class Embodiment:
                 action=_feature(data["action"]),
                 overhead=Overhead(**data["overhead"]) if data.get("overhead") else None,
                 axis=Axis(**data["axis"]) if data.get("axis") else None,
-                **{each: tuple(kind(**part) for part in data.get(each) or ()) for each, kind in _PARTS.items()},
+                **{each: tuple(_part(kind, part) for part in data.get(each) or ()) for each, kind in _PARTS.items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
@@ -313,6 +316,8 @@ class Embodiment:
                     f" has the view {view.name!r} of {view.width!r} x {view.height!r}; it needs a name of 1 to "
                     f"{LONGEST_NAME} characters, and a width and a height in pixels."
                 )
+            if view.plane and not (len(view.plane) == 9 and all(map(is_number, view.plane))):
+                yield f" has the view {view.name!r}, whose plane must be 9 finite numbers, not {view.plane!r}."
         if doubled := _doubled([view.name for view in self.views]):
             yield f" has two views named {doubled!r}; give each a name of its own."
         if len(self.cameras) > MOST_CAMERAS:
@@ -375,6 +380,15 @@ class Embodiment:
 
 
 _PARTS: dict[str, type] = {"motions": Motion, "drive": DriveAxis, "objects": ObjectKind, "views": Camera}
+
+
+def _described(part: Any) -> dict[str, Any]:
+    """As JSON; what older software doesn't know is left out where it says nothing."""
+    return {name: value for name, value in asdict(part).items() if name != "plane" or value}
+
+
+def _part(kind: type, described: Mapping[str, Any]) -> Any:
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in described.items()})
 
 
 def _feature(data: Mapping[str, Any]) -> Feature:

@@ -245,6 +245,19 @@ NEEDED_NUMBER = Kind("number", _needed_number)
 NEEDED_WHOLE = Kind("whole number", _needed_whole)
 NEEDED_TEXT = Kind("text", _needed_text)
 STATE = Kind("a state", _state)
+MARKS_LIMIT = 16
+
+
+def _marks(value: Any) -> list[list[float]]:
+    if value is None:
+        return []
+    fits = isinstance(value, list) and len(value) <= MARKS_LIMIT
+    if not fits or not all(isinstance(each, list) and len(each) == 2 and all(map(_is_number, each)) for each in value):
+        raise MessageError(f"must be at most {MARKS_LIMIT} pairs of finite numbers.")
+    return list(value)
+
+
+MARKS = Kind(f"list of at most {MARKS_LIMIT} [x, y]", _marks)
 SIGNALS = Kind(f"at most {SIGNALS_LIMIT} numbers by name", _signals)
 DISTRIBUTION = Kind(f"at most {BINS_LIMIT} numbers, or null", _distribution)
 
@@ -252,8 +265,8 @@ DISTRIBUTION = Kind(f"at most {BINS_LIMIT} numbers, or null", _distribution)
 def part(kind: Kind, meaning: str = "", *, default: Any = dataclasses.MISSING, optional: bool = False) -> Any:
     """A field of a message. Optional: left out on the wire where it has its default."""
     metadata = {"kind": kind, "meaning": meaning, "optional": optional}
-    if default is dict:
-        return dataclasses.field(default_factory=dict, metadata=metadata)
+    if default in (dict, list):
+        return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -311,6 +324,10 @@ class Telemetry(Message):
     signals: dict[str, float] = part(
         SIGNALS, "what the policy says of itself, as its method names it", default=dict, optional=True
     )
+    marks: list[list[float]] = part(
+        MARKS, "keypoints of the attempt, in metres on the table", default=list, optional=True
+    )
+    marks_by: str = part(TEXT, "who set them: classifier or human", default="", optional=True)
     bin_width: float | None = part(NUMBER, "steps, of the distribution's bins", default=None)
     threshold: float | None = part(NUMBER, "s: d at or below it counts as success", default=None)
     policy: str = part(TEXT, "the id of the checkpoint that acts", default="")
@@ -465,7 +482,7 @@ class Command(Message):
     args: dict[str, Any] = part(
         OBJECT,
         "speed {value}, drive {axes: {NAME: -1 to 1}}, teleoperate {on: by the station's own device}, settings {...}, "
-        "clear_stop {stop}",
+        "clear_stop {stop}, move_keypoint {number, x, y}",
         default=dict,
     )
     ttl_ms: Any = part(ANY, "it is refused when it is older; a stop never is", default=None)

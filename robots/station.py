@@ -24,7 +24,7 @@ from robots.attempts import Attempts, Recording
 from robots.commands import Commands
 from robots.control import Control
 from robots.driver import Driver, DriverError
-from robots.embodiments import Observation
+from robots.embodiments import Camera, Observation
 from robots.episodes import Episode
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import (
@@ -285,8 +285,24 @@ class Station:
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What the policies of its run keep of this station from one question to the next; theirs alone."""
+        """What the policies of its run keep of this station from one question to the next. Theirs alone, but for these:
+
+        step          of the attempt, 0 at its first frame
+        instruction   its words
+        look          () -> (picture [H, W, 3], the view that took it), or (None, None) where nothing can be seen
+        marks         {points: [[x, y], ...] in metres, source}, theirs to set: pages draw them, a person may move them
+        """
+        attempt = self.attempts.under_way
+        self.attempts.memory |= {"step": attempt.steps, "instruction": attempt.instruction.text, "look": self._look}
         return self.attempts.memory
+
+    def _look(self) -> tuple[np.ndarray | None, Camera | None]:
+        view = next((view for view in self.embodiment.views if view.plane), None)
+        try:
+            return (self.driver.render(view.name, view.width, view.height), view) if view else (None, None)
+        except DriverError as error:
+            log.warning("%s", error)
+            return None, None
 
     @property
     def asks(self) -> bool:
@@ -380,6 +396,8 @@ class Station:
             p_success=_rounded(p_success) if p_success is not None else None,
             distribution=[round(float(p), 4) for p in distribution] if distribution is not None else [],
             signals={name: round(told, 4) for name, told in attempts.signals.items() if math.isfinite(told)},
+            marks=marks["points"] if (marks := attempts.memory.get("marks")) and recording else [],
+            marks_by=marks["source"] if marks and recording else "",
             bin_width=loaded.bin_width if loaded else None,
             threshold=loaded.threshold if loaded else None,
             policy=loaded.checkpoint if loaded else "",

@@ -79,6 +79,9 @@ def cleaned(text: str) -> str:
     return " ".join(text.lower().split()).rstrip(".! ")
 
 
+Moves = Callable[[Mapping[str, str]], tuple[str, str | tuple[float, float]]]
+
+
 @dataclass(frozen=True)
 class TaskFamily:
     """A kind of task in one world: its wordings, its time limit, and when an instruction of it is fulfilled."""
@@ -94,6 +97,8 @@ class TaskFamily:
     missing: Callable[[Mapping[str, str], Mapping[str, tuple[float, float]]], float] | None = field(
         default=None, repr=False
     )
+    # an instruction's target -> the object to be moved, and the object or the place (metres) that it shall go to
+    moves: Moves | None = field(default=None, repr=False)
     reset_each_attempt: bool = False  # its goals change by a reset only, so no attempt begins without one
 
     def sample(

@@ -24,11 +24,12 @@ from robots.embodiments import Embodiment, Observation
 from training import computing, steps_to_go
 from training.model_folders import ModelFolderError, find, stores_near
 from training.networks.backbones import NONE, Pretrained
+from training.networks.guided import GuidedNetwork
 from training.networks.network import Network
 from training.vocabulary import Vocabulary
 
 # By the names that checkpoints give: nothing that a file says is imported.
-NETWORKS: dict[str, Callable[..., Any]] = {"network": Network}
+NETWORKS: dict[str, Callable[..., Any]] = {"network": Network, "guided": GuidedNetwork}
 
 LARGEST_HEADER = 10**6  # bytes of JSON; a checkpoint may have come over the network
 FORMAT = "fleetui-checkpoint-1"

@@ -18,6 +18,7 @@ TRAINED = ("heads", "lora", "all")
 ACTION_HEADS = ("tokens", "gaussian")
 PROBED_BY = ("musel", "total", "progress", "var_f", "random")  # gaussian_process.py has them
 LABEL_SOURCES = ("any", "human", "sensor", "classifier")
+PROPOSERS = ("known_positions", "words_and_colours", "http")  # of keypoints
 DEVICES, PRECISIONS = ("cpu", "cuda", "mps"), ("fp32", "bf16")
 
 # Settings that a stored recipe may call as older code did.
@@ -626,3 +627,26 @@ class MuselRecipe(OffPolicyRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._choose(acquisition=PROBED_BY)
+
+
+@dataclass(frozen=True)
+class KAGIRecipe(ActorCriticRecipe):
+    """The sparse reward where success is told, elsewhere a dense one along keypoints."""
+
+    proposer: str = setting(
+        "known_positions",
+        "Keypoints from",
+        "known_positions: the words, and where objects are tracked. words_and_colours: the words, and colours in a "
+        "picture from above. http: a vision-language model, by FLEETUI_KEYPOINTS_URL.",
+    )
+    dense: float = setting(
+        0.5, "Dense reward", "What one half of a table's width nearer along the keypoints counts.", 0.0, 100.0
+    )
+    success: float = setting(1.0, "Success", "The reward of the step that reaches what was asked for.", 0.0, 100.0)
+    cost: float = setting(0.01, "Cost of a step", "It is subtracted with each step that is no success.", 0.0, 1.0)
+
+    KIND: ClassVar[str] = "kagi"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choose(proposer=PROPOSERS)

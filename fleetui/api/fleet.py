@@ -90,6 +90,9 @@ class Card(Schema):
     progress: float | None
     p_success: float | None
     distribution: list[float] | None = Field(description="Of the steps to go, over bins of bin_width.")
+    marks: list[list[float]] = Field(description="Keypoints of the attempt, x and y in metres on the table.")
+    marks_by: str = Field(description="Who set them: classifier or human.")
+    signals: dict[str, float] = Field(description="What its policy says of itself, as the method names it.")
     bin_width: float | None
     threshold: float | None
     human: bool
@@ -250,9 +253,10 @@ class EachAnswer(Schema):
 
 @router.post("/stations/{slug}/command", auth=STATIONS, response=or_problem(CommandAnswer | StopAnswer))
 def command_station(request: PersonRequest, lab: Path[str], slug: str, body: CommandBody) -> dict[str, Any]:
-    """pause, resume, clear_stop {reason}, reset, end_episode, speed {value}, override, drive {axes: {x, y, ...}},
-    teleoperate {on} (by the station's own device; only a page's heartbeats hold it), hand_back, settings, and stop,
-    whose own way is POST stop. An override lasts two seconds from the newest drive.
+    """pause, resume, clear_stop {reason}, reset, end_episode, move_keypoint {number, x, y} (of those that
+    the station shows, to x, y in metres), speed {value}, override, drive {axes: {x, y, ...}}, teleoperate {on} (by the
+    station's own device; only a page's heartbeats hold it), hand_back, settings, and stop, whose own way is POST stop.
+    An override lasts two seconds from the newest drive.
     """
     if body.name == "stop":
         return stops.stop_stations(user=request.user, lab_slug=lab, station_slug=slug, source=source_of(request))

@@ -303,7 +303,7 @@ GROUPS: tuple[tuple[str, tuple[Term, ...]], ...] = (
                 "objects up.",
                 "Practice goes on from where the last attempt left things. A station asks for a person only when "
                 "objects are lost, or when it has practised for long without a shuffle.",
-                fields=("reset_each_attempt", "self_reset_after_s", "shuffle_every_s", "fewest_objects"),
+                fields=("reset_each_attempt", "alternates", "self_reset_after_s", "shuffle_every_s", "fewest_objects"),
             ),
             Term(
                 "override",

@@ -21,7 +21,7 @@ from robots import tasks as task_families
 from robots.attention import ADVICE, SEVERITIES
 from robots.embodiments import Camera, Embodiment
 from robots.protocol import STATES, State
-from robots.rules import RECORDED, RESETS, RULES, SPEEDS
+from robots.rules import RECORDED, RESETS, RULES, SPEEDS, SUCCESS_BY
 from robots.tasks import TaskFamily
 from robots.wordings import Words
 
@@ -40,7 +40,7 @@ ASSIGNMENT_STATES = (
 )
 PRIORITIES = {0: "low", 1: "normal", 2: "high"}
 REPEATS = ("", "daily", "weekly")
-INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset", "relabel")
+INTERVENTIONS = ("reset", "override", "stop", "clear_stop", "terminate", "pause", "self_reset", "relabel", "keypoint")
 PURPOSES = ("demonstration", "practice", "evaluation", "correction")
 NEEDS = (
     "stopped",
@@ -249,6 +249,8 @@ class Task(models.Model):
     fewest_objects = models.PositiveIntegerField(null=True)  # practice goes on while so many are left; null = all
     edge_margin = models.FloatField(null=True)  # metres; the policy pushes no object nearer to an edge; null = it may
     after_failure = models.CharField(max_length=80, blank=True, default="")  # family asked when an attempt failed
+    alternates = models.BooleanField(default=False)  # that family is asked in turn with the task's own
+    success_by = models.CharField(max_length=8, blank=True, default="", choices=list(SUCCESS_BY.items()))
     reset_each_attempt = models.BooleanField(default=False)  # whatever its family says of itself
     # The share of detected successes that people look at; null = AUDIT_SHARE.
     audit_share = models.FloatField(null=True)
@@ -635,6 +637,7 @@ ACTS = (
     "reset",
     "self_reset",
     "end_episode",
+    "move_keypoint",
     "speed",
     "settings",
     "relabel",

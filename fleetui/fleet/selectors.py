@@ -43,7 +43,7 @@ from robots.tasks import TASKS, TaskFamily
 # What only telemetry knows; a card from the database carries these empty.
 AnyModel = TypeVar("AnyModel", bound=Model)
 
-NOT_LIVE = {
+NOT_LIVE: dict[str, Any] = {
     "instruction": "",
     "step": None,
     "limit": None,
@@ -52,6 +52,9 @@ NOT_LIVE = {
     "progress": None,
     "p_success": None,
     "distribution": None,
+    "signals": {},
+    "marks": [],
+    "marks_by": "",
     "bin_width": None,
     "threshold": None,
     "human": False,

@@ -439,8 +439,16 @@ class Run(models.Model):
 
     def policy_message(self, policy: "Checkpoint", moment: datetime | None = None) -> Policy:
         """What a station is told to load: the policy, and the frozen reward model that judges it, as it was in force
-        when the run, or what began at `moment`, began.
+        when the run, or what began at `moment`, began; none where nothing in the run's descent makes one.
         """
+        if "reward_model" not in self.judge.method.roles:
+            return Policy(
+                checkpoint=str(policy.uuid),
+                version=policy.version,
+                url=policy.url,
+                sha256=policy.sha256,
+                models=self._models_message([policy]),
+            )
         judge = self.reward_model_at(moment or self.started_at)
         if judge is None or judge.threshold is None:  # a method that publishes before it has saved its judge
             raise ValueError(f"{self} publishes {policy}, but no reward model with a threshold is there to judge it.")
@@ -454,13 +462,14 @@ class Run(models.Model):
             reward_model_sha256=judge.sha256,
             threshold=judge.threshold,
             consecutive=judge.consecutive or 1,
-            models=tuple(
-                each.as_message()
-                for each in PretrainedModel.objects.filter(
-                    lab=self.lab_id, sha256__in={*policy.pretrained, *judge.pretrained}
-                ).order_by("sha256")
-            ),
+            models=self._models_message([policy, judge]),
         )
+
+    def _models_message(self, checkpoints: "list[Checkpoint]") -> tuple[dict[str, Any], ...]:
+        """The pretrained models that these stand on, as stations are told of them."""
+        named = {sha256 for each in checkpoints for sha256 in each.pretrained}
+        rows = PretrainedModel.objects.filter(lab=self.lab_id, sha256__in=named).order_by("sha256")
+        return tuple(each.as_message() for each in rows)
 
 
 class Worker(models.Model):

@@ -67,6 +67,8 @@ def read_card(message: Telemetry) -> dict[str, Any]:
         value = getattr(message, name)
         if value is not None or name not in ("version", "speed"):  # those the row knows too
             card[name] = value
+    card["signals"] = {name[:LONGEST_TEXT]: value for name, value in message.signals.items()}
+    card |= {"marks": message.marks, "marks_by": message.marks_by[:LONGEST_TEXT]}
     bins = message.distribution
     card["distribution"] = None if bins is None else [round(mass, 4) for mass in bins]
     return card

@@ -58,8 +58,12 @@ def shares_of_attempts(assignment: Assignment) -> dict[int, tuple[int, int]]:
 
 
 def episodes_to_hand_in(run: Run) -> list[Episode]:
-    """Practice episodes of the open version that the learner hasn't got, in the order they came."""
-    rows = run.episodes.filter(handed_in_at=None, purpose="practice", version=run.open_version)
+    """Practice episodes that the learner hasn't got, in the order they came: those of the open version where practice
+    goes by rounds, else of any.
+    """
+    rows = run.episodes.filter(handed_in_at=None, purpose="practice")
+    if run.round_target:
+        rows = rows.filter(version=run.open_version)
     return list(rows.order_by("stored_at")[:500])
 
 

@@ -171,7 +171,7 @@ def test_what_a_station_is_told(lab, improve_run, sft_run):
     assignment, told = publishing.list_orders(station=lab.stations[0])
     limits = {"time_limit_steps": lab.task.time_limit_steps, "stall_steps": None, "regression": None}
     limits |= {"low_success_probability": None, "fewest_objects": None, "edge_margin": None, "after_failure": ""}
-    limits |= {"reset_each_attempt": False}
+    limits |= {"reset_each_attempt": False, "alternates": False, "success_by": ""}
     assert assignment.task == {"name": "block2block"} | limits
     judge = sft_run.newest_checkpoint("reward_model")
     assert (told.checkpoint, told.sha256) == (str(policy.uuid), policy.sha256)

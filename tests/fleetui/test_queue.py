@@ -630,6 +630,8 @@ def test_a_tasks_resets_go_before_the_stations_own(online, sft_run, monkeypatch)
         "fewest_objects": None,
         "edge_margin": None,
         "after_failure": "",
+        "alternates": False,
+        "success_by": "",
         "reset_each_attempt": False,
     }
     limits = {"time_limit_steps": 50, "resets": "self", "self_reset_after_s": 2.0, "shuffle_every_s": None}

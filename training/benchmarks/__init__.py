@@ -50,6 +50,7 @@ REGISTRY = {
     "aloha": "training.benchmarks.aloha",
     "musel": "training.benchmarks.musel",
     "throughput": "training.benchmarks.throughput",
+    "kagi": "training.benchmarks.kagi",
     "backbone": "training.benchmarks.backbone",
     "gpu": "training.benchmarks.gpu",
 }

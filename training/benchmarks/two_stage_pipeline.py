@@ -263,9 +263,12 @@ def off_policy(
     """Practice in one process, by the fleet's own stations and the method's own learner. Every version is kept."""
     started = time.process_time()
     run = RunDir.create(path, recipe)
-    for role in ("policy", "reward_model") if begin else ():
-        (run.start / f"{role}.safetensors").symlink_to(begin.run.checkpoints / f"{role}.safetensors")
-    for each in [*(begin.run.data.glob("*.safetensors") if begin else ()), *data]:
+    shown = list(data)
+    if begin is not None:
+        shown += begin.run.data.glob("*.safetensors")
+        for role in ("policy", "reward_model"):
+            (run.start / f"{role}.safetensors").symlink_to(begin.run.checkpoints / f"{role}.safetensors")
+    for each in shown:
         (run.data / each.name).symlink_to(each)
     kept = path / "kept"
     kept.mkdir()

@@ -75,7 +75,9 @@ class Mili:
         self.network.action_head.temperature = temperature
         self._first = {name: value.clone() for name, value in self.network.state_dict().items()}
         rows = [self.network.words.rows[episode.instruction] for episode in demonstrations]
-        self.attempts = [Attempt(self.encoder, self.network, e, row) for e, row in zip(demonstrations, rows, strict=True)]
+        self.attempts = [
+            Attempt(self.encoder, self.network, e, row) for e, row in zip(demonstrations, rows, strict=True)
+        ]
         self.imitated = [i for i, e in enumerate(demonstrations) if e.task not in shown]
         self.trials: list[Attempt] = []
         counts = np.bincount([rows[i] for i in self.imitated], minlength=1)
@@ -116,7 +118,9 @@ class Mili:
         """A trial; of one that nobody called useful nothing is kept."""
         told = episode.labels.get("useful")
         if told and told["value"]:
-            self.trials.append(Attempt(self.encoder, self.network, episode, self.network.words.rows.get(episode.instruction, 0)))
+            self.trials.append(
+                Attempt(self.encoder, self.network, episode, self.network.words.rows.get(episode.instruction, 0))
+            )
 
     @torch.no_grad()
     def _codes(self, attempts):
@@ -134,7 +138,11 @@ class Mili:
             partners += [[j for j, other in enumerate(demos) if other.row == each.row] for each in self.trials]
         elif self.trials:
             partners += [[n + j for j in near] for near in neighbours(codes[n:])]
-        formed = groups([[j - n for j in each] for each in partners[n:]]) if self.grouping == "embedding" and self.trials else 0
+        formed = (
+            groups([[j - n for j in each] for each in partners[n:]])
+            if self.grouping == "embedding" and self.trials
+            else 0
+        )
         lengths = torch.tensor([len(each.perceived) if p else 0 for each, p in zip(everything, partners)])
         rows_of = torch.cat([torch.full((int(l),), i) for i, l in enumerate(lengths)]).long()
         perceived = torch.cat([each.perceived for each, p in zip(everything, partners) if p])
@@ -153,7 +161,9 @@ class Mili:
             half = self.batch if first == len(perceived) else int(self.batch * self.demonstrated)
             rows = torch.randint(first, (half,), generator=generator)
             if half < self.batch:
-                rows = torch.cat([rows, first + torch.randint(len(perceived) - first, (self.batch - half,), generator=generator)])
+                rows = torch.cat(
+                    [rows, first + torch.randint(len(perceived) - first, (self.batch - half,), generator=generator)]
+                )
             at = rows_of[rows]
             z = codes[table[at, torch.randint(width, (len(rows),), generator=generator)]]
             z = nn.functional.normalize(z + self.noise * torch.randn(z.shape, generator=generator), dim=1)
@@ -163,7 +173,12 @@ class Mili:
             schedule.step()
             losses.append(float(loss.detach()))
         net.eval()
-        return {"loss": float(np.mean(losses[-100:])), "groups": formed, "useful": len(self.trials), "paired": sum(bool(p) for p in partners[n:])}
+        return {
+            "loss": float(np.mean(losses[-100:])),
+            "groups": formed,
+            "useful": len(self.trials),
+            "paired": sum(bool(p) for p in partners[n:]),
+        }
 
 
 class Attempt:

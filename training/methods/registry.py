@@ -11,11 +11,12 @@ such a module leaves torch and its learning to functions, or to another module t
 import functools
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from training.recipes import ImproveRecipe, Recipe, RecipeError, SACRecipe, SFTRecipe
+from training.recipes import ImproveRecipe, KAGIRecipe, Recipe, RecipeError, SACRecipe, SFTRecipe
 
 NEEDS = ("dataset", "parent", "stations")
 ROLES = ("policy", "reward_model")
@@ -58,6 +59,19 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Signal:
+    """What a policy of a method says of itself at each step, live: a number on the station's page and on the wall."""
+
+    key: str  # by which it stands in the policy's answer (training/checkpoints.py)
+    name: str
+    note: str = ""  # what it says, a sentence
+    unit: str = ""  # "%": a share, shown as 0 to 100 %
+    low: float | None = None  # with both it is also drawn as a bar between them
+    high: float | None = None
+    digits: int = 2
+
+
+@dataclass(frozen=True)
 class Method:
     """What there is to know of a method without running it. Its recipe's KIND is its name."""
 
@@ -69,6 +83,7 @@ class Method:
     needs: tuple[str, ...]  # what a run starts from: of NEEDS, a dataset or a parent at least
     roles: tuple[str, ...]  # of the checkpoints that it makes
     curves: tuple[Curve, ...] = ()
+    signals: tuple[Signal, ...] = ()  # of its policies; the first two stand on the wall
     main_fields: tuple[str, ...] = ()  # settings that most launches change; the others stand under "further settings"
     phases: dict[str, str] = field(default_factory=dict)  # of its progress, those that want more words
     terms: tuple[str, ...] = ()  # of the glossary, by their slugs, that a newcomer reads first
@@ -213,6 +228,22 @@ BUILT_IN = (
         main_fields=OFF_POLICY_FIELDS,
         grows_with="max_steps",
     ),
+    Method(
+        recipe=KAGIRecipe,
+        entry="training.methods.kagi:kagi",
+        title="Along keypoints (KAGI)",
+        words="keypoint-guided practice",
+        summary="Actor and critics, rewarded along keypoints that are proposed when an attempt begins.",
+        needs=("parent", "stations"),
+        roles=("policy",),
+        curves=(PRACTICE, CRITICS),
+        signals=(
+            Signal("way_left", "Way left", "How far it is along the keypoints to the target.", "m", 0.0, 1.5),
+            Signal("way_gained", "Dense reward", "How much nearer the last step came, in half table widths."),
+        ),
+        main_fields=("proposer", *OFF_POLICY_FIELDS),
+        grows_with="max_steps",
+    ),
 )
 
 
@@ -249,9 +280,16 @@ def register(method: Method, known: dict[str, Method] | None = None) -> None:
         name for name in (*method.main_fields, method.processes, method.grows_with) if name and name not in fields
     ]:
         problem = f"{strange[0]} is no setting of its recipe"
+    elif twice := [each.key for each in method.signals if signals_of(known.values()).get(each.key, each) != each]:
+        problem = f"another method has a signal {twice[0]!r} that says something else; name one of them otherwise"
     if problem:
         raise MethodError(f"The method {kind!r} can't be used: {problem}.")
     known[kind] = method
+
+
+def signals_of(some: Iterable[Method]) -> dict[str, Signal]:
+    """All that these methods' policies may say, by key."""
+    return {signal.key: signal for method in some for signal in method.signals}
 
 
 def method_of(kind: str) -> Method:

@@ -116,6 +116,7 @@ def checked_args(name: str, args: dict[str, Any]) -> dict[str, Any]:
         "settings": set(SETTINGS) - {"speed"},
         "reset": {"reason"},
         "clear_stop": {"reason"},
+        "move_keypoint": {"number", "x", "y"},
     }
     extra = set(args) - known.get(name, set())
     if extra:
@@ -132,6 +133,10 @@ def checked_args(name: str, args: dict[str, Any]) -> dict[str, Any]:
             raise Invalid('drive takes axes, numbers from -1 to 1 by the body\'s drive axes, as in {"x": 0.5}.')
     if name == "teleoperate" and not isinstance(args.get("on"), bool):
         raise Invalid("teleoperate takes on: true for the station's own device, false for the page.")
+    if name == "move_keypoint":
+        places = [args.get("x"), args.get("y")]
+        if type(args.get("number")) is not int or not all(is_number(each) for each in places):
+            raise Invalid("move_keypoint takes number, from 0 on, and x and y in metres on the table.")
     if name == "settings":
         args = _checked_settings(args)
     if name == "clear_stop":
@@ -189,6 +194,8 @@ def _change_rows(station: Station, user: User, name: str, args: dict[str, Any]) 
         add_touch(
             station, user, "reset", started_at=since, ended_at=now, reason=station.reason or args.get("reason", "")
         )
+    elif name == "move_keypoint":
+        add_touch(station, user, "keypoint", ended_at=now)
     elif name == "end_episode":
         add_touch(station, user, "terminate", ended_at=now)
     if name in ("hand_back", "pause"):  # each of them ends an override at the station, as a stop does

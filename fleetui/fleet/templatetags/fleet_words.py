@@ -15,6 +15,7 @@ from django.utils.safestring import mark_safe
 from fleetui.fleet.glossary import BY_FIELD, TERMS, Term
 from fleetui.fleet.models import SHOWN_STATES, Lab
 from robots import strict_json
+from training.methods.registry import methods, signals_of
 
 register = template.Library()
 
@@ -41,6 +42,13 @@ def station_states() -> str:
             for state in SHOWN_STATES.values()
         }
     )
+
+
+@register.simple_tag
+def policy_signals() -> str:
+    """What policies may say of themselves, for the pages' scripts (static/js/signals.js): by key, in order."""
+    declared = signals_of(methods().values())
+    return strict_json.dumps({key: {**vars(signal)} for key, signal in declared.items()})
 
 
 @register.simple_tag

@@ -60,7 +60,12 @@ def render_station(
         status,
         station=station,
         card=selectors.station_card(station),
-        body={"drive": selectors.drive_axes(station), "device": False, "teleoperator": station.teleoperator},
+        body={
+            "drive": selectors.drive_axes(station),
+            "device": False,
+            "teleoperator": station.teleoperator,
+            "planes": {camera.name: camera.plane for camera in station.cameras if camera.plane},
+        },
         cameras=[camera.name for camera in station.cameras] or [""],  # one whose name is not known yet
         state_word=words(station.shown_state),
         health=selectors.station_health(station),

@@ -7,6 +7,8 @@ import "./rewind.js";
 import { driveWords } from "./axes.js";
 import { act, addToDataset, CONNECTION_LOST, label, listenKeys, mayAct } from "./control.js";
 import { Drive, DriveButtons, showDriveKeys } from "./drive.js";
+import { Marks } from "./marks.js";
+import { showSignals } from "./signals.js";
 import { ago, count, isNumber, number, percent, refreshTimes, root, serverNow, setState, setText, STATES,
   stateWord } from "./format.js";
 
@@ -17,6 +19,8 @@ const field = (name) => $(`[data-f="${name}"]`);
 const feed = $("#feed"), feeds = [...document.querySelectorAll(".feed[data-camera]")];
 const strip = new Strip($("#strip"), { large: true });
 let data = { slug, ...JSON.parse($("#described").textContent) }, heardAt = null;
+const marks = feeds.filter((each) => data.planes?.[each.dataset.camera]).map((each) => new Marks(each,
+  data.planes[each.dataset.camera], mayAct && ((which, x, y) => act(slug, "move_keypoint", { number: which, x, y }))));
 const current = () => ({ ...data, slug });
 const drive = new Drive(current);
 const driveButtons = $("#axes") && new DriveButtons($("#axes"), drive);
@@ -46,6 +50,10 @@ function render() {
   setText(field("progress"), isNumber(data.progress) ? percent(Math.max(0, Math.min(1, data.progress))) : "–");
   setText(field("p"), number(data.p_success, 2));
   setText(field("version"), isNumber(data.version) ? `v${data.version}` : "–");
+  showSignals(field("signals"), data.signals);
+  for (const each of marks) each.show(data.marks ?? [], data.marks_by);
+  setText(field("marks-hint"), !data.marks?.length ? "" : data.marks_by === "human" ? "keypoints: one was moved by hand"
+    : `keypoints of this attempt${mayAct ? "; drag one to correct it" : ""}`);
   setText(field("episodes"), count(data.episodes));
   setText(field("threshold"),
     isNumber(data.threshold) ? `success is detected at d ≤ ${number(data.threshold, 1)}` : "");

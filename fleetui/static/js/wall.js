@@ -10,6 +10,7 @@ import { act, CONNECTION_LOST, listenKeys, mayAct } from "./control.js";
 import { Drive, showDriveKeys } from "./drive.js";
 import { ago, count, isNumber, number, percent, root, serverNow, setState, setText, speedWord, STATES,
   stateWord } from "./format.js";
+import { signalWords } from "./signals.js";
 
 const wall = document.querySelector("#wall");
 const work = document.querySelector("#at-work");
@@ -19,6 +20,7 @@ const cards = new Map();       // slug -> {element, data, strip}
 const inUse = () => [...cards.values()].filter((card) => !card.data.archived);
 const STALE_AFTER_MS = 5000;      // every station speaks each second, in every state
 const SETTLED_MS = 1000;
+const ON_THE_WALL = 2;  // signals of a policy
 const CAMERA_GONE_MS = 1000;      // the card shows the first camera, and another one may have failed
 const NO_INSTRUCTION = { idle: "No task yet", waiting: "Waiting for the next policy",
   paused: "It stands still until it is resumed",
@@ -82,6 +84,7 @@ function render(card) {
   setText(field("p"), number(data.p_success, 2));
   setText(field("step"), isNumber(data.step) && data.limit ? `${data.step} of ${data.limit}` : "–");
   setText(field("version"), isNumber(data.version) ? `v${data.version}` : "none");
+  setText(field("signals"), signalWords(data.signals, ON_THE_WALL));
   setText(field("episodes"), count(data.episodes ?? 0));
   setText(field("speed"), speedWord(data.speed));
   setText(field("number"), String(data.number ?? ""));

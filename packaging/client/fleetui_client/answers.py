@@ -139,6 +139,12 @@ class Card:
     p_success: float | None
     # Of the steps to go, over bins of bin_width.
     distribution: list[float] | None
+    # Keypoints of the attempt, x and y in metres on the table.
+    marks: list[list[float]]
+    # Who set them: classifier or human.
+    marks_by: str
+    # What its policy says of itself, as the method names it.
+    signals: dict[str, float]
     bin_width: float | None
     threshold: float | None
     human: bool
@@ -827,6 +833,12 @@ class TaskRow:
     # The family of which instructions are given after a failure, until one succeeds or three have failed. They can
     # spread objects that lie in each other's way. The policy must have been trained on this family too.
     after_failure: str
+    # That family is asked in turn with the task's own, after each attempt and not only after failures: what was done is
+    # undone, and practice needs no reset.
+    alternates: bool
+    # The reward model's success detector, or a sensor that the station has, such as a switch in a socket. Each episode
+    # says which.
+    success_by: str
     # For tasks whose goal changes only by a reset. A station that can reset its world does so by itself; others ask for
     # a person. A world that always needs this says so itself.
     reset_each_attempt: bool

@@ -8,6 +8,8 @@ In `gripper_hidden` the goal is not observed: there are many, an instruction nam
 only demonstrations tell.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -31,11 +33,16 @@ PLACED = 0.04  # metres between the middles of puck and goal
 HOME, HOME_RADIUS = (-0.25, 0.0), 0.12  # metres: where a puck is brought back to
 TIME_LIMIT_STEPS = 80
 
+# From straight above the middle
+CAMERA_HEIGHT, CAMERA_FOVY = 1.6, 40.0  # metres, degrees
+VIEW_HALF = CAMERA_HEIGHT * math.tan(math.radians(CAMERA_FOVY / 2))  # metres that its picture shows up and down
+VIEW = Camera("front", 320, 240, plane=(0.5 / (VIEW_HALF * 4 / 3), 0.0, 0.5, 0.0, -0.5 / VIEW_HALF, 0.5, 0.0, 0.0, 1.0))
+
 GRIPPER_TABLE = Embodiment(
     name="gripper_table",
     fps=10.0,
     observation={
-        STATE: vector(("gripper_x", "gripper_y", "held"), (-0.5, -0.5, 0.0), (0.5, 0.5, 1.0), ("m", "m", "")),
+        STATE: vector(("ee_x", "ee_y", "held"), (-0.5, -0.5, 0.0), (0.5, 0.5, 1.0), ("m", "m", "")),
         ENVIRONMENT_STATE: vector(("puck.x", "puck.y", "goal.x", "goal.y"), (-0.5,) * 4, (0.5,) * 4, ("m",) * 4),
     },
     action=vector(
@@ -47,7 +54,7 @@ GRIPPER_TABLE = Embodiment(
     motions=(*(Motion("delta", largest_change=LONGEST_STEP),) * 2, Motion("effort")),
     drive=(DriveAxis("x", "delta_x"), DriveAxis("y", "delta_y"), DriveAxis("gripper", "grip")),
     objects=(ObjectKind("puck", "red", "puck"), ObjectKind("goal", "green", "disc")),
-    views=(Camera("front", 320, 240),),
+    views=(VIEW,),
 )
 GRIPPER_POCKET = replace(GRIPPER_TABLE, name="gripper_pocket")
 
@@ -94,6 +101,14 @@ KNOWN_GOALS, NEW_GOALS = tuple(HIDDEN_GOALS)[:30], tuple(HIDDEN_GOALS)[30:]
 VERBS, HELD_OUT_VERBS = ("bring", "carry", "move", "take"), ("transport",)
 
 
+def _missing_at_goal(target: Mapping[str, str], places: Mapping[str, tuple[float, float]]) -> float:
+    return math.dist(places["puck"], places["goal"]) - PLACED
+
+
+def _missing_at_home(target: Mapping[str, str], places: Mapping[str, tuple[float, float]]) -> float:
+    return math.dist(places["puck"], HOME) - HOME_RADIUS
+
+
 def _families(world: str) -> tuple[TaskFamily, ...]:
     """To place, and to undo it."""
     suffix = world.removeprefix("gripper_table")
@@ -105,6 +120,8 @@ def _families(world: str) -> tuple[TaskFamily, ...]:
             name=f"{prefix}place",
             title=f"{title}Place",
             description="Take the puck and bring it to the goal.",
+            missing=_missing_at_goal,
+            moves=lambda target: ("puck", "goal"),
             grammar=Grammar(
                 verbs=VERBS,
                 templates=(
@@ -120,6 +137,8 @@ def _families(world: str) -> tuple[TaskFamily, ...]:
             name=f"{prefix}bring_back",
             title=f"{title}Bring back",
             description="Take the puck and bring it back to where it comes from.",
+            missing=_missing_at_home,
+            moves=lambda target: ("puck", HOME),
             grammar=Grammar(
                 verbs=VERBS,
                 templates=("{verb} the puck back", "{verb} it back home", "please {verb} the puck back"),

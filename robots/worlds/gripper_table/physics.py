@@ -15,6 +15,8 @@ from robots.embodiments import ENVIRONMENT_STATE, STATE, Embodiment, Observation
 from robots.tasks import Instruction
 from robots.worlds import checked, part_of
 from robots.worlds.gripper_table import (
+    CAMERA_FOVY,
+    CAMERA_HEIGHT,
     GRIPPER_HIDDEN,
     HALF_TABLE,
     HIDDEN_GOALS,
@@ -25,6 +27,7 @@ from robots.worlds.gripper_table import (
     PLACED,
     REACH,
     USEFUL,
+    VIEW_HALF,
 )
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
 
@@ -34,6 +37,7 @@ INSIDE = HALF_TABLE - PUCK_RADIUS - 0.01  # metres from the middle, as far as an
 POCKET_WALL, POCKET_HALF = 0.08, 0.075  # metres: a wall's length as seen from the goal, and how far it stands from it
 STEPS_PLACED = 3  # in a row
 OUT_OF_SIGHT = 9.0  # metres: where the goal's mark is while goals are hidden
+WIDE = VIEW_HALF * 4 / 3  # metres that a view shows to each side
 TABLE_COLOUR, PUCK_COLOUR = (0.86, 0.85, 0.82), (0.75, 0.22, 0.17)
 GRIPPER_COLOUR, GOAL_COLOUR, WALL_COLOUR = (0.18, 0.19, 0.21), (0.16, 0.62, 0.32), (0.45, 0.45, 0.47)
 
@@ -69,7 +73,7 @@ def table_model(pocket: bool) -> mujoco.MjModel:
   <option timestep="0.01" integrator="implicitfast"><flag gravity="disable"/></option>
   <visual><headlight ambient="0.6 0.6 0.6" diffuse="0.4 0.4 0.4" specular="0 0 0"/><quality offsamples="2"/></visual>
   <worldbody>
-    <camera name="front" pos="0 0 1.6" fovy="40"/>
+    <camera name="front" pos="0 0 {CAMERA_HEIGHT}" fovy="{CAMERA_FOVY}"/>
     <geom type="box" pos="0 0 -0.02" size="{HALF_TABLE} {HALF_TABLE} 0.01" rgba="{_rgba(TABLE_COLOUR)}"
       contype="0" conaffinity="0"/>
     {_walls()}
@@ -195,8 +199,8 @@ class GripperTable:
         return action
 
     def objects_in_play(self) -> dict[str, tuple[float, float]]:
-        x, y = self.puck
-        return {"puck": (float(x), float(y))}
+        places = {"puck": self.puck, "goal": self.goal}
+        return {name: (float(x), float(y)) for name, (x, y) in places.items()}
 
     def render(self, camera: str, width: int, height: int) -> np.ndarray:
         if self.renderer != "drawn":
@@ -208,14 +212,13 @@ class GripperTable:
             return tuple(round(255 * c) for c in colour)
 
         table = HALF_TABLE * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
-        edge = HALF_TABLE + 0.03
         polygons = [
             (table, rgb(TABLE_COLOUR)),
             (circle(self.goal[0], self.goal[1], PLACED), rgb(GOAL_COLOUR)),
             (circle(self.puck[0], self.puck[1], PUCK_RADIUS), rgb(PUCK_COLOUR)),
             (circle(self.gripper[0], self.gripper[1], GRIPPER_RADIUS), rgb(GRIPPER_COLOUR)),
         ]
-        return draw_top_view(polygons, (-edge, -edge, edge, edge), width, height)
+        return draw_top_view(polygons, (-WIDE, -VIEW_HALF, WIDE, VIEW_HALF), width, height)
 
     def close(self) -> None:
         """Nothing to free: the model is shared."""

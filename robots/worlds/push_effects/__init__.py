@@ -25,7 +25,10 @@ PUSH_EFFECTS = Embodiment(
     observation={
         STATE: vector(("pusher_x", "pusher_y"), (-0.45,) * 2, (0.45,) * 2, ("m", "m")),
         ENVIRONMENT_STATE: vector(
-            ("block.x", "block.y", "block.cos", "block.sin"), (-0.45, -0.45, -1, -1), (0.45, 0.45, 1, 1), ("m", "m", "", "")
+            ("block.x", "block.y", "block.cos", "block.sin"),
+            (-0.45, -0.45, -1, -1),
+            (0.45, 0.45, 1, 1),
+            ("m", "m", "", ""),
         ),
     },
     action=vector(

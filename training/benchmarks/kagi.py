@@ -1,0 +1,161 @@
+"""KAGI: does a dense reward along cheap keypoints make autonomous practice faster than success alone?
+
+A gripper takes a puck to a goal. A few demonstrations, a well-trained policy of them ("bc"), then practice with a reset
+before each attempt, each time with the same learner, steps and stations, and with another reward: 1 at success
+("sparse"), along keypoints alone ("dense"), both ("dense_sparse"), both with a fifth of the keypoints wrong ("noisy").
+"open_loop" executes the keypoints themselves, without learning. Success is labelled by the goal's switch: the source of
+the label is in each row. Keypoints are those of known positions.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robots.demonstrators import collect_demonstrations
+from robots.episodes import rows_of
+from robots.tasks import get_task
+from robots.worlds import make_world
+from robots.worlds.gripper_table import LONGEST_STEP
+from training.benchmarks import Report, Row, mean_of, minus, values_of
+from training.benchmarks.two_stage_pipeline import (
+    STATIONS,
+    OffPolicyRun,
+    Stage1,
+    demonstrator,
+    evaluation_seed,
+    folder,
+    off_policy,
+    stage1,
+    success,
+)
+from training.checkpoints import Policy
+from training.keypoints import Asked, KnownPositions, Noisy, Proposer, Way, hand_of
+from training.local_practice import LocalStations
+from training.methods.kagi import kagi
+from training.methods.sac import sac
+from training.recipes import KAGIRecipe, SACRecipe
+
+TASK = "place"
+RULES = {"success_by": "sensor", "reset_each_attempt": True}
+DEMONSTRATIONS = 20  # BC of them lies between .3 and .6
+SFT: dict[str, Any] = {"action_head": "gaussian", "steps": 3000, "passes": 100_000}
+STEPS, EVERY = 9000, 3  # of practice; versions from one evaluation to the next
+EPISODES, FINAL_EPISODES = 100, 400
+WRONG, DEVIATION = 0.2, 0.01  # of the noisy keypoints: share, metres
+GOOD = 0.8
+
+
+def run(seed: int, report: Report) -> list[Row]:
+    """All settings of one seed."""
+    limit = get_task(TASK).time_limit_steps
+    rows = [demonstrator(seed, FINAL_EPISODES, limit, [TASK]), open_loop(seed, limit)]
+    with folder() as path:
+        started = time.process_time()
+        begin = stage1(path / "sft", collect_demonstrations([TASK], DEMONSTRATIONS, seed), seed, **SFT)
+        rows.append(judged("bc", begin.policy, seed, FINAL_EPISODES) | {"cpu_s": time.process_time() - started})
+        settings: dict[str, tuple[dict[str, Any], Proposer | None]] = {
+            "sparse": ({}, None),
+            "dense_sparse": ({}, KnownPositions()),
+            "dense": ({"success": 0.0}, KnownPositions()),
+            "noisy": ({}, Noisy(KnownPositions(), WRONG, DEVIATION, seed)),
+        }
+        for number, (name, (further, proposer)) in enumerate(settings.items()):
+            report((0.1 + number) / (0.1 + len(settings)), name)
+            rows += practised(path / name, name, begin, seed, limit, proposer, further)
+    return rows
+
+
+def practised(
+    path: Path,
+    name: str,
+    begin: Stage1,
+    seed: int,
+    limit: int,
+    proposer: Proposer | None,
+    further: dict[str, Any],
+) -> list[Row]:
+    """One setting: a row for each evaluation, and one of its end."""
+    stations = LocalStations([TASK], STATIONS, seed, limit, RULES)
+    common: dict[str, Any] = {"seed": seed, "max_steps": STEPS, "evaluation_episodes": 0, "tasks": TASK}
+    if proposer is None:
+        done = off_policy(path, SACRecipe(**common), begin, stations, sac)
+    else:
+        recipe = KAGIRecipe(**common, **further)
+        done = off_policy(path, recipe, begin, stations, lambda run, practise: kagi(run, practise, proposer))
+    return curve(name, done, seed)
+
+
+def curve(name: str, done: OffPolicyRun, seed: int) -> list[Row]:
+    """Its versions judged on the way, and the last one."""
+    rows = [
+        judged(f"{name} on the way", Policy.load(each["path"]), seed, EPISODES) | costs(each)
+        for each in done.versions[EVERY::EVERY]
+    ]
+    good = [row["env_steps"] for row in rows if row["success"] >= GOOD]
+    last = judged(name, done.policy(), seed, FINAL_EPISODES) | costs(done.versions[-1])
+    return [*rows, last | {"steps_to_80": good[0] if good else None, "cpu_s": done.cpu_s, "label_source": "sensor"}]
+
+
+def costs(version: dict[str, Any]) -> Row:
+    """Of the practice that made a version."""
+    return {"env_steps": version["steps"], "resets": version["resets"], "episodes": version["episodes"]}
+
+
+def judged(name: str, policy: Policy, seed: int, episodes: int) -> Row:
+    """Its true success, from starts that nothing else has seen."""
+    found = success(policy, seed, get_task(TASK).time_limit_steps, [TASK], episodes)
+    return {"setting": name, "success": found.rate, "steps": found.steps_to_success, "updates_per_step": 1.0}
+
+
+def open_loop(seed: int, limit: int, attempts: int = 100) -> Row:
+    """The keypoints executed as they are: to each in turn, closed from the first to the last."""
+    task, world = get_task(TASK), make_world(get_task(TASK).world, 0)
+    reached = 0
+    for number in range(attempts):
+        rng = np.random.default_rng([evaluation_seed(seed), number])
+        first = world.reset(rng)
+        instruction = task.sample(rng, world.objects_in_play())
+        found = KnownPositions().propose(Asked(world.embodiment, instruction.text, first))
+        way, observation = Way(found.points if found else [(0.0, 0.0)] * 2), first
+        for _ in range(limit):
+            one = rows_of({key: value[None] for key, value in observation.items()}, slice(1))
+            places, closed = hand_of(world.embodiment, one)
+            way.left(places[0], bool(closed[0]))
+            goal = way.points[way.next] if way.holds else way.points[0]
+            missing = goal - places[0]
+            there = np.linalg.norm(missing) < 0.3 * LONGEST_STEP
+            over = way.holds and there and way.next == len(way.points) - 1
+            grip = 1.0 if (there or way.holds) and not over else -1.0
+            observation = world.step(np.array([*np.clip(missing, -LONGEST_STEP, LONGEST_STEP), grip], np.float32))
+            if world.true_success(instruction):
+                reached += 1
+                break
+    world.close()
+    return {"setting": "open_loop", "success": reached / attempts}
+
+
+Choice = Callable[[str], float | None]
+
+
+def summarise(rows: list[Row]) -> dict[str, Any]:
+    """The figures that others read."""
+    final: Choice = lambda name: mean_of(rows, name, "success")  # noqa: E731
+    fast, slow = (values_of(rows, name, "steps_to_80") for name in ("dense_sparse", "sparse"))
+    seeds = {row["seed"] for row in rows}
+    ratios = [fast[seed] / slow[seed] for seed in seeds if seed in fast and seed in slow]
+    return {
+        # Where sparse never gets there, its time is longer than any: such seeds are counted, not divided by.
+        "speed_ratio": float(np.mean(ratios)) if ratios else None,
+        "dense_sparse_reached_80": len(fast),
+        "sparse_reached_80": len(slow),
+        "final_gain": minus(final("dense_sparse"), final("sparse")),
+        "noisy_gain": minus(final("noisy"), final("sparse")),
+        "to_dense": minus(final("dense_sparse"), final("dense")),
+        "sparse_over_bc": minus(final("sparse"), final("bc")),
+        **{f"final_{name}": final(name) for name in ("bc", "sparse", "dense", "dense_sparse", "noisy", "open_loop")},
+        "proposer": "known_positions",
+        "label_source": "sensor",
+    }
