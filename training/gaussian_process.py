@@ -5,8 +5,8 @@
     left out, point i is missed by r_i = (K^-1 y)_i / (K^-1)_ii          (Rasmussen and Williams 2006, equation 5.12)
     noise  = c sum_i w_i r_i^2 / sum_i w_i,  w_i = exp(-|x - x_i|^2 / 2 h^2)
 
-Length scales l, signals s and the noise's factor c are those of the largest marginal likelihood; that and the noise take
-turns. Each number that is predicted has a signal and a noise of its own; length scales they share.
+Length scales l, signals s and the noise's factor c are those of the largest marginal likelihood; that and the noise
+take turns. Each number that is predicted has a signal and a noise of its own; length scales they share.
 """
 
 import math
@@ -110,7 +110,8 @@ class GaussianProcess(nn.Module):
         for number in range(ROUNDS):
             squares = self._squares(x)
             # From where they were, and from where points say much: the likelihood has another top, where all is noise.
-            starts = [now] if number else [now, tuple(torch.full_like(each, log) for each, log in zip(now, FRESH))]
+            fresh = [torch.full_like(each, log) for each, log in zip(now, FRESH, strict=True)]
+            starts = [now] if number else [now, fresh]
             found = [self._climb(y, squares, start) for start in starts]
             _, best = min(found, key=lambda each: each[0])
             for buffer, value in zip(now, best, strict=True):
@@ -181,7 +182,7 @@ class GaussianProcess(nn.Module):
 
 
 def learning_progress(process: GaussianProcess, x: Tensor) -> Tensor:
-    """How much less the points near each place are missed now than when they came; 0 where they are not. [n, F] -> [n]"""
+    """How much less the points near each place are missed now than when they came, at least 0. [n, F] -> [n]"""
     n, deviation = int(process.fitted), process._scaled()[2]
     now = (process.residuals[:n] * deviation).norm(dim=1)
     return process.smoothed(x, (process.surprises[:n].norm(dim=1) - now)[:, None])[:, 0].clamp(min=0)

@@ -7,6 +7,7 @@
 InfoNCE: van den Oord et al., arXiv 1807.03748, equation 4, with cosines as in SimCLR (Chen et al., arXiv 2002.05709).
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -98,19 +99,19 @@ def _two(members: Tensor, generator: torch.Generator) -> tuple[int, int]:
 
 def neighbours(codes: Tensor, nearest: int = NEAREST, alike: float = ALIKE) -> list[list[int]]:
     """Of each of n trials [n, size] those that it is paired with: the nearest others, as far as they are alike."""
+    if len(codes) < 2:
+        return [[] for _ in codes]
     cosines = codes @ codes.T
     cosines.fill_diagonal_(-1.0)
-    found = cosines.topk(min(nearest, len(codes) - 1)) if len(codes) > 1 else None
-    if found is None:
-        return [[] for _ in codes]
+    found = cosines.topk(min(nearest, len(codes) - 1))
     return [
-        [int(j) for cosine, j in zip(*row, strict=True) if cosine > alike]
-        for row in zip(found.values, found.indices, strict=True)
+        [other for cosine, other in zip(near.tolist(), others.tolist(), strict=True) if cosine > alike]
+        for near, others in zip(found.values, found.indices, strict=True)
     ]
 
 
 def groups(pairs: Sequence[Sequence[int]]) -> int:
-    """How many groups of at least two the pairs make, each trial being in the group of all that it is paired with."""
+    """How many groups of at least two the pairs make, whoever is paired being in one group."""
     root = list(range(len(pairs)))
 
     def of(i: int) -> int:
@@ -121,5 +122,4 @@ def groups(pairs: Sequence[Sequence[int]]) -> int:
     for i, others in enumerate(pairs):
         for j in others:
             root[of(i)] = of(j)
-    sizes = torch.bincount(torch.tensor([of(i) for i in range(len(pairs))], dtype=torch.long))
-    return int((sizes > 1).sum())
+    return sum(count > 1 for count in Counter(map(of, range(len(pairs)))).values())

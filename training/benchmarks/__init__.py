@@ -49,6 +49,7 @@ REGISTRY = {
     "so101-pick": "training.benchmarks.so101_pick",
     "aloha": "training.benchmarks.aloha",
     "musel": "training.benchmarks.musel",
+    "mili": "training.benchmarks.mili",
     "throughput": "training.benchmarks.throughput",
     "kagi": "training.benchmarks.kagi",
     "backbone": "training.benchmarks.backbone",

@@ -1,9 +1,9 @@
 """musel: which push should a robot try next, to know soonest what its pushes do?
 
-Five rules choose from the same pools of random pushes, batch by batch, and teach the same Gaussian process: at random, by
-learning progress, by total uncertainty, by what MUSEL leaves of it, and by the process's own uncertainty of the mean. On
-a quarter of the directions the block is kicked at random. What is asked is how well the effects of other pushes are
-foreseen, which are made without kicks.
+Five rules choose from the same pools of random pushes, batch by batch, and teach the same Gaussian process: at random,
+by learning progress, by total uncertainty, by what MUSEL leaves of it, and by the process's own uncertainty of the
+mean. In a quarter of the directions the block is kicked at random. What is asked is how well the effects of other
+pushes are foreseen, which are made without kicks.
 
     rmse@N         cm, over 400 such pushes and the three numbers of an effect, after N pushes
     noisy_share    of the pushes that a rule chose, how many were kicked: of random ones .25

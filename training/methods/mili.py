@@ -4,11 +4,12 @@ Singh and others, "Scalable Multi-Task Imitation Learning with Autonomous Improv
 
     embed       a code z of attempts, from demonstrations alone (task_embedding.py); frozen then
     imitate     L = -log pi(a | o, z of another attempt of the same task)
-    try         stations act on the codes of demonstrations; of each trial one bit is told: was anything useful done?
+    try         stations act on codes of demonstrations; of each trial one bit is told: was anything useful done?
     group       useful trials that lie near each other are attempts of one task more, whatever they were asked for
     again       imitate demonstrations and groups, from the first weights on
 
-No reward is learned and true success is read nowhere.
+No reward is learned and true success is read nowhere. Ours: the code that a trial acts on lies between those of two
+tasks (networks/embedded.py), and what a trial did after it last moved anything is not imitated.
 """
 
 from collections.abc import Sequence
@@ -17,76 +18,72 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robots.embodiments import ENVIRONMENT_STATE, Embodiment
 from robots.episodes import Episode
 from training.descent import anneal, descend
-from training.networks.network import Network
+from training.labels import value_of
+from training.networks.embedded import EmbeddedNetwork
+from training.recipes import MiliRecipe
 from training.task_embedding import TrajectoryEncoder, embed, groups, neighbours
 from training.vocabulary import Vocabulary
 
-GROUPINGS = ("embedding", "command")
+EMBEDDING_RATE = 3e-3
+STILL = 1e-3  # of a tracked number: what changes by less in a step lies still
+STEPS_AFTER_MOVING = 3  # as a demonstration goes on a moment after success
+NEWEST = 100  # updates, over which a loss is told
+
+
+class Attempt:
+    """What is kept of a demonstration or a trial."""
+
+    def __init__(self, episode: Episode, steps: int, row: int, encoder: TrajectoryEncoder, network: EmbeddedNetwork):
+        """`row`: of the table of codes, where its sentence stands."""
+        self.row = row
+        self.frames = encoder.frames(episode)  # [FRAMES, P]
+        seen = {key: torch.from_numpy(each[:steps]) for key, each in episode.observations.items()}
+        self.perceived = network.perceive(seen)  # [T, P]
+        self.tokens = network.action_head.tokens(torch.from_numpy(episode.actions[:steps, None]))  # [T, 1, A]
 
 
 class Mili:
-    """What a run has learned: codes, a policy that acts on them, and the trials so far in the order of their files."""
+    """What a run has learned: codes, a policy that acts on them, and its useful trials in the order of their files."""
 
-    def __init__(
-        self,
-        embodiment: Embodiment,
-        demonstrations: Sequence[Episode],
-        shown: Sequence[str] = (),
-        *,
-        seed: int,
-        code: int = 16,
-        hidden: int = 256,
-        layers: int = 2,
-        action_bins: int = 7,
-        embedding_updates: int = 600,
-        updates: int = 2000,
-        batch: int = 256,
-        learning_rate: float = 1e-3,
-        demonstrated: float = 0.5,
-        noise: float = 0.05,
-        temperature: float = 1.0,
-        grouping: str = "embedding",
-    ):
-        """`shown`: families whose demonstrations are looked up and never imitated. ValueError where no task was
-        demonstrated twice, or the body is seen by pictures alone.
-        """
-        if grouping not in GROUPINGS:
-            raise ValueError(f"The grouping is {grouping!r}; write one of {', '.join(GROUPINGS)}.")
-        self.embodiment, self.grouping = embodiment, grouping
-        self.embedding_updates, self.updates, self.batch = embedding_updates, updates, batch
-        self.learning_rate, self.demonstrated, self.noise = learning_rate, demonstrated, noise
-        texts = sorted({episode.instruction for episode in demonstrations})
+    def __init__(self, embodiment: Embodiment, demonstrations: Sequence[Episode], recipe: MiliRecipe):
+        """ValueError where no task was demonstrated twice, or the body is seen by pictures alone."""
+        self.recipe = recipe
+        shown = {name.strip() for name in recipe.only_shown.split(",")}
+        known, new = (
+            sorted({each.instruction for each in demonstrations if (each.task in shown) == only})
+            for only in (False, True)
+        )
         self.sizes: dict[str, Any] = {
-            "hidden": hidden,
-            "layers": layers,
-            "action_bins": action_bins,
-            "bins": 2,
-            "texts": texts,
-            "code": code,
+            **{name: getattr(recipe, name) for name in ("hidden", "layers", "action_bins", "code", "exploration")},
+            "bins": 2,  # of steps to go, which it does not predict
+            "texts": known + [text for text in new if text not in set(known)],
+            "imitated": len(known),
         }
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.encoder = TrajectoryEncoder(embodiment, code)
-            self.network = Network(embodiment, Vocabulary([]), **self.sizes)
-        self.network.action_head.temperature = temperature
+            torch.manual_seed(recipe.seed)
+            self.encoder = TrajectoryEncoder(embodiment, recipe.code)
+            self.network = EmbeddedNetwork(embodiment, Vocabulary([]), **self.sizes)
         self._first = {name: value.clone() for name, value in self.network.state_dict().items()}
-        rows = [self.network.words.rows[episode.instruction] for episode in demonstrations]
-        self.attempts = [
-            Attempt(self.encoder, self.network, e, row) for e, row in zip(demonstrations, rows, strict=True)
-        ]
-        self.imitated = [i for i, e in enumerate(demonstrations) if e.task not in shown]
+        self.shown = [self._attempt(each, each.steps) for each in demonstrations if each.task in shown]
+        self.imitated = [self._attempt(each, each.steps) for each in demonstrations if each.task not in shown]
         self.trials: list[Attempt] = []
-        counts = np.bincount([rows[i] for i in self.imitated], minlength=1)
-        if counts.max() < 2:
+        self.tried = 0  # trials, the others among them
+        rows = [each.row for each in self.imitated]
+        if len(set(rows)) == len(rows):
             raise ValueError("A task embedding needs tasks that were demonstrated at least twice; add demonstrations.")
+
+    def _attempt(self, episode: Episode, steps: int) -> Attempt:
+        row = self.network.words.rows.get(episode.instruction, 0)
+        return Attempt(episode, steps, row, self.encoder, self.network)
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        """What a restart must find as it was."""
+        """What a restart must find as it was, beside what it remembers again."""
         return {"encoder": self.encoder, "network": self.network}
 
     @property
@@ -95,96 +92,106 @@ class Mili:
         return {}
 
     def begin(self, generator: torch.Generator) -> dict[str, float]:
-        """The task embedding, and the first policy."""
-        chosen = [self.attempts[i] for i in self.imitated]
-        self.network.features.scale_as(torch.cat([each.perceived for each in chosen]))
-        self._first = {name: value.clone() for name, value in self.network.state_dict().items()}
-        frames = torch.stack([each.frames for each in chosen])
-        loss = embed(self.encoder, frames, [each.row for each in chosen], self.embedding_updates, 3e-3, generator)
-        self.look_up()
+        """The task embedding, its codes for all sentences, and the first policy."""
+        frames = torch.stack([each.frames for each in self.imitated])
+        rows = [each.row for each in self.imitated]
+        loss = embed(self.encoder, frames, rows, self.recipe.embedding_updates, EMBEDDING_RATE, generator)
+        shown = self.imitated + self.shown
+        codes, rows = self.codes(shown), torch.tensor([each.row for each in shown])
+        for row in rows.unique().tolist():
+            self.network.words.codes[row] = F.normalize(codes[rows == row].mean(0), dim=0)
         return {"embedding_loss": loss} | self.learn(generator)
 
     @torch.no_grad()
-    def look_up(self) -> None:
-        """Each sentence's code: the mean of those of its demonstrations."""
-        codes = self.encoder(torch.stack([each.frames for each in self.attempts]))
-        rows = torch.tensor([each.row for each in self.attempts])
-        table = self.network.words.codes
-        for row in range(1, len(table)):
-            table[row] = nn.functional.normalize(codes[rows == row].mean(0), dim=0)
-        self._first["words.codes"] = table.clone()
-
-    def remember(self, episode: Episode, steps: int) -> None:
-        """A trial; of one that nobody called useful nothing is kept."""
-        told = episode.labels.get("useful")
-        if told and told["value"]:
-            self.trials.append(
-                Attempt(self.encoder, self.network, episode, self.network.words.rows.get(episode.instruction, 0))
-            )
-
-    @torch.no_grad()
-    def _codes(self, attempts):
+    def codes(self, attempts: Sequence[Attempt]) -> Tensor:
+        """[n, code]"""
         return self.encoder(torch.stack([each.frames for each in attempts]))
 
+    def remember(self, episode: Episode, steps: int) -> bool:
+        """A trial's first `steps` steps, which the policy acted. False, and nothing of it is kept, where nobody told
+        that it was useful.
+        """
+        self.tried += 1
+        if not value_of(episode, "useful", self.recipe.label_source):
+            return False
+        self.trials.append(self._attempt(episode, min(steps, _moving(episode))))
+        return True
+
+    def partners(self, codes: Tensor) -> list[list[int]]:
+        """Of each demonstration and then of each useful trial, whose codes these are, on whose codes its actions are
+        imitated: by their numbers. [n, code]
+        """
+        count = len(self.imitated)
+        rows = [each.row for each in self.imitated]
+        own = [[j for j in range(count) if rows[j] == row and j != i] or [i] for i, row in enumerate(rows)]
+        if self.recipe.grouping == "command":
+            return own + [[j for j in range(count) if rows[j] == each.row] for each in self.trials]
+        return own + [[count + j for j in near] for near in neighbours(codes[count:])]
+
     def learn(self, generator: torch.Generator) -> dict[str, float]:
-        demos = [self.attempts[i] for i in self.imitated]
-        everything = demos + self.trials
-        codes = self._codes(everything)
-        partners = []
-        for i, each in enumerate(demos):
-            partners.append([j for j, other in enumerate(demos) if other.row == each.row and j != i] or [i])
-        n = len(demos)
-        if self.grouping == "command":
-            partners += [[j for j, other in enumerate(demos) if other.row == each.row] for each in self.trials]
-        elif self.trials:
-            partners += [[n + j for j in near] for near in neighbours(codes[n:])]
-        formed = (
-            groups([[j - n for j in each] for each in partners[n:]])
-            if self.grouping == "embedding" and self.trials
-            else 0
-        )
-        lengths = torch.tensor([len(each.perceived) if p else 0 for each, p in zip(everything, partners)])
-        rows_of = torch.cat([torch.full((int(l),), i) for i, l in enumerate(lengths)]).long()
-        perceived = torch.cat([each.perceived for each, p in zip(everything, partners) if p])
-        tokens = torch.cat([each.tokens for each, p in zip(everything, partners) if p])
-        first = int(lengths[:n].sum())
-        width = max(len(p) for p in partners)
-        table = torch.tensor([[p[k % len(p)] if p else 0 for k in range(width)] for p in partners])
-        net = self.network
-        net.load_state_dict(self._first)
-        net.train()
-        params = net.trained_in("practice")
-        optimiser = torch.optim.AdamW(params, lr=self.learning_rate, weight_decay=1e-2)
-        schedule = anneal(optimiser, self.updates)
-        losses = []
-        for _ in range(self.updates):
-            half = self.batch if first == len(perceived) else int(self.batch * self.demonstrated)
-            rows = torch.randint(first, (half,), generator=generator)
-            if half < self.batch:
-                rows = torch.cat(
-                    [rows, first + torch.randint(len(perceived) - first, (self.batch - half,), generator=generator)]
-                )
-            at = rows_of[rows]
-            z = codes[table[at, torch.randint(width, (len(rows),), generator=generator)]]
-            z = nn.functional.normalize(z + self.noise * torch.randn(z.shape, generator=generator), dim=1)
-            hidden = net.hidden(perceived[rows], z)
-            loss = -net.action_head.imitated(hidden, tokens[rows]).mean()
-            descend(loss, optimiser, params)
-            schedule.step()
-            losses.append(float(loss.detach()))
-        net.eval()
+        """A policy anew, of demonstrations and of all useful trials that have a partner; the figures of a round."""
+        attempts = self.imitated + self.trials
+        codes = self.codes(attempts)
+        partners = self.partners(codes)
+        count = len(self.imitated)
+        loss = self._imitate(attempts, codes, partners, generator)
+        paired = partners[count:]
+        by_embedding = self.recipe.grouping == "embedding"
         return {
-            "loss": float(np.mean(losses[-100:])),
-            "groups": formed,
-            "useful": len(self.trials),
-            "paired": sum(bool(p) for p in partners[n:]),
+            "loss": loss,
+            "tried": float(self.tried),
+            "useful_share": len(self.trials) / max(1, self.tried),
+            "paired": float(sum(map(bool, paired))),
+            "groups": float(groups([[j - count for j in each] for each in paired]) if by_embedding else 0),
         }
 
+    def _imitate(
+        self,
+        attempts: Sequence[Attempt],
+        codes: Tensor,
+        partners: Sequence[Sequence[int]],
+        generator: torch.Generator,
+    ) -> float:
+        """From the first weights on; the mean loss of the newest updates."""
+        recipe, network, head = self.recipe, self.network, self.network.action_head
+        used = [i for i, others in enumerate(partners) if others]
+        perceived = torch.cat([attempts[i].perceived for i in used])
+        tokens = torch.cat([attempts[i].tokens for i in used])
+        of = torch.cat([torch.full((len(attempts[i].perceived),), i) for i in used])  # [steps]
+        demonstrated = sum(len(each.perceived) for each in self.imitated)
+        most = max(map(len, partners))
+        others = torch.tensor([[each[k % len(each)] if each else 0 for k in range(most)] for each in partners])
 
-class Attempt:
-    def __init__(self, encoder, network, episode, row):
-        self.row = row
-        self.frames = encoder.frames(episode)
-        obs = {k: torch.from_numpy(v[:-1]) for k, v in episode.observations.items()}
-        self.perceived = network.perceive(obs)
-        self.tokens = network.action_head.tokens(torch.from_numpy(episode.actions)[:, None])
+        table = network.words.codes.clone()
+        network.load_state_dict(self._first)
+        network.words.codes.copy_(table)
+        network.features.scale_as(perceived[:demonstrated])
+        parameters = network.trained_in("practice")
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=1e-2)
+        schedule = anneal(optimiser, recipe.updates)
+        first = round(recipe.demonstrated * recipe.batch) if demonstrated < len(perceived) else recipe.batch
+        losses = []
+        for _ in range(recipe.updates):
+            rows = torch.randint(demonstrated, (first,), generator=generator)
+            if first < recipe.batch:
+                more = torch.randint(len(perceived) - demonstrated, (recipe.batch - first,), generator=generator)
+                rows = torch.cat([rows, demonstrated + more])
+            member = others[of[rows], torch.randint(most, (len(rows),), generator=generator)]
+            noise = recipe.code_noise * torch.randn(len(rows), recipe.code, generator=generator)
+            goal = F.normalize(codes[member] + noise, dim=1)
+            loss = -head.imitated(network.hidden(perceived[rows], goal), tokens[rows]).mean()
+            descend(loss, optimiser, parameters)
+            schedule.step()
+            losses.append(float(loss.detach()))
+        return float(np.mean(losses[-NEWEST:]))
+
+
+def _moving(episode: Episode) -> int:
+    """How many steps it took until what is tracked was moved for the last time, and a moment more."""
+    tracked = episode.observations.get(ENVIRONMENT_STATE)
+    if tracked is None:
+        return episode.steps
+    moved = np.abs(np.diff(tracked, axis=0)).max(1) > STILL
+    return min(episode.steps, int(np.flatnonzero(moved).max(initial=-1)) + 1 + STEPS_AFTER_MOVING)

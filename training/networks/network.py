@@ -41,7 +41,7 @@ from training.networks.vision import (
     random_shifts,
 )
 from training.networks.vision_language import JointFeatures, Pictures, Prompt
-from training.networks.words import CodeTable, Grounding, PretrainedCode, PretrainedGrounding, TextCode
+from training.networks.words import Grounding, PretrainedCode, PretrainedGrounding, TextCode
 from training.perception import Perception
 from training.vocabulary import Vocabulary
 
@@ -73,7 +73,7 @@ class Network(nn.Module):
     and the ratio of probabilities in the update is that of the very policy that acted.
     """
 
-    words: Grounding | TextCode | CodeTable | PretrainedCode | Prompt
+    words: Grounding | TextCode | PretrainedCode | Prompt
     perception: Perception | VisionEncoder | PretrainedVision | Pictures | None
     features: TableFeatures | ArmFeatures | VisionFeatures | FlatFeatures | JointFeatures
     action_head: ActionHead | JointHead | GaussianHead
@@ -90,23 +90,15 @@ class Network(nn.Module):
         chunk: int = 1,
         pretrained: Pretrained = NONE,
         action_head: str = "tokens",
-        texts: Sequence[str] = (),
-        code: int = 16,
     ):
-        """`chunk`: how many actions that follow each other it answers at once, K. `texts`: the sentences, where their
-        codes of so many numbers are looked up and not made of their words; then what is observed are numbers alone.
-        ModelFolderError where a pretrained model can't be read, or this body has no part that it could stand for.
+        """`chunk`: how many actions that follow each other it answers at once, K. ModelFolderError where a pretrained
+        model can't be read, or this body has no part that it could stand for.
         """
         super().__init__()
         self.vocabulary, self.pretrained = vocabulary, pretrained
         self.vectors = [key for key, feature in embodiment.observation.items() if not feature.is_picture]
         self.perception = None
-        if texts:
-            self.words = CodeTable(texts, code)
-            size = sum(embodiment.observation[key].size for key in self.vectors)
-            self.features = FlatFeatures(size, code, differences_of(embodiment, self.vectors))
-        else:
-            self._choose_parts(embodiment, vocabulary, pretrained)
+        self._choose_parts(embodiment, vocabulary, pretrained)
         self.trunk = Trunk([self.features.size, *[hidden] * layers])
         sizes = hidden, embodiment.token_range, action_bins, chunk
         relative = embodiment.relative

@@ -1,11 +1,11 @@
 """Gripper table: a gripper over a table takes a puck and brings it to a goal, and back again.
 
 As small as off-policy methods need them: seven numbers are observed, an action is three. `gripper_pocket` has walls
-round its goal, which a puck leaves only in a gripper's hold. What is done can be undone: a method without resets has two
-instructions to choose from, to place and to bring back.
+round its goal, which a puck leaves only in a gripper's hold. What is done can be undone: a method without resets has
+two instructions to choose from, to place and to bring back.
 
-In `gripper_hidden` the goal is not observed: there are many, an instruction names one by its number, and what that means
-only demonstrations tell.
+In `gripper_hidden` the goal is not observed: there are many, an instruction names one by its number, and what that
+means only demonstrations tell.
 """
 
 import math
@@ -58,10 +58,12 @@ GRIPPER_TABLE = Embodiment(
 )
 GRIPPER_POCKET = replace(GRIPPER_TABLE, name="gripper_pocket")
 
-# Of hidden goals. A puck begins near the middle and has some way to go to each.
-HIDDEN_START = 0.08  # metres from the table's middle along each axis, at most
-NEAREST_GOAL, FARTHEST_GOAL = 0.2, 0.42  # metres along an axis, of the farther one
-RIM = 0.36  # metres along an axis, of goals near the rim
+# Of hidden goals
+HIDDEN_PLACED = 0.06  # metres between puck and goal: what was only shown can't be met as exactly as what is seen
+FARTHEST_GOAL = 0.42  # metres from the middle along an axis
+CENTRE = 0.12  # metres from the middle along both axes, within which no goal lies
+INNER = 0.27  # metres, beyond which two quarters of the table have new goals alone
+RIM = 0.36  # metres from the middle along an axis, of these
 USEFUL = 0.15  # metres: a puck that was moved farther than that was moved on purpose, whatever for
 
 GRIPPER_HIDDEN = replace(
@@ -75,22 +77,19 @@ GRIPPER_HIDDEN = replace(
 )
 
 
-def _spread(count: int, skip: int = 0) -> list[tuple[float, float]]:
-    """Points that fill the unit square evenly (Roberts' R2 sequence), always the same ones."""
-    return [(number * 0.7548776662 % 1, number * 0.5698402910 % 1) for number in range(skip + 1, skip + count + 1)]
-
-
 def _hidden_goals() -> dict[str, tuple[float, float]]:
-    """Where each goal lies, in metres, by its number: 30 on the right above and on the left below, to be learned from;
-    then 12 near the rim of the two other quarters of the table.
+    """Where each goal lies, in metres, by its number. 30 to be learned from, spread evenly (Roberts' R2 sequence) over
+    the quarters on the right above and on the left below, and over the inner part of the others; then 12 near the rim
+    of those others.
     """
-    goals = []
-    for number, (across, up) in enumerate(_spread(30)):
-        x, y = (0.06 + 0.36 * share for share in (across, up))
-        if max(x, y) < NEAREST_GOAL:
-            x, y = (0.06 + FARTHEST_GOAL - each for each in (x, y))
-        goals.append((x, y) if number % 2 else (-x, -y))
-    for other in (0.1, 0.22, 0.34):
+    goals, number = list[tuple[float, float]](), 0
+    while len(goals) < 30:
+        number += 1
+        x, y = (FARTHEST_GOAL * (2 * (number * step % 1) - 1) for step in (0.7548776662, 0.5698402910))
+        far = max(abs(x), abs(y))
+        if far > CENTRE and (x * y > 0 or far < INNER):
+            goals.append((x, y))
+    for other in (0.08, 0.18, 0.28):
         goals += [(-RIM, other), (-other, RIM), (RIM, -other), (other, -RIM)]
     return {str(number): (round(x, 3), round(y, 3)) for number, (x, y) in enumerate(goals, 1)}
 
@@ -149,6 +148,11 @@ def _families(world: str) -> tuple[TaskFamily, ...]:
     )
 
 
+def _missing(target: Mapping[str, str], objects: Mapping[str, tuple[float, float]]) -> float:
+    """Metres by which the puck still misses the goal that is named."""
+    return math.dist(objects["puck"], HIDDEN_GOALS[target["goal"]]) - HIDDEN_PLACED
+
+
 def _hidden_family(name: str, title: str, description: str, goals: tuple[str, ...]) -> TaskFamily:
     return TaskFamily(
         name=name,
@@ -158,6 +162,7 @@ def _hidden_family(name: str, title: str, description: str, goals: tuple[str, ..
         time_limit_steps=TIME_LIMIT_STEPS,
         description=description,
         grammar=Grammar(verbs=("place",), templates=("{verb} the puck as in task {goal}",), named={"goal": goals}),
+        missing=_missing,
         reset_each_attempt=True,
     )
 

@@ -20,7 +20,7 @@ from robots.worlds.gripper_table import (
     GRIPPER_HIDDEN,
     HALF_TABLE,
     HIDDEN_GOALS,
-    HIDDEN_START,
+    HIDDEN_PLACED,
     HOME,
     HOME_RADIUS,
     LONGEST_STEP,
@@ -232,8 +232,8 @@ class GripperHidden(GripperTable):
         super().__init__(GRIPPER_HIDDEN, False, seed)
 
     def reset(self, rng: np.random.Generator) -> Observation:
-        """The puck near the table's middle, the gripper anywhere."""
-        puck, gripper = rng.uniform(-HIDDEN_START, HIDDEN_START, 2), rng.uniform(-INSIDE, INSIDE, 2)
+        """Puck and gripper anywhere."""
+        gripper, puck = rng.uniform(-INSIDE, INSIDE, (2, 2))
         self._put(gripper, puck, np.full(2, OUT_OF_SIGHT), held=False)
         return self.observation()
 
@@ -260,7 +260,12 @@ class GripperHidden(GripperTable):
 
     def true_success(self, instruction: Instruction) -> bool:
         goal = HIDDEN_GOALS[instruction.target["goal"]]
-        return len(self._places) == STEPS_PLACED and all(math.dist(place, goal) <= PLACED for place in self._places)
+        near = [math.dist(place, goal) <= HIDDEN_PLACED for place in self._places]
+        return len(near) == STEPS_PLACED and all(near)
+
+    def objects_in_play(self) -> dict[str, tuple[float, float]]:
+        x, y = self.puck
+        return {"puck": (float(x), float(y))}
 
     def sensed(self, instruction: Instruction) -> dict[str, float]:
         """As a camera above would tell it: `useful` 1 where the puck was moved clearly, wherever to."""

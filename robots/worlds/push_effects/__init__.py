@@ -1,8 +1,8 @@
 """Push effects: a block on a table and a pusher. What does a push do?
 
-One action is one whole push, told as the block sees it: from which side, how far beside its middle, how far. What it did
-is the block's pose before and after. Nothing is to be reached here; what is learned is the effect. On one side something
-kicks the block after each push, by chance alone, so that there are pushes from which there is nothing to learn.
+One action is one whole push, told as the block sees it: from which side, how far beside its middle, how far. What it
+did is the block's pose before and after. Nothing is to be reached here; what is learned is the effect. On one side
+something kicks the block after each push, by chance alone, so that there are pushes from which nothing is learned.
 """
 
 import math

@@ -1,8 +1,9 @@
 """A block that lies on a table by its own weight, and a pusher that comes down beside it, goes along a line and rises.
 
 The pusher ends in a ball, which touches at one point: a cylinder's line of contact let the same push differ by a
-millimetre from place to place. A push's direction and offset are told in the block's own frame, so that the same action does the same wherever the block
-lies. After each push everything has come to rest and the observation is the whole state, but for the chance of kicks.
+millimetre from place to place. A push's direction and offset are told in the block's own frame, so that the same action
+does the same wherever the block lies. After each push everything has come to rest and the observation is the whole
+state, but for the chance of kicks.
 """
 
 import math
