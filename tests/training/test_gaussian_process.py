@@ -214,7 +214,7 @@ def test_effects_are_told_in_the_things_own_frame():
 
 
 def test_bodies_that_do_not_push_are_refused_in_words():
-    with pytest.raises(ValueError, match="gripper_table can't be probed .* one object's x, y, cos, sin"):
+    with pytest.raises(ValueError, match=r"gripper_table can't be probed .* one object's x, y, cos, sin"):
         Probing(GRIPPER_TABLE, **SIZES)
     shapeless = dataclasses.replace(PUSH_EFFECTS, action=dataclasses.replace(PUSH_EFFECTS.action, units=()))
     with pytest.raises(ValueError, match="an angle in rad"):

@@ -11,6 +11,7 @@ tries what lies between the thirty tasks, and a sensor tells of each trial wheth
 Labels: `useful` alone, by a sensor of the world (`label_source`); true success is for measuring.
 """
 
+import itertools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -172,7 +173,7 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
     known = [value for value in by_round if value is not None]
     gained = [dict(row, gain=row[last] - row[first]) for row in rows if row["setting"] == "mili"]
     return {
-        "rises": min(b - a for a, b in zip(known, known[1:], strict=False)) if len(known) > 1 else None,
+        "rises": min(b - a for a, b in itertools.pairwise(known)) if len(known) > 1 else None,
         "gain": mean_of(gained, "mili", "gain"),
         "over_none": difference(rows, "mili", "none", last),
         "over_own": difference(rows, "mili", "own", last),
