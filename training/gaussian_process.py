@@ -116,7 +116,7 @@ class GaussianProcess(nn.Module):
             _, best = min(found, key=lambda each: each[0])
             for buffer, value in zip(now, best, strict=True):
                 buffer.copy_(value)
-            inverse = torch.linalg.inv(self._covariance(*now, squares))
+            inverse = torch.linalg.inv(self._covariance(self.log_scales, self.log_signal, self.log_factor, squares))
             self.residuals[:n] = ((inverse @ y[..., None])[..., 0] / inverse.diagonal(dim1=1, dim2=2)).T
 
     def _climb(self, y: Tensor, squares: Tensor, start: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
@@ -125,7 +125,8 @@ class GaussianProcess(nn.Module):
         optimiser = torch.optim.Adam(found, lr=RATE)
 
         def unlikely() -> Tensor:
-            lower = torch.linalg.cholesky(self._covariance(*found, squares))
+            scales, signal, factor = found
+            lower = torch.linalg.cholesky(self._covariance(scales, signal, factor, squares))
             alpha = torch.cholesky_solve(y[..., None], lower)[..., 0]
             # A weak prior: where points say nothing of a number it stays where it can come back from.
             prior = 0.5 * torch.cat(found).square().sum()

@@ -9,6 +9,7 @@ InfoNCE: van den Oord et al., arXiv 1807.03748, equation 4, with cosines as in S
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ def embed(
     """
     encoder.scaled.scale_as(frames.flatten(0, 1))
     parameters = list(encoder.parameters())
-    rates = [
+    rates: list[dict[str, Any]] = [
         {"params": list(encoder.layers.parameters())},
         {"params": [encoder.weights], "lr": WEIGHTS_FASTER * learning_rate, "weight_decay": 0.0},
     ]

@@ -97,9 +97,9 @@ class Mili:
         rows = [each.row for each in self.imitated]
         loss = embed(self.encoder, frames, rows, self.recipe.embedding_updates, EMBEDDING_RATE, generator)
         shown = self.imitated + self.shown
-        codes, rows = self.codes(shown), torch.tensor([each.row for each in shown])
-        for row in rows.unique().tolist():
-            self.network.words.codes[row] = F.normalize(codes[rows == row].mean(0), dim=0)
+        codes, of = self.codes(shown), torch.tensor([each.row for each in shown])
+        for row in of.unique().tolist():
+            self.network.words.codes[row] = F.normalize(codes[of == row].mean(0), dim=0)
         return {"embedding_loss": loss} | self.learn(generator)
 
     @torch.no_grad()

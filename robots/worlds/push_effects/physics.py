@@ -188,7 +188,7 @@ class PushEffects:
         polygons = [
             (HALF_TABLE * corners, rgb(TABLE_COLOUR)),
             (block, rgb(BLOCK_COLOUR)),
-            (circle(*self._data.qpos[:2], PUSHER_RADIUS), rgb(PUSHER_COLOUR)),
+            (circle(self._data.qpos[0], self._data.qpos[1], PUSHER_RADIUS), rgb(PUSHER_COLOUR)),
         ]
         return draw_top_view(polygons, (-edge, -edge, edge, edge), width, height)
 
