@@ -45,9 +45,9 @@ class TrajectoryEncoder(nn.Module):
         self.layers = nn.Sequential(nn.Linear(numbers, hidden), nn.GELU(), nn.Linear(hidden, size))
         self.weights = nn.Parameter(torch.zeros(FRAMES))
 
-    def frames(self, episode: Episode) -> Tensor:
-        """[FRAMES, P] of an attempt, however long it was"""
-        rows = np.linspace(0, episode.steps, FRAMES).round().astype(int)
+    def frames(self, episode: Episode, steps: int) -> Tensor:
+        """[FRAMES, P] of an attempt's first steps, however many they are"""
+        rows = np.linspace(0, steps, FRAMES).round().astype(int)
         return torch.from_numpy(np.concatenate([episode.observations[key][rows] for key in self.keys], 1))
 
     def forward(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -61,13 +61,13 @@ def test_the_loss_is_the_logarithm_of_finding_ones_own():
 
 def test_codes_lie_by_where_the_puck_came_to_for_tasks_that_were_never_embedded_too(shown):
     encoder, known = TrajectoryEncoder(GRIPPER_HIDDEN, 16), [each for each in shown if each.task == "hidden_place"]
-    frames = torch.stack([encoder.frames(each) for each in known])
+    frames = torch.stack([encoder.frames(each, each.steps) for each in known])
     tasks = [each.instruction for each in known]
     first = embed(encoder, frames, tasks, 20, 3e-3, torch.Generator().manual_seed(1))
     assert embed(encoder, frames, tasks, 300, 3e-3, torch.Generator().manual_seed(1)) < 0.5 * first
     new = [each for each in shown if each.task == "hidden_place_new"] + known[::3]
     with torch.no_grad():
-        codes = encoder(torch.stack([encoder.frames(each) for each in new]))
+        codes = encoder(torch.stack([encoder.frames(each, each.steps) for each in new]))
     ends = np.array([each.observations[ENVIRONMENT_STATE][-1] for each in new])
     apart = np.linalg.norm(ends[:, None] - ends[None], axis=2)
     nearest = (codes @ codes.T - 9 * torch.eye(len(new))).argmax(1).numpy()
@@ -77,7 +77,7 @@ def test_codes_lie_by_where_the_puck_came_to_for_tasks_that_were_never_embedded_
 
 def test_an_attempt_of_any_length_has_as_many_frames(shown):
     encoder, episode = TrajectoryEncoder(GRIPPER_HIDDEN, 4), shown[0]
-    frames = encoder.frames(episode)
+    frames = encoder.frames(episode, episode.steps)
     assert frames.shape == (FRAMES, 5)
     for row, step in ((0, 0), (-1, -1)):
         seen = [episode.observations[key][step] for key in (STATE, ENVIRONMENT_STATE)]

@@ -41,7 +41,7 @@ class Attempt:
     def __init__(self, episode: Episode, steps: int, row: int, encoder: TrajectoryEncoder, network: EmbeddedNetwork):
         """`row`: of the table of codes, where its sentence stands."""
         self.row = row
-        self.frames = encoder.frames(episode)  # [FRAMES, P]
+        self.frames = encoder.frames(episode, steps)  # [FRAMES, P]
         seen = {key: torch.from_numpy(each[:steps]) for key, each in episode.observations.items()}
         self.perceived = network.perceive(seen)  # [T, P]
         self.tokens = network.action_head.tokens(torch.from_numpy(episode.actions[:steps, None]))  # [T, 1, A]

@@ -63,7 +63,7 @@ HIDDEN_PLACED = 0.06  # metres between puck and goal: what was only shown can't 
 FARTHEST_GOAL = 0.42  # metres from the middle along an axis
 CENTRE = 0.12  # metres from the middle along both axes, within which no goal lies
 INNER = 0.27  # metres, beyond which two quarters of the table have new goals alone
-RIM = 0.36  # metres from the middle along an axis, of these
+RIM = 0.34  # metres from the middle along an axis, of these
 USEFUL = 0.15  # metres: a puck that was moved farther than that was moved on purpose, whatever for
 
 GRIPPER_HIDDEN = replace(
@@ -89,7 +89,7 @@ def _hidden_goals() -> dict[str, tuple[float, float]]:
         far = max(abs(x), abs(y))
         if far > CENTRE and (x * y > 0 or far < INNER):
             goals.append((x, y))
-    for other in (0.08, 0.18, 0.28):
+    for other in (0.06, 0.14, 0.22):
         goals += [(-RIM, other), (-other, RIM), (RIM, -other), (other, -RIM)]
     return {str(number): (round(x, 3), round(y, 3)) for number, (x, y) in enumerate(goals, 1)}
 
