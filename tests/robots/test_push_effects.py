@@ -9,7 +9,7 @@ from robots.demonstrators import collect_demonstrations
 from robots.embodiments import ENVIRONMENT_STATE, STATE
 from robots.tasks import get_task
 from robots.worlds import make_world
-from robots.worlds.push_effects import HALF_TABLE, KICK, MOVED
+from robots.worlds.push_effects import HALF_BLOCK, HALF_TABLE, KICK, MOVED
 from robots.worlds.push_effects.demonstrator import random_pushes
 from robots.worlds.push_effects.physics import BEHIND, PUSHER_RADIUS, PushEffects
 from training.networks.probing import effects
@@ -91,6 +91,8 @@ def test_a_recorded_observation_is_the_whole_state_but_for_the_chance():
         other.set_observation(seen)
         np.testing.assert_allclose(other.observation()[ENVIRONMENT_STATE], seen[ENVIRONMENT_STATE], atol=1e-6)
         np.testing.assert_array_equal(other.observation()[STATE], seen[STATE])
+        height, tilt = world._data.qpos[5], world._data.qpos[7:9]
+        assert height == HALF_BLOCK[2] and not tilt.any() and not world._data.qvel.any(), "at rest, flat on the table"
 
 
 def test_who_has_lost_the_block_asks_for_a_reset():

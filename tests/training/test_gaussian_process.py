@@ -110,13 +110,32 @@ def test_a_point_promises_what_it_takes_away():
     assert promised == pytest.approx(unknown(process) - unknown(with_it), rel=1e-6) and promised > 1e-3
 
 
-def test_a_fit_does_not_stay_where_all_is_noise():
+def test_a_fit_does_not_stay_where_all_is_noise(monkeypatch):
+    """Even of a climb that gets nowhere: what it begins with anew is likelier."""
     process = fitted(40)
     for buffer, value in ((process.log_scales, 2.2), (process.log_signal, -3.0), (process.log_factor, 0.0)):
         buffer.fill_(value)
+    monkeypatch.setattr(gaussian_process, "RATE", 1e-9)
     process.fit()
-    x, y = points(200, 1, noise=lambda x: 0.0)
-    assert (process.predict(x).mean - y).square().mean().sqrt() < 0.5 * y.std()
+    found = [float(each[0]) for each in (process.log_scales, process.log_signal, process.log_factor)]
+    assert found == pytest.approx(gaussian_process.FRESH, abs=1e-6)
+
+
+def test_while_something_is_being_learned_less_is_taken_for_noise():
+    process = fitted(200, capacity=200, noise=lambda x: 0.02 + 0.8 * (x[:, :1] > 0.3))
+    noisy = torch.tensor([[1.2, 0.0]], dtype=torch.float64)
+    process.surprises.zero_()
+    calm = model_uncertainty(process, noisy)
+    process.surprises.fill_(3.0)
+    assert model_uncertainty(process, noisy) > 1.5 * calm
+
+
+def test_a_surprise_is_what_a_point_missed_the_prediction_of_before_it_by():
+    process = fitted(40)
+    x, y = points(3, 9)
+    expected = y - process.predict(x).mean
+    process.add(x, y)
+    torch.testing.assert_close(process.surprises[40:43], expected)
 
 
 def test_a_process_says_when_it_is_full_or_empty():
@@ -211,6 +230,14 @@ def test_effects_are_told_in_the_things_own_frame():
         x, y = 0.1 + 0.03 * cos - 0.01 * sin, -0.2 + 0.03 * sin + 0.01 * cos
         after = np.array([[x, y, math.cos(yaw + 0.4), math.sin(yaw + 0.4)]])
         np.testing.assert_allclose(effects(before, after), [[3.0, 1.0, 1.4]], atol=1e-9)
+
+
+def test_an_angle_has_no_end():
+    probing = Probing(PUSH_EFFECTS, **SIZES)
+    x = probing.features(torch.tensor([[math.pi, 0.08, 0.1], [-math.pi, -0.08, 0.02]], dtype=torch.float64))
+    torch.testing.assert_close(
+        x, torch.tensor([[-1, 0, 1, 1], [-1, 0, -1, -1]], dtype=torch.float64), atol=1e-6, rtol=0
+    )
 
 
 def test_bodies_that_do_not_push_are_refused_in_words():

@@ -236,6 +236,15 @@ def test_a_round_learns_and_goes_on_to_the_same_bits_after_a_restart(shown):
     assert figures["tried"] == 40 and figures["useful_share"] == 1 and figures["paired"] > 0
 
 
+def test_each_round_begins_from_the_first_weights(begun):
+    method, _ = begun
+    ends = []
+    for _ in range(2):
+        method.learn(torch.Generator().manual_seed(8))
+        ends.append({name: value.clone() for name, value in method.network.state_dict().items()})
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
 def test_demonstrations_that_make_no_embedding_are_refused_in_words(shown):
     with pytest.raises(ValueError, match="demonstrated at least twice"):
         new_method(shown[::3])
@@ -253,4 +262,4 @@ def test_a_trial_of_the_benchmark_is_as_a_station_hands_it_in(begun, monkeypatch
         episode.validate()
         episode.check_against(GRIPPER_HIDDEN)
         assert episode.purpose == "practice" and episode.true_success is None and set(episode.labels) == {"useful"}
-        assert np.array_equal(episode.actions, same.actions) and episode.steps == 6
+        assert np.array_equal(episode.actions, same.actions) and episode.steps == 6 and not episode.actors.any()
