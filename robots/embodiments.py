@@ -388,7 +388,7 @@ def _described(part: Any) -> dict[str, Any]:
 
 
 def _part(kind: type, described: Mapping[str, Any]) -> Any:
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in described.items()})
+    return kind(**{name: tuple(value) if name == "plane" else value for name, value in described.items()})
 
 
 def _feature(data: Mapping[str, Any]) -> Feature:

@@ -599,7 +599,8 @@ def to_json(message: Message) -> dict[str, Any]:
     told: dict[str, Any] = {"type": message.TYPE}
     for each in _parts(type(message)):
         value = getattr(message, each.name)
-        if not (each.metadata["optional"] and value == each.default):
+        usual = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        if not (each.metadata["optional"] and value == usual):
             told[each.name] = value
     return told
 

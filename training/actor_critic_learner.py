@@ -18,7 +18,7 @@ from training.labels import succeeded
 from training.networks.heads import GaussianHead
 from training.networks.network import Network
 from training.off_policy import Beginning, Figures, Learner
-from training.recipes import ActorCriticRecipe
+from training.recipes import DemonstratedRecipe
 from training.replay import Replay
 from training.run_dir import RunError
 
@@ -31,7 +31,7 @@ class ActorCriticLearner(Learner):
     def __init__(self, beginning: Beginning, **further: Any):
         """`further` settings of the update (actor_critic.Settings)."""
         self.beginning, self.run = beginning, beginning.run
-        assert isinstance(beginning.recipe, ActorCriticRecipe)
+        assert isinstance(beginning.recipe, DemonstratedRecipe)
         self.recipe = recipe = beginning.recipe
         self.policy: Policy = beginning.started_from
         self.network, self.origin = self.policy.network, self.policy.metadata
@@ -89,36 +89,10 @@ class ActorCriticLearner(Learner):
         return True
 
     def parts(self, episode: Episode, steps: int, rewards: np.ndarray) -> tuple[Tensor, ...]:
-        """The steps as Batch has them: what comes `executed` actions later stands for what comes after."""
-        seen, actions = self.seen(episode, steps), self.told(episode, steps)
-        m, gamma = self.policy.executed, self.recipe.gamma
-        at = torch.arange(steps)
-        counts = (steps - at).clamp(max=m)
-        rewarded = torch.from_numpy(rewards).float()
-        padded = F.pad(rewarded, (0, m - 1))
-        summed = torch.stack([gamma**j * padded[j : j + steps] for j in range(m)]).sum(0)
-        after = at + counts
-        discounts = gamma ** counts.float()
-        ended = self.ends(episode, steps)
-        if ended:
-            discounts = discounts * (after < steps)
-        returns = torch.from_numpy(discounted(rewards, gamma, ended)).float()
-        chunks = actions[(at[:, None] + torch.arange(m)).clamp(max=steps - 1)].flatten(1)
-        device = self.network.device
-        return seen[:-1], seen[after], chunks, summed.to(device), discounts.to(device), returns.to(device)
-
-    def seen(self, episode: Episode, steps: int) -> Tensor:
-        """What the trunk and the critics read of its first observations. [steps + 1, features]"""
-        perceived = self.policy.perceive(rows_of(episode.observations, slice(steps + 1))).clone()
-        goals = self.policy.goals([episode.instruction]).clone().expand(steps + 1, -1)
-        features = self.network.features
-        return features.seen_from(None, features.relations(perceived, goals))
-
-    def told(self, episode: Episode, steps: int) -> Tensor:
-        """Its first actions as shares of the reach. [steps, A]"""
-        actions = torch.from_numpy(episode.actions[:steps]).to(self.network.device)
-        perceived = self.policy.perceive(rows_of(episode.observations, slice(steps))).clone()
-        return self.network.action_head.tokens(self.network.told(perceived, actions[:, None]))[:, 0]
+        """The steps as Batch has them."""
+        seen = seen_of(self.policy, self.network, episode, steps)
+        told = told_of(self.policy, self.network, episode, steps)
+        return chunked(seen, told, rewards, self.policy.executed, self.recipe.gamma, self.ends(episode, steps))
 
     def batch(self, generator: torch.Generator) -> Batch:
         """Random steps, some of them demonstrated."""
@@ -145,6 +119,40 @@ class ActorCriticLearner(Learner):
             batch = self.batch(generator)
             figures |= self.actor_critic.update_actor(batch, optimiser, generator, self.cloning, cloned)
         return figures | {"cloning": self.cloning}
+
+
+def seen_of(policy: Policy, network: Network, episode: Episode, steps: int) -> Tensor:
+    """What a network's trunk and its critics read of an episode's first observations. [steps + 1, features]"""
+    perceived = policy.perceive(rows_of(episode.observations, slice(steps + 1))).clone()
+    goals = policy.goals([episode.instruction]).clone().expand(steps + 1, -1)
+    return network.features.seen_from(None, network.features.relations(perceived, goals))
+
+
+def told_of(policy: Policy, network: Network, episode: Episode, steps: int) -> Tensor:
+    """Its first actions as shares of the reach. [steps, A]"""
+    actions = torch.from_numpy(episode.actions[:steps]).to(network.device)
+    perceived = policy.perceive(rows_of(episode.observations, slice(steps))).clone()
+    return network.action_head.tokens(network.told(perceived, actions[:, None]))[:, 0]
+
+
+def chunked(
+    seen: Tensor, told: Tensor, rewards: np.ndarray, executed: int, gamma: float, ended: bool
+) -> tuple[Tensor, ...]:
+    """Steps as actor_critic.Batch has them, where `executed` actions that follow each other are one: what comes so many
+    later stands for what comes after. [T + 1, features], [T, A], [T]
+    """
+    steps, device = len(told), seen.device
+    at = torch.arange(steps)
+    counts = (steps - at).clamp(max=executed)
+    after = at + counts
+    padded = F.pad(torch.from_numpy(rewards).float(), (0, executed - 1))
+    summed = torch.stack([gamma**j * padded[j : j + steps] for j in range(executed)]).sum(0)
+    discounts = gamma ** counts.float()
+    if ended:
+        discounts = discounts * (after < steps)
+    returns = torch.from_numpy(discounted(rewards, gamma, ended)).float()
+    actions = told[(at[:, None] + torch.arange(executed)).clamp(max=steps - 1)].flatten(1)
+    return seen[:-1], seen[after], actions, summed.to(device), discounts.to(device), returns.to(device)
 
 
 def discounted(rewards: np.ndarray, gamma: float, ended: bool) -> np.ndarray:

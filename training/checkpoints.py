@@ -26,10 +26,17 @@ from training.model_folders import ModelFolderError, find, stores_near
 from training.networks.backbones import NONE, Pretrained
 from training.networks.guided import GuidedNetwork
 from training.networks.network import Network
+from training.networks.phased import PhasedNetwork
+from training.networks.residual import ResidualNetwork
 from training.vocabulary import Vocabulary
 
 # By the names that checkpoints give: nothing that a file says is imported.
-NETWORKS: dict[str, Callable[..., Any]] = {"network": Network, "guided": GuidedNetwork}
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "network": Network,
+    "guided": GuidedNetwork,
+    "residual": ResidualNetwork,
+    "phased": PhasedNetwork,
+}
 
 LARGEST_HEADER = 10**6  # bytes of JSON; a checkpoint may have come over the network
 FORMAT = "fleetui-checkpoint-1"
@@ -101,8 +108,9 @@ class CheckpointMetadata:
             network = NETWORKS[self.network](body, vocabulary, **self.sizes, pretrained=pretrained)
         except ModelFolderError as error:
             raise CheckpointError(f"The {self.role} of version {self.version} can't be used: {error}") from None
-        if isinstance(network, Network):
-            network.action_head.temperature = self.temperature
+        acting = network.base if isinstance(network, ResidualNetwork) else network
+        if isinstance(acting, Network):
+            acting.action_head.temperature = self.temperature
         return network
 
 

@@ -141,6 +141,11 @@ def evaluate_for(
         return None
 
 
+def _see_nothing() -> tuple[None, None]:
+    """Nobody watches an evaluation, so that no camera is rendered for it."""
+    return None, None
+
+
 def _attempt(
     policy: Policy,
     tasks: Sequence[TaskFamily],
@@ -166,13 +171,17 @@ def _attempt(
     texts = [instruction.text for instruction in instructions]
     limits = np.array([time_limit or task.time_limit_steps for task in families])
     succeeded, fallen, steps = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, int)
+    memories: list[dict[str, Any]] = [{"instruction": text, "look": _see_nothing} for text in texts]
     step, chunks = 0, np.zeros((n, 0, policy.embodiment.action_size), np.float32)
     while (active := ~succeeded & (steps < limits)).any():
         if step % policy.executed == 0:
             chunks = np.zeros((n, policy.executed, policy.embodiment.action_size), np.float32)
-            chunks[active] = policy.act(
-                rows_of(observations, active), [texts[i] for i in np.flatnonzero(active).tolist()], generator, greedy
-            )[:, : policy.executed]
+            rows = np.flatnonzero(active).tolist()
+            for i in rows:
+                memories[i]["step"] = step
+            seen, asked = rows_of(observations, active), [texts[i] for i in rows]
+            answer = policy.answer(seen, asked, generator, greedy, [memories[i] for i in rows])
+            chunks[active] = answer.actions[:, : policy.executed]
         actions = chunks[:, step % policy.executed]
         step += 1
         if edge_margin:

@@ -38,6 +38,7 @@ Point = tuple[float, float]  # metres on the table, or shares of a picture's wid
 HAND = ("ee_x", "ee_y")  # what a body's proprioception calls its hand, in metres
 HALF_WIDTH = 0.5  # metres: the unit of phi
 GRASPED_WITHIN = 0.06  # metres from the grasp point, at which a hand that closes has taken what lies there
+BROUGHT_WITHIN = 0.04  # metres from the target, at which what is let go is where it belongs
 CLOSED_BELOW = 60.0  # % of an opening, at which a gripper that tells no hold counts as closed
 LONGEST_WAY = 16  # points
 TIMEOUT_S = 10.0  # of a model that is asked over HTTP
@@ -304,12 +305,15 @@ class Way:
 
     def __init__(self, points: Sequence[Point]):
         self.points = np.asarray(points, np.float64)
-        self.next, self.holds = 1, False
+        self.next, self.holds, self.brought = 1, False, False
 
     def left(self, place: np.ndarray, closed: bool) -> float:
         """Metres, from where the hand is now on; to be asked once a frame, from the attempt's first on."""
         way = self.points
         self.holds = closed and (self.holds or math.dist(place, way[0]) <= GRASPED_WITHIN)
+        self.brought = math.dist(place, way[-1]) <= BROUGHT_WITHIN if self.holds else self.brought
+        if self.brought and not self.holds:  # let go where it belongs
+            return 0.0
         if not self.holds:
             self.next = 1
             return math.dist(place, way[0]) + _length(way)

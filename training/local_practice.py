@@ -31,9 +31,12 @@ from training.run_dir import RunDir, RunError
 
 
 def rules_for(task: TaskFamily, rules: dict[str, Any], practised: Sequence[str]) -> dict[str, Any]:
-    """The rules, without another family after a failure where that is not practised, and so perhaps not known."""
+    """The rules, without another family after a failure where that is not practised, and so perhaps not known; one that
+    alternates is known.
+    """
     other = rules.get("after_failure")
-    fits = other is not None and other in practised and get_task(other).embodiment == task.embodiment
+    fits = other is not None and get_task(other).embodiment == task.embodiment
+    fits = fits and (other in practised or rules.get("alternates", False))
     return {name: value for name, value in rules.items() if name != "after_failure" or fits}
 
 
@@ -88,7 +91,8 @@ class LocalStations:
                 for station in self.stations:
                     station.receive(Hold(version=policy.version))
         if self.episodes:
-            write_episodes(run.episodes / f"{policy.version:06d}.safetensors", self.episodes)
+            before = len(list(run.episodes.glob(f"{policy.version:06d}-*")))
+            write_episodes(run.episodes / f"{policy.version:06d}-{before:03d}.safetensors", self.episodes)
         run.close_round(policy.version)
 
     def close(self) -> None:

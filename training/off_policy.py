@@ -67,6 +67,13 @@ class Learner:
     network: nn.Module  # what acts, as it is saved
     origin: CheckpointMetadata  # what a version's file says of itself, beside its number
     offline_updates = 0  # before practice
+    reward_model: RewardModel | None = None  # what judges while its policies act, where it makes one itself
+
+    def prepare(self) -> bool:
+        """What comes before everything else and is kept in files, so that a restart finds it again. False: it was
+        cancelled.
+        """
+        return True
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -125,9 +132,7 @@ def practise_off_policy(
         forget_old_checkpoints(run, loop.version, curve.points)
         if over or curve.is_past_the_peak():
             break
-        if practise is not None:
-            practise(run, policy, loop.beginning.reward_model, recipe.publish_every)
-        if not loop.learn(policy):
+        if not loop.learn(policy, practise):
             run.note("canceled", level="warning")
             return {}
         countdown.tell(loop.steps)
@@ -182,6 +187,8 @@ class Loop:
 
     def begin(self) -> bool:
         """At version 0 after the offline updates, or where an earlier process stopped. False: it was cancelled."""
+        if not self.learner.prepare():
+            return False
         modules = {"network": self.learner.network, **self.learner.modules}
         progress = load_state(self.run.path / STATE, self.optimiser, self.generator, **modules)
         parent = self.beginning.policy
@@ -259,14 +266,17 @@ class Loop:
             )
         return policy
 
-    def learn(self, policy: Policy) -> bool:
-        """From files as they come, until a new version is due and saved. False: it was cancelled, and whoever goes on
-        repeats what was learned since the last version.
+    def learn(self, policy: Policy, practise: Practise | None) -> bool:
+        """From files as they come, or as `practise` makes them, until a new version is due and saved. False: it was
+        cancelled, and whoever goes on repeats what was learned since the last version.
         """
+        judge = self.learner.reward_model or self.beginning.reward_model
         begun, progress = self.steps, self.progress
         figures, learned, left_out, staleness = Means(), list[Labelled](), 0, list[int]()
         episodes = list[Episode]()
-        while self.steps < begun + self.recipe.publish_every:
+        while (missing := begun + self.recipe.publish_every - self.steps) > 0:
+            if practise is not None and next(self.run.episode_files(set(progress["consumed"])), None) is None:
+                practise(self.run, policy, judge, missing)
             path = self._next_file()
             if path is None:
                 return False

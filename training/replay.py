@@ -37,12 +37,16 @@ class Replay:
         """n random steps of demonstrations. RuntimeError where there are none."""
         return self._drawn("demonstrated", self.demonstrations, n, generator)
 
+    def sample_practised(self, n: int, generator: torch.Generator) -> Parts:
+        """n random steps of practice. RuntimeError where there are none."""
+        return self._drawn("practised", list(self.episodes), n, generator)
+
     def sample_mixed(self, n: int, share: float, generator: torch.Generator) -> Parts:
         """n random steps, this share of them demonstrated as long as there are both kinds."""
         if not self.demonstrations or not self.episodes:
             return self.sample(n, generator)
         shown = round(share * n)
-        practised = self._drawn("practised", list(self.episodes), n - shown, generator)
+        practised = self.sample_practised(n - shown, generator)
         return tuple(map(torch.cat, zip(self.sample_demonstrated(shown, generator), practised, strict=True)))
 
     def _drawn(self, name: str, episodes: Sequence[Parts], n: int, generator: torch.Generator) -> Parts:

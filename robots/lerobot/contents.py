@@ -22,6 +22,7 @@ from robots.lerobot.layout import (
     DATA,
     FILES_A_CHUNK,
     INFO,
+    LABELS,
     LARGEST_JSON,
     LARGEST_LINE,
     LARGEST_READ,
@@ -436,6 +437,7 @@ def _episodes_of(
     parts: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     tasks: list[list[str]] = []
     own: dict[str, list[Any]] = {f"{OWN}/{name}": [] for name in OWN_EPISODE} | {MISSING: []}
+    labels: list[str | None] = []
     meta: list[tuple[str, int, int]] = []
     for name in names:
         with parquet(folder, name) as file:
@@ -457,9 +459,12 @@ def _episodes_of(
             if ours:
                 for column, values in own.items():
                     values += table[column].to_pylist()
+                told = LABELS in held
+                labels += bounded_read(file, [LABELS])[LABELS].to_pylist() if told else [None] * table.num_rows
             for group in range(file.metadata.num_row_groups):
                 meta += [(name, group, row) for row in range(file.metadata.row_group(group).num_rows)]
-    return {column: np.concatenate(each) for column, each in parts.items()}, tasks, own if ours else None, meta
+    found = {column: np.concatenate(each) for column, each in parts.items()}
+    return found, tasks, own | {LABELS: labels} if ours else None, meta
 
 
 def _check_numbers(found: Mapping[str, np.ndarray], file: str) -> None:

@@ -59,6 +59,7 @@ OWN_EPISODE = {
     "interventions": pa.int64(),
     "weight": pa.float64(),
 }
+LABELS = f"{OWN}/labels"  # JSON of an episode's labels; of older datasets the column is missing
 MISSING = f"{OWN}/missing_cameras"  # list<string>: of these black pictures stand in the video
 # What was observed at the end, after the last action: a dataset has a row for each action, so it has no row for it.
 LAST = f"{OWN}/last/"  # and the feature's key: list<float> or a PNG or JPEG; "steps_to_go" as well

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robots import strict_json
 from robots.embodiments import IMAGES, Embodiment
 from robots.episodes import ACTORS, LONGEST_EPISODE, LONGEST_TEXT, Episode, EpisodeError
 from robots.lerobot.bodies import Plan, foreign_body, foreign_plan, own_plan, without
@@ -32,6 +33,7 @@ from robots.lerobot.contents import (
 )
 from robots.lerobot.layout import (
     ASK,
+    LABELS,
     LARGEST_READ,
     MISSING,
     NOTE,
@@ -346,6 +348,7 @@ class Dataset:
         rows = self.rows(number, [plan.action, *plan.vectors.values(), "actor", "fenced", "steps_to_go"])
         file, last_d = self._stored.at_end(number, "steps_to_go")
         told = {name: own[f"{OWN}/{name}"][number] for name in OWN_EPISODE}
+        labels = own[LABELS][number]
         with reading(file, episode=number), np.errstate(invalid="ignore"):
             observations = {
                 key: np.concatenate(
@@ -355,6 +358,7 @@ class Dataset:
             }
             return Episode(
                 **told,
+                labels=strict_json.loads(labels) if labels else {},
                 embodiment=body.name,
                 body=body,
                 instruction=self._instruction(number),

@@ -29,6 +29,7 @@ from robots.lerobot.layout import (
     EPISODES,
     FILES_A_CHUNK,
     INFO,
+    LABELS,
     LAST,
     MB,
     MISSING,
@@ -331,6 +332,7 @@ class _Writer:
             "length": steps,
             **{f"meta/episodes/{name}": number for name, number in part.place.items()},
             **{f"{OWN}/{name}": getattr(episode, name) for name in OWN_EPISODE},
+            LABELS: strict_json.dumps(episode.labels) if episode.labels else "",
             MISSING: [],
             f"{LAST}steps_to_go": episode.steps_to_go[-1],
         }
@@ -522,7 +524,7 @@ def _episodes_schema(features: Mapping[str, Any], vectors: Collection[str], pict
             kind = pa.list_(number) if name == "count" else colours if key in pictures else numbers
             columns[f"stats/{key}/{name}"] = kind
     columns |= {"meta/episodes/chunk_index": number, "meta/episodes/file_index": number}
-    columns |= {f"{OWN}/{name}": kind for name, kind in OWN_EPISODE.items()}
+    columns |= {f"{OWN}/{name}": kind for name, kind in OWN_EPISODE.items()} | {LABELS: pa.string()}
     columns |= {MISSING: pa.list_(pa.string()), f"{LAST}steps_to_go": pa.float32()}
     columns |= {LAST + key: pa.list_(pa.float32()) for key in vectors}
     columns |= {LAST + key: pa.binary() for key in pictures}

@@ -19,7 +19,7 @@ from PIL import Image
 
 from robots.__main__ import main
 from robots.embodiments import ENVIRONMENT_STATE, IMAGES, STATE, Camera, DriveAxis, Embodiment, Motion, picture, vector
-from robots.episodes import Episode, EpisodeError, read_episodes, write_episodes
+from robots.episodes import LABEL_SOURCES, Episode, EpisodeError, label, read_episodes, write_episodes
 from robots.lerobot import writing
 from robots.lerobot.checking import check
 from robots.lerobot.layout import OWN_EPISODE, Code, LeRobotError
@@ -366,6 +366,7 @@ def test_every_field_of_an_episode_has_a_place():
         "steps_to_go",
         "fenced",
         "frames",
+        "labels",
     }
     assert {field.name for field in dataclasses.fields(Episode)} == set(OWN_EPISODE) | elsewhere
 
@@ -373,6 +374,7 @@ def test_every_field_of_an_episode_has_a_place():
 finite = st.floats(-1e9, 1e9, width=32)
 words = st.text(st.characters(categories=["L", "N", "P", "S"], include_characters=" "), max_size=8)
 some_words = words.map("a".__add__)
+labels = st.builds(label, finite, st.sampled_from(LABEL_SOURCES))
 
 
 @st.composite
@@ -410,6 +412,7 @@ def any_dataset(draw):
                 task=draw(some_words), threshold=draw(st.none() | st.floats(-1e300, 1e300)),
                 seed=draw(st.none() | st.integers(-(2**63) + 1, 2**63 - 1)), started_at=draw(st.floats(-1e300, 1e300)),
                 fps=draw(st.floats(0.1, 1000)), interventions=draw(st.integers(0, 100_000)),
+                labels=draw(st.dictionaries(st.sampled_from(["useful", "grün 2"]), labels)),
             )
         )  # fmt: skip
     return body, episodes

@@ -1,5 +1,6 @@
 """A task's rules and a station's settings: declared once, and obeyed by a station that is told of them."""
 
+import dataclasses
 import json
 import math
 
@@ -16,6 +17,7 @@ from robots.worlds.third_party import read_worlds_file
 from tests.robots.station_fakes import Clock, loaded_policy, told
 from tests.robots.test_embodiments import WORLD
 from tests.robots.test_station import ASSIGNMENT, Bench
+from training.practice import step_together
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "12", [1], {}, 10**400, -1])
@@ -200,3 +202,88 @@ def test_a_worlds_file_that_says_it_wrongly_is_refused_in_words(tmp_path, line):
 def test_a_rule_that_the_station_does_not_know_is_passed_over():
     """A newer server may say more."""
     assert Rules.from_json({"name": "block2block", "sing": 3, "low_success_probability": None}) == Rules()
+
+
+# Two families in turn, and success by a sensor
+
+
+def test_two_families_alternate_whatever_came_of_an_attempt():
+    bench = Bench().practise(after_failure="block_to_place", alternates=True)
+    episodes = bench.until_episodes(4)
+    assert [each.task for each in episodes] == ["block2block", "block_to_place"] * 2
+    assert bench.world.resets == 1, "nothing was reset for it"
+
+
+def test_a_success_is_the_sensors_word_where_the_task_says_so():
+    bench = Bench()
+    steps = lambda: bench.station.recording.steps if bench.station.recording else 0  # noqa: E731
+    bench.world.sensed = lambda instruction: {"success": float(steps() >= 3), "grip": 0.5}
+    bench.practise(success_by="sensor")
+    (episode,) = bench.until_episodes(1)
+    assert (episode.ending, episode.steps) == ("detected_success", 3)
+    assert episode.labels == {
+        "grip": {"value": 0.5, "step": 3, "source": "sensor"},
+        "success": {"value": 1.0, "step": 3, "source": "sensor"},
+    }
+    bench.station.receive(told(ASSIGNMENT))
+    *_, episode = bench.until_episodes(2)
+    assert episode.labels["success"]["source"] == "classifier", "the detector's word, as before"
+    assert episode.labels["grip"]["source"] == "sensor"
+
+
+def test_a_task_that_goes_by_a_sensor_asks_for_a_person_where_there_is_none():
+    bench = Bench().practise(success_by="sensor")
+    bench.tick()
+    assert bench.state == "needs_person" and "this station has none" in bench.station.control.reason
+
+
+@pytest.mark.parametrize("given", [[1], {"success": "yes"}, {"success": math.nan}, {3: 1.0}])
+def test_a_sensor_that_tells_nonsense_is_a_fault_with_a_sentence(given):
+    bench = Bench()
+    bench.world.sensed = lambda instruction: given
+    bench.practise(success_by="sensor")
+    bench.tick()
+    assert bench.state == "needs_person" and "reading its sensors failed" in bench.station.control.reason
+
+
+# What a policy keeps of a station, says of itself, and shows
+
+
+def test_what_a_policy_says_of_itself_reaches_the_server_and_what_is_no_number_does_not():
+    loaded = loaded_policy()
+    bench = Bench().practise(loaded)
+    bench.station.observe()
+    bench.station.act(np.zeros(2), 5.0, None, None, {"doubt": 0.25, "way": math.nan})
+    assert bench.station.telemetry().signals == {"doubt": 0.25}
+    bench.station.receive(told({**ASSIGNMENT, "run": 2}))
+    assert bench.station.telemetry().signals == {}, "another run's policies say something else"
+
+
+def test_keypoints_are_shown_moved_by_a_person_and_kept_with_the_attempt():
+    bench = Bench().practise()
+    bench.tick()
+    assert "no such keypoint" in bench.command("move_keypoint", number=0, x=0.1, y=0.2)["error"]
+    bench.station.memory["marks"] = {"points": [[0.0, 0.0], [0.1, 0.1]], "source": "classifier"}
+    assert bench.station.telemetry().marks == [[0.0, 0.0], [0.1, 0.1]]
+    assert "no such keypoint" in bench.command("move_keypoint", number=2, x=0.1, y=0.2)["error"]
+    assert "metres" in bench.command("move_keypoint", number=1, x=1e9, y=0.2)["error"]
+    assert bench.command("move_keypoint", number=1, x=0.3, y=-0.2)["ok"]
+    telemetry = bench.station.telemetry()
+    assert (telemetry.marks[1], telemetry.marks_by) == ([0.3, -0.2], "human")
+    (episode,) = bench.until_episodes(1)
+    assert episode.labels["keypoints"] == {"value": [[0.0, 0.0], [0.3, -0.2]], "step": 0, "source": "human"}
+
+
+def test_a_station_acts_where_nothing_judges_it():
+    loaded = dataclasses.replace(
+        loaded_policy(), reward_model=None, reward_model_checkpoint="", threshold=None, bin_width=None
+    )
+    bench = Bench()
+    bench.station.receive(told({**ASSIGNMENT, "task": {**ASSIGNMENT["task"], "time_limit_steps": 5}}))
+    bench.station.offer_policy(loaded)
+    for _ in range(20):
+        step_together([bench.station])
+        bench.clock.pass_(0.2)
+    first = bench.episodes[0]
+    assert (first.ending, first.reward_model, first.threshold) == ("time_limit", "", None)
+    assert np.isnan(first.steps_to_go).all() and first.labels == {}

@@ -16,7 +16,17 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from training.recipes import ImproveRecipe, KAGIRecipe, Recipe, RecipeError, SACRecipe, SFTRecipe
+from training.recipes import (
+    ImproveRecipe,
+    KAGIRecipe,
+    MEDALRecipe,
+    Recipe,
+    RecipeError,
+    RoboFuMERecipe,
+    SACRecipe,
+    SCVLARecipe,
+    SFTRecipe,
+)
 
 NEEDS = ("dataset", "parent", "stations")
 ROLES = ("policy", "reward_model")
@@ -226,6 +236,122 @@ BUILT_IN = (
         roles=("policy",),
         curves=(PRACTICE, CRITICS),
         main_fields=OFF_POLICY_FIELDS,
+        grows_with="max_steps",
+    ),
+    Method(
+        recipe=SCVLARecipe,
+        entry="training.methods.scvla:scvla",
+        title="Correct where it goes (SC-VLA)",
+        words="correction by foresight",
+        summary="Freezes a policy that foresees where its hand will be, and learns a small correction of its actions.",
+        needs=("parent", "stations"),
+        roles=("policy",),
+        curves=(
+            PRACTICE,
+            CRITICS,
+            Curve(
+                title="Heads",
+                metric="loss",
+                x="step",
+                x_title="update",
+                y_title="squared error",
+                lines=(Line("progress", "progress"), Line("displacement", "displacement", "dash")),
+                waiting="appear with the first updates",
+                empty="it ended before the first updates",
+            ),
+        ),
+        signals=(
+            Signal("imagined_progress", "Foreseen progress", "How much of the attempt it takes to be over.", "%", 0, 1),
+            Signal("correction", "Correction", "How large it is beside the policy's own action.", "", 0.0, 2.0),
+            Signal("agreement", "Agreement", "Cosine between the last step and the way that was foreseen.", "", -1, 1),
+            Signal("correction_scale", "Lambda", "How large a correction may be now, as a share of the reach."),
+        ),
+        main_fields=("correction", "guide", *OFF_POLICY_FIELDS),
+        grows_with="max_steps",
+    ),
+    Method(
+        recipe=RoboFuMERecipe,
+        entry="training.methods.robofume:robofume",
+        title="Hands-free fine-tuning (RoboFuME)",
+        words="hands-free fine-tuning",
+        summary="Learns a success classifier and calibrated critics from what is recorded, then practises.",
+        needs=("parent", "stations"),
+        roles=("policy", "reward_model"),
+        curves=(
+            PRACTICE,
+            CRITICS,
+            Curve(
+                title="Critics, offline",
+                metric="loss",
+                x="step",
+                x_title="update",
+                y_title="Q, discounted return",
+                lines=(
+                    Line("q", "mean Q", width=1.8),
+                    Line("td_error", "squared error of Q", "dot", soft=True, second=True),
+                ),
+                second_title="squared error",
+                waiting="appears with the first updates",
+                empty="it ended before the first updates",
+            ),
+        ),
+        main_fields=("warm_up", "cql", *OFF_POLICY_FIELDS),
+        phases={
+            "classifier": "Learning what success looks like",
+            "offline": "Learning from what is recorded",
+        },
+        grows_with="max_steps",
+    ),
+    Method(
+        recipe=MEDALRecipe,
+        entry="training.methods.medal:medal",
+        title="Forward and back (MEDAL++)",
+        words="practice without resets",
+        summary="Two policies take turns, one does the task and one undoes it, rewarded by a few demonstrations.",
+        needs=("parent", "stations"),
+        roles=("policy",),
+        curves=(
+            PRACTICE,
+            Curve(
+                title="Critics",
+                metric="update",
+                x="steps",
+                x_title="steps of practice",
+                y_title="Q, discounted return",
+                lines=(
+                    Line("q_forward", "forward", width=1.8, marks=True),
+                    Line("q_backward", "backward", "dash", marks=True),
+                ),
+                waiting="the first steps are being collected",
+                empty="no version was completed",
+            ),
+            Curve(
+                title="Classifiers",
+                metric="update",
+                x="steps",
+                x_title="steps of practice",
+                y_title="cross-entropy (nats)",
+                lines=(
+                    Line("classifier_forward", "ends of demonstrations", width=1.8, marks=True),
+                    Line("classifier_backward", "states of demonstrations", "dash", marks=True),
+                ),
+                terms=("nats",),
+                waiting="the first steps are being collected",
+                empty="no version was completed",
+            ),
+        ),
+        signals=(
+            Signal("backward", "Bringing back", "1 while the policy acts that undoes the task.", "", 0.0, 1.0, 0),
+            Signal(
+                "likeness",
+                "Like the demonstrations",
+                "How much it sees what ends demonstrations, or, bringing back, any of their states.",
+                "%",
+                0.0,
+                1.0,
+            ),
+        ),
+        main_fields=("backward", *OFF_POLICY_FIELDS),
         grows_with="max_steps",
     ),
     Method(

@@ -304,7 +304,7 @@ class GaussianHead(nn.Module):
     def _likely(self, hidden: Tensor, tokens: Tensor, counts: Tensor | None, temperature: float) -> Tensor:
         mean, log_deviation = self._parts(hidden, tokens.shape[1])
         raw = tokens.clamp(-FULLEST, FULLEST).atanh()
-        each = _squashed(raw, mean, log_deviation + math.log(temperature))
+        each = squashed(raw, mean, log_deviation + math.log(temperature))
         if counts is not None:
             each = each * (torch.arange(each.shape[1], device=each.device) < counts[:, None])
         return each.sum(1)
@@ -323,7 +323,7 @@ class GaussianHead(nn.Module):
         mean, log_deviation = self._parts(hidden, count)
         noise = computing.onto(mean.device, torch.randn(mean.shape, generator=generator))
         raw = mean + log_deviation.exp() * noise
-        return raw.tanh(), _squashed(raw, mean, log_deviation).sum(1)
+        return raw.tanh(), squashed(raw, mean, log_deviation).sum(1)
 
     def first(self, hidden: Tensor) -> Tensor:
         """As of ActionHead, of `bins` values that lie evenly over each range."""
@@ -333,7 +333,7 @@ class GaussianHead(nn.Module):
         return (-(away**2) / 2 - (1 - values**2).log()).softmax(-1)
 
 
-def _squashed(raw: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+def squashed(raw: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
     """log density of tanh(raw), of each action. [n, m, A] each -> [n, m]"""
     gaussian = -(((raw - mean) / log_deviation.exp()) ** 2) / 2 - log_deviation - 0.5 * math.log(2 * math.pi)
     # log(1 - tanh(u)^2), without the loss of digits far out

@@ -6,8 +6,8 @@ import numpy as np
 
 from robots.demonstrators import STEPS_AFTER_SUCCESS, PersonsHabits, drawn, recorded
 from robots.episodes import Episode
-from robots.tasks import Instruction
-from robots.worlds.gripper_table import HIDDEN_GOALS, HOME, LONGEST_STEP, REACH, TIME_LIMIT_STEPS
+from robots.tasks import Instruction, get_task
+from robots.worlds.gripper_table import HIDDEN_GOALS, HOME, LONGEST_STEP, REACH
 from robots.worlds.gripper_table.physics import POCKET_HALF, GripperTable
 
 OVER = 0.6 * REACH  # metres from the puck at which the fingers close
@@ -74,7 +74,8 @@ def demonstrate(
     else:
         goal = np.array(HOME) if instruction.family.endswith("bring_back") else None
     observations, actions, successes = [world.observation()], list[np.ndarray](), 0
-    while len(actions) < TIME_LIMIT_STEPS and successes <= STEPS_AFTER_SUCCESS:
+    limit = get_task(instruction.family).time_limit_steps
+    while len(actions) < limit and successes <= STEPS_AFTER_SUCCESS:
         actions.append(act(world, goal, habits, rng))
         observations.append(world.step(actions[-1]))
         successes += world.true_success(instruction)
