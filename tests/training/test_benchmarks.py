@@ -318,7 +318,7 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
         assert {"words-own-sft", "words-pretrained-practice"} <= {row["setting"] for row in rows}
         assert {"vision_gain", "held_out_wordings_gain", "practice_gain_scratch"} <= set(result["summary"])
     if name == "musel":
-        assert {row["setting"] for row in rows} == {"random", "progress", "total", "musel", "var_f"}
+        assert {row["setting"] for row in rows} == {"random", "progress", "progress-mixed", "total", "musel", "var_f"}
         assert all(row["rmse@16"] > 0 and 0 <= row["noisy_share"] <= 1 for row in rows)
         assert {"to_random", "to_total", "to_progress", "noisy_share_gap", "rmse_musel@16"} <= set(result["summary"])
     if name == "mili":

@@ -232,6 +232,17 @@ def test_effects_are_told_in_the_things_own_frame():
         np.testing.assert_allclose(effects(before, after), [[3.0, 1.0, 1.4]], atol=1e-9)
 
 
+def test_a_share_of_the_pushes_is_random():
+    method, _ = learned(pushes(12))
+    ruled = Probing(PUSH_EFFECTS, **SIZES)
+    mixed = Probing(PUSH_EFFECTS, **SIZES, at_random=0.5)
+    for probing in (ruled, mixed):
+        probing.load_state_dict(method.probing.state_dict())
+    best, some = (each.next_probes(40, torch.Generator().manual_seed(2))[0] for each in (ruled, mixed))
+    same = (best == some).all(1).double().mean()
+    assert 0.2 < same < 0.8
+
+
 def test_an_angle_has_no_end():
     probing = Probing(PUSH_EFFECTS, **SIZES)
     x = probing.features(torch.tensor([[math.pi, 0.08, 0.1], [-math.pi, -0.08, 0.02]], dtype=torch.float64))

@@ -32,7 +32,7 @@ from training.recipes import MiliRecipe
 
 ROUNDS, TRIALS = 3, 300
 SHOWN, SHOWN_NEW = 3, 1  # demonstrations of each task
-ATTEMPTS = {"trained": 150, "heldout": 600}  # of an evaluation
+ATTEMPTS = {"trained": 300, "heldout": 1200}  # of an evaluation
 TOGETHER = 300  # worlds
 SETTINGS: dict[str, Any] = {}  # of the recipe, where they are not its own
 ARMS = ("mili", "none", "own")

@@ -1,9 +1,9 @@
 """musel: which push should a robot try next, to know soonest what its pushes do?
 
-Five rules choose from the same pools of random pushes, batch by batch, and teach the same Gaussian process: at random,
-by learning progress, by total uncertainty, by what MUSEL leaves of it, and by the process's own uncertainty of the
-mean. In a quarter of the directions the block is kicked at random. What is asked is how well the effects of other
-pushes are foreseen, which are made without kicks.
+Six rules choose from the same pools of random pushes, batch by batch, and teach the same Gaussian process: at random,
+by learning progress, alone and with random pushes among them, by total uncertainty, by what MUSEL leaves of it, and by
+the process's own uncertainty of the mean. In a quarter of the directions the block is kicked at random. What is asked
+is how well the effects of other pushes are foreseen, which are made without kicks.
 
     rmse@N         cm, over 400 such pushes and the three numbers of an effect, after N pushes
     noisy_share    of the pushes that a rule chose, how many were kicked: of random ones .25
@@ -28,7 +28,8 @@ from training.benchmarks import Report, Row, mean_of
 from training.methods.musel import Musel
 from training.networks.probing import effects
 
-RULES = ("random", "progress", "total", "musel", "var_f")
+RULES = ("random", "progress", "progress-mixed", "total", "musel", "var_f")
+MIXED = 0.3  # of progress-mixed, the share of pushes that are random
 START, BATCH, MOST, POOL = 15, 5, 220, 300  # pushes
 AT = (100, 160, 220)  # pushes, after which it is measured
 TESTED = 400
@@ -66,7 +67,9 @@ def _explored(rule: str, seed: int, tested: torch.Tensor, seen: torch.Tensor) ->
     started = time.process_time()
     rng, world = np.random.default_rng([seed, 1]), PushEffects(seed)
     generator = torch.Generator().manual_seed(seed)
-    method = Musel(PUSH_EFFECTS, MOST, POOL, APART, rule)
+    acquisition, _, mixed = rule.partition("-")
+    at_random = MIXED if mixed else 0.0
+    method = Musel(PUSH_EFFECTS, MOST, pool=POOL, apart=APART, acquisition=acquisition, at_random=at_random)
     for action in random_pushes(START, rng):
         method.remember(pushed(world, action, rng))
     method.learn(generator)
@@ -104,6 +107,7 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
         "to_total": ratio("total"),
         "to_progress": ratio("progress"),
         "to_var_f": ratio("var_f"),
+        "to_progress_mixed": ratio("progress-mixed"),
         "noisy_share_gap": gap,
         "label_source": "none",
         **errors,

@@ -25,9 +25,10 @@ ELSEWHERE = 300  # random pushes over which figures are means
 class Musel:
     """What a run has learned of pushes. Points come in the order in which episodes are remembered."""
 
-    def __init__(self, embodiment: Embodiment, capacity: int, pool: int, apart: float, acquisition: str = "musel"):
+    def __init__(self, embodiment: Embodiment, capacity: int, **sizes: Any):
+        """`sizes`: the others of Probing."""
         self.embodiment = embodiment
-        self.sizes: dict[str, Any] = {"capacity": capacity, "pool": pool, "apart": apart, "acquisition": acquisition}
+        self.sizes: dict[str, Any] = {"capacity": capacity, **sizes}
         self.probing = Probing(embodiment, **self.sizes)
         # Actions [A] and effects [3] of all pushes in their order. Who goes on after a restart remembers again what the
         # process holds already.

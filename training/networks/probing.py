@@ -30,17 +30,23 @@ class Probing(nn.Module):
     angles: Tensor  # [A] bool
 
     def __init__(
-        self, embodiment: Embodiment, capacity: int, pool: int, apart: float = 0.5, acquisition: str = "musel"
+        self,
+        embodiment: Embodiment,
+        capacity: int,
+        pool: int,
+        apart: float = 0.5,
+        acquisition: str = "musel",
+        at_random: float = 0.0,
     ):
-        """`capacity` pushes at most; of `pool` random ones the next is chosen, `apart` from others of its batch.
-        ValueError where this body's actions are no pushes, or nothing tells what they did.
+        """`capacity` pushes at most; of `pool` random ones the next is chosen, `apart` from others of its batch, but
+        for a share of `at_random`. ValueError where this body's actions are no pushes, or nothing tells what they did.
         """
         super().__init__()
         if acquisition not in ACQUISITIONS:
             raise ValueError(f"The acquisition is {acquisition!r}; write one of {', '.join(ACQUISITIONS)}.")
         if missing := missing_of(embodiment):
             raise ValueError(f"{embodiment.name} can't be probed for the effects of pushes: {missing}.")
-        self.pool, self.apart, self.acquisition = pool, apart, acquisition
+        self.pool, self.apart, self.acquisition, self.at_random = pool, apart, acquisition, at_random
         low, high = torch.tensor(embodiment.action_range, dtype=torch.float64).T
         angles = torch.tensor([unit == "rad" for unit in _units(embodiment.action)])
         for name, values in (("low", low), ("high", high), ("angles", angles)):
@@ -79,6 +85,8 @@ class Probing(nn.Module):
             x = self.features(candidates)
             away = None if avoided is None else self.features(avoided)
             chosen = choose(score(self.process, x), x, count, self.apart, away)
+            lucky = torch.rand(count, generator=generator) < self.at_random
+            chosen = [row if drawn else best for row, (drawn, best) in enumerate(zip(lucky, chosen, strict=True))]
         probes = candidates[chosen]
         return probes, self._promised(probes, candidates)
 
