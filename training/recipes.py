@@ -16,6 +16,8 @@ OBSERVE = ("all", "state", "cameras")  # what of a body's observation is learned
 # Of a pretrained model: nothing but our heads on top of it, adapters beside its layers too, or all of it.
 TRAINED = ("heads", "lora", "all")
 ACTION_HEADS = ("tokens", "gaussian")
+PROBED_BY = ("musel", "total", "progress", "var_f", "random")  # gaussian_process.py has them
+GROUPINGS = ("embedding", "command")  # of trials into tasks
 LABEL_SOURCES = ("any", "human", "sensor", "classifier")
 PROPOSERS = ("known_positions", "words_and_colours", "http")  # of keypoints
 DEVICES, PRECISIONS = ("cpu", "cuda", "mps"), ("fp32", "bf16")
@@ -721,3 +723,93 @@ class RoboFuMERecipe(DemonstratedRecipe):
     consecutive: int = setting(2, "Frames in a row", "So many of them have to say so.", 1, 100)
 
     KIND: ClassVar[str] = "robofume"
+
+
+@dataclass(frozen=True)
+class MuselRecipe(OffPolicyRecipe):
+    """MUSEL: pushes are chosen by what the model does not know of their effects, noise left aside."""
+
+    max_steps: int = setting(220, "Pushes", "The run ends after this many pushes of practice.", 1, 2000)
+    updates_per_step: float = setting(0.0, "Updates per step", "None: the model is fitted once a version.", 0.0, 0.0)
+    publish_every: int = setting(
+        5, "Publish every", "Pushes from one fit of the model to the next; best as many as there are stations.", 1, 1000
+    )
+    pool: int = setting(300, "Pool", "Of so many random pushes the next is chosen.", 1, 10_000)
+    apart: float = setting(
+        0.5,
+        "Apart",
+        "How far the pushes of one batch keep from each other: 1 is half the range of an offset or a length.",
+        0.01,
+        10.0,
+    )
+    acquisition: str = setting(
+        "musel",
+        "Chosen by",
+        "musel: total uncertainty less what is noise. Others to compare it with: total, progress (learning progress), "
+        "var_f (the model's own uncertainty), random.",
+    )
+
+    KIND: ClassVar[str] = "musel"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choose(acquisition=PROBED_BY)
+
+
+@dataclass(frozen=True)
+class MiliRecipe(Recipe):
+    """Multi-task imitation with autonomous improvement: useful trials are demonstrations of tasks of their own."""
+
+    seed: int = setting(0, "Seed", "Decides first weights and the order of the recorded steps.", 0, 2**31 - 1)
+    rounds: int = setting(3, "Rounds", "The run ends after so many.", 1, 1000)
+    trials_per_round: int = setting(300, "Trials a round", "Attempts of stations between two policies.", 1, 1_000_000)
+    only_shown: str = setting(
+        "",
+        "Only shown",
+        "Families of instructions, with commas between, whose demonstrations say what is asked for and are never "
+        "imitated.",
+    )
+    label_source: str = setting(
+        "any", "Labels of", "Whose word on what was useful is believed: human, sensor or classifier, or any of them."
+    )
+    grouping: str = setting(
+        "embedding",
+        "Grouped by",
+        "embedding: trials that lie near each other are one task. command: each is of the task that it was asked for, "
+        "to compare with.",
+    )
+    exploration: float = setting(
+        0.5,
+        "Exploration",
+        "How far on the way from the code that is asked for to another task's a trial may go. 0 = it does what it is "
+        "asked for.",
+        0.0,
+        1.0,
+    )
+    code: int = setting(16, "Code", "Numbers of a task's code.", 2, 256)
+    code_noise: float = setting(
+        0.05, "Noise of codes", "Of each number of a code that is imitated on, its deviation.", 0.0, 1.0
+    )
+    embedding_updates: int = setting(600, "Embedding updates", "Updates of the task embedding.", 1, 1_000_000)
+    updates: int = setting(2000, "Updates", "Updates of the policy in each round, from the first weights on.", 1, 10**7)
+    batch: int = setting(256, "Batch size", "Recorded steps per update.", 2, 65_536)
+    demonstrated: float = setting(0.5, "Demonstrated share", "Of each batch, once there are trials.", 0.0, 1.0)
+    learning_rate: float = setting(1e-3, "Learning rate", "How large the first updates are (AdamW).", 1e-6, 1.0)
+    hidden: int = setting(256, "Hidden units", "Width of each layer of the network.", 8, 8192)
+    layers: int = setting(2, "Layers", "How many layers the network has.", 1, 32)
+    action_bins: int = setting(7, "Action bins", "Choices per dimension of an action.", 2, 256)
+    evaluation_episodes: int = setting(
+        200, "Evaluation episodes", "Simulated attempts per evaluation; 0 = none, and no success curve.", 0, 100_000
+    )
+    evaluation_seed: int = setting(
+        1_000_000, "Evaluation seed", "Decides the start states of the evaluation.", 0, 2**31 - 1
+    )
+    threads: int = setting(
+        1, "Threads", "CPU threads used for training; on a busy machine more is often slower.", 1, 256
+    )
+
+    KIND: ClassVar[str] = "mili"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choose(label_source=LABEL_SOURCES, grouping=GROUPINGS)

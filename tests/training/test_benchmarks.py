@@ -29,6 +29,8 @@ from training.benchmarks import (
     gpu,
     language_table,
     mean_and_interval,
+    mili,
+    musel,
     over_optimisation,
     point_mass,
     positive_transfer,
@@ -212,6 +214,12 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(throughput, "SFT", throughput.SFT | {"hidden": 32, "batch": 8})
     monkeypatch.setattr(throughput, "SHOWN", {"count": 3, "steps": 4, "side": 32})
     monkeypatch.setattr(throughput, "OF_PICTURES", throughput.OF_PICTURES | {"steps": 2})
+    few = {"START": 6, "MOST": 16, "AT": (11, 16), "POOL": 20, "TESTED": 8}
+    for name, value in few.items():
+        monkeypatch.setattr(musel, name, value)
+    few = {"ROUNDS": 2, "TRIALS": 4, "ATTEMPTS": {"trained": 2, "heldout": 2}, "TOGETHER": 3, "TIME_LIMIT_STEPS": 8}
+    for name, value in (few | {"SETTINGS": {"embedding_updates": 5, "updates": 5, "hidden": 16}}).items():
+        monkeypatch.setattr(mili, name, value)
     contexts = sys.modules[mujoco.Renderer.__module__].gl_context
     monkeypatch.setattr(contexts, "GLContext", contexts.GLContext)  # put back at the end
     plan = {"demonstrations": 8, "practice": 6, "stations": 2, "improve": {"updates_per_round": 1, "batch": 8}}
@@ -309,6 +317,16 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
         assert {row["setting"] for row in rows if row["setting"].startswith("pictures")} == gains
         assert {"words-own-sft", "words-pretrained-practice"} <= {row["setting"] for row in rows}
         assert {"vision_gain", "held_out_wordings_gain", "practice_gain_scratch"} <= set(result["summary"])
+    if name == "musel":
+        assert {row["setting"] for row in rows} == {"random", "progress", "progress-mixed", "total", "musel", "var_f"}
+        assert all(row["rmse@16"] > 0 and 0 <= row["noisy_share"] <= 1 for row in rows)
+        assert {"to_random", "to_total", "to_progress", "noisy_share_gap", "rmse_musel@16"} <= set(result["summary"])
+    if name == "mili":
+        assert {row["setting"]: row["resets"] for row in rows} == {"mili": 8, "none": 0, "own": 8}
+        assert all(
+            0 <= row[f"heldout_round_{k}"] <= 1 and row["label_source"] == "sensor" for row in rows for k in range(3)
+        )
+        assert {"rises", "gain", "over_none", "heldout_round_2"} <= set(result["summary"])
     if name == "gpu":
         figures = {"mfu", "sft_steps_per_s", "env_steps_per_s", "policy_p95_ms"}
         assert set(result["summary"]) == {"device", "settings", *figures} and result["summary"]["device"] == "cpu"

@@ -48,6 +48,8 @@ REGISTRY = {
     "camera": "training.benchmarks.camera",
     "so101-pick": "training.benchmarks.so101_pick",
     "aloha": "training.benchmarks.aloha",
+    "musel": "training.benchmarks.musel",
+    "mili": "training.benchmarks.mili",
     "throughput": "training.benchmarks.throughput",
     "scvla": "training.benchmarks.scvla",
     "robofume": "training.benchmarks.robofume",

@@ -41,7 +41,7 @@ from training.networks.vision import (
     random_shifts,
 )
 from training.networks.vision_language import JointFeatures, Pictures, Prompt
-from training.networks.words import Grounding, PretrainedCode, PretrainedGrounding, TextCode
+from training.networks.words import CodeTable, Grounding, PretrainedCode, PretrainedGrounding, TextCode
 from training.perception import Perception
 from training.vocabulary import Vocabulary
 
@@ -73,7 +73,7 @@ class Network(nn.Module):
     and the ratio of probabilities in the update is that of the very policy that acted.
     """
 
-    words: Grounding | TextCode | PretrainedCode | Prompt
+    words: Grounding | TextCode | CodeTable | PretrainedCode | Prompt
     perception: Perception | VisionEncoder | PretrainedVision | Pictures | None
     features: TableFeatures | ArmFeatures | VisionFeatures | FlatFeatures | JointFeatures
     action_head: ActionHead | JointHead | GaussianHead

@@ -169,6 +169,28 @@ class TextCode(nn.Module):
         return self.project((context * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
 
+class CodeTable(nn.Module):
+    """Sentences whose codes are looked up, whatever words they are made of: what was demonstrated under each of them
+    (training/task_embedding.py). goal [n, size]
+    """
+
+    codes: Tensor  # [1 + texts, size]; the first, all zeros, is of a sentence under which nothing was demonstrated
+
+    def __init__(self, texts: Sequence[str], size: int):
+        super().__init__()
+        self.rows = {text: row for row, text in enumerate(texts, 1)}
+        self.register_buffer("codes", torch.zeros(1 + len(texts), size))
+        self.size = size
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """[n] sentences -> rows of the table [n]"""
+        return torch.tensor([self.rows.get(text, 0) for text in texts])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[n] -> goal [n, size]"""
+        return self.codes[rows]
+
+
 # Read by a pretrained text encoder
 
 

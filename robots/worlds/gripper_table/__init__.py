@@ -1,11 +1,15 @@
 """Gripper table: a gripper over a table takes a puck and brings it to a goal, and back again.
 
-Two worlds, as small as off-policy methods need them: seven numbers are observed, an action is three. `gripper_pocket`
-has walls round its goal, which a puck leaves only in a gripper's hold. What is done can be undone: a method without
-resets has two instructions to choose from, to place and to bring back.
+As small as off-policy methods need them: seven numbers are observed, an action is three. `gripper_pocket` has walls
+round its goal, which a puck leaves only in a gripper's hold. What is done can be undone: a method without resets has
+two instructions to choose from, to place and to bring back.
+
+In `gripper_hidden` the goal is not observed: there are many, an instruction names one by its number, and what that
+means only demonstrations tell.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -54,6 +58,45 @@ GRIPPER_TABLE = Embodiment(
 )
 GRIPPER_POCKET = replace(GRIPPER_TABLE, name="gripper_pocket")
 
+# Of hidden goals
+HIDDEN_PLACED = 0.06  # metres between puck and goal: what was only shown can't be met as exactly as what is seen
+FARTHEST_GOAL = 0.42  # metres from the middle along an axis
+CENTRE = 0.12  # metres from the middle along both axes, within which no goal lies
+INNER = 0.27  # metres, beyond which two quarters of the table have new goals alone
+RIM = 0.34  # metres from the middle along an axis, of these
+USEFUL = 0.15  # metres: a puck that was moved farther than that was moved on purpose, whatever for
+
+GRIPPER_HIDDEN = replace(
+    GRIPPER_TABLE,
+    name="gripper_hidden",
+    observation={
+        STATE: GRIPPER_TABLE.observation[STATE],
+        ENVIRONMENT_STATE: vector(("puck.x", "puck.y"), (-0.5,) * 2, (0.5,) * 2, ("m",) * 2),
+    },
+    objects=GRIPPER_TABLE.objects[:1],
+)
+
+
+def _hidden_goals() -> dict[str, tuple[float, float]]:
+    """Where each goal lies, in metres, by its number. 30 to be learned from, spread evenly (Roberts' R2 sequence) over
+    the quarters on the right above and on the left below, and over the inner part of the others; then 12 near the rim
+    of those others.
+    """
+    goals, number = list[tuple[float, float]](), 0
+    while len(goals) < 30:
+        number += 1
+        x, y = (FARTHEST_GOAL * (2 * (number * step % 1) - 1) for step in (0.7548776662, 0.5698402910))
+        far = max(abs(x), abs(y))
+        if far > CENTRE and (x * y > 0 or far < INNER):
+            goals.append((x, y))
+    for other in (0.06, 0.14, 0.22):
+        goals += [(-RIM, other), (-other, RIM), (RIM, -other), (other, -RIM)]
+    return {str(number): (round(x, 3), round(y, 3)) for number, (x, y) in enumerate(goals, 1)}
+
+
+HIDDEN_GOALS = _hidden_goals()
+KNOWN_GOALS, NEW_GOALS = tuple(HIDDEN_GOALS)[:30], tuple(HIDDEN_GOALS)[30:]
+
 VERBS, HELD_OUT_VERBS = ("bring", "carry", "move", "take"), ("transport",)
 
 
@@ -96,12 +139,49 @@ def _families(world: str) -> tuple[TaskFamily, ...]:
     )
 
 
-WORLDS = tuple(
-    WorldSpec(
-        body,
-        _families(body.name),
-        make=on_demand(f"{__name__}.physics:GripperTable", body, pocket),
-        demonstrate=on_demand(f"{__name__}.demonstrator:demonstrate"),
+def _missing(target: Mapping[str, str], objects: Mapping[str, tuple[float, float]]) -> float:
+    """Metres by which the puck still misses the goal that is named."""
+    return math.dist(objects["puck"], HIDDEN_GOALS[target["goal"]]) - HIDDEN_PLACED
+
+
+def _hidden_family(name: str, title: str, description: str, goals: tuple[str, ...]) -> TaskFamily:
+    return TaskFamily(
+        name=name,
+        title=title,
+        embodiment=GRIPPER_HIDDEN.name,
+        world=GRIPPER_HIDDEN.name,
+        time_limit_steps=TIME_LIMIT_STEPS,
+        description=description,
+        grammar=Grammar(verbs=("place",), templates=("{verb} the puck as in task {goal}",), named={"goal": goals}),
+        missing=_missing,
+        reset_each_attempt=True,
     )
-    for body, pocket in ((GRIPPER_TABLE, False), (GRIPPER_POCKET, True))
+
+
+WORLDS = (
+    *(
+        WorldSpec(
+            body,
+            _families(body.name),
+            make=on_demand(f"{__name__}.physics:GripperTable", body, pocket),
+            demonstrate=on_demand(f"{__name__}.demonstrator:demonstrate"),
+        )
+        for body, pocket in ((GRIPPER_TABLE, False), (GRIPPER_POCKET, True))
+    ),
+    WorldSpec(
+        GRIPPER_HIDDEN,
+        (
+            _hidden_family(
+                "hidden_place", "Place, unseen goals", "Bring the puck to where this task's goal is.", KNOWN_GOALS
+            ),
+            _hidden_family(
+                "hidden_place_new",
+                "Place, new unseen goals",
+                "Bring the puck to where this task's goal is, in a part of the table that no other task has.",
+                NEW_GOALS,
+            ),
+        ),
+        make=on_demand(f"{__name__}.physics:GripperHidden"),
+        demonstrate=on_demand(f"{__name__}.demonstrator:demonstrate"),
+    ),
 )

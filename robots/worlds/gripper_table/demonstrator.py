@@ -7,7 +7,7 @@ import numpy as np
 from robots.demonstrators import STEPS_AFTER_SUCCESS, PersonsHabits, drawn, recorded
 from robots.episodes import Episode
 from robots.tasks import Instruction, get_task
-from robots.worlds.gripper_table import HOME, LONGEST_STEP, REACH
+from robots.worlds.gripper_table import HIDDEN_GOALS, HOME, LONGEST_STEP, REACH
 from robots.worlds.gripper_table.physics import POCKET_HALF, GripperTable
 
 OVER = 0.6 * REACH  # metres from the puck at which the fingers close
@@ -69,7 +69,10 @@ def demonstrate(
 ) -> Episode:
     """One attempt from where the table stands; without `habits` those of somebody."""
     habits = habits or Habits.sample(rng)
-    goal = np.array(HOME) if instruction.family.endswith("bring_back") else None
+    if "goal" in instruction.target:
+        goal: np.ndarray | None = np.array(HIDDEN_GOALS[instruction.target["goal"]])
+    else:
+        goal = np.array(HOME) if instruction.family.endswith("bring_back") else None
     observations, actions, successes = [world.observation()], list[np.ndarray](), 0
     limit = get_task(instruction.family).time_limit_steps
     while len(actions) < limit and successes <= STEPS_AFTER_SUCCESS:

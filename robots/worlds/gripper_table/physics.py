@@ -5,6 +5,7 @@ within REACH of them to their middle; one that something keeps back farther than
 """
 
 import math
+from collections import deque
 from functools import cache
 
 import mujoco
@@ -16,12 +17,16 @@ from robots.worlds import checked, part_of
 from robots.worlds.gripper_table import (
     CAMERA_FOVY,
     CAMERA_HEIGHT,
+    GRIPPER_HIDDEN,
     HALF_TABLE,
+    HIDDEN_GOALS,
+    HIDDEN_PLACED,
     HOME,
     HOME_RADIUS,
     LONGEST_STEP,
     PLACED,
     REACH,
+    USEFUL,
     VIEW_HALF,
 )
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
@@ -31,6 +36,7 @@ PUCK_RADIUS, GRIPPER_RADIUS = 0.03, 0.018
 INSIDE = HALF_TABLE - PUCK_RADIUS - 0.01  # metres from the middle, as far as anything begins
 POCKET_WALL, POCKET_HALF = 0.08, 0.075  # metres: a wall's length as seen from the goal, and how far it stands from it
 STEPS_PLACED = 3  # in a row
+OUT_OF_SIGHT = 9.0  # metres: where the goal's mark is while goals are hidden
 WIDE = VIEW_HALF * 4 / 3  # metres that a view shows to each side
 TABLE_COLOUR, PUCK_COLOUR = (0.86, 0.85, 0.82), (0.75, 0.22, 0.17)
 GRIPPER_COLOUR, GOAL_COLOUR, WALL_COLOUR = (0.18, 0.19, 0.21), (0.16, 0.62, 0.32), (0.45, 0.45, 0.47)
@@ -216,3 +222,51 @@ class GripperTable:
 
     def close(self) -> None:
         """Nothing to free: the model is shared."""
+
+
+class GripperHidden(GripperTable):
+    """The same table with nothing to see of its goals: an instruction names one by its number."""
+
+    def __init__(self, seed: int):
+        self._places = deque[np.ndarray](maxlen=STEPS_PLACED)  # of the puck after the newest steps
+        super().__init__(GRIPPER_HIDDEN, False, seed)
+
+    def reset(self, rng: np.random.Generator) -> Observation:
+        """Puck and gripper anywhere."""
+        gripper, puck = rng.uniform(-INSIDE, INSIDE, (2, 2))
+        self._put(gripper, puck, np.full(2, OUT_OF_SIGHT), held=False)
+        return self.observation()
+
+    def step(self, action: np.ndarray) -> Observation:
+        observation = super().step(action)
+        self._places.append(self.puck)
+        return observation
+
+    def observation(self) -> Observation:
+        return {
+            STATE: np.array([*self.gripper, self.held], np.float32),
+            ENVIRONMENT_STATE: self.puck.astype(np.float32),
+        }
+
+    def set_observation(self, observation: Observation) -> None:
+        state = checked(f"observation's {STATE}", part_of(observation, STATE), 3)
+        puck = checked(f"observation's {ENVIRONMENT_STATE}", part_of(observation, ENVIRONMENT_STATE), 2)
+        self._put(state[:2], puck, np.full(2, OUT_OF_SIGHT), held=state[2] > 0.5)
+
+    def _put(self, gripper: np.ndarray, puck: np.ndarray, goal: np.ndarray, held: bool) -> None:
+        super()._put(gripper, puck, goal, held)
+        self._start = self.puck
+        self._places.clear()
+
+    def true_success(self, instruction: Instruction) -> bool:
+        goal = HIDDEN_GOALS[instruction.target["goal"]]
+        near = [math.dist(place, goal) <= HIDDEN_PLACED for place in self._places]
+        return len(near) == STEPS_PLACED and all(near)
+
+    def objects_in_play(self) -> dict[str, tuple[float, float]]:
+        x, y = self.puck
+        return {"puck": (float(x), float(y))}
+
+    def sensed(self, instruction: Instruction) -> dict[str, float]:
+        """As a camera above would tell it: `useful` 1 where the puck was moved clearly, wherever to."""
+        return {"useful": float(math.dist(self.puck, self._start) > USEFUL)}
