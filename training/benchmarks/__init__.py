@@ -50,6 +50,7 @@ REGISTRY = {
     "aloha": "training.benchmarks.aloha",
     "throughput": "training.benchmarks.throughput",
     "backbone": "training.benchmarks.backbone",
+    "afm": "training.benchmarks.afm",
     "gpu": "training.benchmarks.gpu",
 }
 SEEDS = {"gpu": 1}  # where nobody says how many; 5 for the others
