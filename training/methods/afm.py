@@ -140,7 +140,7 @@ def made(embodiment: Any, recipe: AFMRecipe) -> FlowCorrected:
             embodiment,
             members=recipe.members,
             width=recipe.width,
-            flow_width=recipe.width,
+            flow_width=recipe.flow_width,
             candidates=recipe.candidates,
             horizon=recipe.horizon,
             threshold=recipe.threshold,
