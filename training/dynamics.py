@@ -41,10 +41,14 @@ class DynamicsEnsemble(nn.Module):
             self.weights.append(nn.Parameter(torch.empty(members, into, out).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.zeros(members, 1, out)))
 
-    def scale_as(self, x: Tensor, y: Tensor) -> None:
-        """Mean and deviation of each number are those of these. [F, X], [F, Y]"""
+    def scale_as(self, x: Tensor, y: Tensor, least: Tensor | None = None) -> None:
+        """Mean and deviation of each number are those of these [F, X], [F, Y]; `least` [Y]: no deviation of y is
+        smaller, for numbers that hardly anything has changed yet.
+        """
         self.inputs_scaled.scale_as(x)
         self.outputs_scaled.scale_as(y)
+        if least is not None:
+            self.outputs_scaled.deviation.copy_(torch.maximum(self.outputs_scaled.deviation, least))
 
     @property
     def layers(self) -> list[Tensor]:

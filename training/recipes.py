@@ -524,3 +524,32 @@ class AFMRecipe(Recipe):
     )
 
     KIND: ClassVar[str] = "afm"
+
+
+@dataclass(frozen=True)
+class ExploreRecipe(Recipe):
+    """Active exploration: stations go where a model's members disagree -> a model for any task."""
+
+    seed: int = setting(0, "Seed", "Decides first weights, batches and plans.", 0, 2**31 - 1)
+    steps_per_learning: int = setting(
+        50, "Steps", "So many steps of practice are collected before the model learns again.", 1, 1_000_000
+    )
+    updates: int = setting(200, "Updates", "How many updates it makes then.", 1, 1_000_000)
+    batch: int = setting(256, "Batch size", "Steps per update, drawn for each member by itself.", 1, 65_536)
+    learning_rate: float = setting(1e-3, "Learning rate", "How large the updates are (AdamW).", 1e-6, 1.0)
+    members: int = setting(5, "Members", "Networks of the model, whose disagreement is what is unknown.", 2, 100)
+    width: int = setting(64, "Hidden units", "Width of each layer of the model.", 8, 8192)
+    dropout: float = setting(
+        0.0, "Dropout", "Share of the model's last layer that is left out at random; 0 = members alone disagree.", 0, 0.9
+    )
+    candidates: int = setting(128, "Candidates", "Plans that are compared at each step.", 2, 100_000)
+    horizon: int = setting(12, "Horizon", "Steps that are planned ahead.", 1, 100)
+    floor: float = setting(
+        0.14,
+        "Noise floor",
+        "What members may differ by without being uncertain, in deviations of what a step changes.",
+        1e-4,
+        100.0,
+    )
+
+    KIND: ClassVar[str] = "explore"

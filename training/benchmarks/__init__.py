@@ -51,6 +51,7 @@ REGISTRY = {
     "throughput": "training.benchmarks.throughput",
     "backbone": "training.benchmarks.backbone",
     "afm": "training.benchmarks.afm",
+    "explore": "training.benchmarks.explore",
     "gpu": "training.benchmarks.gpu",
 }
 SEEDS = {"gpu": 1}  # where nobody says how many; 5 for the others
