@@ -9,7 +9,7 @@ from robots.worlds import WorldSpec, on_demand
 
 FPS = 10.0
 HALF_TABLE = 0.5  # metres from the middle to a wall
-FASTEST = 0.6  # m/s of the finger along an axis
+FASTEST = 0.8  # m/s of the finger along an axis
 TIME_LIMIT_STEPS = 60
 # Of each task: along which number of the observation the puck shall go, and how far, in metres
 AIMS = {"push_right": ("puck.x", 0.3), "push_up": ("puck.y", 0.3)}

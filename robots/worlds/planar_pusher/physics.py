@@ -12,7 +12,7 @@ from robots.worlds.planar_pusher import AIMS, FASTEST, HALF_TABLE, PLANAR_PUSHER
 from robots.worlds.rendering import circle, draw_top_view, render, renderer_name
 
 PHYSICS_STEPS = 20  # of 5 ms: one control step of 100 ms
-PUCK_RADIUS, FINGER_RADIUS = 0.07, 0.03
+PUCK_RADIUS, FINGER_RADIUS = 0.09, 0.04
 FINGER_INSIDE = HALF_TABLE - FINGER_RADIUS - 0.01  # metres from the middle, as far as each begins
 PUCK_STARTS = 0.3
 TABLE_COLOUR, PUCK_COLOUR, FINGER_COLOUR = (0.86, 0.85, 0.82), (0.75, 0.22, 0.17), (0.18, 0.19, 0.21)
