@@ -74,16 +74,22 @@ class DynamicsEnsemble(nn.Module):
         log_variance = MOST_LOG_VARIANCE - F.softplus(MOST_LOG_VARIANCE - raw)
         return mean, LEAST_LOG_VARIANCE + F.softplus(log_variance - LEAST_LOG_VARIANCE)
 
-    def loss(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def loss(
+        self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, evenness: float = 0.0
+    ) -> Tensor:
         """Negative log likelihood, summed over the members; each has rows of its own. [N, B, X], [N, B, Y] -> []"""
         apart = [each[:, None] for each in self.layers]  # each member as if it were a station's ensemble of one
         mean, log_variance = self(x, apart, generator)  # [N, 1, B, Y]
-        return self.unlikeliness(mean[:, 0], log_variance[:, 0], y).mean(1).sum()
+        return self.unlikeliness(mean[:, 0], log_variance[:, 0], y, evenness).mean(1).sum()
 
-    def unlikeliness(self, mean: Tensor, log_variance: Tensor, y: Tensor) -> Tensor:
-        """Negative log likelihood of y, the mean over its numbers. [..., Y], in its units -> [...]"""
+    def unlikeliness(self, mean: Tensor, log_variance: Tensor, y: Tensor, evenness: float = 0.0) -> Tensor:
+        """Negative log likelihood of y, the mean over its numbers. [..., Y], in its units -> [...]. `evenness` is the
+        beta of Seitzer et al., arXiv 2203.09168: at 1 means learn as by squared error, and what is rare and looks like
+        noise at first is learned all the same.
+        """
         scaled = (y - self.outputs_scaled.mean) / self.outputs_scaled.deviation
-        return 0.5 * ((scaled - mean).square() * (-log_variance).exp() + log_variance).mean(-1)
+        each = 0.5 * ((scaled - mean).square() * (-log_variance).exp() + log_variance)
+        return ((evenness * log_variance.detach()).exp() * each if evenness else each).mean(-1)
 
     def predict(self, x: Tensor, layers: Sequence[Tensor] | None = None) -> Tensor:
         """The mean of the members. [..., B, X] -> [..., B, Y] in y's units"""

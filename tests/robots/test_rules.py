@@ -179,7 +179,12 @@ def test_a_reset_that_does_not_help_asks_for_a_person():
 
 
 def test_only_worlds_that_need_it_say_so(tmp_path):
-    assert [name for name, family in TASKS.items() if family.reset_each_attempt] == ["point_mass"]
+    assert [name for name, family in TASKS.items() if family.reset_each_attempt] == [
+        "push_right",
+        "push_up",
+        "point_mass",
+        "drive_course",
+    ]
     assert get_task("point_mass").embodiment == POINT_MASS.name
     path = tmp_path / "worlds.toml"
     path.write_text(WORLD)

@@ -61,7 +61,7 @@ class ActiveExploration:
         model.scale_as(x, y, self.network.least_changes)
         for _ in range(self.recipe.updates):
             rows = torch.randint(len(x), (model.members, self.recipe.batch), generator=generator)
-            loss = model.loss(x[rows], y[rows], generator if model.dropout else None)
+            loss = model.loss(x[rows], y[rows], generator if model.dropout else None, evenness=1.0)
             descend(loss, self.optimiser, list(model.parameters()), LARGEST_NORM)
             self.network.updates += 1
         return {"model_loss": float(loss.detach()) / model.members, "steps": len(x), "updates": int(self.network.updates)}

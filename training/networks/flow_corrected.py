@@ -31,6 +31,7 @@ SOUND, PROBE, CORRECTED = range(3)  # regimes
 WEAKEST_PROBE, STRONGEST_PROBE = 0.25, 0.5  # shares of the limit: gains can be read, and doubled they are in the data
 DISCOUNT = 0.9  # of a distance to the way point, a step
 SURPRISES = 2  # errors above the threshold in a row, after which a corrected regime counts as changed
+CORRECTED_SHARE = 1.5  # times the threshold: what a flow makes of a plan has its effect roughly only
 SOUND_SHARE = 0.3  # of the threshold: a probe with less error than that has found the drive sound
 FARTHEST = 5.0  # largest changes in one step: what has moved farther was carried
 REMEMBERED = 50  # newest transitions that a station adapts to
@@ -195,8 +196,8 @@ class FlowCorrected(nn.Module):
             now = CORRECTED if error > SOUND_SHARE * self.threshold else SOUND
             memory["code"] = self.code(before[2:3], memory["executed"][None], off[None])[0]
         else:
-            memory["surprises"] = memory["surprises"] + 1 if error > self.threshold else 0
-            allowed = SURPRISES if regime == CORRECTED else 1
+            share, allowed = (CORRECTED_SHARE, SURPRISES) if regime == CORRECTED else (1.0, 1)
+            memory["surprises"] = memory["surprises"] + 1 if error > share * self.threshold else 0
             now = PROBE if memory["surprises"] >= allowed else regime
         if now != regime:
             memory |= {"regime": now, "since": 0, "surprises": 0}

@@ -51,8 +51,8 @@ def table_model() -> mujoco.MjModel:
       <geom type="cylinder" size="{FINGER_RADIUS} 0.03" mass="0.5" rgba="{_rgba(FINGER_COLOUR)}"/>
     </body>
     <body name="puck" pos="0 0 0.02">
-      <joint type="slide" axis="1 0 0" frictionloss="0.05" damping="0.4"/>
-      <joint type="slide" axis="0 1 0" frictionloss="0.05" damping="0.4"/>
+      <joint type="slide" axis="1 0 0" frictionloss="0.3" damping="0.5"/>
+      <joint type="slide" axis="0 1 0" frictionloss="0.3" damping="0.5"/>
       <geom type="cylinder" size="{PUCK_RADIUS} 0.015" mass="0.1" rgba="{_rgba(PUCK_COLOUR)}"/>
     </body>
   </worldbody>
