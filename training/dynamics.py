@@ -74,9 +74,7 @@ class DynamicsEnsemble(nn.Module):
         log_variance = MOST_LOG_VARIANCE - F.softplus(MOST_LOG_VARIANCE - raw)
         return mean, LEAST_LOG_VARIANCE + F.softplus(log_variance - LEAST_LOG_VARIANCE)
 
-    def loss(
-        self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, evenness: float = 0.0
-    ) -> Tensor:
+    def loss(self, x: Tensor, y: Tensor, generator: torch.Generator | None = None, evenness: float = 0.0) -> Tensor:
         """Negative log likelihood, summed over the members; each has rows of its own. [N, B, X], [N, B, Y] -> []"""
         apart = [each[:, None] for each in self.layers]  # each member as if it were a station's ensemble of one
         mean, log_variance = self(x, apart, generator)  # [N, 1, B, Y]
@@ -152,6 +150,7 @@ def ause(errors: np.ndarray, uncertainties: np.ndarray) -> float:
     most uncertain are taken away than when the worst are, over all shares that can be taken. 0: uncertainty sorts as
     error does. [n], [n]
     """
+
     def left(order: np.ndarray) -> np.ndarray:
         """Mean error of what is left after 0, 1, ... n - 1 have been taken away, in this order."""
         last_first = errors[order][::-1]

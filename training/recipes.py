@@ -500,7 +500,11 @@ class AFMRecipe(Recipe):
     members: int = setting(3, "Members", "Networks of the model; planning uses their mean.", 1, 100)
     width: int = setting(64, "Hidden units", "Width of each layer of the model.", 8, 8192)
     flow_width: int = setting(
-        128, "Hidden units of the flow", "Width of its layers; with 64 its actions were off by .13, with 128 by .05.", 8, 8192
+        128,
+        "Hidden units of the flow",
+        "Width of its layers; with 64 its actions were off by .13, with 128 by .05.",
+        8,
+        8192,
     )
     candidates: int = setting(256, "Candidates", "Plans that are compared at each step.", 2, 100_000)
     horizon: int = setting(5, "Horizon", "Steps that are planned ahead.", 1, 100)
@@ -540,12 +544,16 @@ class ExploreRecipe(Recipe):
     members: int = setting(5, "Members", "Networks of the model, whose disagreement is what is unknown.", 2, 100)
     width: int = setting(64, "Hidden units", "Width of each layer of the model.", 8, 8192)
     dropout: float = setting(
-        0.0, "Dropout", "Share of the model's last layer that is left out at random; 0 = members alone disagree.", 0, 0.9
+        0.0,
+        "Dropout",
+        "Share of the model's last layer that is left out at random; 0 = members alone disagree.",
+        0,
+        0.9,
     )
     candidates: int = setting(128, "Candidates", "Plans that are compared at each step.", 2, 100_000)
     horizon: int = setting(12, "Horizon", "Steps that are planned ahead.", 1, 100)
     floor: float = setting(
-        0.14,
+        0.5,
         "Noise floor",
         "What members may differ by without being uncertain, in deviations of what a step changes.",
         1e-4,

@@ -137,8 +137,10 @@ def test_a_changed_drive_is_probed_once_and_then_corrected(network):
 
 def test_a_weak_drive_is_not_probed_again_and_again(network):
     """What the limits cut off is not expected."""
-    seen = drive(network, course(SkidCart(2), 0.2, (0.5, 0.5)), 40, {})
+    seen = drive(network, course(SkidCart(2), 0.2, (-0.5, 1.0)), 40, {})
     assert [each["regime"] for each in seen].count(PROBE) <= 3
+    cut = [each for each in seen if each["regime"] == CORRECTED and each["planned_forward"] > 0.9]
+    assert len(cut) > 5 and all(each["executed_forward"] < -0.9 for each in cut)
 
 
 def test_when_the_drive_is_sound_again_it_is_found_out(network):

@@ -301,9 +301,7 @@ def small(monkeypatch, tmp_path):
             del registry[name]
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
     brief = {"width": 16, "candidates": 4, "horizon": 2, "batch": 16}
-    monkeypatch.setattr(
-        afm, "RECIPE", AFMRecipe(members=2, model_updates=3, flow_updates=3, flow_width=16, **brief)
-    )
+    monkeypatch.setattr(afm, "RECIPE", AFMRecipe(members=2, model_updates=3, flow_updates=3, flow_width=16, **brief))
     for name, few in (("RANDOM_STEPS", 40), ("STRETCH", 20), ("TIME_LIMIT_STEPS", 6), ("EARLY", 3)):
         monkeypatch.setattr(afm, name, few)
     monkeypatch.setattr(explore, "RECIPE", ExploreRecipe(members=2, updates=2, steps_per_learning=10, **brief))

@@ -45,7 +45,9 @@ def learned(seed, ambiguous=False, updates=600):
     optimiser = torch.optim.Adam(flow.parameters(), 3e-3)
     for _ in range(updates):
         start = 2 * torch.rand(256, 1, generator=generator) - 1
-        gain = (0.5 + 1.5 * torch.rand(256, 1, generator=generator)) * (torch.rand(256, 1, generator=generator) - 0.5).sign()
+        gain = (0.5 + 1.5 * torch.rand(256, 1, generator=generator)) * (
+            torch.rand(256, 1, generator=generator) - 0.5
+        ).sign()
         told = torch.cat([gain, torch.zeros_like(start) if ambiguous else start], 1)
         loss = flow.loss(start, start / gain, told, generator, power=3.0).mean()
         optimiser.zero_grad()

@@ -55,7 +55,9 @@ def test_the_plan_itself_is_a_candidate_and_nothing_is_worse_where_all_score_ali
 def test_correlated_noise_changes_slowly_and_is_as_large():
     def noise(correlation):
         planner = Planner(candidates=4000, horizon=10, sigma=0.1, correlation=correlation)
-        return planner._candidates(torch.zeros(1, 10, 2), -torch.ones(2), torch.ones(2), torch.Generator().manual_seed(0))
+        return planner._candidates(
+            torch.zeros(1, 10, 2), -torch.ones(2), torch.ones(2), torch.Generator().manual_seed(0)
+        )
 
     for correlation in (0.0, 0.8):
         plans = noise(correlation)[0, 1:, :, 0]

@@ -130,9 +130,7 @@ def drive(
     steps, early, errors = np.zeros(len(worlds), int), np.zeros(len(worlds)), list[float]()
     while True:
         going = [
-            i
-            for i, world in enumerate(worlds)
-            if steps[i] < TIME_LIMIT_STEPS and not world.true_success(instruction)
+            i for i, world in enumerate(worlds) if steps[i] < TIME_LIMIT_STEPS and not world.true_success(instruction)
         ]
         if not going:
             break

@@ -64,7 +64,10 @@ def run(seed: int, report: Report) -> list[Row]:
         for n in steps:
             report(number / 4 + 0.1, f"{setting}: the model of {n} steps")
             network = taught(episodes, n, seed)
-            row |= {f"error@{n}": errors(network, test)[test.contact].mean().item(), f"ause@{n}": ause_of(network, test)}
+            row |= {
+                f"error@{n}": errors(network, test)[test.contact].mean().item(),
+                f"ause@{n}": ause_of(network, test),
+            }
         report(number / 4 + 0.15, f"{setting}: the tasks")
         for task in AIMS:
             success, score = solved(network, task, seed)

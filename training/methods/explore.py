@@ -64,7 +64,11 @@ class ActiveExploration:
             loss = model.loss(x[rows], y[rows], generator if model.dropout else None, evenness=1.0)
             descend(loss, self.optimiser, list(model.parameters()), LARGEST_NORM)
             self.network.updates += 1
-        return {"model_loss": float(loss.detach()) / model.members, "steps": len(x), "updates": int(self.network.updates)}
+        return {
+            "model_loss": float(loss.detach()) / model.members,
+            "steps": len(x),
+            "updates": int(self.network.updates),
+        }
 
 
 def made(embodiment: Embodiment, recipe: ExploreRecipe) -> Explorer:

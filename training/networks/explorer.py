@@ -47,7 +47,7 @@ class Explorer(nn.Module):
         sigma: float = 0.8,
         temperature: float = 0.1,
         correlation: float = 0.8,
-        floor: float = 0.14,
+        floor: float = 0.5,
         dropout: float = 0.0,
     ):
         """`floor`: what members may differ by without being uncertain, in deviations of a step's change. ValueError
