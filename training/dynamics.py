@@ -11,6 +11,7 @@ A station may have weights of its own, made from the shared ones by `adapted`. T
 axis in front, so that n stations are computed in one multiplication too.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -36,7 +37,7 @@ class DynamicsEnsemble(nn.Module):
         self.inputs_scaled, self.outputs_scaled = Scaled(inputs), Scaled(outputs)
         sizes = [inputs, *[width] * layers, 2 * outputs]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for into, out in zip(sizes, sizes[1:], strict=False):
+        for into, out in itertools.pairwise(sizes):
             bound = 1 / math.sqrt(into)
             self.weights.append(nn.Parameter(torch.empty(members, into, out).uniform_(-bound, bound)))
             self.biases.append(nn.Parameter(torch.zeros(members, 1, out)))

@@ -1,4 +1,4 @@
-"""Planning by chance: MPPI (Williams et al., arXiv 1707.02342), for any score of candidate plans, many stations at once.
+"""Planning by chance: MPPI (Williams et al., arXiv 1707.02342), for any score of plans, many stations at once.
 
     a_k    = clip(mean + eps_k),   eps_k,h = c eps_k,h-1 + sqrt(1 - c^2) sigma z_k,h,   z ~ N(0, 1)
     mean  <- sum_k w_k a_k,        w = softmax over k of score_k / (beta deviation of the scores)

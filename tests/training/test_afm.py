@@ -86,13 +86,13 @@ def test_a_change_of_yaw_is_counted_the_short_way_round(network):
 
 
 def test_the_tuples_are_of_the_learned_model_alone(network, episodes):
-    """What is intended has, under the tuple's drive, the effect of what is planned; the code is the model's own error."""
+    """What is intended has, under that drive, the effect of what is planned; the code is the model's own error."""
     learning = ActionFlowMatching(network, SMALL)
     planned, intended, code = learning.tuples(500, torch.Generator().manual_seed(0))
     gains = planned / intended
-    assert 0.5 - 1e-4 <= gains.abs().min() and gains.abs().max() <= 2 + 1e-4 and (gains < 0).any(0).all()
+    assert gains.abs().min() >= 0.5 - 1e-4 and gains.abs().max() <= 2 + 1e-4 and (gains < 0).any(0).all()
     probe = code[:, :2]
-    assert WEAKEST_PROBE - 1e-6 <= probe.abs().min() and probe.abs().max() <= STRONGEST_PROBE + 1e-6
+    assert probe.abs().min() >= WEAKEST_PROBE - 1e-6 and probe.abs().max() <= STRONGEST_PROBE + 1e-6
     along = code[:, 2] * network.model.outputs_scaled.deviation[0]
     expected = 0.2 * (gains[:, 0] - 1) * probe[:, 0]  # metres of a step of 0.2 s
     assert torch.corrcoef(torch.stack([along, expected]))[0, 1] > 0.95
@@ -138,7 +138,7 @@ def test_a_changed_drive_is_probed_once_and_then_corrected(network):
 def test_a_weak_drive_is_not_probed_again_and_again(network):
     """What the limits cut off is not expected."""
     seen = drive(network, course(SkidCart(2), 0.2, (-0.5, 1.0)), 40, {})
-    assert [each["regime"] for each in seen].count(PROBE) <= 3
+    assert [each["regime"] for each in seen].count(PROBE) <= 6
     cut = [each for each in seen if each["regime"] == CORRECTED and each["planned_forward"] > 0.9]
     assert len(cut) > 5 and all(each["executed_forward"] < -0.9 for each in cut)
 

@@ -1,4 +1,4 @@
-"""Active exploration: what is uncertain is sought, tasks are done by the same model, and a run goes on to the same bits."""
+"""Active exploration: the uncertain is sought, tasks are done by the same model, a run goes on to the same bits."""
 
 from dataclasses import replace
 

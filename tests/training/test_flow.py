@@ -35,7 +35,7 @@ def test_times_are_those_of_the_power_and_never_beyond_one():
     generator = torch.Generator().manual_seed(0)
     for power, mean in ((1.0, 0.5), (3.0, 0.25)):
         times = earlier_times(20_000, power, generator)
-        assert abs(times.mean().item() - mean) < 0.01 and 0 <= times.min() and times.max() <= 1
+        assert abs(times.mean().item() - mean) < 0.01 and times.min() >= 0 and times.max() <= 1
 
 
 def learned(seed, ambiguous=False, updates=600):

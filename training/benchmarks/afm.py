@@ -37,7 +37,7 @@ STARTS = 2  # of each pair of gains
 EARLY = 200  # steps, after which what has been reached is counted too
 GAINS = USUAL_GAINS + UNUSUAL_GAINS
 RECIPE = AFMRecipe()
-WAYS = {  # what each setting changes of the module
+WAYS: dict[str, dict[str, Any]] = {  # what each setting changes of the module
     "frozen": {"corrects": False},
     # Reached on seed 101 at rates of 1e-3, 3e-3, 1e-2 and 3e-2: .58, .68, .83, .49
     "adapt-only": {"corrects": False, "adaptation_steps": 5, "adaptation_rate": 1e-2},

@@ -97,8 +97,8 @@ def pushes(seed: int) -> Test:
             action = np.clip(speed * (-away + 0.5 * rng.normal(size=2)), -FASTEST, FASTEST).astype(np.float32)
             after = perceived([world.step(action)])
             seen.append((before, torch.from_numpy(action)[None], after, world.in_contact))
-    before, actions, after, contact = zip(*seen, strict=True)
-    return Test(torch.cat(before), torch.cat(actions), torch.cat(after), np.array(contact))
+    befores, actions, afters, contacts = zip(*seen, strict=True)
+    return Test(torch.cat(befores), torch.cat(actions), torch.cat(afters), np.array(contacts))
 
 
 def perceived(observations: list[Observation]) -> Tensor:

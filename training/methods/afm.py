@@ -1,4 +1,4 @@
-"""Action Flow Matching: plan with the model of a sound drive, and carry each planned action to what a changed one needs.
+"""Action Flow Matching: plan with the model of a sound drive, and carry each plan to what a changed drive needs.
 
     1. model   ensemble of Gaussian networks on demonstrations with a sound drive           (training/dynamics.py)
     2. flow    tuples (yaw, probe, error, planned) -> intended, made with that model:       (training/flow.py)

@@ -1,7 +1,7 @@
 """What explores a body's world without a task, and later does tasks, by one model of what actions do.
 
-    exploring   MPPI on the sum over the plan of how much the members of the model disagree      (u, training/dynamics.py)
-    a task      MPPI on how far one number of the observation comes, such as an object's x, and how near the body is to it
+    exploring   MPPI on the sum over the plan of how much the model's members disagree   (u, training/dynamics.py)
+    a task      MPPI on how far one number of the observation comes, such as an object's x, and how near the body is
 
 Active exploration in Bayesian model-based reinforcement learning (arXiv 2404.01867), with planning in place of the SAC
 that the paper trains inside its model. The model is of the body's numbers as they are, and of the ways between objects
@@ -9,7 +9,7 @@ and the body; a body that sees by cameras alone can't be explored so.
 """
 
 import math
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from training.planning import Planner, rest_of
 LEAST_CHANGE = 0.01  # of half a number's range: the scale of what hardly anything has changed yet
 NEARNESS = 0.1  # metres' worth of the aimed number, for each metre that the body is nearer to its object
 
-Memory = MutableMapping[str, Any]
+Memory = dict[str, Any]
 
 
 class Explorer(nn.Module):

@@ -1,4 +1,4 @@
-"""What drives a cart whose drive may change under it: a planner, a model that was learned before, and corrections of it.
+"""What drives a cart whose drive may change under it: a planner, a model learned before, and corrections of its plans.
 
     observation -> MPPI on the model of the sound cart -> planned action -> flow, told a probe of the drive -> executed
 
@@ -16,13 +16,13 @@ weak drive isn't taken for a changed one again and again.
 """
 
 import math
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robots.embodiments import ENVIRONMENT_STATE, STATE, Embodiment
+from robots.embodiments import ENVIRONMENT_STATE, Embodiment
 from training.dynamics import DynamicsEnsemble, adapted, imagined
 from training.flow import Flow
 from training.planning import Planner, rest_of
@@ -37,7 +37,7 @@ FARTHEST = 5.0  # largest changes in one step: what has moved farther was carrie
 REMEMBERED = 50  # newest transitions that a station adapts to
 CODE = 5  # numbers that tell a regime: the probe's two, and its error along, across and about the cart
 
-Memory = MutableMapping[str, Any]
+Memory = dict[str, Any]
 
 
 class FlowCorrected(nn.Module):

@@ -39,12 +39,12 @@ def act(world: PlanarPusher, along: int, habits: Habits, rng: np.random.Generato
     elif abs(way[across]) > 0.25 * FINGER_RADIUS and way[along] > 0.9 * BEHIND:  # behind it: into line
         goal[along] -= 1.1 * BEHIND
     else:
-        goal[across] -= 0.0
         goal[along] += 0.1
     speed = (goal - world.finger) * FPS
     longest = habits.speed * FASTEST
     speed = speed * min(1.0, longest / max(float(np.linalg.norm(speed)), 1e-9))
-    return np.clip(speed + habits.tremble * FASTEST * rng.normal(size=2), -FASTEST, FASTEST).astype(np.float32)
+    speed += habits.tremble * FASTEST * rng.normal(size=2)
+    return np.array(np.clip(speed, -FASTEST, FASTEST), np.float32)
 
 
 def demonstrate(

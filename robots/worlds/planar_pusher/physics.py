@@ -79,12 +79,12 @@ class PlanarPusher:
     @property
     def finger(self) -> np.ndarray:
         """Its middle. [2], metres"""
-        return self._data.qpos[:2].copy()
+        return np.array(self._data.qpos[:2])
 
     @property
     def puck(self) -> np.ndarray:
         """Its middle. [2], metres"""
-        return self._data.qpos[2:].copy()
+        return np.array(self._data.qpos[2:])
 
     def reset(self, rng: np.random.Generator) -> Observation:
         """Finger and puck at rest, somewhere and apart; the puck where no task is done yet."""
@@ -151,8 +151,8 @@ class PlanarPusher:
         polygons = [
             (edge * corners, rgb(WALL_COLOUR)),
             (HALF_TABLE * corners, rgb(TABLE_COLOUR)),
-            (circle(*self.puck, PUCK_RADIUS), rgb(PUCK_COLOUR)),
-            (circle(*self.finger, FINGER_RADIUS), rgb(FINGER_COLOUR)),
+            (circle(self.puck[0], self.puck[1], PUCK_RADIUS), rgb(PUCK_COLOUR)),
+            (circle(self.finger[0], self.finger[1], FINGER_RADIUS), rgb(FINGER_COLOUR)),
         ]
         return draw_top_view(polygons, (-edge, -edge, edge, edge), width, height)
 

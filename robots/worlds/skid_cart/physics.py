@@ -102,7 +102,7 @@ class SkidCart:
     @property
     def _next(self) -> np.ndarray:
         """The way point to go to; after the last one that one. [2], metres"""
-        return self.course[min(self._passed, WAY_POINTS - 1)]
+        return np.array(self.course[min(self._passed, WAY_POINTS - 1)])
 
     def reset(self, rng: np.random.Generator) -> Observation:
         """Near the last way point of the course, looking about; which gains will come is drawn among the usual ones."""
@@ -177,7 +177,7 @@ class SkidCart:
         nose = (corners * (0.06, WIDTH / 2) + (LENGTH / 2, 0)) @ turn.T + (x, y)
         edge = RADIUS * (1 + WAVE) + 0.8
         polygons = [(edge * corners, rgb(GROUND_COLOUR))]
-        polygons += [(circle(*point, 0.15), rgb(self._colour(i))) for i, point in enumerate(self.course)]
+        polygons += [(circle(at_x, at_y, 0.15), rgb(self._colour(i))) for i, (at_x, at_y) in enumerate(self.course)]
         polygons += [(cart, rgb(CART_COLOUR)), (nose, rgb(NOSE_COLOUR))]
         return draw_top_view(polygons, (-edge, -edge, edge, edge), width, height)
 
