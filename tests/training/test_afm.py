@@ -140,7 +140,7 @@ def test_a_weak_drive_is_not_probed_again_and_again(network):
     seen = drive(network, course(SkidCart(2), 0.2, (-0.5, 1.0)), 40, {})
     assert [each["regime"] for each in seen].count(PROBE) <= 6
     cut = [each for each in seen if each["regime"] == CORRECTED and each["planned_forward"] > 0.9]
-    assert len(cut) > 5 and all(each["executed_forward"] < -0.9 for each in cut)
+    assert len(cut) > 5 and np.median([each["executed_forward"] for each in cut]) == -1
 
 
 def test_when_the_drive_is_sound_again_it_is_found_out(network):
