@@ -375,6 +375,8 @@ def test_each_built_in_body_has_an_old_description_here():
         "gripper_pocket",
         "gripper_hidden",
         "push_effects",
+        "planar_pusher",
+        "skid_cart",
     }  # built in since then
     assert {each["name"] for each in OLD} | later == {body.name for body in BODIES}
 

@@ -182,6 +182,7 @@ def test_a_reset_that_does_not_help_asks_for_a_person():
 
 def test_only_worlds_that_need_it_say_so(tmp_path):
     resets = {"hidden_place", "hidden_place_new", "point_mass", "push_effects"}
+    resets |= {"push_right", "push_up", "drive_course"}
     assert {name for name, family in TASKS.items() if family.reset_each_attempt} == resets
     assert get_task("point_mass").embodiment == POINT_MASS.name
     path = tmp_path / "worlds.toml"

@@ -20,12 +20,14 @@ from robots.worlds.language_table.physics import LanguageTable
 from tests.training import tiny_models
 from training import advantage_weighted, benchmarks
 from training.benchmarks import (
+    afm,
     aloha,
     backbone,
     banana_table,
     by_setting,
     camera,
     detector,
+    explore,
     gpu,
     language_table,
     mean_and_interval,
@@ -47,7 +49,7 @@ from training.benchmarks.language_table import filtered_cloning, hand_picked_goa
 from training.benchmarks.two_stage_pipeline import picked
 from training.checkpoints import Policy, RewardModel
 from training.intervals import wilson
-from training.recipes import ImproveRecipe
+from training.recipes import AFMRecipe, ExploreRecipe, ImproveRecipe
 
 
 def test_the_interval_is_students():
@@ -187,6 +189,8 @@ def test_other_rewards(finished_sft, demonstrations):
         ("throughput", ["env", "batched", "camera"], ["env_to_raw", "batched_to_rollout", "camera_to_renderer"]),
         ("throughput", ["loader", "loader-cameras"], ["loader_to_trainer", "loader_to_trainer_cameras"]),
         ("throughput", ["pictures"], ["pictures_peak_gib"]),
+        ("afm", ["frozen", "afm", "adapt-only", "slow adapt-only"], []),
+        ("explore", ["active", "random", "smooth random"], []),
         ("gpu", ["sft", "practice"], ["mfu", "sft_steps_per_s", "env_steps_per_s", "policy_p95_ms", "device"]),
     ],
 )
@@ -200,6 +204,37 @@ def test_summaries_hold_the_keys_that_others_read(name, settings, keys):
     assert all(summary[key] == 0.5 for key in keys)
     if name == "reward-model":
         assert summary["pretrained_minus_scratch_at_10"] == 0
+
+
+def test_afm_is_compared_with_the_best_baseline_and_steps_with_the_fewest():
+    figures = {
+        "frozen": (0.3, 270.0),
+        "adapt-only": (0.6, 260.0),
+        "slow adapt-only": (0.5, 240.0),
+        "afm": (0.9, 180.0),
+        "afm + adapt": (1.0, 100.0),
+    }
+    rows = [
+        {"setting": setting, "regime": "inside", "seed": seed, "reached": reached + 0.1 * seed, "steps": steps}
+        for setting, (reached, steps) in figures.items()
+        for seed in (0, 1)
+    ] + [{"setting": "afm", "regime": "outside", "seed": 0, "reached": 0.2, "steps": 300.0}]
+    summary = afm.summarise(rows)
+    assert summary["reached_gain"]["mean"] == pytest.approx(0.3) and summary["best_baseline"] == "adapt-only"
+    assert summary["steps_ratio"] == 0.75 and summary["reached_outside"] == 0.2
+    assert summary["reached_afm_adapt"] == pytest.approx(1.05) and summary["steps_slow_adapt"] == 240
+
+
+def test_exploring_is_compared_at_each_number_of_steps_and_by_task():
+    base = {f"error@{n}": 1.0 for n in explore.STEPS} | {"score_push_right": 0.5, "score_push_up": 0.5}
+    rows = [
+        {"setting": "active", "seed": 0} | base | {"error@800": 0.4, "error@1600": 0.6, "score_push_up": 0.6},
+        {"setting": "random", "seed": 0} | base | {"error@800": 0.8},
+        {"setting": "smooth random", "seed": 0} | base | {"error@1600": 0.75},
+    ]
+    summary = explore.summarise(rows)
+    assert (summary["error_ratio_800"], summary["error_ratio_1600"]) == pytest.approx((0.5, 0.6))
+    assert summary["to_smooth_1600"] == pytest.approx(0.8) and summary["tasks_better"] == 1
 
 
 @pytest.fixture
@@ -273,6 +308,15 @@ def small(monkeypatch, tmp_path):
             monkeypatch.setitem(registry, name, None)
             del registry[name]
     monkeypatch.setattr(advantage_weighted, "WARM_UP", 1)
+    brief = {"width": 16, "candidates": 4, "horizon": 2, "batch": 16}
+    monkeypatch.setattr(afm, "RECIPE", AFMRecipe(members=2, model_updates=3, flow_updates=3, flow_width=16, **brief))
+    for name, few in (("RANDOM_STEPS", 40), ("STRETCH", 20), ("TIME_LIMIT_STEPS", 6), ("EARLY", 3)):
+        monkeypatch.setattr(afm, name, few)
+    monkeypatch.setattr(explore, "RECIPE", ExploreRecipe(members=2, updates=2, steps_per_learning=10, **brief))
+    for name, few in (("STEPS", (10, 20, 30)), ("MUCH", 40), ("FIRST", 10), ("TESTED", 3), ("STARTS", 2)):
+        monkeypatch.setattr(explore, name, few)
+    for name, few in (("PUSHES", 10), ("TIME_LIMIT_STEPS", 5)):
+        monkeypatch.setattr(explore, name, few)
 
 
 @pytest.mark.parametrize("name", benchmarks.REGISTRY)
@@ -327,6 +371,19 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
             0 <= row[f"heldout_round_{k}"] <= 1 and row["label_source"] == "sensor" for row in rows for k in range(3)
         )
         assert {"rises", "gain", "over_none", "heldout_round_2"} <= set(result["summary"])
+    if name == "afm":
+        settings = {"frozen", "adapt-only", "slow adapt-only", "afm", "afm + adapt"}
+        assert {(row["setting"], row["regime"]) for row in rows} == {
+            (setting, regime) for setting in settings for regime in ("inside", "outside")
+        }
+        assert all(0 <= row["reached"] <= 1 and row["steps"] == 6 and row["label_source"] == "none" for row in rows)
+        assert {"reached_gain", "steps_ratio", "reached_outside", "action_error_after"} <= set(result["summary"])
+        assert result["summary"]["steps_ratio"] == 1
+    if name == "explore":
+        assert [row["setting"] for row in rows] == ["active", "random", "smooth random", "much data"]
+        assert [row["env_steps"] for row in rows] == [30, 30, 30, 40]
+        assert rows[0]["error@10"] > 0 and rows[0]["ause_dropout"] >= 0 and 0 <= rows[3]["success_push_up"] <= 1
+        assert {"error_ratio_20", "error_ratio_30", "to_smooth_30", "tasks_better", "ause"} <= set(result["summary"])
     if name == "gpu":
         figures = {"mfu", "sft_steps_per_s", "env_steps_per_s", "policy_p95_ms"}
         assert set(result["summary"]) == {"device", "settings", *figures} and result["summary"]["device"] == "cpu"

@@ -56,6 +56,8 @@ REGISTRY = {
     "medal": "training.benchmarks.medal",
     "kagi": "training.benchmarks.kagi",
     "backbone": "training.benchmarks.backbone",
+    "afm": "training.benchmarks.afm",
+    "explore": "training.benchmarks.explore",
     "gpu": "training.benchmarks.gpu",
 }
 SEEDS = {"gpu": 1}  # where nobody says how many; 5 for the others
