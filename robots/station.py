@@ -288,12 +288,14 @@ class Station:
         """What the policies of its run keep of this station from one question to the next. Theirs alone, but for these:
 
         step          of the attempt, 0 at its first frame
+        purpose       of the attempt, "practice" or "evaluation"
         instruction   its words
         look          () -> (picture [H, W, 3], the view that took it), or (None, None) where nothing can be seen
         marks         {points: [[x, y], ...] in metres, source}, theirs to set: pages draw them, a person may move them
         """
         attempt = self.attempts.under_way
-        self.attempts.memory |= {"step": attempt.steps, "instruction": attempt.instruction.text, "look": self._look}
+        told = {"step": attempt.steps, "purpose": attempt.purpose, "instruction": attempt.instruction.text}
+        self.attempts.memory |= told | {"look": self._look}
         return self.attempts.memory
 
     def _look(self) -> tuple[np.ndarray | None, Camera | None]:

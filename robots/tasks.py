@@ -99,6 +99,7 @@ class TaskFamily:
     )
     # an instruction's target -> the object to be moved, and the object or the place (metres) that it shall go to
     moves: Moves | None = field(default=None, repr=False)
+    aim: str = ""  # the number of the observation that rises as it is done, such as "puck.x"; "": there is none
     reset_each_attempt: bool = False  # its goals change by a reset only, so no attempt begins without one
 
     def sample(

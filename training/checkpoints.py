@@ -8,9 +8,10 @@ far the goal is and when it is reached.
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -23,7 +24,9 @@ from robots.atomic_files import write_atomically
 from robots.embodiments import Embodiment, Observation
 from training import computing, steps_to_go
 from training.model_folders import ModelFolderError, find, stores_near
+from training.networks.acting import ExplorerNetwork, FlowCorrectedNetwork, ProbingNetwork
 from training.networks.backbones import NONE, Pretrained
+from training.networks.embedded import EmbeddedNetwork
 from training.networks.guided import GuidedNetwork
 from training.networks.network import Network
 from training.networks.phased import PhasedNetwork
@@ -36,6 +39,10 @@ NETWORKS: dict[str, Callable[..., Any]] = {
     "guided": GuidedNetwork,
     "residual": ResidualNetwork,
     "phased": PhasedNetwork,
+    "embedded": EmbeddedNetwork,
+    "probing": ProbingNetwork,
+    "flow_corrected": FlowCorrectedNetwork,
+    "explorer": ExplorerNetwork,
 }
 
 LARGEST_HEADER = 10**6  # bytes of JSON; a checkpoint may have come over the network
@@ -332,22 +339,41 @@ class RewardModel(FrozenCheckpoint):
         return self.metadata.bin_width
 
 
+Optimisers = Mapping[str, torch.optim.Optimizer]  # by names of their own, beside the one that has none
+NO_MORE: Optimisers = MappingProxyType({})
+
+
 def save_state(
-    path: Path, progress: dict[str, Any], optimiser: torch.optim.Optimizer, generator: torch.Generator, **networks: Any
+    path: Path,
+    progress: dict[str, Any],
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    further: Optimisers = NO_MORE,
+    **networks: Any,
 ) -> None:
     """All that a restart needs, in one file, so that a crash leaves the old state or the new one."""
     tensors = {"generator": generator.get_state()}
     for name, network in networks.items():
         tensors |= {f"{name}.{key}": tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-    for index, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value).cpu() for key, value in moments.items()}
+    for prefix, each in _prefixed(optimiser, further):
+        for index, moments in each.state_dict()["state"].items():
+            tensors |= {f"{prefix}.{index}.{key}": torch.as_tensor(value).cpu() for key, value in moments.items()}
     # Cloned, since safetensors refuses tensors that share memory.
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     write_atomically(path, save(tensors, metadata={"progress": json.dumps(progress)}))
 
 
+def _prefixed(optimiser: torch.optim.Optimizer, further: Optimisers) -> list[tuple[str, torch.optim.Optimizer]]:
+    """Each with the beginning of its tensors' names."""
+    return [("optimiser", optimiser), *((f"optimiser_{name}", each) for name, each in further.items())]
+
+
 def load_state(
-    path: Path, optimiser: torch.optim.Optimizer, generator: torch.Generator, **networks: Any
+    path: Path,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    further: Optimisers = NO_MORE,
+    **networks: Any,
 ) -> dict[str, Any] | None:
     """Put everything back as it was; returns the progress, or None where nothing was saved yet."""
     if not path.exists():
@@ -356,12 +382,12 @@ def load_state(
         progress = json.loads(file.metadata()["progress"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a file, no dict)
     generator.set_state(tensors.pop("generator"))
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name in [name for name in tensors if name.startswith("optimiser.")]:
-        _, index, key = name.split(".")
-        moments.setdefault(int(index), {})[key] = tensors.pop(name)
-    state = optimiser.state_dict()
-    optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+    for prefix, each in _prefixed(optimiser, further):
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name in [name for name in tensors if name.startswith(f"{prefix}.")]:
+            _, index, key = name.split(".")
+            moments.setdefault(int(index), {})[key] = tensors.pop(name)
+        each.load_state_dict({"state": moments, "param_groups": each.state_dict()["param_groups"]})
     for name, network in networks.items():
         prefix = f"{name}."
         own = {present_name(key[len(prefix) :]): value for key, value in tensors.items() if key.startswith(prefix)}

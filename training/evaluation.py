@@ -171,7 +171,9 @@ def _attempt(
     texts = [instruction.text for instruction in instructions]
     limits = np.array([time_limit or task.time_limit_steps for task in families])
     succeeded, fallen, steps = np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, int)
-    memories: list[dict[str, Any]] = [{"instruction": text, "look": _see_nothing} for text in texts]
+    memories: list[dict[str, Any]] = [
+        {"instruction": text, "purpose": "evaluation", "look": _see_nothing} for text in texts
+    ]
     step, chunks = 0, np.zeros((n, 0, policy.embodiment.action_size), np.float32)
     while (active := ~succeeded & (steps < limits)).any():
         if step % policy.executed == 0:

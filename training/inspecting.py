@@ -21,6 +21,7 @@ from robots import strict_json
 from robots.episodes import EpisodeError, read_episodes, rows_of
 from training import steps_to_go
 from training.checkpoints import CheckpointError, FrozenCheckpoint, Policy, RewardModel, load_checkpoint
+from training.networks.network import Network
 
 KEPT = 4  # checkpoints in memory
 NO_SENSE = "It makes nothing of this frame: what was observed is nothing that its body can observe."
@@ -97,6 +98,11 @@ def _answer(checkpoint: FrozenCheckpoint, observation: dict[str, np.ndarray], wo
             "threshold": checkpoint.threshold,
         }
     assert isinstance(checkpoint, Policy)  # there are two roles
+    if not isinstance(checkpoint.network, Network):
+        raise CheckpointError(
+            "This policy plans, or puts its actions together from several parts, so that no probabilities of single "
+            "actions can be shown. Look at its episodes instead."
+        )
     perceived, goals = checkpoint.perceive(observation), checkpoint.goals([words])
     _, hidden = checkpoint.network.act(perceived, goals, None, greedy=True)
     prediction = steps_to_go.distribution(checkpoint.network.steps_to_go_head(hidden))[0]

@@ -14,7 +14,6 @@ who starts the run again in the same directory goes on after the last version, t
 for the curve alone.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from robots.embodiments import Embodiment
 from robots.episodes import Episode, read_episodes
 from training import steps_to_go, value_head
 from training.checkpoints import CheckpointMetadata, Policy, RewardModel, load_state, save_checkpoint, save_state
@@ -37,6 +37,7 @@ from training.success_curve import SuccessCurve
 from training.versions import forget_old_checkpoints, next_metadata, policy_path
 
 STATE = "state.safetensors"
+PREDICTION_BATCH = 256  # steps in an update of the success prediction
 SAVED_EVERY = 1000  # offline updates from one saved state to the next
 
 Practise = Callable[[RunDir, Policy, RewardModel | None, int], None]
@@ -54,11 +55,39 @@ class Beginning:
     demonstrations: list[Episode]  # failed ones among them
 
     @property
+    def body(self) -> Embodiment:
+        """Of the demonstrations; RunError where there are none."""
+        body = next((each.body for each in self.demonstrations if each.body is not None), None)
+        if body is None:
+            raise RunError("There are no demonstrations to begin with; give the run a dataset that has some.")
+        return body
+
+    def described(self, network: str, sizes: dict[str, Any]) -> CheckpointMetadata:
+        """What the versions of a policy say of themselves that begins with these demonstrations and no parent."""
+        return CheckpointMetadata(
+            role="policy",
+            version=0,
+            embodiment=self.body.to_json(),
+            vocabulary=[],
+            tasks=sorted({each.task for each in self.demonstrations}),
+            sizes=sizes,
+            bin_width=1.0,
+            threshold=0.0,
+            consecutive=1,
+            recipe=self.recipe.to_json(),
+            network=network,
+        )
+
+    @property
     def started_from(self) -> Policy:
         """The parent's policy; RunError where there is none."""
         if self.policy is None:
             raise RunError("This method goes on from a policy; start it from a run that trained one.")
         return self.policy
+
+
+class Canceled(Exception):
+    """A learner found in the middle of a long update that the run is cancelled."""
 
 
 class Learner:
@@ -67,6 +96,7 @@ class Learner:
     network: nn.Module  # what acts, as it is saved
     origin: CheckpointMetadata  # what a version's file says of itself, beside its number
     offline_updates = 0  # before practice
+    predicts = True  # whether its Network also predicts success, from how attempts end
     reward_model: RewardModel | None = None  # what judges while its policies act, where it makes one itself
 
     def prepare(self) -> bool:
@@ -77,12 +107,17 @@ class Learner:
 
     @property
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """For the optimiser, each with a learning rate of its own."""
-        raise NotImplementedError
+        """For the loop's optimiser, each with a learning rate of its own."""
+        return [{"params": []}]
 
     @property
     def modules(self) -> dict[str, nn.Module]:
         """Beside what acts: what a restart must find as it was."""
+        return {}
+
+    @property
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Of its own, beside the loop's: likewise."""
         return {}
 
     def remember(self, episode: Episode, steps: int) -> bool:
@@ -162,7 +197,7 @@ class Loop:
         self.learner = make_learner(self.beginning)
         self.tasks = [name.strip() for name in recipe.tasks.split(",") if name.strip()] or self.learner.origin.tasks
         groups = self.learner.parameter_groups
-        if isinstance(self.learner.network, Network):
+        if isinstance(self.learner.network, Network) and self.learner.predicts:
             for parameter in self.learner.network.steps_to_go_head.parameters():
                 parameter.requires_grad_(True)
             groups = [*groups, value_head.parameter_group(self.learner.network)]
@@ -183,14 +218,16 @@ class Loop:
     def save(self) -> None:
         """All that a restart needs."""
         modules = {"network": self.learner.network, **self.learner.modules}
-        save_state(self.run.path / STATE, self.progress, self.optimiser, self.generator, **modules)
+        more = self.learner.optimisers
+        save_state(self.run.path / STATE, self.progress, self.optimiser, self.generator, more, **modules)
 
     def begin(self) -> bool:
         """At version 0 after the offline updates, or where an earlier process stopped. False: it was cancelled."""
         if not self.learner.prepare():
             return False
         modules = {"network": self.learner.network, **self.learner.modules}
-        progress = load_state(self.run.path / STATE, self.optimiser, self.generator, **modules)
+        more = self.learner.optimisers
+        progress = load_state(self.run.path / STATE, self.optimiser, self.generator, more, **modules)
         parent = self.beginning.policy
         for episode in self.beginning.demonstrations:
             if parent is None or fits(episode, parent, self.run.note):
@@ -232,7 +269,10 @@ class Loop:
             if self.run.cancelled:
                 self.save()
                 return False
-            figures.add(self.learner.update_offline(self.progress["offline"], self.optimiser, self.generator))
+            try:
+                figures.add(self.learner.update_offline(self.progress["offline"], self.optimiser, self.generator))
+            except Canceled:
+                return False
             self.progress["offline"] += 1
             done = self.progress["offline"]
             countdown.tell(done)
@@ -293,12 +333,15 @@ class Loop:
             progress["consumed"].append(path.name)
             if not self._update(figures):
                 return False
-        figures.add(self.learner.before_version(self.steps, self.optimiser, self.generator))
+        try:
+            figures.add(self.learner.before_version(self.steps, self.optimiser, self.generator))
+        except Canceled:
+            return False
         network = self.learner.network
-        if isinstance(network, Network) and learned:
+        if isinstance(network, Network) and self.learner.predicts and learned:
             shuffler = torch.Generator().manual_seed(self.recipe.seed + self.version)
             progress["value_updates"] += value_head.update(
-                network, policy, learned, self.optimiser, self.recipe.batch, shuffler
+                network, policy, learned, self.optimiser, PREDICTION_BATCH, shuffler
             )
         progress["version"] += 1
         progress["stale"] += sum(each > 0 for each in staleness)
@@ -329,7 +372,7 @@ class Loop:
 
     def _update(self, figures: "Means") -> bool:
         """As often as the steps so far ask for. False: it was cancelled."""
-        due = math.floor(self.recipe.updates_per_step * self.steps)
+        due = self.recipe.updates_due(self.steps)
         while self.progress["updates"] < due:
             if self.run.cancelled:
                 return False

@@ -498,13 +498,9 @@ class OffPolicyRecipe(Recipe):
     max_steps: int = setting(
         10_000, "Practice steps", "The run ends after this many steps of practice, of all stations.", 1, 1_000_000_000
     )
-    updates_per_step: float = setting(
-        1.0, "Updates per step", "Updates for each new step of practice (the update-to-data ratio).", 0.0, 100.0
-    )
     publish_every: int = setting(
         500, "Publish every", "Steps of practice from one version of the policy to the next.", 1, 1_000_000
     )
-    batch: int = setting(256, "Batch size", "Recorded steps per update.", 2, 65_536)
     evaluate_every: int = setting(4, "Evaluate every", "Versions from one evaluation to the next.", 1, 100_000)
     evaluation_episodes: int = setting(
         200, "Evaluation episodes", "Simulated attempts per evaluation; 0 = none, and no success curve.", 0, 100_000
@@ -542,6 +538,10 @@ class OffPolicyRecipe(Recipe):
     device: str = device_setting()
     precision: str = precision_setting()
 
+    def updates_due(self, steps: int) -> int:
+        """How many updates so many steps of practice ask for; none where each version brings its own."""
+        return 0
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._choose(device=DEVICES, precision=PRECISIONS)
@@ -551,6 +551,10 @@ class OffPolicyRecipe(Recipe):
 class ActorCriticRecipe(OffPolicyRecipe):
     """What methods share that have an actor and critics, and demonstrations beside what they practised."""
 
+    updates_per_step: float = setting(
+        1.0, "Updates per step", "Updates for each new step of practice (the update-to-data ratio).", 0.0, 100.0
+    )
+    batch: int = setting(256, "Batch size", "Recorded steps per update.", 2, 65_536)
     gamma: float = setting(0.97, "Discount", "What a reward counts that comes a step later.", 0.0, 1.0)
     actor_rate: float = setting(3e-4, "Actor's learning rate", "How large its updates are (AdamW).", 1e-7, 1.0)
     critic_rate: float = setting(1e-3, "Critics' learning rate", "How large their updates are (AdamW).", 1e-7, 1.0)
@@ -573,6 +577,10 @@ class ActorCriticRecipe(OffPolicyRecipe):
         "Labels of",
         "Whose word on success is learned from: human, sensor or classifier (the success detector), or any of them.",
     )
+
+    def updates_due(self, steps: int) -> int:
+        """As of OffPolicyRecipe."""
+        return math.floor(self.updates_per_step * steps)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -730,7 +738,9 @@ class MuselRecipe(OffPolicyRecipe):
     """MUSEL: pushes are chosen by what the model does not know of their effects, noise left aside."""
 
     max_steps: int = setting(220, "Pushes", "The run ends after this many pushes of practice.", 1, 2000)
-    updates_per_step: float = setting(0.0, "Updates per step", "None: the model is fitted once a version.", 0.0, 0.0)
+    evaluation_episodes: int = setting(
+        0, "Evaluation episodes", "Simulated attempts per evaluation; 0 = none: there is nothing to succeed in.", 0, 0
+    )
     publish_every: int = setting(
         5, "Publish every", "Pushes from one fit of the model to the next; best as many as there are stations.", 1, 1000
     )
@@ -757,12 +767,16 @@ class MuselRecipe(OffPolicyRecipe):
 
 
 @dataclass(frozen=True)
-class MiliRecipe(Recipe):
+class MiliRecipe(OffPolicyRecipe):
     """Multi-task imitation with autonomous improvement: useful trials are demonstrations of tasks of their own."""
 
-    seed: int = setting(0, "Seed", "Decides first weights and the order of the recorded steps.", 0, 2**31 - 1)
-    rounds: int = setting(3, "Rounds", "The run ends after so many.", 1, 1000)
-    trials_per_round: int = setting(300, "Trials a round", "Attempts of stations between two policies.", 1, 1_000_000)
+    max_steps: int = setting(
+        36_000, "Practice steps", "The run ends after this many steps of practice, of all stations.", 1, 1_000_000_000
+    )
+    evaluate_every: int = setting(1, "Evaluate every", "Rounds from one evaluation to the next.", 1, 100_000)
+    publish_every: int = setting(
+        12_000, "Steps a round", "Steps of practice from one policy to the next, which is learned anew.", 1, 10_000_000
+    )
     only_shown: str = setting(
         "",
         "Only shown",
@@ -798,16 +812,6 @@ class MiliRecipe(Recipe):
     hidden: int = setting(256, "Hidden units", "Width of each layer of the network.", 8, 8192)
     layers: int = setting(2, "Layers", "How many layers the network has.", 1, 32)
     action_bins: int = setting(7, "Action bins", "Choices per dimension of an action.", 2, 256)
-    evaluation_episodes: int = setting(
-        200, "Evaluation episodes", "Simulated attempts per evaluation; 0 = none, and no success curve.", 0, 100_000
-    )
-    evaluation_seed: int = setting(
-        1_000_000, "Evaluation seed", "Decides the start states of the evaluation.", 0, 2**31 - 1
-    )
-    threads: int = setting(
-        1, "Threads", "CPU threads used for training; on a busy machine more is often slower.", 1, 256
-    )
-
     KIND: ClassVar[str] = "mili"
 
     def __post_init__(self) -> None:
@@ -816,10 +820,18 @@ class MiliRecipe(Recipe):
 
 
 @dataclass(frozen=True)
-class AFMRecipe(Recipe):
+class AFMRecipe(OffPolicyRecipe):
     """Action flow matching: demonstrations with a sound drive -> a model, and a flow that corrects what it plans."""
 
-    seed: int = setting(0, "Seed", "The same seed on the same data gives the same weights.", 0, 2**31 - 1)
+    max_steps: int = setting(
+        6000, "Practice steps", "The run ends after this many steps of practice, of all stations.", 1, 1_000_000_000
+    )
+    publish_every: int = setting(
+        1000, "Publish every", "Steps of practice from one version to the next. What was learned stays.", 1, 1_000_000
+    )
+    evaluation_episodes: int = setting(
+        20, "Evaluation episodes", "Simulated attempts per evaluation; 0 = none, and no success curve.", 0, 100_000
+    )
     model_updates: int = setting(3000, "Updates of the model", "How often the model learns from a batch.", 1, 1_000_000)
     flow_updates: int = setting(
         6000, "Updates of the flow", "How often the flow learns from a batch that the model has made.", 1, 1_000_000
@@ -862,12 +874,18 @@ class AFMRecipe(Recipe):
 
 
 @dataclass(frozen=True)
-class ExploreRecipe(Recipe):
+class ExploreRecipe(OffPolicyRecipe):
     """Active exploration: stations go where a model's members disagree -> a model for any task."""
 
-    seed: int = setting(0, "Seed", "Decides first weights, batches and plans.", 0, 2**31 - 1)
-    steps_per_learning: int = setting(
-        50, "Steps", "So many steps of practice are collected before the model learns again.", 1, 1_000_000
+    max_steps: int = setting(
+        1600, "Practice steps", "The run ends after this many steps of practice, of all stations.", 1, 1_000_000_000
+    )
+    publish_every: int = setting(
+        50, "Publish every", "So many steps of practice are collected before the model learns again.", 1, 1_000_000
+    )
+    evaluate_every: int = setting(16, "Evaluate every", "Versions from one evaluation to the next.", 1, 100_000)
+    evaluation_episodes: int = setting(
+        20, "Evaluation episodes", "Simulated attempts at its tasks by the model; 0 = none.", 0, 100_000
     )
     updates: int = setting(200, "Updates", "How many updates it makes then.", 1, 1_000_000)
     batch: int = setting(256, "Batch size", "Steps per update, drawn for each member by itself.", 1, 65_536)

@@ -312,7 +312,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(afm, "RECIPE", AFMRecipe(members=2, model_updates=3, flow_updates=3, flow_width=16, **brief))
     for name, few in (("RANDOM_STEPS", 40), ("STRETCH", 20), ("TIME_LIMIT_STEPS", 6), ("EARLY", 3)):
         monkeypatch.setattr(afm, name, few)
-    monkeypatch.setattr(explore, "RECIPE", ExploreRecipe(members=2, updates=2, steps_per_learning=10, **brief))
+    monkeypatch.setattr(explore, "RECIPE", ExploreRecipe(members=2, updates=2, publish_every=10, **brief))
     for name, few in (("STEPS", (10, 20, 30)), ("MUCH", 40), ("FIRST", 10), ("TESTED", 3), ("STARTS", 2)):
         monkeypatch.setattr(explore, name, few)
     for name, few in (("PUSHES", 10), ("TIME_LIMIT_STEPS", 5)):

@@ -106,7 +106,7 @@ def test_it_goes_where_the_members_disagree_and_says_how_much():
     for _ in range(4):
         actions, signals = network.act(start, memories, generator)
     assert (actions[:, 0] > 0.5 * FASTEST).all() and actions.abs().max() <= FASTEST * (1 + 1e-6)
-    assert (signals["uncertainty"] > 1).all() and (signals["model_error"] == 0).all()
+    assert (signals["disagreement"] > 1).all() and (signals["model_error"] == 0).all()
 
 
 def test_a_task_is_done_by_the_same_model():

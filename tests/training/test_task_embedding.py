@@ -118,7 +118,10 @@ def test_the_code_of_a_sentence_is_looked_up_and_saved_with_the_weights():
 
 def test_each_attempt_in_practice_tries_another_code_and_keeps_it():
     made = network(exploration=0.5)
-    goal, memories = made.goal(made.encode(["one", "one"])), [{"step": 0}, {"step": 0}]
+    goal, memories = (
+        made.goal(made.encode(["one", "one"])),
+        [{"step": 0, "purpose": "practice"}, {"step": 0, "purpose": "practice"}],
+    )
     generator = torch.Generator().manual_seed(1)
     perceived = torch.zeros(2, 5)
     actions, prediction, signals = made.answer(perceived, goal, generator, False, memories)
@@ -139,7 +142,7 @@ def test_what_is_tried_lies_between_tasks_that_it_learned_to_do():
     goal, generator = made.goal(made.encode(["one"])), torch.Generator().manual_seed(1)
     one, two, _ = made.words.codes[1:]
     for _ in range(50):
-        tried = made.tried(goal, generator, [{"step": 0}])[0]
+        tried = made.tried(goal, generator, [{"step": 0, "purpose": "practice"}])[0]
         across = torch.linalg.lstsq(torch.stack([one, two], 1), tried[:, None]).solution
         assert torch.allclose(torch.stack([one, two], 1) @ across, tried[:, None], atol=1e-5), "never towards the new"
 
@@ -148,7 +151,7 @@ def test_who_does_not_practise_gets_what_it_asks_for():
     made = network(exploration=1.0)
     goal = made.goal(made.encode(["one"]))
     assert torch.equal(made.tried(goal, torch.Generator(), [{}]), goal)
-    assert torch.equal(network().tried(goal, None, [{"step": 0}]), goal)
+    assert torch.equal(network().tried(goal, None, [{"step": 0, "purpose": "practice"}]), goal)
 
 
 # MILI

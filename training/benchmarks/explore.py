@@ -115,9 +115,9 @@ def explored(setting: str, steps: int, seed: int) -> tuple[list[Episode], float]
     generator, memory = torch.Generator().manual_seed(seed), dict[str, Any]()
     chance = random_speeds(steps, 0.0 if setting == "random" else KEPT, rng)
     episodes, touched = list[Episode](), 0
-    for first in range(0, steps, recipe.steps_per_learning):
+    for first in range(0, steps, recipe.publish_every):
         observations, actions = [world.observation()], list[np.ndarray]()
-        for step in range(first, min(first + recipe.steps_per_learning, steps)):
+        for step in range(first, min(first + recipe.publish_every, steps)):
             action = chance[step]
             if setting == "active" and step >= FIRST:
                 action = learning.network.act(perceived(observations[-1:]), [memory], generator)[0][0].numpy()
@@ -135,7 +135,7 @@ def taught(episodes: list[Episode], steps: int, seed: int, dropout: float = 0.0)
     """A new model of the first so many steps, the same whoever explored."""
     recipe = replace(RECIPE, seed=seed, updates=TESTED, dropout=dropout)
     learning = ActiveExploration(made(PLANAR_PUSHER, recipe), recipe)
-    for episode in episodes[: steps // RECIPE.steps_per_learning]:
+    for episode in episodes[: steps // RECIPE.publish_every]:
         learning.remember(episode)
     learning.learn(torch.Generator().manual_seed(seed))
     return learning.network

@@ -52,7 +52,12 @@ def judged(name: str, policy: Policy, seed: int, task: str, episodes: int, **fig
 def costs(done: OffPolicyRun, version: int = -1) -> Row:
     """Of the practice that made a version, and of the whole run."""
     made = done.versions[version]
-    return {"env_steps": made["steps"], "resets": made["resets"], "episodes": made["episodes"], "cpu_s": done.cpu_s}
+    return {
+        "env_steps": made["steps"],
+        "resets": made["resets"],
+        "practice_episodes": made["episodes"],
+        "cpu_s": done.cpu_s,
+    }
 
 
 def failures(task: str, count: int, seed: int, slips: float = 0.25) -> list[Episode]:

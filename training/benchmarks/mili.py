@@ -133,7 +133,7 @@ def _attempted(
     while len(acted) < TIME_LIMIT_STEPS and not (done.all() and not practice):
         if practice:
             for memory in memories:
-                memory["step"] = len(acted)
+                memory |= {"step": len(acted), "purpose": "practice"}
         perceived = network.perceive({key: torch.from_numpy(each) for key, each in observation.items()})
         actions = network.answer(perceived, goal, generator, False, memories)[0][:, 0].numpy()
         observation = {key: each.copy() for key, each in observation.items()}

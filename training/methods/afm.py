@@ -13,6 +13,7 @@
 Murillo-Gonzalez and Liu, arXiv 2504.18471. The tuples are of the learned model alone: no simulator, no true gains.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -20,9 +21,13 @@ from torch import Tensor
 
 from robots.embodiments import STATE
 from robots.episodes import Episode
+from training.checkpoints import CheckpointError
 from training.descent import anneal, descend
+from training.labels import value_of
 from training.networks.flow_corrected import STRONGEST_PROBE, WEAKEST_PROBE, FlowCorrected
+from training.off_policy import Beginning, Figures, Learner, Practise, practise_off_policy
 from training.recipes import AFMRecipe
+from training.run_dir import RunDir, RunError
 
 EARLY = 3.0  # t = u^3: the planned action is told, and with uniform t the flow reads its end off x_t
 LARGEST_NORM = 5.0  # of a gradient
@@ -146,3 +151,50 @@ def made(embodiment: Any, recipe: AFMRecipe) -> FlowCorrected:
             threshold=recipe.threshold,
             adaptation_steps=recipe.adaptation_steps,
         )
+
+
+class AFMLearner(Learner):
+    """It as the loop of practice drives it: all is learned before practice, and stations correct by themselves. What
+    practice shows is counted: how much of their courses they got through.
+    """
+
+    def __init__(self, beginning: Beginning):
+        assert isinstance(beginning.recipe, AFMRecipe)
+        recipe = beginning.recipe
+        names = ("members", "width", "flow_width", "candidates", "horizon", "threshold", "adaptation_steps")
+        self.origin = beginning.described("flow_corrected", {name: getattr(recipe, name) for name in names})
+        try:
+            self.network = self.origin.new_network()
+            self.network.acting = made(beginning.body, recipe)
+        except (CheckpointError, ValueError) as error:
+            raise RunError(str(error)) from None
+        self.matching = ActionFlowMatching(self.network.acting, recipe)
+        parts = (recipe.model_updates, recipe.flow_updates)
+        self.offline_updates = sum(math.ceil(each / CHUNK) for each in parts)
+        self.reached: list[float] = []  # of practice since the last version
+
+    @property
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """As of Learner."""
+        return self.matching.optimisers
+
+    def remember(self, episode: Episode, steps: int) -> bool:
+        """As of Learner."""
+        self.matching.remember(episode)
+        reached = value_of(episode, "reached")
+        self.reached += [] if reached is None or episode.purpose == "demonstration" else [reached]
+        return True
+
+    def update_offline(self, number: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> Figures:
+        """As of Learner: CHUNK updates of the model, then of the flow."""
+        return self.matching.learn(generator)
+
+    def before_version(self, steps: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> Figures:
+        """As of Learner."""
+        reached, self.reached = self.reached, []
+        return {"reached": sum(reached) / len(reached)} if reached else {}
+
+
+def afm(run: RunDir, practise: Practise | None = None) -> dict[str, Any]:
+    """As of practise_off_policy()."""
+    return practise_off_policy(run, AFMLearner, practise)

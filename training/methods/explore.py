@@ -14,9 +14,12 @@ from torch import Tensor
 
 from robots.embodiments import Embodiment
 from robots.episodes import Episode
+from training.checkpoints import CheckpointError
 from training.descent import descend
 from training.networks.explorer import Explorer
+from training.off_policy import Beginning, Figures, Learner, Practise, practise_off_policy
 from training.recipes import ExploreRecipe
+from training.run_dir import RunDir, RunError
 
 LARGEST_NORM = 5.0  # of a gradient
 
@@ -52,6 +55,17 @@ class ActiveExploration:
         self.inputs.append(self.network.inputs(perceived[:-1], torch.from_numpy(episode.actions)))
         self.changes.append(perceived[1:] - perceived[:-1])
 
+    @torch.no_grad()
+    def surprise(self, known: int) -> float:
+        """By how much the model misses the episodes after the first `known`: the mean over what is observed, in
+        deviations of a step's change. NaN where there are none.
+        """
+        if known >= len(self.inputs):
+            return float("nan")
+        x, y = torch.cat(self.inputs[known:]), torch.cat(self.changes[known:])
+        off = (self.network.model.predict(x) - y) / self.network.model.outputs_scaled.deviation
+        return float(off.abs().mean())
+
     def learn(self, generator: torch.Generator) -> dict[str, float]:
         """`updates` more updates. ValueError where nothing was seen."""
         if not self.inputs:
@@ -84,3 +98,49 @@ def made(embodiment: Embodiment, recipe: ExploreRecipe) -> Explorer:
             floor=recipe.floor,
             dropout=recipe.dropout,
         )
+
+
+class ExploreLearner(Learner):
+    """It as the loop of practice drives it: some updates a version, first on what was demonstrated."""
+
+    offline_updates = 1
+
+    def __init__(self, beginning: Beginning):
+        assert isinstance(beginning.recipe, ExploreRecipe)
+        recipe = beginning.recipe
+        names = ("members", "width", "candidates", "horizon", "floor", "dropout")
+        self.origin = beginning.described("explorer", {name: getattr(recipe, name) for name in names})
+        try:
+            self.network = self.origin.new_network()
+            self.network.acting = made(beginning.body, recipe)
+        except (CheckpointError, ValueError) as error:
+            raise RunError(str(error)) from None
+        self.exploration = ActiveExploration(self.network.acting, recipe)
+        self.known = 0  # episodes that were learned from
+
+    @property
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """As of Learner."""
+        return self.exploration.optimisers
+
+    def remember(self, episode: Episode, steps: int) -> bool:
+        """As of Learner."""
+        self.exploration.remember(episode)
+        return True
+
+    def update_offline(self, number: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> Figures:
+        """As of Learner."""
+        return self.exploration.learn(generator)
+
+    def before_version(self, steps: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> Figures:
+        """As of Learner; `surprise`: by how much the newest steps were missed before they were learned from, the mean
+        over what is observed, in deviations of a step's change.
+        """
+        surprise = self.exploration.surprise(self.known)
+        self.known = len(self.exploration.inputs)
+        return self.exploration.learn(generator) | {"surprise": surprise}
+
+
+def explore(run: RunDir, practise: Practise | None = None) -> dict[str, Any]:
+    """As of practise_off_policy()."""
+    return practise_off_policy(run, ExploreLearner, practise)

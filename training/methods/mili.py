@@ -12,7 +12,7 @@ No reward is learned and true success is read nowhere. Ours: the code that a tri
 tasks (networks/embedded.py), and what a trial did after it last moved anything is not imitated.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,9 @@ from robots.episodes import Episode
 from training.descent import anneal, descend
 from training.labels import value_of
 from training.networks.embedded import EmbeddedNetwork
+from training.off_policy import Beginning, Canceled, Figures, Learner, Practise, practise_off_policy
 from training.recipes import MiliRecipe
+from training.run_dir import RunDir, RunError
 from training.task_embedding import TrajectoryEncoder, embed, groups, neighbours
 from training.vocabulary import Vocabulary
 
@@ -50,9 +52,17 @@ class Attempt:
 class Mili:
     """What a run has learned: codes, a policy that acts on them, and its useful trials in the order of their files."""
 
-    def __init__(self, embodiment: Embodiment, demonstrations: Sequence[Episode], recipe: MiliRecipe):
-        """ValueError where no task was demonstrated twice, or the body is seen by pictures alone."""
-        self.recipe = recipe
+    def __init__(
+        self,
+        embodiment: Embodiment,
+        demonstrations: Sequence[Episode],
+        recipe: MiliRecipe,
+        each_update: Callable[[], None] = lambda: None,
+    ):
+        """ValueError where no task was demonstrated twice, or the body is seen by pictures alone. `each_update` is
+        called before each of the policy's updates, and may raise.
+        """
+        self.recipe, self.each_update = recipe, each_update
         shown = {name.strip() for name in recipe.only_shown.split(",")}
         known, new = (
             sorted({each.instruction for each in demonstrations if (each.task in shown) == only})
@@ -174,6 +184,7 @@ class Mili:
         first = round(recipe.demonstrated * recipe.batch) if demonstrated < len(perceived) else recipe.batch
         losses = []
         for _ in range(recipe.updates):
+            self.each_update()
             rows = torch.randint(demonstrated, (first,), generator=generator)
             if first < recipe.batch:
                 more = torch.randint(len(perceived) - demonstrated, (recipe.batch - first,), generator=generator)
@@ -195,3 +206,48 @@ def _moving(episode: Episode) -> int:
         return episode.steps
     moved = np.abs(np.diff(tracked, axis=0)).max(1) > STILL
     return min(episode.steps, int(np.flatnonzero(moved).max(initial=-1)) + 1 + STEPS_AFTER_MOVING)
+
+
+class MiliLearner(Learner):
+    """It as the loop of practice drives it: a round a version."""
+
+    offline_updates = 1
+    predicts = False
+
+    def __init__(self, beginning: Beginning):
+        assert isinstance(beginning.recipe, MiliRecipe)
+        self.run = beginning.run
+        try:
+            self.mili = Mili(beginning.body, beginning.demonstrations, beginning.recipe, self._refuse_to_go_on)
+        except ValueError as error:
+            raise RunError(str(error)) from None
+        self.network = self.mili.network
+        self.origin = beginning.described("embedded", self.mili.sizes)
+
+    def _refuse_to_go_on(self) -> None:
+        if self.run.cancelled:
+            raise Canceled
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """As of Learner."""
+        return {"encoder": self.mili.encoder}
+
+    def remember(self, episode: Episode, steps: int) -> bool:
+        """As of Learner. Demonstrations were given at the beginning."""
+        if episode.purpose != "demonstration":
+            self.mili.remember(episode, steps)
+        return True
+
+    def update_offline(self, number: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> Figures:
+        """As of Learner: the embedding and the first policy."""
+        return self.mili.begin(generator)
+
+    def before_version(self, steps: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> Figures:
+        """As of Learner."""
+        return self.mili.learn(generator)
+
+
+def mili(run: RunDir, practise: Practise | None = None) -> dict[str, Any]:
+    """As of practise_off_policy()."""
+    return practise_off_policy(run, MiliLearner, practise)

@@ -16,9 +16,14 @@ from torch import Tensor, nn
 
 from robots.embodiments import ENVIRONMENT_STATE, Embodiment
 from robots.episodes import Episode
+from training.checkpoints import CheckpointError
 from training.networks.probing import POSE, Probing, effects
+from training.off_policy import Beginning, Figures, Learner, Practise, practise_off_policy
+from training.recipes import MuselRecipe
+from training.run_dir import RunDir, RunError
 
 RECENT = 50  # pushes, of which the share in noisy places is told
+MOST_OVER = 1000  # pushes that may come beyond the budget before a run has ended
 ELSEWHERE = 300  # random pushes over which figures are means
 
 
@@ -87,3 +92,42 @@ class Musel:
 
 def _root_mean(squares: Tensor) -> float:
     return float(squares.mean().sqrt())
+
+
+class MuselLearner(Learner):
+    """It as the loop of practice drives it: a fit a version, first of the demonstrated pushes."""
+
+    offline_updates = 1
+
+    def __init__(self, beginning: Beginning):
+        assert isinstance(beginning.recipe, MuselRecipe)
+        recipe, body = beginning.recipe, beginning.body
+        shown = sum(each.steps for each in beginning.demonstrations)
+        sizes = {"pool": recipe.pool, "apart": recipe.apart, "acquisition": recipe.acquisition}
+        self.origin = beginning.described("probing", {**sizes, "capacity": shown + recipe.max_steps + MOST_OVER})
+        try:
+            self.network = self.origin.new_network()
+        except CheckpointError as error:
+            raise RunError(str(error)) from None
+        self.musel = Musel(body, **self.origin.sizes)
+        self.network.acting = self.musel.probing
+
+    def remember(self, episode: Episode, steps: int) -> bool:
+        """As of Learner."""
+        if not np.isfinite(episode.actions).all():
+            return False
+        self.musel.remember(episode)
+        return True
+
+    def update_offline(self, number: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> Figures:
+        """As of Learner."""
+        return self.musel.learn(generator)
+
+    def before_version(self, steps: int, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> Figures:
+        """As of Learner."""
+        return self.musel.learn(generator)
+
+
+def musel(run: RunDir, practise: Practise | None = None) -> dict[str, Any]:
+    """As of practise_off_policy()."""
+    return practise_off_policy(run, MuselLearner, practise)

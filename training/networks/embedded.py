@@ -68,7 +68,7 @@ class EmbeddedNetwork(Network):
         """The codes that attempts act on, new ones where one begins. [n, code] -> [n, code]"""
         tried = goal.clone()
         for row, memory in enumerate(memories):
-            if not self.exploration or "step" not in memory:  # nobody practises
+            if not self.exploration or memory.get("purpose") != "practice":
                 continue
             if memory["step"] == 0 or "code" not in memory:
                 other = self.words.codes[1 + int(torch.randint(self.imitated, (), generator=generator))]

@@ -117,7 +117,7 @@ class Explorer(nn.Module):
         expected = perceived + self.model.predict(told)
         for i, memory in enumerate(memories):
             memory |= {"plan": rest[i], "expected": expected[i]}
-        return actions, {"uncertainty": disagreement(opinions, self.floor), "model_error": errors}
+        return actions, {"disagreement": disagreement(opinions, self.floor), "model_error": errors}
 
     def _uncertain(self, perceived: Tensor, plans: Tensor) -> Tensor:
         """u, summed over each plan. [n, P], [n, K, H, A] -> [n, K]"""

@@ -53,6 +53,7 @@ def _family(name: str, title: str, side: str) -> TaskFamily:
             held_out_verbs=("drive",),
             held_out_templates=(f"the {side} is where you should {{verb}} the puck",),
         ),
+        aim=AIMS[name][0],
         reset_each_attempt=True,
     )
 
