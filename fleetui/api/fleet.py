@@ -117,6 +117,9 @@ class EpisodeRow(Schema):
     ending: str
     detected_success: bool
     true_success: bool | None
+    labels: dict[str, Any] = Field(description="By name: value, step, and source: human, sensor or classifier.")
+    asks: str = Field(description="The label that its method wants a person's word on; empty: none.")
+    question: str = Field(description="The question for that, which yes or no answers.")
     steps: int
     human_steps: int
     interventions: int

@@ -250,6 +250,10 @@ def evaluate_run(request: PersonRequest, lab: Path[str], number: int, body: Eval
 # Episodes
 
 
+class AnswerBody(Schema):
+    value: bool
+
+
 class LabelBody(Schema):
     true_success: bool | None
     reason: str = ""
@@ -334,6 +338,14 @@ def label_episode(request: PersonRequest, lab: Path[str], uuid: UUID, body: Labe
         source=source_of(request),
     )
     return fleet.episode_row(episode) | {"previous": before}
+
+
+@router.post("/episodes/{uuid}/answer", auth=DATA, response=or_problem(EpisodeRow))
+def answer_question(request: PersonRequest, lab: Path[str], uuid: UUID, body: AnswerBody) -> dict[str, Any]:
+    """Yes or no to what its method asks of each attempt; the newest answer counts until the learner has it."""
+    episode = access.get_row(Episode, request.user, lab, "label_episode", uuid=uuid)
+    episode_actions.answer_question(user=request.user, episode=episode, value=body.value, source=source_of(request))
+    return fleet.episode_row(episode)
 
 
 @router.post("/episodes/{uuid}/dataset", auth=DATA, response=or_problem(DatasetRow))

@@ -472,6 +472,8 @@ class Episode(models.Model):
     ending = models.CharField(max_length=32)
     detected_success = models.BooleanField()
     true_success = models.BooleanField(null=True)
+    labels = models.JSONField(default=dict, blank=True)  # as in its file, with what people have said since
+    asks = models.CharField(max_length=40, blank=True, default="")  # a label that its method wants a person's word on
     steps = models.PositiveIntegerField()
     human_steps = models.PositiveIntegerField(default=0)
     interventions = models.PositiveIntegerField(default=0)

@@ -39,6 +39,7 @@ from robots.embodiments import Embodiment, Feature, Motion
 from robots.episodes import CAMERAS_FILE, EpisodeError, read_episodes
 from robots.protocol import IN_EPISODE
 from robots.tasks import TASKS, TaskFamily
+from training.methods.registry import questions
 
 # What only telemetry knows; a card from the database carries these empty.
 AnyModel = TypeVar("AnyModel", bound=Model)
@@ -265,6 +266,9 @@ def episode_row(episode: Episode) -> dict[str, Any]:
         "ending": episode.ending,
         "detected_success": episode.detected_success,
         "true_success": episode.true_success,
+        "labels": episode.labels,
+        "asks": episode.asks,
+        "question": questions().get(episode.asks, ""),
         "steps": episode.steps,
         "human_steps": episode.human_steps,
         "interventions": episode.interventions,

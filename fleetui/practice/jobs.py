@@ -4,6 +4,7 @@ While the learner runs, its job hands finished episodes in, tells the stations a
 hold closes the round: from the stations to the learner by the run directory, and back by what it publishes.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from celery import shared_task
@@ -15,6 +16,7 @@ from fleetui.messages import tell_station_on_commit
 from fleetui.practice import selectors
 from fleetui.practice.actions import assignments, episodes, publishing
 from robots.atomic_files import link_to, write_atomically
+from robots.episodes import read_episodes, write_episodes
 from robots.protocol import Hold
 from training.run_dir import RunError
 
@@ -71,9 +73,18 @@ class PracticeSupervision(Supervision):
             if name not in self.handed_in:
                 self.handed_in.add(name)
                 target = self.dir.episodes / f"{len(self.handed_in):07d}-{name}.safetensors"
-                link_to(episode.file, target)  # which was complete before its row was
+                self.hand_over(episode, target)
         if fresh:
             episodes.hand_in_episodes(episodes=fresh)
+
+    @staticmethod
+    def hand_over(episode: Episode, target: Path) -> None:
+        """Its file, which was complete before its row was; with what a person has said of it since, a copy."""
+        if not any(told["source"] == "human" for told in episode.labels.values()):
+            link_to(episode.file, target)
+            return
+        (recorded,) = read_episodes(episode.file)
+        write_episodes(target, [replace(recorded, labels=episode.labels)])
 
     def close_round(self, now: float) -> None:
         """Once the stations hold: wait for the episodes under way and their uploads, then tell the learner that this

@@ -1,11 +1,16 @@
 """Reading many rows of practice: free stations and assignments for the pages, episodes and stations for a run's job."""
 
+from datetime import timedelta
+
 from django.db.models import Count, Q, QuerySet
+from django.utils import timezone
 
 from fleetui.fleet.models import Assignment, Episode, Lab, Station
 from fleetui.fleet.selectors import list_stations
 from fleetui.learning.models import Run
 from robots.protocol import IN_EPISODE
+
+ANSWERED_WITHIN = timedelta(minutes=10)  # a question that a method asks of an attempt
 
 
 def free_stations(lab: Lab) -> QuerySet[Station]:
@@ -59,12 +64,14 @@ def shares_of_attempts(assignment: Assignment) -> dict[int, tuple[int, int]]:
 
 def episodes_to_hand_in(run: Run) -> list[Episode]:
     """Practice episodes that the learner hasn't got, in the order they came: those of the open version where practice
-    goes by rounds, else of any.
+    goes by rounds, else of any. What a person is asked of waits for the answer, but not for ever.
     """
     rows = run.episodes.filter(handed_in_at=None, purpose="practice")
     if run.round_target:
         rows = rows.filter(version=run.open_version)
-    return list(rows.order_by("stored_at")[:500])
+    found = list(rows.order_by("stored_at")[:500])
+    patience = timezone.now() - ANSWERED_WITHIN
+    return [row for row in found if not row.asks or row.asks in row.labels or row.stored_at < patience]
 
 
 def unsettled_stations(run: Run) -> tuple[int, int]:

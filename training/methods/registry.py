@@ -86,6 +86,14 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a person is asked of each attempt that a method learns from, unless a sensor has said it already."""
+
+    label: str  # of the episode: 1 yes, 0 no
+    words: str  # a question that yes or no answers
+
+
+@dataclass(frozen=True)
 class Method:
     """What there is to know of a method without running it. Its recipe's KIND is its name."""
 
@@ -97,6 +105,7 @@ class Method:
     needs: tuple[str, ...]  # what a run starts from: of NEEDS, a dataset or a parent at least
     roles: tuple[str, ...]  # of the checkpoints that it makes
     curves: tuple[Curve, ...] = ()
+    question: Question | None = None
     signals: tuple[Signal, ...] = ()  # of its policies; the first two stand on the wall
     main_fields: tuple[str, ...] = ()  # settings that most launches change; the others stand under "further settings"
     phases: dict[str, str] = field(default_factory=dict)  # of its progress, those that want more words
@@ -516,6 +525,7 @@ BUILT_IN = (
         signals=(
             Signal("off_code", "Off the code", "How far what is tried lies from what was asked for.", "", 0.0, 1.0),
         ),
+        question=Question("useful", "Did it do anything useful?"),
         main_fields=("only_shown", "max_steps", "publish_every", "evaluation_episodes", "seed"),
         phases={"offline": "Learning the task embedding"},
         grows_with="max_steps",
@@ -577,6 +587,11 @@ def register(method: Method, known: dict[str, Method] | None = None) -> None:
     if problem:
         raise MethodError(f"The method {kind!r} can't be used: {problem}.")
     known[kind] = method
+
+
+def questions() -> dict[str, str]:
+    """What people are asked of attempts, by the label that their answer makes."""
+    return {each.question.label: each.question.words for each in methods().values() if each.question}
 
 
 def signals_of(some: Iterable[Method]) -> dict[str, Signal]:

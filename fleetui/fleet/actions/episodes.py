@@ -5,10 +5,12 @@ from django.db import transaction
 from django.utils import timezone
 
 from fleetui import access
-from fleetui.access import Invalid
+from fleetui.access import Conflict, Invalid
 from fleetui.fleet.actions.audit import record_act
 from fleetui.fleet.models import Episode, Intervention
+from robots.episodes import label
 
+ANSWERS = {True: "yes", False: "no"}
 LABELS = {True: "yes", False: "no", None: "unknown"}
 
 
@@ -51,3 +53,34 @@ def label_episode(
             )
     episode.true_success = true_success
     return before
+
+
+def answer_question(*, user: User, episode: Episode, value: bool, source: str = "server") -> None:
+    """A person says yes or no to what the episode's method asks of each attempt; the newest answer counts, as long as
+    the learner has not had the episode.
+    """
+    access.check(user, episode.lab, "label_episode")
+    with transaction.atomic():
+        row = Episode.objects.select_for_update().get(pk=episode.pk)
+        if not row.asks:
+            raise Conflict("Nothing is asked of this episode: its method learns without a person's word.")
+        if row.handed_in_at is not None and row.asks not in row.labels:
+            raise Conflict("It is too late: the learner has had this episode without an answer.")
+        row.labels = row.labels | {row.asks: label(float(value), "human")}
+        row.save(update_fields=["labels"])
+        now = timezone.now()
+        said = f"{row.asks}: {ANSWERS[value]}"
+        Intervention.objects.create(
+            lab_id=row.lab_id,
+            station_id=row.station_id,
+            run_id=row.run_id,
+            episode=row,
+            user=user,
+            kind="relabel",
+            reason=said,
+            started_at=now,
+            ended_at=now,
+        )
+        details = {"episode": str(row.uuid), "label": said}
+        record_act(lab=row.lab, kind="relabel", user=user, station=row.station, details=details, source=source)
+    episode.labels = row.labels

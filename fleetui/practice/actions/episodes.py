@@ -130,6 +130,8 @@ def _episode_rows(station: Station, recorded: list[RecordedEpisode], folder: Pat
                 ending=episode.ending,
                 detected_success=episode.detected_success,
                 true_success=episode.true_success,
+                labels=episode.labels,
+                asks=_asked_of(episode, policy),
                 steps=episode.steps,
                 human_steps=int((episode.actors == ACTORS.index("human")).sum()),
                 interventions=episode.interventions,
@@ -146,6 +148,13 @@ def _episode_rows(station: Station, recorded: list[RecordedEpisode], folder: Pat
             )
         )
     return rows
+
+
+def _asked_of(episode: RecordedEpisode, policy: Checkpoint | None) -> str:
+    """The label that its method wants a person's word on, where nothing has said it yet."""
+    question = policy.run.method.question if policy else None
+    wanted = question is not None and episode.purpose == "practice" and question.label not in episode.labels
+    return question.label if question and wanted else ""
 
 
 def _evaluation_of(episode: RecordedEpisode, evaluations: list[Assignment]) -> Assignment | None:

@@ -48,6 +48,21 @@ export async function labelLast(station, value, changed) {
     "error");
 }
 
+// Answers what an episode's method asks of it.
+export async function giveAnswer(uuid, value, changed = () => {}) {
+  const done = await postApi(`labs/${lab}/episodes/${uuid}/answer`, { value });
+  if (done.ok) changed(value);
+  else toast(done.error, "error");
+}
+
+// The oldest of the newest episodes that waits for an answer.
+async function answerNext(station, value, changed) {
+  const found = await fetch(`${root}api/labs/${lab}/episodes?station=${station}&limit=20`).catch(() => null);
+  const waiting = found?.ok ? (await found.json()).items.filter((each) => each.asks && !(each.asks in each.labels)) : [];
+  if (waiting.length) giveAnswer(waiting.at(-1).uuid, value, changed);
+  else toast(found?.ok ? `Nothing of ${station} waits for an answer.` : "The episodes could not be read; try again.");
+}
+
 export async function addToDataset(uuid, button) {
   button.disabled = true;
   const done = await postApi(`labs/${lab}/episodes/${uuid}/dataset`);
@@ -84,6 +99,12 @@ export function listenKeys(current, { drive, labelled = () => {} }) {
       else labelLast(card.slug, LABELS[key], labelled);
       return;
     }
+    if (event.shiftKey && !event.repeat && key in ANSWERS) {
+      event.preventDefault();
+      if (card) answerNext(card.slug, ANSWERS[key], labelled);
+      else toast(message);
+      return;
+    }
     if (event.repeat || event.shiftKey || !(key in ACTS) || drive.keeps(key)) return;
     if (key === " " && event.target.closest("button, a, summary")) return;
     event.preventDefault();
@@ -98,6 +119,7 @@ export function listenKeys(current, { drive, labelled = () => {} }) {
 
 // With Shift: a key that labels must not be one that drives, S above all.
 export const LABELS = { s: true, f: false };
+const ANSWERS = { y: true, n: false };
 
 const ACTS = {
   " ": (card) => act(card.slug, card.state === "paused" ? "resume" : "pause"),

@@ -5,7 +5,7 @@ import { Strip } from "./strip.js";
 import { lab, page, toast } from "./app.js";
 import "./rewind.js";
 import { driveWords } from "./axes.js";
-import { act, addToDataset, CONNECTION_LOST, label, listenKeys, mayAct } from "./control.js";
+import { act, addToDataset, CONNECTION_LOST, giveAnswer, label, listenKeys, mayAct } from "./control.js";
 import { Drive, DriveButtons, showDriveKeys } from "./drive.js";
 import { Marks } from "./marks.js";
 import { showSignals } from "./signals.js";
@@ -190,6 +190,15 @@ function addRecent(recent) {
     if (mayAct) for (const [text, value] of [["Success", true], ["Failure", false]]) {
       add(text, episode.true_success === value,
         () => label(episode.uuid, value, `“${episode.instruction}”`, readRecent));
+    }
+    if (mayAct && episode.question) {
+      const said = episode.labels[episode.asks]?.value;
+      const question = document.createElement("strong");
+      question.textContent = episode.question;
+      acts.append(question);
+      for (const [text, value] of [["Yes", true], ["No", false]]) {
+        add(text, said === undefined ? false : Boolean(said) === value, () => giveAnswer(episode.uuid, value, readRecent));
+      }
     }
     if (mayAdd && episode.purpose === "correction") {
       const button = add(episode.dataset ? "In a dataset" : "Add to a dataset", null,

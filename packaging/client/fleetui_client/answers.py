@@ -422,6 +422,12 @@ class EpisodeRow:
     ending: str
     detected_success: bool
     true_success: bool | None
+    # By name: value, step, and source: human, sensor or classifier.
+    labels: dict[str, Any]
+    # The label that its method wants a person's word on; empty: none.
+    asks: str
+    # The question for that, which yes or no answers.
+    question: str
     steps: int
     human_steps: int
     interventions: int
