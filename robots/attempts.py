@@ -4,6 +4,7 @@ Stands between the loop in station.py, which says when and who, and the workspac
 under way is a Recording; when it is cut it becomes an Episode, which goes to `store`.
 """
 
+import logging
 import math
 import time
 import uuid
@@ -16,7 +17,7 @@ import numpy as np
 from robots.actions import Actions
 from robots.control import CommandRefused
 from robots.driver import DriverError
-from robots.embodiments import EMBODIMENTS, Embodiment, Observation, is_number
+from robots.embodiments import EMBODIMENTS, Camera, Embodiment, Observation, is_number
 from robots.episodes import ACTORS, FAILURES, Episode, label, most_steps, stacked
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import Code
@@ -25,6 +26,8 @@ from robots.tasks import TASKS, Instruction, TaskFamily
 from robots.termination import Termination
 from robots.wordings import BY_HAND
 from robots.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 SPREADING = 3  # failures in a row after which another family is asked; then the task's own again, and so on
 MOST_PASSED_OVER = 10  # instructions in a row that look fulfilled before anything was done
@@ -229,6 +232,28 @@ class Attempts:
             except ValueError as error:
                 reasons.append(str(error))
         raise CommandRefused(reasons[0])
+
+    def remembered(self) -> dict[str, Any]:
+        """What the policies of its run keep of this station from one question to the next. Theirs alone, but for these:
+
+        step          of the attempt, 0 at its first frame
+        purpose       of the attempt, "practice" or "evaluation"
+        instruction   its words
+        look          () -> (picture [H, W, 3], the view that took it), or (None, None) where nothing can be seen
+        marks         {points: [[x, y], ...] in metres, source}, theirs to set: pages draw them, a person may move them
+        """
+        attempt = self.under_way
+        told = {"step": attempt.steps, "purpose": attempt.purpose, "instruction": attempt.instruction.text}
+        self.memory |= told | {"look": self._look}
+        return self.memory
+
+    def _look(self) -> tuple[np.ndarray | None, Camera | None]:
+        view = next((view for view in self.embodiment.views if view.plane), None)
+        try:
+            return (self.driver.render(view.name, view.width, view.height), view) if view else (None, None)
+        except DriverError as error:
+            log.warning("%s", error)
+            return None, None
 
     def _record(self, task: TaskFamily, instruction: Instruction, limit: int, purpose: str, actor: str) -> Recording:
         self.instruction = instruction

@@ -24,7 +24,7 @@ from robots.attempts import Attempts, Recording
 from robots.commands import Commands
 from robots.control import Control
 from robots.driver import Driver, DriverError
-from robots.embodiments import Camera, Observation
+from robots.embodiments import Observation
 from robots.episodes import Episode
 from robots.orders import Orders, PolicyBundle
 from robots.protocol import (
@@ -285,26 +285,8 @@ class Station:
 
     @property
     def memory(self) -> dict[str, Any]:
-        """What the policies of its run keep of this station from one question to the next. Theirs alone, but for these:
-
-        step          of the attempt, 0 at its first frame
-        purpose       of the attempt, "practice" or "evaluation"
-        instruction   its words
-        look          () -> (picture [H, W, 3], the view that took it), or (None, None) where nothing can be seen
-        marks         {points: [[x, y], ...] in metres, source}, theirs to set: pages draw them, a person may move them
-        """
-        attempt = self.attempts.under_way
-        told = {"step": attempt.steps, "purpose": attempt.purpose, "instruction": attempt.instruction.text}
-        self.attempts.memory |= told | {"look": self._look}
-        return self.attempts.memory
-
-    def _look(self) -> tuple[np.ndarray | None, Camera | None]:
-        view = next((view for view in self.embodiment.views if view.plane), None)
-        try:
-            return (self.driver.render(view.name, view.width, view.height), view) if view else (None, None)
-        except DriverError as error:
-            log.warning("%s", error)
-            return None, None
+        """As of Attempts.remembered()."""
+        return self.attempts.remembered()
 
     @property
     def asks(self) -> bool:

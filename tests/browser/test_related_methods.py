@@ -72,6 +72,7 @@ def parent(page, station):
     ended = lambda: api(page, "GET", f"runs/{run}")["state"] == "completed"  # noqa: E731
     wait_until(ended, lambda: f"The training did not end: {api(page, 'GET', f'runs/{run}')}", 180)
     rules = {"alternates": True, "after_failure": "bring_back", "success_by": "sensor", "time_limit_steps": 40}
+    rules |= {"resets": "self", "self_reset_after_s": 0}
     api(page, "POST", "tasks", {"name": "Place and back", "family": "place", **rules})
     return run
 

@@ -58,7 +58,8 @@ export async function giveAnswer(uuid, value, changed = () => {}) {
 // The oldest of the newest episodes that waits for an answer.
 async function answerNext(station, value, changed) {
   const found = await fetch(`${root}api/labs/${lab}/episodes?station=${station}&limit=20`).catch(() => null);
-  const waiting = found?.ok ? (await found.json()).items.filter((each) => each.asks && !(each.asks in each.labels)) : [];
+  const rows = found?.ok ? (await found.json()).items : [];
+  const waiting = rows.filter((each) => each.asks && !(each.asks in each.labels));
   if (waiting.length) giveAnswer(waiting.at(-1).uuid, value, changed);
   else toast(found?.ok ? `Nothing of ${station} waits for an answer.` : "The episodes could not be read; try again.");
 }

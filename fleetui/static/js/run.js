@@ -3,7 +3,7 @@
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
 import { config, layout } from "./plots.js";
-import { colour, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText, timeOfDay,
+import { count, colour, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText, timeOfDay,
   withAlpha, STATES, stateWord } from "./format.js";
 
 const Plotly = window.Plotly;
@@ -328,9 +328,11 @@ function drawWaiting() {
 
 const LOGGED = {
   note: (data) => data.text,
-  update: (data) => `policy v${data.version} is learned, after ${data.episodes} episodes in all; its round had `
-    + `${data.steps} steps, ${percent(data.detected_rate)} detected success and a mean return of `
-    + number(data.mean_return, 2),
+  update: (data) => `policy v${data.version} is learned, after ${data.episodes} episodes in all; `
+    + ("mean_return" in data
+      ? `its round had ${data.steps} steps, ${percent(data.detected_rate)} detected success and a mean return of `
+        + number(data.mean_return, 2)
+      : `${count(data.steps)} steps and ${count(data.updates)} updates`),
   evaluation: (data) => `policy v${data.version ?? 0} is evaluated: ${data.successes} of `
     + [`${data.n} succeeded`, ...speedAndFalls(data)].join(", "),
   kept: (data) => `policy v${data.version} is kept as the best so far`,

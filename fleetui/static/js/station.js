@@ -197,7 +197,8 @@ function addRecent(recent) {
       question.textContent = episode.question;
       acts.append(question);
       for (const [text, value] of [["Yes", true], ["No", false]]) {
-        add(text, said === undefined ? false : Boolean(said) === value, () => giveAnswer(episode.uuid, value, readRecent));
+        const pressed = said !== undefined && Boolean(said) === value;
+        add(text, pressed, () => giveAnswer(episode.uuid, value, readRecent));
       }
     }
     if (mayAdd && episode.purpose === "correction") {
