@@ -138,6 +138,12 @@ class Scene:
         self.lab.upload(as_upload(recorded))
         return Episode.objects.get(uuid=recorded.uuid)
 
+    def asked_episode(self):
+        episode = self.episode()
+        episode.asks = "useful"
+        episode.save()
+        return episode
+
     def invitation(self):
         return people.invite_member(lab=self.row, user=self.user, role="viewer")[0]
 
@@ -331,6 +337,7 @@ CALLS = {
     "generate_dataset": lambda s: {"lab": s.row, "name": "more", "families": ["block2block"], "episodes": 5},
     "go_back": lambda s: {"promotion": s.promotion()},
     "invite_member": lambda s: {"lab": s.row, "role": "viewer"},
+    "answer_question": lambda s: {"episode": s.asked_episode(), "value": True},
     "label_episode": lambda s: {"episode": s.episode(true_success=None), "true_success": True},
     "launch_sweep": lambda s: s.search(),
     "note_run": lambda s: {"run": s.sft, "notes": "It shook."},

@@ -3,8 +3,8 @@
 import { live } from "./live.js";
 import { lab, page } from "./app.js";
 import { config, layout } from "./plots.js";
-import { count, colour, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText, timeOfDay,
-  withAlpha, STATES, stateWord } from "./format.js";
+import { colour, count, duration, isNumber, learnedOf, number, percent, refreshTimes, root, setState, setText,
+  timeOfDay, withAlpha, STATES, stateWord } from "./format.js";
 
 const Plotly = window.Plotly;
 const runId = Number(page.run), method = JSON.parse(document.getElementById("method").textContent);
