@@ -29,8 +29,11 @@ from training.benchmarks import (
     detector,
     explore,
     gpu,
+    gripper_tables,
+    kagi,
     language_table,
     mean_and_interval,
+    medal,
     mili,
     musel,
     over_optimisation,
@@ -38,6 +41,8 @@ from training.benchmarks import (
     positive_transfer,
     regimes,
     reward_model,
+    robofume,
+    scvla,
     so101_pick,
     table,
     throughput,
@@ -319,8 +324,32 @@ def small(monkeypatch, tmp_path):
         monkeypatch.setattr(explore, name, few)
 
 
+@pytest.fixture
+def small_tables(monkeypatch):
+    """The same of those on the gripper table."""
+    brief = {"steps": 20, "hidden": 16, "batch": 32, "validate_every": 10}
+    monkeypatch.setattr(gripper_tables, "STATIONS", 2)
+    for family in ("place", "bring_back", "pocket_place", "pocket_bring_back"):
+        monkeypatch.setitem(TASKS, family, dataclasses.replace(TASKS[family], time_limit_steps=30))
+    for module in (kagi, medal, robofume, scvla):
+        monkeypatch.setattr(module, "SFT", gripper_tables.SFT | brief)
+        monkeypatch.setattr(module, "STEPS", 60)
+        monkeypatch.setattr(module, "DEMONSTRATIONS", 6)
+        monkeypatch.setattr(module, "EPISODES", 4)
+    monkeypatch.setattr(kagi, "FINAL_EPISODES", 4)
+    monkeypatch.setattr(kagi, "PRACTICE", {"updates_per_step": 0.05, "warm_up": 2, "publish_every": 30})
+    monkeypatch.setattr(
+        scvla, "SETTINGS", {name: {"head_updates": 3, "updates_per_step": 0.05} for name in scvla.SETTINGS}
+    )
+    monkeypatch.setattr(medal, "FURTHER", {"updates_per_step": 0.05, "warm_up": 2, "publish_every": 30})
+    few = {"updates_per_step": 0.05, "warm_up": 2, "classifier_updates": 3, "publish_every": 30}
+    monkeypatch.setattr(robofume, "FURTHER", few)
+    for name in ("FAILURES", "OTHER_GOALS", "OF_EACH", "ON_THE_WAY"):
+        monkeypatch.setattr(robofume, name, 2)
+
+
 @pytest.mark.parametrize("name", benchmarks.REGISTRY)
-def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_path, capsys):
+def test_every_benchmark_runs_whole_when_small(name, small, small_tables, monkeypatch, tmp_path, capsys):
     """By its command. Every row has its figures, and practice stays within its budget."""
     if name == "aloha":
         pytest.importorskip("gym_aloha", reason='gym-aloha is not installed: pip install "fleetui[aloha]"')
@@ -365,6 +394,18 @@ def test_every_benchmark_runs_whole_when_small(name, small, monkeypatch, tmp_pat
         assert {row["setting"] for row in rows} == {"random", "progress", "progress-mixed", "total", "musel", "var_f"}
         assert all(row["rmse@16"] > 0 and 0 <= row["noisy_share"] <= 1 for row in rows)
         assert {"to_random", "to_total", "to_progress", "noisy_share_gap", "rmse_musel@16"} <= set(result["summary"])
+    if name in ("kagi", "scvla", "robofume", "medal"):
+        assert all(0 <= row["success"] <= 1 and row.get("env_steps", 60) >= 60 for row in rows)
+    if name == "kagi":
+        assert {"speed_ratio", "final_gain", "noisy_gain", "final_open_loop"} <= set(result["summary"])
+    if name == "scvla":
+        assert {"gain", "steps_ratio", "guide_minus_label", "success_heads"} <= set(result["summary"])
+    if name == "robofume":
+        assert {"gain", "q_rise_ratio", "dip_gap", "reset_free_ratio", "reward_precision"} <= set(result["summary"])
+    if name == "medal":
+        assert {"over_bc", "over_forward", "to_resets", "resets_share"} <= set(result["summary"])
+        resets = {row["setting"]: row.get("resets") for row in rows}
+        assert resets["turns"] == resets["forward_only"] == 0 < resets["resets"]
     if name == "mili":
         assert {row["setting"]: row["resets"] for row in rows} == {"mili": 8, "none": 0, "own": 8}
         assert all(

@@ -55,7 +55,7 @@ def costs(done: OffPolicyRun, version: int = -1) -> Row:
     return {
         "env_steps": made["steps"],
         "resets": made["resets"],
-        "practice_episodes": made["episodes"],
+        "attempts": made["episodes"],
         "cpu_s": done.cpu_s,
     }
 

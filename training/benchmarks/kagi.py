@@ -8,107 +8,81 @@ the label is in each row. Keypoints are those of known positions.
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from robots.demonstrators import collect_demonstrations
 from robots.episodes import rows_of
 from robots.tasks import get_task
 from robots.worlds import make_world
 from robots.worlds.gripper_table import LONGEST_STEP
 from training.benchmarks import Report, Row, mean_of, minus, values_of
+from training.benchmarks.gripper_tables import SFT, WITH_RESETS, costs, judged, practise, shown
 from training.benchmarks.two_stage_pipeline import (
-    STATIONS,
     OffPolicyRun,
     Stage1,
     demonstrator,
     evaluation_seed,
     folder,
-    off_policy,
     stage1,
-    success,
 )
 from training.checkpoints import Policy
 from training.keypoints import Asked, KnownPositions, Noisy, Proposer, Way, hand_of
-from training.local_practice import LocalStations
 from training.methods.kagi import kagi
 from training.methods.sac import sac
 from training.recipes import KAGIRecipe, SACRecipe
 
 TASK = "place"
-RULES = {"success_by": "sensor", "reset_each_attempt": True}
 DEMONSTRATIONS = 12  # of which a policy succeeds in a third of its attempts
-SFT: dict[str, Any] = {"action_head": "gaussian", "steps": 3000, "passes": 100_000}
-STEPS, EVERY = 4500, 1  # of practice; versions from one evaluation to the next
+STEPS = 4500  # of practice
 PRACTICE: dict[str, Any] = {"cloning_steps": 1500}
 EPISODES, FINAL_EPISODES = 100, 400
 WRONG, DEVIATION = 0.2, 0.01  # of the noisy keypoints: share, metres
 GOOD = 0.8
+WITHOUT_SUCCESS = {"success": 0.0}
 
 
 def run(seed: int, report: Report) -> list[Row]:
     """All settings of one seed."""
     limit = get_task(TASK).time_limit_steps
     rows = [demonstrator(seed, FINAL_EPISODES, limit, [TASK]), open_loop(seed, limit)]
+    settings: dict[str, tuple[dict[str, Any], Proposer | None]] = {
+        "sparse": ({}, None),
+        "dense_sparse": ({}, KnownPositions()),
+        "dense": (WITHOUT_SUCCESS, KnownPositions()),
+        "noisy": ({}, Noisy(KnownPositions(), WRONG, DEVIATION, seed)),
+    }
     with folder() as path:
         started = time.process_time()
-        begin = stage1(path / "sft", collect_demonstrations([TASK], DEMONSTRATIONS, seed), seed, **SFT)
-        rows.append(judged("bc", begin.policy, seed, FINAL_EPISODES) | {"cpu_s": time.process_time() - started})
-        settings: dict[str, tuple[dict[str, Any], Proposer | None]] = {
-            "sparse": ({}, None),
-            "dense_sparse": ({}, KnownPositions()),
-            "dense": ({"success": 0.0}, KnownPositions()),
-            "noisy": ({}, Noisy(KnownPositions(), WRONG, DEVIATION, seed)),
-        }
+        begin = stage1(path / "sft", shown([TASK], DEMONSTRATIONS, seed), seed, **SFT)
+        rows.append(judged("bc", begin.policy, seed, TASK, FINAL_EPISODES, cpu_s=time.process_time() - started))
         for number, (name, (further, proposer)) in enumerate(settings.items()):
             report((0.1 + number) / (0.1 + len(settings)), name)
-            rows += practised(path / name, name, begin, seed, limit, proposer, further)
+            rows.append(practised(path / name, name, begin, seed, proposer, further))
     return rows
 
 
 def practised(
-    path: Path,
-    name: str,
-    begin: Stage1,
-    seed: int,
-    limit: int,
-    proposer: Proposer | None,
-    further: dict[str, Any],
-) -> list[Row]:
-    """One setting: a row for each evaluation, and one of its end."""
-    stations = LocalStations([TASK], STATIONS, seed, limit, RULES)
+    path: Path, name: str, begin: Stage1, seed: int, proposer: Proposer | None, further: dict[str, Any]
+) -> Row:
+    """One setting, judged after each version on the way and at its end."""
     common: dict[str, Any] = {"seed": seed, "max_steps": STEPS, "evaluation_episodes": 0, "tasks": TASK, **PRACTICE}
     if proposer is None:
-        done = off_policy(path, SACRecipe(**common), begin, stations, sac)
+        done = practise(path, SACRecipe(**common), begin, sac, TASK, WITH_RESETS)
     else:
         recipe = KAGIRecipe(**common, **further)
-        done = off_policy(path, recipe, begin, stations, lambda run, practise: kagi(run, practise, proposer))
-    return curve(name, done, seed)
+        done = practise(path, recipe, begin, lambda run, act: kagi(run, act, proposer), TASK, WITH_RESETS)
+    curve = on_the_way(done, seed)
+    good = [steps for steps, success in curve if success >= GOOD]
+    figures = costs(done) | {"curve": curve, "steps_to_80": good[0] if good else None, "label_source": "sensor"}
+    return judged(name, done.policy(), seed, TASK, FINAL_EPISODES, updates_per_step=1.0, **figures)
 
 
-def curve(name: str, done: OffPolicyRun, seed: int) -> list[Row]:
-    """Its versions judged on the way, and the last one."""
-    rows = [
-        judged(f"{name} on the way", Policy.load(each["path"]), seed, EPISODES) | costs(each)
-        for each in done.versions[EVERY::EVERY]
-    ]
-    good = [row["env_steps"] for row in rows if row["success"] >= GOOD]
-    last = judged(name, done.policy(), seed, FINAL_EPISODES) | costs(done.versions[-1])
-    return [*rows, last | {"steps_to_80": good[0] if good else None, "cpu_s": done.cpu_s, "label_source": "sensor"}]
-
-
-def costs(version: dict[str, Any]) -> Row:
-    """Of the practice that made a version."""
-    return {"env_steps": version["steps"], "resets": version["resets"], "episodes": version["episodes"]}
-
-
-def judged(name: str, policy: Policy, seed: int, episodes: int) -> Row:
-    """Its true success, from starts that nothing else has seen."""
-    found = success(policy, seed, get_task(TASK).time_limit_steps, [TASK], episodes)
-    return {"setting": name, "success": found.rate, "steps": found.steps_to_success, "updates_per_step": 1.0}
+def on_the_way(done: OffPolicyRun, seed: int) -> list[tuple[int, float]]:
+    """Of each version but the first: steps of practice that made it, and its success."""
+    policies = [(each["steps"], Policy.load(each["path"])) for each in done.versions[1:]]
+    return [(steps, judged("", policy, seed, TASK, EPISODES)["success"]) for steps, policy in policies]
 
 
 def open_loop(seed: int, limit: int, attempts: int = 100) -> Row:
@@ -138,12 +112,10 @@ def open_loop(seed: int, limit: int, attempts: int = 100) -> Row:
     return {"setting": "open_loop", "success": reached / attempts}
 
 
-Choice = Callable[[str], float | None]
-
-
 def summarise(rows: list[Row]) -> dict[str, Any]:
     """The figures that others read."""
-    final: Choice = lambda name: mean_of(rows, name, "success")  # noqa: E731
+    names = ("bc", "sparse", "dense", "dense_sparse", "noisy", "open_loop")
+    final = {name: mean_of(rows, name, "success") for name in names}
     fast, slow = (values_of(rows, name, "steps_to_80") for name in ("dense_sparse", "sparse"))
     seeds = {row["seed"] for row in rows}
     ratios = [fast[seed] / slow[seed] for seed in seeds if seed in fast and seed in slow]
@@ -152,11 +124,11 @@ def summarise(rows: list[Row]) -> dict[str, Any]:
         "speed_ratio": float(np.mean(ratios)) if ratios else None,
         "dense_sparse_reached_80": len(fast),
         "sparse_reached_80": len(slow),
-        "final_gain": minus(final("dense_sparse"), final("sparse")),
-        "noisy_gain": minus(final("noisy"), final("sparse")),
-        "to_dense": minus(final("dense_sparse"), final("dense")),
-        "sparse_over_bc": minus(final("sparse"), final("bc")),
-        **{f"final_{name}": final(name) for name in ("bc", "sparse", "dense", "dense_sparse", "noisy", "open_loop")},
+        "final_gain": minus(final["dense_sparse"], final["sparse"]),
+        "noisy_gain": minus(final["noisy"], final["sparse"]),
+        "to_dense": minus(final["dense_sparse"], final["dense"]),
+        "sparse_over_bc": minus(final["sparse"], final["bc"]),
+        **{f"final_{name}": value for name, value in final.items()},
         "proposer": "known_positions",
         "label_source": "sensor",
     }

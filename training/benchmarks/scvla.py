@@ -9,49 +9,37 @@ practice with a reset before each attempt: corrections rewarded for success alon
 import time
 from typing import Any
 
-from robots.demonstrators import collect_demonstrations
 from robots.tasks import get_task
 from training.benchmarks import Report, Row, mean_of, minus
-from training.benchmarks.two_stage_pipeline import STATIONS, demonstrator, folder, off_policy, stage1, success
+from training.benchmarks.gripper_tables import SFT, WITH_RESETS, costs, judged, practise, shown
+from training.benchmarks.two_stage_pipeline import demonstrator, folder, stage1
 from training.checkpoints import Policy
-from training.local_practice import LocalStations
 from training.methods.scvla import scvla
 from training.recipes import SCVLARecipe
 
 TASK = "place"
-RULES = {"success_by": "sensor", "reset_each_attempt": True}
 DEMONSTRATIONS = 20
-SFT: dict[str, Any] = {"action_head": "gaussian", "steps": 3000, "passes": 100_000, "chunk": 8, "executed": 4}
+CHUNKS: dict[str, Any] = {"chunk": 8, "executed": 4}
 STEPS, EPISODES = 10_000, 400
 SETTINGS: dict[str, dict[str, Any]] = {"label": {"guide": 0.0}, "guide": {}}
 
 
 def run(seed: int, report: Report) -> list[Row]:
     """All settings of one seed."""
-    limit = get_task(TASK).time_limit_steps
-    rows = [demonstrator(seed, EPISODES, limit, [TASK])]
+    rows = [demonstrator(seed, EPISODES, get_task(TASK).time_limit_steps, [TASK])]
     with folder() as path:
         started = time.process_time()
-        begin = stage1(path / "sft", collect_demonstrations([TASK], DEMONSTRATIONS, seed), seed, **SFT)
-        rows.append(judged("base", begin.policy, seed) | {"cpu_s": time.process_time() - started})
+        begin = stage1(path / "sft", shown([TASK], DEMONSTRATIONS, seed), seed, **SFT | CHUNKS)
+        rows.append(judged("base", begin.policy, seed, TASK, EPISODES, cpu_s=time.process_time() - started))
         for number, (name, further) in enumerate(SETTINGS.items()):
             report((0.1 + number) / (0.1 + len(SETTINGS)), name)
-            stations = LocalStations([TASK], STATIONS, seed, limit, RULES)
             recipe = SCVLARecipe(seed=seed, max_steps=STEPS, evaluation_episodes=0, tasks=TASK, **further)
-            done = off_policy(path / name, recipe, begin, stations, scvla)
+            done = practise(path / name, recipe, begin, scvla, TASK, WITH_RESETS)
             if name == "guide":
-                rows.append(judged("heads", Policy.load(done.versions[0]["path"]), seed))
-            last = done.versions[-1]
-            costs = {"env_steps": last["steps"], "resets": last["resets"], "cpu_s": done.cpu_s}
-            rows.append(judged(name, done.policy(), seed) | costs | {"lambda": recipe.correction})
+                rows.append(judged("heads", Policy.load(done.versions[0]["path"]), seed, TASK, EPISODES))
+            figures = costs(done) | {"lambda": recipe.correction, "updates_per_step": recipe.updates_per_step}
+            rows.append(judged(name, done.policy(), seed, TASK, EPISODES, **figures, label_source="sensor"))
     return rows
-
-
-def judged(name: str, policy: Policy, seed: int) -> Row:
-    """Its true success, from starts that nothing else has seen."""
-    found = success(policy, seed, get_task(TASK).time_limit_steps, [TASK], EPISODES)
-    figures = {"success": found.rate, "steps": found.steps_to_success, "updates_per_step": 1.0}
-    return {"setting": name, **figures, "label_source": "sensor"}
 
 
 def summarise(rows: list[Row]) -> dict[str, Any]:
