@@ -34,6 +34,7 @@ from training.benchmarks import (
     language_table,
     mean_and_interval,
     medal,
+    methods_compared,
     mili,
     musel,
     over_optimisation,
@@ -344,6 +345,17 @@ def small_tables(monkeypatch):
     monkeypatch.setattr(medal, "FURTHER", {"updates_per_step": 0.05, "warm_up": 2, "publish_every": 30})
     few = {"updates_per_step": 0.05, "warm_up": 2, "classifier_updates": 3, "publish_every": 30}
     monkeypatch.setattr(robofume, "FURTHER", few)
+    monkeypatch.setattr(methods_compared, "FURTHER", {"updates_per_step": 0.05, "publish_every": 30})
+    monkeypatch.setattr(methods_compared, "PUBLISH_EVERY", 30)
+    monkeypatch.setattr(methods_compared, "EPISODES", 2)
+    others = {name: (kind, entry, {"warm_up": 2}) for name, (kind, entry, _) in methods_compared.OTHERS.items()}
+    others["robofume"][2]["classifier_updates"] = 3
+    monkeypatch.setattr(methods_compared, "OTHERS", others)
+    worlds = {
+        name: dataclasses.replace(world, demonstrations=5, steps=60, reset_every=10, sft=brief)
+        for name, world in methods_compared.WORLDS.items()
+    }
+    monkeypatch.setattr(methods_compared, "WORLDS", worlds)
     for name in ("FAILURES", "OTHER_GOALS", "OF_EACH", "ON_THE_WAY"):
         monkeypatch.setattr(robofume, name, 2)
 
@@ -402,6 +414,12 @@ def test_every_benchmark_runs_whole_when_small(name, small, small_tables, monkey
         assert {"gain", "steps_ratio", "guide_minus_label", "success_heads"} <= set(result["summary"])
     if name == "robofume":
         assert {"gain", "q_rise_ratio", "dip_gap", "reset_free_ratio", "reward_precision"} <= set(result["summary"])
+    if name == "methods":
+        names = {"bc_tokens", "improve", "bc_gaussian", "sac", "medal", "robofume"}
+        assert {(row["setting"], row["regime"]) for row in rows} == {
+            (setting, world) for setting in names for world in ("gripper_table", "so101_pick")
+        }
+        assert all(row["resets"] >= 1 for row in rows if "resets" in row)
     if name == "medal":
         assert {"over_bc", "over_forward", "to_resets", "resets_share"} <= set(result["summary"])
         resets = {row["setting"]: row.get("resets") for row in rows}

@@ -54,6 +54,7 @@ REGISTRY = {
     "scvla": "training.benchmarks.scvla",
     "robofume": "training.benchmarks.robofume",
     "medal": "training.benchmarks.medal",
+    "methods": "training.benchmarks.methods_compared",
     "kagi": "training.benchmarks.kagi",
     "backbone": "training.benchmarks.backbone",
     "afm": "training.benchmarks.afm",
