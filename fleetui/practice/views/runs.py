@@ -93,8 +93,8 @@ def standing_runs(lab: Lab) -> set[int]:
 @page
 @require_http_methods(["GET", "POST"])
 def new_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
-    """A form for a run of the method that the address names; else a list of those that can start from what it names,
-    unless there is one alone.
+    """A form for a run of the method that the address names; else of the one that needs what it names and nothing
+    more, if there is one alone; else, or where a list is wanted (`any`), those that can start from that.
     """
     lab = access.get_lab(request.user, lab_slug, "launch_run")
     kind = request.GET.get("kind", "")
@@ -104,8 +104,11 @@ def new_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
     chosen = {name: number for name, number in asked.items() if number}
     needed = {STARTS_WITH[name] for name in chosen if name in STARTS_WITH}
     fitting = [methods()[kind]] if kind else methods_that_need(*needed)
+    enough = [method for method in fitting if set(method.needs) == needed]
+    if len(enough) == 1 and "any" not in request.GET:
+        fitting = enough
+    query = "".join(f"&{name}={number}" for name, number in chosen.items())
     if len(fitting) != 1:
-        query = "".join(f"&{name}={number}" for name, number in chosen.items())
         return render_page(request, "learning/methods.html", lab, "runs", methods=fitting, query=query)
     method = fitting[0]
     like = access.get_row(Run, request.user, lab_slug, pk=chosen.pop("like")) if "like" in chosen else None
@@ -134,6 +137,7 @@ def new_run(request: PersonRequest, lab_slug: str) -> HttpResponse:
         method=method,
         trainers=trainers,
         like=like,
+        query=query,
         **expectations(lab, method, form.typed(), form.typed_dataset(), form.typed_queue()),
     )
 
