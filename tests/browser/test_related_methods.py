@@ -30,7 +30,10 @@ METHODS = {
     "robofume": (GRIPPER, {"warm_up": 50, "classifier_updates": 50}),
     "medal": (GRIPPER, {}),
     "afm": (("Cart", "skid_cart", ["drive_course"]), {"model_updates": 300, "flow_updates": 300, "publish_every": 200}),
-    "musel": (("Effects", "push_effects", ["push_effects"]), {"max_steps": 500, "publish_every": 5}),
+    "musel": (
+        ("Effects", "push_effects", ["push_effects"]),
+        {"max_steps": 2000, "publish_every": 5, "evaluation_episodes": 0},
+    ),
     "explore": (("Pusher", "planar_pusher", ["push_right", "push_up"]), {"updates": 20}),
     "mili": (
         ("Hidden", "gripper_hidden", ["hidden_place", "hidden_place_new"]),
