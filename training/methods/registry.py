@@ -131,7 +131,12 @@ class Method:
 
     def shown(self) -> dict[str, Any]:
         """What a run's page needs to know to draw it (static/js/run.js)."""
-        return {"practises": self.practises, "phases": self.phases, "curves": [_plain(each) for each in self.curves]}
+        return {
+            "practises": self.practises,
+            "goes_on": "parent" in self.needs,
+            "phases": self.phases,
+            "curves": [_plain(each) for each in self.curves],
+        }
 
 
 def _plain(curve: Curve) -> dict[str, Any]:

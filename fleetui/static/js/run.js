@@ -61,7 +61,7 @@ function drawSuccess() {
       fill: "toself", fillcolor: withAlpha(ink, .13),
       line: { width: 0 }, mode: "lines", hoverinfo: "skip", name: "95 % band (Wilson)" },
     { x: span, y: [first.rate, first.rate], mode: "lines", line: { dash: "dash", color: colour("ink-3"), width: 1.5 },
-      name: `SFT level ${percent(first.rate)}`, hoverinfo: "skip" },
+      name: `${method.goes_on ? "SFT level" : "before practice"} ${percent(first.rate)}`, hoverinfo: "skip" },
     { x: xs, y: points.map((e) => e.rate), mode: "lines+markers", line: { color: ink, width: 2 },
       marker: { size: 6, color: ink }, name: "true success",
       customdata: points.map((e) => [

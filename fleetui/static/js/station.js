@@ -56,7 +56,8 @@ function render() {
     : `keypoints of this attempt${mayAct ? "; drag one to correct it" : ""}`);
   setText(field("episodes"), count(data.episodes));
   setText(field("threshold"),
-    isNumber(data.threshold) ? `success is detected at d ≤ ${number(data.threshold, 1)}` : "");
+    isNumber(data.threshold) ? `success is detected at d ≤ ${number(data.threshold, 1)}`
+      : state === "practising" && isNumber(data.version) ? "nothing judges: its method has no reward model" : "");
   setText(field("task"), data.task || "none");
   const inMemory = data.in_memory ? `, ${count(data.in_memory)} of them in memory: its disk is full` : "";
   setText(field("unsent"), isNumber(data.unsent) ? `${count(data.unsent)}${inMemory}`
