@@ -72,8 +72,9 @@ def test_each_form_asks_for_what_its_method_needs(lab, sft_run, registered):
         asked = {name for name in ("dataset", "corrections", "parent", "task", "stations") if f'name="{name}"' in form}
         wanted = {"dataset": {"dataset", "corrections"}, "parent": {"parent"}, "stations": {"task", "stations"}}
         assert asked == set().union(*(wanted[need] for need in each.needs))
-    # A link that names what to start from offers those that can: one alone is shown at once.
-    chooser = get(lab, "runs/new", parent=sft_run.pk)
+    # A link that names what to start from offers those that can; one alone that needs no more is shown at once.
+    assert 'data-kind="distil"' in get(lab, "runs/new", parent=sft_run.pk)
+    chooser = get(lab, "runs/new", parent=sft_run.pk, any=1)
     found, number = re.findall(r"kind=(\w+)&amp;parent=(\d+)", chooser), str(sft_run.pk)
     practising = [each.kind for each in BUILT_IN if "parent" in each.needs]
     assert found == [(kind, number) for kind in [*practising, "distil"]]
