@@ -289,8 +289,8 @@ def test_the_whole_loop_with_chunks(new_sft_run, tmp_path, monkeypatch):
     policy = Policy.load(run.checkpoints / "policy.safetensors")
     assert policy.executed == 2 and policy.metadata.sizes["chunk"] == 4
     asked = []
-    act = Policy.act
-    monkeypatch.setattr(Policy, "act", lambda self, *given: asked.append(len(given[1])) or act(self, *given))
+    answer = Policy.answer
+    monkeypatch.setattr(Policy, "answer", lambda self, *given: asked.append(len(given[1])) or answer(self, *given))
     monkeypatch.setattr(evaluation.Worlds, "step", lambda self, actions, active, seen: seen)
     evaluation.evaluate(policy, ["block2block"], 3, seed=1, time_limit=5)
     assert asked == [3, 3, 3], "asked at steps 0, 2 and 4 of 5"

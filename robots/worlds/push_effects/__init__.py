@@ -7,7 +7,7 @@ something kicks the block after each push, by chance alone, so that there are pu
 
 import math
 
-from robots.embodiments import ENVIRONMENT_STATE, STATE, Camera, Embodiment, ObjectKind, vector
+from robots.embodiments import ENVIRONMENT_STATE, STATE, Camera, DriveAxis, Embodiment, Motion, ObjectKind, vector
 from robots.tasks import Grammar, TaskFamily
 from robots.worlds import WorldSpec, on_demand
 
@@ -37,6 +37,8 @@ PUSH_EFFECTS = Embodiment(
         (math.pi, LARGEST_OFFSET, LENGTHS[1]),
         ("rad", "m", "m"),
     ),
+    motions=(Motion("effort"),) * 3,
+    drive=(DriveAxis("direction", "direction"), DriveAxis("offset", "offset"), DriveAxis("length", "length")),
     objects=(ObjectKind("block", "blue", "block"),),
     views=(Camera("front", 320, 240),),
 )
