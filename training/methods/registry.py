@@ -83,6 +83,7 @@ class Signal:
     low: float | None = None  # with both it is also drawn as a bar between them
     high: float | None = None
     digits: int = 2
+    words: tuple[str, ...] = ()  # for the whole numbers from 0 on, shown in their place
 
 
 @dataclass(frozen=True)
@@ -363,7 +364,7 @@ BUILT_IN = (
             ),
         ),
         signals=(
-            Signal("backward", "Bringing back", "1 while the policy acts that undoes the task.", "", 0.0, 1.0, 0),
+            Signal("backward", "Phase", "Which of the two policies acts.", words=("forward", "bringing back")),
             Signal(
                 "likeness",
                 "Like the demonstrations",
@@ -414,8 +415,8 @@ BUILT_IN = (
         signals=(
             MODEL_ERROR,
             Signal("model_error_threshold", "Its threshold", "Above it the drive counts as changed."),
-            Signal("regime", "Regime", "0: the drive is sound, 1: it is probed, 2: plans are corrected.", "", 0, 2, 0),
-            Signal("regime_steps", "Regime since", "For how many steps it has been the same.", "steps", digits=0),
+            Signal("regime", "Drive", "What the station takes its drive for.", words=("sound", "probed", "corrected")),
+            Signal("regime_steps", "Drive since", "For how many steps it has been the same.", "steps", digits=0),
             Signal("planned_forward", "Planned speed", "What was planned for a sound drive.", "m/s"),
             Signal("executed_forward", "Executed speed", "What was done instead.", "m/s"),
             Signal("planned_turn", "Planned turn", "What was planned for a sound drive.", "rad/s"),

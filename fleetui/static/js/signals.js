@@ -4,8 +4,12 @@ import { isNumber, number, percent, setText } from "./format.js";
 
 const declared = JSON.parse(document.body.dataset.signals ?? "{}");
 
-const words = ({ unit, digits }, value) =>
-  unit === "%" ? percent(value) : `${number(value, digits)}${unit ? ` ${unit}` : ""}`;
+function words(signal, value) {
+  const word = signal.words?.[Math.round(value)];
+  if (word) return word;
+  const unit = signal.unit ? ` ${signal.unit}` : "";
+  return signal.unit === "%" ? percent(value) : `${number(value, signal.digits)}${unit}`;
+}
 
 // In the order in which the methods declare them; what none declares has its key as its name.
 function known(signals) {
