@@ -19,6 +19,7 @@ Observation = dict[str, np.ndarray]
 
 # The keys of an observation, and of the action
 STATE = "observation.state"  # proprioception
+HAND = ("ee_x", "ee_y", "ee_z")  # what proprioception calls the place of a body's hand, in metres, where it tells it
 ENVIRONMENT_STATE = "observation.environment_state"  # tracked objects, where there are any: "OBJECT.FEATURE"
 IMAGES = "observation.images."  # and the camera's name: uint8 [H, W, 3]
 ACTION = "action"

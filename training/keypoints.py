@@ -30,12 +30,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from robots import strict_json
-from robots.embodiments import ENVIRONMENT_STATE, STATE, Camera, Embodiment, Observation
+from robots.embodiments import ENVIRONMENT_STATE, HAND, STATE, Camera, Embodiment, Observation
 from robots.tasks import TASKS, InstructionError, Moves
 
 Point = tuple[float, float]  # metres on the table, or shares of a picture's width and height
 
-HAND = ("ee_x", "ee_y")  # what a body's proprioception calls its hand, in metres
 HALF_WIDTH = 0.5  # metres: the unit of phi
 GRASPED_WITHIN = 0.06  # metres from the grasp point, at which a hand that closes has taken what lies there
 BROUGHT_WITHIN = 0.04  # metres from the target, at which what is let go is where it belongs
@@ -290,9 +289,10 @@ def hand_of(body: Embodiment, observations: Observation) -> tuple[np.ndarray, np
     doesn't tell.
     """
     names, state = body.state_names, observations[STATE]
-    if not set(HAND) <= set(names):
-        raise ValueError(f"{body.name} doesn't tell where its hand is ({', '.join(HAND)}); keypoints need that.")
-    places = state[:, [names.index(name) for name in HAND]]
+    plane = HAND[:2]
+    if not set(plane) <= set(names):
+        raise ValueError(f"{body.name} doesn't tell where its hand is ({', '.join(plane)}); keypoints need that.")
+    places = state[:, [names.index(name) for name in plane]]
     if "held" in names:
         return places, state[:, names.index("held")] > 0.5
     if "gripper.pos" in names:

@@ -10,11 +10,10 @@ copies. Not wider than by MOST_TURN, since the hand has ends at the sides.
 import torch
 from torch import Tensor
 
-from robots.embodiments import Embodiment
+from robots.embodiments import HAND, Embodiment
 from training.networks.state import Scaled, Sideless
 from training.networks.table import nearest
 
-HAND = ("ee_x", "ee_y", "ee_z")  # what a body's proprioception calls its hand, in metres
 PLACE = ("x", "y", "z")  # what is tracked of each object, at least
 SCALES = (0.006, 0.02, 0.06, 0.2)  # metres
 MOST_TURN = 0.6  # radians, to either side

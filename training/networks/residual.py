@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robots.embodiments import STATE, Embodiment
+from robots.embodiments import HAND, STATE, Embodiment
 from training import computing, steps_to_go
 from training.model_folders import ModelFolderError
 from training.networks.backbones import NONE, Pretrained
@@ -26,7 +26,6 @@ from training.networks.heads import squashed
 from training.networks.network import Network
 from training.vocabulary import Vocabulary
 
-HAND = ("ee_x", "ee_y", "ee_z")  # what a body's proprioception calls its hand, in metres
 GRIPS = ("held", "gripper.pos")  # and its grip
 FAR = 10.0  # by which a way in metres is scaled for the displacement head
 LOG_DEVIATIONS = (-5.0, 1.0)
@@ -53,9 +52,10 @@ class ResidualNetwork(nn.Module):
         """
         super().__init__()
         names = embodiment.state_names
-        if not {"ee_x", "ee_y"} <= set(names):
+        if not set(HAND[:2]) <= set(names):
             raise ModelFolderError(
-                f"{embodiment.name} doesn't tell where its hand is (ee_x, ee_y): no displacement can be foreseen."
+                f"{embodiment.name} doesn't tell where its hand is ({', '.join(HAND[:2])}): "
+                "no displacement can be foreseen."
             )
         self.base = Network(embodiment, vocabulary, **sizes, pretrained=pretrained)
         self.executed, self.device = executed, self.base.device
